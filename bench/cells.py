@@ -568,7 +568,7 @@ def _with_series(results: pl.DataFrame) -> pl.DataFrame:
 def only_series(root: Path, results: pl.DataFrame, *, suite: str | None = None) -> pl.DataFrame:
     """Return the rows of the series written last, of one suite.
 
-    A sweep beside one suite does not make the choice ambiguous: without a name it is the suite.
+    Tasks beside one suite do not make the choice ambiguous: without a name it is the suite.
 
     Raises
     ------
@@ -576,7 +576,7 @@ def only_series(root: Path, results: pl.DataFrame, *, suite: str | None = None) 
         If the folder has no run of the suite, or has several suites and none was named.
     """
     suites = sorted(set(results["suite"]))
-    alone = [name for name in suites if name != "sweep"]
+    alone = [name for name in suites if name != "task"]
     if suite is None and len(alone) == 1:
         suite = alone[0]
     if suite is None and len(suites) > 1:

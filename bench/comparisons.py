@@ -25,7 +25,7 @@ choice can only lower the difference.
 evaluation, zero-shot top-1 (R@1 of captions where nothing else is scored), ``over-parts`` for every
 method and K, and ``over-control`` without real pairs for random and shuffled rows. Holm's
 correction is over them, and only they may be bold. Every other comparison is exploratory: interval
-and p as they are. A sweep, tasks that a user puts together (``headstock eval task``), and a family
+and p as they are. Tasks that a user puts together (``headstock eval task``), and a family
 of more than `LARGEST_FAMILY` have nothing primary.
 """
 
@@ -463,7 +463,7 @@ def primary_family(
     arenas : sequence
         Of these rows; see `bench.cells.read_arenas`.
     """
-    if results.is_empty() or set(results["suite"]) & {"sweep", "task"}:
+    if results.is_empty() or "task" in set(results["suite"]):
         return {}
     sets = ["image_set", "name_set", "caption_set"]
     cells = {tuple(block.select(ARENA).row(0)): own for block, own in arenas}

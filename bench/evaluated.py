@@ -18,11 +18,12 @@ from bench.comparisons import (
     compare,
     compare_choices,
 )
+from bench.doses import dose_table
 from bench.errors import NoResultsError
-from bench.report.figures import draw_pairs
+from bench.report.figures import controls_figure, pairs_figure
 from bench.report.page import write_report
-from bench.report.theme import SOURCE_STYLES, colour
-from bench.report.verdict import NAMES, among, chance_text, verdict
+from bench.report.theme import Figure
+from bench.report.verdict import among, chance_text, verdict
 from bench.results import CHOSEN, read_results
 from bench.runs import LEAVES
 from bench.statistics import holm
@@ -38,7 +39,7 @@ from bench.tables import (
     with_unit,
 )
 from featstore.cards import SHOWN, Card
-from featstore.errors import listed, needs_extra, unknown_name
+from featstore.errors import listed, unknown_name
 
 #: Columns of a comparison that `Results.compare` shows, in this order.
 COMPARED = (
@@ -290,114 +291,74 @@ class Results:
         have = [asked for frame in frames for asked in frame.select("direction", "metric").rows()]
         return next((asked for asked in PRIMARY_METRICS if asked in have), have[0])
 
-    def _cells(self, method: str | None, metric: str | None) -> tuple[str, str, str, pl.DataFrame]:
-        """Return method, direction and metric of a plot, and the rows of a table that have them."""
-        direction, first = self._question()
-        metric = metric or first
-        if metric not in self._table.columns:
-            raise NoResultsError(
-                f"No metric {metric!r} was scored. There are: "
-                f"{listed(metric_columns(self._table), shown=20)}."
-            )
+    def _drawn(self, method: str | None) -> str:
+        """Return the method that a figure is about: the first that was named, where none is."""
         fitted = [name for name in self.methods if name not in ("chance", "conse", "identity")]
         if method is None and fitted:
-            method = fitted[0]
+            return fitted[0]
         if method not in fitted:
             raise NoResultsError(
                 f"No run of method {method!r} is here. There are: {listed(fitted, shown=20)}."
             )
-        own = whole_heads(self._table).filter(
-            (pl.col("direction") == direction) & pl.col(metric).is_not_null()
-        )
-        return method, direction, metric, own
+        return method
 
-    def plot_pairs(
-        self, ax: Any = None, *, method: str | None = None, metric: str | None = None
-    ) -> Any:
-        """Draw accuracy against the number of real pairs, a line a source, with ± sd over draws.
+    def plot_pairs(self, method: str | None = None) -> Figure:
+        """Return the report's figure of accuracy by the number of real pairs, with ± sd over draws.
 
         Parameters
         ----------
-        ax : matplotlib.axes.Axes, optional
-            None: of a new figure.
         method : str, optional
             None: the first that was named.
-        metric : str, optional
-            None: that of the verdict.
 
         Returns
         -------
-        matplotlib.axes.Axes
+        bench.report.theme.Figure
+            A notebook shows it; `drawing` makes a matplotlib figure of it, `data` is what is drawn.
 
         Raises
         ------
         NoResultsError
             If the method was not run on real pairs.
-        MissingPackageError
-            If matplotlib is missing.
         """
-        method, direction, metric, own = self._cells(method, metric)
-        own = own.filter(pl.col("eval").is_in(["held-out", "split"]))
-        of_method = own.filter(pl.col("method") == method)
-        if of_method.filter(pl.col("n_pairs") != "0").is_empty():
+        method = self._drawn(method)
+        found = pairs_figure(whole_heads(self._table), self._comparisons, method)
+        if found is None:
             raise NoResultsError(
                 f"{method} was not run on real pairs, held out. Evaluate it with n_pairs=[16, 64]."
             )
-        axes = _axes(ax)
-        draw_pairs(axes, own, method, direction, metric)
-        axes.set_title(f"{method_title(method)}: {direction}, {metric}", loc="left")
-        axes.set_xlabel("real pairs")
-        axes.set_ylabel(f"{metric} %")
-        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-        return axes
+        return found
 
-    def plot_controls(
-        self, ax: Any = None, *, method: str | None = None, metric: str | None = None
-    ) -> Any:
-        """Draw the head beside every draw of its controls, without real pairs.
+    def plot_controls(self, method: str | None = None) -> Figure:
+        """Return the report's figure of the head beside every draw of its controls, without pairs.
+
+        Of names and top-1, as in the report: other directions and metrics are in `table`.
 
         Parameters
         ----------
-        ax, method, metric
-            As of `plot_pairs`.
+        method : str, optional
+            As of `plot_pairs`; it comes before the others that have controls.
 
         Returns
         -------
-        matplotlib.axes.Axes
+        bench.report.theme.Figure
 
         Raises
         ------
         NoResultsError
-            If the method was not run on a head alone.
-        MissingPackageError
-            If matplotlib is missing.
+            If the method was not run on a head alone, beside controls.
         """
-        method, direction, metric, own = self._cells(method, metric)
-        alone = own.filter((pl.col("method") == method) & (pl.col("n_pairs") == "0"))
-        if "head" not in alone["source"]:
-            raise NoResultsError(f"{method} was not run on a head alone: nothing has controls.")
-        evaluation = in_order(alone)["eval"][0]
-        runs = whole_heads(self.rows).filter(
-            (pl.col("method") == method) & (pl.col("n_pairs") == "0")
-            & (pl.col("direction") == direction) & (pl.col("metric") == metric)
-            & (pl.col("eval") == evaluation)
+        method = self._drawn(method)
+        rows = whole_heads(self.rows)
+        alone = in_order(rows.filter(method=method, n_pairs="0", source="head"))["eval"]
+        found = None if alone.is_empty() else controls_figure(
+            rows, self._table, dose_table(self.folder, self.rows), evaluation=alone[0],
+            method=method,
         )  # fmt: skip
-        axes = _axes(ax)
-        sources = [source for source in NAMES if source in runs["source"]]
-        for place, source in enumerate(sources):
-            role, marker, _ = SOURCE_STYLES[source]
-            values = 100 * runs.filter(pl.col("source") == source)["value"].to_numpy()
-            axes.plot(values, [place] * len(values), marker, color=colour(role), alpha=0.6)
-            axes.plot([values.mean()] * 2, [place - 0.3, place + 0.3], color=colour(role))
-        chance = runs["chance"].mean()
-        if chance is not None:
-            line = {"color": colour("muted"), "linestyle": ":", "label": "chance"}
-            axes.axvline(100 * float(chance), **line)  # type: ignore[arg-type]
-        axes.set_yticks(range(len(sources)), [NAMES[source] for source in sources])
-        axes.invert_yaxis()
-        axes.set_title(f"{method_title(method)} without real pairs, {evaluation}", loc="left")
-        axes.set_xlabel(f"{metric} of {direction}, %")
-        return axes
+        if found is None:
+            raise NoResultsError(
+                f"{method} was not run on a head alone, beside controls, to name images."
+            )
+        return found
 
     def report(self, path: Path | str) -> Path:
         """Write the report, one HTML file that opens offline, and return where it lies.
@@ -428,12 +389,3 @@ class Results:
         headings, lines = result_lines(self._table)
         card = Card("Results", {}, headings, lines[:SHOWN], max(0, len(lines) - SHOWN))
         return f"<p>{escape(self.verdict)}</p>{card.html}"
-
-
-def _axes(given: Any) -> Any:
-    """Return the axes to draw on."""
-    if given is not None:
-        return given
-    with needs_extra("A plot"):
-        import matplotlib.pyplot as plt
-    return plt.subplots(layout="constrained")[1]

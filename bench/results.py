@@ -256,8 +256,7 @@ def read_results(root: Path | str) -> pl.DataFrame:
     if not paths:
         what = "holds no finished run" if root.is_dir() else "does not exist"
         raise NoResultsError(
-            f"{root} {what}. Make one with `headstock eval run --suite demo --store STORE -o "
-            f"{root}`."
+            f"{root} {what}. Make one with `headstock eval run demo --store STORE -o {root}`."
         )
     keys = ["suite", "task", "eval", "direction", "method", "source", "seed", "run_id", "metric"]
     # Two sweeps at once may hold the same run, with the same numbers: it counts once.

@@ -11,15 +11,17 @@ from platformdirs import user_cache_path
 def cache_folder(part: str) -> Path:
     """Return the folder of one part of the cache, whether it exists or not.
 
-    It is ``headstock/<part>`` below $XDG_CACHE_HOME, on every system; without that variable it lies
-    where the system keeps caches: ``~/.cache/headstock/<part>`` on Linux. As the XDG rules say, a
-    relative path in the variable counts for nothing.
+    It is ``<part>`` in $HEADSTOCK_CACHE, or ``headstock/<part>`` in $XDG_CACHE_HOME, on every
+    system; without these it lies where the system keeps caches: ``~/.cache/headstock/<part>`` on
+    Linux. As the XDG rules say, a relative path in their variable counts for nothing.
 
     Parameters
     ----------
     part : str
         ``"manifests"``, ``"moments"``, ``"remote"`` …; ``""`` for the folder of all parts.
     """
+    if own := os.environ.get("HEADSTOCK_CACHE"):
+        return Path(own).absolute() / part
     stated = Path(os.environ.get("XDG_CACHE_HOME", ""))
     base = stated if stated.is_absolute() else user_cache_path()
     return base / "headstock" / part

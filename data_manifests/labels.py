@@ -151,15 +151,11 @@ def _read(path: Path) -> str:
 
 def _mapping(text: str, name: str) -> dict[str, str]:
     """Parse lines ``synset<TAB>value``."""
-    pairs = {}
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        synset, tab, value = line.partition("\t")
+    lines = {n: line.partition("\t") for n, line in enumerate(text.splitlines(), 1) if line.strip()}
+    for number, (synset, tab, _) in lines.items():
         if not tab:
-            raise BuildError(f"Line {number:,} of {name} has no tab: {line[:40]!r}.")
-        pairs[synset] = value.strip()
-    return pairs
+            raise BuildError(f"Line {number:,} of {name} has no tab: {synset[:40]!r}.")
+    return {synset: value.strip() for synset, _, value in lines.values()}
 
 
 def package_file(package: str, relative: str, *, install: str) -> Path:

@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,8 +66,20 @@ class Plan:
 #: Sections of dataset.toml that say how to read a copy; a built manifest does not repeat them.
 HOW_TO_READ = (
     "coop", "expected_with", "files", "folders", "image_folders", "names", "options", "prompts",
-    "reader", "split_folders", "versions", "words",
+    "reader", "records", "split_folders", "words",
 )  # fmt: skip
+
+
+def check_known(what: str, words: Iterable[str], known: Iterable[str]) -> None:
+    """Raise BuildError if one of these words is none of the known ones."""
+    names = list(known)
+    for word in words:
+        if word not in names:
+            close = get_close_matches(word, names, n=1)
+            raise BuildError(
+                f"No {what} {word!r}. Known {what}s: {', '.join(names) or 'none'}."
+                + (f" Did you mean {close[0]!r}?" if close else "")
+            )
 
 
 def read_facts(folder: Path) -> dict[str, Any]:

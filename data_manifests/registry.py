@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from data_manifests.labels import plan_label_set
-from data_manifests.official.dataset import check_dataset, plan_dataset
-from data_manifests.official.inspection import Inspection, Read
-from data_manifests.plan import BuildError, Built, Plan, read_facts
+from data_manifests.official.dataset import plan_dataset
+from data_manifests.official.inspection import Read
+from data_manifests.plan import BuildError, Plan, read_facts
 
 #: Keyword arguments of every dataset that is read from its official layout.
 FROM_DISK = frozenset({"root", "splits", "subset", "images", "split_file"})
@@ -103,16 +103,6 @@ class Builder:
         if read is not None and ("root" in options or "synsets" not in self.facts):
             return plan_dataset(self.folder, read, **options)
         return plan_label_set(self.folder, source=given)
-
-    def check(self, **options: Any) -> Inspection:
-        """Compare a copy with what is known of it; see `data_manifests.official.inspection`."""
-        read = self.read
-        assert read is not None
-        return check_dataset(self.facts, read, **options)
-
-    def build(self, out: Path, **options: Any) -> Built:
-        """Plan and make in one go: files under `out`, tables returned."""
-        return self.plan(**options).make(out, None)
 
 
 @dataclass(frozen=True)

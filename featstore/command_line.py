@@ -1,7 +1,7 @@
 """How commands answer: data on stdout, errors as one line on stderr, exit codes.
 
-Exit codes: 0 done, 1 an error, 2 wrong usage, 3 finished with skipped items, 4 verification
-failed.
+Exit codes: 0 done, 1 an error, 2 wrong usage (names that are unknown or ambiguous among it), 3
+finished with skipped items, 4 verification failed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from featstore.errors import AddressError, FeatstoreError, needs_extra, unknown_name
-from featstore.options import Owners, setting_lines
+from featstore.options import Owners, british, setting_lines
 from featstore.terminal import TextTable, bad, json_text, say, visible_output
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -64,7 +64,8 @@ class CommandGroup(click.Group):
     """
 
     def __init__(self, *args: Any, lazy: dict[str, str] | None = None, **kwargs: Any) -> None:
-        kwargs.setdefault("context_settings", {"help_option_names": ["-h", "--help"]})
+        settings = {"help_option_names": ["-h", "--help"], "token_normalize_func": british}
+        kwargs.setdefault("context_settings", settings)
         super().__init__(*args, **kwargs)
         self.epilog = pasteable(self.epilog) if self.epilog else None
         self.lazy = lazy or {}
@@ -299,7 +300,7 @@ def store_option(
 def signed_options(function: _Function) -> _Function:
     """Add what a store must be signed by (``--trusted-key``), and its lowest number."""
     function = click.option(
-        "--at-least", type=click.IntRange(min=0), default=0, metavar="N",
+        "--at-least", type=int, default=0, metavar="N",
         help="Refuse a signature whose number is below N.",
     )(function)  # fmt: skip
     return click.option(
@@ -349,7 +350,7 @@ def run_command(group: click.Command, name: str, args: list[str] | None = None) 
     except FeatstoreError as err:
         notes = " ".join(getattr(err, "__notes__", []))
         _complain(name, f"{err} {notes}".strip())
-        return EXIT_ERROR
+        return EXIT_USAGE if isinstance(err, KeyError) else EXIT_ERROR
     except BrokenPipeError:
         # The reader has gone; what is left in the buffer must not raise at exit.
         with contextlib.suppress(OSError, ValueError):
@@ -389,6 +390,20 @@ def completed(registry: str) -> Callable[..., list[CompletionItem]]:
         return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
     return complete
+
+
+def name_argument(name: str, registry: str) -> Callable[[_Function], _Function]:
+    """Return an argument that is a name in a registry, "module:name"; another is wrong usage."""
+
+    def check(ctx: click.Context, _: click.Parameter, given: str) -> str:
+        names = resolve_name(registry)
+        given = given if given in names else british(given)
+        if given not in names:
+            by = f"{ctx.command_path} --help"
+            raise click.UsageError(unknown_name(name, given, names, listed_by=by), ctx)
+        return given
+
+    return click.argument(name, shell_complete=completed(registry), callback=check)
 
 
 def print_listed(rows: Sequence[dict[str, str]], *, as_json: bool) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from data_manifests.official.inspection import Inspection
+from data_manifests.official.inspection import Inspection, inspect
 from data_manifests.plan import BuildError, Plan
 from data_manifests.registry import BUILDERS, Builder, OwnBuilder
 from featstore.errors import ManifestError, lookup, unknown_name
@@ -175,10 +175,11 @@ def check_dataset(name: str, **options: Any) -> Inspection:
     """
     builder = find_builder(name)
     given = {key: value for key, value in options.items() if value is not None}
-    if builder.read is None:
+    read = builder.read
+    if read is None:
         raise ManifestError(f"{name!r} is not read from a copy on disk: there is nothing to check.")
     try:
-        return builder.check(**given)
+        return inspect(builder.facts, read, **given)
     except BuildError as err:
         raise ManifestError(str(err)) from err
 

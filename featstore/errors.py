@@ -6,7 +6,8 @@ The tree, by what a handler would do::
     ├── ManifestError(ValueError)             fix the manifest
     │   └── RowsError                         give a matrix of numbers
     ├── ItemReadError(OSError)                that item is lost; fix its file
-    ├── UnknownEncoderError(KeyError)         fix the name
+    ├── UnknownEncoderError(KeyError)         fix the name (of commands, exit code 2, as of all
+    │                                         names that are unknown or ambiguous)
     ├── UnknownSetError(KeyError)             fix the key, or extract the set
     ├── AmbiguousSetError(KeyError)           say more of the name
     ├── UnknownColumnError(KeyError)          fix the column
@@ -370,7 +371,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """
     import difflib
 
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)
     return f" Did you mean '{close[0]}'?" if close else ""
 
 

@@ -323,15 +323,6 @@ def _grey8(image: Image.Image) -> Image.Image:
     return Image.fromarray(grey)
 
 
-def count_pixels(file: IO[bytes]) -> int:
-    """Return how many pixels an image file declares; 0 if that cannot be read."""
-    try:
-        with opened_image(file, WITH_TIFF) as image:
-            return image.width * image.height
-    except Exception:  # whatever it is, `decode_image` says it in its own words
-        return 0
-
-
 _opening = threading.Lock()
 
 

@@ -26,6 +26,24 @@ from featstore.errors import FeatstoreError, OptionError, did_you_mean, unknown_
 _T = TypeVar("_T")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
+#: How words may be typed -> how they are spelled here, the longer first.
+_BRITISH = {"license": "licence", "centered": "centred", "center": "centre", "color": "colour",
+            "alized": "alised", "alize": "alise"}  # fmt: skip
+
+
+def british(word: str) -> str:
+    """Return a flag, setting or choice as it is spelled here.
+
+    Examples
+    --------
+    >>> british("center"), british("generalized"), british("size")
+    ('centre', 'generalised', 'size')
+    """
+    for typed, own in _BRITISH.items():
+        word = word.replace(typed, own)
+    return word
+
+
 #: How a switch is typed.
 _SWITCH = {"yes": True, "no": False}
 
@@ -78,8 +96,9 @@ class Option:
         """
         if self.none is not None and text == self.none:
             return None
-        if text in self.words:
-            return text
+        for word in (text, british(text)):
+            if word in self.words:
+                return word
         if self.type is bool and text in _SWITCH:
             return _SWITCH[text]
         if self.type in (int, float):
@@ -91,7 +110,8 @@ class Option:
             return Path(text)
         elif self.type is not bool and not self.words:
             return text
-        raise ValueError(f"expected {self.expected}; got {reprlib.repr(text)}")
+        hint = did_you_mean(text, self.words)
+        raise ValueError(f"expected {self.expected}; got {reprlib.repr(text)}.{hint}")
 
     @property
     def expected(self) -> str:
@@ -408,7 +428,8 @@ def _metavar(one: Option) -> str:
     """Return what stands for a value in a help."""
     number = {int: ["N"], float: ["X"]}.get(one.type, [])
     words = [*number, *one.words, *([one.none] if one.none else [])]
-    return one.metavar or "|".join(words) or "TEXT"
+    plain = "PATH" if one.type is Path else "NAMES" if one.many else "NAME"
+    return one.metavar or "|".join(words) or plain
 
 
 def _typed(one: Option, *, several: bool) -> Callable[..., Any]:
@@ -423,7 +444,7 @@ def _typed(one: Option, *, several: bool) -> Callable[..., Any]:
                 return one.parse(given)
             return tuple(dict.fromkeys(map(one.parse, parts_of(ctx, parameter, given))))
         except ValueError as err:
-            raise click.BadParameter(f"{err}.", ctx, parameter) from err
+            raise click.BadParameter(str(err), ctx, parameter) from err
 
     return convert
 
@@ -475,6 +496,7 @@ def settings_from(
         typed, equals, text = word.partition("=")
         prefix, _, name = typed.rpartition(".")
         whose, name = _named(prefix, named, word), name.replace("-", "_")
+        name = name if any(name in has for has in owners.values()) else british(name)
         takers = [own for own, has in owners.items() if name in has and whose in ("", own)]
         if not takers:
             raise _usage(_lacking(name, [whose] if whose else owners, owners, having))
@@ -509,7 +531,7 @@ def _parsed(one: Option, of: str, text: str | None, *, split: bool) -> tuple[Any
     try:
         return tuple(map(one.parse, parts))
     except ValueError as err:
-        raise _usage(f"{of}: {err}.") from err
+        raise _usage(f"{of}: {err}") from err
 
 
 def _lacking(

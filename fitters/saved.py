@@ -10,8 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import stat
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -45,6 +44,11 @@ Arrays = dict[str, npt.NDArray[np.floating[Any]]]
 #: Types of what an aligner of one's own may hold beside its settings and what is fitted.
 _PLAIN = str | bytes | int | float | np.generic | None | FunctionType
 
+
+#: What a fit sets that no projection reads.
+_NOT_SAVED = ("feature_names_in_", "history_")
+#: Names of the means of both sides among the arrays of a file.
+_MEANS = ("x.mean", "y.mean")
 
 Parts = tuple[SideTransform, SideTransform, Any, dict[str, Any]]
 """What an alignment consists of: the transforms of its sides, the fitted aligner, and facts."""
@@ -102,11 +106,9 @@ def read_parts(path: Path | str) -> Parts:
     facts = _read_json(path / JSON_NAME)
     try:
         aligner = _empty_aligner(facts)
-        letters: dict[str, int] = {}
-        state = _State.declared(aligner, facts)
-        arrays = _read_arrays(path / ARRAYS_NAME, facts, state)
-        _fill(aligner, state, letters, facts, arrays)
-        sides = {side: _transform(facts[side], arrays, side, letters) for side in ("x", "y")}
+        arrays = _read_arrays(path / ARRAYS_NAME, facts, _dtype_of(aligner))
+        _fill(aligner, facts, arrays)
+        sides = {side: _transform(facts[side], arrays, side) for side in ("x", "y")}
         return sides["x"], sides["y"], aligner, _field(facts, "facts", dict)
     except (KeyError, TypeError, ValueError, FittersError) as err:
         if isinstance(err, CorruptAlignmentError):
@@ -144,10 +146,9 @@ def fitted_arrays(aligner: Any) -> Arrays:
     AlignmentWriteError
         If an attribute is fitted that cannot be saved, or read again.
     """
-    state = _State.of(aligner)
     arrays: Arrays = {
-        name: np.ascontiguousarray(getattr(aligner, name), dtype=state.dtype)
-        for name in state.shapes
+        name: np.ascontiguousarray(getattr(aligner, name), dtype=_dtype_of(aligner))
+        for name in _fitted_names(aligner)[0]
     }
     for name, array in arrays.items():
         if not np.isfinite(array).all():
@@ -173,7 +174,7 @@ def _to_bytes(
         "format": FORMAT,
         "method": method,
         "params": params_of(aligner),
-        "values": {name: getattr(aligner, name) for name in _State.of(aligner).values},
+        "values": {name: getattr(aligner, name) for name in _fitted_names(aligner)[1]},
         "facts": facts,
     }
     for side, transform in (("x", x), ("y", y)):
@@ -222,87 +223,46 @@ def _read_json(path: Path) -> dict[str, Any]:
     return record
 
 
-@dataclass(frozen=True)
-class _State:
-    """What a fitted aligner consists of.
+def _fitted_names(aligner: Any) -> tuple[list[str], list[str]]:
+    """Return the names of the arrays and of the numbers that a fit has set, ours or anyone's.
 
-    An aligner of the package declares it. Of any other object these are its attributes with a name
-    that ends in "_", and those that its class names in ``arrays``: arrays of floats, and numbers.
+    They are the attributes with a name that ends in "_", and those that the class names in
+    ``arrays``: arrays of floats, and numbers.
 
-    Attributes
-    ----------
-    shapes : dict of str to tuple of str
-        Arrays, with their shapes in letters: an equal letter is an equal size.
-    values : tuple of str
-    dtype : str
-        Of the arrays.
+    Raises
+    ------
+    AlignmentWriteError
+        If an attribute is neither.
     """
-
-    shapes: dict[str, tuple[str, ...]]
-    values: tuple[str, ...]
-    dtype: str = "float64"
-
-    @classmethod
-    def of(cls, aligner: Any) -> _State:
-        """Return the state of a fitted aligner.
-
-        Raises
-        ------
-        AlignmentWriteError
-            If an attribute is neither.
-        """
-        if _declares(aligner):
-            return cls(aligner.array_shapes(), aligner.fitted_values, aligner.array_dtype)
-        arrays, values = {}, []
-        params = params_of(aligner)
-        for name, value in vars(aligner).items():
-            if not _is_fitted_name(aligner, name):
-                # A torch module keeps its tensors in dicts. What is empty or plain was not fitted.
-                empty = isinstance(value, Collection) and not len(value)
-                if not (empty or name in params or isinstance(value, _PLAIN)):
-                    raise AlignmentWriteError(
-                        f"{type(aligner).__name__}.{name} is of type {type(value).__name__} and "
-                        "would not be saved. Keep what is fitted as arrays of floats of NumPy, "
-                        f"and call it {name.strip('_')}_, or name it in the class: "
-                        f"arrays = ({name!r},)."
-                    )
-                continue
-            if isinstance(value, np.ndarray) and value.dtype.kind == "f":
-                arrays[name] = list(value.shape)
-            elif _is_number(value):
-                values.append(name)
-            else:
+    arrays, values, params = [], [], params_of(aligner)
+    for name, value in vars(aligner).items():
+        if name in _NOT_SAVED:
+            continue
+        if not _is_fitted_name(aligner, name):
+            # A torch module keeps its tensors in dicts. What is empty or plain was not fitted.
+            empty = isinstance(value, Collection) and not len(value)
+            if not (empty or name in params or isinstance(value, _PLAIN)):
                 raise AlignmentWriteError(
-                    f"{type(aligner).__name__}.{name} is of type {type(value).__name__}. What is "
-                    "fitted is saved if it is arrays of floats and plain numbers; see "
-                    "fitters.BaseAligner."
+                    f"{type(aligner).__name__}.{name} is of type {type(value).__name__} and "
+                    "would not be saved. Keep what is fitted as arrays of floats of NumPy, "
+                    f"and call it {name.strip('_')}_, or name it in the class: "
+                    f"arrays = ({name!r},)."
                 )
-        return cls._by_names(arrays, values)
-
-    @classmethod
-    def declared(cls, aligner: Any, record: dict[str, Any]) -> _State:
-        """Return the state of an aligner that is to be read."""
-        if _declares(aligner):
-            return cls.of(aligner)
-        found = cls._by_names(_field(record, "arrays", dict), _field(record, "values", dict))
-        names = (*found.shapes, *found.values)
-        bad = [name for name in names if not _is_fitted_name(aligner, name)]
-        if bad:
-            raise ValueError(f"{bad[0]!r} is no name of what is fitted.")
-        return found
-
-    @classmethod
-    def _by_names(cls, arrays: Mapping[str, list[int]], values: Iterable[str]) -> _State:
-        shapes = {
-            name: tuple(f"{name} {axis}" for axis in range(len(shape)))
-            for name, shape in arrays.items()
-            if not name.startswith(("x.", "y."))
-        }
-        return cls(shapes, tuple(values))
+        elif isinstance(value, np.ndarray) and value.dtype.kind == "f":
+            arrays.append(name)
+        elif _is_number(value):
+            values.append(name)
+        else:
+            raise AlignmentWriteError(
+                f"{type(aligner).__name__}.{name} is of type {type(value).__name__}. What is "
+                "fitted is saved if it is arrays of floats and plain numbers; see "
+                "fitters.BaseAligner."
+            )
+    return arrays, values
 
 
-def _declares(aligner: Any) -> bool:
-    return isinstance(aligner, BaseAligner) and bool(aligner.array_shapes())
+def _dtype_of(aligner: Any) -> str:
+    return getattr(aligner, "array_dtype", BaseAligner.array_dtype)
 
 
 def _is_number(value: Any) -> bool:
@@ -331,7 +291,7 @@ def _empty_aligner(record: dict[str, Any]) -> Any:
     return aligner
 
 
-def _read_arrays(path: Path, record: dict[str, Any], state: _State) -> Arrays:
+def _read_arrays(path: Path, record: dict[str, Any], dtype: str) -> Arrays:
     shapes = _field(record, "arrays", dict)
     for name, shape in shapes.items():
         if not (isinstance(shape, list) and all(type(n) is int and 0 < n < 2**31 for n in shape)):
@@ -350,8 +310,8 @@ def _read_arrays(path: Path, record: dict[str, Any], state: _State) -> Arrays:
             f"{path} is not a safetensors file: {err}. Fit the alignment again."
         ) from err
     found = {name: list(array.shape) for name, array in arrays.items()}
-    types = dict.fromkeys(state.shapes, state.dtype)
-    if found != shapes or any(a.dtype != types.get(name, "float64") for name, a in arrays.items()):
+    types = {name: "float64" if name in _MEANS else dtype for name in shapes}
+    if found != shapes or types != {name: array.dtype for name, array in arrays.items()}:
         raise CorruptAlignmentError(
             f"{path} holds other arrays than {JSON_NAME} declares: {found}. Fit it again."
         )
@@ -361,26 +321,20 @@ def _read_arrays(path: Path, record: dict[str, Any], state: _State) -> Arrays:
     return arrays
 
 
-def _fill(
-    aligner: Any, state: _State, letters: dict[str, int], record: dict[str, Any], arrays: Arrays
-) -> None:
-    """Set the fitted attributes, after checking that equal letters are equal sizes."""
-    extra = set(arrays) - set(state.shapes) - {"x.mean", "y.mean"}
-    if extra:
-        raise ValueError(f"unknown array {min(extra)!r}.")
-    for name, shape in state.shapes.items():
-        _bind(name, arrays[name], shape, letters)
-        setattr(aligner, name, arrays[name])
+def _fill(aligner: Any, record: dict[str, Any], arrays: Arrays) -> None:
+    """Set the fitted attributes."""
     values = _field(record, "values", dict)
-    if set(values) != set(state.values):
-        raise ValueError(f"values are {sorted(values)}, expected {sorted(state.values)}.")
     for name, value in values.items():
         if type(value) not in (int, float):
             raise ValueError(f"value {name!r} is {value!r}, not a number.")
-        setattr(aligner, name, value)
+    for name, value in (*arrays.items(), *values.items()):
+        if name not in _MEANS:
+            if not _is_fitted_name(aligner, name):
+                raise ValueError(f"{name!r} is no name of what is fitted.")
+            setattr(aligner, name, value)
 
 
-def _transform(values: Any, arrays: Arrays, side: str, letters: dict[str, int]) -> SideTransform:
+def _transform(values: Any, arrays: Arrays, side: str) -> SideTransform:
     kinds: dict[str, type] = {
         "normalize": bool, "renormalize": bool, "centred": bool, "label": str,
     }  # fmt: skip
@@ -389,29 +343,16 @@ def _transform(values: Any, arrays: Arrays, side: str, letters: dict[str, int]) 
         kinds |= {name: kind for name, kind in rarely.items() if name in values}
     if not isinstance(values, dict) or {k: type(v) for k, v in values.items()} != kinds:
         raise ValueError(f"the transform of {side} is {values!r}.")
-    letter = "p" if side == "x" else "q"
     mean: npt.NDArray[np.float64] | None = None
     if values["centred"]:
         mean = arrays[f"{side}.mean"].astype(np.float64, copy=False)
-        _bind(f"{side}.mean", mean, (letter,), letters)
+        if mean.ndim != 1:
+            raise ValueError(f"the mean of {side} has the shape {mean.shape}.")
     kept = {key: values[key] for key in kinds if key != "centred"}
     kept["blocks"] = tuple(kept.get("blocks", ()))
     if not all(type(width) is int and width > 0 for width in kept["blocks"]):
         raise ValueError(f"the blocks of {side} are {values['blocks']!r}.")
     return SideTransform(mean=mean, **kept)
-
-
-def _bind(
-    name: str, array: npt.NDArray[Any], shape: tuple[str, ...], letters: dict[str, int]
-) -> None:
-    if array.ndim != len(shape) or any(
-        letters.setdefault(letter, size) != size
-        for letter, size in zip(shape, array.shape, strict=True)
-    ):
-        known = ", ".join(f"{letter} = {size}" for letter, size in letters.items())
-        raise ValueError(
-            f"array {name!r} has shape {array.shape}, expected ({', '.join(shape)}) with {known}."
-        )
 
 
 def _field(record: dict[str, Any], name: str, kind: type) -> Any:

@@ -28,7 +28,6 @@ COMMANDS = {
     "check": "bench.cli.run:check_command",
     "eval run": "bench.cli.run:run_command",
     "eval task": "bench.cli.run:task_command",
-    "eval sweep": "bench.cli.run:sweep_command",
     "eval table": "bench.cli.results:table_command",
     "eval compare": "bench.cli.results:compare_command",
     "eval submit": "bench.cli.results:submit_command",
@@ -61,7 +60,7 @@ _SUMMARIES = {
     "fit": "Fit an alignment between two spaces of a store.",
     "apply": "Project texts or a set, and list what is near.",
     "check": "Check a method, task, encoder or data of your own.",
-    "eval": "Score alignments: suites, tasks, sweeps, tables.",
+    "eval": "Score alignments: suites, tasks, tables.",
     "report": "Draw the report of results.",
     "store": "Look after a store: verify, repair, share, tag.",
     "doctor": "Check the environment, the cache, and a store.",
@@ -138,11 +137,11 @@ def store_group() -> None:
     cls=CommandGroup,
     lazy=_below("eval"),
     epilog="\b\nExample:"
-    "\n  headstock eval run --suite demo --store build/demo/store -o build/demo/results --jobs 2"
+    "\n  headstock eval run demo --store build/demo/store -o build/demo/results --jobs 2"
     "\n  headstock eval table build/demo/results",
 )
 def eval_group() -> None:
-    """Score alignments: run suites, tasks and sweeps, and print their tables."""
+    """Score alignments: run suites and tasks, and print their tables."""
 
 
 main = entry_point(cli, "headstock")

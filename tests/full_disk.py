@@ -55,8 +55,8 @@ def main(mountpoint: Path, which: str) -> None:
     else:
         create_smoke_store(store)
         free = range(0, 120, 12)
-        words = f"eval sweep --store {store} -o {out} --n-pairs 0,8 --seeds 0 -s penalty=1 "
-        words += "-s mix=1 --source none,head"
+        words = f"eval task zero_shot --store {store} -o {out} --n-pairs 0,8 -s penalty=1 "
+        words += "-s mix=1 --source none,head --method ridge --eval held-out"
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(mountpoint)], check=True)
     os.environ["XDG_CACHE_HOME"] = str(mountpoint / "cache")
     assert run(words.split())[0] == 0

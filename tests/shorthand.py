@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ from bench.metrics.ranks import Ranks, Relevance, rank_blocks, rank_relevant
 from bench.runs import Run
 from bench.scoring import PromptSide
 from bench.statistics import Estimate
-from bench.suites.single import SUITE, SetNames
+from bench.suites.demo import possible_pairs
+from bench.suites.single import SUITE, Lists, SetNames, check_settings, combinations
 from bench.tasks.outcome import Outcome, Projector
 from bench.tasks.retrieval import prepare_retrieval
 from featstore.store.store import FeatureStore
 from fitters.alignment import Alignment
+from fitters.inventory import Fit
 from fitters.moments.accumulation import (
     BLOCK_ROWS,
     Batch,
@@ -44,6 +47,35 @@ def task_runs(
     named = {own.name: given.pop(own.name) for own in fields(SetNames) if own.name in given}
     values = {"suite": SUITE, "task": task, **SetNames(**named).fields(store), **given}
     return [Run.of(**values, seed=seed) for seed in seeds]
+
+
+#: What a sweep of a test goes through, where nothing else is listed.
+SWEEP: dict[str, Sequence[Any]] = {
+    "eval": ("held-out",),
+    "seed": (0, 1, 2, 3, 4),
+    "method": ("ridge",),
+    "source": ("none", "head", "random", "shuffled"),
+    "n_pairs": (0, 16, 64, 256, "all"),
+    "mix": (0.3, 1.0, 3.0),
+    "penalty": (0.03, 0.1, 0.3, 1.0, 3.0),
+    "n_components": (None,),
+    "task": ("zero_shot", "retrieval"),
+    "relevance": ("class_id",),
+}
+
+
+def sweep_runs(
+    store: FeatureStore, sets: Fit, lists: Lists | None = None, of_methods: Mapping[str, Lists] = {}
+) -> list[Run]:
+    """Return the runs of both tasks for all combinations of lists, `SWEEP` where there is none."""
+    every = SWEEP | dict(lists or {})
+    check_settings(lists or {}, every["method"])
+    every["n_pairs"] = possible_pairs(
+        store, str(sets.image.key), every["n_pairs"], seeds=every["seed"],
+        evals={"held-out"} & set(every["eval"]),
+    )  # fmt: skip
+    make = partial(Run.of, suite=SUITE, **sets.fields())
+    return combinations(make, every, of_methods, skip=True)
 
 
 def execute(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
+from featstore import command_line
 from headstock.__main__ import COMMANDS, cli
 
 SPEC = tomllib.loads(Path(__file__).with_name("commands.toml").read_text("utf-8"))
@@ -54,6 +56,43 @@ def test_a_command_has_the_options_of_the_specification(name: str) -> None:
     assert {id(one) for one in options} == {
         id(spelled[flag]) for flag in own | (EVERYWHERE & set(spelled))
     }
+
+
+@pytest.mark.parametrize("name", sorted(set(HERE) & set(WANTED)))
+def test_values_and_defaults_are_those_of_the_specification(name: str) -> None:
+    """What stands for a value in the help, and the default that it states, in brackets."""
+    context, wanted = click.Context(HERE[name]), WANTED[name]
+    for one in HERE[name].params:
+        flag = max(one.opts, key=len)
+        if not isinstance(one, click.Option) or flag not in SPEC["option"]:
+            continue
+        stated = {what: wanted.get(what, {}).get(flag, SPEC["option"][flag].get(what))
+                  for what in ("metavar", "default")}  # fmt: skip
+        shown = re.search(
+            r"\[(?:[^][]*; )?default: ([^]]*)\]", (one.get_help_record(context) or "  ")[1]
+        )
+        assert stated["default"] == (shown and shown[1]), flag
+        assert stated["metavar"] == (None if one.is_flag else one.make_metavar(context)), flag
+        # Bounds are in sentences.
+        assert not re.search(r"<=x|x>=", str(one.get_help_record(context))), flag
+
+
+def test_exit_codes_are_those_of_the_specification() -> None:
+    """Those of the program, and those of the document; that of the gate comes with bridge."""
+    own = {v for k, v in vars(command_line).items() if k.startswith("EXIT_")}
+    document = Path("docs/ref/notation.md").read_text("utf-8")
+    told = {int(code) for code in re.findall(r"^\| (\d+) \|", document, re.MULTILINE)}
+    assert {0, 130} | own == told == {int(code) for code in SPEC["exit"]} - {5}
+    assert set().union(*(WANTED[name]["exit"] for name in HERE)) <= told
+
+
+def test_variables_are_those_of_the_specification() -> None:
+    read = {name for package in ("featstore", "fitters", "bench", "headstock", "data_manifests")
+            for path in Path(package).rglob("*.py")
+            for name in re.findall(r"\bHEADSTOCK_[A-Z_]+\b", path.read_text("utf-8"))}  # fmt: skip
+    document = Path("docs/ref/notation.md").read_text("utf-8")
+    told = set(re.findall(r"^\| `(HEADSTOCK_[A-Z_]+)`", document, re.MULTILINE))
+    assert read == told == set(SPEC["environment"])
 
 
 def test_options_are_few() -> None:

@@ -177,7 +177,7 @@ PARSED = {
     r"5f1c…": "the public key that a signature prints; test_signature.py has one",
     r"/data/features": "a folder outside the test's own; test_shared_folders.py makes one",
     r"OUT/": "nothing: `make demo` runs them",
-    r"--suite paper": "27 datasets; tests/bench/test_paper.py has stand-ins",
+    r"eval run paper": "27 datasets; tests/bench/test_paper.py has stand-ins",
     r"headstock try$": "minutes; `make test-long` runs the demo",
     r"headstock reproduce": "minutes; test_reproduction.py repeats a smaller study",
     r"headstock extract imagenet1k": "minutes of encoding",
@@ -189,7 +189,6 @@ CHANGED = [
     (r"(data build stamps\b.*)", r"\1 --source tuxpaint", "no package is read"),
     (r"(headstock eval run .*)", r"\1 --dry-run",
      "a suite takes minutes; this plans every run of it"),
-    (r"(headstock eval sweep .*)", r"\1 --dry-run", "likewise"),
     (r"(-o aligners/(paper-mlp|structure|two-stages))", r"-s epochs=2 \1",
      "hundreds of epochs are minutes; two take every step"),
     (r"--method paper-mlp", "--method paper-mlp -s epochs=2", "likewise"),
@@ -362,8 +361,8 @@ def workspace(tmp_path: Path, moto: tuple[str, int], monkeypatch: pytest.MonkeyP
     run_all(runs, "store", Path("results"))
     for copy in ("build/demo/results", "old/results", "new/results"):
         shutil.copytree("results", copy)
-    grid = "--source none,head --n-pairs 16 -s mix=3 -s penalty=0.3 --seeds 0,1"
-    sweep = f"headstock eval sweep --store store -o build/demo/sweep {grid}"
+    grid = "--source none,head --n-pairs 16 -s mix=3 -s penalty=0.3 --seeds 0,1 --eval held-out"
+    sweep = f"headstock eval task zero_shot --method ridge --store store -o build/demo/sweep {grid}"
     assert run_command(cli, "headstock", sweep.split()[1:]) == 0
     assert _run("headstock store push store s3://team/features") == 0
 

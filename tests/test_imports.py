@@ -112,9 +112,8 @@ LOADS = {
     "except featstore.errors.UnknownEncoderError: pass": HEAVY | {"PIL", "safetensors"},
     "from tempfile import mkdtemp; from featstore.testing import toy_manifest, toy_store; "
     "toy_store(mkdtemp() + '/store'); toy_manifest(mkdtemp() + '/made', 2)": {"torch"},
-    "from data_manifests.registry import BUILDERS; BUILDERS['imagenet1k'].build(None)": (
-        {"torch", "timm", "featstore"}
-    ),
+    "from data_manifests.registry import BUILDERS; "
+    "BUILDERS['imagenet1k'].plan().make(None, None)": {"torch", "timm", "featstore"},
 }
 
 #: Does each in a process of its own, which has loaded nothing.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from bench.cli.main import device_option, dry_run_option, jobs_option
+from bench.cli.main import Machines, dry_run_option
 from featstore.command_line import (
     EXIT_VERIFY,
     StorePlace,
@@ -25,6 +25,7 @@ from featstore.command_line import (
     print_json,
 )
 from featstore.errors import listed
+from featstore.options import options_from
 from featstore.terminal import in_words, print_facts
 
 if TYPE_CHECKING:
@@ -168,11 +169,7 @@ DEMO = Job(
         _fit("kernel ridge", "kernel-ridge"),
         Step("List the alignments", "headstock ls OUT/aligners"),
         Step("Run the suite: about 4 minutes",
-             "headstock eval run --suite demo --store OUT/store -o OUT/results --jobs 2"),
-        Step("Sweep penalties and mixing weights",
-             "headstock eval sweep --store OUT/store -o OUT/results --jobs 2 -s locale=en "
-             "--source none,head,random --n-pairs 16,64,256,all -s mix=0.1,0.3,1,3,10 "
-             "-s penalty=0.1,0.3,1 --seeds 0,1,2"),
+             "headstock eval run demo --store OUT/store -o OUT/results --jobs 2"),
         Step("Draw the report",
              "headstock report OUT/results --store OUT/store -o OUT/report.html"),
         Step("Print the table", "headstock eval table OUT/results"),
@@ -256,7 +253,7 @@ def _print_commands(job: Job, out: str, *, as_json: bool) -> int:
 
 @click.command("try", epilog="\b\nExample:\n  headstock try\n  headstock try --dry-run")
 @click.option(
-    "-o", "--out", default="build/try", show_default=True,
+    "-o", "--out", default="build/try", show_default=True, metavar="DIR",
     help="Write everything to this folder; finished work in it is used again.",
 )  # fmt: skip
 @dry_run_option
@@ -288,7 +285,7 @@ def try_command(out: str, dry_run: bool, as_json: bool) -> int:
     "-o",
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
-    default=None,
+    metavar="DIR",
     help="Write everything here; finished work in it is used again [default: build/NAME].",
 )
 @click.option(
@@ -302,12 +299,11 @@ def try_command(out: str, dry_run: bool, as_json: bool) -> int:
 @click.option(
     "--record",
     default="",
-    metavar="METRICS",
+    metavar="NAMES",
     help="Run nothing, and print these comma-separated metrics of the results in --out as the "
     "expected numbers of a box.",
 )
-@jobs_option
-@device_option
+@options_from(Machines, "jobs", "device")
 @json_option
 def reproduce_command(
     box: str,
@@ -393,7 +389,6 @@ def _planned(box: Box, place: StorePlace) -> list[Run]:
     if not runs:
         raise BoxError(
             f"{place} holds no sets of suite {box.suite!r} that fit together. `headstock eval run "
-            "--suite "
             f"{box.suite} --store {place} -o OUT --dry-run` says what it lacks."
         )
     return runs

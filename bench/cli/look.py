@@ -25,7 +25,7 @@ from featstore.command_line import (
     store_option,
     usage_error,
 )
-from featstore.errors import FeatstoreError, UnknownSetError, unknown_name
+from featstore.errors import AddressError, FeatstoreError, unknown_name
 from featstore.terminal import TextTable
 
 #: What is looked for by name -> where its registry is.
@@ -59,7 +59,7 @@ def look_at(path: str) -> tuple[str, StorePlace, str]:
     ------
     click.UsageError
         If it is there, and is nothing that Headstock writes.
-    UnknownSetError
+    AddressError
         If it is not there, and no dataset or box has this name.
     """
     place = StoreType().convert(path, None, None)
@@ -107,7 +107,7 @@ def _named(name: str) -> str:
     if name in BUILT_IN or name in DATASETS:
         return "boxes" if name in BUILT_IN else "datasets"
     known = unknown_name("dataset", name, DATASETS, listed_by="headstock ls --available datasets")
-    raise UnknownSetError(f"{name} does not exist. {known}")
+    raise AddressError(f"{name} does not exist. {known}")
 
 
 def _advice(place: Path) -> str:
@@ -214,7 +214,8 @@ def show_command(path: str, key: str | None, quick: bool, as_json: bool) -> int:
     help="Write to this file or folder.",
 )  # fmt: skip
 @click.option(
-    "--format", "form", type=click.Choice(["npy", "npz", "safetensors", "parquet", "h5"]),
+    "--format", "form", metavar="NAME",
+    type=click.Choice(["npy", "npz", "safetensors", "parquet", "h5"]),
     help="Write in this format [default: that of the name of --out].",
 )  # fmt: skip
 @click.option(
@@ -428,12 +429,12 @@ def _suite_options(kinds: set[tuple[str, str]]) -> str:
     heads = sorted(one for one, kind in kinds if kind == "head_weight" and (one, _NAMES) in kinds)
     scored = sorted(one for one, kind in kinds if kind == "image" and (one, _NAMES) in kinds)
     if "stamps" in scored and "imagenet1k" in heads:
-        return "--suite demo"
+        return "demo"
     if not heads or not scored:
         return ""
     several = len({one for one, kind in kinds if kind == "head_weight"}) > 1
     label_set = f" --label-set {heads[0]}" if several else ""
-    return f"--suite demo --dataset {scored[0]}{label_set}"
+    return f"demo --dataset {scored[0]}{label_set}"
 
 
 _NAMES = "class_name"

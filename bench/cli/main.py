@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
@@ -27,37 +27,13 @@ out_option = click.option(
     "-o",
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
     help="Write results to this folder; finished runs in it are kept [default: results/NAME, of "
     "the suite or task].",
 )
 
 suite_option = click.option(
-    "--suite", default=None, help="Read the results of this suite, if the folder holds several."
-)
-
-jobs_option = click.option(
-    "--jobs",
-    type=click.IntRange(1, 10_000),
-    default=1,
-    show_default=True,
-    help="Compute in this many processes, each with one thread. Results do not depend on it.",
-)
-
-engine_option = click.option(
-    "--engine",
-    type=click.Choice(["local", "ray"]),
-    default="local",
-    show_default=True,
-    help="Compute in processes of this machine, or on Ray: here, or on the cluster that "
-    "RAY_ADDRESS names.",
-)
-
-device_option = click.option(
-    "--device",
-    default="cpu",
-    show_default=True,
-    help="Train methods and learn prompts on this device, named as in torch, or auto. It enters "
-    "no id.",
+    "--suite", metavar="NAME", help="Read the results of this suite, if the folder holds several."
 )
 
 dry_run_option = click.option(
@@ -68,10 +44,33 @@ form_option = click.option(
     "--format",
     "form",
     type=click.Choice(["table", "md", "csv", "json", "latex"]),
+    metavar="NAME",
     default="table",
     show_default=True,
     help="Print a plain table, Markdown, CSV (unrounded), JSON or LaTeX (booktabs).",
 )
+
+
+@dataclass(frozen=True)
+class Machines:
+    """Where runs are computed."""
+
+    jobs: int = option(
+        1,
+        help="Compute in this many processes, each with one thread. Results do not depend on it.",
+        at_least=1,
+        below=10_001,
+    )
+    engine: Literal["local", "ray"] = option(
+        "local",
+        help="Compute in processes of this machine, or on Ray: here, or on the cluster that "
+        "RAY_ADDRESS names.",
+    )
+    device: str = option(
+        "cpu",
+        help="Train methods and learn prompts on this device, named as in torch, or auto. It "
+        "enters no id.",
+    )
 
 
 @dataclass(frozen=True)

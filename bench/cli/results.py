@@ -18,6 +18,7 @@ from bench.cli.main import (
     results_argument,
     suite_option,
 )
+from featstore.cli.options import say_taken, take, the_store
 from featstore.cli.progress import ProgressBar, age
 from featstore.command_line import (
     StorePlace,
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     type=click.Choice(
         ["both", "results", "gains", "comparisons", "doses", "published", "learners", "rows"]
     ),
-    default=None,
+    metavar="NAME",
     help="Print one part in full: results, gains of the mix, both (as --all), every comparison, "
     "accuracy by doses of the head (suite controls), the paper's numbers beside ours, the "
     "few-shot learners with intervals, or every row: one run, one direction, one metric.",
@@ -59,11 +60,11 @@ if TYPE_CHECKING:
 @click.option(
     "--all", "everything", is_flag=True, help="Print all results and the gains of the mix."
 )
-@click.option("--task", default=None, help="Print only this task, such as zero_shot.")
+@click.option("--task", metavar="NAME", help="Print only this task, such as zero_shot.")
 @click.option(
     "--eval",
     "evaluation",
-    default=None,
+    metavar="NAME",
     help="Print only this evaluation: all-names, held-out, split or in-class.",
 )
 @names_option(
@@ -384,32 +385,32 @@ def list_series(results: Path, *, as_json: bool) -> None:
     "\n  headstock report build/demo/results --store build/demo/store -o build/demo/report.html",
 )
 @results_argument
-@store_option("Read from this store, a folder or an address.")
+@store_option("Read from this store, a folder or an address.", required=False)
 @click.option(
     "-o",
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
-    required=True,
-    help="Write the page to this HTML file, and its figures to the folder <name>_files beside it.",
+    help="Write the page to this HTML file, and its figures to the folder <name>_files beside it "
+    "[default: RESULTS.html].",
 )
 @suite_option
 @click.option(
     "--images",
-    default=None,
+    metavar="KEY",
     help="Report on these images, given by key or dataset, if the suite scored several [default: "
     "those of most runs].",
 )
 @click.option(
     "--paper",
     type=click.Path(path_type=Path, file_okay=False),
-    default=None,
+    metavar="DIR",
     help="Also save every figure as PDF here.",
 )
 @json_option
 def report_command(
     results: Path,
-    store: StorePlace,
-    out: Path,
+    store: StorePlace | None,
+    out: Path | None,
     suite: str | None,
     images: str | None,
     paper: Path | None,
@@ -421,6 +422,9 @@ def report_command(
     A page is of one set of images; of the paper suite it also has every published number. It needs
     no network and no other file; every figure also lies beside it as SVG, PNG and CSV.
     """
+    store = the_store(store)
+    out = out or take("out", results.with_name(f"{results.name}.html"))
+    say_taken()
     with ProgressBar(f"report {out}", doing="reading results"):
         from bench.report.page import write_report
 
@@ -449,7 +453,7 @@ def report_command(
     "\n  headstock eval submit build/demo/results:ridge/head/0 --name ridge -o board/ridge.json",
 )
 @click.argument("choice", metavar="RESULTS:METHOD/SOURCE/K")
-@click.option("--name", required=True, help="Call the entry this on the board.")
+@click.option("--name", required=True, metavar="NAME", help="Call the entry this on the board.")
 @click.option(
     "-o",
     "--out",
@@ -459,17 +463,17 @@ def report_command(
 )
 @click.option(
     "--direction",
-    default=None,
+    metavar="NAME",
     help="Rank this direction, such as image→name or caption→image [default: image→name, or else "
     "image→caption].",
 )
 @click.option(
     "--metric",
-    default=None,
+    metavar="NAME",
     help="Rank by this metric, a mean over queries [default: top-1, or else R@1].",
 )
-@click.option("--note", default="", help="Say this about the entry, in one line.")
-@click.option("--link", default="", help="Link the entry to this http(s) address.")
+@click.option("--note", default="", metavar="TEXT", help="Say this about the entry, in one line.")
+@click.option("--link", default="", metavar="URL", help="Link the entry to this http(s) address.")
 @json_option
 def submit_command(
     choice: str,
@@ -520,7 +524,9 @@ def submit_command(
     default=None,
     help="Write the boards as this HTML page, instead of printing them.",
 )
-@click.option("--title", default="Leaderboard", show_default=True, help="Use this heading.")
+@click.option(
+    "--title", default="Leaderboard", show_default=True, metavar="TEXT", help="Use this heading."
+)
 @json_option
 def leaderboard_command(folder: Path, out: Path | None, title: str, as_json: bool) -> None:
     """Rank submissions, and mark those not shown to be behind.

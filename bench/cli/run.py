@@ -1,4 +1,4 @@
-"""Commands that run: run, task, score, sweep; and check, which runs what is yours."""
+"""Commands that run: run and task; and check, which runs what is yours."""
 
 from __future__ import annotations
 
@@ -16,10 +16,8 @@ import click
 from click.core import ParameterSource
 
 from bench.cli.main import (
-    device_option,
+    Machines,
     dry_run_option,
-    engine_option,
-    jobs_option,
     names_option,
     out_option,
     recorded_command,
@@ -28,7 +26,7 @@ from bench.cli.main import (
     texts_of,
 )
 from bench.runs import IDENTITY, Protocol
-from bench.suites.single import SWEEP, SetNames
+from bench.suites.single import SetNames
 from featstore.cli.manifests import options_option
 from featstore.cli.options import (
     complete_keys,
@@ -44,9 +42,9 @@ from featstore.command_line import (
     EXIT_VERIFY,
     SectionedCommand,
     StorePlace,
-    completed,
     count,
     json_option,
+    name_argument,
     print_json,
     setting_option,
     store_option,
@@ -62,6 +60,7 @@ if TYPE_CHECKING:
     from bench.runs import Run
     from bench.suites.paper import Lacking
     from bench.suites.registry import Suite
+    from bench.suites.single import Lists
     from featstore.store.store import FeatureStore
 
 _PACKAGES = ("headstock", "numpy", "scipy", "scikit-learn", "polars", "zarr")
@@ -181,14 +180,10 @@ def _suite_settings(named: Mapping[str, Any]) -> Owners:
 def _task_settings(named: Mapping[str, Any]) -> Owners:
     from bench.options import TASKS
 
-    name = named.get("name")
-    if not isinstance(name, str) or name not in TASKS:
+    task = named.get("task")
+    if not isinstance(task, str) or task not in TASKS:
         return {}
-    return run_settings(_names_typed(named, IDENTITY), name)
-
-
-def _sweep_settings(named: Mapping[str, Any]) -> Owners:
-    return run_settings(_names_typed(named, *SWEEP["method"]), "")
+    return run_settings(_names_typed(named, IDENTITY), task)
 
 
 @click.command(
@@ -197,25 +192,20 @@ def _sweep_settings(named: Mapping[str, Any]) -> Owners:
     named=("Suites", "bench.suites.registry:SUITES"),
     settings=_suite_settings,
     sections={
-        "Options": "--suite --store --out --dataset --method --dry-run --jobs --setting",
+        "Options": "--store --out --dataset --method --dry-run --jobs --setting",
     },
     epilog="\b\nExample:"
-    "\n  headstock eval run --suite demo --store build/demo/store -o build/demo/results --jobs 2"
-    "\n  headstock eval run --suite demo --dataset mine --store store -o results"
-    "\n  headstock eval run --suite demo --store build/demo/store -o results --method ridge,csa \\"
+    "\n  headstock eval run demo --store build/demo/store -o build/demo/results --jobs 2"
+    "\n  headstock eval run demo --dataset mine --store store -o results"
+    "\n  headstock eval run demo --store build/demo/store -o results --method ridge,csa \\"
     "\n      --source none,head"
-    "\n  headstock eval run --suite controls --store build/demo/store -o results --jobs 2"
-    "\n  headstock eval run --suite smoke -o /tmp/results"
-    "\n  headstock eval run --suite few-shot --dataset stamps --shots 1,2 --learners gda,proker \\"
+    "\n  headstock eval run controls --store build/demo/store -o results --jobs 2"
+    "\n  headstock eval run smoke -o /tmp/results"
+    "\n  headstock eval run few-shot --dataset stamps --shots 1,2 --learners gda,proker \\"
     "\n      --store build/demo/store -o results"
-    "\n  headstock eval run --suite paper --store store -o results --dry-run",
+    "\n  headstock eval run paper --store store -o results --dry-run",
 )
-@click.option(
-    "--suite",
-    required=True,
-    shell_complete=completed("bench.suites.registry:SUITES"),
-    help="Run this suite: one of those above, or of another package.",
-)
+@name_argument("suite", "bench.suites.registry:SUITES")
 @store_option(
     "Read from this store, a folder or an address. The smoke suite makes its own if none is given.",
     required=False,
@@ -223,13 +213,13 @@ def _sweep_settings(named: Mapping[str, Any]) -> Owners:
 @out_option
 @click.option(
     "--dataset",
-    default=None,
+    metavar="NAME",
     help="Score this dataset, which has images and class names, instead of stamps or of all that "
     "the store has (suites demo, controls, few-shot).",
 )
 @click.option(
     "--label-set",
-    default=None,
+    metavar="NAME",
     help="Use the head of this label set, if the store has several (suites demo, controls, "
     "few-shot).",
 )
@@ -246,18 +236,16 @@ def _sweep_settings(named: Mapping[str, Any]) -> Owners:
     "each"
 )
 @text_options
-@jobs_option
-@engine_option
-@device_option
+@options_from(Machines)
 @dry_run_option
 @json_option
 def run_command(suite: str, store: StorePlace | None, out: Path | None, **given: Any) -> None:
-    """Run a suite on a store and write its results.
+    """Run the suite SUITE on a store and write its results.
 
-    Runs that are finished in the results folder are skipped; a run whose data, settings or
-    definitions changed has another id and is made anew. What the store lacks of the paper suite is
-    listed, with the commands that make it. Prompts and settings are the suite's own, unless they
-    are named.
+    SUITE is one of those below, or of another package. Runs that are finished in the results folder
+    are skipped; a run whose data, settings or definitions changed has another id and is made anew.
+    What the store lacks of the paper suite is listed, with the commands that make it. Prompts and
+    settings are the suite's own, unless they are named.
     """
     import tempfile
 
@@ -334,7 +322,7 @@ def _numbers(words: Sequence[str]) -> tuple[int, ...]:
     try:
         return tuple(map(shots.parse, words))
     except ValueError as err:
-        raise usage_error(f"Invalid value for '--shots': {err}.") from err
+        raise usage_error(f"Invalid value for '--shots': {err}") from err
 
 
 def _store_for(chosen: Suite, store: StorePlace | None) -> StorePlace | None:
@@ -415,7 +403,7 @@ def _print_lacking(store: StorePlace, missing: Sequence[Lacking], *, every: bool
     "\n      --head-names imagenet1k/class_name/all-MiniLM-L6-v2 --head-prompts :none \\"
     "\n      --method paper-mlp --source head --store build/demo/store -o results",
 )
-@click.argument("name", shell_complete=completed("bench.options:TASKS"))
+@name_argument("task", "bench.options:TASKS")
 @store_option("Read from this store, a folder or an address.", required=False)
 @out_option
 @options_from(SetNames, inferred=("images",))
@@ -428,49 +416,60 @@ def _print_lacking(store: StorePlace, missing: Sequence[Lacking], *, every: bool
     "Set an option of the task, the methods or the run; a list is a run each, and "
     "METHOD.NAME=VALUE is for one method. `eval task TASK --help` lists them"
 )
-@click.option("--weights", type=click.Path(), default=None,
+@click.option("--weights", type=click.Path(), metavar="PLACE",
               help="Load the weights of the text tower, through which coop and cocoop learn "
                    "prompts, from here, as in headstock extract [default: the hub].")  # fmt: skip
-@jobs_option
-@engine_option
-@device_option
+@options_from(Machines)
 @dry_run_option
 @json_option
-def task_command(name: str, seeds: tuple[int, ...], **given: Any) -> None:
-    """Run the task NAME on the sets named and write its results.
+def task_command(task: str, seeds: tuple[int, ...], **given: Any) -> None:
+    """Run TASK on the sets named and write its results.
 
-    NAME is zero_shot, generalised, retrieval, few_shot, neighbours, modality_gap or cosine_head;
+    TASK is zero_shot, generalised, retrieval, few_shot, neighbours, modality_gap or cosine_head;
     docs/ref/tasks.md says what each measures. `headstock ls --available tasks` lists them, with
     those of other packages.
     Most options take several values, separated by commas (`--method ridge,csa --source
     head,random`): every combination is a run for each seed. `headstock eval table` prints a table,
     with `--part rows` the rows.
     """
-    from bench.options import TASKS
     from bench.runs import Run
     from bench.suites.single import SUITE, check_settings, combinations
-    from featstore.errors import unknown_name
     from featstore.store.store import open_store
     from fitters.methods import methods_with
 
-    if name not in TASKS:
-        raise usage_error(unknown_name("task", name, TASKS))
     methods = given["methods"] or (IDENTITY,)
     check_settings((), methods)
     if not given["source"] and not given["n_pairs"] and IDENTITY not in methods:
         given["source"] = take("source", SOURCES)
     values = settings_from(
-        given.pop("words"), run_settings(methods, name), runs=True, having=methods_with
+        given.pop("words"), run_settings(methods, task), runs=True, having=methods_with
     )
     lists = {"method": methods, "seed": seeds, **_lists(given, values.pop("a run"))}
-    lists["options"] = _task_options(name, values.pop(name))
-    given |= {"store": the_store(given["store"]), "out": _out_of(given["out"], name)}
+    lists["options"] = _task_options(task, values.pop(task))
+    given |= {"store": the_store(given["store"]), "out": _out_of(given["out"], task)}
     opened = open_store(given["store"])
-    sets = config_from(SetNames, given | _find_sets(opened, name, given)).fields(opened)
+    sets = config_from(SetNames, given | _find_sets(opened, task, given)).fields(opened)
     say_taken()
     lists["pairs_from"] = (sets.pop("pairs_from", ()),)
-    make = partial(Run.of, suite=SUITE, task=name, **sets)
+    if "n_pairs" in lists and not lists["pairs_from"][0]:
+        lists["n_pairs"] = _possible(opened, sets["image_set"], lists)
+    make = partial(Run.of, suite=SUITE, task=task, **sets)
     config_from(Execution, given).run(SUITE, combinations(make, lists, values))
+
+
+def _possible(store: FeatureStore, images: str, lists: Lists) -> Sequence[Any]:
+    """Return the numbers of real pairs that every new split can give; say which are left out."""
+    from bench.protocol import FRESH_SPLITS
+    from bench.suites.demo import possible_pairs
+
+    asked, evals = lists["n_pairs"], set(lists.get("eval", ())) & set(FRESH_SPLITS)
+    possible = possible_pairs(
+        store, images, asked, seeds=lists["seed"], evals=evals, limits=lists.get("limit", (None,)),
+        fractions=lists.get("train_fraction", (Protocol.train_fraction,)),
+    )  # fmt: skip
+    if lost := [f"{k:,}" for k in asked if k not in possible]:
+        click.echo(f"Left out: --n-pairs {', '.join(lost)}; a split has fewer images.", err=True)
+    return possible
 
 
 def _out_of(out: Path | None, name: str) -> Path:
@@ -535,76 +534,6 @@ def _task_options(task: str, values: Mapping[str, Sequence[Any]]) -> tuple[Optio
         )
     except ProtocolError as err:
         raise usage_error(str(err)) from err
-
-
-@click.command(
-    "sweep",
-    cls=SectionedCommand,
-    settings=_sweep_settings,
-    sections={"Options": "--store --out --dataset --task --method --source --n-pairs --setting"},
-    epilog="\b\nExample:"
-    "\n  headstock eval sweep --store build/demo/store -o build/demo/sweep --jobs 2"
-    "\n  headstock eval sweep --store build/demo/store -o build/demo/sweep --method "
-    "ridge,procrustes"
-    " --source none,head,random --n-pairs 16,all -s mix=1,3 -s penalty=0.1,1 --seeds 0,1,2",
-)
-@store_option("Read from this store, a folder or an address.", required=False)
-@out_option
-@click.option(
-    "--dataset", default=None, help="Score the images of this dataset, if the store has several."
-)
-@click.option(
-    "--label-set", default=None, help="Use the head of this label set, if the store has several."
-)
-@names_option("--task", "tasks", "Run these tasks [default: zero_shot,retrieval].")
-@names_option("--method", "methods", "Fit by these methods [default: ridge].")
-@options_from(Protocol, several=True)
-@text_options
-@seeds_option("Run with each of these random seeds.", "0-4")
-@setting_option("Set an option of the methods or the run; a list is a run each")
-@jobs_option
-@engine_option
-@device_option
-@dry_run_option
-@json_option
-def sweep_command(
-    dataset: str | None,
-    label_set: str | None,
-    tasks: tuple[str, ...] | None,
-    seeds: tuple[int, ...],
-    **given: Any,
-) -> None:
-    """Run every combination of the listed values.
-
-    Options take several values, separated by commas. Cells of one seed share their moments: a
-    ridge is fitted in milliseconds a cell, other methods of moments in some tenths of a second,
-    methods that need rows as slowly as in a suite. Penalties and mixing weights are swept, not
-    chosen; other settings (gamma) are at their defaults, unless they are listed. Tables,
-    comparisons and the report read a sweep as they read a suite.
-    """
-    from bench.options import TASKS
-    from bench.suites.single import SWEEP, SWEEP_SUITE, check_settings, sweep_runs
-    from featstore.errors import unknown_name
-    from featstore.store.store import open_store
-    from fitters.inventory import find_fits
-    from fitters.methods import methods_with
-
-    for name in tasks or ():
-        if name not in TASKS:
-            raise usage_error(unknown_name("task", name, TASKS))
-    methods = given["methods"] or SWEEP["method"]
-    check_settings((), methods)
-    owners = run_settings(methods, "")
-    values = settings_from(given.pop("words"), owners, runs=True, having=methods_with)
-    own: dict[str, Any] = {"seed": seeds, "method": methods, **_lists(given, values.pop("a run"))}
-    own |= {} if tasks is None else {"task": tasks}
-    own["options"] = (None,)
-    given |= {"store": the_store(given["store"]), "out": _out_of(given["out"], "sweep")}
-    opened = open_store(given["store"])
-    fits = find_fits(opened, dataset=dataset, label_set=label_set)
-    runs = [run for fit in fits for run in sweep_runs(opened, fit, own, values)]
-    say_taken()
-    config_from(Execution, given).run(SWEEP_SUITE, runs)
 
 
 @click.command(

@@ -24,7 +24,6 @@ from bench.report.theme import (
     DASHED,
     DOTTED,
     SOURCE_STYLES,
-    TEXT,
     Figure,
     capital,
     colour,
@@ -38,7 +37,7 @@ from bench.report.theme import (
 from bench.report.verdict import DIRECTION, METRIC, among, as_planned
 from bench.tables import p_text, pairs_text, signed_text, value_text
 
-#: The method of the curve of mixing weights: it is linear, and soon fitted.
+#: The method that is drawn first: it is linear, and soon fitted.
 METHOD = "ridge"
 
 #: What a figure calls the controls, each of which replaces the head's rows.
@@ -570,28 +569,14 @@ def curve_lines(
     ]  # fmt: skip
 
 
-def draw_pairs(axes: Any, table: pl.DataFrame, method: str, direction: str, metric: str) -> None:
-    """Draw one metric of a method against the number of real pairs on axes of one's own.
-
-    Parameters
-    ----------
-    axes : matplotlib.axes.Axes
-    table : DataFrame
-        Of `bench.tables.result_table`.
-    method, direction, metric : str
-    """
-    _curves(axes, curve_lines(table, method, direction, metric), one_band=False)
-
-
-def _curves(axes: Any, lines: list[dict[str, Any]], *, one_band: bool = True) -> None:
+def _curves(axes: Any, lines: list[dict[str, Any]]) -> None:
     """Draw the line of every source with its band, and levels across; controls as one band."""
     known = {row["n_pairs"]: row["pairs"] for row in lines if row["source"]}
     at = {k: x for x, k in enumerate(sorted(known, key=pairs_order))}
     _levels(axes, lines)
-    if one_band:
-        _controls_band(axes, lines, at)
+    _controls_band(axes, lines, at)
     for source in dict.fromkeys(row["source"] for row in reversed(lines)):
-        if source and not (one_band and source in CONTROLS):
+        if source and source not in CONTROLS:
             own = [row for row in lines if row["source"] == source]
             role, marker, line = SOURCE_STYLES[source]
             x = [at[row["n_pairs"]] for row in own]
@@ -648,150 +633,3 @@ def _has(held: pl.DataFrame, direction: str, metric: str) -> bool:
             (pl.col("direction") == direction) & pl.col(metric).is_not_null()
         ).is_empty()
     )
-
-
-def mixing_figure(fixed: pl.DataFrame, chosen: pl.DataFrame) -> Figure | None:
-    """Draw accuracy against the mixing weight, one panel a number of real pairs.
-
-    Of `fixed`, rows with fixed mixing weights, and `chosen`, those with the weight chosen by the
-    fit and of the head alone, of the same images and seeds. None where fewer than two weights were
-    run. Of several penalties the middle one is drawn: the best would be chosen on what is scored.
-    """
-    asked = (
-        (pl.col("method") == METHOD) & (pl.col("direction") == DIRECTION)
-        & (pl.col("metric") == METRIC)
-    )  # fmt: skip
-    rows = fixed.filter(
-        asked & (pl.col("mix") != "auto") & (pl.col("penalty") != "auto")
-        & (pl.col("n_pairs") != "0")
-    ).with_columns(pl.col("mix").cast(pl.Float64), pl.col("penalty").cast(pl.Float64))  # fmt: skip
-    mixed = rows.filter(pl.col("source") != "none")
-    if rows.is_empty() or mixed["mix"].n_unique() < 2:
-        return None
-    penalties = sorted(set(rows["penalty"]))
-    penalty = penalties[len(penalties) // 2]
-    rows = rows.filter(pl.col("penalty") == penalty)
-    keys = sorted(set(mixed["n_pairs"]), key=pairs_order)
-    own = chosen.filter(
-        asked & (pl.col("source") == "head") & (pl.col("mix") == "auto")
-        & pl.col("eval").is_in(set(rows["eval"])) & pl.col("seed").is_in(set(rows["seed"]))
-    )  # fmt: skip
-    shown = [_mixing_lines(rows, own, k) for k in keys]
-    counts = {
-        k: f"{n:,.0f}"
-        for k, n in rows.group_by("n_pairs").agg(pl.col("n_images_fitted").mean()).iter_rows()
-    }
-    data = pl.DataFrame([row for panel in shown for row in panel], infer_schema_length=None)
-    spans = data.filter(pl.col("line") == _FIXED).group_by("n_pairs")
-    found = spans.agg(pl.col("mean").min().alias("low"), pl.col("mean").max().alias("high"))
-    ends = {k: (low, high) for k, low, high in found.iter_rows()}
-    best = {k: high for k, (_, high) in ends.items()}
-    auto = {row["n_pairs"]: row["mean"] for row in data.to_dicts() if row["line"] == _AUTO}
-    title = f"{_mixing_title(ends, auto)}, {among(DIRECTION, rows['gallery'][0])}."
-    seeds = rows["seed"].n_unique()
-    weights = own.filter(pl.col("n_pairs") != "0")["mix_chosen"].drop_nulls()
-    how = ""
-    if auto and not len(weights):
-        how = (
-            " The automatic choice has no single weight: it corrects the map of the head by the "
-            "real pairs and averages the fits by how well they rank held-out training pairs."
-        )
-    parts = []
-    for k in keys:
-        text = f"{counts[k]} pairs: best fixed weight {value_text(METRIC, best[k])}"
-        parts.append(text + (f", automatic {value_text(METRIC, auto[k])}" if k in auto else ""))
-    caption = (
-        f"{method_title(METHOD)}, {METRIC} of {way(DIRECTION)} in percent, mean over "
-        f"{draws_text(seeds)}, penalty {penalty:g} for fixed weights, "
-        f"{among(DIRECTION, rows['gallery'][0])}. {'; '.join(parts)}.{how}"
-    )
-
-    def draw(figure: Any) -> None:
-        beside = panels(figure, len(shown), 4, sharex=True, sharey=True)
-        for axes, panel, k in zip(beside, shown, keys, strict=True):
-            _draw_mixing(axes, panel)
-            axes.set_title(f"{counts[k]} real pairs")
-        drawn = (line for axes in beside for line in axes.get_legend_handles_labels()[0])
-        handles = {line.get_label(): line for line in drawn}
-        figure.legend(handles=handles.values(), loc="outside upper left", ncols=len(handles))
-        figure.supxlabel(
-            "weight of one class against one real image", size=TEXT, color=colour("muted")
-        )
-
-    return Figure(
-        "accuracy_by_mix",
-        title,
-        f"{capital(METRIC)} in percent of images, by the weight of one class against one real "
-        "image; bands: one standard deviation over draws.",
-        caption,
-        data,
-        draw,
-        60 + 200 * -(-len(shown) // 4),
-        method=METHOD,
-    )
-
-
-def _mixing_title(ends: dict[str, tuple[float, float]], auto: dict[str, float]) -> str:
-    """Return what the weights change, from the ends of the means at fixed ones."""
-    if not auto:
-        moved = max(high - low for low, high in ends.values())
-        return f"The mixing weight moves mean {METRIC} by up to {100 * moved:.1f} points"
-    short = 100 * max(ends[k][1] - value for k, value in auto.items())
-    if short <= 0:
-        return f"No fixed weight had a higher mean {METRIC} than the automatic one"
-    below = f"at most {short:.1f} points below that of the best fixed one"
-    return f"Mean {METRIC} of the automatic weight was {below}"
-
-
-#: Lines of the mixing curve, and how they are drawn.
-_FIXED, _AUTO, _RANDOM = "with head, weight fixed", "automatic", "with random rows"
-_HEAD_ALONE, _PAIRS_ALONE = "head alone", "pairs alone"
-_MIXING_STYLES: dict[str, tuple[str, str, Any]] = {
-    _FIXED: ("head", "o", "-"),
-    _AUTO: ("head", "", "-"),
-    _HEAD_ALONE: ("head", "", DOTTED),
-    _PAIRS_ALONE: ("real", "", DASHED),
-    _RANDOM: ("random", "^", "-"),
-}
-
-
-def _mixing_lines(rows: pl.DataFrame, own: pl.DataFrame, k: str) -> list[dict[str, Any]]:
-    """Return the lines of a panel: of the weights, and levels without one, pooled over draws."""
-    here = rows.filter(pl.col("n_pairs") == k)
-    found = [
-        (_FIXED, here.filter(pl.col("source") == "head")),
-        (_RANDOM, here.filter(pl.col("source") == "random")),
-        (_PAIRS_ALONE, here.filter(pl.col("source") == "none").with_columns(mix=None)),
-        (_AUTO, own.filter(pl.col("n_pairs") == k).with_columns(mix=None)),
-        (_HEAD_ALONE, own.filter(pl.col("n_pairs") == "0").with_columns(mix=None)),
-    ]
-    pooled = pl.concat(
-        frame.group_by("mix")
-        .agg(mean_over_queries("value").alias("mean"),
-             pl.col("value").std().fill_null(0.0).alias("sd"))
-        .select(pl.lit(k).alias("n_pairs"), pl.lit(line).alias("line"),
-                pl.col("mix").cast(pl.Float64), "mean", "sd")
-        .sort("mix")
-        for line, frame in found
-    )  # fmt: skip
-    return pooled.to_dicts()
-
-
-def _draw_mixing(axes: Any, panel: list[dict[str, Any]]) -> None:
-    """Draw levels without a weight as lines across, and means at fixed weights with their bands."""
-    fixed = [line for line in panel if line["mix"] is not None]
-    weights = sorted({line["mix"] for line in fixed})
-    for name, (role, marker, dash) in _MIXING_STYLES.items():
-        style = {"color": colour(role), "linestyle": dash, "label": name}
-        for line in (line for line in panel if line["line"] == name and line["mix"] is None):
-            axes.axhline(100 * line["mean"], **style)
-        if own := [line for line in fixed if line["line"] == name]:
-            x = [weights.index(line["mix"]) for line in own]
-            mean, sd = (100 * np.array([line[n] for line in own]) for n in ("mean", "sd"))
-            axes.fill_between(x, mean - sd, mean + sd, color=colour(role), alpha=0.15, linewidth=0)
-            axes.plot(x, mean, marker=marker, **style)
-    axes.set_xticks(range(len(weights)), [f"{weight:g}" for weight in weights])
-    axes.set_ylim(
-        0, max(axes.get_ylim()[1], 104 * max(line["mean"] + line["sd"] for line in panel))
-    )
-    with_ticks(axes, "y")

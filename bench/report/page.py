@@ -32,7 +32,6 @@ from bench.report.figures import (
     METHOD,
     controls_figure,
     headline_figure,
-    mixing_figure,
     pairs_figure,
 )
 from bench.report.gallery import gallery, read_words, shown_text
@@ -324,7 +323,6 @@ def build_page(
                 metric=found.metric,
             ),
             *curves(whole_heads(table), comparisons),
-            _mixing(root, whole),
             None
             if found is None
             else controls_figure(whole, table, doses, evaluation=found.eval, method=found.method),
@@ -489,23 +487,6 @@ def curves(table: pl.DataFrame, comparisons: pl.DataFrame) -> list[Figure]:
     methods = dict.fromkeys([METHOD, *table["method"]])
     drawn = (pairs_figure(table, comparisons, method) for method in methods)
     return [figure for figure in drawn if figure is not None]
-
-
-def _mixing(root: Path, rows: pl.DataFrame) -> Figure | None:
-    """Return the mixing curve of these rows, or of the sweep of the same sets in the folder."""
-    own = mixing_figure(rows, rows)
-    if own is not None:
-        return own
-    every = read_results(root)
-    if "sweep" not in set(every["suite"]):
-        return None
-    sweep = only_series(root, every, suite="sweep")
-    for role in ("image", "name", "caption", "head"):
-        for column in (f"{role}_set", f"{role}_revision"):
-            # A run that reads none of a kind goes with any.
-            known = {"", *rows[column].fill_null("")}
-            sweep = sweep.filter(pl.col(column).fill_null("").is_in(known))
-    return mixing_figure(sweep, rows)
 
 
 def render(name: str, context: Mapping[str, Any]) -> str:

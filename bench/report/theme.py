@@ -20,6 +20,7 @@ import numpy as np
 import polars as pl
 
 from bench.tables import comma_separated
+from featstore.errors import needs_extra
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ STYLE: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Figure:
     """A figure: its words, its numbers, and its drawing.
 
@@ -186,6 +187,7 @@ class Figure:
         """Return the drawing as a PDF without words: TrueType fonts embedded, and no date."""
         return self._saved("pdf", {"CreationDate": None, "Creator": None, "Producer": None})
 
+    @needs_extra("A figure")
     def drawing(self, *, words: bool = False) -> Any:
         """Return the drawing as a `matplotlib.figure.Figure`, with title and caption if asked."""
         from matplotlib.figure import Figure as Drawing
@@ -203,6 +205,13 @@ class Figure:
             drawing.supxlabel("\n".join(below), **below_all)
         return drawing
 
+    def __repr__(self) -> str:
+        return f"{self.label}: {self.title}"
+
+    def _repr_png_(self) -> bytes:
+        return self.files()[".png"]
+
+    @needs_extra("A figure")
     def _saved(self, form: str, metadata: dict[str, Any], *, words: bool = False) -> bytes:
         from matplotlib import rc_context
 

@@ -3,7 +3,7 @@
 ``demo`` is the protocol on the demo's store; ``smoke`` is a shrunken form of it on a small
 synthetic store that it makes itself; ``paper`` is the experiments of the head-recycling paper, each
 as soon as its sets are in the store; ``few-shot`` is the few-shot learners on the datasets of a
-store. A sweep (`bench.suites.single`) is planned by what is typed.
+store. Runs of one task (`bench.suites.single`) are planned by what is typed.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ weights help, random and shuffled rows do not, and a broken protocol shows in se
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import ProtocolError
-from bench.protocol import held_out_split
+from bench.protocol import held_out_split, in_class_split
 from bench.runs import IDENTITY, Protocol, Run
 from bench.statistics import ENOUGH_CONTROLS
 from featstore.errors import AlreadyFinishedError
@@ -244,10 +244,11 @@ def possible_pairs(
     n_pairs: Sequence[Pairs],
     *,
     seeds: Sequence[int],
+    evals: Collection[str] = ("held-out",),
     limits: Sequence[int | None] = (None,),
     fractions: Sequence[float] = (Protocol.train_fraction,),
 ) -> list[Pairs]:
-    """Return the numbers of real pairs that every held-out split can give.
+    """Return the numbers of real pairs that every new split can give.
 
     Parameters
     ----------
@@ -255,8 +256,8 @@ def possible_pairs(
     images : str
         Key of the set of images.
     n_pairs : sequence of int or "all"
-    seeds, limits, fractions : sequences
-        Of the splits: all their combinations.
+    seeds, evals, limits, fractions : collections
+        Of the splits: all their combinations. Evaluations are of those that split anew.
 
     Raises
     ------
@@ -264,10 +265,12 @@ def possible_pairs(
         If a split would have an empty side.
     """
     classes = store.view(images).items["class_id"].fill_null("").to_numpy()
-    fewest = min(
-        len(held_out_split(classes[:limit], seed=seed, train_fraction=fraction).train)
-        for seed, limit, fraction in product(seeds, limits, fractions)
+    fresh = {"held-out": held_out_split, "in-class": in_class_split}
+    sizes = (
+        len(fresh[one](classes[:limit], seed=seed, train_fraction=fraction).train)
+        for one, seed, limit, fraction in product(evals, seeds, limits, fractions)
     )
+    fewest = min(sizes, default=len(classes))
     return [k for k in n_pairs if k == "all" or k <= fewest]
 
 

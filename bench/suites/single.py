@@ -1,10 +1,9 @@
-"""One task, a saved alignment, and a sweep: runs for every combination of what is listed."""
+"""One task: its sets, and runs for every combination of what is listed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import partial
 from itertools import product
 from math import prod
 from types import MappingProxyType
@@ -25,10 +24,9 @@ from fitters.methods import method_named, methods_with
 if TYPE_CHECKING:
     from featstore.store.pairs import EmbeddingsView
     from featstore.store.store import FeatureStore, SetInfo
-    from fitters.inventory import Fit
 
-#: The suites that runs of one task, and of a sweep, say they are of.
-SUITE, SWEEP_SUITE = "task", "sweep"
+#: The suite that runs of one task say they are of.
+SUITE = "task"
 
 #: Values of a field of a run, by its name.
 Lists = Mapping[str, Sequence[Any]]
@@ -269,56 +267,3 @@ def check_settings(names: Collection[str], methods: Collection[str]) -> None:
                 f"No method that is to be run ({', '.join(methods)}) has a setting {name!r}; these "
                 f"have: {', '.join(methods_with(name))}. Leave it out."
             )
-
-
-#: What a sweep goes through, where nothing else is listed. Penalties and mixing weights are swept,
-#: not chosen.
-SWEEP: dict[str, Sequence[Any]] = {
-    "eval": ("held-out",),
-    "seed": (0, 1, 2, 3, 4),
-    "method": ("ridge",),
-    "source": ("none", "head", "random", "shuffled"),
-    "n_pairs": (0, 16, 64, 256, "all"),
-    "mix": (0.3, 1.0, 3.0),
-    "penalty": (0.03, 0.1, 0.3, 1.0, 3.0),
-    "n_components": (None,),
-    "task": ("zero_shot", "retrieval"),
-    "relevance": ("class_id",),
-}
-
-
-def sweep_runs(
-    store: FeatureStore,
-    sets: Fit,
-    lists: Lists | None = None,
-    of_methods: Mapping[str, Lists] = MappingProxyType({}),
-) -> list[Run]:
-    """Return the runs of a sweep; numbers of pairs that a split cannot give are left out.
-
-    Parameters
-    ----------
-    store : FeatureStore
-    sets : Fit
-    lists : mapping, optional
-        Name of a field of a run → its values, where they are not those of `SWEEP`.
-    of_methods : mapping
-        As of `combinations`.
-
-    Raises
-    ------
-    ProtocolError, fitters.errors.UnknownMethodError
-        As of `combinations` and `check_settings`.
-    """
-    from bench.suites.demo import possible_pairs
-
-    every = SWEEP | dict(lists or {})
-    # Settings of the default sweep that no listed method has are no mistake of the user.
-    check_settings(lists or {}, every["method"])
-    if "held-out" in every["eval"]:
-        every["n_pairs"] = possible_pairs(
-            store, str(sets.image.key), every["n_pairs"], seeds=every["seed"],
-            limits=every.get("limit", (None,)),
-            fractions=every.get("train_fraction", (Protocol.train_fraction,)),
-        )  # fmt: skip
-    make = partial(Run.of, suite=SWEEP_SUITE, **sets.fields())
-    return combinations(make, every, of_methods, skip=True)

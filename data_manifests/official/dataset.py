@@ -203,7 +203,7 @@ def plan_dataset(
     name = str(facts["name"])
     if split_file is not None:
         facts, read = coop_reader(facts, split_file)
-    inspection = check_dataset(facts, read, root=root, splits=splits, images=images, **options)
+    inspection = inspect(facts, read, root, splits=splits, images=images, **options)
     problems = inspection.fatal if subset else inspection.problems
     if problems or inspection.listing is None:
         raise BuildError(
@@ -230,30 +230,6 @@ def plan_dataset(
         make=partial(_make, name, facts, listing, inspection.disk.splits),
         root=None if listing.arrays or not images else inspection.disk.root,
     )
-
-
-def check_dataset(
-    facts: Mapping[str, Any],
-    read: Read,
-    *,
-    root: Path | None = None,
-    splits: Sequence[str] | None = None,
-    images: bool = True,
-    **options: str,
-) -> Inspection:
-    """Read a copy of a dataset and say everything that is wrong with it; see `inspect`.
-
-    Raises
-    ------
-    BuildError
-        If there is no root, or an option or split is unknown.
-    """
-    if root is None:
-        raise BuildError(
-            f"The dataset {facts['name']!r} is read from a folder on disk: give it with --root. "
-            f"It can be had from {facts['home_page']}."
-        )
-    return inspect(facts, read, root, splits=splits, options=options, images=images)
 
 
 def _make(

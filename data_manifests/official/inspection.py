@@ -7,14 +7,13 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
 
 from data_manifests.official.disk import Disk, Listing
-from data_manifests.plan import BuildError
+from data_manifests.plan import BuildError, check_known
 
 Kind = Literal[
     "missing list", "changed list", "unreadable list", "missing folder", "missing image",
@@ -55,19 +54,9 @@ def chosen_options(facts: Mapping[str, Any], given: Mapping[str, str]) -> dict[s
         If an option is unknown or has a value that it cannot have.
     """
     declared: Mapping[str, Mapping[str, Any]] = facts.get("options", {})
+    check_known("option", given, declared)
     for name, value in given.items():
-        if name not in declared:
-            known = ", ".join(declared) or "none"
-            raise BuildError(
-                f"The dataset {facts['name']!r} takes no option {name!r}. It takes: {known}."
-                + _did_you_mean(name, declared)
-            )
-        values = declared[name].get("values")
-        if values is not None and value not in values:
-            raise BuildError(
-                f"The option {name} is {value!r}; it must be one of {', '.join(values)}."
-                + _did_you_mean(value, values)
-            )
+        check_known(name, [value], declared[name].get("values", [value]))
     return {
         name: str(given.get(name, option.get("default", ""))) for name, option in declared.items()
     }
@@ -92,18 +81,8 @@ def chosen_splits(expected: Mapping[str, Any], given: Sequence[str] | None) -> t
         If the dataset has no such split.
     """
     known = tuple(expected.get("image", {}))
-    unknown = [split for split in given or () if split not in known]
-    if unknown:
-        raise BuildError(
-            f"The dataset has no split {unknown[0]!r}. It has: {', '.join(known)}."
-            + _did_you_mean(unknown[0], known)
-        )
+    check_known("split", given or (), known)
     return tuple(split for split in known if not given or split in given)
-
-
-def _did_you_mean(word: str, known: Any) -> str:
-    close = get_close_matches(word, list(known), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 #: A reader: from a copy of a dataset to what it lists.
@@ -145,11 +124,11 @@ class Inspection:
 def inspect(
     facts: Mapping[str, Any],
     read: Read,
-    root: Path,
+    root: Path | None = None,
     *,
     splits: Sequence[str] | None = None,
-    options: Mapping[str, str] | None = None,
     images: bool = True,
+    **options: str,
 ) -> Inspection:
     """Read a copy of a dataset and say everything that is wrong with it.
 
@@ -163,17 +142,23 @@ def inspect(
         The folder.
     splits : sequence of str, optional
         Which splits are wanted; all by default.
-    options : mapping, optional
-        Options of the dataset.
     images : bool
         False looks at the lists alone, not at the image files, and expects no counts of them.
+    **options
+        Options of the dataset.
 
     Raises
     ------
     BuildError
-        If an option or split is unknown: that is wrong usage, not a wrong copy.
+        If there is no root, or an option or split is unknown: that is wrong usage, not a wrong
+        copy.
     """
-    chosen = chosen_options(facts, options or {})
+    if root is None:
+        raise BuildError(
+            f"The dataset {facts['name']!r} is read from a folder on disk: give it with --root. "
+            f"It can be had from {facts['home_page']}."
+        )
+    chosen = chosen_options(facts, options)
     expected = expectation(facts, chosen)
     disk = Disk(root, facts, chosen_splits(expected, splits), chosen)
     if not disk.root.is_dir():
@@ -233,10 +218,10 @@ def _files(disk: Disk, listing: Listing) -> tuple[Listing, list[int], list[Probl
         if path in seen:
             kind, text = "listed twice", f"{path} is listed in {seen[path]} and again in {split}."
         seen.setdefault(path, split)
+        keep.append(not kind)
         if kind:
             problems.append(Problem(kind, path, text))
-        keep.append(not kind)
-        if not kind:
+        else:
             sizes.append(os.stat(f"{root}/{path}").st_size)  # noqa: PTH116 -- a Path each is slow
     if not problems:
         return listing, sizes, problems
@@ -258,11 +243,15 @@ def _fault(root: str, path: str) -> tuple[Any, str]:
     return ("empty image", f"{path} is empty.") if size == 0 else ("", "")
 
 
+def _differs(kind: Kind, where: str, found: int, wanted: int, what: str) -> Iterator[Problem]:
+    if found != wanted:
+        yield Problem(kind, where, f"{where} has {found:,} {what}, not {wanted:,}.")
+
+
 def _classes(listing: Listing, expected: Mapping[str, Any]) -> Iterator[Problem]:
     found = len(listing.labels)
-    if found != expected.get("classes", found):
-        message = f"There are {found:,} classes, not {expected['classes']:,}."
-        yield Problem("classes", "classes", message)
+    wanted = expected.get("classes", found)
+    return _differs("classes", "The label set", found, wanted, "classes")
 
 
 def _counts(disk: Disk, listing: Listing, expected: Mapping[str, Any]) -> Iterator[Problem]:
@@ -272,20 +261,13 @@ def _counts(disk: Disk, listing: Listing, expected: Mapping[str, Any]) -> Iterat
     per_class = expected.get("per_class", {})
     by_class = Counter(listing.images.select("split", "label").iter_rows())
     for split in disk.splits:
-        wanted = expected["image"][split]
-        if found[split] != wanted:
-            message = f"{split} has {found[split]:,} images, not {wanted:,}."
-            yield Problem("images", split, message)
+        yield from _differs("images", split, found[split], expected["image"][split], "images")
         for label in listing.labels if split in per_class else ():
-            count = by_class[split, label]
-            if count != per_class[split]:
-                message = f"{split} has {count:,} images of {label!r}, not {per_class[split]:,}."
-                yield Problem("class", f"{split}/{label}", message)
+            of_class = by_class[split, label]
+            yield from _differs("class", f"{split}/{label}", of_class, per_class[split], "images")
     if listing.captions is not None and "caption" in expected:
         joined = listing.captions.join(listing.images.select("path", "split"), on="path")
         captions = Counter(joined["split"])
         for split in disk.splits:
             wanted = expected["caption"].get(split, captions[split])
-            if captions[split] != wanted:
-                message = f"{split} has {captions[split]:,} captions, not {wanted:,}."
-                yield Problem("captions", split, message)
+            yield from _differs("captions", split, captions[split], wanted, "captions")

@@ -6,7 +6,6 @@ import csv
 import hashlib
 import io
 import re
-from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -128,15 +127,15 @@ def places365(disk: Disk) -> Listing:
 
 
 def _few_shot(rows: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
-    by_digest = sorted(rows, key=lambda row: hashlib.sha256(row[0].encode()).hexdigest())
-    seen: Counter[str] = Counter()
-    kept = []
-    for path, _, label in by_digest:
-        place = seen[label]
-        seen[label] += 1
-        if place < PLACES_TRAIN + PLACES_TEST:
-            kept.append((path, "train" if place < PLACES_TRAIN else "test", label))
-    return sorted(kept)
+    by_class: dict[str, list[str]] = {}
+    for path, _, label in sorted(rows, key=lambda row: hashlib.sha256(row[0].encode()).hexdigest()):
+        by_class.setdefault(label, []).append(path)
+    splits = ["train"] * PLACES_TRAIN + ["test"] * PLACES_TEST
+    return sorted(
+        (path, split, label)
+        for label, paths in by_class.items()
+        for path, split in zip(paths, splits, strict=False)
+    )
 
 
 def resisc45(disk: Disk) -> Listing:

@@ -10,7 +10,6 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from data_manifests.plan import (
     Built,
     OnDone,
     Plan,
+    check_known,
     fingerprint,
     read_facts,
     write_pictures,
@@ -168,7 +168,7 @@ def plan(
     kept = chosen_splits({"image": dict.fromkeys(SPLITS)}, splits)
     root = find_source(source)
     stamps = select_stamps(root)
-    check_locales(chosen, stamps)
+    check_known("locale", chosen, sorted({"en"}.union(*(one.translations for one in stamps))))
     files = [root / f"{stamp.path}.png" for stamp in stamps]
     identity = fingerprint(
         [
@@ -299,18 +299,6 @@ def item_tables(stamps: Sequence[Stamp], locales: Sequence[str]) -> dict[str, pl
         if (text := stamp.caption(locale)) is not None
     ]
     return {"image": pl.DataFrame(images), "caption": pl.DataFrame(captions)}
-
-
-def check_locales(locales: Sequence[str], stamps: Sequence[Stamp]) -> None:
-    """Raise BuildError if no stamp has a caption in one of `locales`."""
-    known = {"en"}.union(*(stamp.translations for stamp in stamps))
-    unknown = [locale for locale in locales if locale not in known]
-    if unknown:
-        close = get_close_matches(unknown[0], known, n=1)
-        raise BuildError(
-            f"No stamp has a caption in locale {', '.join(map(repr, unknown))}. Known locales: "
-            f"{', '.join(sorted(known))}." + (f" Did you mean {close[0]!r}?" if close else "")
-        )
 
 
 def _make(

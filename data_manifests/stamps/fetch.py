@@ -88,22 +88,19 @@ def fetch_package(cache: Path) -> Path:
     BuildError
         If apt-get or dpkg-deb is missing or fails.
     """
-    for command in ("apt-get", "dpkg-deb"):
-        if shutil.which(command) is None:
-            raise BuildError(
-                f"The stamps are not on this machine, and {command} is not here to fetch them. "
-                f"{_ADVICE}"
-            )
+    _need("apt-get", "dpkg-deb")
     logger.info("fetching %s (81 MB) through apt into %s", PACKAGE, cache)
     with _staging(cache) as staged:
         state, archives = staged / "state", staged / "archives"
         for needed in (state / "lists" / "partial", archives / "archives" / "partial"):
             needed.mkdir(parents=True)
         (state / "status").touch()
-        apt = ["apt-get", "-q", "-o", f"Dir::State={state}"]
-        apt += ["-o", f"Dir::State::status={state / 'status'}", "-o", f"Dir::Cache={archives}"]
-        apt += ["-o", "APT::Sandbox::User=", "-o", "Debug::NoLocking=1"]
-        apt += ["-o", "Acquire::Retries=2", "-o", "Acquire::http::Timeout=60"]
+        apt = [
+            "apt-get", "-q", "-o", f"Dir::State={state}",
+            "-o", f"Dir::State::status={state / 'status'}", "-o", f"Dir::Cache={archives}",
+            "-o", "APT::Sandbox::User=", "-o", "Debug::NoLocking=1",
+            "-o", "Acquire::Retries=2", "-o", "Acquire::http::Timeout=60",
+        ]  # fmt: skip
         _call([*apt, "update"], staged)
         _call([*apt, "download", PACKAGE], staged)
         packages = list(staged.glob("*.deb"))
@@ -124,10 +121,8 @@ def unpack(package: Path, cache: Path) -> Path:
     BuildError
         If dpkg-deb is missing or refuses the file, or it holds no stamps.
     """
-    if shutil.which("dpkg-deb") is None:
-        raise BuildError(f"dpkg-deb is needed to unpack {package}, and it is not here. {_ADVICE}")
-    size = package.stat().st_size
-    target = cache / f"{package.stem}-{size}"
+    _need("dpkg-deb")
+    target = cache / f"{package.stem}-{package.stat().st_size}"
     if _has_stamps(target / INSIDE):
         return target
     with _staging(cache) as staged:
@@ -140,7 +135,7 @@ def unpack(package: Path, cache: Path) -> Path:
             # Another process unpacked the same package in the meantime.
             if not _has_stamps(target / INSIDE):
                 raise BuildError(
-                    f"Cannot write {target}: {err.strerror}. Set XDG_CACHE_HOME elsewhere."
+                    f"Cannot write {target}: {err.strerror}. Set HEADSTOCK_CACHE elsewhere."
                 ) from err
     return target
 
@@ -159,15 +154,13 @@ def package_version(root: Path) -> str | None:
 def _in_folder(folder: Path, cache: Path) -> Path:
     if not folder.exists():
         raise BuildError(f"--source {folder} does not exist. {_ADVICE}")
-    for start in range(len(INSIDE.parts)):
+    for start in range(len(INSIDE.parts) + 1):
         inside = folder / Path(*INSIDE.parts[start:])
         if _has_stamps(inside):
             return inside
     packages = [folder] if folder.is_file() else sorted(folder.glob(f"{PACKAGE}_*.deb"))
     if packages:
         return unpack(packages[-1], cache) / INSIDE
-    if _has_stamps(folder):
-        return folder
     raise BuildError(
         f"{folder} holds neither stamps (a PNG with a .txt beside it) nor a .deb. {_ADVICE}"
     )
@@ -190,10 +183,16 @@ def _staging(cache: Path) -> Iterator[Path]:
         staged = tempfile.TemporaryDirectory(prefix=".staged-", dir=cache)
     except OSError as err:
         raise BuildError(
-            f"Cannot write the cache {cache}: {err.strerror}. Set XDG_CACHE_HOME elsewhere."
+            f"Cannot write the cache {cache}: {err.strerror}. Set HEADSTOCK_CACHE elsewhere."
         ) from err
     with staged as folder:
         yield Path(folder)
+
+
+def _need(*commands: str) -> None:
+    for command in commands:
+        if shutil.which(command) is None:
+            raise BuildError(f"The stamps need {command}, and it is not here. {_ADVICE}")
 
 
 def _call(command: list[str], folder: Path) -> None:

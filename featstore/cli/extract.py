@@ -248,7 +248,6 @@ def extract_command(
     place = config_from(Place, given)
     # The devices share the work; each then has its own.
     given |= {"seed": seeds[0], "device": "auto" if place.devices else place.device}
-    given["on_error"] = "fail" if given["max_failures"] == 0 else "skip"
     if store is None:
         store = take("store", Path("store"))
     with ProgressBar("extract", doing="reading the manifest"):
@@ -401,6 +400,7 @@ def _state_words(state: SetState) -> str:
 @click.option(
     "--manifest",
     type=click.Path(path_type=Path),
+    metavar="DIR",
     help="Extract what is damaged again from the "
     "manifest in this folder, from which KEY "
     "was extracted.",

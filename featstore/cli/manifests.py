@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,9 +16,17 @@ from featstore.command_line import (
     count,
     json_option,
     print_json,
+    setting_option,
 )
-from featstore.errors import ManifestError, lookup, unknown_name
-from featstore.options import config_from, option, options_from
+from featstore.errors import ManifestError, unknown_name
+from featstore.options import (
+    Owners,
+    config_from,
+    option,
+    options_from,
+    plain_settings,
+    settings_from,
+)
 from featstore.prompts import PromptChoice
 from featstore.terminal import TextTable, bad, good, in_words, print_facts, say, warning
 
@@ -68,7 +76,11 @@ def options_option(of: str, listed_by: str) -> Callable[[_Function], _Function]:
     help="Write the manifest to this folder, which is new, empty or holds an earlier one of the "
     "same name [default: manifests/NAME].",
 )
-@click.option("--name", help="Call the dataset this [default: made of the location's name].")
+@click.option(
+    "--name",
+    metavar="NAME",
+    help="Call the dataset this [default: made of the location's name].",
+)
 @options_option("the source", "`headstock ls --available sources`")
 @options_from(PromptChoice)
 @json_option
@@ -85,7 +97,6 @@ def make_command(
     content hash; none is copied or changed. The same location and options give the same bytes.
     """
     from featstore.datasets import write_label_set
-    from featstore.images import MAX_PIXELS
     from featstore.sources.location import find_place
     from featstore.sources.making import (
         LABELS,
@@ -117,7 +128,6 @@ def make_command(
         "classes": 0 if manifest.classes is None else manifest.classes.height,
         "items": manifest.facts["counts"],
         "left_out": manifest.facts.get("left_out", 0),
-        "too_large": manifest.count_larger(MAX_PIXELS),
     }
     if as_json:
         print_json(document)
@@ -127,9 +137,6 @@ def make_command(
     if document["left_out"]:
         left = count(document["left_out"], "file")
         say(warning(f"{left} left out:"), f" {out / LEFT_OUT_FILE} says why")
-    if document["too_large"]:
-        large = f"{count(document['too_large'], 'image')} of more than {MAX_PIXELS:,} pixels:"
-        say(warning(large), " `headstock extract` skips and lists them; see its -s max_pixels")
 
 
 def show_dataset(name: str, *, as_json: bool) -> None:
@@ -137,9 +144,7 @@ def show_dataset(name: str, *, as_json: bool) -> None:
     from data_manifests.plan import published_facts
     from featstore.datasets import DATASETS
 
-    facts = DATASETS[name].facts
-    own = {key: _option_text(option) for key, option in facts.get("options", {}).items()}
-    _show({**published_facts(facts), **({"options": own} if own else {})}, as_json=as_json)
+    _show(published_facts(DATASETS[name].facts), as_json=as_json)
 
 
 def _read(folder: Path, doing: str) -> tuple[Manifest, dict[str, Any]]:
@@ -185,13 +190,12 @@ def _show(document: dict[str, Any], *, as_json: bool) -> None:
         return
     counts, classes = document.pop("counts", None), document.pop("classes", None)
     document.pop("tables", None)
-    pitfalls, options = document.pop("pitfalls", []), document.pop("options", {})
+    pitfalls = document.pop("pitfalls", [])
     document |= document.pop("source", {})
     print_facts(
         {
             str(document.pop("name", "")): _facts(document),
             "Pitfalls": [("", text) for text in pitfalls],
-            "Options": [(f"-s {name}=…", in_words(text)) for name, text in options.items()],
         }
     )  # fmt: skip
     if counts is not None:
@@ -201,12 +205,6 @@ def _show(document: dict[str, Any], *, as_json: bool) -> None:
 
 def _facts(document: dict[str, Any]) -> list[tuple[str, str]]:
     return [(key.replace("_", " "), in_words(value)) for key, value in document.items()]
-
-
-def _option_text(option: dict[str, Any]) -> str:
-    values = f"; one of {', '.join(option['values'])}" if "values" in option else ""
-    default = f"; default {option['default']}" if option.get("default") else ""
-    return f"{option['what']}{values}{default}"
 
 
 def echo_counts(classes: int, counts: dict[str, dict[str, int]]) -> None:
@@ -229,11 +227,13 @@ class BuildConfig:
         None,
         help="Read the dataset from this folder, laid out as it is distributed. Its files stay "
         "where they are.",
+        metavar="DIR",
     )
     source: Path | None = option(
         None,
         help="Read the source files from this folder: the stamps or the .deb of "
         "tuxpaint-stamps-default (stamps), or timm's label files (imagenet…).",
+        metavar="DIR",
     )
     split: tuple[str, ...] = option(
         (), help="Build only these splits, such as test [default: all]."
@@ -246,6 +246,7 @@ class BuildConfig:
         None,
         help="Take items, names and splits from this file of CoOp (split_zhou_….json) instead of "
         "the official ones.",
+        metavar="FILE",
     )
     locale: tuple[str, ...] = option(
         (), help="Write captions in these languages, such as en,fr (stamps only) [default: en]."
@@ -267,9 +268,28 @@ _EXAMPLES = (
 )
 
 
+def _settings(named: Mapping[str, Any]) -> Owners:
+    """Return what ``-s`` sets of the dataset that a command line names."""
+    from featstore.datasets import DATASETS
+
+    name = named.get("dataset")
+    if not isinstance(name, str) or name not in DATASETS:
+        return {}
+    records = [
+        (
+            key,
+            str,
+            option(own.get("default", ""), help=own["what"], choices=tuple(own.get("values", ()))),
+        )
+        for key, own in DATASETS[name].facts.get("options", {}).items()
+    ]
+    return {name: plain_settings(make_dataclass("Settings", records))}
+
+
 @click.command(
     "build",
     cls=SectionedCommand,
+    settings=_settings,
     sections={
         "Options": "-o --name --root --source --split --locale --variants --templates --setting",
         "Copies on disk": "--subset --dry-run --classes-only --split-file",
@@ -290,11 +310,11 @@ _EXAMPLES = (
     "--dry-run", is_flag=True,
     help="Compare the copy with what is known of it, and write nothing; exit 4 if it differs.",
 )  # fmt: skip
-@options_option("the dataset", "`headstock show DATASET`")
+@setting_option("Set an option of the dataset; `data build DATASET --help` lists them")
 @options_from(PromptChoice)
 @json_option
 def build_command(
-    dataset: str, out: Path | None, dry_run: bool, options: dict[str, str], as_json: bool,
+    dataset: str, out: Path | None, dry_run: bool, words: tuple[str, ...], as_json: bool,
     **given: Any,
 ) -> int:  # fmt: skip
     """Build a dataset that Headstock knows by name.
@@ -310,7 +330,7 @@ def build_command(
     from featstore.datasets import build_dataset
 
     config, prompts = config_from(BuildConfig, given), config_from(PromptChoice, given)
-    chosen = builder_options(dataset, config, options)
+    chosen = builder_options(dataset, config, words)
     if dry_run:
         if config.root is None:
             raise click.UsageError("--dry-run compares a copy: give its folder as --root.")
@@ -343,16 +363,12 @@ def build_command(
     return 0
 
 
-def builder_options(dataset: str, config: BuildConfig, options: dict[str, str]) -> dict[str, Any]:
+def builder_options(dataset: str, config: BuildConfig, words: Sequence[str]) -> dict[str, Any]:
     """Return what a dataset is built with; what it does not take is wrong usage."""
     from featstore.datasets import find_builder
 
     try:
         builder = find_builder(dataset)
-        where = f"for the dataset {dataset!r}"
-        for key in options:
-            own = builder.facts.get("options", {})
-            lookup(own, key, what="option", where=where, error=ManifestError)
     except ManifestError as err:
         raise click.UsageError(str(err)) from err
     chosen: dict[str, Any] = {}
@@ -363,7 +379,7 @@ def builder_options(dataset: str, config: BuildConfig, options: dict[str, str]) 
                 flag = field.replace("_", "-")
                 raise click.UsageError(f"The dataset {dataset!r} takes no --{flag}.")
             chosen[keyword] = value if field != "classes_only" else False
-    return chosen | options
+    return chosen | settings_from(words, _settings({"dataset": dataset}))[dataset]
 
 
 #: Problems that are printed.

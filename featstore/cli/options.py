@@ -345,6 +345,7 @@ class Place:
         "auto",
         help="Run on this device, named as in torch: cpu, cuda:0, auto (a GPU if torch can use "
         "one); a list or all runs a process each, with its share of the blocks.",
+        metavar="NAMES",
     )
     engine: Literal["local", "ray"] = option(
         "local",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -60,10 +59,13 @@ def _licences(texts: Sequence[str]) -> dict[str, str]:
     "-o",
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
     help="Write README.md and croissant.json to this folder, which may be the store.",
 )
 @click.option(
-    "--name", help="Give the collection this name [default: the last part of the address]."
+    "--name",
+    metavar="NAME",
+    help="Give the collection this name [default: the last part of the address].",
 )
 @_LICENCE
 @json_option
@@ -103,11 +105,6 @@ _SELECT = click.option(
     metavar="PATTERN",
     help="Copy only sets whose key matches this pattern, such as 'stamps/image/*'; repeatable.",
 )
-_TAKE_OVER = click.option(
-    "--take-over",
-    is_flag=True,
-    help="Replace the unfinished push of a publisher that no longer runs.",
-)
 
 #: What became of a set, by how the target stood to it: where sets are sent, and received.
 _SENT: dict[Relation, str] = {
@@ -117,7 +114,7 @@ _RECEIVED: dict[Relation, str] = {**_SENT, "new": "received", "newer": "newer he
 
 
 def _options(function: Callable[..., Any]) -> Callable[..., Any]:
-    for option in (json_option, _TAKE_OVER, _SELECT):
+    for option in (json_option, _SELECT):
         function = option(function)
     return function
 
@@ -137,7 +134,6 @@ def push_command(
     both: bool,
     licences: tuple[str, ...],
     select: tuple[str, ...],
-    take_over: bool,
     as_json: bool,
 ) -> int:
     """Upload sets to another store.
@@ -151,7 +147,7 @@ def push_command(
     """
     stated = {"licences": _licences(licences)}
     ways = [(source, target), *([(target, source)] if both else [])]
-    return _copy(ways, _SENT, select, force=take_over, as_json=as_json, **stated)
+    return _copy(ways, _SENT, select, as_json=as_json, **stated)
 
 
 @click.command("pull", epilog="Example: headstock store pull s3://team/features build/demo/store")
@@ -169,7 +165,6 @@ def pull_command(
     key: str | None,
     at_least: int,
     select: tuple[str, ...],
-    take_over: bool,
     as_json: bool,
 ) -> int:
     """Download sets from another store.
@@ -183,7 +178,7 @@ def pull_command(
         raise usage_error("Give the TARGET to copy to, or --cache-only.")
     if target is None:
         return _fetch(source, select, as_json=as_json, **signed)
-    return _copy([(source, target)], _RECEIVED, select, force=take_over, as_json=as_json, **signed)
+    return _copy([(source, target)], _RECEIVED, select, as_json=as_json, **signed)
 
 
 def _fetch(source: StorePlace, select: Sequence[str], *, as_json: bool, **signed: Any) -> int:
@@ -213,7 +208,6 @@ def _copy(
     words: dict[Relation, str],
     select: tuple[str, ...],
     *,
-    force: bool,
     as_json: bool,
     **more: Any,
 ) -> int:
@@ -221,9 +215,7 @@ def _copy(
 
     def send(source: StorePlace, target: StorePlace) -> CopyReport:
         with ProgressBar(f"to {target}", "bytes") as bar:
-            return copy_sets(
-                source, target, select=select, force=force, progress=bar.advance, **more
-            )
+            return copy_sets(source, target, select=select, progress=bar.advance, **more)
 
     reports: list[CopyReport] = []
     for source, target in ways:
@@ -268,19 +260,14 @@ def _say_failures(reports: Sequence[CopyReport]) -> None:
         say(f"{first}{and_others}  ", bad("not copied:"), f" {why}", err=True)
 
 
-_SIZES = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20,
-          "GIB": 2**30, "TIB": 2**40}  # fmt: skip
-
-
 def _bytes(ctx: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
     """Return the bytes of a size such as ``500MB`` or ``64GiB``."""
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d{1,15}) ?([KMGT]?i?B|)", text.strip(), re.IGNORECASE)
-    if match is None or match[2].upper() not in _SIZES:
-        what = f"{text!r} is not a size such as 500MB or 64GiB; a bare number is bytes."
-        raise click.BadParameter(what, ctx, parameter)
-    return int(match[1]) * _SIZES[match[2].upper()]
+    from featstore.remote.cache import size_of
+
+    try:
+        return None if text is None else size_of(text)
+    except ValueError as err:
+        raise click.BadParameter(str(err), ctx, parameter) from err
 
 
 @click.command(

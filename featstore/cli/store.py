@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 @click.argument("store", type=StoreType())
 @click.option("--shared", is_flag=True, help="Let the group of the folder write to the store.")
 @click.option(
-    "--hash", "hash_name", type=click.Choice([*HASHES]),
+    "--hash", "hash_name", type=click.Choice([*HASHES]), metavar="|".join(HASHES),
     help="Hash the blocks of rows with this function, which cannot be changed later [default: "
          "sha256].",
 )  # fmt: skip

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import os
 import pickle
 import queue
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -24,22 +24,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import replace
 from itertools import compress
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from featstore.decoding.worker import (
-    FEED,
-    FILE,
-    PICTURE,
-    READY,
-    RUN,
-    Decoded,
-    Feed,
-    Reader,
-    Ring,
-    Run,
-    read_answer,
-    write_request,
-)
+from featstore.decoding.worker import Decoded, Feed, Reader, Ring, Run, send
 from featstore.errors import DecoderStartError, is_out_of_memory
 from featstore.images import FORMATS, MAX_PIXELS, ImageError, decode_image, opened_image
 from featstore.parallel import ONE_THREAD, start_python
@@ -58,6 +45,9 @@ _MALLOC = {
 
 #: What a decoding process runs.
 _MAIN = "from featstore.decoding.worker import main; main(sys.argv[1])"
+
+#: What reading from a process raises that has died.
+_DIED = (EOFError, OSError, pickle.UnpicklingError)
 
 #: Seconds that a process whose pipe is closed has to end by itself.
 _LAST_WORDS = 5.0
@@ -96,14 +86,14 @@ class WorkerProcess:
         self._ring = ring
         self._feed = feed
         self._reader: Reader | None = None
-        config = {
+        self._config = {
             "decoder": decoder,
             "arguments": dict(arguments),
             "timeout": timeout,
             "ring": ring and ring.facts(),
         }
-        self._config = json.dumps(config)
         self._process: subprocess.Popen[bytes] | None = None
+        self._pipe: io.BufferedRWPair
         self._lock = threading.Lock()
         self._deadline: float | None = None
         self._late = self._was_late = self._closing = False
@@ -122,13 +112,13 @@ class WorkerProcess:
         """
         from PIL import Image
 
-        answer = self._asked(FILE, data)
+        answer = self._asked(data)
         if isinstance(answer, str):
             raise ImageError(f"Cannot decode {len(data):,} bytes: the decoder {answer}.")
-        kind, width, height, body = answer
-        if kind != PICTURE:
-            raise ImageError(body.decode("utf-8"))
-        return Image.frombuffer("RGB", (width, height), body, "raw", "RGB", 0, 1)
+        if isinstance(answer, ImageError):
+            raise answer
+        size, pixels = answer
+        return Image.frombuffer("RGB", size, pixels, "raw", "RGB", 0, 1)
 
     def decode_run(self, run: Run) -> Decoded:
         """Decode a run into its slot.
@@ -152,11 +142,9 @@ class WorkerProcess:
         ring = self._ring
         assert ring is not None
         ring.begin(run.slot, run.first)
-        answer = self._asked(RUN, pickle.dumps(run), slot=run.slot)
-        if not isinstance(answer, str):
-            decoded = pickle.loads(answer[3])  # noqa: S301 -- from a process that was started here
-            assert isinstance(decoded, Decoded)
-            return decoded
+        answer = self._asked(run, slot=run.slot)
+        if isinstance(answer, Decoded):
+            return answer
         late, at = self._was_late, ring.under_way(run.slot)[0] - run.first
         count = len(run.items)
         decoded = self.decode_run(run.part(0, at))
@@ -177,21 +165,15 @@ class WorkerProcess:
             except OSError as err:
                 yield str(err)
 
-    def _asked(
-        self, kind: int, data: bytes, *, slot: int | None = None
-    ) -> tuple[int, int, int, bytearray] | str:
-        """Return the answer to a request, or how the process ended over it."""
-        process = self._running()
-        assert process.stdin is not None
-        assert process.stdout is not None
+    def _asked(self, request: bytes | Run, *, slot: int | None = None) -> Any:
+        """Return the answer to a request, or how the process ended over it: a str."""
+        self._running()
         self._set_deadline(self._timeout, slot)
-        try:
-            write_request(process.stdin, data, kind)
-            answer = read_answer(process.stdout)
-        except OSError:  # a broken pipe: the process died while it was being written to
-            answer = None
-        finally:
-            self._set_deadline(None)
+        answer = None
+        with contextlib.suppress(*_DIED):
+            send(self._pipe, request)
+            answer = pickle.load(self._pipe)  # noqa: S301 -- from a process that was started here
+        self._set_deadline(None)
         if answer is None:
             if self._closing:
                 self._end()
@@ -235,10 +217,8 @@ class WorkerProcess:
             return None
         process.kill()
         process.wait()
-        for pipe in (process.stdin, process.stdout):
-            assert pipe is not None
-            with contextlib.suppress(OSError):  # what was left in the buffer has no reader any more
-                pipe.close()
+        with contextlib.suppress(OSError):  # what was left in the buffer has no reader any more
+            self._pipe.close()
         return process.returncode
 
     def _set_deadline(self, seconds: float | None, slot: int | None = None) -> None:
@@ -253,15 +233,17 @@ class WorkerProcess:
             return self._process
         self._end()
         self._late = False
+        ours, theirs = socket.socketpair()
+        with ours:
+            self._pipe = ours.makefile("rwb")
+        nowhere = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
         try:
             process = start_python(
                 _MAIN,
-                self._config,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
+                str(theirs.fileno()),
+                **nowhere,
                 env={**_MALLOC, **os.environ, **ONE_THREAD},
-                pass_fds=[] if self._ring is None else [self._ring.handle],
+                pass_fds=[theirs.fileno(), *([] if self._ring is None else [self._ring.handle])],
             )
         except OSError as err:
             # No fault of the image: the job ends here, and no item is called unreadable.
@@ -269,41 +251,37 @@ class WorkerProcess:
                 f"A decoding process cannot be started: {err}. Decode in threads instead "
                 "(-s timeout=0), or let this user run the interpreter."
             ) from err
+        finally:
+            theirs.close()
         with self._lock:
             self._process = process
             if self._closing:
                 process.kill()
         self._set_deadline(START_TIMEOUT)
-        stdout: IO[bytes] | None = process.stdout
-        assert stdout is not None
-        answer = read_answer(stdout)
-        if answer is not None and self._feed is not None:
-            answer = self._send_feed(process, self._feed)
+        ready = False
+        with contextlib.suppress(*_DIED):
+            send(self._pipe, self._config)
+            ready = pickle.load(self._pipe)  # noqa: S301 -- likewise
+            ready = ready and (self._feed is None or self._takes(self._feed))
         self._set_deadline(None)
         if self._closing:
             raise CancelledError
-        if answer is None or answer[0] != READY:
+        if not ready:
             raise DecoderStartError(
                 f"A decoding process did not start: it {self._exit_report(START_TIMEOUT)}. Check "
                 "that this Python can import featstore.decoding.worker and its decoder."
             )
         return process
 
-    def _send_feed(
-        self, process: subprocess.Popen[bytes], feed: Feed
-    ) -> tuple[int, int, int, bytearray] | None:
+    def _takes(self, feed: Feed) -> bool:
         """Say what runs have in common; a reader that cannot go there stays here."""
-        answer = None
-        assert process.stdin is not None
-        assert process.stdout is not None
         for one in (feed, replace(feed, reader=None)):
             with contextlib.suppress(Exception):  # whatever a reader holds; and a broken pipe
-                write_request(process.stdin, pickle.dumps(one), FEED)
-                answer = read_answer(process.stdout)
-                if answer is None or answer[0] == READY:
-                    break
+                send(self._pipe, ("feed", pickle.dumps(one)))
+                if pickle.load(self._pipe):  # noqa: S301 -- likewise
+                    return True
             self._reader = feed.reader
-        return answer
+        return False
 
     def _exit_report(self, limit: float) -> str:
         """Return how the process ended, and forget it."""

@@ -1,4 +1,4 @@
-"""A decoding process: frames on a pipe, runs of pictures in shared memory.
+"""A decoding process: requests and answers on a pipe, runs of pictures in shared memory.
 
 It decodes one picture and sends it whole, or reads, decodes, resizes and crops a run of items into
 a slot of a ring. Where the system has no memory to share (only Linux's memfd is used), there are no
@@ -8,44 +8,27 @@ runs.
 from __future__ import annotations
 
 import contextlib
-import json
+import io
 import mmap
 import os
 import pickle
 import signal
+import socket
 import struct
-import sys
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import import_module
+from functools import partial
 from itertools import pairwise
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any, Protocol
 
 from featstore.images import Geometry, ImageError
 
 if TYPE_CHECKING:
     from PIL import Image
-
-#: A picture: width, height, and 3 bytes a pixel.
-PICTURE = 0
-
-#: The image cannot be decoded: the reason, in UTF-8.
-REFUSED = 1
-
-#: The worker is ready for work.
-READY = 2
-
-#: A run was decoded into its slot: what there is to say of it, pickled.
-DECODED = 4
-
-#: Requests: an image file, a run, and what runs have in common, before the first of them.
-FILE, RUN, FEED = range(3)
-
-_REQUEST = struct.Struct("<BQ")
-_ANSWER = struct.Struct("<BIIQ")
 
 
 class Reader(Protocol):
@@ -118,88 +101,54 @@ class Decoded:
         self.seconds = [a + b for a, b in zip(self.seconds, other.seconds, strict=True)]
 
 
-def write_request(pipe: IO[bytes], data: bytes, kind: int = FILE) -> None:
-    """Send the bytes of an image file, or a pickled run or feed."""
-    pipe.write(_REQUEST.pack(kind, len(data)))
-    pipe.write(data)
+def send(pipe: io.BufferedRWPair, message: Any) -> None:
+    """Send a request or an answer; its bytes are not copied, and `pickle.load` reads it."""
+    pickle.dump(message, pipe)
     pipe.flush()
-
-
-def read_request(pipe: IO[bytes]) -> tuple[int, bytes] | None:
-    """Return the kind and the bytes of the next request, or None if the other side has gone."""
-    head = pipe.read(_REQUEST.size)
-    if len(head) < _REQUEST.size:
-        return None
-    kind, size = _REQUEST.unpack(head)
-    data = pipe.read(size)
-    return (kind, data) if len(data) == size else None
-
-
-def write_answer(
-    pipe: IO[bytes], kind: int, body: bytes | memoryview, width: int = 0, height: int = 0
-) -> None:
-    """Send a picture or a reason."""
-    pipe.write(_ANSWER.pack(kind, width, height, len(body)))
-    pipe.write(body)
-    pipe.flush()
-
-
-def read_answer(pipe: IO[bytes]) -> tuple[int, int, int, bytearray] | None:
-    """Return (kind, width, height, body), or None if the other side has gone in between."""
-    head = pipe.read(_ANSWER.size)
-    if len(head) < _ANSWER.size:
-        return None
-    kind, width, height, size = _ANSWER.unpack(head)
-    body = bytearray(size)
-    view, done = memoryview(body), 0
-    while done < size:
-        count = pipe.readinto(view[done:])  # type: ignore[attr-defined]
-        if not count:
-            return None
-        done += count
-    return kind, width, height, body
 
 
 #: Seconds after the pool's own limit at which a worker that lost its pool ends itself.
 GRACE = 5
 
 
-def main(config: str) -> None:
-    """Answer requests until stdin ends.
+def main(handle: str) -> None:
+    """Answer requests until the pipe ends.
+
+    The first says ``decoder`` (module:function), ``arguments`` for it, ``timeout`` in seconds, and
+    ``ring``, None or the facts of the ring for runs. Others are the bytes of an image file, whose
+    answer is its size and pixels, or an ImageError; a `Run`, whose answer is a `Decoded`; or
+    "feed" and a pickled `Feed`, whose answer says whether it can be read here.
 
     Parameters
     ----------
-    config : str
-        JSON: ``decoder`` (module:function), ``arguments`` for it, ``timeout`` in seconds,
-        and ``ring``, null or the facts of the ring for runs.
+    handle : str
+        Descriptor of this end of the pipe, a socket.
     """
-    settings = json.loads(config)
-    requests = sys.stdin.buffer
-    answers = _private_stdout()
+    pipe = socket.socket(fileno=int(handle)).makefile("rwb")
+    settings = pickle.load(pipe)  # noqa: S301 -- from what started this process
     # An interrupt at the terminal goes to the whole group; the pool decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    module, name = settings["decoder"].split(":")
-    decode: Callable[..., Any] = getattr(import_module(module), name)
+    decode = partial(resolve_name(settings["decoder"]), **settings["arguments"])
     ring = Ring(*settings["ring"]) if settings["ring"] else None
-    limit, arguments = settings["timeout"] + GRACE, settings["arguments"]
-    feed: Feed | None = None
-    write_answer(answers, READY, b"")
-    while (request := read_request(requests)) is not None:
-        kind, data = request
-        if kind == FEED:
-            try:
-                feed = pickle.loads(data)  # noqa: S301 -- from the process that started this one
-                _warm_up(feed.geometries)
-                write_answer(answers, READY, b"")
-            except Exception:  # a reader of a module that this process cannot import
-                write_answer(answers, REFUSED, b"")
-        elif kind == RUN and feed is not None and ring is not None:
-            run = pickle.loads(data)  # noqa: S301 -- likewise
-            decoded = _decode_run(lambda data: decode(data, **arguments), run, feed, ring, limit)
-            write_answer(answers, DECODED, pickle.dumps(decoded))
-        else:
+    limit, feed = settings["timeout"] + GRACE, Feed(None, ())
+    send(pipe, "ready")
+    while True:
+        try:
+            request = pickle.load(pipe)  # noqa: S301 -- likewise
+        except (EOFError, OSError):
+            return
+        answer: Any = False
+        if isinstance(request, bytes):
             _set_alarm(limit)
-            write_answer(answers, *_decode(decode, data, arguments))
+            answer = _decode(decode, request)
+        elif isinstance(request, Run) and ring is not None:
+            answer = _decode_run(decode, request, feed, ring, limit)
+        else:
+            with contextlib.suppress(Exception):  # a reader of a module that is not here
+                feed = pickle.loads(request[1])  # noqa: S301 -- likewise
+                _warm_up(feed.geometries)
+                answer = True
+        send(pipe, answer)
         _set_alarm(0)
 
 
@@ -213,13 +162,13 @@ def _warm_up(geometries: Sequence[Geometry]) -> None:
 
 
 def _decode(
-    decoder: Callable[..., Any], data: bytes, arguments: dict[str, Any]
-) -> tuple[int, bytes, int, int]:
+    decode: Callable[[bytes], Image.Image], data: bytes
+) -> tuple[tuple[int, int], bytes] | ImageError:
     try:
-        image = decoder(data, **arguments)
-        return PICTURE, image.tobytes(), *image.size
+        image = decode(data)
+        return image.size, image.tobytes()
     except Exception as err:
-        return REFUSED, reason_of(err).encode("utf-8", "replace"), 0, 0
+        return ImageError(reason_of(err))
 
 
 def _decode_run(
@@ -262,15 +211,6 @@ def reason_of(err: Exception) -> str:
     return (
         f"Cannot decode the image: {type(err).__name__}: {' '.join(str(err).split()).rstrip('.')}."
     )
-
-
-def _private_stdout() -> IO[bytes]:
-    """Return stdout, and let what libraries print there vanish instead of mixing in."""
-    answers = os.fdopen(os.dup(1), "wb")
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 1)
-    os.close(null)
-    return answers
 
 
 def _set_alarm(seconds: float) -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
@@ -160,30 +157,6 @@ class Head:
                 f"The head of {self.name} has a weight of shape {self.weight.shape} and a bias of "
                 f"shape {self.bias.shape}; expected (classes, dim) and (classes,)."
             )
-
-
-_spent = threading.local()
-
-
-@contextmanager
-def transferring() -> Iterator[None]:
-    """Count the time of the block: stacking a batch and copying it to the device.
-
-    A copy that runs beside the device's work ends later; what is counted is how long this
-    thread was kept.
-    """
-    started = time.perf_counter()
-    try:
-        yield
-    finally:
-        _spent.seconds = getattr(_spent, "seconds", 0.0) + time.perf_counter() - started
-
-
-def take_transfer_seconds() -> float:
-    """Return the seconds that this thread has spent so since the last call."""
-    seconds: float = getattr(_spent, "seconds", 0.0)
-    _spent.seconds = 0.0
-    return seconds
 
 
 def length_batches(lengths: Sequence[int] | np.ndarray, batch: int) -> list[np.ndarray]:

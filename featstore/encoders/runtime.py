@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
-from featstore.encoders.base import IMAGE_KINDS, PRECISIONS, EncoderOptions, transferring
+from featstore.encoders.base import IMAGE_KINDS, PRECISIONS, EncoderOptions
 from featstore.encoders.golden import golden_cosine
 from featstore.encoders.preprocessing import Preprocessing
 from featstore.encoders.weights import one_line
@@ -344,24 +344,23 @@ class DeviceCopies:
                 f"{self._name} takes prepared pictures of shape {self._preprocessing.input_size}, "
                 f"got shapes {', '.join(shapes)}. Pass what its prepare() returns."
             )
-        with transferring():
-            if self._device.type == "cpu":
-                return self._preprocessing.floats(batch)
-            if isinstance(batch[0], torch.Tensor):  # decoded there
-                return self._joined(batch)
-            first = torch.from_numpy(batch[0])
-            host = torch.empty(
-                (len(batch), *first.shape), dtype=first.dtype, pin_memory=self._stream is not None
-            )
-            np.stack(batch, out=host.numpy())
-            if self._stream is None:
-                return self._preprocessing.floats_there(host.to(self._device), self._memory_format)
-            with torch.cuda.stream(self._stream):
-                pixels = host.to(self._device, non_blocking=True)
-                moved = self._preprocessing.floats_there(pixels, self._memory_format)
-            # Its memory belongs to the stream of copies, and is read by the stream of the model.
-            moved.record_stream(torch.cuda.current_stream(self._device))
-            return moved
+        if self._device.type == "cpu":
+            return self._preprocessing.floats(batch)
+        if isinstance(batch[0], torch.Tensor):  # decoded there
+            return self._joined(batch)
+        first = torch.from_numpy(batch[0])
+        host = torch.empty(
+            (len(batch), *first.shape), dtype=first.dtype, pin_memory=self._stream is not None
+        )
+        np.stack(batch, out=host.numpy())
+        if self._stream is None:
+            return self._preprocessing.floats_there(host.to(self._device), self._memory_format)
+        with torch.cuda.stream(self._stream):
+            pixels = host.to(self._device, non_blocking=True)
+            moved = self._preprocessing.floats_there(pixels, self._memory_format)
+        # Its memory belongs to the stream of copies, and is read by the stream of the model.
+        moved.record_stream(torch.cuda.current_stream(self._device))
+        return moved
 
     def moved(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return a tensor of the host on the device; on a GPU it may still be on its way."""

@@ -17,7 +17,7 @@ import transformers
 from tokenizers import Encoding, Tokenizer
 from torch import nn
 
-from featstore.encoders.base import TEXT_KINDS, EncoderOptions, transferring
+from featstore.encoders.base import TEXT_KINDS, EncoderOptions
 from featstore.encoders.runtime import (
     DeviceCopies,
     HostCopy,
@@ -389,11 +389,9 @@ class TorchTextEncoder(TorchEncoder):
 
     def _computed(self, batch: Sequence[PreparedText | str], *, exact: bool) -> np.ndarray:
         texts = [self._prepared(item) for item in batch]
-        with transferring():
-            inputs = {
-                name: self._copies.moved(tensor)
-                for name, tensor in self._tokens.batch(texts).items()
-            }
+        inputs = {
+            name: self._copies.moved(tensor) for name, tensor in self._tokens.batch(texts).items()
+        }
         with self._copies.turn(), self._computing(exact=exact):
             vectors = HostCopy(self._vectors(inputs))
         return vectors.numpy()

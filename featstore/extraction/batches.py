@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from featstore.encoders.base import IMAGE_KINDS, Encoder
+from featstore.encoders.base import IMAGE_KINDS, TEXT_KINDS, Encoder, text_batches
 from featstore.encoders.golden import golden_inputs
 from featstore.errors import DeviceError, is_out_of_memory
 from featstore.images import Geometry
@@ -28,18 +28,19 @@ Batch = tuple[list[int], list[Any]]
 
 
 class Batches:
-    """Collects the prepared items of a block into batches, in the order of the rows.
+    """Collects the prepared items of a block into batches.
 
-    An item that failed keeps its slot.
+    Pictures are taken in the order of the rows, and one that failed keeps its slot. Texts are
+    sorted by length, so their batches begin when all are there.
 
     Parameters
     ----------
-    size : int
-        Items of a full batch.
+    runner : BatchRunner
+        With the encoder, and the items of a full batch.
     """
 
-    def __init__(self, size: int) -> None:
-        self._size = size
+    def __init__(self, runner: BatchRunner) -> None:
+        self._size, self._encoder = runner.size, runner.encoder
         self._rows: list[int] = []
         self._prepared: list[Any] = []
 
@@ -47,6 +48,8 @@ class Batches:
         """Take the next items, None for one that failed; return the batches that are full now."""
         self._rows += rows
         self._prepared += prepared
+        if TEXT_KINDS & self._encoder.kinds:
+            return []
         full = len(self._rows) // self._size * self._size
         batches = [
             (self._rows[at : at + self._size], self._prepared[at : at + self._size])
@@ -59,7 +62,10 @@ class Batches:
         """Return what is left at the end of the block."""
         rows, prepared = self._rows, self._prepared
         self._rows, self._prepared = [], []
-        return [(rows, prepared)] if rows else []
+        return [
+            ([rows[place] for place in places], [prepared[place] for place in places])
+            for places in text_batches(self._encoder, prepared, self._size)
+        ]
 
 
 #: Batches that texts are sorted into: with so many, few of them hold texts of unlike length.

@@ -31,8 +31,6 @@ DECODE_TIMEOUT = 60.0
 #: What can be asked of a named encoder; each value that is given makes another space.
 MODEL_OPTIONS = ("pool", "prompt_name", "prefix", "max_length")
 
-OnError = Literal["skip", "fail"]
-
 #: How plain JPEG files are decoded.
 Decode = Literal["cpu", "scaled", "gpu"]
 
@@ -257,7 +255,6 @@ class ExtractConfig:
     limit: int | None = option(
         None, help="Encode only the first N items of the manifest [default: all].", at_least=1
     )
-    on_error: OnError = option("skip", help="Skip unreadable items, or stop the job.", flag=None)
     max_failures: int | None = option(
         None,
         help="Let this many items fail before the job stops [default: the larger of 10 and 0.1 %, "
@@ -374,12 +371,14 @@ class RepairConfig:
 
     encoder: Any = option(
         None,
-        help="Encode with this encoder, given as family:name, if the set does not state its own.",
+        help="Encode with this encoder, if the set does not state its own.",
+        metavar="FAMILY:NAME",
     )
     weights: str | None = option(
         None,
         help="Load the weights of the encoder from here [default: those that the run of "
         "the set recorded].",
+        metavar="PLACE",
     )
     device: str | None = option(
         None, help="Run the encoder on this device [default: that of the recorded run]."

@@ -12,13 +12,12 @@ as well.
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import compress
+from itertools import compress, groupby
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -27,12 +26,7 @@ import polars as pl
 
 from featstore.decoding.pool import DecodePool, decode_on_gpu
 from featstore.decoding.worker import SUPPORTED, Decoded, Feed, Reader
-from featstore.encoders.base import (
-    IMAGE_KINDS,
-    prepare_many,
-    take_transfer_seconds,
-    text_batches,
-)
+from featstore.encoders.base import TEXT_KINDS, prepare_many
 from featstore.errors import TooManyFailuresError
 from featstore.extraction.batches import Batches, BatchRunner, on_device, use_device
 from featstore.extraction.options import DECODE_TIMEOUT, ExtractConfig
@@ -81,9 +75,10 @@ class Preparation:
         clock: StageClock | None = None,
     ) -> None:
         self.runners = runners
+        self.takes_texts = bool(TEXT_KINDS & runners[0].encoder.kinds)
         self.clock = clock or StageClock()
         self._reader = reader
-        self._threads = ThreadPoolExecutor(workers, "prepare", use_device, (gpu,))
+        self.threads = ThreadPoolExecutor(workers, "prepare", use_device, (gpu,))
         self._encoding = {
             number: ThreadPoolExecutor(IN_FLIGHT, "encode", use_device, (runner.device,))
             for number, runner in enumerate(runners)
@@ -131,26 +126,20 @@ class Preparation:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for pool in (self._threads, *self._encoding.values()):
+        for pool in (self.threads, *self._encoding.values()):
             pool.shutdown(wait=True, cancel_futures=True)
         for preparing in (self._runs, self._processes):
             if preparing is not None:
                 preparing.close()
 
-    def submit(self, records: list[dict[str, Any]], wanted: np.ndarray) -> Future[Pixels]:
-        """Prepare items that share one image, each for the encoders that want it."""
-        return self._threads.submit(self._prepare, records, wanted)
-
-    def submit_texts(self, texts: pl.Series, wanted: np.ndarray) -> Future[list[list[Any]]]:
-        """Prepare a run of texts: for each encoder a list of those that it wants."""
-        return self._threads.submit(self._prepare_texts, texts, wanted)
-
-    def _prepare_texts(self, texts: pl.Series, wanted: np.ndarray) -> list[list[Any]]:
+    def prepare_texts(self, texts: list[str], wanted: np.ndarray) -> Pixels:
+        """Prepare texts, each for the encoders that want it."""
+        made = []
         with self.clock.measure("prepare"):
-            return [
-                prepare_many(runner.encoder, texts.filter(wants).to_list())
-                for runner, wants in zip(self.runners, wanted, strict=True)
-            ]
+            for runner, wants in zip(self.runners, wanted, strict=True):
+                own = iter(prepare_many(runner.encoder, list(compress(texts, wants))))
+                made.append([next(own) if wanted_here else None for wanted_here in wants])
+        return Pixels(made, Decoded())
 
     def encode(self, number: int, batch: list[Any]) -> Future[np.ndarray]:
         """Return the vectors to come of a batch: at once, unless the encoder overlaps.
@@ -160,26 +149,16 @@ class Preparation:
         if number in self._encoding:
             with self.clock.measure("forward"):
                 self._room[number].acquire()
-            future = self._encoding[number].submit(self._encode, number, batch, overlaps=True)
+            future = self._encoding[number].submit(self.runners[number].encode, batch)
             future.add_done_callback(lambda _: self._room[number].release())
             return future
         done: Future[np.ndarray] = Future()
-        done.set_result(self._encode(number, batch, overlaps=False))
+        with self.clock.measure("forward"):
+            done.set_result(self.runners[number].encode(batch))
         return done
 
-    def _encode(self, number: int, batch: list[Any], *, overlaps: bool) -> np.ndarray:
-        take_transfer_seconds()  # of golden inputs, perhaps
-        started = time.perf_counter()
-        try:
-            return self.runners[number].encode(batch)
-        finally:
-            copying = take_transfer_seconds()
-            # Of threads beside each other, the wait of the one that feeds them is the time.
-            if not overlaps:
-                self.clock.add("transfer", copying)
-                self.clock.add("forward", time.perf_counter() - started - copying)
-
-    def _prepare(self, records: list[dict[str, Any]], wanted: np.ndarray) -> Pixels:
+    def prepare(self, records: list[dict[str, Any]], wanted: np.ndarray) -> Pixels:
+        """Prepare items that share one image, each for the encoders that want it."""
         try:
             with self.clock.measure("read"):
                 data = self._reader.read(source_item(records[0]))
@@ -213,7 +192,7 @@ class Preparation:
         )
 
 
-#: A task, rows of it, and what comes of them: of texts all runs of the task.
+#: A task, rows of it, and what comes of them.
 _Entry = tuple["BlockTask", list[int], Any]
 
 #: Texts that are prepared by one call of a tokenizer.
@@ -289,39 +268,29 @@ def encode_blocks(
     BlockOutput
         In the order of the tasks.
     """
-    texts = not IMAGE_KINDS & preparation.runners[0].encoder.kinds
     block: _Block | None = None
     under_way: deque[_Block] = deque()
-    for task, rows, coming in (_prepared_texts if texts else _prepared)(tasks, preparation):
+
+    def done(most: int) -> Iterator[BlockOutput]:
+        while under_way and (len(under_way) > most or under_way[0].encoded()):
+            yield under_way.popleft().finish()
+
+    def flushed(block: _Block) -> Iterator[BlockOutput]:
+        for _ in block.flush():
+            yield from done(1)
+        under_way.append(block)
+
+    for task, rows, coming in _prepared(tasks, preparation):
         if block is None or block.task is not task:
             if block is not None:
-                block.flush()
-                under_way.append(block)
-            while under_way and (len(under_way) > 1 or under_way[0].encoded()):
-                yield under_way.popleft().finish()
+                yield from flushed(block)
+            yield from done(1)
             block = _Block(task, preparation, on_failure, on_rows)
-        for _ in block.begin_texts(coming) if texts else block.add_run(rows, coming):
-            if under_way and under_way[0].encoded():
-                yield under_way.popleft().finish()
+        block.add_run(rows, coming)
+        yield from done(1)
     if block is not None:
-        block.flush()
-        under_way.append(block)
-    for one in under_way:
-        yield one.finish()
-
-
-def _prepared_texts(tasks: Iterable[BlockTask], preparation: Preparation) -> Iterator[_Entry]:
-    """Yield each task with its runs of texts, once those of the task behind it are begun."""
-    waiting: deque[_Entry] = deque()
-    for task in tasks:
-        texts, wanted = task.items["text"], np.stack(task.needed)
-        starts = range(0, len(texts), TEXT_RUN)
-        runs = [slice(start, start + TEXT_RUN) for start in starts]
-        coming = [preparation.submit_texts(texts[run], wanted[:, run]) for run in runs]
-        waiting.append((task, [], coming))
-        if len(waiting) > 1:
-            yield waiting.popleft()
-    yield from waiting
+        yield from flushed(block)
+    yield from done(0)
 
 
 class _Block:
@@ -340,7 +309,7 @@ class _Block:
         self._preparation = preparation
         self._clock = preparation.clock
         self._under_way: deque[tuple[Future[np.ndarray], int, np.ndarray, list[int]]] = deque()
-        self._batches = [Batches(runner.size) for runner in self._runners]
+        self._batches = [Batches(runner) for runner in self._runners]
         self._asked = task.needed if task.asked is None else task.asked
         self._on_failure, self._on_rows = on_failure, on_rows
         self._output = BlockOutput(
@@ -352,54 +321,40 @@ class _Block:
             truncated=[[] for _ in self._runners],
         )
 
-    def add_run(self, rows: list[int], coming: Future[Pixels] | Coming | None) -> Iterator[None]:
+    def add_run(self, rows: list[int], coming: Future[Pixels] | Coming | None) -> None:
         """Begin the batches that the next items fill, once they are prepared."""
-        if coming is not None:
-            with self._clock.measure("wait"):
-                found = coming.result()
-            for place, reason in found.decoded.failures.items():
-                self._fail(rows[place], reason)
-            for number, batches in enumerate(self._batches):
-                mine, prepared = rows, found.prepared[number]
-                needed = self.task.needed[number][rows]
-                if not needed.all():
-                    mine = list(compress(rows, needed))
-                    prepared = list(compress(prepared, needed))
-                for batch in batches.add(mine, prepared):
-                    self._encode(number, *batch)
-        yield
+        if coming is None:
+            return
+        with self._clock.measure("wait"):
+            found = coming.result()
+        for place, reason in found.decoded.failures.items():
+            self._fail(rows[place], reason)
+        for number, batches in enumerate(self._batches):
+            mine, prepared = rows, found.prepared[number]
+            needed = self.task.needed[number][rows]
+            if not needed.all():
+                mine = list(compress(rows, needed))
+                prepared = list(compress(prepared, needed))
+            is_truncated = getattr(self._runners[number].encoder, "is_truncated", None)
+            if is_truncated is not None:
+                self._output.truncated[number] += [
+                    self._ids[row]
+                    for row, text in zip(mine, prepared, strict=True)
+                    if self._asked[number][row] and is_truncated(text)
+                ]
+            for batch in batches.add(mine, prepared):
+                self._encode(number, *batch)
 
     def _fail(self, row: int, reason: str) -> None:
         self._output.failures[self._ids[row]] = reason
         self._on_failure(self._ids[row], reason)
 
-    def begin_texts(self, runs: list[Future[list[list[Any]]]]) -> Iterator[None]:
-        """Begin the batches of a task of texts, one at each step."""
-        prepared: list[list[Any]] = [[] for _ in self._runners]
-        for run in runs:
-            with self._clock.measure("wait"):
-                found = run.result()
-            for texts, more in zip(prepared, found, strict=True):
-                texts += more
-        for number, (runner, texts) in enumerate(zip(self._runners, prepared, strict=True)):
-            rows, asked = np.flatnonzero(self.task.needed[number]), self._asked[number]
-            is_truncated = getattr(runner.encoder, "is_truncated", None)
-            if is_truncated is not None:
-                self._output.truncated[number] += [
-                    self._ids[row]
-                    for row, text in zip(rows.tolist(), texts, strict=True)
-                    if asked[row] and is_truncated(text)
-                ]
-            for positions in text_batches(runner.encoder, texts, runner.size):
-                if asked[rows[positions]].any():
-                    self._encode(number, rows[positions], [texts[at] for at in positions])
-                    yield
-
-    def flush(self) -> None:
-        """Begin what is left: there are no more items."""
+    def flush(self) -> Iterator[None]:
+        """Begin what is left, a batch at each step: there are no more items."""
         for number, batches in enumerate(self._batches):
             for batch in batches.flush():
                 self._encode(number, *batch)
+                yield
 
     def encoded(self) -> bool:
         """Say whether every batch that was begun is encoded."""
@@ -413,7 +368,9 @@ class _Block:
             self._collect()
         return self._output
 
-    def _encode(self, number: int, rows: Sequence[int] | np.ndarray, prepared: list[Any]) -> None:
+    def _encode(self, number: int, rows: list[int], prepared: list[Any]) -> None:
+        if not self._asked[number][rows].any():
+            return
         good = [index for index, one in enumerate(prepared) if one is not None]
         if not good:
             self._on_rows(len(rows))
@@ -435,7 +392,8 @@ class _Block:
 
 def _prepared(tasks: Iterable[BlockTask], preparation: Preparation) -> Iterator[_Entry]:
     """Yield the items of each task as they are being prepared, some batches ahead."""
-    ahead = LOOKAHEAD * max(runner.size for runner in preparation.runners)
+    texts = preparation.takes_texts
+    usual = LOOKAHEAD * max(runner.size for runner in preparation.runners)
     queue: deque[_Entry] = deque()
     pending = 0
     for task in tasks:
@@ -444,7 +402,7 @@ def _prepared(tasks: Iterable[BlockTask], preparation: Preparation) -> Iterator[
         if not rows.size:
             queue.append((task, [], None))
             continue
-        runs = preparation.begin(task.items)
+        runs = None if texts else preparation.begin(task.items)
         if runs is not None:
             # Without the columns that say nothing, which most of an item table's do.
             said = task.items[rows].select(s.name for s in task.items if s.count())
@@ -455,10 +413,13 @@ def _prepared(tasks: Iterable[BlockTask], preparation: Preparation) -> Iterator[
                 coming = runs.submit(names, items[start : (start := start + len(part))])
                 queue.append((task, part.tolist(), coming))
             continue
-        records = task.items.to_dicts()
-        for group in _groups(records, rows):
-            of_group = [records[row] for row in group]
-            queue.append((task, group, preparation.submit(of_group, wanted[:, group])))
+        prepare, every, groups = _grouped(task, rows, preparation)
+        # Texts are sorted over their task: the task behind is prepared while they are encoded.
+        ahead = max(usual, len(rows)) if texts else usual
+        for group in groups:
+            own = [every[row] for row in group]
+            future = preparation.threads.submit(prepare, own, wanted[:, group])
+            queue.append((task, group, future))
             pending += len(group)
             while pending > ahead:
                 entry = queue.popleft()
@@ -467,16 +428,16 @@ def _prepared(tasks: Iterable[BlockTask], preparation: Preparation) -> Iterator[
     yield from queue
 
 
-def _groups(items: list[dict[str, Any]], rows: np.ndarray) -> list[list[int]]:
-    """Return the rows in runs that share an image."""
-    groups: list[list[int]] = []
-    for row in rows.tolist():
-        uri = items[row]["uri"]
-        if groups and items[groups[-1][-1]]["uri"] == uri:
-            groups[-1].append(row)
-        else:
-            groups.append([row])
-    return groups
+def _grouped(
+    task: BlockTask, rows: np.ndarray, preparation: Preparation
+) -> tuple[Callable[..., Pixels], list[Any], list[list[int]]]:
+    """Return what prepares items, the items, and which rows it takes at once."""
+    if preparation.takes_texts:
+        runs = np.split(rows, range(TEXT_RUN, len(rows), TEXT_RUN))
+        texts = task.items["text"].to_list()
+        return preparation.prepare_texts, texts, [run.tolist() for run in runs]
+    same = groupby(rows.tolist(), task.items["uri"].to_list().__getitem__)
+    return preparation.prepare, task.items.to_dicts(), [list(group) for _, group in same]
 
 
 class FailureLimit:
@@ -511,7 +472,6 @@ class FailureLimit:
     ) -> None:
         self._what = what
         self._total = total
-        self._fail_at_once = config.on_error == "fail"
         allowed = config.max_failures
         self._allowed = max(10, total // 1000, known) if allowed is None else allowed
         self._forgiven = LEFT_OUT if allowed is None else None
@@ -526,17 +486,12 @@ class FailureLimit:
         Raises
         ------
         TooManyFailuresError
-            If it is the first and none may fail, more failed than may, or all did.
+            If more failed than may, or all did.
         """
         self._failed[item] = reason
         if self._counts(reason):
             self._faults[item] = reason
         self._on_failure(item, reason)
-        if self._fail_at_once:
-            raise TooManyFailuresError(
-                f"{item!r} of {self._what} failed: {reason.rstrip('.')}. The first failed item "
-                f"ends the job (--max-failures 0). Fix it, or let more items fail. {self._kept}"
-            )
         self.check()
 
     def _counts(self, reason: str) -> bool:

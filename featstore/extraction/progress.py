@@ -19,7 +19,7 @@ from featstore.errors import StoreWriteError
 IN_WORKERS = ("read", "decode", "prepare")
 
 #: ... and those of the thread that runs the encoders, one after the other.
-IN_TURN = ("wait", "transfer", "forward", "write")
+IN_TURN = ("wait", "forward", "write")
 
 #: Seconds over which the speed is taken.
 WINDOW = 30.0
@@ -222,8 +222,8 @@ def bottleneck(shares: dict[str, float]) -> str:
 
     Examples
     --------
-    >>> bottleneck({"read": 0.0, "decode": 0.2, "prepare": 0.1, "wait": 0.01, "transfer": 0.0,
-    ...             "forward": 0.97, "write": 0.01})
+    >>> bottleneck({"read": 0.0, "decode": 0.2, "prepare": 0.1, "wait": 0.01, "forward": 0.97,
+    ...             "write": 0.01})
     'Bottleneck: encoder (decoders idle 70 % of the time).'
     """
     if not any(shares.values()):
@@ -238,8 +238,6 @@ def bottleneck(shares: dict[str, float]) -> str:
             f"Bottleneck: {names[slowest]} (encoder idle {_percent(shares['wait'])} of the time). "
             "More --jobs may help if cores are idle."
         )
-    if shares["transfer"] > shares["forward"]:
-        return f"Bottleneck: copying to the device ({_percent(shares['transfer'])} of the time)."
     idle = max(0.0, 1.0 - working)
     return f"Bottleneck: encoder (decoders idle {_percent(idle)} of the time)."
 

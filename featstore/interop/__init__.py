@@ -30,11 +30,12 @@ class ImportConfig:
         help="Store the rows as embeddings of items of this kind.",
         choices=("image", "caption", "class_name", "head_weight"),
     )
-    encoder: str = option(help="Name the encoder that made the rows, as family:name.")
+    encoder: str = option(help="Name the encoder that made the rows.", metavar="FAMILY:NAME")
     items: Path | None = option(
         None,
         help="Read item_id and further columns from this CSV or Parquet file, one line per "
         "row of SOURCE. It is needed if SOURCE has no ids.",
+        metavar="FILE",
     )
     array: str | None = option(
         None, help="Read this dataset, tensor or column of SOURCE, if it has several."

@@ -30,10 +30,8 @@ from featstore.manifest.manifest import (
     validate_items,
 )
 from featstore.manifest.paths import (
-    LARGE_IMAGES,
     item_hashes,
     require_hashes,
-    size_facts,
 )
 from featstore.store.parquet_guard import table_bytes, unpack
 
@@ -90,7 +88,7 @@ def _value(value: Any, path: tuple[str, ...]) -> str:
 
 
 #: Facts that are not the caller's to give.
-_COMPUTED = ("counts", "tables", DATA_ROOT, LARGE_IMAGES)
+_COMPUTED = ("counts", "tables", DATA_ROOT)
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
@@ -118,8 +116,8 @@ def write_manifest(
     root : Path
         Folder of the manifest; made if need be.
     facts : mapping
-        At least ``name``: lower-case letters, digits, ``_`` and ``-``. ``counts``, ``tables``
-        and ``large_images`` are computed.
+        At least ``name``: lower-case letters, digits, ``_`` and ``-``. ``counts`` and
+        ``tables`` are computed.
     tables : mapping
         Item table by kind; missing columns become null, content_sha256 is computed anew.
     classes : DataFrame, optional
@@ -169,7 +167,6 @@ def write_manifest(
     whole = {
         **{key: value for key, value in facts.items() if key not in _COMPUTED},
         **({} if data_root is None else {DATA_ROOT: str(files)}),
-        **size_facts(files, complete),
         "counts": {kind: split_counts(table) for kind, table in complete.items()},
         "tables": {
             stem: {"rows": table.height, "sha256": sha256_hex(data[f"{stem}.parquet"])}

@@ -12,7 +12,7 @@ import polars as pl
 from featstore.address import Address
 from featstore.cards import Card, Shown
 from featstore.errors import LISTED, ManifestError, did_you_mean, listed, lookup, unknown_name
-from featstore.manifest.paths import LARGE_IMAGES, check_files, check_paths, resolve_inside
+from featstore.manifest.paths import check_files, check_paths, resolve_inside
 
 #: The file of facts; written last, so that a folder without it is no manifest.
 FACTS_FILE = "dataset.toml"
@@ -80,12 +80,6 @@ class Manifest(Shown):
             where=f"in the manifest {self.name!r}",
             error=ManifestError,
         )
-
-    def count_larger(self, max_pixels: int) -> int:
-        """Return of how many images it is known that they have more pixels."""
-        known = self.facts.get(LARGE_IMAGES)
-        known = known if isinstance(known, list) else []
-        return sum(isinstance(pixels, int) and pixels > max_pixels for pixels in known)
 
     def check_files(self, items: pl.DataFrame) -> None:
         """Look for the files of items, unless that was done when the manifest was read.

@@ -12,7 +12,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -22,7 +22,6 @@ from urllib.parse import urlsplit
 from featstore.address import Address
 from featstore.errors import ManifestError
 from featstore.identity import sha256_hex
-from featstore.images import MAX_PIXELS, count_pixels
 
 if TYPE_CHECKING:
     import polars as pl  # in the functions that need it: decoding processes read without it
@@ -278,26 +277,6 @@ def item_hashes(root: Path | Address, table: pl.DataFrame) -> pl.Series:
     import polars as pl
 
     return pl.Series("content_sha256", hashes, dtype=pl.String)
-
-
-#: Fact with the pixels of images that are usually too large to be decoded, the largest first, ...
-LARGE_IMAGES = "large_images"
-
-#: ... of so many at most.
-MOST_LARGE = 1000
-
-
-def size_facts(root: Path | Address, tables: Mapping[str, pl.DataFrame]) -> dict[str, list[int]]:
-    """Return the fact `LARGE_IMAGES` if there are any; of whole files here the headers are read."""
-    if isinstance(root, Address) or "image" not in tables:
-        return {}
-    found = []
-    for uri in tables["image"]["uri"].drop_nulls():
-        if parse_locator(uri) is None and not is_url(uri):
-            with open_plain(root / uri) as file:
-                found.append(count_pixels(file))
-    large = sorted((pixels for pixels in found if pixels > MAX_PIXELS), reverse=True)
-    return {LARGE_IMAGES: large[:MOST_LARGE]} if large else {}
 
 
 def require_hashes(table: pl.DataFrame, kind: str, *, every: bool) -> None:

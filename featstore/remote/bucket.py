@@ -77,7 +77,7 @@ class BucketObjects(Objects):
         """Write a file, in parts if it is large; it appears whole."""
         self._put(name, data, mode="overwrite")
 
-    def create(self, name: str, data: bytes) -> bool:
+    def create(self, name: str, data: bytes | Path | IO[bytes]) -> bool:
         """Write a file only if there is none."""
         return self._put(name, data, mode="create", use_multipart=False)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from featstore.store.files import (
 
 T = TypeVar("T")
 
-#: Bytes of shards that are kept unless $HEADSTOCK_CACHE_BYTES says otherwise.
+#: Bytes of shards that are kept unless $HEADSTOCK_CACHE_SIZE says otherwise.
 LIMIT = 64 * 2**30
 
 _ADDRESS = ".address"
@@ -44,8 +45,8 @@ def kept_below(root: Path) -> Iterator[None]:
             raise
         raise CacheFullError(
             f"The cache {root} cannot be written: {err.strerror or err}. Free space on its disk "
-            "(`headstock cache --max-size 0` empties it), set HEADSTOCK_CACHE_BYTES lower, or "
-            "XDG_CACHE_HOME to another folder. Then run the same command again."
+            "(`headstock cache --max-size 0` empties it), set HEADSTOCK_CACHE_SIZE lower, or "
+            "HEADSTOCK_CACHE to another folder. Then run the same command again."
         ) from err
 
 
@@ -153,7 +154,7 @@ class Cache:
         if n_bytes > self.limit:
             raise CacheFullError(
                 f"{what} needs {n_bytes:,} bytes of the cache {self.root}, which may hold "
-                f"{self.limit:,}. Set HEADSTOCK_CACHE_BYTES higher, or read fewer rows at once."
+                f"{self.limit:,}. Set HEADSTOCK_CACHE_SIZE higher, or read fewer rows at once."
             )
 
 
@@ -163,9 +164,33 @@ def user_cache() -> Cache:
     Raises
     ------
     CacheFullError
-        If $HEADSTOCK_CACHE_BYTES is no number of bytes.
+        If $HEADSTOCK_CACHE_SIZE is no size.
     """
-    stated = os.environ.get("HEADSTOCK_CACHE_BYTES", "")
-    if stated and not stated.isdecimal():
-        raise CacheFullError(f"HEADSTOCK_CACHE_BYTES is {stated!r}; it must be a number of bytes.")
-    return Cache(cache_folder("remote"), int(stated) if stated else LIMIT)
+    stated = os.environ.get("HEADSTOCK_CACHE_SIZE")
+    try:
+        return Cache(cache_folder("remote"), size_of(stated) if stated else LIMIT)
+    except ValueError as err:
+        raise CacheFullError(f"HEADSTOCK_CACHE_SIZE: {err}") from err
+
+
+_SIZES = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20,
+          "GIB": 2**30, "TIB": 2**40}  # fmt: skip
+
+
+def size_of(text: str) -> int:
+    """Return the bytes of a size.
+
+    Raises
+    ------
+    ValueError
+        If it is none.
+
+    Examples
+    --------
+    >>> size_of("500MB"), size_of("64 GiB"), size_of("12")
+    (500000000, 68719476736, 12)
+    """
+    match = re.fullmatch(r"(\d{1,15}) ?([KMGT]?i?B|)", text.strip(), re.IGNORECASE)
+    if match is None or match[2].upper() not in _SIZES:
+        raise ValueError(f"{text!r} is not a size such as 500MB or 64GiB; a bare number is bytes.")
+    return int(match[1]) * _SIZES[match[2].upper()]

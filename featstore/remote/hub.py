@@ -296,7 +296,7 @@ class HubDraft(HubObjects):
         if size >= _BATCH_BYTES or len(self._batch) >= _BATCH_FILES:
             self._upload_batch()
 
-    def create(self, name: str, data: bytes) -> bool:
+    def create(self, name: str, data: bytes | Path | IO[bytes]) -> bool:
         """Enter a file only if there is none."""
         if name in self._staged or name in self._there:
             return False

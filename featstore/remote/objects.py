@@ -76,19 +76,18 @@ class TransientError(Exception):
 
 @dataclass(frozen=True)
 class Limits:
-    """How slow a server may be, and how long its list; each from the environment, or its default.
+    """How slow a server may be, and how long its list: what $HEADSTOCK_NET says, or the default.
 
     Attributes
     ----------
     least_rate : float
-        Bytes a second that must arrive, $HEADSTOCK_LEAST_RATE.
+        Bytes a second that must arrive.
     patience : float
-        Seconds over which the rate is taken, and after which silence is given up,
-        $HEADSTOCK_PATIENCE.
+        Seconds over which the rate is taken, and after which silence is given up.
     deadline : float
-        Seconds that one file or range may take in all, attempts included, $HEADSTOCK_DEADLINE.
+        Seconds that one file or range may take in all, attempts included.
     most_names : float
-        Files that it may list, $HEADSTOCK_MOST_NAMES.
+        Files that it may list.
     """
 
     least_rate: float = 1024.0
@@ -98,21 +97,22 @@ class Limits:
 
 
 def read_limits() -> Limits:
-    """Return the limits that the environment states.
+    """Return the limits that $HEADSTOCK_NET states, as ``deadline=600,patience=60``.
 
     Raises
     ------
     RemoteStoreError
-        If one is no number above 0.
+        If there is no limit of a name, or one is no number above 0.
     """
-    found = {}
-    for name, default in vars(Limits()).items():
-        text = os.environ.get(f"HEADSTOCK_{name.upper()}") or str(default)
+    known, found = vars(Limits()), dict[str, float]()
+    for word in filter(None, os.environ.get("HEADSTOCK_NET", "").split(",")):
+        name, _, text = word.strip().partition("=")
         with contextlib.suppress(ValueError):
             found[name] = float(text)
-        if not 0 < found.get(name, 0) < math.inf:
+        if name not in known or not 0 < found.get(name, 0) < math.inf:
             raise RemoteStoreError(
-                f"HEADSTOCK_{name.upper()} is {text[:80]!r}; it must be a number above 0."
+                f"HEADSTOCK_NET has {word[:80]!r}; it takes NAME=NUMBER, parted by commas, of "
+                f"{', '.join(known)}, each above 0."
             )
     return Limits(**found)
 
@@ -198,14 +198,15 @@ class Pace:
         if self._spent > limits.deadline:
             raise UnreachableError(
                 f"{self._what} takes more than {limits.deadline:,.0f} seconds. What was fetched is "
-                "kept: run the same command again, or set HEADSTOCK_DEADLINE higher."
+                "kept: run the same command again, or set a higher deadline=SECONDS in "
+                "HEADSTOCK_NET."
             )
         if self._window >= limits.patience:
             if self._bytes < limits.least_rate * self._window:
                 raise UnreachableError(
                     f"{self._what} came at {self._bytes / self._window:,.0f} bytes a second, less "
                     f"than {limits.least_rate:,.0f} for {self._window:,.0f} seconds. Try again "
-                    "later, or set HEADSTOCK_LEAST_RATE lower."
+                    "later, or set a lower least_rate=BYTES in HEADSTOCK_NET."
                 )
             self._window, self._bytes = 0.0, 0
 
@@ -468,7 +469,7 @@ class Objects(ABC):
         """Write a file, whether or not there is one."""
         raise self._read_only(name)
 
-    def create(self, name: str, data: bytes) -> bool:  # noqa: ARG002
+    def create(self, name: str, data: bytes | Path | IO[bytes]) -> bool:  # noqa: ARG002
         """Write a file only if there is none; False if there is one."""
         raise self._read_only(name)
 
@@ -566,7 +567,7 @@ class Objects(ABC):
     def _too_many(self) -> CorruptStoreError:
         return CorruptStoreError(
             f"{self.address} lists more than {self.limits.most_names:,.0f} files. If the store is "
-            "so large, set HEADSTOCK_MOST_NAMES higher."
+            "so large, set a higher most_names=N in HEADSTOCK_NET."
         )
 
     def _too_large(self, name: str, limit: int) -> CorruptStoreError:
@@ -600,8 +601,9 @@ class FolderObjects(Objects):
         assert isinstance(data, bytes)
         write_file(self.root / name, [data])
 
-    def create(self, name: str, data: bytes) -> bool:
+    def create(self, name: str, data: bytes | Path | IO[bytes]) -> bool:
         """Write a file only if there is none."""
+        assert isinstance(data, bytes)
         try:
             write_durably(self.root / name, [data], sealed=True, new=True)
         except FileExistsError:

@@ -390,8 +390,10 @@ class RemoteRows:
                     raise ShardReplacedError(str(shard.path))
                 yield descriptor
 
+        # What is mapped before it is there may not be copied: such a set is read by position.
         whole = bool(have.all())
-        source = open_rows(self._cache.root, self._layout, self._mode, open_file, whole=whole)
+        mode: Mode = self._mode if whole or self._mode == "pread" else "auto"
+        source = open_rows(self._cache.root, self._layout, mode, open_file, whole=whole)
         # In one step: whoever still fetches into files that are gone marks the blocks of those.
         self._state = _State(shards, have, source)
 

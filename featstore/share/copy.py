@@ -146,16 +146,11 @@ def make_tag(place: str | Path, name: str, *, select: Sequence[str] = ()) -> dic
     return revisions
 
 
-def send_tag(place: str | Path | Objects, name: str, revisions: dict[str, str]) -> bool:
+def send_tag(place: str | Path | Objects, name: str, revisions: dict[str, str]) -> None:
     """Write a tag to a folder or a bucket.
 
     The file comes first, then its entry in the log, without which there is no tag: the same call
     again ends well wherever it was stopped, and gives a listed tag its file back.
-
-    Returns
-    -------
-    bool
-        False if all was there and said the same.
 
     Raises
     ------
@@ -180,32 +175,26 @@ def send_tag(place: str | Path | Objects, name: str, revisions: dict[str, str]) 
                     f"{key} of {objects.address} was removed, or written anew, meanwhile: nothing "
                     "was written. Type the command again."
                 )
+        # In a folder under the lock of the log, under which tags that it does not list are removed.
+        if not objects.create(path, data) and objects.read(path, limit=MAX_JSON_BYTES) != data:
+            objects.put(path, data)  # it was damaged
         return replace(log, tags={**log.tags, name: digest})
 
-    enter(objects.log() or Log())
-    created = objects.create(path, data)
-    if not created and objects.read(path, limit=MAX_JSON_BYTES) != data:
-        objects.put(path, data)  # it was damaged
-        created = True
-    return objects.update_log(enter) or created
+    objects.update_log(enter)
 
 
 def drop_tag(place: str | Path, name: str) -> bool:
-    """Take a tag out of a store: first out of the log, then its file; False if there is none.
+    """Take a tag out of the log of a store; False if there is none. Its file is left to gc.
 
     Raises
     ------
     StoreWriteError, RemoteStoreError
         If the store cannot be written.
     """
-    objects = writable_objects(parse_address(place))
-    tags = (open_store(place).log).tags
-    objects.update_log(
+    open_store(place)
+    return writable_objects(parse_address(place)).update_log(
         lambda log: replace(log, tags={one: log.tags[one] for one in log.tags if one != name})
     )
-    if name in tags:
-        objects.delete(tag_file(name, tags[name]))
-    return name in tags
 
 
 def taken(where: str, name: str) -> StoreWriteError:
@@ -291,7 +280,6 @@ def copy_sets(
     target: str | Path,
     *,
     select: Sequence[str] = (),
-    force: bool = False,
     progress: Callable[[int], object] | None = None,
     key: str | Path | bytes | None = None,
     at_least: int = 0,
@@ -309,8 +297,6 @@ def copy_sets(
     select : sequence of str
         Patterns of keys such as ``stamps/image/*`` or ``*/*/timm.*``; a set that fits one of them
         is copied. All by default.
-    force : bool
-        See `featstore.share.publish.publish_to_bucket`.
     progress : callable, optional
         Called with bytes that were sent.
     key, at_least
@@ -341,7 +327,7 @@ def copy_sets(
     for _ in range(ROUNDS):
         report = CopyReport()
         with open_objects(place).draft() as there:
-            copying = _Copying(opened, there, report, force, progress or (lambda _: None))
+            copying = _Copying(opened, there, report, progress or (lambda _: None))
             sent = copying.send(chosen, everything=not select, licences=licences or {})
             # Whoever was slower looks at what the other has published, and decides anew.
             if there.publish(f"Publish {', '.join(sent) or 'nothing new'}"[:120]):
@@ -357,7 +343,6 @@ class _Copying:
     opened: FeatureStore
     place: Objects
     report: CopyReport
-    force: bool
     progress: Callable[[int], object]
     published: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -383,7 +368,7 @@ class _Copying:
                 source = SetSource(self.opened, self.opened.info(key))
                 self.published[key] = source.info.commit.published
                 if source.revision != current.get(key):
-                    there = publish(self.place, source, force=self.force, progress=self.progress)
+                    there = publish(self.place, source, progress=self.progress)
             except FeatstoreError as err:
                 self.report.failed[key] = str(err)
                 self.place.undo()

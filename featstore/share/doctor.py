@@ -111,7 +111,7 @@ def _cache() -> Iterator[Finding]:
             pass
     except OSError as err:
         text = f"{cache.root} cannot be written: {err.strerror or err}"
-        yield Finding("cache", "wrong", text, "Set XDG_CACHE_HOME to a folder of yours.")
+        yield Finding("cache", "wrong", text, "Set HEADSTOCK_CACHE to a folder of yours.")
         return
     held = sum(entry.bytes for entry in cache.shards())
     free = shutil.disk_usage(cache.root).free
@@ -121,7 +121,7 @@ def _cache() -> Iterator[Finding]:
     )
     tight = free < _FREE or held > cache.limit
     advice = (
-        "`headstock cache --max-size` empties it; HEADSTOCK_CACHE_BYTES is its limit."
+        "`headstock cache --max-size` empties it; HEADSTOCK_CACHE_SIZE is its limit."
         if tight
         else ""
     )

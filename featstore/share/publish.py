@@ -2,27 +2,26 @@
 
 A bucket has no renames and no locks. What stands in for them:
 
-- ``.staging/push.json`` of the set says which revision is being put there. A publisher of the
-  same revision puts the same bytes, so it may go on with what is there; one of another is refused
-  until that one is published, or taken over. The claim of a published revision is over: the next
-  publisher replaces it. It is never deleted, since a deletion has no condition: one that arrives
-  late would end the claim of the next publisher.
+- No file is replaced that another publisher may have put. The name of a part that was appended, of
+  an item table and of a commit follows from what it holds, so it may be put again. Any other file
+  is put only if there is none; one that is there must hold the very same bytes. So of several
+  publishers of a first revision the one that puts the first file of rows goes on, and whoever
+  publishes the same revision goes on with what is there.
 - The log is put only if it is still the one that was read, and changed only if its entry of the set
   is still the one that the decision was made from.
 - Zarr's metadata go before the log, so that nothing is left to do behind it. Who finds that another
   publisher was faster writes that of the other's revision again, until the log stood still.
 
-A place that is atomic (a draft of the hub) needs no claim: what was written appears at once, and
-only if nobody else has written since it was read.
+A place that is atomic (a draft of the hub) needs none of this: what was written appears at once,
+and only if nobody else has written since it was read.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import io
 import secrets
-import socket
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -35,28 +34,25 @@ from featstore.errors import (
 )
 from featstore.identity import SHA256
 from featstore.remote.objects import FolderObjects, Objects
-from featstore.store.blocks import check_file
 from featstore.store.convention import root_metadata, zarr_metadata
 from featstore.store.files import (
     MAX_JSON_BYTES,
-    MAX_METADATA_BYTES,
-    json_bytes,
     open_regular,
     parse_json,
     pieces,
     read_regular,
 )
 from featstore.store.gc import check_hash, make_store
-from featstore.store.layout import FORMAT, SetKey
+from featstore.store.layout import SetKey
 from featstore.store.listing import Listed, set_files
 from featstore.store.lock import Claim, claim_folders, claim_set, folder_lock
 from featstore.store.log import NAME as LOG
 from featstore.store.log import Log, has_log, read_log
-from featstore.store.records import REVISIONS, Commit, commit_of, read_commit
+from featstore.store.records import FIRST, REVISIONS, Commit, commit_of, read_commit
 from featstore.store.staging import read_journal
 from featstore.store.store import FeatureStore, SetInfo
 from featstore.store.tables import MAX_ITEM_BYTES
-from featstore.store.writer import publish_commit, settle_claimed, settle_set, write_file_once
+from featstore.store.writer import publish_commit, settle_claimed, settle_set
 
 
 @dataclass
@@ -76,67 +72,44 @@ class SetSource:
     info: SetInfo
 
     def __post_init__(self) -> None:
-        self.directory = self.info.key.directory(self.store.root)
         self.revision = self.info.commit.revision_id
         self._copies: dict[str, Callable[[int], Path]] = {}
 
-    def commits(self, known: Collection[str]) -> list[Commit]:
-        """Return the commit of every revision that is not among the `known`, the oldest first."""
-        missing = [name for name in self.info.commit.history if name not in known]
-        self.store.place.fetch_records(self.info.key, *missing)
-        return [*(read_commit(self.directory, name) for name in missing), self.info.commit]
+    def files(self, base: Commit | None) -> list[Listed]:
+        """Return the files that a target with the revision `base` lacks: first rows, last records.
 
-    def small_files(self, known: Collection[str] = ()) -> dict[str, bytes]:
-        """Return the small files of the revisions: path below the store -> bytes.
+        Without a base, those of all revisions.
+        """
+        key, last = self.info.key, self.info.commit
+        known, there = (base.published, set_files(key, base)) if base else ((), {})
+        missing = [name for name in last.history if name not in known]
+        self.store.place.fetch_records(key, *missing)
+        older = [read_commit(key.directory(self.store.root), name) for name in missing]
+        listed = set_files(key, last, older).values()
+        return [one for one in listed if one.part != "zarr" and one.path not in there]
 
-        The commit records come last.
-
-        Parameters
-        ----------
-        known : collection of str
-            Revisions that the target has published, with all their files.
+    def content(self, one: Listed) -> bytes | Path:
+        """Return what a file holds, all of it compared with its commit; of rows, a copy's path.
 
         Raises
         ------
         CorruptStoreError
-            If one is not what its commit states.
+            If it is not what the commit states.
         """
-        commits = self.commits(known)
-        for commit in commits:
-            self.store.place.fetch(self.info.key, commit)
-        listed = set_files(self.info.key, commits[-1], commits[:-1]).values()
-        return {one.path: self._content(one) for one in listed if one.part not in ("data", "zarr")}
-
-    def data(self, known: Collection[str], base: Commit | None) -> list[tuple[Commit, int]]:
-        """Return the files of rows to be sent: a commit, and the number of the file in it.
-
-        Parameters
-        ----------
-        known, base
-            Revisions that the target has published, and the present one.
-        """
-        there = {file.path for file in base.layout.files} if base else set()
-        found = {}
-        for commit in self.commits(known if base else ()):
-            for number, file in enumerate(commit.layout.files):
-                if file.path not in there:
-                    found[file.path] = commit, number
-        return [*found.values()]
-
-    def data_file(self, commit: Commit, number: int) -> Path:
-        """Return the path of a copy of a data file; see `featstore.store.place.Place`."""
-        identity = commit.revision_id
-        if identity not in self._copies:
-            self._copies[identity] = self.store.place.data_files(self.info.key, commit)
-        return self._copies[identity](number)
-
-    def _content(self, one: Listed) -> bytes:
-        data, path = one.content, self.store.root / one.path
-        if data is None and one.check(self.store.root).reasons:
+        place, key, commit = self.store.place, self.info.key, one.commit
+        if one.data is not None:
+            if commit.revision_id not in self._copies:
+                self._copies[commit.revision_id] = place.data_files(key, commit)
+            return self._copies[commit.revision_id](commit.layout.files.index(one.data))
+        if one.content is not None:
+            return one.content
+        place.fetch(key, commit, one.part)
+        path = self.store.root / one.path
+        if one.check(self.store.root).reasons:
             raise CorruptStoreError(
                 f"{path} is missing or differs from its commit record. The set was not sent."
             )
-        return read_regular(path, limit=MAX_ITEM_BYTES) if data is None else data
+        return read_regular(path, limit=MAX_ITEM_BYTES)
 
 
 #: ``new`` and ``behind`` are to be sent; ``same`` and ``newer`` need nothing.
@@ -262,80 +235,79 @@ def publish(
     place: Objects,
     source: SetSource,
     *,
-    force: bool = False,
     progress: Callable[[int], object] = lambda _: None,
 ) -> Relation:
-    """Copy a set into the store at `place`; see `publish_to_bucket` and `publish_to_folder`."""
-    if isinstance(place, FolderObjects):
-        return publish_to_folder(place.root, source, progress=progress)
-    return publish_to_bucket(place, source, force=force, progress=progress)
-
-
-def publish_to_bucket(
-    objects: Objects,
-    source: SetSource,
-    *,
-    force: bool = False,
-    progress: Callable[[int], object],
-) -> Relation:
-    """Put a set into the store at `objects`.
-
-    Parameters
-    ----------
-    force : bool
-        Replace another publisher's unfinished push: only if it is known to be dead.
+    """Copy a set into the store at `place`.
 
     Raises
     ------
     PublishConflictError
-        If another publisher was first, or is at work; the message names its revision.
+        If another publisher was first; the message names its revision.
     """
+    if isinstance(place, FolderObjects):
+        return publish_to_folder(place, source, progress=progress)
     key, commit = source.info.key, source.info.commit
-    where = f"{objects.address}/{key}"
-    claim = f"{key}/.staging/push.json"
-    held = _read_claim(objects, claim)  # before the log, which says whether it is over
-    base, published = read_present(objects, key, objects.log())
+    where = f"{place.address}/{key}"
+    base, published = read_present(place, key, place.log())
     found = relation(published, commit.published, where=where)
     if found not in TO_SEND:
         return found
-    sizes: dict[str, int] = {}
-    if not objects.is_atomic:
-        sizes = _strange_files(objects, key, base)
-        # By its size a file is believed only if nobody but this publisher can have put it.
-        if not _claim(
-            objects, claim, held, source.revision, published, where=where,
-            force=force, strange=bool(sizes),
-        ):  # fmt: skip
-            sizes = {}
-    for own, number in source.data(published, base):
-        file = own.layout.files[number]
-        if sizes.get(f"{key}/{file.path}") != file.size:
-            objects.put(f"{key}/{file.path}", source.data_file(own, number))
-        progress(file.size)
-    for name, data in source.small_files(published if base else ()).items():
-        objects.put(name, data)
-    if not objects.is_atomic and _read_claim(objects, claim)[0].get("revision") != source.revision:
-        raise PublishConflictError(
-            f"The push of {where} was taken over by another publisher. Nothing was published."
-        )
+    there = {} if place.is_atomic else dict(place.names(f"{key}/embedding/"))
+    for one in source.files(base):
+        _put(place, source, one, there)
+        progress(one.data.size if one.data else 0)
 
     def enter(log: Log) -> Log:
         now = log.sets.get(str(key), "")
         if now == "".join(published[:1]):
             return log.with_sets({str(key): source.revision})
-        if source.revision not in read_present(objects, key, log)[1]:
+        if source.revision not in read_present(place, key, log)[1]:
             raise conflict(where, winner=now or "none", loser=source.revision)
         return log  # another publisher of this revision was faster, and may have extended it
 
     for name, data in zarr_metadata(key, commit).items():
-        objects.put(name, data)
+        place.put(name, data)
     ours = False
     try:
-        ours = objects.update_log(enter)
+        ours = place.update_log(enter)
     finally:
         if not ours:
-            put_metadata(objects, key)
+            put_metadata(place, key)
     return found
+
+
+def _put(objects: Objects, source: SetSource, one: Listed, there: Mapping[str, int]) -> None:
+    """Put a file of a set, unless it is there; `there` has the sizes of the files of rows.
+
+    Raises
+    ------
+    PublishConflictError
+        If another publisher has put another one of this name.
+    """
+    first = one.data is not None and one.data.part.path == FIRST
+    if one.data is not None and not first and there.get(one.path) == one.data.size:
+        return
+    data = source.content(one)
+    if objects.is_atomic or not (first or one.part in ("rows", "rest")):
+        objects.put(one.path, data)
+    elif one.path in there or not objects.create(one.path, data):
+        _compare(objects, one.path, data, source.revision)
+
+
+def _compare(objects: Objects, name: str, data: bytes | Path, revision: str) -> None:
+    """Raise PublishConflictError if a file of a place holds other bytes than those."""
+    with io.BytesIO(data) if isinstance(data, bytes) else open_regular(data) as own:
+        size = own.seek(0, io.SEEK_END)
+        if objects.stat(name)[0] == size:
+            own.seek(0)
+            there = objects.stream(name, 0, size, size=size)
+            if all(own.read(len(piece)) == piece for piece in there):
+                return
+    raise PublishConflictError(
+        f"{objects.address}/{name} is there and holds other bytes than revision {revision[:12]}: "
+        "another push was first, and has not ended, or the file is damaged. Nothing was "
+        "published. Wait for that push, or, if it is dead, delete its files and push again."
+    )
 
 
 def put_metadata(objects: Objects, key: SetKey) -> None:
@@ -348,74 +320,10 @@ def put_metadata(objects: Objects, key: SetKey) -> None:
             objects.put(name, data)
 
 
-def _strange_files(objects: Objects, key: SetKey, base: Commit | None) -> dict[str, int]:
-    """Return name -> size of the data files in a bucket that its current revision does not name."""
-    own = {f"{key}/{file.path}" for file in base.layout.files} if base else set()
-    found = objects.names(f"{key}/embedding/")
-    return {name: size for name, size in found if name not in own and name.endswith("/0")}
-
-
-def _read_claim(objects: Objects, name: str) -> tuple[dict[str, Any], str]:
-    """Return who claims a set, and the tag of that; both empty if nobody ever did."""
-    try:
-        data, tag = objects.read_tagged(name, limit=MAX_METADATA_BYTES)
-        document = json.loads(data)
-    except FileNotFoundError:
-        return {}, ""
-    except ValueError:
-        document = None
-    return document if isinstance(document, dict) else {}, tag
-
-
-def _claim(
-    objects: Objects,
-    name: str,
-    held: tuple[dict[str, Any], str],
-    revision: str,
-    published: Collection[str],
-    *,
-    where: str,
-    force: bool,
-    strange: bool,
-) -> bool:
-    """Claim a set for a revision; True if files that are there must be this publisher's.
-
-    Parameters
-    ----------
-    held : tuple
-        What `_read_claim` returned before the log was read.
-    published : collection of str
-        The revisions that are published: a claim for one of them is over.
-    strange : bool
-        Whether there are data files that no published revision names: those of a publisher that was
-        taken over, unless it was this one.
-    """
-    holder, tag = held
-    if holder.get("revision") != revision:
-        record = {"format": FORMAT, "host": socket.gethostname(), "revision": revision}
-        over = not tag or holder.get("revision") in published
-        if strange or not over:
-            record["taken_over"] = True
-        data = json_bytes(record)
-        if over or force:
-            done = objects.replace(name, data, tag) if tag else objects.create(name, data)
-            if done:
-                return False
-        # Another was faster; or it was this one, and the answer to an earlier attempt was lost.
-        holder = _read_claim(objects, name)[0]
-    if holder.get("revision") == revision:
-        return not holder.get("taken_over")
-    raise PublishConflictError(
-        f"{where} is being pushed from {str(holder.get('host', 'elsewhere'))[:80]!r}, revision "
-        f"{str(holder.get('revision', '?'))[:12]}; it was first. Wait for it, or, if that push is "
-        "dead, push again with --take-over."
-    )
-
-
 def publish_to_folder(
-    root: Path, source: SetSource, *, progress: Callable[[int], object]
+    place: FolderObjects, source: SetSource, *, progress: Callable[[int], object]
 ) -> Relation:
-    """Copy a set into the store at `root`, which is made if it is missing.
+    """Copy a set into the store in a folder, which is made if it is missing.
 
     The order is that of every publication: data, small files, commit records, log, Zarr's metadata;
     all under the set's claim, and every data file is compared with the commit where it lies now.
@@ -428,14 +336,13 @@ def publish_to_folder(
     StoreWriteError
         If another process writes it, an extraction of it is unfinished, or the disk refuses.
     """
-    key, commit = source.info.key, source.info.commit
+    key, commit, root = source.info.key, source.info.commit, place.root
     directory = key.directory(root)
     if not has_log(root):
         make_store(root, hash_name=source.store.log.hash)
-    objects = FolderObjects(root)
 
     def look() -> tuple[Commit | None, list[str], Relation]:
-        base, published = read_present(objects, key, read_log(root))
+        base, published = read_present(place, key, read_log(root))
         return base, published, relation(published, commit.published, where=f"{root}/{key}")
 
     found = look()[-1]
@@ -454,26 +361,24 @@ def publish_to_folder(
         if found not in TO_SEND:
             settle_claimed(root, key, claim)
             return found
-        for own, number in source.data(published, base):
-            _copy_file(claim, directory, source, own, number)
-            progress(own.layout.files[number].size)
-        with folder_lock(directory.parent, patience=claim.patience):  # beside who takes out tables
-            for name, data in source.small_files().items():
-                write_file_once(claim, root / name, data)
+        for one in source.files(base):
+            # Beside who takes out tables.
+            tables = folder_lock(directory.parent, patience=claim.patience)
+            with tables if one.part == "items" else contextlib.nullcontext():
+                _copy_file(claim, root, source, one)
+            progress(one.data.size if one.data else 0)
         publish_commit(root, key, claim, commit, after="".join(published[:1]))
     finally:
         claim.release()
     return found
 
 
-def _copy_file(
-    claim: Claim, directory: Path, source: SetSource, commit: Commit, number: int
-) -> None:
-    """Copy a data file, of which every byte is compared with the commit, unless it is there."""
-    file = commit.layout.files[number]
-    target = directory / file.path
-    if target.exists() and not check_file(target, file, commit).reasons:
-        claim.rely_on(target)
+def _copy_file(claim: Claim, root: Path, source: SetSource, one: Listed) -> None:
+    """Copy a file, unless it is there as its commit says."""
+    path = root / one.path
+    if not one.check(root).reasons:
+        claim.rely_on(path)
         return
-    with open_regular(source.data_file(commit, number)) as data:
-        claim.write_file(target, pieces(data))
+    data = source.content(one)
+    with io.BytesIO(data) if isinstance(data, bytes) else open_regular(data) as own:
+        claim.write_file(path, pieces(own))

@@ -161,7 +161,7 @@ _BUILT_IN: dict[str, Source] = {
         ),
         _source(
             "torchvision",
-            "a dataset of torchvision, by the name of its class",
+            "a dataset of torchvision that is no image files, by the name of its class",
             "data -o manifests/cifar10 -s name=CIFAR10 -s split=test",
             "torchvision_sets:read_torchvision",
             {

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from itertools import product
+from itertools import product, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +162,7 @@ class RemoteFile(OpenFile):
         self._objects = objects
         self._name = name
         self._lock = threading.Lock()
-        self._blocks: OrderedDict[int, Future[bytes]] = OrderedDict()
+        self._blocks: OrderedDict[int, tuple[int, Future[bytes]]] = OrderedDict()
         self._next, self._step = 0, 1
 
     def read_at(self, offset: int, n_bytes: int) -> bytes:
@@ -192,47 +192,39 @@ class RemoteFile(OpenFile):
 
     def _block(self, number: int, last: int) -> bytes:
         with self._lock:
-            found = self._blocks.get(number)
-            run = [] if found else self._claim(number, last)
-            found = found or run[0]
+            mine = number not in self._blocks
+            if mine:
+                self._claim(number, last)
+            first, run = self._blocks[number]
             self._blocks.move_to_end(number)
-        if run:
-            self._fetch(number, run)
-        return found.result()
+        if mine:
+            self._fetch(first, run)
+        start = (number - first) * BLOCK
+        return run.result()[start : start + BLOCK]
 
-    def _claim(self, number: int, last: int) -> list[Future[bytes]]:
-        """Return the blocks to fetch from `number` on: more, the longer reading goes forwards."""
+    def _claim(self, number: int, last: int) -> None:
+        """Enter the blocks to fetch from `number` on: more, the longer reading goes forwards."""
         self._step = min(AHEAD, 2 * self._step) if number == self._next else 1
         stop = min(max(last + 1, number + self._step), -(-self.size // BLOCK))
-        run: list[Future[bytes]] = []
-        while number < stop and number not in self._blocks:
-            self._blocks[number] = Future()
-            run.append(self._blocks[number])
-            number += 1
-        self._next = number
-        for old in [key for key, block in self._blocks.items() if block.done()]:
+        new = [*takewhile(lambda one: one not in self._blocks, range(number, stop))]
+        self._next = new[-1] + 1
+        self._blocks |= dict.fromkeys(new, (number, Future()))
+        for old in [key for key, (_, run) in self._blocks.items() if run.done()]:
             if len(self._blocks) <= KEPT:
                 break
             del self._blocks[old]
-        return run
 
-    def _fetch(self, first: int, run: list[Future[bytes]]) -> None:
-        start, stop = first * BLOCK, min((first + len(run)) * BLOCK, self.size)
-        buffer, done = bytearray(), 0
+    def _fetch(self, first: int, run: Future[bytes]) -> None:
+        with self._lock:
+            numbers = [number for number, (_, own) in self._blocks.items() if own is run]
+        stop = min((first + len(numbers)) * BLOCK, self.size)
         try:
-            for piece in self._objects.stream(self._name, start, stop):
-                buffer += piece
-                start += len(piece)
-                while len(buffer) >= BLOCK or (buffer and start == stop):
-                    run[done].set_result(bytes(buffer[:BLOCK]))
-                    del buffer[:BLOCK]
-                    done += 1
+            run.set_result(b"".join(self._objects.stream(self._name, first * BLOCK, stop)))
         except BaseException as err:
             with self._lock:  # whoever wants them next asks again
-                for number in range(first + done, first + len(run)):
+                for number in numbers:
                     self._blocks.pop(number, None)
-            for block in run[done:]:
-                block.set_exception(err)
+            run.set_exception(err)
             if not isinstance(err, Exception):
                 raise
 

@@ -17,7 +17,8 @@ import polars as pl
 
 from featstore.errors import AlreadyFinishedError, CorruptStoreError, StoreWriteError, listed
 from featstore.identity import canonical_json, sha256_hex
-from featstore.store.blocks import check_size, read_block
+from featstore.store.blocks import read_block
+from featstore.store.files import check_sizes
 from featstore.store.layout import (
     DTYPES,
     LIMITS,
@@ -207,13 +208,8 @@ def read_base(
     if repair:
         table = old  # nothing is appended
     layout = commit.layout
-    for file in () if repair else layout.files:
-        wrong = check_size(directory / file.path, file)
-        if wrong:
-            raise CorruptStoreError(
-                f"{directory / file.path} {wrong}: it was truncated or replaced. The set cannot be "
-                "extended; extract or fetch it again."
-            )
+    if not repair:
+        check_sizes(directory, layout)
     bad = frozenset(damage.blocks) if damage else frozenset()
     lost = frozenset(damage.lost) if damage else frozenset()
     failures: dict[str, str] = {}

@@ -19,7 +19,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from featstore.durable import fsync_directory, make_folders
+from featstore.durable import fsync_directory, is_free, make_folders
 from featstore.errors import FeatstoreError, StoreWriteError, UnknownSetError
 from featstore.store.convention import root_metadata
 from featstore.store.files import (
@@ -30,8 +30,8 @@ from featstore.store.files import (
     write_file,
 )
 from featstore.store.layout import SetKey, is_component
-from featstore.store.listing import Listed, read_records, unlisted
-from featstore.store.lock import Claim, abandoned, claim_set, folder_lock, is_claimed
+from featstore.store.listing import Listed, read_records
+from featstore.store.lock import Claim, claim_set, folder_lock, is_claimed
 from featstore.store.log import (
     Log,
     has_log,
@@ -100,13 +100,13 @@ class _Collection:
             self._remove_tables(kind, condemned)
         for name in sorted(walk_store(root)[0]):
             if name.count("/") < 3 and _STAGED.fullmatch(name.rpartition("/")[2]):
-                with abandoned(root / name) as alone:
-                    if alone:
-                        self._delete(self._note({root / name: "a half-written file"}))
-        listed = {tag_file(*tag) for tag in read_log(root).tags.items()}
-        tags = (path for path in (root / "tags").glob("*.json"))
-        stray = [path for path in tags if path.relative_to(root).as_posix() not in listed]
-        self._delete(self._note(dict.fromkeys(stray, "a tag that the store does not list")))
+                for path in self._note({root / name: "a half-written file"}):
+                    if not (self._dry_run or is_free(path)):
+                        self._found.pop()  # its writer lives
+        with folder_lock(root):  # under which a tag is written and listed
+            listed = {root / tag_file(*tag) for tag in read_log(root).tags.items()}
+            stray = set((root / "tags").glob("*.json")) - listed
+            self._delete(self._note(dict.fromkeys(stray, "a tag that the store does not list")))
         return self._found
 
     def _note(self, paths: Mapping[Path, str]) -> list[Path]:
@@ -136,7 +136,7 @@ class _Collection:
         if finished and staged:
             litter[staging] = "staging of a finished set"
         elif finished:
-            litter = dict.fromkeys(_unlisted_of(self._root, directory), "no revision lists it")
+            litter = dict.fromkeys(unlisted(self._root, directory), "no revision lists it")
         elif staged or not any(walk_store(directory)[::2]):  # no file, and nothing odd
             litter[directory] = "an extraction that was given up"
         old = self._note(litter)
@@ -156,7 +156,7 @@ class _Collection:
                 end_publication(self._root, key, claim)
                 return []
             # Looked at again, now that nobody else can publish.
-            for path in {*old}.intersection(_unlisted_of(self._root, directory)):
+            for path in {*old}.intersection(unlisted(self._root, directory)):
                 claim.discard(path)
             end_claim(claim)
         finally:
@@ -197,10 +197,13 @@ def _files_of(root: Path, directory: Path) -> dict[str, Listed]:
     return {}
 
 
-def _unlisted_of(root: Path, directory: Path) -> list[Path]:
-    """Return the files of a finished set that no record lists."""
-    files = _files_of(root, directory)
-    return list(unlisted(root, key_of(directory), files)) if files else []
+def unlisted(root: Path, directory: Path) -> list[Path]:
+    """Return the files of a finished set that no record lists, but runs and what is staged."""
+    files, key = _files_of(root, directory), key_of(directory)
+    # Not by rglob: folders of writers that wait come and go below `.staging`.
+    names = walk_store(directory)[0] if files else ()
+    beside = [name for name in names if name.split("/")[0] not in (".staging", "runs")]
+    return [directory / name for name in sorted(beside) if f"{key}/{name}" not in files]
 
 
 def _unlisted_tables(root: Path, kind: Path, condemned: Collection[Path] = ()) -> list[Path]:
@@ -213,12 +216,9 @@ def _unlisted_tables(root: Path, kind: Path, condemned: Collection[Path] = ()) -
     if sets:
         files = [{} if staging_of(one).exists() else _files_of(root, one) for one in sets]
         listed.update(*files)
-        pictures = {name for name in tables if "/thumbnails-" in name}
+        listed |= read_log(root).thumbnails
         if not all(files):
-            listed |= tables - pictures
-        shown = read_log(root).thumbnails
-        # Where none of those that are listed is there, a writer had replaced them.
-        listed |= shown if shown & pictures else pictures
+            listed |= {name for name in tables if "/items-" in name}
     return [there[name] for name in sorted(tables - listed)]
 
 

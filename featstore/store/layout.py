@@ -1,6 +1,6 @@
 """Layout of a set on disk: array metadata, chunks and shards, and stored types.
 
-The layout is docs/store-format.md in code: names that are safe path components, two array
+The layout is docs/ref/store-format.md in code: names that are safe path components, two array
 shapes (one plain chunk for small arrays, ``sharding_indexed`` for large ones), no
 compressor. Metadata is written as JSON here, not through a library, so that the same set
 gives the same bytes with every version of everything.

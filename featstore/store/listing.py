@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 from featstore.errors import CorruptStoreError, FeatstoreError
 from featstore.store.blocks import FileCheck, check_file, check_size
 from featstore.store.convention import zarr_metadata
-from featstore.store.files import check_no_links, facts_of, same_file, walk_store
+from featstore.store.files import check_no_links, facts_of, same_file
 from featstore.store.layout import DataFile, SetKey
 from featstore.store.log import Log, read_log
 from featstore.store.records import (
@@ -106,15 +106,6 @@ def set_files(key: SetKey, current: Commit, older: Iterable[Commit] = ()) -> dic
     for path, (commit, data) in records.items():
         found.append(Listed(path, commit, facts_of(data), data))
     return {one.path: one for one in found}
-
-
-def unlisted(root: Path, key: SetKey, listed: Collection[str]) -> Iterator[Path]:
-    """Yield the files of a finished set that no record lists, but runs and what is staged."""
-    directory = key.directory(root)
-    # Not by rglob: folders of writers that wait come and go below `.staging`.
-    for name in sorted(walk_store(directory)[0]):
-        if name.split("/")[0] not in (".staging", "runs") and f"{key}/{name}" not in listed:
-            yield directory / name
 
 
 @dataclass(frozen=True)

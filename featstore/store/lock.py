@@ -38,7 +38,7 @@ from featstore.durable import (
     write_durably,
     write_error,
 )
-from featstore.errors import ClaimLostError, CorruptStoreError, StoreWriteError
+from featstore.errors import ClaimLostError, StoreWriteError
 from featstore.store.files import (
     IrregularFileError,
     delete,
@@ -51,25 +51,6 @@ from featstore.store.layout import SetKey
 
 #: Name of the short lock in a staging folder.
 LOCK = "lock"
-
-
-@contextlib.contextmanager
-def abandoned(staged: Path) -> Iterator[bool]:
-    """Say whether no process is writing a staged file, and keep it so within the block.
-
-    Its writer holds a lock on it: see `featstore.durable.write_durably`.
-    """
-    try:
-        file = open_regular(staged)
-    except FileNotFoundError:
-        yield False
-        return
-    except CorruptStoreError as err:
-        yield isinstance(err, IrregularFileError)  # and what may not be read, nobody can know
-        return
-    with file:
-        # A network file system locks for reading only what is open for reading only.
-        yield try_lock(file.fileno()) or try_lock(file.fileno(), shared=True)
 
 
 @contextlib.contextmanager

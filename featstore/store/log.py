@@ -240,9 +240,9 @@ def update_log(root: Path, change: Callable[[Log], Log], *, claim: Claim | None 
     return written
 
 
-def list_thumbnails(root: Path, kind: Path) -> None:
-    """Let the log list the thumbnails that lie in the folder of a kind, and no others of it."""
-    there = {path.relative_to(root).as_posix() for path in kind.glob(THUMBNAILS)}
+def list_thumbnails(root: Path, kind: Path, paths: Iterable[Path]) -> None:
+    """Let the log list these files of thumbnails in the folder of a kind, and no others of it."""
+    there = {path.relative_to(root).as_posix() for path in paths}
 
     def change(log: Log) -> Log:
         others = {name for name in log.thumbnails if (root / name).parent != kind}
@@ -372,13 +372,10 @@ def resolve_set(root: Path, name: str) -> str:
     AmbiguousSetError
         If several fit; the message lists them.
     """
-    wanted, keys = name.strip("/"), all_keys(root)
-    found = [wanted] if wanted in keys else match_names(wanted, keys)
-    if len(found) == 1:
-        return found[0]
-    if found:
+    found = resolve_sets(root, name)
+    if len(found) > 1:
         raise AmbiguousSetError(ambiguous_set(root, name, found))
-    raise UnknownSetError(unknown_set(root, name, keys))
+    return found[0]
 
 
 def resolve_sets(root: Path, name: str) -> list[str]:

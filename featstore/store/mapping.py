@@ -3,9 +3,9 @@
 Mapping each file by itself reads at memory speed but gathers at half of it, because every row
 has to be looked up in its file first. Here a range of addresses is reserved for the whole set,
 and the whole pages of the rows of each file are mapped over their place in it (``MAP_FIXED``);
-shards begin with a padding that makes a page of the file one of the range (docs/store-format.md).
-What two files share a page of is copied, and so are small parts: never of a file that is still
-being filled, since a copy would not follow it.
+shards begin with a padding that makes a page of the file one of the range: see
+docs/ref/store-format.md. What two files share a page of is copied, and so are small parts: never of
+a file that is still being filled, since a copy would not follow it.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class _Range:
         self._may_copy -= size - (last - first)
         if self._may_copy < 0:
             raise MappingUnavailableError(
-                "Too many rows share a page of memory with those of another file, or the files are "
-                "still being fetched. Prefetch the set, or open the store with mode='auto'."
+                "Too many rows share a page of memory with those of another file. Open the store "
+                "with mode='auto'."
             )
         if last > first:
             flags = mmap.MAP_SHARED | _MAP_FIXED

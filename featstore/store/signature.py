@@ -89,7 +89,7 @@ class Signature:
 
 
 def signed_bytes(log: Log, counter: int) -> bytes:
-    """Return what is signed of a log, in canonical form: docs/store-format.md."""
+    """Return what is signed of a log, in canonical form: docs/ref/store-format.md."""
     return canonical_json(
         {
             "what": "headstock store",

@@ -17,6 +17,7 @@ from featstore.address import parse_address
 from featstore.cards import SHOWN, Card
 from featstore.errors import (
     LISTED,
+    AddressError,
     AmbiguousSetError,
     CorruptStoreError,
     IncompleteEmbeddingsError,
@@ -656,11 +657,12 @@ def open_store(
     MissingPackageError
         If `key` is given, and cryptography is not installed.
     UnknownSetError
-        If there is no folder at `path`, or it is not a store; or has no such revision.
+        If it has no such revision.
     FormatVersionError
         If a newer version wrote it.
     AddressError
-        If the address is malformed, of an unknown scheme, or holds credentials.
+        If there is no store at `path`, or the address is malformed, of an unknown scheme, or holds
+        credentials.
     RemoteStoreError
         If a remote store can be neither reached nor read from the cache.
 
@@ -682,7 +684,7 @@ def open_store(
     if not has_log(place.root):
         missing = f"has no store (no {LOG})" if place.is_remote else "does not exist"
         there = not place.is_remote and place.root.exists()
-        raise UnknownSetError(
+        raise AddressError(
             f"{place.address} {'is not a Headstock store' if there else missing}. Check the "
             f"address, or make a store with `headstock {place.made_by}`."
         )

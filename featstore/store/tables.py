@@ -316,20 +316,19 @@ def write_thumbnails(directory: Path, thumbnails: Mapping[str, bytes]) -> None:
             # Under the lock nobody else is writing: these are what a kill left.
             for staged in directory.glob(".thumbnails-*.staged"):
                 staged.unlink(missing_ok=True)
-        old = sorted(directory.glob("thumbnails-*.parquet"))
+        old = listed = sorted(directory.glob("thumbnails-*.parquet"))
         if thumbnails or len(old) > 1:
             data = _thumbnail_bytes({**_read_all(old), **thumbnails})
             path = directory / f"thumbnails-{sha256_hex(data)[:SHORT]}.parquet"
             if path not in old:
                 write_file(path, [data])
-            # A kill before this leaves two files, which readers join and the next write unites; one
-            # after it a file that is not listed yet.
-            for other in old:
-                if other != path:
-                    other.unlink()
+            listed = [path]
         root = directory.parent.parent
         if has_log(root):
-            list_thumbnails(root, directory)
+            list_thumbnails(root, directory, listed)
+        # A kill before this leaves several files, which readers join and the next write unites.
+        for other in {*old}.difference(listed):
+            other.unlink()
 
 
 def _thumbnail_bytes(thumbnails: Mapping[str, bytes]) -> bytes:

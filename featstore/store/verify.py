@@ -1,73 +1,55 @@
 """Verify a store: the files that its records list, beside the files that it holds.
 
 The log of a store lists sets, tags and pictures; the commits of a set list its files
-(`featstore.store.listing`). What is listed and missing, or not as listed, is wrong. What nothing
-lists is a leftover of a writer, which is noted, or belongs to nothing. Records are written
-deterministically, so one is right only if it is byte for byte what its own content is written as.
+(`featstore.store.listing`). What is listed and missing, or not as listed, is wrong, and so is
+whatever is no regular file. What nothing lists is no part of the store, and only noted. Records are
+written deterministically, so one is right only if it is byte for byte what its own content is
+written as.
 """
 
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from featstore.errors import CorruptStoreError, FeatstoreError, UnknownSetError
-from featstore.identity import SHORT
-from featstore.store.convention import root_metadata, zarr_metadata
+from featstore.errors import AddressError, CorruptStoreError, FeatstoreError, UnknownSetError
+from featstore.store.convention import root_metadata
 from featstore.store.files import (
     facts_of,
     file_facts,
     json_bytes,
-    read_json,
     same_file,
     walk_store,
 )
-from featstore.store.layout import SetKey, group_metadata
-from featstore.store.listing import Listed, SetRecords, read_records
+from featstore.store.layout import SetKey
+from featstore.store.listing import Listed, read_records
 from featstore.store.log import ABOUT, Log, read_log, rebuilt_log, unknown_set
 from featstore.store.log import NAME as LOG
 from featstore.store.records import (
     REVISIONS,
-    parse_tag,
-    read_commit,
     read_tag,
     tag_document,
     tag_file,
 )
-from featstore.store.tables import read_items, read_thumbnail_file
 
 #: The group that a store is for readers of Zarr.
 ROOT = "zarr.json"
 
-#: What a writer puts below a set before a record lists it, and what a set may hold without.
-_STAGING = re.compile(
-    r"\.staging/(part-\d{5}-of-\d{5}/)?"
-    r"(lock|w\d{6}-[0-9a-f]{8}/(claim|journal\.jsonl|data-\d{6}\.bin|[^/]+\.staged))"
-)
-_RUN = re.compile(r"runs/[^/]+\.json")
-_UNFINISHED = re.compile(
-    r"(embedding/(c/|[0-9a-f]{16}/)?|bias/)?zarr\.json"
-    r"|(embedding(/[0-9a-f]{16})?|bias)/c/\d+(/0)?|golden\.json|failures(-[0-9a-f]{8})?\.parquet"
-    r"|revisions/[0-9a-f]{64}\.json"
-)
-_STAGED = re.compile(r"\..+\.staged")
 _UNTIDY = (
     "is published, but its writer was stopped before it tidied up: the same command again or "
     "`headstock store gc` does that"
 )
+_UNFINISHED = "belongs to an unfinished extraction, or to no set"
+_UNLISTED = "is listed nowhere; `headstock store gc` removes what an unfinished write left"
 _LOST = (
     "is not the commit record that its name says; without it nothing says what the set's other "
     "files should be (`headstock store repair --copy` takes it from another copy)"
 )
-_ITEMS = re.compile(r"[^/]+/[^/]+/items-([0-9a-f]{8})\.parquet")
-_TAG = re.compile(r"tags/[A-Za-z0-9][A-Za-z0-9._-]{0,136}\.json")
 #: What makes a file about the store right.
 _CARD = "`headstock store card STORE -o STORE` writes and lists it"
-_THUMBNAILS = re.compile(r"[^/]+/[^/]+/thumbnails-([0-9a-f]{8})\.parquet")
 
 
 @dataclass(frozen=True)
@@ -135,14 +117,16 @@ def verify_store(
 
     Raises
     ------
+    AddressError
+        If `root` is no store.
     UnknownSetError
-        If `root` is no store, or a key names nothing in it.
+        If a key names nothing in it.
     FormatVersionError
         If a newer version wrote the store.
     """
     if not root.is_dir() or not any((root / name).exists() for name in ("zarr.json", LOG)):
         what = "is not a Headstock store" if root.exists() else "does not exist"
-        raise UnknownSetError(f"{root} {what}. Check the path.")
+        raise AddressError(f"{root} {what}. Check the path.")
     return _Verification(root, keys, full=full).run(on_set)
 
 
@@ -153,8 +137,6 @@ class _Verification:
     ----------
     files : set of str
         The regular files of the store that no link leads to; no other is opened.
-    by_set : dict
-        Key of a set -> its files, relative to it.
     known : set of str
         Files that something accounts for.
     wrong, notes : dict
@@ -165,17 +147,12 @@ class _Verification:
         self.root = root
         self.full = full
         self.files, self._folders, self._odd = walk_store(root)
-        self.by_set: dict[str, set[str]] = {}
-        for name in self.files:
-            *above, inside = name.split("/", 3)
-            if len(above) == 3:
-                self.by_set.setdefault("/".join(above), set()).add(inside)
         self._keys = frozenset(keys)
         self.known: set[str] = set()
         self.wrong: dict[str, str] = {}
         self.notes: dict[str, str] = {}
         self._log = self._read_log()
-        self._tables: set[tuple[str, str, int]] = set()
+        self._right: set[tuple[str, str]] = set()  # tables that several sets share
 
     def run(self, on_set: Callable[[int, int, str], object]) -> VerifyReport:
         """Check everything and report."""
@@ -189,9 +166,8 @@ class _Verification:
             on_set(number, len(chosen), key)
             self._check_set(key)
         self._check_root()
-        self._check_thumbnails()
+        self._check_listed()
         self._check_tags()
-        self._check_about()
         self._check_rest()
         return VerifyReport(
             [Problem(path, what) for path, what in sorted(self.wrong.items())],
@@ -217,10 +193,6 @@ class _Verification:
         self.known.add(path)
         self.wrong.setdefault(path, what)
 
-    def _note(self, path: str, what: str) -> None:
-        self.known.add(path)
-        self.notes.setdefault(path, what)
-
     def _check_root(self) -> None:
         """Check the group of the store, which has only one form."""
         self.known.add(ROOT)
@@ -242,104 +214,44 @@ class _Verification:
 
     def _check_set(self, key: str) -> None:
         """Compare the files of a set with what its records list."""
-        names, busy = self.by_set.get(key, set()), self._is_busy(key)
-        listed = key in self._log.sets
-        for name in names:
-            if _RUN.fullmatch(name):
-                self.known.add(f"{key}/{name}")
-            elif _STAGING.fullmatch(name):
-                self._note(f"{key}/{name}", "belongs to an unfinished extraction")
-        try:
+        with contextlib.suppress(CorruptStoreError):  # a link, which is reported by itself
             records = read_records(self.root, SetKey(*key.split("/")), log=self._log)
-        except CorruptStoreError:
-            self.known |= {f"{key}/{name}" for name in names}
-            return  # a link leads to its records, which is reported by itself
-        for revision in records.lost:
-            self._blame(f"{key}/{REVISIONS}/{revision}.json", _LOST)
-        for one in records.files().values():
-            self._check_file(one, records, busy=busy)
-        if not busy and not records.lost:
-            return
-        what = f"belongs to an {'extension under way' if listed else 'unfinished extraction'}"
-        for path in (f"{key}/{name}" for name in names if _UNFINISHED.fullmatch(name)):
-            if path not in self.known and busy:
-                self._note(path, what)
-            elif listed:
-                self.known.add(path)  # a record that is lost may list it
+            for revision in records.lost:
+                self._blame(f"{key}/{REVISIONS}/{revision}.json", _LOST)
+                self.known |= {path for path in self.files if path.startswith(f"{key}/")}
+            for one in records.files().values():
+                self._check_file(one, busy=self._is_busy(key))
 
-    def _check_file(self, one: Listed, records: SetRecords, *, busy: bool) -> None:
-        """Compare a file with what a commit lists; what several sets share is read once."""
-        part = one.part
-        if part == "zarr" and one.path in self.known:
+    def _check_file(self, one: Listed, *, busy: bool) -> None:
+        """Compare a file with what a commit lists."""
+        seen = one.path, str(one.facts.get("sha256", ""))
+        if seen in self._right or (one.part == "zarr" and one.path in self.known):
             return
         self.known.add(one.path)
-        if busy and part == "zarr" and self._is_behind(one, records):
-            self._note(one.path, _UNTIDY)
-            return
-        seen = (one.path, one.facts["sha256"], one.commit.n) if one.facts else ("", "", 0)
-        if part == "items" and seen in self._tables:
-            return
-        if one.path not in self.files:
-            self._blame(one.path, "is missing")
-            return
-        wrong, current = one.check(self.root, full=self.full).reasons, records.current
-        if current and (current.dim, current.block_rows) != (one.commit.dim, one.commit.block_rows):
-            wrong.append("is of a commit of another set")
-        if part == "items" and not wrong:
-            self._tables.add(seen)
-            if self.full:
-                try:
-                    for own in one.commit.parts:
-                        if own.items_facts == one.facts:
-                            read_items(self.root / one.path, own.items, n=own.n)
-                except CorruptStoreError as err:
-                    wrong.append(f"cannot be opened: {err}")
-        if wrong:
+        if one.path in self.files:
+            wrong = one.check(self.root, full=self.full).reasons
+        else:
+            wrong = ["is missing"]
+        if wrong and busy and one.part == "zarr":
+            self.notes[one.path] = _UNTIDY
+        elif wrong:
             self._blame(one.path, "; ".join(wrong))
+        elif one.part == "items":
+            self._right.add(seen)
 
-    def _is_behind(self, one: Listed, records: SetRecords) -> bool:
-        """Return whether Zarr's metadata is that of another revision, or still to be written."""
-        if one.path not in self.files or self._is_file(one.path, one.content or b""):
-            return one.path not in self.files
-        for record in (records.directory / REVISIONS).glob("*.json"):
-            with contextlib.suppress(CorruptStoreError):
-                other = zarr_metadata(records.key, read_commit(records.directory, record.stem))
-                if self._is_file(one.path, other.get(one.path, b"")):
-                    return True
-        return False
-
-    def _check_thumbnails(self) -> None:
-        """Thumbnails carry their hash in their name; the log says which there are."""
-        listed = self._log.thumbnails
-        elsewhere = {name.rsplit("/", 1)[1]: name for name in listed}
-        unlisted = set()
-        for path, match in [(path, _THUMBNAILS.fullmatch(path)) for path in self.files]:
-            if match is None:
-                continue
+    def _check_listed(self) -> None:
+        """Check the files that the log lists with a hash; thumbnails have it in their name."""
+        named = {path: path.rsplit("-", 1)[1].split(".")[0] for path in self._log.thumbnails}
+        for path, digest in {**self._log.about, **named}.items():
             self.known.add(path)
-            with contextlib.suppress(FileNotFoundError):  # a writer has replaced it meanwhile
-                if file_facts(self.root / path)["sha256"][:SHORT] != match[1]:
-                    self._blame(path, "was changed: it has another hash than its name")
-                elif path not in listed:
-                    unlisted.add(path.rsplit("/", 1)[0])
-                    name = elsewhere.get(path.rsplit("/", 1)[1])
-                    self._check_unlisted(path, name)
-        for path in listed - self.files - set(self._odd):
-            if path.rsplit("/", 1)[0] in unlisted:
-                self.notes[LOG] = f"lists {path}, which a writer that was stopped has replaced"
-            else:
-                self._blame(path, "is missing")
-
-    def _check_unlisted(self, path: str, moved: str | None) -> None:
-        """Note thumbnails of a writer that was stopped before it had listed them."""
-        try:
-            read_thumbnail_file(self.root / path)
-        except CorruptStoreError as err:
-            self._blame(path, f"are no thumbnails: {err}")
-        if moved is not None:
-            self._blame(path, f"are those of {moved}: they were moved")
-        elif path not in self.wrong:
-            self.notes[path] = "are thumbnails that no writer has listed yet"
+            cure = f"; {_CARD}" if path in ABOUT else ""
+            try:
+                if not file_facts(self.root / path)["sha256"].startswith(digest):
+                    self._blame(path, f"is not the one that the log lists{cure}")
+            except FileNotFoundError:
+                self._blame(path, f"is missing, though the log lists it{cure}")
+            except CorruptStoreError as err:
+                self._blame(path, str(err))
 
     def _check_tags(self) -> None:
         """Check that the tags of the log are there, and name revisions that are."""
@@ -363,56 +275,17 @@ class _Verification:
                 what = "is not what a writer writes there"
                 self._blame(path, f"names a revision that {min(gone)} lacks" if gone else what)
 
-    def _check_about(self) -> None:
-        """Check what is written about the store; as the log lists it."""
-        listed = self._log.about
-        for name in self.files & set(ABOUT):
-            self.known.add(name)
-            if name not in listed:
-                self.notes[name] = f"is not listed; {_CARD}"
-            elif file_facts(self.root / name)["sha256"] != listed[name]:
-                self._blame(name, f"is not the one that the log lists; {_CARD}")
-        for name in listed.keys() - self.files - set(self._odd):
-            self._blame(name, f"is missing, though the log lists it; {_CARD}")
-
     def _check_rest(self) -> None:
-        """Report what nothing accounts for, and whatever is no regular file."""
+        """Report what is no regular file, and note what nothing lists but facts of runs."""
         # What lies behind a link was not looked at: the link is what is wrong.
         self.wrong = {p: what for p, what in self.wrong.items() if not self._is_behind_link(p)}
         for path, what in self._odd.items():
             if self._in_scope(path):
                 self.wrong[path] = f"is a {what}; a store holds regular files"
-        for path in self.files - self.known:
-            if not self._in_scope(path):
-                continue
-            folder, _, name = path.rpartition("/")
-            of_group = dict(zip(("dataset", "kind"), folder.split("/"), strict=False))
-            if _STAGED.fullmatch(name):
-                self.notes[path] = (
-                    "is left from an unfinished write; `headstock store gc` removes it"
-                )
-            elif self._is_file(path, json_bytes(group_metadata(of_group))):
-                self.notes[path] = "is a group that holds no set"
-            elif _TAG.fullmatch(path) and self._is_tag(path):
-                self.notes[path] = (
-                    "is a tag that the log does not list; `headstock store gc` removes it"
-                )
-            elif self._is_whole_table(path):
-                self.notes[path] = (
-                    "is an item table that no commit names; `headstock store gc` removes it"
-                )
-            else:
-                self.wrong[path] = "belongs to nothing in this store"
-
-    def _is_tag(self, path: str) -> bool:
-        with contextlib.suppress(FeatstoreError, OSError):
-            tag = parse_tag(read_json(self.root / path), where=path)
-            return path == tag_file(tag["name"], tag["digest"])
-        return False
-
-    def _is_whole_table(self, path: str) -> bool:
-        match = _ITEMS.fullmatch(path)
-        return match is not None and file_facts(self.root / path)["sha256"].startswith(match[1])
+        for path in filter(self._in_scope, self.files - self.known):
+            if path.split("/")[3:4] != ["runs"]:
+                busy = self._is_busy("/".join(path.split("/")[:3]))
+                self.notes.setdefault(path, _UNFINISHED if busy else _UNLISTED)
 
     def _is_behind_link(self, path: str) -> bool:
         return not self._odd.keys().isdisjoint((path, *_folders_above(path)))

@@ -40,7 +40,7 @@ from featstore.store.layout import (
     SetSpec,
     plan_array,
 )
-from featstore.store.listing import PARTS, read_records, set_files, unlisted
+from featstore.store.listing import PARTS, read_records, set_files
 from featstore.store.lock import (
     Claim,
     claim_folders,
@@ -127,7 +127,7 @@ def settle_claimed(root: Path, key: SetKey, claim: Claim) -> None:
 
 
 def end_publication(root: Path, key: SetKey, claim: Claim) -> None:
-    """Write Zarr's metadata, take out what no revision names, and end the claim: after the log."""
+    """Write Zarr's metadata and end the claim: after the log."""
     claim.rely_on(root / NAME)
     claim.sync()
     log = read_log(root)
@@ -136,9 +136,6 @@ def end_publication(root: Path, key: SetKey, claim: Claim) -> None:
     if records.current is not None:
         for path, data in zarr_metadata(key, records.current).items():
             write_file_once(claim, root / path, data)
-        if claim.folder.parent == staging_of(records.directory) and not records.lost:
-            for one in list(unlisted(root, key, records.files())):  # no part, beside others
-                claim.discard(one)
     claim.finish()
 
 

@@ -28,7 +28,6 @@ from featstore.parallel import map_threads
 from fitters.aligners.base import (
     BaseAligner,
     Matrix,
-    Shapes,
     validate_pairs,
 )
 from fitters.errors import ZeroRowError
@@ -175,13 +174,6 @@ class ASIFAligner(BaseAligner):
     """
 
     method: ClassVar[str] = "asif"
-    shapes: ClassVar[Shapes] = {
-        "anchors_x_": ("c", "p"),
-        "anchors_y_": ("c", "q"),
-        "mean_x_": ("p",),
-        "mean_y_": ("q",),
-    }
-    fitted_values: ClassVar[tuple[str, ...]] = ("n_features_in_",)
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "top_k": [Interval(Integral, 1, None, closed="left")],
         "power": [Interval(Real, 0, MOST, closed="neither")],

@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from fitters.settings import FitConfig
 
 Matrix = npt.NDArray[np.float64]
-Shapes = dict[str, tuple[str, ...]]
-"""Fitted arrays by attribute, with their shapes in letters."""
 Projection: TypeAlias = Any
 """Rows in a shared space: a matrix, or a scipy csr_array where the space is wide."""
 
@@ -45,9 +43,8 @@ Projection: TypeAlias = Any
 class BaseAligner(BaseEstimator, ABC):  # type: ignore[misc]
     """Base of the aligners.
 
-    Subclasses declare what a fitted one consists of, so that it can be saved without pickle:
-    `shapes` or `array_shapes` (attributes that are arrays of `array_dtype`) and `fitted_values`
-    (attributes that are plain numbers). Constructor parameters must be plain values.
+    What is fitted is saved without pickle: attributes whose names end in "_" that are arrays of
+    floats, as `array_dtype`, or plain numbers. Constructor parameters must be plain values.
 
     Examples
     --------
@@ -73,11 +70,8 @@ class BaseAligner(BaseEstimator, ABC):  # type: ignore[misc]
     """Whether `fit` is to be preferred to `fit_moments` on no more rows than columns."""
     mixes: ClassVar[bool] = True
     """Whether the mass of prototypes beside real pairs changes what is fitted."""
-    fitted_values: ClassVar[tuple[str, ...]] = ()
     unit_rows: ClassVar[bool] = True
     """Whether projections have unit rows, so that their dot product is a cosine."""
-    shapes: ClassVar[Shapes] = {}
-    """The fitted arrays of the class by attribute; see `array_shapes`."""
     array_dtype: ClassVar[str] = "float64"
     """Type of its fitted arrays, which is how they are saved."""
 
@@ -130,14 +124,6 @@ class BaseAligner(BaseEstimator, ABC):  # type: ignore[misc]
     @abstractmethod
     def project_y(self, y: Rows) -> Projection:
         """Return y in the shared space: shape (n, r), float64, dense or CSR."""
-
-    def array_shapes(self) -> dict[str, tuple[str, ...]]:
-        """Return the fitted arrays by attribute, with their shapes in letters.
-
-        "p" and "q" are the columns of x and y; an equal letter is an equal size. They are the
-        class's `shapes`, unless they depend on its parameters.
-        """
-        return dict(self.shapes)
 
     def check_projected(self, rows: Rows, d: int, side: str) -> Matrix:
         """Return `rows` as float64 after checking that they have `d` columns."""

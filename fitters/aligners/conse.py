@@ -12,7 +12,7 @@ from scipy.special import softmax
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval
 
-from fitters.aligners.base import BaseAligner, Matrix, Shapes, validate_pairs
+from fitters.aligners.base import BaseAligner, Matrix, validate_pairs
 from fitters.errors import SettingError
 from fitters.moments.transform import normalize_rows
 from fitters.pairs import Rows
@@ -67,10 +67,6 @@ class ConSEAligner(BaseAligner):
     method: ClassVar[str] = "conse"
     fitted_on = "head"
     preparation: ClassVar[Preparation] = Preparation(images="raw")
-    shapes: ClassVar[Shapes] = {
-        "weight_": ("c", "p"), "bias_": ("c",), "texts_": ("c", "q")
-    }  # fmt: skip
-    fitted_values: ClassVar[tuple[str, ...]] = ("n_features_in_",)
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "top_k": [Interval(Integral, 1, None, closed="left")]
     }

@@ -14,7 +14,6 @@ from sklearn.utils._param_validation import Interval
 from fitters.aligners.base import (
     FromMoments,
     Matrix,
-    Shapes,
     changed_copy,
     refits_of,
 )
@@ -59,14 +58,6 @@ class DirectionsAligner(FromMoments):
         p.
     """
 
-    shapes: ClassVar[Shapes] = {
-        "mean_x_": ("p",),
-        "mean_y_": ("q",),
-        "weights_x_": ("p", "r"),
-        "weights_y_": ("q", "r"),
-        "strengths_": ("r",),
-    }
-    fitted_values: ClassVar[tuple[str, ...]] = ("gap_", "n_features_in_")
     n_components: int | None
 
     def tune(self, data: Sources[Any], search: Search) -> Choice:

@@ -112,7 +112,6 @@ class KernelRidgeAligner(OneWay):
 
     method: ClassVar[str] = "kernel-ridge"
     by_error: ClassVar[bool] = True
-    fitted_values: ClassVar[tuple[str, ...]] = ("gamma_", "residual_", "n_features_in_")
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "direction": [StrOptions({"y->x", "x->y"})],
         "gamma": [Interval(Real, 0, MOST, closed="neither")],
@@ -321,14 +320,3 @@ class KernelRidgeAligner(OneWay):
                 first = kernel[:, : len(self.first_)] @ self.first_
                 out[block] = self.with_first(out[block], first)
         return out
-
-    def array_shapes(self) -> dict[str, tuple[str, ...]]:
-        """Return the fitted arrays and their shapes in letters."""
-        back = self.direction == "y->x"
-        first = {"first_": ("c", "p" if back else "q")} if self.first_share else {}
-        return first | {
-            "support_": ("m", "q" if back else "p"),
-            "dual_": ("m", "p" if back else "q"),
-            "mean_x_": ("p",),
-            "mean_y_": ("q",),
-        }

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from sklearn.utils._param_validation import Interval
 
-from fitters.aligners.base import FromMoments, Matrix, Shapes, mean_rows
+from fitters.aligners.base import FromMoments, Matrix, mean_rows
 from fitters.aligners.solvers import least_squares, solve_ridge
 from fitters.moments.moments import Moments
 from fitters.moments.transform import normalize_rows
@@ -46,10 +46,6 @@ class MeanShiftAligner(FromMoments):
 
     method: ClassVar[str] = "mean-shift"
     mixes: ClassVar[bool] = False
-    shapes: ClassVar[Shapes] = {
-        "mean_x_": ("p",), "mean_y_": ("q",)
-    }  # fmt: skip
-    fitted_values: ClassVar[tuple[str, ...]] = ("n_features_in_",)
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {}
 
     def _fit_rows(self, x: Matrix, y: Matrix, weight: Matrix) -> Self:
@@ -124,10 +120,6 @@ class TextToConceptAligner(FromMoments):
 
     method: ClassVar[str] = "text-to-concept"
     preparation: ClassVar[Preparation] = Preparation(images="raw", texts="raw")
-    shapes: ClassVar[Shapes] = {
-        "coef_": ("p", "q"), "intercept_": ("q",)
-    }  # fmt: skip
-    fitted_values: ClassVar[tuple[str, ...]] = ("scale_x_", "scale_y_", "n_features_in_")
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "alpha": [Interval(Real, 0, MOST, closed="left")],
     }

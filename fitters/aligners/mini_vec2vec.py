@@ -16,7 +16,6 @@ from sklearn.utils._param_validation import Interval
 from fitters.aligners.base import (
     BaseAligner,
     Matrix,
-    Shapes,
     validate_pairs,
 )
 from fitters.aligners.solvers import polar_factor
@@ -85,10 +84,6 @@ class MiniVec2VecAligner(BaseAligner):
 
     method: ClassVar[str] = "mini-vec2vec"
     mixes: ClassVar[bool] = False
-    shapes: ClassVar[Shapes] = {
-        "map_x_": ("p", "r"), "map_y_": ("q", "r"), "mean_x_": ("p",), "mean_y_": ("q",)
-    }  # fmt: skip
-    fitted_values: ClassVar[tuple[str, ...]] = ("n_features_in_",)
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "rounds": [Interval(Integral, 1, None, closed="left")],
         "refinements": [Interval(Integral, 0, None, closed="left")],

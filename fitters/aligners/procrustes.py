@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from sklearn.utils._param_validation import Interval
 
-from fitters.aligners.base import FromMoments, Matrix, Shapes, mean_rows
+from fitters.aligners.base import FromMoments, Matrix, mean_rows
 from fitters.aligners.solvers import determined, polar_factor, truncation_gap
 from fitters.moments.moments import Moments
 from fitters.moments.transform import normalize_rows
@@ -74,13 +74,6 @@ class ProcrustesAligner(FromMoments):
 
     method: ClassVar[str] = "procrustes"
     reads_few_rows = True
-    shapes: ClassVar[Shapes] = {
-        "rotation_": ("p", "q"),
-        "singular_values_": ("r",),
-        "mean_x_": ("p",),
-        "mean_y_": ("q",),
-    }
-    fitted_values: ClassVar[tuple[str, ...]] = ("gap_", "n_features_in_")
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "center": ["boolean"],
         "rank": [Interval(Integral, 1, None, closed="left"), None],

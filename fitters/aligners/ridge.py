@@ -10,7 +10,7 @@ import numpy as np
 import scipy.linalg
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from fitters.aligners.base import FromMoments, Matrix, OneWay, Shapes, mean_rows
+from fitters.aligners.base import FromMoments, Matrix, OneWay, mean_rows
 from fitters.aligners.solvers import relative_penalty, solve_ridge, solve_ridge_dual
 from fitters.moments.moments import Folds, Moments
 from fitters.moments.transform import normalize_rows
@@ -87,7 +87,6 @@ class RidgeAligner(FromMoments, OneWay):
     # Ranks are what is reported; the cosine, which grows as predictions shrink to their mean, takes
     # ten to a hundred times the penalty.
     criterion: ClassVar[Literal["cosine", "rank"]] = "rank"
-    fitted_values: ClassVar[tuple[str, ...]] = ("alpha_", "n_features_in_")
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "direction": [StrOptions({"y->x", "x->y"})],
         "alpha": [Interval(Real, 0, MOST, closed="left")],
@@ -254,12 +253,6 @@ class RidgeAligner(FromMoments, OneWay):
             self.with_first(predicted, rows @ self.first_coef_) if self.first_share else predicted
         )
 
-    def array_shapes(self) -> dict[str, tuple[str, ...]]:
-        """Return the fitted arrays and their shapes in letters."""
-        sides = ("q", "p") if self.direction == "y->x" else ("p", "q")
-        first = {"first_coef_": sides} if self.first_share else {}
-        return first | {"coef_": sides, "mean_x_": ("p",), "mean_y_": ("q",)}
-
 
 def _normal_equations(prototypes: Pairs, penalty: float) -> tuple[Matrix, Matrix, float]:
     """Return gram and cross, from texts of prototypes to their rows, and the absolute penalty."""
@@ -316,10 +309,6 @@ class TwoWayRidgeAligner(FromMoments):
 
     method: ClassVar[str] = "ridge-both"
     by_error: ClassVar[bool] = True
-    shapes: ClassVar[Shapes] = {
-        "forward_": ("p", "q"), "backward_": ("q", "p"), "mean_x_": ("p",), "mean_y_": ("q",)
-    }  # fmt: skip
-    fitted_values: ClassVar[tuple[str, ...]] = ("n_features_in_",)
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "alpha": [Interval(Real, 0, MOST, closed="left")],
         "relative": ["boolean"],

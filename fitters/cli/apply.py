@@ -52,6 +52,7 @@ class Query:
     weights: str | None = option(
         None,
         help="Load the weights of the text encoder from here, as in `headstock extract`.",
+        metavar="PLACE",
         needs=("text",),
     )
     near: str | None = option(

@@ -28,15 +28,14 @@ from featstore.cli.progress import ProgressBar
 from featstore.command_line import (
     SectionedCommand,
     StorePlace,
-    completed,
     count,
     json_option,
+    name_argument,
     print_json,
     setting_option,
     store_option,
     usage_error,
 )
-from featstore.errors import unknown_name
 from featstore.options import (
     Owners,
     check_needs,
@@ -97,7 +96,7 @@ def _settings(named: Mapping[str, Any]) -> Owners:
     epilog="Example: headstock fit ridge --store build/demo/store "
     "--images stamps/image -o aligners/ridge-head",
 )
-@click.argument("method", shell_complete=completed("fitters.methods:METHODS"))
+@name_argument("method", "fitters.methods:METHODS")
 @store_option("Read from this store, a folder or an address.", required=False)
 @options_from(FitRequest, inferred=("x",))
 @click.option(
@@ -152,8 +151,6 @@ def fit_command(
     from fitters.jobs import check_request, fit_from_store
     from fitters.methods import METHODS, methods_with
 
-    if method not in METHODS:
-        raise usage_error(unknown_name("method", method, METHODS, listed_by="headstock fit --help"))
     values = settings_from(given.pop("words"), _settings({"method": method}), having=methods_with)
     typed = typed_options() | {name: f"-s {name}" for name in values[method]}
     given |= values[method]

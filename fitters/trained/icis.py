@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from fitters.aligners.base import Matrix
 from fitters.pairs import Rows
 from fitters.settings import Preparation, TrainingPrecision
-from fitters.trained.base import PRECISIONS, Schedule, TrainedAligner, array_letters
+from fitters.trained.base import PRECISIONS, Schedule, TrainedAligner
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -48,7 +48,7 @@ class ICISAligner(TrainedAligner):
     Attributes
     ----------
     x_…_, y_…_ : ndarray, float32
-        Parameters of both autoencoders, named by `array_shapes`.
+        Parameters of both autoencoders, such as ``y_encode_0_weight_``.
     row_norm_ : float
         Mean norm of the rows that it was trained on.
     epochs_, loss_, n_features_in_, n_targets_, feature_names_in_
@@ -75,7 +75,6 @@ class ICISAligner(TrainedAligner):
 
     method: ClassVar[str] = "icis"
     preparation: ClassVar[Preparation] = Preparation(images="unit", texts="unit", head_bias=True)
-    fitted_values: ClassVar[tuple[str, ...]] = (*TrainedAligner.fitted_values, "row_norm_")
     schedule = "constant"
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **Schedule._parameter_constraints,
@@ -146,8 +145,3 @@ class ICISAligner(TrainedAligner):
 
         del side
         return row_of_text(parts, rows)
-
-    def array_shapes(self) -> dict[str, tuple[str, ...]]:
-        """Return the fitted arrays and their shapes in letters."""
-        shapes = array_letters("x", "autoencoder", k="p", d="", h="hidden")
-        return shapes | array_letters("y", "autoencoder", k="q", d="", h="hidden")

@@ -18,7 +18,6 @@ from fitters.trained.base import (
     PRECISIONS,
     Schedule,
     TrainedAligner,
-    array_letters,
     head_name,
 )
 
@@ -84,7 +83,7 @@ class MLPAligner(TrainedAligner):
     Attributes
     ----------
     x_…_, y_…_ : ndarray, float32
-        Parameters of the heads, named by `array_shapes`.
+        Parameters of the heads, such as ``y_project_weight_``.
     epochs_ : int
         Trained in all.
     loss_ : float
@@ -213,15 +212,3 @@ class MLPAligner(TrainedAligner):
         if not self.scales:
             return 1.0, 0.0
         return float(objective.log_scale.detach().exp()), float(objective.shift.detach())
-
-    def array_shapes(self) -> dict[str, tuple[str, ...]]:
-        """Return the fitted arrays and their shapes in letters."""
-        target = {"y->x": "p", "x->y": "q", "both": "r"}[self.direction]
-        shapes: dict[str, tuple[str, ...]] = {}
-        for side, k in (("x", "p"), ("y", "q")):
-            if self._maps(side):
-                name = head_name(self.architecture, side)
-                shapes |= array_letters(
-                    side, name, k=k, d=target, h=f"hidden {side}", bias=bool(self.bias)
-                )
-        return shapes

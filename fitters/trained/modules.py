@@ -1,7 +1,6 @@
 """Modules of trained aligners: heads, losses, penalties and what training minimises.
 
-Every module has the parameters that `fitters.trained.base.HEADS` lists under its name. Random
-numbers come from a generator that is handed in: torch's global one is never read nor moved.
+Random numbers come from a generator that is handed in: torch's global one is never read nor moved.
 
 `same` marks, for the losses that contrast, pairs (i, j), i ≠ j, that are no negatives because row i
 and row j are of one group, such as classes of one name: they are left out.
@@ -183,8 +182,8 @@ class Autoencoder(nn.Module):
         self.decode = nn.Sequential(nn.Linear(h, k))
 
 
-#: Name in `HEADS` -> the module, and what it takes beside its columns.
-_BUILT: dict[str, tuple[Callable[..., nn.Module], tuple[str, ...]]] = {
+#: Name of a head -> the module, and what it takes beside its columns.
+HEADS: dict[str, tuple[Callable[..., nn.Module], tuple[str, ...]]] = {
     "linear": (LinearHead, ("bias",)),
     "paper": (PaperHead, ("h", "dropout")),
     "residual": (ResidualHead, ("h", "dropout", "gate")),
@@ -203,7 +202,7 @@ def build_head(
     where it has none.
     """
     given = {"h": width, "dropout": dropout, "bias": bias, "gate": gate}
-    make, takes = _BUILT[name]
+    make, takes = HEADS[name]
     # On the meta device nothing is drawn: `initialise` fills the memory afterwards.
     with torch.device("meta"):
         return make(k, d, **{name: given[name] for name in takes if given[name] is not None})

@@ -57,15 +57,13 @@ def test_a_suite_runs_from_an_address_to_its_table(
     assert len(again) >= 3
     kept = read_results(smoke_results).filter(~pl.col("run_id").is_in(again))
     write_batch(results, kept, read_ranks(smoke_results, kept["run_id"].unique().to_list()))
-    said = _bench(
-        capsys, "eval", "run", "--suite", "smoke", "--store", address, "-o", results, "--json"
-    )
+    said = _bench(capsys, "eval", "run", "smoke", "--store", address, "-o", results, "--json")
     facts = json.loads(said)
     # Ids are of what is read, not of where it lies.
     assert (facts["reused"], facts["new"]) == (len(runs) - len(again), len(again))
     assert facts["store"] == address
     (session,) = read_sessions(results)
-    assert session["command"] == "headstock eval run --suite smoke --store STORE --out OUT"
+    assert session["command"] == "headstock eval run smoke --store STORE --out OUT"
     assert address not in json.dumps(session)
     found, local = (read_results(root).filter(pl.col("run_id").is_in(again))
                     for root in (results, smoke_results))  # fmt: skip

@@ -32,7 +32,7 @@ def limited(tmp_path_factory):
     root = tmp_path_factory.mktemp("limited") / "r"
     code = (
         "import sys; from headstock.__main__ import main; sys.argv = ['headstock', 'eval', 'run', "
-        "'--suite', 'smoke', '--limit', '30', '-o', sys.argv[1]]\n"
+        "'smoke', '--limit', '30', '-o', sys.argv[1]]\n"
         "try:\n    main()\nexcept SystemExit as end:\n    print(end.code, 'torch' in sys.modules)"
     )
     command = [sys.executable, "-c", code, str(root)]
@@ -61,24 +61,22 @@ def test_run_then_again_reuses_everything(bench, limited):
     assert "0 reused, " in done.stdout
     assert "0 finished" in done.stderr
     stamps = {p: p.stat().st_mtime_ns for p in root.rglob("*") if p.is_file()}
-    code, out, _ = bench("eval", "run", "--suite", "smoke", "-o", root, "--limit", 30, "--json")
+    code, out, _ = bench("eval", "run", "smoke", "-o", root, "--limit", 30, "--json")
     facts = json.loads(out)
     assert (code, facts["new"], facts["seconds"] < 60) == (0, 0, True)
     assert facts["reused"] > 0
     assert stamps == {p: p.stat().st_mtime_ns for p in root.rglob("*") if p.is_file()}
-    assert facts["command"] == "headstock eval run --suite smoke --out OUT --limit 30"
+    assert facts["command"] == "headstock eval run smoke --out OUT --limit 30"
     session = json.loads(next((root / "sessions").glob("*.json")).read_text())
     assert session["versions"]["polars"]
     assert set(read_results(root)["limit"]) == {30}
 
 
 def test_dry_run_says_what_it_would_do_and_writes_nothing(bench, tmp_path):
-    code, out, _ = bench(
-        "eval", "run", "--suite", "smoke", "-o", tmp_path / "r", "--dry-run", "--json"
-    )
+    code, out, _ = bench("eval", "run", "smoke", "-o", tmp_path / "r", "--dry-run", "--json")
     assert code == 0
     assert json.loads(out) == {"runs": 181, "reused": 0, "new": 181, "fits": 121}
-    _, out, _ = bench("eval", "run", "--suite", "smoke", "-o", tmp_path / "r", "--dry-run")
+    _, out, _ = bench("eval", "run", "smoke", "-o", tmp_path / "r", "--dry-run")
     assert out == "smoke: 181 runs, 0 finished, 181 new in 121 fits.\n"
     assert not (tmp_path / "r").exists()
 
@@ -128,16 +126,18 @@ def test_table_formats(bench, smoke_results, form):
         assert out.count("\n|") > 10
 
 
-def test_sweep_then_table_and_compare(bench, smoke_store, tmp_path):
+def test_lists_of_settings_then_table_and_compare(bench, smoke_store, tmp_path):
     words = [
-        "eval", "sweep", "--store", smoke_store, "-o", tmp_path / "r", "--n-pairs", "0,8",
-        "--seeds", "0,1", "-s", "penalty=0.1,1", "-s", "mix=0.5,2", "--source", "none,head,random",
+        "eval", "task", "zero_shot", "--store", smoke_store, "-o", tmp_path / "r", "--method",
+        "ridge", "--eval", "held-out", "--n-pairs", "0,8,5000", "--seeds", "0,1", "-s",
+        "penalty=0.1,1", "-s", "mix=0.5,2", "--source", "none,head,random",
     ]  # fmt: skip
-    code, out, _ = bench(*words, "--dry-run")
+    code, out, err = bench(*words, "--dry-run")
+    assert "Left out: --n-pairs 5,000; a split has fewer images." in err
     # none: 1 K x 2 penalties; head and random: K=0 2 penalties, K=8 2 penalties x 2 mixes.
-    assert (code, out) == (0, "sweep: 56 runs, 0 finished, 56 new in 28 fits.\n")
+    assert (code, out) == (0, "task: 28 runs, 0 finished, 28 new in 28 fits.\n")
     assert bench(*words)[0] == 0
-    assert "56 reused, 0 new" in bench(*words)[1]
+    assert "28 reused, 0 new" in bench(*words)[1]
     code, out, _ = bench("eval", "table", tmp_path / "r", "--part", "results", "--metrics", "top-1")
     assert code == 0
     assert "penalty" in out
@@ -180,19 +180,38 @@ def test_report_names_its_file_and_answer(bench, of_ridge, smoke_store, tmp_path
 
 
 BAD_USAGE = [
-    (["eval", "rum"], ["Did you mean 'run'?"]),
-    (["eval", "run", "-o", "x"], ["--suite"]),
-    (["eval", "run", "--suite", "demo", "-o", "x"], ["'--store'", "there is no store"]),
-    (["eval", "run", "--suite", "smoke", "-o", "x", "--jobs", "0"], ["--jobs"]),
-    (["eval", "run", "--suite", "smoke", "-o", "x", "--limit", "0"], ["--limit"]),
+    (["eval", "tabel"], ["Did you mean 'table'?"]),
+    (["eval", "run", "-o", "x"], ["SUITE"]),
+    (["eval", "run", "smok", "-o", "x"], ["Did you mean 'smoke'?"]),
+    (["eval", "task", "zero_shot", "--method", "rigde", "-o", "x"], ["Did you mean 'ridge'?"]),
+    (["eval", "task", "generalized", "--source", "hed"], ["got 'hed'. Did you mean 'head'?"]),
+    (["store", "card", "x", "--license", "birds"], ["--licence is NAME=TEXT"]),
+    (["eval", "run", "demo", "-o", "x"], ["'--store'", "there is no store"]),
+    (["eval", "run", "smoke", "-o", "x", "--jobs", "0"], ["--jobs"]),
+    (["eval", "run", "smoke", "-o", "x", "--limit", "0"], ["--limit"]),
     (["eval", "table", "x", "--format", "html"], ["'html' is not one of"]),
-    (["eval", "sweep", "--store", "x", "-o", "y", "-s", "mix=one"], ["mix of ridge", "got 'one'"]),
+    (
+        [
+            "eval",
+            "task",
+            "zero_shot",
+            "--store",
+            "x",
+            "-o",
+            "y",
+            "--method",
+            "ridge",
+            "-s",
+            "mix=one",
+        ],
+        ["mix of ridge", "got 'one'"],
+    ),
     (["eval", "compare", "x"], ["'B'"]),
     (
-        ["eval", "run", "--suite", "smoke", "-o", "x", "--engine", "slurm"],
-        ["'slurm' is not one of"],
+        ["eval", "run", "smoke", "-o", "x", "--engine", "slurm"],
+        ["expected local or ray; got 'slurm'"],
     ),
-    (["report", "x", "-o", "y"], ["--store"]),
+    (["report", "x", "-o", "y"], ["--store", "there is no store"]),
 ]
 
 
@@ -208,9 +227,8 @@ def test_wrong_usage_is_one_line_and_exit_2(bench, tmp_path, monkeypatch, argume
 def test_errors_are_one_line_and_exit_1(bench, smoke_results, smoke_store, tmp_path):
     no, out = tmp_path / "no", tmp_path / "r"
     for arguments, part in (
-        (["eval", "run", "--suite", "smok", "-o", out], "Did you mean 'smoke'?"),
-        (["eval", "run", "--suite=demo", "--store", no, "-o", out], "does not exist"),
-        (["eval", "run", "--suite=demo", "--store", smoke_store, "-o", out], "headstock extract"),
+        (["eval", "run", "demo", "--store", no, "-o", out], "does not exist"),
+        (["eval", "run", "demo", "--store", smoke_store, "-o", out], "headstock extract"),
         (["ls", no], f"{no} does not exist"),
         (["eval", "table", no], "headstock eval run"),
         (["eval", "table", smoke_results, "--task=few_shot"], "Known tasks: retrieval, zero_shot"),
@@ -228,7 +246,7 @@ def test_unwritable_places_leave_nothing(bench, smoke_store, tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("in the way")
     code, _, err = bench(
-        "eval", "run", "--suite", "smoke", "--store", smoke_store, "-o", blocked / "r", "--limit",
+        "eval", "run", "smoke", "--store", smoke_store, "-o", blocked / "r", "--limit",
         30,
     )  # fmt: skip
     assert code == 1
@@ -246,7 +264,7 @@ def test_a_damaged_result_is_named(bench, limited, tmp_path):
     assert code == 1
     one_line(err, damaged.name, "Delete it", "only its runs are redone")
     damaged.unlink()
-    said = bench("eval", "run", "--suite", "smoke", "-o", tmp_path, "--limit", 30)[1]
+    said = bench("eval", "run", "smoke", "-o", tmp_path, "--limit", 30)[1]
     assert f"{len(held) - lost} reused, {lost} new run" in said
     assert bench("eval", "table", tmp_path)[0] == 0
 
@@ -257,7 +275,7 @@ def test_a_session_that_was_lost_is_recorded_and_a_damaged_one_stops_nothing(
     shutil.copytree(limited[0], tmp_path, dirs_exist_ok=True)
     sessions = tmp_path / "sessions"
     shutil.rmtree(sessions)
-    words = ["eval", "run", "--suite", "smoke", "-o", tmp_path, "--limit", 30]
+    words = ["eval", "run", "smoke", "-o", tmp_path, "--limit", 30]
     for _ in range(2):
         assert " 0 new runs" in bench(*words)[1]
         (session,) = sessions.iterdir()

@@ -282,7 +282,7 @@ def test_what_is_looked_at_changes_no_correction(written_study):
     assert both["p_holm"].to_list() == both["p_holm_part"].to_list()
 
 
-def test_a_family_of_more_than_twenty_and_a_sweep_have_nothing_primary(tmp_path, rng):
+def test_a_family_of_more_than_twenty_and_tasks_have_nothing_primary(tmp_path, rng):
     for method in ("ridge", "procrustes", "pls", "cca", "csa", "ridge-both", "mean-shift"):
         for k in (0, 4, 8, 16):
             sources = ("head",) if k == 0 else ("head", "none")
@@ -294,7 +294,7 @@ def test_a_family_of_more_than_twenty_and_a_sweep_have_nothing_primary(tmp_path,
     assert family(tmp_path / "wide", rows) == {}
     few = rows.filter(pl.col("method").is_in(["ridge", "pls"]))
     assert len(family(tmp_path / "wide", few)) == 6
-    assert family(tmp_path / "wide", few.with_columns(suite=pl.lit("sweep"))) == {}
+    assert family(tmp_path / "wide", few.with_columns(suite=pl.lit("task"))) == {}
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ SETS = {
     "head": "smokehead/head_weight/synthetic:image",
     "head_names": "smokehead/class_name/synthetic:text",
 }
+TYPED = [f"--{role.replace('_', '-')}={key}" for role, key in SETS.items()]
 #: The sets in short.
 WHERE = {"dataset": "smoke", "label_set": "smokehead", "progress": False}
 
@@ -59,9 +60,8 @@ def command(*words):
 
 
 def test_its_rows_are_those_of_bench_task(smoke_store, tmp_path):
-    given = [f"--{role.replace('_', '-')}={key}" for role, key in SETS.items()]
     for task in ("zero_shot", "retrieval"):
-        command("eval", "task", task, *given, "--method=ridge,conse", "--source=head,random",
+        command("eval", "task", task, *TYPED, "--method=ridge,conse", "--source=head,random",
                 "--seeds=0-2", "--store", smoke_store, "-o", tmp_path / "typed")  # fmt: skip
     ours = evaluate(["ridge", "conse"], smoke_store, controls=["random"], draws=3, progress=False,
                     out=tmp_path / "ours", **SETS)  # fmt: skip
@@ -72,11 +72,12 @@ def test_its_rows_are_those_of_bench_task(smoke_store, tmp_path):
     assert_frame_equal(ours.rows.drop(TIMES), typed.drop(TIMES))
 
 
-def test_its_rows_are_those_of_bench_sweep(smoke_store, tmp_path):
-    command("eval", "sweep", "--dataset=smoke", "--label-set=smokehead",
-            "--method=ridge,procrustes", "--source=none,head,random", "--n-pairs=0,8", "-smix=1",
-            "-spenalty=0.1,1", "--seeds=0,1", "--store", smoke_store, "-o",
-            tmp_path / "typed")  # fmt: skip
+def test_its_rows_are_those_of_lists_of_settings(smoke_store, tmp_path):
+    for task in ("zero_shot", "retrieval"):
+        command("eval", "task", task, *TYPED, "--eval=held-out", "-srelevance=class_id",
+                "--method=ridge,procrustes", "--source=none,head,random", "--n-pairs=0,8",
+                "-smix=1", "-spenalty=0.1,1", "--seeds=0,1", "--store", smoke_store, "-o",
+                tmp_path / "typed")  # fmt: skip
     ours = evaluate(
         ["ridge", "procrustes"], smoke_store, eval="held-out", controls=["random"], n_pairs=8,
         seeds=2, mix=1.0, penalty=[0.1, 1.0], relevance="class_id", **WHERE,
@@ -366,28 +367,25 @@ def test_a_comparison_is_that_of_the_folder(found):
         found.compare("ridge/head/0", "ridge/head/0")
 
 
-def test_plots_draw_what_the_frame_holds_on_the_axes_given(found):
+def test_plots_are_the_figures_of_the_report(found):
     pytest.importorskip("matplotlib")
-    from matplotlib.figure import Figure
-
-    left, right = Figure().subplots(1, 2)
-    assert found.plot_pairs(left) is left
+    figure = found.plot_pairs()
     table = found.table(["top-1"]).filter(method="ridge", eval="held-out", source="head")
-    (line,) = [own for own in left.lines if own.get_label() == "real + head weights"]
-    assert line.get_ydata() == pytest.approx(100 * table["top-1"].to_numpy())
-    assert line.get_color() == "#0a5ea8"
-    assert found.plot_controls(right, method="procrustes", metric="top-5") is right
+    line = figure.data.filter(source="head", metric="top-1")
+    assert line["mean"].to_list() == pytest.approx(table["top-1"].to_list())
+    assert figure._repr_png_().startswith(b"\x89PNG")
+    assert repr(figure) == f"Figure: {figure.title}"
+    drawn = found.plot_controls("procrustes").data.filter(method="procrustes", source="random")
     rows = found.rows.filter(
-        method="procrustes", metric="top-5", eval="all-names", source="random", n_pairs="0"
+        method="procrustes", metric="top-1", eval="all-names", source="random", n_pairs="0"
     )
-    assert any(
-        sorted(own.get_xdata()) == pytest.approx(sorted(100 * rows["value"].to_numpy()))
-        for own in right.lines if len(own.get_xdata()) == 3
-    )  # fmt: skip
+    assert drawn["draw"].to_list() == pytest.approx(sorted(rows["value"]))
     with pytest.raises(NoResultsError, match="No run of method 'rigde' is here"):
-        found.plot_pairs(left, method="rigde")
-    with pytest.raises(NoResultsError, match="No metric 'top-2' was scored"):
-        found.plot_controls(left, metric="top-2")
+        found.plot_pairs("rigde")
+    bare = hs.Results(found.folder)
+    bare.rows = bare.rows.filter(source="none")
+    with pytest.raises(NoResultsError, match="beside controls"):
+        bare.plot_controls("ridge")
 
 
 def test_the_report_is_on_the_method_that_was_run(rng, tmp_path):

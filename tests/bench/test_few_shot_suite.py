@@ -159,7 +159,7 @@ def bench(*words):
 
 def test_the_commands_plan_run_and_show_the_suite(store, results, tmp_path):
     words = (
-        "eval", "run", "--suite", "few-shot", "--store", store, "-o", tmp_path, "--dataset",
+        "eval", "run", "few-shot", "--store", store, "-o", tmp_path, "--dataset",
         "pets",
     )  # fmt: skip
     some = (*words, "--shots", "1", "--learners", "gda,ape")
@@ -174,9 +174,9 @@ def test_the_commands_plan_run_and_show_the_suite(store, results, tmp_path):
     whole = json.loads(bench("eval", "table", results, "--json").stdout)
     assert [len(whole[name]) for name in ("learners", "gains")] == [18, 0]
     for wrong, message in (
-        (("--suite", "demo", "--shots", "1"), "--shots is for suite few-shot; demo has its own"),
-        (("--suite", "paper", "--dataset", "x"), "--dataset is for suite demo, controls, few-shot"),
-        (("--suite", "few-shot", "--shots", "one"), "expected an integer of at least 0 and below"),
+        (("demo", "--shots", "1"), "--shots is for suite few-shot; demo has its own"),
+        (("paper", "--dataset", "x"), "--dataset is for suite demo, controls, few-shot"),
+        (("few-shot", "--shots", "one"), "expected an integer of at least 0 and below"),
     ):
         refused = bench("eval", "run", *wrong, "--store", store, "-o", tmp_path)
         assert refused.exit_code == 2

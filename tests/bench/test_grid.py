@@ -9,7 +9,6 @@ from bench import read_ranks, read_results, run_all
 from bench.corpus import read_corpus
 from bench.fits import SCORED, GivenRidge, is_cell
 from bench.results import finished
-from bench.suites.single import sweep_runs
 from featstore import open_store
 from fitters import Pairs
 from fitters.aligners.ridge import RidgeAligner
@@ -21,7 +20,7 @@ from fitters.select.held_out import LinearFits
 from fitters.spectrum import eigen_gram
 from tests.bench.results_by_hand import has
 from tests.bench.test_execution import TIMES
-from tests.shorthand import execute
+from tests.shorthand import execute, sweep_runs
 
 METHODS = ("ridge", "ridge-x2y", "procrustes", "mean-shift", "conse")
 GRID = {

@@ -171,7 +171,7 @@ def test_the_next_command_runs(tmp_path, monkeypatch, capsys):
     )  # fmt: skip
     small = "--limit", "16", "--method", "ridge", "--source", "head"
     proposed = _go_on(here, capsys, *small)
-    assert proposed == "headstock eval run --suite demo --dataset toy --store 'my store' -o results"
+    assert proposed == "headstock eval run demo --dataset toy --store 'my store' -o results"
     assert _go_on(here, capsys).startswith("headstock report results --store 'my store' ")
     assert (tmp_path / "report.html").is_file()
     # Both manifests are of datasets that the store lacks; the newest with images comes first.

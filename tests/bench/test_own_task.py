@@ -104,7 +104,7 @@ TIMES = ["fit_seconds", "score_seconds", "learner_seconds", "finished_at"]
 
 @pytest.mark.usefixtures("forked")
 def test_a_file_is_a_suite_with_controls_tables_and_a_report(plugin, smoke_store, tmp_path, capsys):
-    suite = ("eval", "run", "--suite", "margins", "--store", smoke_store, "--plugin", plugin)
+    suite = ("eval", "run", "margins", "--store", smoke_store, "--plugin", plugin)
     alone, together = tmp_path / "one", tmp_path / "two"
     assert run(*suite, "-o", alone) == 0
     assert run(*suite, "-o", together, "--jobs", "2") == 0  # workers load the file themselves
@@ -166,7 +166,7 @@ def test_workers_of_a_cluster_load_the_file(plugin, ray_cluster, smoke_store, tm
 
 
 def test_a_changed_line_makes_new_runs_of_what_it_decides(plugin, smoke_store, tmp_path, capsys):
-    plan = ("eval", "run", "--suite", "margins", "--store", smoke_store, "-o", tmp_path / "out",
+    plan = ("eval", "run", "margins", "--store", smoke_store, "-o", tmp_path / "out",
             "--dry-run", "--json", "--plugin", plugin)  # fmt: skip
     # The same name in one process is the same module: a new process sees the change.
     script = ("import sys, bench.suites.registry as r; from featstore import open_store;"

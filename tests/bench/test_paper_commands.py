@@ -46,7 +46,7 @@ MINIATURES = {
     for name in ("resisc45", "eurosat", "flowers102", "pets", "food101", "dtd", "places365",
                  "ham10000", "flickr30k", "coco", "imagenet1k")
 } | {
-    "cifar10": lambda root: miniatures.cifar_python(root, "cifar10"),
+    "cifar10": lambda root: miniatures.cifar_binary(root, "cifar10"),
     "cifar100": lambda root: miniatures.cifar_binary(root, "cifar100"),
 }  # fmt: skip
 SPECIES = 10_000
@@ -55,7 +55,7 @@ SPECIES = 10_000
 def printed(store, capsys):
     """Return the commands of a dry run, as they are printed."""
     arguments = [
-        "eval", "run", "--suite", "paper", "--store", str(store), "-o", "results", "--dry-run",
+        "eval", "run", "paper", "--store", str(store), "-o", "results", "--dry-run",
     ]  # fmt: skip
     assert run_command(cli, "headstock", arguments) == 0
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
@@ -195,7 +195,7 @@ def test_a_dry_run_succeeds_on_any_store_and_a_run_says_what_to_do(tmp_path, cap
     assert run_command(cli, "headstock", ["store", "init", made]) == 0
     assert len(printed(made, capsys)) > 30
     results = str(tmp_path / "results")
-    arguments = ["eval", "run", "--suite", "paper", "--store", made, "-o", results]
+    arguments = ["eval", "run", "paper", "--store", made, "-o", results]
     assert run_command(cli, "headstock", arguments) == 1
     said = capsys.readouterr()
     assert "nothing can be run yet. --dry-run lists all that is missing" in said.err
@@ -291,7 +291,7 @@ SHOWN = (
 
 def test_the_dry_run_lists_all_that_the_sources_show_in_order(tmp_path, capsys):
     arguments = [
-        "eval", "run", "--suite", "paper", "--store", str(tmp_path), "-o", "r", "--dry-run",
+        "eval", "run", "paper", "--store", str(tmp_path), "-o", "r", "--dry-run",
     ]  # fmt: skip
     assert run_command(cli, "headstock", arguments) == 0
     listed = capsys.readouterr().out.split(f"{tmp_path} lacks")[0].splitlines()

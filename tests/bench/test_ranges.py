@@ -17,10 +17,9 @@ EVAL = cli.commands["eval"]
 
 #: What each command needs beside the option that is tried; no store is there.
 NEEDED = {
-    "run": "--suite demo --store nowhere -o r",
+    "run": "demo --store nowhere -o r",
     "task": "zero_shot --store nowhere -o r --images a --names b "
     "--method ridge,csa,kernel-ridge,procrustes,asif,conse,paper-mlp",
-    "sweep": "--store nowhere -o r",
 }
 
 #: Values that mean something to some option, or to none.

@@ -15,12 +15,12 @@ import pytest
 
 from bench import run_all, write_report
 from bench.report.theme import INKS
-from bench.suites.single import sweep_runs
 from featstore import open_store
 from fitters.aligners.ridge import RidgeAligner
 from fitters.inventory import find_sets
 from fitters.methods import METHODS, Method
 from tests.bench.hostile_store import TEXTS, write_hostile_store
+from tests.shorthand import sweep_runs
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 

@@ -12,7 +12,6 @@ from bench.doses import SCHEMA, dose_table
 from bench.report.figures import (
     controls_figure,
     headline_figure,
-    mixing_figure,
     pairs_figure,
 )
 from bench.report.theme import INKS, end_labels, numbered
@@ -24,35 +23,6 @@ from tests.bench.results_by_hand import hand_run, ranks_with, write_ranks
 def frames(written_study):
     rows = read_results(written_study)
     return rows, result_table(rows), compare(written_study, rows)
-
-
-def mixing_rows(weights=(0.1, 1.0, 10.0), *, auto=0.5):
-    """Results of fixed weights, of which 1 is the best with 0.6, and of the automatic one."""
-    own = {"method": "ridge", "direction": "image→name", "metric": "top-1", "gallery": 20.0,
-           "eval": "held-out", "n_queries": 10}  # fmt: skip
-    rows = []
-    for k, images in (("16", 16.0), ("all", 50.0)):
-        for seed in range(3):
-            here = own | {"n_pairs": k, "seed": seed, "n_images_fitted": images}
-            rows.append(here | {"source": "none", "mix": "1.0", "penalty": "0.3", "value": 0.2})
-            for source, peak in (("head", 0.6), ("random", 0.2)):
-                rows += [
-                    here | {"source": source, "mix": str(w), "penalty": "0.3",
-                            "value": peak - 0.1 * abs(np.log10(w)), "mix_chosen": w}
-                    for w in weights
-                ]  # fmt: skip
-            rows.append(
-                here | {"source": "head", "mix": "auto", "penalty": "auto", "value": auto,
-                        "mix_chosen": 0.5 * (1 + seed)}
-            )  # fmt: skip
-    rows += [
-        own | {"n_pairs": "0", "seed": seed, "source": "head", "mix": "auto", "penalty": "auto",
-               "value": 0.4, "n_images_fitted": 0.0}
-        for seed in range(3)
-    ]  # fmt: skip
-    frame = pl.DataFrame(rows, infer_schema_length=None)
-    fixed = frame.filter(pl.col("mix") != "auto")
-    return fixed, frame.filter(pl.col("mix") == "auto")
 
 
 def dose_rows():
@@ -76,7 +46,6 @@ def figures(frames):
     every = {
         "headline": headline_figure(comparisons, method="ridge", evaluation="held-out"),
         "pairs": pairs_figure(table, comparisons, "ridge"),
-        "mixing": mixing_figure(*mixing_rows()),
         "controls": controls_figure(whole_heads(rows), table, dose_rows(), evaluation="held-out"),
     }
     return dict(zip(every, numbered(every.values()), strict=True))
@@ -143,29 +112,6 @@ def test_a_title_claims_no_gain_that_is_not_there(frames, low, high, p, starts):
     changed = comparisons.with_columns(low=pl.lit(low), high=pl.lit(high), p=pl.lit(p))
     figure = pairs_figure(table, changed, "ridge")
     assert figure.title.startswith(starts)
-
-
-def test_the_mixing_curve_shows_where_the_automatic_weight_lands():
-    figure = mixing_figure(*mixing_rows(auto=0.55))
-    assert figure.title == (
-        "Mean top-1 of the automatic weight was at most 5.0 points below that of the best fixed "
-        "one, among 20 names."
-    )
-    assert "50 pairs: best fixed weight 60.0, automatic 55.0" in figure.caption
-    alone = figure.data.filter(pl.col("line") == "head alone")["mean"]
-    assert alone.to_list() == [pytest.approx(0.4)] * 2
-    better = mixing_figure(*mixing_rows(auto=0.65))
-    assert better.title == (
-        "No fixed weight had a higher mean top-1 than the automatic one, among 20 names."
-    )
-    fixed, none = mixing_rows()
-    averaged = mixing_figure(fixed, none.with_columns(mix_chosen=pl.lit(None, pl.Float64)))
-    assert "averages the fits" in averaged.caption
-    without = mixing_figure(fixed, none.clear())
-    assert (
-        without.title == "The mixing weight moves mean top-1 by up to 10.0 points, among 20 names."
-    )
-    assert mixing_figure(fixed.filter(pl.col("mix") == "1.0"), none) is None
 
 
 def test_a_draw_of_a_control_is_one_whatever_splits_it_was_scored_on(tmp_path, rng):

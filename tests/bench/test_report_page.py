@@ -11,7 +11,7 @@ import pytest
 from bench import read_results
 from bench.cells import method_title
 from bench.errors import BenchError, NoResultsError
-from bench.report.page import _mixing, filter_to_one_choice, write_report
+from bench.report.page import filter_to_one_choice, write_report
 from tests.bench.results_by_hand import hand_run, ranks_with, write_ranks
 
 
@@ -203,16 +203,6 @@ def test_a_head_that_is_left_out_is_named(tmp_path, rng):
     rows, others = filter_to_one_choice(read_results(tmp_path))
     assert set(rows["head_set"]) == {first}
     assert others == [second]
-
-
-def test_the_mixing_curve_is_of_the_head_that_the_page_is_about(tmp_path, rng):
-    first, _ = two_heads(tmp_path / "r", rng, suite="sweep", mix=[0.1, 1.0], penalty=0.3)
-    page = filter_to_one_choice(read_results(tmp_path / "r"))[0].filter(pl.col("mix") == "0.1")
-    own = read_results(tmp_path / "r").filter(
-        (pl.col("head_set") == first) & (pl.col("metric") == "top-1") & (pl.col("mix") == "0.1")
-    )
-    data = _mixing(tmp_path / "r", page).data
-    assert data.filter(pl.col("mix") == 0.1)["mean"].item() == pytest.approx(own["value"].mean())
 
 
 def test_results_without_the_question_still_make_a_page(little, smoke_store, tmp_path):

@@ -178,7 +178,7 @@ def test_what_a_box_asks_is_what_the_command_asks(smoke_store, tmp_path):
     asked += 'templates = ["photo"]\n'
     text = changed(BOX, "[expected]", f"{asked}[expected]")
     runs = parse_box(text.encode()).runs(open_store(smoke_store))
-    words = "--suite smoke --method ridge,conse --source head --limit 60 -s penalty=0.5 --dry-run"
+    words = "smoke --method ridge,conse --source head --limit 60 -s penalty=0.5 --dry-run"
     words += f" --prompts :photo --json --store {smoke_store} -o {tmp_path}"
     plan = json.loads(CliRunner().invoke(run_command, words.split()).stdout)
     assert plan["runs"] == len(runs)

@@ -16,12 +16,13 @@ from bench.suites.demo import (
     smoke_runs,
 )
 from bench.suites.registry import with_lists
-from bench.suites.single import combinations, sweep_runs
+from bench.suites.single import combinations
 from featstore import open_store
 from featstore.store.gc import remove_set
 from featstore.testing import write_set
 from fitters.errors import SettingError, UnknownMethodError
 from fitters.inventory import find_fits, find_sets
+from tests.shorthand import sweep_runs
 
 
 def test_the_demo_is_the_protocol(smoke_store):

@@ -37,29 +37,31 @@ def refused(capsys, tmp_path):
     ("typed", "said"),
     [
         (
-            "eval run --suite smoke --limit 10,20",
+            "eval run smoke --limit 10,20",
             "'--limit': expected an integer of at least 1 and below 2,147,483,648; got '10,20'.",
         ),
         (
-            "eval run --suite smoke --limit ''",
+            "eval run smoke --limit ''",
             "'--limit': expected an integer of at least 1 and below 2,147,483,648; got ''.",
         ),
-        ("eval run --suite smoke --method ''", "'--method': '' has an empty part."),
-        ("eval run --suite smoke --source hed", "'--source': expected none, head, random"),
-        ("eval run --suite smoke -s penalty=", "penalty of ridge: expected a number of at least 0"),
-        ("eval sweep --store s --limit ''", "'--limit': '' has an empty part."),
-        ("eval sweep --store s --method ' '", "'--method': ' ' has an empty part."),
+        ("eval run smoke --method ''", "'--method': '' has an empty part."),
+        ("eval run smoke --source hed", "'--source': expected none, head, random"),
+        ("eval run smoke -s penalty=", "penalty of ridge: expected a number of at least 0"),
+        ("eval task zero_shot --store s --limit ''", "'--limit': '' has an empty part."),
+        ("eval task zero_shot --store s --method ' '", "'--method': ' ' has an empty part."),
         (
-            "eval sweep --store s --n-pairs 1,a",
+            "eval task zero_shot --store s --n-pairs 1,a",
             "'--n-pairs': expected an integer of at least 0 and below 2,147,483,648, or all",
         ),
         (
-            "eval sweep --store s --prompts ''",
+            "eval task zero_shot --store s --prompts ''",
             "'--prompts': expected VARIANT[,…][:TEMPLATE[,…]]; got ''",
         ),
-        ("eval sweep --store s --task ''", "'--task': '' has an empty part."),
-        ("eval sweep --store s --task zero_short", "Did you mean 'zero_shot'?"),
-        ("eval sweep --store s --seeds -1", "expected seeds such as 0-4 or 0,2,5; got '-1'."),
+        ("eval task zero_short --store s", "Did you mean 'zero_shot'?"),
+        (
+            "eval task zero_shot --store s --seeds -1",
+            "expected seeds such as 0-4 or 0,2,5; got '-1'.",
+        ),
         ("eval task zero_shot --store s --images i --seeds x", "expected seeds such as 0-4"),
     ],
 )
@@ -74,11 +76,12 @@ def test_the_smallest_of_several_limits_bounds_the_pairs(smoke_store, tmp_path, 
                  for limits in ((20, 72), (72,)))  # fmt: skip
     assert (few, more) == ([8], [8, 30])
     words = (
-        "eval sweep --n-pairs 8,30 --source none -s penalty=1 -s mix=1 --seeds 0 --task zero_shot"
+        "eval task zero_shot --eval held-out --n-pairs 8,30 --source none --method ridge "
+        "-s penalty=1"
     )
     words += f" --store {smoke_store} -o {tmp_path / 'r'} --limit 20,72 --dry-run"
     assert run_command(cli, "headstock", words.split()) == 0
-    assert capsys.readouterr().out == "sweep: 2 runs, 0 finished, 2 new in 2 fits.\n"
+    assert capsys.readouterr().out == "task: 2 runs, 0 finished, 2 new in 2 fits.\n"
 
 
 def _recorded(command, name, words):
@@ -104,9 +107,7 @@ def test_a_suite_with_its_own_store_does_without_that_of_the_environment(
     tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setenv("HEADSTOCK_STORE", str(tmp_path / "nowhere"))
-    words = (
-        f"eval run --suite smoke -o {tmp_path / 'r'} --limit 30 --method ridge --source head --json"
-    )
+    words = f"eval run smoke -o {tmp_path / 'r'} --limit 30 --method ridge --source head --json"
     assert run_command(cli, "headstock", words.split()) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["store"] == str(tmp_path / "r" / "store")
@@ -142,9 +143,10 @@ def test_what_is_shared_names_no_folder_of_this_machine(smoke_store, tmp_path, c
         'columns = ["metric", "percent"]\nrows = [["no-metric", 1]]\n'
     )
     lines = [
-        ["eval", "run", "--suite", "smoke", "--store", store, "-o", results, "--method", "ridge"],
-        ["eval", "sweep", "--store", store, "-o", results, "--source", "none,head,random",
-         "--n-pairs", "0,8", "-s", "mix=1", "-s", "penalty=1", "--seeds", "0,1",
+        ["eval", "run", "smoke", "--store", store, "-o", results, "--method", "ridge"],
+        ["eval", "task", "zero_shot", "--store", store, "-o", results, "--method", "ridge",
+         "--eval", "held-out", "--source", "none,head,random", "--n-pairs", "0,8",
+         "-s", "mix=1", "-s", "penalty=1", "--seeds", "0,1",
          "--plugin", str(home / "own.py")],
         ["report", results, "--suite", "smoke", "--store", store, "-o", str(out / "r.html")],
         ["eval", "submit", f"{results}:ridge/head/0:suite=smoke", "--name", "n",
@@ -161,7 +163,7 @@ def test_what_is_shared_names_no_folder_of_this_machine(smoke_store, tmp_path, c
     assert not [name for name, text in found.items() if private.search(text)]
     page = found["r.html"]
     assert "headstock report OUT --suite smoke --store STORE -o report.html" in page
-    assert "headstock eval sweep --store STORE --out OUT" in page
+    assert "headstock eval task zero_shot --store STORE --out OUT" in page
     assert "--plugin PLUGINS" in page
     assert "command" not in found["board/n.json"]
 
@@ -169,11 +171,17 @@ def test_what_is_shared_names_no_folder_of_this_machine(smoke_store, tmp_path, c
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        ("eval sweep --method rigde", "Did you mean 'ridge'?"),
-        ("eval sweep --method ridge -s gamma=3", "have no setting 'gamma'. These have: kernel-"),
-        ("eval sweep -s prompts=max", "ridge, a run have no setting 'prompts'."),
-        ("eval run --suite demo --method rigde", "Did you mean 'ridge'?"),
-        ("eval run --suite demo --method ridge -s gamma=3", "setting 'gamma'. These have: kernel-"),
+        ("eval task zero_shot --method rigde", "Did you mean 'ridge'?"),
+        (
+            "eval task zero_shot --method ridge -s gamma=3",
+            "have no setting 'gamma'. These have: kernel-",
+        ),
+        (
+            "eval task neighbours --method ridge -s prompts=max",
+            "neighbours, ridge, a run have no setting 'prompts'.",
+        ),
+        ("eval run demo --method rigde", "Did you mean 'ridge'?"),
+        ("eval run demo --method ridge -s gamma=3", "setting 'gamma'. These have: kernel-"),
     ],
 )
 def test_methods_and_their_settings_are_checked_before_the_store_is_read(

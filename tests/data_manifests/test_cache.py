@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from data_manifests.cache import cache_folder
+from featstore.errors import CacheFullError
 from featstore.remote.cache import user_cache
 from fitters.moments.cache import entry_path
 
@@ -24,7 +25,24 @@ def test_without_a_usable_variable_it_is_the_folder_of_the_system(unusable, tmp_
 
 def test_every_part_lies_where_it_lay(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.delenv("HEADSTOCK_CACHE_BYTES", raising=False)
+    monkeypatch.delenv("HEADSTOCK_CACHE_SIZE", raising=False)
     assert user_cache().root == tmp_path / "headstock" / "remote"
     assert entry_path({"of": "x"}).parent == tmp_path / "headstock" / "moments"
     assert not list(tmp_path.iterdir())
+
+
+def test_the_own_variable_goes_before_that_of_the_system(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    monkeypatch.setenv("HEADSTOCK_CACHE", str(tmp_path))
+    assert cache_folder("stamps") == tmp_path / "stamps"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HEADSTOCK_CACHE", "here")
+    assert cache_folder("") == tmp_path / "here"
+
+
+def test_the_size_of_the_cache_is_read_as_one_is_typed(monkeypatch):
+    monkeypatch.setenv("HEADSTOCK_CACHE_SIZE", "2GiB")
+    assert user_cache().limit == 2 * 2**30
+    monkeypatch.setenv("HEADSTOCK_CACHE_SIZE", "two")
+    with pytest.raises(CacheFullError, match="HEADSTOCK_CACHE_SIZE: 'two' is not a size"):
+        user_cache()

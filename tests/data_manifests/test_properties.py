@@ -20,7 +20,7 @@ MINIATURES = {
     "food101": miniatures.food101,
     "pets": miniatures.pets,
     "flowers102": miniatures.flowers102,
-    "cifar10": lambda root: miniatures.cifar_python(root, "cifar10"),
+    "cifar10": lambda root: miniatures.cifar_binary(root, "cifar10"),
     "cifar100": lambda root: miniatures.cifar_binary(root, "cifar100"),
     "dtd": miniatures.dtd,
     "eurosat": miniatures.eurosat,

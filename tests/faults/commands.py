@@ -36,7 +36,7 @@ class Command:
     stores : tuple of str
         Folders that are stores, before or afterwards: cleaned and verified after each attempt.
     done : str
-        What it says, with exit code 1, if nothing is left to do; "" if that is no error.
+        What it says, with exit code 2, if nothing is left to do; "" if that is no error.
     threads : bool
         It writes in several threads: the calls of all of them are counted.
     """
@@ -62,16 +62,10 @@ _LABELS = "headstock data make birds.txt --as labels -o labels"
 _PREFETCH = f"headstock store pull {{web}} --cache-only --select {IMAGES}"
 _MOMENTS = f"headstock fit ridge {_FIT} --captions toy/caption/toy -s penalty=1 -o ridge"
 _SWEEP = (
-    "headstock eval sweep --store store -o results --task zero_shot,retrieval --method ridge "
-    "--source head "
-    "--n-pairs 0,4 -s mix=1 -s penalty=1 --seeds 0,1"
+    "headstock eval task retrieval --store store -o results --method ridge --eval held-out "
+    f"{_SETS} {_HEAD} --source head --n-pairs 0,4 -s mix=1 -s penalty=1 --seeds 0,1"
 )
-
-#: A little to draw: a page is drawn seven times.
-_LITTLE = (
-    "headstock eval sweep --store store -o results --task zero_shot --method ridge --source head "
-    "--n-pairs 0 -s mix=1 -s penalty=1 --seeds 0"
-)
+_LITTLE = _SWEEP.replace("--n-pairs 0,4", "--n-pairs 0").replace("--seeds 0,1", "--seeds 0")
 _SUBMIT = "headstock eval submit results:ridge/head/0 --name one -o board/one.json"
 
 _FITTED: dict[str, Any] = {"world": "toy", "before": (_MOMENTS,)}
@@ -128,13 +122,13 @@ WRITES = (
     Command("apply", "headstock apply ridge --store store --set toy/image/toy -o "
     "rows.npy",
             **_FITTED),
-    Command("eval run", "headstock eval run --suite smoke --method conse --source head "
+    Command("eval run", "headstock eval run smoke --method conse --source head "
     "-o results",
             stores=("results/store",)),
     Command("eval task", f"headstock eval task retrieval {_SETS} --eval split --method "
     "ridge --source head "
             f"{_HEAD} --store store -o results", "toy"),
-    Command("eval sweep", _SWEEP, "toy"),
+    Command("eval task, lists", _SWEEP, "toy"),
     Command("report", "headstock report results --store store -o report.html", "toy",
             before=(_LITTLE,)),
     Command("eval submit", _SUBMIT, **_SWEPT),
@@ -149,7 +143,7 @@ WRITES = (
 WORKERS = {
     Command("extract, decoders", _EXTRACT.replace("--jobs 1", "--jobs 2"), "model"): ("pipe:", 5),
     Command("extract, devices", f"{_EXTRACT} --device cpu,cpu", "model"): ("", 30),
-    Command("eval run, jobs", "headstock eval run --suite smoke --method conse --source "
+    Command("eval run, jobs", "headstock eval run smoke --method conse --source "
     "head -o results "
             "--jobs 2", stores=("results/store",)): ("", 30),
 }  # fmt: skip

@@ -123,9 +123,9 @@ def _extracted(content: str, store: str) -> Callable[[Model], None]:
     def effect(model: Model) -> None:
         sets = model[store]["sets"]
         there = sets.get(KEY, content)
-        if there[0] != content[0] or int(there[1:]) > int(content[1:]):
+        if there[0] != content[0]:
             raise RefusedError
-        sets[KEY] = content
+        sets[KEY] = max(content, there)
 
     return effect
 

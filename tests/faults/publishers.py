@@ -20,7 +20,7 @@ with contextlib.suppress(ImportError):  # fork servers import once what their ch
     import obstore.store  # noqa: F401
 
 from featstore import copy_sets, open_store
-from featstore.errors import FeatstoreError, UnknownSetError
+from featstore.errors import AddressError, FeatstoreError, UnknownSetError
 from featstore.store import LayoutLimits, SetSpec, SetWriter
 from featstore.testing import item_table
 
@@ -140,7 +140,7 @@ def _pull(address: str, own: Path, dataset: str, journal: Journal) -> str:
     while True:
         try:
             report = copy_sets(address, own, select=[f"{dataset}/*"])
-        except UnknownSetError:  # nobody has made the store or the set
+        except (AddressError, UnknownSetError):  # nobody has made the store or the set
             revision = ""
             break
         except FeatstoreError:
@@ -157,7 +157,7 @@ def _pull(address: str, own: Path, dataset: str, journal: Journal) -> str:
 def _extend(own: Path, dataset: str, item: str) -> str:
     """Append an item to a publisher's own set; return its new revision."""
     items = []
-    with contextlib.suppress(UnknownSetError):
+    with contextlib.suppress(AddressError, UnknownSetError):
         (info,) = open_store(own).sets()
         items = open_store(own).item_table(info)["item_id"].to_list()
     names = [*items, item]

@@ -59,11 +59,7 @@ class Reaper:
 
 
 def _published(bucket: Bucket) -> dict[str, bytes]:
-    return {
-        name: data
-        for name, data in bucket.objects.items()
-        if "/runs/" not in name and not name.endswith("/push.json")
-    }
+    return {name: data for name, data in bucket.objects.items() if "/runs/" not in name}
 
 
 def _expected(root: Path, manifest: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:

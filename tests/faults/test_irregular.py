@@ -98,7 +98,6 @@ _ALLOWED = {
     "store/files.py": {"open_descriptor", "open_regular", "read_exactly"},  # an open file
     "store/lock.py": {"folder_lock", "boot_id"},  # a folder; /proc
     "store/parquet_guard.py": {"_memory_bytes"},  # what the system says of it
-    "share/publish.py": {"_copy_file"},
 }
 
 

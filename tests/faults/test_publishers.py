@@ -39,7 +39,7 @@ COMMITS = int(os.environ.get("HEADSTOCK_COMMITS", COMMITS))
 
 
 #: The files whose puts decide who publishes: most publishers die there.
-DECIDES = re.compile(r".*/(push|log)\.json")
+DECIDES = re.compile(r".*/(embedding/c/0/0|log\.json)")
 
 #: The chance to die there, and at any other request.
 DEADLY, RARE = (0.1, 0.005) if EVERYTHING else (0.3, 0.005)

@@ -30,8 +30,8 @@ PATIENCE = 300
 #: Files that hold recorded times: of a run of an extraction, of a session, the log beside a store.
 _RECORDS = re.compile(r"(^|/)(runs|sessions)/[^/]+\.json$|(^|/)sessions$|\.extract\.jsonl$")
 
-#: How verify ends what it says of what gc takes away, or the same command completes.
-_UNDER_WAY = ("belongs to nothing in this store", "when the same command is typed again")
+#: How verify ends what it says of what the same command completes.
+_UNDER_WAY = "when the same command is typed again"
 
 #: Columns of results that hold times.
 _TIMES = ("fit_seconds", "score_seconds", "learner_seconds", "finished_at")
@@ -71,7 +71,7 @@ def again(
     """
     found = verified(root, stores=stores)
     code = typed(root, line=line, messages=messages)
-    before = tree(root) if code == 1 and done and done in Path(messages).read_text() else None
+    before = tree(root) if code == 2 and done and done in Path(messages).read_text() else None
     if after:
         typed(root, line=after, messages=messages)
     settled = settle(root, stores=stores)

@@ -213,7 +213,7 @@ def test_rm_asks_or_says_yes(
         f"There is no terminal to confirm the removal of {key}: add --yes."
         in capsys.readouterr().err
     )
-    assert _run("store", "rm", tmp_path, "birds/image/tyo", "--yes") == EXIT_ERROR
+    assert _run("store", "rm", tmp_path, "birds/image/tyo", "--yes") == EXIT_USAGE
     assert "Did you mean 'birds/image/timm.toy'?" in capsys.readouterr().err
     assert len(open_store(tmp_path).sets()) == 1
     assert _run("store", "rm", tmp_path, KEY, "--yes") == 0
@@ -256,7 +256,7 @@ def test_verify_takes_the_beginning_of_a_key(
     assert _run("store", "verify", tmp_path, "birds") == EXIT_VERIFY
     for key in ("bird", "birds/ima", "birds/image/oy"):  # whole parts, and from the beginning
         capsys.readouterr()
-        assert _run("store", "verify", tmp_path, key) == EXIT_ERROR
+        assert _run("store", "verify", tmp_path, key) == EXIT_USAGE
         assert f"holds no set '{key}'" in capsys.readouterr().err
 
 

@@ -201,8 +201,8 @@ def test_keyword_arguments_go_to_the_dataclass_that_has_them():
     assert take_options({"fan": True, "dtype": "x"}, Oven, ExtractConfig, of="bake") == [
         {"fan": True}, {"dtype": "x"},
     ]  # fmt: skip
-    with pytest.raises(OptionError, match=r"bake has no option 'fam'.*Did you mean 'fan'"):
-        take_options({"fam": True}, Oven, of="bake")
+    with pytest.raises(OptionError, match=r"bake has no option 'heet'.*Did you mean 'heat'"):
+        take_options({"heet": True}, Oven, of="bake")
 
 
 def test_arguments_win_over_the_config_and_the_spec():

@@ -291,7 +291,7 @@ def test_a_pipe_is_coloured_only_if_it_is_forced(
         ("headstock fit ridge --store STORE --images b",
          ["birds/image/timm.toy-52-c-Y3Vy-5-7m-2J-x"]),
         ("headstock fit ridge --store nowhere --images b", []),
-        ("headstock eval run --suite dem", ["demo"]),
+        ("headstock eval run dem", ["demo"]),
         ("headstock eval task few", ["few_shot"]),
         ("headstock eval task few_shot --store STORE --images b",
          ["birds/image/timm.toy-52-c-Y3Vy-5-7m-2J-x"]),

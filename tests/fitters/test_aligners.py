@@ -31,6 +31,7 @@ from fitters import (
 from fitters.errors import PairsError, UnknownMethodError, ZeroRowError
 from fitters.methods import aligner_class
 from fitters.moments.moments import Moments, merge_pooled
+from fitters.saved import fitted_arrays
 from tests.assertions import assert_close, assert_same
 from tests.oracles import conse_mix
 from tests.shorthand import accumulate, score_pairs
@@ -128,7 +129,7 @@ def test_moments_are_as_good_as_rows(estimator, n, p, q, weighted, rng):
         # Correlations of nearly one size: what is between the rows' rounding and theirs is said
         # below, of the scores.
         return
-    for name in by_rows.array_shapes():
+    for name in fitted_arrays(by_rows):
         assert_close(getattr(by_moments, name) + 1, getattr(by_rows, name) + 1)
 
 
@@ -230,7 +231,7 @@ def test_neither_batches_nor_folds_nor_a_far_mean_change_a_fit(estimator, pairs)
         return
     # A mean of 1e3 beside a spread of 1 costs six digits of the sums of squares, and the pilot
     # shift, the mean of the first batch, gives most of them back.
-    for name in whole.array_shapes():
+    for name in fitted_arrays(whole):
         assert_close(getattr(merged, name) + 1, getattr(whole, name) + 1, times=100)
 
 
@@ -354,6 +355,6 @@ def test_zero_rows_cannot_be_projected(rng):
 def test_rows_that_do_not_vary_are_fitted_without_noise(estimator):
     x, y = np.ones((6, 3)), np.ones((6, 2))
     aligner = clone(estimator).fit(x, y)
-    assert all(np.isfinite(getattr(aligner, name)).all() for name in aligner.array_shapes())
+    assert all(np.isfinite(getattr(aligner, name)).all() for name in fitted_arrays(aligner))
     again = clone(estimator).fit_moments(Moments.from_rows(x, y))
-    assert all(np.isfinite(getattr(again, name)).all() for name in again.array_shapes())
+    assert all(np.isfinite(getattr(again, name)).all() for name in fitted_arrays(again))

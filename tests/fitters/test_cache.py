@@ -15,6 +15,7 @@ from fitters.moments import cache
 from fitters.moments.cache import entry_path, read_entry, write_entry
 from fitters.moments.moments import Moments
 from fitters.moments.transform import SideTransform
+from fitters.saved import fitted_arrays
 from fitters.settings import FitRequest
 from tests.assertions import assert_close, assert_same
 from tests.fitters.toy_store import HEAD, NAMES, X, Y
@@ -76,7 +77,7 @@ def request_of(**changes):
 
 
 def fields_of(alignment):
-    return {name: getattr(alignment.aligner, name) for name in alignment.aligner.array_shapes()}
+    return fitted_arrays(alignment.aligner)
 
 
 @pytest.mark.parametrize("method", ["ridge", "procrustes", "cca", "mean-shift"])

@@ -393,7 +393,7 @@ BAD = [
     ([*RIDGE, "-s", "penalty=nan", "-o", "out"], 2, "below 1,000"),
     ([*RIDGE, "-s", "mix=0", "-o", "out"], 2, "above 0"),
     (["fit", "ridge", "--store", "S", "--head", "labels", "--images", "toy/image/timm:none",
-      "-o", "out"], 1, "timm:none"),
+      "-o", "out"], 2, "timm:none"),
     # What is wrong with the arguments comes first; the store is read after it.
     (["fit", "ridge", "--store", "S", "--images", Y, "--captions", Y, "-o", "out"], 1,
      "of kind image"),

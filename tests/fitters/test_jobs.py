@@ -26,6 +26,7 @@ from fitters.errors import PairsError, SettingError, ZeroRowError
 from fitters.from_store import project_view
 from fitters.jobs import HeadTexts, fit_from_store, pair_images
 from fitters.moments.transform import SideTransform
+from fitters.saved import fitted_arrays
 from fitters.select.left_out import choose_on_prototypes
 from fitters.settings import FitRequest
 from fitters.sources import prepare
@@ -86,7 +87,7 @@ def test_the_papers_cca_of_a_store_is_that_of_its_rows_uncentred(store: FeatureS
     )
     assert found.x.mean is None
     assert found.y.mean is None
-    for name in direct.aligner.array_shapes():
+    for name in fitted_arrays(direct.aligner):
         assert_close(getattr(found.aligner, name), getattr(direct.aligner, name))
 
 

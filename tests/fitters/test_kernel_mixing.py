@@ -12,6 +12,7 @@ from fitters.aligners.ridge import RidgeAligner
 from fitters.errors import PairsError, SettingError
 from fitters.methods import METHODS
 from fitters.moments.transform import unit_or_zero
+from fitters.saved import fitted_arrays
 from fitters.select.grid import Axis, Choice, Search, folds_by_group
 from fitters.select.left_out import (
     choose_on_prototypes,
@@ -190,7 +191,7 @@ def test_the_fit_is_the_average_over_noise_and_the_prototypes_alone(
     texts = rng.standard_normal((7, prototypes.y.shape[1]))
     expected = expected_projection(prototypes, real, texts, 0.7, 0.2, shares, without, first_share)
     assert aligner.project_y(texts) == pytest.approx(expected, abs=1e-5 if in_double else 2e-4)
-    assert set(aligner.array_shapes()) == {
+    assert set(fitted_arrays(aligner)) == {
         "support_", "dual_", "mean_x_", "mean_y_", *(["first_"] if first_share else [])
     }  # fmt: skip
 
@@ -229,7 +230,7 @@ def test_ridge_averages_over_the_same_noises(first_share, n_real, sources, rng):
     first = unit_or_zero(fit(1e12).predict(texts))
     expected = (unit_or_zero(mixed) + first_share * first) / (1 + first_share)
     assert aligner.project_y(texts) == pytest.approx(expected, abs=1e-6)
-    assert ("first_coef_" in aligner.array_shapes()) == bool(first_share)
+    assert ("first_coef_" in fitted_arrays(aligner)) == bool(first_share)
 
 
 def test_ridge_weighs_each_noise_by_refitting(make_world, rng):

@@ -12,7 +12,7 @@ from scipy.sparse import issparse
 
 from fitters import METHODS, fit, load
 from fitters.errors import AlignmentWriteError, CorruptAlignmentError
-from fitters.saved import ARRAYS_NAME, JSON_NAME, MAX_JSON_BYTES
+from fitters.saved import ARRAYS_NAME, JSON_NAME, MAX_JSON_BYTES, fitted_arrays
 from tests.assertions import assert_same
 from tests.shorthand import save_alignment
 
@@ -41,7 +41,7 @@ def test_what_is_read_is_what_was_saved_to_the_bit(alignment, make_world, tmp_pa
         if issparse(of_read):
             of_read, of_saved = of_read.toarray(), of_saved.toarray()
         assert_same(of_read, of_saved)
-    for name in alignment.aligner.array_shapes():
+    for name in fitted_arrays(alignment.aligner):
         assert_same(getattr(again.aligner, name), getattr(alignment.aligner, name))
     assert again.aligner.get_params() == alignment.aligner.get_params()
     assert again.facts == alignment.facts
@@ -160,7 +160,7 @@ HOSTILE = {
     "unknown param": (lambda p: edit(p, params={"hook": 1}), "unexpected keyword"),
     "bad param": (lambda p: edit(p, params={"direction": "z"}), "The 'direction' parameter"),
     "no params": (lambda p: edit(p, params=None), "field 'params' is missing"),
-    "values": (lambda p: edit(p, values={"alpha_": 1.0}), "values are"),
+    "no values": (lambda p: edit(p, values=None), "field 'values' is missing"),
     "value type": (
         lambda p: edit(p, values={"alpha_": "1", "n_features_in_": 24}),
         "'alpha_' is '1', not a number",
@@ -186,23 +186,11 @@ HOSTILE = {
     ),
     "extra array": (
         lambda p: rewrite_arrays(p, lambda a: {**a, "more": np.ones(2)}),
-        "unknown array 'more'",
-    ),
-    "missing array": (
-        lambda p: rewrite_arrays(p, lambda a: {k: v for k, v in a.items() if k != "coef_"}),
-        "field 'coef_' is missing",
-    ),
-    "wrong columns": (
-        lambda p: rewrite_arrays(p, lambda a: {**a, "coef_": a["coef_"][:, :5].copy()}),
-        r"'coef_' has shape \(12, 5\), expected \(q, p\) with q = 12, p = 24",
-    ),
-    "wrong dimensions": (
-        lambda p: rewrite_arrays(p, lambda a: {**a, "coef_": a["coef_"].ravel()}),
-        r"'coef_' has shape \(288,\), expected \(q, p\)",
+        "'more' is no name of what is fitted",
     ),
     "wrong mean": (
-        lambda p: rewrite_arrays(p, lambda a: {**a, "y.mean": np.ones(5)}),
-        r"'y.mean' has shape \(5,\)",
+        lambda p: rewrite_arrays(p, lambda a: {**a, "y.mean": np.ones((5, 2))}),
+        r"mean of y has the shape \(5, 2\)",
     ),
     "wrong type": (
         lambda p: rewrite_arrays(p, lambda a: {**a, "coef_": a["coef_"].astype(np.float32)}),

@@ -15,13 +15,14 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from featstore import FeatureStore, open_store
-from featstore.errors import EngineError, UnknownSetError
+from featstore.errors import AddressError, EngineError
 from featstore.parallel import Workers
 from featstore.testing import item_table, write_set
 from fitters import Alignment
 from fitters.errors import PairsError, SettingError, ZeroRowError
 from fitters.jobs import fit_from_store
 from fitters.moments import accumulation
+from fitters.saved import fitted_arrays
 from fitters.settings import FitRequest
 from tests.assertions import assert_close
 from tests.featstore.remote.static import static_server
@@ -43,7 +44,7 @@ def _fit(store: FeatureStore, workers: Workers | None = None, **changes: Any) ->
 
 
 def _arrays(alignment: Alignment) -> dict[str, np.ndarray]:
-    found = {name: getattr(alignment.aligner, name) for name in alignment.aligner.array_shapes()}
+    found = fitted_arrays(alignment.aligner)
     means = {f"{name}.mean": getattr(alignment, name).mean for name in ("x", "y")}
     return {**found, **{name: mean for name, mean in means.items() if mean is not None}}
 
@@ -115,7 +116,7 @@ def test_a_store_that_a_worker_does_not_see_is_named(ray_cluster: Any, tmp_path:
     store = open_store(tmp_path / "s")
     images = store.view(X)
     (tmp_path / "s").rename(tmp_path / "elsewhere")
-    with pytest.raises(UnknownSetError, match="does not exist"), Workers("ray").connected() as run:
+    with pytest.raises(AddressError, match="does not exist"), Workers("ray").connected() as run:
         list(run(len, [images]))
 
 

@@ -13,6 +13,7 @@ from fitters.aligners.ridge import RidgeAligner
 from fitters.alignment import BLOCK_ROWS, select
 from fitters.errors import SelectionError, SettingError, ZeroRowError
 from fitters.moments.moments import merge_pooled, moments_of
+from fitters.saved import fitted_arrays
 from fitters.select.grid import folds_by_group
 from fitters.select.held_out import cross_validate
 from fitters.select.left_out import leave_one_group_out
@@ -91,7 +92,7 @@ def test_few_rows_are_fitted_like_their_moments(method, n_classes, make_world):
     sources = prepare(head, real, None)
     moments = merge_pooled(moments_of(sources.prototypes).scaled(0.7), moments_of(sources.real))
     by_moments = METHODS[method].make(FitConfig(method, penalty=0.3)).fit_moments(moments)
-    for name in by_moments.array_shapes():
+    for name in fitted_arrays(by_moments):
         assert_close(getattr(made.aligner, name), getattr(by_moments, name))
 
 

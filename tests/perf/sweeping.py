@@ -33,9 +33,9 @@ N_IMAGES, N_NAMES, N_HEAD, P, Q = 570, 517, 1_000, 1_280, 384
 def figures(folder: Path) -> Iterator[Figure]:
     """Yield the line ``bench.sweep``."""
     from bench import run_all
-    from bench.suites.single import sweep_runs
     from featstore import open_store
     from fitters.inventory import find_sets
+    from tests.shorthand import sweep_runs
 
     root = folder / "sweep-store"
     if not root.exists():

@@ -136,9 +136,8 @@ def test_a_worker_without_its_pool_ends():
     """The pool's end of the pipe is closed, as when the job is killed."""
     worker = WorkerProcess("featstore.images:decode_image", {"max_pixels": 100}, 5)
     process = worker._running()
-    process.stdin.close()
+    worker._pipe.close()
     assert process.wait(timeout=60) == 0
-    process.stdin = open(os.devnull, "wb")  # noqa: PTH123, SIM115  # so that closing finds one
     worker.close()
 
 

@@ -303,6 +303,6 @@ def test_progress_counts_every_row_and_names_the_limit(manifest, store):
     assert seen[-1].rows_total == 11
     assert seen[-1].eta_seconds == 0
     assert set(seen[-1].shares) == {
-        "read", "decode", "prepare", "wait", "transfer", "forward", "write",
+        "read", "decode", "prepare", "wait", "forward", "write",
     }  # fmt: skip
     assert "Bottleneck: " in seen[-1].bottleneck

@@ -136,7 +136,7 @@ def test_threads_of_a_gpu_begin_on_it_and_not_on_the_first(gpu, pools, manifest,
     everything: Any = {"workers": 1, "decode_timeout": None, "gpu": gpu}
     with Preparation(Files(manifest), [runner], **everything) as preparation:
         preparation.encode(0, [1.0]).result()
-        preparation.submit([], np.ones((1, 0), dtype=bool)).exception()
+        preparation.threads.submit(preparation.prepare, [], np.ones((1, 0), bool)).exception()
         runs = preparation.begin(manifest.tables["image"])
         if isinstance(runs, DeviceRuns):
             runs.submit(("uri",), []).result()

@@ -23,7 +23,7 @@ from tests.featstore.hostile.conftest import Hostile
 #: A log that is no file makes its store unknown; all else is damage or another format.
 REFUSALS = {
     "CorruptStoreError", "IrregularFileError", "LayoutError", "FormatVersionError",
-    "UnknownSetError",
+    "AddressError",
 }  # fmt: skip
 
 

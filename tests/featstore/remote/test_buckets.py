@@ -160,27 +160,63 @@ def test_an_interrupted_push_goes_on(bucket: Proxy, store_folder: Path) -> None:
     assert_same_store(bucket.address, store_folder)
 
 
-def test_another_push_under_way_is_named_and_can_be_taken_over(
-    bucket: Proxy, store_folder: Path, tmp_path: Path
+def test_what_another_publisher_has_begun_is_named_and_never_replaced(
+    bucket: Proxy, store_folder: Path
 ) -> None:
-    ours = tmp_path / "ours"
-    shutil.copytree(store_folder, ours)
-    copy_sets(store_folder, bucket.address)
-    extend(ours, 300, seed=1)
-    key = str(open_store(ours).info(IMAGES).key)
-    claim = {"format": 1, "host": "anna", "revision": "7" * 64}
-    objects = open_objects_of(bucket)
-    # The claim of what is published is over.
-    objects.put(f"{key}/.staging/push.json", json.dumps(claim).encode())
-    # What that push had put before it died is not believed.
-    layout = open_store(ours).info(IMAGES).commit.layout
-    objects.put(f"{key}/embedding/c/5/0", bytes(layout.files[5].size))
-    report = copy_sets(ours, bucket.address)
-    assert "'anna'" in report.failed[key]
-    assert "777777777777" in report.failed[key]
+    """Its first file has the name and the size of ours."""
+    info = open_store(store_folder).info(IMAGES)
+    objects, first = open_objects_of(bucket), info.commit.layout.files[0]
+    name, theirs = f"{info.key}/{first.path}", bytes(first.size)
+    objects.put(name, theirs)
+    report = copy_sets(store_folder, bucket.address, select=["*/image/*"])
+    assert name in report.failed[str(info.key)]
+    assert info.commit.revision_id[:12] in report.failed[str(info.key)]
+    assert objects.read(name, limit=first.size) == theirs
+    assert not open_store(bucket.address).sets()
+    assert [one for one, _ in objects.names(f"{info.key}/")] == [name]
+    objects.delete(name)
+    assert not copy_sets(store_folder, bucket.address).failed
     assert_same_store(bucket.address, store_folder)
-    copy_sets(ours, bucket.address, force=True)
-    assert_same_store(bucket.address, ours)
+
+
+@pytest.mark.parametrize("differ", ["rows", "reason", "golden"])
+def test_of_two_publishers_of_a_first_revision_one_is_whole(
+    differ: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second runs whole before each request of the first; nothing of the winner is replaced."""
+    stores = [tmp_path / name for name in ("ours", "theirs")]
+    items = item_table(["a", "b", "c"])
+    for number, root in enumerate(stores):
+        rows = np.array([[1, 2], [3, 4 + (number if differ == "rows" else 0)], [np.nan] * 2])
+        why = f"broken {number if differ == 'reason' else ''}"
+        golden = {"vectors": [[float(number if differ == "golden" else 0)]]}
+        write_set(root, rows, items, failures={"c": why}, golden=golden)
+    winners = []
+    for at in range(1, 40):
+        with s3_server() as server, monkeypatch.context() as patch:
+            for name, value in environment(server.url).items():
+                patch.setenv(name, value)
+            make_bucket_store(open_objects(parse_address("s3://team/store")))  # type: ignore[arg-type]
+            made, late = len(server.requests), []
+
+            def between(request: Any, at: int = made + at, late: Any = late) -> None:
+                if request.number == at:
+                    patch.setenv("AWS_ACCESS_KEY_ID", "another")
+                    late.append(copy_sets(stores[1], "s3://team/store"))
+
+            server.before = between
+            early = copy_sets(stores[0], "s3://team/store")
+            if not late:
+                break
+            assert bool(early.failed) != bool(late[0].failed), at
+            winners.append(int(bool(early.failed)))
+            pulled = tmp_path / f"pulled {at}"
+            assert not copy_sets("s3://team/store", pulled).failed
+            assert verify_store(pulled).problems == []
+            assert_same_store(pulled, stores[winners[-1]])
+    assert len(winners) > 10
+    assert winners == sorted(winners, reverse=True)
+    assert {*winners} == {0, 1}
 
 
 @pytest.mark.parametrize(
@@ -369,24 +405,21 @@ def test_a_revision_that_fills_a_failed_row_sends_its_shard(
     np.testing.assert_array_equal(open_store(bucket.address).view(IMAGES).numpy(), make_rows())
 
 
-def test_what_a_publisher_that_was_taken_over_left_is_never_believed(
+def test_of_an_appended_part_a_file_is_there_if_it_has_its_size(
     bucket: Proxy, store_folder: Path, tmp_path: Path
 ) -> None:
-    """Not by the publisher after the next either, whose shard has the same name and size."""
     ours = tmp_path / "ours"
     shutil.copytree(store_folder, ours)
     copy_sets(ours, bucket.address)
-    key = str(open_store(ours).info(IMAGES).key)
-    objects = open_objects_of(bucket)
-    claim = {"format": 1, "host": "anna", "revision": "7" * 64}
-    objects.put(f"{key}/.staging/push.json", json.dumps(claim).encode())
     extend(ours, 300)
-    layout = open_store(ours).info(IMAGES).commit.layout
-    for file in (5, 6):
-        objects.put(f"{key}/embedding/c/{file}/0", bytes(layout.files[5].size))
-    copy_sets(ours, bucket.address, force=True)
-    extend(ours, 600)
+    info, objects = open_store(ours).info(IMAGES), open_objects_of(bucket)
+    there, cut = (f"{info.key}/{info.commit.layout.files[number].path}" for number in (4, 5))
+    objects.put(there, ours / there)
+    objects.put(cut, b"not whole")
+    bucket.requests.clear()
     copy_sets(ours, bucket.address)
+    put = [path for method, path, _ in bucket.requests if method == "PUT" and path.endswith("/0")]
+    assert [path.endswith(cut) for path in put] == [True]
     assert_same_store(bucket.address, ours)
 
 

@@ -139,12 +139,8 @@ def local(machine: Machine, root: Path, **options: Any) -> dict[str, bytes]:
 
 
 def published(bucket: Bucket) -> dict[str, bytes]:
-    """Return the files of a bucket but the facts of runs and who pushed last."""
-    return {
-        name: data
-        for name, data in bucket.objects.items()
-        if "/runs/" not in name and not name.endswith("/.staging/push.json")
-    }
+    """Return the files of a bucket but the facts of runs."""
+    return {name: data for name, data in bucket.objects.items() if "/runs/" not in name}
 
 
 def blocks(bucket: Bucket) -> list[str]:
@@ -362,7 +358,7 @@ def test_a_bucket_that_comes_back_is_not_noticed(server, machines, tmp_path):
 @pytest.mark.parametrize(
     ("path", "number"),
     [
-        ("/push.json$", 1), ("/embedding/c/", 1), ("/revisions/", 1), (ZARR, 1),
+        ("/embedding/c/", 1), ("/revisions/", 1), (ZARR, 1),
         ("/runs/", 1), ("/thumbnails-", 1), ("log.json$", 6),
     ],
 )  # fmt: skip

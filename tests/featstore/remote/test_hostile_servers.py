@@ -21,7 +21,6 @@ from featstore.errors import (
     AddressError,
     CorruptStoreError,
     RemoteStoreError,
-    UnknownSetError,
     UnreachableError,
 )
 from featstore.identity import sealed
@@ -289,7 +288,7 @@ def test_sizes_of_thousands_of_digits_are_an_error_of_one_line(served, stated, t
 
 
 def test_a_server_that_asks_for_more_time_than_is_left_is_not_waited_for(served, monkeypatch):
-    monkeypatch.setenv("HEADSTOCK_DEADLINE", "20")
+    monkeypatch.setenv("HEADSTOCK_NET", "deadline=20")
     served.harm = lambda *_: Answer(503, {"Retry-After": "59"}, b"")
     began = time.monotonic()
     with pytest.raises(UnreachableError, match="takes more than 20 seconds"):
@@ -409,7 +408,7 @@ def test_tls_is_verified(untrusted, tmp_path, monkeypatch):
 
 def test_a_server_that_is_no_store(served):
     served.harm = on("", absent)
-    with pytest.raises(UnknownSetError, match="no store"):
+    with pytest.raises(AddressError, match="no store"):
         open_store(served.url)
 
 

@@ -16,7 +16,12 @@ import pytest
 from featstore import copy_sets, open_store
 from featstore.address import parse_address
 from featstore.command_line import run_command
-from featstore.errors import CorruptStoreError, RemoteStoreError, UnknownSetError, UnreachableError
+from featstore.errors import (
+    AddressError,
+    CorruptStoreError,
+    RemoteStoreError,
+    UnreachableError,
+)
 from featstore.remote.objects import Pace, open_objects
 from featstore.share.card import stated_licences
 from featstore.share.copy import make_tag
@@ -324,7 +329,7 @@ def test_a_push_from_an_address_through_a_small_cache(hub, tmp_path, monkeypatch
         write_set(root, make_rows(seed=seed), items, dataset=f"birds-{seed}", block_rows=64,
                   plain_bytes=0, shard_bytes=256 * 1024)  # fmt: skip
     monkeypatch.setattr("featstore.remote.hub._BATCH_FILES", 2)
-    monkeypatch.setenv("HEADSTOCK_CACHE_BYTES", str(1100 * 1024))  # a set, and hardly more
+    monkeypatch.setenv("HEADSTOCK_CACHE_SIZE", str(1100 * 1024))  # a set, and hardly more
     hub.latency = lambda _: time.sleep(0.05)
     with static_server(root) as upstream, proxy(upstream) as source:
         assert not copy_sets(source.url, ADDRESS).failed
@@ -403,7 +408,7 @@ def test_offline_the_hub_is_not_asked(there, monkeypatch):
 
 
 def test_what_is_not_there(there):
-    with pytest.raises(UnknownSetError, match="no store"):
+    with pytest.raises(AddressError, match="no store"):
         open_store(there + "x")
     with pytest.raises(RemoteStoreError, match="no dataset of the hub"):
         open_store("hf://models/team/birds")

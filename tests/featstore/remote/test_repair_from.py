@@ -10,7 +10,7 @@ import pytest
 
 from featstore import copy_sets
 from featstore.command_line import EXIT_ERROR, EXIT_VERIFY, run_command
-from featstore.errors import StoreWriteError, UnknownSetError
+from featstore.errors import AddressError, StoreWriteError
 from featstore.extraction.repair import repair_set
 from featstore.store import verify_store
 from headstock.__main__ import cli
@@ -140,7 +140,7 @@ def test_a_copy_of_other_rows_is_not_used(copied: Path, tmp_path: Path, served: 
     with pytest.raises(StoreWriteError, match="is the store that is to be repaired"):
         repair_set(copied, key, copy=copied)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UnknownSetError, match="is not a Headstock store"):
+    with pytest.raises(AddressError, match="is not a Headstock store"):
         repair_set(copied, key, copy=tmp_path / "empty")
 
 

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from types import SimpleNamespace
 from typing import Any
@@ -20,8 +21,9 @@ import pytest
 
 from featstore import FeatstoreError, copy_sets, open_store
 from featstore.address import parse_address
+from featstore.errors import RemoteStoreError
 from featstore.remote import objects
-from featstore.remote.objects import Limits, Pace, open_objects
+from featstore.remote.objects import Limits, Pace, open_objects, read_limits
 from tests.featstore.remote.buckets import environment
 from tests.featstore.remote.conftest import make_store
 from tests.featstore.remote.proxy import Answer
@@ -32,10 +34,10 @@ pytestmark = pytest.mark.usefixtures("forked")
 IMAGES = "birds/image/toy"
 
 #: A second of patience instead of thirty: what is limited is the same.
-QUICK = {"HEADSTOCK_LEAST_RATE": "100000", "HEADSTOCK_PATIENCE": "1", "HEADSTOCK_DEADLINE": "8"}
+QUICK = {"HEADSTOCK_NET": "least_rate=100000,patience=1,deadline=8"}
 
 #: For servers from whom nothing whole comes, however long one waits.
-AT_ONCE = {"HEADSTOCK_PATIENCE": "0.2", "HEADSTOCK_DEADLINE": "1.5"}
+AT_ONCE = {"HEADSTOCK_NET": "least_rate=100000,patience=0.2,deadline=1.5"}
 
 HEADERS = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
@@ -156,7 +158,7 @@ def test_a_page_of_a_list_without_end_is_given_up_after_the_patience():
     begin = HEADERS + b"\r\n<ListBucketResult>"
     drop = b"<Contents><Key>store/a</Key></Contents>" * 100
     with trickling(begin, drop, pause=0.001) as url:
-        said, seconds = in_child(_list, **environment(url), HEADSTOCK_DEADLINE="50")
+        said, seconds = in_child(_list, **environment(url), HEADSTOCK_NET="patience=1,deadline=50")
     assert said.startswith("RemoteStoreError"), said
     assert seconds < 20  # not the 50 of the deadline
 
@@ -164,8 +166,13 @@ def test_a_page_of_a_list_without_end_is_given_up_after_the_patience():
 def test_a_list_of_too_many_files_is_given_up():
     with s3_server() as bucket:
         bucket.objects.update({f"team/store/{number}": b"" for number in range(30)})
-        assert in_child(_list, **environment(bucket.url), HEADSTOCK_MOST_NAMES="30")[0] == "30"
-        said, _ = in_child(_list, **environment(bucket.url), HEADSTOCK_MOST_NAMES="29")
+        assert (
+            in_child(_list, **environment(bucket.url), HEADSTOCK_NET="deadline=8,most_names=30")[0]
+            == "30"
+        )
+        said, _ = in_child(
+            _list, **environment(bucket.url), HEADSTOCK_NET="deadline=8,most_names=29"
+        )
     assert said.startswith("CorruptStoreError"), said
     assert "lists more than 29 files" in said
 
@@ -233,6 +240,14 @@ def test_what_came_before_is_kept_and_the_rest_read_later(served):
     assert in_child(_read, served.url) == ""
     asked = [part for _, path, part in served.requests if "embedding/c/0/0" in path]
     assert [int(part.split("=")[1].split("-")[0]) >= 2 * size for part in asked] == [True]
+
+
+def test_limits_have_names(monkeypatch):
+    monkeypatch.setenv("HEADSTOCK_NET", "patience=2, deadline=600")
+    assert read_limits() == replace(Limits(), patience=2, deadline=600)
+    monkeypatch.setenv("HEADSTOCK_NET", "dead=600")
+    with pytest.raises(RemoteStoreError, match="of least_rate, patience, deadline, most_names"):
+        read_limits()
 
 
 def test_the_number_of_reads_is_that_of_the_revisions(tmp_path, bucket, store_folder):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import bz2
 import hashlib
-import json
 import pickle
 import struct
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 from torchvision import datasets
 
-from tests.small_files import picture, write
+from tests.small_files import write
 
 RNG = np.random.default_rng(0)
 
@@ -29,13 +28,13 @@ class Mini:
 
     Attributes
     ----------
-    split : str or None
-        The option, where the class has splits.
-    items : list of (key, class name or None, pixels or number of `picture`)
+    split : str
+        The option.
+    items : list of (key, class name or None, pixels)
         What must come out; keys are behind ``<dataset>/image/``.
     """
 
-    split: str | None
+    split: str
     items: list[tuple[str, str | None, Any]]
 
 
@@ -46,13 +45,7 @@ def md5(path: Path) -> str:
 def numbered(split: str, labels: list[str | None], pixels: Any) -> Mini:
     """What a dataset of arrays becomes."""
     names = [f"{split}/{index:06d}.png" for index in range(len(labels))]
-    return Mini(None if split == "all" else split, list(zip(names, labels, pixels, strict=True)))
-
-
-def files(root: Path, split: str | None, placed: dict[str, str | None]) -> Mini:
-    """Write pictures and say what they are: path -> class name."""
-    write(root, {path: picture(number + 1) for number, path in enumerate(placed)})
-    return Mini(split, [(path, label, n + 1) for n, (path, label) in enumerate(placed.items())])
+    return Mini(split, list(zip(names, labels, pixels, strict=True)))
 
 
 def cifar(root, monkeypatch, *, kind, folder, train, test, meta, labels, names):
@@ -83,33 +76,6 @@ def cifar100(root, monkeypatch):
     )  # fmt: skip
 
 
-def clevr(root, _):
-    scenes = [
-        {"image_filename": "0.png", "objects": [1, 2, 3]},
-        {"image_filename": "1.png", "objects": [1]},
-    ]
-    folder = "clevr/CLEVR_v1.0"
-    write(root, {f"{folder}/scenes/CLEVR_val_scenes.json": json.dumps({"scenes": scenes})})
-    at = f"{folder}/images/val"
-    return files(root, "val", {f"{at}/0.png": "3", f"{at}/1.png": "1"})
-
-
-def country211(root, _):
-    at = "country211/valid"
-    return files(root, "valid", {f"{at}/AD/1.jpg": "AD", f"{at}/ZW/2.jpg": "ZW"})
-
-
-def dtd(root, _):
-    write(root, {"dtd/dtd/labels/val1.txt": "dotted/d_1.jpg\nbanded/b_1.jpg\n"})
-    at = "dtd/dtd/images"
-    return files(root, "val", {f"{at}/dotted/d_1.jpg": "dotted", f"{at}/banded/b_1.jpg": "banded"})
-
-
-def eurosat(root, _):
-    at = "eurosat/2750"
-    return files(root, None, {f"{at}/Forest/f_1.jpg": "Forest", f"{at}/River/r_1.jpg": "River"})
-
-
 def fer2013(root, monkeypatch):
     faces = RNG.integers(0, 256, (2, 48, 48), dtype=np.uint8)
     rows = [f'{label},"{" ".join(map(str, face.ravel()))}"'
@@ -118,38 +84,6 @@ def fer2013(root, monkeypatch):
     sums = {"train": ("train.csv", md5(root / "fer2013/train.csv"))}
     monkeypatch.setattr(datasets.FER2013, "_RESOURCES", {**datasets.FER2013._RESOURCES, **sums})
     return numbered("train", ["3", "0"], faces)
-
-
-def aircraft(root, _):
-    at = "fgvc-aircraft-2013b/data"
-    write(root, {f"{at}/variants.txt": "737-200\nF/A-18\n",
-                 f"{at}/images_variant_trainval.txt": "002 F/A-18\n001 737-200\n"})  # fmt: skip
-    at += "/images"
-    return files(root, "trainval", {f"{at}/002.jpg": "F/A-18", f"{at}/001.jpg": "737-200"})
-
-
-def flowers(root, monkeypatch):
-    from scipy.io import savemat
-
-    at = root / "flowers-102"
-    at.mkdir(parents=True)
-    savemat(at / "imagelabels.mat", {"labels": [3, 1, 102]})
-    savemat(at / "setid.mat", {"trnid": [1], "valid": [2], "tstid": [3, 1]})
-    kind = datasets.Flowers102
-    sums = {name: (file, md5(at / file))
-            for name, file in (("label", "imagelabels.mat"), ("setid", "setid.mat"))}  # fmt: skip
-    monkeypatch.setattr(kind, "_file_dict", {**kind._file_dict, **sums})
-    names = {"image_00003.jpg": "blackberry lily", "image_00001.jpg": "canterbury bells"}
-    return files(root, "test", {f"flowers-102/jpg/{name}": label for name, label in names.items()})
-
-
-def food(root, _):
-    listed = {"waffles": ["waffles/7"], "apple_pie": ["apple_pie/1"]}
-    write(root, {"food-101/meta/test.json": json.dumps(listed)})
-    at = "food-101/images"
-    return files(
-        root, "test", {f"{at}/waffles/7.jpg": "waffles", f"{at}/apple_pie/1.jpg": "apple_pie"}
-    )
 
 
 def gtsrb(root, _):
@@ -162,18 +96,6 @@ def gtsrb(root, _):
         listed.append(f"{number}.ppm;6;{[16, 2][number]}")
     write(root, {"gtsrb/GT-final_test.csv": "\n".join(listed)})
     return numbered("test", ["16", "2"], signs)
-
-
-def image_folder(root, _):
-    return files(root, None, {"cat/1.png": "cat", "dog/2.jpg": "dog"})
-
-
-def imagenette(root, _):
-    at = "imagenette2/val"
-    return files(
-        root, "val",
-        {f"{at}/n01440764/1.JPEG": "tench", f"{at}/n02102040/2.JPEG": "English springer"},
-    )  # fmt: skip
 
 
 def idx(root, folder, classes):
@@ -200,18 +122,6 @@ def kmnist(root, _):
     return idx(root, "KMNIST", ["ya", "o", "wo"])
 
 
-def pets(root, _):
-    at = "oxford-iiit-pet"
-    listed = "Abyssinian_100 1 1 1\nyorkshire_terrier_9 2 2 1\n"
-    write(root, {f"{at}/annotations/trainval.txt": listed})
-    at += "/images"
-    return files(
-        root, "trainval",
-        {f"{at}/Abyssinian_100.jpg": "Abyssinian",
-         f"{at}/yorkshire_terrier_9.jpg": "Yorkshire Terrier"},
-    )  # fmt: skip
-
-
 def pcam(root, _):
     import h5py
 
@@ -223,30 +133,6 @@ def pcam(root, _):
     with h5py.File(folder / "camelyonpatch_level_2_split_valid_y.h5", "w") as file:
         file["y"] = np.array([1, 0], np.uint8).reshape(2, 1, 1, 1)
     return numbered("val", ["1", "0"], cells)
-
-
-def places(root, monkeypatch):
-    kind = datasets.Places365
-    listed = {
-        "categories_places365.txt": "/a/airfield 0\n/a/apartment_building/outdoor 1\n",
-        "places365_val.txt": "Places365_val_1.jpg 1\nPlaces365_val_2.jpg 0\n",
-    }
-    write(root, listed)
-    sums = [(name, md5(root / name)) for name in listed]
-    monkeypatch.setattr(kind, "_CATEGORIES_META", sums[0])
-    monkeypatch.setattr(kind, "_FILE_LIST_META", {"val": sums[1]})
-    return files(
-        root, "val",
-        {"val_large/Places365_val_1.jpg": "apartment_building/outdoor",
-         "val_large/Places365_val_2.jpg": "airfield"},
-    )  # fmt: skip
-
-
-def rendered_sst2(root, _):
-    at = "rendered-sst2/valid"
-    return files(
-        root, "val", {f"{at}/negative/1.png": "negative", f"{at}/positive/2.png": "positive"}
-    )
 
 
 def stl10(root, monkeypatch):
@@ -265,15 +151,6 @@ def stl10(root, monkeypatch):
     return numbered("train+unlabeled", ["bird", "airplane", None], pixels.transpose(0, 3, 2, 1))
 
 
-def sun397(root, _):
-    write(root, {"SUN397/ClassName.txt": "/a/abbey\n/a/apartment_building/outdoor\n"})
-    return files(
-        root, None,
-        {"SUN397/a/abbey/sun_b.jpg": "abbey",
-         "SUN397/a/apartment_building/outdoor/sun_a.jpg": "apartment_building/outdoor"},
-    )  # fmt: skip
-
-
 def svhn(root, monkeypatch):
     from scipy.io import savemat
 
@@ -283,23 +160,6 @@ def svhn(root, monkeypatch):
     listed = ["", "extra_32x32.mat", md5(root / "extra_32x32.mat")]
     monkeypatch.setattr(datasets.SVHN, "split_list", {"extra": listed})
     return numbered("extra", ["0", "4"], pixels.transpose(3, 0, 1, 2))
-
-
-def cars(root, _):
-    from scipy.io import savemat
-
-    devkit = root / "stanford_cars/devkit"
-    devkit.mkdir(parents=True)
-    annotations = np.array(
-        [("00001.jpg", 2), ("00002.jpg", 1)], dtype=[("fname", object), ("class", np.uint8)]
-    )
-    savemat(devkit / "cars_train_annos.mat", {"annotations": annotations})
-    names = np.array(["AM General Hummer", "Acura RL 2012"], dtype=object)
-    savemat(devkit / "cars_meta.mat", {"class_names": names})
-    at = "stanford_cars/cars_train"
-    return files(
-        root, "train", {f"{at}/00001.jpg": "Acura RL 2012", f"{at}/00002.jpg": "AM General Hummer"}
-    )
 
 
 def usps(root, _):
@@ -316,11 +176,7 @@ def usps(root, _):
 
 
 MINIATURES = {
-    "CIFAR10": cifar10, "CIFAR100": cifar100, "CLEVRClassification": clevr,
-    "Country211": country211, "DTD": dtd, "EuroSAT": eurosat, "FER2013": fer2013,
-    "FGVCAircraft": aircraft, "FashionMNIST": fashion, "Flowers102": flowers, "Food101": food,
-    "GTSRB": gtsrb, "ImageFolder": image_folder, "Imagenette": imagenette, "KMNIST": kmnist,
-    "MNIST": mnist, "OxfordIIITPet": pets, "PCAM": pcam, "Places365": places,
-    "RenderedSST2": rendered_sst2, "STL10": stl10, "SUN397": sun397, "SVHN": svhn,
-    "StanfordCars": cars, "USPS": usps,
+    "CIFAR10": cifar10, "CIFAR100": cifar100, "FER2013": fer2013, "FashionMNIST": fashion,
+    "GTSRB": gtsrb, "KMNIST": kmnist, "MNIST": mnist, "PCAM": pcam, "STL10": stl10, "SVHN": svhn,
+    "USPS": usps,
 }  # fmt: skip

@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 import zarr
 
+from featstore import open_store
 from featstore.identity import canonical_json, sha256_hex
 from featstore.store.convention import KEY, SCHEMA
 from featstore.testing import item_table, write_set
@@ -179,3 +180,24 @@ def test_facts_of_an_encoder_are_stated(store: Path) -> None:
     assert stated["revision"]["id"] == ours["revision"]
     (path,) = store.glob("labels/*/*/zarr.json")
     assert json.loads(path.read_text())["attributes"]["embeddings"]["normalized"] is False
+
+
+def test_the_reader_of_the_format_reads_parts_and_leaves_out_failed_rows(tmp_path):
+    """Twenty lines of zarr-python on the page of the format, beside what a view returns."""
+    page = PAGE.with_name("store-format.md").read_text("utf-8")
+    (program,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(program, "store-format.md", "exec"), names)
+    rows = np.random.default_rng(0).standard_normal((9, 3)).astype(np.float32)
+    ids = [f"toy/{i}" for i in range(9)]
+    options = {"dataset": "toy", "kind": "image", "encoder": "test:toy", "dtype": "float32"}
+    for n, failures in ((5, {"toy/3": "torn"}), (9, None)):
+        key = write_set(
+            tmp_path, rows[:n], item_table(ids[:n], "image"), failures=failures,
+            space={"name": "toy"}, **options,
+        )  # fmt: skip
+        found, items = names["read_set"](tmp_path, key)
+        view = open_store(tmp_path).view(key)
+        np.testing.assert_array_equal(found, view.numpy())
+        assert items["item_id"].to_list() == view.items["item_id"].to_list()
+        assert len(found) == n - 1

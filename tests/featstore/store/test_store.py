@@ -14,6 +14,7 @@ import pytest
 from featstore import FeatstoreError, open_store
 from featstore.command_line import run_command
 from featstore.errors import (
+    AddressError,
     AmbiguousSetError,
     CorruptStoreError,
     FormatVersionError,
@@ -50,9 +51,9 @@ def test_an_unknown_set_lists_what_there_is(store_path: Path, name: str) -> None
 
 
 def test_what_is_not_a_store(tmp_path: Path) -> None:
-    with pytest.raises(UnknownSetError, match="does not exist"):
+    with pytest.raises(AddressError, match="does not exist"):
         open_store(tmp_path / "nowhere")
-    with pytest.raises(UnknownSetError, match="is not a Headstock store"):
+    with pytest.raises(AddressError, match="is not a Headstock store"):
         open_store(tmp_path)
     (tmp_path / "zarr.json").write_text('{"attributes": {"featstore": 3}}')
     with pytest.raises(CorruptStoreError, match="holds another Zarr group, no store"):

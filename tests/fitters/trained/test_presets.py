@@ -20,6 +20,7 @@ from fitters.errors import SettingError, UnknownMethodError
 from fitters.from_store import PairedRows, project_view, training_sources
 from fitters.jobs import fit_from_store
 from fitters.moments.transform import normalize_rows
+from fitters.saved import fitted_arrays
 from fitters.settings import FitRequest, TrainingOptions
 from fitters.trained import training
 from headstock.__main__ import cli
@@ -187,7 +188,7 @@ def test_a_store_gives_what_its_arrays_give(store_path, more, monkeypatch):
         training=options,
         rng=rng,
     )
-    for name in direct.aligner.array_shapes():
+    for name in fitted_arrays(direct.aligner):
         assert_same(getattr(found.aligner, name), getattr(direct.aligner, name))
     assert project_view(found, images).shape == (30, 12)
     centre = "unlabelled train images" if "centre" in more else "none"

@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from fitters import MLPAligner, RidgeAligner
 from fitters.errors import AlignmentWriteError, DivergedError, SelectionError, SettingError
+from fitters.saved import fitted_arrays
 from fitters.settings import EpochDone
 from fitters.trained.base import ARCHITECTURES, ArrayRows, blas_threads
 from tests.assertions import assert_close, assert_same
@@ -36,7 +37,7 @@ def planted(rng, n=200, p=8, q=6, noise=0.0):
 
 
 def arrays(aligner):
-    return {name: getattr(aligner, name) for name in aligner.array_shapes()}
+    return fitted_arrays(aligner)
 
 
 def assert_same_arrays(one, two):
