@@ -177,7 +177,7 @@ PARSED = {
     r"5f1c…": "the public key that a signature prints; test_signature.py has one",
     r"/data/features": "a folder outside the test's own; test_shared_folders.py makes one",
     r"OUT/": "nothing: `make demo` runs them",
-    r"eval run paper": "27 datasets; tests/bench/test_paper.py has stand-ins",
+    r"(eval run|--suite) paper": "27 datasets; tests/bench/test_paper.py has stand-ins",
     r"headstock try$": "minutes; `make test-long` runs the demo",
     r"headstock reproduce": "minutes; test_reproduction.py repeats a smaller study",
     r"headstock extract imagenet1k": "minutes of encoding",

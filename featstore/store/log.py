@@ -130,7 +130,7 @@ class Log:
                 found.hash in HASHES
                 and all(map(SetKey.parse, found.sets)) and all(map(is_component, found.tags))
                 and found.about.keys() <= {*ABOUT} and all(map(is_sha256, digests))
-                and isinstance(names, list) and all(isinstance(name, str) for name in names)
+                and isinstance(names, list) and all(map(_is_thumbnails, names))
                 and _is_signature(found.signature)
             )  # fmt: skip
             found = replace(found, thumbnails=frozenset(names))
@@ -141,6 +141,13 @@ class Log:
             "repair` makes"
             " it again from the commits; if the store is remote, its owner does that, and pushes."
         )
+
+
+def _is_thumbnails(name: str) -> bool:
+    """Return whether this is the path of a file of thumbnails in the folder of a kind."""
+    *kind, file = name.split("/")
+    named = re.fullmatch(r"thumbnails-[0-9a-f]{8}\.parquet", file)
+    return len(kind) == 2 and all(map(is_component, kind)) and named is not None
 
 
 def _is_signature(stated: Any) -> bool:

@@ -134,14 +134,14 @@ def test_the_command_line_from_end_to_end(
     assert shown["splits"] == {"train": 8, "test": 3}
     assert shown["space"]["name"] == "tf_efficientnet_lite0"
     assert _run("store", "rm", store, "toy/image/tf_eff", "--yes") == 0
-    assert _run("show", store, "toy/image/tf_eff") == 1
+    assert _run("show", store, "toy/image/tf_eff") == 2
     assert "holds no set" in capsys.readouterr().err
 
 
 BAD = [
     (["extract", "none", "--kind", "image", "--encoder", LITE0[0], "--store", "s"], 1, "none"),
     (["extract", "M", "--kind", "image", "--encoder", "timm:tf_eficientnet_lite0", "--store", "s"],
-     1, "Did you mean 'tf_efficientnet_lite0'"),
+     2, "Did you mean 'tf_efficientnet_lite0'"),
     (["extract", "M", "--kind", "imag", "--encoder", LITE0[0], "--store", "s"], 2, "'imag'"),
     (["extract", "--kind", "image", "--encoder", LITE0[0], "--store", "s"], 2, "'MANIFEST'"),
     (["extrct"], 2, "Did you mean 'extract'"),

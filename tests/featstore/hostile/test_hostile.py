@@ -14,10 +14,11 @@ import pytest
 from featstore import FeatstoreError, open_store
 from featstore.errors import CorruptStoreError, ManifestError
 from featstore.identity import sha256_hex
-from featstore.store import parquet_guard, read_commit
+from featstore.store import parquet_guard, read_commit, read_log, verify_store
 from featstore.store.blocks import check_file
 from featstore.store.layout import shard_index
 from featstore.store.parquet_guard import read_table, table_bytes, unpack
+from tests.damage import relog
 from tests.featstore.hostile.conftest import Hostile
 
 #: A log that is no file makes its store unknown; all else is damage or another format.
@@ -376,6 +377,17 @@ def test_index_entries_that_overlap_or_point_outside_serve_nothing(
     path.write_bytes(data)
     assert (open_store(hostile.root).view(hostile.key).numpy() == before).all()
     assert "index" in check_file(path, file, commit).reasons[0]
+
+
+@pytest.mark.parametrize(
+    "name", ["abc", "../x-0.y", "/etc/host-name", "a/../thumbnails-0badcafe.parquet", "a/b/c-", 3]
+)
+def test_a_log_lists_nothing_elsewhere(hostile: Hostile, name: Any) -> None:
+    relog(hostile.root, thumbnails=[name])
+    with pytest.raises(CorruptStoreError, match="not the log that Headstock wrote"):
+        read_log(hostile.root)
+    (problem,) = verify_store(hostile.root).problems
+    assert problem.path == "log.json"
 
 
 @pytest.mark.parametrize("name", ["../birds", "..", "/etc", "a\x00b", "C:"])
