@@ -63,6 +63,13 @@ class Hostile:
         facts["chunks"] = hashes
         self.recommit(lambda document: document["parts"][0].update(items=facts))
 
+    def add_thumbnails(self, *files: bytes) -> None:
+        """List these files as the thumbnails of the kind."""
+        paths = [f"birds/image/thumbnails-{sha256_hex(data)[:8]}.parquet" for data in files]
+        for path, data in zip(paths, files, strict=True):
+            (self.root / path).write_bytes(data)
+        relog(self.root, thumbnails=sorted(paths))
+
     def answer(self, tmp_path: Path) -> list[str]:
         """Return what a process of little memory says: of reading, and of verifying."""
         assert self.reader.stdin is not None

@@ -190,6 +190,7 @@ def test_large_files_of_zeros_are_no_memory_error(
         file.truncate(SPARSE)
     facts = {"file": name, "bytes": SPARSE, "sha256": "0" * 64}
     said = "more than this process has memory for"
+    relog(hostile.root, thumbnails=[f"birds/image/{name}"] * (what == "thumbnails"))
     if what == "items":
         facts["chunks"], said = ["0" * 64], "differs from its commit record"
         hostile.recommit(lambda document: document["parts"][0].update(items=facts))
@@ -311,9 +312,8 @@ def test_what_a_table_would_become_is_known_before_it_is_read(trick: str) -> Non
 
 def test_failures_and_thumbnails_are_checked_too(hostile: Hostile, tmp_path: Path) -> None:
     data = TABLES["zeros that zstd shrinks"]()
-    folder = hostile.directory.parent
-    (folder / f"thumbnails-{sha256_hex(data)[:8]}.parquet").write_bytes(data)
-    _refused(hostile, tmp_path, match="thumbnails")
+    hostile.add_thumbnails(data)
+    _refused(hostile, tmp_path, match="thumbnails", verified=True)
     (hostile.directory / "failures.parquet").write_bytes(data)
     facts = {"bytes": len(data), "sha256": sha256_hex(data)}
     hostile.recommit(lambda document: document["metadata"].update({"failures.parquet": facts}))
@@ -346,19 +346,16 @@ def test_rows_that_share_a_value_count_each(
     assert len(data) < 2_200_000
     with pytest.raises(CorruptStoreError, match=r"would become [\d,]{9,} in memory"):
         read_table(data, where="x", schema={"webp": pl.Binary})
-    folder = hostile.directory.parent
-    (folder / f"thumbnails-{sha256_hex(data)[:8]}.parquet").write_bytes(data)
-    _refused(hostile, tmp_path, match="thumbnails")
+    hostile.add_thumbnails(data)
+    _refused(hostile, tmp_path, match="thumbnails", verified=True)
 
 
 def test_many_tables_that_are_just_small_enough_count_together(
     hostile: Hostile, tmp_path: Path
 ) -> None:
-    folder = hostile.directory.parent
-    for i in range(20):
-        data = _one_value(b"x" * 2**20 + bytes([i]), 60, "binary")
-        assert read_table(data, where="x", schema={}).height == 60
-        (folder / f"thumbnails-{sha256_hex(data)[:8]}.parquet").write_bytes(data)
+    files = [_one_value(b"x" * 2**20 + bytes([i]), 60, "binary") for i in range(20)]
+    assert all(read_table(data, where="x", schema={}).height == 60 for data in files)
+    hostile.add_thumbnails(*files)
     _refused(hostile, tmp_path, match="unpack to far more than they are", verified=True)
 
 
