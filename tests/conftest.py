@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
 
-settings.register_profile("headstock", deadline=None)
+#: With all faults, properties are tried as often as hypothesis does by itself.
+EXAMPLES = 100 if os.environ.get("HEADSTOCK_FAULTS") == "all" else 40
+settings.register_profile("headstock", deadline=None, max_examples=EXAMPLES)
 settings.load_profile("headstock")
 
 #: Processes that run tests side by side, pytest-xdist's.
@@ -70,6 +75,25 @@ def _registered() -> set[str]:
                 f"{registry.kind} {name}" for name in {*registry._things} - {*registry.built_in}
             }
     return found
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], Any]], Path]:
+    """Make a folder by its name in one of the processes that run tests; all of them read it."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if WORKERS > 1 else base
+
+    def made(name: str, make: Callable[[Path], Any]) -> Path:
+        folder, done = base / name, base / f"{name}.done"
+        with (base / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                make(folder)
+                done.touch()
+        return folder
+
+    return made
 
 
 @pytest.fixture

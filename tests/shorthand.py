@@ -134,12 +134,6 @@ def not_worse_than(found: Estimate, margin: float) -> bool:
     return bool(found.variance > 1e-24 and found.interval(0.9)[0] > -margin)
 
 
-def equivalent_within(found: Estimate, margin: float, level: float = 0.05) -> bool:
-    """Whether two one-sided tests (Schuirmann, 1987) show the mean to lie within ±margin."""
-    low, high = found.interval(1 - 2 * level)
-    return bool(found.variance > 1e-24 and low > -margin and high < margin)
-
-
 def save_alignment(path: Path | str, fitted: Any, *, replace: bool = True) -> Path:
     """Save an alignment, or a fitted aligner as the alignment that leaves rows as they are."""
     if not isinstance(fitted, Alignment):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from itertools import chain
 from pathlib import Path
 
@@ -38,12 +40,13 @@ FASTER = {"numkong": "NumPy converts to the same bits"}
 #: Files in which people read what to do.
 TEXTS = frozenset({".py", ".md", ".ipynb", ".toml", ".html", ".js", ".json"})
 
-#: Python runs this at its start. No finder knows the hidden packages, nor their metadata.
-SITECUSTOMIZE = """
-import os, sys
+#: Has imported what every command needs, and does each request in a child of its own, in which no
+#: finder knows the hidden packages, nor their metadata.
+SERVER = """
+import importlib, json, os, sys, traceback
 from importlib.machinery import PathFinder
 
-HIDDEN = frozenset(os.environ["HIDDEN_MODULES"].split(","))
+HIDDEN = set()
 
 class WithoutHidden(PathFinder):
     @classmethod
@@ -59,7 +62,31 @@ class WithoutHidden(PathFinder):
                 yield found
 
 sys.meta_path[:] = [WithoutHidden if f is PathFinder else f for f in sys.meta_path]
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+for request in sys.stdin:
+    hidden, words, said = json.loads(request)
+    if child := os.fork():
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        continue
+    HIDDEN.add(hidden)
+    os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT), 2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.argv, code = ["-c", *words[1:]], 1
+    try:
+        exec(words[0], {"__name__": "__main__"})
+        code = 0
+    except SystemExit as end:
+        code = end.code or 0
+    except BaseException:
+        traceback.print_exc()
+    sys.stderr.flush()
+    os._exit(code)
 """
+
+#: What a case's process has imported: torch too where another package is hidden that comes after.
+LOADED = ("numpy", "polars", "headstock.__main__")
+NEED_TORCH = {"timm", "sentence-transformers", "transformers", "open_clip_torch"}
 
 MAIN = {"headstock": "from headstock.__main__ import main; main()"}
 
@@ -128,8 +155,6 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     from pyarrow import parquet
 
     root = tmp_path_factory.mktemp("places")
-    (root / "site").mkdir()
-    (root / "site" / "sitecustomize.py").write_text(SITECUSTOMIZE)
     (root / "pictures").mkdir()
     Image.new("RGB", (8, 8), "red").save(root / "pictures" / "a.png")
     picture = (root / "pictures" / "a.png").read_bytes()
@@ -145,33 +170,51 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         command = [sys.executable, "-c", MAIN["headstock"], "data", "make", *made.split()]
         subprocess.run(command, cwd=root, check=True, capture_output=True, env=_environment())
     return {
-        "site": str(root / "site"), "store": str(root / "store"), "labels": str(root / "labels"),
+        "store": str(root / "store"), "labels": str(root / "labels"),
         "images": str(root / "images"), "parquet": str(root / "a.parquet"),
         "saved": str(root / "saved"), "h5": str(root / "a.h5"), "csv": str(root / "items.csv"),
     }  # fmt: skip
 
 
-def _environment(*folders: str) -> dict[str, str]:
-    path = os.pathsep.join([*folders, str(ROOT), os.environ.get("PYTHONPATH", "")])
+def _environment() -> dict[str, str]:
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     return os.environ | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[Callable[[bool], subprocess.Popen[str]]]:
+    """The server with torch, or without; each starts when it is first asked for."""
+
+    @cache
+    def one(has_torch: bool) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", SERVER, *LOADED, *["torch"] * has_torch]
+        process = subprocess.Popen(command, env=_environment(), text=True,
+                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
+        started.append(process)
+        return process
+
+    started: list[subprocess.Popen[str]] = []
+    yield one
+    for process in started:
+        process.communicate()
 
 
 @pytest.mark.parametrize(
     ("extra", "hidden", "line"), CASES, ids=[f"{c[0]}-{c[1]}-{n}" for n, c in enumerate(CASES)]
 )
 def test_a_missing_package_names_what_its_extra_requires(
-    extra: str, hidden: str, line: str, places: dict[str, str], tmp_path: Path
+    extra: str, hidden: str, line: str, places: dict[str, str], servers, tmp_path: Path
 ) -> None:
     filled = line.format(**places, out=str(tmp_path))
     name = filled.split(" ", 1)[0]
     words = [MAIN[name], *filled.split()[1:]] if name in MAIN else [filled]
     module = IMPORTED_AS.get(hidden, hidden)
-    environment = _environment(places["site"]) | {"HIDDEN_MODULES": module}
-    done = subprocess.run(
-        [sys.executable, "-c", *words], env=environment, capture_output=True, text=True, check=False
-    )
-    said = done.stderr.splitlines()
-    assert done.returncode == 1, done.stderr
+    server = servers(hidden in NEED_TORCH)
+    server.stdin.write(json.dumps([module, words, str(tmp_path / "said")]) + "\n")
+    server.stdin.flush()
+    code = int(server.stdout.readline())
+    said = (tmp_path / "said").read_text().splitlines()
+    assert code == 1, said
     packages = shlex.join(PROJECT["optional-dependencies"][extra])
     assert f"needs {module}: pip install {packages}." in said[-1]
     if name in MAIN:

@@ -36,8 +36,7 @@ for program, *words in json.load(sys.stdin):
     if pid == 0:
         code, text = helped(program, [*words, "--help"])
         modules = sorted(set(sys.modules) - there)
-        same = helped(program, [*words, "-h"]) == (code, text)
-        print(json.dumps({"code": code, "text": text, "modules": modules, "same": same}))
+        print(json.dumps({"code": code, "text": text, "modules": modules}))
         sys.stdout.flush()
         os._exit(0)
     os.waitpid(pid, 0)
@@ -81,7 +80,6 @@ def test_a_help_imports_click_and_no_other_library(
     found = helps[path]
     assert found["code"] == 0, found["text"]
     assert found["text"].startswith(f"Usage: {' '.join(path)}")
-    assert found["same"], "-h and --help differ"
     loaded = set(found["modules"])
     foreign = {name.partition(".")[0] for name in loaded} - OURS - sys.stdlib_module_names
     assert not foreign - {"click"}

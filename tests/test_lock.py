@@ -6,10 +6,7 @@ import re
 import tomllib
 from pathlib import Path
 
-import pytest
 from packaging.requirements import Requirement
-
-from tests.lock import locked
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -39,11 +36,3 @@ def test_the_lock_holds_a_version_within_each_range_and_nothing_of_one_machine()
     for requirement in (*map(Requirement, PROJECT["dependencies"]), *_wanted("dev")):
         version = versions[_known(requirement.name)]
         assert requirement.specifier.contains(version), f"{requirement}: {version}; run `make lock`"
-
-
-def test_only_what_an_extra_needs_is_locked() -> None:
-    pytest.importorskip("h5py", reason="needs h5py, of the extra `hdf5`")
-    found = locked("headstock", "hdf5")
-    assert {"h5py", "numpy", "donfig"} <= set(found)  # its own, the core's, and what zarr needs
-    assert not {"headstock", "torch", "ray"} & set(found)
-    assert found.items() - locked("headstock", "").items() == {("h5py", found["h5py"])}

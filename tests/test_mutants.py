@@ -77,37 +77,3 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
     tree = Tree(source.parent / "tree", source)
     with tree.serving():
         yield tree
-
-
-@pytest.mark.parametrize(
-    ("text", "broken", "outcome", "said"),
-    [
-        ("max(0,", "max(1,", "killed", "test_nothing_is_below_0"),
-        ("min(9,", "min(8,", "survived", "passed: test_code.py"),
-        ("def clipped(value)", "import absent\ndef clipped(value)", "broken", "absent"),
-    ],
-)  # fmt: skip
-def test_what_comes_of_a_mutant(
-    small: Tree, text: str, broken: str, outcome: str, said: str
-) -> None:
-    mutant = Mutant("It guards.", "package/code.py", text, broken, ("test_code.py",))
-    verdict = small.judge(mutant)
-    assert (verdict.outcome, said in verdict.said) == (outcome, True), verdict.said
-    assert (small.folder / mutant.file).read_text() == CODE
-
-
-def test_a_fixture_that_fails_says_nothing_of_a_test(small: Tree) -> None:
-    only = ("test_code.py::test_with_a_fixture",)
-    mutant = Mutant("It guards.", "package/code.py", "min(9, value)", "0", only)
-    assert small.judge(mutant).outcome == "broken"
-
-
-def test_a_table_goes_stale_with_a_word() -> None:
-    fine = ALL[0]
-    gone = Mutant("It guards.", fine.file, "a line that is not there", "", fine.tests)
-    twice = Mutant("It guards.", fine.file, "import", "", fine.tests)
-    no_test = Mutant("It guards.", fine.file, fine.text, fine.broken, ("tests/test_no.py::test_x",))
-    assert stale([fine]) == []
-    assert "0 times, not once" in stale([gone])[0]
-    assert "times, not once" in stale([twice])[0]
-    assert "there is no test" in stale([no_test])[0]

@@ -455,7 +455,7 @@ def control_draws(trials, rng, strict) -> Iterator[Row]:
 def families(trials, rng, strict) -> Iterator[Row]:
     """Family-wise error of Holm, and whether a planted effect is found in a family."""
     s, c = 10, 207
-    tables = max(50, trials // 20)
+    tables = max(min(trials, 50), trials // 20)
     for m in (20, 200):
         wrong, found = 0, dict.fromkeys((4, 6), 0)
         for _ in range(tables):

@@ -44,14 +44,7 @@ biases.
 """.splitlines()
 
 
-SECTIONS = (
-    aligners,
-    class_texts,
-    image_means,
-    prototype_options,
-    mixing,
-    ridge_mixing,
-)
+SECTIONS = (aligners, class_texts, image_means, prototype_options, mixing, ridge_mixing)
 
 
 def sealed(text: str) -> str:

@@ -57,10 +57,7 @@ def _shots(n: int, c: int, dim: int) -> Shots:
 
 
 def _a_step(
-    learner: type[CoOp | CoCoOp],
-    tower: OpenClipPromptTower,
-    names: Sequence[str],
-    shots: Shots,
+    learner: type[CoOp | CoCoOp], tower: OpenClipPromptTower, names: Sequence[str], shots: Shots
 ) -> float:
     """Return the seconds of one step with all shots as the batch: three more than one."""
     seconds = []

@@ -6,7 +6,7 @@ import pytest
 
 from bench import read_results, run_all
 from bench.report.gallery import Words
-from bench.report.page import build_page
+from bench.report.page import build_page, write_report
 from bench.suites.demo import create_smoke_store, smoke_runs
 from featstore import open_store
 from tests.bench.results_by_hand import write_study
@@ -18,11 +18,9 @@ def rng():
 
 
 @pytest.fixture(scope="session")
-def smoke_store(tmp_path_factory) -> Path:
+def smoke_store(once) -> Path:
     """The synthetic store of the smoke suite."""
-    root = tmp_path_factory.mktemp("smoke") / "store"
-    create_smoke_store(root)
-    return root
+    return once("smoke-store", create_smoke_store)
 
 
 @pytest.fixture(scope="session")
@@ -38,19 +36,23 @@ def runs(store):
 
 
 @pytest.fixture(scope="session")
-def smoke_results(smoke_store, runs, tmp_path_factory) -> Path:
+def smoke_results(smoke_store, runs, once) -> Path:
     """Results of the whole smoke suite; tests only read them."""
-    root = tmp_path_factory.mktemp("results")
-    run_all(runs, smoke_store, root)
-    return root
+    return once("smoke-results", lambda root: run_all(runs, smoke_store, root))
 
 
 @pytest.fixture(scope="session")
-def written_study(tmp_path_factory) -> Path:
+def smoke_page(smoke_results, smoke_store, once) -> Path:
+    """The report of these results, with its files beside it; tests only read them."""
+    how = {"store": smoke_store}
+    root = once("smoke-page", lambda root: write_report(smoke_results, out=root / "r.html", **how))
+    return root / "r.html"
+
+
+@pytest.fixture(scope="session")
+def written_study(once) -> Path:
     """`write_study` with its own shares, written once: 260 runs with their files; only read."""
-    root = tmp_path_factory.mktemp("study")
-    write_study(root, np.random.default_rng(20_240_611))
-    return root
+    return once("study", lambda root: write_study(root, np.random.default_rng(20_240_611)))
 
 
 NASTY = '<script>alert("1")</script><img src=x onerror=alert(2)>&amp;</style>'

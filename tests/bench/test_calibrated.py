@@ -17,13 +17,7 @@ from bench.metrics.calibrated import (
     calibrate,
     draw_orders,
 )
-from bench.metrics.geometry import (
-    biased_cka,
-    cka_chance,
-    mutual_knn,
-    unbiased_cka,
-    unit_rows,
-)
+from bench.metrics.geometry import biased_cka, cka_chance, mutual_knn, unbiased_cka, unit_rows
 
 ALL = (LinearCKA(), LinearCKA(unbiased=True), MeanCCA(), MutualKNN(3))
 names = pytest.mark.parametrize("similarity", ALL, ids=lambda one: one.name)

@@ -97,16 +97,6 @@ def test_ls_and_rows(bench, smoke_results):
     assert len(told["rows"]) == rows.height
 
 
-def test_table_prints_results_then_gains(bench, smoke_results):
-    code, out, _ = bench("eval", "table", smoke_results, "--all")
-    assert code == 0
-    results, gains = out.split("Gain of real pairs + head weights")
-    assert "ConSE" in results
-    assert "chance" in results
-    assert "8 real + head weights" in gains
-    assert "95 % interval" in gains
-
-
 @pytest.mark.parametrize("chosen", [[], ["--task", "retrieval"], ["--metrics", "median_rank"]])
 def test_a_table_fits_a_screen(bench, smoke_results, chosen):
     code, out, _ = bench("eval", "table", smoke_results, *chosen)
@@ -134,14 +124,6 @@ def test_table_formats(bench, smoke_results, form):
         assert r"\begin{tabular}" in out
     else:
         assert out.count("\n|") > 10
-
-
-@pytest.mark.parametrize("form", ["md", "latex"])
-def test_formats_of_rows(bench, smoke_results, form):
-    code, out, _ = bench("eval", "table", smoke_results, "--part", "rows", "--format", form)
-    assert code == 0
-    assert out.count("\n") >= read_results(smoke_results).height
-    assert ("image\\_set" in out) == (form == "latex")
 
 
 def test_lists_of_settings_then_table_and_compare(bench, smoke_store, tmp_path):
@@ -188,11 +170,9 @@ def test_table_filters_and_json(bench, smoke_results):
 
 def test_report_names_its_file_and_answer(bench, of_ridge, smoke_store, tmp_path):
     page = tmp_path / "out" / "report.html"
-    words = ("report", of_ridge, "--store", smoke_store, "-o", page)
-    code, out, _ = bench(*words)
+    code, out, _ = bench("report", of_ridge, "--store", smoke_store, "-o", page, "--json")
+    facts = json.loads(out)
     assert code == 0
-    assert f"Wrote {page}, " in out
-    facts = json.loads(bench(*words, "--json")[1])
     assert facts["answer"].startswith("A discarded")
     assert facts["bytes"] == page.stat().st_size
     folder = str(tmp_path / "out" / "report_files")
@@ -262,12 +242,9 @@ def test_errors_are_one_line_and_exit_1(bench, smoke_results, smoke_store, tmp_p
     assert not list(tmp_path.iterdir())
 
 
-def test_unwritable_places_leave_nothing(bench, of_ridge, smoke_store, tmp_path):
+def test_unwritable_places_leave_nothing(bench, smoke_store, tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("in the way")
-    code, _, err = bench("report", of_ridge, "--store", smoke_store, "-o", blocked / "r.html")
-    assert code == 1
-    one_line(err.splitlines(keepends=True)[-1], "Cannot write")  # a slow machine shows progress
     code, _, err = bench(
         "eval", "run", "smoke", "--store", smoke_store, "-o", blocked / "r", "--limit",
         30,

@@ -14,7 +14,6 @@ from typing import Any
 
 import polars as pl
 import pytest
-from polars.testing import assert_frame_equal
 
 import bench.code as code
 from bench import read_results, run_all
@@ -25,15 +24,6 @@ from featstore.plugins import register
 from fitters import Preparation, methods
 from fitters.few_shot.clap import CLAP
 from fitters.few_shot.registry import LEARNERS
-
-
-def test_it_is_the_same_twice_and_sixteen_digits() -> None:
-    code.code_digest.cache_clear()
-    first = code.code_digest()
-    code.code_digest.cache_clear()
-    assert code.code_digest() == first
-    assert len(first) == 16
-    int(first, 16)
 
 
 @pytest.mark.parametrize(
@@ -180,21 +170,6 @@ def test_what_cannot_be_read_or_is_the_packages_is_refused(own, runs):
         register("learner", "coop", namespace["Voter"])
 
 
-def test_the_cells_of_a_notebook_count(own):
-    """As IPython does it: a module without a file, whose lines are in linecache."""
-    digests = []
-    for cell, source in enumerate((METHOD, METHOD, METHOD.replace("pass", "sign = -1"))):
-        text, name = source.replace("ALPHA", "1.0"), f"<cell {cell}>"
-        linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
-        notebook = ModuleType("a_notebook")
-        sys.modules["a_notebook"] = notebook
-        exec(compile(text, name, "exec"), vars(notebook))
-        register("aligner", "mine", notebook.METHOD)
-        digests.append(code.own_code("mine"))
-        del sys.modules["a_notebook"], linecache.cache[name]
-    assert digests[0] == digests[1] != digests[2]
-
-
 HELPED = """
 import helper_of_a_user
 from fitters import Method, RidgeAligner
@@ -278,20 +253,6 @@ def test_what_a_function_of_a_notebook_names_counts(own):
     del sys.modules["a_notebook"]
     for cell in range(7):
         del linecache.cache[f"<cell {cell}>"]
-
-
-@pytest.mark.usefixtures("forked")
-def test_workers_have_the_same_method(own, runs, smoke_store, tmp_path):
-    register("aligner", "mine", own().METHOD)
-    # Fits enough for two batches.
-    mine = [first(runs, method="mine", seed=seed) for seed in range(9)]
-    alone, together = tmp_path / "one", tmp_path / "two"
-    run_all(mine, smoke_store, alone, jobs=1)
-    assert run_all(mine, smoke_store, together, jobs=2).new == 9
-    times = ["fit_seconds", "score_seconds", "learner_seconds", "finished_at"]
-    one, two = (read_results(root).drop(times) for root in (alone, together))
-    order = ["run_id", "direction", "metric"]
-    assert_frame_equal(one.sort(order), two.sort(order))
 
 
 @pytest.mark.usefixtures("forked")

@@ -220,24 +220,6 @@ def test_one_run_over_few_classes_has_both_populations(tmp_path, rng):
     assert lines[0][headings.index("for new images")].startswith("[")
 
 
-def test_a_study_has_every_comparison_and_is_reproducible(written_study):
-    found = run_compare(written_study)
-    cells = found.filter(pl.col("metric") == "top-1").group_by("comparison").len()
-    assert dict(cells.iter_rows()) == {
-        "over-chance": 4,  # ConSE, head, random, shuffled
-        "over-real": 6,  # three sources, two numbers of pairs
-        "over-control": 6,  # two controls, three numbers of pairs
-        "over-conse": 3,
-        "over-parts": 2,
-    }
-    assert set(found["direction"]) == {"image→name", "image→caption", "caption→image"}
-    assert_frame_equal(found, run_compare(written_study))
-    gain = only(found, comparison="over-control", metric="top-1", n_pairs="0", source="random")
-    assert gain["low"] > 0
-    assert gain["p"] < 0.01
-    assert gain["test"] == "t over 10 draws, taken as normal"
-
-
 def test_only_metrics_that_are_means_are_compared(tmp_path):
     write_ranks(tmp_path, hand_run("head"), [1, 2])
     assert run_compare(tmp_path, metrics=["median_rank"]).is_empty()
@@ -459,14 +441,6 @@ def test_cells_that_differ_in_the_mix_are_compared_with_their_own_controls(tmp_p
         ("over-control", "0.5"): 0.5, ("over-control", "2.0"): 0.25,
         ("over-real", "0.5"): 0.25, ("over-real", "2.0"): 0.0,
     }  # fmt: skip
-
-
-def test_a_choice_that_fits_nothing_says_what_there_is(tmp_path, rng):
-    write_ranks(tmp_path, hand_run("head", 16), ranks_with(rng, 10, 0.5))
-    with pytest.raises(NoResultsError, match=r"has no source 'random' there\. It has: 'head'"):
-        compare_choices(f"{tmp_path}:ridge/random", f"{tmp_path}:ridge/head")
-    with pytest.raises(NoResultsError, match="No field named 'colour'"):
-        compare_choices(f"{tmp_path}:colour=red", f"{tmp_path}")
 
 
 @pytest.mark.parametrize("draws", [18, 19])

@@ -113,10 +113,7 @@ def test_a_head_of_another_model_is_refused(run, tmp_path):
 
 @pytest.mark.parametrize(
     ("kind", "column", "message"),
-    [
-        ("image", "class_id", "no class_id, which splits"),
-        ("caption", "parent_id", "no parent_id"),
-    ],
+    [("image", "class_id", "no class_id, which splits"), ("caption", "parent_id", "no parent_id")],
 )
 def test_items_without_the_ids_that_the_protocol_needs_are_refused(
     run, tmp_path, kind, column, message

@@ -272,18 +272,6 @@ def test_options_of_a_task_are_given_by_name(smoke_store):
     )
 
 
-def test_finished_runs_are_reused(rng, tmp_path):
-    pairs, head = planted(rng)
-    how = {"prototypes": head, "draws": 2, "out": tmp_path, "progress": False}
-    first = evaluate("ridge", pairs, **how)
-    more = evaluate(["ridge", "procrustes"], pairs, **how)
-    same = set(first.rows["run_id"])
-    assert same < set(more.rows["run_id"])
-    assert_frame_equal(more.rows.filter(pl.col("run_id").is_in(same)), first.rows)
-    other = evaluate("ridge", Pairs(pairs.x + 1, pairs.y, pairs.groups), **how)
-    assert same.isdisjoint(other.rows["run_id"])
-
-
 def test_a_frame_has_numbers_where_there_are_numbers(found):
     assert found.frame().columns[:3] == ["task", "direction", "eval"]
     assert found.frame().width <= 20
@@ -299,26 +287,6 @@ def test_a_frame_has_numbers_where_there_are_numbers(found):
     chosen = frame.filter(found.rows["penalty"] == "auto").filter(method="ridge")
     assert_frame_equal(chosen.select("penalty"), chosen.select(penalty="penalty_chosen"))
     assert frame.height == found.rows.height
-
-
-def test_a_table_has_the_means_of_the_frame(found):
-    table = found.table(["top-1"])
-    rows = found.frame().filter(metric="top-1", method="ridge", source="head", eval="held-out")
-    by_hand = {
-        str(k): (own["value"] * own["n_queries"]).sum() / own["n_queries"].sum()
-        for (k,), own in rows.filter(n_pairs=8).group_by("n_pairs")
-    }
-    cell = table.filter(method="ridge", source="head", eval="held-out", n_pairs="8")
-    assert cell["top-1"].to_list() == pytest.approx([by_hand["8"]])
-    assert table.columns[:5] == ["direction", "eval", "method", "source", "n_pairs"]
-    assert {"chance", "conse"} < set(table["method"])
-
-
-def test_a_metric_that_was_not_scored_is_an_error(found):
-    with pytest.raises(NoResultsError, match=r"No metric named 'top1' of these results.*'top-1'"):
-        found.table(["top1"])
-    with pytest.raises(NoResultsError, match="top-2"):
-        found.table(["top-1", "top-2"])
 
 
 def closure(alpha):

@@ -69,20 +69,6 @@ def test_a_method_of_a_file_is_scored_beside_its_controls(typed, tmp_path):
         assert said in done.stdout
 
 
-def test_the_report_shows_a_method_of_a_file_with_its_controls(typed, tmp_path):
-    typed(
-        "headstock eval task zero_shot --plugin mine.py --method mine,ridge --eval held-out "
-        f"--source none,head,shuffled --n-pairs 8 -s penalty=0.3 -s mix=1 --seeds 0,1 {SETS} "
-        "--store smoke -o sweep"
-    )
-    typed("headstock report sweep --plugin mine.py --store smoke -o report.html")
-    page = (tmp_path / "report.html").read_text("utf-8")
-    assert "mine" in page
-    assert "names shuffled" in page
-    assert "PLUGINS" in page
-    assert "mine.py" not in page
-
-
 def test_a_task_and_a_learner_of_files_are_in_one_table(typed, tmp_path):
     typed(
         f"headstock eval task margins --plugin margins.py --plugin mine.py -s others=3 --method "

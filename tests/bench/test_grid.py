@@ -1,22 +1,17 @@
 """Sweeps: every cell has the ranks that the ordinary fit of the same settings gives."""
 
-from dataclasses import replace
-
 import numpy as np
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from bench import read_ranks, read_results, run_all, write_report
+from bench import read_ranks, read_results, run_all
 from bench.corpus import read_corpus
-from bench.errors import ProtocolError
-from bench.fits import SCORED, GivenRidge, fit_run, is_cell
+from bench.fits import SCORED, GivenRidge, is_cell
 from bench.results import finished
-from bench.scoring import Scoring, split_of
 from featstore import open_store
 from fitters import Pairs
 from fitters.aligners.ridge import RidgeAligner
-from fitters.errors import UnknownMethodError
 from fitters.inventory import find_sets
 from fitters.kept import Kept
 from fitters.moments.transform import normalize_rows
@@ -144,22 +139,6 @@ def test_tasks_that_look_at_raw_rows_get_them(smoke_store, monkeypatch):
         assert values == pytest.approx(ordinary["value"].to_list())
 
 
-def test_equal_rows_are_projected_once(sweep, smoke_store):
-    """Captions that images share tie to the last bit: two rows of a product would not always."""
-    run = next(run for run in sweep if run.fit.method == "ridge" and run.seed == 0)
-    corpus = read_corpus(open_store(smoke_store), run)
-    same = np.arange(len(corpus.captions)) // 3
-    rows = corpus.captions.rows[3 * same]
-    corpus = replace(corpus, captions=replace(corpus.captions, rows=rows))
-    split = split_of(run, corpus)
-    held = Scoring(corpus, split).held_out(run)
-    once, which = held.captions.different
-    assert len(once) == len(np.unique(which)) < len(held.captions)
-    np.testing.assert_array_equal(once[which], held.captions.rows)
-    x, y = fit_run(run, corpus, split).alignment.sides(held.images, held.captions)
-    assert (len(x), len(y)) == (len(held.images.different[0]), len(once))
-
-
 def without_times(frame):
     return frame.drop(TIMES).sort("run_id", "direction", "metric")
 
@@ -200,29 +179,6 @@ def test_a_sweep_is_skipped_and_grows(sweep, swept, smoke_store):
     assert run_all(more, smoke_store, swept).new == len(more)
     assert {run.run_id for run in [*sweep, *more]} == finished(swept)
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items())
-
-
-def test_a_sweep_has_a_report(smoke_store, tmp_path):
-    """Without pictures of what was found, of which it keeps nothing."""
-    store = open_store(smoke_store)
-    few = {"source": ("none", "head"), "n_pairs": (0, 8), "penalty": (0.03, 1.0), "seed": (0, 1)}
-    run_all(sweep_runs(store, find_sets(store), few), smoke_store, tmp_path / "few")
-    html = write_report(
-        tmp_path / "few", store=smoke_store, out=tmp_path / "r.html"
-    ).page.read_text()
-    assert 'id="verdict"' in html
-    assert 'id="gallery"' not in html
-
-
-def test_unknown_names_and_empty_grids_are_refused(smoke_store):
-    store = open_store(smoke_store)
-    sets = find_sets(store)
-    with pytest.raises(ProtocolError, match="'source' of a run must be"):
-        sweep_runs(store, sets, {"source": ("heads",)})
-    with pytest.raises(UnknownMethodError, match="'rigde'"):
-        sweep_runs(store, sets, {"method": ("rigde",)})
-    with pytest.raises(ProtocolError, match="Nothing is left to run"):
-        sweep_runs(store, sets, {"source": ("none",), "n_pairs": (0, 100_000)})
 
 
 @pytest.mark.parametrize("direction", ["y->x", "x->y"])

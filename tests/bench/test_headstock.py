@@ -14,10 +14,10 @@ import click
 import numpy as np
 import pytest
 
-from bench.cli.demo import Job, Step, _downloads
+from bench.cli.demo import Job, Step
 from bench.cli.look import find_work, next_command
 from bench.results import write_session
-from featstore.command_line import EXIT_USAGE, run_command
+from featstore.command_line import run_command
 from featstore.testing import item_table, toy_manifest, toy_store, write_set
 from headstock.__main__ import COMMANDS, cli
 
@@ -37,17 +37,6 @@ def test_every_command_is_where_the_tree_has_it():
     assert sorted(found) == sorted(COMMANDS)
     for path, command in found.items():
         assert command.name == path.split()[-1]
-
-
-@pytest.mark.parametrize(
-    ("typed", "meant"),
-    [(["fitt"], "'fit'"), (["store", "verifyy"], "'verify'"), (["eval", "runx"], "'run'")],
-)
-def test_a_mistyped_command_is_answered_by_the_nearest(typed, meant, capsys):
-    assert run_command(cli, "headstock", typed) == EXIT_USAGE
-    said = capsys.readouterr().err
-    assert f"Did you mean {meant}?" in said
-    assert f"`headstock {' '.join(typed[:-1])}".rstrip() in said
 
 
 def _state(folder: Path, monkeypatch, capsys):
@@ -116,15 +105,6 @@ def test_what_was_changed_last_comes_first_and_decides(tmp_path):
     os.utime(tmp_path / "old" / "log.json", (1e9, 1e9))  # extended after the results
     proposed = next_command(find_work(tmp_path))
     assert proposed.startswith(f"headstock fit ridge --store {tmp_path / 'old'} ")
-
-
-def test_a_taste_goes_on_with_the_demo(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for part in ("runs", "ranks"):
-        (tmp_path / "build" / "try" / "results" / part).mkdir(parents=True)
-    toy_store(tmp_path / "build" / "try" / "store")
-    assert find_work(Path())["stores"]
-    assert next_command(find_work(Path())) == "headstock reproduce demo"
 
 
 def test_fixtures_and_environments_of_a_checkout_are_not_work(tmp_path):
@@ -198,57 +178,6 @@ def test_the_next_command_runs(tmp_path, monkeypatch, capsys):
     assert _go_on(here, capsys).startswith("headstock extract ")
 
 
-@pytest.mark.parametrize(
-    ("found", "proposed"),
-    [
-        ({"stores": [{"path": "s", "sets": ["d/image/a-1"]}]}, "headstock ls s"),
-        ({"stores": [{"path": "s", "problem": "damaged"}]}, "headstock ls s"),
-        (
-            {"stores": [{"path": "s", "problem": "damaged"}], "alignments": [{"path": "a"}]},
-            "headstock show a",
-        ),
-        ({"manifests": [{"path": "m", "kinds": []}]}, "headstock show m"),
-        (
-            {
-                "stores": [{"path": "s", "sets": [
-                    "stamps/image/a-1", "stamps/class_name/b-2", "other/head_weight/a-3",
-                    "imagenet1k/head_weight/a-1", "imagenet1k/class_name/b-2",
-                ]}],
-                "alignments": [{"path": "a"}],
-            },
-            "headstock eval run demo --store s -o results",
-        ),
-        (
-            {
-                "stores": [{"path": "s", "sets": [
-                    "mine/image/a-1", "mine/class_name/b-2", "other/head_weight/a-3",
-                    "imagenet1k/head_weight/a-1", "imagenet1k/class_name/b-2",
-                ]}],
-                "alignments": [{"path": "a"}],
-            },
-            (
-                "headstock eval run demo --dataset mine --label-set imagenet1k --store s "
-                "-o results"
-            ),
-        ),
-    ],
-    ids=[
-        "images alone", "damaged", "damaged, fitted on", "classes alone", "the demo",
-        "a dataset of one's own",
-    ],
-)  # fmt: skip
-def test_the_next_command_fits_what_is_there(found, proposed):
-    kinds = ("manifests", "stores", "alignments", "results", "reports")
-    same = {"changed": "2026-01-01"}
-    typed = next_command({kind: [one | same for one in found.get(kind, [])] for kind in kinds})
-    assert typed == proposed
-    words = typed.split()
-    here = dict(_leaves(cli, ""))
-    path = next(p for n in range(len(words), 0, -1) if (p := " ".join(words[1:n])) in here)
-    with here[path].make_context(path, words[1 + len(path.split()) :]) as context:
-        assert context.params
-
-
 @pytest.mark.parametrize("words", [["reproduce", "demo"], ["try"]], ids=" ".join)
 def test_the_demo_says_what_it_would_run(words, capsys):
     for options in (["--dry-run"], ["--dry-run", "--json"]):
@@ -280,10 +209,3 @@ def test_a_job_ends_at_the_first_step_that_fails(is_quiet, tmp_path, monkeypatch
     said = capfd.readouterr()
     assert said.out.endswith("\nReport:  'a b'/report.html\n")
     assert "data build" in said.out  # the last step is shown
-
-
-def test_the_demo_says_beforehand_what_it_downloads(tmp_path, monkeypatch):
-    monkeypatch.setattr("data_manifests.stamps.fetch.find_local", lambda: None)
-    assert "81 MB" in _downloads()
-    monkeypatch.setattr("data_manifests.stamps.fetch.find_local", lambda: tmp_path)
-    assert _downloads().startswith("Nothing is downloaded")

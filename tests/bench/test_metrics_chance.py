@@ -8,7 +8,7 @@ from scipy.stats import hypergeom
 
 import bench
 from bench.errors import MetricError
-from bench.metrics.summary import METRICS, chance_levels, cutoff, query_values, summarise
+from bench.metrics.summary import METRICS, chance_levels, query_values, summarise
 from tests.shorthand import ranks_from_scores
 
 
@@ -67,10 +67,6 @@ def test_unknown_metrics_are_refused():
     for name in ("R@0", "recall@7", "macro-F1"):
         with pytest.raises(MetricError, match=f"No metric named '{name}'"):
             query_values(name, ranks_from_scores(np.eye(2), np.arange(2), np.arange(2)))
-
-
-def test_cutoff_reads_k():
-    assert [cutoff(m) for m in ("R@1", "top-10", "R@", "mAP", "R@05")] == [1, 10, None, None, None]
 
 
 def test_what_is_known_of_metrics_stands_in_one_table():

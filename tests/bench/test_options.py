@@ -3,15 +3,7 @@ from dataclasses import fields, is_dataclass
 import pytest
 
 from bench.errors import ProtocolError
-from bench.options import (
-    TASKS,
-    FewShot,
-    Neighbours,
-    ZeroShot,
-    checked_options,
-    options_of,
-    options_text,
-)
+from bench.options import TASKS, ZeroShot, checked_options, options_of, options_text
 
 
 def test_every_task_has_options_that_are_plain_and_default():
@@ -21,13 +13,6 @@ def test_every_task_has_options_that_are_plain_and_default():
         assert options_text(kind()) == ""
         for field in fields(kind):
             assert isinstance(field.default, str | int | tuple)
-
-
-def test_values_become_options():
-    given = {"shots": 4, "learner": "ridge-probe", "prototypes": "none"}
-    assert options_of("few_shot", given) == FewShot(4, "ridge-probe", prototypes="none")
-    assert options_of("neighbours", {"k": [2, 7], "of": "pairs"}) == Neighbours("pairs", k=(2, 7))
-    assert options_text(Neighbours(k=(2,))) == '{"k":[2]}'
 
 
 BAD = [
@@ -49,14 +34,6 @@ BAD = [
 def test_values_that_mean_nothing_are_refused(task, values, message):
     with pytest.raises(ProtocolError, match=message):
         options_of(task, values)
-
-
-def test_prototypes_come_from_names_a_head_or_nothing():
-    assert options_of("few_shot", {"prototypes": "head"}).prototypes == "head"
-    assert options_text(FewShot(prototypes="names")) == ""
-    assert options_text(FewShot(prototypes="none")) == '{"prototypes":"none"}'
-    with pytest.raises(ProtocolError, match="'prototypes' of task few_shot must be 'names' or"):
-        checked_options("few_shot", FewShot(prototypes="texts"))
 
 
 def test_options_of_another_task_are_refused():

@@ -19,14 +19,11 @@ from bench.fits import class_mean_pairs, fit_run
 from bench.metrics.geometry import biased_cka, mutual_knn
 from bench.options import Neighbours
 from bench.protocol import choice_rng, sample_rng
-from bench.report.page import filter_to_one_choice
 from bench.scoring import split_of
 from bench.suites import paper
-from bench.suites.demo import create_smoke_store
 from bench.suites.paper import lacking, paper_runs
 from bench.suites.published import published_numbers, published_table
 from bench.suites.registry import with_lists
-from bench.tables import published_lines
 from bench.tasks.diagnostics import score_neighbours
 from featstore import open_store
 from featstore.command_line import run_command
@@ -35,7 +32,7 @@ from fitters import preset
 from fitters.few_shot.registry import LEARNERS
 from headstock.__main__ import cli
 from tests.assertions import assert_close, assert_same
-from tests.bench.paper_store import BEIT1, BEIT21, CLIP, INAT, PAPER, ROBERTA, Builder, build
+from tests.bench.paper_store import BEIT1, BEIT21, CLIP, ROBERTA, Builder, build
 from tests.bench.results_by_hand import has
 
 
@@ -144,11 +141,6 @@ def test_the_full_plan_has_the_papers_numbers(every):
     assert {run.seed for run in runs} == {0, 1, 2, 3, 4}
     # 40 training images: 1,000 cannot be drawn, all can.
     assert {run.protocol.n_pairs for run in runs if run.task == "retrieval"} == {0, "all"}
-
-
-def test_a_store_of_other_sets_plans_nothing(tmp_path):
-    create_smoke_store(tmp_path / "smoke")
-    assert paper_runs(open_store(tmp_path / "smoke")) == []
 
 
 def test_the_papers_methods_run_by_its_schedule(every):
@@ -289,41 +281,6 @@ def test_heads_are_trained_on_plain_names_and_images_tested_on_prompts(every):
     }
 
 
-def test_cells_of_inaturalist_appear_with_its_sets(tmp_path):
-    make = Builder(tmp_path)
-    make.head("inat21", INAT, 30)
-    make.names("inat21", ROBERTA, 30)
-    make.images("pets", INAT, 8, 6, ["train", "train", "train", "val", "test", "test"])
-    make.names("pets", ROBERTA, 8, [PAPER])
-    runs = paper_runs(open_store(tmp_path))
-    species = [run for run in runs if run.data.head_set.startswith("inat21/")]
-    assert {run.task for run in species} == {
-        "zero_shot", "few_shot", "neighbours", "modality_gap",
-    }  # fmt: skip
-    assert {(run.data.head_variants, run.data.head_templates) for run in species} == {
-        (("name",), ("none",))
-    }
-    assert {run.fit.training.epochs for run in species if run.fit.method == "paper-mlp"} == {500}
-    # Species are no synsets: nothing is cut down to those of ImageNet-1k.
-    (of_head,) = [run for run in species if run.task == "neighbours"]
-    assert of_head.task_options.within == ""
-    assert not [o for o in lacking(open_store(tmp_path)) if o.kind == "head_weight"
-                and INAT in o.encoders]  # fmt: skip
-
-
-def test_neighbours_are_of_raw_means_and_the_classes_of_imagenet1k(every):
-    runs = [run for run in every if run.task == "neighbours"]
-    within = {
-        (run.data.head_set.partition("/")[0], run.task_options.within)
-        for run in runs
-        if run.task_options.of == "head"
-    }
-    assert within == {("imagenet22k", "imagenet1k"), ("imagenet1k", "")}
-    assert {run.task_options.rows for run in runs if run.task_options.of == "class-means"} == {
-        "raw"
-    }
-
-
 def planned_run(planned, **wanted):
     return next(
         run
@@ -446,13 +403,6 @@ def test_what_is_lacking_is_listed_with_the_command_that_makes_it(store):
     assert species.note == f"{ROBERTA} is our choice"
 
 
-def test_with_nothing_there_everything_is_lacking(tmp_path):
-    create_smoke_store(tmp_path)
-    found = lacking(open_store(tmp_path))
-    assert {one.dataset for one in found} >= {"flickr30k", "coco", "ham10000", "inat21"}
-    assert len({(o.dataset, o.kind) for o in found}) == len(found)
-
-
 def test_published_numbers_are_those_of_the_paper():
     numbers = published_numbers()
     assert set(numbers["how"]) == {"exact", "figure"}
@@ -515,34 +465,6 @@ def test_the_runs_fill_the_table_and_differences_are_ours_minus_theirs(results):
     assert one["theirs"].to_list() == [0.78]
 
 
-def test_gains_are_paired_by_seed(results):
-    rows = read_results(results)
-    table = published_table(rows)
-    row = table.filter(
-        (pl.col("experiment") == "retrieval") & (pl.col("n_pairs") == "all")
-        & (pl.col("metric") == "R@1") & (pl.col("direction") == "image→caption")
-    )  # fmt: skip
-    own = rows.filter(
-        (pl.col("task") == "retrieval") & (pl.col("metric") == "R@1")
-        & (pl.col("direction") == "image→caption") & (pl.col("n_pairs") == "all")
-    )  # fmt: skip
-    values = dict(own.filter(method="ridge").select("source", "value").iter_rows())
-    ours = dict(row.select("method", "ours").iter_rows())
-    assert ours["ridge"] == pytest.approx(values["head"] - values["none"])
-    assert set(ours) == {"paper-mlp", "paper-text2concepts", "paper-cca", "ridge"}
-    for dataset, said in (("pets", "names for captions"), ("flowers102", "")):
-        one = table.filter(
-            (pl.col("experiment") == "one pair a class") & (pl.col("dataset") == dataset)
-        )  # fmt: skip
-        assert dict(one.select("method", "n_seeds").iter_rows()) == {
-            "paper-mlp": 1, "paper-text2concepts": 1, "paper-cca": 2, "ridge": 2,
-        }  # fmt: skip
-        stages = one.filter(pl.col("as_run").str.starts_with("two stages"))
-        assert stages["method"].to_list() == ["paper-mlp"]
-        plain = one.filter(~pl.col("as_run").str.starts_with("two stages"))
-        assert set(plain["as_run"]) == {said}
-
-
 def test_all_datasets_stand_in_one_series(results):
     rows = read_results(results)
     assert only_series(results, rows).height == rows.height
@@ -557,34 +479,6 @@ def test_five_captions_of_every_test_image_are_scored(results):
     clusters = ranks.filter(pl.col("direction") == "caption→image")["cluster_id"]
     # An image's five captions are one draw.
     assert clusters.n_unique() == 20
-
-
-def test_lines_say_how_a_number_is_known(results):
-    headings, lines = published_lines(published_table(read_results(results)))
-    shown = [dict(zip(headings, line, strict=True)) for line in lines]
-    gain = next(row for row in shown if row["experiment"] == "one pair a class")
-    assert gain["known"] == "exact"
-    assert gain["metric"] == "top-1, gain of pairs"
-    # Nothing but its place tells the mean of three images from that of five.
-    means = [row for row in shown if row["task"] == "class-mean~name"]
-    assert len({(row["metric"], row["where"]) for row in means}) == 15
-    empty = next(row for row in shown if row["data"] == "food101")
-    assert (empty["ours"], empty["method"]) == ("", "")
-    assert empty["theirs"] == "21.0"
-
-
-def test_the_command_line_lists_what_is_lacking_and_prints_both(store, results, capsys):
-    arguments = ["eval", "run", "paper", "--store", str(store), "-o", "x", "--dry-run"]
-    assert run_command(cli, "headstock", arguments) == 0
-    out = capsys.readouterr().out
-    assert "lacks" in out
-    assert "headstock extract manifests/food101 --kind image --encoder timm:beit_base" in out
-    assert (
-        run_command(cli, "headstock", ["eval", "table", str(results), "--part", "published"]) == 0
-    )
-    out = capsys.readouterr().out
-    assert "The paper's numbers beside ours" in out
-    assert "figure" in out
 
 
 def test_a_report_is_of_one_set_of_images_and_has_the_papers_numbers(store, results, tmp_path):
@@ -604,11 +498,3 @@ def test_a_report_is_of_one_set_of_images_and_has_the_papers_numbers(store, resu
     assert tables
     assert not any("pets · " in table for table in tables)
     assert run_command(cli, "headstock", [*arguments, "--images", "zebras"]) == 1
-
-
-def test_the_choice_takes_the_set_with_the_most_runs(results):
-    rows, others = filter_to_one_choice(read_results(results))
-    assert rows["image_set"].n_unique() == 1
-    assert len({head for head in rows["head_set"] if head}) == 1
-    assert rows["image_set"][0] not in others
-    assert others

@@ -7,13 +7,11 @@ were looked up where the real weights would be.
 
 import json
 import shlex
-import subprocess
 from dataclasses import replace
 from functools import cache, partial
 from itertools import chain, pairwise, takewhile
 from pathlib import Path
 
-import click
 import pytest
 import timm
 from safetensors.torch import save_file
@@ -37,7 +35,6 @@ from featstore.command_line import run_command
 from featstore.encoders import open_clip_model, sentence_transformers_text, timm_image
 from featstore.encoders.open_clip_model import OpenClipPair, _checked_config, split_name
 from featstore.manifest.io import read_manifest
-from fitters.inventory import Inventory
 from headstock.__main__ import cli
 from tests.bench.paper_store import build
 from tests.data_manifests import miniatures
@@ -207,16 +204,6 @@ def test_a_dry_run_succeeds_on_any_store_and_a_run_says_what_to_do(tmp_path, cap
     assert not open_store(made).sets()
 
 
-def test_what_no_source_says_is_marked(tmp_path, capsys):
-    arguments = [
-        "eval", "run", "paper", "--store", str(tmp_path / "s"), "-o", "r", "--dry-run",
-    ]  # fmt: skip
-    assert run_command(cli, "headstock", arguments) == 0
-    for line in capsys.readouterr().out.splitlines():
-        if "headstock extract" in line:
-            assert ("st:all-roberta-large-v1 is our choice" in line) == ("all-roberta" in line)
-
-
 def test_published_numbers_are_of_models_that_the_commands_make():
     patterns = set(published_numbers()["image_encoder"]) - {""}
     names = [name.partition(":")[2] for name in (*COSINE_HEADS, *INAT)]
@@ -317,13 +304,6 @@ def test_the_dry_run_lists_all_that_the_sources_show_in_order(tmp_path, capsys):
         assert ("not run: " in line) == (one.plan is None), line
 
 
-def test_every_experiment_plans_runs_on_miniatures(tmp_path):
-    build(tmp_path)
-    have = Inventory(open_store(tmp_path))
-    for one in EXPERIMENTS:
-        assert one.plan is None or next(one.plan(have)).suite == "paper", one.name
-
-
 def test_the_first_evening_is_a_row_of_the_suite(place, tmp_path, monkeypatch, capsys):
     """Its manifests build, its extractions plan, and its runs are the suite's on its sets."""
     text_of = DOCUMENT.read_text(encoding="utf-8").replace("\\\n", " ")
@@ -372,36 +352,6 @@ def block(language, after):
     """Return the first block of a language behind some words of the document."""
     text_of = DOCUMENT.read_text(encoding="utf-8").split(after, 1)[1]
     return text_of.split(f"```{language}\n", 1)[1].split("```")[0]
-
-
-def test_the_script_of_the_document_makes_commands_that_parse(tmp_path, capsys):
-    """Its grep and sed, on what the dry run prints; nothing is run."""
-    script = block("sh", "To run them all on a GPU").replace("\\\n", " ")
-    command, first, second, last = (part.strip() for part in script.splitlines()[0].split("|"))
-    assert run_command(cli, "headstock", shlex.split(command)[1:]) == 0
-    made = subprocess.run(
-        ["sh", "-c", f"{first} | {second} | {last}"], input=capsys.readouterr().out, text=True,
-        capture_output=True, check=True, cwd=tmp_path,
-    )  # fmt: skip
-    assert (made.stdout, made.stderr) == ("", "")
-    lines = (tmp_path / "commands.sh").read_text().splitlines()
-    assert len(lines) == len(printed("store", capsys))
-    for line in lines:
-        assert "DATA/" not in line
-        assert "WEIGHTS/" not in line
-        words = shlex.split(line, comments=True)
-        if words[1] == "extract":
-            assert words[words.index("--device") + 1 :][:3] == ["cuda", "--precision", "float16"]
-        parse(words)
-
-
-def parse(words):
-    """Read a command line with the real command, without running it."""
-    context = click.Context(cli, info_name="headstock")
-    group, args = cli, words[1:]
-    while isinstance(group, click.Group):
-        group, args = group.get_command(context, args[0]), args[1:]
-    group.make_context(words[1], args, parent=context)
 
 
 def test_captions_of_classes_become_texts_that_pairs_are_made_with(place, monkeypatch, capsys):

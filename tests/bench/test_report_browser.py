@@ -91,7 +91,7 @@ VIEWS = {
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_every_view_can_be_read_and_asks_for_nothing(chromium, written, view):
+def test_every_view_can_be_read_and_asks_for_nothing(chromium, smoke_page, view):
     """One visit of a page per view: layout, colours, console, requests and accessibility."""
     width, scheme, medium, scripts = VIEWS[view]
     context = chromium.new_context(
@@ -101,7 +101,7 @@ def test_every_view_can_be_read_and_asks_for_nothing(chromium, written, view):
     page = context.new_page()
     page.emulate_media(media=medium)
     seen = Seen(page)
-    page.goto(written.as_uri())
+    page.goto(smoke_page.as_uri())
     if not scripts:
         assert page.locator("#pairs table.parts tbody tr:visible").count() > 0
         assert page.locator(".tools, .copy:visible").count() == 0
@@ -135,7 +135,7 @@ def test_every_view_can_be_read_and_asks_for_nothing(chromium, written, view):
         result = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
         assert [(one["id"], one["nodes"][0]["html"]) for one in result["violations"]] == []
     assert (seen.messages, seen.dialogs) == ([], [])
-    assert {url for url in seen.requests if not url.startswith("data:")} == {written.as_uri()}
+    assert {url for url in seen.requests if not url.startswith("data:")} == {smoke_page.as_uri()}
     context.close()
 
 
@@ -143,13 +143,6 @@ def axe():
     """Return the source of axe-core, which checks accessibility."""
     pytest.importorskip("axe_core_python", reason="axe-core-python is not installed")
     return files("axe_core_python").joinpath("axe.min.js").read_text(encoding="utf-8")
-
-
-@pytest.fixture(scope="module")
-def written(smoke_results, smoke_store, tmp_path_factory):
-    """A page of the smoke suite, as the command writes it."""
-    out = tmp_path_factory.mktemp("written") / "report.html"
-    return write_report(smoke_results, store=smoke_store, out=out).page
 
 
 def test_the_keyboard_reaches_and_works_everything(opened):
@@ -216,25 +209,6 @@ def copy(page, tools, name):
     if sheet.is_visible():
         return sheet.input_value()
     return page.evaluate("navigator.clipboard.readText()")
-
-
-def test_without_a_clipboard_the_text_is_shown_selected(chromium, file):
-    context = chromium.new_context()
-    context.add_init_script(
-        "Object.defineProperty(navigator, 'clipboard', {value: {writeText: () => "
-        "Promise.reject(new Error('no'))}})"
-    )
-    page = context.new_page()
-    page.goto(file.as_uri())
-    page.locator("#every > summary").click()
-    tools = page.locator("#every .tools").last
-    tools.get_by_role("button", name="Copy CSV").click()
-    sheet = tools.get_by_label("Text to copy")
-    sheet.wait_for(state="visible")
-    assert sheet.input_value().startswith("task,")
-    selected = page.evaluate("document.activeElement.selectionEnd")
-    assert selected == len(sheet.input_value())
-    context.close()
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 from bench import read_results
 from bench.cells import method_title
 from bench.errors import BenchError, NoResultsError
-from bench.report.page import _findings, _of_method, filter_to_one_choice, write_report
+from bench.report.page import filter_to_one_choice, write_report
 from tests.bench.results_by_hand import hand_run, ranks_with, write_ranks
 
 
@@ -141,24 +141,17 @@ def test_tables_show_at_most_nine_columns_before_more_are_asked_for(nasty):
     assert html.count('id="more-') == sum("more" in table for table in tables)
 
 
-@pytest.fixture(scope="module")
-def written(smoke_results, smoke_store, tmp_path_factory):
-    """A page of the smoke suite with its files; tests only read them."""
-    out = tmp_path_factory.mktemp("report") / "r.html"
-    return write_report(smoke_results, store=smoke_store, out=out)
-
-
-def test_the_same_results_give_the_same_page(written, smoke_results, smoke_store, tmp_path):
+def test_the_same_results_give_the_same_page(smoke_page, smoke_results, smoke_store, tmp_path):
     again = write_report(smoke_results, store=smoke_store, out=tmp_path / "r.html")
-    for one, two in zip([written.page, *written.files], [again.page, *again.files], strict=True):
+    files = sorted(smoke_page.with_name("r_files").iterdir())
+    for one, two in zip([smoke_page, *files], [again.page, *sorted(again.files)], strict=True):
         assert one.name == two.name
         assert one.read_bytes() == two.read_bytes()
 
 
-def test_figures_lie_beside_the_page(written, smoke_results):
-    folder = written.page.parent / "r_files"
+def test_figures_lie_beside_the_page(smoke_page, smoke_results):
+    folder = smoke_page.with_name("r_files")
     names = sorted(path.name for path in folder.iterdir())
-    assert names == sorted(path.name for path in written.files)
     kinds = [
         "accuracy_by_pairs_kernel-ridge", "accuracy_by_pairs_procrustes", "accuracy_by_pairs_ridge",
         "controls", "headline",
@@ -177,7 +170,7 @@ def test_figures_lie_beside_the_page(written, smoke_results):
     # A draw counts by its queries.
     expected = np.average(table["value"], weights=table["n_queries"])
     assert point["mean"].item() == pytest.approx(expected)
-    assert written.page.stat().st_size < 2 * 2**20
+    assert smoke_page.stat().st_size < 2 * 2**20
 
 
 @pytest.fixture
@@ -210,24 +203,6 @@ def test_a_head_that_is_left_out_is_named(tmp_path, rng):
     rows, others = filter_to_one_choice(read_results(tmp_path))
     assert set(rows["head_set"]) == {first}
     assert others == [second]
-
-
-def test_the_heading_of_the_family_counts_what_is_bold(rng):
-    family = pl.DataFrame(
-        {"comparison": ["over-parts"] * 3, "method": ["ridge"] * 3, "family": [3] * 3,
-         "p_holm": [0.01] * 3, "difference": [0.1, 0.1, -0.1], "bold": [True, False, True]}
-    )  # fmt: skip
-    # A small corrected p that is not bold is not passed over: it holds for these draws only.
-    assert _findings(family, [])["family"] == (
-        "1 of 3 comparisons that were named beforehand hold after correction, and 1 more for these "
-        "draws only"
-    )
-    headings = [_of_method(name, family)["parts"] for name in ("ridge", "procrustes")]
-    assert headings[0].startswith("Ridge, head and pairs together over the better of the two")
-    assert headings[0].endswith("1 of 3 numbers of pairs, and 1 more for these draws only")
-    assert (
-        headings[1] == "Procrustes: no comparison with the better of the two was named beforehand"
-    )
 
 
 def test_results_without_the_question_still_make_a_page(little, smoke_store, tmp_path):

@@ -5,20 +5,13 @@ import polars as pl
 import pytest
 
 from bench import compare, read_results
-from bench.cells import CELL, method_title
+from bench.cells import CELL
 from bench.comparisons import bold_cells
 from bench.report.grids import gain_rows, grids
-from bench.report.page import curves
 from bench.report.theme import INKS
 from bench.report.verdict import verdict
 from bench.tables import result_table
-from fitters import METHODS, PRESETS
 from tests.bench.results_by_hand import hand_run, write_ranks
-
-
-def judge(root):
-    rows = read_results(root)
-    return verdict(compare(root, rows), result_table(rows))
 
 
 def test_a_part_of_a_head_is_no_answer_and_a_row_of_its_own(tmp_path, rng):
@@ -129,30 +122,6 @@ def test_a_cell_that_wins_its_primary_comparisons_is_bold(written_study):
     assert marked
 
 
-def test_bars_share_one_axis_that_holds_zero():
-    frame = pl.DataFrame(
-        {
-            "direction": ["image→name"] * 2, "eval": ["held-out"] * 2, "metric": ["top-1"] * 2,
-            "method": ["ridge"] * 2, "n_pairs": ["16", "all"], "side_a": ["x"] * 2,
-            "side_b": ["y"] * 2, "a": [0.5, 0.1], "b": [0.3, 0.3], "difference": [0.2, -0.2],
-            "low": [0.1, -0.3], "high": [0.3, -0.1], "p": [0.01, None],
-            "p_below": [None, None], "n_queries": [10, 10],
-            "n_clusters": [5, 5], "gallery": [20.0, 20.0], "chance": [0.05, 0.05],
-            "a_sd": [0.02, None], "b_sd": [0.01, None], "relative": [2 / 3, None],
-            "n_seeds": [5, 1], "p_holm": [0.02, 0.03], "family": [4, 4], "bold": [True, True],
-            "population": ["new classes", "new classes, this pool of pairs"],
-        }
-    )  # fmt: skip
-    up, down = gain_rows(frame, {"all": 344.0})
-    assert (up["tone"], down["tone"]) == ("up", "down")
-    assert up["bar"]["zero"] == down["bar"]["zero"] == 50.0
-    assert up["bar"] == {"zero": 50.0, "low": 66.67, "width": 33.33, "mean": 83.33}
-    assert (down["pairs"], down["p"], up["n_clusters"]) == ("all (344)", "", "5")
-    assert (up["p_holm"], up["family"], up["population"]) == ("0.02", "of 4", "new classes")
-    assert (up["a"], up["relative"], up["n_seeds"]) == ("50.0 ± 2.0", "+67 %", "5")
-    assert gain_rows(frame.clear(), {}) == []
-
-
 def test_only_a_primary_gain_has_a_colour(written_study):
     found = compare(written_study, read_results(written_study), metrics=("top-1", "top-10"))
     rows = gain_rows(found, {})
@@ -161,25 +130,3 @@ def test_only_a_primary_gain_has_a_colour(written_study):
     bold = found.filter(pl.col("family").is_not_null())["bold"].to_list()
     assert [tone == "up" for tone in tones] == bold
     assert any(bold)
-
-
-def test_every_method_has_a_title_and_a_curve(tmp_path):
-    """Also one that was registered in another process."""
-    closed = [name for name, spec in METHODS.items() if spec.fitted_on in ("moments", "rows")]
-    methods = [*reversed(closed), *PRESETS]
-    assert set(methods) == METHODS.keys() - {"conse"}
-    for method in [*methods, "of/one's own"]:
-        for k in (4, 8):
-            write_ranks(tmp_path, hand_run("none", k, method=method), [1, 2, 3])
-    rows = read_results(tmp_path)
-    table = result_table(rows)
-    assert list(dict.fromkeys(table["method"])) == ["chance", *methods, "of/one's own"]
-    for method in methods:
-        assert method_title(method) not in ("", method)
-    assert len({method_title(method) for method in METHODS}) == len(METHODS)
-    found = curves(table, compare(tmp_path, rows))
-    order = dict.fromkeys(["ridge", *methods, "of_one_s_own"])
-    assert [figure.name for figure in found] == [f"accuracy_by_pairs_{m}" for m in order]
-    assert found[0].title.startswith("Ridge reaches at most ")
-    titles = {figure.title.split(" reaches")[0] for figure in found}
-    assert titles >= {"ASIF", "SAIL", "ICIS", "STRUCTURE", "of/one's own"}

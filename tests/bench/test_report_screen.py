@@ -9,15 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import compare, read_results
-from bench.cells import label_set_title, spelled, whole_heads
+from bench.cells import whole_heads
 from bench.doses import dose_table
 from bench.report.figures import controls_figure, headline_figure
 from bench.report.gallery import FIRST, HITS, MISSES, MORE, Words, gallery, read_words
-from bench.report.screen import (
-    Scene,
-    Screen,
-    _without_head,
-)
+from bench.report.screen import Scene, Screen
 from bench.report.verdict import NAMES, shown_method, verdict
 from bench.statistics import DrawSums, holm, proportion_interval
 from bench.suites.controls import control_runs
@@ -93,19 +89,6 @@ def test_all_names_answer_if_nothing_was_held_out(tmp_path, rng):
     assert [row["source"] for row in found.controls] == ["random"]
 
 
-def test_no_head_no_verdict(tmp_path):
-    write_ranks(tmp_path, hand_run("random"), [1, 2])
-    assert judge(tmp_path) is None
-    table = result_table(read_results(tmp_path))
-    assert _without_head(table) == ((("No run on head weights answers the question yet.", ""),),)
-    write_ranks(tmp_path, hand_run("none", 16, method="ridge"), [1, 2, 1, 1])
-    (first, then) = _without_head(result_table(read_results(tmp_path)))
-    assert "".join(text for text, _ in first) == (
-        "Ridge on 16 real pairs names 75 % of images correctly among 20 names."
-    )
-    assert "No head was scored" in then[0][0]
-
-
 def controls_plan(root, rng, store):
     """Write the suite `controls` in small: ridge, four draws, three held-out splits."""
     runs = control_runs(
@@ -173,29 +156,6 @@ def test_a_head_that_only_stands_beside_real_pairs_chooses_no_method(tmp_path, r
     assert (found.method, found.eval) == ("ridge", "held-out")
 
 
-def test_results_of_a_head_with_a_metric_of_their_own_are_not_denied():
-    row = {"task": "generalised", "eval": "held-out", "options": "", "method": "icis",
-           "source": "head", "direction": "image→name", "n_pairs": "0", "n_images_fitted": 0.0,
-           "top-5": 0.3, "gallery": 9.0}  # fmt: skip
-    sentences = " ".join(text for parts in _without_head(pl.DataFrame([row])) for text, _ in parts)
-    assert "No head was scored" not in sentences
-    assert "The tables have every run on head weights" in sentences
-
-
-def test_captions_have_no_seen_names_and_no_advice_about_class_names(tmp_path, rng):
-    for seed in SEEDS[:2]:
-        for source in ("head", "random"):
-            run = hand_run(source, 0, seed, task="retrieval")
-            write_ranks(tmp_path, run, ranks_with(rng, 40, 0.5))
-    rows = read_results(tmp_path).with_columns(n_prototypes=pl.lit(None, pl.Int64))
-    table, comparisons = result_table(rows), compare(tmp_path, rows)
-    scene = Scene(verdict(comparisons, table), rows, table, "ImageNet")
-    known = scene.known_names(tmp_path, Words({}, {}, {}))
-    assert known.answer == "Not measured: a caption is not the name of a class."
-    assert scene.real_pairs().answer.startswith("Not tested")
-    assert "on the rows of X's classifier" in scene.dek("X", "Y")
-
-
 def test_seen_and_unseen_are_those_of_the_table_with_intervals_over_names(
     tmp_path, rng, smoke_store
 ):
@@ -249,25 +209,6 @@ def test_the_screen_has_the_names_the_date_and_the_numbers_of_its_results(nasty,
     numbers = re.findall(r"([\d.]+) %", answers)
     assert len(numbers) > 8
     assert set(numbers) <= known
-
-
-@pytest.mark.parametrize(
-    ("name", "spelt"),
-    [
-        ("tf_efficientnet_lite0", "EfficientNet-lite0"), ("resnet50.a1_in1k", "ResNet50.a1_in1k"),
-        ("sentence-transformers/all-MiniLM-L6-v2", "MiniLM-L6-v2"), ("tf_flowers", "tf-flowers"),
-        ("bge-base-en-v1.5", "bge-base-en-v1.5"), ("e5-base-v2", "e5-base-v2"),
-        ("ViT-B-32", "ViT-B-32"), ("mobilenetv3_large_100", "MobileNetv3-large-100"), ("", ""),
-        ("<b>&", "<b>&"),
-    ],
-)  # fmt: skip
-def test_names_are_spelled_as_people_write_them(name, spelt):
-    assert spelled(name) == spelt
-
-
-def test_a_label_set_that_is_not_known_keeps_its_name():
-    names = ("imagenet1k", "imagenet22k", "inat2021.mini", "my_labels-v2", "flowers1k")
-    assert [*map(label_set_title, names)] == ["ImageNet", "ImageNet-22k", *names[2:]]
 
 
 @pytest.fixture

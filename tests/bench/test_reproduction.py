@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from bench.cli.demo import Job, Step, reproduce_command
+from bench.cli.demo import reproduce_command
 from bench.cli.run import run_command
 from bench.errors import BoxError
 from bench.reproduction import (
@@ -111,74 +111,36 @@ AT = f'address = "https://example.org/s"\nsets = ["smoke/image/synthetic-1@{REVI
     ("old", "new", "said"),
     [
         ("format = 1", "format = 9", "its format is 9"),
-        ("format = 1", "format = 1\nmore = 2", "more is unknown"),
-        ("format = 1", "format = [", "it is not TOML"),
-        ("format = 1", f"format = {'9' * 5000}", "it is not TOML"),
         ("format = 1", f"format = {'[' * 3000}{']' * 3000}", "it is not TOML"),
-        ("format = 1", "format = 1\nduration = 'long'", "duration is unknown"),
-        ('name = "smoke"', "", "name must be a text"),
         ('name = "smoke"', 'name = "../../x"', "name must be of letters"),
-        ("[store]", "[shop]", "store must be a table"),
         # A box names no command, no file, no model and no number of processes.
         ("[suite]", "[[run]]\ncommand = 'rm -rf /'\n[suite]", "run is unknown"),
-        ("[store]", "[[store.make]]\ncommand = 'x'\n[store]", r"store\.make is unknown"),
         ("sets =", "make = [{command = 'x'}]\nsets =", r"store\.make is unknown"),
-        ("sets =", "lacking = 'rm -rf'\nsets =", r"store\.lacking is unknown"),
         *[
             ('name = "smoke"\n[e', f'name = "smoke"\n{key} = 1\n[e', rf"suite\.{key} is unknown")
             for key in ("jobs", "weights", "out", "plugins", "device", "shots")
         ],
         # Its suite and what it asks of it are Headstock's own.
         ('name = "smoke"\n[e', 'name = "mine"\n[e', r"suite\.name must be one of demo, controls"),
-        ('name = "smoke"\n[e', 'name = ["smoke"]\n[e', r"suite\.name must be a text"),
         ('name = "smoke"\n[e', 'name = "smoke"\nmethods = "ridge"\n[e', "must be a list of 1 to"),
-        ('name = "smoke"\n[e', 'name = "smoke"\nmethods = []\n[e', "must be a list of 1 to"),
         ('name = "smoke"\n[e', 'name = "smoke"\nmethods = ["x.py"]\n[e', "has 'x.py'; a box"),
         ('name = "smoke"\n[e', 'name = "smoke"\nsources = ["../x"]\n[e', "each a name, got"),
-        ('name = "smoke"\n[e', 'name = "smoke"\nlimit = true\n[e', "a whole number, got True"),
-        ('name = "smoke"\n[e', 'name = "smoke"\nlimit = 1.0\n[e', "a whole number, got 1.0"),
-        ('name = "smoke"\n[e', 'name = "smoke"\nlimit = [9]\n[e', "a whole number, got"),
         ('name = "smoke"\n[e', f'name = "smoke"\nlimit = {"9" * 400}\n[e', "a whole number, got"),
-        ('name = "smoke"\n[e', f'name = "smoke"\nmix = {"9" * 400}\n[e', "a number, got"),
         ('name = "smoke"\n[e', 'name = "smoke"\npenalty = nan\n[e', "a number, got nan"),
-        (
-            'name = "smoke"\n[e',
-            'name = "few-shot"\nlearners = ["coop"]\n[e',
-            "has 'coop'; a box",
-        ),
         # Its store is at an address that everybody reads alike.
         *[
             ("sets =", f'address = "{address}"\nsets =', "must begin with https:// or hf://")
             for address in ("/srv/store", "file:///srv", "s3://b/x", "http://127.0.0.1/s")
         ],
         ("sets =", 'address = "https://a:b@c.org/s"\nsets =', "holds credentials"),
-        ("sets =", 'address = "https://c.org/s?token=1"\nsets =', "query or fragment"),
-        ("sets =", 'address = "https://c.org/../s"\nsets =', "step in its path"),
         ("sets =", 'address = "https://c.org/s"\nsets =', "KEY@REVISION, with the 64 digits"),
-        ('sets = ["smoke/image/synthetic"]', 'address = "hf://a/b"', "KEY@REVISION, with the 64"),
-        ('sets = ["smoke/image/synthetic"]', "sets = 1", "must be a list"),
-        ('sets = ["smoke/image/synthetic"]', 'sets = ["a b"]', "no KEY or KEY@REVISION"),
         ('sets = ["smoke/image/synthetic"]', 'sets = ["a@12"]', "no KEY or KEY@REVISION"),
         # Its numbers are numbers.
-        ("tolerance = 0.05", 'tolerance = "abc"', "number from 0 to 1e.09, got 'abc'"),
         *[
             ("tolerance = 0.05", f"tolerance = {value}", "number from 0 to")
             for value in ("inf", "nan", -1, "true", "9" * 400)
         ],
         ("tolerance = 0.05", "columns = [[1]]", "must be a list of texts"),
-        ("tolerance = 0.05", "rows = [1]", "one a column"),
-        ("tolerance = 0.05", "rows = 1", "rows must be a list, got 1"),
-        (
-            "tolerance = 0.05",
-            'columns = ["n_pairs", "metric", "percent"]\nrows = [[0, "R@1", 1]]',
-            "must have a text as n_pairs",
-        ),
-        (
-            "tolerance = 0.05",
-            f'columns = ["metric", "percent"]\nrows = [["R@1", {"9" * 400}]]',
-            "the percent of row 1 of expected.rows must be a number",
-        ),
-        ("tolerance = 0.05", 'columns = ["place"]', "expected.columns"),
         ("tolerance = 0.05", 'columns = ["metric"]\nrows = [[1, 2]]', "must have 1 values"),
         ("tolerance = 0.05", 'columns = ["metric"]\nrows = [["R@1"]]', "needs a metric"),
     ],
@@ -223,22 +185,6 @@ def test_what_a_box_asks_is_what_the_command_asks(smoke_store, tmp_path):
     assert {run.fit.penalty for run in runs if run.fit.method == "ridge"} == {0.5}
     assert {run.data.templates for run in runs} == {("photo",)}
     assert {run.protocol.limit for run in runs} == {60}
-
-
-@pytest.mark.parametrize("column", ["no-metric", "method", "eval", "n_runs"])
-def test_a_column_that_is_no_metric_is_no_result_of_ours(column, smoke_results, runs):
-    text = BOX + f'columns = ["metric", "percent"]\nrows = [["{column}", 1]]\n'
-    assert compare_box(parse_box(text.encode()), smoke_results, runs).numbers[0].ours is None
-
-
-def test_a_place_without_a_box(tmp_path):
-    with pytest.raises(BoxError, match="demo, paper, a TOML file"):
-        read_box(str(tmp_path / "none.toml"))
-
-
-def test_words_that_only_begin_like_a_place_stay():
-    job = Job("x", "", "", (Step("t", "headstock eval run OUTER -o OUT/r"),))
-    assert job.commands("a b") == ["headstock eval run OUTER -o 'a b/r'"]
 
 
 def test_sets_that_a_store_lacks_are_said_and_not_made(smoke_store, tmp_path, monkeypatch):

@@ -1,5 +1,4 @@
 import multiprocessing
-from concurrent.futures import ThreadPoolExecutor
 
 import polars as pl
 import pytest
@@ -83,15 +82,6 @@ def test_a_damaged_run_counts_as_not_finished(tmp_path, damage):
     assert finished(tmp_path) == {a_run(1)[0]}
 
 
-def test_unreadable_results_name_the_file_and_the_way_out(tmp_path):
-    write_batch(tmp_path, *a_run(1)[1:])
-    file_of(tmp_path, "runs", a_run(1)[0]).write_bytes(b"nothing")
-    with pytest.raises(NoResultsError, match="Delete it and run the suite again"):
-        read_results(tmp_path)
-    with pytest.raises(NoResultsError, match="cannot be read"):
-        read_ranks(tmp_path, ["0" * 64])
-
-
 def test_empty_and_missing_folders_say_how_to_fill_them(tmp_path):
     with pytest.raises(
         NoResultsError, match=r"holds no finished run\. Make one with `headstock eval run"
@@ -108,13 +98,6 @@ def test_a_folder_that_cannot_be_written_leaves_nothing(tmp_path):
     with pytest.raises(StoreWriteError, match="Cannot write"):
         write_batch(tmp_path, *a_run(1)[1:])
     assert not (tmp_path / "runs").exists()
-
-
-def test_many_threads_write_into_one_folder(tmp_path):
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda number: write_batch(tmp_path, *a_run(number)[1:]), range(40)))
-    assert len(finished(tmp_path)) == 40
-    assert read_results(tmp_path).height == 80
 
 
 def test_sessions_are_listed_oldest_first(tmp_path):
@@ -225,16 +208,6 @@ def test_files_are_read_as_each_alone(tmp_path):
     with pytest.raises(NoResultsError, match=older.name):
         read_results(tmp_path)
     assert len(finished(tmp_path)) == 4
-
-
-@pytest.mark.parametrize(
-    "top", [[["x", "y"], ["z", "ü"]], [["x", "y"], ["z"]], [["x"], None], [[], []], [[], ["x"]]]
-)
-def test_a_column_of_lists_is_as_polars_makes_it(top):
-    schema = {"top": pl.List(pl.String)}
-    table = Columns(schema)
-    table.add(2, {"top": top}, {})
-    assert_frame_equal(table.frame(), pl.DataFrame({"top": top}, schema=schema))
 
 
 def a_bomb(path, rows):

@@ -1,6 +1,3 @@
-import json
-
-import polars as pl
 import pytest
 
 from bench import Run
@@ -8,11 +5,9 @@ from bench.errors import ProtocolError
 from bench.execution import _on
 from bench.metrics.summary import METRIC_VERSION
 from bench.options import FewShot, Generalised, Neighbours, Retrieval, ZeroShot
-from bench.results import RESULT_SCHEMA, RUN_COLUMNS
 from bench.runs import LEAVES
 from featstore.identity import canonical_json, sha256_hex
 from fitters.errors import SettingError
-from fitters.settings import FitConfig
 
 RUN = Run.of(
     suite="demo",
@@ -160,14 +155,6 @@ def test_the_device_of_a_training_is_in_no_id():
     assert _on("cpu", RUN) is RUN
 
 
-def test_a_run_is_made_of_its_parts():
-    assert Run(
-        "demo", "zero_shot", RUN.data, RUN.protocol, FitConfig("ridge"), seed=3
-    ) == RUN  # fmt: skip
-    with pytest.raises(ProtocolError, match=r"No field named 'penaltie' of a run.*'penalty'"):
-        RUN.changed(penaltie=1.0)
-
-
 def test_runs_that_differ_in_what_is_scored_share_a_fit():
     scored = RUN.changed(
         task="retrieval", relevance="class_id", metric_version=7, options=Retrieval(5)
@@ -177,24 +164,6 @@ def test_runs_that_differ_in_what_is_scored_share_a_fit():
     for field in set(OTHER) - {"task", "options", "relevance", "metric_version"}:
         run = RUN.changed(**BESIDE.get(field, {}))
         assert run.changed(**{field: OTHER[field]}).fit_key != run.fit_key
-
-
-def test_columns_are_plain_values_of_the_results_schema():
-    row = RUN.columns()
-    assert list(row) == list(RUN_COLUMNS)
-    assert (row["n_pairs"], row["penalty"], row["variants"]) == ("16", "auto", "name")
-    assert json.loads(json.dumps(row)) == row
-    assert pl.DataFrame([row], schema=RESULT_SCHEMA).select(pl.col("run_id", "limit")).row(0) == (
-        RUN.run_id,
-        None,
-    )
-
-
-def test_defaults_spelled_out_are_the_same_run():
-    assert RUN.changed(options=ZeroShot()) == RUN
-    assert RUN.changed(options=ZeroShot()).run_id == RUN.run_id
-    assert RUN.columns()["options"] == ""
-    assert RUN.changed(options=ZeroShot(prompts="max")).columns()["options"] == '{"prompts":"max"}'
 
 
 def test_pairs_of_a_class_stand_in_the_column_of_pairs():

@@ -140,9 +140,7 @@ def test_the_mean_is_the_plain_mean_of_the_scored_images():
 
 
 #: Functions of bench that cut into folds, and what.
-FOLDING = {
-    ("metrics/geometry.py", "linear_separability"): "rows of two sides, which have no class",
-}
+FOLDING = {("metrics/geometry.py", "linear_separability"): "rows of two sides, which have no class"}
 
 
 def test_whatever_folds_is_known_not_to_fold_what_is_scored():

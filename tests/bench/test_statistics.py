@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from bench import statistics
 from bench.errors import MetricError
 from bench.statistics import (
     DrawSums,
@@ -23,7 +22,6 @@ from bench.statistics import (
     two_term,
 )
 from tests import validation
-from tests.shorthand import equivalent_within, not_worse_than
 
 
 def one_run(values):
@@ -138,39 +136,15 @@ def test_one_cluster_says_nothing():
     assert proportion_interval(DrawSums(np.array([[3.0]]), np.array([[4.0]]))) == (0.0, 1.0)
 
 
-def test_where_nothing_varies_p_is_that_of_the_signs_and_nothing_is_equivalent():
+def test_where_nothing_varies_p_is_that_of_the_signs():
     found = two_term(one_run([1.0] * 4))
     assert found.p_value() == 2 / 2**4
     # Of four clusters that agree, the share that does not is below 1 - 0.025^(1/4) = 0.602.
     assert found.interval() == pytest.approx((1 - 2 * 0.6024, 1.0), abs=1e-3)
     same = two_term(one_run([0.0] * 3))
     assert same.p_value() == 1.0
-    assert not equivalent_within(same, 0.01)
     low, high = two_term(one_run([0.0] * 1000)).interval()
     assert -0.004 < low < 0 < high < 0.004
-
-
-def test_no_difference_is_shown_only_by_two_one_sided_tests(rng):
-    values = rng.normal(0, 0.02, size=200)
-    found = two_term(one_run(values))
-    theirs = max(
-        stats.ttest_1samp(values, -0.01, alternative="greater").pvalue,
-        stats.ttest_1samp(values, 0.01, alternative="less").pvalue,
-    )
-    for level in (theirs * 1.01, theirs * 0.99):
-        assert equivalent_within(found, 0.01, level=level) == (theirs < level)
-    wide = two_term(one_run(rng.normal(0, 1, size=20)))
-    assert wide.p_value() > 0.05
-    assert not equivalent_within(wide, 0.01)
-    assert not not_worse_than(wide, 0.01)
-
-
-@pytest.mark.parametrize("shift", [0.05, -0.05])
-def test_a_clear_difference_is_not_equivalent_on_either_side(rng, shift):
-    found = two_term(one_run(rng.normal(shift, 0.02, size=200)))
-    assert not equivalent_within(found, 0.01)
-    assert equivalent_within(found, 0.1)
-    assert not_worse_than(found, 0.01) == (shift > 0)
 
 
 def test_the_variance_of_control_draws_is_part_of_every_number(rng):
@@ -341,8 +315,8 @@ def test_holm_equals_statsmodels(rng):
 
 @pytest.mark.parametrize("check", validation.SIMULATIONS, ids=lambda check: check.__name__)
 def test_what_make_validate_statistics_checks_holds_at_small_size(check):
-    """50 trials a cell; a rate fails only beyond the 0.1 % quantile of its goal."""
-    rows = list(check(50, np.random.default_rng([3, len(check.__name__)]), strict=False))
+    """15 trials a cell; a rate fails only beyond the 0.1 % quantile of its goal."""
+    rows = list(check(15, np.random.default_rng([3, len(check.__name__)]), strict=False))
     assert not [f"{r['name']}, {r['setting']}: {r['value']}" for r in rows if r["holds"] is False]
     assert sum(r["holds"] is not None for r in rows) >= 3
 

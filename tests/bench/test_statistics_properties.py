@@ -68,13 +68,6 @@ def test_order_of_draws_and_clusters_does_not_matter(rows, seed, random):
     assert (two.n_rows, two.n_clusters, two.n_draws) == (one.n_rows, one.n_clusters, one.n_draws)
 
 
-@given(values, st.integers(0, 9), st.floats(0, 0.9))
-@settings(max_examples=40, deadline=None)
-def test_overlap_widens_the_variance(rows, seed, overlap):
-    sums = sums_of(rows, seed)
-    assert two_term(sums, overlap=overlap).variance >= two_term(sums).variance
-
-
 @given(values, st.integers(0, 9))
 @settings(max_examples=60, deadline=None)
 def test_cells_that_were_not_tested_count_for_nothing(rows, seed):

@@ -4,7 +4,7 @@ from collections import Counter
 import pytest
 
 from bench import read_results, run_all
-from bench.errors import ProtocolError, UnknownSuiteError
+from bench.errors import ProtocolError
 from bench.suites.controls import control_runs
 from bench.suites.demo import (
     Plan,
@@ -15,7 +15,7 @@ from bench.suites.demo import (
     plan,
     smoke_runs,
 )
-from bench.suites.registry import SUITES, suite_named, with_lists
+from bench.suites.registry import with_lists
 from bench.suites.single import combinations
 from featstore import open_store
 from featstore.store.gc import remove_set
@@ -121,13 +121,6 @@ def test_a_head_of_another_model_does_not_count(tmp_path):
         encoder="other:model",
     )  # fmt: skip
     assert all("synthetic.image" in run.data.head_set for run in smoke_runs(open_store(tmp_path)))
-
-
-def test_suites_by_name():
-    assert set(SUITES) == {"demo", "controls", "smoke", "paper", "few-shot"}
-    assert [name for name, suite in SUITES.items() if suite.create_store] == ["smoke"]
-    with pytest.raises(UnknownSuiteError, match=r"smoke, paper, few-shot\. Did you mean 'demo'"):
-        suite_named("deom")
 
 
 def test_a_suite_and_a_sweep_take_prompts_of_either_side(smoke_store):
@@ -276,15 +269,6 @@ def test_combinations_without_a_meaning_are_left_out(smoke_store):
     assert cells(**lists) == held_out
     in_class = cells(**lists, eval=("in-class",))
     assert in_class == held_out | {("head", "1/class", None, False, "3.0")}
-
-
-def test_a_suite_trains_in_two_stages_where_there_are_two(smoke_store):
-    runs = smoke_runs(open_store(smoke_store), methods=("paper-mlp",), sources=("none", "head"))
-    changed = with_lists(runs, {"sequential": (True,)})
-    mixed = [run.protocol.is_mixed for run in changed if run.fit.training.sequential]
-    assert mixed
-    assert all(mixed)
-    assert len(changed) == len(runs)
 
 
 def test_more_combinations_than_memory_holds_are_not_planned(smoke_store):

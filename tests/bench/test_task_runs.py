@@ -13,11 +13,7 @@ from bench import read_ranks, read_results, run_all
 from bench.corpus import ImageViews, read_corpus
 from bench.errors import MetricError, ProtocolError
 from bench.metrics.summary import METRIC_VERSION
-from bench.options import (
-    FewShot,
-    Neighbours,
-    ZeroShot,
-)
+from bench.options import FewShot, Neighbours, ZeroShot
 from featstore import open_store
 from featstore.command_line import run_command
 from featstore.errors import MisalignedItemsError
@@ -362,27 +358,6 @@ def test_what_the_store_leaves_one_answer_for_is_taken(smoke_store, tmp_path, ca
     assert run_command(cli, "headstock", [*line[1:], "--dry-run"]) == 0
     again = capsys.readouterr()
     assert (again.out, "Taken" in again.err) == (said.out, False)
-
-
-def test_the_command_takes_texts_of_both_sides_and_settings_of_a_training(smoke_store, tmp_path):
-    typed = [
-        "--names", SETS["names"], "--head", SETS["head"], "--head-names", SETS["head_names"],
-        "--method", "paper-mlp", "--source", "head", "--eval", "in-class",
-        "-s", "pairs_per_class=1", "--prompts", "name:photo",
-        "--head-prompts", ":none", "-s", "pair_prompts=:none", "-s", "epochs=2", "-s", "sequential",
-    ]  # fmt: skip
-    arguments = ["eval", "task", "zero_shot", "--images", SETS["images"], *typed]
-    root = tmp_path / "results"
-    arguments += ["--store", str(smoke_store), "-o", str(root)]
-    result = CliRunner().invoke(cli, arguments)
-    assert result.exit_code == 0, result.output
-    row = read_results(root).row(0, named=True)
-    chosen = ("variants", "templates", "head_variants", "head_templates", "pair_variants",
-              "pair_templates", "epochs", "sequential")  # fmt: skip
-    assert tuple(row[name] for name in chosen) == (
-        "name", "photo", "", "none", "", "none", 2, True,
-    )  # fmt: skip
-    assert row["n_images_fitted"] > 1
 
 
 def test_the_command_takes_every_setting_and_lists_of_methods_and_sources(smoke_store, tmp_path):

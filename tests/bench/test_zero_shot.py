@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, f1_score, top_k_accuracy_score
 
-from bench.errors import ProtocolError
 from bench.metrics.summary import class_metrics, harmonic_mean
 from bench.options import ZeroShot
 from bench.tasks.zero_shot import score_zero_shot
@@ -158,20 +157,3 @@ def test_an_assignment_of_all_images_together_is_called_transductive(rng):
     assert outcome.direction == "image→name (transductive)"
     x, y = sinkhorn(unit(images.rows), names.rows)
     assert outcome.values["top-1"] == pytest.approx(((x @ y.T).argmax(axis=1) == labels).mean())
-
-
-def test_what_the_options_need_is_asked_for(rng):
-    images, names, _ = problem(rng)
-    with pytest.raises(ProtocolError, match="need every prompt"):
-        score_zero_shot(Identity(), images, names, options=ZeroShot(prompts="max"))
-    with pytest.raises(ProtocolError, match="defined by the names of a head"):
-        score_zero_shot(Identity(), images, names, options=ZeroShot(classes="unseen"))
-    with pytest.raises(ProtocolError, match="No image is of a class that is unseen"):
-        score_zero_shot(
-            Identity(), images, names, seen=np.ones(12, bool), options=ZeroShot(classes="unseen")
-        )
-    with pytest.raises(ProtocolError, match="8 classes have no prompt of template 'none'"):
-        score_zero_shot(
-            Identity(), images, names, prompts=prompts_of(names, rng).take(np.arange(10)),
-            options=ZeroShot(prompts="each"),
-        )  # fmt: skip

@@ -153,21 +153,6 @@ def test_two_processes_that_unpack_at_once_both_succeed(package, tmp_path, comma
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [target.name]
 
 
-def test_bad_sources_say_what_to_give(tmp_path):
-    with pytest.raises(BuildError, match="does not exist"):
-        find_source(tmp_path / "gone")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(BuildError, match=r"neither stamps .* nor a .deb.*--source"):
-        find_source(tmp_path / "empty", cache=tmp_path / "cache")
-
-
-def test_an_unwritable_cache_names_the_variable(package, tmp_path):
-    _, deb = package
-    (tmp_path / "file").write_text("")
-    with pytest.raises(BuildError, match="Set HEADSTOCK_CACHE elsewhere"):
-        find_source(deb, cache=tmp_path / "file" / "cache")
-
-
 def test_a_damaged_changelog_gives_no_version(package):
     system, _ = package
     changelog = system / "usr/share/doc/tuxpaint-stamps-default/changelog.Debian.gz"

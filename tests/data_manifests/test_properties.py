@@ -8,8 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from data_manifests.plan import BuildError
-from data_manifests.registry import BUILDERS, Builder
+from data_manifests.registry import BUILDERS
 from featstore.datasets import build_dataset
 from featstore.errors import ManifestError
 from tests.data_manifests import miniatures
@@ -42,14 +41,6 @@ MINIATURES = {
 
 def test_every_dataset_on_disk_has_a_miniature():
     assert set(MINIATURES) == {name for name, b in BUILDERS.items() if b.read}
-
-
-@pytest.mark.parametrize("reader", ["lists.food102", "shelves.food101", "lists"])
-def test_a_reader_that_does_not_exist_is_told(tmp_path, reader):
-    text = (BUILDERS["food101"].folder / "dataset.toml").read_text()
-    (tmp_path / "dataset.toml").write_text(text.replace("lists.food101", reader))
-    with pytest.raises(BuildError, match=f"dataset.toml names the reader '{reader}'"):
-        Builder(tmp_path).plan(root=tmp_path)
 
 
 def tables(folder):

@@ -65,7 +65,7 @@ _SWEEP = (
     "headstock eval task retrieval --store store -o results --method ridge --eval held-out "
     f"{_SETS} {_HEAD} --source head --n-pairs 0,4 -s mix=1 -s penalty=1 --seeds 0,1"
 )
-
+_LITTLE = _SWEEP.replace("--n-pairs 0,4", "--n-pairs 0").replace("--seeds 0,1", "--seeds 0")
 _SUBMIT = "headstock eval submit results:ridge/head/0 --name one -o board/one.json"
 
 _FITTED: dict[str, Any] = {"world": "toy", "before": (_MOMENTS,)}
@@ -129,7 +129,8 @@ WRITES = (
     "ridge --source head "
             f"{_HEAD} --store store -o results", "toy"),
     Command("eval task, lists", _SWEEP, "toy"),
-    Command("report", "headstock report results --store store -o report.html", **_SWEPT),
+    Command("report", "headstock report results --store store -o report.html", "toy",
+            before=(_LITTLE,)),
     Command("eval submit", _SUBMIT, **_SWEPT),
     Command("extract", _EXTRACT, "model"),
     Command("extract, more", _EXTRACT, "model", before=(f"{_EXTRACT} --limit 2",)),

@@ -137,10 +137,7 @@ def test_a_fault_at_each_call(faulty, history, fault, memory):
         "torn": lambda at: {"mode": "torn", "at": at},
         "short": lambda at: {"mode": "short", "at": at},
         "full": lambda at: {"mode": "fail_from", "at": at, "errno": errno.ENOSPC},
-    }.get(
-        fault,
-        lambda at: {"mode": "fail", "at": at, "errno": getattr(errno, fault)},
-    )
+    }.get(fault, lambda at: {"mode": "fail", "at": at, "errno": getattr(errno, fault)})
     failed = 0
     for at in _numbers(history, fault):
         where = f"{fault} at call {at} of {len(history.calls)}, {history.calls[at - 1]}"

@@ -23,15 +23,7 @@ from tests.faults.commands import (
     path_of,
 )
 from tests.faults.conftest import compiler
-from tests.faults.matrix import (
-    attempts,
-    beds,
-    call_site,
-    run_command,
-    run_demo,
-    run_workers,
-    sample,
-)
+from tests.faults.matrix import beds, run_command, run_demo, run_workers, sample
 from tests.tables import DATA
 
 EVERYTHING = os.environ.get("HEADSTOCK_FAULTS") == "all"
@@ -101,33 +93,6 @@ def test_a_killed_worker_process_and_the_same_command_again(bed, command):
 def test_a_demo_that_is_killed_with_all_it_started_and_typed_again(tmp_path):
     result = run_demo(tmp_path, 5)
     assert result.failures == [], json.dumps(result.failures, indent=1)
-
-
-def test_a_careless_command_does_not_pass(bed):
-    careless = Command("careless", "careless out", stores=())
-    result = run_command(bed, careless)
-    failed = {(failure["fault"], failure["call"].split()[0]) for failure in result.failures}
-    # Killed before a file is complete, it takes the half for the whole; its other one it forgets.
-    assert {("torn", "write"), ("before", "rename")} <= failed
-    wrong = " ".join(line for failure in result.failures for line in failure["wrong"])
-    assert "differs: out/whole.txt" in wrong
-    assert "left over: out/half-" in wrong
-
-
-def test_attempts_are_at_every_rename_and_fsync_and_once_at_every_other_site():
-    calls = ["mkdir a", "open64 a/.x.0a1b2c3d.staged", "write a/.x.0a1b2c3d.staged",
-             "fsync a/.x.0a1b2c3d.staged", "rename a/x", "write a/.x.99999999.staged",
-             "fsync a/.x.99999999.staged", "unlink a/y"]  # fmt: skip
-    found = attempts(calls)
-    by_fault = {
-        fault: [attempt.at for attempt in found if attempt.fault == fault]
-        for fault in ("before", "after", "torn", "ENOSPC", "EIO")
-    }
-    assert by_fault == {
-        "before": [1, 2, 3, 4, 5, 7, 8], "after": [5, 8], "torn": [3],
-        "ENOSPC": [1, 2, 3, 4, 5], "EIO": [1, 2, 3, 4, 5, 8],
-    }  # fmt: skip
-    assert call_site(calls[2]) == call_site(calls[5]) != call_site(calls[1])
 
 
 def test_the_document_counts_attempts_at_these_commands_and_no_others():

@@ -13,7 +13,6 @@ import signal
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ import pytest
 
 from featstore.store import make_store, verify_store
 from tests.faults import scenarios, team
-from tests.faults.conftest import Children
 from tests.faults.trees import litter, tree
 
 ROOT = hasattr(os, "getuid") and os.getuid() == 0
@@ -40,7 +38,7 @@ superuser = pytest.mark.skipif(not ROOT, reason="only the superuser can be two u
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
+def folder():
     """A folder of Anne's that others may look into, unlike pytest's."""
     path = Path(tempfile.mkdtemp())
     if ROOT:
@@ -53,7 +51,7 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-def shared(children: Children, folder: Path) -> Path:
+def shared(children, folder):
     """An empty store that Anne made for the group."""
     report = children.run("init", folder / "store", **ANNE)
     assert report.get("value") is True, report
@@ -61,7 +59,7 @@ def shared(children: Children, folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(children: Children, memory: Path) -> dict[int, dict[str, bytes | None]]:
+def whole(children, memory):
     """The trees of the two revisions, written undisturbed by one user."""
     trees = {}
     for n in scenarios.SIZES:
@@ -87,9 +85,7 @@ def _modes(root: Path) -> dict[str, str]:
     return wrong
 
 
-def test_two_users_write_by_turns(
-    children: Children, shared: Path, whole: dict[int, dict[str, bytes | None]]
-) -> None:
+def test_two_users_write_by_turns(children, shared, whole):
     assert _done(children.run("once", shared, args={"dataset": "annes"}, **ANNE)) == "written"
     assert _done(children.run("once", shared, args={"dataset": "berts"}, **BERT)) == "written"
     assert _done(children.run("once", shared, args={"n": 7}, **ANNE)) == "written"
@@ -109,14 +105,7 @@ def test_two_users_write_by_turns(
 
 @pytest.mark.parametrize(("first", "second"), [(ANNE, BERT), (BERT, ANNE)], ids=["AB", "BA"])
 @pytest.mark.parametrize("n", [7, 11])
-def test_one_resumes_what_the_other_left(
-    children: Children,
-    shared: Path,
-    whole: dict[int, dict[str, bytes | None]],
-    first: dict[str, Any],
-    second: dict[str, Any],
-    n: int,
-) -> None:
+def test_one_resumes_what_the_other_left(children, shared, whole, first, second, n):
     if n == 11:
         _done(children.run("once", shared, args={"n": 7}, **second))
     # With an error, so that a block of an unfinished file is staged and journalled.
@@ -133,9 +122,7 @@ def test_one_resumes_what_the_other_left(
     _done(children.run("read", shared, **first))
 
 
-def test_one_follows_the_other_who_was_killed(
-    children: Children, shared: Path, whole: dict[int, dict[str, bytes | None]]
-) -> None:
+def test_one_follows_the_other_who_was_killed(children, shared, whole):
     for rest in (0, 1, 2):
         shutil.rmtree(shared)
         _done(children.run("init", shared, **ANNE))
@@ -157,7 +144,7 @@ def test_one_follows_the_other_who_was_killed(
         assert _modes(shared) == {}
 
 
-def test_a_private_store_is_opened_to_the_group(children: Children, folder: Path) -> None:
+def test_a_private_store_is_opened_to_the_group(children, folder):
     root = folder / "private"
     _done(children.run("once", root, args={"n": 7}, **ANNE))
     children.run("give_up", root, args={"n": 11, "block": 4}, **ANNE)
@@ -175,7 +162,7 @@ def test_a_private_store_is_opened_to_the_group(children: Children, folder: Path
 
 
 @superuser
-def test_parts_of_others_are_named(children: Children, folder: Path) -> None:
+def test_parts_of_others_are_named(children, folder):
     root = folder / "mixed"
     folder.chmod(0o777)
     _done(children.run("once", root, args={"n": 7}, **ANNE))
@@ -187,7 +174,7 @@ def test_parts_of_others_are_named(children: Children, folder: Path) -> None:
     assert "Each owner runs `headstock store init" in report["message"]
 
 
-def test_a_reader_needs_no_right_to_write(children: Children, shared: Path) -> None:
+def test_a_reader_needs_no_right_to_write(children, shared):
     _done(children.run("grow", shared, **ANNE))
     paths = [shared, *sorted(shared.rglob("*"))]
     for path in paths:
@@ -204,7 +191,7 @@ def test_a_reader_needs_no_right_to_write(children: Children, shared: Path) -> N
     assert {path: (path.lstat().st_mtime_ns, path.lstat().st_ino) for path in paths} == before
 
 
-def test_a_finished_set_is_sealed_and_can_still_be_mended(children: Children, folder: Path) -> None:
+def test_a_finished_set_is_sealed_and_can_still_be_mended(children, folder):
     root = folder / "store"
     _done(children.run("grow", root, **ANNE))
     files = [path for path in root.rglob("*") if path.is_file()]
@@ -213,18 +200,15 @@ def test_a_finished_set_is_sealed_and_can_still_be_mended(children: Children, fo
     assert _done(children.run("maintain", root, **ANNE)) == "maintained"
 
 
-def test_a_new_store_is_empty_and_whole(tmp_path: Path) -> None:
+def test_a_new_store_is_empty_and_whole(tmp_path):
     assert make_store(tmp_path / "store")
     assert not make_store(tmp_path / "store")
-    assert sorted(path.name for path in (tmp_path / "store").iterdir()) == [
-        "log.json",
-        "zarr.json",
-    ]
+    assert sorted(path.name for path in (tmp_path / "store").iterdir()) == ["log.json", "zarr.json"]
     assert verify_store(tmp_path / "store").problems == []
     assert team.read(tmp_path / "store") == []
 
 
-def test_other_folders_are_not_taken_for_stores(tmp_path: Path) -> None:
+def test_other_folders_are_not_taken_for_stores(tmp_path):
     from featstore.command_line import run_command
     from headstock.__main__ import cli
 
@@ -236,7 +220,7 @@ def test_other_folders_are_not_taken_for_stores(tmp_path: Path) -> None:
 
 
 @superuser
-def test_what_may_not_be_read_stays_listed_and_is_told(children: Children, shared: Path) -> None:
+def test_what_may_not_be_read_stays_listed_and_is_told(children, shared):
     for user, dataset in ((ANNE, "annes"), (ANNE, "hers"), (BERT, "berts")):
         _done(children.run("once", shared, args={"dataset": dataset}, **user))
     listed = json.loads((shared / "log.json").read_bytes())["sets"]
@@ -266,9 +250,7 @@ def test_what_may_not_be_read_stays_listed_and_is_told(children: Children, share
 
 
 @superuser
-def test_rows_that_may_not_be_read_are_not_called_different(
-    children: Children, shared: Path
-) -> None:
+def test_rows_that_may_not_be_read_are_not_called_different(children, shared):
     _done(children.run("once", shared, **ANNE))
     data = next(shared.rglob("embedding/c/0/0"))
     data.chmod(0)

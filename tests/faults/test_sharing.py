@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,11 @@ from tests.faults.conftest import Children
 from tests.faults.test_every_call import EVERYTHING, KILLED
 from tests.faults.trees import litter, tree
 from tests.featstore.remote.buckets import environment
-from tests.featstore.remote.s3_server import Bucket, Request, s3_server
+from tests.featstore.remote.s3_server import Request, s3_server
 
 
 @pytest.fixture(scope="module")
-def whole(faulty: Children, memory: Path) -> Path:
+def whole(faulty, memory):
     """A set in two revisions, a head, thumbnails and a tag."""
     root = memory / "whole"
     assert faulty.run("grow", root, fault={"mode": "none"})["code"] == 0
@@ -40,7 +40,7 @@ def whole(faulty: Children, memory: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def damaged(whole: Path, memory: Path) -> Path:
+def damaged(whole, memory):
     """The same with a bad block and without golden vectors."""
     root = memory / "damaged"
     shutil.copytree(whole, root)
@@ -60,7 +60,7 @@ def leave(_: Request) -> None:
 
 
 @pytest.fixture
-def bucket(memory: Path) -> Iterator[Bucket]:
+def bucket(memory):
     with s3_server() as state:
         yield state
 
@@ -79,10 +79,7 @@ def _killer(at: int, pid: list[int], *, takes_effect: bool) -> Callable[[Request
 
 @pytest.mark.parametrize("takes_effect", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("command", ["push", "init", "tag", "repair", "pull"])
-def test_a_kill_at_the_requests(
-    children: Children, bucket: Bucket, whole: Path, damaged: Path, memory: Path, command: str,
-    *, takes_effect: bool,
-) -> None:  # fmt: skip
+def test_a_kill_at_the_requests(children, bucket, whole, damaged, memory, command, *, takes_effect):
     address, root = "s3://team/store", memory / f"requests-{command}"
     cache = root / "cache"
     asks = {"environment": {**environment(bucket.url), "XDG_CACHE_HOME": str(cache)}}

@@ -42,7 +42,7 @@ from tests.faults.trees import litter
 
 #: Examples and steps of each; many more where all faults are asked for.
 EVERYTHING = os.environ.get("HEADSTOCK_FAULTS") == "all"
-EXAMPLES, STEPS = (400, 60) if EVERYTHING else (16, 30)
+EXAMPLES, STEPS = (400, 60) if EVERYTHING else (10, 30)
 
 #: Without shrinking, which takes many minutes: what failed is printed step by step anyway.
 PHASES = tuple(Phase) if EVERYTHING else (Phase.generate,)

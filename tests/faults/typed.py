@@ -8,7 +8,6 @@ import importlib
 import io
 import os
 import re
-import secrets
 import shlex
 import signal
 import stat
@@ -16,18 +15,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import click
 import polars as pl
 
 from featstore.command_line import run_command
 from featstore.store import collect_garbage, verify_store
 from tests.faults.worlds import WORLDS
 
-#: Program -> where its command is. The last is what a matrix must not let pass.
-PROGRAMS = {
-    "headstock": "headstock.__main__:cli",
-    "careless": "tests.faults.typed:careless",
-}
+#: Program -> where its command is.
+PROGRAMS = {"headstock": "headstock.__main__:cli"}
 
 #: Seconds after which a command hangs, on a machine that does other things too.
 PATIENCE = 300
@@ -40,19 +35,6 @@ _UNDER_WAY = "when the same command is typed again"
 
 #: Columns of results that hold times.
 _TIMES = ("fit_seconds", "score_seconds", "learner_seconds", "finished_at")
-
-
-@click.command("careless")
-@click.argument("folder", type=click.Path(path_type=Path))
-def careless(folder: Path) -> None:
-    """Write two files as one should not: in place, and by a rename that a kill forgets."""
-    folder.mkdir(exist_ok=True)
-    if not (folder / "whole.txt").exists():
-        (folder / "whole.txt").write_text("all of it\n")
-    if not (folder / "done.txt").exists():
-        half = folder / f"half-{secrets.token_hex(4)}.txt"
-        half.write_text("all of it, too\n")
-        half.rename(folder / "done.txt")
 
 
 def build(root: Path, *, world: str) -> None:

@@ -19,12 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from featstore import open_store, write
-from featstore.errors import (
-    FeatstoreError,
-    ManifestError,
-    NonFiniteEmbeddingError,
-    StoreWriteError,
-)
+from featstore.errors import FeatstoreError, ManifestError, NonFiniteEmbeddingError, StoreWriteError
 from featstore.store import BLOCK_ROWS
 from featstore.store.layout import LayoutError
 from featstore.store.verify import verify_store
@@ -72,9 +67,7 @@ CONTAINERS: dict[str, Callable[[np.ndarray], Any]] = {
 @pytest.mark.parametrize("how", CONTAINERS)
 @settings(deadline=None, max_examples=5)
 @given(data=st.data())
-def test_rows_of_any_container_are_read_back(
-    tmp_path_factory: pytest.TempPathFactory, how: str, data: st.DataObject
-) -> None:
+def test_rows_of_any_container_are_read_back(tmp_path_factory, how, data):
     dtype = data.draw(st.sampled_from(["float16", "float32", "float64"]))
     shape = data.draw(st.tuples(st.integers(2, 9), st.integers(1, 4)))
     values = hnp.from_dtype(np.dtype(dtype), allow_nan=False, allow_infinity=False)
@@ -92,13 +85,13 @@ def test_rows_of_any_container_are_read_back(
     torch.tensor([[1.0, -2.5]], dtype=torch.bfloat16, requires_grad=True),
     np.array([[1.0, -2.5]], ml_dtypes.bfloat16),
 ], ids=["torch", "ml_dtypes"])  # fmt: skip
-def test_bfloat16_stays_bfloat16(tmp_path: Path, bits: Any) -> None:
+def test_bfloat16_stays_bfloat16(tmp_path, bits):
     view = write(tmp_path, rows=bits, **SET)
     assert view.source.dtype == "bfloat16"
     np.testing.assert_array_equal(view, [[1.0, -2.5]])
 
 
-def test_arrays_that_are_read_by_slices_are_not_read_whole(tmp_path: Path) -> None:
+def test_arrays_that_are_read_by_slices_are_not_read_whole(tmp_path):
     class Slices:
         shape, dtype, largest = (10_000, 2), np.dtype(np.float32), 0
 
@@ -116,14 +109,14 @@ def test_arrays_that_are_read_by_slices_are_not_read_whole(tmp_path: Path) -> No
     assert rows.largest == 4096
 
 
-def test_a_view_is_written_as_rows(tmp_path: Path) -> None:
+def test_a_view_is_written_as_rows(tmp_path):
     rows = np.random.default_rng(0).standard_normal((9, 3)).astype(np.float32)
     one = write(tmp_path / "a", rows=rows, **SET)
     unit = write(tmp_path / "b", rows=one.normalized(), items=one.items, **SET)
     np.testing.assert_array_equal(unit, one.normalized())
 
 
-def test_the_same_rows_make_the_same_bytes_however_they_come(tmp_path: Path) -> None:
+def test_the_same_rows_make_the_same_bytes_however_they_come(tmp_path):
     rows = np.random.default_rng(0).standard_normal((9000, 3)).astype(np.float32)
     ids = list(range(9000))
     one = write(tmp_path / "a", rows=rows, **SET)
@@ -137,7 +130,7 @@ def test_the_same_rows_make_the_same_bytes_however_they_come(tmp_path: Path) -> 
     assert tree(tmp_path / "a") == before
 
 
-def test_items_are_kept_as_item_tables_have_them(tmp_path: Path) -> None:
+def test_items_are_kept_as_item_tables_have_them(tmp_path):
     items = pd.DataFrame({
         "name": ["a", "b"], "class_id": [3, 4], "split": pd.Categorical(["train", "test"]),
         "width": [2.5, 3.5],
@@ -151,14 +144,14 @@ def test_items_are_kept_as_item_tables_have_them(tmp_path: Path) -> None:
     assert view.where(class_id="4").numpy().tolist() == [[0, 1]]
 
 
-def test_whole_numbers_are_ids_as_text(tmp_path: Path) -> None:
+def test_whole_numbers_are_ids_as_text(tmp_path):
     view = write(tmp_path, rows=np.eye(3), ids=np.array([7, 3, 5]), **SET)
     assert view.items["item_id"].to_list() == ["7", "3", "5"]
     assert view["3"].tolist() == [0, 1, 0]
     assert view[0].tolist() == [1, 0, 0]
 
 
-def test_further_ids_are_a_new_revision_that_keeps_the_rows(tmp_path: Path) -> None:
+def test_further_ids_are_a_new_revision_that_keeps_the_rows(tmp_path):
     rng = np.random.default_rng(0)
     first = rng.standard_normal((5000, 3)).astype(np.float32)
     more = rng.standard_normal((6000, 3)).astype(np.float32)
@@ -182,9 +175,7 @@ def test_further_ids_are_a_new_revision_that_keeps_the_rows(tmp_path: Path) -> N
 
 @settings(deadline=None, max_examples=15)
 @given(data=st.data())
-def test_any_writes_in_any_blocks_leave_the_rows_in_the_order_of_their_ids(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
+def test_any_writes_in_any_blocks_leave_the_rows_in_the_order_of_their_ids(tmp_path_factory, data):
     """A dictionary says what the set must hold; the set has blocks of four rows, eight a file."""
     root, rng = tmp_path_factory.mktemp("store"), np.random.default_rng(0)
     rows = rng.standard_normal((40, 2)).astype(np.float32)
@@ -211,7 +202,7 @@ def test_any_writes_in_any_blocks_leave_the_rows_in_the_order_of_their_ids(
     ({"bias": [1, 2, 4]}, "another bias"),
     ({"rows": np.eye(4)[:, :3], "items": None}, "written whole, and never extended"),
 ])  # fmt: skip
-def test_what_a_set_has_is_not_changed(tmp_path: Path, change: Any, said: str) -> None:
+def test_what_a_set_has_is_not_changed(tmp_path, change, said):
     same: dict[str, Any] = {"rows": np.eye(3), "items": {"split": ["a", "b", "c"]}}
     if "never extended" in said:
         same["items"] = None
@@ -298,15 +289,13 @@ BAD[[2, 5], 1] = [np.nan, np.inf]
     ({"rows": np.eye(2), "dataset": "a/b"}, LayoutError, "not a name"),
     ({"rows": np.eye(2), "store": "s3://bucket/store"}, StoreWriteError, "remote"),
 ])  # fmt: skip
-def test_what_does_not_fit_is_named_and_nothing_is_written(
-    tmp_path: Path, given: dict[str, Any], error: type[Exception], said: str
-) -> None:
+def test_what_does_not_fit_is_named_and_nothing_is_written(tmp_path, given, error, said):
     with pytest.raises(error, match=said):
         write(**{"store": tmp_path / "s", **SET, **given})
     assert not (tmp_path / "s").exists() or not list(open_store(tmp_path / "s"))
 
 
-def test_an_interrupted_stream_leaves_no_set_and_is_written_again(tmp_path: Path) -> None:
+def test_an_interrupted_stream_leaves_no_set_and_is_written_again(tmp_path):
     rows = np.random.default_rng(0).standard_normal((9000, 2)).astype(np.float32)
     ids = list(range(9000))
 
@@ -322,9 +311,7 @@ def test_an_interrupted_stream_leaves_no_set_and_is_written_again(tmp_path: Path
     assert tree(tmp_path / "a") == tree(tmp_path / "b")
 
 
-def test_rows_that_another_process_wrote_meanwhile(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_that_another_process_wrote_meanwhile(tmp_path, monkeypatch):
     """They are held against those given, and of two that are written at once both are there."""
     n = BLOCK_ROWS + 3
     rows, ids = np.arange(n, dtype=np.float32)[:, None], [f"{i:05d}" for i in range(n)]
@@ -342,14 +329,14 @@ def test_rows_that_another_process_wrote_meanwhile(
     np.testing.assert_array_equal(view.numpy(), rows)
 
 
-def test_rows_are_not_added_to_what_an_encoder_extracted(tmp_path: Path) -> None:
+def test_rows_are_not_added_to_what_an_encoder_extracted(tmp_path):
     write_set(tmp_path, np.eye(2, dtype=np.float32), item_table(["a", "b"]))
     view = open_store(tmp_path)["birds/image/"]
     with pytest.raises(ManifestError, match="was extracted"):
         write(tmp_path, rows=np.eye(2, dtype=np.float32), ids=["c", "d"], space=view, **SET)
 
 
-def test_a_head_may_lie_in_the_space_of_stored_images(tmp_path: Path) -> None:
+def test_a_head_may_lie_in_the_space_of_stored_images(tmp_path):
     write_set(tmp_path, np.eye(2, dtype=np.float32), item_table(["a", "b"]), space={"of": "model"})
     images = open_store(tmp_path)["birds"]
     head = write(

@@ -22,7 +22,7 @@ TINY = "timm:test_vit"
 
 
 @pytest.fixture
-def manifest(tmp_path: Path) -> Path:
+def manifest(tmp_path):
     return toy_manifest(tmp_path / "manifest", 3, sizes=[(30, 20)], seed=1).root
 
 
@@ -30,9 +30,7 @@ def _run(*args: str | Path) -> int:
     return run_command(cli, "headstock", [str(arg) for arg in args])
 
 
-def test_a_dry_run_writes_nothing_and_what_is_asked_for_is_recorded(
-    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_dry_run_writes_nothing_and_what_is_asked_for_is_recorded(manifest, tmp_path, capsys):
     store = tmp_path / "store"
     words = ["extract", manifest, "--store", store, "--kind", "image", "--encoder", LITE0[0],
              "--weights", LITE0[1], "--batch-size", "2", "--dtype", "float32"]  # fmt: skip
@@ -69,9 +67,8 @@ def test_a_dry_run_writes_nothing_and_what_is_asked_for_is_recorded(
 
 
 def test_kinds_encoders_and_their_weights_are_taken_from_manifest_and_store(
-    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    manifest, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     assert _run("extract", manifest) == EXIT_USAGE
     assert "Missing option '--encoder': store has none of them" in capsys.readouterr().err
@@ -101,15 +98,13 @@ BAD_SETTINGS = [
 
 
 @pytest.mark.parametrize(("word", "said"), BAD_SETTINGS, ids=[word for word, _ in BAD_SETTINGS])
-def test_a_wrong_setting_is_one_line_before_anything_is_read(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], word: str, said: str
-) -> None:
+def test_a_wrong_setting_is_one_line_before_anything_is_read(tmp_path, capsys, word, said):
     words = ["extract", "none", "--encoder", "timm:test_vit", "--store", tmp_path / "s", "-s", word]
     assert _run(*words) == EXIT_USAGE
     assert re.search(said, capsys.readouterr().err)
 
 
-def test_progress_says_what_limited_the_speed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_says_what_limited_the_speed(capsys):
     with ProgressBar("toy/image", "rows", terminal=False) as bar:
         for done in range(100):
             sentence = "Bottleneck: encoder (decoders idle 70 % of the time)."

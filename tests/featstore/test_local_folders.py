@@ -22,25 +22,23 @@ ADDRESSES = ["s3://team/features", "GS://team/x", "https://host/x", Path("s3://t
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def test_the_schemes_are_those_that_are_read() -> None:
+def test_the_schemes_are_those_that_are_read():
     assert {*PLACES.built_in, "file"} == _SCHEMES
 
 
-def test_paths_stay_what_they_are(here: Path) -> None:
+def test_paths_stay_what_they_are(here):
     for path in ("store", "a/b", "/a/b", "C:/data", "with:colon/x", here):
         assert local_folder(path) == Path(path)
     assert local_folder("file:///a/b%20c") == Path("/a/b c")
 
 
 @pytest.mark.parametrize("place", ADDRESSES)
-def test_every_function_that_writes_a_store_refuses_an_address(
-    here: Path, place: str | Path
-) -> None:
+def test_every_function_that_writes_a_store_refuses_an_address(here, place):
     manifest = toy_manifest(here / "manifest", 2).root
     np.save(here / "rows.npy", np.ones((2, 3), np.float32))
     (here / "items.csv").write_text("item_id\nb/0\nb/1\n")
@@ -61,9 +59,7 @@ def test_every_function_that_writes_a_store_refuses_an_address(
 
 
 @pytest.mark.parametrize("place", [str(place) for place in ADDRESSES[:3]])
-def test_commands_say_what_to_do(
-    here: Path, place: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_commands_say_what_to_do(here, place, capsys):
     write_set("store", np.ones((2, 3)), featstore.testing.item_table(
         [{"item_id": f"b/{i}", "kind": "image"} for i in range(2)]))  # fmt: skip
     before = sorted(here.rglob("*"))
@@ -79,9 +75,7 @@ def test_commands_say_what_to_do(
     assert sorted(here.rglob("*")) == before
 
 
-def test_an_extraction_goes_into_buckets_and_nowhere_else(
-    here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_extraction_goes_into_buckets_and_nowhere_else(here, capsys):
     """What is written into a bucket: tests/featstore/remote/test_extraction.py."""
     manifest = toy_manifest(here / "manifest", 2).root
     before = sorted(here.rglob("*"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,9 +40,7 @@ LIBRARIES: dict[str, Callable[[np.ndarray], Any]] = {
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_every_door_takes_rows_of_every_library(
-    library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_door_takes_rows_of_every_library(library, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = LIBRARIES[library]
     expected = hs.fit("ridge", X, Y, penalty=0.1)
@@ -63,7 +60,7 @@ def test_every_door_takes_rows_of_every_library(
     (np.eye(2, dtype=np.int8), "float32"), (np.eye(2), "float64"),
     (torch.eye(2, dtype=torch.bfloat16), "float32"), (np.eye(2, dtype=np.float16), "float32"),
 ])  # fmt: skip
-def test_numbers_become_floats_and_floats_stay(rows: Any, dtype: str) -> None:
+def test_numbers_become_floats_and_floats_stay(rows, dtype):
     found = matrix(rows)
     assert found.dtype == dtype
     np.testing.assert_array_equal(found, np.eye(2))
@@ -76,19 +73,19 @@ def test_numbers_become_floats_and_floats_stay(rows: Any, dtype: str) -> None:
     ((X, [[1.0], [1.0, 2.0]]), "^y: [12] of 2 vectors"),
     ((X, Y[:9]), "x has 20 rows and y has 9"),
 ])  # fmt: skip
-def test_what_is_no_matrix_is_named(arguments: tuple[Any, Any], said: str) -> None:
+def test_what_is_no_matrix_is_named(arguments, said):
     with pytest.raises(ValueError, match=said):
         hs.fit("ridge", *arguments)
     with pytest.raises(ValueError, match="groups has 19 values for 20 rows"):
         hs.fit("ridge", X, Y, groups=range(19))
 
 
-def test_columns_of_an_alignment_have_names() -> None:
+def test_columns_of_an_alignment_have_names():
     made = hs.Alignment(penalty=0.1).set_output(transform="polars").fit(X, Y)
     assert made.transform(X).columns == [f"alignment{n}" for n in range(5)]
 
 
-def test_a_seed_shuffles_and_columns_stand_behind_rows(tmp_path: Path) -> None:
+def test_a_seed_shuffles_and_columns_stand_behind_rows(tmp_path):
     view = hs.write(tmp_path, X, dataset="a", items={"class_id": np.arange(20) % 3})
     one, two = (np.concatenate(list(view.batches(6, shuffle=7))) for _ in range(2))
     np.testing.assert_array_equal(one, two)
@@ -100,7 +97,7 @@ def test_a_seed_shuffles_and_columns_stand_behind_rows(tmp_path: Path) -> None:
     assert view.torch(torch.float64, device="meta").device.type == "meta"
 
 
-def test_a_difference_is_that_of_a_t_test() -> None:
+def test_a_difference_is_that_of_a_t_test():
     found, theirs = hs.compare(X[:, 0], X[:, 1]), ttest_rel(X[:, 0], X[:, 1])
     assert found.p_value() == pytest.approx(theirs.pvalue)
     with pytest.raises(ValueError, match="b has 9 values for 20 of a"):

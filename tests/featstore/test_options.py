@@ -19,7 +19,6 @@ from featstore.extraction.options import EncoderSpec, ExtractConfig, HeadConfig,
 from featstore.options import (
     check_needs,
     config_from,
-    hints_of,
     option,
     options_from,
     settings_from,
@@ -198,21 +197,6 @@ def test_a_help_ends_in_the_settings_of_what_is_named() -> None:
         assert line in every
 
 
-def test_a_docstring_has_the_table_of_the_options():
-    assert Oven.__doc__ is not None
-    assert "degrees : int or 'auto' or None, default None\n    Temperature." in Oven.__doc__
-    assert "name : str\n    Name of the oven." in Oven.__doc__
-    for function, words in (
-        (featstore.extract, ["weights", "decode_timeout", "block_rows"]),
-        (featstore.extract_head, ["label_set", "check_weights"]),
-    ):
-        assert function.__doc__ is not None
-        assert "{options}" not in function.__doc__
-        for word in words:
-            assert f"\n{word} : " in function.__doc__
-    assert featstore.extract.__doc__.count("\nencoder : ") == 1
-
-
 def test_keyword_arguments_go_to_the_dataclass_that_has_them():
     assert take_options({"fan": True, "dtype": "x"}, Oven, ExtractConfig, of="bake") == [
         {"fan": True}, {"dtype": "x"},
@@ -253,25 +237,3 @@ def test_an_unknown_argument_is_a_type_error_that_says_what_is_meant(tmp_path):
 def test_a_value_that_an_extraction_does_not_take(options, said):
     with pytest.raises(EncoderError, match=said):
         ExtractConfig(**options)
-
-
-def test_no_seconds_are_no_limit():
-    assert ExtractConfig(decode_timeout=0).decode_timeout is None
-    assert ExtractConfig(decode_timeout=0.5).decode_timeout == 0.5
-
-
-def test_only_the_types_that_are_asked_for_are_looked_up():
-    @dataclass(frozen=True)
-    class Base:
-        count: int | None = None
-        other: NowhereDefined = None  # type: ignore[name-defined]
-
-    @dataclass(frozen=True)
-    class More(Base):
-        count: float = 1.0
-        name: Literal["a", "b"] = "a"
-
-    assert hints_of(More, ["name", "count"]) == {"count": float, "name": Literal["a", "b"]}
-    assert hints_of(Base, ["count"]) == {"count": int | None}
-    with pytest.raises(NameError, match="NowhereDefined"):
-        hints_of(More, ["other"])

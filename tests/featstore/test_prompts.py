@@ -72,13 +72,6 @@ def test_hand_worked_table():
     validate_items({"class_name": table}, CLASSES)
 
 
-def test_the_default_is_the_name_bare_and_in_a_photo():
-    table = class_prompts(CLASSES)
-    assert table["text"].to_list() == [
-        "tench", "a photo of a tench.", "crane", "a photo of a crane.",
-    ]  # fmt: skip
-
-
 def test_a_noun_made_for_prompts_comes_before_the_name_and_the_split_is_carried():
     labels = CLASSES.with_columns(
         name=pl.lit("A Silver Gull"), noun=pl.lit("Silver Gull"), split=pl.lit("test")
@@ -226,13 +219,6 @@ def test_open_clips_names_of_imagenet(tmp_path):
     assert build_dataset("imagenet1k", tmp_path / "out").status == "built"
 
 
-def test_open_clip_has_no_names_of_food(build):
-    with pytest.raises(ManifestError, match="names of ImageNet-1k's synsets alone"):
-        build(variants=["open_clip"])
-    with pytest.raises(ManifestError, match=r"no clean_name, so no variant 'clean'.*name, paper"):
-        build(variants=["clean"])
-
-
 def test_every_label_set_of_synsets_has_its_variants():
     choice = PromptChoice(variants=["lemmas", "name", "clean", "definition"], templates=["none"])
     classes = BUILDERS["imagenet22k"].plan().make(None, None).classes
@@ -307,12 +293,6 @@ def test_cupls_descriptions_are_further_items(build, tmp_path):
         assert manifest.items("class_name")["content_sha256"].null_count() == 0
 
 
-def test_clip_benchmark_calls_some_datasets_otherwise():
-    assert BUILDERS["flowers102"].facts["clip_benchmark"] == "flowers"
-    assert BUILDERS["aircraft"].facts["clip_benchmark"] == "fgvc_aircraft"
-    assert PromptChoice._keys("flowers102") == ("flowers102", "flowers")
-
-
 @pytest.mark.parametrize(
     ("reader", "document", "match"),
     [
@@ -341,14 +321,6 @@ def test_files_of_another_form(tmp_path, reader, document, match):
     }[reader]
     with pytest.raises(ManifestError, match=match):
         read()
-
-
-def test_a_missing_file_is_told_with_its_form(tmp_path):
-    with pytest.raises(ManifestError, match=r"No such file.*It should be a JSON list of templates"):
-        read_templates(tmp_path / "none.json", ("food101",))
-    (tmp_path / "no.json").write_text("{")
-    with pytest.raises(ManifestError, match=r"Cannot read .*no\.json"):
-        read_templates(tmp_path / "no.json", ("food101",))
 
 
 def test_names_are_matched_without_regard_to_case_and_underscores():

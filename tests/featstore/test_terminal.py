@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import pty
 import re
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -189,15 +188,6 @@ def test_no_text_of_a_csv_is_a_formula() -> None:
     assert {float(row[2]) for row in rows[1:]} == {-1.5}
 
 
-def test_a_table_shows_what_the_encoding_lacks_as_an_escape() -> None:
-    code = "from featstore.terminal import TextTable; TextTable(['NAME'], [['\\xe9']]).show()"
-    done = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, "PYTHONIOENCODING": "ascii"},
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert done.stdout.split() == ["NAME", "\\xe9"]
-
-
 class _Screen(io.StringIO):
     def isatty(self) -> bool:
         return True
@@ -226,16 +216,6 @@ def test_a_table_fits_the_terminal(
     monkeypatch.setenv("NO_COLOR", no_color)
     TextTable(("NAME", "ROWS"), [("a/b/c-01234567", "12")]).show()
     assert terminal.getvalue().splitlines()[1] == shown
-
-
-def test_a_table_is_as_wide_as_it_is_where_nobody_looks() -> None:
-    lines = TextTable(("NAME", "TYPE", "N"), ROWS, ruled=True).text().splitlines()
-    assert lines == [
-        "NAME                      TYPE      N",
-        "─────────────────────────────────────",
-        "a/image/model-01234567    same      1",
-        "b/caption/model-89abcdef  same  2,345",
-    ]
 
 
 @pytest.mark.parametrize(
@@ -337,16 +317,6 @@ def test_shells_complete_commands_keys_and_methods(
     assert found == completed
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_the_script_of_a_shell_is_printed(
-    shell: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("_HEADSTOCK_COMPLETE", f"{shell}_source")
-    with pytest.raises(SystemExit):
-        run_command(cli, "headstock", [])
-    assert "_headstock_completion" in capsys.readouterr().out
-
-
 # ---- What long commands show on stderr: a bar at a terminal, a line now and then ------------
 
 
@@ -357,19 +327,6 @@ def test_what_is_done_at_once_gets_one_line_at_the_end(capsys):
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert re.fullmatch(r"demo: 3 of 3 fits \(100%\), [\d.,]+ fits/(s|min)\n", err)
-
-
-@pytest.mark.parametrize("terminal", [True, False])
-def test_nothing_to_do_shows_nothing(terminal, capsys):
-    with ProgressBar("demo", "fits", total=0, terminal=terminal):
-        pass
-    assert capsys.readouterr() == ("", "")
-
-
-def test_what_counts_nothing_leaves_nothing_if_it_is_short(capsys):
-    with ProgressBar("csa", doing="fitting", terminal=False):
-        pass
-    assert capsys.readouterr() == ("", "")
 
 
 class Written(io.StringIO):

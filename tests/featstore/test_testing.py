@@ -1,28 +1,12 @@
 """What featstore.testing promises to other projects' tests."""
 
 import numpy as np
-import pytest
 
 from featstore import open_store, read_manifest
-from featstore.errors import ManifestError
-from featstore.manifest.manifest import ITEM_SCHEMA
 from featstore.sources.reader import check_bytes
 from featstore.store import verify_store
 from featstore.testing import item_table, toy_manifest, toy_store, write_set
 from tests.damage import lasting
-
-
-def test_rows_and_ids_give_the_same_item_table():
-    ids = item_table(["a", "b"], "caption", split=[None, "test"], age=[1, 2])
-    rows = item_table(
-        [{"item_id": "a", "age": 1}, {"item_id": "b", "split": "test", "age": 2}], "caption"
-    )
-    assert ids.equals(rows.select(ids.columns))
-    assert ids.columns == [*ITEM_SCHEMA, "age"]
-    assert ids["kind"].to_list() == ["caption", "caption"]
-    assert ids["text"].to_list() == [None, None]
-    with pytest.raises(ManifestError, match="has no column 'item_id'"):
-        item_table([{"uri": "a.png"}])
 
 
 def test_the_toy_store_is_the_same_every_time_and_whole(tmp_path):
@@ -32,24 +16,6 @@ def test_the_toy_store_is_the_same_every_time_and_whole(tmp_path):
     assert toy_store(tmp_path / "c", seed=2) == keys
     assert lasting(tmp_path / "a") != lasting(tmp_path / "c")
     assert verify_store(tmp_path / "a").problems == []
-
-
-def test_one_map_takes_texts_to_images_and_names_to_the_head(tmp_path):
-    keys = toy_store(tmp_path, classes=50, images=60, image_dim=7, text_dim=5)
-    store = open_store(tmp_path)
-    views = {kind: store.view(key) for kind, key in keys.items()}
-    shapes = {kind: view.numpy().shape for kind, view in views.items()}
-    assert shapes == {
-        "image": (60, 7), "caption": (60, 5), "head_weight": (50, 7), "class_name": (150, 5),
-    }  # fmt: skip
-    assert views["image"].where(split="test").numpy().shape == (15, 7)
-    images, captions = views["image"].pair_by("parent_id", views["caption"]).numpy()[:2]
-    centred = images - images.mean(axis=0)
-    plant = np.linalg.lstsq(captions - captions.mean(axis=0), centred, rcond=None)[0]
-    names = views["class_name"].where(variant="name")
-    head, texts = views["head_weight"].pair_by("class_id", names).numpy()[:2]
-    assert np.abs(texts @ plant - head).max() < 0.3
-    assert np.abs(images.mean(axis=0) - captions.mean(axis=0) @ plant - 3).max() < 0.1
 
 
 def test_a_set_has_its_failures_and_can_be_damaged_unless_sealed(tmp_path):

@@ -103,24 +103,6 @@ def test_its_score_is_the_metric_that_a_choice_goes_by(make_world):
     assert 0 < made.score(real.x, real.y, metric="top-1") < 1
 
 
-def test_it_says_what_it_does_next(make_world):
-    head, real = make_world()
-    said: list[str] = []
-    rng = np.random.default_rng(0)
-    fit("ridge", prototypes=head, real=real, rng=rng, on_stage=said.append)
-    fit("cca", prototypes=head, penalty=0.1, rng=rng, on_stage=said.append)
-    fit("mean-shift", prototypes=head, rng=rng, on_stage=said.append)
-    assert said == [
-        "choosing penalty and mix", "fitting", "choosing n_components", "fitting", "fitting"
-    ]  # fmt: skip
-
-
-def test_a_setting_that_is_not_chosen_cannot_be_auto(make_world):
-    head, _ = make_world()
-    with pytest.raises(SettingError, match=r"top_k=.auto. is of ASIF\. ConSE has nothing"):
-        Alignment(FitConfig("conse", top_k="auto")).fit(None, None, prototypes=head)
-
-
 def test_its_settings_are_those_of_a_config():
     settings = [name for name in signature(FitConfig).parameters if name != "method"]
     params = signature(Alignment).parameters

@@ -12,14 +12,14 @@ from sklearn.linear_model import Ridge
 
 from fitters import CCAAligner, Pairs, RidgeAligner
 from fitters.alignment import fit, select
-from fitters.errors import SelectionError, SettingError
+from fitters.errors import SettingError
 from fitters.methods import METHODS
 from fitters.moments.moments import merge_pooled, moments_of
 from fitters.saved import fitted_arrays
 from fitters.select.grid import Axis, folds_by_group
 from fitters.select.held_out import cross_validate, validate_by_error
 from fitters.select.refitting import choose_components, validate_by_refitting
-from fitters.settings import OPTIONS, TRAINING, FitConfig
+from fitters.settings import FitConfig
 from fitters.sources import prepare
 from tests.assertions import assert_close, assert_same
 from tests.oracles import centred, unit
@@ -112,12 +112,6 @@ def test_the_grid_of_errors_widens_until_the_optimum_is_inside(seed):
     assert len(curve.axes["penalty"].values) > 3
 
 
-def test_one_fold_is_none(world):
-    _, real, _ = world
-    with pytest.raises(SelectionError, match="at least 2 folds; got 1"):
-        validate_by_error([moments_of(real)])
-
-
 @pytest.mark.parametrize("metric", ["mrr", "top-1", "top-5"])
 def test_components_are_chosen_with_penalty_and_weight(metric, world):
     head, real, folds = world
@@ -181,11 +175,6 @@ def test_csa_by_the_recipe_is_fitted_on_the_merged_moments(make_world):
     expected = METHODS["csa"].make(**settings).fit_moments(merged)
     assert_close(alignment.aligner.strengths_, expected.strengths_)
     assert_close(alignment.aligner.weights_x_, expected.weights_x_, times=10)
-
-
-def test_every_option_of_a_method_exists():
-    for method in METHODS.values():
-        assert set(method.options) <= {*OPTIONS, *TRAINING}
 
 
 def test_text_to_concept_takes_no_head_and_leaves_rows_raw(make_world):
@@ -253,22 +242,6 @@ def test_a_given_grid_is_all_that_is_looked_at(method, sources, make_world, rng)
     for name, axis in of_head.axes.items():
         found = control["choice"].get("of_prototypes", {}) | control["choice"]
         assert found[names[name]] == list(axis.values)
-
-
-def test_anchors_are_chosen_on_a_given_grid_too(make_world):
-    _, real = make_world(n_images=24)
-    grid = {"top_k": Axis((2.0, 4.0)), "power": Axis((1.0, 2.0))}
-    choice = select("asif", real=real, grid=grid, rng=np.random.default_rng(0))
-    assert (choice.facts["top_ks"], choice.facts["powers"]) == ([2.0, 4.0], [1.0, 2.0])
-    assert set(choice.axes) == {"top_k", "power"}
-    with pytest.raises(SettingError, match=r"axes of penalty.* Got mix, width"):
-        select("asif", real=real, grid=grid | {"mix": WEIGHTS, "width": WEIGHTS}, rng=None)
-
-
-def test_select_refuses_what_has_no_choice(make_world):
-    head, _ = make_world()
-    with pytest.raises(SettingError, match="mean-shift has nothing to choose"):
-        select("mean-shift", prototypes=head, rng=np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("n", [6, 10, 14])

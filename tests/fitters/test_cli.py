@@ -26,7 +26,6 @@ from fitters.scorers import csls
 from fitters.settings import FitRequest
 from headstock.__main__ import cli
 from tests.fitters.toy_store import CLASSES, HEAD, IMAGES, NAMES, P, X, Y, write_toy_store
-from tests.goldens.world import SETS, write_world
 
 
 @pytest.fixture
@@ -206,12 +205,6 @@ def test_jobs_are_processes_of_this_machine(
     assert choices[0]["scores"] == pytest.approx(np.array(choices[1]["scores"]), rel=1e-5)
 
 
-def test_the_help_of_fit_lists_the_methods(capsys: pytest.CaptureFixture[str]) -> None:
-    assert _run("fit", "--help") == 0
-    listed = capsys.readouterr().out.split("Methods:")[1]
-    assert set(re.findall(r"^  (\S+)", listed, re.MULTILINE)) >= {*METHODS}
-
-
 def test_ls_lists_aligners_and_learners_with_their_packages(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,54 +228,6 @@ def test_ls_lists_aligners_and_learners_with_their_packages(
                for row in rows)  # fmt: skip
     assert _run("ls", "--available", "learners") == 0
     assert "learner  gda " in capsys.readouterr().out
-
-
-def test_with_a_given_penalty_the_criterion_still_chooses_the_width(
-    store: Path, tmp_path: Path
-) -> None:
-    more = ("-s", "penalty=0.1", "-s", "criterion=rank")
-    assert _fit(store, tmp_path / "a", *more, method="kernel-ridge") == 0
-    choice = load(tmp_path / "a").facts["choice"]
-    assert choice["penalty"] == 0.1
-    assert choice["criterion"].startswith("mean reciprocal rank")
-
-
-def test_beside_real_pairs_the_criterion_chooses_on_the_prototypes(
-    store: Path, tmp_path: Path
-) -> None:
-    more = ("--captions", Y, "-s", "criterion=rank", "-s", "mix=1", "-s", "penalty=0.1")
-    assert _fit(store, tmp_path / "a", *more, method="kernel-ridge") == 0
-    choice = load(tmp_path / "a").facts["choice"]
-    assert choice["of_prototypes"]["criterion"].startswith("mean reciprocal rank")
-
-
-def test_prompts_of_class_names_that_images_are_paired_with(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_world(tmp_path / "world")
-    sets = ("--store", tmp_path / "world", "--images", SETS["images"], "--names", SETS["names"])
-    for templates in ("none", "none,photo"):
-        more = (
-            "--prompts",
-            f":{templates}",
-            "-s",
-            "penalty=1",
-            "-o",
-            tmp_path / templates,
-            "--json",
-        )
-        assert _run("fit", "ridge", *sets, *more) == 0
-        request = json.loads(capsys.readouterr().out)["request"]
-        assert request["templates"] == templates.split(",")
-    one, both = (load(tmp_path / name).aligner.coef_ for name in ("none", "none,photo"))
-    assert not np.array_equal(one, both)
-
-
-def test_integers_are_shown_in_full(
-    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert _fit(store, tmp_path / "a", "-s", "top_k=12345", method="asif") == 0
-    assert "(top-k 12,345, power 8)" in capsys.readouterr().out
 
 
 def test_another_alignment_is_not_replaced_in_silence(
@@ -393,29 +338,6 @@ def test_asif_is_sparse_to_the_end(
     assert _run("export", out, "--store", store, "--names", NAMES, "-o", tmp_path / "h.npz") == 0
 
 
-def test_an_assignment_of_all_inputs_together_says_so(
-    store: Path, ridge: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    view = ("--store", store, "--set", X, "--near", NAMES, "--top", "1")
-    assert _run("apply", ridge, *view, "--scorer", "sinkhorn") == 0
-    assert capsys.readouterr().out.startswith("sinkhorn (transductive)\n")
-    assert _run("apply", ridge, *view, "--scorer", "csls") == 0
-    assert "transductive" not in capsys.readouterr().out
-
-
-def test_the_settings_of_asif_can_be_chosen(
-    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    both = ("-s", "top_k=auto", "-s", "power=auto", "-s", "validation=top-5")
-    assert _fit(store, tmp_path / "a", "--captions", Y, *both, "--json", method="asif") == 0
-    choice = json.loads(capsys.readouterr().out)["choice"]
-    assert choice["top_k"] in choice["top_ks"]
-    assert choice["power"] in choice["powers"]
-    assert "first five" in choice["criterion"]
-    assert _fit(store, tmp_path / "b", "-s", "top_k=3", "-s", "power=2", method="asif") == 0
-    assert "(top-k 3, power 2)" in capsys.readouterr().out
-
-
 def test_export_holds_a_head_that_scores_like_the_alignment(
     store: Path, ridge: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -461,20 +383,7 @@ def test_export_as_npz_needs_no_pickle(
 
 NONE = ["fit", "ridge", "--store", "none", "--images", X]
 RIDGE = ["fit", "ridge", "--store", "S", "--images", X]
-FIT = [
-    "fit",
-    "ridge",
-    "--store",
-    "S",
-    "--images",
-    X,
-    "--head",
-    HEAD,
-    "--head-names",
-    NAMES,
-    "-o",
-    "out",
-]
+FIT = [*RIDGE, "--head", HEAD, "--head-names", NAMES, "-o", "out"]
 REAL = [*RIDGE, "--captions", Y, "-o", "out"]
 # What is wrong with the arguments is said before the store is read: this one does not exist.
 EARLY = ["--store", "none", *FIT[4:]]

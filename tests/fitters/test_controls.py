@@ -98,10 +98,7 @@ def test_a_rotation_keeps_the_rows_as_they_lie_to_each_other(rng):
     assert np.abs(np.mean(turned, axis=0) / norms).max() < 6 / np.sqrt(6 * 400)
 
 
-@given(
-    sizes=st.lists(st.integers(1, 4), min_size=1, max_size=5),
-    seed=st.integers(0, 2**16),
-)
+@given(sizes=st.lists(st.integers(1, 4), min_size=1, max_size=5), seed=st.integers(0, 2**16))
 def test_names_are_shuffled_within_their_cluster_and_single_ones_stay(sizes, seed):
     rng = np.random.default_rng(seed)
     family = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))

@@ -16,7 +16,6 @@ from featstore.errors import (
     EmptySelectionError,
     IncompleteEmbeddingsError,
     MisalignedItemsError,
-    UnknownSetError,
 )
 from featstore.store.gc import remove_set
 from featstore.store.layout import LayoutLimits, SetSpec
@@ -331,12 +330,6 @@ def test_a_head_is_fitted_on_name_and_definition_and_asked_for_by_name(tmp_path:
     assert plain.pairs.asked is None
 
 
-def test_without_definitions_a_head_is_fitted_on_what_it_is_asked_for_by(tmp_path: Path) -> None:
-    made = HeadTexts.of(*write_head(tmp_path, variants=("name",)), asked=ASKED)
-    assert made.variants == ("name",)
-    assert made.pairs.asked is None
-
-
 def test_texts_of_a_head_are_chosen_by_left_out_classes_asked_for_by_name(
     tmp_path: Path,
 ) -> None:
@@ -421,21 +414,3 @@ def images_folder(root: Path) -> str:
     """Folder of the second encoder's images."""
     (found,) = [p.name for p in (root / "toy" / "image").iterdir() if "second" in p.name]
     return found
-
-
-def test_an_alignment_says_which_text_of_the_head_was_chosen(tmp_path: Path) -> None:
-    root = tmp_path / "store"
-    write_toy_store(root)
-    head, names = write_head(root)
-    images = write_set(
-        root, np.random.default_rng(1).standard_normal((12, 9)),
-        item_table([f"i/{n}" for n in range(12)]), dataset="i", kind="image",
-        encoder="timm:h", space={"h": 1},
-    )  # fmt: skip
-    request = FitRequest(
-        "ridge", x=images, head=head.key, names=names.key, head_variants=("auto",), penalty=1.0
-    )
-    facts = fit_from_store(open_store(root), request).facts["head_texts"]
-    best = max(facts["scores"], key=facts["scores"].get)
-    assert facts["variants"] == best.split(",")
-    assert len(facts["scores"]) == 5

@@ -347,17 +347,3 @@ def test_what_is_kept_stays_within_its_bytes_and_the_last_used_stays(sizes, most
         assert (again is made) == (_ENTRY + size <= most)
     kept.clear()
     assert kept.n_bytes == 0
-
-
-def test_one_width_more_than_fits_forgets_the_one_used_longest_ago(rng, monkeypatch):
-    texts = unit(rng.standard_normal((50, 5)))
-    of_one = 50 * 51 * 8 + _ENTRY
-    kept = Kept(3 * of_one)
-    monkeypatch.setattr("fitters.kept.KEPT", kept)
-    one, two, three = (decompose_kernel(texts, np.ones(50), gamma) for gamma in (1.0, 2.0, 3.0))
-    assert decompose_kernel(texts, np.ones(50), 1.0) is one
-    decompose_kernel(texts, np.ones(50), 4.0)
-    assert kept.n_bytes == 3 * of_one
-    assert decompose_kernel(texts, np.ones(50), 1.0) is one
-    assert decompose_kernel(texts, np.ones(50), 3.0) is three
-    assert decompose_kernel(texts, np.ones(50), 2.0) is not two

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import Any
 
 import click
@@ -71,17 +70,17 @@ SETTINGS = [
 
 
 @pytest.fixture
-def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def work(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.mark.parametrize("name", [name for name, one in METHODS.items() if one.has is not None])
-def test_the_settings_that_are_stated_are_those_that_the_class_takes(name: str) -> None:
+def test_the_settings_that_are_stated_are_those_that_the_class_takes(name):
     assert {*replace(METHODS[name], has=None).settings} == {*METHODS[name].settings}
 
 
-def test_no_number_is_left_out() -> None:
+def test_no_number_is_left_out():
     assert {str(one.name) for command, one in NUMBERS if command == "fit"} == {"n_pairs", "jobs"}
     fields = {METHODS[method].settings[name].name for method, name in SETTINGS}
     assert fields == {*OPTIONS, *TRAINING} - {"sequential"}
@@ -89,9 +88,7 @@ def test_no_number_is_left_out() -> None:
 
 
 @pytest.mark.parametrize(("command", "parameter"), NUMBERS, ids=IDS)
-def test_a_wrong_number_is_one_line_before_anything_is_read(
-    work: Path, capsys: pytest.CaptureFixture[str], command: str, parameter: click.Parameter
-) -> None:
+def test_a_wrong_number_is_one_line_before_anything_is_read(work, capsys, command, parameter):
     flag = max(parameter.opts, key=len)
     words = [word.replace("METHOD", "ridge") for word in LINES[command]]
     for value in WRONG:
@@ -100,9 +97,7 @@ def test_a_wrong_number_is_one_line_before_anything_is_read(
 
 
 @pytest.mark.parametrize(("method", "name"), SETTINGS, ids=[name for _, name in SETTINGS])
-def test_a_wrong_setting_is_one_line_before_anything_is_read(
-    work: Path, capsys: pytest.CaptureFixture[str], method: str, name: str
-) -> None:
+def test_a_wrong_setting_is_one_line_before_anything_is_read(work, capsys, method, name):
     words = [word.replace("METHOD", method) for word in LINES["fit"]]
     for value in WRONG:
         said = f"{name} of {method}: expected a"
@@ -123,7 +118,7 @@ def refused(
 
 
 @pytest.mark.parametrize("cls", [FitConfig, FitRequest, TrainingOptions])
-def test_a_wrong_number_by_keyword_is_refused(cls: Any) -> None:
+def test_a_wrong_number_by_keyword_is_refused(cls):
     needed = {} if cls is TrainingOptions else {"method": "ridge"}
     needed |= {"x": X} if cls is FitRequest else {}
     bounded = {

@@ -11,7 +11,7 @@ from fitters import METHODS, Alignment, Pairs, SideTransform, fit
 from fitters.aligners.procrustes import ProcrustesAligner
 from fitters.aligners.ridge import RidgeAligner
 from fitters.alignment import BLOCK_ROWS, select
-from fitters.errors import SelectionError, SettingError, UnknownMethodError, ZeroRowError
+from fitters.errors import SelectionError, SettingError, ZeroRowError
 from fitters.moments.moments import merge_pooled, moments_of
 from fitters.saved import fitted_arrays
 from fitters.select.grid import folds_by_group
@@ -163,26 +163,6 @@ def test_with_real_pairs_the_choice_is_by_their_folds(method, make_world):
     assert ("penalty" in choice) == (method != "procrustes")
 
 
-def test_one_setting_can_be_given_and_the_other_chosen(make_world):
-    head, real = make_world()
-    one = fit("ridge", prototypes=head, real=real, penalty=0.5, rng=rng_of())
-    assert one.facts["choice"]["penalty"] == 0.5
-    assert "penalties" not in one.facts["choice"]
-    other = fit("ridge", prototypes=head, real=real, mix=0.5, rng=rng_of())
-    assert other.facts["choice"]["mix"] == 0.5
-    assert "weights" not in other.facts["choice"]
-    assert len(other.facts["choice"]["penalties"]) > 1
-
-
-def test_the_seed_draws_the_folds_and_nothing_else(make_world):
-    head, real = make_world()
-    one, same = (fit("ridge", prototypes=head, real=real, rng=rng_of(1)) for _ in range(2))
-    assert one.facts == same.facts
-    assert_same(one.project_y(real.y), same.project_y(real.y))
-    given = [fit("ridge", prototypes=head, penalty=0.1, rng=rng_of(seed)) for seed in (1, 2)]
-    assert_same(given[0].aligner.coef_, given[1].aligner.coef_)
-
-
 def test_few_groups_make_few_folds_and_one_is_refused(make_world):
     head, real = make_world()
     three = real.take(np.arange(3))
@@ -234,51 +214,6 @@ def test_conse_reads_images_raw_and_uses_no_pair(make_world):
     assert_close(alone.aligner.texts_, centred(head.y, head.y))
 
 
-@pytest.mark.parametrize(
-    ("change", "error", "match"),
-    [
-        ({"method": "procustes"}, UnknownMethodError, "Did you mean 'procrustes'"),
-        (
-            {"penalty": -1.0},
-            SettingError,
-            "'penalty' of a fit must be at least 0 and below 1,000,000,000,000 or 'auto'",
-        ),
-        ({"penalty": "big"}, SettingError, "got 'big'"),
-        ({"penalty": True}, SettingError, "got True"),
-        (
-            {"mix": 0.0},
-            SettingError,
-            "'mix' of a fit must be above 0 and below 1,000,000,000,000 or 'auto'",
-        ),
-        ({"mix": np.inf}, SettingError, "got inf"),
-        ({"prototypes": None, "real": None}, SettingError, "Pass prototypes, real pairs, or both"),
-        ({"prototypes": None, "method": "conse"}, SettingError, "Pass the head's rows"),
-        (
-            {"real": Pairs(np.ones((3, 5)), np.ones((3, 12)))},
-            SettingError,
-            "x has 24 and 5 columns. Use one encoder a side",
-        ),
-        ({"image_mean": np.zeros(3)}, ValueError, "same encoder"),
-    ],
-)
-def test_bad_settings_say_what_to_do(change, error, match, make_world):
-    head, real = make_world()
-    arguments = {"method": "ridge", "prototypes": head, "real": real, **change}
-    with pytest.raises(error, match=match):
-        fit(arguments.pop("method"), **arguments, rng=rng_of())
-
-
-def test_zero_images_are_named(make_world):
-    head, real = make_world()
-    images = real.x.copy()
-    images[7] = 0
-    with pytest.raises(ZeroRowError, match=r"1 of 48 images.*row 7"):
-        fit("ridge", real=Pairs(images, real.y), rng=rng_of())
-    alignment = fit("ridge", prototypes=head, rng=rng_of())
-    with pytest.raises(ZeroRowError, match="row 7"):
-        alignment.project_x(images)
-
-
 @pytest.mark.parametrize(("method", "side"), [("text-to-concept", "x"), ("text-to-concept", "y"),
                                               ("conse", "x")])  # fmt: skip
 def test_zero_rows_are_named_where_rows_are_raw(method, side, make_world):
@@ -301,18 +236,6 @@ def test_projections_are_float32_units_and_do_not_depend_on_blocks(make_world):
     # Products of other shapes add in another order: the last bit of float32.
     assert_close(projected[-5:], alignment.project_y(rows[-5:]), "float32")
     assert isinstance(alignment, Alignment)
-
-
-def test_a_config_is_its_settings_by_keyword(make_world):
-    head, real = make_world()
-    config = FitConfig("ridge", penalty=0.5, mix=2.0)
-    made = fit(config, prototypes=head, real=real, rng=rng_of())
-    same = fit("ridge", prototypes=head, real=real, penalty=0.5, mix=2.0, rng=rng_of())
-    assert made.facts == same.facts
-    assert made.facts["choice"] == {"penalty": 0.5, "mix": 2.0}
-    other = fit(config, prototypes=head, real=real, mix=3.0, rng=rng_of())
-    assert other.facts["choice"] == {"penalty": 0.5, "mix": 3.0}
-    assert config.mix == 2.0
 
 
 def test_an_unknown_setting_is_named(make_world):

@@ -7,7 +7,6 @@ import scipy.linalg
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fitters.aligners import solvers
 from fitters.aligners.solvers import (
     polar_factor,
     relative_penalty,
@@ -156,9 +155,3 @@ def test_a_rotation_is_0_where_the_data_leave_it_open(rng):
 def test_a_wrong_shape_is_refused_by_the_annotations(call):
     with pytest.raises(jaxtyping.TypeCheckError):
         call()
-
-
-def test_the_annotations_are_checked_at_all():
-    assert solvers.Float is jaxtyping.Float
-    with pytest.raises(jaxtyping.TypeCheckError):
-        solve_ridge(np.eye(3, dtype=int), np.ones((3, 2)), 1.0)

@@ -77,10 +77,7 @@ OUTCOMES: dict[str, tuple[Row, ...]] = {
     ),
     "one draw": (over("random", 0.001, None, None, p=None, n_controls=1),),
     "undecided": (BEATEN, over("shuffled", 0.005, 0.2, 0.3, p=0.2, n_controls=2)),
-    "one undrawn": (
-        BEATEN,
-        over("random-cov", 0.1, None, None, p=None, n_controls=None),
-    ),
+    "one undrawn": (BEATEN, over("random-cov", 0.1, None, None, p=None, n_controls=None)),
     "too few draws": (over("random", 0.005, 0.2, 0.3, p=0.2, n_controls=2),),
     "drawn once": (over("random", 0.005, None, None, p=None),),
     "no control": (("over-chance", "head", CHANCE),),

@@ -6,18 +6,12 @@ What a GPU machine runs, a tiny model runs on the CPU here: the functions are th
 from __future__ import annotations
 
 import json
-import sys
-from argparse import Namespace
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from tests.gpu import checks, run, throughput
-from tests.gpu.checks import Check
 from tests.gpu.throughput import COSINE, MODELS, Row, measure, smallest_cosine, write_table
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -53,45 +47,6 @@ def test_what_a_gpu_machine_runs_runs_here_on_tiny_models(tmp_path: Path) -> Non
     ]  # fmt: skip
     found = json.loads((tmp_path / "table.json").read_text())
     assert [Row(**one) for one in found] == rows
-
-
-def test_the_command_fails_below_a_goal_and_says_which(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """All its parts, on tiny models here; a goal that nothing reaches, and one that all do."""
-    out = tmp_path / "gpu.md"
-    words = ["run", "--device", "cpu", "--models", "timm:test_vit", "timm:test_resnet", "--images",
-             "12", "--batch", "4", "--precisions", "float32", "--texts", "12", "--text-model", "32",
-             "1", "--out", str(out)]  # fmt: skip
-    monkeypatch.setattr(sys, "argv", words)
-    for module in (throughput, checks):
-        monkeypatch.setattr(module, "RATIO", 1e9)
-    measured = run.measured
-    done: list[Any] = []
-
-    def once(asked: Namespace, folder: Path) -> tuple[list[Row], list[Check]]:
-        if not done:
-            done.extend(measured(asked, folder))
-            return done[0], done[1]
-        return done[0], [replace(check, goal=0.0) for check in done[1]]
-
-    monkeypatch.setattr(run, "measured", once)
-    for code in (1, 0):
-        assert run.main() == code
-        said = capsys.readouterr().out
-        assert ("below its goal: timm:test_vit float32" in said) is bool(code)
-        assert ("below its goal: texts" in said) is bool(code)
-        monkeypatch.setattr(throughput, "RATIO", 0.0)
-    table = out.read_text()
-    assert "| rows of timm:test_resnet beside another encoder, same bits | 1.000 | 1 |" in table
-    assert "decoding in processes | not measured | 1 | needs CUDA" in table
-
-
-def test_what_is_not_measured_or_no_number_is_no_success() -> None:
-    assert not Check("a", None, 1.0).missed
-    assert not Check("a", 1.0, 1.0).missed
-    assert Check("a", 0.99, 1.0).missed
-    assert Check("a", float("nan"), 1.0).missed
 
 
 def test_the_smallest_cosine_of_rows() -> None:

@@ -104,16 +104,6 @@ def test_a_result_is_not_overwritten_by_the_next_picture():
     assert (first.getpixel((0, 0))[0], second.getpixel((0, 0))[0]) == (1, 2)
 
 
-def test_the_limits_are_the_callers():
-    buffer = io.BytesIO()
-    Image.new("RGB", (4, 4)).save(buffer, format="TIFF")
-    with DecodePool(1, formats=["TIFF"], max_pixels=15) as pool:
-        with pytest.raises(ImageError, match="4 × 4 pixels, more than the limit of 15"):
-            pool.submit(buffer.getvalue()).result(timeout=60)
-        with pytest.raises(ImageError, match=r"known format \(TIFF\)"):
-            pool.submit(file_of(1)).result(timeout=60)
-
-
 def test_closing_cancels_what_waits_ends_the_processes_and_is_final():
     pool = DecodePool(1, timeout=0.5, decoder=f"{HERE}:decode_or_misbehave")
     assert pool.submit(file_of(1)).result(timeout=60)
@@ -140,12 +130,6 @@ def test_a_decoder_that_cannot_be_imported_is_an_error_of_the_job_not_of_the_ima
         pytest.raises(RuntimeError, match=match),
     ):
         pool.submit(file_of(1)).result(timeout=60)
-
-
-@pytest.mark.parametrize("wrong", [{"workers": 0}, {"workers": 1, "timeout": 0}])
-def test_wrong_arguments_are_refused(wrong):
-    with pytest.raises(ValueError, match="a worker and a time limit"):
-        DecodePool(**wrong)
 
 
 def test_a_worker_without_its_pool_ends():

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -98,3 +99,17 @@ def tiny_text_original(tmp_path_factory, minilm_folder):
 def tiny_text(tiny_text_original, tmp_path):
     """A copy of the tiny text model that a test may change."""
     return Path(shutil.copytree(tiny_text_original, tmp_path / "tiny"))
+
+
+@pytest.fixture
+def code_cache(tmp_path, monkeypatch):
+    """Keep the library's copies of code out of the home folder and of this process."""
+    from transformers import dynamic_module_utils
+
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "code"))
+    before, path = set(sys.modules), list(sys.path)
+    yield
+    for name in set(sys.modules) - before:
+        if name.startswith("transformers_modules"):
+            del sys.modules[name]
+    sys.path[:] = path

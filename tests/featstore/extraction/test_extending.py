@@ -14,7 +14,7 @@ from PIL import Image
 
 import featstore
 from featstore import ExtractResult, Manifest, write_manifest
-from featstore.errors import EncoderError, TooManyFailuresError
+from featstore.errors import EncoderError
 from tests.featstore.extraction.conftest import SPACE, MeanColour, expected_row
 
 KEY = "toy/image/mean-colour"
@@ -142,13 +142,6 @@ def test_failed_items_are_tried_again(manifest, store):
     np.testing.assert_allclose(view.numpy()[5], expected_row(lost), rtol=1e-6)
     again = _extract(manifest, store, retry_failed=True)
     assert (again.reused, again.new) == (11, 0)
-
-
-def test_the_first_failure_ends_the_job_if_asked(manifest, store):
-    (manifest.root / "images" / "05.png").unlink()
-    with pytest.raises(TooManyFailuresError, match=r"1 of 11 .*'toy/05'.*No such file.*at most 0"):
-        _extract(manifest, store, max_failures=0)
-    assert featstore.open_store(store).sets() == []
 
 
 def test_a_decoder_that_hangs_or_dies_costs_one_item(manifest, store, monkeypatch):

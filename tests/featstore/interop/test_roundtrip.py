@@ -68,9 +68,7 @@ def _matrices(dtype: str, shape: tuple[int, int]) -> st.SearchStrategy[np.ndarra
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("dtype", list(DTYPES))
 @given(data=st.data())
-def test_round_trips_keep_every_bit(
-    tmp_path_factory: pytest.TempPathFactory, form: str, dtype: str, data: st.DataObject
-) -> None:
+def test_round_trips_keep_every_bit(tmp_path_factory, form, dtype, data):
     tmp = tmp_path_factory.mktemp("trip")
     shape = data.draw(st.tuples(st.integers(1, 9), st.integers(1, 5)))
     rows = data.draw(_matrices(dtype, shape))
@@ -100,7 +98,7 @@ def test_round_trips_keep_every_bit(
 
 
 @pytest.fixture
-def exported(store_path: Path, tmp_path: Path) -> Path:
+def exported(store_path, tmp_path):
     folder = tmp_path / "out"
     folder.mkdir()
     for form in FORMATS:
@@ -108,7 +106,7 @@ def exported(store_path: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_other_libraries_read_what_is_written(store_path: Path, exported: Path) -> None:
+def test_other_libraries_read_what_is_written(store_path, exported):
     view = open_store(store_path).view("birds/image/toy")
     rows, ids = view.numpy(), view.items["item_id"].to_list()
     folder = exported / "x.npy"
@@ -122,7 +120,7 @@ def test_other_libraries_read_what_is_written(store_path: Path, exported: Path) 
         assert [name.decode() for name in file["item_id"][()]] == ids
 
 
-def test_embedding_reader_opens_the_clip_layout(store_path: Path, exported: Path) -> None:
+def test_embedding_reader_opens_the_clip_layout(store_path, exported):
     """clip-retrieval, autofaiss and the like read through this library."""
     view = open_store(store_path).view("birds/image/toy")
     folder = exported / "x.npy"
@@ -142,7 +140,7 @@ def test_embedding_reader_opens_the_clip_layout(store_path: Path, exported: Path
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_bfloat16_is_what_other_libraries_say(tmp_path: Path, form: str) -> None:
+def test_bfloat16_is_what_other_libraries_say(tmp_path, form):
     rows = np.linspace(-3, 7, 12, dtype=np.float32).reshape(4, 3)
     expected = rows.astype(ml_dtypes.bfloat16)
     key = write_set(tmp_path / "s", rows, _items(4), dtype="bfloat16")
@@ -166,9 +164,7 @@ def test_bfloat16_is_what_other_libraries_say(tmp_path: Path, form: str) -> None
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_failed_items_are_left_out_and_older_revisions_can_be_had(
-    tmp_path: Path, form: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_failed_items_are_left_out_and_older_revisions_can_be_had(tmp_path, form, capsys):
     rows = np.arange(14, dtype=np.float32).reshape(7, 2)
     for n in (3, 7):
         key = write_set(tmp_path / "s", rows[:n], _items(n), failures={"b/1": "torn", "b/5": "x"})
@@ -189,7 +185,7 @@ def test_failed_items_are_left_out_and_older_revisions_can_be_had(
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8"])
-def test_whole_numbers_are_imported_as_they_are(tmp_path: Path, dtype: str) -> None:
+def test_whole_numbers_are_imported_as_they_are(tmp_path, dtype):
     rows = np.array([[0, 127], [5, 100]], dtype)
     np.save(tmp_path / "x.npy", rows)
     (tmp_path / "x.csv").write_text("item_id\na\nb\n")
@@ -200,7 +196,7 @@ def test_whole_numbers_are_imported_as_they_are(tmp_path: Path, dtype: str) -> N
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_row_that_is_not_finite_is_named(tmp_path: Path, value: float) -> None:
+def test_a_row_that_is_not_finite_is_named(tmp_path, value):
     rows = np.zeros((5000, 2), np.float32)
     rows[4321, 1] = rows[4999, 0] = value
     np.save(tmp_path / "x.npy", rows)
@@ -211,7 +207,7 @@ def test_a_row_that_is_not_finite_is_named(tmp_path: Path, value: float) -> None
     assert not (tmp_path / "s").exists()
 
 
-def test_nothing_is_overwritten(store_path: Path, exported: Path) -> None:
+def test_nothing_is_overwritten(store_path, exported):
     for form in FORMATS:
         out = exported / f"x.{form}"
         mine = out / "mine.txt" if out.is_dir() else out
@@ -223,7 +219,7 @@ def test_nothing_is_overwritten(store_path: Path, exported: Path) -> None:
     assert len(list(exported.iterdir())) == len(FORMATS)
 
 
-def test_plain_files_with_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plain_files_with_csv(tmp_path, capsys):
     rows = np.arange(12, dtype=np.float32).reshape(4, 3) - 5
     np.save(tmp_path / "x.npy", rows)
     with h5py.File(tmp_path / "x.h5", "w") as file:
@@ -247,7 +243,7 @@ def test_plain_files_with_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_set_is_imported_as_plain_zarr_and_parquet(tmp_path: Path, dtype: str) -> None:
+def test_a_set_is_imported_as_plain_zarr_and_parquet(tmp_path, dtype):
     rows = np.arange(1, 13, dtype=np.float32).reshape(4, 3)
     items = pl.DataFrame({"item_id": list("abcd"), "class_id": list("xyxy")})
     old = write(
@@ -264,7 +260,7 @@ def test_a_set_is_imported_as_plain_zarr_and_parquet(tmp_path: Path, dtype: str)
         assert open_store(tmp_path / source.name).info(again).commit.dtype == dtype
 
 
-def test_zarr_of_others_is_imported_and_what_it_is_not_is_said(tmp_path: Path) -> None:
+def test_zarr_of_others_is_imported_and_what_it_is_not_is_said(tmp_path):
     rows = np.arange(1, 13, dtype=np.float32).reshape(4, 3)
     with warnings.catch_warnings(action="ignore"):  # consolidated metadata of format 3
         for form in (2, 3):
@@ -286,7 +282,7 @@ def test_zarr_of_others_is_imported_and_what_it_is_not_is_said(tmp_path: Path) -
         read_rows(tmp_path / "one3")
 
 
-def test_parts_are_read_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+def test_parts_are_read_in_the_order_of_their_numbers(tmp_path):
     """clip-retrieval writes img_emb_0 … img_emb_10; sorted as text, 10 comes before 2."""
     folder = tmp_path / "clip"
     (folder / "img_emb").mkdir(parents=True)
@@ -309,7 +305,7 @@ def _save(path: Path, data: object) -> Path:
     return path
 
 
-def test_what_cannot_be_imported_says_why(tmp_path: Path, exported: Path) -> None:
+def test_what_cannot_be_imported_says_why(tmp_path, exported):
     wrong = {
         "does not exist": tmp_path / "none.npy",
         "cannot be read as embeddings": _save(tmp_path / "pickle.npy", [{"a": 1}]),
@@ -355,9 +351,7 @@ def test_what_cannot_be_imported_says_why(tmp_path: Path, exported: Path) -> Non
         _again(tmp_path / "x.safetensors", tmp_path / "s")
 
 
-def test_a_row_of_zeros_is_an_item_without_embedding(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_row_of_zeros_is_an_item_without_embedding(tmp_path, capsys):
     rows = np.eye(4, 3, dtype=np.float32)  # the last row is zero
     np.save(tmp_path / "rows.npy", rows)
     pl.DataFrame({"item_id": list("abcd")}).write_csv(tmp_path / "items.csv")
@@ -381,7 +375,7 @@ def test_a_row_of_zeros_is_an_item_without_embedding(
         _again(tmp_path / "rows.npy", tmp_path / "t", items=tmp_path / "items.csv")
 
 
-def test_further_rows_of_a_file_are_appended(tmp_path: Path) -> None:
+def test_further_rows_of_a_file_are_appended(tmp_path):
     """The first of them again, one of which is zero and so no embedding."""
     rows = np.eye(6, 3, dtype=np.float32) + np.eye(6, 3, k=-4, dtype=np.float32)
     pl.DataFrame({"item_id": list("abcdef")}).write_csv(tmp_path / "items.csv")
@@ -397,9 +391,7 @@ def test_further_rows_of_a_file_are_appended(tmp_path: Path) -> None:
     assert verify_store(tmp_path / "s").ok
 
 
-def test_the_export_command(
-    store_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_export_command(store_path, tmp_path, capsys):
     arguments = [
         "export", str(store_path), "birds/image/toy", "-o", str(tmp_path / "o.h5"),
         "--format", "h5",

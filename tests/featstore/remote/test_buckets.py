@@ -17,7 +17,7 @@ import zarr
 from featstore import copy_sets, open_store
 from featstore.address import parse_address
 from featstore.command_line import run_command
-from featstore.errors import CorruptStoreError, PublishConflictError, RemoteStoreError
+from featstore.errors import CorruptStoreError, RemoteStoreError
 from featstore.remote import bucket as bucket_module
 from featstore.remote.objects import Objects, open_objects
 from featstore.share.publish import make_bucket_store
@@ -378,12 +378,6 @@ def test_googles_store_replaces_by_generation(monkeypatch: pytest.MonkeyPatch) -
     assert not objects.replace("pointer", b"late", tag)
     server.shutdown()
     server.server_close()
-
-
-def test_push_to_what_cannot_be_written(store_folder: Path, served: Proxy) -> None:
-    with pytest.raises(RemoteStoreError, match="cannot be written"):
-        copy_sets(store_folder, served.url)
-    assert issubclass(PublishConflictError, OSError)
 
 
 def test_a_revision_that_fills_a_failed_row_sends_its_shard(

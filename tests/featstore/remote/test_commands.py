@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +11,6 @@ from featstore import open_store
 from featstore.command_line import run_command
 from headstock.__main__ import cli
 from tests.featstore.remote.conftest import make_store
-from tests.featstore.remote.proxy import Proxy
 from tests.featstore.remote.static import static_server
 from tests.fitters.toy_store import HEAD, NAMES, X, write_toy_store
 
@@ -35,9 +33,7 @@ def run_json(capsys: pytest.CaptureFixture[str], *args: object) -> Any:
     return json.loads(out)
 
 
-def test_ls_and_show_of_an_address(
-    served: Proxy, store_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ls_and_show_of_an_address(served, store_folder, capsys):
     remote = run_json(capsys, "ls", served.url)
     local = run_json(capsys, "ls", store_folder)
     for row in (*remote, *local):
@@ -49,9 +45,7 @@ def test_ls_and_show_of_an_address(
         assert shown[name] == here[name]
 
 
-def test_pull_what_fits_a_pattern(
-    served: Proxy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_pull_what_fits_a_pattern(served, tmp_path, capsys):
     code, out, _ = run(
         capsys, "store", "pull", served.url, tmp_path / "own", "--select", "*/caption/*"
     )
@@ -62,9 +56,7 @@ def test_pull_what_fits_a_pattern(
     assert (code, "no set that fits" in err) == (1, True)
 
 
-def test_sync_brings_both_sides_together(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_sync_brings_both_sides_together(tmp_path, capsys):
     one, other = make_store(tmp_path / "one"), tmp_path / "other"
     run_json(capsys, "store", "pull", one, other, "--select", "*/image/*")
     done = run_json(capsys, "store", "push", "--both", other, one)
@@ -72,7 +64,7 @@ def test_sync_brings_both_sides_together(
     assert len(open_store(other).sets()) == 2
 
 
-def test_prefetch_and_the_cache(served: Proxy, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prefetch_and_the_cache(served, capsys):
     code, out, _ = run(capsys, "store", "pull", served.url, "--cache-only", "--select", FEW)
     assert code == 0
     assert "in the cache" in out
@@ -90,9 +82,7 @@ def test_prefetch_and_the_cache(served: Proxy, capsys: pytest.CaptureFixture[str
     assert run_json(capsys, "cache") == {"kept": [], "bytes": 0}
 
 
-def test_init_says_whether_the_store_is_new(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_init_says_whether_the_store_is_new(tmp_path, capsys):
     place = tmp_path / "store"
     said = {"store": str(place), "new": True, "shared": False}
     assert run_json(capsys, "store", "init", place) == said
@@ -102,16 +92,7 @@ def test_init_says_whether_the_store_is_new(
     }
 
 
-def test_prefetch_of_a_folder_is_no_use(
-    store_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code, _, err = run(capsys, "store", "pull", store_folder, "--cache-only")
-    assert (code, "on this machine already" in err) == (2, True)
-
-
-def test_a_conflict_is_said_and_is_an_error(
-    store_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_conflict_is_said_and_is_an_error(store_folder, tmp_path, capsys):
     from tests.featstore.remote.test_buckets import extend
 
     one, other = make_store(tmp_path / "one"), make_store(tmp_path / "other")
@@ -124,9 +105,7 @@ def test_a_conflict_is_said_and_is_an_error(
     assert (code, "1 unchanged, 1 newer there" in out) == (0, True)
 
 
-def test_a_fit_from_an_address_is_the_fit_from_the_folder(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_fit_from_an_address_is_the_fit_from_the_folder(tmp_path, capsys):
     write_toy_store(tmp_path / "store")
     made = []
     with static_server(tmp_path / "store") as (host, port):
@@ -143,7 +122,7 @@ def test_a_fit_from_an_address_is_the_fit_from_the_folder(
     assert made[0] == made[1]
 
 
-def test_tag_and_diff(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tag_and_diff(tmp_path, capsys):
     from tests.featstore.remote.test_buckets import extend
 
     root = make_store(tmp_path / "own")

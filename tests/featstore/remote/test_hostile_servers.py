@@ -10,14 +10,12 @@ import time
 import warnings
 from collections.abc import Callable
 from http.server import HTTPServer, SimpleHTTPRequestHandler
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from featstore import FeatstoreError, copy_sets, open_store
-from featstore.address import Address, parse_address
 from featstore.command_line import run_command
 from featstore.errors import (
     AddressError,
@@ -431,12 +429,6 @@ def test_addresses_that_are_refused(text, what):
     with pytest.raises(AddressError, match=what) as caught:
         open_store(text)
     assert "secret" not in str(caught.value)
-
-
-def test_addresses_of_folders():
-    assert parse_address("file:///a/b%20c") == Path("/a/b c")
-    assert parse_address("a/b") == parse_address(Path("a/b")) == Path("a/b")
-    assert parse_address("S3://bucket/a/") == Address("s3", "bucket", "a", "s3://bucket/a")
 
 
 # ---- obstore follows a bucket's redirects, and cannot be told not to: what then holds -------

@@ -24,7 +24,7 @@ from featstore.errors import (
 )
 from featstore.remote.objects import Pace, open_objects
 from featstore.share.card import stated_licences
-from featstore.share.copy import make_tag, send_tag
+from featstore.share.copy import make_tag
 from featstore.store import verify_store
 from featstore.store.files import write_file
 from featstore.testing import item_table, write_set
@@ -224,15 +224,6 @@ def test_a_token_that_may_not_write(hub, store_folder, token, monkeypatch, tmp_p
         copy_sets(store_folder, ADDRESS)
     assert "hf_aToken" not in str(caught.value)
     assert hub.files() == {}
-
-
-def test_what_cannot_be_pushed_to(hub, store_folder, tmp_path):
-    with pytest.raises(RemoteStoreError, match="hf repos create team/none --repo-type dataset"):
-        copy_sets(store_folder, "hf://datasets/team/none")
-    with pytest.raises(RemoteStoreError, match="names a commit"):
-        copy_sets(store_folder, f"{ADDRESS}@{hub.branches['main']}")
-    with pytest.raises(RemoteStoreError, match="Work on a folder"):
-        send_tag(ADDRESS, "y", {IMAGES: "0" * 64})
 
 
 def test_a_damaged_set_stays_out_of_the_commit(hub, tmp_path):
@@ -436,12 +427,3 @@ def test_a_list_with_what_is_no_file_is_refused_in_one_line(
     write_toy_store(tmp_path / "own")
     assert run_command(cli, "headstock", ["store", "push", str(tmp_path / "own"), there]) == 1
     assert "lists a file of which it states" in capsys.readouterr().err.splitlines()[-1]
-
-
-def test_a_list_of_too_many_files_is_refused(there, store_folder, monkeypatch):
-    n = sum(path.is_file() for path in store_folder.rglob("*"))
-    monkeypatch.setenv("HEADSTOCK_NET", f"most_names={n}")
-    assert len(list(open_objects(parse_address(there)).names())) == n  # type: ignore[arg-type]
-    monkeypatch.setenv("HEADSTOCK_NET", f"most_names={n - 1}")
-    with pytest.raises(CorruptStoreError, match=f"lists more than {n - 1} files"):
-        list(open_objects(parse_address(there)).names())  # type: ignore[arg-type]

@@ -349,18 +349,3 @@ def test_no_mark_of_another_start_is_believed(
         with shard.opened() as descriptor:
             assert not shard.settle(descriptor, info.commit).any(), value
     assert_same_rows(served.url, store_folder)
-
-
-def test_right_blocks_of_an_earlier_version_are_recognised(
-    served: Proxy, store_folder: Path
-) -> None:
-    """Their marks of one byte make the first blocks be hashed; the others are fetched again."""
-    info = open_store(served.url).info(IMAGES)
-    layout = open_store(store_folder).info(IMAGES).commit.layout
-    array = info.key.directory(store_folder) / "embedding"
-    path = user_cache().shard(shard_name(layout.files[1], info.commit.blocks))
-    path.write_bytes((array.parent / layout.files[1].path).read_bytes() + b"\x07" * 4)
-    shard = CachedShard(path, layout.files[1])
-    with shard.opened() as descriptor:
-        assert shard.settle(descriptor, info.commit).tolist() == [True, False, False, False]
-    assert_same_rows(served.url, store_folder)

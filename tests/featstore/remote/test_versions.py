@@ -31,7 +31,7 @@ from featstore.testing import item_table, write_set
 from headstock.__main__ import cli
 from tests.damage import relog
 from tests.featstore.remote.conftest import make_rows, make_store
-from tests.featstore.remote.proxy import Answer, Proxy, proxy
+from tests.featstore.remote.proxy import Answer, proxy
 from tests.featstore.remote.static import static_server
 from tests.featstore.remote.test_buckets import extend, open_objects_of
 
@@ -39,7 +39,7 @@ IMAGES, TEXTS = "birds/image/toy", "birds/caption/toy"
 
 
 @pytest.fixture
-def grown(tmp_path: Path) -> Path:
+def grown(tmp_path):
     """A store with tag ``v1``, then an extended set and a new one, then ``v2``."""
     root = make_store(tmp_path / "grown")
     make_tag(root, "v1")
@@ -67,12 +67,12 @@ def check_tags(address: str | Path, root: Path) -> None:
             open_store(address, revision=wrong)
 
 
-def test_a_store_at_a_tag(grown: Path) -> None:
+def test_a_store_at_a_tag(grown):
     check_tags(grown, grown)
     assert verify_store(grown).problems == []
 
 
-def test_a_remote_store_at_a_tag(grown: Path) -> None:
+def test_a_remote_store_at_a_tag(grown):
     with static_server(grown) as upstream, proxy(upstream) as state:
         check_tags(state.url, grown)
         state.down = True
@@ -81,7 +81,7 @@ def test_a_remote_store_at_a_tag(grown: Path) -> None:
         assert len(offline.view(IMAGES)) == 999
 
 
-def test_a_tag_never_changes(grown: Path) -> None:
+def test_a_tag_never_changes(grown):
     assert make_tag(grown, "v2") == make_tag(grown, "v2")
     with pytest.raises(StoreWriteError, match="never change"):
         make_tag(grown, "v1")
@@ -91,7 +91,7 @@ def test_a_tag_never_changes(grown: Path) -> None:
         make_tag(grown, "v4", select=["cats/*"])
 
 
-def test_tags_travel_with_their_sets(grown: Path, tmp_path: Path) -> None:
+def test_tags_travel_with_their_sets(grown, tmp_path):
     target = tmp_path / "copy"
     assert not copy_sets(grown, target).failed
     check_tags(target, grown)
@@ -114,7 +114,7 @@ def test_tags_travel_with_their_sets(grown: Path, tmp_path: Path) -> None:
         [],
     ],
 )
-def test_a_tag_of_a_stranger(document: object, grown: Path) -> None:
+def test_a_tag_of_a_stranger(document, grown):
     with pytest.raises((CorruptStoreError, FormatVersionError)):
         parse_tag(document, where="x")
     (grown / "tags" / "v9-00000000.json").write_text(json.dumps(document))
@@ -122,7 +122,7 @@ def test_a_tag_of_a_stranger(document: object, grown: Path) -> None:
     assert [one.path for one in verify_store(grown).problems] == ["tags/v9-00000000.json"]
 
 
-def test_a_set_that_a_tag_names_is_kept(grown: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_set_that_a_tag_names_is_kept(grown, capsys):
     """Removed and written anew, it would leave a tag that names what nobody has."""
     remove = ["store", "rm", str(grown), IMAGES, "--yes"]
     drop = [["store", "tag", str(grown), name, "--delete"] for name in ("v1", "v2")]
@@ -142,7 +142,7 @@ def test_a_set_that_a_tag_names_is_kept(grown: Path, capsys: pytest.CaptureFixtu
     assert verify_store(grown).problems == []
 
 
-def test_verify_names_a_tag_whose_revision_is_missing(grown: Path) -> None:
+def test_verify_names_a_tag_whose_revision_is_missing(grown):
     info = open_store(grown).revisions(IMAGES)[0]
     revisions = {**open_store(grown).tag("v1"), str(info.key): "0" * 64}
     with pytest.raises(StoreWriteError, match="was removed, or written anew, meanwhile"):
@@ -155,7 +155,7 @@ def test_verify_names_a_tag_whose_revision_is_missing(grown: Path) -> None:
     assert (problem.path, "lacks" in problem.what) == (path, True)
 
 
-def test_what_differs(grown: Path, store_folder: Path, served: Proxy) -> None:
+def test_what_differs(grown, store_folder, served):
     for before in (store_folder, served.url):
         image, name = sorted(compare_stores(open_store(before), open_store(grown)),
                              key=lambda one: one.key.split("/")[1], reverse=True)  # fmt: skip
@@ -167,7 +167,7 @@ def test_what_differs(grown: Path, store_folder: Path, served: Proxy) -> None:
     assert served.count("embedding/c/") == 0
 
 
-def test_rows_and_items_that_differ(store_folder: Path, tmp_path: Path) -> None:
+def test_rows_and_items_that_differ(store_folder, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(store_folder / "birds" / "image", other / "birds" / "image")
     for name in ("zarr.json", "birds/zarr.json"):
@@ -183,9 +183,7 @@ def test_rows_and_items_that_differ(store_folder: Path, tmp_path: Path) -> None:
     assert found.changed_items == 19  # "" is another text than none
 
 
-def test_a_tag_in_a_bucket_is_listed_by_the_same_call_again(
-    bucket: Proxy, grown: Path, tmp_path: Path
-) -> None:
+def test_a_tag_in_a_bucket_is_listed_by_the_same_call_again(bucket, grown, tmp_path):
     copy_sets(grown, bucket.address)
 
     def refuse(path: str, number: int, answer: Answer) -> Answer | None:
@@ -222,9 +220,7 @@ def test_a_tag_in_a_bucket_is_listed_by_the_same_call_again(
     ],
     ids=["lists", "structs", "bytes", "dates", "a column that one lacks"],
 )
-def test_item_columns_of_any_type_are_compared(
-    one: list[object], other: list[object] | None, changed: int, tmp_path: Path
-) -> None:
+def test_item_columns_of_any_type_are_compared(one, other, changed, tmp_path):
     for name, values in (("one", one), ("other", other)):
         facts = {} if values is None else {"more": values}
         items = item_table([{"item_id": f"t/{i}", "kind": "caption"} for i in range(3)])

@@ -149,12 +149,6 @@ def test_what_cannot_be_right_is_refused_by_name(make, tmp_path, source, files, 
     assert not (tmp_path / "made0").exists()
 
 
-def test_names_that_differ_only_in_case_stay_two_items(make, tmp_path):
-    """Keys may be case-sensitive codes; nothing is ever written under them."""
-    root = write(tmp_path / "in", {"dQw4.jpg": b"1", "DQW4.jpg": b"2"})
-    assert ids(make("folder", root)) == ["zoo/image/DQW4.jpg", "zoo/image/dQw4.jpg"]
-
-
 def test_a_file_name_that_is_not_utf8(make, tmp_path):
     root = write(tmp_path / "in", {"a.png": b"1"})
     with open(os.fsencode(root) + b"/abc\xe9.png", "wb"):  # noqa: PTH123
@@ -273,14 +267,6 @@ def test_bad_tables_are_refused_by_name_and_line(make, root, content, match):
     table = write(root, {"x.csv": content}) / "x.csv"
     with pytest.raises(ManifestError, match=match):
         make("csv", table)
-
-
-def test_an_option_that_names_no_column(make, root):
-    table = write(root, {"x.csv": "path,captoin\nimg/0.png,a\n"}) / "x.csv"
-    with pytest.raises(ManifestError, match=r"No column named 'caption'.*Did you mean 'captoin'"):
-        make("csv", table, caption="caption")
-    with pytest.raises(ManifestError, match=r"No option named 'captions'.*Did you mean 'caption'"):
-        make("csv", table, captions="x")
 
 
 @given(
@@ -771,16 +757,6 @@ def test_a_stranger_gets_no_file_whose_content_he_does_not_know(tmp_path):
             ManifestError, match="outside the manifest's folder but have no content"
         ):
             read_manifest(tmp_path / "m")
-
-
-@pytest.mark.parametrize(
-    ("root", "match"),
-    [("3", "is no folder"), ("", "must be the path of a folder"), ("gone", "is no folder")],
-)
-def test_a_data_root_that_is_none(tmp_path, root, match):
-    external(tmp_path / "m", root)
-    with pytest.raises(ManifestError, match=match):
-        read_manifest(tmp_path / "m")
 
 
 def test_parts_of_files_need_a_hash_and_their_file(tmp_path):

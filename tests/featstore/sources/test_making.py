@@ -9,7 +9,7 @@ import pytest
 from featstore import read_manifest
 from featstore.command_line import run_command
 from featstore.errors import ManifestError
-from featstore.sources.making import SOURCES, default_name, guessed, make_manifest
+from featstore.sources.making import default_name, guessed, make_manifest
 from headstock.__main__ import cli
 from tests.small_files import picture, write
 
@@ -96,14 +96,6 @@ def test_make_and_show(photos, tmp_path, capsys):
     code, _, error = run(capsys, "store", "verify", out)
     assert code == 4
     assert "'p/image/a.png'" in error
-
-
-def test_sources_are_listed_with_their_options(capsys):
-    code, text, _ = run(capsys, "ls", "--available", "sources", "--json")
-    assert code == 0
-    assert [entry["name"] for entry in json.loads(text)] == list(SOURCES)
-    _, text, _ = run(capsys, "ls", "--available", "sources")
-    assert re.search(r"every image below a folder \(-s split\)", text)
 
 
 @pytest.mark.parametrize(

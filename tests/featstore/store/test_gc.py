@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from pathlib import Path
@@ -13,7 +12,6 @@ import polars as pl
 import pytest
 
 from featstore import durable, open_store
-from featstore.command_line import EXIT_USAGE, run_command
 from featstore.store import (
     LayoutLimits,
     SetSpec,
@@ -25,7 +23,6 @@ from featstore.store import (
     write_thumbnails,
 )
 from featstore.store.files import walk_store
-from headstock.__main__ import cli
 from tests.damage import tree
 
 Images = tuple[np.ndarray, pl.DataFrame]
@@ -139,29 +136,6 @@ def test_what_lies_behind_a_link_is_not_ours(store_path, images, tmp_path):
     before = tree(tmp_path / "other")
     assert collect_garbage(store_path, grace=0) == []
     assert tree(tmp_path / "other") == before
-
-
-def test_the_command(store_path, capsys):
-    names = _litter(store_path)
-    assert (
-        run_command(
-            cli, "headstock", ["store", "gc", str(store_path), "--grace", "0s", "--dry-run"]
-        )
-        == 0
-    )
-    assert "Would remove 4 leftovers, 16 B" in capsys.readouterr().out
-    assert (
-        run_command(cli, "headstock", ["store", "gc", str(store_path), "--grace", "0s", "--json"])
-        == 0
-    )
-    document = json.loads(capsys.readouterr().out)
-    assert document["removed"] is True
-    assert {litter["path"] for litter in document["litter"]} == names
-    assert (
-        run_command(cli, "headstock", ["store", "gc", str(store_path), "--grace", "soon"])
-        == EXIT_USAGE
-    )
-    assert "30m, 24h or 7d" in capsys.readouterr().err
 
 
 def test_what_no_published_revision_names_goes_after_the_grace(store_path):

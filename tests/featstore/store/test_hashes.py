@@ -44,7 +44,7 @@ def write(root: Path, n: int) -> None:
 
 
 @pytest.fixture(params=HASHES)
-def made(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path]:
+def made(request, tmp_path):
     """The name of a hash, and a store that has it, with a set in two revisions."""
     root = tmp_path / "store"
     assert run_command(cli, "headstock", ["store", "init", str(root), "--hash", request.param]) == 0
@@ -53,7 +53,7 @@ def made(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path]:
     return request.param, root
 
 
-def test_commits_name_the_hash_of_their_blocks(made: tuple[str, Path]) -> None:
+def test_commits_name_the_hash_of_their_blocks(made):
     name, root = made
     assert open_store(root).log.hash == name
     stored = rows(11)
@@ -73,7 +73,7 @@ def test_commits_name_the_hash_of_their_blocks(made: tuple[str, Path]) -> None:
     assert verify_store(root).problems == []
 
 
-def test_every_way_of_reading_compares(made: tuple[str, Path], tmp_path: Path) -> None:
+def test_every_way_of_reading_compares(made, tmp_path):
     _, root = made
     copy_sets(root, tmp_path / "copy")
     for verify in ("first-touch", "full"):
@@ -95,16 +95,14 @@ def test_every_way_of_reading_compares(made: tuple[str, Path], tmp_path: Path) -
     assert verify_store(root).problems == []
 
 
-def test_a_copy_has_the_hash_of_its_source(made: tuple[str, Path], tmp_path: Path) -> None:
+def test_a_copy_has_the_hash_of_its_source(made, tmp_path):
     name, root = made
     assert not copy_sets(root, tmp_path / "copy").failed
     assert open_store(tmp_path / "copy").log.hash == name
     assert verify_store(tmp_path / "copy").problems == []
 
 
-def test_a_set_keeps_its_hash_in_a_store_that_has_another(
-    made: tuple[str, Path], tmp_path: Path
-) -> None:
+def test_a_set_keeps_its_hash_in_a_store_that_has_another(made, tmp_path):
     name, root = made
     other = next(hash_name for hash_name in HASHES if hash_name != name)
     target = tmp_path / "other"
@@ -119,7 +117,7 @@ def test_a_set_keeps_its_hash_in_a_store_that_has_another(
     assert verify_store(root).problems == []
 
 
-def test_staged_blocks_are_taken_up_by_their_hash(made: tuple[str, Path]) -> None:
+def test_staged_blocks_are_taken_up_by_their_hash(made):
     name, root = made
     spec = SetSpec("grown", "image", "timm:toy", {"name": "toy"}, "float32")
 
@@ -138,9 +136,7 @@ def test_staged_blocks_are_taken_up_by_their_hash(made: tuple[str, Path]) -> Non
     np.testing.assert_array_equal(open_store(root).view("grown/image/timm:toy").numpy(), rows(8))
 
 
-def test_the_hash_of_a_store_never_changes(
-    made: tuple[str, Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_hash_of_a_store_never_changes(made, capsys):
     name, root = made
     other = next(hash_name for hash_name in HASHES if hash_name != name)
     before = (root / "zarr.json").read_bytes()
@@ -151,7 +147,7 @@ def test_the_hash_of_a_store_never_changes(
     assert (root / "zarr.json").read_bytes() == before
 
 
-def test_root_and_log_name_the_hash_and_mend_each_other(made: tuple[str, Path]) -> None:
+def test_root_and_log_name_the_hash_and_mend_each_other(made):
     _, root = made
     unseal(root)
     key = str(open_store(root).info(KEY).key)
@@ -166,9 +162,7 @@ def test_root_and_log_name_the_hash_and_mend_each_other(made: tuple[str, Path]) 
 
 
 @pytest.mark.parametrize("name", HASHES)
-def test_the_disk_begins_with_every_block_but_the_last_before_a_sync(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_disk_begins_with_every_block_but_the_last_before_a_sync(name, tmp_path, monkeypatch):
     """Of files that are open: a descriptor that was closed may be another file's by then."""
     make_store(tmp_path, hash_name=name)
     begun: list[tuple[int, int]] = []

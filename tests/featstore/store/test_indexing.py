@@ -76,12 +76,6 @@ def test_brackets_mean_what_they_do_in_numpy(view, index):
         assert found.items["item_id"].to_list() == [IDS[number] for number in numbers]
 
 
-@pytest.mark.parametrize("index", [1.0, None, True, (1, 2), [[1]], [0.5], ["b/00", 1], ...])
-def test_other_indices_are_refused(view, index):
-    with pytest.raises(IndexError, match="a number, an id, a slice"):
-        view[index]
-
-
 @given(numbers=st.lists(st.integers(0, N - 1), max_size=6), how=st.sampled_from(
     [list, np.array, pl.Series, lambda ids: np.array(ids, dtype=object)]
 ))  # fmt: skip
@@ -125,13 +119,6 @@ def test_numpy_takes_a_view_as_an_array(view):
         np.asarray(view, copy=False)
     with pytest.raises(ValueError, match="would be cut off"):
         np.asarray(view, dtype=np.int64)
-
-
-def test_rows_come_one_by_one(view, pairs):
-    np.testing.assert_array_equal(np.stack(list(view)), ROWS)
-    x, y = (np.stack(rows) for rows in zip(*pairs, strict=True))
-    np.testing.assert_array_equal(x, pairs.x)
-    np.testing.assert_array_equal(y, pairs.y)
 
 
 @given(seed=st.integers(0, 99), size=st.integers(1, N + 1), reuse=st.booleans())

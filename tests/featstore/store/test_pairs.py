@@ -76,12 +76,7 @@ def test_captions_pair_as_a_double_loop_says(tmp_path_factory, parents, seed):
 def _two(root: Path, images: tuple[np.ndarray, pl.DataFrame]) -> tuple[str, str]:
     names = item_table(
         [
-            {
-                "item_id": f"birds/{c}#n",
-                "kind": "class_name",
-                "text": c,
-                "class_id": f"birds/{c}",
-            }
+            {"item_id": f"birds/{c}#n", "kind": "class_name", "text": c, "class_id": f"birds/{c}"}
             for c in "cbx"
         ]
     )
@@ -207,13 +202,6 @@ def test_a_class_without_any_text_is_an_error(texts):
 def test_an_unknown_variant_is_not_ignored(texts, variants):
     with pytest.raises(EmptySelectionError, match="It has: 'definition', 'name'"):
         texts.class_texts(variants=variants)
-
-
-def test_a_text_is_one_name_not_its_letters(texts):
-    one = texts.class_texts("name", "none")
-    assert one.fingerprint == texts.class_texts(["name"], ["none"]).fingerprint
-    with pytest.raises(EmptySelectionError, match="has no variant 'nmae'"):
-        texts.class_texts("nmae")
 
 
 def test_the_fingerprint_says_which_texts(texts):

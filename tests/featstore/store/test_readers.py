@@ -243,10 +243,3 @@ def test_a_file_that_shrinks_later_is_an_error(tmp_path: Path, rng: np.random.Ge
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(CorruptStoreError, match=r"c/1/0 .*truncated or replaced"):
         view.numpy()
-
-
-def test_unknown_ways_are_refused(store_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"mode .* one of auto, map, .*'mmap'"):
-        open_store(store_path, mode="mmap")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"verify .* one of never, .*'always'"):
-        open_store(store_path, verify="always")  # type: ignore[arg-type]

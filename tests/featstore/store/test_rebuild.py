@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -21,12 +19,12 @@ Images = tuple[np.ndarray, pl.DataFrame]
 
 
 @pytest.fixture
-def store(tmp_path: Path, images: Images, make_set: Callable[..., str]) -> tuple[Path, str]:
+def store(tmp_path, images, make_set):
     root = tmp_path / "store"
     return root, make_set(root, *images, block_rows=5, plain_bytes=0, shard_bytes=1)
 
 
-def test_what_follows_from_the_commit_comes_back(store: tuple[Path, str]) -> None:
+def test_what_follows_from_the_commit_comes_back(store):
     root, key = store
     before = tree(root)
     data = f"{key}/embedding/c/0/0"
@@ -43,9 +41,7 @@ def test_what_follows_from_the_commit_comes_back(store: tuple[Path, str]) -> Non
     assert tree(root) == before
 
 
-def test_a_whole_set_is_left_alone(
-    store: tuple[Path, str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_whole_set_is_left_alone(store, capsys):
     root, key = store
     before = tree(root)
     assert run_command(cli, "headstock", ["store", "repair", str(root), key, "--json"]) == 0
@@ -58,7 +54,7 @@ def test_a_whole_set_is_left_alone(
     assert verify_store(root).ok
 
 
-def test_a_set_that_is_being_written_is_not_repaired(store: tuple[Path, str]) -> None:
+def test_a_set_that_is_being_written_is_not_repaired(store):
     root, key = store
     flip(root / key / "embedding" / "c" / "0" / "0", -1)
     claim = claim_set(root / key, SetKey(*key.split("/")))

@@ -90,9 +90,7 @@ def _tree(root: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize(("before", "after"), [(3, 7), (4, 5), (7, 8), (8, 9), (10, 40), (1, 2)])
 @pytest.mark.parametrize("plain", [0, 60, 10**6], ids=["sharded", "plain to sharded", "plain"])
-def test_an_extended_set_reads_as_one_that_was_written_at_once(
-    tmp_path: Path, before: int, after: int, plain: int
-) -> None:
+def test_an_extended_set_reads_as_one_that_was_written_at_once(tmp_path, before, after, plain):
     _write(tmp_path / "grown", before, plain_bytes=plain)
     key, pending = _write(tmp_path / "grown", after, plain_bytes=plain)
     assert pending == list(range(-(-before // 4), -(-before // 4) - (before - after) // 4))
@@ -113,7 +111,7 @@ def test_an_extended_set_reads_as_one_that_was_written_at_once(
         zarr.open_array(str(folder), mode="r")  # it fails rather than give the first rows
 
 
-def test_every_revision_stays_openable(tmp_path: Path) -> None:
+def test_every_revision_stays_openable(tmp_path):
     sizes = [3, 4, 9, 30]
     for n in sizes:
         _write(tmp_path, n)
@@ -137,7 +135,7 @@ def test_every_revision_stays_openable(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("plain", [0, 10**6])
-def test_open_readers_keep_theirs(tmp_path: Path, mode: Any, plain: int) -> None:
+def test_open_readers_keep_theirs(tmp_path, mode, plain):
     _write(tmp_path, 6, plain_bytes=plain)
     store = open_store(tmp_path, mode=mode, verify="first-touch")
     view = store.view(KEY)
@@ -149,7 +147,7 @@ def test_open_readers_keep_theirs(tmp_path: Path, mode: Any, plain: int) -> None
     assert store.view(KEY).shape == (19, DIM)
 
 
-def test_only_the_items_may_change_too(tmp_path: Path) -> None:
+def test_only_the_items_may_change_too(tmp_path):
     _write(tmp_path, 6)
     _, pending = _write(tmp_path, 6, items=_items(6, split=["test"] * 6))
     assert pending == []
@@ -169,7 +167,7 @@ def test_only_the_items_may_change_too(tmp_path: Path) -> None:
     ],
     ids=["reversed", "fewer", "other content"],
 )  # fmt: skip
-def test_what_adds_nothing_is_refused(tmp_path: Path, change: Any, match: str) -> None:
+def test_what_adds_nothing_is_refused(tmp_path, change, match):
     _write(tmp_path, 6)
     before = _tree(tmp_path)
     with pytest.raises(StoreWriteError, match=match):
@@ -177,7 +175,7 @@ def test_what_adds_nothing_is_refused(tmp_path: Path, change: Any, match: str) -
     assert _tree(tmp_path) == before
 
 
-def test_failed_rows_stay_failed_or_are_tried_again(tmp_path: Path) -> None:
+def test_failed_rows_stay_failed_or_are_tried_again(tmp_path):
     key, _ = _write(tmp_path, 6, fail=frozenset({1, 5}))
     _, pending = _write(tmp_path, 10, fail=frozenset({9}))
     assert pending == [2]
@@ -203,7 +201,7 @@ def test_failed_rows_stay_failed_or_are_tried_again(tmp_path: Path) -> None:
     assert key
 
 
-def test_damage_is_not_carried_into_the_next_revision(tmp_path: Path) -> None:
+def test_damage_is_not_carried_into_the_next_revision(tmp_path):
     key, _ = _write(tmp_path, 6, fail=frozenset({5}))
     path = tmp_path / key / "embedding" / "c" / "0" / "0"
     data = bytearray(path.read_bytes())
@@ -217,7 +215,7 @@ def test_damage_is_not_carried_into_the_next_revision(tmp_path: Path) -> None:
         _write(tmp_path, 9)
 
 
-def test_disjoint_items_of_two_writers_both_survive(tmp_path: Path) -> None:
+def test_disjoint_items_of_two_writers_both_survive(tmp_path):
     _write(tmp_path, 5)
     table = _items(12)
     for mine in (slice(4, 9), slice(9, 12), slice(2, 5)):
@@ -260,8 +258,8 @@ def _interrupted(root: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> bool
 
 
 def test_an_interrupted_extension_leaves_the_old_revision_readable_and_can_be_dropped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tmp_path, monkeypatch
+):
     step = 0
     while True:
         root = tmp_path / str(step)
@@ -295,9 +293,7 @@ def test_an_interrupted_extension_leaves_the_old_revision_readable_and_can_be_dr
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(1, 40), min_size=2, max_size=4), st.sampled_from([0, 60, 300]))
-def test_any_sequence_of_extensions(
-    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], plain: int
-) -> None:
+def test_any_sequence_of_extensions(tmp_path_factory, sizes, plain):
     root = tmp_path_factory.mktemp("grown")
     sizes = sorted(set(sizes))
     for n in sizes:

@@ -32,7 +32,7 @@ IMAGES, TEXTS = "birds/image/timm:toy", "birds/caption/timm:toy"
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_cache(tmp_path, monkeypatch):
     """What was seen is remembered here, for this test alone."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "headstock" / "signatures"
@@ -44,13 +44,13 @@ def write(root: Path, kind: str, n: int) -> None:
 
 
 @pytest.fixture
-def secret(tmp_path: Path) -> Path:
+def secret(tmp_path):
     make_key(tmp_path / "key.pem")
     return tmp_path / "key.pem"
 
 
 @pytest.fixture
-def signed(tmp_path: Path, secret: Path) -> tuple[Path, str]:
+def signed(tmp_path, secret):
     """A store of two sets and a tag, signed as number 1, and the public key."""
     root = tmp_path / "store"
     write(root, "image", 2)
@@ -63,7 +63,7 @@ def signed(tmp_path: Path, secret: Path) -> tuple[Path, str]:
 
 
 @pytest.fixture
-def grown(signed: tuple[Path, str], secret: Path, tmp_path: Path) -> tuple[Path, str, Path]:
+def grown(signed, secret, tmp_path):
     """The store, extended, and tagged ``v2``, signed as number 2; the key; the copy before."""
     root, key = signed
     before = shutil.copytree(root, tmp_path / "before")
@@ -94,7 +94,7 @@ def tag_path(root: Path, name: str) -> Path:
     return root / "tags" / f"{name}-{digest[:8]}.json"
 
 
-def test_what_was_signed_reads(signed: tuple[Path, str], secret: Path, tmp_path: Path) -> None:
+def test_what_was_signed_reads(signed, secret, tmp_path):
     root, key = signed
     pem = tmp_path / "public.pem"
     os.system(f"openssl pkey -in {secret} -pubout -out {pem} 2>/dev/null")
@@ -109,7 +109,7 @@ def test_what_was_signed_reads(signed: tuple[Path, str], secret: Path, tmp_path:
     assert stat.S_IMODE(secret.stat().st_mode) == 0o600
 
 
-def test_the_same_state_is_signed_once(signed: tuple[Path, str], secret: Path) -> None:
+def test_the_same_state_is_signed_once(signed, secret):
     root, _ = signed
     before = (root / "log.json").read_bytes()
     for _ in range(2):
@@ -120,7 +120,7 @@ def test_the_same_state_is_signed_once(signed: tuple[Path, str], secret: Path) -
         assert (root / "log.json").read_bytes() == before
 
 
-def test_every_flipped_byte_of_the_log_is_told(signed: tuple[Path, str]) -> None:
+def test_every_flipped_byte_of_the_log_is_told(signed):
     root, key = signed
     path = root / "log.json"
     whole = path.read_bytes()
@@ -135,7 +135,7 @@ def test_every_flipped_byte_of_the_log_is_told(signed: tuple[Path, str]) -> None
 
 
 @pytest.mark.parametrize("field", ["counter", "public_key", "signature"])
-def test_a_forged_field_is_told(signed: tuple[Path, str], field: str) -> None:
+def test_a_forged_field_is_told(signed, field):
     """With a digest that fits, so that only the key tells."""
     root, key = signed
     stated = json.loads((root / "log.json").read_text())["signature"]
@@ -147,7 +147,7 @@ def test_a_forged_field_is_told(signed: tuple[Path, str], field: str) -> None:
     refused(root, key, "is not signed")
 
 
-def test_an_older_revision_put_in_place(grown: tuple[Path, str, Path]) -> None:
+def test_an_older_revision_put_in_place(grown):
     """With a log that says so too: every digest fits."""
     root, key, before = grown
     old = json.loads((before / "log.json").read_text())["sets"]
@@ -157,9 +157,7 @@ def test_an_older_revision_put_in_place(grown: tuple[Path, str, Path]) -> None:
     refused(root, key, "not what its owner signed as number 2")
 
 
-def test_a_whole_state_put_back_is_told_where_a_later_one_was_seen(
-    grown: tuple[Path, str, Path], own_cache: Path
-) -> None:
+def test_a_whole_state_put_back_is_told_where_a_later_one_was_seen(grown, own_cache):
     root, key, before = grown
     assert len(open_store(root, key=key).view(IMAGES)) == 3
     shutil.rmtree(root)
@@ -175,7 +173,7 @@ def test_a_whole_state_put_back_is_told_where_a_later_one_was_seen(
     assert len(open_store(root, key=key).view(IMAGES)) == 2
 
 
-def test_a_replayed_tag_is_told(grown: tuple[Path, str, Path]) -> None:
+def test_a_replayed_tag_is_told(grown):
     root, key, before = grown
     path, old = tag_path(root, "v1"), tag_path(before, "v1")
     whole = path.read_bytes()
@@ -192,7 +190,7 @@ def test_a_replayed_tag_is_told(grown: tuple[Path, str, Path]) -> None:
     assert len(open_store(root, key=key, revision="v1").sets()) == 1
 
 
-def test_sets_added_and_removed_are_told(signed: tuple[Path, str]) -> None:
+def test_sets_added_and_removed_are_told(signed):
     root, key = signed
     before = json.loads((root / "log.json").read_text())
     write(root, "class_name", 4)
@@ -206,7 +204,7 @@ def test_sets_added_and_removed_are_told(signed: tuple[Path, str]) -> None:
     refused(root, key, "not what its owner")
 
 
-def test_another_key_is_told(signed: tuple[Path, str], tmp_path: Path) -> None:
+def test_another_key_is_told(signed, tmp_path):
     root, key = signed
     make_key(tmp_path / "theirs.pem")
     write(root, "image", 3)
@@ -222,7 +220,7 @@ def test_another_key_is_told(signed: tuple[Path, str], tmp_path: Path) -> None:
         open_store(root, at_least=1)
 
 
-def test_only_what_was_signed_is_read(grown: tuple[Path, str, Path]) -> None:
+def test_only_what_was_signed_is_read(grown):
     root, key, _ = grown
     store = open_store(root, key=key)
     first, last = store.revisions(IMAGES)
@@ -233,7 +231,7 @@ def test_only_what_was_signed_is_read(grown: tuple[Path, str, Path]) -> None:
     assert last.commit.n == 3
 
 
-def test_what_cannot_be_signed(signed: tuple[Path, str], tmp_path: Path, secret: Path) -> None:
+def test_what_cannot_be_signed(signed, tmp_path, secret):
     root, _ = signed
     (tmp_path / "no.pem").write_text("no key")
     for wrong in ("no.pem", "none.pem"):
@@ -245,9 +243,7 @@ def test_what_cannot_be_signed(signed: tuple[Path, str], tmp_path: Path, secret:
         sign_store(root, secret)
 
 
-def test_a_copy_is_signed_if_it_holds_what_was_signed(
-    grown: tuple[Path, str, Path], tmp_path: Path
-) -> None:
+def test_a_copy_is_signed_if_it_holds_what_was_signed(grown, tmp_path):
     root, key, before = grown
     assert (
         run_command(
@@ -282,7 +278,7 @@ def test_a_copy_is_signed_if_it_holds_what_was_signed(
     assert not (tmp_path / "b").exists()
 
 
-def test_a_key_is_made_once(tmp_path: Path, signed: tuple[Path, str]) -> None:
+def test_a_key_is_made_once(tmp_path, signed):
     root, _ = signed
     path = tmp_path / "made" / "own.pem"
     sign = ["store", "tag", str(root), "--sign-key", str(path), "--new-key"]
@@ -300,9 +296,7 @@ ATTACKS: dict[str, Callable[[Path], Path]] = {
 
 
 @pytest.mark.parametrize("what", ATTACKS)
-def test_every_flipped_byte_of_what_is_signed_is_told_at_opening_or_changes_nothing(
-    signed: tuple[Path, str], what: str
-) -> None:
+def test_every_flipped_byte_of_what_is_signed_is_told_at_opening_or_changes_nothing(signed, what):
     root, key = signed
     path = ATTACKS[what](root)
     whole = path.read_bytes()
@@ -321,7 +315,7 @@ def test_every_flipped_byte_of_what_is_signed_is_told_at_opening_or_changes_noth
     assert len(open_store(root, key=key).sets()) == 2
 
 
-def test_a_forged_row_is_not_read(signed: tuple[Path, str]) -> None:
+def test_a_forged_row_is_not_read(signed):
     root, key = signed
     data = next(root.glob("birds/image/*/embedding/c/0/0"))
     flip(data, 5)
@@ -330,8 +324,8 @@ def test_a_forged_row_is_not_read(signed: tuple[Path, str]) -> None:
 
 
 def test_a_log_that_was_made_again_is_signed_anew_and_that_of_another_key_stays(
-    signed: tuple[Path, str], secret: Path, tmp_path: Path
-) -> None:
+    signed, secret, tmp_path
+):
     root, key = signed
     copy_sets(root, tmp_path / "copy")
     theirs = tmp_path / "copy" / "log.json"
@@ -350,14 +344,14 @@ def test_a_log_that_was_made_again_is_signed_anew_and_that_of_another_key_stays(
     assert open_store(tmp_path / "copy", key=other.public_key).sets()
 
 
-def test_a_folder_for_a_key_is_not_opened_to_the_group(tmp_path: Path) -> None:
+def test_a_folder_for_a_key_is_not_opened_to_the_group(tmp_path):
     tmp_path.chmod(0o775)
     (tmp_path / "mine").mkdir(mode=0o700)
     make_key(tmp_path / "mine" / "me.pem")
     assert stat.S_IMODE((tmp_path / "mine").stat().st_mode) == 0o700
 
 
-def test_a_killed_process_leaves_no_key_and_the_next_makes_one(tmp_path: Path) -> None:
+def test_a_killed_process_leaves_no_key_and_the_next_makes_one(tmp_path):
     path = tmp_path / "killed.pem"
     code = (
         "import os, sys; from pathlib import Path; from featstore.store.signature import make_key\n"
@@ -373,9 +367,7 @@ def test_a_killed_process_leaves_no_key_and_the_next_makes_one(tmp_path: Path) -
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_a_key_that_another_process_makes_meanwhile_stays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_key_that_another_process_makes_meanwhile_stays(tmp_path, monkeypatch):
     path, fsync = tmp_path / "me.pem", os.fsync
     monkeypatch.setattr(os, "fsync", lambda handle: (path.write_bytes(b"theirs"), fsync(handle)))
     with pytest.raises(StoreWriteError, match=r"me\.pem"):
@@ -384,7 +376,7 @@ def test_a_key_that_another_process_makes_meanwhile_stays(
     assert [name.name for name in tmp_path.iterdir()] == ["me.pem"]
 
 
-def test_a_lowest_number_needs_a_key(signed: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_lowest_number_needs_a_key(signed, tmp_path):
     root, _ = signed
     for words in (
         ["store", "verify", str(root)],
@@ -437,14 +429,14 @@ ORDER_8 = {
 SMALL = sorted({0, 1, P - 1} | ORDER_8)
 
 
-def test_the_points_of_small_order_are_eight() -> None:
+def test_the_points_of_small_order_are_eight():
     found = {point for y in SMALL for point in points(y)}
     assert len(found) == 8
     assert {times_eight(point) for point in found} == {(0, 1)}
 
 
 @pytest.mark.parametrize("key", [text for y in SMALL for text in encodings(y)])
-def test_a_key_of_small_order_is_trusted_nowhere(signed: tuple[Path, str], key: str) -> None:
+def test_a_key_of_small_order_is_trusted_nowhere(signed, key):
     """Whatever is signed, a signature that nobody's private key made passes for such a key."""
     root, _ = signed
     forged = {"public_key": key, "counter": 9, "signature": f"01{'00' * 63}"}
@@ -461,7 +453,7 @@ def test_a_key_of_small_order_is_trusted_nowhere(signed: tuple[Path, str], key: 
     assert not root.with_name("own").exists()
 
 
-def test_keys_that_are_drawn_are_not_of_small_order() -> None:
+def test_keys_that_are_drawn_are_not_of_small_order():
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     for number in range(64):
@@ -470,9 +462,7 @@ def test_keys_that_are_drawn_are_not_of_small_order() -> None:
 
 
 @pytest.mark.parametrize("place", ["key.pem", "birds/image/key.pem", "of/its/own/key.pem"])
-def test_a_private_key_in_a_store_is_refused(
-    signed: tuple[Path, str], secret: Path, place: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_private_key_in_a_store_is_refused(signed, secret, place, capsys):
     root, _ = signed
     before = set(root.rglob("*"))
     inside = root / place

@@ -50,13 +50,6 @@ def test_an_unknown_set_lists_what_there_is(store_path: Path, name: str) -> None
         open_store(store_path).view(name)
 
 
-@pytest.mark.parametrize(
-    "name", ["birds", "image", "birds/image", "toy", "timm:toy", "image/timm.t", "birds/image/toy"]
-)
-def test_any_part_of_a_key_that_fits_one_set_means_it(store_path: Path, name: str) -> None:
-    assert open_store(store_path).view(name).key.startswith("birds/image/timm.toy-")
-
-
 def test_what_is_not_a_store(tmp_path: Path) -> None:
     with pytest.raises(AddressError, match="does not exist"):
         open_store(tmp_path / "nowhere")

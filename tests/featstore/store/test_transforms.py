@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import featstore.store.tables as tables
-from featstore import EmbeddingsView, open_store
-from featstore.errors import EmptySelectionError, MisalignedItemsError
+from featstore import open_store
+from featstore.errors import MisalignedItemsError
 from featstore.store import DTYPES
 from featstore.store.layout import INTEGERS
 from featstore.testing import item_table, write_set
@@ -27,7 +26,7 @@ Images = tuple[np.ndarray, pl.DataFrame]
 
 
 @pytest.fixture
-def view(store_path: Path) -> EmbeddingsView:
+def view(store_path):
     return open_store(store_path).view(KEY)
 
 
@@ -39,14 +38,7 @@ def view(store_path: Path) -> EmbeddingsView:
     size=st.integers(1, 40),
     shuffled=st.booleans(),
 )
-def test_batches_equal_plain_numpy(
-    tmp_path_factory: pytest.TempPathFactory,
-    dtype: str,
-    out: str,
-    transforms: list[str],
-    size: int,
-    shuffled: bool,
-) -> None:
+def test_batches_equal_plain_numpy(tmp_path_factory, dtype, out, transforms, size, shuffled):
     rng = np.random.default_rng(size)
     rows = rng.integers(1, 100, (30, 5)).astype(np.float64)
     if dtype not in INTEGERS:
@@ -79,7 +71,7 @@ def test_batches_equal_plain_numpy(
 
 
 @pytest.mark.parametrize("shuffled", [False, True])
-def test_only_reused_batches_share_memory(view: EmbeddingsView, shuffled: bool) -> None:
+def test_only_reused_batches_share_memory(view, shuffled):
     chosen = view.take([5, 1, 3, 2, 0, 4]) if shuffled else view
     fresh = list(chosen.batches(2))
     assert not np.shares_memory(fresh[0], fresh[1])
@@ -90,9 +82,7 @@ def test_only_reused_batches_share_memory(view: EmbeddingsView, shuffled: bool) 
     assert view.numpy().all(axis=1).all()
 
 
-def test_paired_batches_pass_reuse_on(
-    store_path: Path, images: Images, make_set: Callable[..., str], view: EmbeddingsView
-) -> None:
+def test_paired_batches_pass_reuse_on(store_path, images, make_set, view):
     key = make_set(store_path, *images, encoder="timm:other")
     pairs = view.pair_by("class_id", open_store(store_path).view(key))
     plain = [np.hstack([x, y, w[:, None]]) for x, y, w in pairs.batches(5)]
@@ -101,24 +91,24 @@ def test_paired_batches_pass_reuse_on(
 
 
 @pytest.mark.parametrize("mean", [[1.0, 2.0], [np.nan] * 6, 0.0])
-def test_a_mean_has_one_finite_number_a_dimension(view: EmbeddingsView, mean: Any) -> None:
+def test_a_mean_has_one_finite_number_a_dimension(view, mean):
     with pytest.raises(ValueError, match="must be 6 finite numbers"):
         view.centered(mean)
 
 
-def test_a_row_that_becomes_zero_cannot_be_normalised(view: EmbeddingsView, images: Images) -> None:
+def test_a_row_that_becomes_zero_cannot_be_normalised(view, images):
     with pytest.raises(MisalignedItemsError, match=r"Row 2 .* is zero"):
         view.centered(images[0][2]).normalized().numpy()
 
 
-def test_later_changes_of_a_mean_change_nothing(view: EmbeddingsView, images: Images) -> None:
+def test_later_changes_of_a_mean_change_nothing(view, images):
     mean = np.ones(6)
     centered = view.centered(mean)
     mean[:] = 9
     assert_close(centered.numpy(), images[0] - 1, "float32")
 
 
-def test_fingerprints_follow_every_transform(view: EmbeddingsView) -> None:
+def test_fingerprints_follow_every_transform(view):
     ones = np.ones(6)
     forms = [
         view,
@@ -138,7 +128,7 @@ def test_fingerprints_follow_every_transform(view: EmbeddingsView) -> None:
     assert view.astype("float32").fingerprint == view.fingerprint
 
 
-def test_samples_are_rows_of_the_view_in_its_order(view: EmbeddingsView) -> None:
+def test_samples_are_rows_of_the_view_in_its_order(view):
     drawn = [view.sample(5, seed=seed) for seed in range(200)]
     assert all(len(sample) == 5 for sample in drawn)
     for sample in drawn:
@@ -154,20 +144,14 @@ def test_samples_are_rows_of_the_view_in_its_order(view: EmbeddingsView) -> None
             view.sample(bad, seed=0)
 
 
-def test_split_lists_the_splits(view: EmbeddingsView) -> None:
-    assert view.split("test").items["item_id"].to_list() == [f"birds/{i:02d}" for i in range(8, 12)]
-    with pytest.raises(EmptySelectionError, match="split has 'test', 'train'"):
-        view.split("val")
-
-
 @pytest.mark.parametrize("dtype", ["int8", "uint16", "complex64", "object"])
-def test_rows_are_handed_out_as_floats(view: EmbeddingsView, dtype: str) -> None:
+def test_rows_are_handed_out_as_floats(view, dtype):
     with pytest.raises(ValueError, match="float16, float32 or float64; got"):
         view.astype(dtype)
 
 
 @pytest.mark.parametrize("dtype", sorted(DTYPES))
-def test_tensors_are_the_callers(tmp_path: Path, rng: np.random.Generator, dtype: str) -> None:
+def test_tensors_are_the_callers(tmp_path, rng, dtype):
     rows = rng.integers(0, 100, (12, 6)).astype(np.float64)
     items = item_table([{"item_id": f"i/{i}", "kind": "image"} for i in range(12)])
     key = write_set(tmp_path, rows, items, dtype=dtype)
@@ -192,7 +176,7 @@ def test_tensors_are_the_callers(tmp_path: Path, rng: np.random.Generator, dtype
     assert tensor.tolist() == rows.tolist()
 
 
-def test_tensors_follow_transforms(view: EmbeddingsView) -> None:
+def test_tensors_follow_transforms(view):
     unit = view.normalized()
     assert_same(unit.torch().numpy(), unit.numpy())
     narrow = unit.torch(torch.bfloat16)
@@ -202,9 +186,7 @@ def test_tensors_follow_transforms(view: EmbeddingsView) -> None:
     assert unit.numpy().any()
 
 
-def test_items_are_read_when_asked_for(
-    store_path: Path, images: Images, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_items_are_read_when_asked_for(store_path, images, monkeypatch):
     calls = []
     real = tables.read_items
 
@@ -225,19 +207,10 @@ def test_items_are_read_when_asked_for(
     assert len(calls) == 1
 
 
-def test_failed_items_are_in_no_item_table(
-    tmp_path: Path, images: Images, make_set: Callable[..., str]
-) -> None:
+def test_failed_items_are_in_no_item_table(tmp_path, images, make_set):
     key = make_set(tmp_path, *images, failures={"birds/03": "bad", "birds/11": "bad"})
     view = open_store(tmp_path).view(key)
     assert view.n_failed == 2
     kept = [f"birds/{i:02d}" for i in range(11) if i != 3]
     assert view.items["item_id"].to_list() == kept
     assert view.take([3]).items["item_id"].to_list() == ["birds/04"]
-
-
-def test_repr_says_how_it_is_read(view: EmbeddingsView) -> None:
-    text = repr(view.split("test").normalized().centered(np.zeros(6)).astype("float64"))
-    assert "birds/image/timm.toy-" in text
-    assert "encoder=timm:toy, 4 × 6 float64, normalized, centered, split=test" in text
-    assert view.fingerprint[:8] in repr(view)

@@ -13,7 +13,7 @@ import pytest
 
 from featstore import open_store
 from featstore.command_line import EXIT_VERIFY, run_command
-from featstore.errors import AddressError, UnknownSetError
+from featstore.errors import UnknownSetError
 from featstore.share.copy import make_tag
 from featstore.store import (
     LayoutLimits,
@@ -273,13 +273,6 @@ def test_the_command_names_the_file_and_exits_4(damaged, capsys):
     document = json.loads(capsys.readouterr().out)
     assert document["ok"] is False
     assert [problem["path"] for problem in document["problems"]] == [name]
-
-
-def test_what_is_no_store(tmp_path):
-    with pytest.raises(AddressError, match="does not exist"):
-        verify_store(tmp_path / "none")
-    with pytest.raises(AddressError, match="is not a Headstock store"):
-        verify_store(tmp_path)
 
 
 @pytest.mark.parametrize("full", [True, False])

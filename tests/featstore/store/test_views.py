@@ -1,17 +1,11 @@
 """Views: the right rows, in the right order, or an error that says what there is."""
 
-from pathlib import Path
-
 import numpy as np
 import polars as pl
 import pytest
 
 from featstore import open_store
-from featstore.errors import (
-    EmptySelectionError,
-    MisalignedItemsError,
-    UnknownColumnError,
-)
+from featstore.errors import EmptySelectionError, MisalignedItemsError, UnknownColumnError
 
 KEY = "birds/image/timm:toy"
 
@@ -27,11 +21,6 @@ def test_where_takes_values_lists_and_expressions(store_path, images):
     assert view.where(pl.col("item_id") >= "birds/10").numpy().tobytes() == rows[10:].tobytes()
 
 
-def test_an_unknown_column_is_suggested(store_path):
-    with pytest.raises(UnknownColumnError, match=r"No column named 'spilt'.*Did you mean 'split'"):
-        open_store(store_path).view(KEY).where(spilt="test")
-
-
 def test_take_keeps_order_and_checks_bounds(store_path, images):
     view = open_store(store_path).view(KEY)
     assert view.take([5, 5, 1]).numpy().tobytes() == images[0][[5, 5, 1]].tobytes()
@@ -39,25 +28,6 @@ def test_take_keeps_order_and_checks_bounds(store_path, images):
     for bad in ([12], [-13]):
         with pytest.raises(IndexError, match="are not all among 12"):
             view.take(bad)
-
-
-def test_batches_need_a_positive_size(store_path):
-    with pytest.raises(ValueError, match="rows=0"):
-        list(open_store(store_path).view(KEY).batches(0))
-
-
-@pytest.mark.parametrize("rows", [2.5, "4", None])
-def test_batches_need_a_whole_number(store_path, rows):
-    view = open_store(store_path).view(KEY)
-    with pytest.raises(TypeError, match="The rows of a batch are a whole number; got rows="):
-        next(view.batches(rows))
-    assert len(next(view.batches(np.int64(4)))) == 4  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("name", [None, 3, Path("birds/image/toy")])
-def test_the_name_of_a_set_is_a_text(store_path, name):
-    with pytest.raises(TypeError, match="The name of a set is a text such as"):
-        open_store(store_path).view(name)
 
 
 def test_the_fingerprint_follows_content_selection_and_form(store_path):

@@ -13,11 +13,7 @@ import pytest
 
 from featstore import open_store
 from featstore.durable import write_durably
-from featstore.errors import (
-    IncompleteEmbeddingsError,
-    NonFiniteEmbeddingError,
-    StoreWriteError,
-)
+from featstore.errors import IncompleteEmbeddingsError, NonFiniteEmbeddingError, StoreWriteError
 from featstore.store import LayoutError, LayoutLimits, SetSpec, SetWriter
 from featstore.testing import item_table, write_set
 
@@ -39,9 +35,7 @@ def _writer(
     return SetWriter(root, spec, items, 6, limits=LayoutLimits(block_rows), **facts)
 
 
-def test_an_interrupted_set_resumes_and_is_named_incomplete(
-    tmp_path: Path, images: tuple[np.ndarray, pl.DataFrame]
-) -> None:
+def test_an_interrupted_set_resumes_and_is_named_incomplete(tmp_path, images):
     rows, items = images
     with _writer(tmp_path, items) as writer:
         assert writer.pending() == [0, 1, 2]
@@ -61,9 +55,7 @@ def test_an_interrupted_set_resumes_and_is_named_incomplete(
     assert found.tobytes() == rows.astype(np.float16).tobytes()
 
 
-def test_a_torn_journal_line_costs_one_block(
-    tmp_path: Path, images: tuple[np.ndarray, pl.DataFrame]
-) -> None:
+def test_a_torn_journal_line_costs_one_block(tmp_path, images):
     rows, items = images
     with _writer(tmp_path, items) as writer:
         writer.write_block(0, rows[:5])
@@ -74,9 +66,7 @@ def test_a_torn_journal_line_costs_one_block(
         assert writer.pending() == [1, 2]
 
 
-def test_a_flipped_staged_block_is_done_again(
-    tmp_path: Path, images: tuple[np.ndarray, pl.DataFrame]
-) -> None:
+def test_a_flipped_staged_block_is_done_again(tmp_path, images):
     rows, items = images
     with _writer(tmp_path, items) as writer:
         writer.write_block(0, rows[:5])
@@ -89,9 +79,7 @@ def test_a_flipped_staged_block_is_done_again(
         assert writer.pending() == [1, 2]
 
 
-def test_another_plan_drops_what_is_staged(
-    tmp_path: Path, images: tuple[np.ndarray, pl.DataFrame]
-) -> None:
+def test_another_plan_drops_what_is_staged(tmp_path, images):
     rows, items = images
     with _writer(tmp_path, items, plan={"batch": 2}) as writer:
         writer.write_block(0, rows[:5])
@@ -99,9 +87,7 @@ def test_another_plan_drops_what_is_staged(
         assert writer.pending() == [0, 1, 2]
 
 
-def test_a_second_writer_is_refused_and_told_who_writes(
-    tmp_path: Path, images: tuple[np.ndarray, pl.DataFrame]
-) -> None:
+def test_a_second_writer_is_refused_and_told_who_writes(tmp_path, images):
     items = images[1]
     with (
         _writer(tmp_path, items),
@@ -113,9 +99,7 @@ def test_a_second_writer_is_refused_and_told_who_writes(
         assert writer.pending() == [0, 1, 2]
 
 
-def test_unfinished_blocks_cannot_be_published(
-    tmp_path: Path, images: tuple[np.ndarray, pl.DataFrame]
-) -> None:
+def test_unfinished_blocks_cannot_be_published(tmp_path, images):
     with (
         _writer(tmp_path, images[1]) as writer,
         pytest.raises(StoreWriteError, match="lacks 3 of 3 blocks"),
@@ -124,9 +108,7 @@ def test_unfinished_blocks_cannot_be_published(
     assert open_store(tmp_path).sets() == []
 
 
-def test_overflow_names_the_item_and_the_remedy(
-    tmp_path: Path, images: tuple[np.ndarray, pl.DataFrame]
-) -> None:
+def test_overflow_names_the_item_and_the_remedy(tmp_path, images):
     rows, items = images
     rows[3, 2] = 1e5
     with (
@@ -138,9 +120,7 @@ def test_overflow_names_the_item_and_the_remedy(
         assert writer.pending() == [0, 1, 2]
 
 
-def test_nan_is_an_error_unless_the_item_failed(
-    tmp_path: Path, images: tuple[np.ndarray, pl.DataFrame]
-) -> None:
+def test_nan_is_an_error_unless_the_item_failed(tmp_path, images):
     rows, items = images
     rows[1, 0] = np.nan
     with _writer(tmp_path, items) as writer:
@@ -158,15 +138,13 @@ def test_nan_is_an_error_unless_the_item_failed(
     assert store.failures("birds/image/toy").rows() == [("birds/01", "truncated file")]
 
 
-def test_a_wrong_shape_is_refused(tmp_path: Path, images: tuple[np.ndarray, pl.DataFrame]) -> None:
+def test_a_wrong_shape_is_refused(tmp_path, images):
     rows, items = images
     with _writer(tmp_path, items) as writer, pytest.raises(LayoutError, match=r"expected \(5, 6\)"):
         writer.write_block(0, rows[:4])
 
 
-def test_an_unwritable_store_is_one_sentence(
-    tmp_path: Path, images: tuple[np.ndarray, pl.DataFrame]
-) -> None:
+def test_an_unwritable_store_is_one_sentence(tmp_path, images):
     (tmp_path / "file").write_text("not a folder")
     with (
         pytest.raises(StoreWriteError, match="Cannot write"),
@@ -175,7 +153,7 @@ def test_an_unwritable_store_is_one_sentence(
         pass
 
 
-def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_write_that_fails_leaves_nothing_behind(tmp_path):
     resource = pytest.importorskip("resource")
     staged = tmp_path / "staged"
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -189,7 +167,7 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_files_that_are_held_are_closed_and_opened_again(tmp_path: Path) -> None:
+def test_files_that_are_held_are_closed_and_opened_again(tmp_path):
     spec = SetSpec("birds", "image", "timm:toy", {"name": "toy"}, "float32")
     rows = np.arange(40 * 4096, dtype=np.float32).reshape(40, 4096)
     limits = LayoutLimits(block_rows=2, plain_bytes=0, shard_bytes=1)
@@ -206,15 +184,13 @@ def test_files_that_are_held_are_closed_and_opened_again(tmp_path: Path) -> None
     assert (open_store(tmp_path).view("birds/image/timm:toy").numpy() == rows).all()
 
 
-def test_same_input_same_bytes(tmp_path: Path, images: tuple[np.ndarray, pl.DataFrame]) -> None:
+def test_same_input_same_bytes(tmp_path, images):
     for name in ("a", "b"):
         write_set(tmp_path / name, *images)
     assert _content(tmp_path / "a") == _content(tmp_path / "b")
 
 
-def test_a_finished_set_is_never_written_again(
-    tmp_path: Path, images: tuple[np.ndarray, pl.DataFrame]
-) -> None:
+def test_a_finished_set_is_never_written_again(tmp_path, images):
     write_set(tmp_path, *images, space={"name": "toy"}, dtype="float16")
     before = _content(tmp_path)
     with pytest.raises(StoreWriteError, match="is finished"), _writer(tmp_path, images[1]):
@@ -222,9 +198,7 @@ def test_a_finished_set_is_never_written_again(
     assert _content(tmp_path) == before
 
 
-def test_ids_change_with_what_they_identify(
-    tmp_path: Path, images: tuple[np.ndarray, pl.DataFrame]
-) -> None:
+def test_ids_change_with_what_they_identify(tmp_path, images):
     items = images[1]
     assert _writer(tmp_path, items).spec is TOY
     assert replace(TOY, space={"name": "toy", "size": 2}).space_id != TOY.space_id
@@ -243,7 +217,3 @@ def test_ids_change_with_what_they_identify(
     assert replace(TOY, encoder="timm:other").set_id == TOY.set_id
     for same in ({"plan": {"batch": 9}}, {"facts": {"a": 1}}, {"block_rows": 3}):
         assert _writer(tmp_path, items, **same).directory == TOY.directory(tmp_path), same
-
-
-def test_item_table_helper_fills_nulls() -> None:
-    assert item_table([{"item_id": "a", "kind": "image"}])["split"].to_list() == [None]

@@ -1,7 +1,6 @@
 """The short form of `python -m tests.accuracy.few_shot_claim`."""
 
-from bench.statistics import two_term
-from tests.accuracy.few_shot_claim import AGAINST, MARGIN, Population, claims, hits
+from tests.accuracy.few_shot_claim import AGAINST, MARGIN, Population, claims
 from tests.shorthand import not_worse_than
 
 
@@ -12,9 +11,3 @@ def test_proker_is_not_worse_than_tip_adapter_f_and_lp_plus_plus_by_a_point():
     for estimate in found.values():
         assert (estimate.n_draws, estimate.n_clusters) == (10, 25)
         assert not_worse_than(estimate, MARGIN)
-
-
-def test_the_claim_would_not_be_shown_of_class_means():
-    population = Population(n_classes=12, dim=48, seed=1)
-    found = hits(population, 4, 5, ("class-means", "proker"), 10)
-    assert not not_worse_than(two_term(found["class-means"] - found["proker"]), MARGIN)

@@ -84,18 +84,6 @@ def test_no_step_is_zero_shot_with_the_words_as_template(name, position, templat
     assert_close(learner.fit(rows).weight / own.logit_scale, expected, "float32")
 
 
-@pytest.mark.parametrize("learner", [CoOp, CoCoOp])
-def test_no_epoch_and_no_shot_are_the_same_zero_shot(learner, tower, shots):
-    x = shots.x[:7]
-    none = Shots(shots.x[:0], shots.labels[:0], 4, prototypes=shots.x[:4])
-    scores = learner(tower, NAMES, words="a photo of a").fit(none).scores(x)
-    texts = encoded("tiny-clip", [f"a photo of a {n.replace('_', ' ')}." for n in NAMES])
-    assert_close(scores, tower.logit_scale * x @ texts.T, "float32")
-    if learner is CoOp:
-        same = CoOp(tower, NAMES, words="a photo of a", descent=Descent(epochs=0)).fit(shots)
-        assert_same(same.scores(x), scores)
-
-
 # --- gradients and updates ----------------------------------------------------------------------
 
 

@@ -6,7 +6,6 @@ An operation on tensors of two devices is an error there, as it would be on a GP
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,12 +14,7 @@ import torch
 
 from bench.runs import LEAVES
 from fitters.errors import SettingError
-from fitters.few_shot.prompt_learning import (
-    MetaNet,
-    PromptClassifier,
-    make_prompts,
-    word_vectors,
-)
+from fitters.few_shot.prompt_learning import MetaNet, PromptClassifier, make_prompts, word_vectors
 from fitters.methods import METHODS
 from fitters.settings import FitRequest, TrainingOptions
 from fitters.trained import base
@@ -43,9 +37,7 @@ def _cases() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 @pytest.mark.parametrize(("name", "changes"), list(_cases()))
-def test_the_loss_stays_on_its_device(
-    name: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_loss_stays_on_its_device(name, changes, monkeypatch):
     aligner: Any = MLPAligner(**changes) if name.startswith("own-") else preset(name)
     objective = aligner._objective(aligner._parts(6, 5)).to("meta")
     # What looks at values cannot be faked.
@@ -65,7 +57,7 @@ def test_the_loss_stays_on_its_device(
 
 
 @pytest.mark.parametrize("per_image", [False, True])
-def test_prompts_stay_on_their_device(per_image: bool, tmp_path: Path) -> None:
+def test_prompts_stay_on_their_device(per_image, tmp_path):
     with known_to_open_clip(tmp_path):
         tower = tiny_tower()
     made = make_prompts(tower, ["dog", "tabby cat"], 3, "end")
@@ -79,7 +71,7 @@ def test_prompts_stay_on_their_device(per_image: bool, tmp_path: Path) -> None:
     assert (logits.device.type, tuple(logits.shape)) == ("meta", (4, 2))
 
 
-def test_a_tower_is_moved_whole(tmp_path: Path) -> None:
+def test_a_tower_is_moved_whole(tmp_path):
     with known_to_open_clip(tmp_path):
         tower = tiny_tower()
     before = {name: value.clone() for name, value in tower.parameters().items()}
@@ -90,7 +82,7 @@ def test_a_tower_is_moved_whole(tmp_path: Path) -> None:
     assert tower.embed(torch.tensor([[tower.start, tower.end]])).device.type == "meta"
 
 
-def test_which_device(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_which_device(monkeypatch):
     assert training_device("cpu").type == "cpu"
     for best in ("cpu", "mps"):  # whose float64 the sums of a training lack
         monkeypatch.setattr(base, "best_device", lambda best=best: best)
@@ -103,7 +95,7 @@ def test_which_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve("float32", "cuda") == "float32"
 
 
-def test_a_device_is_no_setting() -> None:
+def test_a_device_is_no_setting():
     """Neither an id of a run nor what an alignment records knows it."""
     there = TrainingOptions(device="cuda")
     assert there.changes == TrainingOptions().changes
@@ -113,7 +105,7 @@ def test_a_device_is_no_setting() -> None:
     assert not METHODS["ridge"].takes("device")
 
 
-def test_auto_without_a_gpu_gives_the_bytes_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_without_a_gpu_gives_the_bytes_of_the_cpu(monkeypatch):
     monkeypatch.setattr(base, "best_device", lambda: "cpu")
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(24, 6)), rng.normal(size=(24, 5))

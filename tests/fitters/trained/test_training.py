@@ -213,21 +213,6 @@ def test_held_out_groups_are_whole_and_not_trained_on(rng):
         MLPAligner(epochs=1, patience=1).fit(x[:3], y[:3])
 
 
-def test_progress_counts_stages_and_time(pairs):
-    told: list[EpochDone] = []
-    first = np.arange(32) < 10
-    MLPAligner(**SMALL, sequential=True).fit(*pairs, prototype=first, on_epoch=told.append)
-    assert [(done.stage, done.epoch) for done in told] == [
-        (s, e) for s in (1, 2) for e in range(1, 5)
-    ]
-    assert {(done.n_stages, done.n_epochs) for done in told} == {(2, 4)}
-    seconds = [done.seconds for done in told]
-    assert seconds == sorted(seconds)
-    assert told[0].seconds_left > 0
-    assert told[-1].seconds_left == 0
-    assert str(told[0]).startswith("stage 1/2, epoch 1/4: loss ")
-
-
 def test_two_stages_end_on_the_real_pairs(rng):
     x, y, _ = planted(rng, n=80)
     first = np.arange(80) < 40
@@ -255,21 +240,6 @@ def test_the_first_stage_may_have_epochs_of_its_own(pairs):
     # As many as of the second stage is what None says.
     same = [MLPAligner(**common, first_epochs=n).fit(*pairs, prototype=first) for n in (4, None)]
     assert_same(same[0].project_y(pairs[1]), same[1].project_y(pairs[1]))
-
-
-def test_names_that_are_shared_are_no_negatives(rng):
-    """Two rows of one name are pulled apart only if each is the other's negative."""
-    x, y, _ = planted(rng, n=24)
-    y[12:] = y[:12] + 1e-3 * rng.standard_normal((12, 6))
-    x[12:] = x[:12] + 1e-3 * rng.standard_normal((12, 8))
-    common = {"architecture": "linear", "loss": "infonce", "epochs": 30, "batch_size": 24,
-              "temperature": 0.02, "learn_temperature": False, "learning_rate": 0.05}  # fmt: skip
-    names = np.arange(24) % 12
-    masked = MLPAligner(**common).fit(x, y, groups=names)
-    free = MLPAligner(**common, mask_same=False).fit(x, y, groups=names)
-    # The other row of the name is as likely as the own one: log 2 more.
-    assert masked.loss_ < free.loss_ - 0.5
-    assert free.loss_ > np.log(2)
 
 
 def test_the_temperature_is_learned_within_its_range(pairs):
