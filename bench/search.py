@@ -25,6 +25,7 @@ import polars as pl
 
 from bench.errors import BenchError
 from bench.words import MODIFIERS, name_words, vocabulary
+from featstore import __version__
 from featstore.datasets import build_dataset
 from featstore.encoders.base import Encoder, encode_texts
 from featstore.encoders.registry import open_encoder
@@ -245,6 +246,25 @@ class Searcher:
     encoded: int = 0
     _sources: dict[str, Source] = field(default_factory=dict)
 
+    @property
+    def state(self) -> str:
+        """Digest of what is to be encoded, and by what."""
+        encoders = [str(one.as_dict()) for one in (IMAGES, TEXTS)]
+        pictures = sorted(self.listing.files.items())
+        facts = [pictures, list(self.terms), MODIFIERS, encoders, SIDE, __version__]
+        return hashlib.sha256(json_bytes(facts)).hexdigest()
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the store has what every search reads."""
+        keys = (
+            self.key("image", IMAGES),
+            self.key("caption", TEXTS, "words"),
+            self.key("class_name", TEXTS, "imagenet1k"),
+            self.key("head_weight", IMAGES, "imagenet1k"),
+        )
+        return (self.store / "log.json").is_file() and all(key in self.opened for key in keys)
+
     @cached_property
     def opened(self) -> FeatureStore:
         """The store."""
@@ -419,10 +439,10 @@ def prepare(root: Path, store: Path, on_stage: OnStage) -> Searcher:
         If there is no picture that can be read.
     """
     dataset = default_dataset(root)
-    remembered = store / "search" / f"{dataset}.json"
-    known = json.loads(remembered.read_bytes()) if remembered.is_file() else {}
+    place = store / "search" / f"{dataset}.json"
+    memory = json.loads(place.read_bytes()) if place.is_file() else {"files": {}}
     on_stage("looking for pictures", None)
-    listing = list_pictures(root, known)
+    listing = list_pictures(root, memory["files"])
     searcher = Searcher(listing, store, dataset)
     if not listing.files:
         raise BenchError(
@@ -430,9 +450,19 @@ def prepare(root: Path, store: Path, on_stage: OnStage) -> Searcher:
             f"{len(listing.skipped):,} skipped). Pictures are .jpg, .png, .webp, .gif, .bmp and "
             ".tif; folders below count, hidden ones do not."
         )
-    _encode_pictures(searcher, on_stage)
-    write_file(remembered, [json_bytes(known)])
-    _encode_words(searcher, on_stage)
+    # Opening the encoders, to learn that nothing is to be done, takes longer than an answer.
+    if memory.get("done") != searcher.state or not searcher.is_stored:
+        memory["failed"] = _encode_pictures(searcher, on_stage)
+        _encode_words(searcher, on_stage)
+        memory["done"] = searcher.state
+    write_file(place, [json_bytes(memory)])
+    failed = memory["failed"]
+    listing.skipped.update(
+        {path: failed[sha] for path, sha in listing.files.items() if sha in failed}
+    )
+    if not searcher.paths:
+        why = listed([reason for reason, _ in Counter(failed.values()).most_common(3)])
+        raise BenchError(f"{root} has no picture that can be read: {why}.")
     return searcher
 
 
@@ -443,7 +473,8 @@ def _config(items: int, on_stage: OnStage, stage: str, **more: Any) -> ExtractCo
     )
 
 
-def _encode_pictures(searcher: Searcher, on_stage: OnStage) -> None:
+def _encode_pictures(searcher: Searcher, on_stage: OnStage) -> dict[str, str]:
+    """Store and draw the pictures; return why some of them could not be, by hash."""
     listing = searcher.listing
     first = {sha: path for path, sha in reversed(listing.files.items())}
     rows = {"item_id": list(first), "uri": list(first.values()), "content_sha256": list(first)}
@@ -452,16 +483,9 @@ def _encode_pictures(searcher: Searcher, on_stage: OnStage) -> None:
     job = Job(manifest, "image", [IMAGES], searcher.store, config)
     done = run_logged(job)[0]
     searcher.encoded = done.new
-    failed = done.failures
-    of = {sha: [path for path, own in listing.files.items() if own == sha] for sha in failed}
-    listing.skipped.update({path: failed[sha] for sha, paths in of.items() for path in paths})
     on_stage("thumbnails", None)
-    draw_thumbnails(job, skip=failed, side=SIDE)
-    if len(failed) == len(first):
-        why = Counter(failed.values()).most_common(3)
-        raise BenchError(
-            f"{listing.root} has no picture that can be read: {listed([w for w, _ in why])}."
-        )
+    draw_thumbnails(job, skip=done.failures, side=SIDE)
+    return dict(done.failures)
 
 
 def _encode_words(searcher: Searcher, on_stage: OnStage) -> None:

@@ -46,10 +46,10 @@ PLAIN = _set("""
 MODIFIERS = sorted(
     _set("""
     red orange yellow green blue purple violet pink brown grey gray golden silver dark bright pale
-    colorful striped spotted wooden metal plastic paper leather woolen furry
-    feathered shiny rusty broken old new big small large tiny huge tall long round square flat thick
-    thin open closed empty full wet dry hot cold fresh ripe raw cooked wild tame sleeping
-    running jumping flying swimming sitting standing eating playing two three many single pair
+    colorful striped spotted wooden metal plastic paper leather woolen furry feathered shiny rusty
+    broken old new big small large tiny huge tall long round square flat thick thin open closed
+    empty full wet dry hot cold fresh ripe raw cooked wild tame sleeping running jumping flying
+    swimming sitting standing eating playing two three many single pair
 """)
 )
 
@@ -73,12 +73,12 @@ _INNOCENT = re.compile(
 
 #: Words that somebody is called in WordNet, too, and that name an animal or a thing first.
 _THINGS = _set("""
-    adapter anchor blade boater bourbon bowler brick bunny camper case cat chameleon checker
-    chicken comforter controller cub cutter dish drawer drill drone energizer fan fence fish
-    generator gopher hand head kiwi knocker lamb lead mace match material medium monitor mouth
-    organizer pacifier parrot peach pet pillar pitcher planter plotter plunger popper processor
-    pup puppy quad rake receiver root rosebud screw seal seed seeder server shaver sheep shower
-    siren speaker sponge stamper star starter stroller sweater sweeper tanker timer topper tourer trailer trawler
+    adapter anchor blade boater bourbon bowler brick bunny camper case cat chameleon checker chicken
+    comforter controller cub cutter dish drawer drill drone energizer fan fence fish generator
+    gopher hand head kiwi knocker lamb lead mace match material medium monitor mouth organizer
+    pacifier parrot peach pet pillar pitcher planter plotter plunger popper processor pup puppy quad
+    rake receiver root rosebud screw seal seed seeder server shaver sheep shower siren speaker
+    sponge stamper star starter stroller sweater sweeper tanker timer topper tourer trailer trawler
     tumbler voider washer wave whaler winker
 """)
 

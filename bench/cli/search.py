@@ -10,9 +10,9 @@ import socket
 import sys
 import webbrowser
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -40,15 +40,6 @@ _SOURCES = ("head", "random", "shuffled")
 
 #: Pixels of the side of a picture in a terminal, and bytes of a part of it, as kitty takes them.
 _SIDE, _PART = 96, 4096
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """What is asked of the pictures, and how answers are shown."""
-
-    top: int
-    source: str
-    as_json: bool
 
 
 @click.command(
@@ -104,29 +95,29 @@ def search_command(
     later ones what is new. Nothing leaves this machine, and the folder is never written to.
     Pictures that cannot be read are counted, and the exit code is then 3.
     """
+    from data_manifests.cache import cache_folder
+
     modes = {"QUERY": query is not None, "-i": interactive, "--serve": serve}
     chosen = [name for name, given in modes.items() if given]
     if len(chosen) > 1:
         raise usage_error(f"{' and '.join(chosen)} are different ways to ask. Give one of them.")
-    page_only = {"-o": out is not None, "--no-open": no_open}
-    for name, given in page_only.items():
-        if given and chosen:
-            raise usage_error(f"{name} is of the page, and {chosen[0]} writes none. Leave it out.")
-    if no_names and chosen and not serve:
-        raise usage_error(f"--no-names is of the page, and {chosen[0]} shows none. Leave it out.")
+    page_only = {"-o": out, "--no-open": no_open, "--no-names": no_names and not serve}
+    for name in (name for name, given in page_only.items() if given and chosen):
+        raise usage_error(f"{name} is of the page, and {chosen[0]} writes none. Leave it out.")
     root = _folder(folder)
-    place = _store(store, root)
+    place = (cache_folder("search") if store is None else store).absolute()
+    _keep_out(place, root, "--store")
     page = _page_place(out, root, place) if not chosen else None
     _ask_first(root)
     # What is written from here on is for the user's eyes alone; so is what other processes write.
     os.umask(0o077)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     searcher = _prepared(root, place)
-    asked = _Asked(top, source, as_json)
+    answer = partial(_answer, searcher, top=top, as_json=as_json)
     if query is not None:
-        _answer(searcher, query, asked)
+        answer(query, source)
     elif interactive:
-        _prompt(searcher, asked)
+        _prompt(answer, source)
     elif serve:
         _serve(searcher, _called(folder), named=not no_names)
     elif page is not None:
@@ -153,14 +144,6 @@ def _folder(given: Path) -> Path:
 def _called(folder: Path) -> str:
     """Return what a folder is called on a page: its own name, and never where it lies."""
     return folder.expanduser().resolve().name or "pictures"
-
-
-def _store(store: Path | None, root: Path) -> Path:
-    from data_manifests.cache import cache_folder
-
-    place = (cache_folder("search") if store is None else store).absolute()
-    _keep_out(place, root, "--store")
-    return place
 
 
 def _page_place(out: Path | None, root: Path, store: Path) -> Path:
@@ -193,51 +176,29 @@ def _ask_first(root: Path) -> None:
         )  # fmt: skip
 
 
-@dataclass
-class _Stages:
-    """A bar for each stage of the work."""
-
-    what: str
-    stack: ExitStack = field(default_factory=ExitStack)
-    stage: str = ""
-    bar: ProgressBar | None = None
-
-    def __call__(self, stage: str, done: Progress | None) -> None:
-        """Show a stage, and how far it is."""
-        if stage != self.stage:
-            self.stack.close()
-            self.stage, unit = stage, "" if done is None and "ing" in stage else stage
-            self.bar = self.stack.enter_context(ProgressBar(self.what, unit, doing=stage))
-        if done is not None and self.bar is not None:
-            self.bar.update(done.rows_done, done.rows_total, left=done.eta_seconds)
-
-
-@contextmanager
-def _stages(what: str) -> Iterator[_Stages]:
-    shown = _Stages(what)
-    with shown.stack:
-        yield shown
-
-
 def _prepared(root: Path, place: Path) -> Searcher:
     """Encode what is new, and say what there is."""
-    with _stages(f"search {root.name}") as stages:
-        stages("looking for pictures", None)
+    with ProgressBar(f"search {root.name}", "items", doing="looking for pictures") as bar:
         from bench.search import prepare
 
-        searcher = prepare(root, place, stages)
+        def show(stage: str, done: Progress | None) -> None:
+            bar.stage(stage)
+            if done is not None:
+                bar.update(done.rows_done, done.rows_total, left=done.eta_seconds, note=stage)
+
+        searcher = prepare(root, place, show)
     n = len(searcher.paths)
     new = f", {searcher.encoded:,} of them new" if searcher.encoded else ""
     say(f"{root}: {count(n, 'picture')}{new}. Nothing leaves this machine.", err=True)
     return searcher
 
 
-def _answer(searcher: Searcher, text: str, asked: _Asked) -> None:
+def _answer(searcher: Searcher, text: str, source: str, *, top: int, as_json: bool) -> None:
     """Print the best pictures for a text."""
-    answers, near = searcher.ask(text, asked.source, asked.top)
-    if asked.as_json:
+    answers, near = searcher.ask(text, source, top)
+    if as_json:
         pictures = [{"path": one.path, "score": round(one.score, 4)} for one in answers]
-        print_json({"query": text, "by": asked.source, "nearest_class": near.name,
+        print_json({"query": text, "by": source, "nearest_class": near.name,
                     "far": near.is_far, "pictures": pictures})  # fmt: skip
         return
     if near.is_far:
@@ -253,7 +214,7 @@ def _answer(searcher: Searcher, text: str, asked: _Asked) -> None:
     for rank, one in enumerate(answers, 1):
         screen.write(f"{rank:>4}  {one.score:6.3f}  {_link(searcher.listing.root, one)}\n")
     screen.flush()
-    if asked.source == "head":
+    if source == "head":
         say(f'By random vectors: headstock search {searcher.listing.root.name} "{text}" '
             "--source random", err=True)  # fmt: skip
 
@@ -288,24 +249,16 @@ def _strip(thumbnails: list[bytes]) -> str:
     return "".join([more[0].replace("_G", "_Ga=T,f=100,"), *more[1:]]) + "\n"
 
 
-def _prompt(searcher: Searcher, asked: _Asked) -> None:
+def _prompt(answer: Callable[[str, str], None], source: str) -> None:
     """Answer texts, a line each, until an empty one or the end; ``:random`` asks a control."""
-    say("A text and Enter; :random or :shuffled behind it asks a control. An empty line ends.",
-        err=True)  # fmt: skip
-    while line := _line():
-        text, _, by = line.rpartition(":") if line.endswith(tuple(f":{s}" for s in _SOURCES)) else (
-            line, "", asked.source)  # fmt: skip
-        if text.strip():
-            _answer(searcher, text.strip(), _Asked(asked.top, by, asked.as_json))
-
-
-def _line() -> str:
-    try:
-        if sys.stdin.isatty():
-            return input("> ").strip()
-        return sys.stdin.readline().strip()
-    except EOFError:
-        return ""
+    say(
+        "A text and Enter; :random or :shuffled behind it asks a control. An empty line ends.",
+        err=True,
+    )
+    for line in iter(lambda: sys.stdin.readline().strip(), ""):
+        text, colon, by = line.rpartition(":")
+        asks = colon and text.strip() and by in _SOURCES
+        answer(*((text.strip(), by) if asks else (line, source)))
 
 
 def _write_page(searcher: Searcher, out: Path, folder: str, *, named: bool, as_json: bool) -> Page:
