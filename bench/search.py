@@ -163,18 +163,6 @@ class Answer(NamedTuple):
     """Its cosine with what the text predicts, less half of what it has with its nearest words."""
 
 
-class Nearness(NamedTuple):
-    """The class of the head that is nearest to a text."""
-
-    name: str
-    cosine: float
-
-    @property
-    def is_far(self) -> bool:
-        """Whether little is to be expected."""
-        return self.cosine < FAR
-
-
 @dataclass(frozen=True, eq=False)
 class Source:
     """One of those who answer.
@@ -357,31 +345,26 @@ class Searcher:
         return self._sources[name]
 
     @cached_property
-    def classes(self) -> list[str]:
-        """Names of the classes of the head."""
-        return self._class_texts[0]
-
-    @cached_property
-    def _class_texts(self) -> tuple[list[str], Matrix]:
+    def classes(self) -> tuple[list[str], Matrix]:
+        """Names of the classes of the head, and their rows as a fit has them."""
         view = self.opened.view(self.key("class_name", TEXTS, "imagenet1k")).class_texts()
         rows = self.source("head").fitted.y.apply(view.numpy())
         return view.items["text"].to_list(), np.asarray(rows, dtype=np.float32)
 
     def near(self, texts: Matrix) -> tuple[npt.NDArray[np.int64], Matrix]:
-        """Return of raw texts the nearest class of each, and the cosine with it."""
+        """Return of raw rows of texts the nearest class of each, and the cosine with it."""
         rows = np.asarray(self.source("head").fitted.y.apply(texts), dtype=np.float32)
-        cosines = rows @ self._class_texts[1].T
-        best = cosines.argmax(axis=1)
-        return best, cosines[np.arange(len(best)), best]
+        cosines = rows @ self.classes[1].T
+        return cosines.argmax(axis=1), cosines.max(axis=1)
 
-    def ask(self, text: str, by: str, top: int) -> tuple[list[Answer], Nearness]:
-        """Return the best pictures for a text, and how near the head knows it."""
+    def ask(self, text: str, by: str, top: int) -> tuple[list[Answer], str, float]:
+        """Return the best pictures for a text, the class nearest to it, and its cosine."""
         rows = self.encode([text])
         scores = self.source(by).ask(rows)[0]
         best = np.argsort(-scores, kind="stable")[:top]
-        found, cosine = self.near(rows)
-        near = Nearness(self.classes[int(found[0])], float(cosine[0]))
-        return [Answer(self.paths[i], float(scores[i])) for i in best], near
+        near, cosine = self.near(rows)
+        answers = [Answer(self.paths[i], float(scores[i])) for i in best]
+        return answers, self.classes[0][int(near[0])], float(cosine[0])
 
 
 def useful_name(path: str) -> str:
@@ -460,9 +443,13 @@ def prepare(root: Path, store: Path, on_stage: OnStage) -> Searcher:
     listing.skipped.update(
         {path: failed[sha] for path, sha in listing.files.items() if sha in failed}
     )
-    if not searcher.paths:
+    # One picture is its own mean, and has no direction about it.
+    if len({listing.files[path] for path in searcher.paths}) < 2:
         why = listed([reason for reason, _ in Counter(failed.values()).most_common(3)])
-        raise BenchError(f"{root} has no picture that can be read: {why}.")
+        raise BenchError(
+            f"A search needs two different pictures; {root} has {len(searcher.paths):,} that can "
+            f"be read{f', and others that cannot: {why}' if failed else ''}."
+        )
     return searcher
 
 

@@ -6,10 +6,10 @@ import base64
 import difflib
 import io
 import os
+import re
 import socket
 import sys
 import webbrowser
-from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -195,14 +195,17 @@ def _prepared(root: Path, place: Path) -> Searcher:
 
 def _answer(searcher: Searcher, text: str, source: str, *, top: int, as_json: bool) -> None:
     """Print the best pictures for a text."""
-    answers, near = searcher.ask(text, source, top)
+    from bench.search import FAR
+
+    answers, near, cosine = searcher.ask(text, source, top)
+    far = cosine < FAR
     if as_json:
         pictures = [{"path": one.path, "score": round(one.score, 4)} for one in answers]
-        print_json({"query": text, "by": source, "nearest_class": near.name,
-                    "far": near.is_far, "pictures": pictures})  # fmt: skip
+        print_json({"query": text, "by": source, "nearest_class": near,
+                    "far": far, "pictures": pictures})  # fmt: skip
         return
-    if near.is_far:
-        say(f'ImageNet has nothing near this. Closest class: "{near.name}" ({near.cosine:.1f}). '
+    if far:
+        say(f'ImageNet has nothing near this. Closest class: "{near}" ({cosine:.1f}). '
             "Expect little.", err=True)  # fmt: skip
     if not sys.stdout.isatty():
         for rank, one in enumerate(answers, 1):
@@ -255,7 +258,11 @@ def _prompt(answer: Callable[[str, str], None], source: str) -> None:
         "A text and Enter; :random or :shuffled behind it asks a control. An empty line ends.",
         err=True,
     )
-    for line in iter(lambda: sys.stdin.readline().strip(), ""):
+    while True:
+        click.echo("> " if sys.stdin.isatty() else "", nl=False, err=True)
+        line = sys.stdin.readline().strip()
+        if not line:
+            return
         text, colon, by = line.rpartition(":")
         asks = colon and text.strip() and by in _SOURCES
         answer(*((text.strip(), by) if asks else (line, source)))
@@ -317,9 +324,11 @@ def _serve(searcher: Searcher, folder: str, *, named: bool) -> None:
 
 def _say_skipped(searcher: Searcher) -> None:
     """Say on stderr what was not searched, by reason."""
-    skipped = searcher.listing.skipped
-    reasons: dict[str, str] = {}
-    for path, reason in skipped.items():
-        reasons.setdefault(reason, path)
-    for reason, many in Counter(skipped.values()).most_common(6):
-        say(f"skipped {many:,}: {reason} ({reasons[reason]}{', …' if many > 1 else ''})", err=True)
+    reasons: dict[str, list[str]] = {}
+    for path, reason in searcher.listing.skipped.items():
+        # Without the file's name before, and what another command could do about it behind.
+        short = re.sub(r"\.?( \([^)]*\))?\.?$", "", reason.rpartition(": ")[2])
+        reasons.setdefault(short, []).append(path)
+    for reason, paths in sorted(reasons.items(), key=lambda one: -len(one[1]))[:6]:
+        more = ", …" if len(paths) > 1 else ""
+        say(f"skipped {len(paths):,}: {reason} ({paths[0]}{more})", err=True)

@@ -226,7 +226,7 @@ def search_page(
         "files": paths if named else [f"Picture {i + 1:,}" for i in range(len(paths))],
         "named": named, "serve": serve, "folder": folder, "words": [*words, *MODIFIERS],
         "n_words": len(words), "quiet": np.flatnonzero(~printed).tolist(), "far": FAR,
-        "classes": searcher.classes, "support": len(sources[0].fitted.aligner.support_),
+        "classes": searcher.classes[0], "support": len(sources[0].fitted.aligner.support_),
         "gamma": float(sources[0].fitted.aligner.gamma_), "dt": WIDTH,
         "d": min(WIDTH, sources[0].images.shape[1]), "tops": [a.top for a in answers.values()],
         "example": tries[0], "tries": tries, "best": answers["head"].best.shape[1],
@@ -266,7 +266,7 @@ def served_answer(searcher: Searcher, rows: list[int], text: str) -> dict[str, A
     sources = (searcher.source(name).of(rows) for name in SOURCES)
     lists = [_first(one.ask(vectors), min(DEEP[one.name], len(rows)))[0] for one in sources]
     return {
-        "pictures": [own.tolist() for own in lists], "near": searcher.classes[int(found[0])],
+        "pictures": [own.tolist() for own in lists], "near": searcher.classes[0][int(found[0])],
         "far": bool(cosine[0] < FAR),
     }  # fmt: skip
 

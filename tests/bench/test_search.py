@@ -183,7 +183,7 @@ def toy(named: bool = True, n: int = 40, width: int = 12) -> Searcher:
         "paths": paths, "terms": terms, "names": [useful_name(path) for path in paths],
         "words": list(terms), "thumbnails": [data.getvalue()] * n,
         "_word_rows": dict(zip(words, vectors, strict=True)),
-        "_class_texts": (["cat", "dog"], unit(rng, 2, width)),
+        "classes": (["cat", "dog"], unit(rng, 2, width)),
     }  # fmt: skip
     for name in search.SOURCES:
         images = vectors[:n] if name == "head" else unit(rng, n, width)
@@ -197,12 +197,12 @@ def test_answers_are_corrected_for_hubs() -> None:
     made = toy()
     source = made.source("head")
     made.encode = lambda _: made.vectors_of(["thingac"])  # type: ignore[method-assign]
-    answers, near = made.ask("anything", "head", 5)
+    answers, near, _ = made.ask("anything", "head", 5)
     expected = source.images @ made.vectors_of(["thingac"])[0] - source.hubs / 2
     order = np.argsort(-expected)[:5]
     assert [one.path for one in answers] == [made.paths[i] for i in order]
     assert_close(np.array([one.score for one in answers]), expected[order], np.float32)
-    assert near.name in ("cat", "dog")
+    assert near in ("cat", "dog")
 
 
 # ---- the page ------------------------------------------------------------------------------------
