@@ -52,16 +52,16 @@ _SIDE, _PART = 96, 4096
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("query", required=False)
 @click.option(
-    "--top", type=click.IntRange(1, 10_000), default=10, show_default=True, metavar="N",
-    help="List at most N pictures for a text.",
+    "--top", type=int, default=10, show_default=True, metavar="N",
+    help="List at most N pictures for a text, up to 10,000.",
 )  # fmt: skip
 @click.option("-i", "--interactive", is_flag=True, help="Read texts from a prompt, one a line.")
 @click.option(
-    "--source", type=click.Choice(_SOURCES), default="head", show_default=True,
+    "--source", type=click.Choice(_SOURCES), default="head", show_default=True, metavar="NAME",
     help="Answer by the head, or by a control: random, shuffled.",
 )  # fmt: skip
 @click.option(
-    "-o", "--out", type=click.Path(path_type=Path, dir_okay=False), default=None,
+    "-o", "--out", type=click.Path(path_type=Path, dir_okay=False), default=None, metavar="FILE",
     help="Write the offline page here; without QUERY [default: search.html].",
 )  # fmt: skip
 @click.option("--no-open", is_flag=True, help="Do not open the page in a browser.")
@@ -70,7 +70,7 @@ _SIDE, _PART = 96, 4096
     "--serve", is_flag=True, help="Serve the page, with any text, to this machine's browser."
 )
 @click.option(
-    "--store", type=click.Path(path_type=Path, file_okay=False), default=None,
+    "--store", type=click.Path(path_type=Path, file_okay=False), default=None, metavar="STORE",
     help="Keep the embeddings in this store [default: user's cache].",
 )  # fmt: skip
 @json_option
@@ -97,6 +97,8 @@ def search_command(
     """
     from data_manifests.cache import cache_folder
 
+    if not 1 <= top <= 10_000:
+        raise usage_error(f"--top is a number from 1 to 10,000; got {top:,}.")
     modes = {"QUERY": query is not None, "-i": interactive, "--serve": serve}
     chosen = [name for name, given in modes.items() if given]
     if len(chosen) > 1:
@@ -329,6 +331,6 @@ def _say_skipped(searcher: Searcher) -> None:
         # Without the file's name before, and what another command could do about it behind.
         short = re.sub(r"\.?( \([^)]*\))?\.?$", "", reason.rpartition(": ")[2])
         reasons.setdefault(short, []).append(path)
-    for reason, paths in sorted(reasons.items(), key=lambda one: -len(one[1]))[:6]:
+    for reason, paths in sorted(reasons.items(), key=lambda one: -len(one[1]))[:12]:
         more = ", …" if len(paths) > 1 else ""
         say(f"skipped {len(paths):,}: {reason} ({paths[0]}{more})", err=True)

@@ -359,7 +359,8 @@ def run(*words: str, **more: Any) -> Any:
 @pytest.mark.parametrize(
     ("words", "said"),
     [(["a cat", "-i"], "different ways to ask"), (["-i", "--serve"], "different ways to ask"),
-     (["cat", "-o", "x.html"], "-o is of the page"), (["-i", "--no-names"], "--no-names is of")],
+     (["cat", "-o", "x.html"], "-o is of the page"),
+     (["-i", "--no-names"], "--no-names is of"), (["cat", "--top", "0"], "from 1 to 10,000")],
 )  # fmt: skip
 def test_options_that_contradict_each_other(tmp_path: Path, words: list[str], said: str) -> None:
     result = run(str(tmp_path), *words)
