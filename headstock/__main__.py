@@ -14,6 +14,7 @@ from featstore.command_line import CommandGroup, entry_point
 #: Each command by its place, in the order of their use, and what it is: ``module:attribute``. A
 #: module is imported when one of its commands is typed.
 COMMANDS = {
+    "search": "bench.cli.search:search_command",
     "try": "bench.cli.demo:try_command",
     "reproduce": "bench.cli.demo:reproduce_command",
     "ls": "bench.cli.look:ls_command",
@@ -49,6 +50,7 @@ COMMANDS = {
 
 #: What the commands do, in a line, so that `headstock --help` imports none of them.
 _SUMMARIES = {
+    "search": "Search your own pictures by text.",
     "try": "Run a taste of the demo: a first number in a minute.",
     "reproduce": "Repeat a study, and compare its numbers.",
     "ls": "List what a path holds, or what has a name.",

@@ -179,6 +179,7 @@ PARSED = {
     r"OUT/": "nothing: `make demo` runs them",
     r"(eval run|--suite) paper": "27 datasets; tests/bench/test_paper.py has stand-ins",
     r"headstock try$": "minutes; `make test-long` runs the demo",
+    r"headstock search": "a minute of encoding words; test_search.py has pictures and words",
     r"headstock reproduce": "minutes; test_reproduction.py repeats a smaller study",
     r"headstock extract imagenet1k": "minutes of encoding",
     r"--source tuxpaint-stamps-default_": "the package; test_stamps.py unpacks one",

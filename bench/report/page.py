@@ -493,14 +493,14 @@ def render(name: str, context: Mapping[str, Any]) -> str:
     """Return a page of this package, with the style sheet and the script that all pages share."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-    script = _resource("table.js")
+    script = resource("table.js")
     shared = {
-        "csp": _policy(script), "style": _resource("style.css"), "script": script,
+        "csp": _policy(script), "style": resource("style.css"), "script": script,
         "light": css_variables("light"), "dark": css_variables("dark"),
     }  # fmt: skip
     # Everything is escaped but the sheet, the script and the drawings, which come from here.
     environment = Environment(
-        loader=FunctionLoader(_resource), autoescape=True, undefined=StrictUndefined,
+        loader=FunctionLoader(resource), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {
@@ -513,7 +513,8 @@ def render(name: str, context: Mapping[str, Any]) -> str:
     return environment.get_template(name).render(shared | {**context})
 
 
-def _resource(name: str) -> str:
+def resource(name: str) -> str:
+    """Return a file of this package: a template, a sheet or a script."""
     return resources.files("bench.report").joinpath(name).read_text(encoding="utf-8")
 
 

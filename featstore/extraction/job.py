@@ -27,7 +27,7 @@ from featstore.store import BLOCK_ROWS
 from featstore.store.tables import read_thumbnails, write_thumbnails
 
 
-def draw_thumbnails(job: Job, *, skip: Collection[str]) -> None:
+def draw_thumbnails(job: Job, *, skip: Collection[str], side: int = 96) -> None:
     """Draw the thumbnails that are not there, of images that could be encoded."""
     directory = job.folder / job.dataset / job.kind
     have = read_thumbnails(directory)
@@ -39,7 +39,7 @@ def draw_thumbnails(job: Job, *, skip: Collection[str]) -> None:
         # An image without a picture is shown by its id.
         with contextlib.suppress(ImageError, OSError):
             image = decode_image(reader.read(source_item(item)), **job.accepted)
-            small[item["item_id"]] = thumbnail_webp(draw_view(image, item))
+            small[item["item_id"]] = thumbnail_webp(draw_view(image, item), side=side)
 
     with (
         ByteReader(job.source.root) as reader,

@@ -1,0 +1,424 @@
+"""A search: which pictures, who answers, and the page."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import os
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from bench import search
+from bench.cli.search import _strip, search_command
+from bench.errors import BenchError
+from bench.report import search as pages
+from bench.report.search import Share, fit_thumbnails, search_page, served_answer
+from bench.search import Listing, Searcher, Source, hubs, list_pictures, useful_name
+from bench.words import MODIFIERS
+from tests.assertions import assert_close, assert_same
+
+
+def picture(path: Path, seed: int, side: int = 40) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(0, 255, (4, 4, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize((side, side)).save(path)
+    return path
+
+
+# ---- which pictures ------------------------------------------------------------------------------
+
+
+def test_hidden_linked_and_hostile_files_are_left(tmp_path: Path) -> None:
+    root, outside = tmp_path / "photos", tmp_path / "outside"
+    picture(root / "b" / "cat.png", 1)
+    picture(root / "a.jpg", 2)
+    picture(outside / "secret.png", 3)
+    picture(root / ".hidden.png", 4)
+    picture(root / ".git" / "x.png", 5)
+    (root / "notes.txt").write_text("no picture")
+    (root / "out.png").symlink_to(outside / "secret.png")
+    (root / "in.png").symlink_to(root / "a.jpg")
+    (root / "elsewhere").symlink_to(outside)
+    os.mkfifo(root / "pipe.png")
+    for name in ("new\nline.png", "es\x1b]0;cape.png", "back\\slash.png", "a.tar::b.png"):
+        picture(root / name, 6)
+    (root / os.fsdecode(b"\xff.png")).write_bytes(b"x")
+    (root / "folder.png").mkdir()
+    known: dict[str, list[Any]] = {}
+    found = list_pictures(root, known)
+    assert list(found.files) == ["a.jpg", "b/cat.png"]
+    assert found.files["a.jpg"] == hashlib.sha256((root / "a.jpg").read_bytes()).hexdigest()
+    assert found.others == 1
+    assert found.skipped["out.png"] == found.skipped["in.png"] == "a link"
+    assert found.skipped["pipe.png"] == "no plain file"
+    assert found.skipped["\\udcff.png"] == "its name is not UTF-8"
+    assert len(found.skipped) == 8
+    assert not [path for path in found.skipped if "secret" in path]
+
+
+def test_a_file_is_read_again_where_size_or_time_changed(tmp_path: Path) -> None:
+    file = picture(tmp_path / "a.png", 1)
+    known: dict[str, list[Any]] = {}
+    first = list_pictures(tmp_path, known).files["a.png"]
+    known["a.png"][2] = "remembered"
+    known["gone.png"] = [1, 1, "x"]
+    assert list_pictures(tmp_path, known).files == {"a.png": "remembered"}
+    assert list(known) == ["a.png"]
+    picture(file, 2)
+    os.utime(file, ns=(0, 0))
+    assert list_pictures(tmp_path, known).files["a.png"] not in (first, "remembered")
+
+
+def test_what_cannot_be_read_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(tmp_path / "a.png", 1)
+    picture(tmp_path / "b.png", 1)
+    whole = search._sha256
+
+    def refused(path: Path) -> str:
+        if path.name == "a.png":
+            raise PermissionError(13, "Permission denied")
+        return whole(path)
+
+    monkeypatch.setattr(search, "_sha256", refused)
+    found = list_pictures(tmp_path, {})
+    assert (list(found.files), found.skipped) == (["b.png"], {"a.png": "Permission denied"})
+
+
+def test_a_second_run_encodes_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real pictures through the real encoder; the words take no part."""
+    monkeypatch.setattr(search, "_encode_words", lambda *_: None)
+    root, store = tmp_path / "photos", tmp_path / "store"
+    for number in range(3):
+        picture(root / f"{number}.png", number)
+    picture(root / "copy of 0.png", 0)
+    (root / "broken.jpg").write_bytes(b"no picture")
+    before = {path: path.read_bytes() for path in root.iterdir()}
+    mask = os.umask(0o077)
+    try:
+        first = search.prepare(root, store, lambda *_: None)
+        assert (first.encoded, len(first.paths)) == (3, 4)
+        assert "broken.jpg" in first.listing.skipped
+        assert all(first.thumbnails)
+        assert_same(first.vectors[0], first.vectors[-1])  # the copy
+        again = search.prepare(root, store, lambda *_: None)
+        assert (again.encoded, again.paths) == (0, first.paths)
+        (root / "0.png").unlink()
+        picture(root / "1.png", 10)
+        picture(root / "new" / "3.png", 11)
+        third = search.prepare(root, store, lambda *_: None)
+    finally:
+        os.umask(mask)
+    assert third.encoded == 2
+    assert third.paths == ["1.png", "2.png", "copy of 0.png", "new/3.png"]
+    assert_same(third.vectors[1], first.vectors[2])
+    assert not np.array_equal(third.vectors[0], first.vectors[1])
+    files = [path for path in store.rglob("*") if path.is_file()]
+    assert files
+    assert not [path for path in files if path.stat().st_mode & 0o077]
+    left = {path: path.read_bytes() for path in root.iterdir() if path.is_file()}
+    assert {p: d for p, d in left.items() if p.name != "1.png"}.items() <= before.items()
+
+
+def test_a_folder_without_a_picture_says_what_it_has(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(BenchError, match=r"no picture that can be read \(1 other file"):
+        search.prepare(tmp_path, tmp_path / "store", lambda *_: None)
+
+
+# ---- who answers ---------------------------------------------------------------------------------
+
+
+def unit(rng: np.random.Generator, n: int, d: int) -> Any:
+    rows = rng.standard_normal((n, d))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_hubs_are_means_over_the_nearest_words() -> None:
+    rng = np.random.default_rng(0)
+    images, words = unit(rng, 30, 6), unit(rng, 50, 6)
+    expected = [np.mean(sorted((word @ image for word in words), reverse=True)[:10])
+                for image in images]  # fmt: skip
+    assert_close(hubs(images, words), np.array(expected), np.float32)
+    assert_close(hubs(images, words[:3]), (images @ words[:3].T).mean(axis=1), np.float32)
+
+
+class Fitted:
+    """A stand-in for an alignment: texts are images already."""
+
+    def __init__(self, width: int) -> None:
+        rng = np.random.default_rng(1)
+        self.y = SimpleNamespace(apply=lambda rows: rows)
+        support = unit(rng, 20, width)
+        dual = rng.standard_normal((20, width)).astype(np.float32)
+        self.aligner = SimpleNamespace(support_=support, dual_=dual, gamma_=4.0)
+
+    def project_y(self, rows: Any) -> Any:
+        return rows
+
+
+def toy(named: bool = True, n: int = 40, width: int = 12) -> Searcher:
+    """Return a search whose picture i answers to word i best, and to random vectors at random."""
+    rng = np.random.default_rng(5)
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    terms = {f"thing{letters[i // 26]}{letters[i % 26]}": i % 7 != 3 for i in range(n + 20)}
+    words = [*terms, *MODIFIERS]
+    vectors = unit(rng, len(words), width)
+    paths = [f"box/{word}.png" for word in list(terms)[:n]]
+    listing = Listing(Path("/photos"), dict.fromkeys(paths, "x"), paths, {}, 0)
+    made = Searcher(listing, Path("/store"), "photos")
+    data = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(data, "WEBP")
+    made.__dict__ |= {
+        "paths": paths, "terms": terms, "names": [useful_name(path) for path in paths],
+        "words": list(terms), "thumbnails": [data.getvalue()] * n,
+        "_word_rows": dict(zip(words, vectors, strict=True)),
+        "classes": (["cat", "dog"], unit(rng, 2, width)),
+    }  # fmt: skip
+    for name in search.SOURCES:
+        images = vectors[:n] if name == "head" else unit(rng, n, width)
+        rows = vectors[: len(terms)]
+        near = hubs(images, rows)
+        made._sources[name] = Source(name, Fitted(width), images, rows, near)  # type: ignore[arg-type]
+    return made
+
+
+def test_answers_are_corrected_for_hubs() -> None:
+    made = toy()
+    source = made.source("head")
+    made.encode = lambda _: made.vectors_of(["thingac"])  # type: ignore[method-assign]
+    answers, near, _ = made.ask("anything", "head", 5)
+    expected = source.images @ made.vectors_of(["thingac"])[0] - source.hubs / 2
+    order = np.argsort(-expected)[:5]
+    assert [one.path for one in answers] == [made.paths[i] for i in order]
+    assert_close(np.array([one.score for one in answers]), expected[order], np.float32)
+    assert near in ("cat", "dog")
+
+
+# ---- the page ------------------------------------------------------------------------------------
+
+
+def parts(html: str) -> tuple[dict[str, Any], dict[str, str]]:
+    found = dict(re.findall(r'<script type="text/plain" id="([\w-]+)">([^<]*)</script>', html))
+    return json.loads(found.pop("meta")), found
+
+
+def test_the_lists_of_a_page_are_exact_and_its_shares_counted() -> None:
+    made = toy()
+    page = search_page(made, "photos")
+    meta, blocks = parts(page.html)
+    assert meta["words"][: meta["n_words"]] == made.words
+    for name in search.SOURCES:
+        source = made.source(name)
+        scores = source.ask(made.vectors_of(made.words))
+        deep = min(pages.DEEP[name], len(made.paths))
+        lists = np.frombuffer(base64.b64decode(blocks[f"lists-{name}"]), "<u2").reshape(-1, deep)
+        assert_same(lists.astype(int), np.argsort(-scores, axis=1, kind="stable")[:, :deep])
+        hits = sum(i in lists[i, :8] for i in range(40))
+        assert (page.shares[name].found, page.shares[name].of) == (hits, 40)
+    assert page.shares["head"].found == 40
+    assert page.shares["random"].found < 20
+    assert page.chance == pytest.approx(0.2)
+
+
+def test_nothing_is_printed_on_a_picture_that_may_not_be() -> None:
+    made = toy()
+    meta, blocks = parts(search_page(made, "photos").html)
+    best = set(np.frombuffer(base64.b64decode(blocks["best"]), "<u2").tolist())
+    quiet = {i for i, shown in enumerate(made.terms.values()) if not shown}
+    assert quiet
+    assert set(meta["quiet"]) == quiet
+    assert not best & quiet
+    assert not {meta["words"][i] for i in quiet} & set(meta["tries"])
+
+
+def test_few_names_give_no_number() -> None:
+    page = search_page(toy(n=29), "photos")
+    assert page.shares == {}
+    assert "there is no number" in page.html
+    assert search_page(toy(n=30), "photos").shares
+
+
+@pytest.mark.parametrize("n", [1, 2, 9])
+def test_a_folder_may_be_small(n: int) -> None:
+    meta, blocks = parts(search_page(toy(n=n), "photos").html)
+    assert len(meta["files"]) == n
+    assert len(base64.b64decode(blocks["lists-head"])) == 2 * n * meta["n_words"]
+
+
+def test_a_page_without_names_has_none() -> None:
+    made = toy()
+    page = search_page(made, "photos", named=False)
+    meta, _ = parts(page.html)
+    assert "box/" not in page.html
+    assert ".png" not in page.html
+    assert meta["files"][:2] == ["Picture 1", "Picture 2"]
+    assert "and their names" not in page.html
+
+
+def test_a_page_contains_what_it_says_and_nothing_of_the_machine() -> None:
+    html = search_page(toy(), "photos").html
+    assert "contains 40 pictures and their names" in html
+    assert "/photos" not in html.replace("search photos", "")
+    assert "/store" not in html
+    assert not re.findall(r"(?:src|href|url\()=?[\"']?https?:", html)
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', html)
+    assert policy
+    script, style = (
+        re.search(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL) for tag in ("script", "style")
+    )
+    for tag, found in (("script", script), ("style", style)):
+        assert found
+        digest = base64.b64encode(hashlib.sha256(found[1].encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy[1].replace("&#39;", "'")
+    assert "unsafe" not in policy[1]
+
+
+def test_markup_in_a_name_is_text() -> None:
+    made = toy()
+    made.paths[0] = "</script><script>alert(1)</script>.png"
+    html = search_page(made, "<img src=x>").html
+    assert "<script>alert" not in html
+    assert "<img src=x>" not in html
+
+
+def test_a_served_page_asks_for_pictures_by_number() -> None:
+    made = toy()
+    page = search_page(made, "photos", serve=True)
+    assert "thumbs" not in parts(page.html)[1]
+    assert "connect-src &#39;self&#39;" in page.html
+    made.encode = lambda _: made.vectors_of(["thingab"])  # type: ignore[method-assign]
+    answer = served_answer(made, [1, 5, 7], "x")
+    assert answer["pictures"][0][0] == 0
+    assert [sorted(one) for one in answer["pictures"]] == [[0, 1, 2]] * 3
+
+
+def test_phrases_are_scored_as_by_the_whole_vectors() -> None:
+    """With as many dimensions as there are, the factors keep every score."""
+    rng = np.random.default_rng(3)
+    dual, images, texts = (unit(rng, n, 10) for n in (15, 40, 60))
+    left, right = pages._directions(dual, images, texts)
+    assert_close(left @ right.T, dual @ images.T, np.float32)
+
+
+@given(st.integers(1, 30), st.integers(1, 12), st.integers(0, 99))
+def test_bytes_are_near_to_what_they_stand_for(n: int, width: int, seed: int) -> None:
+    rows = np.random.default_rng(seed).standard_normal((n, width))
+    small, scale = pages._squeezed(rows)
+    worst = np.abs(rows - small * scale[:, None]).max(axis=1)
+    assert (worst <= np.abs(rows).max(axis=1) / 127 * 0.501).all()
+
+
+@given(st.integers(1, 12), st.integers(0, 99))
+def test_the_first_are_those_of_a_sort(k: int, seed: int) -> None:
+    scores = np.random.default_rng(seed).permuted(np.tile(np.arange(12.0), (5, 1)), axis=1)
+    assert_same(pages._first(scores, k), np.argsort(-scores, axis=1)[:, :k])
+
+
+def test_an_interval_is_wilsons() -> None:
+    """Against the table of Newcombe (1998), 81 of 263."""
+    share = Share.counted([True] * 81 + [False] * 182)
+    assert (round(share.low, 4), round(share.high, 4)) == (0.2553, 0.3662)
+    assert (share.percent, share.interval) == ("31 %", "26–37 %")
+
+
+def test_thumbnails_fit_their_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    thumbs = []
+    for _ in range(12):
+        data = io.BytesIO()
+        noise = rng.integers(0, 255, (160, 160, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(data, "WEBP", quality=80)
+        thumbs.append(data.getvalue())
+    whole = sum(map(len, thumbs))
+    assert fit_thumbnails(thumbs) == thumbs
+    for share in (0.9, 0.5):
+        monkeypatch.setattr(pages, "BUDGET", {600: whole * share, 5_000: whole})
+        fitted = fit_thumbnails([*thumbs, b""])
+        assert sum(map(len, fitted)) <= whole * share
+        assert fitted[-1] == b""
+
+
+# ---- the command ---------------------------------------------------------------------------------
+
+
+def run(*words: str, **more: Any) -> Any:
+    return CliRunner().invoke(search_command, list(words), **more)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(["a cat", "-i"], "different ways to ask"), (["-i", "--serve"], "different ways to ask"),
+     (["cat", "-o", "x.html"], "-o is of the page"),
+     (["-i", "--no-names"], "--no-names is of"), (["cat", "--top", "0"], "from 1 to 10,000")],
+)  # fmt: skip
+def test_options_that_contradict_each_other(tmp_path: Path, words: list[str], said: str) -> None:
+    result = run(str(tmp_path), *words)
+    assert result.exit_code == 2
+    assert said in result.output
+
+
+def test_a_folder_that_is_none_is_guessed(tmp_path: Path) -> None:
+    (tmp_path / "Pictures").mkdir()
+    result = run(str(tmp_path / "Picturs"))
+    assert result.exit_code == 2
+    assert "Did you mean" in result.output
+    assert "Pictures?" in result.output
+
+
+@pytest.mark.parametrize("flag", ["-o", "--store"])
+def test_nothing_is_written_into_the_folder(tmp_path: Path, flag: str) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "photos")
+    picture(tmp_path / "photos" / "a.png", 1)
+    for place in (tmp_path / "photos" / "x", tmp_path / "link" / "x"):
+        result = run(str(tmp_path / "photos"), flag, str(place))
+        assert result.exit_code == 2
+        assert "never written to" in result.output
+    assert len(list((tmp_path / "photos").iterdir())) == 1
+
+
+@pytest.mark.parametrize("folder", ["home", "home/..", "/"])
+def test_home_and_the_disk_ask_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", "/nowhere")
+    monkeypatch.setattr("bench.cli.search._keep_out", lambda *_: None)
+    monkeypatch.setattr("bench.cli.search._prepared", lambda *_: pytest.fail("went on"))
+    for answer in ("n\n", ""):
+        result = run(str(tmp_path / folder), "cat", input=answer)
+        assert result.exit_code == 1
+        assert "Go on?" in result.output
+
+
+@pytest.mark.parametrize(
+    ("environment", "begins"),
+    [({"TERM": "xterm-kitty"}, "\033_Ga=T,f=100,"), ({"TERM_PROGRAM": "iTerm.app"}, "\033]1337;"),
+     ({"TERM": "xterm"}, "")],
+)  # fmt: skip
+def test_a_terminal_shows_what_it_can(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], begins: str
+) -> None:
+    for name in ("KITTY_WINDOW_ID", "TERM", "TERM_PROGRAM"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    drawn = _strip([toy().thumbnails[0], b""])
+    assert drawn.startswith(begins)
+    assert bool(drawn) == bool(begins)
+    if "kitty" in begins or begins.startswith("\033_G"):
+        data = "".join(re.findall(r"\033_G[^;]*;([^\033]*)\033\\", drawn))
+        with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+            assert image.size == (192, 96)
+            assert image.getpixel((4, 4)) != (255, 255, 255)
