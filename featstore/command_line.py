@@ -215,7 +215,8 @@ class SectionedCommand(click.Command):
         """Return the parameters of the line as they were typed, as far as it can be parsed."""
         before, ctx.resilient_parsing = ctx.resilient_parsing, True
         try:
-            return dict(self.make_parser(ctx).parse_args([*ctx.meta.get("line", ())])[0])
+            found = self.make_parser(ctx).parse_args([*ctx.meta.get("line", ())])[0]
+            return {name: value for name, value in found.items() if isinstance(value, str | list)}
         finally:
             ctx.resilient_parsing = before
 

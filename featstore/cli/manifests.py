@@ -50,9 +50,11 @@ def _of_texts(name: str, options: Mapping[str, Mapping[str, Any]]) -> Owners:
 
 def _of_source(named: Mapping[str, Any]) -> Owners:
     """Return what ``-s`` sets of the source that a command line names, or that its location is."""
+    location, name = named.get("location"), named.get("source")
+    if location is None and name is None:
+        return {}
     from featstore.sources.making import SOURCES, guessed
 
-    location, name = named.get("location"), named.get("source")
     name = guessed(location) if name is None and isinstance(location, str) else name
     if not isinstance(name, str) or name not in SOURCES:
         return {}
@@ -280,10 +282,12 @@ _EXAMPLES = (
 
 def _of_dataset(named: Mapping[str, Any]) -> Owners:
     """Return what ``-s`` sets of the dataset that a command line names."""
+    name = named.get("dataset")
+    if not isinstance(name, str):
+        return {}
     from featstore.datasets import DATASETS
 
-    name = named.get("dataset")
-    if not isinstance(name, str) or name not in DATASETS:
+    if name not in DATASETS:
         return {}
     return _of_texts(name, DATASETS[name].facts.get("options", {}))
 

@@ -332,9 +332,9 @@ WRONG = [
     (["zeroshot", "--images", "x"], 2, "Did you mean 'zero_shot'"),
     (["zero_shot", "--images", "smoke/image/synthetic", "-s", "prompt=max"], 2, "prompts"),
     (["zero_shot", "--images", "smoke/image/synthetic", "--n-pairs", "many"], 2, "or all; got"),
-    (["neighbours", "--images", "smoke/image/synthetic", "--head", "x"], 1, "holds no set 'x'"),
+    (["neighbours", "--images", "smoke/image/synthetic", "--head", "x"], 2, "holds no set 'x'"),
     (["neighbours", "--images", "smoke/image/synthetic"], 1, "need a head"),
-    (["zero_shot", "--images", "image", "--names", "y"], 1, "holds no set 'y'"),
+    (["zero_shot", "--images", "image", "--names", "y"], 2, "holds no set 'y'"),
 ]
 
 

@@ -53,7 +53,7 @@ def test_pull_what_fits_a_pattern(served, tmp_path, capsys):
     assert "1 received" in out
     assert [info.key.kind for info in open_store(tmp_path / "own").sets()] == ["caption"]
     code, _, err = run(capsys, "store", "pull", served.url, tmp_path / "own", "--select", "cats/*")
-    assert (code, "no set that fits" in err) == (1, True)
+    assert (code, "no set that fits" in err) == (2, True)
 
 
 def test_sync_brings_both_sides_together(tmp_path, capsys):
