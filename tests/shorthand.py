@@ -109,11 +109,15 @@ def accumulate(batches: Iterable[Any], *, precision: Any = "float32") -> Moments
     return accumulate_folds(batches, folds, n_folds=1, precision=precision)[0]
 
 
+def _weights(x: Any, given: Any = None) -> Any:
+    return np.ones(len(x)) if given is None else given
+
+
 def accumulate_folds(
     batches: Iterable[Any], folds: Any, *, n_folds: int = 0, precision: Any = "float32"
 ) -> list[Moments]:
     """Return the moments of each fold, in one pass."""
-    rest = ((x, y, *(w or [np.ones(len(x))])) for x, y, *w in batches if len(x))
+    rest = ((x, y, _weights(x, *w)) for x, y, *w in batches if len(x))
     first = next(rest)
     return accumulate_part(
         chain([first], rest), folds, n_folds=n_folds or int(folds.max()) + 1,
