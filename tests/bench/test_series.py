@@ -1,9 +1,11 @@
 import os
 
+import polars as pl
 import pytest
 
 from bench import read_results
 from bench.cells import only_series, series_table
+from bench.errors import NoResultsError
 from bench.options import Neighbours
 from bench.results import file_of
 from tests.bench.results_by_hand import hand_run, write_ranks

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from bench import statistics
 from bench.errors import MetricError
 from bench.statistics import (
     DrawSums,

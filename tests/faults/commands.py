@@ -141,7 +141,7 @@ WRITES = (
 #: Commands that work in processes of their own -> where those write ("" is the folder of the
 #: command), and the number of their first calls, one of which kills one of them.
 WORKERS = {
-    Command("extract, decoders", _EXTRACT.replace("--jobs 1", "--jobs 2"), "model"): ("pipe:", 5),
+    Command("extract, decoders", _EXTRACT.replace("--jobs 1", "--jobs 2"), "model"): ("socket:", 5),
     Command("extract, devices", f"{_EXTRACT} --device cpu,cpu", "model"): ("", 30),
     Command("eval run, jobs", "headstock eval run smoke --method conse --source "
     "head -o results "
@@ -188,8 +188,8 @@ READS = (
     Command("headstock", "headstock", **_SWEPT),
 )  # fmt: skip
 
-#: These write a folder; the rest is done by their steps, commands that are listed above.
-STEPS_ONLY = frozenset({"headstock try", "headstock reproduce"})
+#: These write a folder or a page; the rest is done by their steps, commands that are listed above.
+STEPS_ONLY = frozenset({"headstock try", "headstock reproduce", "headstock search"})
 
 
 @cache

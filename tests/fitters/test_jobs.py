@@ -16,6 +16,7 @@ from featstore.errors import (
     EmptySelectionError,
     IncompleteEmbeddingsError,
     MisalignedItemsError,
+    UnknownSetError,
 )
 from featstore.store.gc import remove_set
 from featstore.store.layout import LayoutLimits, SetSpec
