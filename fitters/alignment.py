@@ -421,6 +421,7 @@ def fit(
     bias: npt.NDArray[Any] | None = None,
     blocks: tuple[int, ...] = (),
     rng: np.random.Generator,
+    n_folds: int = 4,
     grid: Mapping[str, Axis] | None = None,
     chosen: Choice | None = None,
     on_stage: OnStage | None = None,
@@ -477,6 +478,8 @@ def fit(
     rng : numpy.random.Generator
         Draws the folds, landmarks for the choice of kernel ridge among many prototypes, and the
         seed of a training.
+    n_folds : int
+        Of the cross-validation; fewer if there are fewer groups.
     grid : mapping of str to Axis, optional
         The values that "auto" settings are chosen from, and none beyond: the `axes` of a `Choice`
         that `select` made from other prototypes. A control is compared with its head on equal
@@ -524,7 +527,7 @@ def fit(
         left = config.open_settings(spec.options, mixed=data.mixed)
         if left:
             say(f"choosing {' and '.join(left)}")
-        chosen = spec.tune(config, data, rng=rng, grid=closed(grid))
+        chosen = spec.tune(config, data, rng=rng, n_folds=n_folds, grid=closed(grid))
     say("fitting")
     made = spec.make(config, **chosen.params)
     if hasattr(made, "fit_sources"):
@@ -552,6 +555,7 @@ def select(
     real: Pairs | None = None,
     image_mean: npt.NDArray[Any] | None = None,
     blocks: tuple[int, ...] = (),
+    n_folds: int = 4,
     grid: Mapping[str, Axis] | None = None,
     rng: np.random.Generator,
     **settings: Any,
@@ -568,7 +572,7 @@ def select(
         One of `METHODS` that has something to choose.
     prototypes, real, image_mean, blocks
         As for `fit`.
-    grid, rng
+    n_folds, grid, rng
         As for `fit`.
     **settings
         As for `fit`; here ASIF's are "auto" where none is given.
@@ -598,7 +602,7 @@ def select(
     )
     if not spec.tunes:
         raise SettingError(f"{config.method} has nothing to choose. Fit it with fit.")
-    choice = spec.tune(config, data, rng=rng, grid=closed(grid))
+    choice = spec.tune(config, data, rng=rng, n_folds=n_folds, grid=closed(grid))
     made = spec.make(config, **choice.params)
     return replace(choice, facts=spec.facts(made, choice, mixed=data.mixed))
 

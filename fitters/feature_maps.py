@@ -9,12 +9,20 @@ import numpy as np
 import numpy.typing as npt
 
 from featstore.parallel import map_threads
-from fitters.errors import PairsError
+from fitters.errors import PairsError, SettingError
 from fitters.pairs import Rows
 from fitters.spectrum import eigen_gram
 
 BLOCK_ROWS = 1024
 """Rows of the kernel matrix filled at a time: what is needed beyond the result stays small."""
+
+
+def check_gamma(gamma: float) -> None:
+    """Raise SettingError unless gamma is a finite number above 0."""
+    if not (np.isfinite(gamma) and gamma > 0):
+        raise SettingError(
+            f"gamma, the inverse squared width, must be finite and above 0. Got {gamma}."
+        )
 
 
 def gaussian(
@@ -47,7 +55,10 @@ def gaussian(
     ------
     PairsError
         If a and b have different numbers of columns.
+    SettingError
+        If gamma is not above 0.
     """
+    check_gamma(gamma)
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
         raise PairsError(
             f"A kernel compares rows of one space. Got shapes {a.shape} and {b.shape}."
@@ -99,9 +110,17 @@ def choose_landmarks(
     weight : ndarray of shape (n,), optional
         Mass of each row in the draw by k-means++. Rows of mass 0 should not be passed at all.
 
+    Raises
+    ------
+    SettingError
+        If the number or the method is wrong.
     """
     from sklearn.cluster import kmeans_plusplus
 
+    if n_landmarks < 1:
+        raise SettingError(f"At least 1 landmark is needed. Got {n_landmarks}.")
+    if method not in METHODS:
+        raise SettingError(f"Landmarks are chosen by {' or '.join(METHODS)}. Got {method!r}.")
     if n_landmarks >= len(rows):
         return np.arange(len(rows))
     if method == "uniform":

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import MetricError
-from bench.metrics.geometry import Rows, nearest_rows, unit_rows
+from bench.metrics.geometry import Rows, check_paired, nearest_rows, unit_rows
 
 Matrix = NDArray[np.float64]
 
@@ -303,6 +303,8 @@ def calibrate(
         a view has no such similarity.
     """
     count, n = orders.shape
+    for rows in (*xs, *ys):
+        check_paired(rows, orders[0] if count else rows)
     if alpha * (count + 1) < 1 - 1e-9:
         raise MetricError(
             f"{count:,} permutations cannot show a level of {alpha:g}; take at least "

@@ -81,6 +81,7 @@ def mutual_knn(
     ----------
     Huh et al., The Platonic Representation Hypothesis, ICML 2024.
     """
+    check_paired(x, y)
     of_x, of_y = nearest_rows(x, max(k)), nearest_rows(y, max(k))
     shared = {}
     for count in k:
@@ -107,6 +108,12 @@ def unit_rows(rows: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
     return unit
 
 
+def check_paired(x: NDArray[Any], y: NDArray[Any]) -> None:
+    """Raise MetricError unless both have as many rows."""
+    if len(x) != len(y):
+        raise MetricError(f"x has {len(x):,} rows and y has {len(y):,}: they are not pairs.")
+
+
 Rows = NDArray[np.floating[Any]]
 
 
@@ -116,8 +123,9 @@ def biased_cka(x: Rows, y: Rows) -> float:
     Raises
     ------
     MetricError
-        If the rows do not vary.
+        If the rows are not paired, or do not vary.
     """
+    check_paired(x, y)
     a, b = (unit_rows(rows).astype(np.float64) for rows in (x, y))
     a -= a.mean(axis=0)
     b -= b.mean(axis=0)
@@ -132,6 +140,7 @@ def unbiased_cka(x: Rows, y: Rows) -> float:
     MetricError
         If there are fewer than 4 pairs, or the rows do not vary.
     """
+    check_paired(x, y)
     if len(x) < 4:
         raise MetricError(f"Unbiased CKA needs at least 4 pairs; got {len(x)}.")
     a, b = (unit_rows(rows).astype(np.float64) for rows in (x, y))
@@ -158,6 +167,7 @@ def cka_chance(x: Rows, y: Rows) -> float:
     MetricError
         As of `biased_cka`.
     """
+    check_paired(x, y)
     spread = []
     for rows in (x, y):
         unit = unit_rows(rows).astype(np.float64)

@@ -107,6 +107,10 @@ class RandomOrder:
         import numpy as np
 
         relevant, weights = np.unique(np.asarray(n_relevant), return_counts=True)
+        if len(relevant) == 0 or relevant[0] < 1 or relevant[-1] > gallery:
+            raise MetricError(
+                f"Every query needs 1 to {gallery:,} relevant items, got {relevant.tolist()}."
+            )
         self.gallery, self.relevant, self.share = gallery, relevant, weights / weights.sum()
         self.beyond, places = np.zeros(gallery + 1), np.arange(gallery + 1)
         for count, part in zip(relevant, self.share, strict=True):

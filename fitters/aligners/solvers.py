@@ -85,6 +85,8 @@ def solve_ridge_dual(
     Weighted rows come multiplied by √w; alpha must be above 0.
     """
     _check_penalties(alpha)
+    if alpha == 0:
+        raise SettingError("The dual form needs alpha > 0. Solve the normal equations instead.")
     solution: np.ndarray = a.T @ solve_ridge(a @ a.T, b, alpha)
     return solution
 

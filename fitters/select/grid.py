@@ -303,8 +303,17 @@ def folds_by_group(
     ndarray of int, shape (n,)
         0 … n_folds − 1; every fold holds at least one group.
 
+    Raises
+    ------
+    SelectionError
+        If there are fewer groups than folds.
     """
     labels, codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    if n_folds < 2 or len(labels) < n_folds:
+        raise SelectionError(
+            f"{n_folds} folds of {len(labels):,} groups cannot be made: at least 2 folds, and a "
+            "group for each. Give more pairs, or fewer folds."
+        )
     order = rng.permutation(len(labels))
     taken: Any = np.arange(len(labels)) % n_folds
     if sizes.min() < sizes.max():  # of equal groups the smallest fold is each in turn
@@ -400,6 +409,10 @@ class Search:
     rng: np.random.Generator
     n_folds: int = 4
     grid: Mapping[str, Axis] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not float(self.n_folds).is_integer() or self.n_folds < 2:
+            raise SettingError(f"n_folds is an integer of at least 2; got {self.n_folds!r}.")
 
     def axis(self, name: str, default: Axis, own: float | None = None) -> Axis:
         """Return the grid of an axis of `PLURALS`; if its value is given, or `own`, that alone."""

@@ -32,7 +32,7 @@ import numpy.typing as npt
 
 from featstore.parallel import map_threads
 from fitters.aligners.solvers import DETERMINED, relative_penalty
-from fitters.errors import SelectionError
+from fitters.errors import PairsError, SelectionError, SettingError
 from fitters.kept import remember
 from fitters.moments.moments import Moments, merge_pooled
 from fitters.pairs import Pairs
@@ -377,7 +377,13 @@ def cross_validate(
     -----
     One eigendecomposition, of the size of the predicting side, for each fold and weight.
     """
+    if method not in {"ridge", "procrustes"}:
+        raise SettingError(
+            f"Only ridge and procrustes have something to choose here. Got {method!r}."
+        )
     check_metric(metric)
+    if folds.shape != (real.n,):
+        raise PairsError(f"folds must have one entry a pair, shape ({real.n},). Got {folds.shape}.")
     # Procrustes maps the smaller side into the larger; ridge as asked.
     predict_x = (
         real.y.shape[1] <= real.x.shape[1] if method == "procrustes" else direction == "y->x"

@@ -150,6 +150,8 @@ def test_rows_that_do_not_vary_are_refused_or_have_no_score(rng):
 def test_what_cannot_be_calibrated(rng):
     x, y = layers(rng, 30, 3, 4)
     drawn = draw_orders(30, 19, rng=rng)
+    with pytest.raises(MetricError, match=r"x has 20 rows and y has 30: they are not pairs"):
+        calibrate([x], [y[:20]], LinearCKA(), drawn)
     with pytest.raises(MetricError, match=r"18 permutations cannot show a level of 0.05.* 19\."):
         calibrate([x], [y], LinearCKA(), drawn[:18])
     with pytest.raises(MetricError, match="at least 4 pairs; got 3"):

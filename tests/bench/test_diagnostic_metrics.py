@@ -101,7 +101,9 @@ def test_a_direction_that_separates_does_so_whatever_the_sizes(rng):
     assert linear_separability(x, y, rng=rng) > 0.9
 
 
-def test_rows_that_are_too_few_are_refused(rng):
+def test_rows_that_are_no_pairs_or_too_few_are_refused(rng):
+    with pytest.raises(MetricError, match="they are not pairs"):
+        mutual_knn(rng.normal(size=(5, 2)), rng.normal(size=(4, 2)), [1])
     with pytest.raises(MetricError, match="need at least 6 rows"):
         nearest_rows(rng.normal(size=(5, 2)), 5)
     with pytest.raises(MetricError, match=r"no direction \(first: row 1\)"):

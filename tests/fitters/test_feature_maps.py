@@ -12,7 +12,7 @@ from fitters import (
     KernelRidgeAligner,
     RidgeAligner,
 )
-from fitters.errors import PairsError
+from fitters.errors import PairsError, SettingError
 from fitters.feature_maps import NystroemMap, choose_landmarks, gaussian
 from fitters.moments.moments import merge_pooled
 from tests.assertions import assert_close, assert_same
@@ -39,6 +39,8 @@ def test_the_kernel_is_sklearns(n, m, gamma, seed):
 def test_blocks_change_nothing_and_wrong_arguments_are_refused(rows):
     whole = gaussian(rows, rows[:5], 2.0)
     assert_close(gaussian(rows, rows[:5], 2.0, block_rows=7), whole)
+    with pytest.raises(SettingError, match="above 0"):
+        gaussian(rows, rows, -1)
     with pytest.raises(PairsError, match="rows of one space"):
         gaussian(rows, rows[:, :3], 1)
 
@@ -78,3 +80,7 @@ def test_landmarks_are_distinct_drawn_and_spread(rng):
         assert_same(choose_landmarks(rows, 100, rng, method=method), np.arange(100))
     far = choose_landmarks(rows, 3, rng, method="k-means++")
     assert (far >= 95).sum() >= 2, "five rows that lie apart are found"
+    with pytest.raises(SettingError, match="At least 1"):
+        choose_landmarks(rows, 0, rng)
+    with pytest.raises(SettingError, match="uniform or"):
+        choose_landmarks(rows, 3, rng, method="best")

@@ -9,7 +9,7 @@ from sklearn.metrics.pairwise import cosine_similarity, rbf_kernel
 from fitters import Pairs, SideTransform, fit, load
 from fitters.aligners.kernel import KernelRidgeAligner
 from fitters.aligners.ridge import RidgeAligner
-from fitters.errors import PairsError
+from fitters.errors import PairsError, SettingError
 from fitters.methods import METHODS
 from fitters.moments.transform import unit_or_zero
 from fitters.saved import fitted_arrays
@@ -122,6 +122,10 @@ def test_landmarks_stand_for_many_prototypes(sources, rng, monkeypatch):
 def test_what_cannot_be_validated_is_refused(sources, rng):
     _, real = sources
     folds = folds_by_group(real.groups, 3, rng)
+    with pytest.raises(SettingError, match="criterion must be one of mrr"):
+        cross_validate_kernel(real=real, folds=folds, criterion="luck")
+    with pytest.raises(PairsError, match="one entry a pair"):
+        cross_validate_kernel(real=real, folds=folds[1:])
     nothing = Pairs(real.x, real.y, real.groups, np.arange(real.n, dtype=float))
     with pytest.raises(PairsError, match="weight 0"):
         cross_validate_kernel(real=nothing, folds=folds)

@@ -70,6 +70,13 @@ def test_sinkhorn_spreads_the_queries_evenly(rng):
     assert (mass.argmax(axis=1) != (x @ y.T).argmax(axis=1)).any()
 
 
+@pytest.mark.parametrize("wrong", [{"scale": 0.0}, {"scale": np.nan}, {"rounds": 0}])
+def test_sinkhorn_says_what_it_takes(wrong, rng):
+    x = unit(rng.standard_normal((3, 2)))
+    with pytest.raises(SettingError, match="a scale from 1e-6"):
+        sinkhorn(x, x, **wrong)
+
+
 def test_only_what_answers_all_queries_together_is_called_transductive():
     assert labelled("image→name", "sinkhorn") == "image→name (transductive)"
     for name in ("cosine", "csls", "inverted-softmax"):
@@ -100,5 +107,9 @@ def test_scorers_are_found_by_name(rng):
     assert scorer_named("csls") is csls
     with pytest.raises(SettingError, match=r"Known scorers: cosine, csls, .*Did you mean 'csls'"):
         scorer_named("clss")
+    with pytest.raises(SettingError, match="its neighbours, must be an integer of at least 1"):
+        csls(x, x, k=0)
+    with pytest.raises(SettingError, match="from 1e-6 to 1e6"):
+        inverted_softmax(x, x, temperature=0.0)
     with pytest.raises(PairsError, match="same alignment"):
         csls(x, x[:, :1])

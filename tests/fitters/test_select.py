@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
 from fitters import Pairs, ProcrustesAligner, RidgeAligner
-from fitters.errors import SelectionError, SettingError
+from fitters.errors import PairsError, SelectionError, SettingError
 from fitters.select import ranking
 from fitters.select.grid import Axis, folds_by_group
 from fitters.select.held_out import cross_validate
@@ -48,11 +48,15 @@ def test_folds_keep_groups_whole_and_none_is_empty(groups, n_folds, seed):
     assert sizes.max() - sizes.min() <= largest
 
 
-def test_folds_are_drawn():
+def test_folds_are_drawn_and_need_a_group_each(rng):
     groups = np.repeat(np.arange(20), 3)
     one, same = (folds_by_group(groups, 4, np.random.default_rng(7)) for _ in range(2))
     assert_same(one, same)
     assert (one != folds_by_group(groups, 4, np.random.default_rng(8))).any()
+    with pytest.raises(SelectionError, match="Give more pairs, or fewer folds"):
+        folds_by_group(np.zeros(9), 2, rng)
+    with pytest.raises(SelectionError, match="at least 2 folds"):
+        folds_by_group(groups, 1, rng)
 
 
 @given(st.integers(0, 2**16), st.integers(2, 5), st.booleans())
@@ -239,10 +243,12 @@ def test_centred_rows_must_not_leak_through_their_sum(columns, renormalised, rng
         assert leak.score(1e-6, "rank") > 0.9
 
 
-def test_leaving_out_needs_two_names(rng):
+def test_leaving_out_needs_two_names_and_a_known_criterion(rng):
     pairs = Pairs(rng.standard_normal((3, 4)), rng.standard_normal((3, 2)), np.zeros(3))
     with pytest.raises(SelectionError, match="fix the penalty"):
         leave_one_group_out(pairs)
+    with pytest.raises(SettingError, match="cosine, rank"):
+        leave_one_group_out(pairs, criterion="loss")
 
 
 # Cross-validation
@@ -310,3 +316,11 @@ def test_the_curve_is_what_refitting_gives(
         for j, penalty in enumerate(curve.axes["penalty"].values):
             expected = refit_and_rank(method, direction, prototypes, real, folds, weight, penalty)
             assert curve.scores[i, j] == pytest.approx(expected, abs=1e-9), (weight, penalty)
+
+
+def test_bad_calls_say_what_is_wrong(rng):
+    real = Pairs(rng.standard_normal((6, 3)), rng.standard_normal((6, 2)))
+    with pytest.raises(PairsError, match=r"shape \(6,\)"):
+        cross_validate("ridge", real=real, folds=np.zeros(4, int))
+    with pytest.raises(SettingError, match="Only ridge and procrustes"):
+        cross_validate("conse", real=real, folds=np.arange(6) % 2)

@@ -94,6 +94,8 @@ def test_singular_without_penalty_says_its_rank(rng):
         solve_ridge(a.T @ a, a.T @ a, 0.0)
     with pytest.raises(SettingError, match=r"not negative\. Got -1"):
         solve_ridge(a.T @ a, a.T @ a, -1.0)
+    with pytest.raises(SettingError, match="alpha > 0"):
+        solve_ridge_dual(a, a, 0.0)
 
 
 def test_a_penalty_below_rounding_still_solves(rng):
