@@ -90,7 +90,7 @@ static void die(void)
     for (;;) pause();
 }
 
-/* A process that a command starts is armed as it begins; a folder "pipe:" is every pipe. */
+/* A process that a command starts is armed as it begins; a folder "socket:" is every socket. */
 __attribute__((constructor)) static void arm_worker(void)
 {
     const char *spec = getenv("FAULTS_WORKER");
@@ -150,6 +150,8 @@ ret name params { \
 
 WRITES(ssize_t, write, (int fd, const void *b, size_t n), (fd, b, n), (fd, b, n / 2),
        (int, const void *, size_t))
+WRITES(ssize_t, send, (int fd, const void *b, size_t n, int f), (fd, b, n, f), (fd, b, n / 2, f),
+       (int, const void *, size_t, int))
 WRITES(ssize_t, pwrite, (int fd, const void *b, size_t n, off_t o), (fd, b, n, o),
        (fd, b, n / 2, o), (int, const void *, size_t, off_t))
 WRITES(ssize_t, pwrite64, (int fd, const void *b, size_t n, off64_t o), (fd, b, n, o),

@@ -19,7 +19,7 @@ from featstore.errors import AddressError, EngineError
 from featstore.parallel import Workers
 from featstore.testing import item_table, write_set
 from fitters import Alignment
-from fitters.errors import PairsError, SettingError, ZeroRowError
+from fitters.errors import SettingError, ZeroRowError
 from fitters.jobs import fit_from_store
 from fitters.moments import accumulation
 from fitters.saved import fitted_arrays
@@ -169,8 +169,3 @@ def test_parts_cover_every_row_once_and_depend_on_the_number_alone(n: int) -> No
     assert slices[-1].stop == n
     assert len(slices) <= accumulation.MOST_PARTS
     assert len({s.stop - s.start for s in slices[:-1]}) <= 1
-
-
-def test_no_parts_have_no_moments() -> None:
-    with pytest.raises(PairsError, match="no rows"):
-        accumulation.add_parts([])

@@ -305,18 +305,14 @@ def test_names_of_a_listing_stay_inside(served, key):
         document = json.loads(answer.body)
         if key:
             document["sets"][key] = "0" * 64
-        document["thumbnails"] = ["../birds/image/thumbnails-00000000.parquet", "birds/image/x"]
+        else:
+            document["thumbnails"] = ["../birds/image/thumbnails-00000000.parquet"]
         answer.body = json_bytes(sealed(document))  # as a writer would, but for the names
         return answer
 
     served.harm = on("log.json", trick)
-    if key:
-        with pytest.raises(CorruptStoreError, match=r"log\.json"):
-            open_store(served.url)
-    else:
-        store = open_store(served.url)
-        assert len(store.sets()) == 2
-        assert store.thumbnails("birds") == {}
+    with pytest.raises(CorruptStoreError, match=r"log\.json"):
+        open_store(served.url)
     assert not [path for _, path, _ in served.requests if ".." in path or "etc" in path]
 
 
