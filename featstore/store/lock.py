@@ -397,8 +397,6 @@ def claim_folders(directory: Path, *, part: tuple[int, int] | None = None) -> li
     they hold none of its blocks.
     """
     staging = directory / ".staging"
-    if not staging.is_dir():
-        return []
     parts = _names(staging, _PART)
     if part is not None:
         own = part_name(*part)
@@ -485,9 +483,10 @@ def _current(staging: Path) -> Path | None:
 
 
 def _names(folder: Path, pattern: re.Pattern[str]) -> list[str]:
-    """Return the names in a folder that have a form; thousands of parts may lie side by side."""
-    with os.scandir(folder) as entries:
+    """Return the names in a folder, which may vanish, that have a form; there may be thousands."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
         return [entry.name for entry in entries if pattern.fullmatch(entry.name)]
+    return []
 
 
 def _is_folder(path: Path) -> bool:

@@ -112,6 +112,18 @@ def test_a_lock_that_another_made_meanwhile_is_left_alone(tmp_path, monkeypatch)
     assert (staging / LOCK).exists()
 
 
+def test_a_staging_folder_that_vanishes_holds_no_claim(tmp_path, monkeypatch):
+    staging, look = tmp_path / ".staging", os.scandir
+    staging.mkdir()
+
+    def scandir(path: Any) -> Any:
+        staging.rmdir()  # by the writer that ends now
+        return look(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert lock.claim_folders(tmp_path) == []
+
+
 def test_sixteen_extractions_of_one_manifest_give_one_set(children, tmp_path, store):
     manifest = scenarios.pictures(tmp_path / "one", "one", 40)
     args = {"manifest": manifest, "wait": 60}
