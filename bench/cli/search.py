@@ -7,6 +7,7 @@ import difflib
 import io
 import os
 import re
+import shlex
 import socket
 import sys
 import webbrowser
@@ -220,8 +221,12 @@ def _answer(searcher: Searcher, text: str, source: str, *, top: int, as_json: bo
         screen.write(f"{rank:>4}  {one.score:6.3f}  {_link(searcher.listing.root, one)}\n")
     screen.flush()
     if source == "head":
-        say(f'By random vectors: headstock search {searcher.listing.root.name} "{text}" '
-            "--source random", err=True)  # fmt: skip
+        say(f"By random vectors: {_again(searcher, text)} --source random", err=True)
+
+
+def _again(searcher: Searcher, text: str) -> str:
+    """Return a search of the same folder as a line to paste."""
+    return shlex.join(["headstock", "search", str(searcher.listing.root), text])
 
 
 def _link(root: Path, answer: Answer) -> str:
@@ -295,7 +300,7 @@ def _write_page(searcher: Searcher, out: Path, folder: str, *, named: bool, as_j
             f"their picture in the first 8; by random vectors {random.percent}, by shuffled names "
             f"{shuffled.percent}, by chance {100 * page.chance:.1f} %.")  # fmt: skip
     say(f"Store: {searcher.store}, {human_bytes(size)} for all folders and the words.")
-    say(f'Next:  headstock search {folder} "a red car"   # or --serve: any text in the browser')
+    say(f"Next:  {_again(searcher, 'a red car')}   # or --serve: any text in the browser")
     return page
 
 
