@@ -3,7 +3,7 @@
 Mendez, Confalonieri and Díaz-Rodríguez, *Supervised Classification Heads as Semantic Prototypes*,
 ICML 2026 (arXiv 2605.22484). `EXPERIMENTS` is the one list of what the paper shows: which runs
 answer it, which sets they read, and why some is not run. `paper_runs`, `lacking`, the dry run and
-the table of docs/ref/boxes.md follow from it. ``published`` holds the paper's numbers.
+the table of docs/reproduce.md follow from it. ``published`` holds the paper's numbers.
 """
 
 from __future__ import annotations

@@ -212,14 +212,15 @@ def test_published_numbers_are_of_models_that_the_commands_make():
         assert any(name.startswith(pattern.strip("^")) for name in names), pattern
 
 
-# docs/ref/boxes.md
+# docs/ref/boxes.md and docs/reproduce.md
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "ref" / "boxes.md"
 
 
 def table(heading):
-    """Return the rows below a heading of the document, cells by column."""
-    lines = DOCUMENT.read_text(encoding="utf-8").splitlines()
+    """Return the rows below a heading of the documents, cells by column."""
+    pages = (DOCUMENT, DOCUMENT.parents[1] / "reproduce.md")
+    lines = [line for page in pages for line in page.read_text("utf-8").splitlines()]
     start = lines.index(heading)
     names = [cell.strip() for cell in heading.strip("|").split("|")]
     rows = takewhile(lambda line: line.startswith("|"), lines[start + 2 :])
