@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bench import search
-from bench.cli.search import _strip, search_command
+from bench.cli.search import _again, _strip, search_command
 from bench.errors import BenchError
 from bench.report import search as pages
 from bench.report.search import Share, fit_thumbnails, search_page, served_answer
@@ -400,6 +401,13 @@ def test_home_and_the_disk_ask_first(
         result = run(str(tmp_path / folder), "cat", input=answer)
         assert result.exit_code == 1
         assert "Go on?" in result.output
+
+
+def test_the_line_to_paste_searches_the_folder_from_anywhere() -> None:
+    searcher = toy()
+    typed = shlex.split(_again(searcher, "a dog's bowl"))
+    assert typed == ["headstock", "search", str(searcher.listing.root), "a dog's bowl"]
+    assert searcher.listing.root.is_absolute()
 
 
 @pytest.mark.parametrize(
