@@ -290,3 +290,60 @@ def options_of(task: str, values: Mapping[str, Any]) -> Options:
             raise ProtocolError(unknown_name("setting", name, known, where=f"of task {task}"))
     given = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
     return checked_options(task, kind(**given))
+
+
+#: Draws of pairs without which a gate is not asked (one draw passed 15 to 24 % falsely), and pairs
+#: of a draw, at least.
+ENOUGH_DRAWS, FEWEST_PAIRS = 5, 25
+
+
+@dataclass(frozen=True)
+class BridgeConfig:
+    """How a bridge is measured.
+
+    Attributes
+    ----------
+    seeds : tuple of int
+        One draw of pairs and held-out items each.
+    gate : float, optional
+        The share of the ten nearest that must be kept.
+    n_pairs : int, optional
+        Pairs of a draw; by default half of the items.
+    methods : tuple of str
+        Kinds of maps that are tried; by default all that fit.
+    group : str, optional
+        A column of the items; the group of which least is kept is named.
+    """
+
+    seeds: tuple[int, ...] = tuple(range(10))
+    gate: float | None = option(
+        None,
+        help="Exit with 5 unless the lower end of the 95 % interval of what is kept reaches this "
+        "share, such as 0.95.",
+        above=0,
+        below=1,
+    )
+    n_pairs: int | None = option(
+        None,
+        help="Fit on this many pairs a draw, up to half of the items [default: half].",
+        at_least=FEWEST_PAIRS,
+    )
+    methods: tuple[Literal["ridge", "diagonal", "rotation", "kernel"], ...] = option(
+        (),
+        help="Try these maps: ridge, diagonal, rotation, kernel [default: all that fit].",
+        flag="--method",
+        metavar="NAMES",
+    )
+    group: str | None = option(
+        None,
+        help="Name the group of items, by this column of theirs, of which least is kept.",
+        metavar="COLUMN",
+    )
+
+    def __post_init__(self) -> None:
+        check_values(self, ProtocolError, of="a bridge")
+        if self.gate is not None and len(set(self.seeds)) < ENOUGH_DRAWS:
+            raise ProtocolError(
+                f"A gate needs {ENOUGH_DRAWS} draws of pairs or more; got {len(set(self.seeds))}. "
+                "With one draw a false pass is as likely as 1 in 5: give more seeds."
+            )

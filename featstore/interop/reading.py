@@ -22,12 +22,16 @@ from featstore.errors import (
     needs_extra,
     unknown_name,
 )
+from featstore.identity import sha256_hex
 from featstore.interop import ImportConfig
 from featstore.manifest.paths import resolve_inside
 from featstore.matrices import numbers, readable
 from featstore.options import take_options
 from featstore.store.layout import DTYPES, SetSpec
 from featstore.store.parquet_guard import allowed_bytes, read_table
+from featstore.store.rows import MemoryRows
+from featstore.store.tables import ItemTable
+from featstore.store.view import Selection
 
 #: What safetensors calls the dtypes of a store.
 TENSOR_DTYPES = {
@@ -120,6 +124,41 @@ def read_rows(source: Path, *, array: str | None = None) -> Rows:
         # h5py and NumPy raise anything on a header that lies.
         reason = " ".join(str(err).split())[:200].rstrip(".") or type(err).__name__
         raise ManifestError(f"{source} cannot be read as embeddings: {reason}.") from err
+
+
+def view_of(source: Path, *, array: str | None = None) -> Selection:
+    """Return the rows of a file as a view, in memory; its space is that of these very bytes.
+
+    Items are those in the file, or of a .csv or .parquet file of the same name beside it; else
+    the numbers of the rows are their ids.
+
+    Raises
+    ------
+    ManifestError
+        As `read_rows`; if there are items for other rows, or without ids.
+    """
+    rows = read_rows(source, array=array)
+    items, n = rows.items, len(rows.data)
+    beside = [source.with_suffix(end) for end in (".csv", ".parquet")]
+    there = [path for path in beside if path != source and path.is_file()]
+    if items is None and there:
+        items = read_items(there[0], rows=n)
+    if items is None:
+        items = pl.DataFrame({"item_id": [f"{row}" for row in range(n)]})
+    if "item_id" not in items.columns or items.height != n:
+        raise ManifestError(
+            f"The items of {source} need a column item_id and {n:,} rows, one each; got "
+            f"{items.height:,} rows of {listed(items.columns, shown=LISTED)}."
+        )
+    table = items.with_columns(pl.col("item_id").cast(pl.String))
+    data = np.ascontiguousarray(rows.values(slice(None)))
+    data = data if data.dtype == np.float64 else data.astype(np.float32, copy=False)
+    digest = sha256_hex(data.tobytes())
+    return Selection(
+        MemoryRows(data), np.arange(n),
+        ItemTable(lambda names: table if names is None else table.select(names)),
+        key=source.name, encoder=source.stem, space_id=digest, set_id=digest, revision_id=digest,
+    )  # fmt: skip
 
 
 def read_items(path: Path, *, rows: int = 0) -> pl.DataFrame:

@@ -1,0 +1,143 @@
+"""`headstock bridge`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from bench.options import BridgeConfig
+from featstore.cli.options import open_at, seeds_option, set_named, the_store
+from featstore.command_line import StorePlace, json_option, print_json, store_option
+from featstore.errors import ManifestError
+from featstore.options import config_from, options_from
+from featstore.terminal import TextTable
+
+if TYPE_CHECKING:
+    from bench.bridge import Bridge
+    from featstore.matrices import Rows
+    from featstore.store.view import Selection
+
+#: The gate of --gate is missed.
+EXIT_GATE = 5
+
+#: Strangers that are named.
+_SHOWN = 8
+
+
+@click.command(
+    "bridge",
+    epilog="\b\nExample:"
+    "\n  headstock bridge docs/image/v1 docs/image/v2 --store store"
+    "\n  headstock bridge old.parquet new.parquet --gate 0.95 -o v1-v2.safetensors",
+)
+@click.argument("old", metavar="OLD")
+@click.argument("new", metavar="NEW")
+@store_option(
+    "Read sets from this store, a folder or an address [default: the only one here].",
+    required=False,
+)
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Save the adapter of all pairs, a safetensors file.",
+)
+@options_from(BridgeConfig)
+@click.option(
+    "--join",
+    type=click.Choice(["id", "position"]),
+    metavar="NAME",
+    default="id",
+    show_default=True,
+    help="Join rows by the ids of their items, or by their position.",
+)
+@click.option(
+    "--array",
+    metavar="NAME",
+    help="Read this column, tensor or dataset of a file [default: embedding, or the only matrix].",
+)
+@seeds_option("Draw pairs and held-out items once for each of these seeds.", "0-9")
+@json_option
+def bridge_command(
+    *,
+    old: str,
+    new: str,
+    store: StorePlace | None,
+    out: Path | None,
+    join: Literal["id", "position"],
+    array: str | None,
+    as_json: bool,
+    **given: Any,
+) -> int:
+    """Replace an encoder: map old vectors to new.
+
+    OLD and NEW are sets of a store, or files of vectors of the same items: .npy, .safetensors,
+    .parquet or .h5. Printed is whether both are of one space, and what a search among items that
+    the map has not seen keeps of the ten nearest, beside maps that know nothing. The exit code is
+    5 if --gate is missed.
+    """
+    from bench.bridge import bridge
+
+    config = config_from(BridgeConfig, given)
+    one, two = (_opened(place, store, array) for place in (old, new))
+    by_position = join == "position"
+    rows: list[Rows] = [one.numpy(), two.numpy()] if by_position else [one, two]
+    found = bridge(rows[0], rows[1], config)
+    if out is not None:
+        found.save(out)
+    if as_json:
+        print_json({"sentence": found.sentence, "passes": found.passes, **found.adapter.facts})
+    else:
+        _show(found, out)
+    return 0 if found.passes else EXIT_GATE
+
+
+def _opened(place: str, store: StorePlace | None, array: str | None) -> Selection:
+    """Return the rows of a file, or of a set of the store."""
+    path = Path(place)
+    if path.suffix or path.is_dir():
+        from featstore.interop.reading import view_of
+
+        try:
+            return view_of(path, array=array)
+        except ManifestError:
+            # The name of a set may have a dot: of a model, of a version.
+            if path.exists() or path.suffix in _FILES:
+                raise
+    opened = open_at(the_store(store))
+    return opened.view(str(set_named(opened, place).key))
+
+
+_FILES = (".npy", ".safetensors", ".parquet", ".h5", ".hdf5")
+
+
+def _show(found: Bridge, out: Path | None) -> None:
+    from bench.bridge import NEIGHBOURS, percent
+
+    click.echo(found.sentence)
+    strangers = found.relation.strangers
+    if len(strangers):
+        rows = ", ".join(f"{row:,}" for row in strangers[:_SHOWN])
+        more = " …" if len(strangers) > _SHOWN else ""
+        click.echo(f"They were left out: numbers {rows}{more} of the items that both have.")
+    table = [
+        (one.by, f"{one.mapped} mapped", percent(one.nearest), percent(one.ten))
+        for one in found.kept
+    ]
+    click.echo()
+    TextTable(("MAP", "SEARCH", "NEAREST KEPT", f"{NEIGHBOURS} NEAREST KEPT"), table).show()
+    curve = "  ".join(f"{n:,}: {100 * one.mean:.1f}" for n, one in found.curve.items())
+    click.echo(f"\nPairs: % of the {NEIGHBOURS} nearest kept: {curve}")
+    ahead = [f"{n:,}: {100 * a:.1f} to {100 * b:.1f}" for n, (a, b) in found.predicted.items()]
+    if ahead:
+        click.echo(f"Predicted by a power law: {'  '.join(ahead)}")
+    if found.worst is not None:
+        click.echo(f"Least is kept of group {found.worst[0]!r}: {percent(found.worst[1])}")
+    if out is not None:
+        click.echo(f"\nWrote {out}. These lines of NumPy map rows `old` to `new` by it:\n")
+        click.echo(found.adapter.lines(out))
+    else:
+        click.echo("\nSave the adapter with -o FILE, which NumPy alone can apply.")

@@ -1,0 +1,258 @@
+"""Maps from the vectors of one encoder to those of another, for the same items.
+
+They are chosen by what a search keeps, so nothing is centred away: the mean of the new rows comes
+back, and rows are as long as the new ones are if that was better. Shrunk rows would lie around the
+mean, among the hubs of the index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from fitters.errors import PairsError
+from fitters.feature_maps import NystroemMap, choose_landmarks, gaussian
+from fitters.spectrum import Spectrum
+
+Matrix = npt.NDArray[np.float64]
+Kind = Literal["ridge", "diagonal", "rotation", "kernel"]
+
+#: Penalties, in units of the mean squared column of the centred old rows.
+PENALTIES = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+
+#: Landmarks of kernel ridge at most, and the pairs from which on it is tried: with fewer, noise
+#: chose it (docs/bridge.md).
+LANDMARKS, KERNEL_PAIRS = 1000, 1000
+
+
+class SpaceMap(Protocol):
+    """What maps old rows to new ones."""
+
+    def apply(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return the new rows of old ones: (n, p) → (n, q), in the precision of the map."""
+        ...
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return what the map consists of, by name."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class LinearMap:
+    """new = old @ weight + bias.
+
+    Attributes
+    ----------
+    weight : ndarray of shape (p, q)
+    bias : ndarray of shape (q,)
+    """
+
+    weight: npt.NDArray[Any]
+    bias: npt.NDArray[Any]
+
+    def apply(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return the new rows of old ones."""
+        found: npt.NDArray[Any] = np.dot(rows, self.weight)
+        found += self.bias
+        return found
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return weight and bias."""
+        return {"weight": self.weight, "bias": self.bias}
+
+
+@dataclass(frozen=True, eq=False)
+class KernelMap:
+    """new = exp(-gamma ‖old - landmark‖²) @ coef + bias.
+
+    Attributes
+    ----------
+    landmarks : ndarray of shape (m, p)
+    coef : ndarray of shape (m, q)
+    bias : ndarray of shape (q,)
+    gamma : ndarray of shape (1,)
+    """
+
+    landmarks: npt.NDArray[Any]
+    coef: npt.NDArray[Any]
+    bias: npt.NDArray[Any]
+    gamma: npt.NDArray[Any]
+
+    def apply(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return the new rows of old ones."""
+        kernel = gaussian(rows, self.landmarks, float(self.gamma[0]), dtype=self.coef.dtype)
+        found: npt.NDArray[Any] = kernel @ self.coef
+        found += self.bias
+        return found
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the four arrays."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What tells one map of some pairs from another.
+
+    Attributes
+    ----------
+    kind : str
+        ``ridge``; ``diagonal``, a factor for every column; ``rotation``, an orthogonal map and
+        ridge on what it leaves; or ``kernel``, ridge on landmarks.
+    penalty : float
+        One of `PENALTIES`.
+    matched : bool
+        Whether mapped rows are stretched to the mean distance of new rows from their mean.
+    """
+
+    kind: Kind = "ridge"
+    penalty: float = 0.1
+    matched: bool = True
+
+
+def space_maps(
+    x: npt.NDArray[Any], y: npt.NDArray[Any], kind: Kind, rng: np.random.Generator
+) -> Callable[[Setting], SpaceMap]:
+    """Decompose the pairs once, and return what makes the map of a setting of this kind.
+
+    Parameters
+    ----------
+    x, y : ndarray of shape (n, p), (n, q)
+        Old and new rows; row i of both is one item.
+    kind : str
+        A diagonal map needs p = q.
+    rng : numpy.random.Generator
+        Draws the landmarks.
+
+    Raises
+    ------
+    PairsError
+        If there are fewer than two pairs, or all old rows or all new rows are the same.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.standard_normal((50, 4))
+    >>> y = x @ rng.standard_normal((4, 6)) + 3
+    >>> made = space_maps(x, y, "ridge", rng)(Setting("ridge", 1e-9))
+    >>> np.allclose(made.apply(x), y)
+    True
+    """
+    if len(x) < 2 or len(x) != len(y):
+        raise PairsError(f"A map needs two pairs or more; got {len(x):,} and {len(y):,} rows.")
+    old, new = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    mean_x, mean_y = old.mean(axis=0), new.mean(axis=0)
+    old, new = old - mean_x, new - mean_y
+    if not (np.any(old) and np.any(new)):
+        raise PairsError(f"All {len(x):,} rows of one side are the same: there is nothing to map.")
+    solve = _SOLVERS[kind](old, new, rng)
+    span = float(np.linalg.norm(new))
+
+    def make(setting: Setting) -> SpaceMap:
+        coef, mapped, of = solve(setting.penalty)
+        long = float(np.linalg.norm(mapped))
+        stretch = span / long if setting.matched and long > 0 else 1.0
+        return of(coef * stretch, mean_x, mean_y)
+
+    return make
+
+
+_Solved = tuple[Matrix, Matrix, Callable[[Matrix, Matrix, Matrix], SpaceMap]]
+
+
+def _linear(coef: Matrix, mean_x: Matrix, mean_y: Matrix) -> SpaceMap:
+    return LinearMap(coef, mean_y - mean_x @ coef)
+
+
+def _unit_of(old: Matrix) -> float:
+    """Return the mean squared column, summed over rows: what a penalty of 1 is."""
+    return float(np.square(old).sum()) / int(old.shape[1])
+
+
+def _ridge(old: Matrix, new: Matrix, _: np.random.Generator) -> Callable[[float], _Solved]:
+    spectrum, unit = Spectrum.of_rows(old, new), _unit_of(old)
+
+    def solve(penalty: float) -> _Solved:
+        coef = spectrum.fit(penalty * unit)
+        return coef, old @ coef, _linear
+
+    return solve
+
+
+def _rotation(old: Matrix, new: Matrix, _: np.random.Generator) -> Callable[[float], _Solved]:
+    left, values, right = np.linalg.svd(old.T @ new, full_matrices=False)
+    turned = left @ right * (values.sum() / np.einsum("np,np->", old, old))
+    spectrum, unit = Spectrum.of_rows(old, new - old @ turned), _unit_of(old)
+
+    def solve(penalty: float) -> _Solved:
+        coef = turned + spectrum.fit(penalty * unit)
+        return coef, old @ coef, _linear
+
+    return solve
+
+
+def _diagonal(old: Matrix, new: Matrix, _: np.random.Generator) -> Callable[[float], _Solved]:
+    if old.shape[1] != new.shape[1]:
+        raise PairsError(
+            f"A diagonal map needs equal widths; got {old.shape[1]:,} and {new.shape[1]:,} columns."
+        )
+    squares, cross = (old**2).sum(axis=0), (old * new).sum(axis=0)
+
+    def solve(penalty: float) -> _Solved:
+        coef = np.diag(cross / (squares + penalty * squares.mean()))
+        return coef, old @ coef, _linear
+
+    return solve
+
+
+def _kernel(old: Matrix, new: Matrix, rng: np.random.Generator) -> Callable[[float], _Solved]:
+    places = choose_landmarks(old, min(LANDMARKS, len(old)), rng)
+    # The mean squared distance of two rows, so that a width is a fact of the rows.
+    gamma = 1.0 / (2.0 * float(np.einsum("np,np->", old, old)) / len(old))
+    features = NystroemMap.of_landmarks(old[places], gamma)
+    mapped = features.apply(old)
+    centre = mapped.mean(axis=0)
+    mapped -= centre
+    spectrum, unit = Spectrum.of_rows(mapped, new), _unit_of(mapped)
+
+    def of(coef: Matrix, mean_x: Matrix, mean_y: Matrix) -> SpaceMap:
+        bias, width = mean_y - centre @ coef, np.array([gamma])
+        return KernelMap(features.landmarks + mean_x, features.root @ coef, bias, width)
+
+    def solve(penalty: float) -> _Solved:
+        coef = spectrum.fit(penalty * unit)
+        return coef, mapped @ coef, of
+
+    return solve
+
+
+_SOLVERS: Mapping[Kind, Callable[..., Callable[[float], _Solved]]] = {
+    "ridge": _ridge, "diagonal": _diagonal, "rotation": _rotation, "kernel": _kernel,
+}  # fmt: skip
+
+
+def kinds_for(n_pairs: int, p: int, q: int) -> Iterator[Kind]:
+    """Yield the kinds of maps that are tried with so many pairs of rows of these widths."""
+    yield "ridge"
+    if p == q:
+        yield "diagonal"
+    yield "rotation"
+    if n_pairs >= KERNEL_PAIRS:
+        yield "kernel"
+
+
+def settings_of(kind: Kind) -> list[Setting]:
+    """Return the settings of a kind, from the least penalty on."""
+    return [Setting(kind, penalty, matched) for penalty in PENALTIES for matched in (True, False)]
+
+
+def as_float32(made: SpaceMap) -> SpaceMap:
+    """Return a map in float32, as an adapter keeps it."""
+    own: Any = made
+    arrays = {name: data.astype(np.float32) for name, data in made.arrays().items()}
+    found: SpaceMap = replace(own, **arrays)
+    return found

@@ -1,0 +1,127 @@
+"""Whether two spaces are one: planted truths, and the numbers against plain definitions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bench.errors import ProtocolError
+from bench.spaces import _centred_gram, _correlations, relate
+
+
+def topics(rng, n=400, d=48, k=25):
+    """Return rows as encoders make them: topics, a heavy tail, a mean that is not 0."""
+    centres = rng.standard_normal((k, d)) * np.exp(0.5 * rng.standard_normal(d))
+    rows = centres[rng.integers(k, size=n)] + rng.standard_normal((n, d))
+    return (rows + rng.standard_normal(d)).astype(np.float32)
+
+
+def turned(x, rng):
+    return (x @ np.linalg.qr(rng.standard_normal((x.shape[1],) * 2))[0]).astype(np.float32)
+
+
+def int8(x):
+    step = np.abs(x).max(axis=1, keepdims=True) / 127
+    return np.round(x / step) * step
+
+
+def bfloat16(x):
+    return (x.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+
+
+def unlike(x, rng):
+    """Return rows with the covariance of x that have nothing to do with it."""
+    own = topics(rng, len(x), x.shape[1])
+    return own - own.mean(axis=0)
+
+
+def noisy(x, rng, share):
+    size = share * np.linalg.norm(x, axis=1).mean() / np.sqrt(x.shape[1])
+    return x + size * rng.standard_normal(x.shape).astype(np.float32)
+
+
+def mixed(x, rng, share):
+    rows = turned(x, rng)
+    some = rng.permutation(len(x))[: round(share * len(x))]
+    rows[some] = unlike(x[some], rng)
+    return rows
+
+
+CELLS = {
+    "same bits": (lambda x, rng: x.copy(), "same", ()),
+    "float16": (lambda x, rng: x.astype(np.float16).astype(np.float32), "same", ()),
+    "bfloat16": (lambda x, rng: bfloat16(x), "same", ()),
+    "scale": (lambda x, rng: 3 * x, "same up to", ("scale",)),
+    "rotation": (turned, "same up to", ("rotation",)),
+    "order": (lambda x, rng: x[:, rng.permutation(x.shape[1])], "same up to", ("order of columns",)),
+    "int8": (lambda x, rng: int8(x), "same up to", ("int8",)),
+    "three at once": (lambda x, rng: 5 * int8(turned(x, rng)), "same up to", ("rotation", "scale", "int8")),
+    "first half": (lambda x, rng: x[:, :24], "same up to", ("its first 24 columns",)),
+    "signs": (lambda x, rng: np.sign(x - x.mean(axis=0)), "same up to", ("signs",)),
+    "noise": (lambda x, rng: turned(noisy(x, rng, 1.0), rng), "related", ()),
+    "shuffled": (lambda x, rng: turned(x, rng)[rng.permutation(len(x))], "unrelated", ()),
+    "random": (unlike, "unrelated", ()),
+    "2 % foreign": (lambda x, rng: mixed(x, rng, 0.02), "mixed", ()),
+    "20 % foreign": (lambda x, rng: mixed(x, rng, 0.2), "mixed", ()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_planted_truths(cell):
+    change, verdict, by = CELLS[cell]
+    for seed in range(4):
+        rng = np.random.default_rng([seed, 1])
+        x = topics(rng)
+        y = change(x, rng)
+        found = relate(x, y, np.random.default_rng(seed))
+        assert (found.verdict, found.by) == (verdict, by), seed
+        assert found.n == 400
+        if verdict == "same up to":  # what it is called must not hang on which side is which
+            assert relate(y, x, np.random.default_rng(seed)).verdict == verdict
+
+
+def test_the_strangers_are_those_that_were_planted():
+    rng = np.random.default_rng(3)
+    x = topics(rng, 600)
+    y = turned(x, rng)
+    planted = np.sort(rng.permutation(600)[:30])
+    y[planted] = unlike(x[planted], rng)
+    found = relate(x, y, np.random.default_rng(0))
+    np.testing.assert_array_equal(found.strangers, planted)
+    assert found.sentence == "Mixed rows: 30 of one side do not follow the others."
+    few = relate(x[:200], y[:200], np.random.default_rng(0))  # mixed rows were not tried so low
+    assert few.verdict != "mixed"
+    assert not len(few.strangers)
+
+
+def test_a_profile_is_a_correlation_without_the_item_itself():
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((9, 4)), rng.standard_normal((9, 3))
+    anchors = np.array([2, 5, 7, 8])
+    found = _correlations(x, y, anchors)
+    a, b = x - x[anchors].mean(axis=0), y - y[anchors].mean(axis=0)
+    for i in range(9):
+        others = [j for j in anchors if j != i]
+        expected = np.corrcoef(a[others] @ a[i], b[others] @ b[i])[0, 1]
+        np.testing.assert_allclose(found[i], expected, atol=1e-9)
+
+
+def test_the_gram_is_centred_without_bias():
+    # Song et al. 2012: the product of two such grams sums to n (n − 3) times the unbiased HSIC.
+    rng = np.random.default_rng(1)
+    x, y = rng.standard_normal((8, 3)), rng.standard_normal((8, 5))
+    k, l_ = ((r - r.mean(0)) @ (r - r.mean(0)).T for r in (x, y))
+    np.fill_diagonal(k, 0)
+    np.fill_diagonal(l_, 0)
+    n, one = 8, np.ones(8)
+    hsic = np.trace(k @ l_) + (one @ k @ one) * (one @ l_ @ one) / ((n - 1) * (n - 2))
+    hsic -= 2 / (n - 2) * (one @ k @ l_ @ one)
+    np.testing.assert_allclose((_centred_gram(x) * _centred_gram(y)).sum(), hsic, rtol=1e-9)
+
+
+def test_too_few_items_are_an_error():
+    x = topics(np.random.default_rng(0), 149)
+    with pytest.raises(ProtocolError, match="share 149 items.* from 150 on"):
+        relate(x, x, np.random.default_rng(0))
+    x = topics(np.random.default_rng(0), 150)
+    assert relate(x, x, np.random.default_rng(0)).verdict == "same"
