@@ -224,11 +224,12 @@ def test_only_what_was_signed_is_read(grown):
     root, key, _ = grown
     store = open_store(root, key=key)
     first, last = store.revisions(IMAGES)
+    # The commit names those before it, so they are signed, too.
+    views = [store.view(IMAGES, revision=one.commit.revision_id[:12]) for one in (first, last)]
     write(root, "image", 4)
-    assert len(store.view(IMAGES)) == 3
-    # Each commit names those before it, so they are signed, too.
-    assert len(store.view(IMAGES, revision=first.commit.revision_id[:12])) == 2
-    assert last.commit.n == 3
+    assert [len(view.numpy()) for view in views] == [2, 3] == [first.commit.n, last.commit.n]
+    with pytest.raises(SignatureError, match="changed since it was opened"):
+        store.view(IMAGES)
 
 
 def test_what_cannot_be_signed(signed, tmp_path, secret):
