@@ -127,7 +127,11 @@ def verify_store(
     if not root.is_dir() or not any((root / name).exists() for name in ("zarr.json", LOG)):
         what = "is not a Headstock store" if root.exists() else "does not exist"
         raise AddressError(f"{root} {what}. Check the path.")
-    return _Verification(root, keys, full=full).run(on_set)
+    while True:
+        found = _Verification(root, keys, full=full)
+        report = found.run(on_set)
+        if report.ok or not found.is_outdated():
+            return report
 
 
 class _Verification:
@@ -176,6 +180,12 @@ class _Verification:
             n_sets=len(chosen),
             n_files=len(self.files),
         )
+
+    def is_outdated(self) -> bool:
+        """Return whether the log was replaced meanwhile: what it named then may be gone."""
+        with contextlib.suppress(CorruptStoreError):
+            return LOG not in self.wrong and read_log(self.root) != self._log
+        return False
 
     def _read_log(self) -> Log:
         """Return the log; where it is damaged, what the commits say it should be."""
