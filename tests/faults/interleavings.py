@@ -535,7 +535,7 @@ class Bed:
             self._clear({})
             kept.mkdir()
             os.chdir(kept)
-            for content in ("a4", "a8", "b4"):
+            for content in (*(f"a{n}" for n in range(1, 9)), "b4"):
                 texts = texts_of(content)
                 ids = [f"{DATASET}/{i}" for i in range(len(texts))]
                 table = pl.DataFrame({"item_id": ids, "text": texts})
