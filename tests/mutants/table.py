@@ -58,17 +58,17 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             ('tests/bench/test_statistics.py::test_counts_near_chance_are_not_taken_as_normal',)),
         Mutant(
             'Holm multiplies the smallest p by the size of the family.', 'bench/statistics.py',
-            'p[order] * np.arange(len(p), 0, -1)', 'p[order] * np.arange(1, len(p) + 1)',
+            'factor(np.arange(len(p), 0, -1))', 'factor(np.arange(1, len(p) + 1))',
             ('tests/bench/test_statistics.py::test_holm_by_hand',)),
         Mutant(
             'No corrected p is below one before it.', 'bench/statistics.py',
-            'steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))',
-            'steps = p[order] * np.arange(len(p), 0, -1)',
+            'steps = np.maximum.accumulate(p[order] * factor(np.arange(len(p), 0, -1)))',
+            'steps = p[order] * factor(np.arange(len(p), 0, -1))',
             ('tests/bench/test_statistics.py::test_holm_by_hand',), quick=True),
         Mutant(
             'A leader is chosen among all pairs of a board.', 'bench/statistics.py',
-            '    left = np.arange(len(p) + 1, 1, -1)',
-            '    left = np.arange(len(p), 0, -1) * 0 + 2',
+            'lambda left: (left + 1) * left / 2',
+            'lambda left: left * 0 + 1',
             ('tests/bench/test_statistics.py::test_what_make_validate_statistics_checks_holds_at_small_size',)
         ),
         Mutant(

@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import multivariate_normal
 
-from fitters.few_shot.class_moments import ClassMoments, fold_of, place_in_class
+from fitters.few_shot.class_moments import ClassMoments, fold_of
 from fitters.few_shot.gda import GDA, gaussian_weights
 from fitters.few_shot.learner import log_losses
+from fitters.pairs import place_in_class
 from tests.assertions import assert_close
 from tests.fitters.few_shot.digits import accuracy, made, noisy_prototypes, with_views
 
