@@ -15,6 +15,7 @@ from featstore.encoders.registry import open_encoder
 from featstore.encoders.runtime import PRECISIONS, TorchEncoder, computing
 from featstore.encoders.timm_image import PooledTimmEncoder, TimmEncoder
 from featstore.errors import EncoderError
+from tests.featstore.encoders.text_models import save_roberta
 
 CPU = torch.device("cpu")
 
@@ -130,16 +131,20 @@ class Plain(TorchEncoder):
 
 
 @pytest.mark.parametrize(
-    ("device", "cosine", "batch", "precision", "said"),
+    ("device", "capability", "cosine", "batch", "precision", "said"),
     [
-        ("cpu", 1.0, 32, "float32", "the default on cpu"),
-        ("cuda", 0.9991, 256, "bfloat16", "keeps a cosine of 0.9991"),
-        ("cuda:1", 0.9989, 256, "float32", "0.9989 to float32, less than 0.999"),
+        ("cpu", (8, 0), 1.0, 32, "float32", "the default on cpu"),
+        ("cuda", (8, 0), 0.9991, 256, "bfloat16", "keeps a cosine of 0.9991"),
+        ("cuda:1", (8, 0), 0.9989, 256, "float32", "0.9989 to float32, less than 0.999"),
+        ("cuda", (7, 5), 1.0, 256, "float32", "needs compute capability 8.0, and this GPU has 7.5"),
     ],
 )
-def test_precision_and_batch_by_device(device, cosine, batch, precision, said, monkeypatch):
+def test_precision_and_batch_by_device(
+    device, capability, cosine, batch, precision, said, monkeypatch
+):
+    """The capability is injected: no GPU is here. All else is the code that a GPU runs."""
     monkeypatch.setattr(runtime, "checked_device", torch.device)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     encoder = Plain("plain", EncoderOptions(device=device))
     looked_at = []
 
@@ -151,22 +156,10 @@ def test_precision_and_batch_by_device(device, cosine, batch, precision, said, m
     found, reason = encoder.best_precision()
     assert (encoder.batch_size, found) == (batch, precision)
     assert said in reason
-    assert looked_at == ([] if device == "cpu" else ["bfloat16"])
+    assert looked_at == ([] if device == "cpu" or capability < (8, 0) else ["bfloat16"])
     assert encoder.precision == "float32"
     assert encoder.precisions[:2] == ["float32", "bfloat16"]
     assert ("float16" in encoder.precisions) is (device != "cpu")
-
-
-@pytest.mark.parametrize("capability", [(7, 5), (8, 0)])
-def test_bfloat16_is_tried_on_gpus_that_have_it(capability, monkeypatch):
-    """The capability is injected: no GPU is here. All else is the code that a GPU runs."""
-    monkeypatch.setattr(runtime, "checked_device", torch.device)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
-    encoder = Plain("plain", EncoderOptions(device="cuda"))
-    monkeypatch.setattr(runtime, "golden_cosine", lambda _: GoldenCosine(1.0, 1.0))
-    precision, reason = encoder.best_precision()
-    assert precision == ("bfloat16" if capability >= (8, 0) else "float32")
-    assert ("needs compute capability 8.0, and this GPU has 7.5" in reason) is (capability < (8, 0))
 
 
 @pytest.mark.parametrize(
@@ -260,19 +253,20 @@ def test_a_gpu_is_told_the_same(precision, monkeypatch):
     assert told == [("cuda", expected)]
 
 
-def encoders(tiny_text):
+def encoders(tiny_text, tmp_path):
     """One of each kind of forward pass, made for float32."""
     vit = timm.create_model("test_vit")
     yield TimmEncoder("timm:test_vit", vit)
     yield TimmEncoder("timm:test_resnet", timm.create_model("test_resnet"))
     yield PooledTimmEncoder("timm:test_vit", vit, EncoderOptions(pool="cls+patch_mean"))
     yield open_encoder("st:tiny", weights=tiny_text)
+    yield open_encoder("hf:tiny", weights=save_roberta(tmp_path / "roberta"), pool="mean")
 
 
-@pytest.mark.parametrize("number", range(4))
-def test_the_float16_pass_gives_nearly_the_float32_rows(number, tiny_text):
+@pytest.mark.parametrize("number", range(5))
+def test_the_float16_pass_gives_nearly_the_float32_rows(number, tiny_text, tmp_path):
     """float16 is offered on GPUs only, but its code is the same: here it runs on the CPU."""
-    encoder = list(encoders(tiny_text))[number]
+    encoder = list(encoders(tiny_text, tmp_path))[number]
     exact = golden_vectors(encoder)
     encoder.precision = "float16"
     rows = golden_vectors(encoder)
