@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -152,34 +151,6 @@ def encoders(weights: str) -> list[PooledTimmEncoder]:
     return [first, *(first.beside(f"layer:{layer}") for layer in LAYERS)]
 
 
-def test_threads_that_ask_at_once_get_one_pass(weights, passes):
-    every = encoders(weights)
-    batches = [[every[0].prepare(image) for image in golden_images()[:3]] for _ in range(8)]
-    alone = [
-        PooledTimmEncoder(NAME, one._model, EncoderOptions(pool=one.pool, threads=1)).encode(b)
-        for b in batches[:1]
-        for one in every
-    ]
-    passes.clear()
-    found: dict[tuple[int, int], np.ndarray] = {}
-    barrier = threading.Barrier(len(every))
-
-    def ask(place: int) -> None:
-        for number, batch in enumerate(batches):
-            barrier.wait()
-            found[place, number] = every[place].encode(batch)
-
-    threads = [threading.Thread(target=ask, args=(place,)) for place in range(len(every))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert passes == {3: len(batches)}
-    for (place, _), rows in found.items():
-        assert rows.tobytes() == alone[place].tobytes()
-    assert not every[0].trunk._kept
-
-
 @pytest.mark.parametrize("size", [2, 3])
 def test_a_pipeline_with_batches_under_way_shares_them_too(manifest, weights, passes, size):
     """As on a GPU: every encoder has threads of its own, and several batches at once."""
@@ -267,24 +238,3 @@ def test_what_cannot_be_asked_of_layers(manifest, store, weights, capsys):
 def test_other_processes_get_a_spec_a_layer(manifest, store):
     sent = to_send(Job(manifest, "image", [EncoderSpec(NAME, layers=LAYERS)], store, CONFIG))
     assert [spec.pool for spec in sent.encoders] == [f"layer:{layer}" for layer in LAYERS]
-
-
-def test_the_command_says_which_set_is_of_which_layer(manifest, store, weights, capsys):
-    one = ["--encoder", NAME, "--weights", weights]
-    words = ["extract", str(manifest.root), "--store", str(store), *one, *one,
-             "-s", "1.layers=norm,blocks.1", "--log", "none"]  # fmt: skip
-    assert run_command(cli, "headstock", [*words, "--dry-run"]) == 0
-    planned = [line for line in capsys.readouterr().out.splitlines() if "missing" in line]
-    assert run_command(cli, "headstock", words) == 0
-    made = capsys.readouterr().out.splitlines()
-    for lines in (planned, made):
-        keys = [line.split(":")[0].split(" ")[0] for line in lines]
-        assert [line.split(" (")[1].split(")")[0] for line in lines[:2]] == [
-            "layer:norm", "layer:blocks.1",
-        ]  # fmt: skip
-        assert "(" not in lines[2].split(": ")[0]
-        opened = featstore.open_store(store)
-        layers = [opened.info(key).attributes["space"]["layer"] for key in keys]
-        assert [text.split(",")[0] for text in layers] == [
-            "output of norm", "output of blocks.1", "input of classifier",
-        ]  # fmt: skip

@@ -266,18 +266,6 @@ def test_views_are_seeded_and_belong_to_their_image(manifest, store):
     assert _single(manifest, store, views=3, seed=8).copied == 0
 
 
-def test_each_image_is_decoded_once_for_its_views(manifest, store, monkeypatch):
-    decoded: list[int] = []
-
-    def count(data: bytes, **options: Any) -> Image.Image:
-        decoded.append(len(data))
-        return decode_image(data, **options)
-
-    monkeypatch.setattr(pipeline, "decode_image", count)
-    _single(manifest, store, views=4, block_rows=44)
-    assert len(decoded) == 11
-
-
 def test_a_view_is_a_part_of_its_image_of_the_stated_size():
     y, x = np.mgrid[0:100, 0:200]
     image = Image.fromarray(np.stack([x, y, x * 0], axis=-1).astype(np.uint8))

@@ -169,19 +169,6 @@ def test_the_same_command_goes_on_with_what_the_set_was_begun_with(
     assert run(precision="float32").new == 11
 
 
-def test_what_else_was_begun_on_the_cpu_moves_no_job_there(manifest, store, weights, gpu):
-    with pytest.raises(Stop):
-        featstore.extract(
-            manifest, kind="image", encoder=NAME, weights=weights, pool="cls", store=store,
-            config=_config(device="cpu", on_block=stop),
-        )  # fmt: skip
-    for pool, opened in ((None, ["cuda"]), ("cls", ["cuda", "cpu"])):
-        gpu.clear()
-        choices = [EncoderSpec(NAME, weights=weights, pool=pool)]
-        job = Job(manifest, "image", choices, store, _config()).open()
-        assert (job.config.device, gpu) == (opened[-1], opened)
-
-
 def test_a_rank_goes_on_where_its_set_was_begun_and_else_takes_its_own_gpu(
     manifest, store, weights, gpu, caplog
 ):
@@ -213,24 +200,6 @@ def test_a_worker_computes_in_the_precision_of_the_plan(manifest, store, weights
     assert (part.key, part.new, whole.new) == (whole.key, 4, 7)
     (only,) = featstore.open_store(store).sets()
     assert only.attributes["precision"] == "bfloat16"
-
-
-def test_without_a_gpu_nothing_is_but_float32_on_the_cpu(manifest, store, weights, caplog):
-    with caplog.at_level(logging.INFO, "featstore.extraction.options"):
-        auto, stated = (
-            featstore.extract(
-                manifest, kind="image", encoder=NAME, weights=weights, store=store / name,
-                config=_config(**changes),
-            )
-            for name, changes in (("a", {}), ("b", {"device": "cpu", "precision": "float32"}))
-        )  # fmt: skip
-    assert auto.revision_id == stated.revision_id
-    first, second = (record.message for record in caplog.records)
-    assert first.startswith(
-        "Encoding on cpu (torch can use no GPU here), in float32 (the default on cpu), batches of "
-        "2, threads: 1. May be faster: a GPU"
-    )
-    assert second.startswith("Encoding on cpu (as asked for), in float32 (as asked for), batches")
 
 
 @pytest.mark.usefixtures("forked")

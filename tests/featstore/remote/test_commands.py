@@ -11,8 +11,6 @@ from featstore import open_store
 from featstore.command_line import run_command
 from headstock.__main__ import cli
 from tests.featstore.remote.conftest import make_store
-from tests.featstore.remote.static import static_server
-from tests.fitters.toy_store import HEAD, NAMES, X, write_toy_store
 
 IMAGES = "birds/image/toy"
 
@@ -82,16 +80,6 @@ def test_prefetch_and_the_cache(served, capsys):
     assert run_json(capsys, "cache") == {"kept": [], "bytes": 0}
 
 
-def test_init_says_whether_the_store_is_new(tmp_path, capsys):
-    place = tmp_path / "store"
-    said = {"store": str(place), "new": True, "shared": False}
-    assert run_json(capsys, "store", "init", place) == said
-    assert run_json(capsys, "store", "init", place, "--shared") == said | {
-        "new": False,
-        "shared": True,
-    }
-
-
 def test_a_conflict_is_said_and_is_an_error(store_folder, tmp_path, capsys):
     from tests.featstore.remote.test_buckets import extend
 
@@ -103,23 +91,6 @@ def test_a_conflict_is_said_and_is_an_error(store_folder, tmp_path, capsys):
     assert open_store(other).info(IMAGES).commit.revision_id[:12] in err
     code, out, _ = run(capsys, "store", "push", store_folder, other)
     assert (code, "1 unchanged, 1 newer there" in out) == (0, True)
-
-
-def test_a_fit_from_an_address_is_the_fit_from_the_folder(tmp_path, capsys):
-    write_toy_store(tmp_path / "store")
-    made = []
-    with static_server(tmp_path / "store") as (host, port):
-        for store in (tmp_path / "store", f"http://{host}:{port}"):
-            code = run_command(
-                cli, "headstock", ["fit", "ridge", "--store", str(store), "--images", X, "--head",
-                HEAD, "--head-names", NAMES, "-o", str(tmp_path / f"a{len(made)}"),
-                "--json"],
-            )  # fmt: skip
-            assert code == 0
-            made.append(json.loads(capsys.readouterr().out))
-    for facts in made:
-        facts.pop("path")
-    assert made[0] == made[1]
 
 
 def test_tag_and_diff(tmp_path, capsys):

@@ -92,17 +92,6 @@ def test_every_file_of_a_set_comes_from_the_copy(
         assert tree(copied) == before, name
 
 
-def test_every_file_at_once(copied: Path, store_folder: Path) -> None:
-    before, key = tree(store_folder), key_of(copied)
-    for path in (copied / key).rglob("*"):
-        if path.is_file():
-            path.unlink()
-    assert repair_set(copied, key, copy=store_folder).left == []
-    assert {name: data for name, data in tree(copied).items() if "/runs/" not in name} == {
-        name: data for name, data in before.items() if "/runs/" not in name
-    }
-
-
 def test_from_a_copy_that_has_grown(copied: Path, store_folder: Path, tmp_path: Path) -> None:
     """The damaged revision is an earlier one there, its last block the beginning of another."""
     grown = tmp_path / "grown"
@@ -142,15 +131,6 @@ def test_a_copy_of_other_rows_is_not_used(copied: Path, tmp_path: Path, served: 
     (tmp_path / "empty").mkdir()
     with pytest.raises(AddressError, match="is not a Headstock store"):
         repair_set(copied, key, copy=tmp_path / "empty")
-
-
-def test_a_dry_run_compares_and_writes_nothing(copied: Path, served: Proxy) -> None:
-    key = damage(copied)
-    damaged = tree(copied)
-    done = repair_set(copied, key, copy=served.url, dry_run=True)
-    assert (done.rebuilt, done.left) == ([f"{key}/{DATA}"], [])
-    assert len(done.fetched) == 2
-    assert tree(copied) == damaged
 
 
 def test_the_command(

@@ -25,7 +25,6 @@ from featstore.errors import RemoteStoreError
 from featstore.remote import objects
 from featstore.remote.objects import Limits, Pace, open_objects, read_limits
 from tests.featstore.remote.buckets import environment
-from tests.featstore.remote.conftest import make_store
 from tests.featstore.remote.proxy import Answer
 from tests.featstore.remote.s3_server import s3_server
 
@@ -248,18 +247,3 @@ def test_limits_have_names(monkeypatch):
     monkeypatch.setenv("HEADSTOCK_NET", "dead=600")
     with pytest.raises(RemoteStoreError, match="of least_rate, patience, deadline, most_names"):
         read_limits()
-
-
-def test_the_number_of_reads_is_that_of_the_revisions(tmp_path, bucket, store_folder):
-    """Twice the revisions cost twice the requests, not four times."""
-    from tests.featstore.remote.test_buckets import extend
-
-    root, counts = make_store(tmp_path / "own"), []
-    for n in range(1, 9):
-        extend(root, n)
-        if n in (4, 8):
-            copy_sets(root, bucket.address, select=["*/image/*"])
-            bucket.requests.clear()
-            copy_sets(bucket.address, tmp_path / f"pulled-{n}")
-            counts.append(len(bucket.requests))
-    assert counts[1] < 2 * counts[0]

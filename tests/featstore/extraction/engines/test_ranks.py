@@ -20,13 +20,10 @@ import featstore
 from featstore import EncoderSpec, ExtractResult, Manifest
 from featstore.command_line import run_command
 from featstore.errors import EncoderError, ManifestError, TooManyFailuresError
-from featstore.extraction import ranks, targets
+from featstore.extraction import ranks
 from featstore.extraction.ranks import Rank, extract_rank, local_device, rank_of
 from featstore.extraction.targets import Job, Target
-from featstore.extraction.workers import gather, open_on, run_part, settle
 from featstore.manifest import paths, read_manifest
-from featstore.store import tables
-from featstore.store.layout import SetSpec
 from featstore.testing import toy_manifest
 from headstock.__main__ import cli
 from tests.damage import lasting
@@ -189,31 +186,6 @@ def test_a_link_out_of_the_root_is_refused_by_the_rank_that_would_follow_it(choi
     # Nor does the last one, which does what others have left.
     with pytest.raises(ManifestError, match="a symbolic link leads out of the root"):
         _rank(root, choices[:1], tmp_path / "store", 0, 1)
-
-
-def test_what_follows_from_the_items_is_made_once_for_all_parts(
-    pictures, choices, tmp_path, monkeypatch
-):
-    made: list[int] = []
-    write = tables.table_bytes
-    monkeypatch.setattr(
-        tables, "table_bytes", lambda table, **how: made.append(table.height) or write(table, **how)
-    )
-    searched: list[str] = []
-    find = targets.find_known_rows
-
-    def search(root: Path, spec: SetSpec, *others: Any) -> targets.KnownRows | None:
-        searched.append(spec.set_id)
-        return find(root, spec, *others)
-
-    monkeypatch.setattr(targets, "find_known_rows", search)
-    job = open_on(Job(pictures, "image", choices, tmp_path / "store", settled()), "cpu")
-    pinned, *_ = settle(job)
-    for part in range(4):
-        assert [one.blocks_left for one in run_part(job, part, 4, pinned)] == [0, 0]
-    assert [one.failed for one in gather(job, pinned)] == [1, 1]
-    assert made == [IMAGES]
-    assert sorted(searched) == sorted(pinned)
 
 
 def test_the_command_says_what_is_left(pictures, choices, tmp_path, capsys, monkeypatch):
