@@ -118,18 +118,6 @@ def test_wrong_use_is_one_line(args, code, match, tmp_path, monkeypatch, capsys)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    ("files", "source"),
-    [
-        (["a.png"], "folder"), (["x/a.png", "y/b.png"], "folder"), (["0.tar"], "webdataset"),
-        (["data.parquet"], "parquet"), (["state.json", "data.arrow"], "hf"),
-    ],
-)  # fmt: skip
-def test_what_lies_in_a_folder_says_how_it_is_read(files, source, tmp_path):
-    write(tmp_path / "here", dict.fromkeys(files, "x"))
-    assert guessed(tmp_path / "here") == source
-
-
 def test_the_name_of_a_file_says_how_it_is_read(tmp_path):
     for name, source in (("a.csv", "csv"), ("a.jsonl", "jsonl"), ("a.tar", "webdataset"),
                          ("a.parquet", "parquet"), ("birds.txt", "labels")):  # fmt: skip
