@@ -109,16 +109,16 @@ def test_each_option_makes_the_space_that_it_says(family, manifest, folders, tmp
         encoder = open_encoder(NAMES[family], kind=kind, weights=folders[family], **options)
         assert info.commit.space_id == space_id(encoder.space)
         ids.append(info.commit.space_id)
-        # A dry run with the same options finds the set; the run records them.
-        capsys.readouterr()
-        assert run("extract", *what, *typed, "--dry-run", "--json") == 0
-        (found,) = json.loads(capsys.readouterr().out)
-        assert (found["key"], found["state"]) == (str(info.key), "finished")
         (record,) = (store / str(info.key) / "runs").glob("*.json")
         (asked,) = json.loads(record.read_text())["settings"]["encoders"]
         recorded = {name: value for name, value in options.items() if name != "trust_remote_code"}
         assert asked == {"encoder": NAMES[family], "weights": folders[family].name, **recorded}
     assert len(set(ids)) == len(ids)
+    # A dry run with the same options finds the set.
+    capsys.readouterr()
+    assert run("extract", *what, *typed, "--dry-run", "--json") == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert (found["key"], found["state"]) == (str(info.key), "finished")
 
 
 def test_each_encoder_has_its_own_settings(manifest, folders, tmp_path, capsys):

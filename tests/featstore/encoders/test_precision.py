@@ -68,18 +68,19 @@ def test_float32_is_whole_whatever_the_process_chose_and_put_back(precision, typ
     assert [switch.fp32_precision for switch in switches] == chosen
 
 
+@pytest.fixture(scope="module")
+def plain():
+    """Encoders of products and of convolutions, and their rows where nobody chose anything."""
+    models = [TimmEncoder(f"timm:{n}", timm.create_model(n)) for n in ("test_vit", "test_resnet")]
+    return [(encoder, golden_vectors(encoder)) for encoder in models]
+
+
 @pytest.mark.parametrize("typed", TYPED.values(), ids=TYPED)
-def test_rows_are_the_same_whatever_the_process_chose(typed, switches):
+def test_rows_are_the_same_whatever_the_process_chose(plain, typed, switches):
     """Processors with AMX multiply float32 in bfloat16 where they may: 0.27 off in 512 columns."""
-    encoders = [TimmEncoder(f"timm:{name}", timm.create_model(name)) for name in MODELS]
-    expected = [golden_vectors(encoder) for encoder in encoders]
     exec(typed)
-    for encoder, rows in zip(encoders, expected, strict=True):
+    for encoder, rows in plain:
         np.testing.assert_array_equal(golden_vectors(encoder), rows)
-
-
-#: Of products, and of convolutions.
-MODELS = ("test_vit", "test_resnet")
 
 
 def test_before_torch_2_9_the_switches_of_then_are_set(monkeypatch):
@@ -253,20 +254,22 @@ def test_a_gpu_is_told_the_same(precision, monkeypatch):
     assert told == [("cuda", expected)]
 
 
-def encoders(tiny_text, tmp_path):
-    """One of each kind of forward pass, made for float32."""
-    vit = timm.create_model("test_vit")
-    yield TimmEncoder("timm:test_vit", vit)
-    yield TimmEncoder("timm:test_resnet", timm.create_model("test_resnet"))
-    yield PooledTimmEncoder("timm:test_vit", vit, EncoderOptions(pool="cls+patch_mean"))
-    yield open_encoder("st:tiny", weights=tiny_text)
-    yield open_encoder("hf:tiny", weights=save_roberta(tmp_path / "roberta"), pool="mean")
+#: One of each kind of forward pass, made for float32, of the folders of two text models.
+PASSES = {
+    "vit": lambda st, hf: TimmEncoder("timm:test_vit", timm.create_model("test_vit")),
+    "resnet": lambda st, hf: TimmEncoder("timm:test_resnet", timm.create_model("test_resnet")),
+    "pooled": lambda st, hf: PooledTimmEncoder(
+        "timm:test_vit", timm.create_model("test_vit"), EncoderOptions(pool="cls+patch_mean")
+    ),
+    "st": lambda st, hf: open_encoder("st:tiny", weights=st),
+    "hf": lambda st, hf: open_encoder("hf:tiny", weights=save_roberta(hf), pool="mean"),
+}
 
 
-@pytest.mark.parametrize("number", range(5))
-def test_the_float16_pass_gives_nearly_the_float32_rows(number, tiny_text, tmp_path):
+@pytest.mark.parametrize("passes", PASSES)
+def test_the_float16_pass_gives_nearly_the_float32_rows(passes, tiny_text, tmp_path):
     """float16 is offered on GPUs only, but its code is the same: here it runs on the CPU."""
-    encoder = list(encoders(tiny_text, tmp_path))[number]
+    encoder = PASSES[passes](tiny_text, tmp_path / "roberta")
     exact = golden_vectors(encoder)
     encoder.precision = "float16"
     rows = golden_vectors(encoder)
