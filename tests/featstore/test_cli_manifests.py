@@ -11,7 +11,6 @@ from PIL import Image
 
 from data_manifests.registry import BUILDERS
 from featstore import read_manifest
-from featstore.command_line import run_command
 from featstore.datasets import build_dataset
 from featstore.errors import ManifestError
 from featstore.manifest.folder import STAGING
@@ -140,64 +139,6 @@ def test_imagenet1k_has_prompts_of_three_variants(tmp_path):
     assert crane["text"].to_list() == ["a photo of a crane."] * 2
     assert crane["shared_name"].all()
     assert build_dataset("imagenet1k", tmp_path / "out").status == "unchanged"
-
-
-@pytest.mark.parametrize(
-    ("args", "match"),
-    [
-        (["build", "stamp", "-o", "x"], "No dataset named 'stamp'.*Did you mean 'stamps'"),
-        (["build", "imagenet1k", "-o", "x", "--locale", "en"], "'imagenet1k' takes no --locale"),
-        (["build", "stamps", "-o", "x", "--locale", "en,,fr"], "'en,,fr' has an empty part"),
-        (["build", "food101", "--dry-run"], "--dry-run compares a copy: give its folder"),
-        (["bild", "stamps"], "No command named 'bild'. Known commands: build, make"),
-    ],
-)
-def test_wrong_usage_is_one_line_and_exit_code_2(args, match, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert run_command(cli, "headstock", ["data", *args]) == 2
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert printed.err.count("\n") == 1
-    assert re.search(match, printed.err)
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("change", "match"),
-    [
-        ("locale", r"locale 'xx'. Known locales: de, en, fr"),
-        ("not-ours", "holds files that are no manifest. Choose an empty or new folder"),
-        ("a-file", "is not a folder. Choose another one"),
-        ("under-a-file", "Cannot write into .*choose another folder"),
-        ("no-source", "does not exist.*--source"),
-        ("broken-picture", "apple.png cannot be decoded"),
-    ],
-)
-def test_bad_input_is_one_line_and_exit_code_1(change, match, source, tmp_path, capsys):
-    out, extra = tmp_path / "out", []
-    if change == "locale":
-        extra = ["--locale", "en,xx"]
-    elif change == "not-ours":
-        out.mkdir()
-        (out / "thesis.tex").write_text("mine")
-    elif change == "a-file":
-        out.write_text("mine")
-    elif change == "under-a-file":
-        (tmp_path / "file").write_text("mine")
-        out = tmp_path / "file" / "out"
-    elif change == "no-source":
-        source = tmp_path / "gone"
-    else:
-        (source / "food/apple.png").write_bytes(b"no picture")
-    args = ["build", "stamps", "-o", str(out), "--source", str(source), *extra]
-    assert run_command(cli, "headstock", ["data", *args]) == 1
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    error = printed.err.splitlines()[-1]
-    assert error.startswith("headstock: error: ")
-    assert re.search(match, error)
-    left = [path.name for path in out.iterdir()] if out.is_dir() else []
-    assert left == (["thesis.tex"] if change == "not-ours" else [])
 
 
 def test_ls_and_show(call, source, tmp_path):

@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -173,35 +172,11 @@ def test_ls_names_what_is_unusual(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert total.startswith("2 sets, ")
 
 
-@pytest.mark.parametrize(
-    "facts",
-    [{"versions": [1]}, {"versions": {"a": {}}, "date": [], "device": {}}, {"truncated": "x"}, []],
-)
-def test_show_takes_runs_of_any_shape(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], facts: Any
-) -> None:
-    key = _write(tmp_path, 8)
-    (tmp_path / key / "runs").mkdir(exist_ok=True)
-    (tmp_path / key / "runs" / "x.json").write_text(json.dumps(facts))
-    assert _run("show", tmp_path, key) == 0
-    assert "made from" in capsys.readouterr().out
-
-
 def test_sizes_for_people() -> None:
     sizes = [0, 999, 1000, 1023590, 1023 * 1024, 1_500_000, 5 * 2**40, 2**50]
     assert [human_bytes(size) for size in sizes] == [
         "0 B", "999 B", "0.977 KiB", "0.976 MiB", "0.999 MiB", "1.43 MiB", "5 TiB", "1 PiB"
     ]  # fmt: skip
-
-
-def test_a_file_address_is_a_folder_of_this_machine(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    _write(tmp_path / "a store", 5)
-    address = (tmp_path / "a store").as_uri()
-    for words in (["store", "verify"], ["ls"], ["store", "gc"]):
-        assert _run(*words, address) == 0, capsys.readouterr().err
-    assert not (tmp_path / "file:").exists()
 
 
 def test_rm_asks_or_says_yes(

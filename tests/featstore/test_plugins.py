@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from featstore import plugins
-from featstore.command_line import CommandGroup, run_command
+from featstore.command_line import run_command
 from featstore.datasets import DATASETS, build_dataset, find_builder
 from featstore.encoders.registry import FAMILIES, check_kind, check_name, open_encoder
 from featstore.errors import EncoderError, ManifestError, PluginError
@@ -258,22 +258,3 @@ def test_what_cannot_be_loaded_is_one_error(tmp_path, no_plugins, capsys):
     bad.write_text("from featstore.plugins import register\nregister('encoder', 'timm', print)\n")
     with pytest.raises(PluginError, match=r"'timm' of bad.py is left out: 'timm' is a name"):
         use_plugins([bad])
-
-
-def test_every_command_takes_plugins():
-    def commands(group, context):
-        for name in group.list_commands(context):
-            command = group.get_command(context, name)
-            if isinstance(command, CommandGroup):
-                yield from commands(command, context)
-            else:
-                yield command
-
-    from click import Context
-
-    from headstock.__main__ import cli as headstock
-
-    found = list(commands(headstock, Context(headstock)))
-    assert len(found) > 30
-    for command in found:
-        assert [own.name for own in command.params].count("plugins") == 1, command.name

@@ -184,17 +184,6 @@ def test_failed_items_are_left_out_and_older_revisions_can_be_had(tmp_path, form
         assert again.items["item_id"].to_list() == [f"b/{i}" for i in kept]
 
 
-@pytest.mark.parametrize("dtype", ["int8", "uint8"])
-def test_whole_numbers_are_imported_as_they_are(tmp_path, dtype):
-    rows = np.array([[0, 127], [5, 100]], dtype)
-    np.save(tmp_path / "x.npy", rows)
-    (tmp_path / "x.csv").write_text("item_id\na\nb\n")
-    key = _again(tmp_path / "x.npy", tmp_path / "s", items=tmp_path / "x.csv")
-    view = open_store(tmp_path / "s").view(key)
-    assert view.source.dtype == dtype
-    assert_same(view.numpy(), rows.astype(np.float32))
-
-
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_row_that_is_not_finite_is_named(tmp_path, value):
     rows = np.zeros((5000, 2), np.float32)
@@ -389,18 +378,3 @@ def test_further_rows_of_a_file_are_appended(tmp_path):
     assert [info.commit.n for info in store.revisions(key)] == [4, 6]
     assert store.failures(key)["item_id"].to_list() == ["d"]
     assert verify_store(tmp_path / "s").ok
-
-
-def test_the_export_command(store_path, tmp_path, capsys):
-    arguments = [
-        "export", str(store_path), "birds/image/toy", "-o", str(tmp_path / "o.h5"),
-        "--format", "h5",
-    ]  # fmt: skip
-    assert run_command(cli, "headstock", arguments) == 0
-    assert "Wrote 12 rows of " in capsys.readouterr().out
-    before = (tmp_path / "o.h5").stat()
-    assert run_command(cli, "headstock", arguments) == 0  # it was there, with the same bytes
-    assert (tmp_path / "o.h5").stat().st_ino == before.st_ino
-    arguments[arguments.index("h5")] = "safetensors"
-    assert run_command(cli, "headstock", arguments) == EXIT_ERROR
-    assert "exists, with other content" in capsys.readouterr().err

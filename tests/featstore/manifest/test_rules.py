@@ -17,7 +17,7 @@ from polars.testing import assert_frame_equal
 from featstore import read_manifest, write_manifest
 from featstore.errors import ManifestError
 from featstore.manifest import manifest
-from featstore.manifest.io import split_counts, toml_text
+from featstore.manifest.io import toml_text
 from featstore.manifest.manifest import ITEM_SCHEMA, conform_items, validate_classes, validate_items
 from tests.featstore.manifest.zoo import captions, classes, images
 
@@ -127,18 +127,6 @@ def test_null_columns_are_taken_as_text():
     assert dict(table.schema) == ITEM_SCHEMA
 
 
-def test_counts_are_in_the_usual_order():
-    table = pl.DataFrame({"split": ["test", "train", None, "extra", "val", "train"]})
-    assert list(split_counts(table).items()) == [
-        ("train", 2),
-        ("val", 1),
-        ("test", 1),
-        ("extra", 1),
-        ("unsplit", 1),
-        ("total", 6),
-    ]
-
-
 # ---- rules of label sets -------------------------------------------------------------------
 
 
@@ -196,16 +184,6 @@ def test_facts_survive_the_standard_librarys_reader(facts):
 def test_facts_that_toml_cannot_hold_are_named(value):
     with pytest.raises(ManifestError, match=r"fact a.b is .*Give a string, number"):
         toml_text({"a": {"b": value}})
-
-
-def test_half_a_surrogate_pair_is_no_text():
-    with pytest.raises(ManifestError, match=r"fact a is .* cannot hold"):
-        toml_text({"a": "\ud800"})
-
-
-def test_keys_are_strings():
-    with pytest.raises(ManifestError, match="not a string: 1"):
-        toml_text({1: "a"})
 
 
 def test_a_name_or_key_with_a_line_end_does_not_pass_for_one_without(tmp_path):

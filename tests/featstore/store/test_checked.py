@@ -17,7 +17,7 @@ import pytest
 from featstore import open_store
 from featstore.errors import CorruptStoreError
 from featstore.store import MODES
-from featstore.store.staging import run_beside, workers
+from featstore.store.staging import run_beside
 from featstore.testing import item_table, write_set
 from tests.damage import flip
 
@@ -70,17 +70,6 @@ def test_a_block_is_checked_once(tmp_path, key, rows):
         view.take([BLOCK]).numpy()
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64", "int8"])
-def test_an_intact_set_passes(tmp_path, dtype):
-    rows = np.arange(100 * 3).reshape(100, 3) % 100
-    items = item_table([{"item_id": f"i/{i}", "kind": "image"} for i in range(100)])
-    key = write_set(tmp_path, rows, items, dtype=dtype, block_rows=7)
-    for verify in ("first-touch", "full"):
-        found = open_store(tmp_path, verify=verify).view(key)
-        assert found.shape == (100, 3)
-        np.testing.assert_array_equal(found.numpy(), rows)
-
-
 def test_full_reads_the_items_too(tmp_path, key):
     (path,) = (tmp_path / key).parent.glob("items-*.parquet")
     flip(path, path.stat().st_size // 2)
@@ -93,11 +82,6 @@ def test_full_reads_the_items_too(tmp_path, key):
 
 
 # ---- Worker threads: kept between blocks, and made anew in a forked child -------------------
-
-
-def test_threads_are_kept():
-    assert workers() is workers()
-    assert workers().submit(os.getpid).result(10) == os.getpid()
 
 
 def test_both_have_ended_whatever_they_raise():

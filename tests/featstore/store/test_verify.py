@@ -200,13 +200,6 @@ def test_every_added_file_is_noted(damaged):
             (folder / name).unlink()
 
 
-def test_a_pipe_is_named_and_not_waited_for(damaged):
-    name = next(name for name in _files(damaged) if name.endswith("c/0/0"))
-    (damaged / name).unlink()
-    os.mkfifo(damaged / name)
-    assert _named(damaged) == [name]
-
-
 def test_runs_may_vary(damaged):
     (run,) = (damaged / "birds" / "caption").glob("*/runs/*.json")
     run.write_text("{}")
@@ -357,19 +350,3 @@ def test_thumbnails_under_the_name_of_another_dataset_are_named(damaged):
     dogs.rename(moved[0])
     birds.rename(moved[1])
     assert _named(damaged) == sorted(str(path.relative_to(damaged)) for path in (birds, dogs))
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["junk", "lock.bak", "{folder}/junk", "{folder}/a/b.staged", "w9x-y/claim", "part-x/lock"],
-)
-def test_junk_beside_locks_is_noted(damaged, name):
-    spec = SetSpec("birds", "image", "timm:next", {"name": "next"}, "float32")
-    with SetWriter(damaged, spec, item_table([f"n/{i}" for i in range(5)]), 3) as writer:
-        writer.write_block(0, np.ones((5, 3), np.float32))
-    before = {*_noted(damaged)}
-    staging = writer.directory / ".staging"
-    path = staging / name.format(folder=next(staging.glob("w0*")).name)
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(b"x")
-    assert {*_noted(damaged)} - before == {path.relative_to(damaged).as_posix()}
