@@ -9,14 +9,13 @@ import pytest
 
 import featstore
 from featstore.address import PLACES
-from featstore.command_line import run_command
 from featstore.durable import _SCHEMES, local_folder
 from featstore.errors import AddressError, RemoteStoreError
 from featstore.extraction.repair import repair_set
 from featstore.interop.reading import import_rows
 from featstore.store import make_store
 from featstore.testing import toy_manifest
-from headstock.__main__ import cli
+from tests.typed import headstock
 
 ADDRESSES = ["s3://team/features", "GS://team/x", "https://host/x", Path("s3://team/features")]
 
@@ -67,6 +66,6 @@ def test_an_extraction_goes_into_buckets_and_nowhere_else(here, capsys):
     with pytest.raises(AddressError, match="No store can be opened at ftp://"):
         featstore.extract(manifest, kind="image", encoder="timm:none", store="ftp://host/x")
     job = ["--kind", "image", "--encoder", "timm:resnet18", "--store", "s3://team/features"]
-    assert run_command(cli, "headstock", ["extract", str(manifest), *job, "--dry-run"]) == 2
+    assert headstock("extract", manifest, *job, "--dry-run") == 2
     assert "s3://team/features is an address" in capsys.readouterr().err
     assert sorted(here.rglob("*")) == before

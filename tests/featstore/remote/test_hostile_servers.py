@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 
 from featstore import FeatstoreError, copy_sets, open_store
-from featstore.command_line import run_command
 from featstore.errors import (
     AddressError,
     CorruptStoreError,
@@ -27,9 +26,9 @@ from featstore.errors import (
 from featstore.identity import sealed
 from featstore.remote.objects import check_name
 from featstore.store.files import json_bytes
-from headstock.__main__ import cli
 from tests.featstore.remote.proxy import Answer, Harm, proxy
 from tests.featstore.remote.static import static_server
+from tests.typed import headstock
 
 IMAGES = "birds/image/toy"
 
@@ -278,7 +277,7 @@ def test_sizes_of_thousands_of_digits_are_an_error_of_one_line(served, stated, t
 
     served.harm = on(part, swell)
     words = ["store", "pull", served.url, str(tmp_path / "own")]
-    assert run_command(cli, "headstock", words) in (0, 1, 4)
+    assert headstock(*words) in (0, 1, 4)
     said = capsys.readouterr().err
     assert "Traceback" not in said
     assert "digits" not in said  # Python's own refusal

@@ -15,7 +15,6 @@ import pytest
 
 from featstore import copy_sets, open_store
 from featstore.address import parse_address
-from featstore.command_line import run_command
 from featstore.errors import (
     AddressError,
     CorruptStoreError,
@@ -28,13 +27,13 @@ from featstore.share.copy import make_tag
 from featstore.store import verify_store
 from featstore.store.files import write_file
 from featstore.testing import item_table, write_set
-from headstock.__main__ import cli
 from tests.featstore.remote.conftest import N, make_rows
 from tests.featstore.remote.hub_server import SECRET, TOKEN, Hub, files_below, hub_server
 from tests.featstore.remote.proxy import proxy
 from tests.featstore.remote.static import static_server
 from tests.featstore.remote.test_buckets import IMAGES, assert_same_store, extend
 from tests.fitters.toy_store import write_toy_store
+from tests.typed import headstock
 
 # huggingface_hub 2.4 hands httpx2 an upload in a way that this deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
@@ -324,7 +323,7 @@ def test_a_token_is_not_sent_on_to_the_host_of_large_files(hub, store_folder):
 
 def test_the_card(hub, store_folder, capsys):
     line = ["store", "push", str(store_folder), ADDRESS, "--licence", "birds=CC-BY-4.0"]
-    assert run_command(cli, "headstock", line) == 0
+    assert headstock(*line) == 0
     assert f"This state stays at {ADDRESS}@{hub.branches['main']}" in capsys.readouterr().out
     card = hub.files()["README.md"].decode()
     for part in ("license: cc-by-4.0\n", "timm:toy", "| birds | CC-BY-4.0 |", "not anonymous",
@@ -391,5 +390,5 @@ def test_a_list_with_what_is_no_file_is_refused_in_one_line(
     with pytest.raises(CorruptStoreError, match="lists a file of which it states"):
         list(open_objects(parse_address(there)).names())  # type: ignore[arg-type]
     write_toy_store(tmp_path / "own")
-    assert run_command(cli, "headstock", ["store", "push", str(tmp_path / "own"), there]) == 1
+    assert headstock("store", "push", tmp_path / "own", there) == 1
     assert "lists a file of which it states" in capsys.readouterr().err.splitlines()[-1]

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from featstore import copy_sets
-from featstore.command_line import EXIT_ERROR, EXIT_VERIFY, run_command
+from featstore.command_line import EXIT_ERROR, EXIT_VERIFY
 from featstore.errors import AddressError, StoreWriteError
 from featstore.extraction.repair import repair_set
 from featstore.store import verify_store
-from headstock.__main__ import cli
 from tests.damage import flip, tree, unseal
 from tests.featstore.remote.conftest import BLOCK, DIM
 from tests.featstore.remote.proxy import Proxy
 from tests.featstore.remote.test_buckets import extend
+from tests.typed import headstock
 
 IMAGES = "birds/image/toy"
 
@@ -137,17 +137,15 @@ def test_the_command(
     copied: Path, store_folder: Path, served: Proxy, capsys: pytest.CaptureFixture[str]
 ) -> None:
     key = damage(copied)
-    assert run_command(cli, "headstock", ["store", "repair", str(copied), key]) == EXIT_VERIFY
+    assert headstock("store", "repair", copied, key) == EXIT_VERIFY
     assert "--copy ADDRESS" in capsys.readouterr().out
     arguments = ["store", "repair", str(copied), key, "--copy", served.url]
-    assert run_command(cli, "headstock", [*arguments, "--dry-run"]) == EXIT_VERIFY
+    assert headstock(*arguments, "--dry-run") == EXIT_VERIFY
     assert f"Would rebuild {key}/{DATA}" in capsys.readouterr().out
-    assert run_command(cli, "headstock", arguments) == 0
+    assert headstock(*arguments) == 0
     said = capsys.readouterr().out
     assert f"rows 320-383 of {key}/{DATA} are those of {served.url}" in said
     assert tree(copied) == tree(store_folder)
-    assert run_command(cli, "headstock", [*arguments, "--json"]) == 0
+    assert headstock(*arguments, "--json") == 0
     assert json.loads(capsys.readouterr().out)["fetched"] == []
-    assert run_command(
-        cli, "headstock", ["store", "repair", str(copied), key, "--copy", "s4://x"]
-    ) == (EXIT_ERROR)
+    assert headstock("store", "repair", copied, key, "--copy", "s4://x") == EXIT_ERROR

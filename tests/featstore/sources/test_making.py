@@ -7,11 +7,10 @@ import re
 import pytest
 
 from featstore import read_manifest
-from featstore.command_line import run_command
 from featstore.errors import ManifestError
 from featstore.sources.making import default_name, guessed, make_manifest
-from headstock.__main__ import cli
 from tests.small_files import picture, write
+from tests.typed import headstock
 
 
 def contents(folder):
@@ -73,7 +72,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(photos, tmp_path):
 
 
 def run(capsys, *args):
-    code = run_command(cli, "headstock", [str(arg) for arg in args])
+    code = headstock(*args)
     printed = capsys.readouterr()
     return code, printed.out, printed.err
 

@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 
 from featstore import SetSpec, SetWriter, copy_sets, open_store
-from featstore.command_line import run_command
 from featstore.errors import CorruptStoreError
 from featstore.store import LayoutLimits, rebuild_set, verify_store
 from featstore.testing import item_table, write_set
-from headstock.__main__ import cli
 from tests.damage import flip, unseal
+from tests.typed import headstock
 
 blake3 = pytest.importorskip("blake3", reason="needs blake3, of the extra `blake3`")
 
@@ -46,7 +45,7 @@ def write(root: Path, n: int) -> None:
 def made(request, tmp_path):
     """The name of a hash, and a store that has it, with a set in two revisions."""
     root = tmp_path / "store"
-    assert run_command(cli, "headstock", ["store", "init", str(root), "--hash", request.param]) == 0
+    assert headstock("store", "init", root, "--hash", request.param) == 0
     for n in (6, 11):
         write(root, n)
     return request.param, root
@@ -105,7 +104,7 @@ def test_a_set_keeps_its_hash_in_a_store_that_has_another(made, tmp_path):
     name, root = made
     other = next(hash_name for hash_name in HASHES if hash_name != name)
     target = tmp_path / "other"
-    assert run_command(cli, "headstock", ["store", "init", str(target), "--hash", other]) == 0
+    assert headstock("store", "init", target, "--hash", other) == 0
     assert not copy_sets(root, target).failed
     write(target, 14)
     write_set(target, rows(2), item_table(items(2)), dataset="more")
@@ -139,10 +138,10 @@ def test_the_hash_of_a_store_never_changes(made, capsys):
     name, root = made
     other = next(hash_name for hash_name in HASHES if hash_name != name)
     before = (root / "zarr.json").read_bytes()
-    assert run_command(cli, "headstock", ["store", "init", str(root), "--hash", other]) == 1
+    assert headstock("store", "init", root, "--hash", other) == 1
     assert f"hashed by {name}, which never changes" in capsys.readouterr().err
     for again in (["--hash", name], []):
-        assert run_command(cli, "headstock", ["store", "init", str(root), *again]) == 0
+        assert headstock("store", "init", root, *again) == 0
     assert (root / "zarr.json").read_bytes() == before
 
 

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 
 from featstore import copy_sets, open_store
-from featstore.command_line import EXIT_USAGE, EXIT_VERIFY, run_command
+from featstore.command_line import EXIT_USAGE, EXIT_VERIFY
 from featstore.errors import CorruptStoreError, SignatureError, StoreWriteError
 from featstore.share.copy import drop_tag, make_tag, sign_store
 from featstore.store import verify_store
 from featstore.store.repair import repair_log
 from featstore.testing import item_table, write_set
-from headstock.__main__ import cli
 from tests.damage import relog, unseal
+from tests.typed import headstock
 
 pytest.importorskip("cryptography", reason="needs cryptography, of the extra `sign`")
 
@@ -79,10 +79,7 @@ def grown(signed, secret, tmp_path):
 def refused(root: Path, key: str, match: str) -> None:
     with pytest.raises(SignatureError, match=match):
         open_store(root, key=key)
-    assert (
-        run_command(cli, "headstock", ["store", "verify", str(root), "--trusted-key", key])
-        == EXIT_VERIFY
-    )
+    assert headstock("store", "verify", root, "--trusted-key", key) == EXIT_VERIFY
 
 
 def key_of(root: Path, kind: str) -> str:
@@ -105,7 +102,7 @@ def test_what_was_signed_reads(signed, secret, tmp_path):
         assert [len(store.view(name)) for name in (IMAGES, TEXTS)] == [2, 5]
         assert len(open_store(root, revision="v1", key=form).sets()) == 2
     assert verify_store(root).problems == []
-    assert run_command(cli, "headstock", ["store", "verify", str(root), "--trusted-key", key]) == 0
+    assert headstock("store", "verify", root, "--trusted-key", key) == 0
     assert stat.S_IMODE(secret.stat().st_mode) == 0o600
 
 
@@ -113,10 +110,7 @@ def test_the_same_state_is_signed_once(signed, secret):
     root, _ = signed
     before = (root / "log.json").read_bytes()
     for _ in range(2):
-        assert (
-            run_command(cli, "headstock", ["store", "tag", str(root), "--sign-key", str(secret)])
-            == 0
-        )
+        assert headstock("store", "tag", root, "--sign-key", secret) == 0
         assert (root / "log.json").read_bytes() == before
 
 
@@ -168,7 +162,7 @@ def test_a_whole_state_put_back_is_told_where_a_later_one_was_seen(grown, own_ca
     with pytest.raises(SignatureError, match="number 1; number 2 is asked for"):
         open_store(before, key=key, at_least=2)
     arguments = ["store", "verify", str(before), "--trusted-key", key, "--at-least", "2"]
-    assert run_command(cli, "headstock", arguments) == EXIT_VERIFY
+    assert headstock(*arguments) == EXIT_VERIFY
     shutil.rmtree(own_cache)
     assert len(open_store(root, key=key).view(IMAGES)) == 2
 
@@ -231,14 +225,7 @@ def test_what_cannot_be_signed(signed, tmp_path, secret):
 
 def test_a_copy_is_signed_if_it_holds_what_was_signed(grown, tmp_path):
     root, key, before = grown
-    assert (
-        run_command(
-            cli,
-            "headstock",
-            ["store", "pull", str(root), str(tmp_path / "a"), "--trusted-key", key],
-        )
-        == 0
-    )
+    assert headstock("store", "pull", root, tmp_path / "a", "--trusted-key", key) == 0
     assert len(open_store(tmp_path / "a", key=key, at_least=2).sets()) == 2
     assert verify_store(tmp_path / "a").problems == []
     # A part of it is not what was signed, nor is a store that holds more.
@@ -260,7 +247,7 @@ def test_a_copy_is_signed_if_it_holds_what_was_signed(grown, tmp_path):
         "--at-least",
         "2",
     ]
-    assert run_command(cli, "headstock", pull) == 1
+    assert headstock(*pull) == 1
     assert not (tmp_path / "b").exists()
 
 
@@ -349,7 +336,7 @@ def test_a_lowest_number_needs_a_key(signed, tmp_path):
         ["store", "verify", str(root)],
         ["store", "pull", str(root), str(tmp_path / "there")],
     ):
-        assert run_command(cli, "headstock", [*words, "--at-least", "2"]) == EXIT_USAGE
+        assert headstock(*words, "--at-least", "2") == EXIT_USAGE
 
 
 #: The field and the curve of Ed25519, RFC 8032, 5.1: -x² + y² = 1 + D x² y².
@@ -400,7 +387,7 @@ def test_a_key_of_small_order_is_trusted_nowhere(signed, key):
             "store", command, str(root),
             *([str(root.with_name("own"))] if command == "pull" else []),
         ]  # fmt: skip
-        assert run_command(cli, "headstock", [*words, "--trusted-key", key]) in (1, EXIT_VERIFY)
+        assert headstock(*words, "--trusted-key", key) in (1, EXIT_VERIFY)
     assert not root.with_name("own").exists()
 
 
@@ -410,22 +397,18 @@ def test_a_private_key_in_a_store_is_refused(signed, secret, place, capsys):
     before = set(root.rglob("*"))
     inside = root / place
     words = ["store", "tag", str(root), "--sign-key", str(inside)]
-    assert run_command(cli, "headstock", [*words, "--new-key"]) == 1
+    assert headstock(*words, "--new-key") == 1
     assert f"{inside} lies in the store" in capsys.readouterr().err
     assert set(root.rglob("*")) == before  # none was written
     inside.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(secret, inside)
-    assert run_command(cli, "headstock", words) == 1
+    assert headstock(*words) == 1
     assert "lies in the store" in capsys.readouterr().err
     inside.unlink()
     inside.symlink_to(secret)
-    assert run_command(cli, "headstock", words) == 1
+    assert headstock(*words) == 1
     outside = root.with_name("linked.pem")
     shutil.copy(secret, inside.with_name("other.pem"))
     outside.symlink_to(inside.with_name("other.pem"))
-    assert (
-        run_command(cli, "headstock", ["store", "tag", str(root), "--sign-key", str(outside)]) == 1
-    )
-    assert (
-        run_command(cli, "headstock", ["store", "tag", str(root), "--sign-key", str(secret)]) == 0
-    )
+    assert headstock("store", "tag", root, "--sign-key", outside) == 1
+    assert headstock("store", "tag", root, "--sign-key", secret) == 0

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from featstore import open_store
-from featstore.command_line import EXIT_VERIFY, run_command
+from featstore.command_line import EXIT_VERIFY
 from featstore.errors import UnknownSetError
 from featstore.share.copy import make_tag
 from featstore.store import (
@@ -25,8 +25,8 @@ from featstore.store import (
 )
 from featstore.store.files import json_bytes
 from featstore.testing import item_table, write_set
-from headstock.__main__ import cli
 from tests.damage import flip, unseal
+from tests.typed import headstock
 
 #: Places of a file at which a bit is flipped; every hash is of whole pieces, so that few will do.
 POSITIONS = 50 if os.environ.get("HEADSTOCK_FAULTS") == "all" else 12
@@ -254,15 +254,13 @@ def test_an_extraction_under_way_is_noted_not_blamed(damaged, images):
 
 
 def test_the_command_names_the_file_and_exits_4(damaged, capsys):
-    assert run_command(cli, "headstock", ["store", "verify", str(damaged)]) == 0
+    assert headstock("store", "verify", damaged) == 0
     assert "4 sets" in capsys.readouterr().out
     name = next(name for name in _files(damaged) if name.endswith("c/0/0"))
     (damaged / name).write_bytes(b"")
-    assert (
-        run_command(cli, "headstock", ["store", "verify", str(damaged), "--quick"]) == EXIT_VERIFY
-    )
+    assert headstock("store", "verify", damaged, "--quick") == EXIT_VERIFY
     assert capsys.readouterr().out.startswith(f"{name} has 0 bytes, expected ")
-    assert run_command(cli, "headstock", ["store", "verify", str(damaged), "--json"]) == EXIT_VERIFY
+    assert headstock("store", "verify", damaged, "--json") == EXIT_VERIFY
     document = json.loads(capsys.readouterr().out)
     assert document["ok"] is False
     assert [problem["path"] for problem in document["problems"]] == [name]
@@ -324,7 +322,7 @@ def test_what_a_set_states_under_our_convention_is_compared(damaged):
 
 def test_what_is_written_about_a_store_is_told_when_it_changes(damaged):
     card = ["store", "card", str(damaged), "-o", str(damaged)]
-    assert run_command(cli, "headstock", card) == 0
+    assert headstock(*card) == 0
     assert _named(damaged) == []
     for name in ("README.md", "croissant.json"):
         path = damaged / name
@@ -333,7 +331,7 @@ def test_what_is_written_about_a_store_is_told_when_it_changes(damaged):
         assert _named(damaged) == [name]
         path.unlink()
         assert _named(damaged) == [name]
-        assert run_command(cli, "headstock", card) == 0
+        assert headstock(*card) == 0
         assert (path.read_bytes(), _named(damaged)) == (whole, [])
     write_set(damaged, np.eye(2), item_table(["x/0", "x/1"]), dataset="more")
     assert _named(damaged) == []

@@ -18,16 +18,15 @@ import pytest
 
 import featstore
 from featstore import EncoderSpec, ExtractResult, Manifest
-from featstore.command_line import run_command
 from featstore.errors import EncoderError, ManifestError, TooManyFailuresError
 from featstore.extraction import ranks
 from featstore.extraction.ranks import Rank, extract_rank, local_device, rank_of
 from featstore.extraction.targets import Job, Target
 from featstore.manifest import paths, read_manifest
 from featstore.testing import toy_manifest
-from headstock.__main__ import cli
 from tests.damage import lasting
 from tests.featstore.extraction.engines.conftest import IMAGES, settled
+from tests.typed import headstock
 
 
 def _rank(
@@ -201,11 +200,11 @@ def test_the_command_says_what_is_left(pictures, choices, tmp_path, capsys, monk
     for rank in "10":
         monkeypatch.setenv("SLURM_PROCID", rank)
         # One block of all 43 rows: rank 0 has it, and rank 1 has nothing to do.
-        assert run_command(cli, "headstock", command) == (0 if rank == "1" else 3)
+        assert headstock(*command) == (0 if rank == "1" else 3)
     shown = capsys.readouterr()
     assert "rank 1 of 2 is done; 1 blocks of p/image/timm.test_vit" in shown.err
     assert "42 new, 1 failed" in shown.out
-    assert run_command(cli, "headstock", [*command, "--device", "cpu,cpu"]) == 2
+    assert headstock(*command, "--device", "cpu,cpu") == 2
     assert "A shard is one process" in capsys.readouterr().err
 
 
