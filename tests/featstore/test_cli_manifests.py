@@ -12,7 +12,6 @@ from PIL import Image
 from data_manifests.registry import BUILDERS
 from featstore import read_manifest
 from featstore.datasets import build_dataset
-from featstore.errors import ManifestError
 from featstore.manifest.folder import STAGING
 from featstore.sources.reader import check_bytes
 from headstock.__main__ import cli
@@ -102,32 +101,6 @@ def test_a_damaged_build_is_made_whole_again(source, tmp_path, damage):
     assert result.status == ("unchanged" if damage == "facts" else "built")
     if damage != "facts":  # a comment in the facts is no damage
         assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == whole
-
-
-def test_a_build_that_fails_leaves_the_earlier_one_as_it_was(source, tmp_path):
-    out = tmp_path / "out"
-    build_dataset("stamps", out, source=source)
-    before = state(out)
-    Image.new("RGBA", (9, 9), "blue").save(source / "animals/frog.png")
-    (source / "food/apple.png").write_bytes(b"no picture")
-    with pytest.raises(ManifestError, match=r"apple.png cannot be decoded"):
-        build_dataset("stamps", out, source=source)
-    assert state(out) == before
-    check_bytes(read_manifest(out))
-    with pytest.raises(ManifestError, match="cannot be decoded"):
-        build_dataset("stamps", tmp_path / "new", source=source)
-    assert not (tmp_path / "new").exists()
-
-
-def test_files_that_a_new_source_lacks_are_removed_and_others_are_not(source, tmp_path):
-    out = tmp_path / "out"
-    build_dataset("stamps", out, source=source)
-    (out / "images" / "notes.txt").write_text("mine")
-    (source / "animals/toad.txt").unlink()
-    manifest = build_dataset("stamps", out, source=source).manifest
-    assert manifest.items("image").height == 2
-    left = sorted(path.name for path in out.rglob("images/**/*") if path.is_file())
-    assert left == ["apple.png", "frog.png", "notes.txt"]
 
 
 def test_imagenet1k_has_prompts_of_three_variants(tmp_path):

@@ -74,28 +74,6 @@ def test_a_package_is_known_by_name_and_imported_when_it_is_used(site, caplog):
     assert not registry.travels("ours")
 
 
-def test_a_package_may_declare_what_its_module_registers(no_plugins, site, monkeypatch):
-    tasks = registry_of("task")
-    (site / "strange_task.py").write_text(
-        "from bench.metrics import Metric\nfrom featstore.plugins import register\n"
-        "@register('task', 'twice', metrics={'mine': Metric('one')})\n"
-        "def twice(rng): return {'mine': 1.0}\n"
-    )
-    entries = site / "strange_things-1.2.dist-info" / "entry_points.txt"
-    entries.write_text("[headstock.tasks]\ntwice = strange_task:twice\n")
-    plugins._entry_points.cache_clear()
-    monkeypatch.setattr(tasks, "_complete", False)
-    assert tasks.origin("twice") == "strange-things 1.2"
-    plugins.distributions.cache_clear()
-    with monkeypatch.context() as patch:
-        # `packages_distributions` reads RECORD or top_level.txt, which this package lacks.
-        patch.setattr(plugins, "distributions", lambda: {"strange_task": ["strange-things"]})
-        assert list(tasks["twice"].metrics) == ["mine"]
-    assert tasks.origin("twice") == "strange-things 1.2"
-    assert not tasks.travels("twice")
-    del sys.modules["strange_task"]
-
-
 def test_a_broken_one_is_an_error_where_it_is_used_and_a_warning_in_a_list(site, caplog):
     registry = Registry("source", {"ours": 1}, accept=number)
     broken = r"'broken' cannot be imported.*strange_things.not_there:X of strange-things 1.2"

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 import featstore
 from data_manifests.labels import imagenet_names, openai_templates
-from data_manifests.registry import BUILDERS
 from featstore import read_manifest
 from featstore.datasets import build_dataset, write_label_set
 from featstore.errors import ManifestError, StoreWriteError
@@ -181,23 +180,6 @@ def test_sets_are_those_of_the_installed_open_clip():
     assert list(template_texts(["simple"]).values()) == simple
     assert imagenet_names() == list(open_clip.IMAGENET_CLASSNAMES)
     assert template_texts(["paper", "photo"]) == {key: TEMPLATES[key] for key in ("paper", "photo")}
-
-
-def test_every_label_set_of_synsets_has_its_variants():
-    choice = PromptChoice(variants=["lemmas", "name", "clean", "definition"], templates=["none"])
-    classes = BUILDERS["imagenet22k"].plan().make(None, None).classes
-    _, items = choice.make("imagenet22k", classes, {})
-    assert items.height == 4 * 21_841
-    of = dict(items.filter(class_id="imagenet22k/n00017222").select("variant", "text").iter_rows())
-    assert of == {
-        "lemmas": "plant, flora, plant life", "name": "plant", "clean": "flora",
-        "definition": of["definition"],
-    }  # fmt: skip
-    shared = items.filter(variant="lemmas", shared_lemmas=True)
-    assert shared.height == shared["text"].is_duplicated().sum() == 1_128
-    groups = shared.group_by("lemmas_group").len()
-    assert groups["len"].min() == 2
-    assert groups.filter(lemmas_group="queen")["len"].item() == 5
 
 
 @pytest.mark.parametrize(

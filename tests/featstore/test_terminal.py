@@ -325,28 +325,6 @@ def test_a_command_in_which_nothing_advances_says_that_it_lives(unit, total, mon
         assert first == "csa: 0 of 7 fits (0%), fitting"
 
 
-def test_a_log_names_each_stage_that_takes_a_while(monkeypatch):
-    monkeypatch.setattr(sys, "stderr", written := Written())
-    with ProgressBar("csa", doing="reading", terminal=False, every=0.001) as bar:
-        assert written.line.wait(60)
-        written.line.clear()
-        bar.stage("choosing penalty")
-        while "choosing" not in written.getvalue():
-            assert written.line.wait(60)
-    assert written.getvalue().startswith("csa: reading, ")
-    assert re.search(r"^csa: choosing penalty, [\d.]+ s so far$", written.getvalue(), re.MULTILINE)
-
-
-def test_bytes_are_counted_from_any_thread(capsys):
-    with ProgressBar("to s3://b", "bytes", terminal=False) as bar:
-        threads = [threading.Thread(target=bar.advance, args=(1024,)) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert re.match(r"to s3://b: 8 KiB, .*/s$", capsys.readouterr().err)
-
-
 def test_a_terminal_gets_a_bar_and_stdout_stays_clean(capsys):
     with ProgressBar("toy/image", "rows", terminal=True) as bar:
         bar.update(1, 2, left=320.0)

@@ -240,17 +240,6 @@ def test_closing_ends_a_run_at_once(ring):
             future.result(timeout=1)
 
 
-def test_closing_ends_a_process_that_starts(ring):
-    feed = Feed(Names(), (SMALL, SlowToImport((5, 9), (5, 7), "BILINEAR")))
-    pool = DecodePool(1, timeout=LIMIT, feed=feed, ring=ring)
-    run = pool.submit_run(run_of(ring, ["1"]))
-    while pool._processes[0]._process is None:
-        time.sleep(0.01)
-    pool.close()
-    with pytest.raises(CancelledError):
-        run.result(timeout=1)
-
-
 def test_a_slot_is_free_when_nobody_holds_its_rows():
     ring = Ring.make(2, [(1, 1, 3)], flying=2, spare=1)
 

@@ -1,16 +1,15 @@
 """Precisions: what is switched on and off around a forward pass, and float16 without a GPU."""
 
 import threading
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import timm
 import torch
 
-from featstore.encoders import runtime, timm_image
+from featstore.encoders import runtime
 from featstore.encoders.base import EncoderOptions
-from featstore.encoders.golden import GoldenCosine, golden_cosine, golden_images, golden_vectors
+from featstore.encoders.golden import GoldenCosine, golden_cosine, golden_vectors
 from featstore.encoders.registry import open_encoder
 from featstore.encoders.runtime import PRECISIONS, TorchEncoder, computing
 from featstore.encoders.timm_image import PooledTimmEncoder, TimmEncoder
@@ -81,18 +80,6 @@ def test_rows_are_the_same_whatever_the_process_chose(plain, typed, switches):
     exec(typed)
     for encoder, rows in plain:
         np.testing.assert_array_equal(golden_vectors(encoder), rows)
-
-
-def test_before_torch_2_9_the_switches_of_then_are_set(monkeypatch):
-    """On objects that stand for them: the torch of these tests is newer."""
-    then = SimpleNamespace(
-        cuda=SimpleNamespace(matmul=SimpleNamespace(allow_tf32=True)),
-        cudnn=SimpleNamespace(allow_tf32=True), mkldnn=SimpleNamespace(),
-    )  # fmt: skip
-    monkeypatch.setattr(torch, "backends", then)
-    with runtime._TrueFloat32():
-        assert (then.cuda.matmul.allow_tf32, then.cudnn.allow_tf32) == (False, False)
-    assert (then.cuda.matmul.allow_tf32, then.cudnn.allow_tf32) == (True, True)
 
 
 def test_no_thread_sees_tf32_while_it_computes_in_float32(switches):
@@ -202,30 +189,6 @@ def test_a_precision_is_taken_and_recorded():
         encoder.compute_in("float16", "")
 
 
-def test_only_what_is_kept_comes_to_the_host(monkeypatch):
-    """The logits of 1,000 classes stay on the device unless the head is checked."""
-    copied = []
-
-    class Counted(runtime.HostCopy):
-        def __init__(self, tensor):
-            copied.append(tuple(tensor.shape))
-            super().__init__(tensor)
-
-    monkeypatch.setattr(timm_image, "HostCopy", Counted)
-    encoder = TimmEncoder("timm:test_vit", timm.create_model("test_vit"))
-    batch = [encoder.prepare(picture) for picture in golden_images()]
-    encoder.encode(batch)
-    assert copied == [(4, encoder.dim)]
-    encoder.encode_checked(batch)
-    assert copied[1:] == [(4, encoder.dim), (4, 1000)]
-    copied.clear()
-    pooled = PooledTimmEncoder(
-        "timm:test_vit", timm.create_model("test_vit"), EncoderOptions(pool="patch_mean")
-    )
-    pooled.encode(batch)
-    assert copied == [(4, pooled.dim)]  # reduced on the device, not its tokens
-
-
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_autocast_is_on_in_its_dtype_or_off(precision):
     a = torch.ones(2, 2)
@@ -233,25 +196,6 @@ def test_autocast_is_on_in_its_dtype_or_off(precision):
         assert (a @ a).dtype is getattr(torch, precision)
         assert torch.is_autocast_enabled("cpu") is (precision != "float32")
     assert (a @ a).dtype is torch.float32
-
-
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_gpu_is_told_the_same(precision, monkeypatch):
-    """What is asked of torch for a GPU that is not here."""
-    told = []
-
-    class Recorded(torch.autocast):
-        def __init__(self, device_type, **options):
-            told.append((device_type, options))
-            super().__init__("cpu", **options)
-
-    monkeypatch.setattr(torch, "autocast", Recorded)
-    with computing(precision, torch.device("cuda:1")):
-        pass
-    expected = (
-        {"enabled": False} if precision == "float32" else {"dtype": getattr(torch, precision)}
-    )
-    assert told == [("cuda", expected)]
 
 
 #: One of each kind of forward pass, made for float32, of the folders of two text models.

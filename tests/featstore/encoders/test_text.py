@@ -143,17 +143,6 @@ def test_what_does_not_matter_is_not_keyed(tiny_text, tmp_path):
     np.testing.assert_allclose(after.encode(TEXTS), before.encode(TEXTS), atol=1e-5)
 
 
-def test_half_precision_weights_are_computed_in_float32(tiny_text):
-    def halve(state):
-        for key in state:
-            state[key] = state[key].half()
-
-    rewrite(tiny_text, halve)
-    edit_json(tiny_text / "config.json", dtype="float16")
-    encoder = open_encoder("st:tiny", weights=tiny_text)
-    np.testing.assert_allclose(np.linalg.norm(encoder.encode(TEXTS), axis=1), 1, atol=1e-6)
-
-
 # --- folders of other layouts, and such that are not whole --------------------------------------
 
 

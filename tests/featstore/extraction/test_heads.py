@@ -102,25 +102,6 @@ def test_a_guessed_label_set_has_to_be_checked_or_named(imagenet, named_store, f
     assert tagged.new == 1000
 
 
-def test_names_can_be_embedded_for_the_check(imagenet, files, tmp_path):
-    options = {"encoder": LITE0, "check_names": MINILM[0], "check_weights": MINILM[1]}
-    store = tmp_path / "store"
-    with pytest.raises(EncoderError, match=r"not in the order of label set 'imagenet1k'.*by st:"):
-        featstore.extract_head(
-            imagenet, weights=files["turned"], store=tmp_path / "other", **options
-        )
-    assert not (tmp_path / "other").exists()
-    with pytest.raises(EncoderError, match="encodes no texts"):
-        featstore.extract_head(
-            imagenet,
-            encoder=LITE0,
-            weights=PACKAGE,
-            store=store,
-            check_names=LITE0,
-            check_weights=PACKAGE,
-        )
-
-
 def test_a_wrong_order_is_refused_even_where_the_label_set_is_named(
     imagenet, named_store, files, tmp_path
 ):

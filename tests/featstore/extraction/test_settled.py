@@ -17,14 +17,13 @@ from featstore.encoders.registry import open_encoder
 from featstore.encoders.runtime import TorchEncoder
 from featstore.errors import EncoderError
 from featstore.extraction import batches, ranks
-from featstore.extraction.options import HeadConfig, settle_device
+from featstore.extraction.options import settle_device
 from featstore.extraction.progress import BlockDone
 from featstore.extraction.ranks import Rank, extract_rank
 from featstore.extraction.targets import Job, settle_precision
 from featstore.extraction.workers import gather, open_on, run_part, settle
 from featstore.store import read_commit
 from tests.featstore.extraction.conftest import SPACE, MeanColour
-from tests.typed import headstock
 
 NAME = "timm:test_vit"
 
@@ -55,21 +54,6 @@ def test_the_device(best, why, monkeypatch):
     assert settle_device(asked, [EncoderSpec(NAME)]) is asked
     thing = EncoderSpec(MeanColour(), space=SPACE)
     assert settle_device(ExtractConfig(), [thing]).device == "cpu"
-
-
-def test_a_gpu_that_is_to_decode_and_is_not_there(monkeypatch):
-    monkeypatch.setattr(parallel, "best_device", lambda: "cpu")
-    with pytest.raises(EncoderError, match=r"must be a GPU \(cuda\) if it is to decode; got 'cpu'"):
-        settle_device(ExtractConfig(decode="gpu"), [EncoderSpec(NAME)])
-    # Where there is one it decodes for an object too.
-    monkeypatch.setattr(parallel, "best_device", lambda: "cuda")
-    thing = EncoderSpec(MeanColour(), space=SPACE)
-    assert settle_device(ExtractConfig(decode="gpu"), [thing]).device == "cuda"
-
-
-def test_a_head_is_read_on_the_cpu():
-    assert HeadConfig(device="auto").device == "cpu"
-    assert HeadConfig(device="cuda").device == "cuda"
 
 
 class Choosy:
@@ -201,19 +185,6 @@ def test_a_worker_computes_in_the_precision_of_the_plan(manifest, store, weights
     assert only.attributes["precision"] == "bfloat16"
 
 
-@pytest.mark.usefixtures("forked")
-def test_a_job_says_it_once_and_a_finished_one_not_at_all(
-    manifest, store, weights, tmp_path, capsys
-):
-    words = ["extract", str(tmp_path / "manifest"), "--kind", "image", "--encoder", NAME,
-             "--weights", weights, "--store", str(store), "-s", "threads=1",
-             "--log", "none"]  # fmt: skip
-    for more, said in ((["--device", "cpu,cpu"], 1), ([], 0)):
-        assert headstock(*words, *more) == 0
-        err = capsys.readouterr().err
-        assert err.count("Encoding on cpu") == said
-
-
 class Timed:
     """An encoder whose batches take the seconds of a formula, on a clock of its own."""
 
@@ -253,9 +224,3 @@ def test_a_batch_is_halved_until_it_fits_and_doubled_while_it_pays(
     encoder: Any = Timed(each, room)
     monkeypatch.setattr(batches.time, "perf_counter", lambda: encoder.clock)
     assert batches.settle_batch_size(encoder, "auto", begun=None, device=device) == size
-
-
-def test_which_batches_may_be_run_in_parts():
-    on = [(None, "cuda", True), (None, "cpu", False), ("auto", "cpu", True), (64, "cuda", False)]
-    for batch, device, may in on:
-        assert ExtractConfig(batch_size=batch, device=device).may_halve is may

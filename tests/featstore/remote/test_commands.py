@@ -90,19 +90,3 @@ def test_a_conflict_is_said_and_is_an_error(store_folder, tmp_path, capsys):
     assert open_store(other).info(IMAGES).commit.revision_id[:12] in err
     code, out, _ = run(capsys, "store", "push", store_folder, other)
     assert (code, "1 unchanged, 1 newer there" in out) == (0, True)
-
-
-def test_tag_and_diff(tmp_path, capsys):
-    from tests.featstore.remote.test_buckets import extend
-
-    root = make_store(tmp_path / "own")
-    assert len(run_json(capsys, "store", "tag", root, "v1")["sets"]) == 2
-    extend(root, 5)
-    code, out, _ = run(capsys, "store", "diff", f"{root}@v1", root)
-    assert code == 0
-    assert "5 items added" in out
-    assert "1 set differs" in out
-    (found,) = run_json(capsys, "store", "diff", root, f"{root}@v1")
-    assert (found["added"], found["removed"], found["changed_blocks"]) == (0, 5, 0)
-    code, _, err = run(capsys, "store", "tag", root, "v1")
-    assert (code, "never change" in err) == (1, True)

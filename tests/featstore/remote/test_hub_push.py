@@ -240,45 +240,6 @@ def test_secrets_stay_out_of_errors_and_logs(hub, store_folder, caplog):
     assert "Push again" in str(caught.value)
 
 
-def waves(spans: list[tuple[float, float]]) -> int:
-    """Return how many requests were made one after the other, at least."""
-    n, until = 0, 0.0
-    for began, ended in sorted(spans, key=lambda span: span[1]):
-        if began >= until:
-            n, until = n + 1, ended
-    return n
-
-
-@pytest.mark.parametrize(
-    ("place", "trips", "requests"), [("hf", 4, 7), ("http", 3, 6), ("s3", 3, 6)]
-)
-def test_round_trips_to_the_first_verified_row(hub, store_folder, place, trips, requests, request):
-    """The log; the commit; the block, beside all else.
-
-    The hub redirects to another host for the block.
-    """
-    spans: list[tuple[float, float]] = []
-
-    def link(*_: object) -> None:
-        began = time.monotonic()
-        time.sleep(0.3)  # requests side by side begin within it, on a machine that is busy too
-        spans.append((began, time.monotonic()))
-
-    if place == "hf":
-        copy_sets(store_folder, ADDRESS)
-        address, hub.latency = ADDRESS, link
-    else:
-        served = request.getfixturevalue("bucket" if place == "s3" else "served")
-        if place == "s3":
-            copy_sets(store_folder, served.address)
-        address, served.harm = served.address or served.url, link
-    view = open_store(address).view(IMAGES)
-    row = view.take(np.array([0])).numpy()
-    assert view.items.height == view.shape[0]
-    np.testing.assert_array_equal(row[0], open_store(store_folder).view(IMAGES).numpy()[0])
-    assert (waves(spans), len(spans)) == (trips, requests)
-
-
 def test_the_address_of_a_large_file_is_asked_for_once_until_it_expires(hub, store_folder):
     copy_sets(store_folder, ADDRESS)
     hub.requests.clear()

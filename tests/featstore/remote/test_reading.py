@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import multiprocessing
 import threading
 import time
@@ -136,21 +135,6 @@ def test_the_next_two_files_are_fetched_while_one_is_read(
     _until(served, 3)
     np.testing.assert_array_equal(np.concatenate([first, *batches]), local)
     assert served.count("embedding/c/") == 4
-
-
-def test_a_file_that_was_not_fetched_ahead_is_fetched_when_it_is_read(
-    served: Proxy, store_folder: Path
-) -> None:
-    """What goes wrong meanwhile is nobody's error until the rows are read."""
-    local = open_store(store_folder).view(IMAGES).numpy()
-    batches = open_store(served.url).view(IMAGES).batches(BLOCK)
-    first = next(batches)
-    _until(served, 3)
-    served.down = True
-    rows = [first, *itertools.islice(batches, 4)]  # of the second file now, and the fourth ahead
-    time.sleep(0.3)
-    served.down = False
-    np.testing.assert_array_equal(np.concatenate([*rows, *batches]), local)
 
 
 @pytest.mark.parametrize("mode", ["map", "pread"])

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing.connection import Connection
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,8 +21,7 @@ import pytest
 from featstore import FeatstoreError, copy_sets, open_store
 from featstore.address import parse_address
 from featstore.errors import RemoteStoreError
-from featstore.remote import objects
-from featstore.remote.objects import Limits, Pace, open_objects, read_limits
+from featstore.remote.objects import Limits, open_objects, read_limits
 from tests.featstore.remote.buckets import environment
 from tests.featstore.remote.proxy import Answer
 from tests.featstore.remote.s3_server import s3_server
@@ -174,23 +172,6 @@ def test_a_list_of_too_many_files_is_given_up():
         )
     assert said.startswith("CorruptStoreError"), said
     assert "lists more than 29 files" in said
-
-
-def test_the_time_of_a_piece_that_waits_is_counted_once(monkeypatch):
-    clock = itertools.count(1)
-    monkeypatch.setattr(objects, "time", SimpleNamespace(monotonic=lambda: seconds))
-    pace, seconds = Pace("a file", Limits(least_rate=1, patience=10, deadline=6)), 0
-
-    def second() -> bytes:
-        nonlocal seconds
-        seconds = next(clock)
-        return b"x" * 1000
-
-    def pieces() -> Iterator[bytes]:
-        for _ in range(5):
-            yield pace.wait(second, 1000)
-
-    assert len(list(pace.over(pieces()))) == 5
 
 
 @pytest.mark.parametrize("scheme", ["http", "s3"])

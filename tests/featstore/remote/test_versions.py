@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,6 @@ from featstore.share.copy import compare_stores, make_tag, send_tag
 from featstore.store import LayoutError, verify_store
 from featstore.store.files import json_bytes
 from featstore.store.records import parse_tag, tag_document, tag_file
-from featstore.store.repair import repair_log
 from featstore.testing import item_table, write_set
 from tests.damage import relog
 from tests.featstore.remote.conftest import make_rows, make_store
@@ -164,22 +162,6 @@ def test_what_differs(grown, store_folder, served):
         assert image.failed == (1, 1)
         assert compare_stores(open_store(grown, revision="v1"), open_store(before)) == []
     assert served.count("embedding/c/") == 0
-
-
-def test_rows_and_items_that_differ(store_folder, tmp_path):
-    other = tmp_path / "other"
-    shutil.copytree(store_folder / "birds" / "image", other / "birds" / "image")
-    for name in ("zarr.json", "birds/zarr.json"):
-        shutil.copy(store_folder / name, other / name)
-    repair_log(other)
-    items = item_table([{"item_id": f"t/{i + 1}", "kind": "caption", "text": "x" * (i == 3)}
-                        for i in range(20)])  # fmt: skip
-    rows = make_rows(20, 8)
-    rows[3] += 1
-    write_set(other, rows, items, kind="caption", encoder="st:toy")
-    (found,) = compare_stores(open_store(store_folder), open_store(other))
-    assert (found.added, found.removed, found.changed_blocks) == (1, 1, 1)
-    assert found.changed_items == 19  # "" is another text than none
 
 
 def test_a_tag_in_a_bucket_is_listed_by_the_same_call_again(bucket, grown, tmp_path):

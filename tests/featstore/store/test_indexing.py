@@ -247,14 +247,3 @@ def test_a_dataset_of_hugging_face_there_and_back(view, tmp_path):
     back = write(tmp_path, dataset="b", kind="image", encoder="timm:toy", rows=some)
     assert back.items.equals(view.where(split="test").items)
     np.testing.assert_array_equal(back, ROWS[1::2])
-
-
-def test_duckdb_asks_about_items_and_rows(view):
-    duckdb = pytest.importorskip("duckdb")
-    rows = view.to_arrow()  # noqa: F841 -- the query names it
-    found = duckdb.sql(
-        "select split, count(*), avg(embedding[1]) from rows group by split order by split"
-    ).fetchall()
-    assert [(split, n) for split, n, _ in found] == [("test", 6), ("train", 6)]
-    np.testing.assert_allclose([mean for *_, mean in found],
-                               [ROWS[1::2, 0].mean(), ROWS[::2, 0].mean()], rtol=1e-6)  # fmt: skip

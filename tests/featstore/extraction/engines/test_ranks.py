@@ -19,10 +19,9 @@ import pytest
 import featstore
 from featstore import EncoderSpec, ExtractResult, Manifest
 from featstore.errors import EncoderError, ManifestError, TooManyFailuresError
-from featstore.extraction import ranks
 from featstore.extraction.ranks import Rank, extract_rank, local_device, rank_of
 from featstore.extraction.targets import Job, Target
-from featstore.manifest import paths, read_manifest
+from featstore.manifest import read_manifest
 from featstore.testing import toy_manifest
 from tests.damage import lasting
 from tests.featstore.extraction.engines.conftest import IMAGES, settled
@@ -128,21 +127,6 @@ def _only_log(store: Path) -> dict[str, bytes]:
     return {"log.json": (store / "log.json").read_bytes()}
 
 
-@pytest.mark.usefixtures("torch_threads")
-def test_a_rank_takes_its_share_of_the_cores_and_no_more_threads_than_torch_has(
-    pictures, choices, tmp_path, monkeypatch
-):
-    opened = []
-    open_job = Job.open
-    monkeypatch.setattr(Job, "open", lambda job: opened.append(open_job(job)) or opened[-1])
-    taken = []
-    for cores in (64, 2):  # torch has three threads
-        monkeypatch.setattr(ranks, "available_cores", lambda cores=cores: cores)
-        _rank(pictures, choices[:1], tmp_path / f"{cores}", 11, 12, threads=None, jobs=None)
-        taken.append((opened[-1].workers, opened[-1].threads))
-    assert taken == [(64, 3), (2, 2)]
-
-
 def test_failures_are_counted_over_all_ranks(pictures, choices, tmp_path):
     store = tmp_path / "store"
     for rank in (0, 2):
@@ -152,24 +136,6 @@ def test_failures_are_counted_over_all_ranks(pictures, choices, tmp_path):
     assert not featstore.open_store(store).sets()
     _rank(pictures, choices[:1], store, 1, 3)
     assert featstore.open_store(store).sets()[0].commit.n_failed == 1
-
-
-def test_each_file_is_looked_for_by_the_rank_that_reads_it(
-    pictures, choices, tmp_path, monkeypatch
-):
-    looked: list[str] = []
-    fault = paths._file_fault
-
-    def look(root: Path, uri: str, folders: dict[str, Path | None]) -> str | None:
-        looked.append(uri)
-        return fault(root, uri, folders)
-
-    monkeypatch.setattr(paths, "_file_fault", look)
-    root: Any = pictures.root
-    for rank in range(3):
-        _rank(root, choices[:1], tmp_path / "store", rank, 3)
-    pictures_looked_for = [uri for uri in looked if uri.startswith("images/")]
-    assert sorted(pictures_looked_for) == sorted(pictures.items("image")["uri"])
 
 
 def test_a_link_out_of_the_root_is_refused_by_the_rank_that_would_follow_it(choices, tmp_path):
