@@ -44,6 +44,7 @@ def plugin(tmp_path, no_plugins):
     return tmp_path / "own.py"
 
 
+@pytest.mark.usefixtures("forked")
 def test_processes_of_one_machine_share_a_bucket(bucket, plugin, tmp_path):
     use_plugins([plugin])
     manifest = toy_manifest(tmp_path / "manifest", 21, captions=True)
