@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from bench import Run, read_ranks, read_results
+from bench import read_ranks, read_results
 from bench.results import read_sessions, write_batch
 from featstore import open_store
 from featstore.command_line import run_command
@@ -27,10 +26,7 @@ REVISIONS = {"image_set": "image_revision", "name_set": "name_revision",
 
 
 @pytest.fixture(params=["http", "s3"])
-def address(
-    request: pytest.FixtureRequest, smoke_store: Path, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[str]:  # fmt: skip
+def address(request, smoke_store, tmp_path, monkeypatch):
     """Return where a server of this machine has the smoke store."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     copy = tmp_path / "served"
@@ -48,9 +44,8 @@ def address(
 
 
 def test_a_suite_runs_from_an_address_to_its_table(
-    address: str, runs: list[Run], smoke_results: Path, smoke_store: Path, tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    address, runs, smoke_results, smoke_store, tmp_path, capsys
+):
     """Some runs are taken out of the folder's results; those made from the address are the same."""
     results = tmp_path / "results"
     again = sorted(run.run_id for run in runs if run.seed == 0 and run.fit.method == "ridge")[::3]

@@ -29,9 +29,7 @@ from fitters.few_shot.registry import LEARNERS
 @pytest.mark.parametrize(
     "name", ["bench/fits.py", "fitters/aligners/solvers.py", "bench/tasks/new.py"]
 )
-def test_a_changed_or_new_source_changes_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_a_changed_or_new_source_changes_it(tmp_path, monkeypatch, name):
     import shutil
 
     root = Path(code.__file__).parents[1]

@@ -1,7 +1,5 @@
 """`evaluate` and `Results`: the rows of the commands, from a store or from arrays."""
 
-from __future__ import annotations
-
 import numpy as np
 import polars as pl
 import pytest

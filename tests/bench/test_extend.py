@@ -1,7 +1,5 @@
 """The files of docs/ref/extend.md through ``--plugin``, on the smoke suite's store."""
 
-from __future__ import annotations
-
 import shlex
 import subprocess
 import sys

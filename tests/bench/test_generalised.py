@@ -1,7 +1,5 @@
 """Generalised zero-shot: by hand, as zero-shot with both kinds told apart, and ICIS on digits."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -157,7 +157,7 @@ def test_bad_scores_are_named():
         ranks_from_scores(np.array([[np.nan]]), np.zeros(1), np.zeros(1))
 
 
-def test_a_single_query_ties_like_any_other() -> None:
+def test_a_single_query_ties_like_any_other():
     """A one-row product goes through another kernel, which must not break ties."""
     rng = np.random.default_rng(7)
     for _ in range(100):

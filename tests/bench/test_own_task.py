@@ -90,7 +90,7 @@ def margins(store, *, limit=None, methods=(), sources=()):
 
 
 @pytest.fixture
-def plugin(tmp_path: Path, no_plugins: None) -> Path:
+def plugin(tmp_path, no_plugins):
     (tmp_path / "margins.py").write_text(PLUGIN)
     return tmp_path / "margins.py"
 

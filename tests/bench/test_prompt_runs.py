@@ -1,7 +1,5 @@
 """Runs of CoOp and CoCoOp: a tiny open_clip pair, its own image and text embeddings in a store."""
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 
 import numpy as np

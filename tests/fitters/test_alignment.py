@@ -1,7 +1,5 @@
 """The estimator of the whole protocol."""
 
-from __future__ import annotations
-
 import pickle
 from inspect import signature
 

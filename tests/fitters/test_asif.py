@@ -1,7 +1,5 @@
 """ASIF against a dense double loop and against faiss; the search against a full sort."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given

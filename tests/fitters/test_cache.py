@@ -1,7 +1,5 @@
 """The cache of moments: bit-exact, keyed by everything that decides, harmless when damaged."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import fields
 

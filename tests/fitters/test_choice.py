@@ -1,7 +1,5 @@
 """Choices by refitting and by moments, against closed forms and refits from rows."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -29,27 +29,27 @@ from tests.fitters.toy_store import CLASSES, HEAD, IMAGES, NAMES, P, X, Y, write
 
 
 @pytest.fixture
-def store(store_path: Path) -> Path:
+def store(store_path):
     return store_path
 
 
-def _run(*args: str | Path) -> int:
+def _run(*args):
     return run_command(cli, "headstock", [str(arg) for arg in args])
 
 
-def _fit(store: Path, out: Path, *more: str, method: str = "ridge") -> int:
+def _fit(store, out, *more, method="ridge"):
     return _run("fit", method, "--store", store, "--images", X, "--head", HEAD,
                 "--head-names", NAMES, "-o", out, *more)  # fmt: skip
 
 
 @pytest.fixture
-def ridge(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+def ridge(store, tmp_path, capsys):
     assert _fit(store, tmp_path / "aligners" / "ridge") == 0
     capsys.readouterr()
     return tmp_path / "aligners" / "ridge"
 
 
-def test_fit_ls_show(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fit_ls_show(store, tmp_path, capsys):
     out = tmp_path / "aligners"
     assert _fit(store, out / "a") == 0
     assert f"{out}/a: ridge, fitted on 30 prototypes (penalty" in capsys.readouterr().out
@@ -68,9 +68,7 @@ def test_fit_ls_show(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert re.search(r"^  x encoder +timm:toy$", capsys.readouterr().out, re.MULTILINE)
 
 
-def test_the_metric_of_a_choice_is_an_option(
-    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_metric_of_a_choice_is_an_option(store, tmp_path, capsys):
     for method in ("ridge-x2y", "pls"):
         more = ("--captions", Y, "--n-pairs", "12", "-s", "validation=top-5", "--json")
         assert _fit(store, tmp_path / method, *more, method=method) == 0
@@ -85,9 +83,7 @@ def test_the_metric_of_a_choice_is_an_option(
     assert points == [f"{n:.3g}: {s:.4g}" for n, s in zip(choice["components"], best, strict=True)]
 
 
-def test_ls_goes_on_past_damage_without_reading_arrays(
-    ridge: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ls_goes_on_past_damage_without_reading_arrays(ridge, tmp_path, capsys):
     folder = ridge.parent
     (ridge / "arrays.safetensors").unlink()
     for name, text in (("bent", "no json"), ("old", '{"format": 0}'), ("bare", '{"format": 1}')):
@@ -106,9 +102,7 @@ def test_ls_goes_on_past_damage_without_reading_arrays(
     assert "arrays.safetensors cannot be read" in capsys.readouterr().err
 
 
-def test_shorthand_and_seeds(
-    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_shorthand_and_seeds(store, tmp_path, capsys):
     args = ("fit", "csa", "--store", store, "--images", "toy/image", "--captions", "caption/st:toy",
             "--n-pairs", "20", "--head", "labels", "-s", "mix=auto",
             "--seeds", "0,2-3", "-o", tmp_path, "--json")  # fmt: skip
@@ -138,13 +132,8 @@ TAKEN = [
 
 @pytest.mark.parametrize(("typed", "taken"), TAKEN, ids=[" ".join(typed) for typed, _ in TAKEN])
 def test_what_the_store_leaves_one_answer_for_is_taken_and_printed_as_a_line(
-    store: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    typed: tuple[str, ...],
-    taken: str,
-) -> None:
+    store, tmp_path, monkeypatch, capsys, typed, taken
+):
     monkeypatch.setenv("HEADSTOCK_STORE", str(store))
     words = ["fit", "ridge", *typed, "-s", "penalty=2", "-o", str(tmp_path / "a"), "--json"]
     assert _run(*words) == 0
@@ -165,8 +154,8 @@ def test_what_the_store_leaves_one_answer_for_is_taken_and_printed_as_a_line(
 
 
 def test_the_store_below_the_folder_and_a_place_for_the_alignment_are_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+    tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     words = ("fit", "ridge", "--head", HEAD)
     assert _run(*words) == 2
@@ -182,7 +171,7 @@ def test_the_store_below_the_folder_and_a_place_for_the_alignment_are_taken(
     assert "several stores: 'two', 'work/one'" in capsys.readouterr().err
 
 
-def test_a_fit_says_what_it_does(store: Path) -> None:
+def test_a_fit_says_what_it_does(store):
     seen: list[str] = []
     request = FitRequest("ridge", x=X, y=Y, head=HEAD, names=NAMES)
     fit_from_store(open_store(store), request, on_stage=seen.append)
@@ -193,9 +182,7 @@ def test_a_fit_says_what_it_does(store: Path) -> None:
 
 
 @pytest.mark.usefixtures("forked")
-def test_jobs_are_processes_of_this_machine(
-    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_jobs_are_processes_of_this_machine(store, tmp_path, capsys):
     choices = []
     for jobs in ((), ("--jobs", "2")):
         more = ("--captions", Y, "-s", "criterion=error", "--replace", "--json", *jobs)
@@ -205,9 +192,7 @@ def test_jobs_are_processes_of_this_machine(
     assert choices[0]["scores"] == pytest.approx(np.array(choices[1]["scores"]), rel=1e-5)
 
 
-def test_ls_lists_aligners_and_learners_with_their_packages(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ls_lists_aligners_and_learners_with_their_packages(capsys, monkeypatch):
     monkeypatch.setitem(METHODS, "mine", Method(Fraction))  # gone after the test
     METHODS.put("mine", Method(Fraction, "one of one's own"), "mypackage 1.2")
     monkeypatch.setitem(LEARNERS, "third", partial(Fraction, 3))
@@ -230,9 +215,7 @@ def test_ls_lists_aligners_and_learners_with_their_packages(
     assert "learner  gda " in capsys.readouterr().out
 
 
-def test_another_alignment_is_not_replaced_in_silence(
-    store: Path, ridge: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_another_alignment_is_not_replaced_in_silence(store, ridge, capsys):
     before = load(ridge).facts
     assert _fit(store, ridge) == 0  # the same one
     assert _fit(store, ridge, "-s", "penalty=9") == 1
@@ -242,9 +225,7 @@ def test_another_alignment_is_not_replaced_in_silence(
     assert load(ridge).facts["choice"]["penalty"] == 9
 
 
-def test_apply_writes_unit_rows_of_the_set(
-    store: Path, ridge: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_apply_writes_unit_rows_of_the_set(store, ridge, tmp_path, capsys):
     out = tmp_path / "rows.npy"
     assert _run("apply", ridge, "--store", store, "--set", X, "--split", "test", "-o", out) == 0
     assert "10 × 12" in capsys.readouterr().out
@@ -254,9 +235,7 @@ def test_apply_writes_unit_rows_of_the_set(
     assert rows.tobytes() == load(ridge).project_x(images.numpy()).tobytes()
 
 
-def test_apply_lists_neighbours_on_the_other_side(
-    store: Path, ridge: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_apply_lists_neighbours_on_the_other_side(store, ridge, capsys):
     args = ("apply", ridge, "--store", store, "--set", X, "--split", "test", "--near", Y)
     assert _run(*args, "--top", "3", "--json") == 0
     near = json.loads(capsys.readouterr().out)["near"]
@@ -268,7 +247,7 @@ def test_apply_lists_neighbours_on_the_other_side(
     assert own >= 2
 
 
-def test_apply_ranks_classes(store: Path, ridge: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_apply_ranks_classes(store, ridge, capsys):
     """A class has one row, whatever the number of its prompts, and its name is shown."""
     args = ("apply", ridge, "--store", store, "--set", X, "--near", NAMES, "--top", "4")
     assert _run(*args, "--json") == 0
@@ -287,9 +266,7 @@ def test_apply_ranks_classes(store: Path, ridge: Path, capsys: pytest.CaptureFix
     assert f"{first['text']}  {first['item_id']}" in capsys.readouterr().out
 
 
-def test_apply_calls_images_by_the_names_of_their_classes(
-    ridge: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_apply_calls_images_by_the_names_of_their_classes(ridge, tmp_path, capsys):
     """Of a class that has names and prompts, by its first bare name."""
     write_toy_store(root := tmp_path / "store")
     rows = [
@@ -307,9 +284,7 @@ def test_apply_calls_images_by_the_names_of_their_classes(
     assert re.search(rf"{first['text']} +{first['item_id']}\n", capsys.readouterr().out)
 
 
-def test_a_scorer_corrects_the_neighbours(
-    store: Path, ridge: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_scorer_corrects_the_neighbours(store, ridge, capsys):
     args = ("apply", ridge, "--store", store, "--set", X, "--split", "test", "--near", Y, "--json")
     assert _run(*args, "--scorer", "csls", "--top", "1") == 0
     near = json.loads(capsys.readouterr().out)["near"]
@@ -323,9 +298,7 @@ def test_a_scorer_corrects_the_neighbours(
     assert "--scorer has no effect without --near" in capsys.readouterr().err
 
 
-def test_asif_is_sparse_to_the_end(
-    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_asif_is_sparse_to_the_end(store, tmp_path, capsys):
     out = tmp_path / "asif"
     assert _fit(store, out, "--captions", Y, method="asif") == 0
     args = ("apply", out, "--store", store, "--set", X, "--near", Y, "--json")
@@ -338,9 +311,7 @@ def test_asif_is_sparse_to_the_end(
     assert _run("export", out, "--store", store, "--names", NAMES, "-o", tmp_path / "h.npz") == 0
 
 
-def test_export_holds_a_head_that_scores_like_the_alignment(
-    store: Path, ridge: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_export_holds_a_head_that_scores_like_the_alignment(store, ridge, tmp_path, capsys):
     out = tmp_path / "head.safetensors"
     assert _run("export", ridge, "--store", store, "--names", NAMES, "-o", out, "--json") == 0
     assert json.loads(capsys.readouterr().out)["arrays"]["class_rows"] == [CLASSES, P]
@@ -361,7 +332,7 @@ def test_export_holds_a_head_that_scores_like_the_alignment(
 
 
 @pytest.mark.parametrize("method", ["ridge-x2y", "cca", "asif", "conse"])
-def test_the_rule_is_stated_only_where_it_holds(store: Path, tmp_path: Path, method: str) -> None:
+def test_the_rule_is_stated_only_where_it_holds(store, tmp_path, method):
     """Where images are mapped too, class rows alone do not say how to score them."""
     assert _fit(store, tmp_path / "a", method=method) == 0
     out = tmp_path / "head.safetensors"
@@ -370,9 +341,7 @@ def test_the_rule_is_stated_only_where_it_holds(store: Path, tmp_path: Path, met
         assert json.loads(file.metadata()["headstock"])["rule"] == ""
 
 
-def test_export_as_npz_needs_no_pickle(
-    ridge: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_export_as_npz_needs_no_pickle(ridge, tmp_path, capsys):
     out = tmp_path / "arrays.npz"
     assert _run("export", ridge, "-o", out) == 0
     assert "coef    8 × 12" in capsys.readouterr().out
@@ -485,15 +454,8 @@ BAD = [
 
 @pytest.mark.parametrize(("args", "code", "words"), BAD, ids=lambda value: str(value)[:50])
 def test_bad_input_is_one_line_and_leaves_nothing(
-    store: Path,
-    ridge: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    args: list[str],
-    code: int,
-    words: str,
-) -> None:
+    store, ridge, tmp_path, monkeypatch, capsys, args, code, words
+):
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
@@ -508,9 +470,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert list(work.iterdir()) == []
 
 
-def test_an_unwritable_folder_is_one_line(
-    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unwritable_folder_is_one_line(store, tmp_path, capsys):
     (tmp_path / "file").write_text("not a folder")
     assert _fit(store, tmp_path / "file" / "a") == 1
     assert "cannot be written" in capsys.readouterr().err

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -39,14 +38,14 @@ def blocks(language: str) -> list[str]:
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_cluster: Any) -> Path:
+def workplace(tmp_path, monkeypatch, ray_cluster):
     """Return the folder of a toy store; a Ray runs, as that of ``--ray-address auto`` would."""
     write_toy_store(tmp_path / "store")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def test_the_commands_run(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands_run(workplace, capsys):
     lines = "".join(blocks("console")).replace("\\\n", " ").splitlines()
     assert len(lines) == 7
     for line in lines:
@@ -59,7 +58,7 @@ def test_the_commands_run(workplace: Path, capsys: pytest.CaptureFixture[str]) -
     assert "toy/image" in capsys.readouterr().out
 
 
-def test_the_class_of_a_method_of_ones_own_runs() -> None:
+def test_the_class_of_a_method_of_ones_own_runs():
     (block,) = re.findall(
         r"```python\n(import numpy.+?class WeightedMeans.*?)```",
         (REF / "extend.md").read_text(encoding="utf-8"), flags=re.DOTALL,
@@ -69,7 +68,7 @@ def test_the_class_of_a_method_of_ones_own_runs() -> None:
     assert METHODS.pop("weighted-means").options == ("penalty", "mix")
 
 
-def test_every_method_has_its_row_with_what_is_chosen() -> None:
+def test_every_method_has_its_row_with_what_is_chosen():
     rows = {row.split("`")[1]: row for row in TEXT.splitlines() if row.startswith("| `")}
     # The trained ones have a document of their own, and tests/fitters/trained/test_presets.py.
     closed = {name: spec for name, spec in METHODS.items() if spec.fitted_on != "training"}

@@ -58,7 +58,7 @@ ENTRY = "[headstock.aligners]\nplain = plain_of_a_stranger:Plain\n"
 
 
 @pytest.fixture
-def installed(tmp_path: Path) -> Path:
+def installed(tmp_path):
     """Return a folder that holds a package as `pip install` leaves it."""
     folder = tmp_path / "site"
     info = folder / "plain_of_a_stranger-1.0.dist-info"

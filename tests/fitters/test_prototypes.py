@@ -1,7 +1,5 @@
 """What a head's row is taken to say of its class: duplicates, patterns, the bias."""
 
-from __future__ import annotations
-
 from itertools import product
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The choice of ASIF's settings against fitting it anew without each fold."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

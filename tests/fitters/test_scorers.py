@@ -1,7 +1,5 @@
 """CSLS, inverted softmax and Sinkhorn, as projections, against their formulas."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given

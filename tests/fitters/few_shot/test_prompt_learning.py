@@ -1,7 +1,5 @@
 """CoOp and CoCoOp through a small random open_clip tower: zero steps, gradients, a plain loop."""
 
-from __future__ import annotations
-
 import hashlib
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Batches: every row once an epoch, in memory or by chunks, and shares kept."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from hypothesis import given

@@ -1,7 +1,5 @@
 """scikit-learn's contract; what is not kept is listed with its reason."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from sklearn.base import clone

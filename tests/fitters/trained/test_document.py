@@ -1,7 +1,5 @@
 """docs/results.md says what docs/data/trained.json holds, and no more."""
 
-from __future__ import annotations
-
 from itertools import product
 from pathlib import Path
 

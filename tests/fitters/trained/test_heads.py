@@ -1,7 +1,5 @@
 """Heads: their formulas by hand, gradients, and where they draw from."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The presets through the recipe, a store, files and the command line."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
