@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
+import shutil
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -20,10 +20,8 @@ from featstore.plugins import first_line
 from featstore.testing import item_table, write_set
 from fitters import METHODS, load
 from fitters.few_shot.registry import LEARNERS, PROMPT_LEARNERS
-from fitters.jobs import fit_from_store
 from fitters.methods import Method
 from fitters.scorers import csls
-from fitters.settings import FitRequest
 from headstock.__main__ import cli
 from tests.fitters.toy_store import CLASSES, HEAD, IMAGES, NAMES, P, X, Y, write_toy_store
 
@@ -42,11 +40,19 @@ def _fit(store, out, *more, method="ridge"):
                 "--head-names", NAMES, "-o", out, *more)  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def ridge(store_path, tmp_path_factory):
+    """A ridge of the head; tests only read it, and change a copy."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        out = tmp_path_factory.mktemp("fitted") / "ridge"
+        assert _fit(store_path, out) == 0
+    return out
+
+
 @pytest.fixture
-def ridge(store, tmp_path, capsys):
-    assert _fit(store, tmp_path / "aligners" / "ridge") == 0
-    capsys.readouterr()
-    return tmp_path / "aligners" / "ridge"
+def own(ridge, tmp_path):
+    return Path(shutil.copytree(ridge, tmp_path / "aligners" / "ridge"))
 
 
 def test_fit_ls_show(store, tmp_path, capsys):
@@ -68,24 +74,9 @@ def test_fit_ls_show(store, tmp_path, capsys):
     assert re.search(r"^  x encoder +timm:toy$", capsys.readouterr().out, re.MULTILINE)
 
 
-def test_the_metric_of_a_choice_is_an_option(store, tmp_path, capsys):
-    for method in ("ridge-x2y", "pls"):
-        more = ("--captions", Y, "--n-pairs", "12", "-s", "validation=top-5", "--json")
-        assert _fit(store, tmp_path / method, *more, method=method) == 0
-        choice = json.loads(capsys.readouterr().out)["choice"]
-        assert choice["criterion"].startswith("share of held-out images whose true text ranks in")
-        values = [choice["weights"], choice.get("penalties", "1"), choice.get("components")]
-        assert np.shape(choice["scores"]) == tuple(len(axis) for axis in values if axis)
-    assert _run("show", tmp_path / "pls") == 0
-    shown = capsys.readouterr().out
-    points = shown.partition("best score by components")[2].splitlines()[0].strip().split(", ")
-    best = np.asarray(choice["scores"]).max(axis=(0, 1))
-    assert points == [f"{n:.3g}: {s:.4g}" for n, s in zip(choice["components"], best, strict=True)]
-
-
-def test_ls_goes_on_past_damage_without_reading_arrays(ridge, tmp_path, capsys):
-    folder = ridge.parent
-    (ridge / "arrays.safetensors").unlink()
+def test_ls_goes_on_past_damage_without_reading_arrays(own, capsys):
+    folder = own.parent
+    (own / "arrays.safetensors").unlink()
     for name, text in (("bent", "no json"), ("old", '{"format": 0}'), ("bare", '{"format": 1}')):
         (folder / name).mkdir()
         (folder / name / "alignment.json").write_text(text)
@@ -98,7 +89,7 @@ def test_ls_goes_on_past_damage_without_reading_arrays(ridge, tmp_path, capsys):
     assert _run("ls", folder) == 4
     assert re.search(r"^bent .* damaged: ", capsys.readouterr().out, re.MULTILINE)
     # What is shown is checked whole.
-    assert _run("show", ridge) == 1
+    assert _run("show", own) == 1
     assert "arrays.safetensors cannot be read" in capsys.readouterr().err
 
 
@@ -171,16 +162,6 @@ def test_the_store_below_the_folder_and_a_place_for_the_alignment_are_taken(
     assert "several stores: 'two', 'work/one'" in capsys.readouterr().err
 
 
-def test_a_fit_says_what_it_does(store):
-    seen: list[str] = []
-    request = FitRequest("ridge", x=X, y=Y, head=HEAD, names=NAMES)
-    fit_from_store(open_store(store), request, on_stage=seen.append)
-    assert seen == ["reading pairs", "choosing penalty and mix", "fitting"]
-    seen.clear()
-    fit_from_store(open_store(store), replace(request, y=None, penalty=1.0), on_stage=seen.append)
-    assert seen == ["reading pairs", "fitting"]
-
-
 @pytest.mark.usefixtures("forked")
 def test_jobs_are_processes_of_this_machine(store, tmp_path, capsys):
     choices = []
@@ -215,14 +196,14 @@ def test_ls_lists_aligners_and_learners_with_their_packages(capsys, monkeypatch)
     assert "learner  gda " in capsys.readouterr().out
 
 
-def test_another_alignment_is_not_replaced_in_silence(store, ridge, capsys):
-    before = load(ridge).facts
-    assert _fit(store, ridge) == 0  # the same one
-    assert _fit(store, ridge, "-s", "penalty=9") == 1
+def test_another_alignment_is_not_replaced_in_silence(store, own, capsys):
+    before = load(own).facts
+    assert _fit(store, own) == 0  # the same one
+    assert _fit(store, own, "-s", "penalty=9") == 1
     assert "holds another alignment" in capsys.readouterr().err
-    assert load(ridge).facts == before
-    assert _fit(store, ridge, "-s", "penalty=9", "--replace") == 0
-    assert load(ridge).facts["choice"]["penalty"] == 9
+    assert load(own).facts == before
+    assert _fit(store, own, "-s", "penalty=9", "--replace") == 0
+    assert load(own).facts["choice"]["penalty"] == 9
 
 
 def test_apply_writes_unit_rows_of_the_set(store, ridge, tmp_path, capsys):
@@ -233,18 +214,6 @@ def test_apply_writes_unit_rows_of_the_set(store, ridge, tmp_path, capsys):
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-6)
     images = open_store(store).view(X).where(split="test")
     assert rows.tobytes() == load(ridge).project_x(images.numpy()).tobytes()
-
-
-def test_apply_lists_neighbours_on_the_other_side(store, ridge, capsys):
-    args = ("apply", ridge, "--store", store, "--set", X, "--split", "test", "--near", Y)
-    assert _run(*args, "--top", "3", "--json") == 0
-    near = json.loads(capsys.readouterr().out)["near"]
-    assert len(near) == 10
-    assert all(len(found) == 3 for found in near.values())
-    scores = [row["score"] for row in near["toy/30"]]
-    assert scores == sorted(scores, reverse=True)
-    own = sum(found[0]["item_id"] == f"{image}#en" for image, found in near.items())
-    assert own >= 2
 
 
 def test_apply_ranks_classes(store, ridge, capsys):
@@ -341,15 +310,6 @@ def test_the_rule_is_stated_only_where_it_holds(store, tmp_path, method):
         assert json.loads(file.metadata()["headstock"])["rule"] == ""
 
 
-def test_export_as_npz_needs_no_pickle(ridge, tmp_path, capsys):
-    out = tmp_path / "arrays.npz"
-    assert _run("export", ridge, "-o", out) == 0
-    assert "coef    8 × 12" in capsys.readouterr().out
-    with np.load(out, allow_pickle=False) as arrays:
-        assert json.loads(str(arrays["headstock"]))["method"] == "ridge"
-        assert arrays["coef"].shape == (8, 12)
-
-
 NONE = ["fit", "ridge", "--store", "none", "--images", X]
 RIDGE = ["fit", "ridge", "--store", "S", "--images", X]
 FIT = [*RIDGE, "--head", HEAD, "--head-names", NAMES, "-o", "out"]
@@ -358,22 +318,13 @@ REAL = [*RIDGE, "--captions", Y, "-o", "out"]
 EARLY = ["--store", "none", *FIT[4:]]
 BAD = [
     (["fit", "rigde", "--store", "S", "--images", X, "-o", "out"], 2, "Did you mean 'ridge'"),
-    ([*RIDGE, "-s", "penalty=-1", "-o", "out"], 2, "at least 0"),
-    ([*RIDGE, "-s", "penalty=nan", "-o", "out"], 2, "below 1,000"),
-    ([*RIDGE, "-s", "mix=0", "-o", "out"], 2, "above 0"),
     (["fit", "ridge", "--store", "S", "--head", "labels", "--images", "toy/image/timm:none",
       "-o", "out"], 2, "timm:none"),
     # What is wrong with the arguments comes first; the store is read after it.
     (["fit", "ridge", "--store", "S", "--images", Y, "--captions", Y, "-o", "out"], 1,
      "of kind image"),
     ([*NONE, "--captions", Y, "-o", "out"], 1, "does not exist"),
-    ([*NONE, "--captions", Y, "--source", "rnd", "-o", "out"], 2,
-     "expected head, random"),
     ([*FIT, "--jobs", "2"], 2, "no effect without --captions"),
-    ([*RIDGE, "--captions", Y, "--split", "vla",
-      "-o", "out"], 1, "'vla'"),
-    ([*RIDGE, "--head", "labels/head_weight/timm:other",
-      "--head-names", NAMES, "-o", "out"], 1, "different embedding spaces"),
     (["ls", "none"], 1, "none does not exist"),
     (["ls", "none", "--available", "methods"], 2, "Give a PATH, or --available."),
     (["show", "none"], 1, "none does not exist"),
@@ -399,39 +350,21 @@ BAD = [
     (["fit", "procrustes", *FIT[2:], "-s", "penalty=1"], 2,
      "procrustes has no setting 'penalty'. These have: ridge, ridge-x2y"),
     ([*FIT, "--n-pairs", "5"], 2, "Missing option '--captions': several sets could be meant"),
-    ([*FIT, "-s", "moments=float64"], 2, "no effect without --captions"),
-    ([*FIT, "-s", "validation=top-1"], 2, "no effect without --captions"),
     ([*REAL, "-s", "moments=bf16"], 2, "looks at the rows, in float64"),
-    (["fit", "csa", *REAL[2:], "-s", "penalty=1", "-s", "moments=float64"], 2, "in float64"),
     ([*REAL, "-s", "validation=top-1", "-s", "criterion=error"], 2, "held-out squared error"),
-    ([*REAL, "-s", "validation=top-1", "-s", "penalty=1"], 2, "nothing is left to choose"),
-    (["fit", "asif", *REAL[2:], "-s", "validation=top-1"], 2, "nothing is left to choose"),
-    (["fit", "asif", *REAL[2:], "-s", "top_k=all"], 2, "top_k of asif: expected an integer of"),
     ([*REAL, "-s", "validation=top-3"], 2,
      "validation of ridge: expected mrr, top-1, top-5 or top-10; got 'top-3'"),
     ([*REAL, "-s", "penalty"], 2, "Write penalty=VALUE"),
     ([*REAL, "-s", "csa.penalty=1"], 2,
      "No owner named 'csa' in -s csa.penalty=1. Known owners: ridge"),
     ([*REAL, "-s", "penalty=1", "-s", "ridge.penalty=2"], 2, "is given twice"),
-    ([*REAL, "--n-pairs", "1"], 1, "One pair is its own mean"),
-    (["fit", "csa", *REAL[2:], "--n-pairs", "2"], 1, "too few to choose by"),
     ([*REAL, "-s", "duplicates=drop"], 2, "no effect without --head"),
     ([*REAL, "-s", "criterion=cosine"], 2, "by the rank of held-out texts"),
     ([*FIT, "-s", "criterion=rank", "-s", "penalty=1"], 2, "nothing is left to choose"),
-    (
-        ["fit", "kernel-ridge", *FIT[2:], "-s", "criterion=rank", "-s", "penalty=1",
-         "-s", "gamma=1"],
-        2, "nothing is left to choose",
-    ),
-    (["fit", "cca", *FIT[2:], "-s", "criterion=rank"], 2, "cca has no setting 'criterion'"),
-    (["fit", "cca", *FIT[2:], "-s", "components=0"], 2, "an integer of at least 1"),
     (["fit", "conse", *FIT[2:], "--captions", Y], 2, "uses no real pair"),
     ([*FIT, "--seeds", "4-0"], 2, "expected seeds such as 0-4"),
     (["fit", "ridge", "--store", "S", "--captions", "caption", "-o", "out"], 2,
      "several sets could be meant: 'toy/caption/st.other', 'toy/caption/st.toy'"),
-    (["fit", "ridge", "--store", "S", "--images", Y, "--head", HEAD, "--head-names", NAMES,
-      "-o", "out"], 1,
-     "--images takes a set of kind image"),
     ([*RIDGE, "--head", HEAD, "--head-names", X,
       "-o", "out"], 1, "--head-names takes a set of kind class_name"),
     ([*RIDGE, "--captions", X, "-o", "out"], 1,
@@ -444,10 +377,8 @@ BAD = [
     (["fit", "conse", *EARLY, "-s", "top_k=auto"], 1, "nothing to choose it by"),
     (["fit", "kernel-ridge", *EARLY, "-s", "penalty=0"], 1, "a penalty above 0"),
     (["fit", "kernel-ridge", *EARLY, "-s", "criterion=error"], 1, "by 'cosine' or 'rank'"),
-    (["fit", "paper-mlp", *EARLY, "--captions", Y, "-s", "sequential", "-s", "share=0.5"], 1,
-     "Take one"),
-    (["fit", "kernel-ridge", *FIT[2:], "--captions", Y, "-s", "criterion=rank", "-s", "penalty=1",
-      "-s", "gamma=1"], 2, "by the rank of held-out texts"),
+    ([*REAL, "--n-pairs", "1"], 1, "One pair is its own mean"),
+    (["fit", "csa", *REAL[2:], "--n-pairs", "2"], 1, "too few to choose by"),
     (["aply"], 2, "Did you mean 'apply'"),
 ]  # fmt: skip
 
