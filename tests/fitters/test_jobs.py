@@ -13,13 +13,10 @@ import pytest
 from featstore import EmbeddingsView, FeatureStore, open_store
 from featstore.errors import (
     EmptySelectionError,
-    IncompleteEmbeddingsError,
     MisalignedItemsError,
     UnknownSetError,
 )
 from featstore.store.gc import remove_set
-from featstore.store.layout import LayoutLimits, SetSpec
-from featstore.store.writer import SetWriter
 from featstore.testing import item_table, write_set
 from fitters import Pairs, TextToConceptAligner, fit, load
 from fitters.errors import PairsError, SettingError, ZeroRowError
@@ -31,8 +28,7 @@ from fitters.select.left_out import choose_on_prototypes
 from fitters.settings import FitRequest
 from fitters.sources import prepare
 from tests.assertions import assert_close
-from tests.fitters.toy_store import CLASSES, HEAD, NAMES, P, X, Y, write_toy_store
-from tests.goldens.world import SETS, write_world
+from tests.fitters.toy_store import HEAD, NAMES, P, X, Y, write_toy_store
 from tests.shorthand import save_alignment
 
 
@@ -100,20 +96,6 @@ def test_same_seed_same_bytes(store, tmp_path):
     other = fit_from_store(store, _request(y=Y, n_pairs=20, seed=4))
     used = load(tmp_path / "a").facts["fitted_on"]["captions"]["fingerprint"]
     assert other.facts["fitted_on"]["captions"]["fingerprint"] != used
-
-
-def test_facts_name_what_was_read(store, tmp_path):
-    alignment = fit_from_store(store, _request(y=Y, n_pairs=10))
-    facts = load(save_alignment(tmp_path / "a", alignment)).facts
-    assert facts["x_space_id"] == store.view(X).space_id
-    assert facts["y_space_id"] == store.view(Y).space_id
-    used = facts["fitted_on"]
-    assert {role: entry["rows"] for role, entry in used.items()} == {
-        "images": 30, "captions": 10, "head": CLASSES, "names": CLASSES,
-    }  # fmt: skip
-    assert facts["choice"]["penalty"] >= 0
-    assert facts["choice"]["mix"] is None
-    assert len(facts["choice"]["noise_weights"]) == len(facts["choice"]["noises"])
 
 
 def test_test_images_never_matter(store_path, tmp_path):
@@ -200,18 +182,6 @@ def test_a_row_of_zeros_is_named_by_its_item(tmp_path, changes):
     assert fit_from_store(store, _request(method="conse")).facts["method"] == "conse"
 
 
-def test_an_incomplete_set_is_refused(store_path, tmp_path):
-    shutil.copytree(store_path, tmp_path / "store")
-    items = item_table([{"item_id": f"new/{i}", "kind": "image"} for i in range(4)])
-    with SetWriter(
-        tmp_path / "store", SetSpec("new", "image", "timm:toy", {"name": "vision"}, "float32"),
-        items, P, limits=LayoutLimits(block_rows=2),
-    ) as writer:  # fmt: skip
-        writer.write_block(0, np.ones((2, P), np.float32))
-    with pytest.raises(IncompleteEmbeddingsError, match="has not finished"):
-        fit_from_store(open_store(tmp_path / "store"), _request(x="new/image/timm:toy"))
-
-
 def test_embeddings_of_another_space_are_not_projected(store):
     alignment = fit_from_store(store, _request())
     with pytest.raises(MisalignedItemsError, match=r"fitted on timm:toy \(.*\) and st:toy"):
@@ -256,25 +226,6 @@ def test_text_to_concept_maps_images_into_the_space_of_other_images(tmp_path):
         fit_from_store(store, FitRequest("text-to-concept", x=X, y=other, n_pairs=99))
     paired = pair_images(new, fewer)
     assert paired.missing_x == tuple(new.items["item_id"].to_list()[2:])
-
-
-@pytest.mark.parametrize("changes", [{"penalty": 0.1}, {"criterion": "error"}])
-def test_images_without_captions_are_paired_with_the_texts_of_their_classes(tmp_path, changes):
-    """As class folders are: `y` is the set of class names."""
-    write_world(tmp_path)
-    store = open_store(tmp_path)
-    request = FitRequest("ridge", x=SETS["images"], y=SETS["names"], **changes)
-    found = fit_from_store(store, request)
-    names = store.view(SETS["names"]).class_texts(["name"], ["none", "photo"])
-    text_of = dict(zip(names.items["class_id"], names.numpy(), strict=True))
-    images = store.view(SETS["images"]).where(split="train")
-    classes = images.items["class_id"].to_numpy().astype(str)
-    real = Pairs(images.numpy(), np.array([text_of[name] for name in classes]), classes)
-    mean = SideTransform.fit([images.numpy()], label="images").mean
-    direct = fit("ridge", real=real, image_mean=mean, rng=np.random.default_rng(0), **changes)
-    assert found.facts["n_real"] == len(images)
-    test = store.view(SETS["images"]).where(split="test")
-    assert_close(project_view(found, test), direct.project_x(test.numpy()), "float32", times=10)
 
 
 def write_head(

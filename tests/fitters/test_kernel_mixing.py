@@ -4,10 +4,9 @@ from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import Ridge
 from sklearn.metrics.pairwise import cosine_similarity, rbf_kernel
 
-from fitters import Pairs, SideTransform, fit, load
+from fitters import Pairs, SideTransform, fit
 from fitters.aligners.kernel import KernelRidgeAligner
 from fitters.aligners.ridge import RidgeAligner
-from fitters.errors import PairsError, SettingError
 from fitters.methods import METHODS
 from fitters.moments.transform import unit_or_zero
 from fitters.saved import fitted_arrays
@@ -30,7 +29,6 @@ from fitters.settings import FitConfig
 from fitters.sources import Sources, prepare
 from fitters.spectrum import Spectrum
 from tests.oracles import reciprocal_rank_of_text, unit
-from tests.shorthand import save_alignment
 
 
 def rng_of(seed=0):
@@ -115,18 +113,6 @@ def test_landmarks_stand_for_many_prototypes(sources, rng, monkeypatch):
     monkeypatch.setattr("fitters.select.noise.CHOICE_LANDMARKS", 20)
     fewer = scores()
     assert 0 < np.abs(fewer - exact).max() < 0.2 * np.abs(exact).max()
-
-
-def test_what_cannot_be_validated_is_refused(sources, rng):
-    _, real = sources
-    folds = folds_by_group(real.groups, 3, rng)
-    with pytest.raises(SettingError, match="criterion must be one of mrr"):
-        cross_validate_kernel(real=real, folds=folds, criterion="luck")
-    with pytest.raises(PairsError, match="one entry a pair"):
-        cross_validate_kernel(real=real, folds=folds[1:])
-    nothing = Pairs(real.x, real.y, real.groups, np.arange(real.n, dtype=float))
-    with pytest.raises(PairsError, match="weight 0"):
-        cross_validate_kernel(real=nothing, folds=folds)
 
 
 @pytest.mark.parametrize("criterion", ["mrr", "top-1", "cosine", "squared"])
@@ -270,16 +256,6 @@ def test_of_many_pairs_some_whole_groups_say_how_noisy_they_are(make_world, monk
         facts = fit(method, prototypes=head, real=real, rng=rng_of()).facts
         assert facts["choice"]["n_queries"] == 18
         assert facts["n_real"] == 60
-
-
-@pytest.mark.parametrize("method", ["ridge", "kernel-ridge"])
-def test_a_mixed_fit_is_read_back_to_the_bit(method, sources, tmp_path, rng):
-    prototypes, real = sources
-    fitted = fit(method, prototypes=prototypes, real=real, rng=rng)
-    assert fitted.facts["choice"]["first_share"] > 0
-    read = load(save_alignment(tmp_path / "a", fitted))
-    texts = rng.standard_normal((5, prototypes.y.shape[1]))
-    assert read.project_y(texts).tobytes() == fitted.project_y(texts).tobytes()
 
 
 def test_real_pairs_that_are_wrong_hardly_move_the_prototypes(make_world):

@@ -70,17 +70,6 @@ def test_all_rows_as_landmarks_are_the_exact_solution(direction, rng):
     assert np.abs(chosen.project_x(head) - exact.project_x(head)).max() < 1e-6
 
 
-def test_fewer_landmarks_are_stored_and_come_from_the_seed(rng):
-    head, texts = bent_pairs(rng)
-    one, same, other = (
-        KernelRidgeAligner(n_landmarks=30, seed=seed).fit(head, texts) for seed in (0, 0, 1)
-    )
-    assert one.support_.shape == (30, 5)
-    assert one.dual_.shape == (30, 6)
-    assert_same(one.dual_, same.dual_)
-    assert (one.support_ != other.support_).any()
-
-
 @given(st.floats(0.1, 50), st.integers(0, 99))
 def test_a_relative_width_means_the_same_at_any_scale_and_place(scale, seed):
     rng = np.random.default_rng(seed)
