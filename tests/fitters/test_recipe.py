@@ -207,3 +207,10 @@ def test_a_setting_that_plays_no_part_is_refused(method, given, make_world):
             make(method, prototypes=head, real=real, rng=rng_of(), **given)
     with pytest.raises(SettingError, match="has no effect"):
         Alignment(FitConfig(method, **given)).fit(real.x, real.y)
+
+
+def test_one_side_of_real_pairs_is_refused(make_world):
+    head, real = make_world()
+    for sides in ((real.x, None), (None, real.y)):
+        with pytest.raises(SettingError, match="Pass both, or neither"):
+            Alignment("ridge").fit(*sides, prototypes=head)
