@@ -157,17 +157,6 @@ def test_lists_of_settings_then_table_and_compare(bench, smoke_store, tmp_path):
     one_line(err, "no method 'csa'", "It has: 'ridge'")
 
 
-def test_table_filters_and_json(bench, smoke_results):
-    out = bench(
-        "eval", "table", smoke_results, "--json", "--task", "zero_shot", "--eval", "all-names",
-        "--metrics", "top-1", "--part", "comparisons",
-    )[1]  # fmt: skip
-    (name, rows), = json.loads(out).items()  # fmt: skip
-    assert name == "comparisons"
-    assert {row["metric"] for row in rows} == {"top-1"}
-    assert {row["eval"] for row in rows} == {"all-names"}
-
-
 def test_report_names_its_file_and_answer(bench, of_ridge, smoke_store, tmp_path):
     page = tmp_path / "out" / "report.html"
     code, out, _ = bench("report", of_ridge, "--store", smoke_store, "-o", page, "--json")
@@ -242,18 +231,6 @@ def test_errors_are_one_line_and_exit_1(bench, smoke_results, smoke_store, tmp_p
     assert not list(tmp_path.iterdir())
 
 
-def test_unwritable_places_leave_nothing(bench, smoke_store, tmp_path):
-    blocked = tmp_path / "file"
-    blocked.write_text("in the way")
-    code, _, err = bench(
-        "eval", "run", "smoke", "--store", smoke_store, "-o", blocked / "r", "--limit",
-        30,
-    )  # fmt: skip
-    assert code == 1
-    assert "Cannot write" in err
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]
-
-
 def test_a_damaged_result_is_named(bench, limited, tmp_path):
     shutil.copytree(limited[0], tmp_path, dirs_exist_ok=True)
     held = files_of(tmp_path)
@@ -267,21 +244,6 @@ def test_a_damaged_result_is_named(bench, limited, tmp_path):
     said = bench("eval", "run", "smoke", "-o", tmp_path, "--limit", 30)[1]
     assert f"{len(held) - lost} reused, {lost} new run" in said
     assert bench("eval", "table", tmp_path)[0] == 0
-
-
-def test_a_session_that_was_lost_is_recorded_and_a_damaged_one_stops_nothing(
-    bench, limited, tmp_path
-):
-    shutil.copytree(limited[0], tmp_path, dirs_exist_ok=True)
-    sessions = tmp_path / "sessions"
-    shutil.rmtree(sessions)
-    words = ["eval", "run", "smoke", "-o", tmp_path, "--limit", 30]
-    for _ in range(2):
-        assert " 0 new runs" in bench(*words)[1]
-        (session,) = sessions.iterdir()
-    assert json.loads(session.read_text())["new"] == 0
-    (sessions / "0.json").write_text("{")
-    assert bench(*words)[0] == 0
 
 
 def test_scoring_loads_no_torch(limited):

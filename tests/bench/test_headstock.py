@@ -107,12 +107,6 @@ def test_what_was_changed_last_comes_first_and_decides(tmp_path):
     assert proposed.startswith(f"headstock fit ridge --store {tmp_path / 'old'} ")
 
 
-def test_fixtures_and_environments_of_a_checkout_are_not_work(tmp_path):
-    for folder in ("tests/goldens", "venv/lib", "build/fresh"):
-        toy_store(tmp_path / folder / "store")
-    assert not any(find_work(tmp_path).values())
-
-
 def test_a_damaged_store_is_named_with_its_problem(tmp_path, monkeypatch, capsys):
     toy_store(tmp_path / "store")
     (tmp_path / "store" / "log.json").write_text("[1")
@@ -120,14 +114,6 @@ def test_a_damaged_store_is_named_with_its_problem(tmp_path, monkeypatch, capsys
     assert "log.json is not JSON" in store["problem"]
     assert run_command(cli, "headstock", []) == 0
     assert "log.json is not JSON" in capsys.readouterr().out
-
-
-def test_folders_too_deep_or_hidden_are_not_looked_at(tmp_path):
-    for folder in ("a/b/c/store", "a/b/c/d/store", ".hidden/store"):
-        toy_store(tmp_path / folder)
-    assert [Path(one["path"]) for one in find_work(tmp_path)["stores"]] == [
-        tmp_path / "a/b/c/store"
-    ]
 
 
 def _go_on(folder: Path, capsys, *more: str) -> str:
@@ -176,13 +162,6 @@ def test_the_next_command_runs(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "results.html").is_file()
     # Both manifests are of datasets that the store lacks; the newest with images comes first.
     assert _go_on(here, capsys).startswith("headstock extract ")
-
-
-@pytest.mark.parametrize("words", [["reproduce", "demo"], ["try"]], ids=" ".join)
-def test_the_demo_says_what_it_would_run(words, capsys):
-    for options in (["--dry-run"], ["--dry-run", "--json"]):
-        assert run_command(cli, "headstock", [*words, "--out", "a b", *options]) == 0
-        assert "'a b/store'" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("is_quiet", [True, False])

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from bench import read_results, run_all, write_report
+from bench import read_results, write_report
 from bench.cells import only_series
 from bench.comparisons import compare
 from bench.corpus import read_corpus
@@ -21,14 +21,13 @@ from bench.metrics import Metric
 from bench.options import Task, options_of
 from bench.results import read_ranks, read_sessions, read_sums
 from bench.scoring import Scoring
-from bench.suites.registry import SUITES
 from bench.tables import value_text
 from bench.tasks.outcome import outcomes_of
 from bench.tasks.zero_shot import score_zero_shot
 from featstore import open_store
 from featstore.command_line import run_command
 from featstore.errors import PluginError
-from featstore.plugins import register, use_plugins
+from featstore.plugins import register
 from headstock.__main__ import cli
 from tests.shorthand import task_runs
 
@@ -154,15 +153,6 @@ def test_a_file_is_a_suite_with_controls_tables_and_a_report(plugin, smoke_store
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "nearer %" in page
     assert "Share of images nearer to their own name." in page
-
-
-def test_workers_of_a_cluster_load_the_file(plugin, ray_cluster, smoke_store, tmp_path):
-    use_plugins([plugin])
-    planned = SUITES["margins"].runs(open_store(smoke_store))
-    run_all(planned, smoke_store, tmp_path / "out", engine="ray", jobs=1)
-    rows = read_results(tmp_path / "out")
-    assert rows["run_id"].n_unique() == len(planned)
-    assert set(rows["origin"]) == {"", "margins.py"}
 
 
 def test_a_changed_line_makes_new_runs_of_what_it_decides(plugin, smoke_store, tmp_path, capsys):

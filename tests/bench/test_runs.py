@@ -166,11 +166,6 @@ def test_runs_that_differ_in_what_is_scored_share_a_fit():
         assert run.changed(**{field: OTHER[field]}).fit_key != run.fit_key
 
 
-def test_pairs_of_a_class_stand_in_the_column_of_pairs():
-    run = RUN.changed(n_pairs=0, pairs_per_class=4, eval="in-class")
-    assert run.columns()["n_pairs"] == "4/class"
-
-
 FEW = {"task": "few_shot", "eval": "in-class"}
 
 BAD = [
@@ -219,24 +214,3 @@ BAD = [
 def test_impossible_runs_are_refused(change, message):
     with pytest.raises((ProtocolError, SettingError), match=message):
         RUN.changed(**change)
-
-
-def test_texts_of_pairs_are_those_of_the_images_unless_others_are_named():
-    run = RUN.changed(head_set="d/head_weight/e-00000000", templates=("paper",))
-    assert run.data.pair_texts == (("name",), ("paper",))
-    other = run.changed(head_variants=("lemmas",), head_templates=("none",))
-    assert other.data.pair_texts == run.data.pair_texts
-    row = other.columns()
-    assert (row["variants"], row["head_variants"], row["pair_variants"]) == ("name", "lemmas", "")
-
-
-def test_runs_without_views_have_no_view_in_their_id():
-    plain = RUN.changed(**FEW)
-    facts = plain._facts()
-    assert not {"view_set", "view_revision"} & set(facts["data"])
-    seen = plain.changed(view_set="d.views2-seed0/image/e", view_revision="c" * 64)
-    assert seen.run_id != plain.run_id
-    assert seen.columns()["view_set"] == "d.views2-seed0/image/e"
-    assert plain.changed(options=FewShot(prototypes="names")).run_id == plain.run_id
-    with pytest.raises(ProtocolError, match="Only few-shot learners look at views"):
-        RUN.changed(view_set="d.views2-seed0/image/e")

@@ -65,20 +65,6 @@ def test_results_say_when_they_were_written(tmp_path):
     assert set(only_series(tmp_path, rows)["run_id"]) == {last.run_id}
 
 
-def test_methods_sources_and_pairs_belong_to_one_series(tmp_path):
-    write(tmp_path, 1, source="none", n_pairs="all")
-    write(tmp_path, 2, source="head", n_pairs=16)
-    write(tmp_path, 3, source="head", n_pairs=0, method="conse")
-    table = series_table(read_results(tmp_path))
-    assert table.height == 1
-    row = table.row(0, named=True)
-    assert (row["methods"], row["sources"], row["n_pairs"]) == (
-        "conse,ridge",
-        "head,none",
-        "0,16,all",
-    )
-
-
 def test_a_limited_run_never_mixes_with_full_ones(tmp_path):
     write(tmp_path, 1)
     write(tmp_path, 2, limit=10)

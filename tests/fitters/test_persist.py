@@ -14,7 +14,6 @@ from fitters.saved import ARRAYS_NAME, JSON_NAME, MAX_JSON_BYTES
 from tests.assertions import assert_same
 from tests.shorthand import save_alignment
 
-
 # The trained ones are in trained/test_presets.py, and mini-vec2vec, which takes seconds, in
 # bench/test_contracts.py.
 CLOSED = [name for name, spec in METHODS.items() if spec.fitted_on != "training"]
