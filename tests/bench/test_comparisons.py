@@ -14,7 +14,6 @@ from bench.comparisons import (
     compare_choices,
     primary_family,
 )
-from bench.errors import NoResultsError
 from bench.report.grids import gain_rows, grids
 from bench.statistics import DrawSums, proportion_interval, two_term
 from bench.tables import gain_lines, metric_name, result_lines, result_table
@@ -92,18 +91,6 @@ def test_the_better_part_is_chosen_per_metric(tmp_path):
     assert (ten["side_b"], ten["difference"]) == ("16 real pairs", -0.25)
 
 
-def test_order_of_the_queries_in_a_file_does_not_matter(tmp_path, rng):
-    ranks = {source: ranks_with(rng, 50, 0.4) for source in ("head", "random")}
-    names = np.array([f"q{i:02d}" for i in range(50)])
-    for folder, shuffle in (("a", False), ("b", True)):
-        for source, values in ranks.items():
-            order = rng.permutation(50) if shuffle else np.arange(50)
-            write_ranks(
-                tmp_path / folder, hand_run(source), values[order], queries=names[order].tolist()
-            )
-    assert_frame_equal(run_compare(tmp_path / "a"), run_compare(tmp_path / "b"))
-
-
 def test_one_head_is_ranked_among_the_draws_of_its_control(tmp_path, rng):
     names = [f"q{i}" for i in range(40)]
     write_ranks(tmp_path, hand_run("head", eval="all-names"), [1] * 9 + [9] * 31, queries=names)
@@ -174,16 +161,6 @@ def test_one_run_stands_beside_every_draw_of_the_other_side(tmp_path):
     assert (row["n_seeds"], row["n_queries"], row["n_clusters"]) == (2, 6, 3)
 
 
-def test_held_out_sides_with_other_seeds_are_compared_where_both_ran(tmp_path):
-    for seed in (0, 1, 2):
-        write_ranks(tmp_path, hand_run("head", seed=seed), [1, 2, 1])
-    for seed in (1, 2):
-        write_ranks(tmp_path, hand_run("random", seed=seed), [1, 2, 9])
-    row = only(run_compare(tmp_path), comparison="over-control", metric="top-1")
-    assert row["n_queries"] == 6
-    assert row["difference"] == pytest.approx(1 / 3)
-
-
 def test_sides_that_share_no_query_are_left_out(tmp_path):
     write_ranks(tmp_path, hand_run("head", seed=0), [1, 2])
     write_ranks(tmp_path, hand_run("random", seed=1), [1, 2])
@@ -220,11 +197,6 @@ def test_one_run_over_few_classes_has_both_populations(tmp_path, rng):
     assert lines[0][headings.index("for new images")].startswith("[")
 
 
-def test_only_metrics_that_are_means_are_compared(tmp_path):
-    write_ranks(tmp_path, hand_run("head"), [1, 2])
-    assert run_compare(tmp_path, metrics=["median_rank"]).is_empty()
-
-
 def test_both_sides_have_their_spread_and_the_gain_is_relative_too(tmp_path):
     hits = {"head": [[1, 1, 1, 2], [1, 1, 2, 2]], "random": [[1, 2, 2, 2], [2, 2, 2, 2]]}
     for source, seeds in hits.items():
@@ -237,15 +209,6 @@ def test_both_sides_have_their_spread_and_the_gain_is_relative_too(tmp_path):
     assert row["difference_sd"] == pytest.approx(0.0)
     assert row["relative"] == pytest.approx(4.0)
     assert row["n_seeds"] == 2
-
-
-def test_one_run_has_no_spread_and_nothing_is_no_base(tmp_path):
-    write_ranks(tmp_path, hand_run("head"), [1, 2])
-    write_ranks(tmp_path, hand_run("random"), [2, 2])
-    row = only(run_compare(tmp_path), comparison="over-control", metric="top-1")
-    assert row["a_sd"] is None
-    assert row["difference_sd"] is None
-    assert row["relative"] is None
 
 
 def family(root, rows):
@@ -269,17 +232,6 @@ def test_the_primary_family_is_named_beforehand_and_corrected_alone(written_stud
     rest = found.filter(pl.col("family").is_null())
     assert rest["p_holm"].null_count() == rest.height
     assert not rest["bold"].any()
-
-
-def test_what_is_looked_at_changes_no_correction(written_study):
-    whole = run_compare(written_study)
-    part = run_compare(written_study, metrics=["top-1"])
-    key = ["comparison", "n_pairs", "source"]
-    both = whole.filter(pl.col("family").is_not_null()).join(
-        part.filter(pl.col("family").is_not_null()), on=key, suffix="_part"
-    )
-    assert both.height == 4
-    assert both["p_holm"].to_list() == both["p_holm_part"].to_list()
 
 
 def test_a_family_of_more_than_twenty_and_tasks_have_nothing_primary(tmp_path, rng):
@@ -482,48 +434,3 @@ def test_a_control_named_first_is_the_same_comparison(tmp_path, rng):
     back = compare_choices(f"{other}:ridge/random", f"{place}:ridge/head", metrics=["top-1"])
     assert_frame_equal(forth, back)
     assert forth["family"].item() == 1
-
-
-def test_a_cell_is_not_compared_with_itself(tmp_path, rng):
-    for k in (0, 16):
-        write_ranks(tmp_path, hand_run("head", k), ranks_with(rng, 20, 0.5))
-    place = tmp_path.as_posix()
-    with pytest.raises(NoResultsError, match="No two cells"):
-        compare_choices(f"{place}:ridge/head/0", f"{place}:ridge/head/0")
-    with pytest.raises(NoResultsError, match="Not a metric that can be paired: foo"):
-        compare_choices(f"{place}:ridge/head/0", f"{place}:ridge/head/16", metrics=["foo"])
-
-
-def test_a_primary_loss_that_holds_is_marked_down_and_one_in_the_noise_is_not(tmp_path, rng):
-    for folder, seeds in (("ten", 10), ("three", 3)):
-        for seed in range(seeds):
-            for source, n, share in (("head", 0, 0.6), ("none", 16, 0.1), ("head", 16, 0.2)):
-                write_ranks(
-                    tmp_path / folder, hand_run(source, n, seed), ranks_with(rng, 80, share)
-                )
-    tones = {}
-    for folder in ("ten", "three"):
-        found = run_compare(tmp_path / folder, metrics=["top-1"])
-        (row,) = [r for r in gain_rows(found, {}) if r["family"]]
-        tones[folder] = row["tone"]
-        assert bold_cells(found, ["top-1"]) == set()
-    assert tones == {"ten": "down", "three": ""}
-
-
-def test_an_unknown_pool_is_unknown_on_either_side(tmp_path, rng):
-    for folder, pool in (("old", None), ("new", 500.0)):
-        for seed in range(4):
-            ranks = ranks_with(np.random.default_rng(seed), 30, 0.5)
-            write_ranks(tmp_path / folder, hand_run("head", 16, seed), ranks, pool=pool)
-    sides = [f"{tmp_path}/{folder}:ridge/head/16" for folder in ("old", "new")]
-    for a, b in (sides, sides[::-1]):
-        found = compare_choices(a, b, metrics=["top-1"])
-        assert found["overlap"].item() is None
-        assert "this pool" in found["population"].item()
-
-
-def test_stages_of_a_training_are_compared_with_parts_that_have_none(tmp_path, rng):
-    for source, k, stages in (("head", 0, False), ("none", 16, False), ("head", 16, True)):
-        run = hand_run(source, k, method="paper-mlp", sequential=stages)
-        write_ranks(tmp_path, run, ranks_with(rng, 30, 0.5))
-    assert run_compare(tmp_path).filter(pl.col("comparison") == "over-parts").height > 0

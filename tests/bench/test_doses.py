@@ -9,7 +9,6 @@ from bench.doses import dose_table
 from bench.report.page import write_report
 from bench.statistics import DrawSums, two_term
 from bench.suites.controls import control_runs
-from bench.tables import dose_lines
 from featstore import open_store
 from featstore.command_line import run_command
 from headstock.__main__ import cli
@@ -81,19 +80,6 @@ def test_slopes_are_least_squares_over_draws_and_clusters(tmp_path, hits):
     drawn = found.filter(pl.col("n_draws") == 4)
     assert drawn["sd"].null_count() == 0
     assert found.filter(pl.col("n_draws") == 1)["sd"].null_count() == 3
-
-
-def test_a_dose_without_common_draws_has_no_slope(tmp_path, hits):
-    rows = read_results(tmp_path)
-    lost = rows.filter((pl.col("head_size") == 30) & (pl.col("seed") == 2))["run_id"]
-    found = dose_table(tmp_path, rows.filter(~pl.col("run_id").is_in(lost.implode())))
-    by_dose = {dose: own["slope"].null_count() for (dose,), own in found.group_by(["dose"])}
-    assert by_dose == {"classes": 4, "nearest classes": 0, "clusters of names": 0}
-    alone = rows.filter((pl.col("source") == "head") & (pl.col("head_size") == 0))
-    assert dose_table(tmp_path, alone).is_empty()
-    text = dose_lines(dose_table(tmp_path, rows)).text("md")
-    assert "for a factor of ten" in text
-    assert "clusters of names" in text
 
 
 def test_the_suite_s_doses_are_printed_and_in_the_report(smoke_store, tmp_path, capsys):

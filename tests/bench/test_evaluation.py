@@ -256,23 +256,6 @@ def test_a_frame_has_numbers_where_there_are_numbers(found):
     assert frame.height == found.rows.height
 
 
-def closure(alpha):
-    def made(x, y):
-        return np.linalg.solve(x.T @ x + alpha * np.eye(x.shape[1]), x.T @ y), np.eye(y.shape[1])
-
-    return made
-
-
-def test_two_methods_of_one_name_are_an_error(rng):
-    pairs = Pairs(rng.standard_normal((40, 6)), rng.standard_normal((40, 4)))
-    with pytest.raises(SettingError, match="Two methods are named 'made'"):
-        evaluate([closure(0.1), closure(10.0)], pairs, progress=False)
-    one = closure(0.1)
-    named = {"weak": one, "strong": closure(10.0)}
-    results = evaluate(named, pairs, seeds=2, progress=False)
-    assert set(results.rows["method"]) >= {"weak", "strong"}
-
-
 @pytest.mark.parametrize("given", [np.float64, np.float32, np.float16])
 def test_a_method_gets_float64_whatever_was_given(given, rng):
     seen = []

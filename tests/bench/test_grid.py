@@ -112,33 +112,6 @@ def test_cells_over_all_names_and_of_parts_of_a_head_equal_the_ordinary_fit(
     assert rows.filter(pl.col("clusters") > 0)["own_names"].null_count() == 0
 
 
-def test_given_settings_make_a_grid_whatever_the_suite(sweep, swept, smoke_store, tmp_path):
-    cells = [run for run in sweep if (run.fit.method, run.seed) == ("ridge", 1)]
-    named = [run.changed(suite="mine") for run in cells]
-    assert not is_cell(named[0].changed(mix="auto"))
-    assert not is_cell(named[0].changed(method="kernel-ridge"))
-    run_all(named, smoke_store, tmp_path)
-    assert {path.name[:5] for path in (tmp_path / "runs").iterdir()} == {"many-"}
-    ranks = [
-        read_ranks(root, [run.run_id for run in runs]).drop("run_id")
-        for root, runs in ((swept, cells), (tmp_path, named))
-    ]
-    assert_frame_equal(*ranks)
-
-
-def test_tasks_that_look_at_raw_rows_get_them(smoke_store, monkeypatch):
-    store = open_store(smoke_store)
-    grid = {"source": ("head",), "n_pairs": (8,), "mix": (2.0,), "penalty": (1.0,), "seed": (0,),
-            "task": ("modality_gap", "neighbours")}  # fmt: skip
-    runs = sweep_runs(store, find_sets(store), grid)
-    corpus = read_corpus(store, runs[0])
-    found = [frame["value"].to_list() for _, frame, _ in execute(runs, corpus)]
-    monkeypatch.delattr(GivenRidge, "sides")
-    for values, run in zip(found, runs, strict=True):
-        ((_, ordinary, _),) = execute([run], corpus)
-        assert values == pytest.approx(ordinary["value"].to_list())
-
-
 def without_times(frame):
     return frame.drop(TIMES).sort("run_id", "direction", "metric")
 

@@ -20,7 +20,7 @@ from bench.options import Neighbours
 from bench.protocol import choice_rng, sample_rng
 from bench.scoring import split_of
 from bench.suites import paper
-from bench.suites.paper import lacking, paper_runs
+from bench.suites.paper import paper_runs
 from bench.suites.published import published_numbers, published_table
 from bench.suites.registry import with_lists
 from bench.tasks.diagnostics import score_neighbours
@@ -30,7 +30,7 @@ from featstore.datasets import synsets_of
 from fitters import preset
 from headstock.__main__ import cli
 from tests.assertions import assert_close, assert_same
-from tests.bench.paper_store import BEIT1, BEIT21, CLIP, ROBERTA, build
+from tests.bench.paper_store import build
 from tests.bench.results_by_hand import has
 
 
@@ -286,27 +286,6 @@ def named(corpus):
     classes = np.unique(corpus.images.classes)
     rows = np.random.default_rng(1).normal(size=(len(classes), 5)).astype(np.float32)
     return Items(classes, classes, rows)
-
-
-def test_what_is_lacking_is_listed_with_the_command_that_makes_it(store):
-    found = lacking(open_store(store))
-    keys = {(one.dataset, one.kind, encoder) for one in found for encoder in one.encoders}
-    assert ("pets", "image", BEIT21) not in keys
-    assert ("pets", "class_name", ROBERTA) not in keys
-    assert ("food101", "image", BEIT21) in keys
-    assert ("coco", "caption", CLIP) in keys
-    one = next(o for o in found if (o.dataset, o.kind) == ("flickr30k", "image"))
-    assert one.command == (
-        f"headstock extract manifests/flickr30k --kind image --encoder {BEIT1} --encoder {CLIP} "
-        f"--store {store}"
-    )
-    assert one.manifest == (
-        "headstock data build flickr30k --root DATA/flickr30k -s train=paper -s "
-        "captions=first5 -o manifests/flickr30k"
-    )
-    species = next(o for o in found if o.kind == "class_name" and o.dataset == "inat21")
-    assert "--classes-only" in species.manifest
-    assert species.note == f"{ROBERTA} is our choice"
 
 
 def test_published_numbers_are_those_of_the_paper():

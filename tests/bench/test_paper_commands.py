@@ -20,9 +20,6 @@ from bench.suites.paper import (
     COSINE_HEADS,
     EXPERIMENTS,
     INAT,
-    PAIRED_WITH,
-    PLAIN,
-    TESTED_BY,
 )
 from bench.suites.published import published_numbers
 from data_manifests.registry import BUILDERS
@@ -30,7 +27,6 @@ from featstore import open_store
 from featstore.command_line import run_command
 from featstore.encoders import open_clip_model, sentence_transformers_text, timm_image
 from featstore.encoders.open_clip_model import OpenClipPair, _checked_config, split_name
-from featstore.manifest.io import read_manifest
 from headstock.__main__ import cli
 from tests.data_manifests import miniatures
 from tests.featstore.encoders import open_clip_models
@@ -239,30 +235,3 @@ def test_the_dry_run_lists_all_that_the_sources_show_in_order(tmp_path, capsys):
         # Of an empty store everything is lacking, and what is not run says why.
         assert ("lacks" in line) == (one.plan is not None) == bool(one.reads), line
         assert ("not run: " in line) == (one.plan is None), line
-
-
-def block(language, after):
-    """Return the first block of a language behind some words of the document."""
-    text_of = DOCUMENT.read_text(encoding="utf-8").split(after, 1)[1]
-    return text_of.split(f"```{language}\n", 1)[1].split("```")[0]
-
-
-def test_captions_of_classes_become_texts_that_pairs_are_made_with(place, monkeypatch, capsys):
-    """The document's way from the authors' file to the variant that the suite looks for."""
-    monkeypatch.chdir(place)
-    build_words = ["data", "build", "dtd", "--root", "DATA/dtd", "--subset"]
-    assert run_command(cli, "headstock", [*build_words, "-o", "manifests/dtd"]) == 0
-    captions = ["A banded texture.", "Dots on cloth."]
-    Path("dataset_captions.json").write_text(json.dumps({"dtd": captions}))
-    exec(block("python", "**Captions of classes**"), {})
-    command = block("console", "**Captions of classes**").splitlines()[0]
-    assert run_command(cli, "headstock", [*shlex.split(command)[1:], "--subset"]) == 0
-    prompts = read_manifest("manifests/dtd").tables["class_name"]
-    variant, template = PAIRED_WITH[0]
-    found = prompts.filter(variant=variant, template_id=template)
-    assert dict(found.select("class_id", "text").rows()) == dict(
-        zip(["dtd/banded", "dtd/polka-dotted"], captions, strict=True)
-    )
-    # The texts of training and test are still there.
-    for text_of in (*TESTED_BY[:1], PLAIN):
-        assert prompts.filter(variant=text_of[0], template_id=text_of[1]).height == 2

@@ -156,15 +156,6 @@ def test_a_relative_path_of_the_weights_reaches_another_process(
     assert (summary.new, bool(handed)) == (4, True)
 
 
-@pytest.mark.usefixtures("_short")
-def test_every_image_has_prompts_of_its_own(store, weights):
-    values, ranks = outcome(store, request("cocoop", shots=1), weights)
-    assert 0 <= values["top-1"] <= 1
-    again, same = outcome(store, request("cocoop", shots=1), weights)
-    assert again == values
-    assert same.equals(ranks)
-
-
 def test_what_a_run_lacks_is_said(store, weights, tmp_path):
     with pytest.raises(ProtocolError, match="method is 'identity', not 'procrustes'"):
         task_runs(store, **request("coop", method="procrustes", n_pairs=5))

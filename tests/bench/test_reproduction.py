@@ -88,15 +88,6 @@ def test_a_number_that_is_off_and_one_that_is_missing_are_named(box, smoke_resul
     assert "1 have no result of ours" in outcome.sentence
 
 
-def test_results_of_other_runs_in_the_folder_are_not_compared(box, smoke_results, runs):
-    first = next(row for row in parse_box(box.encode()).expected if row["method"] == "conse")
-    some = [run for run in runs if run.fit.method != "conse"]
-    outcome = compare_box(parse_box(box.encode()), smoke_results, some)
-    lost = {number.cell for number in outcome.numbers if number.ours is None}
-    assert len(lost) == sum(row["method"] == "conse" for row in parse_box(box.encode()).expected)
-    assert any(first["eval"] in cell for cell in lost)
-
-
 def test_a_row_that_means_several_cells_is_refused(smoke_results, runs):
     vague = BOX + 'columns = ["method", "metric", "percent"]\nrows = [["ridge", "top-1", 1]]\n'
     with pytest.raises(BoxError, match=r"\d+ cells are ridge, top-1"):
@@ -104,7 +95,6 @@ def test_a_row_that_means_several_cells_is_refused(smoke_results, runs):
 
 
 REVISION = "0123456789abcdef" * 4
-AT = f'address = "https://example.org/s"\nsets = ["smoke/image/synthetic-1@{REVISION}"]'
 
 
 @pytest.mark.parametrize(
@@ -149,13 +139,6 @@ def test_what_a_box_may_not_say_is_named(old, new, said):
     with pytest.raises(BoxError, match=said.replace("[", r"\[")) as raised:
         parse_box(changed(BOX, old, new).encode())
     assert len(str(raised.value)) < 500
-
-
-def test_a_box_at_an_address_names_its_revisions():
-    text = changed(BOX, 'sets = ["smoke/image/synthetic"]', AT)
-    found = parse_box(text.encode())
-    assert found.store == "https://example.org/s"
-    assert found.sets == {"smoke/image/synthetic-1": REVISION}
 
 
 def test_sets_in_other_revisions_than_a_box_names_are_not_scored(runs):

@@ -16,7 +16,6 @@ from bench.metrics.summary import METRIC_VERSION
 from bench.options import FewShot, Neighbours, ZeroShot
 from featstore import open_store
 from featstore.command_line import run_command
-from featstore.errors import MisalignedItemsError
 from featstore.extraction.views import view_items
 from featstore.testing import item_table, write_set
 from headstock.__main__ import cli
@@ -154,28 +153,6 @@ def test_views_are_read_for_shots_and_never_scored(store_with_views):
     np.testing.assert_allclose(found.mean(axis=1), images.numpy()[[7, 3]], atol=1.5)
 
 
-def test_views_that_do_not_fit_are_refused(store_with_views):
-    few = {"eval": "in-class", "options": FewShot(4, "tip-adapter", prototypes="none")}
-    with pytest.raises(ProtocolError, match="holds augmented views, which are not scored"):
-        outcome_rows(
-            store_with_views,
-            "few_shot",
-            captions="",
-            images="smoke.views3-seed0/image/synthetic",
-            **few,
-        )
-    with pytest.raises(ProtocolError, match="holds no augmented views"):
-        outcome_rows(store_with_views, "few_shot", views=SETS["images"], **few)
-    with pytest.raises(MisalignedItemsError):
-        outcome_rows(
-            store_with_views, "few_shot", views="other.views3-seed0/image/synthetic", **few
-        )
-    last = store_with_views.view(SETS["images"]).items["item_id"].to_numpy()[-2:]
-    views = ImageViews(store_with_views.view("lacking.views3-seed0/image/synthetic"))
-    with pytest.raises(ProtocolError, match="0 to 3 views an image"):
-        views.of(last)
-
-
 def test_runs_with_other_options_are_other_runs_of_one_fit(store, tmp_path):
     base = {**SETS, **FITTED}
     runs = [
@@ -295,21 +272,6 @@ def test_the_command_says_what_is_wrong(smoke_store, tmp_path, capsys, words, co
     whole = ["eval", "task", *words, "--store", str(smoke_store), "-o", str(tmp_path)]
     assert run_command(cli, "headstock", whole) == code
     assert message in capsys.readouterr().err
-
-
-def test_what_the_store_leaves_one_answer_for_is_taken(smoke_store, tmp_path, capsys):
-    words = ["eval", "task", "zero_shot", "--store", str(smoke_store), "--method", "ridge",
-             "-s", "penalty=1", "-o", str(tmp_path / "r"), "--dry-run"]  # fmt: skip
-    assert run_command(cli, "headstock", words) == 0
-    said = capsys.readouterr()
-    assert said.out.startswith("task: 3 runs, 0 finished")
-    line = said.err.partition("left out:\n")[2].splitlines()[0].split()
-    for flag in ("--images", "--names", "--head", "--head-names", "--source"):
-        assert flag in line
-    assert line[line.index("--source") + 1] == "head,random,shuffled"
-    assert run_command(cli, "headstock", [*line[1:], "--dry-run"]) == 0
-    again = capsys.readouterr()
-    assert (again.out, "Taken" in again.err) == (said.out, False)
 
 
 def test_the_command_takes_every_setting_and_lists_of_methods_and_sources(smoke_store, tmp_path):

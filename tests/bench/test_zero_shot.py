@@ -11,7 +11,6 @@ from sklearn.metrics import balanced_accuracy_score, f1_score, top_k_accuracy_sc
 from bench.metrics.summary import class_metrics, harmonic_mean
 from bench.options import ZeroShot
 from bench.tasks.zero_shot import score_zero_shot
-from fitters.scorers import csls, sinkhorn
 from tests.bench.test_tasks import Identity, items
 from tests.oracles import unit
 
@@ -113,18 +112,6 @@ def test_each_template_is_the_task_with_that_template_alone(rng):
         assert outcome.values == alone.values
 
 
-def test_more_templates_of_the_same_text_change_nothing(rng):
-    images, names, _ = problem(rng)
-    same = prompts_of(names, rng, ("none",))
-    twice = same.take(np.repeat(np.arange(len(same)), 2))
-    for kind in ("max", "each"):
-        one, two = (
-            score_zero_shot(Identity(), images, names, prompts=p, options=ZeroShot(prompts=kind))
-            for p in (same, twice)
-        )
-        assert [o.values for o in one] == [o.values for o in two]
-
-
 def test_seen_classes_leave_the_images_and_the_gallery(rng):
     images, names, _ = problem(rng)
     seen = np.arange(12) < 5
@@ -139,21 +126,3 @@ def test_seen_classes_leave_the_images_and_the_gallery(rng):
         assert part.values == alone.values
         assert part.gallery == kept.sum()
         assert "seen" not in part.values
-
-
-def test_hub_corrections_are_the_scorers_of_the_fitters(rng):
-    images, names, labels = problem(rng)
-    (outcome,) = score_zero_shot(Identity(), images, names, options=ZeroShot(scorer="csls"))
-    x, y = csls(unit(images.rows), names.rows)
-    assert outcome.values["top-1"] == pytest.approx(((x @ y.T).argmax(axis=1) == labels).mean())
-    (plain,) = score_zero_shot(Identity(), images, names)
-    assert plain.values != outcome.values
-    assert plain.direction == outcome.direction == "image→name"
-
-
-def test_an_assignment_of_all_images_together_is_called_transductive(rng):
-    images, names, labels = problem(rng)
-    (outcome,) = score_zero_shot(Identity(), images, names, options=ZeroShot(scorer="sinkhorn"))
-    assert outcome.direction == "image→name (transductive)"
-    x, y = sinkhorn(unit(images.rows), names.rows)
-    assert outcome.values["top-1"] == pytest.approx(((x @ y.T).argmax(axis=1) == labels).mean())
