@@ -59,13 +59,6 @@ def test_the_streamed_search_is_a_full_sort(dtype, k, rng, monkeypatch):
     assert (found.data > 0).all()
 
 
-def test_nothing_above_zero_is_an_empty_row():
-    found = nearest_anchors(-np.ones((2, 3)), np.ones((5, 3)), 2)
-    assert found.shape == (2, 5)
-    assert found.nnz == 0
-    assert nearest_anchors(np.ones((0, 3)), np.ones((5, 3)), 2).shape == (0, 5)
-
-
 def test_faiss_finds_the_same(rng):
     faiss = pytest.importorskip("faiss")
     rows, anchors = (rng.standard_normal((n, 8)).astype(np.float32) for n in (300, 400))

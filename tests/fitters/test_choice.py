@@ -175,15 +175,6 @@ def test_csa_by_the_recipe_is_fitted_on_the_merged_moments(make_world):
     assert_close(alignment.aligner.weights_x_, expected.weights_x_, times=10)
 
 
-def test_text_to_concept_takes_no_head_and_leaves_rows_raw(make_world):
-    head, real = make_world()
-    with pytest.raises(SettingError, match="Leave the prototypes out"):
-        fit("text-to-concept", prototypes=head, rng=np.random.default_rng(0))
-    alignment = fit("text-to-concept", real=real, rng=np.random.default_rng(0))
-    assert alignment.x.mean is None
-    assert not alignment.x.normalize
-
-
 @pytest.mark.parametrize("metric", ["mrr", "top-1", "squared"])
 @pytest.mark.parametrize("method", ["ridge", "csa", "kernel-ridge", "asif"])
 def test_select_chooses_what_is_then_fitted_with(metric, method, make_world):
@@ -208,16 +199,6 @@ def test_select_chooses_what_is_then_fitted_with(metric, method, make_world):
     assert given.facts == made.facts
     for name in fitted_arrays(made.aligner):
         assert_same(getattr(given.aligner, name), getattr(made.aligner, name))
-
-
-def test_a_choice_leaves_what_is_not_chosen_to_the_fit(make_world):
-    head, real = make_world(n_classes=30, n_images=24, p=9, q=4, noise=0.8)
-    chosen = select("procrustes", prototypes=head, real=real, rng=np.random.default_rng(0))
-    config = FitConfig("procrustes", rank=2)
-    data = METHODS["procrustes"].sources(config, prototypes=head, real=real)
-    made = fit(config, data, chosen=chosen, rng=np.random.default_rng(0))
-    assert made.aligner.rank_ == 2
-    assert made.facts["choice"]["mix"] == chosen.mix
 
 
 @pytest.mark.parametrize("sources", ["prototypes", "both"])

@@ -10,7 +10,7 @@ from fitters import (
     KernelRidgeAligner,
     RidgeAligner,
 )
-from fitters.errors import PairsError, SettingError
+from fitters.errors import SettingError
 from fitters.feature_maps import NystroemMap, choose_landmarks, gaussian
 from fitters.moments.moments import merge_pooled
 from tests.assertions import assert_close, assert_same
@@ -32,15 +32,6 @@ def test_the_kernel_is_sklearns(n, m, gamma, seed):
     assert single.dtype == np.float32
     room = 1e-6 * gamma * (np.max(a * a) + np.max(b * b)) * 4 + 1e-6
     assert np.abs(single - rbf_kernel(a, b, gamma=gamma)).max() < room
-
-
-def test_blocks_change_nothing_and_wrong_arguments_are_refused(rows):
-    whole = gaussian(rows, rows[:5], 2.0)
-    assert_close(gaussian(rows, rows[:5], 2.0, block_rows=7), whole)
-    with pytest.raises(SettingError, match="above 0"):
-        gaussian(rows, rows, -1)
-    with pytest.raises(PairsError, match="rows of one space"):
-        gaussian(rows, rows[:, :3], 1)
 
 
 def test_nystroem_features_have_sklearns_inner_products(rows):

@@ -11,15 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors import safe_open
 
-from featstore import open_store
 from featstore.command_line import run_command
 from featstore.errors import PluginError
 from featstore.plugins import register
 from fitters import Alignment, FitConfig, Pairs, load
 from fitters.aligners.ridge import RidgeAligner
-from fitters.alignment import select
 from fitters.errors import AlignmentWriteError, CorruptAlignmentError, PairsError, SettingError
 from fitters.methods import METHODS
 from headstock.__main__ import cli
@@ -151,22 +148,6 @@ def test_it_is_fitted_and_tuned_as_a_ridge_is(plain, make_world, tmp_path):
     assert again.aligner.mass_ == theirs.aligner.mass_
 
 
-def test_the_command_line_applies_and_exports_it(plain, store_path, tmp_path):
-    out, sets = tmp_path / "a", ("--store", store_path, "--images", X)
-    assert run("fit", "plain", *sets, "--head", HEAD, "--head-names", NAMES, "-o", out) == 0
-    rows, head = tmp_path / "rows.npy", tmp_path / "head.safetensors"
-    assert run("apply", out, "--store", store_path, "--set", X, "--near", Y, "-o", rows) == 0
-    fitted, images = load(out), open_store(store_path).view(X).numpy()
-    assert_same(np.load(rows), fitted.project_x(images))
-    assert run("apply", out, "--store", store_path, "--set", X, "-o", tmp_path / "rows.npz") == 2
-    assert run("export", out, "--store", store_path, "--names", NAMES, "-o", head) == 0
-    with safe_open(head, framework="numpy") as file:
-        meta, coef = json.loads(file.metadata()["headstock"]), file.get_tensor("coef")
-    assert_same(coef, fitted.aligner.coef_)
-    # It leaves images as they are, so that its class rows are a head.
-    assert (meta["method"], meta["rule"][:7]) == ("plain", "images:")
-
-
 def test_a_saved_one_says_how_it_is_registered(plain, make_world, tmp_path):
     head, _ = make_world()
     made = Alignment("plain").fit(None, None, prototypes=head)
@@ -176,16 +157,6 @@ def test_a_saved_one_says_how_it_is_registered(plain, make_world, tmp_path):
     named = Alignment.of(made.x, made.y, made.aligner, {"method": "plain"})
     again = load(save_alignment(tmp_path / "a", named))
     assert_same(again.aligner.coef_, made.aligner.coef_)
-
-
-@pytest.mark.parametrize("number", [np.float64(0.5), np.float32(0.5), np.int64(3), 2])
-def test_numbers_of_numpy_are_saved_as_numbers(plain, make_world, tmp_path, number):
-    head, _ = make_world()
-    made = Alignment("plain").fit(None, None, prototypes=head)
-    made.aligner.mass_, made.aligner.alpha = number, np.float32(0.25)
-    again = load(save_alignment(tmp_path / "a", made)).aligner
-    assert (again.mass_, type(again.mass_)) == (number, type(np.asarray(number).item()))
-    assert again.alpha == 0.25
 
 
 def test_the_names_of_the_package_are_not_given_away(plain, installed):
@@ -198,22 +169,6 @@ def test_the_names_of_the_package_are_not_given_away(plain, installed):
     done = python(installed, "from fitters import METHODS; print('mlp' in METHODS)")
     assert done.stdout.strip() == "False"
     assert "of plain-of-a-stranger 1.0 is left out: 'mlp' is a name of Headstock" in done.stderr
-
-
-def test_what_only_asif_chooses_is_not_asked_of_it(plain, make_world):
-    """A parameter of the name `power` is a number that is given, or its own default."""
-
-    class Powered(plain):
-        def __init__(self, alpha=0.1, power=2.0):
-            super().__init__(alpha)
-            self.power = power
-
-    register("aligner", "plain", Powered)
-    head, _ = make_world()
-    choice = select("plain", prototypes=head, rng=np.random.default_rng(0))
-    assert (set(choice.params), choice.facts["power"]) == ({"alpha"}, 2.0)
-    with pytest.raises(SettingError, match=r"power='auto' is of ASIF\. plain has nothing"):
-        select("plain", power="auto", prototypes=head, rng=np.random.default_rng(0))
 
 
 def ridge_matrices(x, y, weight, alpha=0.1):
@@ -247,13 +202,6 @@ def test_a_function_that_returns_two_matrices_is_a_ridge(no_plugins, make_world,
     ):
         assert_same(again.project_y(real.y), theirs.project_y(real.y))
         assert again.aligner.alpha == choice["penalty"]
-
-
-def test_without_a_weight_nothing_is_mixed(no_plugins):
-    register("aligner", "plain-matrices", lambda x, y: (np.eye(4, 2), np.eye(3, 2)))
-    assert METHODS["plain-matrices"].options == ()
-    pairs = Pairs(np.eye(4) + 0.1, np.eye(4)[:, :3] + 0.2)
-    assert Alignment("plain-matrices").fit(pairs.x, pairs.y).project_y(pairs.y).shape == (4, 2)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,5 @@
 """Moments on a real Ray: the same bits as one process, whoever was first, here or from a server."""
 
-import json
-import os
-import subprocess
-import sys
 from tempfile import TemporaryDirectory
 
 import numpy as np
@@ -11,7 +7,6 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from featstore import open_store
-from featstore.errors import AddressError, EngineError
 from featstore.parallel import Workers
 from featstore.testing import item_table, write_set
 from fitters.errors import SettingError, ZeroRowError
@@ -100,32 +95,6 @@ def test_what_a_worker_raises_is_raised_here_with_its_items(ray_cluster, tmp_pat
         _fit(open_store(tmp_path / "s"), Workers("ray"), x="toy/image/timm:zero")
 
 
-def test_a_store_that_a_worker_does_not_see_is_named(ray_cluster, tmp_path):
-    write_toy_store(tmp_path / "s")
-    store = open_store(tmp_path / "s")
-    images = store.view(X)
-    (tmp_path / "s").rename(tmp_path / "elsewhere")
-    with pytest.raises(AddressError, match="does not exist"), Workers("ray").connected() as run:
-        list(run(len, [images]))
-
-
-def test_the_command_uses_a_cluster_that_runs(ray_cluster, store_path, tmp_path):
-    """Another process joins the cluster by its address, as a user's would."""
-    address = ray_cluster.get_runtime_context().gcs_address
-    command = [
-        sys.executable, "-m", "headstock", "fit", "ridge",
-        "--store", store_path, "--images", X, "--captions", Y, "-s", "penalty=0.3",
-        "--engine", "ray", "--jobs", "2",
-        "-o", tmp_path / "a", "--json",
-    ]  # fmt: skip
-    done = subprocess.run(
-        [str(word) for word in command], capture_output=True, text=True, timeout=120,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "RAY_ADDRESS": address},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["moments"] == {"precision": "float32"}
-
-
 @pytest.mark.parametrize(
     ("changes", "match"),
     [({"penalty": "auto"}, "looks at their rows"), ({**MIXED, "y": None}, "has no real pair")],
@@ -134,17 +103,6 @@ def test_workers_are_refused_where_they_would_play_no_part(store_path, changes, 
     for workers in (Workers("ray"), Workers(jobs=2)):
         with pytest.raises(SettingError, match=match):
             _fit(open_store(store_path), workers, **changes)
-
-
-def test_workers_that_contradict_themselves_are_refused():
-    for bad in (
-        {"engine": "slurm"},
-        {"address": "auto"},
-        {"jobs": 0},
-        {"engine": "ray", "jobs": 0},
-    ):
-        with pytest.raises(EngineError):
-            Workers(**bad)
 
 
 @pytest.mark.parametrize("n", [1, 7, 8, 30, 7 * 1024 * 4096 + 1])

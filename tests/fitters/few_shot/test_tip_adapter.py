@@ -10,10 +10,9 @@ from fitters.few_shot.tip_adapter import (
     Cache,
     TipAdapter,
     TipAdapterF,
-    TipClassifier,
     column_values,
 )
-from tests.assertions import assert_close, assert_same
+from tests.assertions import assert_close
 from tests.fitters.few_shot.digits import accuracy, made, noisy_prototypes, with_views
 
 
@@ -64,17 +63,6 @@ def test_without_prototypes_the_cache_decides_alone():
     expected = dense_cache(test[0][:9], given.x, given.labels, 10, ours.facts["beta"])
     assert_close(ours.scores(test[0][:9]), expected, "float32")
     assert accuracy(ours, test) > 0.75
-
-
-def test_many_rows_are_scored_in_blocks(monkeypatch):
-    given, test = made(4, prototypes=noisy_prototypes())
-    ours = TipAdapter().fit(given)
-    whole = ours.scores(test[0])
-    monkeypatch.setattr("fitters.few_shot.tip_adapter._BLOCK", 40 * 7)
-    assert_close(ours.scores(test[0]), whole, "float32")
-    cache = Cache(given.x, given.labels, 10)
-    for beta, found in zip((1.0, 5.0), cache.paths(test[0], (1.0, 5.0)), strict=True):
-        assert_close(found, cache.logits(test[0], beta), "float32")
 
 
 def test_classes_of_unequally_many_shots_weigh_alike():
@@ -152,15 +140,6 @@ def test_a_column_is_worth_what_a_loop_over_all_pairs_says():
             pairs += 1
     expected = 0.3 * rows[:3].var(axis=0, ddof=1) - 0.7 * shared / pairs
     np.testing.assert_allclose(column_values(few), expected, atol=1e-12)
-
-
-def test_ape_on_all_columns_with_equal_keys_is_tip_adapter():
-    given, test = made(4, prototypes=noisy_prototypes(noise=0.3))
-    ours = APE(shares=[1.0], gamma=0.0, alphas=[2.0], betas=[4.0], scale=30.0).fit(given)
-    theirs = TipClassifier(Cache(given.x, given.labels, 10), given.prototypes, 30.0, 2.0, 4.0)
-    assert_same(ours.scores(test[0]), theirs.scores(test[0]))
-    near = test[0] @ given.x.T
-    assert_close(ours.scores(test[0], near), theirs.scores(test[0]), "float32")
 
 
 def test_ape_is_a_loop_over_its_columns_and_keys():

@@ -34,14 +34,6 @@ def test_an_epoch_has_every_row_once_however_it_is_read(n, m, size, chunked):
     assert torch.equal(x[:, 0].long(), torch.cat([batch.groups for batch in found]))
 
 
-def test_epochs_differ_and_a_seed_does_not():
-    stream, draws = Stream([rows(50)]), generator(5)
-    one, two = ([b.x[:, 0].tolist() for b in stream.epoch(8, draws)] for _ in range(2))
-    assert one != two
-    again = [b.x[:, 0].tolist() for b in Stream([rows(50)]).epoch(8, generator(5))]
-    assert one == again
-
-
 def test_chunks_of_all_sources_are_mixed():
     sources = [rows(50), rows(50, 50)]
     stream = Stream(sources, resident_bytes=0, chunk_rows=10, pool_chunks=2)

@@ -1,9 +1,7 @@
 """scikit-learn's contract; what is not kept is listed with its reason."""
 
-import numpy as np
 import pytest
 from sklearn.base import clone
-from sklearn.model_selection import GridSearchCV
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from fitters import ICISAligner, MLPAligner, preset
@@ -30,16 +28,3 @@ def test_parameters_are_plain_values():
         aligner.set_params(temperature=-1).fit([[1.0, 2.0]] * 4, [[1.0, 2.0]] * 4)
     with pytest.raises(TypeError, match="epoch"):
         MLPAligner(epoch=3)
-
-
-def mean_cosine(made, x, y):
-    return float(np.sum(made.project_x(x) * made.project_y(y), axis=1).mean())
-
-
-def test_a_search_varies_a_parameter(rng):
-    y = rng.standard_normal((40, 5))
-    x = y @ rng.standard_normal((5, 8))
-    tried = MLPAligner("linear", "x->y", loss="mse", batch_size=40, epochs=30)
-    grid = {"learning_rate": [1e-9, 0.05]}
-    found = GridSearchCV(tried, grid, cv=2, scoring=mean_cosine).fit(x, y)
-    assert found.best_params_ == {"learning_rate": 0.05}
