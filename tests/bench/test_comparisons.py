@@ -91,6 +91,18 @@ def test_the_better_part_is_chosen_per_metric(tmp_path):
     assert (ten["side_b"], ten["difference"]) == ("16 real pairs", -0.25)
 
 
+def test_order_of_the_queries_in_a_file_does_not_matter(tmp_path, rng):
+    ranks = {source: ranks_with(rng, 50, 0.4) for source in ("head", "random")}
+    names = np.array([f"q{i:02d}" for i in range(50)])
+    for folder, shuffle in (("a", False), ("b", True)):
+        for source, values in ranks.items():
+            order = rng.permutation(50) if shuffle else np.arange(50)
+            write_ranks(
+                tmp_path / folder, hand_run(source), values[order], queries=names[order].tolist()
+            )
+    assert_frame_equal(run_compare(tmp_path / "a"), run_compare(tmp_path / "b"))
+
+
 def test_one_head_is_ranked_among_the_draws_of_its_control(tmp_path, rng):
     names = [f"q{i}" for i in range(40)]
     write_ranks(tmp_path, hand_run("head", eval="all-names"), [1] * 9 + [9] * 31, queries=names)
@@ -159,6 +171,16 @@ def test_one_run_stands_beside_every_draw_of_the_other_side(tmp_path):
     row = only(run_compare(tmp_path), comparison="over-parts", metric="top-1")
     assert (row["a"], row["b"]) == (pytest.approx(1 / 2), pytest.approx(2 / 3))
     assert (row["n_seeds"], row["n_queries"], row["n_clusters"]) == (2, 6, 3)
+
+
+def test_held_out_sides_with_other_seeds_are_compared_where_both_ran(tmp_path):
+    for seed in (0, 1, 2):
+        write_ranks(tmp_path, hand_run("head", seed=seed), [1, 2, 1])
+    for seed in (1, 2):
+        write_ranks(tmp_path, hand_run("random", seed=seed), [1, 2, 9])
+    row = only(run_compare(tmp_path), comparison="over-control", metric="top-1")
+    assert row["n_queries"] == 6
+    assert row["difference"] == pytest.approx(1 / 3)
 
 
 def test_sides_that_share_no_query_are_left_out(tmp_path):
@@ -232,6 +254,17 @@ def test_the_primary_family_is_named_beforehand_and_corrected_alone(written_stud
     rest = found.filter(pl.col("family").is_null())
     assert rest["p_holm"].null_count() == rest.height
     assert not rest["bold"].any()
+
+
+def test_what_is_looked_at_changes_no_correction(written_study):
+    whole = run_compare(written_study)
+    part = run_compare(written_study, metrics=["top-1"])
+    key = ["comparison", "n_pairs", "source"]
+    both = whole.filter(pl.col("family").is_not_null()).join(
+        part.filter(pl.col("family").is_not_null()), on=key, suffix="_part"
+    )
+    assert both.height == 4
+    assert both["p_holm"].to_list() == both["p_holm_part"].to_list()
 
 
 def test_a_family_of_more_than_twenty_and_tasks_have_nothing_primary(tmp_path, rng):
@@ -434,3 +467,15 @@ def test_a_control_named_first_is_the_same_comparison(tmp_path, rng):
     back = compare_choices(f"{other}:ridge/random", f"{place}:ridge/head", metrics=["top-1"])
     assert_frame_equal(forth, back)
     assert forth["family"].item() == 1
+
+
+def test_an_unknown_pool_is_unknown_on_either_side(tmp_path, rng):
+    for folder, pool in (("old", None), ("new", 500.0)):
+        for seed in range(4):
+            ranks = ranks_with(np.random.default_rng(seed), 30, 0.5)
+            write_ranks(tmp_path / folder, hand_run("head", 16, seed), ranks, pool=pool)
+    sides = [f"{tmp_path}/{folder}:ridge/head/16" for folder in ("old", "new")]
+    for a, b in (sides, sides[::-1]):
+        found = compare_choices(a, b, metrics=["top-1"])
+        assert found["overlap"].item() is None
+        assert "this pool" in found["population"].item()

@@ -122,6 +122,13 @@ def test_items_without_the_ids_that_the_protocol_needs_are_refused(
         read_corpus(store, changed)
 
 
+def test_images_of_classes_without_a_name_are_refused(store, run):
+    info = store.info("smokehead/class_name/synthetic")
+    changed = run.changed(name_set=str(info.key), name_revision=info.commit.revision_id)
+    with pytest.raises(ProtocolError, match=r"40 classes of .* have no text"):
+        read_corpus(store, changed)
+
+
 def test_head_rows_without_a_name_are_refused(store, run):
     info = store.info("smoke/class_name/synthetic")
     changed = run.changed(head_name_set=str(info.key), head_name_revision=info.commit.revision_id)

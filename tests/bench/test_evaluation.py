@@ -1,5 +1,7 @@
 """`evaluate` and `Results`: the rows of the commands, from a store or from arrays."""
 
+from __future__ import annotations
+
 import numpy as np
 import polars as pl
 import pytest
@@ -256,6 +258,23 @@ def test_a_frame_has_numbers_where_there_are_numbers(found):
     assert frame.height == found.rows.height
 
 
+def closure(alpha):
+    def made(x, y):
+        return np.linalg.solve(x.T @ x + alpha * np.eye(x.shape[1]), x.T @ y), np.eye(y.shape[1])
+
+    return made
+
+
+def test_two_methods_of_one_name_are_an_error(rng):
+    pairs = Pairs(rng.standard_normal((40, 6)), rng.standard_normal((40, 4)))
+    with pytest.raises(SettingError, match="Two methods are named 'made'"):
+        evaluate([closure(0.1), closure(10.0)], pairs, progress=False)
+    one = closure(0.1)
+    named = {"weak": one, "strong": closure(10.0)}
+    results = evaluate(named, pairs, seeds=2, progress=False)
+    assert set(results.rows["method"]) >= {"weak", "strong"}
+
+
 @pytest.mark.parametrize("given", [np.float64, np.float32, np.float16])
 def test_a_method_gets_float64_whatever_was_given(given, rng):
     seen = []
@@ -367,6 +386,9 @@ def test_arrays_that_cannot_be_scored_are_refused(rng):
         evaluate("ridge", weighted, prototypes=head)
     with pytest.raises(ProtocolError, match="images alone have no texts"):
         evaluate("ridge", pairs.x)
+    cats = Pairs(rng.standard_normal((8, 12)), np.ones((8, 6)), np.repeat("cat", 8))
+    with pytest.raises(ProtocolError, match="two classes or more; here is 1 name"):
+        evaluate("ridge", cats, prototypes=head, controls=False, progress=False)
     with pytest.raises(ProtocolError, match="12 and 6 columns, prototypes of 12 and 5"):
         evaluate("ridge", pairs, prototypes=Pairs(head.x, head.y[:, :5]))
 

@@ -159,6 +159,33 @@ def test_the_papers_methods_run_by_its_schedule(every):
     assert len(keys) > 2 * len(set(keys))
 
 
+def test_trainings_have_the_controls_of_closed_forms_and_real_pairs_the_same_steps(
+    store, monkeypatch
+):
+    monkeypatch.setattr(paper, "BATCH", 16)
+    runs = [run for run in paper_runs(open_store(store)) if run.data.image_set[:4] == "pets"]
+
+    def told(method, **wanted):
+        own = [run for run in runs if run.fit.method == method and has(run, **wanted)]
+        return {(run.protocol.source, run.data.head_set[:11], run.seed < 3) for run in own}
+
+    for wanted in (
+        {"task": "zero_shot", "pairs_per_class": 0, "n_pairs": 0, "pairs_from": ()},
+        {"task": "zero_shot", "pairs_per_class": 1, "pairs_from": (), "sequential": False},
+    ):
+        found = {(s, h) for s, h, _ in told("paper-mlp", **wanted)}
+        assert found == {(s, h) for s, h, _ in told("paper-cca", **wanted)}
+        assert {s for s, _ in found} >= {"head", "random-cov", "shuffled"}
+    # Eight pairs are one batch, with 40 rows three, with 60 rows five.
+    bare = {
+        run.fit.training.epochs
+        for run in runs
+        if run.fit.method == "paper-mlp" and run.protocol.source == "none"
+        and run.protocol.pairs_per_class == 1 and not run.data.pairs_from
+    }  # fmt: skip
+    assert bare == {2500, 3 * 2500, 500, 5 * 500}
+
+
 def test_heads_are_trained_on_plain_names_and_images_tested_on_prompts(every):
     runs = every
     for run in runs:

@@ -219,6 +219,14 @@ def test_combinations_without_a_meaning_are_left_out(smoke_store):
     assert in_class == held_out | {("head", "1/class", None, False, "3.0")}
 
 
+def test_more_combinations_than_memory_holds_are_not_planned(smoke_store):
+    opened = open_store(smoke_store)
+    sets = find_sets(opened, dataset="smoke", label_set="smokehead")
+    many = {"penalty": tuple(range(1, 5001)), "mix": tuple(range(1, 101))}
+    with pytest.raises(ProtocolError, match=r"make 60,000,000 combinations of method ridge; at"):
+        sweep_runs(opened, sets, many)
+
+
 def test_lists_leave_out_what_has_no_effect_on_a_source(smoke_store):
     (base,) = demo_bases(open_store(smoke_store), "task", dataset="smoke")
     lists = {

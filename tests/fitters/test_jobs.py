@@ -28,7 +28,8 @@ from fitters.select.left_out import choose_on_prototypes
 from fitters.settings import FitRequest
 from fitters.sources import prepare
 from tests.assertions import assert_close
-from tests.fitters.toy_store import HEAD, NAMES, P, X, Y, write_toy_store
+from tests.fitters.toy_store import CLASSES, HEAD, NAMES, P, X, Y, write_toy_store
+from tests.goldens.world import SETS, write_world
 from tests.shorthand import save_alignment
 
 
@@ -96,6 +97,20 @@ def test_same_seed_same_bytes(store, tmp_path):
     other = fit_from_store(store, _request(y=Y, n_pairs=20, seed=4))
     used = load(tmp_path / "a").facts["fitted_on"]["captions"]["fingerprint"]
     assert other.facts["fitted_on"]["captions"]["fingerprint"] != used
+
+
+def test_facts_name_what_was_read(store, tmp_path):
+    alignment = fit_from_store(store, _request(y=Y, n_pairs=10))
+    facts = load(save_alignment(tmp_path / "a", alignment)).facts
+    assert facts["x_space_id"] == store.view(X).space_id
+    assert facts["y_space_id"] == store.view(Y).space_id
+    used = facts["fitted_on"]
+    assert {role: entry["rows"] for role, entry in used.items()} == {
+        "images": 30, "captions": 10, "head": CLASSES, "names": CLASSES,
+    }  # fmt: skip
+    assert facts["choice"]["penalty"] >= 0
+    assert facts["choice"]["mix"] is None
+    assert len(facts["choice"]["noise_weights"]) == len(facts["choice"]["noises"])
 
 
 def test_test_images_never_matter(store_path, tmp_path):
@@ -226,6 +241,25 @@ def test_text_to_concept_maps_images_into_the_space_of_other_images(tmp_path):
         fit_from_store(store, FitRequest("text-to-concept", x=X, y=other, n_pairs=99))
     paired = pair_images(new, fewer)
     assert paired.missing_x == tuple(new.items["item_id"].to_list()[2:])
+
+
+@pytest.mark.parametrize("changes", [{"penalty": 0.1}, {"criterion": "error"}])
+def test_images_without_captions_are_paired_with_the_texts_of_their_classes(tmp_path, changes):
+    """As class folders are: `y` is the set of class names."""
+    write_world(tmp_path)
+    store = open_store(tmp_path)
+    request = FitRequest("ridge", x=SETS["images"], y=SETS["names"], **changes)
+    found = fit_from_store(store, request)
+    names = store.view(SETS["names"]).class_texts(["name"], ["none", "photo"])
+    text_of = dict(zip(names.items["class_id"], names.numpy(), strict=True))
+    images = store.view(SETS["images"]).where(split="train")
+    classes = images.items["class_id"].to_numpy().astype(str)
+    real = Pairs(images.numpy(), np.array([text_of[name] for name in classes]), classes)
+    mean = SideTransform.fit([images.numpy()], label="images").mean
+    direct = fit("ridge", real=real, image_mean=mean, rng=np.random.default_rng(0), **changes)
+    assert found.facts["n_real"] == len(images)
+    test = store.view(SETS["images"]).where(split="test")
+    assert_close(project_view(found, test), direct.project_x(test.numpy()), "float32", times=10)
 
 
 def write_head(

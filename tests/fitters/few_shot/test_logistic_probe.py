@@ -71,3 +71,7 @@ def test_the_search_finds_the_peak_of_a_curve_with_one(peak, sharpness):
     nearest = np.clip(peak, -7, 7)
     assert abs(found - nearest) <= 2**-7
     assert value(10**found) >= max(value(c) for c in STRENGTHS)
+
+
+def test_of_equal_strengths_the_smaller_is_kept():
+    assert search(lambda c: 1.0) == pytest.approx(1e-7, rel=0.02)
