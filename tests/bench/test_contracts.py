@@ -186,11 +186,7 @@ BROKEN = {
     OtherMoments: ("moments", "between rows and their moments"),
 }
 #: What cannot be kept where the one is broken.
-WITH_IT = {
-    Draws: {"order", "scale", "weights"},
-    TwoSpaces: None,
-    OtherMoments: {"planted pairs"},
-}
+WITH_IT = {Draws: {"order", "scale", "weights"}, TwoSpaces: None, OtherMoments: {"planted pairs"}}
 
 
 def findings_of(contract):

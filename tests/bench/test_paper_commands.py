@@ -16,11 +16,7 @@ import pytest
 import timm
 from safetensors.torch import save_file
 
-from bench.suites.paper import (
-    COSINE_HEADS,
-    EXPERIMENTS,
-    INAT,
-)
+from bench.suites.paper import COSINE_HEADS, EXPERIMENTS, INAT
 from bench.suites.published import published_numbers
 from data_manifests.registry import BUILDERS
 from featstore import open_store

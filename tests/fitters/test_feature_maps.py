@@ -6,10 +6,7 @@ from sklearn.kernel_approximation import Nystroem
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.metrics.pairwise import rbf_kernel
 
-from fitters import (
-    KernelRidgeAligner,
-    RidgeAligner,
-)
+from fitters import KernelRidgeAligner, RidgeAligner
 from fitters.errors import SettingError
 from fitters.feature_maps import NystroemMap, choose_landmarks, gaussian
 from fitters.moments.moments import merge_pooled

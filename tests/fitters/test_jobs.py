@@ -11,11 +11,7 @@ import polars as pl
 import pytest
 
 from featstore import EmbeddingsView, FeatureStore, open_store
-from featstore.errors import (
-    EmptySelectionError,
-    MisalignedItemsError,
-    UnknownSetError,
-)
+from featstore.errors import EmptySelectionError, MisalignedItemsError, UnknownSetError
 from featstore.store.gc import remove_set
 from featstore.testing import item_table, write_set
 from fitters import Pairs, TextToConceptAligner, fit, load

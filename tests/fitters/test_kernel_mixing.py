@@ -11,12 +11,7 @@ from fitters.methods import METHODS
 from fitters.moments.transform import unit_or_zero
 from fitters.saved import fitted_arrays
 from fitters.select.grid import Axis, Choice, Search, folds_by_group
-from fitters.select.left_out import (
-    choose_on_prototypes,
-    leave_one_group_out,
-    parts_of,
-    several,
-)
+from fitters.select.left_out import choose_on_prototypes, leave_one_group_out, parts_of, several
 from fitters.select.noise import (
     NOISE,
     VALIDATIONS,

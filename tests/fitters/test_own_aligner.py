@@ -196,10 +196,7 @@ def test_a_function_that_returns_two_matrices_is_a_ridge(no_plugins, make_world,
     scored = theirs.aligner.project_x(x)[i] @ theirs.aligner.project_y(y)[j]
     assert scored == pytest.approx(cosine)
     assert_same(theirs.aligner.project_x(np.zeros((1, x.shape[1]))), np.zeros((1, x.shape[1])))
-    for again in (
-        load(save_alignment(tmp_path / "a", theirs)),
-        pickle.loads(pickle.dumps(theirs)),
-    ):
+    for again in (load(save_alignment(tmp_path / "a", theirs)), pickle.loads(pickle.dumps(theirs))):
         assert_same(again.project_y(real.y), theirs.project_y(real.y))
         assert again.aligner.alpha == choice["penalty"]
 

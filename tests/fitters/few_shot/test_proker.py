@@ -3,13 +3,7 @@ import pytest
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.preprocessing import normalize
 
-from fitters.few_shot.proker import (
-    ProKeR,
-    ReHARK,
-    Setting,
-    _Problem,
-    left_out_scores,
-)
+from fitters.few_shot.proker import ProKeR, ReHARK, Setting, _Problem, left_out_scores
 from tests.assertions import assert_close, assert_same
 from tests.fitters.few_shot.digits import made, noisy_prototypes
 

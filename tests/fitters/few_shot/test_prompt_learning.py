@@ -21,11 +21,7 @@ from fitters.few_shot.prompt_learning import (
 from fitters.few_shot.registry import prompt_learner
 from tests.assertions import assert_close, assert_same
 from tests.featstore.encoders.open_clip_models import build, known_to_open_clip
-from tests.fitters.few_shot.tiny_tower import (
-    TOKENIZER,
-    tiny_tower,
-    tower_of,
-)
+from tests.fitters.few_shot.tiny_tower import TOKENIZER, tiny_tower, tower_of
 
 NAMES = ("dog", "tabby_cat", "St.", "hot dog")
 SHORT = Descent(epochs=3, batch_size=5, learning_rate=0.05)

@@ -5,13 +5,7 @@ import numpy as np
 import pytest
 
 from fitters.few_shot.learner import Shots, reciprocal_rank
-from fitters.few_shot.tip_adapter import (
-    APE,
-    Cache,
-    TipAdapter,
-    TipAdapterF,
-    column_values,
-)
+from fitters.few_shot.tip_adapter import APE, Cache, TipAdapter, TipAdapterF, column_values
 from tests.assertions import assert_close
 from tests.fitters.few_shot.digits import accuracy, made, noisy_prototypes, with_views
 

@@ -60,8 +60,7 @@ def test_a_preset_is_one_line_and_a_method(name, make_world, tmp_path):
     assert again.facts == alignment.facts
     assert again.aligner.get_params() == alignment.aligner.get_params()
     other = save_alignment(
-        tmp_path / "b",
-        fit(name, prototypes=head, real=real, training=FEW, rng=rng_of()),
+        tmp_path / "b", fit(name, prototypes=head, real=real, training=FEW, rng=rng_of())
     )
     for file in path.iterdir():
         assert file.read_bytes() == (other / file.name).read_bytes()
