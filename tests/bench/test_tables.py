@@ -1,3 +1,6 @@
+import csv
+import io
+
 import numpy as np
 import polars as pl
 import pytest
@@ -5,6 +8,7 @@ import pytest
 from bench import compare, read_results
 from bench.cells import CELL, source_name
 from bench.tables import (
+    comma_separated,
     gain_lines,
     interval_text,
     metric_name,
@@ -87,6 +91,14 @@ def test_gain_lines_show_both_sides_and_the_sign(written_study):
     assert first["f"] == "0.03"
     assert first["clusters"] == "40"
     assert first["95 % interval"].startswith("[")
+
+
+def test_csv_keeps_every_digit_and_quotes(written_study):
+    rows = read_results(written_study)
+    read = list(csv.DictReader(io.StringIO(comma_separated(rows))))
+    assert len(read) == rows.height
+    assert [float(row["value"]) for row in read] == rows["value"].to_list()
+    assert comma_separated(pl.DataFrame({"a": ['x,"y'], "b": [None]})) == 'a,b\n"x,""y",\n'
 
 
 @pytest.mark.parametrize(

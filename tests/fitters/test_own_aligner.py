@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
 import pickle
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from featstore.command_line import run_command
 from featstore.errors import PluginError
 from featstore.plugins import register
 from fitters import Alignment, FitConfig, Pairs, load
 from fitters.aligners.ridge import RidgeAligner
-from fitters.errors import AlignmentWriteError, CorruptAlignmentError, PairsError, SettingError
+from fitters.errors import AlignmentWriteError, PairsError, SettingError
 from fitters.methods import METHODS
-from headstock.__main__ import cli
 from tests.assertions import assert_close, assert_same
-from tests.fitters.toy_store import HEAD, NAMES, X, Y, write_toy_store
 from tests.shorthand import save_alignment
 
 SOURCE = '''
@@ -50,65 +42,6 @@ class Plain:
     def project_y(self, y):
         return self.project_x(y @ self.coef_)
 '''
-
-ENTRY = "[headstock.aligners]\nplain = plain_of_a_stranger:Plain\n"
-
-
-@pytest.fixture
-def installed(tmp_path):
-    """Return a folder that holds a package as `pip install` leaves it."""
-    folder = tmp_path / "site"
-    info = folder / "plain_of_a_stranger-1.0.dist-info"
-    info.mkdir(parents=True)
-    (folder / "plain_of_a_stranger.py").write_text(SOURCE)
-    (info / "METADATA").write_text(
-        "Metadata-Version: 2.1\nName: plain-of-a-stranger\nVersion: 1.0\n"
-    )
-    (info / "entry_points.txt").write_text(ENTRY)
-    return folder
-
-
-def run(*args: str | Path) -> int:
-    return run_command(cli, "headstock", [str(arg) for arg in args])
-
-
-def python(folder: Path, code: str, *args: str | Path) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, args)], capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": path}, check=False,
-    )  # fmt: skip
-
-
-def test_the_command_line_fits_and_applies_it(installed, tmp_path):
-    write_toy_store(tmp_path / "store")
-    main, out = "from headstock.__main__ import main; main()", tmp_path / "a"
-    sets = ("--store", tmp_path / "store", "--images", X, "--captions", Y, "--head", HEAD,
-            "--head-names", NAMES)  # fmt: skip
-    done = python(installed, main, "fit", "plain", *sets, "-o", out, "--json")
-    assert done.returncode == 0, done.stderr
-    facts = json.loads(done.stdout)
-    # Its parameter is a setting, its weights make a mix, and both are chosen.
-    assert {"penalty", "mix", "scores"} <= set(facts["choice"])
-    assert (facts["n_prototypes"], facts["n_real"]) == (30, 30)
-    done = python(
-        installed, "import sys; from fitters import load as r; a = r(sys.argv[1]); "
-        "print(a.aligner.alpha, type(a.aligner).__name__, a.aligner.coef_.shape)", out,
-    )  # fmt: skip
-    assert done.stdout.split()[:2] == [str(facts["choice"]["penalty"]), "Plain"]
-    # Where the package is not installed, nothing of it is run.
-    with pytest.raises(CorruptAlignmentError, match="of the method 'plain'"):
-        load(out)
-
-
-def test_one_that_cannot_be_imported_is_named_when_it_is_used(installed):
-    (installed / "plain_of_a_stranger.py").write_text("import a_module_that_is_not_there")
-    fit = "fitters.fit('{}', prototypes=fitters.Pairs(np.eye(4), np.eye(4)), rng=None)"
-    code = "import fitters, numpy as np; " + fit
-    error = python(installed, code.format("plain")).stderr
-    assert "Plain of plain-of-a-stranger 1.0. Repair or remove that package." in error
-    others = python(installed, "from fitters import METHODS; print(METHODS['ridge'].options)")
-    assert others.stdout.strip() == "('penalty', 'mix')"
 
 
 @pytest.fixture
@@ -157,18 +90,6 @@ def test_a_saved_one_says_how_it_is_registered(plain, make_world, tmp_path):
     named = Alignment.of(made.x, made.y, made.aligner, {"method": "plain"})
     again = load(save_alignment(tmp_path / "a", named))
     assert_same(again.aligner.coef_, made.aligner.coef_)
-
-
-def test_the_names_of_the_package_are_not_given_away(plain, installed):
-    """A saved alignment of the name `mlp` is that of a training, whatever is registered."""
-    for name in ("mlp", "ridge"):
-        with pytest.raises(PluginError, match=f"'{name}' is a name of Headstock"):
-            register("aligner", name, plain)
-    entries = installed / "plain_of_a_stranger-1.0.dist-info" / "entry_points.txt"
-    entries.write_text(ENTRY.replace("plain =", "mlp ="))
-    done = python(installed, "from fitters import METHODS; print('mlp' in METHODS)")
-    assert done.stdout.strip() == "False"
-    assert "of plain-of-a-stranger 1.0 is left out: 'mlp' is a name of Headstock" in done.stderr
 
 
 def ridge_matrices(x, y, weight, alpha=0.1):

@@ -1,11 +1,21 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.preprocessing import normalize
 
-from fitters.few_shot.proker import ProKeR, ReHARK, Setting, _Problem, left_out_scores
+from fitters.few_shot.learner import Shots
+from fitters.few_shot.proker import (
+    KernelClassifier,
+    ProKeR,
+    ReHARK,
+    Setting,
+    _Problem,
+    left_out_scores,
+)
 from tests.assertions import assert_close, assert_same
-from tests.fitters.few_shot.digits import made, noisy_prototypes
+from tests.fitters.few_shot.digits import accuracy, made, noisy_prototypes
 
 
 def kernel(a, b, rates):
@@ -161,3 +171,15 @@ def test_rehark_with_nothing_added_is_proker():
     scale = _Problem(x, shots.labels, texts, 10, 0.25).scale
     expected = refitted(x, shots.labels, texts, 10, setting, scale, query, to="prior")
     assert_close(added.scores(test[0]), expected, "float32", times=20)
+
+
+def test_blocks_of_many_rows_are_the_whole(monkeypatch):
+    shots, test = made(4)
+    found = ProKeR().fit(shots)
+    assert isinstance(found, KernelClassifier)
+    whole = found.scores(test[0])
+    monkeypatch.setattr("fitters.few_shot.proker._BLOCK", 40 * 7)
+    assert_close(found.scores(test[0]), whole, "float32")
+    uneven = replace(shots, x=shots.x[5:], labels=shots.labels[5:], lengths=None)
+    assert isinstance(uneven, Shots)
+    assert accuracy(ProKeR().fit(uneven), test) > 0.75

@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 
 from fitters.few_shot.learner import Shots, reciprocal_rank
-from fitters.few_shot.tip_adapter import APE, Cache, TipAdapter, TipAdapterF, column_values
+from fitters.few_shot.tip_adapter import (
+    APE,
+    Cache,
+    TipAdapter,
+    TipAdapterF,
+    column_values,
+)
 from tests.assertions import assert_close
 from tests.fitters.few_shot.digits import accuracy, made, noisy_prototypes, with_views
 
@@ -57,6 +63,17 @@ def test_without_prototypes_the_cache_decides_alone():
     expected = dense_cache(test[0][:9], given.x, given.labels, 10, ours.facts["beta"])
     assert_close(ours.scores(test[0][:9]), expected, "float32")
     assert accuracy(ours, test) > 0.75
+
+
+def test_many_rows_are_scored_in_blocks(monkeypatch):
+    given, test = made(4, prototypes=noisy_prototypes())
+    ours = TipAdapter().fit(given)
+    whole = ours.scores(test[0])
+    monkeypatch.setattr("fitters.few_shot.tip_adapter._BLOCK", 40 * 7)
+    assert_close(ours.scores(test[0]), whole, "float32")
+    cache = Cache(given.x, given.labels, 10)
+    for beta, found in zip((1.0, 5.0), cache.paths(test[0], (1.0, 5.0)), strict=True):
+        assert_close(found, cache.logits(test[0], beta), "float32")
 
 
 def test_classes_of_unequally_many_shots_weigh_alike():
