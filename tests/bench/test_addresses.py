@@ -14,10 +14,8 @@ from bench import read_ranks, read_results
 from bench.results import read_sessions, write_batch
 from featstore import open_store
 from featstore.command_line import run_command
-from featstore.share.copy import copy_sets
 from headstock.__main__ import cli
 from tests.bench.test_execution import TIMES
-from tests.featstore.remote.buckets import environment, make_bucket
 from tests.featstore.remote.static import static_server
 
 REVISIONS = {"image_set": "image_revision", "name_set": "name_revision",
@@ -25,22 +23,12 @@ REVISIONS = {"image_set": "image_revision", "name_set": "name_revision",
              "head_name_set": "head_name_revision"}  # fmt: skip
 
 
-@pytest.fixture(params=["http", "s3"])
-def address(request, smoke_store, tmp_path, monkeypatch):
+@pytest.fixture
+def address(smoke_store, tmp_path, monkeypatch):
     """Return where a server of this machine has the smoke store."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    copy = tmp_path / "served"
-    shutil.copytree(smoke_store, copy)
-    if request.param == "http":
-        with static_server(copy) as (host, port):
-            yield f"http://{host}:{port}"
-        return
-    host, port = request.getfixturevalue("moto")
-    for name, value in environment(f"http://{host}:{port}").items():
-        monkeypatch.setenv(name, value)
-    make_bucket(f"http://{host}:{port}", "bench")
-    copy_sets(copy, "s3://bench/smoke")
-    yield "s3://bench/smoke"
+    with static_server(shutil.copytree(smoke_store, tmp_path / "served")) as (host, port):
+        yield f"http://{host}:{port}"
 
 
 def test_a_suite_runs_from_an_address_to_its_table(

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from bench import read_results, run_all
+from bench import read_results
 from bench.results import file_of, files_of
 from featstore.command_line import run_command
 from headstock.__main__ import cli
@@ -37,14 +37,6 @@ def limited(tmp_path_factory):
     )
     command = [sys.executable, "-c", code, str(root)]
     return root, subprocess.run(command, capture_output=True, text=True, check=True)
-
-
-@pytest.fixture(scope="module")
-def of_ridge(smoke_store, runs, tmp_path_factory):
-    """The results of one method of the smoke suite: a page of few figures."""
-    root = tmp_path_factory.mktemp("ridge")
-    run_all([run for run in runs if run.fit.method == "ridge"], smoke_store, root)
-    return root
 
 
 def one_line(err, *parts):
@@ -157,17 +149,7 @@ def test_lists_of_settings_then_table_and_compare(bench, smoke_store, tmp_path):
     one_line(err, "no method 'csa'", "It has: 'ridge'")
 
 
-def test_report_names_its_file_and_answer(bench, of_ridge, smoke_store, tmp_path):
-    page = tmp_path / "out" / "report.html"
-    code, out, _ = bench("report", of_ridge, "--store", smoke_store, "-o", page, "--json")
-    facts = json.loads(out)
-    assert code == 0
-    assert facts["answer"].startswith("A discarded")
-    assert facts["bytes"] == page.stat().st_size
-    folder = str(tmp_path / "out" / "report_files")
-    assert {path.rsplit("/", 1)[0] for path in facts["files"]} == {folder}
-
-
+TASK = ["eval", "task", "zero_shot", "--store", "x", "-o", "y"]
 BAD_USAGE = [
     (["eval", "tabel"], ["Did you mean 'table'?"]),
     (["eval", "run", "-o", "x"], ["SUITE"]),
@@ -179,27 +161,13 @@ BAD_USAGE = [
     (["eval", "run", "smoke", "-o", "x", "--jobs", "0"], ["--jobs"]),
     (["eval", "run", "smoke", "-o", "x", "--limit", "0"], ["--limit"]),
     (["eval", "table", "x", "--format", "html"], ["'html' is not one of"]),
-    (
-        [
-            "eval",
-            "task",
-            "zero_shot",
-            "--store",
-            "x",
-            "-o",
-            "y",
-            "--method",
-            "ridge",
-            "-s",
-            "mix=one",
-        ],
-        ["mix of ridge", "got 'one'"],
-    ),
+    ([*TASK, "--method", "ridge", "-s", "mix=one"], ["mix of ridge", "got 'one'"]),
+    ([*TASK, "--method", " "], ["'--method': ' ' has an empty part."]),
+    ([*TASK, "--n-pairs", "1,a"], ["'--n-pairs': expected an integer of at least 0 and", "or all"]),
+    ([*TASK, "--prompts", ""], ["'--prompts': expected VARIANT[,…][:TEMPLATE[,…]]; got ''"]),
+    ([*TASK, "-s", "prompt=max"], ["prompts"]),
     (["eval", "compare", "x"], ["'B'"]),
-    (
-        ["eval", "run", "smoke", "-o", "x", "--engine", "slurm"],
-        ["expected local or ray; got 'slurm'"],
-    ),
+    (["eval", "run", "smoke", "-o", "x", "--engine", "slurm"], ["expected local or ray; got 'sl"]),
     (["report", "x", "-o", "y"], ["--store", "there is no store"]),
 ]
 

@@ -203,31 +203,3 @@ def test_the_document_names_every_experiment_of_the_published_numbers():
     rows = table("| experiment | where it is | what is run, or why not | run here on |")
     assert [row["experiment"] for row in rows] == [one.name for one in EXPERIMENTS]
     assert {row["experiment"] for row in rows} >= set(published_numbers()["experiment"])
-
-
-#: What the sources show, found by hand: words of the list that stand for it.
-SHOWN = (
-    # The poster, from its top, and the page.
-    "cosine and linear classifier", "mutual nearest neighbours", "zero-shot accuracy",
-    "Flickr30K, COCO", "one captioned image a class",
-    "separation of images and weights", "images and weights in a plane", "source of the head",
-    "weights and images on equal budget", "the method drawn", "future work",
-    # What the code runs beside them, and what is known of the paper.
-    "few-shot classification", "--weight_preprocess", "CKA",
-    "synonyms and hypernyms", "MNIST", "HAM10000", "Figure 6", "Table 12",
-)  # fmt: skip
-
-
-def test_the_dry_run_lists_all_that_the_sources_show_in_order(tmp_path, capsys):
-    arguments = [
-        "eval", "run", "paper", "--store", str(tmp_path), "-o", "r", "--dry-run",
-    ]  # fmt: skip
-    assert run_command(cli, "headstock", arguments) == 0
-    listed = capsys.readouterr().out.split(f"{tmp_path} lacks")[0].splitlines()
-    assert [line.strip().partition(" (")[0] for line in listed] == [o.name for o in EXPERIMENTS]
-    for what in SHOWN:
-        assert sum(what in line.partition("): ")[0] for line in listed) == 1, what
-    for one, line in zip(EXPERIMENTS, listed, strict=True):
-        # Of an empty store everything is lacking, and what is not run says why.
-        assert ("lacks" in line) == (one.plan is not None) == bool(one.reads), line
-        assert ("not run: " in line) == (one.plan is None), line

@@ -1,15 +1,11 @@
 """Labels of what is scored enter no number but the score: no mean, no fold and no prediction."""
 
-import ast
-import re
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.sparse import issparse
 
-import bench
 from bench.corpus import Corpus, Head, Items, read_corpus
 from bench.fits import FEWEST, SCORED, TOO_FEW, fit_run, is_cell
 from bench.options import TASKS, FewShot
@@ -137,22 +133,6 @@ def test_the_mean_is_the_plain_mean_of_the_scored_images():
     cell = fit_run(RUN, of_two, None).alignment
     (ours,), (theirs,) = (Scoring(of_two, None).score(RUN, own) for own in (cell, cell.fitted))
     assert ours.values == theirs.values
-
-
-#: Functions of bench that cut into folds, and what.
-FOLDING = {("metrics/geometry.py", "linear_separability"): "rows of two sides, which have no class"}
-
-
-def test_whatever_folds_is_known_not_to_fold_what_is_scored():
-    """What learns folds training pairs and shots; the tests below look at what comes of it."""
-    root, found = Path(bench.__file__).parent, set()
-    for path in sorted(root.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.FunctionDef):
-                used = {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}
-                if any(re.search(r"(^|_)folds?(_|$)", name) for name in used):
-                    found.add((path.relative_to(root).as_posix(), node.name))
-    assert found == set(FOLDING)
 
 
 @pytest.fixture(scope="module")

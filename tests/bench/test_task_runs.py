@@ -1,13 +1,10 @@
 """Every task from its run to its rows: on the smoke store, and on a pair of one model."""
 
-import json
-import shlex
 import shutil
 
 import numpy as np
 import polars as pl
 import pytest
-from click.testing import CliRunner
 
 from bench import read_ranks, read_results, run_all
 from bench.corpus import ImageViews, read_corpus
@@ -15,11 +12,9 @@ from bench.errors import ProtocolError
 from bench.metrics.summary import METRIC_VERSION
 from bench.options import FewShot, Neighbours, ZeroShot
 from featstore import open_store
-from featstore.command_line import run_command
 from featstore.errors import MisalignedItemsError
 from featstore.extraction.views import view_items
 from featstore.testing import item_table, write_set
-from headstock.__main__ import cli
 from tests.shorthand import execute, task_runs
 
 SETS = {
@@ -283,53 +278,3 @@ def test_a_head_is_read_as_it_is_and_by_the_cosine(tmp_path):
 def test_a_head_of_other_classes_is_no_classifier_of_these_images(store):
     with pytest.raises(ProtocolError, match="40 classes of the images are no classes of the head"):
         outcome_rows(store, "cosine_head")
-
-
-WRONG = [
-    (["zeroshot", "--images", "x"], 2, "Did you mean 'zero_shot'"),
-    (["zero_shot", "--images", "smoke/image/synthetic", "-s", "prompt=max"], 2, "prompts"),
-    (["zero_shot", "--images", "smoke/image/synthetic", "--n-pairs", "many"], 2, "or all; got"),
-    (["neighbours", "--images", "smoke/image/synthetic", "--head", "x"], 2, "holds no set 'x'"),
-    (["neighbours", "--images", "smoke/image/synthetic"], 1, "need a head"),
-    (["zero_shot", "--images", "image", "--names", "y"], 2, "holds no set 'y'"),
-]
-
-
-@pytest.mark.parametrize(("words", "code", "message"), WRONG, ids=[m for *_, m in WRONG])
-def test_the_command_says_what_is_wrong(smoke_store, tmp_path, capsys, words, code, message):
-    whole = ["eval", "task", *words, "--store", str(smoke_store), "-o", str(tmp_path)]
-    assert run_command(cli, "headstock", whole) == code
-    assert message in capsys.readouterr().err
-
-
-def test_the_command_takes_every_setting_and_lists_of_methods_and_sources(smoke_store, tmp_path):
-    sets = [word for name in ("images", "names", "head", "head-names")
-            for word in (f"--{name}", SETS[name.replace("-", "_")])]  # fmt: skip
-    root = tmp_path / "results"
-    place = ["--store", str(smoke_store), "-o", str(root)]
-    lists = ["--method", "ridge,kernel-ridge,cca", "--source", "head,random", "--seeds", "0-1",
-             "-s", "gamma=2", "-s", "components=all", "-s", "penalty=0.1,1"]  # fmt: skip
-    result = CliRunner().invoke(cli, ["eval", "task", "zero_shot", *sets, *lists, *place, "--json"])
-    assert result.exit_code == 0, result.output
-    rows = read_results(root).unique("run_id")
-    cells = rows.group_by("method", "gamma", "n_components", "penalty").len()
-    assert sorted(cells.rows(), key=str) == sorted(
-        [(method, gamma, components, penalty, 4)
-         for method, gamma, components in (
-             ("ridge", "auto", "auto"), ("kernel-ridge", "2.0", "auto"), ("cca", "auto", None)
-         )
-         for penalty in ("0.1", "1.0")],
-        key=str,
-    )  # fmt: skip
-    assert set(rows["source"]) == {"head", "random"}
-    assert set(rows.filter(pl.col("method") == "cca")["penalty_chosen"]) == {0.1, 1.0}
-    session = json.loads(next((root / "sessions").glob("*.json")).read_text())
-    places = {"STORE": str(smoke_store), "OUT": str(root)}
-    again = [places.get(word, word) for word in shlex.split(session["command"])[1:]]
-    result = CliRunner().invoke(cli, [*again, "--dry-run", "--json"])
-    assert json.loads(result.stdout)["new"] == 0
-    result = CliRunner().invoke(cli, ["eval", "task", "zero_shot", *sets, "--source", "head",
-                                      "--method", "ridge,procrustes", "-s", "gamma=2",
-                                      *place])  # fmt: skip
-    assert result.exit_code == 2
-    assert "have no setting 'gamma'. These have: kernel-ridge." in result.output

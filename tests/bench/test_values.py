@@ -1,69 +1,16 @@
 """Values of options: lists, one value, none, and the command line that is recorded of them."""
 
 import re
-import shlex
 import shutil
 
 import click
 import polars as pl
-import pytest
 
 from bench.cli.main import recorded_command
 from bench.cli.run import task_command as score_a_task
 from featstore.command_line import run_command
 from headstock.__main__ import cli
 from headstock.__main__ import cli as headstock
-
-
-@pytest.fixture
-def refused(capsys, tmp_path):
-    """Run a command line that is wrong usage; returns what it says: one line."""
-
-    def run(*arguments):
-        assert run_command(cli, "headstock", [*map(str, arguments), "-o", str(tmp_path / "r")]) == 2
-        said = capsys.readouterr()
-        assert said.out == ""
-        assert said.err.count("\n") == 1
-        assert not (tmp_path / "r").exists()
-        return said.err
-
-    return run
-
-
-@pytest.mark.parametrize(
-    ("typed", "said"),
-    [
-        (
-            "eval run smoke --limit 10,20",
-            "'--limit': expected an integer of at least 1 and below 2,147,483,648; got '10,20'.",
-        ),
-        (
-            "eval run smoke --limit ''",
-            "'--limit': expected an integer of at least 1 and below 2,147,483,648; got ''.",
-        ),
-        ("eval run smoke --method ''", "'--method': '' has an empty part."),
-        ("eval run smoke --source hed", "'--source': expected none, head, random"),
-        ("eval run smoke -s penalty=", "penalty of ridge: expected a number of at least 0"),
-        ("eval task zero_shot --store s --limit ''", "'--limit': '' has an empty part."),
-        ("eval task zero_shot --store s --method ' '", "'--method': ' ' has an empty part."),
-        (
-            "eval task zero_shot --store s --n-pairs 1,a",
-            "'--n-pairs': expected an integer of at least 0 and below 2,147,483,648, or all",
-        ),
-        (
-            "eval task zero_shot --store s --prompts ''",
-            "'--prompts': expected VARIANT[,…][:TEMPLATE[,…]]; got ''",
-        ),
-        ("eval task zero_short --store s", "Did you mean 'zero_shot'?"),
-        (
-            "eval task zero_shot --store s --seeds -1",
-            "expected seeds such as 0-4 or 0,2,5; got '-1'.",
-        ),
-        ("eval task zero_shot --store s --images i --seeds x", "expected seeds such as 0-4"),
-    ],
-)
-def test_too_many_values_and_none_are_wrong_usage(refused, typed, said):
-    assert said in refused(*shlex.split(typed))
 
 
 def _recorded(command, name, words):

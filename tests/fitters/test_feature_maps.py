@@ -3,16 +3,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.kernel_approximation import Nystroem
-from sklearn.kernel_ridge import KernelRidge
 from sklearn.metrics.pairwise import rbf_kernel
 
-from fitters import KernelRidgeAligner, RidgeAligner
 from fitters.errors import SettingError
 from fitters.feature_maps import NystroemMap, choose_landmarks, gaussian
-from fitters.moments.moments import merge_pooled
 from tests.assertions import assert_close, assert_same
 from tests.oracles import unit
-from tests.shorthand import accumulate
 
 
 @pytest.fixture
@@ -38,21 +34,6 @@ def test_nystroem_features_have_sklearns_inner_products(rows):
     assert_close(mapped @ mapped.T, expected @ expected.T, times=1e4)
     at = mapped[theirs.component_indices_]
     assert_close(at @ mapped.T, gaussian(rows[theirs.component_indices_], rows, 1.5), times=1e4)
-
-
-def test_all_rows_as_landmarks_and_linear_ridge_are_exact_kernel_ridge(rows, rng):
-    head = np.sin(3 * rows @ rng.standard_normal((7, 5)))
-    features = NystroemMap.of_landmarks(rows, 1.5)
-    # Two parts, merged: the nonlinear fit is as additive as the linear one.
-    parts = [
-        accumulate([(head[part], features.apply(rows[part]))], precision="float64")
-        for part in (slice(40), slice(40, None))
-    ]
-    fit = RidgeAligner(alpha=0.2, relative=False, center=False).fit_moments(merge_pooled(*parts))
-    expected = KernelRidge(alpha=0.2, kernel="rbf", gamma=1.5).fit(rows, head).predict(rows)
-    assert np.abs(features.apply(rows) @ fit.coef_ - expected).max() < 1e-6
-    exact = KernelRidgeAligner(gamma=1.5, relative=False, alpha=0.2, center=False).fit(head, rows)
-    assert np.abs(fit.project_y(features.apply(rows)) - exact.project_y(rows)).max() < 1e-6
 
 
 def test_landmarks_are_distinct_drawn_and_spread(rng):

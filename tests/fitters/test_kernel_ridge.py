@@ -178,22 +178,6 @@ def test_what_some_rows_leave_out_is_the_same_from_the_sums_of_all(rng):
     assert LeftOut(some, names[known]).score(0.1) == pytest.approx(cosines.mean(), abs=1e-9)
 
 
-def test_the_surface_is_that_of_refitting_and_keeps_what_was_chosen(rng):
-    head, texts = bent_pairs(rng, n=60)
-    names = np.arange(60) // 2
-    surface = choose_on_prototypes(Pairs(head, texts, names), rng=rng)
-    assert list(surface.axes) == ["penalty", "gamma"]
-    for i, alpha in list(enumerate(surface.axes["penalty"].values))[::3]:
-        for j, gamma in list(enumerate(surface.axes["gamma"].values))[::2]:
-            expected = refit_without(texts, head, names, np.ones(60), gamma, alpha)
-            by_hand = np.sum(unit(expected) * unit(head), axis=1).mean()
-            assert surface.scores[i, j] == pytest.approx(by_hand, abs=1e-7)
-    assert surface.scores.max() - TIED <= surface.scores[surface.best] <= surface.scores.max()
-    assert (surface.n_queries, surface.n_folds) == (60, 30)
-    facts = surface.to_facts()
-    assert np.array(facts["scores"]).shape == (len(facts["penalties"]), len(facts["gammas"]))
-
-
 def test_the_penalty_goes_as_low_as_it_pays_and_no_lower(rng, monkeypatch):
     """Head rows that are a smooth map of the texts want none; of texts that are far apart, the
     criterion rises towards 0 by less and less, and the largest of what is equal is taken."""
