@@ -5,7 +5,6 @@ from polars.testing import assert_frame_equal
 from bench import read_ranks, read_results, run_all
 from bench.corpus import read_corpus
 from bench.errors import ProtocolError
-from bench.execution import _batches
 from bench.protocol import held_out_split
 from bench.results import file_of, files_of, finished
 from featstore import open_store
@@ -115,22 +114,3 @@ def test_an_error_in_a_run_comes_out_and_finished_runs_stay(runs, smoke_store, t
         run_all([*good, bad], smoke_store, tmp_path, jobs=jobs)
     assert finished(tmp_path) <= {run.run_id for run in good}
     assert not list(tmp_path.rglob("*.staged"))
-
-
-def test_a_head_and_its_controls_on_the_same_pairs_are_made_in_one_place(runs):
-    """What the head chooses and decomposes is not made again in another process."""
-    base = next(run for run in runs if run.protocol.eval == "held-out")
-    fits = [
-        [base.changed(method="ridge", source=source, n_pairs=k, seed=seed)]
-        for seed in (0, 1)
-        for k in (16, 64, 256)
-        for source in ("none", "head", "random", "shuffled")
-    ]
-    batches = _batches(fits)
-    assert [fit for batch in batches for fit in batch] == fits
-    places = {}
-    for number, batch in enumerate(batches):
-        for (run,) in batch:
-            places.setdefault((run.seed, run.protocol.n_pairs), set()).add(number)
-    assert all(len(numbers) == 1 for numbers in places.values())
-    assert len(batches) == 3

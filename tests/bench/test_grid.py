@@ -15,9 +15,7 @@ from fitters.aligners.ridge import RidgeAligner
 from fitters.inventory import find_sets
 from fitters.kept import Kept
 from fitters.moments.transform import normalize_rows
-from fitters.select import held_out
 from fitters.select.held_out import LinearFits
-from fitters.spectrum import eigen_gram
 from tests.bench.results_by_hand import has
 from tests.bench.test_execution import TIMES
 from tests.shorthand import execute, sweep_runs
@@ -180,25 +178,3 @@ def test_the_grid_is_the_ridge_aligner(rng, direction, n_prototypes, n_real):
             )
             expected = aligner.project_x(images) @ aligner.project_y(texts).T
             np.testing.assert_allclose(x @ y.T, expected, atol=2e-5)
-
-
-def test_a_gram_that_comes_again_is_not_decomposed_again(rng, monkeypatch):
-    """Head rows and random rows with the same texts: what they share changes no bit."""
-    made = []
-    monkeypatch.setattr(held_out, "eigen_gram", lambda gram: made.append(1) or eigen_gram(gram))
-    images, names = rng.standard_normal((5, 8)), rng.standard_normal((7, 6))
-    one, other = rng.standard_normal((2, 30, 6))
-    memory = Kept(64_000_000)
-    for texts, new in ((one, 3), (one, 0), (other, 3), (one, 0)):
-        prototypes = Pairs(rng.standard_normal((30, 8)), texts)
-        found = []
-        for kept, expected in ((memory, new), (Kept(0), 3)):
-            made.clear()
-            with monkeypatch.context() as patch:
-                patch.setattr("fitters.kept.KEPT", kept)
-                fits = LinearFits(prototypes, Pairs(images, names[:5]), predict_x=True)
-                seen = fits.seen(images, names)
-                found.append([fits.ridge(mix, seen).at(1.0) for mix in (0.3, 1.0, 3.0)])
-            assert len(made) == expected
-        np.testing.assert_array_equal(*(np.concatenate([x for x, _ in own]) for own in found))
-        np.testing.assert_array_equal(*(np.concatenate([y for _, y in own]) for own in found))

@@ -47,20 +47,6 @@ def test_the_demo_is_the_protocol(smoke_store):
         assert all(run.columns()[f"{field}_revision"] for run in runs)
 
 
-def test_smoke_store_is_the_same_every_time_and_is_left_alone(smoke_store, tmp_path):
-    create_smoke_store(tmp_path)
-    ids = [
-        [(str(i.key), i.commit.revision_id) for i in open_store(r).sets()]
-        for r in (smoke_store, tmp_path)
-    ]
-    assert ids[0] == ids[1]
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
-    create_smoke_store(tmp_path)
-    assert {
-        path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()
-    } == before
-
-
 def test_a_store_without_the_sets_says_how_to_make_them(smoke_store):
     with pytest.raises(
         SettingError,

@@ -18,7 +18,6 @@ from fitters.select.grid import Axis, folds_by_group
 from fitters.select.held_out import cross_validate, validate_by_error
 from fitters.select.refitting import choose_components, validate_by_refitting
 from fitters.settings import FitConfig
-from fitters.sources import prepare
 from tests.assertions import assert_close, assert_same
 from tests.oracles import centred, unit
 
@@ -128,35 +127,6 @@ def test_components_are_chosen_with_penalty_and_weight(metric, world):
     assert of_best[place] == chosen.scores.max()
     assert (of_best[:place] < chosen.scores.max()).all()
     assert chosen.chosen["components"] == place + 1
-
-
-def test_a_given_number_of_directions_is_what_the_rest_is_chosen_for(make_world):
-    head, real = make_world(n_classes=20, n_images=32, p=7, q=5, noise=1.0)
-    given_ = {"prototypes": head, "real": real, "n_components": 2}
-    facts = select("cca", **given_, rng=np.random.default_rng(0)).facts
-    data = prepare(head, real, None)
-    folds = folds_by_group(real.groups, 4, np.random.default_rng(0))
-    refit = refits_of(lambda p: CCAAligner(2, alpha=p), data.real, folds, data.prototypes)
-    penalties, weights = (
-        Axis(tuple(facts[name]), searched=False) for name in ("penalties", "weights")
-    )
-    by_rows = validate_by_refitting(
-        refit, real=data.real, folds=folds, penalties=penalties, weights=weights
-    )
-    assert_close(np.array(facts["scores"]), by_rows.scores)
-
-
-@pytest.mark.parametrize("method", ["ridge", "ridge-both", "ridge-x2y"])
-def test_a_ridge_may_be_chosen_by_its_error(method, world):
-    head, real, _ = world
-    for prototypes, pairs in ((head, real), (None, real), (head, None)):
-        alignment = fit(
-            method, prototypes=prototypes, real=pairs, criterion="error",
-            rng=np.random.default_rng(0),
-        )  # fmt: skip
-        choice = alignment.facts["choice"]
-        assert choice["criterion"].startswith("share of the held-out squared length")
-        assert choice["penalty"] == alignment.aligner.alpha
 
 
 def test_csa_by_the_recipe_is_fitted_on_the_merged_moments(make_world):

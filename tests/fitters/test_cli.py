@@ -162,17 +162,6 @@ def test_the_store_below_the_folder_and_a_place_for_the_alignment_are_taken(
     assert "several stores: 'two', 'work/one'" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("forked")
-def test_jobs_are_processes_of_this_machine(store, tmp_path, capsys):
-    choices = []
-    for jobs in ((), ("--jobs", "2")):
-        more = ("--captions", Y, "-s", "criterion=error", "--replace", "--json", *jobs)
-        assert _fit(store, tmp_path / "a", *more) == 0
-        choices.append(json.loads(capsys.readouterr().out)["choice"])
-    assert choices[0]["penalty"] == choices[1]["penalty"]
-    assert choices[0]["scores"] == pytest.approx(np.array(choices[1]["scores"]), rel=1e-5)
-
-
 def test_ls_lists_aligners_and_learners_with_their_packages(capsys, monkeypatch):
     monkeypatch.setitem(METHODS, "mine", Method(Fraction))  # gone after the test
     METHODS.put("mine", Method(Fraction, "one of one's own"), "mypackage 1.2")

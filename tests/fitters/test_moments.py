@@ -135,21 +135,6 @@ def test_a_batch_without_mass_is_no_error_but_moments_without_mass_are():
         Moments.from_rows(*nothing)
 
 
-def fails(match, error=PairsError):
-    return pytest.raises(error, match=match)
-
-
-def test_parts_that_do_not_add_say_what_is_wrong():
-    x, y, _ = draw_rows(10, 12)
-    with fails("at least one part"):
-        merge_pooled()
-    moments = Moments.from_rows(x, y)
-    with fails("same two encoders"):
-        merge_pooled(moments, Moments.from_rows(x[:, :2], y))
-    with fails("above 0"):
-        moments.scaled(0.0)
-
-
 def test_products_in_bf16_stay_within_their_stated_error():
     pytest.importorskip("torch")
     x, y, weight = draw_rows(11, 9000, offset=3.0)

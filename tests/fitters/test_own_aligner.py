@@ -188,31 +188,3 @@ def test_arrays_are_saved_by_the_names_that_a_class_gives(no_plugins, tmp_path):
 def test_what_is_no_aligner(no_plugins, thing, message):
     with pytest.raises(PluginError, match=f"'mine' of .* cannot be used: .*(?:{message})"):
         register("aligner", "mine", thing)
-
-
-def test_an_aligner_that_holds_tensors_elsewhere_is_not_saved_without_them(
-    plain, make_world, tmp_path
-):
-    torch = pytest.importorskip("torch")
-    head, _ = make_world()
-    made = Alignment("plain").fit(None, None, prototypes=head)
-    sides = made.x, made.y
-
-    class Module(torch.nn.Module, plain):
-        def __init__(self, alpha=0.1):
-            torch.nn.Module.__init__(self)
-            self.alpha = alpha
-
-    module = Module().fit(head.x, head.y)
-    named = Alignment.of(*sides, module, {"method": "plain"})
-    save_alignment(tmp_path / "a", named)  # nothing is lost: its arrays are NumPy's
-    module.map = torch.nn.Linear(3, 3)
-    with pytest.raises(
-        AlignmentWriteError, match=r"Module\._modules is of type dict and would not"
-    ):
-        save_alignment(tmp_path / "b", named)
-    for value in (torch.ones(3), {"w": np.ones(3)}, [np.ones(3)], torch.nn.Linear(3, 3)):
-        made.aligner.map = value
-        with pytest.raises(AlignmentWriteError, match=r"Plain\.map is of type .* not be saved"):
-            save_alignment(tmp_path / "b", made)
-    assert not (tmp_path / "b").exists()

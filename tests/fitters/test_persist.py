@@ -82,20 +82,6 @@ def test_what_is_no_alignment_is_not_replaced(ridge, tmp_path):
     assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"
 
 
-def test_what_a_killed_process_put_aside_comes_back(ridge, tmp_path):
-    path = save_alignment(tmp_path / "a", ridge)
-    before = files_of(path)
-    staging = tmp_path / ".a.12345678.staged"
-    staging.mkdir()
-    path.rename(staging / "old")
-    os.mkfifo(tmp_path / ".a.pipe.staged")  # nobody writes to it, and nobody waits for it
-    ridge.facts["note"] = "another"
-    with pytest.raises(AlignmentWriteError, match="holds another alignment"):
-        save_alignment(path, ridge, replace=False)
-    assert files_of(path) == before
-    assert not staging.exists()
-
-
 def test_facts_must_be_plain(ridge, tmp_path):
     ridge.facts["rows"] = np.zeros(3)
     with pytest.raises(AlignmentWriteError, match="plain finite values"):

@@ -225,14 +225,3 @@ def test_the_rank_is_among_classes_that_have_rows():
     # Nothing is of class 2, so that it outranks nobody; a tie counts against.
     assert reciprocal_rank(scores, np.array([0, 1, 1])) == pytest.approx((1 + 1 + 1 / 2) / 3)
     assert reciprocal_rank(scores, np.array([0, 2, 1])) == pytest.approx((1 / 2 + 1 + 1 / 2) / 3)
-
-
-@pytest.mark.parametrize("name", MADE)
-def test_validation_rows_of_few_classes_do_not_make_these_the_answer(name):
-    given, test = made(16, prototypes=noisy_prototypes())
-    kept = given.validation_labels < 2
-    few = Shots(
-        given.x, given.labels, 10, given.prototypes,
-        given.validation_x[kept], given.validation_labels[kept],
-    )  # fmt: skip
-    assert accuracy(MADE[name]().fit(few), test) > 0.8
