@@ -18,7 +18,7 @@ from bench.corpus import read_corpus
 from bench.errors import MetricError, ProtocolError
 from bench.fits import fit_run
 from bench.metrics import Metric
-from bench.options import Task, options_of
+from bench.options import Task
 from bench.results import read_ranks, read_sessions, read_sums
 from bench.scoring import Scoring
 from bench.tables import value_text
@@ -183,18 +183,6 @@ def test_a_changed_line_makes_new_runs_of_what_it_decides(plugin, smoke_store, t
     }  # fmt: skip
     fits = {(task, method): a != b for (task, method, _, a), (*_, b) in zip(*ids, strict=True)}
     assert not fits["margin", "ridge"]
-
-
-def test_the_options_of_a_task_of_ones_own(plugin, capsys):
-    assert run("ls", "--available", "tasks", "--plugin", plugin) == 0
-    listed = capsys.readouterr().out.splitlines()
-    assert listed[-1].split()[:3] == ["task", "margin", "margins.py"]
-    assert listed[1].split()[:3] == ["task", "zero_shot", "bench"]
-    assert options_of("margin", {"least": 0.25}).least == 0.25
-    with pytest.raises(ProtocolError, match=r"'least'.*at least 0"):
-        options_of("margin", {"least": -1})
-    with pytest.raises(ProtocolError, match="Did you mean 'least'"):
-        options_of("margin", {"leastt": 1})
 
 
 def corpus_of(store: Path):

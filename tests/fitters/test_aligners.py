@@ -47,8 +47,11 @@ ESTIMATORS = [
     MiniVec2VecAligner(rounds=1, refinements=0),
     KernelRidgeAligner(gamma=0.3, n_landmarks=8, landmarks="k-means++"),
 ]
-# scikit-learn's checks of these are in trained/test_contract.py, with what they do not keep.
-TRAINED = [MLPAligner(epochs=2, width=8), ICISAligner(8, epochs=2)]
+TRAINED = [
+    MLPAligner("paper", width=8, epochs=2),
+    MLPAligner("linear", "x->y", loss="mse", epochs=2, precision="float32"),
+    ICISAligner(8, epochs=2),
+]
 MOMENTS = [e for e in ESTIMATORS if hasattr(e, "fit_moments")]
 OF_OPTIONAL_PACKAGES = {
     # These only skip themselves without pandas or an array-API switch; nothing here skips.
@@ -59,7 +62,7 @@ OF_OPTIONAL_PACKAGES = {
 
 CHECKS = [
     pytest.param(owner, check, id=f"{owner}-{check.func.__name__}")
-    for estimator in ESTIMATORS
+    for estimator in ESTIMATORS + TRAINED
     for owner, check in estimator_checks_generator(estimator)
     if check.func.__name__ not in OF_OPTIONAL_PACKAGES
 ]

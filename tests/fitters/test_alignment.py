@@ -121,7 +121,7 @@ def test_scikit_learn_validates_it_as_fits_by_hand_do(make_world):
 
 
 def test_groups_reach_the_inner_choice(make_world):
-    _, real = make_world(noise=2.0)
+    _, real = make_world(noise=8.0)
     groups = np.arange(48) // 4
     folds = list(GroupKFold(3).split(real.x, groups=groups))
     found = cross_validate(
@@ -133,6 +133,8 @@ def test_groups_reach_the_inner_choice(make_world):
         pairs = Pairs(real.x[train], real.y[train], groups[train])
         by_hand = fit("ridge", real=pairs, rng=np.random.default_rng(0))
         assert made.facts == by_hand.facts
+        alone = fit("ridge", real=Pairs(pairs.x, pairs.y), rng=np.random.default_rng(0))
+        assert made.facts["choice"]["scores"] != alone.facts["choice"]["scores"]
         assert score == by_hand.score(real.x[test], real.y[test])
 
 
