@@ -2,14 +2,12 @@ import csv
 import io
 import json
 import re
-import shutil
 import subprocess
 import sys
 
 import pytest
 
 from bench import read_results
-from bench.results import file_of, files_of
 from featstore.command_line import run_command
 from headstock.__main__ import cli
 
@@ -197,21 +195,6 @@ def test_errors_are_one_line_and_exit_1(bench, smoke_results, smoke_store, tmp_p
         assert (code, printed) == (1, ""), arguments
         one_line(err, part)
     assert not list(tmp_path.iterdir())
-
-
-def test_a_damaged_result_is_named(bench, limited, tmp_path):
-    shutil.copytree(limited[0], tmp_path, dirs_exist_ok=True)
-    held = files_of(tmp_path)
-    name = held[read_results(tmp_path)["run_id"][0]]
-    lost, damaged = [*held.values()].count(name), file_of(tmp_path, "runs", name)
-    damaged.write_bytes(b"PAR1")
-    code, _, err = bench("eval", "table", tmp_path)
-    assert code == 1
-    one_line(err, damaged.name, "Delete it", "only its runs are redone")
-    damaged.unlink()
-    said = bench("eval", "run", "smoke", "-o", tmp_path, "--limit", 30)[1]
-    assert f"{len(held) - lost} reused, {lost} new run" in said
-    assert bench("eval", "table", tmp_path)[0] == 0
 
 
 def test_scoring_loads_no_torch(limited):

@@ -19,24 +19,7 @@ from bench.cli.look import find_work, next_command
 from bench.results import write_session
 from featstore.command_line import run_command
 from featstore.testing import item_table, toy_manifest, toy_store, write_set
-from headstock.__main__ import COMMANDS, cli
-
-
-def _leaves(command, path):
-    """Yield the path and the command of everything below a group."""
-    if not isinstance(command, click.Group):
-        yield path, command
-        return
-    context = click.Context(command, info_name=path)
-    for name in command.list_commands(context):
-        yield from _leaves(command.get_command(context, name), f"{path} {name}".strip())
-
-
-def test_every_command_is_where_the_tree_has_it():
-    found = dict(_leaves(cli, ""))
-    assert sorted(found) == sorted(COMMANDS)
-    for path, command in found.items():
-        assert command.name == path.split()[-1]
+from headstock.__main__ import cli
 
 
 def _state(folder: Path, monkeypatch, capsys):

@@ -7,7 +7,7 @@ import pytest
 from scipy.sparse import issparse
 
 from bench.corpus import Corpus, Head, Items, read_corpus
-from bench.fits import FEWEST, SCORED, TOO_FEW, fit_run, is_cell
+from bench.fits import FEWEST, SCORED, TOO_FEW, fit_run
 from bench.options import TASKS, FewShot
 from bench.protocol import Split, held_out_split
 from bench.runs import Run
@@ -208,22 +208,6 @@ def test_nothing_that_is_found_follows_a_label_of_what_is_scored(smoke, runs, ta
         ]
         assert answers[0]
         assert answers[0] == answers[1]
-
-
-def test_no_cell_of_a_sweep_follows_a_label_of_what_is_scored(smoke, runs):
-    for run, split, scored in evaluations(smoke, runs):
-        cells = [
-            run.changed(method="ridge", penalty=0.1, mix=2.0),
-            run.changed(method="procrustes", penalty="auto", mix=2.0),
-        ]
-        for cell in cells:
-            assert is_cell(cell)
-            answers = [
-                [Scoring(corpus, split).score(cell, fitted.alignment)[0].gallery, fitted.facts]
-                for corpus in (smoke, relabelled(smoke, scored))
-                for fitted in [fit_run(cell, corpus, split)]
-            ]
-            assert answers[0] == answers[1]
 
 
 @pytest.mark.parametrize("learner", FOLDING_LEARNERS)

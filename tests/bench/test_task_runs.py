@@ -6,7 +6,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-from bench import read_ranks, read_results, run_all
 from bench.corpus import ImageViews, read_corpus
 from bench.errors import ProtocolError
 from bench.metrics.summary import METRIC_VERSION
@@ -169,23 +168,6 @@ def test_views_that_do_not_fit_are_refused(store_with_views):
     views = ImageViews(store_with_views.view("lacking.views3-seed0/image/synthetic"))
     with pytest.raises(ProtocolError, match="0 to 3 views an image"):
         views.of(last)
-
-
-def test_runs_with_other_options_are_other_runs_of_one_fit(store, tmp_path):
-    base = {**SETS, **FITTED}
-    runs = [
-        *task_runs(store, "zero_shot", **base),
-        *task_runs(store, "zero_shot", **base, options=ZeroShot(prompts="max")),
-        *task_runs(store, "retrieval", **base),
-    ]
-    assert len({run.run_id for run in runs}) == 3
-    summary = run_all(runs, store.root, tmp_path)
-    assert (summary.new, summary.fits) == (3, 1)
-    assert run_all(runs, store.root, tmp_path).reused == 3
-    results = read_results(tmp_path)
-    assert set(results["options"]) == {"", '{"prompts":"max"}'}
-    ranks = read_ranks(tmp_path, [runs[0].run_id])
-    assert ranks["hits"].list.len().unique().to_list() == [3]
 
 
 def test_two_spaces_as_they_are_are_not_compared(store):

@@ -6,7 +6,6 @@ from inspect import signature
 import numpy as np
 import pytest
 from sklearn import config_context
-from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, cross_validate
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -277,22 +276,6 @@ def test_without_a_seed_every_fit_draws_anew(make_world, monkeypatch):
     for state in (None, 3):
         Alignment(seed=state).fit(real.x, real.y)
     assert asked == [None, 3]
-
-
-@pytest.mark.parametrize("call", [
-    lambda made, real, path: made.project_x(real.x),
-    lambda made, real, path: made.project_y(real.y),
-    lambda made, real, path: made.transform(real.x),
-    lambda made, real, path: made.score(real.x, real.y),
-    lambda made, real, path: save_alignment(path, made),
-    lambda made, real, path: made.facts,
-    lambda made, real, path: made.aligner,
-    lambda made, real, path: save_alignment(path, RidgeAligner()),
-])  # fmt: skip
-def test_before_a_fit_everything_says_so(call, make_world, tmp_path):
-    with pytest.raises(NotFittedError, match="not fitted yet"):
-        call(Alignment(), make_world()[1], tmp_path / "a")
-    assert not (tmp_path / "a").exists()
 
 
 def test_an_aligner_alone_is_saved_too(make_world, tmp_path):

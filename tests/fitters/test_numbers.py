@@ -17,7 +17,6 @@ from bench.options import TASKS
 from featstore.command_line import run_command
 from fitters import METHODS, CCAAligner, KernelRidgeAligner, RidgeAligner, fit
 from fitters.errors import FittersError, SettingError
-from fitters.scorers import csls, inverted_softmax
 from fitters.settings import OPTIONS, TRAINING, FitConfig, FitRequest, TrainingOptions
 from headstock.__main__ import cli
 from tests.fitters.toy_store import HEAD, NAMES, X, Y
@@ -215,13 +214,3 @@ def test_folds_are_at_least_two(n_folds, make_world):
     data = METHODS["ridge"].sources(FitConfig("ridge"), prototypes=head, real=real)
     with pytest.raises(SettingError, match="n_folds is an integer of at least 2"):
         fit("ridge", data, rng=np.random.default_rng(0), n_folds=n_folds)
-
-
-def test_the_numbers_of_a_scorer_are_checked(make_world):
-    _, real = make_world()
-    for value in (math.nan, math.inf, -1, 0, 1e300, 1e-300):
-        with pytest.raises(SettingError, match="A temperature is a number from 1e-6 to 1e6"):
-            inverted_softmax(real.x, real.x, temperature=value)
-    for value in (math.nan, math.inf, -1, 0, 1.5):
-        with pytest.raises(SettingError, match="its neighbours, must be an integer of at least 1"):
-            csls(real.x, real.x, k=value)

@@ -176,18 +176,6 @@ def test_cocoop_is_a_plain_loop_with_the_same_updates(exact, shots):
     assert_close(classifier.scores(shots.x), expected, "float32")
 
 
-def test_the_rate_is_that_of_a_scheduler_that_begins_after_a_slow_epoch():
-    descent = Descent(learning_rate=0.002)
-    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.002)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 50)
-    assert descent.rate(0, 50) == 1e-5
-    for epoch in range(1, 50):
-        assert descent.rate(epoch, 50) == pytest.approx(scheduler.get_last_lr()[0])
-        optimiser.step()
-        scheduler.step()
-    assert [descent.epochs_for(k) for k in (1, 2, 4, 8, 16)] == [50, 100, 100, 200, 200]
-
-
 # --- properties ---------------------------------------------------------------------------------
 
 
