@@ -9,7 +9,6 @@ from scipy.stats import multivariate_normal
 from fitters.few_shot.class_moments import ClassMoments, fold_of
 from fitters.few_shot.gda import GDA, gaussian_weights
 from fitters.few_shot.learner import log_losses
-from fitters.pairs import place_in_class
 from tests.assertions import assert_close
 from tests.fitters.few_shot.digits import made, noisy_prototypes, with_views
 

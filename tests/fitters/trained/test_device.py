@@ -27,6 +27,9 @@ from tests.featstore.encoders.open_clip_models import known_to_open_clip
 from tests.fitters.few_shot.tiny_tower import tiny_tower
 
 
+META = torch.device("meta")
+
+
 def _cases() -> Iterator[tuple[str, dict[str, Any]]]:
     yield from ((name, {}) for name in PRESETS)
     for loss in ("cosine", "mse", "infonce", "siglip", "devise"):
