@@ -512,15 +512,10 @@ def series_table(results: pl.DataFrame) -> pl.DataFrame:
                 "n_pairs": ",".join(sorted(set(part["n_pairs"]), key=pairs_order)),
                 "written": part["written"].max(),
                 **part.select(SERIES).row(0, named=True),
-                **{name: _together(part[name]) for name in CHOICES},
+                **{name: "; ".join(sorted({*part[name].drop_nulls()} - {""})) for name in CHOICES},
             }
         )
     return pl.DataFrame(rows, infer_schema_length=None).sort("written", descending=True)
-
-
-def _together(values: pl.Series) -> str:
-    """Return the different values of a column as one text."""
-    return "; ".join(sorted({value for value in values.to_list() if value}))
 
 
 def _with_series(results: pl.DataFrame) -> pl.DataFrame:

@@ -32,7 +32,6 @@ from bench.runs import LEAVES, Protocol, Run
 from bench.suites.demo import (
     CONTROL_DRAWS,
     Plan,
-    has_meaning,
     possible_pairs,
 )
 from bench.suites.single import SUITE, SetNames, check_settings, combinations
@@ -239,7 +238,7 @@ def evaluate(
         entries, sets = _entries(methods), _sets(store, given)
         asked = _Asked.of(
             given.pop("eval", None), n_pairs, draws=draws, seeds=seeds,
-            controls=controls if _has_head(sets) else None,
+            controls=controls if sets.get("head_set") else None,
         )  # fmt: skip
         if asked.sources[1:] and controls is True:
             entries.append(("conse", {}))
@@ -316,8 +315,6 @@ class _Asked:
             self._check_pairs(store, str(sets["image_set"]), lists)
         found: dict[Run, None] = {}
         for (name, own), block in product(entries, self._blocks()):
-            if not _is_possible(name, block):
-                continue
             every = {**lists, **{key: (value,) for key, value in own.items()}, **block}
             for task, options in tasks:
                 make = partial(Run.of, suite=SUITE, task=task, options=options, **sets)
@@ -360,15 +357,6 @@ class _Asked:
                 f"A held-out split has too few training images for n_pairs {lost}. Ask for fewer, "
                 'or for "all".'
             )
-
-
-def _is_possible(method: str, block: Mapping[str, Sequence[Any]]) -> bool:
-    """Return whether a method can be fitted on anything of a block."""
-    names = ("eval", "source", "n_pairs")
-    return any(
-        has_meaning(method, Protocol(**dict(zip(names, values, strict=True))))
-        for values in product(*(block[name] for name in names))
-    )
 
 
 def _several(given: Any) -> list[Any]:
@@ -418,10 +406,6 @@ def _sets(store: FeatureStore, given: dict[str, Any]) -> dict[str, Any]:
             raise ProtocolError(f"Name the images too, beside {listed(named)}.")
         return SetNames(**named).fields(store)
     return dict(find_any(store, **where).fields())
-
-
-def _has_head(sets: Mapping[str, Any]) -> bool:
-    return bool(sets.get("head_set"))
 
 
 def _entries(methods: Any) -> list[tuple[str, dict[str, Any]]]:

@@ -169,21 +169,23 @@ class Parts:
 
 def parts_of(run: Run, corpus: Corpus, split: Split | None) -> Parts:
     """Return what a run is fitted on; errors are those of `fit_run`."""
-    images, real = _NO_PAIRS if split is None else training_pairs(run, corpus, split)
+    own, (images, real) = run.protocol, _NO_PAIRS
+    if split is not None:
+        images, real = training_pairs(corpus, split, own.n_pairs, own.pairs_per_class)
     centre = mean_of_images(corpus, split)
     prototypes, bias = None, None
-    if run.protocol.source == CLASS_MEANS:
+    if own.source == CLASS_MEANS:
         prototypes = class_mean_pairs(corpus.trained_on, images)
-    elif run.protocol.has_prototypes:
+    elif own.has_prototypes:
         prototypes, bias = prototype_pairs(run, corpus, split)
     method, config = METHODS[run.fit.method], run.fit
     grid, chosen = None, None
     mixed = prototypes is not None and real is not None
-    if run.protocol.source in PAIR_CONTROLS:
+    if own.source in PAIR_CONTROLS:
         real, chosen = _augmented(run, corpus, real, centre)
     elif prototypes is not None and config.chooses(method.options, mixed=mixed):
         of_head = choice_of_head(run, corpus, split, real, centre)
-        if run.protocol.source == "head":
+        if own.source == "head":
             chosen = of_head
         else:
             grid = of_head.axes
@@ -361,17 +363,11 @@ def _choice(
     )  # fmt: skip
 
 
-def training_pairs(
-    run: Run, corpus: Corpus, split: Split
-) -> tuple[NDArray[np.int64], Pairs | None]:
-    """Return the training images of a run, and its real pairs; None if it uses no image."""
-    return _training_pairs(corpus, split, run.protocol.n_pairs, run.protocol.pairs_per_class)
-
-
 @kept
-def _training_pairs(
+def training_pairs(
     corpus: Corpus, split: Split, n_pairs: int | Literal["all"], per_class: int
 ) -> tuple[NDArray[np.int64], Pairs | None]:
+    """Return the training images of a run, and its real pairs; None if it uses no image."""
     chosen, own = first_pairs(split, n_pairs), corpus.trained_on
     if per_class:
         chosen = first_per_class(split.train, own.images.classes, per_class)

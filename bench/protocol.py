@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from bench.errors import ProtocolError
 from featstore.errors import listed
+from fitters.pairs import place_in_class
 
 # Streams of one seed: the split, the subset and the control must not share random numbers.
 _SPLIT, _SUBSET, _CONTROL, _CHOICE, _SAMPLE, _SIZE = 1, 2, 3, 4, 5, 7
@@ -149,7 +150,7 @@ def in_class_split(classes: NDArray[Any], *, seed: int, train_fraction: float = 
     _, codes, counts = np.unique(classes, return_inverse=True, return_counts=True)
     wanted = np.clip(np.round(train_fraction * counts).astype(np.int64), 1, None)
     wanted = np.where(counts > 1, np.minimum(wanted, counts - 1), wanted)
-    chosen = order[_nth_of_class(codes[order]) < wanted[codes[order]]]
+    chosen = order[place_in_class(codes[order]) < wanted[codes[order]]]
     in_train = np.zeros(len(classes), dtype=bool)
     in_train[chosen] = True
     return Split(train=chosen, test=np.flatnonzero(~in_train))
@@ -162,18 +163,8 @@ def first_per_class(
 
     Fewer of a class that has no more. For one order, the shots of few are among those of many.
     """
-    place = _nth_of_class(np.unique(classes[order], return_inverse=True)[1])
+    place = place_in_class(classes[order])
     return order[(place >= after) & (place < after + n)]
-
-
-def _nth_of_class(codes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return for every row how many rows of its class come before it."""
-    by_class = np.argsort(codes, kind="stable")
-    counts = np.bincount(codes)
-    starts = np.repeat(np.cumsum(counts) - counts, counts)
-    place = np.empty(len(codes), dtype=np.int64)
-    place[by_class] = np.arange(len(codes)) - starts
-    return place
 
 
 def first_pairs(split: Split, n_pairs: int | Literal["all"]) -> NDArray[np.int64]:

@@ -347,10 +347,43 @@ class Protocol:
         """Whether the source is nothing without real pairs."""
         return not self.has_prototypes or self.source == CLASS_MEANS
 
-    @property
-    def whole_head(self) -> bool:
-        """Whether all classes of the head are used, each by its own name or none."""
-        return not (self.head_size or self.leave_seen or self.clusters)
+
+def impossible(method: str, protocol: Protocol, *, elsewhere: bool = False) -> str:
+    """Return why a method cannot be fitted and scored by a protocol; empty if it can.
+
+    Real pairs may be `elsewhere`: of another data set than the images that are scored.
+    """
+    pairs, adapts = protocol.has_pairs, protocol.head_rows != "weights"
+    checks = (
+        (
+            method == IDENTITY and (pairs or protocol.source != "none"),
+            f"Method {IDENTITY!r} fits nothing: it takes source 'none' and no real pairs.",
+        ),
+        (
+            method != IDENTITY and protocol.needs_pairs and not pairs,
+            (
+                f"A run with source {protocol.source!r} and 0 real pairs has nothing to fit. "
+                "Give it one."
+            ),
+        ),
+        (
+            protocol.eval == "all-names" and (pairs or adapts) and not elsewhere,
+            (
+                "Evaluation 'all-names' scores every image, so that none is left to train on; "
+                f"got n_pairs={protocol.n_pairs} and head_rows={protocol.head_rows!r}. Use "
+                "eval 'held-out', 'split' or 'in-class'."
+            ),
+        ),
+        (
+            protocol.eval == "held-out" and bool(protocol.pairs_per_class) and not elsewhere,
+            "pairs_per_class needs training images of the scored classes: eval 'in-class'.",
+        ),
+        (
+            adapts and getattr(METHODS.get(method), "reads_bias", False),
+            f"{method} reads the head's own rows with their bias. Leave head_rows out.",
+        ),
+    )
+    return next((why for wrong, why in checks if wrong), "")
 
 
 @dataclass(frozen=True)
@@ -432,21 +465,10 @@ class Run:
     def _check_fit(self) -> None:
         """Check that there is something to fit, and no setting without an effect."""
         method, protocol = self.fit.method, self.protocol
-        pairs, elsewhere = protocol.has_pairs, bool(self.data.pairs_from)
-        adapts = protocol.head_rows != "weights"
+        of_head = protocol.head_size or protocol.leave_seen or protocol.clusters
         refuse(
             (self.seed < 0, f"The 'seed' of a run must be at least 0; got {self.seed}."),
-            (
-                method == IDENTITY and (pairs or protocol.source != "none"),
-                f"Method {IDENTITY!r} fits nothing: it takes source 'none' and no real pairs.",
-            ),
-            (
-                method != IDENTITY and protocol.needs_pairs and not pairs,
-                (
-                    f"A run with source {protocol.source!r} and 0 real pairs has nothing to fit. "
-                    "Give it one."
-                ),
-            ),
+            (bool(why := impossible(method, protocol, elsewhere=bool(self.data.pairs_from))), why),
             (
                 (protocol.source == "shuffled-within") != bool(protocol.clusters),
                 (
@@ -455,7 +477,7 @@ class Run:
                 ),
             ),
             (
-                protocol.source in ("none", CLASS_MEANS) and not protocol.whole_head,
+                protocol.source in ("none", CLASS_MEANS) and bool(of_head),
                 (
                     "head_size and leave_seen choose classes of a head; source "
                     f"{protocol.source!r} has none."
@@ -464,22 +486,6 @@ class Run:
             (
                 protocol.head_by != "random" and not protocol.head_size,
                 f"head_by {protocol.head_by!r} chooses head_size classes; got 0, which are all.",
-            ),
-            (
-                protocol.eval == "all-names" and (pairs or adapts) and not elsewhere,
-                (
-                    "Evaluation 'all-names' scores every image, so that none is left to train on; "
-                    f"got n_pairs={protocol.n_pairs} and head_rows={protocol.head_rows!r}. Use "
-                    "eval 'held-out', 'split' or 'in-class'."
-                ),
-            ),
-            (
-                protocol.eval == "held-out" and bool(protocol.pairs_per_class) and not elsewhere,
-                "pairs_per_class needs training images of the scored classes: eval 'in-class'.",
-            ),
-            (
-                adapts and getattr(METHODS.get(method), "reads_bias", False),
-                f"{method} reads the head's own rows with their bias. Leave head_rows out.",
             ),
             (
                 self.fit.training.sequential and not self.protocol.is_mixed,

@@ -10,7 +10,7 @@ formulas, the simulations behind them (``make validate-statistics``) and when no
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -624,16 +624,7 @@ def holm(p_values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     ----------
     Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979.
     """
-    p = np.asarray(p_values, dtype=np.float64)
-    if p.ndim != 1 or np.isnan(p).any() or ((p < 0) | (p > 1)).any():
-        raise MetricError(
-            f"Holm's correction takes a list of p-values between 0 and 1; got {p_values!r}."
-        )
-    order = np.argsort(p, kind="stable")
-    steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    adjusted = np.empty(len(p))
-    adjusted[order] = np.minimum(steps, 1.0)
-    return adjusted
+    return _step_down(p_values, lambda left: left)
 
 
 def against_leader(p_values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
@@ -662,11 +653,20 @@ def against_leader(p_values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     >>> against_leader(np.array([0.001, 0.2, 0.01])).round(3).tolist()
     [0.006, 0.2, 0.03]
     """
+    return _step_down(p_values, lambda left: (left + 1) * left / 2)
+
+
+def _step_down(
+    p_values: NDArray[np.floating[Any]], factor: Callable[[NDArray[np.int64]], NDArray[Any]]
+) -> NDArray[np.float64]:
+    """Return p-values times a factor of how many are left, from the smallest on."""
     p = np.asarray(p_values, dtype=np.float64)
     if p.ndim != 1 or np.isnan(p).any() or ((p < 0) | (p > 1)).any():
-        raise MetricError(f"A correction takes p-values between 0 and 1; got {p_values!r}.")
+        raise MetricError(
+            f"A correction takes a list of p-values between 0 and 1; got {p_values!r}."
+        )
     order = np.argsort(p, kind="stable")
-    left = np.arange(len(p) + 1, 1, -1)
+    steps = np.maximum.accumulate(p[order] * factor(np.arange(len(p), 0, -1)))
     adjusted = np.empty(len(p))
-    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * left * (left - 1) / 2), 1.0)
+    adjusted[order] = np.minimum(steps, 1.0)
     return adjusted

@@ -194,6 +194,15 @@ def _form(rows: Rows | None) -> str | None:
     return None if rows is None else f"{rows.shape[1]:,} columns, {rows.dtype}"
 
 
+def place_in_class(labels: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Return for each row how many of its class come before it, shape (n,)."""
+    codes, counts = np.unique(labels, return_inverse=True, return_counts=True)[1:]
+    place = np.empty(len(labels), dtype=np.int64)
+    starts = np.repeat(np.cumsum(counts) - counts, counts)
+    place[np.argsort(codes, kind="stable")] = np.arange(len(labels)) - starts
+    return place
+
+
 def check_weight(weight: npt.NDArray[Any], *, some: bool = True) -> None:
     """Raise PairsError unless weights are finite, none is negative and, if `some`, one positive."""
     if not np.isfinite(weight).all() or (weight < 0).any():

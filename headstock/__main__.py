@@ -44,6 +44,7 @@ COMMANDS = {
     "store repair": "featstore.cli.extract:repair_command",
     "store rm": "featstore.cli.store:rm_command",
     "store gc": "featstore.cli.store:gc_command",
+    "store compact": "featstore.cli.store:compact_command",
     "store card": "featstore.cli.share:card_command",
     "doctor": "featstore.cli.store:doctor_command",
     "cache": "featstore.cli.share:cache_command",

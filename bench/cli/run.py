@@ -426,6 +426,7 @@ def task_command(task: str, seeds: tuple[int, ...], **given: Any) -> None:
     head,random`): every combination is a run for each seed. `headstock eval table` prints a table,
     with `--part rows` the rows.
     """
+    from bench.errors import ProtocolError
     from bench.runs import Run
     from bench.suites.single import SUITE, combinations
     from featstore.store.store import open_store
@@ -446,8 +447,14 @@ def task_command(task: str, seeds: tuple[int, ...], **given: Any) -> None:
     lists["pairs_from"] = (sets.pop("pairs_from", ()),)
     if "n_pairs" in lists and not lists["pairs_from"][0]:
         lists["n_pairs"] = _possible(opened, sets["image_set"], lists)
-    make = partial(Run.of, suite=SUITE, task=task, **sets)
-    config_from(Execution, given).run(SUITE, combinations(make, lists, values))
+    runs = combinations(partial(Run.of, suite=SUITE, task=task, **sets), lists, values)
+    if not runs:
+        raise ProtocolError(
+            "Nothing is left to run: source 'none' needs real pairs, the others 0 or more that the "
+            "split can give, and pairs per class need eval 'in-class' or 'split'. Ask for other "
+            "sources or numbers of pairs."
+        )
+    config_from(Execution, given).run(SUITE, runs)
 
 
 def _possible(store: FeatureStore, images: str, lists: Lists) -> Sequence[Any]:

@@ -18,9 +18,9 @@ index: Hubert and Arabie, Comparing Partitions, 1985.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,23 +35,6 @@ _AT_ONCE = 4_000_000
 
 #: An equal value counts as reached, whatever the order of its sums.
 _EQUAL = 1e-12
-
-
-class Similarity(Protocol):
-    """A number from 0, or about 0, to 1 of two views; see `calibrate`."""
-
-    @property
-    def name(self) -> str:
-        """Name of the metric."""
-
-    def prepared(self, rows: Rows) -> Any:
-        """Return what a view is compared by, computed once."""
-
-    def compared(self, x: Sequence[Any], y: Sequence[Any], orders: NDArray[np.int64]) -> Matrix:
-        """Return the values of all prepared x with all y[order], (orders, a, b)."""
-
-    def expected(self, x: Any, y: Any) -> float:
-        """Return the mean over all permutations of the rows of one side, in closed form."""
 
 
 @dataclass(frozen=True)
@@ -194,6 +177,11 @@ class MutualKNN:
         return self.k / (min(len(x[0]), len(y[0])) - 1)
 
 
+#: What `calibrate` compares views by. Each has a name, computes once what a view is compared by
+#: (``prepared``), gives the values of all x with all y[order], (orders, a, b) (``compared``), and
+#: their mean over all permutations of the rows of one side, in closed form (``expected``).
+Similarity: TypeAlias = LinearCKA | MeanCCA | MutualKNN
+
 Orders = NDArray[np.int64]
 """K permutations of n rows, shape (K, n), drawn once for all layers and all similarities."""
 
@@ -310,7 +298,8 @@ def calibrate(
             f"{count:,} permutations cannot show a level of {alpha:g}; take at least "
             f"{int(np.ceil(1 / alpha - 1e-9)) - 1:,}."
         )
-    x, y = ([similarity.prepared(rows) for rows in side] for side in (xs, ys))
+    prepared: Callable[[Rows], Any] = similarity.prepared
+    x, y = ([prepared(rows) for rows in side] for side in (xs, ys))
     size = max(1, _AT_ONCE // n**2)
     null = [similarity.compared(x, y, orders[at : at + size]) for at in range(0, count, size)]
     drawn = np.concatenate(null)

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from bench.errors import ProtocolError
 from bench.protocol import held_out_split, in_class_split
-from bench.runs import IDENTITY, Protocol, Run
+from bench.runs import Protocol, Run, impossible
 from bench.statistics import ENOUGH_CONTROLS
 from featstore.errors import AlreadyFinishedError
 from featstore.identity import sha256_hex
@@ -37,27 +37,17 @@ from fitters.methods import METHODS, method_named
 
 
 def has_meaning(method: str, protocol: Protocol, *, elsewhere: bool = False) -> bool:
-    """Return whether a method can be fitted on what a protocol names, and scored by it.
+    """Return whether a run of a method and a protocol is possible, and says something of both.
 
-    It cannot: on source "none" without real pairs, on prototypes or pairs that it does not read,
-    on changed rows of a head whose bias it reads; and, unless they are of a data set `elsewhere`,
-    on real pairs where every image is scored and on pairs of classes that are held out.
+    It says nothing where the method does not read the prototypes or the real pairs that are given;
+    see `bench.runs.impossible` for the rest.
     """
-    source, pairs = protocol.source, protocol.has_pairs
-    if method == IDENTITY:
-        return source == "none" and not pairs
-    spec = METHODS[method]
-    if protocol.head_rows != "weights" and spec.reads_bias:
-        return False
-    if spec.fitted_on == "head":
-        return source == "head" and not pairs
-    if pairs and protocol.eval == "all-names" and not elsewhere:
-        return False
-    if protocol.pairs_per_class and protocol.eval == "held-out" and not elsewhere:
-        return False
-    if protocol.needs_pairs and not pairs:
-        return False
-    return not protocol.has_prototypes or spec.rows.texts != "raw"
+    spec = METHODS.get(method)
+    idle = spec is not None and (
+        (spec.fitted_on == "head" and (protocol.source != "head" or protocol.has_pairs))
+        or (protocol.has_prototypes and spec.rows.texts == "raw")
+    )
+    return not idle and not impossible(method, protocol, elsewhere=elsewhere)
 
 
 Pairs = int | Literal["all"]

@@ -174,7 +174,7 @@ def combinations(
     Raises
     ------
     ProtocolError
-        If a run contradicts itself, or nothing is left.
+        If a run contradicts itself.
     """
     from bench.suites.demo import has_meaning
 
@@ -206,12 +206,6 @@ def combinations(
             run = make(**changes)
             idle = "mix" in changes and run.fit.mix != "auto" and not run.protocol.is_mixed
             runs.append(run.changed(mix=1.0) if idle else run)
-    if not runs:
-        raise ProtocolError(
-            "Nothing is left to run: source 'none' needs real pairs, the others 0 or more that the "
-            "split can give, and pairs per class need eval 'in-class' or 'split'. Ask for other "
-            "sources or numbers of pairs."
-        )
     return list(dict.fromkeys(runs))
 
 

@@ -44,11 +44,9 @@ class Projector(Protocol):
 
     def project_x(self, rows: NDArray[Any]) -> NDArray[Any]:
         """Project raw image embeddings, shape (n, p) to (n, r)."""
-        ...
 
     def project_y(self, rows: NDArray[Any]) -> NDArray[Any]:
         """Project raw text embeddings, shape (n, q) to (n, r)."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)

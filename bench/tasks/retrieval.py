@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import numpy as np
-
 from bench.corpus import Items
 from bench.errors import ProtocolError
 from bench.options import Retrieval
@@ -22,6 +20,7 @@ from bench.tasks.outcome import (
     Question,
     projected,
 )
+from fitters.pairs import place_in_class
 
 METRICS = (
     "R@1", "R@5", "R@10", "recall@1", "recall@5", "recall@10", "P@1", "P@5", "P@10",
@@ -97,9 +96,4 @@ def prepare_retrieval(
 def first_captions(captions: Items, n: int) -> Items:
     """Return the first `n` captions of every image, in the order of the manifest."""
     assert captions.parents is not None
-    codes = np.unique(captions.parents, return_inverse=True)[1]
-    order = np.argsort(codes, kind="stable")
-    starts = np.searchsorted(codes[order], codes[order], side="left")
-    nth = np.empty(len(codes), dtype=np.int64)
-    nth[order] = np.arange(len(codes)) - starts
-    return captions.take(nth < n)
+    return captions.take(place_in_class(captions.parents) < n)

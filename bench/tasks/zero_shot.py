@@ -267,9 +267,11 @@ def score_generalised(
     )
     return [
         *among_all,
-        *(replace(outcome, direction=_of_unseen(outcome.direction)) for outcome in alone),
+        *(
+            replace(
+                outcome,
+                direction=outcome.direction.replace("image→name", "unseen image→unseen name"),
+            )
+            for outcome in alone
+        ),
     ]
-
-
-def _of_unseen(direction: str) -> str:
-    return direction.replace("image→name", "unseen image→unseen name")

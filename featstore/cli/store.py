@@ -1,4 +1,4 @@
-"""Commands on a store: init, rm, verify, gc, tag, diff, doctor; and what ls and show print."""
+"""Commands on a store: init, rm, verify, gc, compact, tag, diff; what ls, show, doctor print."""
 
 from __future__ import annotations
 
@@ -283,7 +283,7 @@ def _print_listing(
         sizes.append(opened.stored_bytes(info))
         n_rows += info.commit.n
         shape = (f"{info.commit.n:,}", f"{info.commit.dim:,}", info.commit.dtype)
-        record = f"{key}/{REVISIONS}/{info.commit.revision_id}.json"
+        record = f"{key}/{REVISIONS}/{info.commit.digest}.json"
         made = age((opened.root / record).stat().st_mtime)
         notes = ", ".join(_notes(info))
         table.append((str(key), *shape, human_bytes(sizes[-1]), made, warning(notes)))
@@ -457,6 +457,36 @@ def gc_command(store: Path, dry_run: bool, grace: float, as_json: bool) -> None:
     total = human_bytes(sum(litter.bytes for litter in found))
     verb = "Would remove" if dry_run else "Removed"
     click.echo(f"{verb} {count(len(found), 'leftover')}, {total}")
+
+
+@click.command("compact", epilog="Example: headstock store compact build/demo/store stamps/image")
+@click.argument("store", type=StoreType(writes=True))
+@click.argument("keys", metavar="[KEY]...", nargs=-1, type=KEY)
+@click.option("--dry-run", is_flag=True, help="List what would be written, and write nothing.")
+@json_option
+def compact_command(store: Path, keys: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
+    """Write the parts of grown sets as one.
+
+    Rows, items, revisions and tags stay what they are. A set of one part is left alone. KEY is as
+    for `headstock store verify`; without one it is all sets.
+    """
+    from featstore.store.gc import compact_set
+    from featstore.store.layout import SetKey
+    from featstore.store.log import resolve_sets
+    from featstore.store.store import open_store
+
+    chosen = {one for key in keys for one in resolve_sets(store, key)} or {*open_store(store)}
+    found: dict[str, int] = {}
+    with ProgressBar(f"compact {store}", "sets") as bar:
+        for key in sorted(chosen):
+            bar.update(len(found), len(chosen), note=key)
+            found[key] = compact_set(store, SetKey(*key.split("/")), dry_run=dry_run)
+    if as_json:
+        print_json({"compacted": not dry_run, "parts": found})
+        return
+    for key, parts in found.items():
+        verb = "would become one" if dry_run else "are one now"
+        click.echo(f"{key}: {f'{parts:,} parts {verb}' if parts > 1 else 'one part, left alone'}")
 
 
 @click.command(

@@ -201,14 +201,14 @@ class Bucket:
         self, writer: SetWriter, items: ItemFile, settings: Mapping[str, Any], *, retry: bool
     ) -> SharedBlocks:
         """Return the blocks of the set that a writer is writing, as the bucket has them."""
-        base = writer.base.commit.revision_id if writer.base else ""
+        base = writer.base.commit.digest if writer.base else ""
         plan = _plan(writer.spec, items, base, dict(settings), retry_failed=retry)
         shared = SharedBlocks(self._objects, plan, writer)
         self._begun[writer.spec.key] = shared.folder
         return shared
 
     def _staged(self, key: SetKey) -> str:
-        """Return the revision of a set that is finished in the staging store; "" if none is."""
+        """Return the digest of a set that is finished in the staging store; "" if none is."""
         return read_log(self.staging).sets.get(str(key), "")
 
     def _push(self, key: SetKey) -> Relation | None:
@@ -218,7 +218,7 @@ class Bucket:
             return publish(self._objects, source)
         except PublishConflictError as err:
             there = read_present(self._objects, key, self._objects.log())[1]
-            if there and there[0] not in source.info.commit.history:
+            if there and there[0] not in source.info.commit.published[1:]:
                 return None
             err.add_note(f"The set is finished in {self.staging}, and can be pushed from there.")
             raise

@@ -54,7 +54,6 @@ from featstore.store.layout import SetKey
 from featstore.store.listing import Damage, find_damage, read_records
 from featstore.store.lock import claim_folders
 from featstore.store.log import resolve_set
-from featstore.store.records import read_commit
 from featstore.store.repair import Repair, rebuild_set, repair_log
 from featstore.store.staging import read_journal, settings_of
 from featstore.store.store import FeatureStore, open_store
@@ -221,11 +220,15 @@ def _extract_again(request: _Request, damage: Damage, done: Repair) -> None:
     except TooManyFailuresError as err:
         done.reasons.append(f"{err} Nothing was published.")
         return
-    after = read_commit(request.directory, result.revision_id)
+    after, places = read_records(request.root, request.key).current, [*before.by_rows]
+    assert after is not None
     done.revision, done.failed = result.revision_id, result.failed
     done.identical = after.revision_id == before.revision_id
     done.encoded = [
-        {**damage.describe(block), "identical": after.blocks[block] == before.blocks[block]}
+        {
+            **damage.describe(block),
+            "identical": after.by_rows.get(places[block]) == before.blocks[block],
+        }
         for block in damage.blocks
     ]
 

@@ -40,7 +40,6 @@ from featstore.store.layout import LayoutLimits, SetLayout, SetSpec, plan_array
 from featstore.store.lock import claim_folders
 from featstore.store.log import read_log
 from featstore.store.pairs import EmbeddingsView
-from featstore.store.records import read_commit
 from featstore.store.staging import read_journal, settings_of
 from featstore.store.store import FeatureStore, SetInfo, open_store
 from featstore.store.tables import ItemFile
@@ -493,23 +492,19 @@ def inspect_set(
         If a store cannot hold it.
     """
     items, directory = file.table, spec.directory(store)
-    base = None
     limits = LayoutLimits(block_rows=block_rows)
     layout = SetLayout((plan_array(items.height, dim, spec.dtype, limits),))
     state: State = "missing"
-    revision = read_log(store).sets.get(str(spec.key), "")
-    if revision:
-        commit = read_commit(directory, revision)
-        retry = retry_failed and commit.n_failed > 0
-        base = read_base(directory, spec.key, items, retry_failed=retry_failed)
-        assert base is not None
+    base = read_base(directory, spec.key, items, retry_failed=retry_failed)
+    if base is not None:
+        retry = retry_failed and base.commit.n_failed > 0
         items, layout = base.table, base.next_layout()
         known = known if items is file.table else None
         state = ("retry" if retry else "finished") if base.items.equals(items) else "extension"
     kept = np.zeros(items.height, dtype=bool)
     if base is not None:
         kept[: base.kept.size] = base.kept
-    begun = set() if state == "finished" else _begun(directory, revision)
+    begun = set() if state == "finished" else _begun(directory, base.commit.digest if base else "")
     if begun and state == "missing":
         state = "unfinished"
     staged = np.zeros(items.height, dtype=bool)

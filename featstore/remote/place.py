@@ -116,19 +116,19 @@ class RemotePlace(Place):
             self._keep(self.root / LOG, log.data())
         self._log = log or Log()
 
-    def available(self, revisions: Mapping[str, str]) -> list[str]:
+    def available(self, digests: Mapping[str, str]) -> list[str]:
         """Return the keys of these sets, whose commits are fetched; offline, those that were."""
 
         def fetch(key: str) -> bool:
             """Damage is said when the set is read."""
-            parsed, name = SetKey(*key.split("/")), f"{REVISIONS}/{revisions[key]}.json"
+            parsed, name = SetKey(*key.split("/")), f"{REVISIONS}/{digests[key]}.json"
             with contextlib.suppress(CorruptStoreError):
                 if not self.offline:
-                    self.fetch_records(parsed, revisions[key])
+                    self.fetch_record(parsed, digests[key])
             return not self.offline or (parsed.directory(self.root) / name).exists()
 
         with ThreadPoolExecutor(REQUESTS, "records") as pool:
-            keys = sorted(revisions)
+            keys = sorted(digests)
             return [key for key, there in zip(keys, pool.map(fetch, keys), strict=True) if there]
 
     def rows(self, key: SetKey, commit: Commit, mode: Mode) -> RowSource:
@@ -156,8 +156,8 @@ class RemotePlace(Place):
         where = f"{self.address}/{path}"
         self._bring(path, lambda data: parse_tag(parse_json(data, where=path), where=where))
 
-    def fetch_records(self, key: SetKey, *revisions: str) -> None:
-        """Fetch the commits of these revisions of a set, unless they are there.
+    def fetch_record(self, key: SetKey, digest: str) -> None:
+        """Fetch the commit of a set, unless it is there.
 
         Raises
         ------
@@ -166,12 +166,9 @@ class RemotePlace(Place):
         RemoteStoreError
             If the server cannot be reached, or is not asked.
         """
-        _at_once([functools.partial(self._fetch_commit, key, name) for name in revisions])
-
-    def _fetch_commit(self, key: SetKey, revision: str) -> None:
-        name = f"{key}/{REVISIONS}/{revision}.json"
+        name = f"{key}/{REVISIONS}/{digest}.json"
         where = f"{self.address}/{name}"
-        self._bring(name, lambda data: commit_of(data, key, revision, where=where))
+        self._bring(name, lambda data: commit_of(data, key, digest, where=where))
 
     def fetch(self, key: SetKey, commit: Commit, *parts: str) -> None:
         """Fetch the small files of a revision: all, or these `featstore.store.listing.PARTS`.
@@ -181,7 +178,7 @@ class RemotePlace(Place):
         CorruptStoreError
             If a file is missing, larger, or has another hash.
         """
-        wanted, coming = {*(parts or PARTS)}, self._coming.get((key, commit.revision_id))
+        wanted, coming = {*(parts or PARTS)}, self._coming.get((key, commit.digest))
         if wanted != {"rows"} and coming is not None:
             coming.exception()
         self._fetch_parts(key, commit, wanted)
@@ -190,7 +187,7 @@ class RemotePlace(Place):
         """Begin to fetch both, beside the first rows: they are there when the server is not."""
         parts = {"items", "rest"}
         small = [one for one in set_files(key, commit).values() if one.part in parts]
-        ready = (key, commit.revision_id)
+        ready = (key, commit.digest)
         if ready in self._coming or all((self.root / one.path).exists() for one in small):
             return
         # What was wrong is said when they are asked for.

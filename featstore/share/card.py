@@ -259,7 +259,7 @@ def croissant(
     for card in cards:
         key, commit = card.info.key, card.info.commit
         data = commit_bytes(commit)
-        record = f"{key}/{REVISIONS}/{commit.revision_id}.json"
+        record = f"{key}/{REVISIONS}/{commit.digest}.json"
         what = (
             f"Commit record of {key}: {commit.n:,} x {commit.dim:,} {commit.dtype} by "
             f"{card.info.encoder}, in the Zarr v3 array {key}/embedding"

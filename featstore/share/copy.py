@@ -95,7 +95,7 @@ def send_card(opened: FeatureStore, objects: Objects, licences: Mapping[str, str
     cards = {
         str(card.info.key): card
         for card in set_cards(opened, licences)
-        if log.sets.get(str(card.info.key)) == card.info.commit.revision_id
+        if log.sets.get(str(card.info.key)) == card.info.commit.digest
     }
     if log.sets.keys() - cards.keys():
         # What other publishers put there is described as it was before.
@@ -169,8 +169,7 @@ def send_tag(place: str | Path | Objects, name: str, revisions: dict[str, str]) 
         if log.tags.get(name, digest) != digest:
             raise taken(objects.address, name)
         for key, revision in () if name in log.tags else revisions.items():
-            present = log.sets.get(key) == revision
-            if not (present or revision in read_present(objects, SetKey(*key.split("/")), log)[1]):
+            if revision not in read_present(objects, SetKey(*key.split("/")), log)[1]:
                 raise StoreWriteError(
                     f"{key} of {objects.address} was removed, or written anew, meanwhile: nothing "
                     "was written. Type the command again."
@@ -367,7 +366,7 @@ class _Copying:
                 there: Relation = "same"
                 source = SetSource(self.opened, self.opened.info(key))
                 self.published[key] = source.info.commit.published
-                if source.revision != current.get(key):
+                if source.info.commit.digest != current.get(key):
                     there = publish(self.place, source, progress=self.progress)
             except FeatstoreError as err:
                 self.report.failed[key] = str(err)
@@ -481,12 +480,7 @@ def _compare(
     blocks: int | None = None
     shape = (one.dim, one.dtype, one.block_rows)
     if shape == (other.dim, other.dtype, other.block_rows):
-        mine, theirs = (
-            {(rows.start, rows.stop): block for rows, block in zip(
-                map(each.layout.block_slice, range(each.layout.n_blocks)), each.blocks, strict=True
-            )}
-            for each in (one, other)
-        )  # fmt: skip
+        mine, theirs = one.by_rows, other.by_rows
         blocks = sum(mine[rows] != theirs[rows] for rows in mine.keys() & theirs)
     values = {name: (one.attributes[name], other.attributes[name]) for name in one.attributes}
     return SetDifference(

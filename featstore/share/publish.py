@@ -19,6 +19,7 @@ and only if nobody else has written since it was read.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +31,6 @@ from featstore.errors import (
     CorruptStoreError,
     PublishConflictError,
     RemoteStoreError,
-    StoreWriteError,
 )
 from featstore.identity import SHA256
 from featstore.remote.objects import FolderObjects, Objects
@@ -45,14 +45,18 @@ from featstore.store.files import (
 from featstore.store.gc import check_hash, make_store
 from featstore.store.layout import SetKey
 from featstore.store.listing import Listed, set_files
-from featstore.store.lock import Claim, claim_folders, claim_set, folder_lock
+from featstore.store.lock import Claim, claim_set, folder_lock
 from featstore.store.log import NAME as LOG
 from featstore.store.log import Log, has_log, read_log
-from featstore.store.records import FIRST, REVISIONS, Commit, commit_of, read_commit
-from featstore.store.staging import read_journal
+from featstore.store.records import FIRST, REVISIONS, Commit, commit_of
 from featstore.store.store import FeatureStore, SetInfo
 from featstore.store.tables import MAX_ITEM_BYTES
-from featstore.store.writer import publish_commit, settle_claimed, settle_set
+from featstore.store.writer import (
+    publish_commit,
+    refuse_unfinished,
+    settle_claimed,
+    settle_set,
+)
 
 
 @dataclass
@@ -65,7 +69,7 @@ class SetSource:
     info : SetInfo
         Its current revision.
     revision : str
-        The revision_id that is sent.
+        Its id.
     """
 
     store: FeatureStore
@@ -73,19 +77,16 @@ class SetSource:
 
     def __post_init__(self) -> None:
         self.revision = self.info.commit.revision_id
-        self._copies: dict[str, Callable[[int], Path]] = {}
+
+    @functools.cached_property
+    def _data_file(self) -> Callable[[int], Path]:
+        return self.store.place.data_files(self.info.key, self.info.commit)
 
     def files(self, base: Commit | None) -> list[Listed]:
-        """Return the files that a target with the revision `base` lacks: first rows, last records.
-
-        Without a base, those of all revisions.
-        """
-        key, last = self.info.key, self.info.commit
-        known, there = (base.published, set_files(key, base)) if base else ((), {})
-        missing = [name for name in last.history if name not in known]
-        self.store.place.fetch_records(key, *missing)
-        older = [read_commit(key.directory(self.store.root), name) for name in missing]
-        listed = set_files(key, last, older).values()
+        """Return the files that a target with the commit `base` lacks; the record comes last."""
+        key = self.info.key
+        there = set_files(key, base) if base else {}
+        listed = set_files(key, self.info.commit).values()
         return [one for one in listed if one.part != "zarr" and one.path not in there]
 
     def content(self, one: Listed) -> bytes | Path:
@@ -98,9 +99,7 @@ class SetSource:
         """
         place, key, commit = self.store.place, self.info.key, one.commit
         if one.data is not None:
-            if commit.revision_id not in self._copies:
-                self._copies[commit.revision_id] = place.data_files(key, commit)
-            return self._copies[commit.revision_id](commit.layout.files.index(one.data))
+            return self._data_file(commit.layout.files.index(one.data))
         if one.content is not None:
             return one.content
         place.fetch(key, commit, one.part)
@@ -216,19 +215,19 @@ def check_conditions(objects: Objects, made: Log) -> None:
 
 
 def read_present(objects: Objects, key: SetKey, log: Log | None) -> tuple[Commit | None, list[str]]:
-    """Return the present commit of a set in a place, and the ids of its revisions, newest first.
+    """Return the commit of a set in a place, and the ids of its revisions, newest first.
 
     The commit is None if there is none, or it is damaged: everything is sent then.
     """
-    revision = log.sets.get(str(key)) if log else None
-    if revision is None:
+    digest = log.sets.get(str(key)) if log else None
+    if digest is None:
         return None, []
-    name = f"{key}/{REVISIONS}/{revision}.json"
+    name = f"{key}/{REVISIONS}/{digest}.json"
     with contextlib.suppress(CorruptStoreError, FileNotFoundError):
         data = objects.read(name, limit=MAX_JSON_BYTES)
-        commit = commit_of(data, key, revision, where=f"{objects.address}/{name}")
+        commit = commit_of(data, key, digest, where=f"{objects.address}/{name}")
         return commit, [*commit.published]
-    return None, [revision]
+    return None, [digest]
 
 
 def publish(
@@ -248,7 +247,8 @@ def publish(
         return publish_to_folder(place, source, progress=progress)
     key, commit = source.info.key, source.info.commit
     where = f"{place.address}/{key}"
-    base, published = read_present(place, key, place.log())
+    before = place.log() or Log()
+    base, published = read_present(place, key, before)
     found = relation(published, commit.published, where=where)
     if found not in TO_SEND:
         return found
@@ -259,8 +259,8 @@ def publish(
 
     def enter(log: Log) -> Log:
         now = log.sets.get(str(key), "")
-        if now == "".join(published[:1]):
-            return log.with_sets({str(key): source.revision})
+        if now == before.sets.get(str(key), ""):
+            return log.with_sets({str(key): commit.digest})
         if source.revision not in read_present(place, key, log)[1]:
             raise conflict(where, winner=now or "none", loser=source.revision)
         return log  # another publisher of this revision was faster, and may have extended it
@@ -341,9 +341,11 @@ def publish_to_folder(
     if not has_log(root):
         make_store(root, hash_name=source.store.log.hash)
 
-    def look() -> tuple[Commit | None, list[str], Relation]:
-        base, published = read_present(place, key, read_log(root))
-        return base, published, relation(published, commit.published, where=f"{root}/{key}")
+    def look() -> tuple[Commit | None, str, Relation]:
+        log = read_log(root)
+        base, published = read_present(place, key, log)
+        found = relation(published, commit.published, where=f"{root}/{key}")
+        return base, log.sets.get(str(key), ""), found
 
     found = look()[-1]
     if found not in TO_SEND:
@@ -351,13 +353,9 @@ def publish_to_folder(
         return found
     claim = claim_set(directory, key)
     try:
-        if any(read_journal(folder)[1] for folder in claim_folders(directory)):
-            raise StoreWriteError(
-                f"An extraction of {key} into {root} is unfinished. Finish it, or remove it with "
-                "`headstock store gc`, and copy the set then."
-            )
+        refuse_unfinished(root, key, "copy the set")
         # Somebody may have published between the first look and the claim.
-        base, published, found = look()
+        base, before, found = look()
         if found not in TO_SEND:
             settle_claimed(root, key, claim)
             return found
@@ -367,7 +365,7 @@ def publish_to_folder(
             with tables if one.part == "items" else contextlib.nullcontext():
                 _copy_file(claim, root, source, one)
             progress(one.data.size if one.data else 0)
-        publish_commit(root, key, claim, commit, after="".join(published[:1]))
+        publish_commit(root, key, claim, commit, after=before)
     finally:
         claim.release()
     return found

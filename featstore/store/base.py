@@ -30,8 +30,8 @@ from featstore.store.layout import (
 )
 from featstore.store.listing import find_damage, read_records
 from featstore.store.lock import Claim
-from featstore.store.log import read_log
-from featstore.store.records import FIRST, Commit, key_of, read_commit
+from featstore.store.log import present_commit
+from featstore.store.records import FIRST, Commit, key_of
 from featstore.store.staging import BlockRecord, Journal, StagedFiles, plan_digest, read_journal
 from featstore.store.tables import failures_file, join_ids, read_failures, read_parts
 
@@ -50,8 +50,8 @@ class Base:
     ----------
     commit : Commit
         Of the revision.
-    failures : dict
-        item_id -> reason, of the items without an embedding.
+    failures, reasons : dict
+        item_id -> reason, of the items without an embedding; and of those that had none once, too.
     items, table : DataFrame
         Of this revision, and of the next one.
     kept : ndarray of shape (n,)
@@ -60,24 +60,22 @@ class Base:
     bad, lost : frozenset
         In a repair: blocks that are not those of the commit, and names of small files that are not.
         They are made again.
-    stale : bool
-        In a repair: an earlier revision has a damaged file of its own, and leaves the history.
     """
 
     directory: Path
     commit: Commit
     failures: dict[str, str]
+    reasons: dict[str, str]
     items: pl.DataFrame
     table: pl.DataFrame
     kept: np.ndarray
     bad: frozenset[int] = frozenset()
     lost: frozenset[str] = frozenset()
-    stale: bool = False
 
     @property
     def damaged(self) -> bool:
         """Whether the new revision is a repair of this one."""
-        return bool(self.bad or self.lost or self.stale)
+        return bool(self.bad or self.lost)
 
     def keeps_file(self, name: str) -> bool:
         """Return whether a small file stays as it is; a repair adds none that was not there."""
@@ -135,6 +133,32 @@ class Base:
         )
         return AlreadyFinishedError(msg)
 
+    def followed_by(self, commit: Commit) -> Commit:
+        """Return a commit as the one after this one; or this one, if it says the same."""
+        older = self.commit
+        if replace(commit, sequence=older.sequence, history=older.history) == older:
+            return older  # trying failed items again, or a repair, has changed nothing
+        again = np.flatnonzero(older.failed_rows() & ~commit.failed_rows()[: older.n])
+        readable, tables = older.n, list[dict[str, Any]]()
+        if self.damaged:
+            # Rows that came out otherwise are in no earlier revision any more.
+            other = (
+                rows[0] for rows, block in commit.by_rows.items() if older.by_rows[rows] != block
+            )
+            readable = min(other, default=older.n)
+        if any(own.items != new.items for own, new in zip(older.parts, commit.parts, strict=False)):
+            tables = older.tables
+        history = tuple(
+            replace(
+                one,
+                recovered=tuple(sorted({*one.recovered, *again[again < one.n].tolist()})),
+                tables=one.tables or tuple(tables),
+            )
+            for one in older.revisions
+            if one.n <= readable
+        )
+        return replace(commit, sequence=older.sequence + 1, history=history)
+
     def next_layout(self, limits: LayoutLimits = LIMITS) -> SetLayout:
         """Return the parts of the next revision: those that are written have no name yet."""
         parts = [
@@ -167,13 +191,17 @@ def named(layout: SetLayout, blocks: Mapping[int, BlockRecord], base: Base | Non
         first = own.stop
         if part.path == UNNAMED and all(block in blocks for block in own):
             hashes = [blocks[block].digest for block in own]
-            stated = [part.start, part.n, part.shard_rows, *hashes]
-            path = f"{FIRST}/{sha256_hex(canonical_json(stated))[:16]}"
             old = base.commit.parts[number : number + 1] if base else ()
             same = [one.path for one in old if [*one.blocks] == hashes]
-            part = replace(part, path=(same or [path])[0])
+            part = replace(part, path=(same or [part_path(part, hashes)])[0])
         parts.append(part)
     return SetLayout(tuple(parts))
+
+
+def part_path(part: ArrayLayout, hashes: Sequence[str]) -> str:
+    """Return the path of a part whose rows have, or are made of blocks that have, these hashes."""
+    stated = [part.start, part.n, part.shard_rows, *hashes]
+    return f"{FIRST}/{sha256_hex(canonical_json(stated))[:16]}"
 
 
 def read_base(
@@ -198,11 +226,10 @@ def read_base(
     CorruptStoreError
         If files of the revision disagree with its commit.
     """
-    revision = read_log(directory.parents[2]).sets.get(str(key))
-    if revision is None:
+    commit = present_commit(directory.parents[2], key)
+    if commit is None:
         return None
     damage = find_damage(read_records(directory.parents[2], key)) if repair else None
-    commit = damage.commit if damage else read_commit(directory, revision)
     old = read_parts(directory.parent, commit)
     table = extended(key, old, items)
     if repair:
@@ -212,10 +239,10 @@ def read_base(
         check_sizes(directory, layout)
     bad = frozenset(damage.blocks) if damage else frozenset()
     lost = frozenset(damage.lost) if damage else frozenset()
-    failures: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     name = failures_file(commit.metadata)
     if name is not None and name not in lost:
-        failures = dict(
+        reasons = dict(
             read_failures(directory / name, commit.metadata[name], n=commit.n).iter_rows()
         )
     # Rows and bias of a head are of one piece.
@@ -224,8 +251,9 @@ def read_base(
         kept[layout.block_slice(block)] = False
     if retry_failed or name in lost:
         kept &= ~commit.failed_rows()
-    stale = damage is not None and damage.stale
-    return Base(directory, commit, failures, old, table, kept, bad=bad, lost=lost, stale=stale)
+    failed = set(old["item_id"].filter(commit.failed_rows())) if reasons else set()
+    failures = {item: reason for item, reason in reasons.items() if item in failed}
+    return Base(directory, commit, failures, reasons, old, table, kept, bad=bad, lost=lost)
 
 
 def extended(key: SetKey, old: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:

@@ -97,7 +97,7 @@ def properties(attributes: Mapping[str, Any], commit: Commit) -> dict[str, Any]:
         },
         "revision": {
             "id": commit.revision_id,
-            "record": f"revisions/{commit.revision_id}.json",
+            "record": f"revisions/{commit.digest}.json",
         },
     }
     if isinstance(weights, str):

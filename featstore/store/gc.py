@@ -1,4 +1,4 @@
-"""Remove sets, and the files that no set needs any more.
+"""Remove sets, and the files that no set needs any more; write the parts of a set as one.
 
 Nothing that a commit names is touched, nothing of a writer that lives, and nothing younger
 than the grace period, since a writer on another machine may hold what looks forgotten.
@@ -30,13 +30,14 @@ from featstore.store.files import (
     write_file,
 )
 from featstore.store.layout import SetKey, is_component
-from featstore.store.listing import Listed, read_records
+from featstore.store.listing import Listed, read_records, unlisted
 from featstore.store.lock import PATIENCE, Claim, claim_set, folder_lock, is_claimed
 from featstore.store.log import (
     Log,
     has_log,
     holds_files,
     listed_tags,
+    present_commit,
     read_log,
     set_folders,
     update_log,
@@ -44,7 +45,7 @@ from featstore.store.log import (
 from featstore.store.records import REVISIONS, key_of, staging_of, tag_file
 from featstore.store.staging import end_claim
 from featstore.store.store import open_store
-from featstore.store.writer import end_publication
+from featstore.store.writer import end_publication, join_parts, refuse_unfinished, settle_set
 
 #: Seconds that litter is left alone by default.
 GRACE = 24 * 3600.0
@@ -136,7 +137,7 @@ class _Collection:
         if finished and staged:
             litter[staging] = "staging of a finished set"
         elif finished:
-            litter = dict.fromkeys(unlisted(self._root, directory), "no revision lists it")
+            litter = dict.fromkeys(self._unlisted(key), "no commit lists it")
         elif staged or not any(walk_store(directory)[::2]):  # no file, and nothing odd
             litter[directory] = "an extraction that was given up"
         old = self._note(litter)
@@ -156,11 +157,16 @@ class _Collection:
                 end_publication(self._root, key, claim)
                 return []
             # Looked at again, now that nobody else can publish.
-            for path in {*old}.intersection(unlisted(self._root, directory)):
+            for path in {*old}.intersection(self._unlisted(key)):
                 claim.discard(path)
             end_claim(claim)
         finally:
             claim.release()
+        return []
+
+    def _unlisted(self, key: SetKey) -> list[Path]:
+        with contextlib.suppress(FeatstoreError, OSError):
+            return unlisted(self._root, key, read_records(self._root, key).current)
         return []
 
     def _is_listed(self, key: SetKey) -> bool:
@@ -192,18 +198,8 @@ def _delete_tables(root: Path, tables: Collection[Path]) -> int:
 def _files_of(root: Path, directory: Path) -> dict[str, Listed]:
     """Return the table of a set; empty if a record that is lost may name anything."""
     with contextlib.suppress(FeatstoreError, OSError):
-        records = read_records(root, key_of(directory))
-        return {} if records.lost else records.files()
+        return read_records(root, key_of(directory)).files()
     return {}
-
-
-def unlisted(root: Path, directory: Path) -> list[Path]:
-    """Return the files of a finished set that no record lists, but runs and what is staged."""
-    files, key = _files_of(root, directory), key_of(directory)
-    # Not by rglob: folders of writers that wait come and go below `.staging`.
-    names = walk_store(directory)[0] if files else ()
-    beside = [name for name in names if name.split("/")[0] not in (".staging", "runs")]
-    return [directory / name for name in sorted(beside) if f"{key}/{name}" not in files]
 
 
 def _unlisted_tables(root: Path, kind: Path, condemned: Collection[Path] = ()) -> list[Path]:
@@ -244,6 +240,38 @@ def _facts(path: Path) -> Iterator[os.stat_result]:
         for name in names:
             with contextlib.suppress(FileNotFoundError):
                 yield (Path(where) / name).lstat()
+
+
+def compact_set(root: Path, key: SetKey, *, dry_run: bool = False) -> int:
+    """Write the parts of a set as one, and return how many it had; its revisions stay.
+
+    A set of one part is left alone.
+
+    Raises
+    ------
+    UnknownSetError
+        If there is no such set.
+    CorruptStoreError
+        If a row or an item is not the one that the commit states.
+    StoreWriteError
+        If another process writes it, an extraction of it is unfinished, or the disk refuses.
+    """
+    commit = present_commit(root, key)
+    if commit is None:
+        raise UnknownSetError(f"{root} holds no finished set {str(key)!r}.")
+    settle_set(root, key)
+    if dry_run or len(commit.parts) == 1:
+        return len(commit.parts)
+    claim = claim_set(key.directory(root), key)
+    try:
+        refuse_unfinished(root, key, "compact it")
+        now = present_commit(root, key)
+        if now is not None and len(now.parts) > 1:
+            join_parts(root, key, claim, now, 0)
+        end_publication(root, key, claim)
+    finally:
+        claim.release()
+    return len(commit.parts)
 
 
 def remove_set(root: Path, key: str) -> int:

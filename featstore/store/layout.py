@@ -41,6 +41,9 @@ PAGE_BYTES = 2**16
 #: ... and those of a part of at least so many bytes.
 HUGE_BYTES, HUGE_PART_BYTES = 2**21, 2**26
 
+#: Parts of a size that may stand behind each other: the next one joins them.
+JOINED = 7
+
 #: Data types that a store may hold, and what their bytes are read as.
 DTYPES: dict[str, np.dtype[Any]] = {name: np.dtype(code) for name, code in DTYPE_CODES.items()}
 
@@ -307,6 +310,11 @@ class DataFile:
         return bytes(short * self.part.row_bytes) + index + checksum
 
 
+def _power(size: int) -> int:
+    """Return the power of 8 that a size reaches."""
+    return (size.bit_length() - 1) // 3
+
+
 @dataclass(frozen=True)
 class SetLayout:
     """How the rows of a set lie: part after part, each with blocks and files of its own.
@@ -371,6 +379,26 @@ class SetLayout:
     def file_of(self) -> np.ndarray:
         """The number of the file of each block, shape (n_blocks,)."""
         return np.repeat(np.arange(len(self.files)), [len(one.blocks) for one in self.files])
+
+    @property
+    def small(self) -> int:
+        """From which part on the last ones are to be joined; the number of the last if none are.
+
+        Of each power of 8 of bytes there stay at most `JOINED`, and all that are mapped by huge
+        pages as they are.
+        """
+        sizes = [part.n * part.row_bytes for part in self.parts]
+        first, size = len(sizes) - 1, sizes[-1]
+        while size < HUGE_PART_BYTES:
+            start, level = first, _power(size)
+            while start and (before := sizes[start - 1]) < HUGE_PART_BYTES:
+                if _power(before) > level:
+                    break
+                start -= 1
+            if first - start < JOINED:
+                break
+            first, size = start, sum(sizes[start:])
+        return first
 
     def block_slice(self, block: int) -> slice:
         """Return the rows of a block."""

@@ -8,9 +8,8 @@ a copy sends it.
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 from featstore.errors import CorruptStoreError, FeatstoreError
 from featstore.store.blocks import FileCheck, check_file, check_size
 from featstore.store.convention import zarr_metadata
-from featstore.store.files import check_no_links, facts_of, same_file
+from featstore.store.files import check_no_links, facts_of, same_file, walk_store
 from featstore.store.layout import DataFile, SetKey
 from featstore.store.log import Log, read_log
 from featstore.store.records import (
@@ -34,7 +33,7 @@ PARTS = ("rows", "items", "rest")
 
 @dataclass(frozen=True)
 class Listed:
-    """A file that the commit of a revision lists.
+    """A file that the commit of a set lists.
 
     Attributes
     ----------
@@ -87,68 +86,65 @@ class Listed:
         return FileCheck([wrong] if wrong else [])
 
 
-def set_files(key: SetKey, current: Commit, older: Iterable[Commit] = ()) -> dict[str, Listed]:
-    """Return path -> file of a set's revisions: rows first, then records, and Zarr's metadata."""
-    found, commits = [], (*older, current)
-    for commit in commits:
-        found += [Listed(f"{key}/{file.path}", commit, data=file) for file in commit.layout.files]
-    records: dict[str, tuple[Commit, bytes]] = {}
-    for commit in commits:
-        for part in commit.parts:
-            table = f"{key.dataset}/{key.kind}/{part.items['file']}"
-            found.append(Listed(table, commit, part.items_facts))
-        small = commit.metadata.items()
-        found += [Listed(f"{key}/{name}", commit, facts) for name, facts in small]
-        path = f"{key}/{REVISIONS}/{commit.revision_id}.json"
-        records[path] = commit, commit_bytes(commit)
-    for path, data in zarr_metadata(key, current).items():
-        records[path] = current, data
-    for path, (commit, data) in records.items():
+def set_files(key: SetKey, commit: Commit) -> dict[str, Listed]:
+    """Return path -> file of a set: rows first, then its record and Zarr's metadata."""
+    found = [Listed(f"{key}/{file.path}", commit, data=file) for file in commit.layout.files]
+    tables = [part.items for part in commit.parts]
+    for items in (*tables, *(one for past in commit.history for one in past.tables)):
+        facts = {name: items[name] for name in ("bytes", "sha256")}
+        found.append(Listed(f"{key.dataset}/{key.kind}/{items['file']}", commit, facts))
+    small = commit.metadata.items()
+    found += [Listed(f"{key}/{name}", commit, facts) for name, facts in small]
+    record = {f"{key}/{REVISIONS}/{commit.digest}.json": commit_bytes(commit)}
+    for path, data in (record | zarr_metadata(key, commit)).items():
         found.append(Listed(path, commit, facts_of(data), data))
     return {one.path: one for one in found}
 
 
+def unlisted(root: Path, key: SetKey, commit: Commit | None) -> list[Path]:
+    """Return the files of a finished set that its commit does not list, but runs and staged ones.
+
+    None without a commit: it may list anything.
+    """
+    if commit is None:
+        return []
+    directory, files = key.directory(root), set_files(key, commit)
+    # Not by rglob: folders of writers that wait come and go below `.staging`.
+    names = sorted(walk_store(directory)[0])
+    beside = [name for name in names if name.split("/")[0] not in (".staging", "runs")]
+    return [directory / name for name in beside if f"{key}/{name}" not in files]
+
+
 @dataclass(frozen=True)
 class SetRecords:
-    """The records of one set, as far as they are what their names and hashes say.
+    """The record of one set, if it is what its name and hash say.
 
     Attributes
     ----------
-    revision : str
-        The present one, as the log lists it; empty if it lists none.
-    commits : dict
-        Id -> those that are whole of this revision and those before it.
+    digest : str
+        Of its commit, as the log lists it; empty if it lists none.
+    current : Commit or None
+        None if it is lost, or nothing says what it is.
     """
 
     root: Path
     key: SetKey
-    revision: str
-    commits: dict[str, Commit]
+    digest: str
+    current: Commit | None
 
     @property
     def directory(self) -> Path:
         """Folder of the set."""
         return self.key.directory(self.root)
 
-    @functools.cached_property
-    def current(self) -> Commit | None:
-        """The present revision; None if nothing says what it is."""
-        return self.commits.get(self.revision)
-
     @property
-    def older(self) -> list[Commit]:
-        """The revisions before it, the oldest first, as far as they are whole."""
-        return [one for one in self.commits.values() if one is not self.current]
-
-    @property
-    def lost(self) -> list[str]:
-        """Ids of the revisions whose record is missing or damaged."""
-        listed = (self.revision, *(self.current.history if self.current else ()))
-        return [name for name in listed if name and name not in self.commits]
+    def lost(self) -> bool:
+        """Whether the record is missing or damaged."""
+        return bool(self.digest) and self.current is None
 
     def files(self) -> dict[str, Listed]:
         """Return the table of the set; empty if no commit says what its files should be."""
-        return {} if self.current is None else set_files(self.key, self.current, self.older)
+        return {} if self.current is None else set_files(self.key, self.current)
 
 
 def read_records(
@@ -158,14 +154,14 @@ def read_records(
     log: Log | None = None,
     fetch: Callable[[str], Commit | None] = lambda _: None,
 ) -> SetRecords:
-    """Read the records of a set, whole or damaged.
+    """Read the record of a set, whole or damaged.
 
     Parameters
     ----------
     log : Log, optional
         Of the store.
     fetch : callable
-        Asked for the revisions whose record is damaged or missing.
+        Asked for a commit, by its digest, whose record is damaged or missing.
 
     Raises
     ------
@@ -174,18 +170,12 @@ def read_records(
     """
     directory = key.directory(root)
     check_no_links(root, [directory / REVISIONS])
-    revision = (read_log(root) if log is None else log).sets.get(str(key), "")
-
-    def read(name: str) -> Commit | None:
+    digest, current = (read_log(root) if log is None else log).sets.get(str(key), ""), None
+    if digest:
         with contextlib.suppress(FeatstoreError):
-            return read_commit(directory, name)
-        return fetch(name)
-
-    current = read(revision) if revision else None
-    history = {} if current is None else {name: read(name) for name in current.history}
-    found = {**history, revision: current}
-    commits = {name: one for name, one in found.items() if one is not None}
-    return SetRecords(root, key, revision, commits)
+            current = read_commit(directory, digest)
+        current = current or fetch(digest)
+    return SetRecords(root, key, digest, current)
 
 
 @dataclass
@@ -196,7 +186,6 @@ class Damage:
     ----------
     records : SetRecords
     commit : Commit
-        The current revision.
     data : list of (Listed, list of int)
         The damaged files of rows, each with its blocks that are not those of its commit; none if
         only what lies around the rows is wrong.
@@ -211,13 +200,12 @@ class Damage:
 
     @property
     def blocks(self) -> list[int]:
-        """Every block of the current revision whose rows must be had from elsewhere."""
-        own = (blocks for one, blocks in self.data if one.commit is self.commit)
-        return [block for blocks in own for block in blocks]
+        """Every block whose rows must be had from elsewhere."""
+        return [block for _, blocks in self.data for block in blocks]
 
-    def describe(self, block: int, commit: Commit | None = None) -> dict[str, Any]:
+    def describe(self, block: int) -> dict[str, Any]:
         """Return file, number and rows (first and last) of a block, for a report."""
-        layout = (commit or self.commit).layout
+        layout = self.commit.layout
         rows, path = layout.block_slice(block), layout.files[layout.file_of[block]].path
         file = f"{self.records.key}/{path}"
         return {"file": file, "block": block, "rows": [rows.start, rows.stop - 1]}
@@ -229,19 +217,13 @@ class Damage:
 
     @property
     def lost(self) -> list[str]:
-        """Small files of the current revision that are damaged."""
+        """Small files of the set that are damaged."""
         small = (one.path.removeprefix(f"{self.records.key}/") for one in self.wrong)
         return [name for name in small if name in self.commit.metadata]
 
-    @property
-    def stale(self) -> bool:
-        """Whether an earlier revision has a damaged file of its own."""
-        files = (*self.wrong, *(one for one, _ in self.data))
-        return any(one.commit is not self.commit for one in files)
-
 
 def find_damage(records: SetRecords) -> Damage:
-    """Compare every file of a set with its commits.
+    """Compare every file of a set with its commit.
 
     Raises
     ------

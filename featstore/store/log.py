@@ -1,9 +1,9 @@
 """The log of a store: the one file that is ever replaced, and names of sets as a user writes them.
 
-It lists the sets, each with its present revision, the tags, and the files about the store. What it
+It lists the sets, each with its commit, the tags, and the files about the store. What it
 does not list is not in the store; what it lists and the store lacks was deleted. It is replaced
 under a lock, or on the condition that it is still the one that was read, by a change that is made
-anew from what it says then. Commits name their set and what came before them, so a log that is lost
+anew from what it says then. Commits name their set and are numbered, so a log that is lost
 or damaged is made again from those.
 """
 
@@ -81,7 +81,7 @@ class Log:
     hash : str
         The hash of the blocks of new sets, one of `featstore.identity.HASHES`.
     sets : dict
-        Key -> revision_id of the present revision.
+        Key -> digest of the commit.
     tags, about : dict
         Name -> digest of the tag, and sha256 of the file about the store.
     thumbnails : frozenset of str
@@ -103,9 +103,9 @@ class Log:
             sealed({"format": FORMAT, **vars(self), "thumbnails": sorted(self.thumbnails)})
         )
 
-    def with_sets(self, revisions: Mapping[str, str]) -> Log:
-        """Return the log with these revisions, key -> revision_id, as the present ones."""
-        return replace(self, sets={**self.sets, **revisions})
+    def with_sets(self, digests: Mapping[str, str]) -> Log:
+        """Return the log with these commits, key -> digest."""
+        return replace(self, sets={**self.sets, **digests})
 
     @classmethod
     def parse(cls, data: bytes, *, where: str) -> Log:
@@ -247,6 +247,25 @@ def update_log(root: Path, change: Callable[[Log], Log], *, claim: Claim | None 
     return written
 
 
+def present_commit(root: Path, key: SetKey) -> Commit | None:
+    """Return the commit of a set, the present one of which alone is kept; None if there is none.
+
+    Raises
+    ------
+    CorruptStoreError
+        If it is missing or damaged, and was not replaced meanwhile.
+    """
+    digest = read_log(root).sets.get(str(key))
+    while digest is not None:
+        try:
+            return read_commit(key.directory(root), digest)
+        except CorruptStoreError:
+            before, digest = digest, read_log(root).sets.get(str(key))
+            if digest == before:
+                raise
+    return None
+
+
 def list_thumbnails(root: Path, kind: Path, paths: Iterable[Path]) -> None:
     """Let the log list these files of thumbnails in the folder of a kind, and no others of it."""
     there = {path.relative_to(root).as_posix() for path in paths}
@@ -272,7 +291,7 @@ def rebuilt_log(root: Path) -> Log:
                 commits.append(read_commit(folder, path.stem))
         if commits:
             last = max(commits, key=lambda one: (one.sequence, one.n))
-            sets[str(key_of(folder))] = last.revision_id
+            sets[str(key_of(folder))] = last.digest
             hashes.append(last.hash)
     with contextlib.suppress(FeatstoreError, OSError, KeyError, TypeError):
         stated = read_json(root / "zarr.json")["attributes"]["featstore"]["hash"]

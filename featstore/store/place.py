@@ -50,9 +50,9 @@ class Place:
         """Return the log of the store, as it is now; of a remote one, as it was at opening."""
         return read_log(self.root)
 
-    def available(self, revisions: Mapping[str, str]) -> list[str]:
-        """Return the keys of those of these sets, key -> revision_id, that can be read, sorted."""
-        return sorted(revisions)
+    def available(self, digests: Mapping[str, str]) -> list[str]:
+        """Return the keys of those of these sets, key -> digest, that can be read, sorted."""
+        return sorted(digests)
 
     def rows(self, key: SetKey, commit: Commit, mode: Mode) -> RowSource:
         """Return the reader of a set's rows; a link among its files is refused."""
@@ -102,8 +102,8 @@ class Place:
     def fetch_tag(self, name: str, digest: str) -> None:
         """Fetch the file of a tag."""
 
-    def fetch_records(self, key: SetKey, *revisions: str) -> None:
-        """Fetch the commits of these revisions of a set."""
+    def fetch_record(self, key: SetKey, digest: str) -> None:
+        """Fetch the commit of a set."""
 
     def fetch(self, key: SetKey, commit: Commit, *parts: str) -> None:
         """Fetch the small files of a revision: all, or these `featstore.store.listing.PARTS`."""

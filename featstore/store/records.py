@@ -4,8 +4,9 @@ A record from a stranger may name any file and any size. Whatever passes here is
 of the right type, a name that stays inside its set, and a size that arithmetic can hold.
 
 A commit is the only thing that makes rows readable. It names the set, the number of rows, the hash
-of each block's valid rows, the items, the failed rows, the small files, and the revisions before
-it; its own sha256 is the revision_id. Which is the present one, the log says.
+of each block's valid rows, the items, the failed rows, the small files, and the revisions: sets
+only grow, so each is the first rows of the set as it is now. The log names the commit of each set
+by its sha256, which is the id of the revision that it was written for.
 
 A tag names itself, and revisions by the hashes of their commits, so whoever opens a store by a tag
 reads the same bytes wherever it lies.
@@ -19,7 +20,7 @@ import base64
 import functools
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -156,15 +157,39 @@ def _is_part(part: Any) -> bool:
     """Return whether this is what a commit states of a part."""
     if not isinstance(part, dict) or part.keys() != Part.__annotations__.keys():
         return False
-    items = part["items"]
     return (
         isinstance(part["path"], str) and _PART.fullmatch(part["path"]) is not None
         and is_size(part["n"], low=1, high=MAX_ROWS)
         and is_size(part["shard_rows"], low=0, high=MAX_ROWS)
-        and _are_digests(part["blocks"])
-        and _is_facts(items, "file", "chunks") and _is_inside(items["file"], depth=1)
+        and _are_digests(part["blocks"]) and _are_items(part["items"])
+    )  # fmt: skip
+
+
+def _are_items(items: Any) -> bool:
+    return (
+        _is_facts(items, "file", "chunks") and _is_inside(items["file"], depth=1)
         and _are_digests(items["chunks"]) and bool(items["chunks"])
     )  # fmt: skip
+
+
+def _is_revision(stated: Any) -> bool:
+    """Return whether this is what a commit states of a revision."""
+    if not isinstance(stated, list) or len(stated) != len(Revision.__annotations__):
+        return False
+    name, n, recovered, tables = stated
+    return (
+        is_sha256(name) and is_size(n, low=1, high=MAX_ROWS)
+        and isinstance(recovered, list) and all(is_size(r, low=0, high=n - 1) for r in recovered)
+        and recovered == sorted({*recovered})
+        and isinstance(tables, list) and all(map(_is_table, tables))
+    )  # fmt: skip
+
+
+def _is_table(items: Any) -> bool:
+    """Return whether this is what a commit states of an item table that only history names."""
+    if not isinstance(items, dict) or not is_size(items.get("n"), low=1, high=MAX_ROWS):
+        return False
+    return _are_items({name: items[name] for name in items if name != "n"})
 
 
 #: Each field of a commit.
@@ -183,8 +208,13 @@ _COMMIT: dict[str, Check] = {
     "attributes": (lambda found: _are_attributes(found), "what a set says of itself"),
     "sequence": _integer(MAX_ROWS),
     "history": (
-        lambda ids: _are_digests(ids) and len({*ids}) == len(ids) <= MAX_HISTORY,
-        "a list of earlier revisions, each of them once",
+        lambda found: (
+            isinstance(found, list)
+            and len(found) <= MAX_HISTORY
+            and all(map(_is_revision, found))
+            and len({one[0] for one in found}) == len(found)
+        ),
+        "a list of revisions, each of them once",
     ),
     "failed": (_is_base64, "base64 of a bit a row"),
     "hash": _one_of(HASHES),
@@ -233,6 +263,9 @@ def _wrong_commit(document: Mapping[str, Any]) -> str:
         n_blocks = -(-part["n"] // block_rows)
         if len(part["blocks"]) != n_blocks:
             return f"it lacks the hashes of {n_blocks:,} blocks"
+    for _, rows, _, tables in document["history"]:
+        if not rows <= (sum(one["n"] for one in tables) if tables else n) <= n:
+            return f"its history is not that of {n:,} rows"
     bits = base64.b64decode(document["failed"])
     if bits and (len(bits) != -(-n // 8) or bits[-1] & (0xFF >> ((n - 1) % 8 + 1))):
         return f"its failed rows are not those of {n:,} rows"
@@ -274,8 +307,30 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Revision:
+    """A state of a set: its first rows.
+
+    Attributes
+    ----------
+    id : str
+        The revision_id.
+    n : int
+        Its rows.
+    recovered : tuple of int
+        Those that had no embedding then, and have one now.
+    tables : tuple of dict
+        Where what is known of its items was changed since: their tables, each with its rows ``n``.
+    """
+
+    id: str
+    n: int
+    recovered: tuple[int, ...] = ()
+    tables: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
 class Commit:
-    """One revision of a set.
+    """A set as it lies, at its present revision or at one before.
 
     Attributes
     ----------
@@ -291,15 +346,17 @@ class Commit:
         What the set is: ``dataset``, ``kind``, ``encoder``, ``space``, ``space_id``, ``set_id``,
         ``precision`` and ``facts``; see `featstore.store.layout.SetSpec.attributes`.
     sequence : int
-        One more than that of the revision that this one was made from; 1 of the first.
-    history : tuple of str
-        The revisions before it that can be read, the oldest first.
+        One more than that of the commit that this one was made from; 1 of the first.
+    history : tuple of Revision
+        Those that can be read, the oldest first; the present one only if it was written anew.
     failed : str
         Base64 of the packed bits of rows that have no embedding; empty if there is none.
     hash : str
         What the hashes of the blocks are, one of `featstore.identity.HASHES`.
     format : int
         The store format of the record.
+    past : Revision, optional
+        The revision that is read, if it is not the present one; no part of the record.
     """
 
     dim: int
@@ -309,24 +366,49 @@ class Commit:
     metadata: dict[str, dict[str, Any]]
     attributes: dict[str, Any]
     sequence: int = 1
-    history: tuple[str, ...] = ()
+    history: tuple[Revision, ...] = ()
     failed: str = ""
     hash: str = SHA256
     format: int = FORMAT
+    past: Revision | None = None
 
     def record(self) -> dict[str, Any]:
         """Return the record as a document."""
         stated = {name: value for name, value in vars(self).items() if name in _COMMIT}
-        return {**stated, "parts": [vars(part) for part in self.parts]}
+        history = [[*vars(one).values()] for one in self.history]
+        return {**stated, "parts": [vars(part) for part in self.parts], "history": history}
 
     def block_hash(self, data: bytes | memoryview) -> str:
         """Return the hash of a block's rows, to be compared with that of `blocks`."""
         return hash_hex(self.hash, data)
 
     @functools.cached_property
-    def revision_id(self) -> str:
-        """Sha256 of the record's canonical JSON."""
+    def digest(self) -> str:
+        """Sha256 of the record's canonical JSON: what the log knows the set by."""
         return sha256_hex(canonical_json(self.record()))
+
+    @functools.cached_property
+    def revisions(self) -> tuple[Revision, ...]:
+        """Every revision that can be read, the oldest first, the present one last."""
+        n = self.layout.n
+        if self.history and self.history[-1] == Revision(self.history[-1].id, n):
+            return self.history
+        return (*self.history, Revision(self.digest, n))
+
+    @property
+    def revision(self) -> Revision:
+        """The one that is read."""
+        return self.past or self.revisions[-1]
+
+    @property
+    def revision_id(self) -> str:
+        """Id of the revision that is read: the digest of the commit that it was written with."""
+        return self.revision.id
+
+    def at(self, revision_id: str) -> Commit:
+        """Return the set at one of its revisions."""
+        past = {one.id: one for one in self.revisions[:-1]}
+        return replace(self, past=past.get(revision_id))
 
     @property
     def space_id(self) -> str:
@@ -341,17 +423,29 @@ class Commit:
     @property
     def published(self) -> tuple[str, ...]:
         """Ids of this revision and those before it, the newest first."""
-        return (self.revision_id, *reversed(self.history))
+        ids = [one.id for one in self.revisions]
+        return tuple(reversed(ids[: ids.index(self.revision_id) + 1]))
 
-    @functools.cached_property
+    @property
     def n(self) -> int:
         """Number of rows. Readers take it from here, never from the shape of an array."""
-        return sum(part.n for part in self.parts)
+        return self.revision.n
+
+    @property
+    def tables(self) -> list[dict[str, Any]]:
+        """The item tables, in order, each with its rows ``n``: together, no fewer than `n`."""
+        return [*self.revision.tables] or [{"n": part.n, **part.items} for part in self.parts]
 
     @functools.cached_property
     def blocks(self) -> tuple[str, ...]:
         """Hash of each block of all parts."""
         return tuple(block for part in self.parts for block in part.blocks)
+
+    @functools.cached_property
+    def by_rows(self) -> dict[tuple[int, int], str]:
+        """First row of each block, and the one behind its last -> its hash."""
+        rows = map(self.layout.block_slice, range(self.layout.n_blocks))
+        return {(one.start, one.stop): it for one, it in zip(rows, self.blocks, strict=True)}
 
     @functools.cached_property
     def layout(self) -> SetLayout:
@@ -366,14 +460,16 @@ class Commit:
     @property
     def n_failed(self) -> int:
         """Number of rows that have no embedding."""
-        return sum(byte.bit_count() for byte in base64.b64decode(self.failed))
+        return int(self.failed_rows().sum())
 
     def failed_rows(self) -> np.ndarray:
         """Return a boolean array of shape (n,): True where a row has no embedding."""
-        if not self.failed:
-            return np.zeros(self.n, dtype=bool)
-        bits = np.frombuffer(base64.b64decode(self.failed), dtype=np.uint8)
-        return np.unpackbits(bits, count=self.n).astype(bool)
+        found = np.zeros(self.n, dtype=bool)
+        if self.failed:
+            bits = np.frombuffer(base64.b64decode(self.failed), dtype=np.uint8)
+            found[:] = np.unpackbits(bits, count=self.n)
+        found[[*self.revision.recovered]] = True
+        return found
 
 
 def pack_failed(failed: np.ndarray) -> str:
@@ -388,21 +484,21 @@ def commit_bytes(commit: Commit) -> bytes:
     return json_bytes(commit.record())
 
 
-def read_commit(directory: Path, revision: str) -> Commit:
-    """Read a revision and check that it is the one its name says.
+def read_commit(directory: Path, digest: str) -> Commit:
+    """Read the commit of a set and check that it is the one its name says.
 
     Raises
     ------
     CorruptStoreError
-        If the record is missing, malformed, that of another set, or hashes to another revision_id.
+        If the record is missing, malformed, that of another set, or has another hash.
     FormatVersionError
         If it has another format.
     """
-    if len(revision) != 64 or not set(revision) <= set("0123456789abcdef"):
+    if not is_sha256(digest):
         raise CorruptStoreError(
-            f"The log names revision {revision[:80]!r} of {directory}, which is not a sha256."
+            f"The log names commit {digest[:80]!r} of {directory}, which is not a sha256."
         )
-    path = directory / REVISIONS / f"{revision}.json"
+    path = directory / REVISIONS / f"{digest}.json"
     try:
         data = read_regular(path, limit=MAX_JSON_BYTES)
     except (FileNotFoundError, NotADirectoryError) as err:
@@ -411,15 +507,15 @@ def read_commit(directory: Path, revision: str) -> Commit:
             "(`headstock store repair --copy`), or `headstock store rm` the set and extract it "
             "again."
         ) from err
-    return commit_of(data, key_of(directory), revision, where=str(path))
+    return commit_of(data, key_of(directory), digest, where=str(path))
 
 
-def commit_of(data: bytes, key: SetKey, revision: str, *, where: str) -> Commit:
+def commit_of(data: bytes, key: SetKey, digest: str, *, where: str) -> Commit:
     """Return the commit of a set that the bytes of a record state; raises as `read_commit`."""
     commit = parse_commit(parse_json(data, where=where), where=where)
     if not belongs(key, commit):
         raise CorruptStoreError(f"{where} carries the metadata of another set than {key}.")
-    if commit.revision_id != revision:
+    if commit.digest != digest:
         raise CorruptStoreError(
             f"{where} was changed after it was written: its content has another hash than its name."
         )
@@ -441,7 +537,8 @@ def parse_commit(document: Any, *, where: str) -> Commit:
     if reason:
         raise CorruptStoreError(f"{where} is not a commit record that Headstock writes: {reason}.")
     parts = (Part(**{**part, "blocks": tuple(part["blocks"])}) for part in document["parts"])
-    lists = {"parts": tuple(parts), "history": tuple(document["history"])}
+    past = (Revision(i, n, tuple(rows), tuple(t)) for i, n, rows, t in document["history"])
+    lists = {"parts": tuple(parts), "history": tuple(past)}
     return Commit(**{**document, **lists})
 
 

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import polars as pl
 
 from featstore.errors import CorruptStoreError, FeatstoreError
@@ -38,7 +39,7 @@ from featstore.store.log import Log, read_log, rebuilt_log
 from featstore.store.parquet_guard import read_table
 from featstore.store.records import REVISIONS, Commit, read_commit
 from featstore.store.staging import end_claim
-from featstore.store.store import FeatureStore
+from featstore.store.store import FeatureStore, SetInfo
 from featstore.store.tables import MAX_ITEM_BYTES, item_bytes
 from featstore.store.verify import Problem, verify_store
 from featstore.store.writer import settle_set
@@ -131,41 +132,49 @@ class SetCopy:
 
     def __init__(self, store: FeatureStore, key: SetKey) -> None:
         self.reasons: list[str] = []
-        store.info(str(key))
+        self._present = store.info(str(key)).commit
         self._store = store
         self._key = key
-        self._blocks: dict[str, Callable[[int], bytes]] = {}
+        self._block = store.place.blocks(key, self._present)
 
-    def commit(self, revision: str) -> Commit | None:
-        """Return the commit of a revision, or None if the copy does not have it."""
+    def commit(self, digest: str) -> Commit | None:
+        """Return the commit of this digest; None if the copy has another one."""
+        return self._present if self._present.digest == digest else None
+
+    def tables(self) -> list[pl.DataFrame]:
+        """Return the items that the copy has."""
         try:
-            return self._store.info(str(self._key), revision=revision).commit
-        except FeatstoreError as err:
+            return [self._store.item_table(SetInfo(self._key, self._present))]
+        except (FeatstoreError, OSError) as err:
             self._note(err)
-        return None
+        return []
 
     def file(self, one: Listed) -> bytes:
-        """Return a file that a revision lists, of rows no; empty if the copy does not have it."""
+        """Return a file that a commit lists, of rows no; empty if the copy does not have it."""
         try:
-            if self.commit(one.commit.revision_id) is not None:
-                self._store.place.fetch(self._key, one.commit)
-                return read_regular(self._store.root / one.path, limit=MAX_ITEM_BYTES)
+            self._store.place.fetch(self._key, one.commit, one.part)
+            return read_regular(self._store.root / one.path, limit=MAX_ITEM_BYTES)
         except (FeatstoreError, OSError) as err:
             self._note(err)
         return b""
 
     def block(self, commit: Commit, block: int) -> bytes | None:
-        """Return the rows of a block at a revision; None if the copy does not have them."""
-        identity = commit.revision_id
+        """Return the rows of a block of a commit, wherever they lie in the copy; None without."""
+        rows, theirs = commit.layout.block_slice(block), self._present.layout
+        row_bytes, found = theirs.row_bytes, b""
         try:
-            if identity not in self._blocks:
-                if self.commit(identity) is None:
-                    return None
-                self._blocks[identity] = self._store.place.blocks(self._key, commit)
-            data = self._blocks[identity](block)
-            if commit.block_hash(data) == commit.blocks[block]:
-                return data
-            rows = commit.layout.block_slice(block)
+            if commit.revision_id not in self._present.published:
+                raise CorruptStoreError(
+                    f"{self._key} has no revision {commit.revision_id[:12]} in "
+                    f"{self._store.address}."
+                )
+            first, last = theirs.blocks_of(np.array([rows.start, rows.stop - 1])).tolist()
+            for number in range(first, last + 1):
+                own = theirs.block_slice(number)
+                skip = max(0, rows.start - own.start)
+                found += self._block(number)[skip * row_bytes : (rows.stop - own.start) * row_bytes]
+            if commit.block_hash(found) == commit.blocks[block]:
+                return found
             raise CorruptStoreError(
                 f"Rows {rows.start:,}-{rows.stop - 1:,} of {self._key} are damaged in "
                 f"{self._store.address}, too."
@@ -303,6 +312,8 @@ def _rebuild(
         return []
     damage = find_damage(records)
     tables = [] if items is None else [items]
+    if copy is not None and damage.items:
+        tables += copy.tables()
     for one in damage.wrong:
         data = derive_items(directory, one, *tables) if one.part == "items" else one.content
         if data is None and copy is not None:
@@ -313,7 +324,7 @@ def _rebuild(
 
 
 def derive_items(directory: Path, one: Listed, *tables: pl.DataFrame) -> bytes | None:
-    """Return the item table of a part: of as many rows of `tables`, or of those beside it."""
+    """Return an item table of a commit: of as many rows of `tables`, or of those beside it."""
     start = 0
     for part in one.commit.parts:
         if part.items_facts == one.facts:
@@ -348,7 +359,7 @@ def _rebuild_data(
         found: list[dict[str, Any]] = []
 
         def source(block: int, one: Listed = one, found: list[Any] = found) -> bytes | None:
-            found.append(damage.describe(block, one.commit))
+            found.append(damage.describe(block))
             return None if copy is None else copy.block(one.commit, block)
 
         # Blocks that are right are of no use without the others of their file.

@@ -89,6 +89,20 @@ class MemoryRows(_Rows):
         return gather(self._rows, rows, out)
 
 
+class LastingRows(_Rows):
+    """Rows of files that may be written anew meanwhile: `read` finds them wherever they lie."""
+
+    def __init__(
+        self, layout: SetLayout, read: Callable[[np.ndarray, np.ndarray | None], np.ndarray]
+    ) -> None:
+        super().__init__(layout)
+        self._read = read
+
+    def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the rows of these numbers, in this order."""
+        return self._read(rows, out)
+
+
 def is_run(rows: np.ndarray) -> bool:
     """Tell whether `rows` are consecutive and ascending; no rows are not."""
     if not rows.size or rows.item(-1) - rows.item(0) != rows.size - 1:

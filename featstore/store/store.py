@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
@@ -47,7 +47,10 @@ from featstore.store.records import BIAS, Commit, read_commit, read_tag
 from featstore.store.rows import (
     MODES,
     VERIFY,
+    LastingRows,
+    MappedRows,
     Mode,
+    RowSource,
     Verify,
     check_rows,
 )
@@ -58,8 +61,11 @@ from featstore.store.tables import (
     read_failures,
     read_parts,
     read_thumbnails,
+    where_equal,
 )
 from featstore.store.view import Origin, Selection
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -298,7 +304,9 @@ class FeatureStore:
 
     def keys(self) -> list[str]:
         """Return the keys of the finished sets, sorted."""
-        return self.place.available(self.log.sets if self._pins is None else self._pins)
+        sets = self.log.sets
+        chosen = sets if self._pins is None else {key: sets.get(key, "") for key in self._pins}
+        return self.place.available(chosen)
 
     def sets(self) -> list[SetInfo]:
         """Return the finished sets, sorted by key."""
@@ -406,8 +414,7 @@ class FeatureStore:
     def revisions(self, name: str) -> list[SetInfo]:
         """Return every published revision of a set, the oldest first, the current last."""
         info = self.info(name)
-        self.place.fetch_records(info.key, *info.commit.history)
-        return [*(self._info(str(info.key), one) for one in info.commit.history), info]
+        return [SetInfo(info.key, info.commit.at(i)) for i in reversed(info.commit.published)]
 
     def view(self, name: str, *, revision: str | None = None) -> EmbeddingsView:
         """Return the rows of a set as a view; items without an embedding are left out.
@@ -425,7 +432,22 @@ class FeatureStore:
             If files of the set disagree with its commit record. The items of a remote set are
             fetched beside its first rows: what is wrong with them is raised when they are used.
         """
-        info = self.info(name, revision=revision)
+        return self._lasting(self.info(name, revision=revision), self._view)
+
+    def _lasting(self, info: SetInfo, read: Callable[[SetInfo], T]) -> T:
+        """Return what is read of a revision, wherever its rows lie by now.
+
+        Parts that are joined are written anew, and the old ones removed.
+        """
+        while True:
+            try:
+                return read(info)
+            except CorruptStoreError:
+                if self.log.sets.get(str(info.key)) in (None, info.commit.digest):
+                    raise
+                info = self._info(str(info.key), info.commit.revision_id)
+
+    def _view(self, info: SetInfo) -> EmbeddingsView:
         directory = info.key.directory(self.root)
         commit = info.commit
         self.place.fetch(info.key, commit, "rows")
@@ -436,20 +458,20 @@ class FeatureStore:
         )
         self.place.begin_fetch(info.key, commit)
         if not self.place.is_remote:
-            for part in commit.parts:
-                items_path = directory.parent / part.items["file"]
+            for items in commit.tables:
+                items_path = directory.parent / items["file"]
                 check_no_links(self.root, [items_path])
-                check_items_file(items_path, part.items)
+                check_items_file(items_path, items)
         table = ItemTable(lambda names: self.item_table(info, names))
         valid = np.arange(commit.n)
-        if commit.failed:
+        if commit.n_failed:
             valid = np.flatnonzero(~commit.failed_rows())
             table = table.take(valid)
         if self.verify == "full":
             _ = table.table
         return EmbeddingsView(
             source=check_rows(
-                self.place.rows(info.key, commit, self.mode),
+                self._rows(info),
                 verify=self.verify,
                 directory=directory,
                 commit=commit,
@@ -472,15 +494,37 @@ class FeatureStore:
             ),
         )
 
+    def _rows(self, info: SetInfo) -> RowSource:
+        """Return the reader of rows; one of files that it does not hold opens them anew."""
+        rows = self.place.rows(info.key, info.commit, self.mode)
+        if self.place.is_remote or isinstance(rows, MappedRows):
+            return rows
+        opened = {info.commit.digest: rows}
+
+        def read(info: SetInfo, wanted: np.ndarray, out: np.ndarray | None) -> np.ndarray:
+            digest = info.commit.digest
+            if digest not in opened:
+                opened[digest] = self.place.rows(info.key, info.commit, self.mode)
+            return opened[digest].read(wanted, out)
+
+        return LastingRows(
+            info.commit.layout,
+            lambda wanted, out: self._lasting(info, lambda one: read(one, wanted, out)),
+        )
+
     def item_table(self, info: SetInfo, columns: Sequence[str] | None = None) -> pl.DataFrame:
         """Return the items of a set, failed ones too, in the order of rows; raises as `view`.
 
         With `columns` those alone are read.
         """
-        self.place.fetch(info.key, info.commit, "items")
-        folder = info.key.directory(self.root).parent
-        check_no_links(self.root, [folder / part.items["file"] for part in info.commit.parts])
-        return read_parts(folder, info.commit, columns=columns)
+
+        def read(info: SetInfo) -> pl.DataFrame:
+            self.place.fetch(info.key, info.commit, "items")
+            folder = info.key.directory(self.root).parent
+            check_no_links(self.root, [folder / one["file"] for one in info.commit.tables])
+            return read_parts(folder, info.commit, columns=columns)
+
+        return self._lasting(info, read)
 
     def failures(self, name: str, *, revision: str | None = None) -> pl.DataFrame:
         """Return the items of a set that have no embedding, with the reason."""
@@ -489,7 +533,11 @@ class FeatureStore:
         file = failures_file(info.commit.metadata)
         facts = None if file is None else info.commit.metadata[file]
         path = info.key.directory(self.root) / str(file)
-        return read_failures(path, facts, n=info.commit.n)
+        table = read_failures(path, facts, n=info.commit.layout.n)
+        if table.height != info.commit.n_failed:  # it has those of all revisions
+            ids = self.item_table(info, ["item_id"])["item_id"].filter(info.commit.failed_rows())
+            table = table.filter(where_equal(table["item_id"], set(ids)))
+        return table
 
     def thumbnails(self, dataset: str, kind: str = "image") -> dict[str, bytes]:
         """Return item_id -> WebP bytes of the stored thumbnails; empty if there are none."""
@@ -573,17 +621,24 @@ class FeatureStore:
         key = SetKey(*name.split("/"))
         directory = key.directory(self.root)
         present = (log or self.log).sets.get(name)
-        pinned = present if self._pins is None else self._pins[name]
-        if pinned is None:
+        if present is None:
             raise UnknownSetError(f"{self.address} holds no set {name!r} any more.")
         check_no_links(self.root, [directory / "revisions"])
-        self.place.fetch_records(key, pinned)
-        if revision is not None and present is not None and revision != pinned:
-            # Each commit names those before it, so the present one vouches for all.
-            self.place.fetch_records(key, present)
-            pinned = _published(name, read_commit(directory, present).published, revision)
-            self.place.fetch_records(key, pinned)
-        return SetInfo(key, read_commit(directory, pinned))
+        self.place.fetch_record(key, present)
+        try:
+            commit = read_commit(directory, present)
+        except CorruptStoreError:
+            if self.place.log().sets.get(name) == present:
+                raise
+            if self._signed is not None:
+                raise SignatureError(
+                    f"{self.address} was changed since it was opened, and signed. Open it again."
+                ) from None
+            return self._info(name, revision)  # it was extended meanwhile
+        chosen = revision if self._pins is None else revision or self._pins[name]
+        if chosen is not None:
+            commit = commit.at(_published(name, commit.published, chosen))
+        return SetInfo(key, commit)
 
 
 def _check_text(name: object) -> None:

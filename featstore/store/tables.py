@@ -236,11 +236,10 @@ def read_parts(
 ) -> pl.DataFrame:
     """Read the items of all parts of a set from the folder of its kind; raises as `read_items`."""
     found = [
-        read_items(folder / part.items["file"], part.items, n=part.n, columns=columns)
-        for part in commit.parts
+        read_items(folder / one["file"], one, n=one["n"], columns=columns) for one in commit.tables
     ]
     try:
-        return pl.concat(found)
+        return pl.concat(found).head(commit.n)
     except pl.exceptions.PolarsError as err:
         raise CorruptStoreError(
             f"The item tables of the parts of a set in {folder} have other columns each."

@@ -127,7 +127,11 @@ def verify_store(
     if not root.is_dir() or not any((root / name).exists() for name in ("zarr.json", LOG)):
         what = "is not a Headstock store" if root.exists() else "does not exist"
         raise AddressError(f"{root} {what}. Check the path.")
-    return _Verification(root, keys, full=full).run(on_set)
+    while True:
+        found = _Verification(root, keys, full=full)
+        report = found.run(on_set)
+        if report.ok or not found.is_outdated():
+            return report
 
 
 class _Verification:
@@ -151,6 +155,7 @@ class _Verification:
         self.known: set[str] = set()
         self.wrong: dict[str, str] = {}
         self.notes: dict[str, str] = {}
+        self._published: dict[str, tuple[str, ...]] = {}
         self._log = self._read_log()
         self._right: set[tuple[str, str]] = set()  # tables that several sets share
 
@@ -175,6 +180,12 @@ class _Verification:
             n_sets=len(chosen),
             n_files=len(self.files),
         )
+
+    def is_outdated(self) -> bool:
+        """Return whether the log was replaced meanwhile: what it named then may be gone."""
+        with contextlib.suppress(CorruptStoreError):
+            return LOG not in self.wrong and read_log(self.root) != self._log
+        return False
 
     def _read_log(self) -> Log:
         """Return the log; where it is damaged, what the commits say it should be."""
@@ -216,9 +227,11 @@ class _Verification:
         """Compare the files of a set with what its records list."""
         with contextlib.suppress(CorruptStoreError):  # a link, which is reported by itself
             records = read_records(self.root, SetKey(*key.split("/")), log=self._log)
-            for revision in records.lost:
-                self._blame(f"{key}/{REVISIONS}/{revision}.json", _LOST)
+            if records.lost:
+                self._blame(f"{key}/{REVISIONS}/{records.digest}.json", _LOST)
                 self.known |= {path for path in self.files if path.startswith(f"{key}/")}
+            elif records.current is not None:
+                self._published[key] = records.current.published
             for one in records.files().values():
                 self._check_file(one, busy=self._is_busy(key))
 
@@ -267,10 +280,7 @@ class _Verification:
                 continue
             data = json_bytes(tag_document(name, sets))
             # Neither is a set that was removed damage of the tag, nor is a record that was told.
-            records = {key: f"{key}/{REVISIONS}/{revision}.json" for key, revision in sets.items()}
-            gone = [key for key, record in records.items() if key in self._log.sets
-                    and record not in self.files | self.wrong.keys()
-                    and not self._is_behind_link(record)]  # fmt: skip
+            gone = [key for key, one in sets.items() if one not in self._published.get(key, [one])]
             if gone or not self._is_file(path, data):
                 what = "is not what a writer writes there"
                 self._blame(path, f"names a revision that {min(gone)} lacks" if gone else what)

@@ -27,20 +27,21 @@ from featstore.errors import (
     StoreWriteError,
 )
 from featstore.identity import FASTER_THAN_COPYING, SHA256, SHORT, hash_hex, sha256_hex
-from featstore.store.base import Base, named, read_base, resume_journal, written
+from featstore.store.base import Base, named, part_path, read_base, resume_journal, written
 from featstore.store.casting import convert_rows
 from featstore.store.convention import root_metadata, zarr_metadata
-from featstore.store.files import facts_of, json_bytes, same_file
+from featstore.store.files import facts_of, json_bytes, same_file, walk_store
 from featstore.store.layout import (
     LIMITS,
     ArrayLayout,
+    DataFile,
     LayoutLimits,
     SetKey,
     SetLayout,
     SetSpec,
     plan_array,
 )
-from featstore.store.listing import PARTS, read_records, set_files
+from featstore.store.listing import read_records, unlisted
 from featstore.store.lock import (
     Claim,
     claim_folders,
@@ -53,14 +54,15 @@ from featstore.store.log import NAME, Log, has_log, read_log, update_log
 from featstore.store.parquet_guard import table_bytes
 from featstore.store.records import (
     BIAS,
+    FIRST,
     REVISIONS,
     Commit,
     Part,
     commit_bytes,
     pack_failed,
-    read_commit,
     staging_of,
 )
+from featstore.store.rows import CheckedRows, open_rows
 from featstore.store.staging import (
     BlockRecord,
     Journal,
@@ -69,13 +71,7 @@ from featstore.store.staging import (
     read_journal,
     run_beside,
 )
-from featstore.store.tables import ItemFile, where_equal
-
-
-def _is_stored(root: Path, key: SetKey, revision: str) -> bool:
-    """Return whether everything that an earlier revision names is there."""
-    files = set_files(key, read_commit(key.directory(root), revision)).values()
-    return not any(one.check(root).reasons for one in files if one.part in ("data", *PARTS))
+from featstore.store.tables import ItemFile, read_parts, where_equal
 
 
 def write_file_once(claim: Claim, path: Path, data: bytes) -> None:
@@ -116,54 +112,141 @@ def settle_claimed(root: Path, key: SetKey, claim: Claim) -> None:
 
     Blocks that are staged for the next revision, or the first one, are left alone.
     """
-    revision = read_log(root).sets.get(str(key), "")
+    digest = read_log(root).sets.get(str(key), "")
     heads = [read_journal(folder)[0] for folder in claim_folders(key.directory(root))]
-    if any(head.get("base") == revision for head in heads):
+    if any(head.get("base") == digest for head in heads):
         return
-    if revision:
+    if digest:
         end_publication(root, key, claim)
     else:
         claim.finish()
 
 
 def end_publication(root: Path, key: SetKey, claim: Claim) -> None:
-    """Write Zarr's metadata and end the claim: after the log."""
+    """Join small parts, write Zarr's metadata, remove what is left over, end the claim.
+
+    All that follows the log, in this order; again after a kill.
+    """
     claim.rely_on(root / NAME)
     claim.sync()
     log = read_log(root)
-    records = read_records(root, key, log=log)
+    commit = read_records(root, key, log=log).current
+    if commit is not None:
+        first = commit.layout.small
+        if first < len(commit.parts) - 1:
+            with contextlib.suppress(CorruptStoreError):  # is left for a repair
+                commit = join_parts(root, key, claim, commit, first)
     write_file_once(claim, root / "zarr.json", root_metadata(log.hash))
-    if records.current is not None:
-        for path, data in zarr_metadata(key, records.current).items():
+    if commit is not None:
+        for path, data in zarr_metadata(key, commit).items():
             write_file_once(claim, root / path, data)
+        _remove_old(root, key, claim, commit)
     claim.finish()
 
 
-def publish_commit(root: Path, key: SetKey, claim: Claim, commit: Commit, *, after: str) -> None:
-    """Publish a revision of which all files but its record are in place, and end the claim.
+def _remove_old(root: Path, key: SetKey, claim: Claim, commit: Commit) -> None:
+    """Remove rows and records that a commit does not list, and folders without a file."""
+    directory = key.directory(root)
+    for path in unlisted(root, key, commit):
+        if path.relative_to(directory).parts[0] in (FIRST, REVISIONS):
+            claim.discard(path)
+    claim.sync()
+    rows = directory / FIRST
+    files, folders, _ = walk_store(rows)
+    for name in sorted(folders, reverse=True):
+        if not any(file.startswith(f"{name}/") for file in files):
+            (rows / name).rmdir()
+            claim.unsynced.add(rows)
+
+
+def join_parts(root: Path, key: SetKey, claim: Claim, commit: Commit, first: int) -> Commit:
+    """Write the parts from number `first` on as one, and publish: the same revisions, elsewhere.
+
+    Raises
+    ------
+    CorruptStoreError
+        If a row or an item is not the one that the commit states.
+    StoreWriteError
+        If the claim was lost, or the disk refuses.
+    """
+    directory, layout = key.directory(root), commit.layout
+    old = commit.parts[first:]
+    start, n = layout.parts[first].start, sum(part.n for part in old)
+    limits = replace(LIMITS, block_rows=commit.block_rows)
+    plan = plan_array(n, commit.dim, commit.dtype, limits, start=start)
+    path = part_path(plan, [block for part in old for block in part.blocks])
+    new = SetLayout((replace(plan, path=path),))
+    source = CheckedRows(open_rows(directory, layout), directory=directory, commit=commit)
+    hashes: list[str] = []
+
+    def pieces(file: DataFile) -> Iterator[bytes | memoryview]:
+        yield bytes(plan.padding)
+        for block in file.blocks:
+            rows = new.block_slice(block)
+            data = np.ascontiguousarray(source.read(np.arange(rows.start, rows.stop))).data
+            hashes.append(commit.block_hash(data.cast("B")))
+            yield data.cast("B")
+        yield file.tail()
+
+    for file in new.files:
+        claim.write_file(directory / file.path, pieces(file))
+    table = read_parts(directory.parent, replace(commit, parts=old, history=(), past=None))
+    with folder_lock(directory.parent, patience=claim.patience):  # beside who takes out tables
+        items = write_items(claim, directory, ItemFile(table))
+    joined = replace(
+        commit,
+        parts=(*commit.parts[:first], Part(path, n, plan.shard_rows, tuple(hashes), items)),
+        sequence=commit.sequence + 1,
+        history=commit.revisions,
+    )
+    enter_commit(root, key, claim, joined, after=commit.digest)
+    return joined
+
+
+def refuse_unfinished(root: Path, key: SetKey, then: str) -> None:
+    """Raise StoreWriteError if blocks of a set are staged, which another state would drop."""
+    if any(read_journal(folder)[1] for folder in claim_folders(key.directory(root))):
+        raise StoreWriteError(
+            f"An extraction of {key} into {root} is unfinished. Finish it, or remove what it has "
+            f"staged with `headstock store gc {root}`, and {then} then."
+        )
+
+
+def write_items(claim: Claim, directory: Path, file: ItemFile) -> dict[str, Any]:
+    """Write an item table of the set in a folder, and return what a commit states of it."""
+    write_file_once(claim, directory.parent / file.name, file.data)
+    return {"file": file.name, **file.facts}
+
+
+def enter_commit(root: Path, key: SetKey, claim: Claim, commit: Commit, *, after: str) -> None:
+    """Write the record of a commit, all other files of which are there, and let the log name it.
 
     Parameters
     ----------
     after : str
-        The revision that it was made from, or "".
+        Digest of the commit that it was made from, or "".
 
     Raises
     ------
     StoreWriteError
-        If the claim was lost, another revision was published meanwhile, or the disk refuses.
+        If the claim was lost, another commit was published meanwhile, or the disk refuses.
     """
-    identity = commit.revision_id
-    path = key.directory(root) / REVISIONS / f"{identity}.json"
+    path = key.directory(root) / REVISIONS / f"{commit.digest}.json"
     write_file_once(claim, path, commit_bytes(commit))
     claim.sync()
 
     def enter(log: Log) -> Log:
         claim.check()
-        if log.sets.get(str(key), "") not in (after, identity):
+        if log.sets.get(str(key), "") not in (after, commit.digest):
             raise claim.lost()
-        return log.with_sets({str(key): identity})
+        return log.with_sets({str(key): commit.digest})
 
     update_log(root, enter, claim=claim)
+
+
+def publish_commit(root: Path, key: SetKey, claim: Claim, commit: Commit, *, after: str) -> None:
+    """Publish a commit, and end the claim; arguments and errors as of `enter_commit`."""
+    enter_commit(root, key, claim, commit, after=after)
     end_publication(root, key, claim)
 
 
@@ -380,7 +463,7 @@ class SetWriter:
             "set_id": self.spec.set_id,
             "items": self._items.part(old, new).sha256 if new else "",
             "layout": repr(self.layout),
-            "base": self._base.commit.revision_id if self._base else "",
+            "base": self._base.commit.digest if self._base else "",
             "retry_failed": self._options.retry_failed,
             # Named where it is another than it always was: what was staged before stays of use.
             **({"hash": self._hash} if self._hash != SHA256 else {}),
@@ -566,7 +649,7 @@ class SetWriter:
         small: Mapping[str, bytes],
         run: Mapping[str, Any] | None,
     ) -> str:
-        """Publish a revision whose data files are in place, and return its id.
+        """Publish a commit whose data files are in place, and return the id of the revision.
 
         Everything is renamed out of the claim's folder, so that a writer who lost the claim changes
         nothing, and a killed one leaves nothing elsewhere.
@@ -604,27 +687,15 @@ class SetWriter:
             hash=self._hash,
         )
         if base is not None:
-            commit = self._follow(base, commit)
+            commit = base.followed_by(commit)
         identity = commit.revision_id
         if run:
             # Before the log: what is published has a record of its run, wherever a kill comes.
             stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
             name = f"{stamp}-{identity[:8]}-{os.getpid()}.json"
             claim.write_file(directory / "runs" / name, [json_bytes(dict(run))])
-        publish_commit(root, key, claim, commit, after=base.commit.revision_id if base else "")
+        publish_commit(root, key, claim, commit, after=base.commit.digest if base else "")
         return identity
-
-    def _follow(self, base: Base, commit: Commit) -> Commit:
-        """Return a commit as the one after the base; or the base, if it says the same."""
-        older = base.commit
-        same = replace(commit, sequence=older.sequence, history=older.history) == older
-        if same and not base.stale:
-            return older  # trying failed items again, or a repair, has changed nothing
-        history = (*older.history, older.revision_id)
-        if base.damaged:
-            # A repaired set has the earlier revisions of which every row and file is still there.
-            history = tuple(one for one in history if _is_stored(self.root, self.key, one))
-        return replace(commit, sequence=older.sequence + 1, history=history)
 
     def _small_files(
         self, bias: np.ndarray | None, golden: Mapping[str, Any] | None
@@ -636,7 +707,8 @@ class SetWriter:
         NonFiniteEmbeddingError
             If the bias is not n finite numbers.
         """
-        base, n, failures = self._base, self.layout.n, self.failures
+        base, n = self._base, self.layout.n
+        failures = {**(base.reasons if base else {}), **self.failures}
         small: dict[str, bytes] = {}
         if base is not None and base.commit.n != n and BIAS in base.commit.metadata:
             raise StoreWriteError(f"{self.key} is a head: it is written whole, and never extended.")
@@ -654,7 +726,7 @@ class SetWriter:
             table = table_bytes(pl.DataFrame(rows, schema=["item_id", "reason"], orient="row"))
             name = "failures.parquet"
             if base is not None and base.commit.metadata.get(name) != facts_of(table):
-                # Earlier revisions keep theirs.
+                # Who reads the present commit needs the one that it names.
                 name = f"failures-{sha256_hex(table)[:SHORT]}.parquet"
             small[name] = table
         return small
@@ -703,6 +775,4 @@ class SetWriter:
         for own in old:
             if self._base and self._base.items.slice(*rows).equals(self.items.slice(*rows)):
                 return own.items
-        file = self._items.part(*rows)
-        write_file_once(claim, self.directory.parent / file.name, file.data)
-        return {"file": file.name, **file.facts}
+        return write_items(claim, self.directory, self._items.part(*rows))

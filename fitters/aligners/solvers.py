@@ -136,18 +136,10 @@ def determined(values: Float[np.ndarray, " r"], most: int | None = None) -> int:
     return found if most is None else min(found, int(most))
 
 
-def singular_value_gap(values: Float[np.ndarray, " r"]) -> float:
-    """Return the smallest singular value over the largest: near 0, R is badly determined.
-
-    The rotation moves by about ‖error of cross‖ / (sum of the two smallest singular values).
-    """
-    return float(values[-1] / values[0]) if values[0] > 0 else 0.0
-
-
 def truncation_gap(values: Float[np.ndarray, " r"], rank: int) -> float:
     """Return (s_rank − s_rank+1) / s_1: near 0, the data do not say which directions to keep.
 
-    With nothing cut off, s_rank+1 counts as 0, and this is `singular_value_gap`.
+    With nothing cut off, s_rank+1 counts as 0: near 0, the data leave the rotation partly open.
     """
     if values[0] <= 0 or rank == 0:
         return 0.0

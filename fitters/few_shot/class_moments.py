@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from fitters.aligners.solvers import solve_ridge
 from fitters.few_shot.learner import Labels, sum_by_class
+from fitters.pairs import place_in_class
 
 Matrix = npt.NDArray[np.float64]
 
@@ -90,15 +91,6 @@ class ClassMoments:
             What the weights are without rows.
         """
         return solve_ridge(self.products, (self.sums + penalty * towards).T, penalty).T
-
-
-def place_in_class(labels: Labels) -> Labels:
-    """Return for every row how many rows of its class come before it."""
-    codes, counts = np.unique(labels, return_inverse=True, return_counts=True)[1:]
-    place = np.empty(len(labels), dtype=np.int64)
-    starts = np.repeat(np.cumsum(counts) - counts, counts)
-    place[np.argsort(codes, kind="stable")] = np.arange(len(labels)) - starts
-    return place
 
 
 def fold_of(labels: Labels, n_folds: int) -> Labels:

@@ -31,7 +31,7 @@ from fitters.sources import Sources
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import nn
 
     from fitters.settings import FitConfig
     from fitters.trained.training import Mixture, Objective, PairSource, Stage, Stream
@@ -354,10 +354,6 @@ class TrainedAligner(Schedule, BaseAligner):
         """Return what is trained."""
 
     @abstractmethod
-    def _forward(self, parts: dict[str, nn.Module], side: str, rows: Tensor) -> Tensor:
-        """Return rows of a side in the shared space, not normalised."""
-
-    @abstractmethod
     def _maps(self, side: str) -> bool:
         """Return whether a side is changed at all."""
 
@@ -559,12 +555,11 @@ class TrainedAligner(Schedule, BaseAligner):
                 for name in module.state_dict()
             }
             module.load_state_dict(arrays, assign=True)
-            module.eval()
-        blocks = []
+        objective, blocks = self._objective(parts).eval(), []
         with blas_threads(), torch.no_grad():
             for start in range(0, len(rows), BLOCK_ROWS):
                 block = np.ascontiguousarray(rows[start : start + BLOCK_ROWS], dtype=np.float32)
-                blocks.append(self._forward(parts, side, torch.from_numpy(block)).numpy())
+                blocks.append(objective.project(side, torch.from_numpy(block)).numpy())
         out: Matrix = np.concatenate(blocks).astype(np.float64)
         return out
 

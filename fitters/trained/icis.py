@@ -17,7 +17,7 @@ from fitters.settings import Preparation, TrainingPrecision
 from fitters.trained.base import PRECISIONS, Schedule, TrainedAligner
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from fitters.trained.training import Objective, PairSource
 
@@ -139,9 +139,3 @@ class ICISAligner(TrainedAligner):
         from fitters.trained.modules import IcisObjective
 
         return IcisObjective(parts)
-
-    def _forward(self, parts: dict[str, nn.Module], side: str, rows: Tensor) -> Tensor:
-        from fitters.trained.modules import row_of_text
-
-        del side
-        return row_of_text(parts, rows)

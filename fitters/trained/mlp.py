@@ -22,7 +22,7 @@ from fitters.trained.base import (
 )
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from fitters.trained.training import Objective
 
@@ -203,10 +203,6 @@ class MLPAligner(TrainedAligner):
                 f"The temperature {self.temperature} lies outside its range, [{low}, {high}]."
             )
         return PairObjective(parts, self)
-
-    def _forward(self, parts: dict[str, nn.Module], side: str, rows: Tensor) -> Tensor:
-        out: Tensor = parts[side](rows)
-        return out
 
     def _scale_of(self, objective: Any) -> tuple[float, float]:
         if not self.scales:

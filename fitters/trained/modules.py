@@ -512,10 +512,5 @@ class IcisObjective(Objective):
 
     def project(self, side: str, rows: Tensor) -> Tensor:
         """Return texts as rows of the head; images and head rows as they are."""
-        return rows if side == "x" else row_of_text(self.heads, rows)
-
-
-def row_of_text(heads: Any, texts: Tensor) -> Tensor:
-    """Return ICIS's prediction: the head's decoder on the text's encoder."""
-    out: Tensor = heads["x"].decode(heads["y"].encode(texts))
-    return out
+        heads: Any = self.heads
+        return rows if side == "x" else heads["x"].decode(heads["y"].encode(rows))

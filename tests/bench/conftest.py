@@ -1,5 +1,4 @@
 import base64
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ def rng():
 
 
 @pytest.fixture(scope="session")
-def smoke_store(once) -> Path:
+def smoke_store(once):
     """The synthetic store of the smoke suite."""
     return once("smoke-store", create_smoke_store)
 
@@ -36,13 +35,13 @@ def runs(store):
 
 
 @pytest.fixture(scope="session")
-def smoke_results(smoke_store, runs, once) -> Path:
+def smoke_results(smoke_store, runs, once):
     """Results of the whole smoke suite; tests only read them."""
     return once("smoke-results", lambda root: run_all(runs, smoke_store, root))
 
 
 @pytest.fixture(scope="session")
-def smoke_page(smoke_results, smoke_store, once) -> Path:
+def smoke_page(smoke_results, smoke_store, once):
     """The report of these results, with its files beside it; tests only read them."""
     how = {"store": smoke_store}
     root = once("smoke-page", lambda root: write_report(smoke_results, out=root / "r.html", **how))
@@ -50,7 +49,7 @@ def smoke_page(smoke_results, smoke_store, once) -> Path:
 
 
 @pytest.fixture(scope="session")
-def written_study(once) -> Path:
+def written_study(once):
     """`write_study` with its own shares, written once: 260 runs with their files; only read."""
     return once("study", lambda root: write_study(root, np.random.default_rng(20_240_611)))
 

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from bench import Run, read_ranks, read_results
+from bench import read_ranks, read_results
 from bench.results import read_sessions, write_batch
 from featstore import open_store
 from featstore.command_line import run_command
-from featstore.share.copy import copy_sets
 from headstock.__main__ import cli
 from tests.bench.test_execution import TIMES
-from tests.featstore.remote.buckets import environment, make_bucket
 from tests.featstore.remote.static import static_server
 
 REVISIONS = {"image_set": "image_revision", "name_set": "name_revision",
@@ -26,31 +23,17 @@ REVISIONS = {"image_set": "image_revision", "name_set": "name_revision",
              "head_name_set": "head_name_revision"}  # fmt: skip
 
 
-@pytest.fixture(params=["http", "s3"])
-def address(
-    request: pytest.FixtureRequest, smoke_store: Path, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[str]:  # fmt: skip
+@pytest.fixture
+def address(smoke_store, tmp_path, monkeypatch):
     """Return where a server of this machine has the smoke store."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    copy = tmp_path / "served"
-    shutil.copytree(smoke_store, copy)
-    if request.param == "http":
-        with static_server(copy) as (host, port):
-            yield f"http://{host}:{port}"
-        return
-    host, port = request.getfixturevalue("moto")
-    for name, value in environment(f"http://{host}:{port}").items():
-        monkeypatch.setenv(name, value)
-    make_bucket(f"http://{host}:{port}", "bench")
-    copy_sets(copy, "s3://bench/smoke")
-    yield "s3://bench/smoke"
+    with static_server(shutil.copytree(smoke_store, tmp_path / "served")) as (host, port):
+        yield f"http://{host}:{port}"
 
 
 def test_a_suite_runs_from_an_address_to_its_table(
-    address: str, runs: list[Run], smoke_results: Path, smoke_store: Path, tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    address, runs, smoke_results, smoke_store, tmp_path, capsys
+):
     """Some runs are taken out of the folder's results; those made from the address are the same."""
     results = tmp_path / "results"
     again = sorted(run.run_id for run in runs if run.seed == 0 and run.fit.method == "ridge")[::3]

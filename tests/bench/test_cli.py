@@ -2,14 +2,12 @@ import csv
 import io
 import json
 import re
-import shutil
 import subprocess
 import sys
 
 import pytest
 
-from bench import read_results, run_all
-from bench.results import file_of, files_of
+from bench import read_results
 from featstore.command_line import run_command
 from headstock.__main__ import cli
 
@@ -37,14 +35,6 @@ def limited(tmp_path_factory):
     )
     command = [sys.executable, "-c", code, str(root)]
     return root, subprocess.run(command, capture_output=True, text=True, check=True)
-
-
-@pytest.fixture(scope="module")
-def of_ridge(smoke_store, runs, tmp_path_factory):
-    """The results of one method of the smoke suite: a page of few figures."""
-    root = tmp_path_factory.mktemp("ridge")
-    run_all([run for run in runs if run.fit.method == "ridge"], smoke_store, root)
-    return root
 
 
 def one_line(err, *parts):
@@ -157,28 +147,7 @@ def test_lists_of_settings_then_table_and_compare(bench, smoke_store, tmp_path):
     one_line(err, "no method 'csa'", "It has: 'ridge'")
 
 
-def test_table_filters_and_json(bench, smoke_results):
-    out = bench(
-        "eval", "table", smoke_results, "--json", "--task", "zero_shot", "--eval", "all-names",
-        "--metrics", "top-1", "--part", "comparisons",
-    )[1]  # fmt: skip
-    (name, rows), = json.loads(out).items()  # fmt: skip
-    assert name == "comparisons"
-    assert {row["metric"] for row in rows} == {"top-1"}
-    assert {row["eval"] for row in rows} == {"all-names"}
-
-
-def test_report_names_its_file_and_answer(bench, of_ridge, smoke_store, tmp_path):
-    page = tmp_path / "out" / "report.html"
-    code, out, _ = bench("report", of_ridge, "--store", smoke_store, "-o", page, "--json")
-    facts = json.loads(out)
-    assert code == 0
-    assert facts["answer"].startswith("A discarded")
-    assert facts["bytes"] == page.stat().st_size
-    folder = str(tmp_path / "out" / "report_files")
-    assert {path.rsplit("/", 1)[0] for path in facts["files"]} == {folder}
-
-
+TASK = ["eval", "task", "zero_shot", "--store", "x", "-o", "y"]
 BAD_USAGE = [
     (["eval", "tabel"], ["Did you mean 'table'?"]),
     (["eval", "run", "-o", "x"], ["SUITE"]),
@@ -190,27 +159,13 @@ BAD_USAGE = [
     (["eval", "run", "smoke", "-o", "x", "--jobs", "0"], ["--jobs"]),
     (["eval", "run", "smoke", "-o", "x", "--limit", "0"], ["--limit"]),
     (["eval", "table", "x", "--format", "html"], ["'html' is not one of"]),
-    (
-        [
-            "eval",
-            "task",
-            "zero_shot",
-            "--store",
-            "x",
-            "-o",
-            "y",
-            "--method",
-            "ridge",
-            "-s",
-            "mix=one",
-        ],
-        ["mix of ridge", "got 'one'"],
-    ),
+    ([*TASK, "--method", "ridge", "-s", "mix=one"], ["mix of ridge", "got 'one'"]),
+    ([*TASK, "--method", " "], ["'--method': ' ' has an empty part."]),
+    ([*TASK, "--n-pairs", "1,a"], ["'--n-pairs': expected an integer of at least 0 and", "or all"]),
+    ([*TASK, "--prompts", ""], ["'--prompts': expected VARIANT[,…][:TEMPLATE[,…]]; got ''"]),
+    ([*TASK, "-s", "prompt=max"], ["prompts"]),
     (["eval", "compare", "x"], ["'B'"]),
-    (
-        ["eval", "run", "smoke", "-o", "x", "--engine", "slurm"],
-        ["expected local or ray; got 'slurm'"],
-    ),
+    (["eval", "run", "smoke", "-o", "x", "--engine", "slurm"], ["expected local or ray; got 'sl"]),
     (["report", "x", "-o", "y"], ["--store", "there is no store"]),
 ]
 
@@ -240,48 +195,6 @@ def test_errors_are_one_line_and_exit_1(bench, smoke_results, smoke_store, tmp_p
         assert (code, printed) == (1, ""), arguments
         one_line(err, part)
     assert not list(tmp_path.iterdir())
-
-
-def test_unwritable_places_leave_nothing(bench, smoke_store, tmp_path):
-    blocked = tmp_path / "file"
-    blocked.write_text("in the way")
-    code, _, err = bench(
-        "eval", "run", "smoke", "--store", smoke_store, "-o", blocked / "r", "--limit",
-        30,
-    )  # fmt: skip
-    assert code == 1
-    assert "Cannot write" in err
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]
-
-
-def test_a_damaged_result_is_named(bench, limited, tmp_path):
-    shutil.copytree(limited[0], tmp_path, dirs_exist_ok=True)
-    held = files_of(tmp_path)
-    name = held[read_results(tmp_path)["run_id"][0]]
-    lost, damaged = [*held.values()].count(name), file_of(tmp_path, "runs", name)
-    damaged.write_bytes(b"PAR1")
-    code, _, err = bench("eval", "table", tmp_path)
-    assert code == 1
-    one_line(err, damaged.name, "Delete it", "only its runs are redone")
-    damaged.unlink()
-    said = bench("eval", "run", "smoke", "-o", tmp_path, "--limit", 30)[1]
-    assert f"{len(held) - lost} reused, {lost} new run" in said
-    assert bench("eval", "table", tmp_path)[0] == 0
-
-
-def test_a_session_that_was_lost_is_recorded_and_a_damaged_one_stops_nothing(
-    bench, limited, tmp_path
-):
-    shutil.copytree(limited[0], tmp_path, dirs_exist_ok=True)
-    sessions = tmp_path / "sessions"
-    shutil.rmtree(sessions)
-    words = ["eval", "run", "smoke", "-o", tmp_path, "--limit", 30]
-    for _ in range(2):
-        assert " 0 new runs" in bench(*words)[1]
-        (session,) = sessions.iterdir()
-    assert json.loads(session.read_text())["new"] == 0
-    (sessions / "0.json").write_text("{")
-    assert bench(*words)[0] == 0
 
 
 def test_scoring_loads_no_torch(limited):

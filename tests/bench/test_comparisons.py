@@ -14,7 +14,6 @@ from bench.comparisons import (
     compare_choices,
     primary_family,
 )
-from bench.errors import NoResultsError
 from bench.report.grids import gain_rows, grids
 from bench.statistics import DrawSums, proportion_interval, two_term
 from bench.tables import gain_lines, metric_name, result_lines, result_table
@@ -220,11 +219,6 @@ def test_one_run_over_few_classes_has_both_populations(tmp_path, rng):
     assert lines[0][headings.index("for new images")].startswith("[")
 
 
-def test_only_metrics_that_are_means_are_compared(tmp_path):
-    write_ranks(tmp_path, hand_run("head"), [1, 2])
-    assert run_compare(tmp_path, metrics=["median_rank"]).is_empty()
-
-
 def test_both_sides_have_their_spread_and_the_gain_is_relative_too(tmp_path):
     hits = {"head": [[1, 1, 1, 2], [1, 1, 2, 2]], "random": [[1, 2, 2, 2], [2, 2, 2, 2]]}
     for source, seeds in hits.items():
@@ -237,15 +231,6 @@ def test_both_sides_have_their_spread_and_the_gain_is_relative_too(tmp_path):
     assert row["difference_sd"] == pytest.approx(0.0)
     assert row["relative"] == pytest.approx(4.0)
     assert row["n_seeds"] == 2
-
-
-def test_one_run_has_no_spread_and_nothing_is_no_base(tmp_path):
-    write_ranks(tmp_path, hand_run("head"), [1, 2])
-    write_ranks(tmp_path, hand_run("random"), [2, 2])
-    row = only(run_compare(tmp_path), comparison="over-control", metric="top-1")
-    assert row["a_sd"] is None
-    assert row["difference_sd"] is None
-    assert row["relative"] is None
 
 
 def family(root, rows):
@@ -484,32 +469,6 @@ def test_a_control_named_first_is_the_same_comparison(tmp_path, rng):
     assert forth["family"].item() == 1
 
 
-def test_a_cell_is_not_compared_with_itself(tmp_path, rng):
-    for k in (0, 16):
-        write_ranks(tmp_path, hand_run("head", k), ranks_with(rng, 20, 0.5))
-    place = tmp_path.as_posix()
-    with pytest.raises(NoResultsError, match="No two cells"):
-        compare_choices(f"{place}:ridge/head/0", f"{place}:ridge/head/0")
-    with pytest.raises(NoResultsError, match="Not a metric that can be paired: foo"):
-        compare_choices(f"{place}:ridge/head/0", f"{place}:ridge/head/16", metrics=["foo"])
-
-
-def test_a_primary_loss_that_holds_is_marked_down_and_one_in_the_noise_is_not(tmp_path, rng):
-    for folder, seeds in (("ten", 10), ("three", 3)):
-        for seed in range(seeds):
-            for source, n, share in (("head", 0, 0.6), ("none", 16, 0.1), ("head", 16, 0.2)):
-                write_ranks(
-                    tmp_path / folder, hand_run(source, n, seed), ranks_with(rng, 80, share)
-                )
-    tones = {}
-    for folder in ("ten", "three"):
-        found = run_compare(tmp_path / folder, metrics=["top-1"])
-        (row,) = [r for r in gain_rows(found, {}) if r["family"]]
-        tones[folder] = row["tone"]
-        assert bold_cells(found, ["top-1"]) == set()
-    assert tones == {"ten": "down", "three": ""}
-
-
 def test_an_unknown_pool_is_unknown_on_either_side(tmp_path, rng):
     for folder, pool in (("old", None), ("new", 500.0)):
         for seed in range(4):
@@ -520,10 +479,3 @@ def test_an_unknown_pool_is_unknown_on_either_side(tmp_path, rng):
         found = compare_choices(a, b, metrics=["top-1"])
         assert found["overlap"].item() is None
         assert "this pool" in found["population"].item()
-
-
-def test_stages_of_a_training_are_compared_with_parts_that_have_none(tmp_path, rng):
-    for source, k, stages in (("head", 0, False), ("none", 16, False), ("head", 16, True)):
-        run = hand_run(source, k, method="paper-mlp", sequential=stages)
-        write_ranks(tmp_path, run, ranks_with(rng, 30, 0.5))
-    assert run_compare(tmp_path).filter(pl.col("comparison") == "over-parts").height > 0

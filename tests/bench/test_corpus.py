@@ -74,14 +74,6 @@ def test_classes_that_share_a_text_share_a_group(run, tmp_path):
     assert len(set(read_corpus(store, changed).head.groups)) == 60
 
 
-def test_limit_keeps_the_first_images_and_their_names(store, run):
-    corpus = read_corpus(store, run.changed(limit=10))
-    whole = read_corpus(store, run)
-    assert corpus.images.ids.tolist() == whole.images.ids[:10].tolist()
-    assert set(corpus.names.classes) == set(corpus.images.classes)
-    assert set(corpus.captions.parents) == set(corpus.images.ids)
-
-
 def test_a_run_planned_for_another_revision_is_refused(store, run):
     with pytest.raises(ProtocolError, match="Plan the suite again"):
         read_corpus(store, run.changed(image_revision="0" * 64))
@@ -90,11 +82,6 @@ def test_a_run_planned_for_another_revision_is_refused(store, run):
 def test_a_missing_set_is_named(store, run):
     with pytest.raises(UnknownSetError, match="holds no set"):
         read_corpus(store, run.changed(head_set="smokehead/head_weight/other"))
-
-
-def test_captions_in_an_absent_language_are_refused(store, run):
-    with pytest.raises(EmptySelectionError, match="variant"):
-        read_corpus(store, run.changed(locales=("xx",)))
 
 
 def test_a_head_of_another_model_is_refused(run, tmp_path):

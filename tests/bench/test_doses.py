@@ -6,10 +6,8 @@ import pytest
 
 from bench import read_results, run_all
 from bench.doses import dose_table
-from bench.report.page import write_report
 from bench.statistics import DrawSums, two_term
 from bench.suites.controls import control_runs
-from bench.tables import dose_lines
 from featstore import open_store
 from featstore.command_line import run_command
 from headstock.__main__ import cli
@@ -83,21 +81,8 @@ def test_slopes_are_least_squares_over_draws_and_clusters(tmp_path, hits):
     assert found.filter(pl.col("n_draws") == 1)["sd"].null_count() == 3
 
 
-def test_a_dose_without_common_draws_has_no_slope(tmp_path, hits):
-    rows = read_results(tmp_path)
-    lost = rows.filter((pl.col("head_size") == 30) & (pl.col("seed") == 2))["run_id"]
-    found = dose_table(tmp_path, rows.filter(~pl.col("run_id").is_in(lost.implode())))
-    by_dose = {dose: own["slope"].null_count() for (dose,), own in found.group_by(["dose"])}
-    assert by_dose == {"classes": 4, "nearest classes": 0, "clusters of names": 0}
-    alone = rows.filter((pl.col("source") == "head") & (pl.col("head_size") == 0))
-    assert dose_table(tmp_path, alone).is_empty()
-    text = dose_lines(dose_table(tmp_path, rows)).text("md")
-    assert "for a factor of ten" in text
-    assert "clusters of names" in text
-
-
-def test_the_suite_s_doses_are_printed_and_in_the_report(smoke_store, tmp_path, capsys):
-    """A few draws of every dose, from the store to the page."""
+def test_the_suite_s_doses_are_printed(smoke_store, tmp_path, capsys):
+    """A few draws of every dose, from the store to the table."""
     runs = [
         run
         for run in control_runs(open_store(smoke_store), dataset="smoke", methods=("ridge",))
@@ -119,10 +104,3 @@ def test_the_suite_s_doses_are_printed_and_in_the_report(smoke_store, tmp_path, 
     text = capsys.readouterr().out
     assert text.startswith("Doses of the head")
     assert "farthest classes" in text
-    page = write_report(root, store=smoke_store, out=tmp_path / "page.html").page.read_text("utf-8")
-    assert "How much of the head does it take?" in page
-    assert "without the images&#39; names" in page
-    # No part of a head answers for the whole: the first screen is of the head and its controls.
-    first = page.split('id="pairs"')[0]
-    assert "rotated" in first
-    assert "within clusters" not in first

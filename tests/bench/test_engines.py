@@ -20,34 +20,18 @@ from tests.bench.engine_tasks import die_once, process, square, threads
 from tests.bench.test_execution import TIMES
 
 
-def run_tasks(work, tasks, *, jobs, engine, ordered=False):
-    with Workers(engine, jobs).connected() as run:
-        yield from run(work, tasks, ordered=ordered)
-
-
 @pytest.mark.parametrize("engine", ["local", "ray"])
-def test_answers_come_in_the_order_of_the_tasks_if_asked(engine, ray_cluster):
-    work = partial(square, offset=1)
-    answers = run_tasks(work, list(range(7)), jobs=2, engine=engine, ordered=True)
-    assert list(answers) == [n * n + 1 for n in range(7)]
-
-
-@pytest.mark.parametrize("engine", ["local", "ray"])
-def test_tasks_run_elsewhere(engine, ray_cluster):
-    assert os.getpid() not in set(run_tasks(process, [1, 2], jobs=2, engine=engine))
-
-
-@pytest.mark.parametrize("engine", ["local", "ray"])
-def test_a_worker_computes_with_one_thread_whatever_it_loads_later(engine, ray_cluster):
-    for seen in run_tasks(threads, [1, 2], jobs=2, engine=engine):
-        assert seen
-        assert set(seen) == {1}
-
-
-@pytest.mark.parametrize("engine", ["local", "ray"])
-def test_an_error_comes_out_as_it_was_raised(engine, ray_cluster):
-    with pytest.raises(ProtocolError, match="got -1"):
-        list(run_tasks(square, [1, -1, 2], jobs=2, engine=engine))
+def test_what_workers_are(engine, ray_cluster):
+    """Processes of one thread, whose answers come in order, and errors as they were raised."""
+    with Workers(engine, 2).connected() as run:
+        answers = run(partial(square, offset=1), list(range(7)), ordered=True)
+        assert list(answers) == [n * n + 1 for n in range(7)]
+        assert os.getpid() not in set(run(process, [1, 2], ordered=False))
+        for seen in run(threads, [1, 2], ordered=False):
+            assert seen
+            assert set(seen) == {1}
+        with pytest.raises(ProtocolError, match="got -1"):
+            list(run(square, [1, -1, 2], ordered=False))
 
 
 def test_workers_end_when_their_parent_is_killed(tmp_path):
@@ -86,7 +70,8 @@ def test_an_unknown_engine_is_named():
 def test_a_worker_that_dies_is_replaced(ray_cluster, tmp_path):
     """Ray's own retry: the task kills its first worker, and is answered by the second."""
     marker = tmp_path / "died"
-    assert list(run_tasks(partial(die_once, marker), ["x"], jobs=1, engine="ray")) == ["x"]
+    with Workers("ray", 1).connected() as run:
+        assert list(run(partial(die_once, marker), ["x"], ordered=False)) == ["x"]
     assert marker.exists()
 
 

@@ -8,11 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.corpus import Items
-from bench.errors import ProtocolError
 from bench.metrics.geometry import nearest_rows
 from bench.metrics.ranks import EqualColumns, first_equal
 from bench.options import Retrieval, ZeroShot
-from bench.tasks.outcome import projected
 from bench.tasks.zero_shot import score_zero_shot
 from tests.shorthand import rank_projections, score_retrieval
 
@@ -105,23 +103,3 @@ def test_classes_of_the_same_name_tie(prompts, rng):
         InFloat32(rng), images, names, prompts=every, options=ZeroShot(prompts=prompts)
     )
     assert outcome.queries.ranks.rank.tolist() == [n] * n
-
-
-def test_every_different_row_is_projected_once(rng):
-    seen = []
-
-    class Doubled:
-        def project_x(self, rows):
-            seen.append(len(rows))
-            return rows * 2
-
-        project_y = project_x
-
-    some = items(rng, [*range(30)], [*range(30)], rng.integers(0, 2, (30, 2)))
-    for own in (some, some.take(np.arange(1))):
-        for found in projected(Doubled(), own, own):
-            np.testing.assert_array_equal(found, own.rows * 2)
-    assert seen == [4, 4, 1, 1]
-    Doubled.project_x = lambda self, rows: np.repeat(rows, 2, axis=0)
-    with pytest.raises(ProtocolError, match="4 rows were projected to 8"):
-        projected(Doubled(), some, some)

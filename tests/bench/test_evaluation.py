@@ -13,11 +13,8 @@ from bench import compare, read_results
 from bench.comparisons import compare_choices
 from bench.errors import NoResultsError, ProtocolError
 from bench.evaluation import evaluate
-from bench.metrics.summary import Metric
-from bench.options import Task
 from featstore import open_store
 from featstore.command_line import run_command
-from featstore.errors import PluginError
 from featstore.plugins import registry_of
 from fitters import METHODS, FitConfig, Pairs, RidgeAligner, SideTransform
 from fitters.errors import PairsError, SettingError, UnknownMethodError
@@ -70,23 +67,6 @@ def test_its_rows_are_those_of_bench_task(smoke_store, tmp_path):
     )
     assert ours.rows["run_id"].n_unique() == 2 * (3 + 1 + 1)
     assert_frame_equal(ours.rows.drop(TIMES), typed.drop(TIMES))
-
-
-def test_its_rows_are_those_of_lists_of_settings(smoke_store, tmp_path):
-    for task in ("zero_shot", "retrieval"):
-        command("eval", "task", task, *TYPED, "--eval=held-out", "-srelevance=class_id",
-                "--method=ridge,procrustes", "--source=none,head,random", "--n-pairs=0,8",
-                "-smix=1", "-spenalty=0.1,1", "--seeds=0,1", "--store", smoke_store, "-o",
-                tmp_path / "typed")  # fmt: skip
-    ours = evaluate(
-        ["ridge", "procrustes"], smoke_store, eval="held-out", controls=["random"], n_pairs=8,
-        seeds=2, mix=1.0, penalty=[0.1, 1.0], relevance="class_id", **WHERE,
-    )  # fmt: skip
-    typed = read_results(tmp_path / "typed")
-    left = [*TIMES, "suite", "run_id"]
-    order = ["task", "direction", "method", "source", "n_pairs", "seed", "penalty", "metric"]
-    assert ours.rows.height > 100
-    assert_frame_equal(ours.rows.drop(left).sort(order), typed.drop(left).sort(order))
 
 
 def arrays(store):
@@ -249,18 +229,6 @@ def test_a_task_of_ones_own_has_controls_and_a_verdict(smoke_store):
     assert "chance" not in alone.verdict
 
 
-def test_a_metric_that_is_no_share_has_no_percent_sign(smoke_store):
-    task = Task(lambda rng: {"length": 3.0}, metrics={"length": Metric(percent=False, chance=1.5)})
-    hs.register("task", "long", task)
-    try:
-        found = evaluate("ridge", smoke_store, tasks="long", draws=2, **WHERE).verdict
-    finally:
-        del registry_of("task")["long"]
-    assert found == (
-        "length of long as a whole is 3.0000 without candidates by Ridge (chance 1.5000)."
-    )
-
-
 def test_options_of_a_task_are_given_by_name(smoke_store):
     results = evaluate("ridge", smoke_store, tasks={"few_shot": {"shots": 2, "learner": "gda"}},
                        eval="in-class", seeds=2, controls=False, **WHERE)  # fmt: skip
@@ -330,23 +298,6 @@ def test_a_method_gets_float64_whatever_was_given(given, rng):
     assert stored[1] == pytest.approx(as_float32[1], abs=1e-6)
 
 
-def test_texts_are_equal_as_they_are_scored(rng):
-    """What differs beyond float32 is one text to the scores, so it is one class too."""
-    texts = rng.standard_normal((12, 6)).astype(np.float32).astype(np.float64)
-    codes = np.repeat(np.arange(12), 5)
-    images = texts[codes] @ rng.standard_normal((6, 9)) + 0.3 * rng.standard_normal((60, 9))
-    last_bits = texts[codes] * (1 + 1e-15 * rng.standard_normal((60, 6)))
-    assert len(np.unique(last_bits, axis=0)) == 60
-    found = [
-        evaluate("ridge", Pairs(images, own, groups), seeds=3, progress=False).rows
-        for own in (texts[codes], last_bits)
-        for groups in (None, codes)
-    ]
-    tops = [rows.filter(metric="top-1")["value"].to_list() for rows in found]
-    assert tops[0]
-    assert tops[1:] == tops[:1] * 3
-
-
 def test_a_comparison_is_that_of_the_folder(found):
     ours = found.compare("ridge/head/8", "ridge/random/8")
     typed = compare_choices(f"{found.folder}:ridge/head/8", f"{found.folder}:ridge/random/8")
@@ -365,27 +316,6 @@ def test_a_comparison_is_that_of_the_folder(found):
         found.compare("rigde", "ridge")
     with pytest.raises(NoResultsError, match="No two cells of "):
         found.compare("ridge/head/0", "ridge/head/0")
-
-
-def test_plots_are_the_figures_of_the_report(found):
-    pytest.importorskip("matplotlib")
-    figure = found.plot_pairs()
-    table = found.table(["top-1"]).filter(method="ridge", eval="held-out", source="head")
-    line = figure.data.filter(source="head", metric="top-1")
-    assert line["mean"].to_list() == pytest.approx(table["top-1"].to_list())
-    assert figure._repr_png_().startswith(b"\x89PNG")
-    assert repr(figure) == f"Figure: {figure.title}"
-    drawn = found.plot_controls("procrustes").data.filter(method="procrustes", source="random")
-    rows = found.rows.filter(
-        method="procrustes", metric="top-1", eval="all-names", source="random", n_pairs="0"
-    )
-    assert drawn["draw"].to_list() == pytest.approx(sorted(rows["value"]))
-    with pytest.raises(NoResultsError, match="No run of method 'rigde' is here"):
-        found.plot_pairs("rigde")
-    bare = hs.Results(found.folder)
-    bare.rows = bare.rows.filter(source="none")
-    with pytest.raises(NoResultsError, match="beside controls"):
-        bare.plot_controls("ridge")
 
 
 def test_the_report_is_on_the_method_that_was_run(rng, tmp_path):
@@ -408,14 +338,10 @@ def test_the_report_is_on_the_method_that_was_run(rng, tmp_path):
     [
         ({"methods": "rigde"}, UnknownMethodError, "No method named 'rigde'.*'ridge'"),
         ({"tasks": "zeroshot"}, ProtocolError, "zeroshot.*zero_shot"),
-        ({"tasks": {"zero_shot": {"prompt": "max"}}}, ProtocolError, "'prompt'.*'prompts'"),
         ({"penalyt": 1.0}, ProtocolError, "'penalyt'.*'penalty'"),
-        ({"gamma": 1.0}, ProtocolError, "No method that is to be run .* has a setting 'gamma'"),
-        ({"controls": ["randm"]}, ProtocolError, "randm"),
         ({"n_pairs": [8, 64]}, ProtocolError, r"too few training images for n_pairs \[64\]"),
         ({"names": SETS["names"]}, ProtocolError, "Name the images too, beside 'names'"),
         ({"prototypes": Pairs(np.eye(2), np.eye(2))}, ProtocolError, "A store has its own texts"),
-        ({"methods": {"ridge": Untitled}}, PluginError, "'ridge' is a name of Headstock"),
         ({"methods": hs.Alignment("ridge")}, SettingError, "pass its method, or a FitConfig"),
         ({"methods": "conse", "eval": "held-out", "controls": False, "seeds": 0}, ProtocolError,
          "Nothing is left to run"),
@@ -434,30 +360,11 @@ def test_arrays_that_cannot_be_scored_are_refused(rng):
         evaluate("ridge", weighted, prototypes=head)
     with pytest.raises(ProtocolError, match="images alone have no texts"):
         evaluate("ridge", pairs.x)
+    cats = Pairs(rng.standard_normal((8, 12)), np.ones((8, 6)), np.repeat("cat", 8))
+    with pytest.raises(ProtocolError, match="two classes or more; here is 1 name"):
+        evaluate("ridge", cats, prototypes=head, controls=False, progress=False)
     with pytest.raises(ProtocolError, match="12 and 6 columns, prototypes of 12 and 5"):
         evaluate("ridge", pairs, prototypes=Pairs(head.x, head.y[:, :5]))
-
-
-def test_one_class_is_refused_and_two_are_scored(rng):
-    names = np.array(list("abcdefghi"))
-    head = Pairs(rng.standard_normal((9, 8)), rng.standard_normal((9, 5)), names)
-    one_row = Pairs(head.x[:1], head.y[:1], head.groups[:1])
-    asked = {"progress": False, "controls": False}
-
-    def of(*names):
-        classes = np.repeat(names, 8)
-        texts = np.repeat(rng.standard_normal((len(names), 5)), 8, axis=0)
-        return Pairs(rng.standard_normal((len(classes), 8)), texts, classes)
-
-    with pytest.raises(ProtocolError, match="two classes or more; here is 1 name"):
-        evaluate("ridge", of("cat"), prototypes=head, **asked)
-    with pytest.raises(ProtocolError, match="Prototypes of one class"):
-        evaluate("ridge", of("cat", "dog"), prototypes=one_row, **asked)
-    for n_pairs in ("all", 2):
-        with pytest.raises(ProtocolError, match="1 classes at 60% leaves one side empty"):
-            evaluate("ridge", of("cat"), n_pairs=n_pairs, **asked)
-    found = evaluate("ridge", of("cat", "dog"), prototypes=head, **asked)
-    assert "chance 50.0 %" in found.verdict
 
 
 def test_a_fit_on_arrays_is_that_of_fitters(rng):

@@ -3,15 +3,11 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from bench import read_ranks, read_results, run_all
-from bench.code import Own
-from bench.corpus import Corpus, read_corpus
+from bench.corpus import read_corpus
 from bench.errors import ProtocolError
-from bench.execution import _batches, _corpora_of, _run_batch
 from bench.protocol import held_out_split
 from bench.results import file_of, files_of, finished
-from bench.scoring import Scoring
 from featstore import open_store
-from fitters.alignment import select
 from tests.bench.results_by_hand import has
 
 TIMES = ["fit_seconds", "score_seconds", "learner_seconds", "finished_at"]
@@ -118,56 +114,3 @@ def test_an_error_in_a_run_comes_out_and_finished_runs_stay(runs, smoke_store, t
         run_all([*good, bad], smoke_store, tmp_path, jobs=jobs)
     assert finished(tmp_path) <= {run.run_id for run in good}
     assert not list(tmp_path.rglob("*.staged"))
-
-
-def test_retrieval_without_captions_is_refused(runs, smoke_store):
-    run = next(r for r in runs if r.task == "retrieval")
-    corpus = read_corpus(open_store(smoke_store), run)
-    bare = Corpus(corpus.images, corpus.names, None, corpus.head)
-    with pytest.raises(ProtocolError, match=r"Task retrieval reads captions, .* \(--captions\)"):
-        Scoring(bare, None).score(run, None)
-
-
-def test_a_head_and_its_controls_on_the_same_pairs_are_made_in_one_place(runs):
-    """What the head chooses and decomposes is not made again in another process."""
-    base = next(run for run in runs if run.protocol.eval == "held-out")
-    fits = [
-        [base.changed(method="ridge", source=source, n_pairs=k, seed=seed)]
-        for seed in (0, 1)
-        for k in (16, 64, 256)
-        for source in ("none", "head", "random", "shuffled")
-    ]
-    batches = _batches(fits)
-    assert [fit for batch in batches for fit in batch] == fits
-    places = {}
-    for number, batch in enumerate(batches):
-        for (run,) in batch:
-            places.setdefault((run.seed, run.protocol.n_pairs), set()).add(number)
-    assert all(len(numbers) == 1 for numbers in places.values())
-    assert len(batches) == 3
-
-
-def test_batches_of_one_call_share_what_was_chosen_on_the_head(
-    smoke_store, tmp_path, runs, monkeypatch
-):
-    """The choice goes with the corpus, which the next call reads anew."""
-    held_out = [
-        run for run in runs if run.protocol.eval == "held-out" and run.fit.method == "ridge"
-    ]
-    base = next(
-        run
-        for run in held_out
-        if run.protocol.source == "head" and run.protocol.n_pairs not in (0, "all")
-    )
-    own, chosen, made = Own.of([]), [], []
-    monkeypatch.setattr(
-        "bench.fits.select", lambda *args, **kwargs: chosen.append(1) or select(*args, **kwargs)
-    )
-    for call, source in (("a", "head"), ("a", "random"), ("b", "shuffled")):
-        run = base.changed(source=source)
-        _run_batch([[run]], smoke_store, tmp_path, None, own, call)
-        corpus = _corpora_of(call, smoke_store, None).read(run)
-        made.append((corpus, len(chosen)))
-    assert made[0][0] is made[1][0]
-    assert made[0][0] is not made[2][0]
-    assert [n for _, n in made] == [1, 1, 2]

@@ -8,13 +8,11 @@ import pytest
 from click.testing import CliRunner
 
 from bench import read_results, run_all
-from bench.errors import ProtocolError
 from bench.results import read_ranks
 from bench.statistics import DrawSums, proportion_interval
 from bench.suites.few_shot import few_shot_numbers, few_shot_runs, few_shot_table
 from featstore import open_store
 from featstore.testing import item_table, write_set
-from fitters.errors import UnknownMethodError
 from fitters.few_shot.registry import LEARNERS
 from headstock.__main__ import cli
 
@@ -84,21 +82,6 @@ def test_every_learner_has_the_same_draws_of_what_a_dataset_can_give(store):
     assert {(run.seed, run.learner) for run in runs} == {
         (s, n) for s in range(10) for n in learners
     }
-
-
-def test_a_suite_of_what_is_named(store):
-    opened = open_store(store)
-    some = few_shot_runs(opened, dataset="own", shots=[2, 9], learners=["gda"], methods=["csa"])
-    assert {(run.task_options.shots, run.fit.method) for run in some} == {
-        (2, "csa"),
-        (2, "identity"),
-    }
-    assert few_shot_runs(opened, dataset="own", label_set="pets") == []
-    assert few_shot_runs(opened, dataset="lone") == []
-    with pytest.raises(ProtocolError, match=r"no images of 'cats'. It has those of 'lone', 'own'"):
-        few_shot_runs(opened, dataset="cats")
-    with pytest.raises(UnknownMethodError, match="Did you mean 'gda'"):
-        few_shot_runs(opened, learners=["gdaa"])
 
 
 @pytest.fixture(scope="module")

@@ -203,25 +203,6 @@ def test_nothing_that_is_scored_enters_the_fit(run, corpus, split, rng):
     assert before.facts == after.facts
 
 
-def test_facts_say_what_was_used_and_chosen(run, corpus, split):
-    facts = fit_run(run, corpus, split).facts
-    assert (facts["n_images_fitted"], facts["n_prototypes"]) == (8, 120)
-    assert facts["image_mean"] == "training images"
-    assert facts["penalty_chosen"] > 0
-    assert facts["mix_chosen"] is None
-    chosen = fit_run(run.changed(method="cca"), corpus, split).facts
-    assert chosen["mix_chosen"] > 0
-    assert chosen["penalty_at_edge"] in (True, False)
-    assert chosen["flat_choice"] in (True, False)
-    assert facts["flat_choice"] is None
-    assert "flat_choice" not in fit_run(run.changed(penalty=0.3, mix=2.0), corpus, split).facts
-    alone = fit_run(run.changed(source="none"), corpus, split).facts
-    assert alone["n_prototypes"] == 0
-    assert alone["mix_chosen"] is None
-    every = fit_run(run.changed(n_pairs="all"), corpus, split).facts
-    assert every["n_images_fitted"] == len(split.train)
-
-
 def test_rows_are_adapted_to_the_training_images_and_to_no_other(run, corpus, split):
     adapted = run.changed(head_rows="adapted")
     pairs, _ = prototype_pairs(adapted, corpus, split)
@@ -244,8 +225,3 @@ def test_rows_are_adapted_to_the_training_images_and_to_no_other(run, corpus, sp
     ):
         with pytest.raises(ProtocolError, match=match):
             adapted.changed(**change)
-
-
-def test_too_many_pairs_are_refused(run, corpus, split):
-    with pytest.raises(ProtocolError, match="Ask for fewer"):
-        fit_run(run.changed(n_pairs=1000), corpus, split)

@@ -15,9 +15,7 @@ from fitters.aligners.ridge import RidgeAligner
 from fitters.inventory import find_sets
 from fitters.kept import Kept
 from fitters.moments.transform import normalize_rows
-from fitters.select import held_out
 from fitters.select.held_out import LinearFits
-from fitters.spectrum import eigen_gram
 from tests.bench.results_by_hand import has
 from tests.bench.test_execution import TIMES
 from tests.shorthand import execute, sweep_runs
@@ -112,33 +110,6 @@ def test_cells_over_all_names_and_of_parts_of_a_head_equal_the_ordinary_fit(
     assert rows.filter(pl.col("clusters") > 0)["own_names"].null_count() == 0
 
 
-def test_given_settings_make_a_grid_whatever_the_suite(sweep, swept, smoke_store, tmp_path):
-    cells = [run for run in sweep if (run.fit.method, run.seed) == ("ridge", 1)]
-    named = [run.changed(suite="mine") for run in cells]
-    assert not is_cell(named[0].changed(mix="auto"))
-    assert not is_cell(named[0].changed(method="kernel-ridge"))
-    run_all(named, smoke_store, tmp_path)
-    assert {path.name[:5] for path in (tmp_path / "runs").iterdir()} == {"many-"}
-    ranks = [
-        read_ranks(root, [run.run_id for run in runs]).drop("run_id")
-        for root, runs in ((swept, cells), (tmp_path, named))
-    ]
-    assert_frame_equal(*ranks)
-
-
-def test_tasks_that_look_at_raw_rows_get_them(smoke_store, monkeypatch):
-    store = open_store(smoke_store)
-    grid = {"source": ("head",), "n_pairs": (8,), "mix": (2.0,), "penalty": (1.0,), "seed": (0,),
-            "task": ("modality_gap", "neighbours")}  # fmt: skip
-    runs = sweep_runs(store, find_sets(store), grid)
-    corpus = read_corpus(store, runs[0])
-    found = [frame["value"].to_list() for _, frame, _ in execute(runs, corpus)]
-    monkeypatch.delattr(GivenRidge, "sides")
-    for values, run in zip(found, runs, strict=True):
-        ((_, ordinary, _),) = execute([run], corpus)
-        assert values == pytest.approx(ordinary["value"].to_list())
-
-
 def without_times(frame):
     return frame.drop(TIMES).sort("run_id", "direction", "metric")
 
@@ -207,25 +178,3 @@ def test_the_grid_is_the_ridge_aligner(rng, direction, n_prototypes, n_real):
             )
             expected = aligner.project_x(images) @ aligner.project_y(texts).T
             np.testing.assert_allclose(x @ y.T, expected, atol=2e-5)
-
-
-def test_a_gram_that_comes_again_is_not_decomposed_again(rng, monkeypatch):
-    """Head rows and random rows with the same texts: what they share changes no bit."""
-    made = []
-    monkeypatch.setattr(held_out, "eigen_gram", lambda gram: made.append(1) or eigen_gram(gram))
-    images, names = rng.standard_normal((5, 8)), rng.standard_normal((7, 6))
-    one, other = rng.standard_normal((2, 30, 6))
-    memory = Kept(64_000_000)
-    for texts, new in ((one, 3), (one, 0), (other, 3), (one, 0)):
-        prototypes = Pairs(rng.standard_normal((30, 8)), texts)
-        found = []
-        for kept, expected in ((memory, new), (Kept(0), 3)):
-            made.clear()
-            with monkeypatch.context() as patch:
-                patch.setattr("fitters.kept.KEPT", kept)
-                fits = LinearFits(prototypes, Pairs(images, names[:5]), predict_x=True)
-                seen = fits.seen(images, names)
-                found.append([fits.ridge(mix, seen).at(1.0) for mix in (0.3, 1.0, 3.0)])
-            assert len(made) == expected
-        np.testing.assert_array_equal(*(np.concatenate([x for x, _ in own]) for own in found))
-        np.testing.assert_array_equal(*(np.concatenate([y for _, y in own]) for own in found))

@@ -9,7 +9,6 @@ from sklearn.metrics import average_precision_score
 from threadpoolctl import threadpool_limits
 
 from bench.errors import MetricError
-from bench.metrics.ranks import Relevance, rank_relevant
 from tests.bench import oracles_bench as oracles
 from tests.shorthand import rank_projections, ranks_from_scores
 
@@ -86,19 +85,6 @@ def test_equals_double_loops_and_sklearn_on_tied_scores(case, top):
         )
 
 
-def test_many_relevant_items_take_the_sorting_path_and_agree_with_sklearn(rng):
-    scores = rng.integers(0, 40, size=(25, 300)).astype(np.float32)
-    groups = rng.integers(0, 10, size=300)
-    queries = rng.integers(0, 10, size=25)
-    found = ranks_from_scores(scores, queries, groups)
-    assert found.n_relevant.min() > 8
-    for i, group in enumerate(queries):
-        assert found.rank[i] == oracles.rank_of_best(scores[i], groups == group)
-        assert found.average_precision[i] == pytest.approx(
-            average_precision_score(groups == group, scores[i]), rel=1e-12
-        )
-
-
 @pytest.mark.parametrize("block_scores", [1, 100, 999, 10**9])
 def test_blocks_give_what_one_product_gives(rng, block_scores):
     # Integers are exact in float32, so any blocking of the product has the same bits.
@@ -134,12 +120,6 @@ def test_bad_input_is_named(arguments, message):
         rank_projections(queries, gallery, np.array(query_groups), np.array(gallery_groups))
 
 
-def test_relevance_of_other_items_is_refused():
-    relevance = Relevance.build(np.arange(3), np.arange(4), 3, 4)
-    with pytest.raises(MetricError, match="does not fit projections of 3 and 5"):
-        rank_relevant(np.ones((3, 2)), np.ones((5, 2)), relevance)
-
-
 def test_threads_change_nothing(rng):
     """Blocks side by side, more than there are threads, and one after another: every field."""
     queries, gallery = rng.normal(size=(301, 7)), rng.normal(size=(50, 7))
@@ -157,7 +137,7 @@ def test_bad_scores_are_named():
         ranks_from_scores(np.array([[np.nan]]), np.zeros(1), np.zeros(1))
 
 
-def test_a_single_query_ties_like_any_other() -> None:
+def test_a_single_query_ties_like_any_other():
     """A one-row product goes through another kernel, which must not break ties."""
     rng = np.random.default_rng(7)
     for _ in range(100):

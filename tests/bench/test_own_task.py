@@ -11,24 +11,23 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from bench import read_results, run_all, write_report
+from bench import read_results, write_report
 from bench.cells import only_series
 from bench.comparisons import compare
 from bench.corpus import read_corpus
 from bench.errors import MetricError, ProtocolError
 from bench.fits import fit_run
 from bench.metrics import Metric
-from bench.options import Task, options_of
+from bench.options import Task
 from bench.results import read_ranks, read_sessions, read_sums
 from bench.scoring import Scoring
-from bench.suites.registry import SUITES
 from bench.tables import value_text
 from bench.tasks.outcome import outcomes_of
 from bench.tasks.zero_shot import score_zero_shot
 from featstore import open_store
 from featstore.command_line import run_command
 from featstore.errors import PluginError
-from featstore.plugins import register, use_plugins
+from featstore.plugins import register
 from headstock.__main__ import cli
 from tests.shorthand import task_runs
 
@@ -90,7 +89,7 @@ def margins(store, *, limit=None, methods=(), sources=()):
 
 
 @pytest.fixture
-def plugin(tmp_path: Path, no_plugins: None) -> Path:
+def plugin(tmp_path, no_plugins):
     (tmp_path / "margins.py").write_text(PLUGIN)
     return tmp_path / "margins.py"
 
@@ -156,15 +155,6 @@ def test_a_file_is_a_suite_with_controls_tables_and_a_report(plugin, smoke_store
     assert "Share of images nearer to their own name." in page
 
 
-def test_workers_of_a_cluster_load_the_file(plugin, ray_cluster, smoke_store, tmp_path):
-    use_plugins([plugin])
-    planned = SUITES["margins"].runs(open_store(smoke_store))
-    run_all(planned, smoke_store, tmp_path / "out", engine="ray", jobs=1)
-    rows = read_results(tmp_path / "out")
-    assert rows["run_id"].n_unique() == len(planned)
-    assert set(rows["origin"]) == {"", "margins.py"}
-
-
 def test_a_changed_line_makes_new_runs_of_what_it_decides(plugin, smoke_store, tmp_path, capsys):
     plan = ("eval", "run", "margins", "--store", smoke_store, "-o", tmp_path / "out",
             "--dry-run", "--json", "--plugin", plugin)  # fmt: skip
@@ -193,18 +183,6 @@ def test_a_changed_line_makes_new_runs_of_what_it_decides(plugin, smoke_store, t
     }  # fmt: skip
     fits = {(task, method): a != b for (task, method, _, a), (*_, b) in zip(*ids, strict=True)}
     assert not fits["margin", "ridge"]
-
-
-def test_the_options_of_a_task_of_ones_own(plugin, capsys):
-    assert run("ls", "--available", "tasks", "--plugin", plugin) == 0
-    listed = capsys.readouterr().out.splitlines()
-    assert listed[-1].split()[:3] == ["task", "margin", "margins.py"]
-    assert listed[1].split()[:3] == ["task", "zero_shot", "bench"]
-    assert options_of("margin", {"least": 0.25}).least == 0.25
-    with pytest.raises(ProtocolError, match=r"'least'.*at least 0"):
-        options_of("margin", {"least": -1})
-    with pytest.raises(ProtocolError, match="Did you mean 'least'"):
-        options_of("margin", {"leastt": 1})
 
 
 def corpus_of(store: Path):

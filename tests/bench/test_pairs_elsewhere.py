@@ -135,16 +135,6 @@ def test_what_cannot_be_pairs_is_refused_with_what_to_do(task):
         assert error.count("error:") == 1
 
 
-def test_other_encoders_are_refused_by_name(task):
-    pairs = ["--method", "ridge", "--captions", f"flickr30k/caption/{R}", "--n-pairs", "4"]
-    error = task(*pairs, images=f"pets/image/{B}_in1k", code=1)
-    assert "images of flickr30k in space" in error
-    assert BEIT1 in error
-    assert "Extract them" in error
-    error = task(*pairs, names="pets/class_name/ViT-B-32-quickgelu", code=1)
-    assert "different embedding spaces" in error
-
-
 def test_rows_are_moved_by_images_of_the_heads_own_classes(store):
     opened = open_store(store)
     (run,) = task_runs(

@@ -11,8 +11,7 @@ import pytest
 from polars.testing import assert_frame_equal
 from sklearn.preprocessing import normalize
 
-from bench import read_ranks, read_results, run_all
-from bench.cells import only_series
+from bench import read_results, run_all
 from bench.corpus import Items, read_corpus
 from bench.errors import ProtocolError
 from bench.fits import class_mean_pairs, fit_run
@@ -21,7 +20,7 @@ from bench.options import Neighbours
 from bench.protocol import choice_rng, sample_rng
 from bench.scoring import split_of
 from bench.suites import paper
-from bench.suites.paper import lacking, paper_runs
+from bench.suites.paper import paper_runs
 from bench.suites.published import published_numbers, published_table
 from bench.suites.registry import with_lists
 from bench.tasks.diagnostics import score_neighbours
@@ -29,10 +28,9 @@ from featstore import open_store
 from featstore.command_line import run_command
 from featstore.datasets import synsets_of
 from fitters import preset
-from fitters.few_shot.registry import LEARNERS
 from headstock.__main__ import cli
 from tests.assertions import assert_close, assert_same
-from tests.bench.paper_store import BEIT1, BEIT21, CLIP, ROBERTA, Builder, build
+from tests.bench.paper_store import build
 from tests.bench.results_by_hand import has
 
 
@@ -117,32 +115,6 @@ def test_every_experiment_that_the_store_can_answer_is_planned(planned):
     assert all(run.protocol.train_splits == ("train", "restval", "val") for run in planned)
 
 
-def test_the_full_plan_has_the_papers_numbers(every):
-    runs = every
-    few = {run.task_options.shots for run in runs if run.task == "few_shot"}
-    assert few == {1, 2, 4, 8, 16}
-    learners = Counter(
-        (run.task_options.learner, run.task_options.prototypes, run.fit.method)
-        for run in runs
-        if run.task == "few_shot"
-    )
-    # Five seeds, and three of the one that is trained for minutes.
-    trained = learners["paper-few-shot", "none", "identity"]
-    assert {5 * trained // 3} == set(learners.values()) - {trained}
-    # Every learner with and without names; what needs them, and the paper's own, once.
-    # But for those that came later, which the suite few-shot compares.
-    assert set(LEARNERS) - {learner for learner, *_ in learners} == {
-        "ape", "gda", "proker", "rehark", "ranpac",
-    }  # fmt: skip
-    assert len(learners) == 2 * (len(LEARNERS) - 5 - 2) + 2
-    assert learners["cross-modal", "names", "ridge"]
-    means = {run.task_options.per_class for run in runs if run.task == "neighbours"}
-    assert means == {0, 1, 3, 5, 10, 50}
-    assert {run.seed for run in runs} == {0, 1, 2, 3, 4}
-    # 40 training images: 1,000 cannot be drawn, all can.
-    assert {run.protocol.n_pairs for run in runs if run.task == "retrieval"} == {0, "all"}
-
-
 def test_the_papers_methods_run_by_its_schedule(every):
     runs = every
     ours = {"identity", "conse", "ridge", "procrustes"}
@@ -212,45 +184,6 @@ def test_trainings_have_the_controls_of_closed_forms_and_real_pairs_the_same_ste
         and run.protocol.pairs_per_class == 1 and not run.data.pairs_from
     }  # fmt: skip
     assert bare == {2500, 3 * 2500, 500, 5 * 500}
-
-
-def test_every_head_and_text_encoder_of_the_store_is_scored(tmp_path):
-    """Whatever label set a head is of, and whatever encoder its names."""
-    make = Builder(tmp_path)
-    make.images("pets", BEIT21, 8, 3, ["train", "test", "test"])
-    for label_set, n in (("inat21", 9), ("mine", 12)):
-        make.head(label_set, BEIT21, n)
-    for dataset, n in (("inat21", 9), ("mine", 12), ("pets", 8)):
-        for encoder in (ROBERTA, CLIP):
-            make.names(dataset, encoder, n)
-    runs = [run for run in paper_runs(open_store(tmp_path)) if run.task == "zero_shot"]
-    alone = [run for run in runs if has(run, method="ridge", source="head", pairs_per_class=0)]
-    found = {
-        (run.data.head_set.split("/")[0], run.data.name_set.split("/")[2].split("-")[0])
-        for run in alone
-    }
-    encoders = {"st.all", "oc.ViT"}
-    assert found == {(head, text) for head in ("inat21", "mine") for text in encoders}
-    assert len(alone) == len(found)
-
-
-def test_pairs_of_another_data_set_are_flickrs_captions_and_imagenets_images(every):
-    runs = every
-    assert {tuple(at.split("/")[:2][i] for at in run.data.pairs_from for i in (0, 1))
-            for run in runs if run.data.pairs_from} == {
-        ("flickr30k", "image", "flickr30k", "caption"),
-        ("imagenet1k", "image", "imagenet1k", "class_name"),
-    }  # fmt: skip
-    captions = [run for run in runs if run.data.pairs_from[:1] and run.data.captioned]
-    assert {run.data.image_set.split("/")[0] for run in captions} == {"flowers102", "pets"}
-    assert {(r.protocol.source, r.protocol.n_pairs) for r in captions} == {
-        ("head", 0), ("random-cov", 0), ("shuffled", 0), ("head", "all"), ("none", "all"),
-    }  # fmt: skip
-    own = [run for run in runs if run.data.pairs_from and not run.data.captioned]
-    assert {(r.protocol.source, r.protocol.head_rows, r.protocol.pairs_per_class) for r in own} == {
-        *(("none", "weights", n) for n in (1, 3, 5, 10, 50)),
-        *(("head", how, 0) for how in ("weights", "mean", "attention", "linear")),
-    }
 
 
 def test_heads_are_trained_on_plain_names_and_images_tested_on_prompts(every):
@@ -382,27 +315,6 @@ def named(corpus):
     return Items(classes, classes, rows)
 
 
-def test_what_is_lacking_is_listed_with_the_command_that_makes_it(store):
-    found = lacking(open_store(store))
-    keys = {(one.dataset, one.kind, encoder) for one in found for encoder in one.encoders}
-    assert ("pets", "image", BEIT21) not in keys
-    assert ("pets", "class_name", ROBERTA) not in keys
-    assert ("food101", "image", BEIT21) in keys
-    assert ("coco", "caption", CLIP) in keys
-    one = next(o for o in found if (o.dataset, o.kind) == ("flickr30k", "image"))
-    assert one.command == (
-        f"headstock extract manifests/flickr30k --kind image --encoder {BEIT1} --encoder {CLIP} "
-        f"--store {store}"
-    )
-    assert one.manifest == (
-        "headstock data build flickr30k --root DATA/flickr30k -s train=paper -s "
-        "captions=first5 -o manifests/flickr30k"
-    )
-    species = next(o for o in found if o.kind == "class_name" and o.dataset == "inat21")
-    assert "--classes-only" in species.manifest
-    assert species.note == f"{ROBERTA} is our choice"
-
-
 def test_published_numbers_are_those_of_the_paper():
     numbers = published_numbers()
     assert set(numbers["how"]) == {"exact", "figure"}
@@ -463,22 +375,6 @@ def test_the_runs_fill_the_table_and_differences_are_ours_minus_theirs(results):
     )["value"]  # fmt: skip
     assert one["ours"].to_list() == value.to_list()
     assert one["theirs"].to_list() == [0.78]
-
-
-def test_all_datasets_stand_in_one_series(results):
-    rows = read_results(results)
-    assert only_series(results, rows).height == rows.height
-
-
-def test_five_captions_of_every_test_image_are_scored(results):
-    rows = read_results(results).filter(
-        (pl.col("task") == "retrieval") & (pl.col("direction") == "caption→image")
-    )
-    assert set(rows["n_queries"]) == {100}
-    ranks = read_ranks(results, rows["run_id"].unique())
-    clusters = ranks.filter(pl.col("direction") == "caption→image")["cluster_id"]
-    # An image's five captions are one draw.
-    assert clusters.n_unique() == 20
 
 
 def test_a_report_is_of_one_set_of_images_and_has_the_papers_numbers(store, results, tmp_path):

@@ -9,34 +9,21 @@ import json
 import shlex
 from dataclasses import replace
 from functools import cache, partial
-from itertools import chain, pairwise, takewhile
+from itertools import chain, takewhile
 from pathlib import Path
 
 import pytest
 import timm
 from safetensors.torch import save_file
 
-from bench import read_results
-from bench.suites.paper import (
-    COSINE_HEADS,
-    EXPERIMENTS,
-    INAT,
-    OPTIONS,
-    PAIRED_WITH,
-    PLAIN,
-    TESTED_BY,
-    paper_runs,
-)
+from bench.suites.paper import COSINE_HEADS, EXPERIMENTS, INAT
 from bench.suites.published import published_numbers
-from data_manifests.official.inspection import expectation
 from data_manifests.registry import BUILDERS
 from featstore import open_store
 from featstore.command_line import run_command
 from featstore.encoders import open_clip_model, sentence_transformers_text, timm_image
 from featstore.encoders.open_clip_model import OpenClipPair, _checked_config, split_name
-from featstore.manifest.io import read_manifest
 from headstock.__main__ import cli
-from tests.bench.paper_store import build
 from tests.data_manifests import miniatures
 from tests.featstore.encoders import open_clip_models
 from tests.featstore.encoders.conftest import package_folder
@@ -160,31 +147,6 @@ def test_every_command_for_an_empty_store_builds_and_plans(place, monkeypatch, c
         assert {e for f, k, e in planned if (f, k) == (f"manifests/{folder}", kind)} >= set(INAT)
 
 
-def test_manifests_have_the_papers_splits_and_names(place, monkeypatch, capsys):
-    monkeypatch.chdir(place)
-    for words in printed("store", capsys):
-        if words[1] == "data" and words[3] in ("flickr30k", "coco", "places365", "pets"):
-            assert run_command(cli, "headstock", [*words[1:], "--subset"]) == 0
-    flickr = read_manifest(place / "manifests" / "flickr30k")
-    # What Karpathy left out is trained on, too, and so is his validation set.
-    counts = dict(flickr.tables["image"]["split"].value_counts().iter_rows())
-    assert counts == {"train": 4, "test": 1}
-    captions = flickr.tables["caption"]
-    assert set(captions.group_by("parent_id").len()["len"]) == {5}
-    prompts = read_manifest(place / "manifests" / "pets").tables["class_name"]
-    tested = prompts.filter(variant="paper", template_id="paper")["text"].to_list()
-    assert "A photo of a Abyssinian, a type of pet" in tested
-
-
-def test_a_store_that_has_something_is_told_only_what_it_lacks(tmp_path, capsys):
-    build(tmp_path / "store")
-    commands = printed(tmp_path / "store", capsys)
-    (pets,) = [words for words in commands if words[2:5] == ["manifests/pets", "--kind", "image"]]
-    given = [value for word, value in pairwise(pets) if word == "--encoder"]
-    assert given == [*INAT]
-    assert not [w for w in commands if w[2:5] == ["manifests/pets", "--kind", "class_name"]]
-
-
 def test_a_dry_run_succeeds_on_any_store_and_a_run_says_what_to_do(tmp_path, capsys):
     for store in (tmp_path / "none", tmp_path / "empty"):
         (tmp_path / "empty").mkdir(exist_ok=True)
@@ -204,14 +166,6 @@ def test_a_dry_run_succeeds_on_any_store_and_a_run_says_what_to_do(tmp_path, cap
     assert not open_store(made).sets()
 
 
-def test_published_numbers_are_of_models_that_the_commands_make():
-    patterns = set(published_numbers()["image_encoder"]) - {""}
-    names = [name.partition(":")[2] for name in (*COSINE_HEADS, *INAT)]
-    names += ["ViT-B-32-quickgelu", "ViT-L-14-336-quickgelu"]
-    for pattern in patterns:
-        assert any(name.startswith(pattern.strip("^")) for name in names), pattern
-
-
 # docs/ref/boxes.md and docs/reproduce.md
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "ref" / "boxes.md"
@@ -226,13 +180,6 @@ def table(heading):
     rows = takewhile(lambda line: line.startswith("|"), lines[start + 2 :])
     cells = [[cell.strip().strip("`") for cell in row.strip("|").split("|")] for row in rows]
     return [dict(zip(names, row, strict=True)) for row in cells]
-
-
-def expected_images(dataset):
-    facts = BUILDERS[dataset].facts
-    chosen = dict(option.split("=") for option in OPTIONS.get(dataset, ()))
-    counts = expectation(facts, chosen)["image"]
-    return counts["val"] if dataset == "imagenet1k" else sum(counts.values())
 
 
 def wanted_images():
@@ -252,125 +199,7 @@ def test_the_downloads_of_the_document_are_those_of_the_manifests():
     assert all(file.rsplit("/", 1)[0] in text for file in INAT.values())
 
 
-#: Model → images a second, as timm publishes them for an RTX 3090.
-RATES = {
-    "beit_base_patch16_224": 1536, "caformer_s18": 1550, "convformer_s18": 1455,
-    "convnext_base": 1310, "tiny_vit_21m_224": 3034, "convnext_large_mlp": 240,
-    "ViT-L-14-336-quickgelu": 158, "vit_large_patch14_clip_336": 158,
-    "ViT-B-32-quickgelu": 5121,
-}  # fmt: skip
-
-
-def test_the_hours_of_the_document_follow_from_the_rates():
-    rates = [
-        expected_images(dataset) / RATES[name.partition(":")[2].split("/")[0].partition(".")[0]]
-        for dataset, encoders in wanted_images().items()
-        for name in encoders
-    ]
-    text = " ".join(DOCUMENT.read_text(encoding="utf-8").split())
-    assert f"take {sum(rates) / 3600:.2f} GPU hours" in text
-
-
 def test_the_document_names_every_experiment_of_the_published_numbers():
     rows = table("| experiment | where it is | what is run, or why not | run here on |")
     assert [row["experiment"] for row in rows] == [one.name for one in EXPERIMENTS]
     assert {row["experiment"] for row in rows} >= set(published_numbers()["experiment"])
-
-
-#: What the sources show, found by hand: words of the list that stand for it.
-SHOWN = (
-    # The poster, from its top, and the page.
-    "cosine and linear classifier", "mutual nearest neighbours", "zero-shot accuracy",
-    "Flickr30K, COCO", "one captioned image a class",
-    "separation of images and weights", "images and weights in a plane", "source of the head",
-    "weights and images on equal budget", "the method drawn", "future work",
-    # What the code runs beside them, and what is known of the paper.
-    "few-shot classification", "--weight_preprocess", "CKA",
-    "synonyms and hypernyms", "MNIST", "HAM10000", "Figure 6", "Table 12",
-)  # fmt: skip
-
-
-def test_the_dry_run_lists_all_that_the_sources_show_in_order(tmp_path, capsys):
-    arguments = [
-        "eval", "run", "paper", "--store", str(tmp_path), "-o", "r", "--dry-run",
-    ]  # fmt: skip
-    assert run_command(cli, "headstock", arguments) == 0
-    listed = capsys.readouterr().out.split(f"{tmp_path} lacks")[0].splitlines()
-    assert [line.strip().partition(" (")[0] for line in listed] == [o.name for o in EXPERIMENTS]
-    for what in SHOWN:
-        assert sum(what in line.partition("): ")[0] for line in listed) == 1, what
-    for one, line in zip(EXPERIMENTS, listed, strict=True):
-        # Of an empty store everything is lacking, and what is not run says why.
-        assert ("lacks" in line) == (one.plan is not None) == bool(one.reads), line
-        assert ("not run: " in line) == (one.plan is None), line
-
-
-def test_the_first_evening_is_a_row_of_the_suite(place, tmp_path, monkeypatch, capsys):
-    """Its manifests build, its extractions plan, and its runs are the suite's on its sets."""
-    text_of = DOCUMENT.read_text(encoding="utf-8").replace("\\\n", " ")
-    section = text_of.split("## A first evening")[1].split("\n## ")[0]
-    lines = section.split("```console\n")[1].split("```")[0].splitlines()
-    commands = [shlex.split(line) for line in lines]
-    for words in commands:
-        if words[1:3] == ["data", "build"]:
-            monkeypatch.chdir(place)
-            lacking = ["--subset"] if "--root" in words else []
-            out = ["-o", str(tmp_path / words[3])]
-            arguments = [*words[1 : words.index("-o")], *lacking, *out]
-            assert run_command(cli, "headstock", arguments) == 0
-    printed_ones = printed(tmp_path / "none", capsys)
-    for words in commands:
-        if words[1] != "extract":
-            continue
-        encoder = words[words.index("--encoder") + 1]
-        assert any(w[2:5] == words[2:5] and encoder in w for w in printed_ones)
-    tasks = [words for words in commands if words[1:4] == ["eval", "task", "zero_shot"]]
-    methods = set()
-    build(tmp_path / "store")
-    for words in tasks:
-        # The same row of flowers, which the small store has.
-        typed = [word.replace("food101", "flowers102") for word in words[1:]]
-        typed[typed.index("--store") + 1] = str(tmp_path / "store")
-        typed[typed.index("-o") + 1] = str(tmp_path / "evening")
-        if "paper-mlp" in typed[typed.index("--method") + 1]:
-            typed[typed.index("epochs=500")] = "epochs=2"
-        assert run_command(cli, "headstock", typed) == 0
-    rows = read_results(tmp_path / "evening")
-    methods = set(rows["method"])
-    assert methods == {"paper-cca", "paper-mlp"}
-    suite = next(
-        run for run in paper_runs(open_store(tmp_path / "store"))
-        if run.task == "zero_shot" and run.fit.method == "paper-cca"
-        and run.protocol.source == "head" and not run.protocol.has_pairs
-        and run.data.image_set in set(rows["image_set"])
-    )  # fmt: skip
-    columns = suite.columns()
-    for name in ("variants", "templates", "head_variants", "head_templates", "head_set", "eval"):
-        assert set(rows[name]) == {columns[name]}
-
-
-def block(language, after):
-    """Return the first block of a language behind some words of the document."""
-    text_of = DOCUMENT.read_text(encoding="utf-8").split(after, 1)[1]
-    return text_of.split(f"```{language}\n", 1)[1].split("```")[0]
-
-
-def test_captions_of_classes_become_texts_that_pairs_are_made_with(place, monkeypatch, capsys):
-    """The document's way from the authors' file to the variant that the suite looks for."""
-    monkeypatch.chdir(place)
-    build_words = ["data", "build", "dtd", "--root", "DATA/dtd", "--subset"]
-    assert run_command(cli, "headstock", [*build_words, "-o", "manifests/dtd"]) == 0
-    captions = ["A banded texture.", "Dots on cloth."]
-    Path("dataset_captions.json").write_text(json.dumps({"dtd": captions}))
-    exec(block("python", "**Captions of classes**"), {})
-    command = block("console", "**Captions of classes**").splitlines()[0]
-    assert run_command(cli, "headstock", [*shlex.split(command)[1:], "--subset"]) == 0
-    prompts = read_manifest("manifests/dtd").tables["class_name"]
-    variant, template = PAIRED_WITH[0]
-    found = prompts.filter(variant=variant, template_id=template)
-    assert dict(found.select("class_id", "text").rows()) == dict(
-        zip(["dtd/banded", "dtd/polka-dotted"], captions, strict=True)
-    )
-    # The texts of training and test are still there.
-    for text_of in (*TESTED_BY[:1], PLAIN):
-        assert prompts.filter(variant=text_of[0], template_id=text_of[1]).height == 2

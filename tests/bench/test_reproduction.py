@@ -28,9 +28,8 @@ from bench.reproduction import (
     sets_of,
 )
 from bench.results import read_sessions
-from featstore import copy_sets, open_store
+from featstore import open_store
 from featstore.errors import FeatstoreError
-from tests.featstore.remote.hub_server import TOKEN, hub_server
 
 BOX = """
 format = 1
@@ -88,15 +87,6 @@ def test_a_number_that_is_off_and_one_that_is_missing_are_named(box, smoke_resul
     assert "1 have no result of ours" in outcome.sentence
 
 
-def test_results_of_other_runs_in_the_folder_are_not_compared(box, smoke_results, runs):
-    first = next(row for row in parse_box(box.encode()).expected if row["method"] == "conse")
-    some = [run for run in runs if run.fit.method != "conse"]
-    outcome = compare_box(parse_box(box.encode()), smoke_results, some)
-    lost = {number.cell for number in outcome.numbers if number.ours is None}
-    assert len(lost) == sum(row["method"] == "conse" for row in parse_box(box.encode()).expected)
-    assert any(first["eval"] in cell for cell in lost)
-
-
 def test_a_row_that_means_several_cells_is_refused(smoke_results, runs):
     vague = BOX + 'columns = ["method", "metric", "percent"]\nrows = [["ridge", "top-1", 1]]\n'
     with pytest.raises(BoxError, match=r"\d+ cells are ridge, top-1"):
@@ -104,7 +94,6 @@ def test_a_row_that_means_several_cells_is_refused(smoke_results, runs):
 
 
 REVISION = "0123456789abcdef" * 4
-AT = f'address = "https://example.org/s"\nsets = ["smoke/image/synthetic-1@{REVISION}"]'
 
 
 @pytest.mark.parametrize(
@@ -149,13 +138,6 @@ def test_what_a_box_may_not_say_is_named(old, new, said):
     with pytest.raises(BoxError, match=said.replace("[", r"\[")) as raised:
         parse_box(changed(BOX, old, new).encode())
     assert len(str(raised.value)) < 500
-
-
-def test_a_box_at_an_address_names_its_revisions():
-    text = changed(BOX, 'sets = ["smoke/image/synthetic"]', AT)
-    found = parse_box(text.encode())
-    assert found.store == "https://example.org/s"
-    assert found.sets == {"smoke/image/synthetic-1": REVISION}
 
 
 def test_sets_in_other_revisions_than_a_box_names_are_not_scored(runs):
@@ -225,40 +207,6 @@ def test_a_study_is_repeated_from_end_to_end(box, smoke_results, smoke_store, tm
     command = {session["command"] for session in read_sessions(out / "results")}
     assert command == {"reproduce BOX --out OUT"}
     assert str(tmp_path) not in (out / "certificate.json").read_text()
-
-
-# huggingface_hub 2.4 hands httpx2 an upload in a way that this deprecates.
-@pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
-def test_a_store_of_the_hub_gives_the_numbers_of_the_folder_bit_for_bit(
-    box, smoke_results, smoke_store, runs, tmp_path, monkeypatch
-):
-    """From an empty cache, by the box alone; revisions that it does not name are not scored."""
-    pytest.importorskip("huggingface_hub")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
-    address = "hf://datasets/team/smoke"
-    with hub_server(None, "team/smoke") as hub:
-        for name, value in {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0",
-                            "XDG_CACHE_HOME": str(tmp_path / "cache")}.items():  # fmt: skip
-            monkeypatch.setenv(name, value)
-        copy_sets(smoke_store, address)
-        sets = json.dumps([f"{key}@{revision}" for key, revision in sets_of(runs).items()])
-        named = f'address = "{address}"\nsets = {sets}'
-        text = changed(box, 'sets = ["smoke/image/synthetic"]', named)
-        other = text.replace(next(iter(sets_of(runs).values())), REVISION)
-        (tmp_path / "other.toml").write_text(other)
-        (tmp_path / "box.toml").write_text(text)
-        words = [str(tmp_path / "other.toml"), "-o", str(tmp_path / "none")]
-        done = CliRunner().invoke(reproduce_command, words)
-        assert "does not name this" in str(done.exception)
-        assert not (tmp_path / "none").exists()
-        words = [str(tmp_path / "box.toml"), "-o", str(tmp_path / "out"), "--json"]
-        done = CliRunner().invoke(reproduce_command, words, standalone_mode=False)
-        assert done.return_value == 0, done.exception
-        assert hub.count("GET", "/embedding/")
-    here = compare_box(parse_box(box.encode()), smoke_results, runs).certificate()
-    certificate = json.loads((tmp_path / "out" / "certificate.json").read_text())
-    for fact in ("numbers", "revisions", "results"):
-        assert certificate[fact] == here[fact]
 
 
 # What anybody may have written, and what the process does with it.

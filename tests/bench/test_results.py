@@ -56,13 +56,6 @@ def test_what_is_written_is_what_is_read(tmp_path):
     assert finished(tmp_path) == {run_id}
 
 
-def test_order_of_writing_does_not_show(tmp_path):
-    for name, order in (("a", (1, 2, 3)), ("b", (3, 1, 2))):
-        for number in order:
-            write_batch(tmp_path / name, *a_run(number)[1:])
-    assert_frame_equal(read_results(tmp_path / "a"), read_results(tmp_path / "b"))
-
-
 @pytest.mark.parametrize("damage", ["truncated", "foreign", "no ranks", "staged only"])
 def test_a_damaged_run_counts_as_not_finished(tmp_path, damage):
     write_batch(tmp_path, *a_run(1)[1:])
@@ -110,26 +103,6 @@ def test_sessions_are_listed_oldest_first(tmp_path):
 def a_batch(numbers):
     parts = [a_run(number) for number in numbers]
     return pl.concat([rows for _, rows, _ in parts]), pl.concat([ranks for *_, ranks in parts])
-
-
-def test_a_batch_is_read_like_its_runs(tmp_path):
-    write_batch(tmp_path / "many", *a_batch([1, 2, 3]))
-    for number in (1, 2, 3):
-        write_batch(tmp_path / "one", *a_run(number)[1:])
-    assert len(list((tmp_path / "many" / "runs").iterdir())) == 1
-    assert finished(tmp_path / "many") == finished(tmp_path / "one")
-    assert_frame_equal(read_results(tmp_path / "many"), read_results(tmp_path / "one"))
-    ids = [a_run(number)[0] for number in (3, 1)]
-    assert_frame_equal(read_ranks(tmp_path / "many", ids), read_ranks(tmp_path / "one", ids))
-
-
-def test_a_run_in_two_batches_counts_once(tmp_path):
-    write_batch(tmp_path, *a_batch([1, 2]))
-    write_batch(tmp_path, *a_batch([2, 3]))
-    write_batch(tmp_path, *a_run(3)[1:])
-    assert read_results(tmp_path).height == 6
-    ids = [a_run(number)[0] for number in (1, 2, 3)]
-    assert read_ranks(tmp_path, ids)["run_id"].to_list() == [i for i in ids for _ in "ab"]
 
 
 def test_a_batch_under_another_name_does_not_count(tmp_path):

@@ -24,57 +24,20 @@ RUN = Run.of(
 )
 
 OTHER = {
-    "suite": "smoke",
-    "task": "retrieval",
-    "eval": "all-names",
-    "method": "procrustes",
-    "source": "random",
-    "n_pairs": "all",
-    "seed": 4,
-    "variants": ("name", "lemmas"),
-    "templates": ("none",),
-    "locales": ("en", "fr"),
-    "more_heads": ("h@2",),
-    "more_images": ("i@2",),
-    "pairs_from": ("i@2", "t@3"),
-    "layer_sets": ("d/image/e-22222222",),
-    "layer_revisions": ("e" * 64,),
-    "penalty": 0.3,
-    "mix": 2.0,
-    "relevance": "class_id",
-    "train_fraction": 0.5,
-    "train_splits": ("train", "val"),
-    "pairs_per_class": 2,
-    "options": ZeroShot(prompts="max"),
-    "limit": 100,
-    "clusters": 20,
-    "head_size": 50,
-    "head_by": "nearest",
-    "leave_seen": True,
-    "metric_version": 99,
-    "protocol_version": 99,
-    "control_draw": 3,
-    "head_rows": "adapted",
-    "head_variants": ("lemmas",),
-    "head_templates": ("none",),
-    "pair_variants": ("description",),
-    "pair_templates": ("d000",),
-    "epochs": 20,
-    "batch_size": 8,
-    "learning_rate": 0.1,
-    "share": 0.5,
-    "sequential": True,
-    "patience": 2,
-    "precision": "float32",
-    "gamma": 2.0,
-    "n_components": 4,
-    "rank": 4,
-    "top_k": 5,
-    "power": 2.0,
-    "centre": True,
-    "criterion": "error",
-    "validation": "top-1",
-}
+    "suite": "smoke", "task": "retrieval", "eval": "all-names", "method": "procrustes",
+    "source": "random", "n_pairs": "all", "seed": 4, "variants": ("name", "lemmas"),
+    "templates": ("none",), "locales": ("en", "fr"), "more_heads": ("h@2",),
+    "more_images": ("i@2",), "pairs_from": ("i@2", "t@3"), "layer_sets": ("d/image/e-22222222",),
+    "layer_revisions": ("e" * 64,), "penalty": 0.3, "mix": 2.0, "relevance": "class_id",
+    "train_fraction": 0.5, "train_splits": ("train", "val"), "pairs_per_class": 2,
+    "options": ZeroShot(prompts="max"), "limit": 100, "clusters": 20, "head_size": 50,
+    "head_by": "nearest", "leave_seen": True, "metric_version": 99, "protocol_version": 99,
+    "control_draw": 3, "head_rows": "adapted", "head_variants": ("lemmas",),
+    "head_templates": ("none",), "pair_variants": ("description",), "pair_templates": ("d000",),
+    "epochs": 20, "batch_size": 8, "learning_rate": 0.1, "share": 0.5, "sequential": True,
+    "patience": 2, "precision": "float32", "gamma": 2.0, "n_components": 4, "rank": 4, "top_k": 5,
+    "power": 2.0, "centre": True, "criterion": "error", "validation": "top-1",
+}  # fmt: skip
 
 
 LAYERS = {"task": "neighbours", "options": Neighbours("class-means")}
@@ -83,36 +46,24 @@ SEVERAL = {"head_set": "h", "more_heads": ("h@1",), "more_images": ("i@1",)}
 
 # What a field's other value needs beside it.
 BESIDE = {
-    "eval": {"n_pairs": 0},
-    "pairs_per_class": {"n_pairs": 0, "eval": "in-class"},
-    "control_draw": {"source": "random"},
-    "view_set": {"task": "few_shot", "eval": "in-class"},
+    "eval": {"n_pairs": 0}, "pairs_per_class": {"n_pairs": 0, "eval": "in-class"},
+    "control_draw": {"source": "random"}, "view_set": {"task": "few_shot", "eval": "in-class"},
     "view_revision": {"task": "few_shot", "eval": "in-class", "view_set": "v"},
-    "more_heads": SEVERAL,
-    "more_images": SEVERAL,
-    "layer_sets": LAYERS,
+    "more_heads": SEVERAL, "more_images": SEVERAL, "layer_sets": LAYERS,
     "layer_revisions": {**LAYERS, "layer_sets": ("d/image/e-11111111",)},
     "head_variants": {"head_set": "d/head_weight/e-00000000"},
     "head_templates": {"head_set": "d/head_weight/e-00000000"},
     "pair_variants": {"n_pairs": 0, "pairs_per_class": 1, "eval": "in-class"},
     "pair_templates": {"n_pairs": 0, "pairs_per_class": 1, "eval": "in-class"},
-    "epochs": {"method": "paper-mlp"},
-    "batch_size": {"method": "paper-mlp"},
-    "learning_rate": {"method": "paper-mlp"},
-    "patience": {"method": "paper-mlp"},
-    "precision": {"method": "paper-mlp"},
-    "centre": {"method": "paper-mlp"},
-    "share": {"method": "paper-mlp"},
-    "sequential": {"method": "paper-mlp"},
-    "gamma": {"method": "kernel-ridge"},
-    "n_components": {"method": "cca"},
-    "rank": {"method": "procrustes"},
-    "top_k": {"method": "asif"},
-    "power": {"method": "asif"},
-    "clusters": {"source": "shuffled-within", "clusters": 10},
-    "head_size": {"head_size": 10},
+    "epochs": {"method": "paper-mlp"}, "batch_size": {"method": "paper-mlp"},
+    "learning_rate": {"method": "paper-mlp"}, "patience": {"method": "paper-mlp"},
+    "precision": {"method": "paper-mlp"}, "centre": {"method": "paper-mlp"},
+    "share": {"method": "paper-mlp"}, "sequential": {"method": "paper-mlp"},
+    "gamma": {"method": "kernel-ridge"}, "n_components": {"method": "cca"},
+    "rank": {"method": "procrustes"}, "top_k": {"method": "asif"}, "power": {"method": "asif"},
+    "clusters": {"source": "shuffled-within", "clusters": 10}, "head_size": {"head_size": 10},
     "head_by": {"head_size": 10},
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("field", [leaf.name for leaf in LEAVES])
@@ -166,11 +117,6 @@ def test_runs_that_differ_in_what_is_scored_share_a_fit():
         assert run.changed(**{field: OTHER[field]}).fit_key != run.fit_key
 
 
-def test_pairs_of_a_class_stand_in_the_column_of_pairs():
-    run = RUN.changed(n_pairs=0, pairs_per_class=4, eval="in-class")
-    assert run.columns()["n_pairs"] == "4/class"
-
-
 FEW = {"task": "few_shot", "eval": "in-class"}
 
 BAD = [
@@ -219,24 +165,3 @@ BAD = [
 def test_impossible_runs_are_refused(change, message):
     with pytest.raises((ProtocolError, SettingError), match=message):
         RUN.changed(**change)
-
-
-def test_texts_of_pairs_are_those_of_the_images_unless_others_are_named():
-    run = RUN.changed(head_set="d/head_weight/e-00000000", templates=("paper",))
-    assert run.data.pair_texts == (("name",), ("paper",))
-    other = run.changed(head_variants=("lemmas",), head_templates=("none",))
-    assert other.data.pair_texts == run.data.pair_texts
-    row = other.columns()
-    assert (row["variants"], row["head_variants"], row["pair_variants"]) == ("name", "lemmas", "")
-
-
-def test_runs_without_views_have_no_view_in_their_id():
-    plain = RUN.changed(**FEW)
-    facts = plain._facts()
-    assert not {"view_set", "view_revision"} & set(facts["data"])
-    seen = plain.changed(view_set="d.views2-seed0/image/e", view_revision="c" * 64)
-    assert seen.run_id != plain.run_id
-    assert seen.columns()["view_set"] == "d.views2-seed0/image/e"
-    assert plain.changed(options=FewShot(prototypes="names")).run_id == plain.run_id
-    with pytest.raises(ProtocolError, match="Only few-shot learners look at views"):
-        RUN.changed(view_set="d.views2-seed0/image/e")

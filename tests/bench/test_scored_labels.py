@@ -1,17 +1,13 @@
 """Labels of what is scored enter no number but the score: no mean, no fold and no prediction."""
 
-import ast
-import re
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.sparse import issparse
 
-import bench
 from bench.corpus import Corpus, Head, Items, read_corpus
-from bench.fits import FEWEST, SCORED, TOO_FEW, fit_run, is_cell
+from bench.fits import FEWEST, SCORED, TOO_FEW, fit_run
 from bench.options import TASKS, FewShot
 from bench.protocol import Split, held_out_split
 from bench.runs import Run
@@ -139,22 +135,6 @@ def test_the_mean_is_the_plain_mean_of_the_scored_images():
     assert ours.values == theirs.values
 
 
-#: Functions of bench that cut into folds, and what.
-FOLDING = {("metrics/geometry.py", "linear_separability"): "rows of two sides, which have no class"}
-
-
-def test_whatever_folds_is_known_not_to_fold_what_is_scored():
-    """What learns folds training pairs and shots; the tests below look at what comes of it."""
-    root, found = Path(bench.__file__).parent, set()
-    for path in sorted(root.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.FunctionDef):
-                used = {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}
-                if any(re.search(r"(^|_)folds?(_|$)", name) for name in used):
-                    found.add((path.relative_to(root).as_posix(), node.name))
-    assert found == set(FOLDING)
-
-
 @pytest.fixture(scope="module")
 def smoke(smoke_store, runs):
     return read_corpus(open_store(smoke_store), next(run for run in runs if run.data.head_set))
@@ -228,22 +208,6 @@ def test_nothing_that_is_found_follows_a_label_of_what_is_scored(smoke, runs, ta
         ]
         assert answers[0]
         assert answers[0] == answers[1]
-
-
-def test_no_cell_of_a_sweep_follows_a_label_of_what_is_scored(smoke, runs):
-    for run, split, scored in evaluations(smoke, runs):
-        cells = [
-            run.changed(method="ridge", penalty=0.1, mix=2.0),
-            run.changed(method="procrustes", penalty="auto", mix=2.0),
-        ]
-        for cell in cells:
-            assert is_cell(cell)
-            answers = [
-                [Scoring(corpus, split).score(cell, fitted.alignment)[0].gallery, fitted.facts]
-                for corpus in (smoke, relabelled(smoke, scored))
-                for fitted in [fit_run(cell, corpus, split)]
-            ]
-            assert answers[0] == answers[1]
 
 
 @pytest.mark.parametrize("learner", FOLDING_LEARNERS)

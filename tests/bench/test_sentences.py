@@ -8,7 +8,6 @@ import pytest
 from click.testing import CliRunner
 
 from bench import compare, read_results
-from bench.comparisons import compare_choices
 from bench.evaluated import Results
 from bench.options import FewShot
 from bench.report.figures import controls_figure, headline_figure, pairs_figure
@@ -19,7 +18,7 @@ from bench.report.verdict import standing, verdict
 from bench.results import unfinished, write_session
 from bench.statistics import holm
 from bench.suites.few_shot import few_shot_claim
-from bench.tables import gain_lines, p_text, result_table, summary
+from bench.tables import p_text, result_table, summary
 from headstock.__main__ import cli
 from tests.bench.results_by_hand import hand_run, write_ranks
 
@@ -194,18 +193,6 @@ def test_a_curve_calls_a_gain_one_with_its_p_and_how_it_is_corrected(planted):
     higher = gain["low"] > 0 and p < 0.05
     assert higher == (name in ("splits", "one split"))
     assert (f"points higher (p {p_text(p)}, {how})" in curve.title) == higher
-
-
-def test_a_comparison_names_both_methods(tmp_path):
-    rng = np.random.default_rng(1)
-    for method in ("ridge", "procrustes"):
-        run = hand_run("head", method=method)
-        write_ranks(tmp_path, run, rng.integers(1, 9, 40))
-    found = compare_choices(f"{tmp_path}:ridge", f"{tmp_path}:procrustes", metrics=["top-1"])
-    assert found.select("side_a", "side_b").row(0) == (
-        "Ridge, head weights", "Procrustes, head weights",
-    )  # fmt: skip
-    assert {"Ridge, head weights", "Procrustes, head weights"} <= set(gain_lines(found).lines[0])
 
 
 def few_shot_results(root, values, seeds=10):

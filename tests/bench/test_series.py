@@ -65,20 +65,6 @@ def test_results_say_when_they_were_written(tmp_path):
     assert set(only_series(tmp_path, rows)["run_id"]) == {last.run_id}
 
 
-def test_methods_sources_and_pairs_belong_to_one_series(tmp_path):
-    write(tmp_path, 1, source="none", n_pairs="all")
-    write(tmp_path, 2, source="head", n_pairs=16)
-    write(tmp_path, 3, source="head", n_pairs=0, method="conse")
-    table = series_table(read_results(tmp_path))
-    assert table.height == 1
-    row = table.row(0, named=True)
-    assert (row["methods"], row["sources"], row["n_pairs"]) == (
-        "conse,ridge",
-        "head,none",
-        "0,16,all",
-    )
-
-
 def test_a_limited_run_never_mixes_with_full_ones(tmp_path):
     write(tmp_path, 1)
     write(tmp_path, 2, limit=10)
@@ -129,12 +115,3 @@ def test_other_texts_of_the_head_are_another_series(tmp_path, field):
     # Two older choices are not mixed with each other either.
     write(tmp_path, 0, **heads, **{field: ("other",)})
     assert series_table(read_results(tmp_path)).height == 3
-
-
-def test_texts_of_pairs_tell_only_runs_with_pairs_apart(tmp_path):
-    one = {"eval": "in-class", "n_pairs": 0, "pairs_per_class": 1, "source": "none"}
-    alone = write(tmp_path, 1, eval="in-class", n_pairs="all", source="none")
-    write(tmp_path, 2, **one, pair_variants=("name",))
-    new = write(tmp_path, 3, **one, pair_variants=("description",))
-    shown = only_series(tmp_path, read_results(tmp_path))
-    assert set(shown["run_id"]) == {alone.run_id, new.run_id}

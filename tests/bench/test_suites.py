@@ -6,15 +6,7 @@ import pytest
 from bench import read_results, run_all
 from bench.errors import ProtocolError
 from bench.suites.controls import control_runs
-from bench.suites.demo import (
-    Plan,
-    create_smoke_store,
-    demo_bases,
-    demo_runs,
-    has_meaning,
-    plan,
-    smoke_runs,
-)
+from bench.suites.demo import Plan, create_smoke_store, demo_bases, demo_runs, plan, smoke_runs
 from bench.suites.registry import with_lists
 from bench.suites.single import combinations
 from featstore import open_store
@@ -55,31 +47,6 @@ def test_the_demo_is_the_protocol(smoke_store):
         assert all(run.columns()[f"{field}_revision"] for run in runs)
 
 
-def test_smoke_store_is_the_same_every_time_and_is_left_alone(smoke_store, tmp_path):
-    create_smoke_store(tmp_path)
-    ids = [
-        [(str(i.key), i.commit.revision_id) for i in open_store(r).sets()]
-        for r in (smoke_store, tmp_path)
-    ]
-    assert ids[0] == ids[1]
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
-    create_smoke_store(tmp_path)
-    assert {
-        path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()
-    } == before
-
-
-def test_limit_is_stamped_and_drops_what_cannot_be_drawn(smoke_store):
-    runs = smoke_runs(open_store(smoke_store), limit=10)
-    assert {run.protocol.limit for run in runs} == {10}
-    # 10 images are 5 classes of two; 60 % of them hold 6 images, fewer than 8.
-    assert {run.protocol.n_pairs for run in runs} == {0, "all"}
-    with pytest.raises(ProtocolError, match="leaves one side empty"):
-        smoke_runs(open_store(smoke_store), limit=1)
-    with pytest.raises(ProtocolError, match="at least one image"):
-        smoke_runs(open_store(smoke_store), limit=0)
-
-
 def test_a_store_without_the_sets_says_how_to_make_them(smoke_store):
     with pytest.raises(
         SettingError,
@@ -111,16 +78,6 @@ def test_a_suite_takes_every_encoder_that_fits_a_head(tmp_path):
     ]  # fmt: skip
     with pytest.raises(SettingError, match="several sets that fit a head"):
         find_sets(opened, dataset="smoke")
-
-
-def test_a_head_of_another_model_does_not_count(tmp_path):
-    create_smoke_store(tmp_path)
-    view = open_store(tmp_path).view("smokehead/head_weight/synthetic")
-    write_set(
-        tmp_path, view.numpy(), view.items, dataset="smokehead", kind="head_weight",
-        encoder="other:model",
-    )  # fmt: skip
-    assert all("synthetic.image" in run.data.head_set for run in smoke_runs(open_store(tmp_path)))
 
 
 def test_a_suite_and_a_sweep_take_prompts_of_either_side(smoke_store):
@@ -210,36 +167,6 @@ def test_the_demo_runs_on_class_folders_without_captions(smoke_store, tmp_path):
     top = rows.filter(metric="top-1", source="none").select("n_pairs", "value", "chance").rows()
     assert {n_pairs for n_pairs, *_ in top} == {"16", "all"}
     assert all(value > 3 * chance for _, value, chance in top)
-
-
-def test_a_suite_takes_settings_for_the_methods_that_have_them(smoke_store):
-    runs = smoke_runs(open_store(smoke_store), methods=("ridge", "procrustes"))
-    changed = with_lists(runs, {"penalty": (0.1, 1.0)})
-    of_ridge = [run for run in runs if run.fit.method == "ridge"]
-    assert len(changed) == len(runs) + len(of_ridge)
-    assert {(run.fit.method, run.fit.penalty) for run in changed} == {
-        ("conse", "auto"), ("procrustes", "auto"), ("ridge", 0.1), ("ridge", 1.0),
-    }  # fmt: skip
-    with pytest.raises(ProtocolError, match="has a setting 'gamma'; these have: kernel-ridge"):
-        with_lists(runs, {"gamma": (1.0,)})
-
-
-@pytest.mark.parametrize(
-    ("methods", "sources"),
-    [
-        (("conse",), ("none", "head")),
-        (("conse", "ridge"), ("random",)),
-        (("text-to-concept",), ()),
-        (("conse",), ("none",)),
-    ],
-)
-def test_a_plan_has_only_runs_with_a_meaning_and_each_once(smoke_store, tmp_path, methods, sources):
-    """Every run of the plan can be fitted: the whole plan is executed."""
-    runs = smoke_runs(open_store(smoke_store), methods=methods, sources=sources)
-    assert all(has_meaning(run.fit.method, run.protocol) for run in runs)
-    assert len(set(runs)) == len(runs)
-    done = run_all(runs, smoke_store, tmp_path / "r")
-    assert done.new == len(runs)
 
 
 def test_combinations_without_a_meaning_are_left_out(smoke_store):

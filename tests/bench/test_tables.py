@@ -15,7 +15,6 @@ from bench.tables import (
     number_text,
     p_text,
     pairs_text,
-    result_lines,
     result_table,
     signed_text,
     summary,
@@ -36,16 +35,6 @@ def test_mean_and_deviation_over_seeds(tmp_path):
     assert row["top-1_sd"] == pytest.approx(np.std(shares, ddof=1))
     assert (row["n_seeds"], row["gallery"], row["n_images_fitted"]) == (3, 20.0, 16.0)
     assert row["median_rank"] == pytest.approx(np.mean([1.5, 2.0, 1.0]))
-
-
-def test_chance_stands_in_every_question_and_row(written_study):
-    table = result_table(read_results(written_study))
-    assert table.filter(pl.col("method") == "chance").height == 3
-    headings, lines = result_lines(table)
-    column = headings.index("chance")
-    assert all(line[column] == "5.0" for line in lines)
-    assert all(line[headings.index("gallery")] == "20" for line in lines)
-    assert {"ConSE", "chance", "Ridge"} == {line[headings.index("method")] for line in lines}
 
 
 @pytest.mark.parametrize("metric", ["mean_rank", "median_rank"])
@@ -88,18 +77,6 @@ def test_a_summary_is_method_by_pairs_of_the_first_metric(tmp_path):
         "Head weights alone, without a real pair, reach top-1 100.0 % (ConSE), 25.0 % (Ridge) "
         "among 20 candidates; the best control 0.0 %, chance 5.0 %."
     )
-
-
-def test_options_stand_in_the_table_where_they_vary(written_study):
-    rows = read_results(written_study).filter(pl.col("task") == "zero_shot")
-    assert "options" not in result_lines(result_table(rows))[0]
-    others = [
-        rows.with_columns(options=pl.lit(text))
-        for text in ('{"learner":"coop","shots":4}', '{"k":[3,5],"prototypes":true}')
-    ]
-    headings, lines = result_lines(result_table(pl.concat([rows, *others])))
-    shown = {line[headings.index("options")] for line in lines}
-    assert shown == {"", "learner=coop shots=4", "k=3,5 prototypes=true"}
 
 
 def test_gain_lines_show_both_sides_and_the_sign(written_study):

@@ -1,25 +1,19 @@
 """Every task from its run to its rows: on the smoke store, and on a pair of one model."""
 
-import json
-import shlex
 import shutil
 
 import numpy as np
 import polars as pl
 import pytest
-from click.testing import CliRunner
 
-from bench import read_ranks, read_results, run_all
 from bench.corpus import ImageViews, read_corpus
-from bench.errors import MetricError, ProtocolError
+from bench.errors import ProtocolError
 from bench.metrics.summary import METRIC_VERSION
 from bench.options import FewShot, Neighbours, ZeroShot
 from featstore import open_store
-from featstore.command_line import run_command
 from featstore.errors import MisalignedItemsError
 from featstore.extraction.views import view_items
 from featstore.testing import item_table, write_set
-from headstock.__main__ import cli
 from tests.shorthand import execute, task_runs
 
 SETS = {
@@ -37,18 +31,6 @@ def outcome_rows(store, task, **changes):
     ((_, rows, ranks),) = execute([run], read_corpus(store, run))
     assert set(rows["metric_version"]) == {METRIC_VERSION}
     return rows, ranks
-
-
-def test_planted_data_gives_the_planted_answers(store):
-    def values(task, **changes):
-        rows, _ = outcome_rows(store, task, **changes)
-        return dict(rows.select("metric", "value").iter_rows())
-
-    near = values("neighbours")
-    assert near["mutual-knn@10"] > 3 * 10 / 119
-    alone = values("few_shot", eval="in-class", options=FewShot(prototypes="none"))
-    helped = values("few_shot", eval="in-class")
-    assert helped["top-1"] > alone["top-1"]
 
 
 @pytest.fixture(scope="module")
@@ -139,20 +121,6 @@ def test_layers_are_compared_each_and_their_best_against_the_search(store_with_l
     assert each[0]["CKA-p"] == each[1]["CKA-p"] == 1 / 200
 
 
-def test_rows_are_permuted_as_many_as_asked(store):
-    def run(**options):
-        options = Neighbours("pairs", k=(3,), **options)
-        return by_direction(outcome_rows(store, "neighbours", options=options)[0])["image~caption"]
-
-    raw, few, whole = run(n_permutations=0), run(max_rows=40), run()
-    assert set(raw) == {"mutual-knn@3", "CKA", "CKA-unbiased"}
-    for metric, value in raw.items():
-        assert few[metric] == whole[metric] == value
-    assert few["CKA-adjusted"] != whole["CKA-adjusted"]
-    with pytest.raises(MetricError, match="18 permutations cannot show a level"):
-        run(n_permutations=18)
-
-
 def test_layers_that_do_not_fit_are_refused(store_with_layers):
     with pytest.raises(ProtocolError, match=r"1 images have no row in smoke/image/short.*same man"):
         outcome_rows(store_with_layers, "neighbours", layers="smoke/image/short", **CLASS_MEANS)
@@ -200,23 +168,6 @@ def test_views_that_do_not_fit_are_refused(store_with_views):
     views = ImageViews(store_with_views.view("lacking.views3-seed0/image/synthetic"))
     with pytest.raises(ProtocolError, match="0 to 3 views an image"):
         views.of(last)
-
-
-def test_runs_with_other_options_are_other_runs_of_one_fit(store, tmp_path):
-    base = {**SETS, **FITTED}
-    runs = [
-        *task_runs(store, "zero_shot", **base),
-        *task_runs(store, "zero_shot", **base, options=ZeroShot(prompts="max")),
-        *task_runs(store, "retrieval", **base),
-    ]
-    assert len({run.run_id for run in runs}) == 3
-    summary = run_all(runs, store.root, tmp_path)
-    assert (summary.new, summary.fits) == (3, 1)
-    assert run_all(runs, store.root, tmp_path).reused == 3
-    results = read_results(tmp_path)
-    assert set(results["options"]) == {"", '{"prompts":"max"}'}
-    ranks = read_ranks(tmp_path, [runs[0].run_id])
-    assert ranks["hits"].list.len().unique().to_list() == [3]
 
 
 def test_two_spaces_as_they_are_are_not_compared(store):
@@ -309,85 +260,3 @@ def test_a_head_is_read_as_it_is_and_by_the_cosine(tmp_path):
 def test_a_head_of_other_classes_is_no_classifier_of_these_images(store):
     with pytest.raises(ProtocolError, match="40 classes of the images are no classes of the head"):
         outcome_rows(store, "cosine_head")
-
-
-def test_the_command_runs_a_task_and_skips_it_the_next_time(smoke_store, tmp_path):
-    words = [
-        "eval", "task", "few_shot", "--store", str(smoke_store), "-o", str(tmp_path), "--images",
-        SETS["images"], "--names", SETS["names"], "--head", SETS["head"], "--head-names",
-        SETS["head_names"], "--method", "procrustes", "--source", "head", "--eval", "in-class",
-        "-s", "shots=1", "-s", "learner=ridge-probe", "--seeds", "0,1",
-    ]  # fmt: skip
-    first = CliRunner().invoke(cli, words)
-    assert first.exit_code == 0, first.output
-    assert "2 new runs" in first.output
-    assert "2 reused" in CliRunner().invoke(cli, words).output
-    results = read_results(tmp_path)
-    assert set(results["seed"]) == {0, 1}
-    assert set(results["options"]) == {'{"learner":"ridge-probe"}'}
-    assert results["learner_penalty"].null_count() == 0
-
-
-WRONG = [
-    (["zeroshot", "--images", "x"], 2, "Did you mean 'zero_shot'"),
-    (["zero_shot", "--images", "smoke/image/synthetic", "-s", "prompt=max"], 2, "prompts"),
-    (["zero_shot", "--images", "smoke/image/synthetic", "--n-pairs", "many"], 2, "or all; got"),
-    (["neighbours", "--images", "smoke/image/synthetic", "--head", "x"], 2, "holds no set 'x'"),
-    (["neighbours", "--images", "smoke/image/synthetic"], 1, "need a head"),
-    (["zero_shot", "--images", "image", "--names", "y"], 2, "holds no set 'y'"),
-]
-
-
-@pytest.mark.parametrize(("words", "code", "message"), WRONG, ids=[m for *_, m in WRONG])
-def test_the_command_says_what_is_wrong(smoke_store, tmp_path, capsys, words, code, message):
-    whole = ["eval", "task", *words, "--store", str(smoke_store), "-o", str(tmp_path)]
-    assert run_command(cli, "headstock", whole) == code
-    assert message in capsys.readouterr().err
-
-
-def test_what_the_store_leaves_one_answer_for_is_taken(smoke_store, tmp_path, capsys):
-    words = ["eval", "task", "zero_shot", "--store", str(smoke_store), "--method", "ridge",
-             "-s", "penalty=1", "-o", str(tmp_path / "r"), "--dry-run"]  # fmt: skip
-    assert run_command(cli, "headstock", words) == 0
-    said = capsys.readouterr()
-    assert said.out.startswith("task: 3 runs, 0 finished")
-    line = said.err.partition("left out:\n")[2].splitlines()[0].split()
-    for flag in ("--images", "--names", "--head", "--head-names", "--source"):
-        assert flag in line
-    assert line[line.index("--source") + 1] == "head,random,shuffled"
-    assert run_command(cli, "headstock", [*line[1:], "--dry-run"]) == 0
-    again = capsys.readouterr()
-    assert (again.out, "Taken" in again.err) == (said.out, False)
-
-
-def test_the_command_takes_every_setting_and_lists_of_methods_and_sources(smoke_store, tmp_path):
-    sets = [word for name in ("images", "names", "head", "head-names")
-            for word in (f"--{name}", SETS[name.replace("-", "_")])]  # fmt: skip
-    root = tmp_path / "results"
-    place = ["--store", str(smoke_store), "-o", str(root)]
-    lists = ["--method", "ridge,kernel-ridge,cca", "--source", "head,random", "--seeds", "0-1",
-             "-s", "gamma=2", "-s", "components=all", "-s", "penalty=0.1,1"]  # fmt: skip
-    result = CliRunner().invoke(cli, ["eval", "task", "zero_shot", *sets, *lists, *place, "--json"])
-    assert result.exit_code == 0, result.output
-    rows = read_results(root).unique("run_id")
-    cells = rows.group_by("method", "gamma", "n_components", "penalty").len()
-    assert sorted(cells.rows(), key=str) == sorted(
-        [(method, gamma, components, penalty, 4)
-         for method, gamma, components in (
-             ("ridge", "auto", "auto"), ("kernel-ridge", "2.0", "auto"), ("cca", "auto", None)
-         )
-         for penalty in ("0.1", "1.0")],
-        key=str,
-    )  # fmt: skip
-    assert set(rows["source"]) == {"head", "random"}
-    assert set(rows.filter(pl.col("method") == "cca")["penalty_chosen"]) == {0.1, 1.0}
-    session = json.loads(next((root / "sessions").glob("*.json")).read_text())
-    places = {"STORE": str(smoke_store), "OUT": str(root)}
-    again = [places.get(word, word) for word in shlex.split(session["command"])[1:]]
-    result = CliRunner().invoke(cli, [*again, "--dry-run", "--json"])
-    assert json.loads(result.stdout)["new"] == 0
-    result = CliRunner().invoke(cli, ["eval", "task", "zero_shot", *sets, "--source", "head",
-                                      "--method", "ridge,procrustes", "-s", "gamma=2",
-                                      *place])  # fmt: skip
-    assert result.exit_code == 2
-    assert "have no setting 'gamma'. These have: kernel-ridge." in result.output

@@ -1,87 +1,16 @@
 """Values of options: lists, one value, none, and the command line that is recorded of them."""
 
-import json
 import re
-import shlex
 import shutil
 
 import click
 import polars as pl
-import pytest
 
 from bench.cli.main import recorded_command
 from bench.cli.run import task_command as score_a_task
-from bench.suites.demo import possible_pairs
-from featstore import open_store
 from featstore.command_line import run_command
 from headstock.__main__ import cli
 from headstock.__main__ import cli as headstock
-
-
-@pytest.fixture
-def refused(capsys, tmp_path):
-    """Run a command line that is wrong usage; returns what it says: one line."""
-
-    def run(*arguments):
-        assert run_command(cli, "headstock", [*map(str, arguments), "-o", str(tmp_path / "r")]) == 2
-        said = capsys.readouterr()
-        assert said.out == ""
-        assert said.err.count("\n") == 1
-        assert not (tmp_path / "r").exists()
-        return said.err
-
-    return run
-
-
-@pytest.mark.parametrize(
-    ("typed", "said"),
-    [
-        (
-            "eval run smoke --limit 10,20",
-            "'--limit': expected an integer of at least 1 and below 2,147,483,648; got '10,20'.",
-        ),
-        (
-            "eval run smoke --limit ''",
-            "'--limit': expected an integer of at least 1 and below 2,147,483,648; got ''.",
-        ),
-        ("eval run smoke --method ''", "'--method': '' has an empty part."),
-        ("eval run smoke --source hed", "'--source': expected none, head, random"),
-        ("eval run smoke -s penalty=", "penalty of ridge: expected a number of at least 0"),
-        ("eval task zero_shot --store s --limit ''", "'--limit': '' has an empty part."),
-        ("eval task zero_shot --store s --method ' '", "'--method': ' ' has an empty part."),
-        (
-            "eval task zero_shot --store s --n-pairs 1,a",
-            "'--n-pairs': expected an integer of at least 0 and below 2,147,483,648, or all",
-        ),
-        (
-            "eval task zero_shot --store s --prompts ''",
-            "'--prompts': expected VARIANT[,…][:TEMPLATE[,…]]; got ''",
-        ),
-        ("eval task zero_short --store s", "Did you mean 'zero_shot'?"),
-        (
-            "eval task zero_shot --store s --seeds -1",
-            "expected seeds such as 0-4 or 0,2,5; got '-1'.",
-        ),
-        ("eval task zero_shot --store s --images i --seeds x", "expected seeds such as 0-4"),
-    ],
-)
-def test_too_many_values_and_none_are_wrong_usage(refused, typed, said):
-    assert said in refused(*shlex.split(typed))
-
-
-def test_the_smallest_of_several_limits_bounds_the_pairs(smoke_store, tmp_path, capsys):
-    opened = open_store(smoke_store)
-    images = str(opened.info("smoke/image/synthetic").key)
-    few, more = (possible_pairs(opened, images, (8, 30), seeds=(0, 1), limits=limits)
-                 for limits in ((20, 72), (72,)))  # fmt: skip
-    assert (few, more) == ([8], [8, 30])
-    words = (
-        "eval task zero_shot --eval held-out --n-pairs 8,30 --source none --method ridge "
-        "-s penalty=1"
-    )
-    words += f" --store {smoke_store} -o {tmp_path / 'r'} --limit 20,72 --dry-run"
-    assert run_command(cli, "headstock", words.split()) == 0
-    assert capsys.readouterr().out == "task: 2 runs, 0 finished, 2 new in 2 fits.\n"
 
 
 def _recorded(command, name, words):
@@ -101,21 +30,6 @@ def test_whatever_may_be_a_path_is_recorded_as_the_name_of_its_option(tmp_path):
             "--names NAMES"
             " --seeds 0,1,2 -s prompts=max -s WORDS --weights WEIGHTS --device cuda:0"
         )
-
-
-def test_a_suite_with_its_own_store_does_without_that_of_the_environment(
-    tmp_path, monkeypatch, capsys
-):
-    monkeypatch.setenv("HEADSTOCK_STORE", str(tmp_path / "nowhere"))
-    words = f"eval run smoke -o {tmp_path / 'r'} --limit 30 --method ridge --source head --json"
-    assert run_command(cli, "headstock", words.split()) == 0
-    facts = json.loads(capsys.readouterr().out)
-    assert facts["store"] == str(tmp_path / "r" / "store")
-    assert "--store" not in facts["command"]
-    monkeypatch.delenv("HEADSTOCK_STORE")
-    again = facts["command"].replace("OUT", str(tmp_path / "r"))
-    assert run_command(cli, "headstock", shlex.split(again)[1:]) == 0
-    assert "0 new runs" in capsys.readouterr().out
 
 
 def _files(root):
@@ -166,27 +80,3 @@ def test_what_is_shared_names_no_folder_of_this_machine(smoke_store, tmp_path, c
     assert "headstock eval task zero_shot --store STORE --out OUT" in page
     assert "--plugin PLUGINS" in page
     assert "command" not in found["board/n.json"]
-
-
-@pytest.mark.parametrize(
-    ("typed", "said"),
-    [
-        ("eval task zero_shot --method rigde", "Did you mean 'ridge'?"),
-        (
-            "eval task zero_shot --method ridge -s gamma=3",
-            "have no setting 'gamma'. These have: kernel-",
-        ),
-        (
-            "eval task neighbours --method ridge -s prompts=max",
-            "neighbours, ridge, a run have no setting 'prompts'.",
-        ),
-        ("eval run demo --method rigde", "Did you mean 'ridge'?"),
-        ("eval run demo --method ridge -s gamma=3", "setting 'gamma'. These have: kernel-"),
-    ],
-)
-def test_methods_and_their_settings_are_checked_before_the_store_is_read(
-    typed, said, capsys, tmp_path
-):
-    words = [*typed.split(), "--store", str(tmp_path / "none"), "-o", str(tmp_path / "r")]
-    assert run_command(cli, "headstock", words) == 2
-    assert said in capsys.readouterr().err

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, f1_score, top_k_accuracy_score
 
+from bench.errors import ProtocolError
 from bench.metrics.summary import class_metrics, harmonic_mean
-from bench.options import ZeroShot
-from bench.tasks.zero_shot import score_zero_shot
-from fitters.scorers import csls, sinkhorn
+from bench.options import Generalised, ZeroShot
+from bench.tasks.zero_shot import score_generalised, score_zero_shot
 from tests.bench.test_tasks import Identity, items
 from tests.oracles import unit
 
@@ -113,18 +113,6 @@ def test_each_template_is_the_task_with_that_template_alone(rng):
         assert outcome.values == alone.values
 
 
-def test_more_templates_of_the_same_text_change_nothing(rng):
-    images, names, _ = problem(rng)
-    same = prompts_of(names, rng, ("none",))
-    twice = same.take(np.repeat(np.arange(len(same)), 2))
-    for kind in ("max", "each"):
-        one, two = (
-            score_zero_shot(Identity(), images, names, prompts=p, options=ZeroShot(prompts=kind))
-            for p in (same, twice)
-        )
-        assert [o.values for o in one] == [o.values for o in two]
-
-
 def test_seen_classes_leave_the_images_and_the_gallery(rng):
     images, names, _ = problem(rng)
     seen = np.arange(12) < 5
@@ -141,19 +129,49 @@ def test_seen_classes_leave_the_images_and_the_gallery(rng):
         assert "seen" not in part.values
 
 
-def test_hub_corrections_are_the_scorers_of_the_fitters(rng):
-    images, names, labels = problem(rng)
-    (outcome,) = score_zero_shot(Identity(), images, names, options=ZeroShot(scorer="csls"))
-    x, y = csls(unit(images.rows), names.rows)
-    assert outcome.values["top-1"] == pytest.approx(((x @ y.T).argmax(axis=1) == labels).mean())
-    (plain,) = score_zero_shot(Identity(), images, names)
-    assert plain.values != outcome.values
-    assert plain.direction == outcome.direction == "image→name"
+# Seen and unseen names together
 
 
-def test_an_assignment_of_all_images_together_is_called_transductive(rng):
-    images, names, labels = problem(rng)
-    (outcome,) = score_zero_shot(Identity(), images, names, options=ZeroShot(scorer="sinkhorn"))
-    assert outcome.direction == "image→name (transductive)"
-    x, y = sinkhorn(unit(images.rows), names.rows)
-    assert outcome.values["top-1"] == pytest.approx(((x @ y.T).argmax(axis=1) == labels).mean())
+def of_classes(classes, rows):
+    return items(classes, classes, rows)
+
+
+NAMES = of_classes(["a", "b", "c"], np.eye(3))
+
+
+def test_generalised_by_hand():
+    # Seen: a 2 of 3, b 1 of 1; unseen: c 1 of 4.
+    found = [0, 0, 1, 1, 2, 0, 0, 1]
+    images = of_classes(list("aaabcccc"), np.eye(3)[found])
+    seen = np.array([True, True, False])
+    among_all, alone = score_generalised(Identity(), images, NAMES, seen)
+    assert among_all.direction == "image→name"
+    assert among_all.values["seen"] == pytest.approx((2 / 3 + 1) / 2)
+    assert among_all.values["unseen"] == 0.25
+    assert among_all.values["harmonic"] == pytest.approx(2 * (5 / 6) * 0.25 / (5 / 6 + 0.25))
+    # Alone among unseen names nobody can be taken for a or b: one name, and always right.
+    assert alone.direction == "unseen image→unseen name"
+    assert (alone.n, alone.gallery) == (4, 1)
+    for flags, kind in (([True] * 3, "seen"), ([False] * 3, "unseen")):
+        with pytest.raises(ProtocolError, match=f"All 3 classes of the images are {kind}"):
+            score_generalised(Identity(), images, NAMES, np.array(flags))
+    with pytest.raises(ProtocolError, match="by the names of a head"):
+        score_generalised(Identity(), images, NAMES, None)
+
+
+def test_generalised_is_zero_shot_with_both_kinds_told_apart(rng):
+    names = of_classes([f"{i}" for i in range(6)], rng.normal(size=(6, 4)))
+    images = of_classes([f"{i % 5}" for i in range(60)], rng.normal(size=(60, 4)))
+    seen = np.array([True, False, True, False, False, True])
+    options = Generalised(scorer="csls")
+    for mine, which in zip(
+        score_generalised(Identity(), images, names, seen, options=options),
+        ("all", "unseen"),
+        strict=True,
+    ):
+        (theirs,) = score_zero_shot(
+            Identity(), images, names, seen=seen, options=ZeroShot(classes=which, scorer="csls")
+        )
+        assert mine.values == theirs.values
+        assert mine.chance == theirs.chance
+        np.testing.assert_array_equal(mine.ranks.rank, theirs.ranks.rank)

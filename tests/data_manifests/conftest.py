@@ -46,12 +46,12 @@ def write_tree(root: Path, tree=TREE) -> Path:
 
 
 @pytest.fixture
-def tree() -> dict:
+def tree():
     return dict(TREE)
 
 
 @pytest.fixture
-def selected() -> list[str]:
+def selected():
     return list(SELECTED)
 
 
@@ -61,5 +61,5 @@ def make_tree():
 
 
 @pytest.fixture
-def stamps_root(tmp_path) -> Path:
+def stamps_root(tmp_path):
     return write_tree(tmp_path / "stamps")

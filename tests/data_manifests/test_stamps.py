@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import os
-import random
 import re
 from collections import Counter
 from functools import partial
@@ -154,7 +153,7 @@ def test_slugs_and_collisions():
 
 
 @given(st.lists(st.text(min_size=1), min_size=1, unique=True), st.randoms())
-def test_class_ids_are_unique_and_do_not_depend_on_the_order(descriptions, rng: random.Random):
+def test_class_ids_are_unique_and_do_not_depend_on_the_order(descriptions, rng):
     ids = build.class_ids(descriptions)
     assert len(set(ids.values())) == len(descriptions)
     assert all(re.fullmatch(r"stamps/[a-z0-9-]+", class_id) for class_id in ids.values())

@@ -78,6 +78,7 @@ WRITES = (
     Command("rm, unfinished", "headstock store rm store begun/image/toy --yes", "unfinished",
             done="holds no set"),
     Command("gc", "headstock store gc store --grace 1h", "litter"),
+    Command("compact", "headstock store compact store", "grown"),
     Command("init", "headstock store init store"),
     Command("init --shared", "headstock store init store --shared"),
     Command("init --shared, of a store", "headstock store init store --shared", "birds"),
@@ -93,6 +94,8 @@ WRITES = (
     Command("import", "headstock import rows.npy --items items.csv --dataset birds --kind "
     "image "
             "--encoder their:vit --store store", "rows_of_others"),
+    Command("import, joining", "headstock import rows.npy --items items.csv --dataset birds "
+            "--kind image --encoder their:vit --store store", "grown"),
     *(
         Command(f"export {form}", f"headstock export store {IMAGES} --format {form} -o "
         f"out/{name}",

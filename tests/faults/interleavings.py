@@ -204,6 +204,7 @@ COMMANDS = (
     Typed("tag", ("store tag here v1",), (_tagged("here"),)),
     Typed("tag --delete", ("store tag here v1 --delete",), (_untagged("here"),)),
     Typed("gc", ("store gc here --grace 0s",), (_nothing,)),
+    Typed("compact", ("store compact here",), (_nothing,)),
     Typed("push", ("store push here there",), (_copied("here", "there"),), partial=True),
     Typed("pull", ("store pull there here",), (_copied("there", "here"),), partial=True),
     Typed("repair", (f"store repair here {KEY}",), (_nothing,)),
@@ -263,8 +264,14 @@ def untidy() -> None:
     _set_up("extract a4 there")
 
 
+def grown() -> None:
+    """A set of seven parts, the next of which joins them, and a tag and a copy of five."""
+    _set_up(*(f"extract a{n} here" for n in range(1, 6)), "store tag here v1",
+            "store push here there", "extract a6 here", "extract a7 here")  # fmt: skip
+
+
 def begun() -> None:
-    """The same, with an extension that was killed after a block."""
+    """A set of four items, with an extension that was killed after a block."""
     plain()
 
     def stop(*_: object) -> None:
@@ -307,7 +314,7 @@ def pushed() -> None:
     _set_up("extract a4 here", f"store push here {BUCKET}", "extract a8 here")
 
 
-WORLDS = (plain, untidy, begun, copying, tagged, damaged, new, pushed)
+WORLDS = (plain, untidy, grown, begun, copying, tagged, damaged, new, pushed)
 
 
 # -- places --------------------------------------------------------------------------------------
@@ -528,7 +535,7 @@ class Bed:
             self._clear({})
             kept.mkdir()
             os.chdir(kept)
-            for content in ("a4", "a8", "b4"):
+            for content in (*(f"a{n}" for n in range(1, 9)), "b4"):
                 texts = texts_of(content)
                 ids = [f"{DATASET}/{i}" for i in range(len(texts))]
                 table = pl.DataFrame({"item_id": ids, "text": texts})

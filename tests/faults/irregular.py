@@ -23,12 +23,11 @@ from typing import Any
 import numpy as np
 
 from featstore import FeatstoreError, open_store
-from featstore.command_line import run_command
 from featstore.errors import StoreWriteError
 from featstore.store import SetWriter, write_thumbnails
-from headstock.__main__ import cli
 from tests.faults import scenarios
 from tests.faults.server import import_all
+from tests.typed import headstock
 
 #: Seconds after which a child hangs.
 PATIENCE = 30
@@ -57,7 +56,7 @@ def _typed(*arguments: object) -> None:
     """Run a command; what goes wrong in another way than with an error message is raised."""
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        run_command(cli, "headstock", [str(argument) for argument in arguments])
+        headstock(*arguments)
 
 
 def look(root: Path, key: str) -> None:

@@ -5,6 +5,7 @@ They run in the test's own process, or in a child that is killed in the middle (
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import os
@@ -17,8 +18,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from featstore import copy_sets
-from featstore.errors import AlreadyFinishedError
+from featstore import copy_sets, open_store
+from featstore.errors import AlreadyFinishedError, StoreWriteError
 from featstore.store import (
     LayoutLimits,
     SetKey,
@@ -29,6 +30,7 @@ from featstore.store import (
     remove_set,
     settle_set,
 )
+from featstore.store.gc import compact_set
 from featstore.store.layout import blank_value
 
 #: A set a kind, each cut into files in its own way: shards of four rows, one plain array that
@@ -164,6 +166,13 @@ def collect(root: Path) -> None:
     """Remove all litter: what one pass sets free is found by the next."""
     while collect_garbage(root, grace=-1):
         pass
+
+
+def compact(root: Path) -> None:
+    """Make one part of each set that is not being written."""
+    for key in open_store(root):
+        with contextlib.suppress(StoreWriteError):
+            compact_set(root, SetKey(*key.split("/")))
 
 
 def copy(root: Path, *, target: str) -> dict[str, dict[str, str]]:

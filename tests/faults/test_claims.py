@@ -15,9 +15,8 @@ from typing import Any
 
 import pytest
 
-from featstore import open_store
 from featstore.errors import StoreWriteError
-from featstore.store import SetKey, lock, read_log, verify_store
+from featstore.store import SetKey, lock, read_log
 from featstore.store.lock import LOCK, claim_set, deciding
 from tests.faults import scenarios
 from tests.faults.trees import check_readable, litter, tree
@@ -122,19 +121,6 @@ def test_a_staging_folder_that_vanishes_holds_no_claim(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", scandir)
     assert lock.claim_folders(tmp_path) == []
-
-
-def test_sixteen_extractions_of_one_manifest_give_one_set(children, tmp_path, store):
-    manifest = scenarios.pictures(tmp_path / "one", "one", 40)
-    args = {"manifest": manifest, "wait": 60}
-    pids = [children.start("extract", store, args=args) for _ in range(PROCESSES)]
-    reports = [children.wait(pid) for pid in pids]
-    assert [report for report in reports if report["code"]] == []
-    counts = sorted((r["value"]["new"], r["value"]["reused"]) for r in reports)
-    assert counts == [*[(0, 39)] * (PROCESSES - 1), (39, 0)]
-    assert len({report["value"]["revision_id"] for report in reports}) == 1
-    assert verify_store(store).problems == []
-    assert len(open_store(store).view("one/image/object:mean")) == 39
 
 
 def test_a_second_writer_is_told_who_writes(children, store):

@@ -14,12 +14,11 @@ from typing import Any
 import pytest
 
 from featstore import open_store
-from featstore.command_line import run_command
 from featstore.store import writer
-from headstock.__main__ import cli
 from tests.faults import scenarios
 from tests.faults.interleavings import COMMANDS, WORLDS, Bed, Interleaving, bed, every
 from tests.tables import DATA
+from tests.typed import headstock
 
 EVERYTHING = os.environ.get("HEADSTOCK_FAULTS") == "all"
 
@@ -69,14 +68,14 @@ def test_a_push_during_an_extension_sends_what_is_published(tmp_path, monkeypatc
 
     def in_the_middle(*args: Any, **options: Any) -> None:
         monkeypatch.undo()
-        codes.append(run_command(cli, "headstock", push))
+        codes.append(headstock(*push))
         real(*args, **options)
 
     monkeypatch.setattr(writer, "update_log", in_the_middle)
     scenarios.write(tmp_path / "here", 4)
     assert codes == [0]
     assert open_store(tmp_path / "there").info("birds/image/toy").commit.n == 3
-    assert run_command(cli, "headstock", push) == 0
+    assert headstock(*push) == 0
     assert open_store(tmp_path / "there").info("birds/image/toy").commit.n == 4
 
 

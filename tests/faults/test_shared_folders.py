@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from featstore.store import make_store, verify_store
-from tests.faults import scenarios, team
+from featstore.store import verify_store
+from tests.faults import scenarios
 from tests.faults.trees import litter, tree
 
 ROOT = hasattr(os, "getuid") and os.getuid() == 0
@@ -198,14 +198,6 @@ def test_a_finished_set_is_sealed_and_can_still_be_mended(children, folder):
     assert len(files) > 20
     assert [path for path in files if path.lstat().st_mode & 0o222] == []
     assert _done(children.run("maintain", root, **ANNE)) == "maintained"
-
-
-def test_a_new_store_is_empty_and_whole(tmp_path):
-    assert make_store(tmp_path / "store")
-    assert not make_store(tmp_path / "store")
-    assert sorted(path.name for path in (tmp_path / "store").iterdir()) == ["log.json", "zarr.json"]
-    assert verify_store(tmp_path / "store").problems == []
-    assert team.read(tmp_path / "store") == []
 
 
 def test_other_folders_are_not_taken_for_stores(tmp_path):

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from featstore.arrays import write
 from featstore.share.copy import copy_sets, make_tag
 from featstore.store.gc import make_store
 from featstore.store.layout import SetKey
@@ -185,6 +186,17 @@ def rows_of_others(root: Path) -> None:
     ids.write_csv(root / "items.csv")
 
 
+def grown(root: Path) -> None:
+    """The same, and a set of the first seven in as many parts: one more joins them."""
+    rows_of_others(root)
+    rows = np.load(root / "rows.npy")
+    for n in range(1, 8):
+        write(root / "store", rows[:n], ids=[f"birds/{i}" for i in range(n)], dataset="birds",
+              encoder="their:vit")  # fmt: skip
+    images(root / "store", 3)
+    images(root / "store")
+
+
 def files(root: Path) -> None:
     """Pictures in folders of classes, a table of pairs, a list of classes."""
     toy_manifest(root / "made", 3)
@@ -248,6 +260,6 @@ WORLDS: dict[str, Callable[[Path], None]] = {
     for world in (
         birds, tagged, signing, two_encoders, unfinished, litter, beside, apart, damaged, lost,
         empty,
-        rows_of_others, files, official, stamps, model, toy,
+        rows_of_others, grown, files, official, stamps, model, toy,
     )
 }  # fmt: skip

@@ -91,43 +91,11 @@ def test_bfloat16_stays_bfloat16(tmp_path, bits):
     np.testing.assert_array_equal(view, [[1.0, -2.5]])
 
 
-def test_arrays_that_are_read_by_slices_are_not_read_whole(tmp_path):
-    class Slices:
-        shape, dtype, largest = (10_000, 2), np.dtype(np.float32), 0
-
-        def __array__(self, *_: Any) -> np.ndarray:
-            raise MemoryError
-
-        def __getitem__(self, rows: slice) -> np.ndarray:
-            numbers = np.arange(10_000, dtype=np.float32)[rows]
-            self.largest = max(self.largest, len(numbers))
-            return np.stack([numbers, -numbers], axis=1)
-
-    rows = Slices()
-    view = write(tmp_path, rows=rows, **SET)
-    assert view[7777].tolist() == [7777, -7777]
-    assert rows.largest == 4096
-
-
 def test_a_view_is_written_as_rows(tmp_path):
     rows = np.random.default_rng(0).standard_normal((9, 3)).astype(np.float32)
     one = write(tmp_path / "a", rows=rows, **SET)
     unit = write(tmp_path / "b", rows=one.normalized(), items=one.items, **SET)
     np.testing.assert_array_equal(unit, one.normalized())
-
-
-def test_the_same_rows_make_the_same_bytes_however_they_come(tmp_path):
-    rows = np.random.default_rng(0).standard_normal((9000, 3)).astype(np.float32)
-    ids = list(range(9000))
-    one = write(tmp_path / "a", rows=rows, **SET)
-    two = write(tmp_path / "b", rows=(rows[i : i + 700] for i in range(0, 9000, 700)), ids=ids,
-                **SET)  # fmt: skip
-    assert one.set_id == two.set_id
-    assert tree(tmp_path / "a") == tree(tmp_path / "b")
-    before = tree(tmp_path / "a")
-    again = write(tmp_path / "a", rows=_blocks(rows), ids=ids, **SET)
-    assert again.revision_id == one.revision_id
-    assert tree(tmp_path / "a") == before
 
 
 def test_items_are_kept_as_item_tables_have_them(tmp_path):

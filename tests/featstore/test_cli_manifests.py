@@ -11,9 +11,7 @@ from PIL import Image
 
 from data_manifests.registry import BUILDERS
 from featstore import read_manifest
-from featstore.command_line import run_command
 from featstore.datasets import build_dataset
-from featstore.errors import ManifestError
 from featstore.manifest.folder import STAGING
 from featstore.sources.reader import check_bytes
 from headstock.__main__ import cli
@@ -105,32 +103,6 @@ def test_a_damaged_build_is_made_whole_again(source, tmp_path, damage):
         assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == whole
 
 
-def test_a_build_that_fails_leaves_the_earlier_one_as_it_was(source, tmp_path):
-    out = tmp_path / "out"
-    build_dataset("stamps", out, source=source)
-    before = state(out)
-    Image.new("RGBA", (9, 9), "blue").save(source / "animals/frog.png")
-    (source / "food/apple.png").write_bytes(b"no picture")
-    with pytest.raises(ManifestError, match=r"apple.png cannot be decoded"):
-        build_dataset("stamps", out, source=source)
-    assert state(out) == before
-    check_bytes(read_manifest(out))
-    with pytest.raises(ManifestError, match="cannot be decoded"):
-        build_dataset("stamps", tmp_path / "new", source=source)
-    assert not (tmp_path / "new").exists()
-
-
-def test_files_that_a_new_source_lacks_are_removed_and_others_are_not(source, tmp_path):
-    out = tmp_path / "out"
-    build_dataset("stamps", out, source=source)
-    (out / "images" / "notes.txt").write_text("mine")
-    (source / "animals/toad.txt").unlink()
-    manifest = build_dataset("stamps", out, source=source).manifest
-    assert manifest.items("image").height == 2
-    left = sorted(path.name for path in out.rglob("images/**/*") if path.is_file())
-    assert left == ["apple.png", "frog.png", "notes.txt"]
-
-
 def test_imagenet1k_has_prompts_of_three_variants(tmp_path):
     manifest = build_dataset("imagenet1k", tmp_path / "out").manifest
     table = manifest.items("class_name")
@@ -140,64 +112,6 @@ def test_imagenet1k_has_prompts_of_three_variants(tmp_path):
     assert crane["text"].to_list() == ["a photo of a crane."] * 2
     assert crane["shared_name"].all()
     assert build_dataset("imagenet1k", tmp_path / "out").status == "unchanged"
-
-
-@pytest.mark.parametrize(
-    ("args", "match"),
-    [
-        (["build", "stamp", "-o", "x"], "No dataset named 'stamp'.*Did you mean 'stamps'"),
-        (["build", "imagenet1k", "-o", "x", "--locale", "en"], "'imagenet1k' takes no --locale"),
-        (["build", "stamps", "-o", "x", "--locale", "en,,fr"], "'en,,fr' has an empty part"),
-        (["build", "food101", "--dry-run"], "--dry-run compares a copy: give its folder"),
-        (["bild", "stamps"], "No command named 'bild'. Known commands: build, make"),
-    ],
-)
-def test_wrong_usage_is_one_line_and_exit_code_2(args, match, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert run_command(cli, "headstock", ["data", *args]) == 2
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert printed.err.count("\n") == 1
-    assert re.search(match, printed.err)
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("change", "match"),
-    [
-        ("locale", r"locale 'xx'. Known locales: de, en, fr"),
-        ("not-ours", "holds files that are no manifest. Choose an empty or new folder"),
-        ("a-file", "is not a folder. Choose another one"),
-        ("under-a-file", "Cannot write into .*choose another folder"),
-        ("no-source", "does not exist.*--source"),
-        ("broken-picture", "apple.png cannot be decoded"),
-    ],
-)
-def test_bad_input_is_one_line_and_exit_code_1(change, match, source, tmp_path, capsys):
-    out, extra = tmp_path / "out", []
-    if change == "locale":
-        extra = ["--locale", "en,xx"]
-    elif change == "not-ours":
-        out.mkdir()
-        (out / "thesis.tex").write_text("mine")
-    elif change == "a-file":
-        out.write_text("mine")
-    elif change == "under-a-file":
-        (tmp_path / "file").write_text("mine")
-        out = tmp_path / "file" / "out"
-    elif change == "no-source":
-        source = tmp_path / "gone"
-    else:
-        (source / "food/apple.png").write_bytes(b"no picture")
-    args = ["build", "stamps", "-o", str(out), "--source", str(source), *extra]
-    assert run_command(cli, "headstock", ["data", *args]) == 1
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    error = printed.err.splitlines()[-1]
-    assert error.startswith("headstock: error: ")
-    assert re.search(match, error)
-    left = [path.name for path in out.iterdir()] if out.is_dir() else []
-    assert left == (["thesis.tex"] if change == "not-ours" else [])
 
 
 def test_ls_and_show(call, source, tmp_path):

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from featstore.durable import _sync_file_range, begin_writeback, write_durably
+from featstore.durable import write_durably
 from featstore.identity import files_sha256, weights_sha256
 
 DTYPES = st.sampled_from([np.float32, np.float16, np.float64, np.int64, np.uint8, np.bool_])
@@ -99,26 +99,6 @@ def test_files_are_hashed_by_name_and_content(tmp_path):
 
 
 # ---- Durable writes: whole or not at all, and nothing beside them; writeback is only --------
-
-
-def test_writeback_changes_no_byte_and_forgives_a_closed_file(tmp_path):
-    path = tmp_path / "x"
-    with path.open("wb", buffering=0) as file:
-        file.write(b"abc" * 5000)
-        begin_writeback(file.fileno(), 100, 10_000)
-        begin_writeback(file.fileno(), 0, 10**9)
-        closed = os.dup(file.fileno())
-    os.close(closed)
-    begin_writeback(closed, 0, 10)
-    assert path.read_bytes() == b"abc" * 5000
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="sync_file_range is Linux's")
-def test_the_system_takes_the_call(tmp_path):
-    with (tmp_path / "x").open("wb", buffering=0) as file:
-        file.write(bytes(8192))
-        assert _sync_file_range()(file.fileno(), 0, 8192, 2) == 0
-    assert _sync_file_range()(-1, 0, 8192, 2) == -1
 
 
 def test_a_name_appears_with_its_whole_content(tmp_path):

@@ -9,14 +9,13 @@ import pytest
 
 import featstore
 from featstore.address import PLACES
-from featstore.command_line import run_command
 from featstore.durable import _SCHEMES, local_folder
 from featstore.errors import AddressError, RemoteStoreError
 from featstore.extraction.repair import repair_set
 from featstore.interop.reading import import_rows
 from featstore.store import make_store
-from featstore.testing import toy_manifest, write_set
-from headstock.__main__ import cli
+from featstore.testing import toy_manifest
+from tests.typed import headstock
 
 ADDRESSES = ["s3://team/features", "GS://team/x", "https://host/x", Path("s3://team/features")]
 
@@ -58,23 +57,6 @@ def test_every_function_that_writes_a_store_refuses_an_address(here, place):
     assert sorted(here.rglob("*")) == before
 
 
-@pytest.mark.parametrize("place", [str(place) for place in ADDRESSES[:3]])
-def test_commands_say_what_to_do(here, place, capsys):
-    write_set("store", np.ones((2, 3)), featstore.testing.item_table(
-        [{"item_id": f"b/{i}", "kind": "image"} for i in range(2)]))  # fmt: skip
-    before = sorted(here.rglob("*"))
-    for arguments in (
-        ["import", "rows.npy", "--dataset", "b", "--kind", "image", "--encoder", "a:b",
-         "--store"],
-        ["store", "verify"], ["store", "gc"], ["store", "card", "store", "-o"],
-    ):  # fmt: skip
-        assert run_command(cli, "headstock", [*arguments, place]) in (1, 2), arguments
-        said = capsys.readouterr().err
-        assert "is an address" in said, arguments
-        assert "headstock store push" in said, arguments
-    assert sorted(here.rglob("*")) == before
-
-
 def test_an_extraction_goes_into_buckets_and_nowhere_else(here, capsys):
     """What is written into a bucket: tests/featstore/remote/test_extraction.py."""
     manifest = toy_manifest(here / "manifest", 2).root
@@ -84,6 +66,6 @@ def test_an_extraction_goes_into_buckets_and_nowhere_else(here, capsys):
     with pytest.raises(AddressError, match="No store can be opened at ftp://"):
         featstore.extract(manifest, kind="image", encoder="timm:none", store="ftp://host/x")
     job = ["--kind", "image", "--encoder", "timm:resnet18", "--store", "s3://team/features"]
-    assert run_command(cli, "headstock", ["extract", str(manifest), *job, "--dry-run"]) == 2
+    assert headstock("extract", manifest, *job, "--dry-run") == 2
     assert "s3://team/features is an address" in capsys.readouterr().err
     assert sorted(here.rglob("*")) == before

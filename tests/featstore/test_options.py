@@ -11,8 +11,6 @@ import click
 import pytest
 from click.testing import CliRunner
 
-import featstore
-from featstore import FeatstoreError
 from featstore.command_line import SectionedCommand
 from featstore.errors import EncoderError, OptionError
 from featstore.extraction.options import EncoderSpec, ExtractConfig, HeadConfig, settle_options
@@ -61,15 +59,6 @@ def _typed(*words: str, several: bool = False) -> Any:
     seen: list[dict[str, Any]] = []
     done = CliRunner().invoke(bake, list(words))
     return seen[0] if seen else done.output
-
-
-def test_flags_give_the_fields():
-    assert config_from(Oven, _typed("--name", "a")) == Oven("a")
-    typed = _typed("--name", "a", "--degrees", "200", "--blow", "--heat", "bottom", "--book", "b")
-    assert config_from(Oven, typed) == Oven("a", 200, fan=True, heat="bottom", book=Path("b"))
-    assert config_from(Oven, typed, name="c", secret=1.0).secret == 1.0
-    assert _typed("--name", "a", "--degrees", "auto")["degrees"] == "auto"
-    assert "secret" not in typed
 
 
 def test_a_flag_gives_words_numbers_and_none():
@@ -212,13 +201,6 @@ def test_arguments_win_over_the_config_and_the_spec():
     assert settled == (replace(spec, pool="mean"), replace(config, limit=5))
     named = settle_options("timm:a", HeadConfig(), {"label_set": "toy"}, of="extract_head")
     assert named == (EncoderSpec("timm:a"), HeadConfig("toy"))
-
-
-def test_an_unknown_argument_is_a_type_error_that_says_what_is_meant(tmp_path):
-    with pytest.raises(TypeError, match=r"extract has no option 'bach_size'.*mean 'batch_size'"):
-        featstore.extract(tmp_path, kind="image", encoder="timm:x", store="s", bach_size=2)
-    with pytest.raises(FeatstoreError, match=r"extract_head has no option 'limit'"):
-        featstore.extract_head(tmp_path, encoder="timm:x", store="s", limit=2)
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,12 @@ from typing import Any
 import pytest
 
 from featstore import plugins
-from featstore.command_line import CommandGroup, run_command
 from featstore.datasets import DATASETS, build_dataset, find_builder
 from featstore.encoders.registry import FAMILIES, check_kind, check_name, open_encoder
 from featstore.errors import EncoderError, ManifestError, PluginError
 from featstore.plugins import KINDS, Registry, register, registry_of, use_plugins
 from featstore.sources.making import SOURCES, make_manifest
-from headstock.__main__ import cli
+from tests.typed import headstock
 
 ENTRIES = """
 [headstock.sources]
@@ -73,28 +72,6 @@ def test_a_package_is_known_by_name_and_imported_when_it_is_used(site, caplog):
     # A worker finds both by itself.
     assert not registry.travels("three")
     assert not registry.travels("ours")
-
-
-def test_a_package_may_declare_what_its_module_registers(no_plugins, site, monkeypatch):
-    tasks = registry_of("task")
-    (site / "strange_task.py").write_text(
-        "from bench.metrics import Metric\nfrom featstore.plugins import register\n"
-        "@register('task', 'twice', metrics={'mine': Metric('one')})\n"
-        "def twice(rng): return {'mine': 1.0}\n"
-    )
-    entries = site / "strange_things-1.2.dist-info" / "entry_points.txt"
-    entries.write_text("[headstock.tasks]\ntwice = strange_task:twice\n")
-    plugins._entry_points.cache_clear()
-    monkeypatch.setattr(tasks, "_complete", False)
-    assert tasks.origin("twice") == "strange-things 1.2"
-    plugins.distributions.cache_clear()
-    with monkeypatch.context() as patch:
-        # `packages_distributions` reads RECORD or top_level.txt, which this package lacks.
-        patch.setattr(plugins, "distributions", lambda: {"strange_task": ["strange-things"]})
-        assert list(tasks["twice"].metrics) == ["mine"]
-    assert tasks.origin("twice") == "strange-things 1.2"
-    assert not tasks.travels("twice")
-    del sys.modules["strange_task"]
 
 
 def test_a_broken_one_is_an_error_where_it_is_used_and_a_warning_in_a_list(site, caplog):
@@ -200,10 +177,7 @@ def plugin(tmp_path, no_plugins) -> Path:
 
 
 def test_a_file_registers_encoders_sources_and_datasets(plugin, tmp_path, capsys):
-    assert (
-        run_command(cli, "headstock", ["ls", "--available", "encoders", "--plugin", str(plugin)])
-        == 0
-    )
+    assert headstock("ls", "--available", "encoders", "--plugin", plugin) == 0
     line = capsys.readouterr().out.splitlines()[-1]
     assert line.split()[:4] == ["encoder", "length", "my", "things.py"]
     assert line.endswith("  Texts by their length.")
@@ -223,7 +197,7 @@ def test_a_file_registers_encoders_sources_and_datasets(plugin, tmp_path, capsys
         make_manifest("nothing", tmp_path, tmp_path / "m")
     assert SOURCES.about("nothing") == "Never what it should be."
     build = ["data", "build", "two-words", "-o", str(tmp_path / "out"), "-s", "first=c"]
-    assert run_command(cli, "headstock", build) == 0
+    assert headstock(*build) == 0
     assert find_builder("two-words").options == {"root", "first"}
     made = build_dataset("two-words", tmp_path / "out", first="c")
     assert (made.status, made.manifest.classes["name"].to_list()) == ("unchanged", ["c", "b"])
@@ -248,9 +222,7 @@ def test_what_cannot_be_loaded_is_one_error(tmp_path, no_plugins, capsys):
         ("no_such_module_at_all", "No module named 'no_such_module_at_all'"),
     ):
         os.environ[plugins.ENVIRONMENT] = ""
-        assert (
-            run_command(cli, "headstock", ["ls", "--available", "encoders", "--plugin", place]) == 1
-        )
+        assert headstock("ls", "--available", "encoders", "--plugin", place) == 1
         error = capsys.readouterr().err
         assert message in error
         assert error.count("\n") == 1
@@ -258,22 +230,3 @@ def test_what_cannot_be_loaded_is_one_error(tmp_path, no_plugins, capsys):
     bad.write_text("from featstore.plugins import register\nregister('encoder', 'timm', print)\n")
     with pytest.raises(PluginError, match=r"'timm' of bad.py is left out: 'timm' is a name"):
         use_plugins([bad])
-
-
-def test_every_command_takes_plugins():
-    def commands(group, context):
-        for name in group.list_commands(context):
-            command = group.get_command(context, name)
-            if isinstance(command, CommandGroup):
-                yield from commands(command, context)
-            else:
-                yield command
-
-    from click import Context
-
-    from headstock.__main__ import cli as headstock
-
-    found = list(commands(headstock, Context(headstock)))
-    assert len(found) > 30
-    for command in found:
-        assert [own.name for own in command.params].count("plugins") == 1, command.name

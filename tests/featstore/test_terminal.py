@@ -24,11 +24,11 @@ from hypothesis import strategies as st
 
 from bench.tables import comma_separated
 from featstore.cli.progress import ProgressBar
-from featstore.command_line import run_command
-from featstore.terminal import TextTable, good, say, visible
+from featstore.terminal import TextTable, good, say
 from featstore.testing import item_table, write_set
 from headstock.__main__ import cli
 from tests.assertions import ends_what_it_starts
+from tests.typed import headstock
 
 #: Writes the clipboard, rings, blinks, clears (as one C1 character), turns the text around.
 EVIL = "\x1b]52;c;Y3Vy\x07\x1b[5;7m\x9b2J\u202e\u2066x\r"
@@ -118,7 +118,7 @@ def _type(commands: list[list[str]], screen: Connection) -> None:
         2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False
     )
     for arguments in commands:
-        print("code", run_command(cli, "headstock", arguments))
+        print("code", headstock(*arguments))
     sys.stdout.flush()
 
 
@@ -165,11 +165,6 @@ def test_json_stays_json(stranger: Path) -> None:
     assert list(document["failures"].values()) == [EVIL]
 
 
-def test_what_is_shown_is_the_text_itself_where_it_acts_on_nothing() -> None:
-    assert visible("Grüße, 日本\t→\n") == "Grüße, 日本\t→\n"
-    assert visible("\ud800\x85\u2028") == "\\ud800\\x85\\u2028"
-
-
 def test_no_text_of_a_csv_is_a_formula() -> None:
     texts = ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx", "a=1", ""]
     frame = pl.DataFrame({"text": texts, "=head": range(8), "number": [-1.5] * 8})
@@ -203,21 +198,6 @@ def _at_a_terminal(monkeypatch: pytest.MonkeyPatch, columns: int, table: TextTab
     return [re.sub(r"\x1b\[\d*m", "", line) for line in screen.getvalue().splitlines()]
 
 
-@pytest.mark.parametrize(("columns", "no_color", "shown"), [
-    (80, "", "a/b/c\x1b[2m-01234567\x1b[0m    12"),
-    (80, "1", "a/b/c-01234567    12"),
-    (18, "1", "a/b/c    12"),
-])  # fmt: skip
-def test_a_table_fits_the_terminal(
-    monkeypatch: pytest.MonkeyPatch, columns: int, no_color: str, shown: str
-) -> None:
-    monkeypatch.setattr(sys, "stdout", terminal := _Screen())
-    monkeypatch.setenv("COLUMNS", str(columns))
-    monkeypatch.setenv("NO_COLOR", no_color)
-    TextTable(("NAME", "ROWS"), [("a/b/c-01234567", "12")]).show()
-    assert terminal.getvalue().splitlines()[1] == shown
-
-
 @pytest.mark.parametrize(
     ("columns", "lines"),
     [
@@ -233,17 +213,6 @@ def test_names_lose_their_digits_first_and_are_then_wrapped(
     monkeypatch: pytest.MonkeyPatch, columns: int, lines: list[str]
 ) -> None:
     assert _at_a_terminal(monkeypatch, columns, TextTable(("NAME", "TYPE", "N"), ROWS)) == lines
-
-
-def test_prose_is_wrapped_between_words_and_numbers_stay_whole(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    rows = [("dataset/image/family.a-long-name", "10", "20", "two words and some more of them")]
-    assert _at_a_terminal(monkeypatch, 46, TextTable(("NAME", "A", "B", ""), rows)) == [
-        "NAME                A   B",
-        "dataset/image/fam  10  20  two words and some",
-        "ily.a-long-name            more of them",
-    ]
 
 
 @given(
@@ -309,7 +278,7 @@ def test_shells_complete_commands_keys_and_methods(
     monkeypatch.setenv("COMP_WORDS", words)
     monkeypatch.setenv("COMP_CWORD", last if shell == "fish" else str(len(words.split()) - 1))
     with pytest.raises(SystemExit) as ended:
-        run_command(cli, "headstock", [])
+        headstock()
     assert ended.value.code == 0
     said = capsys.readouterr().out.strip().splitlines()
     # bash and fish: type,name; zsh: three lines a name.
@@ -354,34 +323,6 @@ def test_a_command_in_which_nothing_advances_says_that_it_lives(unit, total, mon
         assert re.fullmatch(r"csa: fitting, [\d.]+ s so far", first)
     else:
         assert first == "csa: 0 of 7 fits (0%), fitting"
-
-
-def test_a_log_names_each_stage_that_takes_a_while(monkeypatch):
-    monkeypatch.setattr(sys, "stderr", written := Written())
-    with ProgressBar("csa", doing="reading", terminal=False, every=0.001) as bar:
-        assert written.line.wait(60)
-        written.line.clear()
-        bar.stage("choosing penalty")
-        while "choosing" not in written.getvalue():
-            assert written.line.wait(60)
-    assert written.getvalue().startswith("csa: reading, ")
-    assert re.search(r"^csa: choosing penalty, [\d.]+ s so far$", written.getvalue(), re.MULTILINE)
-
-
-def test_bytes_are_counted_from_any_thread(capsys):
-    with ProgressBar("to s3://b", "bytes", terminal=False) as bar:
-        threads = [threading.Thread(target=bar.advance, args=(1024,)) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert re.match(r"to s3://b: 8 KiB, .*/s$", capsys.readouterr().err)
-
-
-def test_time_left_is_told_at_the_pace_so_far():
-    bar = ProgressBar("demo", "fits", total=4, terminal=False)
-    bar.advance(2)
-    assert re.search(r"2 of 4 fits \(50%\), .*, \d.* left", bar.line())
 
 
 def test_a_terminal_gets_a_bar_and_stdout_stays_clean(capsys):

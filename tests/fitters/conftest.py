@@ -1,7 +1,5 @@
 """Fixtures; and the solvers' jaxtyping annotations, made executable for the whole run."""
 
-from __future__ import annotations
-
 import inspect
 import sys
 

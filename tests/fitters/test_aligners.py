@@ -1,13 +1,9 @@
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import scipy.linalg
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.sparse import issparse
 from sklearn.base import clone
-from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import Ridge
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
@@ -28,42 +24,34 @@ from fitters import (
     TextToConceptAligner,
     TwoWayRidgeAligner,
 )
-from fitters.errors import PairsError, UnknownMethodError, ZeroRowError
+from fitters.errors import UnknownMethodError
 from fitters.methods import aligner_class
 from fitters.moments.moments import Moments, merge_pooled
 from fitters.saved import fitted_arrays
-from tests.assertions import assert_close, assert_same
+from tests.assertions import assert_close
 from tests.oracles import conse_mix
-from tests.shorthand import accumulate, score_pairs
+from tests.shorthand import accumulate
 
+#: One a class; what else a class may be set to is in the test of its formula.
 ESTIMATORS = [
-    RidgeAligner(),
     RidgeAligner("x->y"),
-    RidgeAligner("x->y", alpha=1.0, relative=False, center=False),
     ProcrustesAligner(),
-    ProcrustesAligner(center=False),
-    ProcrustesAligner(rank=2),
     TwoWayRidgeAligner(),
     TextToConceptAligner(),
-    TextToConceptAligner(alpha=2.0),
-    CCAAligner(),
-    CCAAligner(2, alpha=1e-6, relative=False),
+    CCAAligner(2),
     CSAAligner(),
     PLSAligner(),
-    PLSAligner(3),
     MeanShiftAligner(),
-    ASIFAligner(),
     ASIFAligner(3, power=2.0, center=True),
-    ConSEAligner(),
     ConSEAligner(top_k=2),
-    KernelRidgeAligner(),
-    MiniVec2VecAligner(rounds=2, refinements=3),
-    MiniVec2VecAligner(rounds=1, refinements=0, center=False),
-    KernelRidgeAligner("x->y", gamma=0.5, alpha=0.1),
-    KernelRidgeAligner("x->y", gamma=0.3, n_landmarks=8, landmarks="k-means++", center=False),
+    MiniVec2VecAligner(rounds=1, refinements=0),
+    KernelRidgeAligner(gamma=0.3, n_landmarks=8, landmarks="k-means++"),
 ]
-# scikit-learn's checks of these are in trained/test_contract.py, with what they do not keep.
-TRAINED = [MLPAligner(epochs=2, width=8), ICISAligner(8, epochs=2)]
+TRAINED = [
+    MLPAligner("paper", width=8, epochs=2),
+    MLPAligner("linear", "x->y", loss="mse", epochs=2, precision="float32"),
+    ICISAligner(8, epochs=2),
+]
 MOMENTS = [e for e in ESTIMATORS if hasattr(e, "fit_moments")]
 OF_OPTIONAL_PACKAGES = {
     # These only skip themselves without pandas or an array-API switch; nothing here skips.
@@ -74,7 +62,7 @@ OF_OPTIONAL_PACKAGES = {
 
 CHECKS = [
     pytest.param(owner, check, id=f"{owner}-{check.func.__name__}")
-    for estimator in ESTIMATORS
+    for estimator in ESTIMATORS + TRAINED
     for owner, check in estimator_checks_generator(estimator)
     if check.func.__name__ not in OF_OPTIONAL_PACKAGES
 ]
@@ -97,40 +85,6 @@ def test_the_estimators_are_all_covered():
         assert cls.method == name
     with pytest.raises(UnknownMethodError, match=r"Known aligners: ridge.*Did you mean 'ridge'"):
         aligner_class("rigde")
-
-
-@pytest.mark.parametrize("estimator", ESTIMATORS + TRAINED, ids=str)
-@pytest.mark.parametrize(("p", "q"), [(7, 4), (4, 7), (5, 5)])
-def test_both_sides_land_in_one_space_with_unit_rows(estimator, p, q, rng):
-    x, y = draw_pairs(rng, p=p, q=q)
-    aligner = clone(estimator).fit(x, y)
-    projected = aligner.project_x(x), aligner.project_y(y)
-    assert projected[0].shape == projected[1].shape
-    projected = [rows.toarray() if issparse(rows) else rows for rows in projected]
-    for rows in projected:
-        lengths = np.linalg.norm(rows, axis=1)
-        if aligner.unit_rows:
-            assert_close(lengths, np.ones(40))
-        else:
-            assert (lengths <= 1).all()
-    assert_close(score_pairs(aligner, x, y), np.sum(projected[0] * projected[1], axis=1))
-
-
-@pytest.mark.parametrize("estimator", MOMENTS, ids=str)
-@pytest.mark.parametrize(("n", "p", "q"), [(40, 7, 4), (40, 4, 7), (5, 9, 8)])
-@pytest.mark.parametrize("weighted", [False, True])
-def test_moments_are_as_good_as_rows(estimator, n, p, q, weighted, rng):
-    x, y = draw_pairs(rng, n, p, q)
-    weight = rng.uniform(0.1, 3, n) if weighted else None
-    by_rows = clone(estimator).fit(x, y, weight)
-    moments = accumulate([(x, y, weight)], precision="float64")
-    by_moments = clone(estimator).fit_moments(moments)
-    if isinstance(estimator, CCAAligner) and n <= min(p, q):
-        # Correlations of nearly one size: what is between the rows' rounding and theirs is said
-        # below, of the scores.
-        return
-    for name in fitted_arrays(by_rows):
-        assert_close(getattr(by_moments, name) + 1, getattr(by_rows, name) + 1)
 
 
 SPECTRAL = [
@@ -265,13 +219,8 @@ def test_a_relative_penalty_means_the_same_at_any_scale_weight_and_count(scale, 
         ),
         (RidgeAligner("z"), "The 'direction' parameter of RidgeAligner must be a str among"),
         (RidgeAligner(center="yes"), "The 'center' parameter of RidgeAligner must be an instance"),
-        (ProcrustesAligner(center=3), "The 'center' parameter of ProcrustesAligner must be"),
         (ProcrustesAligner(rank=0), "The 'rank' parameter of ProcrustesAligner must be an int in"),
-        (CCAAligner(0), "The 'n_components' parameter of CCAAligner must be an int in the range"),
         (PLSAligner(1.5), "The 'n_components' parameter of PLSAligner must be an int"),
-        (TextToConceptAligner(alpha=-1.0), "The 'alpha' parameter of TextToConceptAligner must"),
-        (TwoWayRidgeAligner(alpha=-1.0), "The 'alpha' parameter of TwoWayRidgeAligner must be"),
-        (ASIFAligner(power=0.0), "The 'power' parameter of ASIFAligner must be a float in"),
         (ASIFAligner(precision="half"), "The 'precision' parameter of ASIFAligner must be a str"),
         (ConSEAligner(top_k=0), "The 'top_k' parameter of ConSEAligner must be an int in the"),
     ],
@@ -321,34 +270,9 @@ def test_conse_is_the_loop(seed, top_k):
     assert_close(aligner.project_x(features), mixed, times=10)
 
 
-def test_conse_does_not_mind_huge_logits(rng):
-    aligner = ConSEAligner().fit(np.eye(3) * 1e5, np.eye(3))
-    assert_same(aligner.project_x(np.eye(3)), np.eye(3))
-
-
 def test_conse_needs_a_bias_for_each_class(rng):
     with pytest.raises(ValueError, match=r"one entry a class, shape \(6,\)"):
         ConSEAligner().fit(np.ones((6, 2)), np.ones((6, 2)), np.ones(5))
-
-
-@pytest.mark.parametrize("estimator", ESTIMATORS + TRAINED, ids=str)
-def test_projecting_is_checked(estimator, rng):
-    x, y = draw_pairs(rng)
-    with pytest.raises(NotFittedError):
-        clone(estimator).check_projected(x, 7, "x")
-    aligner = clone(estimator).fit(x, y)
-    with pytest.raises(PairsError, match="of the encoder that it was fitted on"):
-        aligner.project_x(x[:, :3])
-    with pytest.raises(PairsError, match="fitted on y of 4 columns"):
-        aligner.project_y(x)
-
-
-def test_zero_rows_cannot_be_projected(rng):
-    x, y = draw_pairs(rng)
-    aligner = RidgeAligner(center=False).fit(x, y)
-    x[3] = 0
-    with pytest.raises(ZeroRowError, match=r"row 3\. Drop"):
-        aligner.project_x(x)
 
 
 @pytest.mark.parametrize("estimator", MOMENTS, ids=str)

@@ -1,7 +1,5 @@
 """ASIF against a dense double loop and against faiss; the search against a full sort."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -59,13 +57,6 @@ def test_the_streamed_search_is_a_full_sort(dtype, k, rng, monkeypatch):
     assert_same(found.toarray(), expected)
     assert found.has_sorted_indices
     assert (found.data > 0).all()
-
-
-def test_nothing_above_zero_is_an_empty_row():
-    found = nearest_anchors(-np.ones((2, 3)), np.ones((5, 3)), 2)
-    assert found.shape == (2, 5)
-    assert found.nnz == 0
-    assert nearest_anchors(np.ones((0, 3)), np.ones((5, 3)), 2).shape == (0, 5)
 
 
 def test_faiss_finds_the_same(rng):

@@ -1,7 +1,5 @@
 """Text-to-Concept, two-way ridge, mean shift and the options of Procrustes."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from sklearn.linear_model import LinearRegression, Ridge

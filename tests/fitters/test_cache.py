@@ -1,7 +1,5 @@
 """The cache of moments: bit-exact, keyed by everything that decides, harmless when damaged."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import fields
 
@@ -138,13 +136,6 @@ def test_what_decides_the_moments_is_in_their_key(store_path, changes):
     fit_from_store(store, request_of(**changes))
     assert len(entries()) == 2
     assert first in entries()
-
-
-def test_choices_that_need_rows_are_made_from_rows(store_path):
-    store = open_store(store_path)
-    asif = {"method": "asif", "penalty": "auto", "mix": "auto"}
-    for changes in ({"penalty": "auto"}, asif, {"method": "csa"}):
-        assert "moments" not in fit_from_store(store, request_of(**changes)).facts
 
 
 def test_a_cache_that_cannot_be_written_costs_nothing_else(store_path, monkeypatch, tmp_path):

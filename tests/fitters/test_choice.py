@@ -1,7 +1,5 @@
 """Choices by refitting and by moments, against closed forms and refits from rows."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -20,7 +18,6 @@ from fitters.select.grid import Axis, folds_by_group
 from fitters.select.held_out import cross_validate, validate_by_error
 from fitters.select.refitting import choose_components, validate_by_refitting
 from fitters.settings import FitConfig
-from fitters.sources import prepare
 from tests.assertions import assert_close, assert_same
 from tests.oracles import centred, unit
 
@@ -132,35 +129,6 @@ def test_components_are_chosen_with_penalty_and_weight(metric, world):
     assert chosen.chosen["components"] == place + 1
 
 
-def test_a_given_number_of_directions_is_what_the_rest_is_chosen_for(make_world):
-    head, real = make_world(n_classes=20, n_images=32, p=7, q=5, noise=1.0)
-    given_ = {"prototypes": head, "real": real, "n_components": 2}
-    facts = select("cca", **given_, rng=np.random.default_rng(0)).facts
-    data = prepare(head, real, None)
-    folds = folds_by_group(real.groups, 4, np.random.default_rng(0))
-    refit = refits_of(lambda p: CCAAligner(2, alpha=p), data.real, folds, data.prototypes)
-    penalties, weights = (
-        Axis(tuple(facts[name]), searched=False) for name in ("penalties", "weights")
-    )
-    by_rows = validate_by_refitting(
-        refit, real=data.real, folds=folds, penalties=penalties, weights=weights
-    )
-    assert_close(np.array(facts["scores"]), by_rows.scores)
-
-
-@pytest.mark.parametrize("method", ["ridge", "ridge-both", "ridge-x2y"])
-def test_a_ridge_may_be_chosen_by_its_error(method, world):
-    head, real, _ = world
-    for prototypes, pairs in ((head, real), (None, real), (head, None)):
-        alignment = fit(
-            method, prototypes=prototypes, real=pairs, criterion="error",
-            rng=np.random.default_rng(0),
-        )  # fmt: skip
-        choice = alignment.facts["choice"]
-        assert choice["criterion"].startswith("share of the held-out squared length")
-        assert choice["penalty"] == alignment.aligner.alpha
-
-
 def test_csa_by_the_recipe_is_fitted_on_the_merged_moments(make_world):
     head, real = make_world()
     alignment = fit("csa", prototypes=head, real=real, rng=np.random.default_rng(0))
@@ -175,15 +143,6 @@ def test_csa_by_the_recipe_is_fitted_on_the_merged_moments(make_world):
     expected = METHODS["csa"].make(**settings).fit_moments(merged)
     assert_close(alignment.aligner.strengths_, expected.strengths_)
     assert_close(alignment.aligner.weights_x_, expected.weights_x_, times=10)
-
-
-def test_text_to_concept_takes_no_head_and_leaves_rows_raw(make_world):
-    head, real = make_world()
-    with pytest.raises(SettingError, match="Leave the prototypes out"):
-        fit("text-to-concept", prototypes=head, rng=np.random.default_rng(0))
-    alignment = fit("text-to-concept", real=real, rng=np.random.default_rng(0))
-    assert alignment.x.mean is None
-    assert not alignment.x.normalize
 
 
 @pytest.mark.parametrize("metric", ["mrr", "top-1", "squared"])
@@ -210,16 +169,6 @@ def test_select_chooses_what_is_then_fitted_with(metric, method, make_world):
     assert given.facts == made.facts
     for name in fitted_arrays(made.aligner):
         assert_same(getattr(given.aligner, name), getattr(made.aligner, name))
-
-
-def test_a_choice_leaves_what_is_not_chosen_to_the_fit(make_world):
-    head, real = make_world(n_classes=30, n_images=24, p=9, q=4, noise=0.8)
-    chosen = select("procrustes", prototypes=head, real=real, rng=np.random.default_rng(0))
-    config = FitConfig("procrustes", rank=2)
-    data = METHODS["procrustes"].sources(config, prototypes=head, real=real)
-    made = fit(config, data, chosen=chosen, rng=np.random.default_rng(0))
-    assert made.aligner.rank_ == 2
-    assert made.facts["choice"]["mix"] == chosen.mix
 
 
 @pytest.mark.parametrize("sources", ["prototypes", "both"])

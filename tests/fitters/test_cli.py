@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
+import shutil
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -20,36 +20,42 @@ from featstore.plugins import first_line
 from featstore.testing import item_table, write_set
 from fitters import METHODS, load
 from fitters.few_shot.registry import LEARNERS, PROMPT_LEARNERS
-from fitters.jobs import fit_from_store
 from fitters.methods import Method
 from fitters.scorers import csls
-from fitters.settings import FitRequest
 from headstock.__main__ import cli
 from tests.fitters.toy_store import CLASSES, HEAD, IMAGES, NAMES, P, X, Y, write_toy_store
 
 
 @pytest.fixture
-def store(store_path: Path) -> Path:
+def store(store_path):
     return store_path
 
 
-def _run(*args: str | Path) -> int:
+def _run(*args):
     return run_command(cli, "headstock", [str(arg) for arg in args])
 
 
-def _fit(store: Path, out: Path, *more: str, method: str = "ridge") -> int:
+def _fit(store, out, *more, method="ridge"):
     return _run("fit", method, "--store", store, "--images", X, "--head", HEAD,
                 "--head-names", NAMES, "-o", out, *more)  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def ridge(store_path, tmp_path_factory):
+    """A ridge of the head; tests only read it, and change a copy."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        out = tmp_path_factory.mktemp("fitted") / "ridge"
+        assert _fit(store_path, out) == 0
+    return out
+
+
 @pytest.fixture
-def ridge(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
-    assert _fit(store, tmp_path / "aligners" / "ridge") == 0
-    capsys.readouterr()
-    return tmp_path / "aligners" / "ridge"
+def own(ridge, tmp_path):
+    return Path(shutil.copytree(ridge, tmp_path / "aligners" / "ridge"))
 
 
-def test_fit_ls_show(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fit_ls_show(store, tmp_path, capsys):
     out = tmp_path / "aligners"
     assert _fit(store, out / "a") == 0
     assert f"{out}/a: ridge, fitted on 30 prototypes (penalty" in capsys.readouterr().out
@@ -68,28 +74,9 @@ def test_fit_ls_show(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert re.search(r"^  x encoder +timm:toy$", capsys.readouterr().out, re.MULTILINE)
 
 
-def test_the_metric_of_a_choice_is_an_option(
-    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for method in ("ridge-x2y", "pls"):
-        more = ("--captions", Y, "--n-pairs", "12", "-s", "validation=top-5", "--json")
-        assert _fit(store, tmp_path / method, *more, method=method) == 0
-        choice = json.loads(capsys.readouterr().out)["choice"]
-        assert choice["criterion"].startswith("share of held-out images whose true text ranks in")
-        values = [choice["weights"], choice.get("penalties", "1"), choice.get("components")]
-        assert np.shape(choice["scores"]) == tuple(len(axis) for axis in values if axis)
-    assert _run("show", tmp_path / "pls") == 0
-    shown = capsys.readouterr().out
-    points = shown.partition("best score by components")[2].splitlines()[0].strip().split(", ")
-    best = np.asarray(choice["scores"]).max(axis=(0, 1))
-    assert points == [f"{n:.3g}: {s:.4g}" for n, s in zip(choice["components"], best, strict=True)]
-
-
-def test_ls_goes_on_past_damage_without_reading_arrays(
-    ridge: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = ridge.parent
-    (ridge / "arrays.safetensors").unlink()
+def test_ls_goes_on_past_damage_without_reading_arrays(own, capsys):
+    folder = own.parent
+    (own / "arrays.safetensors").unlink()
     for name, text in (("bent", "no json"), ("old", '{"format": 0}'), ("bare", '{"format": 1}')):
         (folder / name).mkdir()
         (folder / name / "alignment.json").write_text(text)
@@ -102,13 +89,11 @@ def test_ls_goes_on_past_damage_without_reading_arrays(
     assert _run("ls", folder) == 4
     assert re.search(r"^bent .* damaged: ", capsys.readouterr().out, re.MULTILINE)
     # What is shown is checked whole.
-    assert _run("show", ridge) == 1
+    assert _run("show", own) == 1
     assert "arrays.safetensors cannot be read" in capsys.readouterr().err
 
 
-def test_shorthand_and_seeds(
-    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_shorthand_and_seeds(store, tmp_path, capsys):
     args = ("fit", "csa", "--store", store, "--images", "toy/image", "--captions", "caption/st:toy",
             "--n-pairs", "20", "--head", "labels", "-s", "mix=auto",
             "--seeds", "0,2-3", "-o", tmp_path, "--json")  # fmt: skip
@@ -138,13 +123,8 @@ TAKEN = [
 
 @pytest.mark.parametrize(("typed", "taken"), TAKEN, ids=[" ".join(typed) for typed, _ in TAKEN])
 def test_what_the_store_leaves_one_answer_for_is_taken_and_printed_as_a_line(
-    store: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    typed: tuple[str, ...],
-    taken: str,
-) -> None:
+    store, tmp_path, monkeypatch, capsys, typed, taken
+):
     monkeypatch.setenv("HEADSTOCK_STORE", str(store))
     words = ["fit", "ridge", *typed, "-s", "penalty=2", "-o", str(tmp_path / "a"), "--json"]
     assert _run(*words) == 0
@@ -165,8 +145,8 @@ def test_what_the_store_leaves_one_answer_for_is_taken_and_printed_as_a_line(
 
 
 def test_the_store_below_the_folder_and_a_place_for_the_alignment_are_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+    tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     words = ("fit", "ridge", "--head", HEAD)
     assert _run(*words) == 2
@@ -182,32 +162,7 @@ def test_the_store_below_the_folder_and_a_place_for_the_alignment_are_taken(
     assert "several stores: 'two', 'work/one'" in capsys.readouterr().err
 
 
-def test_a_fit_says_what_it_does(store: Path) -> None:
-    seen: list[str] = []
-    request = FitRequest("ridge", x=X, y=Y, head=HEAD, names=NAMES)
-    fit_from_store(open_store(store), request, on_stage=seen.append)
-    assert seen == ["reading pairs", "choosing penalty and mix", "fitting"]
-    seen.clear()
-    fit_from_store(open_store(store), replace(request, y=None, penalty=1.0), on_stage=seen.append)
-    assert seen == ["reading pairs", "fitting"]
-
-
-@pytest.mark.usefixtures("forked")
-def test_jobs_are_processes_of_this_machine(
-    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    choices = []
-    for jobs in ((), ("--jobs", "2")):
-        more = ("--captions", Y, "-s", "criterion=error", "--replace", "--json", *jobs)
-        assert _fit(store, tmp_path / "a", *more) == 0
-        choices.append(json.loads(capsys.readouterr().out)["choice"])
-    assert choices[0]["penalty"] == choices[1]["penalty"]
-    assert choices[0]["scores"] == pytest.approx(np.array(choices[1]["scores"]), rel=1e-5)
-
-
-def test_ls_lists_aligners_and_learners_with_their_packages(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ls_lists_aligners_and_learners_with_their_packages(capsys, monkeypatch):
     monkeypatch.setitem(METHODS, "mine", Method(Fraction))  # gone after the test
     METHODS.put("mine", Method(Fraction, "one of one's own"), "mypackage 1.2")
     monkeypatch.setitem(LEARNERS, "third", partial(Fraction, 3))
@@ -230,21 +185,17 @@ def test_ls_lists_aligners_and_learners_with_their_packages(
     assert "learner  gda " in capsys.readouterr().out
 
 
-def test_another_alignment_is_not_replaced_in_silence(
-    store: Path, ridge: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = load(ridge).facts
-    assert _fit(store, ridge) == 0  # the same one
-    assert _fit(store, ridge, "-s", "penalty=9") == 1
+def test_another_alignment_is_not_replaced_in_silence(store, own, capsys):
+    before = load(own).facts
+    assert _fit(store, own) == 0  # the same one
+    assert _fit(store, own, "-s", "penalty=9") == 1
     assert "holds another alignment" in capsys.readouterr().err
-    assert load(ridge).facts == before
-    assert _fit(store, ridge, "-s", "penalty=9", "--replace") == 0
-    assert load(ridge).facts["choice"]["penalty"] == 9
+    assert load(own).facts == before
+    assert _fit(store, own, "-s", "penalty=9", "--replace") == 0
+    assert load(own).facts["choice"]["penalty"] == 9
 
 
-def test_apply_writes_unit_rows_of_the_set(
-    store: Path, ridge: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_apply_writes_unit_rows_of_the_set(store, ridge, tmp_path, capsys):
     out = tmp_path / "rows.npy"
     assert _run("apply", ridge, "--store", store, "--set", X, "--split", "test", "-o", out) == 0
     assert "10 × 12" in capsys.readouterr().out
@@ -254,21 +205,7 @@ def test_apply_writes_unit_rows_of_the_set(
     assert rows.tobytes() == load(ridge).project_x(images.numpy()).tobytes()
 
 
-def test_apply_lists_neighbours_on_the_other_side(
-    store: Path, ridge: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    args = ("apply", ridge, "--store", store, "--set", X, "--split", "test", "--near", Y)
-    assert _run(*args, "--top", "3", "--json") == 0
-    near = json.loads(capsys.readouterr().out)["near"]
-    assert len(near) == 10
-    assert all(len(found) == 3 for found in near.values())
-    scores = [row["score"] for row in near["toy/30"]]
-    assert scores == sorted(scores, reverse=True)
-    own = sum(found[0]["item_id"] == f"{image}#en" for image, found in near.items())
-    assert own >= 2
-
-
-def test_apply_ranks_classes(store: Path, ridge: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_apply_ranks_classes(store, ridge, capsys):
     """A class has one row, whatever the number of its prompts, and its name is shown."""
     args = ("apply", ridge, "--store", store, "--set", X, "--near", NAMES, "--top", "4")
     assert _run(*args, "--json") == 0
@@ -287,9 +224,7 @@ def test_apply_ranks_classes(store: Path, ridge: Path, capsys: pytest.CaptureFix
     assert f"{first['text']}  {first['item_id']}" in capsys.readouterr().out
 
 
-def test_apply_calls_images_by_the_names_of_their_classes(
-    ridge: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_apply_calls_images_by_the_names_of_their_classes(ridge, tmp_path, capsys):
     """Of a class that has names and prompts, by its first bare name."""
     write_toy_store(root := tmp_path / "store")
     rows = [
@@ -307,9 +242,7 @@ def test_apply_calls_images_by_the_names_of_their_classes(
     assert re.search(rf"{first['text']} +{first['item_id']}\n", capsys.readouterr().out)
 
 
-def test_a_scorer_corrects_the_neighbours(
-    store: Path, ridge: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_scorer_corrects_the_neighbours(store, ridge, capsys):
     args = ("apply", ridge, "--store", store, "--set", X, "--split", "test", "--near", Y, "--json")
     assert _run(*args, "--scorer", "csls", "--top", "1") == 0
     near = json.loads(capsys.readouterr().out)["near"]
@@ -323,9 +256,7 @@ def test_a_scorer_corrects_the_neighbours(
     assert "--scorer has no effect without --near" in capsys.readouterr().err
 
 
-def test_asif_is_sparse_to_the_end(
-    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_asif_is_sparse_to_the_end(store, tmp_path, capsys):
     out = tmp_path / "asif"
     assert _fit(store, out, "--captions", Y, method="asif") == 0
     args = ("apply", out, "--store", store, "--set", X, "--near", Y, "--json")
@@ -338,9 +269,7 @@ def test_asif_is_sparse_to_the_end(
     assert _run("export", out, "--store", store, "--names", NAMES, "-o", tmp_path / "h.npz") == 0
 
 
-def test_export_holds_a_head_that_scores_like_the_alignment(
-    store: Path, ridge: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_export_holds_a_head_that_scores_like_the_alignment(store, ridge, tmp_path, capsys):
     out = tmp_path / "head.safetensors"
     assert _run("export", ridge, "--store", store, "--names", NAMES, "-o", out, "--json") == 0
     assert json.loads(capsys.readouterr().out)["arrays"]["class_rows"] == [CLASSES, P]
@@ -361,24 +290,13 @@ def test_export_holds_a_head_that_scores_like_the_alignment(
 
 
 @pytest.mark.parametrize("method", ["ridge-x2y", "cca", "asif", "conse"])
-def test_the_rule_is_stated_only_where_it_holds(store: Path, tmp_path: Path, method: str) -> None:
+def test_the_rule_is_stated_only_where_it_holds(store, tmp_path, method):
     """Where images are mapped too, class rows alone do not say how to score them."""
     assert _fit(store, tmp_path / "a", method=method) == 0
     out = tmp_path / "head.safetensors"
     assert _run("export", tmp_path / "a", "--store", store, "--names", NAMES, "-o", out) == 0
     with safe_open(out, framework="numpy") as file:
         assert json.loads(file.metadata()["headstock"])["rule"] == ""
-
-
-def test_export_as_npz_needs_no_pickle(
-    ridge: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "arrays.npz"
-    assert _run("export", ridge, "-o", out) == 0
-    assert "coef    8 × 12" in capsys.readouterr().out
-    with np.load(out, allow_pickle=False) as arrays:
-        assert json.loads(str(arrays["headstock"]))["method"] == "ridge"
-        assert arrays["coef"].shape == (8, 12)
 
 
 NONE = ["fit", "ridge", "--store", "none", "--images", X]
@@ -389,22 +307,13 @@ REAL = [*RIDGE, "--captions", Y, "-o", "out"]
 EARLY = ["--store", "none", *FIT[4:]]
 BAD = [
     (["fit", "rigde", "--store", "S", "--images", X, "-o", "out"], 2, "Did you mean 'ridge'"),
-    ([*RIDGE, "-s", "penalty=-1", "-o", "out"], 2, "at least 0"),
-    ([*RIDGE, "-s", "penalty=nan", "-o", "out"], 2, "below 1,000"),
-    ([*RIDGE, "-s", "mix=0", "-o", "out"], 2, "above 0"),
     (["fit", "ridge", "--store", "S", "--head", "labels", "--images", "toy/image/timm:none",
       "-o", "out"], 2, "timm:none"),
     # What is wrong with the arguments comes first; the store is read after it.
     (["fit", "ridge", "--store", "S", "--images", Y, "--captions", Y, "-o", "out"], 1,
      "of kind image"),
     ([*NONE, "--captions", Y, "-o", "out"], 1, "does not exist"),
-    ([*NONE, "--captions", Y, "--source", "rnd", "-o", "out"], 2,
-     "expected head, random"),
     ([*FIT, "--jobs", "2"], 2, "no effect without --captions"),
-    ([*RIDGE, "--captions", Y, "--split", "vla",
-      "-o", "out"], 1, "'vla'"),
-    ([*RIDGE, "--head", "labels/head_weight/timm:other",
-      "--head-names", NAMES, "-o", "out"], 1, "different embedding spaces"),
     (["ls", "none"], 1, "none does not exist"),
     (["ls", "none", "--available", "methods"], 2, "Give a PATH, or --available."),
     (["show", "none"], 1, "none does not exist"),
@@ -430,39 +339,21 @@ BAD = [
     (["fit", "procrustes", *FIT[2:], "-s", "penalty=1"], 2,
      "procrustes has no setting 'penalty'. These have: ridge, ridge-x2y"),
     ([*FIT, "--n-pairs", "5"], 2, "Missing option '--captions': several sets could be meant"),
-    ([*FIT, "-s", "moments=float64"], 2, "no effect without --captions"),
-    ([*FIT, "-s", "validation=top-1"], 2, "no effect without --captions"),
     ([*REAL, "-s", "moments=bf16"], 2, "looks at the rows, in float64"),
-    (["fit", "csa", *REAL[2:], "-s", "penalty=1", "-s", "moments=float64"], 2, "in float64"),
     ([*REAL, "-s", "validation=top-1", "-s", "criterion=error"], 2, "held-out squared error"),
-    ([*REAL, "-s", "validation=top-1", "-s", "penalty=1"], 2, "nothing is left to choose"),
-    (["fit", "asif", *REAL[2:], "-s", "validation=top-1"], 2, "nothing is left to choose"),
-    (["fit", "asif", *REAL[2:], "-s", "top_k=all"], 2, "top_k of asif: expected an integer of"),
     ([*REAL, "-s", "validation=top-3"], 2,
      "validation of ridge: expected mrr, top-1, top-5 or top-10; got 'top-3'"),
     ([*REAL, "-s", "penalty"], 2, "Write penalty=VALUE"),
     ([*REAL, "-s", "csa.penalty=1"], 2,
      "No owner named 'csa' in -s csa.penalty=1. Known owners: ridge"),
     ([*REAL, "-s", "penalty=1", "-s", "ridge.penalty=2"], 2, "is given twice"),
-    ([*REAL, "--n-pairs", "1"], 1, "One pair is its own mean"),
-    (["fit", "csa", *REAL[2:], "--n-pairs", "2"], 1, "too few to choose by"),
     ([*REAL, "-s", "duplicates=drop"], 2, "no effect without --head"),
     ([*REAL, "-s", "criterion=cosine"], 2, "by the rank of held-out texts"),
     ([*FIT, "-s", "criterion=rank", "-s", "penalty=1"], 2, "nothing is left to choose"),
-    (
-        ["fit", "kernel-ridge", *FIT[2:], "-s", "criterion=rank", "-s", "penalty=1",
-         "-s", "gamma=1"],
-        2, "nothing is left to choose",
-    ),
-    (["fit", "cca", *FIT[2:], "-s", "criterion=rank"], 2, "cca has no setting 'criterion'"),
-    (["fit", "cca", *FIT[2:], "-s", "components=0"], 2, "an integer of at least 1"),
     (["fit", "conse", *FIT[2:], "--captions", Y], 2, "uses no real pair"),
     ([*FIT, "--seeds", "4-0"], 2, "expected seeds such as 0-4"),
     (["fit", "ridge", "--store", "S", "--captions", "caption", "-o", "out"], 2,
      "several sets could be meant: 'toy/caption/st.other', 'toy/caption/st.toy'"),
-    (["fit", "ridge", "--store", "S", "--images", Y, "--head", HEAD, "--head-names", NAMES,
-      "-o", "out"], 1,
-     "--images takes a set of kind image"),
     ([*RIDGE, "--head", HEAD, "--head-names", X,
       "-o", "out"], 1, "--head-names takes a set of kind class_name"),
     ([*RIDGE, "--captions", X, "-o", "out"], 1,
@@ -475,25 +366,16 @@ BAD = [
     (["fit", "conse", *EARLY, "-s", "top_k=auto"], 1, "nothing to choose it by"),
     (["fit", "kernel-ridge", *EARLY, "-s", "penalty=0"], 1, "a penalty above 0"),
     (["fit", "kernel-ridge", *EARLY, "-s", "criterion=error"], 1, "by 'cosine' or 'rank'"),
-    (["fit", "paper-mlp", *EARLY, "--captions", Y, "-s", "sequential", "-s", "share=0.5"], 1,
-     "Take one"),
-    (["fit", "kernel-ridge", *FIT[2:], "--captions", Y, "-s", "criterion=rank", "-s", "penalty=1",
-      "-s", "gamma=1"], 2, "by the rank of held-out texts"),
+    ([*REAL, "--n-pairs", "1"], 1, "One pair is its own mean"),
+    (["fit", "csa", *REAL[2:], "--n-pairs", "2"], 1, "too few to choose by"),
     (["aply"], 2, "Did you mean 'apply'"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("args", "code", "words"), BAD, ids=lambda value: str(value)[:50])
 def test_bad_input_is_one_line_and_leaves_nothing(
-    store: Path,
-    ridge: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    args: list[str],
-    code: int,
-    words: str,
-) -> None:
+    store, ridge, tmp_path, monkeypatch, capsys, args, code, words
+):
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
@@ -508,9 +390,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert list(work.iterdir()) == []
 
 
-def test_an_unwritable_folder_is_one_line(
-    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unwritable_folder_is_one_line(store, tmp_path, capsys):
     (tmp_path / "file").write_text("not a folder")
     assert _fit(store, tmp_path / "file" / "a") == 1
     assert "cannot be written" in capsys.readouterr().err

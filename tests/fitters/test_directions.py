@@ -1,7 +1,5 @@
 """CCA, CSA and PLS against cca-zoo, scikit-learn and definitions written out."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import scipy.linalg

@@ -1,23 +1,14 @@
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.kernel_approximation import Nystroem
-from sklearn.kernel_ridge import KernelRidge
 from sklearn.metrics.pairwise import rbf_kernel
 
-from fitters import (
-    KernelRidgeAligner,
-    RidgeAligner,
-)
-from fitters.errors import PairsError, SettingError
+from fitters.errors import SettingError
 from fitters.feature_maps import NystroemMap, choose_landmarks, gaussian
-from fitters.moments.moments import merge_pooled
 from tests.assertions import assert_close, assert_same
 from tests.oracles import unit
-from tests.shorthand import accumulate
 
 
 @pytest.fixture
@@ -36,15 +27,6 @@ def test_the_kernel_is_sklearns(n, m, gamma, seed):
     assert np.abs(single - rbf_kernel(a, b, gamma=gamma)).max() < room
 
 
-def test_blocks_change_nothing_and_wrong_arguments_are_refused(rows):
-    whole = gaussian(rows, rows[:5], 2.0)
-    assert_close(gaussian(rows, rows[:5], 2.0, block_rows=7), whole)
-    with pytest.raises(SettingError, match="above 0"):
-        gaussian(rows, rows, -1)
-    with pytest.raises(PairsError, match="rows of one space"):
-        gaussian(rows, rows[:, :3], 1)
-
-
 def test_nystroem_features_have_sklearns_inner_products(rows):
     theirs = Nystroem(gamma=1.5, n_components=30, random_state=0).fit(rows)
     ours = NystroemMap.of_landmarks(theirs.components_, 1.5)
@@ -52,21 +34,6 @@ def test_nystroem_features_have_sklearns_inner_products(rows):
     assert_close(mapped @ mapped.T, expected @ expected.T, times=1e4)
     at = mapped[theirs.component_indices_]
     assert_close(at @ mapped.T, gaussian(rows[theirs.component_indices_], rows, 1.5), times=1e4)
-
-
-def test_all_rows_as_landmarks_and_linear_ridge_are_exact_kernel_ridge(rows, rng):
-    head = np.sin(3 * rows @ rng.standard_normal((7, 5)))
-    features = NystroemMap.of_landmarks(rows, 1.5)
-    # Two parts, merged: the nonlinear fit is as additive as the linear one.
-    parts = [
-        accumulate([(head[part], features.apply(rows[part]))], precision="float64")
-        for part in (slice(40), slice(40, None))
-    ]
-    fit = RidgeAligner(alpha=0.2, relative=False, center=False).fit_moments(merge_pooled(*parts))
-    expected = KernelRidge(alpha=0.2, kernel="rbf", gamma=1.5).fit(rows, head).predict(rows)
-    assert np.abs(features.apply(rows) @ fit.coef_ - expected).max() < 1e-6
-    exact = KernelRidgeAligner(gamma=1.5, relative=False, alpha=0.2, center=False).fit(head, rows)
-    assert np.abs(fit.project_y(features.apply(rows)) - exact.project_y(rows)).max() < 1e-6
 
 
 def test_landmarks_are_distinct_drawn_and_spread(rng):

@@ -1,7 +1,5 @@
 """The grid of penalties and weights: where it ends, how far it widens, which of equals wins."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

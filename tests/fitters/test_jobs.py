@@ -5,22 +5,14 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 
 from featstore import EmbeddingsView, FeatureStore, open_store
-from featstore.errors import (
-    EmptySelectionError,
-    IncompleteEmbeddingsError,
-    MisalignedItemsError,
-    UnknownSetError,
-)
+from featstore.errors import EmptySelectionError, MisalignedItemsError, UnknownSetError
 from featstore.store.gc import remove_set
-from featstore.store.layout import LayoutLimits, SetSpec
-from featstore.store.writer import SetWriter
 from featstore.testing import item_table, write_set
 from fitters import Pairs, TextToConceptAligner, fit, load
 from fitters.errors import PairsError, SettingError, ZeroRowError
@@ -38,15 +30,15 @@ from tests.shorthand import save_alignment
 
 
 @pytest.fixture
-def store(store_path: Path) -> FeatureStore:
+def store(store_path):
     return open_store(store_path)
 
 
-def _request(**changes: Any) -> FitRequest:
+def _request(**changes):
     return FitRequest(**{"method": "ridge", "x": X, "head": HEAD, "names": NAMES, **changes})
 
 
-def test_it_is_the_recipe_on_the_rows_joined_by_hand(store: FeatureStore) -> None:
+def test_it_is_the_recipe_on_the_rows_joined_by_hand(store):
     """The store path equals the array path, with the join done by a dict."""
     found = fit_from_store(store, _request(y=Y, n_pairs=None, penalty=0.1, mix=0.5))
     head, names = store.view(HEAD), store.view(NAMES).class_texts(["name"], ["none", "photo"])
@@ -73,7 +65,7 @@ def test_it_is_the_recipe_on_the_rows_joined_by_hand(store: FeatureStore) -> Non
     )
 
 
-def test_the_papers_cca_of_a_store_is_that_of_its_rows_uncentred(store: FeatureStore) -> None:
+def test_the_papers_cca_of_a_store_is_that_of_its_rows_uncentred(store):
     """Not from the moments that other methods share: those are of centred rows."""
     found = fit_from_store(store, _request(method="paper-cca", y=Y))
     head = store.view(HEAD)
@@ -92,7 +84,7 @@ def test_the_papers_cca_of_a_store_is_that_of_its_rows_uncentred(store: FeatureS
         assert_close(getattr(found.aligner, name), getattr(direct.aligner, name))
 
 
-def test_same_seed_same_bytes(store: FeatureStore, tmp_path: Path) -> None:
+def test_same_seed_same_bytes(store, tmp_path):
     for name in ("a", "b"):
         save_alignment(tmp_path / name, fit_from_store(store, _request(y=Y, n_pairs=20, seed=3)))
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
@@ -103,7 +95,7 @@ def test_same_seed_same_bytes(store: FeatureStore, tmp_path: Path) -> None:
     assert other.facts["fitted_on"]["captions"]["fingerprint"] != used
 
 
-def test_facts_name_what_was_read(store: FeatureStore, tmp_path: Path) -> None:
+def test_facts_name_what_was_read(store, tmp_path):
     alignment = fit_from_store(store, _request(y=Y, n_pairs=10))
     facts = load(save_alignment(tmp_path / "a", alignment)).facts
     assert facts["x_space_id"] == store.view(X).space_id
@@ -117,7 +109,7 @@ def test_facts_name_what_was_read(store: FeatureStore, tmp_path: Path) -> None:
     assert len(facts["choice"]["noise_weights"]) == len(facts["choice"]["noises"])
 
 
-def test_test_images_never_matter(store_path: Path, tmp_path: Path) -> None:
+def test_test_images_never_matter(store_path, tmp_path):
     """Changing every test image and its caption changes no byte of the alignment."""
     changed = tmp_path / "store"
     shutil.copytree(store_path, changed)
@@ -137,9 +129,7 @@ def test_test_images_never_matter(store_path: Path, tmp_path: Path) -> None:
     assert results[0].facts["choice"] == results[1].facts["choice"]
 
 
-def test_a_head_alone_takes_the_mean_of_all_images_where_none_is_for_training(
-    store_path: Path, tmp_path: Path
-) -> None:
+def test_a_head_alone_takes_the_mean_of_all_images_where_none_is_for_training(store_path, tmp_path):
     copy = tmp_path / "store"
     shutil.copytree(store_path, copy)
     view = open_store(store_path).view(X)
@@ -175,15 +165,13 @@ def test_a_head_alone_takes_the_mean_of_all_images_where_none_is_for_training(
         ({"method": "conse", "head": None, "names": None, "y": Y}, SettingError, "head"),
     ],
 )
-def test_bad_requests(
-    store: FeatureStore, changes: dict[str, Any], error: type[Exception], match: str
-) -> None:
+def test_bad_requests(store, changes, error, match):
     with pytest.raises(error, match=match):
         fit_from_store(store, _request(**changes))
 
 
 @pytest.mark.parametrize("changes", [{}, {"penalty": 0.3, "mix": 1.0}], ids=["rows", "moments"])
-def test_a_row_of_zeros_is_named_by_its_item(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_a_row_of_zeros_is_named_by_its_item(tmp_path, changes):
     write_toy_store(tmp_path)
     view = open_store(tmp_path).view(X)
     rows, items, shared = view.numpy(), view.items, {"name": "vision"}
@@ -205,25 +193,13 @@ def test_a_row_of_zeros_is_named_by_its_item(tmp_path: Path, changes: dict[str, 
     assert fit_from_store(store, _request(method="conse")).facts["method"] == "conse"
 
 
-def test_an_incomplete_set_is_refused(store_path: Path, tmp_path: Path) -> None:
-    shutil.copytree(store_path, tmp_path / "store")
-    items = item_table([{"item_id": f"new/{i}", "kind": "image"} for i in range(4)])
-    with SetWriter(
-        tmp_path / "store", SetSpec("new", "image", "timm:toy", {"name": "vision"}, "float32"),
-        items, P, limits=LayoutLimits(block_rows=2),
-    ) as writer:  # fmt: skip
-        writer.write_block(0, np.ones((2, P), np.float32))
-    with pytest.raises(IncompleteEmbeddingsError, match="has not finished"):
-        fit_from_store(open_store(tmp_path / "store"), _request(x="new/image/timm:toy"))
-
-
-def test_embeddings_of_another_space_are_not_projected(store: FeatureStore) -> None:
+def test_embeddings_of_another_space_are_not_projected(store):
     alignment = fit_from_store(store, _request())
     with pytest.raises(MisalignedItemsError, match=r"fitted on timm:toy \(.*\) and st:toy"):
         project_view(alignment, store.view("toy/caption/st:other"))
 
 
-def test_text_to_concept_maps_images_into_the_space_of_other_images(tmp_path: Path) -> None:
+def test_text_to_concept_maps_images_into_the_space_of_other_images(tmp_path):
     """Images seen by two encoders; the texts of the second need no map."""
     rng = np.random.default_rng(2)
     write_toy_store(tmp_path)
@@ -264,9 +240,7 @@ def test_text_to_concept_maps_images_into_the_space_of_other_images(tmp_path: Pa
 
 
 @pytest.mark.parametrize("changes", [{"penalty": 0.1}, {"criterion": "error"}])
-def test_images_without_captions_are_paired_with_the_texts_of_their_classes(
-    tmp_path: Path, changes: dict[str, Any]
-) -> None:
+def test_images_without_captions_are_paired_with_the_texts_of_their_classes(tmp_path, changes):
     """As class folders are: `y` is the set of class names."""
     write_world(tmp_path)
     store = open_store(tmp_path)
@@ -316,7 +290,7 @@ def write_head(
 ASKED = (("name",), ("none", "photo"))
 
 
-def test_a_head_is_fitted_on_name_and_definition_and_asked_for_by_name(tmp_path: Path) -> None:
+def test_a_head_is_fitted_on_name_and_definition_and_asked_for_by_name(tmp_path):
     head, names = write_head(tmp_path)
     made = HeadTexts.of(head, names, asked=ASKED)
     assert made.variants == ("name", "definition")
@@ -331,9 +305,7 @@ def test_a_head_is_fitted_on_name_and_definition_and_asked_for_by_name(tmp_path:
     assert plain.pairs.asked is None
 
 
-def test_texts_of_a_head_are_chosen_by_left_out_classes_asked_for_by_name(
-    tmp_path: Path,
-) -> None:
+def test_texts_of_a_head_are_chosen_by_left_out_classes_asked_for_by_name(tmp_path):
     head, names = write_head(tmp_path)
     chosen = HeadTexts.of(head, names, asked=ASKED, variants=("auto",))
     assert set(chosen.scores) == {
@@ -370,8 +342,8 @@ def write_second_head(root: Path, store: FeatureStore) -> tuple[str, str]:
 
 
 def test_two_heads_are_fitted_as_one_and_scored_by_the_mean_of_their_cosines(
-    store: FeatureStore, store_path: Path, tmp_path: Path
-) -> None:
+    store, store_path, tmp_path
+):
     root = shutil.copytree(store_path, tmp_path / "two")
     images2, head2 = write_second_head(root, open_store(root))
     two = open_store(root)
@@ -399,9 +371,7 @@ def test_two_heads_are_fitted_as_one_and_scored_by_the_mean_of_their_cosines(
         found.project_x(test.numpy())
 
 
-def test_a_head_without_images_of_its_encoder_is_refused(
-    store: FeatureStore, store_path: Path, tmp_path: Path
-) -> None:
+def test_a_head_without_images_of_its_encoder_is_refused(store, store_path, tmp_path):
     root = shutil.copytree(store_path, tmp_path / "two")
     _, head2 = write_second_head(root, open_store(root))
     remove_set(root, f"toy/image/{images_folder(root)}")

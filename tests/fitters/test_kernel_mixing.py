@@ -1,25 +1,17 @@
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import Ridge
 from sklearn.metrics.pairwise import cosine_similarity, rbf_kernel
 
-from fitters import Pairs, SideTransform, fit, load
+from fitters import Pairs, SideTransform, fit
 from fitters.aligners.kernel import KernelRidgeAligner
 from fitters.aligners.ridge import RidgeAligner
-from fitters.errors import PairsError, SettingError
 from fitters.methods import METHODS
 from fitters.moments.transform import unit_or_zero
 from fitters.saved import fitted_arrays
 from fitters.select.grid import Axis, Choice, Search, folds_by_group
-from fitters.select.left_out import (
-    choose_on_prototypes,
-    leave_one_group_out,
-    parts_of,
-    several,
-)
+from fitters.select.left_out import choose_on_prototypes, leave_one_group_out, parts_of, several
 from fitters.select.noise import (
     NOISE,
     VALIDATIONS,
@@ -32,7 +24,6 @@ from fitters.settings import FitConfig
 from fitters.sources import Sources, prepare
 from fitters.spectrum import Spectrum
 from tests.oracles import reciprocal_rank_of_text, unit
-from tests.shorthand import save_alignment
 
 
 def rng_of(seed=0):
@@ -117,18 +108,6 @@ def test_landmarks_stand_for_many_prototypes(sources, rng, monkeypatch):
     monkeypatch.setattr("fitters.select.noise.CHOICE_LANDMARKS", 20)
     fewer = scores()
     assert 0 < np.abs(fewer - exact).max() < 0.2 * np.abs(exact).max()
-
-
-def test_what_cannot_be_validated_is_refused(sources, rng):
-    _, real = sources
-    folds = folds_by_group(real.groups, 3, rng)
-    with pytest.raises(SettingError, match="criterion must be one of mrr"):
-        cross_validate_kernel(real=real, folds=folds, criterion="luck")
-    with pytest.raises(PairsError, match="one entry a pair"):
-        cross_validate_kernel(real=real, folds=folds[1:])
-    nothing = Pairs(real.x, real.y, real.groups, np.arange(real.n, dtype=float))
-    with pytest.raises(PairsError, match="weight 0"):
-        cross_validate_kernel(real=nothing, folds=folds)
 
 
 @pytest.mark.parametrize("criterion", ["mrr", "top-1", "cosine", "squared"])
@@ -272,44 +251,6 @@ def test_of_many_pairs_some_whole_groups_say_how_noisy_they_are(make_world, monk
         facts = fit(method, prototypes=head, real=real, rng=rng_of()).facts
         assert facts["choice"]["n_queries"] == 18
         assert facts["n_real"] == 60
-
-
-@pytest.mark.parametrize("method", ["ridge", "kernel-ridge"])
-def test_a_mixed_fit_is_read_back_to_the_bit(method, sources, tmp_path, rng):
-    prototypes, real = sources
-    fitted = fit(method, prototypes=prototypes, real=real, rng=rng)
-    assert fitted.facts["choice"]["first_share"] > 0
-    read = load(save_alignment(tmp_path / "a", fitted))
-    texts = rng.standard_normal((5, prototypes.y.shape[1]))
-    assert read.project_y(texts).tobytes() == fitted.project_y(texts).tobytes()
-
-
-def test_real_pairs_that_are_wrong_hardly_move_the_prototypes(make_world):
-    head, real = make_world(n_classes=60, n_images=24, noise=0.5)
-    wrong = Pairs(real.x, real.y[::-1].copy(), real.groups)
-
-    def fitted(**given):
-        return fit("kernel-ridge", prototypes=head, rng=rng_of(), **given)
-
-    mean = SideTransform.fit([real.x]).mean
-    alone, misled = fitted(image_mean=mean), fitted(image_mean=mean, real=wrong)
-    helped = fitted(image_mean=mean, real=real)
-    choice = misled.facts["choice"]
-    assert choice["mix"] is None
-    assert choice["penalty"] == alone.facts["choice"]["penalty"]
-    assert choice["of_prototypes"]["scores"] == alone.facts["choice"]["scores"]
-    # Fits without prototypes are no better than those with them: the wrong pairs are no help.
-    cosines = np.einsum(
-        "nr,nr->n", unit_or_zero(misled.project_y(head.y)), unit_or_zero(alone.project_y(head.y))
-    )
-    assert cosines.min() > 0.9
-    assert helped.facts["choice"]["score"] > misled.facts["choice"]["score"]
-    given = fitted(image_mean=mean, real=real, mix=2.0)
-    at = given.facts["choice"]["of_prototypes"]
-    best = np.unravel_index(np.argmax(at["scores"]), np.shape(at["scores"]))
-    assert given.facts["choice"]["penalty"] == 2.0 * at["penalties"][best[0]]
-    assert given.aligner.alpha == given.facts["choice"]["penalty"]
-    assert given.facts["choice"]["mix"] == 2.0
 
 
 def test_many_good_pairs_leave_a_useless_head_no_say(make_world, rng):

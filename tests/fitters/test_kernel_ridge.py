@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -70,17 +68,6 @@ def test_all_rows_as_landmarks_are_the_exact_solution(direction, rng):
                           b - np.average(b, axis=0, weights=weight), weight)  # fmt: skip
     assert np.abs(chosen.project_y(texts) - exact.project_y(texts)).max() < 1e-6
     assert np.abs(chosen.project_x(head) - exact.project_x(head)).max() < 1e-6
-
-
-def test_fewer_landmarks_are_stored_and_come_from_the_seed(rng):
-    head, texts = bent_pairs(rng)
-    one, same, other = (
-        KernelRidgeAligner(n_landmarks=30, seed=seed).fit(head, texts) for seed in (0, 0, 1)
-    )
-    assert one.support_.shape == (30, 5)
-    assert one.dual_.shape == (30, 6)
-    assert_same(one.dual_, same.dual_)
-    assert (one.support_ != other.support_).any()
 
 
 @given(st.floats(0.1, 50), st.integers(0, 99))
@@ -189,22 +176,6 @@ def test_what_some_rows_leave_out_is_the_same_from_the_sums_of_all(rng):
     assert_close(some.left_out(0.1, several(parts_of(names[known]))), whole, times=1e4)
     cosines = np.sum(unit(whole) * unit(head[known]), axis=1)
     assert LeftOut(some, names[known]).score(0.1) == pytest.approx(cosines.mean(), abs=1e-9)
-
-
-def test_the_surface_is_that_of_refitting_and_keeps_what_was_chosen(rng):
-    head, texts = bent_pairs(rng, n=60)
-    names = np.arange(60) // 2
-    surface = choose_on_prototypes(Pairs(head, texts, names), rng=rng)
-    assert list(surface.axes) == ["penalty", "gamma"]
-    for i, alpha in list(enumerate(surface.axes["penalty"].values))[::3]:
-        for j, gamma in list(enumerate(surface.axes["gamma"].values))[::2]:
-            expected = refit_without(texts, head, names, np.ones(60), gamma, alpha)
-            by_hand = np.sum(unit(expected) * unit(head), axis=1).mean()
-            assert surface.scores[i, j] == pytest.approx(by_hand, abs=1e-7)
-    assert surface.scores.max() - TIED <= surface.scores[surface.best] <= surface.scores.max()
-    assert (surface.n_queries, surface.n_folds) == (60, 30)
-    facts = surface.to_facts()
-    assert np.array(facts["scores"]).shape == (len(facts["penalties"]), len(facts["gammas"]))
 
 
 def test_the_penalty_goes_as_low_as_it_pays_and_no_lower(rng, monkeypatch):

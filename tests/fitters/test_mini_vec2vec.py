@@ -1,7 +1,5 @@
 """mini-vec2vec: it finds a rotation that is there, and what is a pair changes no bit."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

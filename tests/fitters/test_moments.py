@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import itertools
 
 import numpy as np
@@ -67,12 +65,6 @@ def test_neither_batching_nor_order_matters(seed, cuts, order, offset):
     assert_same_moments(
         accumulate(batches, precision="float64"), Moments.from_rows(x, y, weight), times=10
     )
-
-
-@given(seed=st.integers(0, 2**16), order=st.permutations(range(4)))
-def test_a_merge_does_not_depend_on_order(seed, order):
-    parts = [Moments.from_rows(*draw_rows(seed + i, 10 + i, offset=i)) for i in range(4)]
-    assert_same_moments(merge_pooled(*(parts[i] for i in order)), merge_pooled(*parts))
 
 
 def test_pooled_merge_is_the_moments_of_all_rows():
@@ -143,21 +135,6 @@ def test_a_batch_without_mass_is_no_error_but_moments_without_mass_are():
         Moments.from_rows(*nothing)
 
 
-def fails(match, error=PairsError):
-    return pytest.raises(error, match=match)
-
-
-def test_parts_that_do_not_add_say_what_is_wrong():
-    x, y, _ = draw_rows(10, 12)
-    with fails("at least one part"):
-        merge_pooled()
-    moments = Moments.from_rows(x, y)
-    with fails("same two encoders"):
-        merge_pooled(moments, Moments.from_rows(x[:, :2], y))
-    with fails("above 0"):
-        moments.scaled(0.0)
-
-
 def test_products_in_bf16_stay_within_their_stated_error():
     pytest.importorskip("torch")
     x, y, weight = draw_rows(11, 9000, offset=3.0)
@@ -169,30 +146,3 @@ def test_products_in_bf16_stay_within_their_stated_error():
         # 2e-3 is stated; float16's tolerance is 3e-3.
         assert_close(ours, theirs, "float16")
     assert_close(moments.mean_x, exact.mean_x, "float32")
-
-
-@given(seed=st.integers(0, 2**16), cuts=st.lists(st.integers(0, 60), max_size=5))
-def test_batches_that_reuse_their_memory_are_read_in_time(seed, cuts):
-    x, y, weight = draw_rows(seed, 60)
-
-    def reused():
-        for a, b, w in in_batches(x, y, weight, cuts):
-            buffers = a.copy(), b.copy(), w.copy()
-            yield buffers
-            for buffer in buffers:
-                buffer[:] = np.nan
-
-    folds = np.random.default_rng(seed).permutation(60) % 3
-    assert_same_moments(
-        merge_pooled(*accumulate_folds(reused(), folds, precision="float64")),
-        accumulate(reused(), precision="float64"),
-    )
-
-
-def test_rows_of_both_precisions_are_shifted_by_the_same():
-    x, y, weight = draw_rows(12, 40, offset=1e3)
-    x32, y32 = x.astype(np.float32), y.astype(np.float32)
-    wide = (x32.astype(np.float64), y32.astype(np.float64), weight)
-    moments = accumulate([(x32, y32, weight), wide], precision="float64")
-    both = (np.tile(array, (2, 1)) for array in wide[:2])
-    assert_same_moments(moments, Moments.from_rows(*both, np.tile(weight, 2)), times=10)

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
 import pickle
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors import safe_open
 
-from featstore import open_store
-from featstore.command_line import run_command
 from featstore.errors import PluginError
 from featstore.plugins import register
 from fitters import Alignment, FitConfig, Pairs, load
 from fitters.aligners.ridge import RidgeAligner
-from fitters.alignment import select
-from fitters.errors import AlignmentWriteError, CorruptAlignmentError, PairsError, SettingError
+from fitters.errors import AlignmentWriteError, PairsError, SettingError
 from fitters.methods import METHODS
-from headstock.__main__ import cli
 from tests.assertions import assert_close, assert_same
-from tests.fitters.toy_store import HEAD, NAMES, X, Y, write_toy_store
 from tests.shorthand import save_alignment
 
 SOURCE = '''
@@ -53,65 +42,6 @@ class Plain:
     def project_y(self, y):
         return self.project_x(y @ self.coef_)
 '''
-
-ENTRY = "[headstock.aligners]\nplain = plain_of_a_stranger:Plain\n"
-
-
-@pytest.fixture
-def installed(tmp_path: Path) -> Path:
-    """Return a folder that holds a package as `pip install` leaves it."""
-    folder = tmp_path / "site"
-    info = folder / "plain_of_a_stranger-1.0.dist-info"
-    info.mkdir(parents=True)
-    (folder / "plain_of_a_stranger.py").write_text(SOURCE)
-    (info / "METADATA").write_text(
-        "Metadata-Version: 2.1\nName: plain-of-a-stranger\nVersion: 1.0\n"
-    )
-    (info / "entry_points.txt").write_text(ENTRY)
-    return folder
-
-
-def run(*args: str | Path) -> int:
-    return run_command(cli, "headstock", [str(arg) for arg in args])
-
-
-def python(folder: Path, code: str, *args: str | Path) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, args)], capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": path}, check=False,
-    )  # fmt: skip
-
-
-def test_the_command_line_fits_and_applies_it(installed, tmp_path):
-    write_toy_store(tmp_path / "store")
-    main, out = "from headstock.__main__ import main; main()", tmp_path / "a"
-    sets = ("--store", tmp_path / "store", "--images", X, "--captions", Y, "--head", HEAD,
-            "--head-names", NAMES)  # fmt: skip
-    done = python(installed, main, "fit", "plain", *sets, "-o", out, "--json")
-    assert done.returncode == 0, done.stderr
-    facts = json.loads(done.stdout)
-    # Its parameter is a setting, its weights make a mix, and both are chosen.
-    assert {"penalty", "mix", "scores"} <= set(facts["choice"])
-    assert (facts["n_prototypes"], facts["n_real"]) == (30, 30)
-    done = python(
-        installed, "import sys; from fitters import load as r; a = r(sys.argv[1]); "
-        "print(a.aligner.alpha, type(a.aligner).__name__, a.aligner.coef_.shape)", out,
-    )  # fmt: skip
-    assert done.stdout.split()[:2] == [str(facts["choice"]["penalty"]), "Plain"]
-    # Where the package is not installed, nothing of it is run.
-    with pytest.raises(CorruptAlignmentError, match="of the method 'plain'"):
-        load(out)
-
-
-def test_one_that_cannot_be_imported_is_named_when_it_is_used(installed):
-    (installed / "plain_of_a_stranger.py").write_text("import a_module_that_is_not_there")
-    fit = "fitters.fit('{}', prototypes=fitters.Pairs(np.eye(4), np.eye(4)), rng=None)"
-    code = "import fitters, numpy as np; " + fit
-    error = python(installed, code.format("plain")).stderr
-    assert "Plain of plain-of-a-stranger 1.0. Repair or remove that package." in error
-    others = python(installed, "from fitters import METHODS; print(METHODS['ridge'].options)")
-    assert others.stdout.strip() == "('penalty', 'mix')"
 
 
 @pytest.fixture
@@ -151,22 +81,6 @@ def test_it_is_fitted_and_tuned_as_a_ridge_is(plain, make_world, tmp_path):
     assert again.aligner.mass_ == theirs.aligner.mass_
 
 
-def test_the_command_line_applies_and_exports_it(plain, store_path, tmp_path):
-    out, sets = tmp_path / "a", ("--store", store_path, "--images", X)
-    assert run("fit", "plain", *sets, "--head", HEAD, "--head-names", NAMES, "-o", out) == 0
-    rows, head = tmp_path / "rows.npy", tmp_path / "head.safetensors"
-    assert run("apply", out, "--store", store_path, "--set", X, "--near", Y, "-o", rows) == 0
-    fitted, images = load(out), open_store(store_path).view(X).numpy()
-    assert_same(np.load(rows), fitted.project_x(images))
-    assert run("apply", out, "--store", store_path, "--set", X, "-o", tmp_path / "rows.npz") == 2
-    assert run("export", out, "--store", store_path, "--names", NAMES, "-o", head) == 0
-    with safe_open(head, framework="numpy") as file:
-        meta, coef = json.loads(file.metadata()["headstock"]), file.get_tensor("coef")
-    assert_same(coef, fitted.aligner.coef_)
-    # It leaves images as they are, so that its class rows are a head.
-    assert (meta["method"], meta["rule"][:7]) == ("plain", "images:")
-
-
 def test_a_saved_one_says_how_it_is_registered(plain, make_world, tmp_path):
     head, _ = make_world()
     made = Alignment("plain").fit(None, None, prototypes=head)
@@ -176,44 +90,6 @@ def test_a_saved_one_says_how_it_is_registered(plain, make_world, tmp_path):
     named = Alignment.of(made.x, made.y, made.aligner, {"method": "plain"})
     again = load(save_alignment(tmp_path / "a", named))
     assert_same(again.aligner.coef_, made.aligner.coef_)
-
-
-@pytest.mark.parametrize("number", [np.float64(0.5), np.float32(0.5), np.int64(3), 2])
-def test_numbers_of_numpy_are_saved_as_numbers(plain, make_world, tmp_path, number):
-    head, _ = make_world()
-    made = Alignment("plain").fit(None, None, prototypes=head)
-    made.aligner.mass_, made.aligner.alpha = number, np.float32(0.25)
-    again = load(save_alignment(tmp_path / "a", made)).aligner
-    assert (again.mass_, type(again.mass_)) == (number, type(np.asarray(number).item()))
-    assert again.alpha == 0.25
-
-
-def test_the_names_of_the_package_are_not_given_away(plain, installed):
-    """A saved alignment of the name `mlp` is that of a training, whatever is registered."""
-    for name in ("mlp", "ridge"):
-        with pytest.raises(PluginError, match=f"'{name}' is a name of Headstock"):
-            register("aligner", name, plain)
-    entries = installed / "plain_of_a_stranger-1.0.dist-info" / "entry_points.txt"
-    entries.write_text(ENTRY.replace("plain =", "mlp ="))
-    done = python(installed, "from fitters import METHODS; print('mlp' in METHODS)")
-    assert done.stdout.strip() == "False"
-    assert "of plain-of-a-stranger 1.0 is left out: 'mlp' is a name of Headstock" in done.stderr
-
-
-def test_what_only_asif_chooses_is_not_asked_of_it(plain, make_world):
-    """A parameter of the name `power` is a number that is given, or its own default."""
-
-    class Powered(plain):
-        def __init__(self, alpha=0.1, power=2.0):
-            super().__init__(alpha)
-            self.power = power
-
-    register("aligner", "plain", Powered)
-    head, _ = make_world()
-    choice = select("plain", prototypes=head, rng=np.random.default_rng(0))
-    assert (set(choice.params), choice.facts["power"]) == ({"alpha"}, 2.0)
-    with pytest.raises(SettingError, match=r"power='auto' is of ASIF\. plain has nothing"):
-        select("plain", power="auto", prototypes=head, rng=np.random.default_rng(0))
 
 
 def ridge_matrices(x, y, weight, alpha=0.1):
@@ -241,19 +117,9 @@ def test_a_function_that_returns_two_matrices_is_a_ridge(no_plugins, make_world,
     scored = theirs.aligner.project_x(x)[i] @ theirs.aligner.project_y(y)[j]
     assert scored == pytest.approx(cosine)
     assert_same(theirs.aligner.project_x(np.zeros((1, x.shape[1]))), np.zeros((1, x.shape[1])))
-    for again in (
-        load(save_alignment(tmp_path / "a", theirs)),
-        pickle.loads(pickle.dumps(theirs)),
-    ):
+    for again in (load(save_alignment(tmp_path / "a", theirs)), pickle.loads(pickle.dumps(theirs))):
         assert_same(again.project_y(real.y), theirs.project_y(real.y))
         assert again.aligner.alpha == choice["penalty"]
-
-
-def test_without_a_weight_nothing_is_mixed(no_plugins):
-    register("aligner", "plain-matrices", lambda x, y: (np.eye(4, 2), np.eye(3, 2)))
-    assert METHODS["plain-matrices"].options == ()
-    pairs = Pairs(np.eye(4) + 0.1, np.eye(4)[:, :3] + 0.2)
-    assert Alignment("plain-matrices").fit(pairs.x, pairs.y).project_y(pairs.y).shape == (4, 2)
 
 
 @pytest.mark.parametrize(
@@ -322,31 +188,3 @@ def test_arrays_are_saved_by_the_names_that_a_class_gives(no_plugins, tmp_path):
 def test_what_is_no_aligner(no_plugins, thing, message):
     with pytest.raises(PluginError, match=f"'mine' of .* cannot be used: .*(?:{message})"):
         register("aligner", "mine", thing)
-
-
-def test_an_aligner_that_holds_tensors_elsewhere_is_not_saved_without_them(
-    plain, make_world, tmp_path
-):
-    torch = pytest.importorskip("torch")
-    head, _ = make_world()
-    made = Alignment("plain").fit(None, None, prototypes=head)
-    sides = made.x, made.y
-
-    class Module(torch.nn.Module, plain):
-        def __init__(self, alpha=0.1):
-            torch.nn.Module.__init__(self)
-            self.alpha = alpha
-
-    module = Module().fit(head.x, head.y)
-    named = Alignment.of(*sides, module, {"method": "plain"})
-    save_alignment(tmp_path / "a", named)  # nothing is lost: its arrays are NumPy's
-    module.map = torch.nn.Linear(3, 3)
-    with pytest.raises(
-        AlignmentWriteError, match=r"Module\._modules is of type dict and would not"
-    ):
-        save_alignment(tmp_path / "b", named)
-    for value in (torch.ones(3), {"w": np.ones(3)}, [np.ones(3)], torch.nn.Linear(3, 3)):
-        made.aligner.map = value
-        with pytest.raises(AlignmentWriteError, match=r"Plain\.map is of type .* not be saved"):
-            save_alignment(tmp_path / "b", made)
-    assert not (tmp_path / "b").exists()

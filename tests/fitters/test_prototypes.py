@@ -1,7 +1,5 @@
 """What a head's row is taken to say of its class: duplicates, patterns, the bias."""
 
-from __future__ import annotations
-
 from itertools import product
 
 import numpy as np
@@ -9,7 +7,7 @@ import pytest
 from scipy.special import softmax
 from sklearn.linear_model import LinearRegression
 
-from fitters import Pairs, RidgeAligner, SideTransform, fit
+from fitters import Pairs, RidgeAligner, fit
 from fitters import prototypes as module
 from fitters.errors import PairsError
 from fitters.prototypes import (
@@ -75,18 +73,6 @@ def test_the_bias_is_a_column_of_the_head_and_1_of_the_images(make_world, rng):
     assert_close(alignment.project_x(real.x), unit(unit(images) - mean), "float32")
 
 
-def test_a_homogeneous_transform_survives_saving(make_world, rng, tmp_path):
-    from fitters import load
-    from tests.shorthand import save_alignment
-
-    head, real = make_world()
-    mean = SideTransform.fit([real.x], homogeneous=True).mean
-    alignment = with_bias_column(head, np.ones(head.n, np.float32), mean)
-    again = load(save_alignment(tmp_path / "a", alignment))
-    assert again.x.homogeneous
-    assert_same(again.project_x(real.x), alignment.project_x(real.x))
-
-
 def test_a_mean_of_another_width_is_refused_before_anything_is_fitted(rng):
     pairs = Pairs(rng.standard_normal((9, 4)), rng.standard_normal((9, 3)))
     with pytest.raises(
@@ -131,30 +117,6 @@ def test_adapted_rows_are_those_of_a_loop(kappa, head, rng, monkeypatch):
     # Images come in no order.
     again = adapted_prototypes(head, images[::-1], bias, kappa=kappa)
     assert_close(again.x, found.x)
-
-
-def test_an_infinite_kappa_is_the_head_and_a_large_one_its_prepared_rows(head, rng):
-    images = rng.standard_normal((20, head.x.shape[1]))
-    assert adapted_prototypes(head, images, kappa=np.inf) is head
-    np.testing.assert_allclose(
-        adapted_prototypes(head, images, kappa=1e9).x, about_mean(head.x), atol=1e-6
-    )
-
-
-def test_a_class_that_no_image_is_taken_for_keeps_its_row(head, rng):
-    images = rng.standard_normal((20, head.x.shape[1]))
-    bias = np.array([-1e6, *np.zeros(head.n - 1)])
-    found = adapted_prototypes(head, images, bias)
-    assert_close(found.x[0], about_mean(head.x)[0])
-    assert np.abs(found.x[1:] - about_mean(head.x)[1:]).max() > 1e-3
-
-
-@pytest.mark.parametrize("shape", [(1, 3), (5, 2), (3,)])
-def test_adapting_says_what_it_needs(shape, head):
-    with pytest.raises(PairsError, match="at least 2 images of 3 columns"):
-        adapted_prototypes(head, np.ones(shape))
-    with pytest.raises(PairsError, match="kappa of at least 0"):
-        adapted_prototypes(head, np.ones((3, head.x.shape[1])), kappa=-1.0)
 
 
 #: Of ten images two are of no class of the head, and no image is of its third class.

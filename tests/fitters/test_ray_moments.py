@@ -1,24 +1,14 @@
 """Moments on a real Ray: the same bits as one process, whoever was first, here or from a server."""
 
-from __future__ import annotations
-
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from featstore import FeatureStore, open_store
-from featstore.errors import AddressError, EngineError
+from featstore import open_store
 from featstore.parallel import Workers
 from featstore.testing import item_table, write_set
-from fitters import Alignment
 from fitters.errors import SettingError, ZeroRowError
 from fitters.jobs import fit_from_store
 from fitters.moments import accumulation
@@ -30,12 +20,12 @@ from tests.fitters.toy_store import HEAD, NAMES, X, Y, write_toy_store
 
 
 @pytest.fixture(autouse=True)
-def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_parts(monkeypatch):
     """Cut the 30 training pairs into 5 parts; workers are told the rows, not the rule."""
     monkeypatch.setattr(accumulation, "PART_ROWS", 7)
 
 
-def _fit(store: FeatureStore, workers: Workers | None = None, **changes: Any) -> Alignment:
+def _fit(store, workers=None, **changes):
     request = {"method": "ridge", "x": X, "y": Y, "penalty": 0.3, **changes}
     one = threadpool_limits(limits=1)
     with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as empty, one:
@@ -43,13 +33,13 @@ def _fit(store: FeatureStore, workers: Workers | None = None, **changes: Any) ->
         return fit_from_store(store, FitRequest(**request), workers=workers)
 
 
-def _arrays(alignment: Alignment) -> dict[str, np.ndarray]:
+def _arrays(alignment):
     found = fitted_arrays(alignment.aligner)
     means = {f"{name}.mean": getattr(alignment, name).mean for name in ("x", "y")}
     return {**found, **{name: mean for name, mean in means.items() if mean is not None}}
 
 
-def _same_bits(one: Alignment, two: Alignment) -> None:
+def _same_bits(one, two):
     a, b = _arrays(one), _arrays(two)
     assert a.keys() == b.keys()
     assert {name: a[name].tobytes() == b[name].tobytes() for name in a} == dict.fromkeys(a, True)
@@ -64,9 +54,7 @@ MIXED = {"head": HEAD, "names": NAMES, "mix": 0.7}
     [{}, MIXED, {"criterion": "error", "penalty": "auto", "moments": "float64"},
      {"method": "text-to-concept", "y": X}],
 )  # fmt: skip
-def test_the_bits_are_those_of_one_process(
-    ray_cluster: Any, store_path: Path, changes: dict[str, Any]
-) -> None:
+def test_the_bits_are_those_of_one_process(ray_cluster, store_path, changes):
     if changes.get("method") == "text-to-concept":
         changes = {**changes, "penalty": "auto"}
     store = open_store(store_path)
@@ -77,9 +65,7 @@ def test_the_bits_are_those_of_one_process(
         assert elsewhere.facts == local.facts
 
 
-def test_the_partition_costs_rounding_and_no_more(
-    store_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_partition_costs_rounding_and_no_more(store_path, monkeypatch):
     store = open_store(store_path)
     in_five = _arrays(_fit(store, moments="float64", **MIXED))
     monkeypatch.setattr(accumulation, "PART_ROWS", 1000)
@@ -88,7 +74,7 @@ def test_the_partition_costs_rounding_and_no_more(
         assert_close(in_five[name] + 1, array + 1)
 
 
-def test_workers_open_an_address(ray_cluster: Any, store_path: Path) -> None:
+def test_workers_open_an_address(ray_cluster, store_path):
     with static_server(store_path) as (host, port):
         remote = open_store(f"http://{host}:{port}")
         found = _fit(remote, Workers("ray"), **MIXED)
@@ -96,9 +82,7 @@ def test_workers_open_an_address(ray_cluster: Any, store_path: Path) -> None:
     assert found.facts["fitted_on"] == _fit(open_store(store_path), **MIXED).facts["fitted_on"]
 
 
-def test_what_a_worker_raises_is_raised_here_with_its_items(
-    ray_cluster: Any, tmp_path: Path
-) -> None:
+def test_what_a_worker_raises_is_raised_here_with_its_items(ray_cluster, tmp_path):
     write_toy_store(tmp_path / "s")
     blank = np.ones((3, 12), dtype=np.float32)
     blank[1] = 0
@@ -111,59 +95,18 @@ def test_what_a_worker_raises_is_raised_here_with_its_items(
         _fit(open_store(tmp_path / "s"), Workers("ray"), x="toy/image/timm:zero")
 
 
-def test_a_store_that_a_worker_does_not_see_is_named(ray_cluster: Any, tmp_path: Path) -> None:
-    write_toy_store(tmp_path / "s")
-    store = open_store(tmp_path / "s")
-    images = store.view(X)
-    (tmp_path / "s").rename(tmp_path / "elsewhere")
-    with pytest.raises(AddressError, match="does not exist"), Workers("ray").connected() as run:
-        list(run(len, [images]))
-
-
-def test_the_command_uses_a_cluster_that_runs(
-    ray_cluster: Any, store_path: Path, tmp_path: Path
-) -> None:
-    """Another process joins the cluster by its address, as a user's would."""
-    address = ray_cluster.get_runtime_context().gcs_address
-    command = [
-        sys.executable, "-m", "headstock", "fit", "ridge",
-        "--store", store_path, "--images", X, "--captions", Y, "-s", "penalty=0.3",
-        "--engine", "ray", "--jobs", "2",
-        "-o", tmp_path / "a", "--json",
-    ]  # fmt: skip
-    done = subprocess.run(
-        [str(word) for word in command], capture_output=True, text=True, timeout=120,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "RAY_ADDRESS": address},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["moments"] == {"precision": "float32"}
-
-
 @pytest.mark.parametrize(
     ("changes", "match"),
     [({"penalty": "auto"}, "looks at their rows"), ({**MIXED, "y": None}, "has no real pair")],
 )
-def test_workers_are_refused_where_they_would_play_no_part(
-    store_path: Path, changes: dict[str, Any], match: str
-) -> None:
+def test_workers_are_refused_where_they_would_play_no_part(store_path, changes, match):
     for workers in (Workers("ray"), Workers(jobs=2)):
         with pytest.raises(SettingError, match=match):
             _fit(open_store(store_path), workers, **changes)
 
 
-def test_workers_that_contradict_themselves_are_refused() -> None:
-    for bad in (
-        {"engine": "slurm"},
-        {"address": "auto"},
-        {"jobs": 0},
-        {"engine": "ray", "jobs": 0},
-    ):
-        with pytest.raises(EngineError):
-            Workers(**bad)
-
-
 @pytest.mark.parametrize("n", [1, 7, 8, 30, 7 * 1024 * 4096 + 1])
-def test_parts_cover_every_row_once_and_depend_on_the_number_alone(n: int) -> None:
+def test_parts_cover_every_row_once_and_depend_on_the_number_alone(n):
     slices = accumulation.part_slices(n)
     assert [s.start for s in slices] == [0, *(s.stop for s in slices[:-1])]
     assert slices[-1].stop == n

@@ -1,9 +1,5 @@
 """The choice of ASIF's settings against fitting it anew without each fold."""
 
-from __future__ import annotations
-
-import json
-
 import numpy as np
 import pytest
 
@@ -70,30 +66,6 @@ def test_many_prototypes_ask_in_part_and_sparse_scores_are_the_same(world, monke
     monkeypatch.setattr(left_out, "MOST_QUERIES", 2)
     part = choose_anchors(head, None, top_ks=TOP_KS, powers=POWERS, rng=rng(1))
     assert part.n_queries == 8
-
-
-@pytest.mark.parametrize("sources", ["head", "real", "both"])
-def test_the_recipe_keeps_what_was_chosen_with_its_curve_and_edges(sources, make_world):
-    head, real = make_world(n_classes=60, n_images=40)
-    given = {"head": (head, None), "real": (None, real), "both": (head, real)}[sources]
-    made = fit(
-        "asif", prototypes=given[0], real=given[1], top_k="auto", power="auto",
-        rng=np.random.default_rng(0),
-    )  # fmt: skip
-    choice = made.facts["choice"]
-    assert made.aligner.top_k == choice["top_k"]
-    assert made.aligner.power == choice["power"]
-    assert choice["top_k"] <= sum(pairs.n for pairs in given if pairs is not None)
-    at = choice["top_ks"].index(choice["top_k"]), choice["powers"].index(choice["power"])
-    assert choice["scores"][at[0]][at[1]] == choice["score"] == np.max(choice["scores"])
-    assert isinstance(choice["edges"], list)
-    json.dumps(made.facts, allow_nan=False)
-    one = fit(
-        "asif", prototypes=given[0], real=given[1], top_k=7, power="auto",
-        rng=np.random.default_rng(0),
-    )  # fmt: skip
-    assert one.facts["choice"]["top_k"] == 7
-    assert len(one.facts["choice"]["scores"]) == 1
 
 
 def test_published_settings_stay_the_default_and_wrong_ones_are_refused(world, rng):

@@ -1,6 +1,3 @@
-from __future__ import annotations
-
-import jaxtyping
 import numpy as np
 import pytest
 import scipy.linalg
@@ -10,9 +7,9 @@ from hypothesis import strategies as st
 from fitters.aligners.solvers import (
     polar_factor,
     relative_penalty,
-    singular_value_gap,
     solve_ridge,
     solve_ridge_dual,
+    truncation_gap,
 )
 from fitters.errors import SettingError, SingularMomentsError
 from fitters.spectrum import Spectrum, eigen_gram
@@ -98,16 +95,6 @@ def test_singular_without_penalty_says_its_rank(rng):
         solve_ridge_dual(a, a, 0.0)
 
 
-def test_a_penalty_below_rounding_still_solves(rng):
-    a = rng.standard_normal((4, 6)) * 1e8
-    coef = solve_ridge(a.T @ a, a.T @ a[:, :2], 1e-12)
-    assert np.isfinite(coef).all()
-
-
-def test_nothing_to_predict_from_is_predicted_as_nothing():
-    assert not solve_ridge_dual(np.zeros((2, 3)), np.ones((2, 2)), 1.0).any()
-
-
 @given(problems())
 def test_eigenvalues_of_a_gram_are_never_negative(rows):
     values, vectors = eigen_gram(rows[0].T @ rows[0])
@@ -129,11 +116,11 @@ def test_a_planted_rotation_is_found(p, q, rng):
 
 def test_a_rotation_is_0_where_the_data_leave_it_open(rng):
     full = rng.standard_normal((5, 5))
-    assert singular_value_gap(polar_factor(full)[1]) > 1e-3
+    assert truncation_gap(polar_factor(full)[1], 5) > 1e-3
     deficient = full[:, :3] @ rng.standard_normal((3, 5))
     rotation, values = polar_factor(deficient)
-    assert singular_value_gap(values) < 1e-14
-    assert singular_value_gap(np.zeros(3)) == 0
+    assert truncation_gap(values, 5) < 1e-14
+    assert truncation_gap(np.zeros(3), 3) == 0
     assert not polar_factor(np.zeros((3, 2)))[0].any()
     # The partial isometry of the polar decomposition, C (C'C)^(-1/2) by a pseudoinverse.
     root = scipy.linalg.sqrtm(np.linalg.pinv(deficient.T @ deficient, rcond=1e-10)).real
@@ -143,17 +130,3 @@ def test_a_rotation_is_0_where_the_data_leave_it_open(rng):
     # As good as any rotation, and none of them is smaller.
     assert np.trace(rotation.T @ deficient) == pytest.approx(values.sum(), rel=1e-12)
     assert np.linalg.norm(rotation) == pytest.approx(np.sqrt(3), rel=1e-12)
-
-
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda: solve_ridge(np.eye(3), np.ones((4, 2)), 1.0),
-        lambda: solve_ridge(np.ones((3, 2)), np.ones((3, 2)), 1.0),
-        lambda: solve_ridge_dual(np.ones((3, 2)), np.ones((4, 2)), 1.0),
-        lambda: polar_factor(np.ones(3)),
-    ],
-)
-def test_a_wrong_shape_is_refused_by_the_annotations(call):
-    with pytest.raises(jaxtyping.TypeCheckError):
-        call()

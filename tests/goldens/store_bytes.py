@@ -93,6 +93,9 @@ def _without_parquet(files: dict[str, bytes]) -> dict[str, str]:
     # A commit names its tables and those before it, so that its own hash follows from theirs.
     commits = {name: json.loads(data) for name, data in files.items() if "/revisions/" in name}
     for name in sorted(commits, key=lambda name: (commits[name]["sequence"], name)):
+        # Of earlier revisions nothing is left but what the commit says of them.
+        for number, (revision, *_) in enumerate(commits[name]["history"]):
+            words.setdefault(revision, f"revision-{number}-{Path(name).parts[1]}")
         content = sha256_hex(canonical_json(_replaced(commits[name], words)))
         words[Path(name).stem] = f"commit-{content}"
     # So do the digests of tags, which end their names, and that of the log, which lists theirs.

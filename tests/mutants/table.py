@@ -58,17 +58,17 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             ('tests/bench/test_statistics.py::test_counts_near_chance_are_not_taken_as_normal',)),
         Mutant(
             'Holm multiplies the smallest p by the size of the family.', 'bench/statistics.py',
-            'p[order] * np.arange(len(p), 0, -1)', 'p[order] * np.arange(1, len(p) + 1)',
+            'factor(np.arange(len(p), 0, -1))', 'factor(np.arange(1, len(p) + 1))',
             ('tests/bench/test_statistics.py::test_holm_by_hand',)),
         Mutant(
             'No corrected p is below one before it.', 'bench/statistics.py',
-            'steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))',
-            'steps = p[order] * np.arange(len(p), 0, -1)',
+            'steps = np.maximum.accumulate(p[order] * factor(np.arange(len(p), 0, -1)))',
+            'steps = p[order] * factor(np.arange(len(p), 0, -1))',
             ('tests/bench/test_statistics.py::test_holm_by_hand',), quick=True),
         Mutant(
             'A leader is chosen among all pairs of a board.', 'bench/statistics.py',
-            '    left = np.arange(len(p) + 1, 1, -1)',
-            '    left = np.arange(len(p), 0, -1) * 0 + 2',
+            'lambda left: (left + 1) * left / 2',
+            'lambda left: left * 0 + 1',
             ('tests/bench/test_statistics.py::test_what_make_validate_statistics_checks_holds_at_small_size',)
         ),
         Mutant(
@@ -456,7 +456,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
         ),
         Mutant(
             'A log that lists another revision than the one that was extended is not replaced.',
-            'featstore/store/writer.py', 'not in (after, identity)', 'in ()',
+            'featstore/store/writer.py', 'not in (after, commit.digest)', 'in ()',
             ('tests/featstore/store/test_log.py::test_a_revision_that_another_writer_published_stays',)
         ),
         Mutant(
@@ -484,6 +484,29 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             '        if not all(files):', '        if not files:',
             ('tests/featstore/store/test_gc.py::test_items_of_old_commits_and_of_damaged_sets_stay',)
         ),
+        Mutant(
+            'Rows that are joined are those of the commit.', 'featstore/store/writer.py',
+            'CheckedRows(open_rows(directory, layout), directory=directory, commit=commit)',
+            'open_rows(directory, layout)',
+            ('tests/featstore/store/test_revisions.py::test_damage_is_not_joined',)),
+        Mutant(
+            'A set whose parts are written as one is at the same revision.', 'featstore/store/writer.py',
+            'history=commit.revisions,', 'history=commit.history,',
+            ('tests/featstore/store/test_revisions.py::test_a_compact_set_is_one_part_with_the_same_revisions',)
+        ),
+        Mutant(
+            'Who holds a view reads on where its parts were joined.', 'featstore/store/store.py',
+            'in (None, info.commit.digest):', 'in (info.commit.digest, self.log.sets[str(info.key)]):',
+            ('tests/featstore/store/test_revisions.py::test_a_compact_set_is_one_part_with_the_same_revisions',)
+        ),
+        Mutant(
+            'Small parts are joined before there are many.', 'featstore/store/layout.py',
+            'if first - start < JOINED:', 'if first - start <= JOINED:',
+            ('tests/featstore/store/test_revisions.py::test_many_appends_leave_few_parts',)),
+        Mutant(
+            'Rows that came out otherwise are in no earlier revision.', 'featstore/store/base.py',
+            'if one.n <= readable', 'if one.n',
+            ('tests/featstore/extraction/test_repair.py',)),
         Mutant(
             'What is younger than the grace is no litter.', 'featstore/store/gc.py',
             'and _newest(path) <= self._before', '',
@@ -585,7 +608,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
         ),
         Mutant(
             'A commit of a server has the hash that names it.', 'featstore/store/records.py',
-            '    if commit.revision_id != revision:', '    if not commit.revision_id:',
+            '    if commit.digest != digest:', '    if not commit.digest:',
             ('tests/featstore/remote/test_hostile_servers.py::test_harm_at_every_request_is_an_error_or_the_right_rows',)
         ),
         Mutant(

@@ -97,13 +97,6 @@ def test_pictures_are_those_of_the_decoder_at_any_size():
             np.testing.assert_array_equal(np.asarray(future.result(timeout=60)), np.asarray(image))
 
 
-def test_a_result_is_not_overwritten_by_the_next_picture():
-    with DecodePool(1) as pool:
-        first = pool.submit(file_of(1)).result(timeout=60)
-        second = pool.submit(file_of(2)).result(timeout=60)
-    assert (first.getpixel((0, 0))[0], second.getpixel((0, 0))[0]) == (1, 2)
-
-
 def test_closing_cancels_what_waits_ends_the_processes_and_is_final():
     pool = DecodePool(1, timeout=0.5, decoder=f"{HERE}:decode_or_misbehave")
     assert pool.submit(file_of(1)).result(timeout=60)

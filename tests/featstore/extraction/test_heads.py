@@ -3,10 +3,8 @@
 import json
 import shutil
 
-import numpy as np
 import polars as pl
 import pytest
-import timm
 from safetensors.torch import save_file
 
 import featstore
@@ -104,25 +102,6 @@ def test_a_guessed_label_set_has_to_be_checked_or_named(imagenet, named_store, f
     assert tagged.new == 1000
 
 
-def test_names_can_be_embedded_for_the_check(imagenet, files, tmp_path):
-    options = {"encoder": LITE0, "check_names": MINILM[0], "check_weights": MINILM[1]}
-    store = tmp_path / "store"
-    with pytest.raises(EncoderError, match=r"not in the order of label set 'imagenet1k'.*by st:"):
-        featstore.extract_head(
-            imagenet, weights=files["turned"], store=tmp_path / "other", **options
-        )
-    assert not (tmp_path / "other").exists()
-    with pytest.raises(EncoderError, match="encodes no texts"):
-        featstore.extract_head(
-            imagenet,
-            encoder=LITE0,
-            weights=PACKAGE,
-            store=store,
-            check_names=LITE0,
-            check_weights=PACKAGE,
-        )
-
-
 def test_a_wrong_order_is_refused_even_where_the_label_set_is_named(
     imagenet, named_store, files, tmp_path
 ):
@@ -149,22 +128,6 @@ def test_a_wrong_order_is_refused_even_where_the_label_set_is_named(
     assert run_of(tmp_path / "store", done.key)["row_order"]["against"] == MINILM[0]
     items = featstore.open_store(tmp_path / "store").view(done.key).items
     assert items["class_id"].to_list()[:2] == ["turned/0", "turned/1"]
-
-
-def test_a_label_file_serves_a_head_of_any_size(tmp_path):
-    model = timm.create_model("test_resnet", num_classes=1000)
-    save_file(model.state_dict(), tmp_path / "w.safetensors")
-    (tmp_path / "mine.json").write_text(json.dumps([f"thing {i}" for i in range(1000)]))
-    options = {"encoder": "timm:test_resnet", "weights": str(tmp_path / "w.safetensors")}
-    done = featstore.extract_head(
-        **options, store=tmp_path / "s", label_file=tmp_path / "mine.json", label_set="things"
-    )
-    assert done.key.startswith("things/head_weight/")
-    view = featstore.open_store(tmp_path / "s").view(done.key)
-    np.testing.assert_array_equal(view.numpy(), model.fc.weight.detach().numpy())
-    (tmp_path / "mine.json").write_text(json.dumps(["a", "b"]))
-    with pytest.raises(EncoderError, match=r"1,000 classes of label set 'mine'.*mine has 2\b"):
-        featstore.extract_head(**options, store=tmp_path / "s", label_file=tmp_path / "mine.json")
 
 
 def test_another_label_set_of_the_same_size_is_named_or_refused(tmp_path):

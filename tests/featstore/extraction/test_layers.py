@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from safetensors.torch import save_file
 
 import featstore
 from featstore import EncoderSpec, ExtractConfig, Manifest, extract_many
-from featstore.command_line import run_command
 from featstore.encoders.base import EncoderOptions
 from featstore.encoders.golden import golden_images
 from featstore.encoders.timm_image import PooledTimmEncoder
@@ -25,9 +23,9 @@ from featstore.extraction.pipeline import Preparation
 from featstore.extraction.targets import Job
 from featstore.extraction.workers import to_send
 from featstore.sources.reader import ByteReader
-from headstock.__main__ import cli
 from tests.damage import lasting
 from tests.featstore.extraction.conftest import encode_block
+from tests.typed import headstock
 
 NAME = "timm:test_vit"
 LAYERS = ("blocks.1", "norm", "patch_embed")
@@ -98,7 +96,7 @@ def test_one_pass_gives_the_sets_that_a_job_for_each_layer_gives(
     assert [(r.reused, r.new) for r in again] == [(11 - len(lost), 0)] * 3
     assert (passes[6], passes[5]) == (4, 4)
     for command in (["store", "verify"], ["doctor"]):
-        assert run_command(cli, "headstock", [*command, str(store)]) == 0
+        assert headstock(*command, store) == 0
 
 
 def test_specs_that_name_a_layer_each_share_a_pass_and_others_do_not(
@@ -150,34 +148,6 @@ def encoders(weights: str) -> list[PooledTimmEncoder]:
     model = timm.create_model("test_vit", checkpoint_path=weights)
     first = PooledTimmEncoder(NAME, model, EncoderOptions(pool="layer:blocks.0", threads=1))
     return [first, *(first.beside(f"layer:{layer}") for layer in LAYERS)]
-
-
-def test_threads_that_ask_at_once_get_one_pass(weights, passes):
-    every = encoders(weights)
-    batches = [[every[0].prepare(image) for image in golden_images()[:3]] for _ in range(8)]
-    alone = [
-        PooledTimmEncoder(NAME, one._model, EncoderOptions(pool=one.pool, threads=1)).encode(b)
-        for b in batches[:1]
-        for one in every
-    ]
-    passes.clear()
-    found: dict[tuple[int, int], np.ndarray] = {}
-    barrier = threading.Barrier(len(every))
-
-    def ask(place: int) -> None:
-        for number, batch in enumerate(batches):
-            barrier.wait()
-            found[place, number] = every[place].encode(batch)
-
-    threads = [threading.Thread(target=ask, args=(place,)) for place in range(len(every))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert passes == {3: len(batches)}
-    for (place, _), rows in found.items():
-        assert rows.tobytes() == alone[place].tobytes()
-    assert not every[0].trunk._kept
 
 
 @pytest.mark.parametrize("size", [2, 3])
@@ -267,24 +237,3 @@ def test_what_cannot_be_asked_of_layers(manifest, store, weights, capsys):
 def test_other_processes_get_a_spec_a_layer(manifest, store):
     sent = to_send(Job(manifest, "image", [EncoderSpec(NAME, layers=LAYERS)], store, CONFIG))
     assert [spec.pool for spec in sent.encoders] == [f"layer:{layer}" for layer in LAYERS]
-
-
-def test_the_command_says_which_set_is_of_which_layer(manifest, store, weights, capsys):
-    one = ["--encoder", NAME, "--weights", weights]
-    words = ["extract", str(manifest.root), "--store", str(store), *one, *one,
-             "-s", "1.layers=norm,blocks.1", "--log", "none"]  # fmt: skip
-    assert run_command(cli, "headstock", [*words, "--dry-run"]) == 0
-    planned = [line for line in capsys.readouterr().out.splitlines() if "missing" in line]
-    assert run_command(cli, "headstock", words) == 0
-    made = capsys.readouterr().out.splitlines()
-    for lines in (planned, made):
-        keys = [line.split(":")[0].split(" ")[0] for line in lines]
-        assert [line.split(" (")[1].split(")")[0] for line in lines[:2]] == [
-            "layer:norm", "layer:blocks.1",
-        ]  # fmt: skip
-        assert "(" not in lines[2].split(": ")[0]
-        opened = featstore.open_store(store)
-        layers = [opened.info(key).attributes["space"]["layer"] for key in keys]
-        assert [text.split(",")[0] for text in layers] == [
-            "output of norm", "output of blocks.1", "input of classifier",
-        ]  # fmt: skip

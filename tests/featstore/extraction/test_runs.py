@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any
 
 import hypothesis
 import hypothesis.strategies as st
@@ -142,22 +141,6 @@ def test_the_ring_holds_the_batches_that_are_under_way(workers, size, block):
     (ring,) = made
     ring.close()
     assert (runs.IN_FLIGHT + 1) * max(map(len, batches.values())) <= ring.slots - ring.flying
-
-
-def test_an_interrupted_job_goes_on_with_the_same_bytes(manifest, tmp_path):
-    class Stopped(Exception):
-        pass
-
-    def stop(_: Any) -> None:
-        raise Stopped
-
-    options: dict[str, Any] = {"batch_size": 2, "block_rows": 4, "kind": "image"}
-    with pytest.raises(Stopped):
-        extract(manifest, encoder=spec(Square(6)), store=tmp_path / "a", on_block=stop, **options)
-    resumed = extract(manifest, encoder=spec(Square(6)), store=tmp_path / "a", **options)
-    assert (resumed.reused, resumed.new) == (4, 7)
-    extract(manifest, encoder=spec(Square(6)), store=tmp_path / "b", **options)
-    assert lasting(tmp_path / "a") == lasting(tmp_path / "b")
 
 
 def test_the_geometry_of_an_object_is_part_of_its_space(manifest, tmp_path):

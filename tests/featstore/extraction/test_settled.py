@@ -13,18 +13,16 @@ from safetensors.torch import save_file
 
 import featstore
 from featstore import EncoderSpec, ExtractConfig, parallel
-from featstore.command_line import run_command
 from featstore.encoders.registry import open_encoder
 from featstore.encoders.runtime import TorchEncoder
 from featstore.errors import EncoderError
 from featstore.extraction import batches, ranks
-from featstore.extraction.options import HeadConfig, settle_device
+from featstore.extraction.options import settle_device
 from featstore.extraction.progress import BlockDone
 from featstore.extraction.ranks import Rank, extract_rank
 from featstore.extraction.targets import Job, settle_precision
 from featstore.extraction.workers import gather, open_on, run_part, settle
 from featstore.store import read_commit
-from headstock.__main__ import cli
 from tests.featstore.extraction.conftest import SPACE, MeanColour
 
 NAME = "timm:test_vit"
@@ -56,21 +54,6 @@ def test_the_device(best, why, monkeypatch):
     assert settle_device(asked, [EncoderSpec(NAME)]) is asked
     thing = EncoderSpec(MeanColour(), space=SPACE)
     assert settle_device(ExtractConfig(), [thing]).device == "cpu"
-
-
-def test_a_gpu_that_is_to_decode_and_is_not_there(monkeypatch):
-    monkeypatch.setattr(parallel, "best_device", lambda: "cpu")
-    with pytest.raises(EncoderError, match=r"must be a GPU \(cuda\) if it is to decode; got 'cpu'"):
-        settle_device(ExtractConfig(decode="gpu"), [EncoderSpec(NAME)])
-    # Where there is one it decodes for an object too.
-    monkeypatch.setattr(parallel, "best_device", lambda: "cuda")
-    thing = EncoderSpec(MeanColour(), space=SPACE)
-    assert settle_device(ExtractConfig(decode="gpu"), [thing]).device == "cuda"
-
-
-def test_a_head_is_read_on_the_cpu():
-    assert HeadConfig(device="auto").device == "cpu"
-    assert HeadConfig(device="cuda").device == "cuda"
 
 
 class Choosy:
@@ -169,19 +152,6 @@ def test_the_same_command_goes_on_with_what_the_set_was_begun_with(
     assert run(precision="float32").new == 11
 
 
-def test_what_else_was_begun_on_the_cpu_moves_no_job_there(manifest, store, weights, gpu):
-    with pytest.raises(Stop):
-        featstore.extract(
-            manifest, kind="image", encoder=NAME, weights=weights, pool="cls", store=store,
-            config=_config(device="cpu", on_block=stop),
-        )  # fmt: skip
-    for pool, opened in ((None, ["cuda"]), ("cls", ["cuda", "cpu"])):
-        gpu.clear()
-        choices = [EncoderSpec(NAME, weights=weights, pool=pool)]
-        job = Job(manifest, "image", choices, store, _config()).open()
-        assert (job.config.device, gpu) == (opened[-1], opened)
-
-
 def test_a_rank_goes_on_where_its_set_was_begun_and_else_takes_its_own_gpu(
     manifest, store, weights, gpu, caplog
 ):
@@ -213,37 +183,6 @@ def test_a_worker_computes_in_the_precision_of_the_plan(manifest, store, weights
     assert (part.key, part.new, whole.new) == (whole.key, 4, 7)
     (only,) = featstore.open_store(store).sets()
     assert only.attributes["precision"] == "bfloat16"
-
-
-def test_without_a_gpu_nothing_is_but_float32_on_the_cpu(manifest, store, weights, caplog):
-    with caplog.at_level(logging.INFO, "featstore.extraction.options"):
-        auto, stated = (
-            featstore.extract(
-                manifest, kind="image", encoder=NAME, weights=weights, store=store / name,
-                config=_config(**changes),
-            )
-            for name, changes in (("a", {}), ("b", {"device": "cpu", "precision": "float32"}))
-        )  # fmt: skip
-    assert auto.revision_id == stated.revision_id
-    first, second = (record.message for record in caplog.records)
-    assert first.startswith(
-        "Encoding on cpu (torch can use no GPU here), in float32 (the default on cpu), batches of "
-        "2, threads: 1. May be faster: a GPU"
-    )
-    assert second.startswith("Encoding on cpu (as asked for), in float32 (as asked for), batches")
-
-
-@pytest.mark.usefixtures("forked")
-def test_a_job_says_it_once_and_a_finished_one_not_at_all(
-    manifest, store, weights, tmp_path, capsys
-):
-    words = ["extract", str(tmp_path / "manifest"), "--kind", "image", "--encoder", NAME,
-             "--weights", weights, "--store", str(store), "-s", "threads=1",
-             "--log", "none"]  # fmt: skip
-    for more, said in ((["--device", "cpu,cpu"], 1), ([], 0)):
-        assert run_command(cli, "headstock", [*words, *more]) == 0
-        err = capsys.readouterr().err
-        assert err.count("Encoding on cpu") == said
 
 
 class Timed:
@@ -285,9 +224,3 @@ def test_a_batch_is_halved_until_it_fits_and_doubled_while_it_pays(
     encoder: Any = Timed(each, room)
     monkeypatch.setattr(batches.time, "perf_counter", lambda: encoder.clock)
     assert batches.settle_batch_size(encoder, "auto", begun=None, device=device) == size
-
-
-def test_which_batches_may_be_run_in_parts():
-    on = [(None, "cuda", True), (None, "cpu", False), ("auto", "cpu", True), (64, "cuda", False)]
-    for batch, device, may in on:
-        assert ExtractConfig(batch_size=batch, device=device).may_halve is may

@@ -20,7 +20,6 @@ from featstore.extraction.batches import sorting_window
 from featstore.extraction.job import run_job
 from featstore.extraction.progress import BlockDone, ExtractResult, JobLog
 from featstore.extraction.repair import repair_set
-from featstore.extraction.run import settle_settings
 from featstore.extraction.targets import Job, SetState
 from featstore.testing import toy_manifest
 from tests.damage import flip, lasting
@@ -144,26 +143,6 @@ def test_parts_give_the_bytes_of_one_run(captions, store, world_size):
     own = [text for encoder in encoders for text in encoder.texts if text in texts]
     assert sorted(own) == sorted(texts)
     assert not set(gathering.texts) & set(texts)
-
-
-def test_what_was_begun_block_by_block_goes_on_so(captions, store):
-    class Stop(Exception):
-        pass
-
-    def stop(_: Any) -> None:
-        raise Stop
-
-    config = ExtractConfig(batch_size=BATCH, block_rows=BLOCK_ROWS, dtype="float32")
-    choices = [EncoderSpec(Slots(), space=Slots.space)]
-    job = Job(captions, "caption", choices, store, config).open([Slots()])
-    settings = settle_settings(job, job.targets[0])
-    assert settings.pop("window") == WINDOW
-    with pytest.raises(Stop):
-        run(captions, store, pinned={job.targets[0].spec.set_id: settings}, on_block=stop)
-    done = run(captions, store)
-    assert done.new == TEXTS - BLOCK_ROWS
-    texts = captions.tables["caption"]["text"].to_list()
-    np.testing.assert_array_equal(rows_of(store, done), expected_rows(texts, 1))
 
 
 @pytest.mark.parametrize("window", [1, WINDOW])

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from featstore import FeatstoreError
 from featstore.identity import sealed
-from featstore.store import Log, read_commit, read_log
-from featstore.store.files import json_bytes, read_json
+from featstore.store import Log
+from featstore.store.files import json_bytes
 from featstore.store.parquet_guard import read_table, table_bytes
 from featstore.store.records import parse_commit, parse_tag
 from featstore.testing import item_table
@@ -108,34 +108,6 @@ def test_random_documents(document):
 @given(data=st.data())
 def test_mutated_documents(hostile, which, data):
     _read_all(_mutated(data, _documents(hostile)[which]))
-
-
-@FUZZ
-@pytest.mark.parametrize("which", ["commit", "log"])
-@given(data=st.data())
-def test_mutated_bytes(hostile, which, data):
-    path = hostile.commit_path if which == "commit" else hostile.root / "log.json"
-    before = path.read_bytes()
-    path.chmod(0o644)
-    changed = bytearray(before)
-    for _ in range(data.draw(st.integers(1, 4))):
-        changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
-    path.write_bytes(changed[: data.draw(st.integers(0, len(changed)))])
-    try:
-        with contextlib.suppress(FeatstoreError):
-            read_commit(hostile.directory, path.stem)
-        with contextlib.suppress(FeatstoreError):
-            read_log(hostile.root)
-    finally:
-        path.write_bytes(before)
-
-
-@FUZZ
-@given(data=st.binary(max_size=200))
-def test_random_bytes_are_no_json(tmp_path, data):
-    (tmp_path / "x.json").write_bytes(data)
-    with contextlib.suppress(FeatstoreError):
-        json.dumps(read_json(tmp_path / "x.json"), allow_nan=False, ensure_ascii=False).encode()
 
 
 @FUZZ

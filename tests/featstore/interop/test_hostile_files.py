@@ -15,10 +15,9 @@ import h5py
 import numpy as np
 import pytest
 
-from featstore.command_line import run_command
 from featstore.errors import ManifestError
 from featstore.interop.reading import read_rows
-from headstock.__main__ import cli
+from tests.typed import headstock
 
 ROWS = np.full((2, 2), 7, np.float32)
 
@@ -253,7 +252,7 @@ def test_damaged_headers_of_npy_are_answered_with_a_sentence(
         if number % 100 == 0:
             command = ["import", path, "--items", tmp_path / "items.csv", "--dataset", "d"]
             where = ["--store", tmp_path / f"{number}", "--kind", "image", "--encoder", "x:y"]
-            code = run_command(cli, "headstock", list(map(str, command + where)))
+            code = headstock(*command, *where)
             said = capsys.readouterr()
             assert code in (0, 1)
             assert (said.err.count("\n"), said.err[:17]) == (1, "headstock: error:") or code == 0

@@ -19,7 +19,7 @@ from hypothesis.extra import numpy as arrays
 from safetensors.numpy import load_file
 
 from featstore import FeatstoreError, open_store, write
-from featstore.command_line import EXIT_ERROR, EXIT_SKIPPED, run_command
+from featstore.command_line import EXIT_ERROR, EXIT_SKIPPED
 from featstore.errors import ManifestError, NonFiniteEmbeddingError, StoreWriteError
 from featstore.interop import FORMATS
 from featstore.interop.reading import import_rows, read_rows
@@ -28,8 +28,8 @@ from featstore.manifest.manifest import ITEM_SCHEMA
 from featstore.store import DTYPES, verify_store
 from featstore.store.layout import INTEGERS
 from featstore.testing import item_table, write_set
-from headstock.__main__ import cli
 from tests.assertions import assert_same
+from tests.typed import headstock
 
 
 def _items(n: int, kind: str = "image") -> pl.DataFrame:
@@ -175,24 +175,13 @@ def test_failed_items_are_left_out_and_older_revisions_can_be_had(tmp_path, form
         arguments = [
             "export", str(tmp_path / "s"), f"{key}{at}", "-o", str(path), "--format", form,
         ]  # fmt: skip
-        assert run_command(cli, "headstock", [*arguments, "--json"]) == 0
+        assert headstock(*arguments, "--json") == 0
         said = json.loads(capsys.readouterr().out)
         assert (said["rows"], said["dtype"]) == (len(kept), "float32")
         new_key = _again(path, tmp_path / out)
         again = open_store(tmp_path / out).view(new_key)
         assert_same(again.numpy(), rows[kept])
         assert again.items["item_id"].to_list() == [f"b/{i}" for i in kept]
-
-
-@pytest.mark.parametrize("dtype", ["int8", "uint8"])
-def test_whole_numbers_are_imported_as_they_are(tmp_path, dtype):
-    rows = np.array([[0, 127], [5, 100]], dtype)
-    np.save(tmp_path / "x.npy", rows)
-    (tmp_path / "x.csv").write_text("item_id\na\nb\n")
-    key = _again(tmp_path / "x.npy", tmp_path / "s", items=tmp_path / "x.csv")
-    view = open_store(tmp_path / "s").view(key)
-    assert view.source.dtype == dtype
-    assert_same(view.numpy(), rows.astype(np.float32))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -232,7 +221,7 @@ def test_plain_files_with_csv(tmp_path, capsys):
         arguments = ["import", str(tmp_path / name), "--items",
                      str(tmp_path / "items.csv"), "--store", str(store), "--dataset", "d",
                      "--kind", "image", "--encoder", "their:vit", "--json"]  # fmt: skip
-        assert run_command(cli, "headstock", arguments) == 0
+        assert headstock(*arguments) == 0
         key = json.loads(capsys.readouterr().out)["key"]
         view = open_store(store).view(key)
         assert_same(view.numpy(), rows)
@@ -360,15 +349,15 @@ def test_a_row_of_zeros_is_an_item_without_embedding(tmp_path, capsys):
         "--store", str(tmp_path / "s"), "--dataset", "back", "--kind", "image",
         "--encoder", "x:y",
     ]  # fmt: skip
-    assert run_command(cli, "headstock", arguments) == EXIT_SKIPPED
+    assert headstock(*arguments) == EXIT_SKIPPED
     assert "skipped d: its imported row is all zeros" in capsys.readouterr().err
     store = open_store(tmp_path / "s")
     view = store.view("back/image/x.y")
     assert view.items["item_id"].to_list() == ["a", "b", "c"]
     assert store.failures("back/image/x.y")["item_id"].to_list() == ["d"]
-    assert run_command(cli, "headstock", arguments) == EXIT_SKIPPED  # the same again: the same
+    assert headstock(*arguments) == EXIT_SKIPPED  # the same again: the same
     np.save(tmp_path / "rows.npy", rows * 2)
-    assert run_command(cli, "headstock", arguments) == EXIT_ERROR
+    assert headstock(*arguments) == EXIT_ERROR
     assert "3 ids are in back/image/x.y" in capsys.readouterr().err
     np.save(tmp_path / "rows.npy", rows * 0)
     with pytest.raises(ManifestError, match=r"All 4 rows of .* are zeros"):
@@ -389,18 +378,3 @@ def test_further_rows_of_a_file_are_appended(tmp_path):
     assert [info.commit.n for info in store.revisions(key)] == [4, 6]
     assert store.failures(key)["item_id"].to_list() == ["d"]
     assert verify_store(tmp_path / "s").ok
-
-
-def test_the_export_command(store_path, tmp_path, capsys):
-    arguments = [
-        "export", str(store_path), "birds/image/toy", "-o", str(tmp_path / "o.h5"),
-        "--format", "h5",
-    ]  # fmt: skip
-    assert run_command(cli, "headstock", arguments) == 0
-    assert "Wrote 12 rows of " in capsys.readouterr().out
-    before = (tmp_path / "o.h5").stat()
-    assert run_command(cli, "headstock", arguments) == 0  # it was there, with the same bytes
-    assert (tmp_path / "o.h5").stat().st_ino == before.st_ino
-    arguments[arguments.index("h5")] = "safetensors"
-    assert run_command(cli, "headstock", arguments) == EXIT_ERROR
-    assert "exists, with other content" in capsys.readouterr().err

@@ -5,7 +5,6 @@ import hashlib
 import os
 import stat
 import tomllib
-from dataclasses import dataclass
 
 import polars as pl
 import pytest
@@ -146,50 +145,29 @@ def test_a_manifest_made_by_hand_needs_a_name_and_tables(root):
         manifest.items("images")
 
 
-@dataclass(frozen=True)
-class BadFolder:
-    files: dict
-    match: str
-    id: str
+BAD = {
+    "no-facts": ({}, r"has no dataset.toml.*headstock data build"),
+    "no-toml": ({"dataset.toml": b"name = zoo"}, "is not TOML: .*Correct it"),
+    "no-utf8": ({"dataset.toml": b"name = '\xff'"}, "is not TOML: .*Correct it"),
+    "deep": ({"dataset.toml": b"a=" + b"[" * 9999}, "is not TOML"),
+    "huge": ({"dataset.toml": b" " * 5_000_000}, "more than 4,194,304 are not read"),
+    "no-name": ({"dataset.toml": b""}, "name is None. It must be 1 to 64"),
+    "name-is-path": ({"dataset.toml": b"name = 'a/b'"}, "name is 'a/b'"),
+    "no-parquet": ({"dataset.toml": b"name='zoo'", "captions.parquet": b"PAR1"},
+     "not a readable Parquet file"),
+    "no-digest": ({"dataset.toml": b"name='zoo'\n[tables.image]\nrows=3"}, "Leave the section out"),
+    "table-leaves": ({"dataset.toml": b"name='zoo'\n[tables.'../image']\nsha256='a'"},
+     "Known names: image, caption"),
+    "table-missing": ({"dataset.toml": b"name='zoo'\n[tables.image]\nsha256='a'"},
+     "'image.parquet' cannot be used .*no such file"),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        BadFolder({}, r"has no dataset.toml.*headstock data build", "no-facts"),
-        BadFolder({"dataset.toml": b"name = zoo"}, "is not TOML: .*Correct it", "no-toml"),
-        BadFolder({"dataset.toml": b"name = '\xff'"}, "is not TOML: .*Correct it", "no-utf8"),
-        BadFolder({"dataset.toml": b"a=" + b"[" * 9999}, "is not TOML", "deep"),
-        BadFolder({"dataset.toml": b" " * 5_000_000}, "more than 4,194,304 are not read", "huge"),
-        BadFolder({"dataset.toml": b""}, "name is None. It must be 1 to 64", "no-name"),
-        BadFolder({"dataset.toml": b"name = 'a/b'"}, "name is 'a/b'", "name-is-path"),
-        BadFolder(
-            {"dataset.toml": b"name='zoo'", "captions.parquet": b"PAR1"},
-            "not a readable Parquet file",
-            "no-parquet",
-        ),
-        BadFolder(
-            {"dataset.toml": b"name='zoo'\n[tables.image]\nrows=3"},
-            "Leave the section out",
-            "no-digest",
-        ),
-        BadFolder(
-            {"dataset.toml": b"name='zoo'\n[tables.'../image']\nsha256='a'"},
-            "Known names: image, caption",
-            "table-leaves",
-        ),
-        BadFolder(
-            {"dataset.toml": b"name='zoo'\n[tables.image]\nsha256='a'"},
-            "'image.parquet' cannot be used .*no such file",
-            "table-missing",
-        ),
-    ],
-    ids=lambda case: case.id,
-)
-def test_bad_folders(tmp_path, case):
-    for name, data in case.files.items():
+@pytest.mark.parametrize(("files", "match"), BAD.values(), ids=BAD)
+def test_bad_folders(tmp_path, files, match):
+    for name, data in files.items():
         (tmp_path / name).write_bytes(data)
-    with pytest.raises(ManifestError, match=case.match):
+    with pytest.raises(ManifestError, match=match):
         read_manifest(tmp_path)
 
 

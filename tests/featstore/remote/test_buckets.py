@@ -16,18 +16,17 @@ import zarr
 
 from featstore import copy_sets, open_store
 from featstore.address import parse_address
-from featstore.command_line import run_command
-from featstore.errors import CorruptStoreError, RemoteStoreError
+from featstore.errors import RemoteStoreError
 from featstore.remote import bucket as bucket_module
 from featstore.remote.objects import Objects, open_objects
 from featstore.share.publish import make_bucket_store
 from featstore.store import LayoutLimits, SetSpec, SetWriter, WriteOptions, verify_store
 from featstore.testing import item_table, write_set
-from headstock.__main__ import cli
 from tests.featstore.remote.buckets import environment, plain_store
 from tests.featstore.remote.conftest import BLOCK, make_rows
 from tests.featstore.remote.proxy import Answer, Proxy
 from tests.featstore.remote.s3_server import Request, s3_server, tag_of
+from tests.typed import headstock
 
 IMAGES = "birds/image/toy"
 EXTENDED = {"block_rows": BLOCK, "plain_bytes": 0, "shard_bytes": 256 * 1024}
@@ -242,40 +241,14 @@ def test_a_bucket_that_ignores_conditions_is_detected(
         assert_same_store("s3://team/store", store_folder)
 
 
-@pytest.mark.parametrize("times", [1, 10**9])
-@pytest.mark.parametrize("harm", ["flip", "cut"])
-def test_a_harmful_bucket(bucket: Proxy, store_folder: Path, harm: str, times: int) -> None:
-    copy_sets(store_folder, bucket.address)
-
-    def change(path: str, number: int, answer: Answer) -> Answer | None:
-        if "/c/0/0" not in path or number > 1 + times:  # the first request put it there
-            return None
-        if harm == "cut":
-            answer.headers["Content-Length"] = str(len(answer.body))
-            answer.cut = len(answer.body) // 2
-        else:
-            answer.body = bytes(len(answer.body))
-        return answer
-
-    bucket.harm = change
-    view = open_store(bucket.address).view(IMAGES)
-    if times == 1:
-        local = open_store(store_folder).view(IMAGES).numpy()
-        np.testing.assert_array_equal(view.numpy(), local)
-    else:
-        error = {"cut": RemoteStoreError, "flip": CorruptStoreError}[harm]
-        with pytest.raises(error):
-            view.numpy()
-
-
 def test_making_a_store_in_a_bucket(bucket: Proxy) -> None:
     objects = open_objects_of(bucket)
     assert make_bucket_store(objects)
     assert not make_bucket_store(objects)
     assert open_store(bucket.address).sets() == []
     assert sorted(name for name, _ in objects.names()) == ["log.json", "zarr.json"]
-    assert run_command(cli, "headstock", ["store", "init", bucket.address]) == 0
-    assert run_command(cli, "headstock", ["store", "init", bucket.address, "--shared"]) == 2
+    assert headstock("store", "init", bucket.address) == 0
+    assert headstock("store", "init", bucket.address, "--shared") == 2
 
 
 def test_a_store_that_another_makes_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -420,30 +393,4 @@ def test_of_an_appended_part_a_file_is_there_if_it_has_its_size(
     copy_sets(ours, bucket.address)
     put = [path for method, path, _ in bucket.requests if method == "PUT" and path.endswith("/0")]
     assert [path.endswith(cut) for path in put] == [True]
-    assert_same_store(bucket.address, ours)
-
-
-def test_a_publisher_that_died_behind_the_log_blocks_nobody(
-    bucket: Proxy, store_folder: Path, tmp_path: Path
-) -> None:
-    ours = tmp_path / "ours"
-    shutil.copytree(store_folder, ours)
-    key = min(open_store(ours))  # the first that is sent
-
-    def dies(path: str, number: int, answer: Answer) -> Answer | None:
-        """Answer nothing more once the log lists the set."""
-        del number
-        if path.endswith("log.json") and answer.status == 200:
-            bucket.down = bucket.down or key.encode() in bytes(
-                obstore.get(plain_store(moto_url, name), "store/log.json").bytes()
-            )
-        return None
-
-    name = bucket.address.removeprefix("s3://").split("/")[0]
-    moto_url = f"http://127.0.0.1:{bucket.upstream[1]}"
-    bucket.harm = dies
-    assert copy_sets(ours, bucket.address).failed
-    bucket.harm, bucket.down = None, False
-    extend(ours, 30)
-    copy_sets(ours, bucket.address)
     assert_same_store(bucket.address, ours)

@@ -10,15 +10,14 @@ import polars as pl
 import pytest
 
 from featstore import open_store
-from featstore.command_line import run_command
 from featstore.share.card import markdown, set_cards
 from featstore.store import verify_store
-from headstock.__main__ import cli
 from tests.featstore.remote.conftest import make_store
+from tests.typed import headstock
 
 
 def card(capsys: pytest.CaptureFixture[str], *args: object) -> str:
-    assert run_command(cli, "headstock", ["store", "card", *map(str, args)]) == 0
+    assert headstock("store", "card", *args) == 0
     return capsys.readouterr().out
 
 
@@ -60,6 +59,4 @@ def test_names_of_strangers_make_no_markup(store_folder):
 
 
 def test_a_licence_needs_its_dataset(store_folder):
-    assert (
-        run_command(cli, "headstock", ["store", "card", str(store_folder), "--licence", "CC0"]) == 2
-    )
+    assert headstock("store", "card", store_folder, "--licence", "CC0") == 2

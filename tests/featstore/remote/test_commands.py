@@ -8,11 +8,8 @@ from typing import Any
 import pytest
 
 from featstore import open_store
-from featstore.command_line import run_command
-from headstock.__main__ import cli
 from tests.featstore.remote.conftest import make_store
-from tests.featstore.remote.static import static_server
-from tests.fitters.toy_store import HEAD, NAMES, X, write_toy_store
+from tests.typed import headstock
 
 IMAGES = "birds/image/toy"
 
@@ -22,7 +19,7 @@ FEW = "*/image/*"
 
 
 def run(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
-    code = run_command(cli, "headstock", [str(word) for word in args])
+    code = headstock(*args)
     said = capsys.readouterr()
     return code, said.out, said.err
 
@@ -82,16 +79,6 @@ def test_prefetch_and_the_cache(served, capsys):
     assert run_json(capsys, "cache") == {"kept": [], "bytes": 0}
 
 
-def test_init_says_whether_the_store_is_new(tmp_path, capsys):
-    place = tmp_path / "store"
-    said = {"store": str(place), "new": True, "shared": False}
-    assert run_json(capsys, "store", "init", place) == said
-    assert run_json(capsys, "store", "init", place, "--shared") == said | {
-        "new": False,
-        "shared": True,
-    }
-
-
 def test_a_conflict_is_said_and_is_an_error(store_folder, tmp_path, capsys):
     from tests.featstore.remote.test_buckets import extend
 
@@ -103,36 +90,3 @@ def test_a_conflict_is_said_and_is_an_error(store_folder, tmp_path, capsys):
     assert open_store(other).info(IMAGES).commit.revision_id[:12] in err
     code, out, _ = run(capsys, "store", "push", store_folder, other)
     assert (code, "1 unchanged, 1 newer there" in out) == (0, True)
-
-
-def test_a_fit_from_an_address_is_the_fit_from_the_folder(tmp_path, capsys):
-    write_toy_store(tmp_path / "store")
-    made = []
-    with static_server(tmp_path / "store") as (host, port):
-        for store in (tmp_path / "store", f"http://{host}:{port}"):
-            code = run_command(
-                cli, "headstock", ["fit", "ridge", "--store", str(store), "--images", X, "--head",
-                HEAD, "--head-names", NAMES, "-o", str(tmp_path / f"a{len(made)}"),
-                "--json"],
-            )  # fmt: skip
-            assert code == 0
-            made.append(json.loads(capsys.readouterr().out))
-    for facts in made:
-        facts.pop("path")
-    assert made[0] == made[1]
-
-
-def test_tag_and_diff(tmp_path, capsys):
-    from tests.featstore.remote.test_buckets import extend
-
-    root = make_store(tmp_path / "own")
-    assert len(run_json(capsys, "store", "tag", root, "v1")["sets"]) == 2
-    extend(root, 5)
-    code, out, _ = run(capsys, "store", "diff", f"{root}@v1", root)
-    assert code == 0
-    assert "5 items added" in out
-    assert "1 set differs" in out
-    (found,) = run_json(capsys, "store", "diff", root, f"{root}@v1")
-    assert (found["added"], found["removed"], found["changed_blocks"]) == (0, 5, 0)
-    code, _, err = run(capsys, "store", "tag", root, "v1")
-    assert (code, "never change" in err) == (1, True)

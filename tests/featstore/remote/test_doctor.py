@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from featstore.command_line import EXIT_VERIFY, run_command
-from headstock.__main__ import cli
+from featstore.command_line import EXIT_VERIFY
 from tests.featstore.remote.conftest import make_store
 from tests.featstore.remote.proxy import Answer, Proxy
+from tests.typed import headstock
 
 
 def doctor(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, dict[str, Any]]:
-    code = run_command(cli, "headstock", ["doctor", *map(str, args), "--json"])
+    code = headstock("doctor", *args, "--json")
     found = json.loads(capsys.readouterr().out)
     return code, {row["what"]: row for row in found}
 
@@ -28,7 +28,7 @@ def test_all_is_well(store_folder: Path, served: Proxy, capsys: pytest.CaptureFi
         assert code == 0
         assert found["sets"]["text"] == "2 can be opened"
         assert {row["state"] for row in found.values()} == {"fine"}
-    assert run_command(cli, "headstock", ["doctor", str(store_folder)]) == 0
+    assert headstock("doctor", store_folder) == 0
     assert re.search(
         r"^OK  permissions +can be written by you$", capsys.readouterr().out, re.MULTILINE
     )

@@ -7,13 +7,12 @@ import pytest
 
 import featstore
 from featstore import open_store
-from featstore.command_line import run_command
 from featstore.extraction.options import EncoderSpec, ExtractConfig
 from featstore.extraction.targets import Job
 from featstore.extraction.workers import extract_on_devices
 from featstore.plugins import use_plugins
 from featstore.testing import toy_manifest
-from headstock.__main__ import cli
+from tests.typed import headstock
 
 PLUGIN = """
 import numpy as np
@@ -45,6 +44,7 @@ def plugin(tmp_path, no_plugins):
     return tmp_path / "own.py"
 
 
+@pytest.mark.usefixtures("forked")
 def test_processes_of_one_machine_share_a_bucket(bucket, plugin, tmp_path):
     use_plugins([plugin])
     manifest = toy_manifest(tmp_path / "manifest", 21, captions=True)
@@ -71,7 +71,7 @@ def test_commands_of_items_and_heads(bucket, plugin, tmp_path, cache_home, capsy
     manifest = toy_manifest(tmp_path / "manifest", 5, captions=True).root
     job = ["extract", str(manifest), "--kind", "caption", "--encoder", "length:any", "--plugin",
            str(plugin), "--store", bucket.address, "--json"]  # fmt: skip
-    assert run_command(cli, "headstock", job) == 0
+    assert headstock(*job) == 0
     (first,) = json.loads(capsys.readouterr().out)
     assert first["new"] == 5
     log = cache_home.parent / "staging"
@@ -80,7 +80,7 @@ def test_commands_of_items_and_heads(bucket, plugin, tmp_path, cache_home, capsy
     ]
     assert events[0] == "started"
     assert events[-1] == "finished"
-    assert run_command(cli, "headstock", job) == 0
+    assert headstock(*job) == 0
     (second,) = json.loads(capsys.readouterr().out)
     assert (second["new"], second["reused"]) == (0, 5)
     np.savetxt(tmp_path / "names.txt", np.arange(1000), fmt="class %d")
@@ -88,7 +88,7 @@ def test_commands_of_items_and_heads(bucket, plugin, tmp_path, cache_home, capsy
     head = ["extract", "--kind", "head_weight", *names, "--encoder", *LITE0]
     head += ["--store", bucket.address, "--json"]
     for new in (1000, 0):
-        assert run_command(cli, "headstock", head) == 0
+        assert headstock(*head) == 0
         (result,) = json.loads(capsys.readouterr().out)
         assert (result["new"], result["reused"]) == (new, 1000 - new)
     store = open_store(bucket.address, verify="full")

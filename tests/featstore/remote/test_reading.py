@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import multiprocessing
 import threading
 import time
@@ -100,17 +99,6 @@ def test_offline_by_the_environment_asks_nothing(
     assert not served.requests
 
 
-def test_whole_files_are_local_files_byte_for_byte(
-    served: Proxy, store_folder: Path, cache_home: Path
-) -> None:
-    open_store(served.url).prefetch(IMAGES)
-    open_store(served.url).view(IMAGES)  # finishes what is complete
-    kept = {path.read_bytes() for path in cache_home.glob("shards/*/*")}
-    assert kept == {
-        path.read_bytes() for path in store_folder.glob("birds/image/*/embedding/c/*/0")
-    }
-
-
 def test_rows_are_asked_for_by_runs_of_blocks(
     served: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,43 +137,6 @@ def test_the_next_two_files_are_fetched_while_one_is_read(
     assert served.count("embedding/c/") == 4
 
 
-def test_a_file_that_was_not_fetched_ahead_is_fetched_when_it_is_read(
-    served: Proxy, store_folder: Path
-) -> None:
-    """What goes wrong meanwhile is nobody's error until the rows are read."""
-    local = open_store(store_folder).view(IMAGES).numpy()
-    batches = open_store(served.url).view(IMAGES).batches(BLOCK)
-    first = next(batches)
-    _until(served, 3)
-    served.down = True
-    rows = [first, *itertools.islice(batches, 4)]  # of the second file now, and the fourth ahead
-    time.sleep(0.3)
-    served.down = False
-    np.testing.assert_array_equal(np.concatenate([*rows, *batches]), local)
-
-
-def test_nothing_is_fetched_ahead_that_the_cache_cannot_hold(
-    served: Proxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HEADSTOCK_CACHE_SIZE", str(9 * BLOCK * 1024))  # two of four files
-    batches = open_store(served.url).view(IMAGES).batches(BLOCK)
-    next(batches)
-    _until(served, 2)
-    with pytest.raises(CacheFullError):
-        list(batches)
-
-
-def test_a_scan_that_was_broken_off_fetches_nothing_more(served: Proxy) -> None:
-    view = open_store(served.url).view(IMAGES)
-    batches = view.batches(BLOCK)
-    next(batches)
-    _until(served, 3)
-    batches.close()
-    view.take([900]).numpy()  # of the fourth file
-    view.take([10]).numpy()
-    _until(served, 4)
-
-
 @pytest.mark.parametrize("mode", ["map", "pread"])
 def test_a_file_of_the_cache_that_is_made_anew_is_not_taken_for_the_old_one(
     served: Proxy, store_folder: Path, mode: Mode
@@ -220,18 +171,6 @@ def test_files_that_are_removed_while_others_are_fetched_ahead(
     rows = [next(batches)]
     assert gone.wait(20)
     np.testing.assert_array_equal(np.concatenate([*rows, *batches]), local)
-
-
-def test_a_scan_of_a_part_takes_the_blocks_of_that_part(
-    served: Proxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("featstore.remote.rows.GAP_BYTES", 0)
-    some = np.r_[0:10, 3 * BLOCK : 3 * BLOCK + 5]  # blocks 0 and 3 of the first file
-    for _ in open_store(served.url).view(IMAGES).take(some).batches(4):
-        pass
-    size = BLOCK * 256 * 4
-    asked = {bytes_ for _, path, bytes_ in served.requests if "embedding/c/" in path}
-    assert asked == {f"bytes=0-{size - 1}", f"bytes={3 * size}-{4 * size - 1}"}
 
 
 def test_a_server_without_ranges(store_folder: Path) -> None:

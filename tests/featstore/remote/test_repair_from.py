@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from featstore import copy_sets
-from featstore.command_line import EXIT_ERROR, EXIT_VERIFY, run_command
+from featstore.command_line import EXIT_ERROR, EXIT_VERIFY
 from featstore.errors import AddressError, StoreWriteError
 from featstore.extraction.repair import repair_set
 from featstore.store import verify_store
-from headstock.__main__ import cli
 from tests.damage import flip, tree, unseal
 from tests.featstore.remote.conftest import BLOCK, DIM
 from tests.featstore.remote.proxy import Proxy
 from tests.featstore.remote.test_buckets import extend
+from tests.typed import headstock
 
 IMAGES = "birds/image/toy"
 
@@ -92,17 +92,6 @@ def test_every_file_of_a_set_comes_from_the_copy(
         assert tree(copied) == before, name
 
 
-def test_every_file_at_once(copied: Path, store_folder: Path) -> None:
-    before, key = tree(store_folder), key_of(copied)
-    for path in (copied / key).rglob("*"):
-        if path.is_file():
-            path.unlink()
-    assert repair_set(copied, key, copy=store_folder).left == []
-    assert {name: data for name, data in tree(copied).items() if "/runs/" not in name} == {
-        name: data for name, data in before.items() if "/runs/" not in name
-    }
-
-
 def test_from_a_copy_that_has_grown(copied: Path, store_folder: Path, tmp_path: Path) -> None:
     """The damaged revision is an earlier one there, its last block the beginning of another."""
     grown = tmp_path / "grown"
@@ -144,30 +133,19 @@ def test_a_copy_of_other_rows_is_not_used(copied: Path, tmp_path: Path, served: 
         repair_set(copied, key, copy=tmp_path / "empty")
 
 
-def test_a_dry_run_compares_and_writes_nothing(copied: Path, served: Proxy) -> None:
-    key = damage(copied)
-    damaged = tree(copied)
-    done = repair_set(copied, key, copy=served.url, dry_run=True)
-    assert (done.rebuilt, done.left) == ([f"{key}/{DATA}"], [])
-    assert len(done.fetched) == 2
-    assert tree(copied) == damaged
-
-
 def test_the_command(
     copied: Path, store_folder: Path, served: Proxy, capsys: pytest.CaptureFixture[str]
 ) -> None:
     key = damage(copied)
-    assert run_command(cli, "headstock", ["store", "repair", str(copied), key]) == EXIT_VERIFY
+    assert headstock("store", "repair", copied, key) == EXIT_VERIFY
     assert "--copy ADDRESS" in capsys.readouterr().out
     arguments = ["store", "repair", str(copied), key, "--copy", served.url]
-    assert run_command(cli, "headstock", [*arguments, "--dry-run"]) == EXIT_VERIFY
+    assert headstock(*arguments, "--dry-run") == EXIT_VERIFY
     assert f"Would rebuild {key}/{DATA}" in capsys.readouterr().out
-    assert run_command(cli, "headstock", arguments) == 0
+    assert headstock(*arguments) == 0
     said = capsys.readouterr().out
     assert f"rows 320-383 of {key}/{DATA} are those of {served.url}" in said
     assert tree(copied) == tree(store_folder)
-    assert run_command(cli, "headstock", [*arguments, "--json"]) == 0
+    assert headstock(*arguments, "--json") == 0
     assert json.loads(capsys.readouterr().out)["fetched"] == []
-    assert run_command(
-        cli, "headstock", ["store", "repair", str(copied), key, "--copy", "s4://x"]
-    ) == (EXIT_ERROR)
+    assert headstock("store", "repair", copied, key, "--copy", "s4://x") == EXIT_ERROR

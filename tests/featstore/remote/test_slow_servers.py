@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing.connection import Connection
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,10 +21,8 @@ import pytest
 from featstore import FeatstoreError, copy_sets, open_store
 from featstore.address import parse_address
 from featstore.errors import RemoteStoreError
-from featstore.remote import objects
-from featstore.remote.objects import Limits, Pace, open_objects, read_limits
+from featstore.remote.objects import Limits, open_objects, read_limits
 from tests.featstore.remote.buckets import environment
-from tests.featstore.remote.conftest import make_store
 from tests.featstore.remote.proxy import Answer
 from tests.featstore.remote.s3_server import s3_server
 
@@ -177,23 +174,6 @@ def test_a_list_of_too_many_files_is_given_up():
     assert "lists more than 29 files" in said
 
 
-def test_the_time_of_a_piece_that_waits_is_counted_once(monkeypatch):
-    clock = itertools.count(1)
-    monkeypatch.setattr(objects, "time", SimpleNamespace(monotonic=lambda: seconds))
-    pace, seconds = Pace("a file", Limits(least_rate=1, patience=10, deadline=6)), 0
-
-    def second() -> bytes:
-        nonlocal seconds
-        seconds = next(clock)
-        return b"x" * 1000
-
-    def pieces() -> Iterator[bytes]:
-        for _ in range(5):
-            yield pace.wait(second, 1000)
-
-    assert len(list(pace.over(pieces()))) == 5
-
-
 @pytest.mark.parametrize("scheme", ["http", "s3"])
 @pytest.mark.parametrize("how", FLOODS)
 def test_a_server_without_end_is_given_up(scheme, how):
@@ -248,18 +228,3 @@ def test_limits_have_names(monkeypatch):
     monkeypatch.setenv("HEADSTOCK_NET", "dead=600")
     with pytest.raises(RemoteStoreError, match="of least_rate, patience, deadline, most_names"):
         read_limits()
-
-
-def test_the_number_of_reads_is_that_of_the_revisions(tmp_path, bucket, store_folder):
-    """Twice the revisions cost twice the requests, not four times."""
-    from tests.featstore.remote.test_buckets import extend
-
-    root, counts = make_store(tmp_path / "own"), []
-    for n in range(1, 9):
-        extend(root, n)
-        if n in (4, 8):
-            copy_sets(root, bucket.address, select=["*/image/*"])
-            bucket.requests.clear()
-            copy_sets(bucket.address, tmp_path / f"pulled-{n}")
-            counts.append(len(bucket.requests))
-    assert counts[1] < 2 * counts[0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ import polars as pl
 import pytest
 
 from featstore import copy_sets, open_store
-from featstore.command_line import run_command
 from featstore.errors import (
     CorruptStoreError,
     FormatVersionError,
@@ -26,14 +24,13 @@ from featstore.share.copy import compare_stores, make_tag, send_tag
 from featstore.store import LayoutError, verify_store
 from featstore.store.files import json_bytes
 from featstore.store.records import parse_tag, tag_document, tag_file
-from featstore.store.repair import repair_log
 from featstore.testing import item_table, write_set
-from headstock.__main__ import cli
 from tests.damage import relog
 from tests.featstore.remote.conftest import make_rows, make_store
 from tests.featstore.remote.proxy import Answer, proxy
 from tests.featstore.remote.static import static_server
 from tests.featstore.remote.test_buckets import extend, open_objects_of
+from tests.typed import headstock
 
 IMAGES, TEXTS = "birds/image/toy", "birds/caption/toy"
 
@@ -126,19 +123,19 @@ def test_a_set_that_a_tag_names_is_kept(grown, capsys):
     """Removed and written anew, it would leave a tag that names what nobody has."""
     remove = ["store", "rm", str(grown), IMAGES, "--yes"]
     drop = [["store", "tag", str(grown), name, "--delete"] for name in ("v1", "v2")]
-    assert run_command(cli, "headstock", remove) == 1
+    assert headstock(*remove) == 1
     said = capsys.readouterr().err
     assert "is named by the tags v1, v2" in said
     assert "; ".join(f"headstock {' '.join(words)}" for words in drop) in said
     assert verify_store(grown).problems == []
     assert len(open_store(grown).view(IMAGES)) == 1029
-    assert run_command(cli, "headstock", drop[0]) == 0
-    assert run_command(cli, "headstock", remove) == 1
+    assert headstock(*drop[0]) == 0
+    assert headstock(*remove) == 1
     assert "is named by the tag v2," in capsys.readouterr().err
     # A set that no tag names goes, whatever tags there are.
-    assert run_command(cli, "headstock", drop[1]) == 0
+    assert headstock(*drop[1]) == 0
     make_tag(grown, "v3", select=["birds/caption/*"])
-    assert run_command(cli, "headstock", remove) == 0
+    assert headstock(*remove) == 0
     assert verify_store(grown).problems == []
 
 
@@ -165,22 +162,6 @@ def test_what_differs(grown, store_folder, served):
         assert image.failed == (1, 1)
         assert compare_stores(open_store(grown, revision="v1"), open_store(before)) == []
     assert served.count("embedding/c/") == 0
-
-
-def test_rows_and_items_that_differ(store_folder, tmp_path):
-    other = tmp_path / "other"
-    shutil.copytree(store_folder / "birds" / "image", other / "birds" / "image")
-    for name in ("zarr.json", "birds/zarr.json"):
-        shutil.copy(store_folder / name, other / name)
-    repair_log(other)
-    items = item_table([{"item_id": f"t/{i + 1}", "kind": "caption", "text": "x" * (i == 3)}
-                        for i in range(20)])  # fmt: skip
-    rows = make_rows(20, 8)
-    rows[3] += 1
-    write_set(other, rows, items, kind="caption", encoder="st:toy")
-    (found,) = compare_stores(open_store(store_folder), open_store(other))
-    assert (found.added, found.removed, found.changed_blocks) == (1, 1, 1)
-    assert found.changed_items == 19  # "" is another text than none
 
 
 def test_a_tag_in_a_bucket_is_listed_by_the_same_call_again(bucket, grown, tmp_path):

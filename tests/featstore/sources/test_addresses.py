@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import random
 import threading
-import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -93,14 +92,6 @@ def test_tars_of_a_web_server_are_those_of_the_folder(make, shards, served):
     check_bytes(far)
 
 
-def test_neighbours_cost_one_request(make, served):
-    far = make("webdataset", f"{served.url}/data/000.tar")
-    assert served.count("000.tar") == 2  # its size, and all of it
-    served.requests.clear()
-    assert rows_of(far) == PICTURES[:4]
-    assert served.count() == 2
-
-
 def test_tars_of_a_bucket_are_listed(make, shards, moto, monkeypatch):
     with proxy(moto) as state:
         for name, value in environment(state.url).items():
@@ -137,15 +128,6 @@ def test_what_is_extracted_is_what_the_files_give(make, shards, served, tmp_path
 
 
 # ---- servers that do harm ------------------------------------------------------------------
-
-
-def test_connections_that_drop_are_taken_up_where_they_ended(make, served):
-    def drop(path: str, number: int, answer: Answer) -> Answer | None:
-        answer.cut = len(answer.body) // 2 if number % 2 and len(answer.body) > 1 else None
-        return answer
-
-    served.harm = drop
-    assert rows_of(make("webdataset", f"{served.url}/{PATTERN}")) == PICTURES
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
@@ -322,24 +304,6 @@ def test_only_the_last_blocks_are_held(monkeypatch):
     for at in range(0, 16_000, 16):
         file.read_at(at, 16)
         assert len(file._blocks) <= roots.KEPT + roots.AHEAD
-
-
-def test_a_tar_of_64_mb_is_listed_and_read_in_little_memory(make, tmp_path):
-    blob = random.Random(0).randbytes(2**20)
-    members = [(f"{n:02}.png", bytes([n]) + blob[: 2**20 - n]) for n in range(64)]
-    write_tar(tmp_path / "in" / "big.tar", members)
-    with static_server(tmp_path / "in") as (host, port):
-        tracemalloc.start()
-        try:
-            far = make("webdataset", f"http://{host}:{port}/big.tar")
-            with open_reader(far) as reader:
-                rows = far.items("image").iter_rows(named=True)
-                sizes = [len(reader.read(row)) for row in rows]
-            most = tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
-    assert sizes == [len(data) for _, data in members]
-    assert most < 36 * 2**20
 
 
 # ---- Parquet, and the hub ------------------------------------------------------------------

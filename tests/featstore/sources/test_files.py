@@ -1,6 +1,7 @@
 """Folders, tables and tars become manifests; hostile ones are refused whole."""
 
 import csv
+import gzip
 import hashlib
 import io
 import json
@@ -522,14 +523,7 @@ def test_hostile_members_refuse_the_tar(make, tmp_path, members, match):
     assert not (tmp_path / "made0").exists()
 
 
-def test_keys_repeated_between_tars_are_named(make, tmp_path):
-    write_tar(tmp_path / "in" / "0.tar", [GOOD])
-    write_tar(tmp_path / "in" / "1.tar", [GOOD])
-    with pytest.raises(ManifestError, match=r"'0\.tar::ok\.jpg' and for '1\.tar::ok\.jpg'"):
-        make("webdataset", tmp_path / "in")
-
-
-def test_every_truncation_is_refused(tmp_path):
+def test_every_truncation_and_damage_is_refused(tmp_path):
     """Also the one at the border of a member, which tarfile itself takes for an end."""
     members = [("a.jpg", b"1" * 700), ("b.jpg", b"2" * 30)]
     whole = write_tar(tmp_path / "x.tar", members).read_bytes()
@@ -541,21 +535,15 @@ def test_every_truncation_is_refused(tmp_path):
             list(index_tar(cut))
     cut.write_bytes(whole[: last + 512])
     assert [member.name for member in index_tar(cut)] == ["a.jpg", "b.jpg"]
-
-
-def test_damage_between_members_is_not_taken_for_the_end(tmp_path):
-    data = bytearray(write_tar(tmp_path / "x.tar", [("a.jpg", b"1"), ("b.jpg", b"2")]).read_bytes())
-    data[1024 + 5] ^= 1  # in the name of the second member: its checksum is wrong
-    (tmp_path / "x.tar").write_bytes(data)
-    with pytest.raises(ManifestError, match="header at byte 1,024 is damaged"):
-        list(index_tar(tmp_path / "x.tar"))
-
-
-def test_data_behind_the_end_mark_is_refused(tmp_path):
-    data = write_tar(tmp_path / "x.tar", [GOOD]).read_bytes()
-    (tmp_path / "x.tar").write_bytes(data + data)
-    with pytest.raises(ManifestError, match="data behind its end mark"):
-        list(index_tar(tmp_path / "x.tar"))
+    damaged = bytearray(whole)
+    damaged[1536 + 5] ^= 1  # in the name of the second member: its checksum is wrong
+    for data, match in (
+        (damaged, "header at byte 1,536 is damaged"), (whole + whole, "data behind its end mark"),
+        (gzip.compress(whole), "no uncompressed tar"),
+    ):  # fmt: skip
+        cut.write_bytes(data)
+        with pytest.raises(ManifestError, match=match):
+            list(index_tar(cut))
 
 
 def lying_header(kind, size):
@@ -580,29 +568,10 @@ def test_sizes_that_lie_take_no_memory(tmp_path, kind, size, match):
         list(index_tar(path))
 
 
-def test_compressed_tars_are_refused(make, tmp_path):
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
-        tar.addfile(tarfile.TarInfo("a.jpg"))
-    (tmp_path / "x.tar").write_bytes(buffer.getvalue())
-    (tmp_path / "x.tar.gz").write_bytes(buffer.getvalue())
-    with pytest.raises(ManifestError, match="no uncompressed tar"):
-        make("webdataset", tmp_path / "x.tar")
-    with pytest.raises(ManifestError, match=r"does not end in \.tar"):
-        make("webdataset", tmp_path / "x.tar.gz")
-
-
 def test_labels_outside_the_list_of_names(make, tmp_path):
     write_tar(tmp_path / "in" / "0.tar", [GOOD, ("ok.cls", "2")])
     write(tmp_path / "in", {"classnames.txt": "a\nb\n"})
     with pytest.raises(ManifestError, match=r"'2' .*neither one of the 2 class names"):
-        make("webdataset", tmp_path / "in")
-
-
-def test_a_template_needs_a_place_for_the_name(make, tmp_path):
-    write_tar(tmp_path / "in" / "0.tar", [GOOD, ("ok.cls", "0")])
-    write(tmp_path / "in", {"zeroshot_classification_templates.txt": "a photo\n"})
-    with pytest.raises(ManifestError, match=r"'a photo' .*must hold \{\} or \{c\} once"):
         make("webdataset", tmp_path / "in")
 
 
@@ -618,20 +587,6 @@ def test_a_changed_file_is_never_returned(make, tmp_path):
     with open_reader(manifest) as reader, pytest.raises(ItemReadError, match="hash changed"):
         reader.read(row)
     with pytest.raises(ManifestError, match=r"'zoo/image/a\.png'"):
-        check_bytes(manifest)
-
-
-def test_a_changed_tar_is_never_returned(make, tmp_path):
-    tar = write_tar(tmp_path / "x.tar", [("a.png", picture(1)), ("b.png", picture(2))])
-    manifest = make("webdataset", tar)
-    rows = manifest.items("image").to_dicts()
-    check_bytes(manifest)
-    write_tar(tar, [("b.png", picture(2)), ("a.png", picture(1))])
-    with open_reader(manifest) as reader:
-        for row in rows:
-            with pytest.raises(ItemReadError, match="hash changed"):
-                reader.read(row)
-    with pytest.raises(ManifestError, match="2 image items cannot be read"):
         check_bytes(manifest)
 
 
@@ -734,12 +689,6 @@ def external(folder, data_root, **columns):
     return manifest
 
 
-def test_a_relative_data_root_is_below_the_manifest(tmp_path):
-    external(tmp_path / "m" / "x", "../data")
-    write(tmp_path / "m" / "data", {"a.png": picture(1)})
-    assert read_manifest(tmp_path / "m" / "x").root == tmp_path / "m" / "data"
-
-
 def test_a_stranger_gets_no_file_whose_content_he_does_not_know(tmp_path):
     """Without a content hash nothing outside is named; with one, nothing else is returned."""
     secret = write(tmp_path / "home", {"a.png": b"secret"})
@@ -757,26 +706,3 @@ def test_a_stranger_gets_no_file_whose_content_he_does_not_know(tmp_path):
             ManifestError, match="outside the manifest's folder but have no content"
         ):
             read_manifest(tmp_path / "m")
-
-
-def test_parts_of_files_need_a_hash_and_their_file(tmp_path):
-    write(tmp_path, {"x.tar": b"1"})
-    for uri, digest, match in (
-        ("x.tar::a", None, "are parts of files or URLs but have no content_sha256"),
-        ("y.tar::a", HASH, "there is no such file"),
-        ("../x.tar::a", HASH, "climbs out"),
-        ("x.tar::\x07", HASH, "control character"),
-    ):
-        table = pl.DataFrame(
-            {"item_id": ["zoo/1"], "uri": [uri], "content_sha256": [digest]},
-            schema_overrides={"content_sha256": pl.String},
-        )
-        with pytest.raises(ManifestError, match=match):
-            write_manifest(tmp_path, facts={"name": "zoo"}, tables={"image": table})
-
-
-def test_hashes_of_parts_are_checked_by_those_who_can_read_them(make, tmp_path):
-    manifest = make("webdataset", write_tar(tmp_path / "x.tar", [("a.png", picture(1))]))
-    with pytest.raises(ManifestError, match="is a part of a file"):
-        manifest.file("x.tar::a.png")
-    check_bytes(read_manifest(tmp_path / "made0"))

@@ -7,11 +7,10 @@ import re
 import pytest
 
 from featstore import read_manifest
-from featstore.command_line import run_command
 from featstore.errors import ManifestError
 from featstore.sources.making import default_name, guessed, make_manifest
-from headstock.__main__ import cli
 from tests.small_files import picture, write
+from tests.typed import headstock
 
 
 def contents(folder):
@@ -73,7 +72,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(photos, tmp_path):
 
 
 def run(capsys, *args):
-    code = run_command(cli, "headstock", [str(arg) for arg in args])
+    code = headstock(*args)
     printed = capsys.readouterr()
     return code, printed.out, printed.err
 
@@ -116,18 +115,6 @@ def test_wrong_use_is_one_line(args, code, match, tmp_path, monkeypatch, capsys)
     assert (got, out, error.count("\n")) == (code, "", 1)
     assert re.search(match, error)
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("files", "source"),
-    [
-        (["a.png"], "folder"), (["x/a.png", "y/b.png"], "folder"), (["0.tar"], "webdataset"),
-        (["data.parquet"], "parquet"), (["state.json", "data.arrow"], "hf"),
-    ],
-)  # fmt: skip
-def test_what_lies_in_a_folder_says_how_it_is_read(files, source, tmp_path):
-    write(tmp_path / "here", dict.fromkeys(files, "x"))
-    assert guessed(tmp_path / "here") == source
 
 
 def test_the_name_of_a_file_says_how_it_is_read(tmp_path):

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq  # noqa: E402
 from featstore.errors import ItemReadError, ManifestError  # noqa: E402
 from featstore.sources.arrow import ArrowCells, ParquetCells  # noqa: E402
 from featstore.sources.reader import open_reader  # noqa: E402
-from tests.small_files import picture, write  # noqa: E402
+from tests.small_files import picture  # noqa: E402
 
 
 def sha(data):
@@ -64,14 +64,6 @@ def test_plain_bytes_with_ids_and_lists_of_captions(make, tmp_path):
     manifest = make("parquet", path, image="jpg")
     assert manifest.items("image")["item_id"].to_list() == ["zoo/image/a", "zoo/image/b"]
     assert manifest.items("caption")["text"].to_list() == ["x", "y"]
-
-
-def test_paths_in_parquet(make, tmp_path):
-    root = write(tmp_path / "in", {"img/0.png": picture(0)})
-    pq.write_table(pa.table({"path": ["img/0.png"], "title": ["Hello."]}), root / "x.parquet")
-    manifest = make("parquet", root / "x.parquet")
-    assert manifest.items("image")["uri"].to_list() == ["img/0.png"]
-    assert manifest.items("caption")["text"].to_list() == ["Hello."]
 
 
 @pytest.fixture(scope="module")
@@ -224,19 +216,6 @@ def test_the_column_of_images_and_the_names_of_classes_are_those_of_the_descript
             continue
         names = ["cat", "dog"] if b'"cat"' in text else ["0", "1"]
         assert make(source, path).classes["name"].to_list() == names
-
-
-def test_a_linked_arrow_file_is_refused(make, saved, tmp_path):
-    file = saved / "validation" / "data-00000-of-00001.arrow"
-    file.rename(tmp_path / "away.arrow")
-    file.symlink_to(tmp_path / "away.arrow")
-    with pytest.raises(ManifestError, match="a symbolic link leads out of the root"):
-        make("hf", saved)
-
-
-def test_a_folder_that_save_to_disk_did_not_make(make, tmp_path):
-    with pytest.raises(ManifestError, match=r"holds no data-NNNNN-of-NNNNN\.arrow"):
-        make("hf", write(tmp_path / "x", {"a.parquet": "x"}))
 
 
 def arrow_file(path, table, **options):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
-import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,14 +11,11 @@ import polars as pl
 import pytest
 
 from featstore import extract, read_manifest
-from featstore.command_line import run_command
 from featstore.durable import write_durably
 from featstore.errors import ItemReadError, ManifestError, StoreWriteError
 from featstore.manifest.paths import uri_fault
 from featstore.sources.making import make_manifest
 from featstore.sources.reader import check_bytes, open_reader
-from featstore.sources.urls import UrlReader
-from headstock.__main__ import cli
 from tests.featstore.extraction.conftest import SPACE, MeanColour
 from tests.featstore.remote.proxy import Answer, Proxy, proxy
 from tests.featstore.remote.static import static_server
@@ -86,15 +81,6 @@ def test_what_is_there_is_listed_with_its_hash_and_the_rest_with_its_reason(
     assert rows_of(again) == FOUND
 
 
-def test_the_list_that_was_whole_forgets_what_was_left_out(listing, site, tmp_path):
-    out = tmp_path / "out"
-    make_manifest("urls", listing, out)
-    assert (out / "left_out.csv").exists()
-    listing.write_text(f"url\n{site.url}/1.png\n")
-    assert "complete" not in make_manifest("urls", listing, out).facts
-    assert not (out / "left_out.csv").exists()
-
-
 @pytest.mark.parametrize("form", ["txt", "tsv", "parquet"])
 def test_forms_of_lists(make, site, tmp_path, form):
     urls = [f"{site.url}/{n}.png" for n in (3, 1)]
@@ -141,20 +127,6 @@ def test_the_order_and_the_bytes_do_not_depend_on_who_answers_first(site, tmp_pa
         tables.append((tmp_path / f"at{at_once}" / "image.parquet").read_bytes())
     assert tables[0] == tables[1]
     assert rows_of(made) == [picture(n) for n in range(40)]
-
-
-def test_what_came_and_is_no_image_is_not_held(make, tmp_path, monkeypatch):
-    monkeypatch.setattr("featstore.sources.urls.AT_ONCE", 2)
-    monkeypatch.setattr(UrlReader, "read", lambda *_, limit: b"<html>" + bytes(2**20))
-    urls = "\n".join(f"https://example.org/{n}.png" for n in range(60))
-    listing = write(tmp_path, {"l.txt": urls}) / "l.txt"
-    tracemalloc.start()
-    try:
-        with pytest.raises(ManifestError, match="None of the 60 URLs"):
-            make("urls", listing)
-        assert tracemalloc.get_traced_memory()[1] < 16 * 2**20
-    finally:
-        tracemalloc.stop()
 
 
 def test_an_image_that_changed_or_went_since_is_a_failure(make, listing, site, tmp_path):
@@ -235,11 +207,3 @@ def test_an_image_that_cannot_be_kept_ends_the_listing(make, listing, site, tmp_
 )
 def test_which_urls_an_item_may_have(uri, fault):
     assert (uri_fault(uri) is None) if fault is None else (fault in uri_fault(uri))
-
-
-def test_the_command_says_what_was_left_out(listing, tmp_path, capsys):
-    args = ["make", str(listing), "--as", "urls", "-o", str(tmp_path / "out")]
-    assert run_command(cli, "headstock", ["data", *args]) == 0
-    assert "3 files left out: " in capsys.readouterr().out
-    assert run_command(cli, "headstock", ["data", *args, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["left_out"] == 3

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import pickle
-import subprocess
-import sys
-import textwrap
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +12,6 @@ import pytest
 from featstore import open_store
 from featstore.errors import CorruptStoreError
 from featstore.store import MODES
-from featstore.store.staging import run_beside, workers
 from featstore.testing import item_table, write_set
 from tests.damage import flip
 
@@ -70,17 +64,6 @@ def test_a_block_is_checked_once(tmp_path, key, rows):
         view.take([BLOCK]).numpy()
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64", "int8"])
-def test_an_intact_set_passes(tmp_path, dtype):
-    rows = np.arange(100 * 3).reshape(100, 3) % 100
-    items = item_table([{"item_id": f"i/{i}", "kind": "image"} for i in range(100)])
-    key = write_set(tmp_path, rows, items, dtype=dtype, block_rows=7)
-    for verify in ("first-touch", "full"):
-        found = open_store(tmp_path, verify=verify).view(key)
-        assert found.shape == (100, 3)
-        np.testing.assert_array_equal(found.numpy(), rows)
-
-
 def test_full_reads_the_items_too(tmp_path, key):
     (path,) = (tmp_path / key).parent.glob("items-*.parquet")
     flip(path, path.stat().st_size // 2)
@@ -93,49 +76,6 @@ def test_full_reads_the_items_too(tmp_path, key):
 
 
 # ---- Worker threads: kept between blocks, and made anew in a forked child -------------------
-
-
-def test_threads_are_kept():
-    assert workers() is workers()
-    assert workers().submit(os.getpid).result(10) == os.getpid()
-
-
-def test_both_have_ended_whatever_they_raise():
-    ended = []
-
-    def slow() -> None:
-        time.sleep(0.05)
-        ended.append("slow")
-
-    def failing() -> None:
-        raise OSError(28, "full")
-
-    assert run_beside(slow, lambda: 7, before=lambda: ended.append("before")) == (None, 7)
-    assert ended == ["before", "slow"]
-    with pytest.raises(ZeroDivisionError):
-        run_beside(slow, lambda: 1 // 0, before=slow)
-    assert ended[2:] == ["slow", "slow"]
-    for work, before in ((failing, slow), (slow, failing)):
-        ended.clear()
-        with pytest.raises(OSError, match="full"):
-            run_beside(work, lambda: ended.append("longest"), before=before)
-        assert "longest" in ended
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")
-def test_a_forked_child_makes_its_own():
-    code = """
-        import os, warnings
-        from featstore.store.staging import workers
-        workers().submit(int).result()
-        warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads is the point
-        child = os.fork()
-        if not child:
-            os._exit(workers().submit(int).result(10) + 7)
-        raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-    """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=False, timeout=60)
-    assert done.returncode == 7
 
 
 # ---- A view that is pickled is the same rows in another process, whatever happens to --------

@@ -89,21 +89,6 @@ def test_xarray_and_datasets_read_it(birds: Path) -> None:
     assert len(table.filter(lambda item: item["split"] == "train")) == 3
 
 
-@pytest.mark.filterwarnings("ignore:.*`use_.*is deprecated:DeprecationWarning")
-def test_ray_data_reads_it(birds: Path, ray_cluster: Any) -> None:
-    assert ray_cluster.is_initialized()
-    stated = zarr.open_group(birds, mode="r").attrs["embeddings"]
-    keys = pl.read_parquet(birds / stated["items"]["path"])[stated["items"]["key"]].to_numpy()
-
-    def read(batch: dict[str, Any]) -> dict[str, Any]:
-        array = zarr.open_group(birds, mode="r")[stated["array"]]
-        return {"key": keys[batch["id"]], "vector": array.oindex[batch["id"]]}
-
-    rows = pytest.importorskip("ray").data.range(len(keys)).map_batches(read).take_all()
-    found = {row["key"]: row["vector"] for row in rows}
-    assert found["d"].shape == (stated["dimensions"],)
-
-
 #: Properties that are changed, and what the schema says of them.
 BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "no space": ({"space": None}, "'space' is a required property"),

@@ -97,14 +97,6 @@ def test_an_unknown_id_names_the_closest(view):
     assert "b/01" not in view.where(split="train")
 
 
-def test_the_closest_of_many_ids_is_found_at_once(tmp_path):
-    ids = [f"n{i:06d}" for i in range(20_000)]
-    many = write(tmp_path, dataset="b", kind="image", encoder="a:b",
-                 rows=np.zeros((len(ids), 1), np.float16), ids=ids)  # fmt: skip
-    with pytest.raises(UnknownItemError, match="'n012345'"):
-        many["n012345_"]
-
-
 def test_of_an_item_with_several_rows_the_first_is_meant(view):
     several = view[[3, 5, 3]].normalized()
     np.testing.assert_array_equal(several["b/03"], several[0])
@@ -131,12 +123,6 @@ def test_shuffled_batches_hold_every_row_once_and_follow_the_seed(view, seed, si
     assert [len(batch) for batch in shuffled()][:-1] == [size] * (len(shuffled()) - 1)
     np.testing.assert_array_equal(rows, np.concatenate(shuffled()))
     np.testing.assert_array_equal(rows, ROWS[np.random.default_rng(seed).permutation(N)])
-
-
-def test_the_next_epoch_has_another_order(view):
-    rng = np.random.default_rng(0)
-    epochs = [np.concatenate(list(view.batches(5, shuffle=rng))) for _ in range(2)]
-    assert not np.array_equal(*epochs)
 
 
 def test_shuffled_pairs_stay_pairs(pairs):
@@ -261,14 +247,3 @@ def test_a_dataset_of_hugging_face_there_and_back(view, tmp_path):
     back = write(tmp_path, dataset="b", kind="image", encoder="timm:toy", rows=some)
     assert back.items.equals(view.where(split="test").items)
     np.testing.assert_array_equal(back, ROWS[1::2])
-
-
-def test_duckdb_asks_about_items_and_rows(view):
-    duckdb = pytest.importorskip("duckdb")
-    rows = view.to_arrow()  # noqa: F841 -- the query names it
-    found = duckdb.sql(
-        "select split, count(*), avg(embedding[1]) from rows group by split order by split"
-    ).fetchall()
-    assert [(split, n) for split, n, _ in found] == [("test", 6), ("train", 6)]
-    np.testing.assert_allclose([mean for *_, mean in found],
-                               [ROWS[1::2, 0].mean(), ROWS[::2, 0].mean()], rtol=1e-6)  # fmt: skip

@@ -8,12 +8,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from featstore.command_line import run_command
 from featstore.errors import StoreWriteError
 from featstore.store import SetKey, rebuild_set, verify_store
 from featstore.store.lock import claim_set
-from headstock.__main__ import cli
 from tests.damage import flip, tree
+from tests.typed import headstock
 
 Images = tuple[np.ndarray, pl.DataFrame]
 
@@ -44,11 +43,11 @@ def test_what_follows_from_the_commit_comes_back(store):
 def test_a_whole_set_is_left_alone(store, capsys):
     root, key = store
     before = tree(root)
-    assert run_command(cli, "headstock", ["store", "repair", str(root), key, "--json"]) == 0
+    assert headstock("store", "repair", root, key, "--json") == 0
     said = json.loads(capsys.readouterr().out)
     assert said.pop("key") == key
     assert not any(said.values())
-    assert run_command(cli, "headstock", ["store", "repair", str(root), key]) == 0
+    assert headstock("store", "repair", root, key) == 0
     assert "nothing was changed" in capsys.readouterr().out
     assert tree(root) == before
     assert verify_store(root).ok

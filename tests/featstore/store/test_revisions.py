@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -23,15 +24,21 @@ from featstore.errors import (
     UnknownSetError,
 )
 from featstore.manifest.manifest import conform_items
+from featstore.share.copy import make_tag
 from featstore.store import (
     MODES,
     LayoutLimits,
+    SetKey,
     SetSpec,
     SetWriter,
     WriteOptions,
     collect_garbage,
+    settle_set,
     verify_store,
+    writer,
 )
+from featstore.store.gc import compact_set
+from featstore.store.layout import LIMITS
 
 KEY = "birds/image/timm:toy"
 DIM = 6
@@ -96,7 +103,9 @@ def test_an_extended_set_reads_as_one_that_was_written_at_once(tmp_path, before,
     assert pending == list(range(-(-before // 4), -(-before // 4) - (before - after) // 4))
     _write(tmp_path / "fresh", before, plain_bytes=plain)
     grown, fresh = _tree(tmp_path / "grown"), _tree(tmp_path / "fresh")
-    for name in fresh.keys() - {f"{key}/zarr.json", f"{key}/embedding/zarr.json", "log.json"}:
+    records = {name for name in fresh if "/revisions/" in name}  # of the commit before
+    others = {f"{key}/zarr.json", f"{key}/embedding/zarr.json", "log.json"}
+    for name in fresh.keys() - records - others:
         assert grown[name] == fresh[name]  # whatever a commit names stays as it is
     assert verify_store(tmp_path / "grown").problems == []
     for mode in MODES:
@@ -129,8 +138,12 @@ def test_every_revision_stays_openable(tmp_path):
     with pytest.raises(UnknownSetError, match=r"no revision 'beef'\. It has, .* '\w{12}', "):
         store.view(KEY, revision="beef")
     ids = [info.commit.revision_id for info in revisions]
-    assert [info.commit.history for info in revisions] == [tuple(ids[:i]) for i in range(4)]
-    assert [info.commit.sequence for info in revisions] == [1, 2, 3, 4]
+    assert [one.commit.published for one in revisions] == [(*ids[i::-1],) for i in range(4)]
+    assert [(one.id, one.n) for one in revisions[-1].commit.revisions] == list(
+        zip(ids, sizes, strict=True)
+    )
+    assert revisions[-1].commit.sequence == 4
+    assert len([*tmp_path.glob("*/*/*/revisions/*")]) == 1
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -291,15 +304,119 @@ def test_an_interrupted_extension_leaves_the_old_revision_readable_and_can_be_dr
     assert key
 
 
+#: Rows that are added, of which so many fail; failed rows again; another column; parts made one.
+STEPS = st.one_of(
+    st.tuples(st.just("add"), st.integers(1, 12), st.integers(0, 2)),
+    st.sampled_from([("retry",), ("split",), ("compact",)]),
+)
+
+
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.integers(1, 40), min_size=2, max_size=4), st.sampled_from([0, 60, 300]))
-def test_any_sequence_of_extensions(tmp_path_factory, sizes, plain):
+@given(st.lists(STEPS, min_size=3, max_size=14), st.sampled_from([0, 60, 10**6]))
+def test_any_sequence_leaves_what_a_dictionary_says(tmp_path_factory, steps, plain):
     root = tmp_path_factory.mktemp("grown")
-    sizes = sorted(set(sizes))
-    for n in sizes:
-        _write(root, n, plain_bytes=plain)
+    n, failed, split, key = 5, frozenset({2}), "train", SetKey("a", "image", "b")
+    expected: list[tuple[int, frozenset[int], str]] = []
+    for step in (("add", 0, 0), *steps):
+        retry = step[0] == "retry"
+        if step[0] == "add":
+            failed |= {n + step[1] - 1 - i for i in range(min(step[2:3] + step[1:2]))}
+            n += step[1]
+        elif retry:
+            failed = frozenset()
+        elif step[0] == "split":
+            split += "+"
+        if step[0] == "compact":
+            compact_set(root, key)
+        else:
+            items = _items(n, split=[split] * n)
+            with contextlib.suppress(AlreadyFinishedError):
+                name, _ = _write(root, n, items=items, fail=failed, retry_failed=retry,
+                                 plain_bytes=plain)  # fmt: skip
+                key = SetKey(*name.split("/"))
+        if (n, failed, split) not in expected:
+            expected.append((n, failed, split))
     store = open_store(root, verify="full")
-    for n, info in zip(sizes, store.revisions(KEY), strict=True):
+    revisions = store.revisions(KEY)
+    assert [info.commit.n for info in revisions] == [n for n, _, _ in expected]
+    for info, (n, failed, split) in zip(revisions, expected, strict=True):
         view = store.view(KEY, revision=info.commit.revision_id)
-        assert view.numpy(np.float32).tobytes() == _rows(1000)[:n].tobytes()
+        kept = [i for i in range(n) if i not in failed]
+        assert view.numpy(np.float32).tobytes() == _rows(1000)[kept].tobytes()
+        assert view.items.equals(_items(n, split=[split] * n)[kept])
+        reasons = dict(store.failures(KEY, revision=info.commit.revision_id).iter_rows())
+        assert reasons == {f"birds/{i:03d}": "bad" for i in failed}
     assert verify_store(root).problems == []
+    assert len([*root.glob("*/*/*/revisions/*")]) == 1
+    assert _data_files(root) == {file.path for file in revisions[-1].commit.layout.files}
+
+
+def _data_files(root: Path) -> set[str]:
+    folder = next(root.glob("birds/image/*/embedding")).parent
+    return {path.relative_to(folder).as_posix() for path in folder.glob("embedding/**/c/*/0")}
+
+
+@pytest.mark.parametrize("limits", [LIMITS, LayoutLimits(plain_bytes=0, shard_bytes=1)])
+def test_many_appends_leave_few_parts(tmp_path, monkeypatch, limits):
+    monkeypatch.setattr(writer, "LIMITS", limits)
+    held = []
+    for n in range(1, 201):
+        _write(tmp_path, n, plain_bytes=0 if limits is not LIMITS else 10**6)
+        if n % 50 == 1:
+            held.append((n, open_store(tmp_path, mode=MODES[len(held) % 3]).view(KEY)))
+    commit = open_store(tmp_path).info(KEY).commit
+    # 200 = 3 × 64 + 1 × 8, as long as a part of one row is of another power of 8 than 8 of them.
+    assert [part.n for part in commit.parts] == [64, 64, 64, 8]
+    assert [one.n for one in commit.revisions] == [*range(1, 201)]
+    assert _data_files(tmp_path) == {file.path for file in commit.layout.files}
+    for mode in MODES:
+        view = open_store(tmp_path, mode=mode, verify="full").view(KEY)  # type: ignore[arg-type]
+        assert view.numpy(np.float32).tobytes() == _rows(1000)[:200].tobytes()
+    collect_garbage(tmp_path, grace=-1)
+    for n, view in held:  # whatever was removed meanwhile
+        assert view.numpy(np.float32).tobytes() == _rows(1000)[:n].tobytes()
+        assert view.items["item_id"].to_list() == _items(n)["item_id"].to_list()
+    assert verify_store(tmp_path).problems == verify_store(tmp_path).notes == []
+
+
+def test_a_compact_set_is_one_part_with_the_same_revisions(tmp_path):
+    for n in (6, 9, 15):
+        key, _ = _write(tmp_path, n)
+    tag = make_tag(tmp_path, "v1")
+    _write(tmp_path, 16)
+    store, parsed = open_store(tmp_path), SetKey(*key.split("/"))
+    before, views = _tree(tmp_path), [open_store(tmp_path, mode=mode).view(KEY) for mode in MODES]
+    ids = [info.commit.revision_id for info in store.revisions(KEY)]
+    assert compact_set(tmp_path, parsed, dry_run=True) == 4
+    assert _tree(tmp_path) == before
+    assert compact_set(tmp_path, parsed) == 4
+    after = _tree(tmp_path)
+    assert compact_set(tmp_path, parsed) == 1  # is left alone
+    assert _tree(tmp_path) == after
+    collect_garbage(tmp_path, grace=-1)
+    assert [info.commit.revision_id for info in store.revisions(KEY)] == ids
+    assert len(open_store(tmp_path, revision="v1").view(KEY)) == 15
+    assert tag[key] == ids[2]
+    for view in (*views, store.view(KEY), pickle.loads(pickle.dumps(views[0]))):
+        assert view.revision_id == ids[-1]
+        assert view.numpy(np.float32).tobytes() == _rows(1000)[:16].tobytes()
+        assert view.items.equals(_items(16))
+    array = zarr.open_group(tmp_path / key / "embedding", mode="r")
+    (name,) = array.array_keys()
+    assert np.asarray(array[name][:]).tobytes() == _rows(1000)[:16].tobytes()
+    _write(tmp_path, 20)
+    assert open_store(tmp_path).view(KEY).numpy(np.float32).tobytes() == _rows(1000)[:20].tobytes()
+    assert [one.id for one in open_store(tmp_path).info(KEY).commit.revisions][:-1] == ids
+
+
+def test_damage_is_not_joined(tmp_path):
+    for n in (6, 9):
+        key, _ = _write(tmp_path, n)
+    file = tmp_path / key / "embedding" / "c" / "0" / "0"
+    file.chmod(0o644)
+    file.write_bytes(file.read_bytes().replace(_rows(1)[0].tobytes(), bytes(DIM * 4)))
+    before = _tree(tmp_path)
+    with pytest.raises(CorruptStoreError, match="block 0"):
+        compact_set(tmp_path, SetKey(*key.split("/")))
+    settle_set(tmp_path, SetKey(*key.split("/")))
+    assert _tree(tmp_path) == before

@@ -12,7 +12,6 @@ import polars as pl
 import pytest
 
 from featstore import FeatstoreError, open_store
-from featstore.command_line import run_command
 from featstore.errors import (
     AddressError,
     AmbiguousSetError,
@@ -21,8 +20,8 @@ from featstore.errors import (
     UnknownSetError,
 )
 from featstore.store import SetSpec, SetWriter, read_thumbnails, remove_set, write_thumbnails
-from headstock.__main__ import cli
 from tests.damage import relog, unseal
+from tests.typed import headstock
 
 Images = tuple[np.ndarray, pl.DataFrame]
 
@@ -217,9 +216,9 @@ def test_a_damaged_set_is_listed_and_can_be_removed(
     mine = str(open_store(store_path).info("birds/image/toy").key)
     for commit in (store_path / mine / "revisions").iterdir():
         commit.unlink()
-    assert run_command(cli, "headstock", ["ls", str(store_path)]) == 4
+    assert headstock("ls", store_path) == 4
     assert f"{mine}" in (said := capsys.readouterr().out)
     assert "damaged: " in said
-    assert run_command(cli, "headstock", ["store", "rm", str(store_path), mine, "--yes"]) == 0
+    assert headstock("store", "rm", store_path, mine, "--yes") == 0
     assert [str(info.key) for info in open_store(store_path).sets()] == [healthy]
     assert len(open_store(store_path).view(healthy)) == 12

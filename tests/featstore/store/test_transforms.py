@@ -82,14 +82,6 @@ def test_only_reused_batches_share_memory(view, shuffled):
     assert view.numpy().all(axis=1).all()
 
 
-def test_paired_batches_pass_reuse_on(store_path, images, make_set, view):
-    key = make_set(store_path, *images, encoder="timm:other")
-    pairs = view.pair_by("class_id", open_store(store_path).view(key))
-    plain = [np.hstack([x, y, w[:, None]]) for x, y, w in pairs.batches(5)]
-    reused = [np.hstack([x, y, w[:, None]]) for x, y, w in pairs.batches(5, reuse=True)]
-    assert_same(np.vstack(reused), np.vstack(plain))
-
-
 @pytest.mark.parametrize("mean", [[1.0, 2.0], [np.nan] * 6, 0.0])
 def test_a_mean_has_one_finite_number_a_dimension(view, mean):
     with pytest.raises(ValueError, match="must be 6 finite numbers"):

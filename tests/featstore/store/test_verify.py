@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from featstore import open_store
-from featstore.command_line import EXIT_VERIFY, run_command
+from featstore.command_line import EXIT_VERIFY
 from featstore.errors import UnknownSetError
 from featstore.share.copy import make_tag
 from featstore.store import (
@@ -25,8 +25,8 @@ from featstore.store import (
 )
 from featstore.store.files import json_bytes
 from featstore.testing import item_table, write_set
-from headstock.__main__ import cli
 from tests.damage import flip, unseal
+from tests.typed import headstock
 
 #: Places of a file at which a bit is flipped; every hash is of whole pieces, so that few will do.
 POSITIONS = 50 if os.environ.get("HEADSTOCK_FAULTS") == "all" else 12
@@ -200,13 +200,6 @@ def test_every_added_file_is_noted(damaged):
             (folder / name).unlink()
 
 
-def test_a_pipe_is_named_and_not_waited_for(damaged):
-    name = next(name for name in _files(damaged) if name.endswith("c/0/0"))
-    (damaged / name).unlink()
-    os.mkfifo(damaged / name)
-    assert _named(damaged) == [name]
-
-
 def test_runs_may_vary(damaged):
     (run,) = (damaged / "birds" / "caption").glob("*/runs/*.json")
     run.write_text("{}")
@@ -261,15 +254,13 @@ def test_an_extraction_under_way_is_noted_not_blamed(damaged, images):
 
 
 def test_the_command_names_the_file_and_exits_4(damaged, capsys):
-    assert run_command(cli, "headstock", ["store", "verify", str(damaged)]) == 0
+    assert headstock("store", "verify", damaged) == 0
     assert "4 sets" in capsys.readouterr().out
     name = next(name for name in _files(damaged) if name.endswith("c/0/0"))
     (damaged / name).write_bytes(b"")
-    assert (
-        run_command(cli, "headstock", ["store", "verify", str(damaged), "--quick"]) == EXIT_VERIFY
-    )
+    assert headstock("store", "verify", damaged, "--quick") == EXIT_VERIFY
     assert capsys.readouterr().out.startswith(f"{name} has 0 bytes, expected ")
-    assert run_command(cli, "headstock", ["store", "verify", str(damaged), "--json"]) == EXIT_VERIFY
+    assert headstock("store", "verify", damaged, "--json") == EXIT_VERIFY
     document = json.loads(capsys.readouterr().out)
     assert document["ok"] is False
     assert [problem["path"] for problem in document["problems"]] == [name]
@@ -331,7 +322,7 @@ def test_what_a_set_states_under_our_convention_is_compared(damaged):
 
 def test_what_is_written_about_a_store_is_told_when_it_changes(damaged):
     card = ["store", "card", str(damaged), "-o", str(damaged)]
-    assert run_command(cli, "headstock", card) == 0
+    assert headstock(*card) == 0
     assert _named(damaged) == []
     for name in ("README.md", "croissant.json"):
         path = damaged / name
@@ -340,7 +331,7 @@ def test_what_is_written_about_a_store_is_told_when_it_changes(damaged):
         assert _named(damaged) == [name]
         path.unlink()
         assert _named(damaged) == [name]
-        assert run_command(cli, "headstock", card) == 0
+        assert headstock(*card) == 0
         assert (path.read_bytes(), _named(damaged)) == (whole, [])
     write_set(damaged, np.eye(2), item_table(["x/0", "x/1"]), dataset="more")
     assert _named(damaged) == []
@@ -357,19 +348,3 @@ def test_thumbnails_under_the_name_of_another_dataset_are_named(damaged):
     dogs.rename(moved[0])
     birds.rename(moved[1])
     assert _named(damaged) == sorted(str(path.relative_to(damaged)) for path in (birds, dogs))
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["junk", "lock.bak", "{folder}/junk", "{folder}/a/b.staged", "w9x-y/claim", "part-x/lock"],
-)
-def test_junk_beside_locks_is_noted(damaged, name):
-    spec = SetSpec("birds", "image", "timm:next", {"name": "next"}, "float32")
-    with SetWriter(damaged, spec, item_table([f"n/{i}" for i in range(5)]), 3) as writer:
-        writer.write_block(0, np.ones((5, 3), np.float32))
-    before = {*_noted(damaged)}
-    staging = writer.directory / ".staging"
-    path = staging / name.format(folder=next(staging.glob("w0*")).name)
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(b"x")
-    assert {*_noted(damaged)} - before == {path.relative_to(damaged).as_posix()}

@@ -64,12 +64,6 @@ def test_the_penalty_holds_good_prototypes_and_lets_bad_ones_go():
     assert accuracy(CLAP().fit(given), test) > accuracy(ZSLP().fit(given), test) - 0.03
 
 
-def test_zs_lp_is_clap_without_its_penalty():
-    given, test = made(2, prototypes=noisy_prototypes())
-    a, b = ZSLP(seed=3).fit(given), CLAP(penalty=False, seed=3).fit(given)
-    assert (a.scores(test[0]) == b.scores(test[0])).all()
-
-
 def test_a_class_without_a_shot_is_held():
     given, _ = made(2, prototypes=noisy_prototypes())
     kept = given.labels != 4

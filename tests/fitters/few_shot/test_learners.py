@@ -1,10 +1,7 @@
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 from sklearn.neighbors import NearestCentroid
 from sklearn.preprocessing import normalize
@@ -13,7 +10,7 @@ from fitters import Pairs
 from fitters.errors import PairsError, SettingError, UnknownMethodError
 from fitters.few_shot.class_moments import ClassMoments
 from fitters.few_shot.cross_modal import CrossModal
-from fitters.few_shot.learner import ClassMeans, Shots, reciprocal_rank, sum_by_class
+from fitters.few_shot.learner import ClassMeans, Shots, reciprocal_rank
 from fitters.few_shot.logistic_probe import LogisticProbe
 from fitters.few_shot.registry import LEARNERS, learner_named
 from fitters.few_shot.ridge_probe import RanPAC, RidgeProbe, _Path, random_relu
@@ -133,20 +130,6 @@ def test_no_shots_are_zero_shot(name):
     assert classifier.facts == {}
 
 
-def test_good_prototypes_help_and_bad_ones_are_weighed_down():
-    def mean_of(prototypes):
-        values = []
-        for seed in range(4):
-            given, test = made(1, prototypes=prototypes, seed=seed)
-            values.append(accuracy(ClassMeans().fit(given), test))
-        return np.mean(values)
-
-    alone, good = mean_of(None), mean_of(noisy_prototypes())
-    bad = mean_of(noisy_prototypes()[np.roll(np.arange(10), 1)])
-    assert good > alone + 0.05
-    assert bad > alone - 0.05
-
-
 def test_ranpac_is_sklearns_ridge_on_the_random_features():
     given, test = made(4, prototypes=noisy_prototypes())
     ours = RanPAC(width=150, penalties=[0.7]).fit(given)
@@ -205,24 +188,6 @@ def test_many_validation_rows_are_looked_at_evenly(rng):
         Shots(x[:0], labels[:0], 8192, texts, x, labels)
 
 
-def test_moments_are_those_of_all_blocks(rng):
-    rows, labels = rng.normal(size=(5000, 3)), rng.integers(4, size=5000)
-    found = ClassMoments.of(rows, labels, 5)
-    np.testing.assert_allclose(found.products, rows.T @ rows)
-    np.testing.assert_allclose(found.sums, np.eye(5)[labels].T @ rows, atol=1e-12)
-    twice = ClassMoments.of(np.tile(rows, (2, 1)), np.tile(labels, 2), 5)
-    np.testing.assert_allclose((found * 2.0).products, twice.products)
-    assert_same((found * 2.0).counts, twice.counts)
-
-
-@given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.integers(0, 30))
-def test_class_sums_are_the_product_with_one_hot_labels(seed, n_classes, n):
-    rng = np.random.default_rng(seed)
-    rows, labels = rng.normal(size=(n, 3)), rng.integers(0, n_classes, n)
-    expected = np.eye(n_classes)[labels].T @ rows
-    np.testing.assert_allclose(sum_by_class(rows, labels, n_classes), expected, atol=1e-12)
-
-
 def test_shots_that_do_not_fit_are_refused():
     x, labels = np.ones((2, 3), np.float32), np.array([0, 1])
     with pytest.raises(PairsError, match="numbers from 0 to 1"):
@@ -260,23 +225,3 @@ def test_the_rank_is_among_classes_that_have_rows():
     # Nothing is of class 2, so that it outranks nobody; a tie counts against.
     assert reciprocal_rank(scores, np.array([0, 1, 1])) == pytest.approx((1 + 1 + 1 / 2) / 3)
     assert reciprocal_rank(scores, np.array([0, 2, 1])) == pytest.approx((1 / 2 + 1 + 1 / 2) / 3)
-
-
-@pytest.mark.parametrize("name", MADE)
-def test_validation_rows_of_few_classes_do_not_make_these_the_answer(name):
-    given, test = made(16, prototypes=noisy_prototypes())
-    kept = given.validation_labels < 2
-    few = Shots(
-        given.x, given.labels, 10, given.prototypes,
-        given.validation_x[kept], given.validation_labels[kept],
-    )  # fmt: skip
-    assert accuracy(MADE[name]().fit(few), test) > 0.8
-
-
-def test_the_document_has_every_learner():
-    text = (Path(__file__).parents[3] / "docs" / "ref" / "few-shot.md").read_text(encoding="utf-8")
-    formulas = text.split("## The learners")[1].split("### Sources")[0]
-    rows = [line.split("`")[1] for line in formulas.splitlines() if line.startswith("| `")]
-    assert rows == list(LEARNERS)
-    measured = text.split("## On real data")[1]
-    assert all(f"| {name} |" in measured or f"| {name}," in measured for name in LEARNERS)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from fitters.few_shot.learner import reciprocal_rank
-from fitters.few_shot.lp_plus_plus import LPPlusPlus, step_sizes
+from fitters.few_shot.lp_plus_plus import LPPlusPlus
 from tests.assertions import assert_close
 from tests.fitters.few_shot.digits import made, noisy_prototypes
 
@@ -56,13 +56,3 @@ def test_the_best_epoch_is_kept_by_validation_rows():
     assert values[epoch - 1] == pytest.approx(max(values), abs=1e-9)
     weight, bias, _ = path[epoch - 1]
     assert_close(ours.scores(test[0]), test[0] @ weight.T + bias, "float32", times=30)
-
-
-def test_steps_are_within_the_bound_of_the_curvature():
-    given, _ = made(4, prototypes=noisy_prototypes())
-    rate, alpha_rate = step_sizes(given)
-    singular = np.linalg.svd(given.x.astype(np.float64), compute_uv=False)[0]
-    assert rate == pytest.approx(4 * 40 / singular**2, rel=1e-5)
-    assert alpha_rate > 0
-    alone, _ = made(4)
-    assert step_sizes(alone)[1] == 0

@@ -12,7 +12,6 @@ from fitters.few_shot.proker import (
     ReHARK,
     Setting,
     _Problem,
-    _whole_classes,
     left_out_scores,
 )
 from tests.assertions import assert_close, assert_same
@@ -101,16 +100,6 @@ def test_the_factor_of_a_mixed_prior_is_that_of_rows_it_was_made_without():
     assert _Problem(x, labels, texts, 10, 0.4).scale == pytest.approx(expected)
 
 
-def test_a_class_of_one_shot_is_never_left_out():
-    shots, _ = made(3, prototypes=noisy_prototypes())
-    kept = (shots.labels != 4) | (np.cumsum(shots.labels == 4) == 1)
-    problem = _Problem(
-        shots.x[kept].astype(float), shots.labels[kept], shots.prototypes.astype(float), 10, 0.0
-    )
-    held = np.concatenate(problem.folds)
-    assert sorted(held) == np.flatnonzero(problem.labels != 4).tolist()
-
-
 def test_the_setting_has_the_least_loss_within_one_standard_error():
     shots, _ = made(4, prototypes=noisy_prototypes(noise=0.3))
     x, texts, labels = shots.x.astype(np.float64), shots.prototypes.astype(float), shots.labels
@@ -182,19 +171,6 @@ def test_rehark_with_nothing_added_is_proker():
     scale = _Problem(x, shots.labels, texts, 10, 0.25).scale
     expected = refitted(x, shots.labels, texts, 10, setting, scale, query, to="prior")
     assert_close(added.scores(test[0]), expected, "float32", times=20)
-
-
-def test_many_shots_are_chosen_on_whole_classes(monkeypatch):
-    shots, test = made(16, prototypes=noisy_prototypes(noise=0.3))
-    x, labels, texts = _whole_classes(shots.x, shots.labels, shots.prototypes, 10, 50)
-    assert np.bincount(labels).tolist() == [16, 16, 16]
-    for number, c in enumerate((0, 3, 6)):
-        assert_same(x[labels == number], shots.x[shots.labels == c])
-        assert_same(texts[number], shots.prototypes[c])
-    monkeypatch.setattr("fitters.few_shot.proker._CHOSEN_ON", 100)
-    found = ProKeR().fit(shots)
-    assert found.facts["folds"] == 96
-    assert accuracy(found, test) > 0.85
 
 
 def test_blocks_of_many_rows_are_the_whole(monkeypatch):

@@ -10,10 +10,9 @@ from fitters.few_shot.tip_adapter import (
     Cache,
     TipAdapter,
     TipAdapterF,
-    TipClassifier,
     column_values,
 )
-from tests.assertions import assert_close, assert_same
+from tests.assertions import assert_close
 from tests.fitters.few_shot.digits import accuracy, made, noisy_prototypes, with_views
 
 
@@ -152,15 +151,6 @@ def test_a_column_is_worth_what_a_loop_over_all_pairs_says():
             pairs += 1
     expected = 0.3 * rows[:3].var(axis=0, ddof=1) - 0.7 * shared / pairs
     np.testing.assert_allclose(column_values(few), expected, atol=1e-12)
-
-
-def test_ape_on_all_columns_with_equal_keys_is_tip_adapter():
-    given, test = made(4, prototypes=noisy_prototypes(noise=0.3))
-    ours = APE(shares=[1.0], gamma=0.0, alphas=[2.0], betas=[4.0], scale=30.0).fit(given)
-    theirs = TipClassifier(Cache(given.x, given.labels, 10), given.prototypes, 30.0, 2.0, 4.0)
-    assert_same(ours.scores(test[0]), theirs.scores(test[0]))
-    near = test[0] @ given.x.T
-    assert_close(ours.scores(test[0], near), theirs.scores(test[0]), "float32")
 
 
 def test_ape_is_a_loop_over_its_columns_and_keys():

@@ -1,7 +1,5 @@
 """The tiny open_clip model with random weights, as the prompt learners take it."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Batches: every row once an epoch, in memory or by chunks, and shares kept."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from hypothesis import given
@@ -34,14 +32,6 @@ def test_an_epoch_has_every_row_once_however_it_is_read(n, m, size, chunked):
     assert sorted(x[:, 0].tolist()) == list(range(n + m))
     assert torch.equal(x[:, :1], -torch.cat([batch.y for batch in found]))
     assert torch.equal(x[:, 0].long(), torch.cat([batch.groups for batch in found]))
-
-
-def test_epochs_differ_and_a_seed_does_not():
-    stream, draws = Stream([rows(50)]), generator(5)
-    one, two = ([b.x[:, 0].tolist() for b in stream.epoch(8, draws)] for _ in range(2))
-    assert one != two
-    again = [b.x[:, 0].tolist() for b in Stream([rows(50)]).epoch(8, generator(5))]
-    assert one == again
 
 
 def test_chunks_of_all_sources_are_mixed():

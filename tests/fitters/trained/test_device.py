@@ -22,11 +22,12 @@ from fitters.trained.base import gains_from_bf16, resolve, training_device
 from fitters.trained.mlp import MLPAligner
 from fitters.trained.modules import Dropout, FeatureDropout
 from fitters.trained.presets import PRESETS, preset
-from fitters.trained.training import Batch, Generators
+from fitters.trained.training import Batch
 from tests.featstore.encoders.open_clip_models import known_to_open_clip
 from tests.fitters.few_shot.tiny_tower import tiny_tower
 
-CPU, META = torch.device("cpu"), torch.device("meta")
+
+META = torch.device("meta")
 
 
 def _cases() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -71,17 +72,6 @@ def test_prompts_stay_on_their_device(per_image, tmp_path):
     assert (logits.device.type, tuple(logits.shape)) == ("meta", (4, 2))
 
 
-def test_a_tower_is_moved_whole(tmp_path):
-    with known_to_open_clip(tmp_path):
-        tower = tiny_tower()
-    before = {name: value.clone() for name, value in tower.parameters().items()}
-    assert tower.to(CPU) is tower
-    assert all(torch.equal(before[name], value) for name, value in tower.parameters().items())
-    assert {value.device.type for value in tower.to(META).parameters().values()} == {"meta"}
-    assert tower._mask.device.type == "meta"
-    assert tower.embed(torch.tensor([[tower.start, tower.end]])).device.type == "meta"
-
-
 def test_which_device(monkeypatch):
     assert training_device("cpu").type == "cpu"
     for best in ("cpu", "mps"):  # whose float64 the sums of a training lack
@@ -103,18 +93,3 @@ def test_a_device_is_no_setting():
     assert "device" not in {leaf.name for leaf in LEAVES}
     assert METHODS["sail"].takes("device")
     assert not METHODS["ridge"].takes("device")
-
-
-def test_auto_without_a_gpu_gives_the_bytes_of_the_cpu(monkeypatch):
-    monkeypatch.setattr(base, "best_device", lambda: "cpu")
-    rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(24, 6)), rng.normal(size=(24, 5))
-    maps = [
-        MLPAligner(loss="infonce", epochs=2, batch_size=8, seed=3).fit(x, y, **how)
-        for how in ({}, {"device": "auto"}, {"device": "cpu"})
-    ]
-    rows = [one.project_y(y) for one in maps]
-    assert rows[0].tobytes() == rows[1].tobytes() == rows[2].tobytes()
-    for name in ("first", "order", "masks"):
-        ours = getattr(Generators.of(3), name).get_state()
-        assert torch.equal(ours, getattr(Generators.of(3, CPU), name).get_state())

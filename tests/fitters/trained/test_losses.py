@@ -1,7 +1,5 @@
 """Losses: by hand, against open_clip, torch and scipy, and their gradients by differences."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,28 +1,21 @@
 """The presets through the recipe, a store, files and the command line."""
 
-from __future__ import annotations
-
 import json
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from sklearn.base import clone
 
 from featstore import open_store
 from featstore.command_line import run_command
-from fitters import METHODS, PRESETS, ICISAligner, Pairs, Preparation, fit, load, preset
+from fitters import METHODS, PRESETS, ICISAligner, Pairs, fit, load, preset
 from fitters.errors import SettingError, UnknownMethodError
-from fitters.from_store import PairedRows, project_view, training_sources
+from fitters.from_store import project_view
 from fitters.jobs import fit_from_store
 from fitters.moments.transform import normalize_rows
 from fitters.saved import fitted_arrays
 from fitters.settings import FitRequest, TrainingOptions
-from fitters.trained import training
 from headstock.__main__ import cli
 from tests.assertions import assert_same
 from tests.fitters.toy_store import HEAD, NAMES, X, Y
@@ -67,8 +60,7 @@ def test_a_preset_is_one_line_and_a_method(name, make_world, tmp_path):
     assert again.facts == alignment.facts
     assert again.aligner.get_params() == alignment.aligner.get_params()
     other = save_alignment(
-        tmp_path / "b",
-        fit(name, prototypes=head, real=real, training=FEW, rng=rng_of()),
+        tmp_path / "b", fit(name, prototypes=head, real=real, training=FEW, rng=rng_of())
     )
     for file in path.iterdir():
         assert file.read_bytes() == (other / file.name).read_bytes()
@@ -121,15 +113,6 @@ def test_icis_reads_the_bias_of_the_head(make_world, rng):
     assert alignment.project_x(real.x).shape == alignment.project_y(real.y).shape == (real.n, 9)
     plain = fit("icis", prototypes=head, training=FEW, rng=rng_of())
     assert plain.aligner.n_features_in_ == 8
-
-
-def test_the_document_has_every_preset_and_its_differences():
-    text = (Path(__file__).parents[3] / "docs" / "ref" / "methods.md").read_text(encoding="utf-8")
-    text = text.partition("## Trained by")[2]
-    rows = [line.split("`")[1] for line in text.splitlines() if line.startswith("| `")]
-    assert rows == list(PRESETS)
-    for name in PRESETS:
-        assert f"**{name}**" in text
 
 
 def test_epochs_of_the_paper_go_by_the_head():
@@ -195,28 +178,6 @@ def test_a_store_gives_what_its_arrays_give(store_path, more, monkeypatch):
     assert found.facts["image_centre"] == centre
 
 
-def test_rows_of_a_store_are_read_by_chunks(store_path, monkeypatch):
-    store = open_store(store_path)
-    pool = store.view(X).where(split="train")
-    paired = pool.pair_by("parent_id", store.view(Y))
-    sources = training_sources(pool, paired, None, None, how=Preparation())
-    read = []
-    original = PairedRows.read
-
-    def spied(rows, start, stop):
-        read.append((start, stop))
-        return original(rows, start, stop)
-
-    monkeypatch.setattr(PairedRows, "read", spied)
-    stream = training.Stream([sources.real], resident_bytes=0, chunk_rows=8)
-    rows = list(stream.epoch(10, torch.Generator().manual_seed(0)))
-    assert sorted(read) == [(0, 8), (8, 16), (16, 24), (24, 30)]
-    assert sum(len(batch) for batch in rows) == 30
-    half = sources.real.take(np.arange(0, 30, 2))
-    assert_same(half.read(0, 15)[0], original(sources.real, 0, 30)[0][::2])
-    assert half.fingerprint != sources.real.fingerprint
-
-
 def _fit(store, out, *more, method="paper-mlp"):
     words = ["fit", method, "--store", store, "--images", X, "--head", HEAD, "--head-names", NAMES,
              "-o", out]  # fmt: skip
@@ -256,34 +217,3 @@ def test_the_command_trains_resumes_and_cleans_up(store_path, tmp_path, capsys, 
     ]:
         assert _fit(store_path, tmp_path / "no", "-s", word, method=method) == 2
         assert said in capsys.readouterr().err
-
-
-WITHOUT_TORCH = """
-import sys
-class Missing:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "torch":
-            raise ModuleNotFoundError(name, name=name)
-sys.meta_path.insert(0, Missing())
-import numpy as np, fitters
-found = fitters.load(sys.argv[1])
-assert found.facts["method"] == "paper-mlp"
-assert fitters.MLPAligner().get_params()["architecture"] == "paper"
-fitters.fit("ridge", real=fitters.Pairs(np.eye(4), np.eye(4)), penalty=1.0, mix=1.0,
-                      rng=np.random.default_rng(0))
-assert found.project_x(np.eye(8)).shape == (8, 8)
-try:
-    found.project_y(np.eye(6))
-except ImportError as err:
-    print(err)
-"""
-
-
-def test_only_training_and_projecting_need_torch(make_world, tmp_path):
-    head, _ = make_world(p=8, q=6)
-    path = save_alignment(
-        tmp_path / "a", fit("paper-mlp", prototypes=head, training=FEW, rng=rng_of())
-    )
-    command = [sys.executable, "-c", WITHOUT_TORCH, str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "pip install 'torch>=2.6' 'timm>=1.0.17'" in done.stdout

@@ -1,7 +1,5 @@
 """The learning rate, against torch's scheduler and by hand."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -5,8 +5,6 @@ is none, its paper), with the weights of the preset's heads put in. Only differe
 `Preset.differs` lists are left out.
 """
 
-from __future__ import annotations
-
 import math
 
 import pytest

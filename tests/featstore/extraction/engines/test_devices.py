@@ -97,20 +97,6 @@ def test_what_a_process_raises_is_raised_here(pictures, choices, tmp_path):
         extract_on_devices(job(pictures, choices[:1], store, settled(max_failures=0)), "cpu")
 
 
-def test_what_raises_on_one_device_is_done_on_another_and_the_store_is_the_same(
-    pictures, fickle, tmp_path, caplog
-):
-    encoders, alone, store = [fickle("cpu:1")], tmp_path / "alone", tmp_path / "store"
-    extract_many(pictures, kind="image", encoders=encoders, store=alone, config=settled())
-    with caplog.at_level(logging.WARNING):
-        (done,) = extract_on_devices(job(pictures, encoders, store, settled()), "cpu:0,cpu:1")
-    said = "Worker 1 on cpu:1 raised RuntimeError: CUDA error: an illegal memory access"
-    assert said in caplog.text
-    assert "is tried once more, elsewhere." in caplog.text
-    assert (done.new + done.reused, done.failed) == (IMAGES - 1, 1)
-    assert lasting(store) == lasting(alone)
-
-
 def test_what_raises_on_two_devices_ends_the_job_and_what_is_done_is_kept(
     pictures, fickle, tmp_path, journalled
 ):

@@ -18,19 +18,14 @@ import pytest
 
 import featstore
 from featstore import EncoderSpec, ExtractResult, Manifest
-from featstore.command_line import run_command
 from featstore.errors import EncoderError, ManifestError, TooManyFailuresError
-from featstore.extraction import ranks, targets
 from featstore.extraction.ranks import Rank, extract_rank, local_device, rank_of
 from featstore.extraction.targets import Job, Target
-from featstore.extraction.workers import gather, open_on, run_part, settle
-from featstore.manifest import paths, read_manifest
-from featstore.store import tables
-from featstore.store.layout import SetSpec
+from featstore.manifest import read_manifest
 from featstore.testing import toy_manifest
-from headstock.__main__ import cli
 from tests.damage import lasting
 from tests.featstore.extraction.engines.conftest import IMAGES, settled
+from tests.typed import headstock
 
 
 def _rank(
@@ -132,21 +127,6 @@ def _only_log(store: Path) -> dict[str, bytes]:
     return {"log.json": (store / "log.json").read_bytes()}
 
 
-@pytest.mark.usefixtures("torch_threads")
-def test_a_rank_takes_its_share_of_the_cores_and_no_more_threads_than_torch_has(
-    pictures, choices, tmp_path, monkeypatch
-):
-    opened = []
-    open_job = Job.open
-    monkeypatch.setattr(Job, "open", lambda job: opened.append(open_job(job)) or opened[-1])
-    taken = []
-    for cores in (64, 2):  # torch has three threads
-        monkeypatch.setattr(ranks, "available_cores", lambda cores=cores: cores)
-        _rank(pictures, choices[:1], tmp_path / f"{cores}", 11, 12, threads=None, jobs=None)
-        taken.append((opened[-1].workers, opened[-1].threads))
-    assert taken == [(64, 3), (2, 2)]
-
-
 def test_failures_are_counted_over_all_ranks(pictures, choices, tmp_path):
     store = tmp_path / "store"
     for rank in (0, 2):
@@ -156,24 +136,6 @@ def test_failures_are_counted_over_all_ranks(pictures, choices, tmp_path):
     assert not featstore.open_store(store).sets()
     _rank(pictures, choices[:1], store, 1, 3)
     assert featstore.open_store(store).sets()[0].commit.n_failed == 1
-
-
-def test_each_file_is_looked_for_by_the_rank_that_reads_it(
-    pictures, choices, tmp_path, monkeypatch
-):
-    looked: list[str] = []
-    fault = paths._file_fault
-
-    def look(root: Path, uri: str, folders: dict[str, Path | None]) -> str | None:
-        looked.append(uri)
-        return fault(root, uri, folders)
-
-    monkeypatch.setattr(paths, "_file_fault", look)
-    root: Any = pictures.root
-    for rank in range(3):
-        _rank(root, choices[:1], tmp_path / "store", rank, 3)
-    pictures_looked_for = [uri for uri in looked if uri.startswith("images/")]
-    assert sorted(pictures_looked_for) == sorted(pictures.items("image")["uri"])
 
 
 def test_a_link_out_of_the_root_is_refused_by_the_rank_that_would_follow_it(choices, tmp_path):
@@ -191,31 +153,6 @@ def test_a_link_out_of_the_root_is_refused_by_the_rank_that_would_follow_it(choi
         _rank(root, choices[:1], tmp_path / "store", 0, 1)
 
 
-def test_what_follows_from_the_items_is_made_once_for_all_parts(
-    pictures, choices, tmp_path, monkeypatch
-):
-    made: list[int] = []
-    write = tables.table_bytes
-    monkeypatch.setattr(
-        tables, "table_bytes", lambda table, **how: made.append(table.height) or write(table, **how)
-    )
-    searched: list[str] = []
-    find = targets.find_known_rows
-
-    def search(root: Path, spec: SetSpec, *others: Any) -> targets.KnownRows | None:
-        searched.append(spec.set_id)
-        return find(root, spec, *others)
-
-    monkeypatch.setattr(targets, "find_known_rows", search)
-    job = open_on(Job(pictures, "image", choices, tmp_path / "store", settled()), "cpu")
-    pinned, *_ = settle(job)
-    for part in range(4):
-        assert [one.blocks_left for one in run_part(job, part, 4, pinned)] == [0, 0]
-    assert [one.failed for one in gather(job, pinned)] == [1, 1]
-    assert made == [IMAGES]
-    assert sorted(searched) == sorted(pinned)
-
-
 def test_the_command_says_what_is_left(pictures, choices, tmp_path, capsys, monkeypatch):
     store = tmp_path / "store"
     for name in ("RANK", "WORLD_SIZE", "SLURM_ARRAY_TASK_ID"):
@@ -229,11 +166,11 @@ def test_the_command_says_what_is_left(pictures, choices, tmp_path, capsys, monk
     for rank in "10":
         monkeypatch.setenv("SLURM_PROCID", rank)
         # One block of all 43 rows: rank 0 has it, and rank 1 has nothing to do.
-        assert run_command(cli, "headstock", command) == (0 if rank == "1" else 3)
+        assert headstock(*command) == (0 if rank == "1" else 3)
     shown = capsys.readouterr()
     assert "rank 1 of 2 is done; 1 blocks of p/image/timm.test_vit" in shown.err
     assert "42 new, 1 failed" in shown.out
-    assert run_command(cli, "headstock", [*command, "--device", "cpu,cpu"]) == 2
+    assert headstock(*command, "--device", "cpu,cpu") == 2
     assert "A shard is one process" in capsys.readouterr().err
 
 

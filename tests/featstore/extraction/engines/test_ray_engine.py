@@ -12,13 +12,10 @@ from typing import Any
 import pytest
 
 from featstore import extract_many
-from featstore.command_line import run_command
-from featstore.errors import EncoderError
 from featstore.extraction import ray_engine, workers
 from featstore.extraction.progress import BlockDone, Progress
 from featstore.extraction.ray_engine import RayActor, extract_on_ray
 from featstore.extraction.targets import Job
-from headstock.__main__ import cli
 from tests.damage import lasting
 from tests.featstore.extraction.engines.conftest import IMAGES, settled
 
@@ -92,18 +89,3 @@ def test_an_actor_that_raises_is_made_good_and_each_process_reads_the_request_on
     # Of ten tasks in two actors, of which one may have been started again.
     readers = (tmp_path / "reads").read_text().split()
     assert len(readers) == len(set(readers)) in (2, 3)
-
-
-@pytest.mark.usefixtures("ray_cluster")
-def test_what_an_actor_raises_is_said_by_the_command_and_a_gpu_is_not_waited_for(
-    pictures, choices, tmp_path, capsys
-):
-    command = [
-        "extract", str(pictures.root), "--kind", "image", "--encoder", str(choices[0].encoder),
-        "--weights", str(choices[0].weights), "--store", str(tmp_path / "store"), "--log", "none",
-        "--engine", "ray", "--device", "cpu", "-s", "timeout=0", "--max-failures", "0",
-    ]  # fmt: skip
-    assert run_command(cli, "headstock", command) == 1
-    assert re.search("1 of 43 items .* at most 0 may", capsys.readouterr().err)
-    with pytest.raises(EncoderError, match="has 0 GPUs; at least one asked for"):
-        extract_on_ray(Job(pictures, "image", choices, tmp_path / "s", settled()))
