@@ -7,6 +7,7 @@ mean, among the hubs of the index.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
@@ -149,7 +150,8 @@ def space_maps(
     old, new = old - mean_x, new - mean_y
     if not (np.any(old) and np.any(new)):
         raise PairsError(f"All {len(x):,} rows of one side are the same: there is nothing to map.")
-    solve = _SOLVERS[kind](old, new, rng)
+    # The two settings of a penalty, matched and not, are asked for one after the other.
+    solve = functools.lru_cache(1)(_SOLVERS[kind](old, new, rng))
     span = float(np.linalg.norm(new))
 
     def make(setting: Setting) -> SpaceMap:
@@ -184,8 +186,8 @@ def _ridge(old: Matrix, new: Matrix, _: np.random.Generator) -> Callable[[float]
 
 
 def _rotation(old: Matrix, new: Matrix, _: np.random.Generator) -> Callable[[float], _Solved]:
-    left, values, right = np.linalg.svd(old.T @ new, full_matrices=False)
-    turned = left @ right * (values.sum() / np.einsum("np,np->", old, old))
+    left, values, right = _leading(old, new)
+    turned = left @ right * (values.sum() / np.square(old).sum())
     spectrum, unit = Spectrum.of_rows(old, new - old @ turned), _unit_of(old)
 
     def solve(penalty: float) -> _Solved:
@@ -193,6 +195,16 @@ def _rotation(old: Matrix, new: Matrix, _: np.random.Generator) -> Callable[[flo
         return coef, old @ coef, _linear
 
     return solve
+
+
+def _leading(old: Matrix, new: Matrix) -> tuple[Matrix, Matrix, Matrix]:
+    """Return the singular value decomposition of oldᵀ new; of few rows by that of their factors."""
+    if len(old) >= min(old.shape[1], new.shape[1]):
+        left, values, right = np.linalg.svd(old.T @ new, full_matrices=False)
+        return left, values, right
+    (one, a), (two, b) = (np.linalg.qr(rows.T) for rows in (old, new))
+    left, values, right = np.linalg.svd(a @ b.T)
+    return one @ left, values, right @ two.T
 
 
 def _diagonal(old: Matrix, new: Matrix, _: np.random.Generator) -> Callable[[float], _Solved]:
@@ -212,7 +224,7 @@ def _diagonal(old: Matrix, new: Matrix, _: np.random.Generator) -> Callable[[flo
 def _kernel(old: Matrix, new: Matrix, rng: np.random.Generator) -> Callable[[float], _Solved]:
     places = choose_landmarks(old, min(LANDMARKS, len(old)), rng)
     # The mean squared distance of two rows, so that a width is a fact of the rows.
-    gamma = 1.0 / (2.0 * float(np.einsum("np,np->", old, old)) / len(old))
+    gamma = 1.0 / (2.0 * float(np.square(old).sum()) / len(old))
     features = NystroemMap.of_landmarks(old[places], gamma)
     mapped = features.apply(old)
     centre = mapped.mean(axis=0)

@@ -68,8 +68,9 @@ def test_a_diagonal_map_is_one_regression_a_column():
         space_maps(*pairs(), "diagonal", np.random.default_rng(0))
 
 
-def test_a_rotation_is_procrustes_and_then_ridge_on_what_it_leaves():
-    x, _ = pairs()
+@pytest.mark.parametrize("n", [80, 5])  # decomposed as it is, and by the factors of few rows
+def test_a_rotation_is_procrustes_and_then_ridge_on_what_it_leaves(n):
+    x, _ = pairs(n)
     y = x @ np.linalg.qr(np.random.default_rng(2).standard_normal((6, 6)))[0] * 2
     y += np.random.default_rng(3).standard_normal(y.shape)
     made = space_maps(x, y, "rotation", np.random.default_rng(0))(Setting("rotation", 0.3, False))
@@ -166,7 +167,8 @@ def test_a_vector_and_an_array_to_write_into_are_taken():
 def _changed(data, change):
     """Return the file with its arrays, or its facts, changed and everything else sound."""
     arrays = load(data)
-    facts = json.loads(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["headstock"])
+    head = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    facts = json.loads(head["__metadata__"]["headstock"])
     change(arrays, facts)
     return save(arrays, {"headstock": json.dumps(facts)})
 
