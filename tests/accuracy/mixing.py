@@ -64,23 +64,6 @@ def mixing(bench: Bench) -> Iterator[str]:
             ]
         rows.append([str(k), label, *percent(scores), *gaps])
     yield from table(["K", "fit", *TOP, "over the better, top-1", "top-10"], rows)
-    yield from ("### The same with captions", "")
-    yield (
-        "The default minus the better of *head alone* and *real alone*; captions count as found if "
-        "they are of the image's class, and images likewise."
-    )
-    yield ""
-    rows = []
-    for k in N_PAIRS:
-        for direction in dict.fromkeys(key[2] for key in fits if key[2] != "image→name"):
-            head, real = fits[0, "head alone", direction], fits[k, "real alone", direction]
-            found = fits[k, DEFAULT, direction]
-            cells = [
-                gap(found, _better(head, real, m), m, overlap=k / pool)
-                for m in ("R@1", "R@5", "R@10")
-            ]
-            rows.append([str(k), direction, *cells])
-    yield from table(["K", "direction", "R@1", "R@5", "R@10"], rows)
 
 
 def ridge_mixing(bench: Bench) -> Iterator[str]:
