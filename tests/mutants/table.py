@@ -245,6 +245,28 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             'kept = ~seen if options.classes == "seen" else seen',
             ('tests/bench/test_zero_shot.py::test_seen_classes_leave_the_images_and_the_gallery',)),
     ),
+    "bridges": (
+        Mutant(
+            'An item is no witness of its own profile.', 'bench/spaces.py',
+            '    others[anchors, np.arange(len(anchors))] = False', '    pass',
+            ('tests/bench/test_spaces.py::test_a_profile_is_a_correlation_without_the_item_itself',)),
+        Mutant(
+            'A query is not its own neighbour.', 'bench/bridge.py',
+            '    np.fill_diagonal(scores, -np.inf)', '    pass',
+            ('tests/bench/test_bridge.py::test_what_is_kept_is_counted_query_by_query',), quick=True),
+        Mutant(
+            'Both halves of a draw are of one pool.', 'bench/bridge.py',
+            '    overlap = n_pairs / len(x)', '    overlap = 0.0',
+            ('tests/bench/test_bridge.py::test_the_interval_is_of_draws_and_items',)),
+        Mutant(
+            'The gate is held by the lower end of the interval.', 'bench/bridge.py',
+            'self.own.interval()[0] >= self.gate', 'self.own.mean >= self.gate',
+            ('tests/bench/test_bridge.py::test_the_gate_is_the_lower_end',)),
+        Mutant(
+            'An adapter that maps otherwise than it did is refused.', 'fitters/adapter.py',
+            '            if not off <= _CLOSE', '            if False and not off <= _CLOSE',
+            ('tests/fitters/test_space_maps.py::test_what_was_changed_is_refused',)),
+    ),
     "leaks": (
         Mutant(
             'Centred rows with fewer rows than columns tell which was left out.',
