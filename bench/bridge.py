@@ -12,18 +12,20 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from bench.errors import ProtocolError
-from bench.options import FEWEST_PAIRS, BridgeConfig
+from bench.options import FEWEST_PAIRS, BridgeConfig, BridgeSettings
 from bench.spaces import ENOUGH, Relation, relate
 from bench.statistics import DrawSums, Estimate, two_term
 from featstore.errors import MisalignedItemsError, UnknownColumnError, listed, unknown_name
+from featstore.interop.reading import view_of
 from featstore.matrices import Rows, matrix
+from featstore.options import take_options
 from featstore.store.tables import join_ids
 from featstore.store.view import Selection
 from fitters.adapter import GOLDEN, Adapter
@@ -176,14 +178,16 @@ def percent(found: Estimate) -> str:
     return f"{100 * found.mean:.1f} % [{low:.1f}, {high:.1f}]"
 
 
-def bridge(old: Rows, new: Rows, config: BridgeConfig | None = None) -> Bridge:
+def bridge(old: Rows | Path, new: Rows | Path, **settings: Unpack[BridgeSettings]) -> Bridge:
     """Map the rows of an old encoder to those of a new one, and measure what a search keeps.
 
     Parameters
     ----------
-    old, new : view, or Rows of shape (n, p), (n, q)
-        Views are joined by the ids of their items; of arrays, row i of both is one item.
-    config : BridgeConfig
+    old, new : view, Path or Rows of shape (n, p), (n, q)
+        Views and files (`featstore.interop.reading.view_of`) are joined by the ids of their items;
+        of arrays, row i of both is one item.
+    **settings
+        Fields of `bench.options.BridgeConfig`.
 
     Raises
     ------
@@ -198,12 +202,13 @@ def bridge(old: Rows, new: Rows, config: BridgeConfig | None = None) -> Bridge:
     --------
     >>> rng = np.random.default_rng(0)
     >>> old = rng.standard_normal((200, 8))
-    >>> found = bridge(old, old @ rng.standard_normal((8, 12)), BridgeConfig(seeds=range(5)))
+    >>> found = bridge(old, old @ rng.standard_normal((8, 12)), seeds=range(5))
     >>> found.relation.verdict, round(found.own.mean, 2)
     ('related', 1.0)
     """
-    config = config or BridgeConfig()
-    x, y, items, spaces = _joined(old, new)
+    (own,) = take_options(settings, BridgeConfig, of="bridge")
+    config = BridgeConfig(**own)
+    x, y, items, spaces = _joined(*(_read(rows) for rows in (old, new)))
     groups = _groups(items, config.group)
     rng = np.random.default_rng([len(x), min(config.seeds)])
     relation = relate(x, y, rng)
@@ -233,6 +238,10 @@ def bridge(old: Rows, new: Rows, config: BridgeConfig | None = None) -> Bridge:
         Adapter(made, _is_unit(y), x[:GOLDEN].astype(np.float32)),
     )  # fmt: skip
     return replace(result, adapter=replace(result.adapter, facts=_facts(result, setting, spaces)))
+
+
+def _read(rows: Rows | Path) -> Rows:
+    return view_of(Path(rows)) if isinstance(rows, str | Path) else rows
 
 
 def _joined(old: Rows, new: Rows) -> tuple[Matrix, Matrix, pl.DataFrame, list[str]]:

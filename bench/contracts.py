@@ -31,7 +31,7 @@ from featstore.errors import ContractError, FeatstoreError, PluginError, lookup
 from featstore.options import plain_settings
 from featstore.plugins import registry_of
 from fitters.aligners.base import params_of, stacked, takes_weights
-from fitters.alignment import Alignment, fit, load
+from fitters.alignment import Alignment, fit
 from fitters.few_shot.learner import Learner, Shots
 from fitters.few_shot.registry import LEARNERS, learner_named
 from fitters.methods import Method, method_named
@@ -362,7 +362,7 @@ class AlignerContract(Contract):
         """Give the same projections when it was saved and read."""
         made = self._alignment(self._world[0])
         with tempfile.TemporaryDirectory() as folder:
-            again = load(made.save(Path(folder) / "a"))
+            again = Alignment.read(made.save(Path(folder) / "a"))
         equal(self._raw_scores(again), self._raw_scores(made), "Keep what is fitted in attributes "
               "that end in _: arrays of floats, and numbers.")  # fmt: skip
 

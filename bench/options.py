@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
-from typing import Any, Literal, TypeAlias, get_type_hints
+from typing import Any, Literal, TypeAlias, TypedDict, get_type_hints
 
 from bench.errors import ProtocolError
 from bench.metrics.summary import OWN_METRICS, Metric, check_own_metrics
@@ -297,13 +297,23 @@ def options_of(task: str, values: Mapping[str, Any]) -> Options:
 ENOUGH_DRAWS, FEWEST_PAIRS = 5, 25
 
 
+class BridgeSettings(TypedDict, total=False):
+    """Settings of `headstock.bridge`: those of `BridgeConfig`."""
+
+    seeds: Collection[int]
+    gate: float | None
+    n_pairs: int | None
+    methods: tuple[Literal["ridge", "diagonal", "rotation", "kernel"], ...]
+    group: str | None
+
+
 @dataclass(frozen=True)
 class BridgeConfig:
     """How a bridge is measured.
 
     Attributes
     ----------
-    seeds : tuple of int
+    seeds : collection of int
         One draw of pairs and held-out items each.
     gate : float, optional
         The share of the ten nearest that must be kept.
@@ -315,7 +325,7 @@ class BridgeConfig:
         A column of the items; the group of which least is kept is named.
     """
 
-    seeds: tuple[int, ...] = tuple(range(10))
+    seeds: Collection[int] = tuple(range(10))
     gate: float | None = option(
         None,
         help="Exit with 5 unless the lower end of the 95 % interval of what is kept reaches this "

@@ -22,6 +22,7 @@ from sklearn.utils.validation import (
 
 from featstore.cards import Card, Shown
 from featstore.matrices import matrix, numbers, readable, table_of, vector_column
+from fitters.adapter import Adapter
 from fitters.aligners.base import Projection, fit_on
 from fitters.errors import PairsError, SettingError
 from fitters.methods import method_named, needs_rows
@@ -164,6 +165,26 @@ class Alignment(Shown, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         made = cls((facts or {}).get("method", getattr(aligner, "method", "ridge")))
         made.x, made.y, made.aligner, made.facts = x, y, aligner, {} if facts is None else facts
         return made
+
+    @classmethod
+    def read(cls, path: Path | str) -> Alignment:
+        """Read an alignment that `save` wrote. No code of it is run.
+
+        Raises
+        ------
+        MissingAlignmentError
+            If there is none at `path`.
+        CorruptAlignmentError
+            If a file is missing, or is not what was written; the message names the file and the
+            field.
+
+        Examples
+        --------
+        >>> made = Alignment(penalty=0.3).fit(np.eye(6), np.eye(6))
+        >>> Alignment.read(made.save("aligners/ridge")).facts["choice"]
+        {'penalty': 0.3}
+        """
+        return cls.of(*read_parts(path))
 
     @property
     def config(self) -> FitConfig:
@@ -357,23 +378,15 @@ class Alignment(Shown, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         )
 
 
-def load(path: Path | str) -> Alignment:
-    """Read an alignment that `Alignment.save` wrote. No code of it is run.
+def load(path: Path | str) -> Alignment | Adapter:
+    """Read an alignment, which is a folder, or the file of an adapter. No code of it is run.
 
     Raises
     ------
-    MissingAlignmentError
-        If there is none at `path`.
-    CorruptAlignmentError
-        If a file is missing, or is not what was written; the message names the file and the field.
-
-    Examples
-    --------
-    >>> made = Alignment(penalty=0.3).fit(np.eye(6), np.eye(6))
-    >>> load(made.save("aligners/ridge")).facts["choice"]
-    {'penalty': 0.3}
+    MissingAlignmentError, CorruptAlignmentError
+        As of `Alignment.read` and `fitters.adapter.Adapter.read`.
     """
-    return Alignment.of(*read_parts(path))
+    return Adapter.read(Path(path)) if Path(path).is_file() else Alignment.read(path)
 
 
 def _one_hot(y: Any, classes: Any) -> Rows:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bench.bridge import bridge
     from bench.evaluated import Results
     from bench.evaluation import evaluate
     from bench.statistics import compare
@@ -45,6 +46,7 @@ __all__ = [
     "Pairs",
     "Results",
     "__version__",
+    "bridge",
     "compare",
     "encode",
     "evaluate",
@@ -88,6 +90,7 @@ import_siblings()
 _named, __dir__ = import_module("featstore.errors").lazily(
     __name__,
     {
+        "bench.bridge": "bridge",
         "bench.evaluated": "Results",
         "bench.evaluation": "evaluate",
         "bench.statistics": "compare",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from featstore.errors import lazily
 
 if TYPE_CHECKING:
+    from bench.bridge import Bridge
     from bench.evaluation import RunSettings
     from bench.runs import Run, Source
     from bench.statistics import Estimate as Interval
@@ -18,11 +19,14 @@ if TYPE_CHECKING:
     from featstore.store.pairs import EmbeddingsView as View
     from featstore.store.pairs import PairedView
     from featstore.store.store import FeatureStore as Store
+    from fitters.adapter import Adapter
     from fitters.methods import Method
     from fitters.pairs import Prototypes
     from fitters.settings import FitConfig, FitSettings
 
 __all__ = [
+    "Adapter",
+    "Bridge",
     "Extracted",
     "FitConfig",
     "FitSettings",
@@ -45,6 +49,7 @@ __all__ = [
 __getattr__, __dir__ = lazily(
     __name__,
     {
+        "bench.bridge": "Bridge",
         "bench.evaluation": "RunSettings",
         "bench.runs": "Run Source",
         "bench.statistics": "Interval=Estimate",
@@ -54,6 +59,7 @@ __getattr__, __dir__ = lazily(
         "featstore.matrices": "Rows",
         "featstore.store.pairs": "PairedView View=EmbeddingsView",
         "featstore.store.store": "Store=FeatureStore",
+        "fitters.adapter": "Adapter",
         "fitters.methods": "Method",
         "fitters.pairs": "Prototypes",
         "fitters.settings": "FitConfig FitSettings",

@@ -11,7 +11,7 @@ from bench.options import BridgeConfig
 from featstore.cli.options import open_at, seeds_option, set_named, the_store
 from featstore.command_line import StorePlace, json_option, print_json, store_option
 from featstore.errors import ManifestError
-from featstore.options import config_from, options_from
+from featstore.options import options_from
 from featstore.terminal import TextTable
 
 if TYPE_CHECKING:
@@ -81,11 +81,10 @@ def bridge_command(
     """
     from bench.bridge import bridge
 
-    config = config_from(BridgeConfig, given)
     one, two = (_opened(place, store, array) for place in (old, new))
     by_position = join == "position"
     rows: list[Rows] = [one.numpy(), two.numpy()] if by_position else [one, two]
-    found = bridge(rows[0], rows[1], config)
+    found = bridge(rows[0], rows[1], **given)
     if out is not None:
         found.save(out)
     if as_json:

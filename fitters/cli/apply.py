@@ -110,11 +110,11 @@ def apply_command(alignment: Path, store: StorePlace | None, as_json: bool, **gi
         from scipy.sparse import issparse
 
         from featstore.store.store import open_store
-        from fitters.alignment import load
+        from fitters.alignment import Alignment
         from fitters.from_store import project_view
         from fitters.scorers import TRANSDUCTIVE, labelled, scorer_named
 
-        fitted = load(alignment)
+        fitted = Alignment.read(alignment)
         method = getattr(fitted.aligner, "method", fitted.facts.get("method"))
         if method == "asif":
             _check_suffix(query.out, method, ".npz")  # before the work
@@ -316,7 +316,7 @@ def export_alignment(
     as_json: bool,
 ) -> None:  # fmt: skip
     """Write the arrays of an alignment, with a row for each class of the set `names`."""
-    from fitters.alignment import load
+    from fitters.alignment import Alignment
 
     if form not in ("safetensors", "npz"):
         raise usage_error(
@@ -324,7 +324,7 @@ def export_alignment(
         )
     if names is not None and store is None:
         raise usage_error("--names needs --store.")
-    fitted = load(alignment)
+    fitted = Alignment.read(alignment)
     arrays, facts = _arrays(fitted)
     if store is not None and names is not None:
         rows, classes = _class_rows(fitted, store, names)
@@ -437,9 +437,9 @@ _FACTS = ("method", "x_encoder", "y_encoder", "n_prototypes", "n_real")
 
 def show_alignment(path: Path, *, as_json: bool) -> None:
     """Show what an alignment was fitted on, and how it was chosen."""
-    from fitters.alignment import load
+    from fitters.alignment import Alignment
 
-    alignment = load(path)
+    alignment = Alignment.read(path)
     if as_json:
         print_json(alignment.facts)
         return

@@ -19,7 +19,7 @@ from fitters.adapter import Adapter
 from fitters.space_maps import LinearMap
 from headstock.__main__ import cli
 
-FIVE = BridgeConfig(seeds=range(5))
+FIVE = {"seeds": range(5)}
 
 
 def related(n=240, p=12, q=16, noise=0.3, seed=0):
@@ -32,7 +32,7 @@ def related(n=240, p=12, q=16, noise=0.3, seed=0):
 
 @pytest.fixture(scope="module")
 def found():
-    return bridge(*related(), FIVE)
+    return bridge(*related(), **FIVE)
 
 
 def by_hand(queries, gallery, truth_queries, truth_gallery, k):
@@ -66,15 +66,15 @@ def test_what_is_kept_is_counted_query_by_query():
 
 def test_a_planted_map_is_kept_whole_and_noise_is_not():
     x, y = related(noise=0.0)
-    whole = bridge(x, y, FIVE)
+    whole = bridge(x, y, **FIVE)
     assert min(one.ten.mean for one in whole.kept[:2]) > 0.995
     assert whole.passes
     rng = np.random.default_rng(0)
-    nothing = bridge(x, rng.permutation(y), FIVE)
+    nothing = bridge(x, rng.permutation(y), **FIVE)
     assert nothing.relation.verdict == "unrelated"
     low, high = nothing.own.interval()
     assert low <= 10 / 119 <= high  # of 119 others ten are among the ten nearest by chance
-    same = bridge(x, x + 1e-4, FIVE)
+    same = bridge(x, x + 1e-4, **FIVE)
     assert same.relation.sentence == "The same space."
     assert next(one for one in same.kept if one.by == "identity").ten.mean > 0.99
 
@@ -97,7 +97,7 @@ def test_controls_know_nothing_and_more_pairs_keep_more(found):
 
 def test_the_interval_is_of_draws_and_items(found):
     # Both halves of a draw are of one pool: the factor of overlapping draws stands in it.
-    again = bridge(*related(), FIVE)
+    again = bridge(*related(), **FIVE)
     assert again.own == found.own
     assert found.own.overlap == 0.5
     assert found.own.n_draws == 5
@@ -113,10 +113,10 @@ def test_ids_join_whatever_the_order(tmp_path):
         table = pl.DataFrame({"item_id": [ids[i] for i in own], "embedding": rows[list(own)]})
         table.write_parquet(tmp_path / f"{name}.parquet")
     views = [view_of(tmp_path / f"{name}.parquet") for name in ("old", "new")]
-    joined = bridge(*views, FIVE)
-    assert joined.own == bridge(x, y, FIVE).own
+    joined = bridge(*views, **FIVE)
+    assert joined.own == bridge(x, y, **FIVE).own
     assert joined.adapter.facts["old"]["space_id"] == views[0].space_id
-    turned = bridge(views[0], views[1].take(np.arange(30, 240)), FIVE)
+    turned = bridge(views[0], views[1].take(np.arange(30, 240)), **FIVE)
     assert turned.n_items == 210
 
 
@@ -130,9 +130,9 @@ def test_groups_are_told_apart(tmp_path):
         path = tmp_path / f"{name}.parquet"
         table.with_columns(pl.Series("embedding", rows)).write_parquet(path)
     old, new = view_of(tmp_path / "a.parquet"), view_of(tmp_path / "b.parquet")
-    found = bridge(old, new, BridgeConfig(seeds=range(5), group="lang"))
+    found = bridge(old, new, seeds=range(5), group="lang")
     with pytest.raises(UnknownColumnError, match=r"'language'.*lang"):
-        bridge(old, new, BridgeConfig(seeds=range(5), group="language"))
+        bridge(old, new, seeds=range(5), group="language")
     group, kept = found.worst
     assert group == "xx"
     assert kept.mean < found.own.mean
@@ -144,7 +144,7 @@ def test_rows_of_another_encoder_are_no_pairs():
     rng = np.random.default_rng(5)
     planted = np.sort(rng.permutation(400)[:20])
     y[planted] = rng.standard_normal((20, 64)) * 7
-    found = bridge(x, y, FIVE)
+    found = bridge(x, y, **FIVE)
     assert found.relation.verdict == "mixed"
     strangers = found.relation.strangers
     assert len(strangers) >= 15  # a random row may follow by chance
@@ -165,7 +165,7 @@ def test_rows_of_another_encoder_are_no_pairs():
 )
 def test_bad_rows_are_named(old, new, error, words):
     with pytest.raises(error, match=words):
-        bridge(old, new, FIVE)
+        bridge(old, new, **FIVE)
 
 
 def test_ids_that_do_not_meet_or_come_twice_are_named(tmp_path):
@@ -175,9 +175,9 @@ def test_ids_that_do_not_meet_or_come_twice_are_named(tmp_path):
     np.save(tmp_path / "b.npy", x)
     a, b = view_of(tmp_path / "a.npy"), view_of(tmp_path / "b.npy")
     with pytest.raises(MisalignedItemsError, match=r"share no item.*'0' and 'b0'"):
-        bridge(a, b, FIVE)
+        bridge(a, b, **FIVE)
     with pytest.raises(MisalignedItemsError, match=r"a\.npy has 240 rows with an id that another"):
-        bridge(a.take(np.repeat(np.arange(120), 2)), b, FIVE)
+        bridge(a.take(np.repeat(np.arange(120), 2)), b, **FIVE)
     pl.DataFrame({"name": ["x"]}).write_csv(tmp_path / "a.csv")
     with pytest.raises(ManifestError, match="need a column item_id and 240 rows"):
         view_of(tmp_path / "a.npy")
@@ -189,7 +189,7 @@ def test_settings_are_checked():
     with pytest.raises(ProtocolError, match="'gate'"):
         BridgeConfig(gate=1.5)
     with pytest.raises(ProtocolError, match=r"'diagonal' does not fit 120 pairs.*ridge, rotation"):
-        bridge(*related(), BridgeConfig(methods=("diagonal",)))
+        bridge(*related(), methods=("diagonal",))
 
 
 def test_a_power_law_is_found_again():
@@ -229,7 +229,7 @@ def test_the_command_with_files(tmp_path, capsys):
     assert "gate of 10 % holds" in said
     assert "random rotation" in said
     assert "part['weight']" in said
-    own = bridge(x, y, FIVE)
+    own = bridge(x, y, **FIVE)
     np.testing.assert_array_equal(Adapter.read(out).apply(x), own.adapter.apply(x))
     assert Adapter.read(out).facts["measured"]["kept"][1]["kept"] == round(own.own.mean, 6)
     code, said, _ = run(capsys, *words, "--gate", "0.99", "--json")
