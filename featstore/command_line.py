@@ -1,7 +1,7 @@
 """How commands answer: data on stdout, errors as one line on stderr, exit codes.
 
 Exit codes: 0 done, 1 an error, 2 wrong usage (names that are unknown or ambiguous among it), 3
-finished with skipped items, 4 verification failed.
+finished with skipped items, 4 verification failed, 5 a gate is missed.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ EXIT_ERROR = 1
 EXIT_USAGE = 2
 EXIT_SKIPPED = 3
 EXIT_VERIFY = 4
+EXIT_GATE = 5
 
 
 def _use(ctx: click.Context, _: click.Parameter, places: tuple[str, ...]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import click
 
 from bench.options import BridgeConfig
 from featstore.cli.options import open_at, seeds_option, set_named, the_store
-from featstore.command_line import StorePlace, json_option, print_json, store_option
+from featstore.command_line import EXIT_GATE, StorePlace, json_option, print_json, store_option
 from featstore.errors import ManifestError
 from featstore.options import options_from
 from featstore.terminal import TextTable
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from bench.bridge import Bridge
     from featstore.matrices import Rows
     from featstore.store.view import Selection
-
-#: The gate of --gate is missed.
-EXIT_GATE = 5
 
 #: Strangers that are named.
 _SHOWN = 8

@@ -253,7 +253,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             'A query is not its own neighbour.', 'bench/bridge.py',
             '    np.fill_diagonal(scores, -np.inf)', '    pass',
-            ('tests/bench/test_bridge.py::test_what_is_kept_is_counted_query_by_query',), quick=True),
+            ('tests/bench/test_bridge.py::test_what_is_kept_is_counted_query_by_query',)),
         Mutant(
             'Both halves of a draw are of one pool.', 'bench/bridge.py',
             '    overlap = n_pairs / len(x)', '    overlap = 0.0',
