@@ -41,7 +41,7 @@ from featstore.store.layout import (
     SetSpec,
     plan_array,
 )
-from featstore.store.listing import read_records, unlisted
+from featstore.store.listing import unlisted, whole_commit
 from featstore.store.lock import (
     Claim,
     claim_folders,
@@ -130,7 +130,7 @@ def end_publication(root: Path, key: SetKey, claim: Claim) -> None:
     claim.rely_on(root / NAME)
     claim.sync()
     log = read_log(root)
-    commit = read_records(root, key, log=log).current
+    commit = whole_commit(root, key, log=log)
     if commit is not None:
         first = commit.layout.small
         if first < len(commit.parts) - 1:
@@ -140,14 +140,14 @@ def end_publication(root: Path, key: SetKey, claim: Claim) -> None:
     if commit is not None:
         for path, data in zarr_metadata(key, commit).items():
             write_file_once(claim, root / path, data)
-        _remove_old(root, key, claim, commit)
+        _remove_old(root, key, claim)
     claim.finish()
 
 
-def _remove_old(root: Path, key: SetKey, claim: Claim, commit: Commit) -> None:
-    """Remove rows and records that a commit does not list, and folders without a file."""
+def _remove_old(root: Path, key: SetKey, claim: Claim) -> None:
+    """Remove rows and records that the commit does not list, and folders without a file."""
     directory = key.directory(root)
-    for path in unlisted(root, key, commit):
+    for path in unlisted(root, key):
         if path.relative_to(directory).parts[0] in (FIRST, REVISIONS):
             claim.discard(path)
     claim.sync()
