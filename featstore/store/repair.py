@@ -5,7 +5,7 @@ that the commit names; until then the damaged file stays as it is.
 
 Zarr's metadata, a shard's padding and index, and a lost log follow from the commits; item tables
 from a manifest or the items of a copy. Another store that has the same revision has the rest, block
-by block. Each is written only if it has the hash that a commit of this set states. What is left then is
+by block. Each is written only if it has the hash that a commit of this set states. What is left is
 extracted again, into a new revision: see `featstore.extraction.repair`.
 """
 

@@ -145,10 +145,10 @@ def end_publication(root: Path, key: SetKey, claim: Claim) -> None:
 
 
 def _remove_old(root: Path, key: SetKey, claim: Claim) -> None:
-    """Remove rows and records that the commit does not list, and folders without a file."""
+    """Remove what commits before have listed, and folders of rows without a file."""
     directory = key.directory(root)
     for path in unlisted(root, key):
-        if path.relative_to(directory).parts[0] in (FIRST, REVISIONS):
+        if path.relative_to(directory).as_posix().startswith((FIRST, REVISIONS, "failures")):
             claim.discard(path)
     claim.sync()
     rows = directory / FIRST
