@@ -147,16 +147,17 @@ def end_publication(root: Path, key: SetKey, claim: Claim) -> None:
 def _remove_old(root: Path, key: SetKey, claim: Claim) -> None:
     """Remove what commits before have listed, and folders of rows without a file."""
     directory = key.directory(root)
+    rows = directory / FIRST
     for path in unlisted(root, key):
         if path.relative_to(directory).as_posix().startswith((FIRST, REVISIONS, "failures")):
             claim.discard(path)
-    claim.sync()
-    rows = directory / FIRST
     files, folders, _ = walk_store(rows)
-    for name in sorted(folders, reverse=True):
-        if not any(file.startswith(f"{name}/") for file in files):
-            (rows / name).rmdir()
-            claim.unsynced.add(rows)
+    empty = [name for name in folders if not any(one.startswith(f"{name}/") for one in files)]
+    if empty:
+        claim.sync()
+    for name in sorted(empty, reverse=True):
+        (rows / name).rmdir()
+        claim.unsynced.add(rows)
 
 
 def join_parts(root: Path, key: SetKey, claim: Claim, commit: Commit, first: int) -> Commit:
