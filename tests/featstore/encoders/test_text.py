@@ -293,14 +293,6 @@ def test_a_prompt_is_chosen_by_name_or_given(tiny_text):
         open_encoder("st:tiny", weights=tiny_text, prompt_name="query", prefix="query: ")
 
 
-def test_an_empty_prefix_takes_the_default_prompt_away(tiny_text):
-    plain = open_encoder("st:tiny", weights=tiny_text)
-    with_prompts(tiny_text, "query")
-    without = open_encoder("st:tiny", weights=tiny_text, prefix="")
-    assert space_id(without.space) == space_id(plain.space)
-    np.testing.assert_array_equal(without.encode(ODD_TEXTS), plain.encode(ODD_TEXTS))
-
-
 def test_the_longest_input_can_be_set_and_is_keyed(tiny_text):
     plain = open_encoder("st:tiny", weights=tiny_text)
     short = open_encoder("st:tiny", weights=tiny_text, max_length=8)
