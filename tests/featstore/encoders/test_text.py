@@ -364,24 +364,6 @@ def test_a_fast_tokenizer_is_hashed_without_the_older_files_beside_it(tmp_path):
     assert files.tokenizer_sha256("st:x") == files_sha256(fast)
 
 
-class Tied(torch.nn.Module):
-    base_model_prefix = "tied"
-
-    def __init__(self):
-        super().__init__()
-        self.shared = torch.nn.Embedding(3, 2)
-        self.tokens = torch.nn.Embedding(3, 2)
-        self.tokens.weight = self.shared.weight
-
-
-def test_tied_tensors_are_stored_once(tmp_path):
-    save_file({"shared.weight": torch.zeros(3, 2)}, tmp_path / "model.safetensors")
-    assert st._not_loaded(Tied(), ModelFiles(tmp_path, None), "st:x") == set()
-    save_file({"other.weight": torch.zeros(3, 2)}, tmp_path / "model.safetensors")
-    with pytest.raises(EncoderError, match=r"2 of 2 tensors are missing \(shared"):
-        st._not_loaded(Tied(), ModelFiles(tmp_path, None), "st:x")
-
-
 def test_a_dense_layer_after_pooling_is_told_apart_by_its_activation():
     facts = [
         st._module_facts(SimpleNamespace(activation_function=activation))

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pytest
 
 import featstore
@@ -112,17 +111,6 @@ def test_a_damaged_source_is_noticed(manifest, store):
     data.write_bytes(data.read_bytes()[:-1] + b"\x01")
     with pytest.raises(featstore.errors.CorruptStoreError):
         _extract(_renamed(manifest, "other"), store)
-
-
-def test_captions_know_the_rows_of_class_names(manifest, store):
-    names = manifest.tables["caption"].with_columns(
-        item_id=pl.col("item_id") + "-name",
-        kind=pl.lit("class_name"),
-        parent_id=pl.lit(None, dtype=pl.String),
-    )
-    other = Manifest("names", manifest.root, {"name": "names"}, {"class_name": names}, None)
-    _extract(manifest, store, kind="caption")
-    assert _extract(other, store, kind="class_name").copied == 11
 
 
 def test_the_log_says_what_happened(manifest, store):
