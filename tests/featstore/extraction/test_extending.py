@@ -52,15 +52,6 @@ def test_a_set_is_extended_and_its_rows_are_not_encoded_again(manifest, store):
     assert len(opened.view(KEY, revision=first.revision_id)) == 5
 
 
-def test_an_extension_gives_the_bits_of_a_whole_extraction(manifest, store):
-    whole = store.with_name("whole")
-    _extract(manifest, whole)
-    _extract(manifest, store, limit=8)
-    _extract(manifest, store)
-    views = [featstore.open_store(root).view(KEY) for root in (store, whole)]
-    assert views[0].numpy().tobytes() == views[1].numpy().tobytes()
-
-
 def test_an_encoder_that_changed_under_its_name_cannot_extend(manifest, store):
     _extract(manifest, store, limit=5)
     with pytest.raises(EncoderError, match=r"cosine of .*at least 0.999.*headstock store rm"):
