@@ -229,17 +229,6 @@ def test_a_task_of_ones_own_has_controls_and_a_verdict(smoke_store):
     assert "chance" not in alone.verdict
 
 
-def test_options_of_a_task_are_given_by_name(smoke_store):
-    results = evaluate("ridge", smoke_store, tasks={"few_shot": {"shots": 2, "learner": "gda"}},
-                       eval="in-class", seeds=2, controls=False, **WHERE)  # fmt: skip
-    found = results.frame(["learner", "shots", "seed", "eval"]).unique().sort("seed").rows()
-    assert found == [("gda", 2, 0, "in-class"), ("gda", 2, 1, "in-class")]
-    # A learner that was run alone has its number, and no claim.
-    assert (
-        "by the learner gda with 2 labelled images a class. Nothing is decided" in results.verdict
-    )
-
-
 def test_a_frame_has_numbers_where_there_are_numbers(found):
     assert found.frame().columns[:3] == ["task", "direction", "eval"]
     assert found.frame().width <= 20

@@ -34,19 +34,12 @@ from tests.shorthand import accumulate
 
 #: One a class; what else a class may be set to is in the test of its formula.
 ESTIMATORS = [
-    RidgeAligner("x->y"),
-    ProcrustesAligner(),
-    TwoWayRidgeAligner(),
-    TextToConceptAligner(),
-    CCAAligner(2),
-    CSAAligner(),
-    PLSAligner(),
-    MeanShiftAligner(),
-    ASIFAligner(3, power=2.0, center=True),
-    ConSEAligner(top_k=2),
+    RidgeAligner("x->y"), ProcrustesAligner(), TwoWayRidgeAligner(), TextToConceptAligner(),
+    CCAAligner(2), CSAAligner(), PLSAligner(), MeanShiftAligner(),
+    ASIFAligner(3, power=2.0, center=True), ConSEAligner(top_k=2),
     MiniVec2VecAligner(rounds=1, refinements=0),
     KernelRidgeAligner(gamma=0.3, n_landmarks=8, landmarks="k-means++"),
-]
+]  # fmt: skip
 TRAINED = [
     MLPAligner("paper", width=8, epochs=2),
     MLPAligner("linear", "x->y", loss="mse", epochs=2, precision="float32"),
@@ -88,13 +81,9 @@ def test_the_estimators_are_all_covered():
 
 
 SPECTRAL = [
-    ProcrustesAligner(),
-    ProcrustesAligner(center=False),
-    PLSAligner(),
-    CCAAligner(),
-    CSAAligner(),
+    ProcrustesAligner(), ProcrustesAligner(center=False), PLSAligner(), CCAAligner(), CSAAligner(),
     CCAAligner(200, alpha=1e-6, relative=False),
-]
+]  # fmt: skip
 """Aligners by singular vectors, of which a rank-deficient cross leaves some open."""
 
 
@@ -160,13 +149,9 @@ def awkward_pairs(draw):
 
 
 DETERMINED = [
-    RidgeAligner(),
-    RidgeAligner("x->y"),
-    TwoWayRidgeAligner(),
-    TextToConceptAligner(alpha=0.3),
-    CCAAligner(),
-    MeanShiftAligner(),
-]
+    RidgeAligner(), RidgeAligner("x->y"), TwoWayRidgeAligner(), TextToConceptAligner(alpha=0.3),
+    CCAAligner(), MeanShiftAligner(),
+]  # fmt: skip
 """Aligners whose fit the data determine, whatever their rank."""
 
 
