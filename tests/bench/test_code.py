@@ -252,6 +252,3 @@ def test_what_workers_cannot_have_is_said_before_and_there(own, runs, smoke_stor
     (tmp_path / "mine_of_a_user.py").write_text(METHOD.replace("ALPHA", "7.0"))
     with pytest.raises(EngineError, match="A worker has other code than this process"):
         run_all(mine, smoke_store, tmp_path / "no", jobs=2)
-    (tmp_path / "mine_of_a_user.py").unlink()
-    with pytest.raises(EngineError, match=r"A worker cannot read the aligner 'mine' \(No module"):
-        run_all(mine, smoke_store, tmp_path / "no", jobs=2)

@@ -307,21 +307,6 @@ def test_a_comparison_is_that_of_the_folder(found):
         found.compare("ridge/head/0", "ridge/head/0")
 
 
-def test_the_report_is_on_the_method_that_was_run(rng, tmp_path):
-    pytest.importorskip("jinja2")
-    pytest.importorskip("matplotlib")
-    pairs, head = planted(rng)
-    results = evaluate(Untitled, pairs, prototypes=head, draws=2, n_pairs=8, seeds=2,
-                       out=tmp_path / "out", progress=False)  # fmt: skip
-    page = results.report(tmp_path / "page.html").read_text(encoding="utf-8")
-    assert "&lt;script&gt;alert(1)" in page
-    assert "No run on head weights answers the question yet." not in page
-    again = hs.Results(tmp_path / "out")
-    assert again.verdict == results.verdict
-    with pytest.raises(NoResultsError, match=r"Name it: Results\(folder, store=…\)"):
-        again.report(tmp_path / "page.html")
-
-
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [

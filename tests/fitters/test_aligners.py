@@ -26,7 +26,7 @@ from fitters import (
 )
 from fitters.errors import UnknownMethodError
 from fitters.methods import aligner_class
-from fitters.moments.moments import Moments, merge_pooled
+from fitters.moments.moments import merge_pooled
 from fitters.saved import fitted_arrays
 from tests.assertions import assert_close
 from tests.oracles import conse_mix
@@ -45,7 +45,6 @@ TRAINED = [
     MLPAligner("linear", "x->y", loss="mse", epochs=2, precision="float32"),
     ICISAligner(8, epochs=2),
 ]
-MOMENTS = [e for e in ESTIMATORS if hasattr(e, "fit_moments")]
 OF_OPTIONAL_PACKAGES = {
     # These only skip themselves without pandas or an array-API switch; nothing here skips.
     "check_array_api_input",
@@ -258,12 +257,3 @@ def test_conse_is_the_loop(seed, top_k):
 def test_conse_needs_a_bias_for_each_class(rng):
     with pytest.raises(ValueError, match=r"one entry a class, shape \(6,\)"):
         ConSEAligner().fit(np.ones((6, 2)), np.ones((6, 2)), np.ones(5))
-
-
-@pytest.mark.parametrize("estimator", MOMENTS, ids=str)
-def test_rows_that_do_not_vary_are_fitted_without_noise(estimator):
-    x, y = np.ones((6, 3)), np.ones((6, 2))
-    aligner = clone(estimator).fit(x, y)
-    assert all(np.isfinite(getattr(aligner, name)).all() for name in fitted_arrays(aligner))
-    again = clone(estimator).fit_moments(Moments.from_rows(x, y))
-    assert all(np.isfinite(getattr(again, name)).all() for name in fitted_arrays(again))
