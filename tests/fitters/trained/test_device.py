@@ -29,9 +29,6 @@ from tests.fitters.few_shot.tiny_tower import tiny_tower
 META = torch.device("meta")
 
 
-META = torch.device("meta")
-
-
 def _cases() -> Iterator[tuple[str, dict[str, Any]]]:
     yield from ((name, {}) for name in PRESETS)
     for loss in ("cosine", "mse", "infonce", "siglip", "devise"):
