@@ -436,7 +436,7 @@ FAULTS = {
 
 #: The first words of the commands that a line of the fault matrix sums up.
 TOGETHER = (
-    ("rm", "gc", "init", "tag", "sign", "card", "repair"),
+    ("rm", "gc", "compact", "init", "tag", "sign", "card", "repair"),
     ("push", "pull", "sync", "prefetch", "cache"),
     ("import", "export"), ("data",), ("fit", "apply"), ("eval", "report"), ("extract",),
 )  # fmt: skip

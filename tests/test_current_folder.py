@@ -162,29 +162,24 @@ def test_the_module_runs_none_of_them_either(world: dict[str, str], tmp_path: Pa
         assert _run(world, sys.executable, "-m", "headstock", *words, folder=tmp_path)
 
 
-@pytest.mark.parametrize("devices", [(), ("--device", "cpu,cpu")], ids=["one", "devices"])
-def test_an_extraction_and_its_processes_run_none_of_them(
-    world: dict[str, str], has_models: None, tmp_path: Path, devices: tuple[str, ...]
-) -> None:
+def test_an_extraction_and_its_processes_run_none_of_them(world, has_models, tmp_path):
+    """One decodes, and one computes for each device."""
     _run(
         world, _program("headstock"), "extract", world["pictures"], "--kind", "image",
-        "--encoder", *IMAGES.split(), "--store", str(tmp_path / "store"), "--jobs", "1", *devices,
+        "--encoder", *IMAGES.split(), "--store", str(tmp_path / "store"), "--jobs", "1",
+        "--device", "cpu,cpu",
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "engine", [("--jobs", "2"), ("--jobs", "1", "--engine", "ray")], ids=" ".join
-)
-def test_workers_of_a_benchmark_run_none_of_them(
-    world: dict[str, str], tmp_path: Path, engine: tuple[str, ...]
-) -> None:
-    if "ray" in engine:
-        pytest.importorskip("ray")
+def test_workers_of_a_benchmark_run_none_of_them(world, tmp_path):
+    """On Ray; a pool of this machine is below, in a program of one's own."""
+    pytest.importorskip("ray")
     said = _run(
         world, _program("headstock"), "eval", "task", "retrieval", "--images", "toy/image/toy",
         "--captions", "toy/caption/toy", "--head", "labels/head_weight/toy",
         "--head-names", "labels/class_name/toy", "--method", "ridge", "--source", "head,random",
-        "--store", world["store"], "-o", str(tmp_path / "results"), *engine,
+        "--store", world["store"], "-o", str(tmp_path / "results"), "--jobs", "1",
+        "--engine", "ray",
     )  # fmt: skip
     assert "2 new runs" in said
 

@@ -475,12 +475,14 @@ def compact_command(store: Path, keys: tuple[str, ...], dry_run: bool, as_json: 
     from featstore.store.log import resolve_sets
     from featstore.store.store import open_store
 
-    chosen = {one for key in keys for one in resolve_sets(store, key)} or {*open_store(store)}
-    found: dict[str, int] = {}
+    opened = open_store(store)
+    chosen = {one for key in keys for one in resolve_sets(store, key)} or {*opened}
+    found = {key: len(opened.info(key).commit.parts) for key in sorted(chosen)}
     with ProgressBar(f"compact {store}", "sets") as bar:
-        for key in sorted(chosen):
-            bar.update(len(found), len(chosen), note=key)
-            found[key] = compact_set(store, SetKey(*key.split("/")), dry_run=dry_run)
+        for done, key in enumerate(found):
+            bar.update(done, len(found), note=key)
+            if not dry_run:
+                compact_set(store, SetKey(*key.split("/")))
     if as_json:
         print_json({"compacted": not dry_run, "parts": found})
         return

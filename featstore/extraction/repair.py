@@ -51,7 +51,7 @@ from featstore.manifest.manifest import Manifest
 from featstore.options import take_options
 from featstore.store.files import MAX_METADATA_BYTES, read_json
 from featstore.store.layout import SetKey
-from featstore.store.listing import Damage, find_damage, read_records
+from featstore.store.listing import Damage, find_damage, whole_commit
 from featstore.store.lock import claim_folders
 from featstore.store.log import resolve_set
 from featstore.store.repair import Repair, rebuild_set, repair_log
@@ -123,17 +123,18 @@ def repair_set(
     tried = bool(done.left) and source is not None and not dry_run
     if not done.left:
         return done
-    records = read_records(root, set_key, log=repair_log(root, dry_run=True))
-    known = records.current is not None
-    if tried and source is not None and records.current is not None:
-        request = _Request(root, set_key, source, config, records.current.attributes)
-        _extract_again(request, find_damage(records), done)
+    commit = whole_commit(root, set_key, log=repair_log(root, dry_run=True))
+    known = commit is not None
+    if tried and source is not None and commit is not None:
+        request = _Request(root, set_key, source, config, commit.attributes)
+        _extract_again(request, find_damage(root, set_key, commit), done)
         left = verify_store(root, [name]).problems
         wrong = {problem.path for problem in left}
         done.rebuilt += [p.path for p in done.left if p.path not in wrong]
         done.left = left
     if done.left and known:
-        damage = find_damage(read_records(root, set_key, log=repair_log(root, dry_run=True)))
+        log = repair_log(root, dry_run=True)
+        damage = find_damage(root, set_key, whole_commit(root, set_key, log=log))
         done.bad = [damage.describe(block) for block in damage.blocks]
     if done.left:
         done.commands = next_commands(
@@ -220,7 +221,7 @@ def _extract_again(request: _Request, damage: Damage, done: Repair) -> None:
     except TooManyFailuresError as err:
         done.reasons.append(f"{err} Nothing was published.")
         return
-    after, places = read_records(request.root, request.key).current, [*before.by_rows]
+    after, places = whole_commit(request.root, request.key), [*before.by_rows]
     assert after is not None
     done.revision, done.failed = result.revision_id, result.failed
     done.identical = after.revision_id == before.revision_id
@@ -411,7 +412,7 @@ def next_commands(
         Extracting the damaged blocks was tried, or nothing says what they are: the set must be
         removed and made again.
     """
-    current = read_records(root, key, log=repair_log(root, dry_run=True)).current
+    current = whole_commit(root, key, log=repair_log(root, dry_run=True))
     attributes = {} if current is None else current.attributes
     encoder = str(attributes.get("encoder") or key.encoder.rsplit("-", 1)[0].replace(".", ":", 1))
     choice, options = recorded_choices(key.directory(root), encoder)[0]

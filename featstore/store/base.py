@@ -28,7 +28,7 @@ from featstore.store.layout import (
     SetLayout,
     plan_array,
 )
-from featstore.store.listing import find_damage, read_records
+from featstore.store.listing import find_damage
 from featstore.store.lock import Claim
 from featstore.store.log import present_commit
 from featstore.store.records import FIRST, Commit, key_of
@@ -229,7 +229,7 @@ def read_base(
     commit = present_commit(directory.parents[2], key)
     if commit is None:
         return None
-    damage = find_damage(read_records(directory.parents[2], key)) if repair else None
+    damage = find_damage(directory.parents[2], key, commit) if repair else None
     old = read_parts(directory.parent, commit)
     table = extended(key, old, items)
     if repair:

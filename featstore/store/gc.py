@@ -30,7 +30,7 @@ from featstore.store.files import (
     write_file,
 )
 from featstore.store.layout import SetKey, is_component
-from featstore.store.listing import Listed, read_records, unlisted
+from featstore.store.listing import listed_files, unlisted
 from featstore.store.lock import PATIENCE, Claim, claim_set, folder_lock, is_claimed
 from featstore.store.log import (
     Log,
@@ -45,7 +45,7 @@ from featstore.store.log import (
 from featstore.store.records import REVISIONS, key_of, staging_of, tag_file
 from featstore.store.staging import end_claim
 from featstore.store.store import open_store
-from featstore.store.writer import end_publication, join_parts, refuse_unfinished, settle_set
+from featstore.store.writer import end_publication, join_parts, refuse_unfinished
 
 #: Seconds that litter is left alone by default.
 GRACE = 24 * 3600.0
@@ -137,7 +137,7 @@ class _Collection:
         if finished and staged:
             litter[staging] = "staging of a finished set"
         elif finished:
-            litter = dict.fromkeys(self._unlisted(key), "no commit lists it")
+            litter = dict.fromkeys(unlisted(self._root, key), "no commit lists it")
         elif staged or not any(walk_store(directory)[::2]):  # no file, and nothing odd
             litter[directory] = "an extraction that was given up"
         old = self._note(litter)
@@ -157,16 +157,11 @@ class _Collection:
                 end_publication(self._root, key, claim)
                 return []
             # Looked at again, now that nobody else can publish.
-            for path in {*old}.intersection(self._unlisted(key)):
+            for path in {*old}.intersection(unlisted(self._root, key)):
                 claim.discard(path)
             end_claim(claim)
         finally:
             claim.release()
-        return []
-
-    def _unlisted(self, key: SetKey) -> list[Path]:
-        with contextlib.suppress(FeatstoreError, OSError):
-            return unlisted(self._root, key, read_records(self._root, key).current)
         return []
 
     def _is_listed(self, key: SetKey) -> bool:
@@ -195,13 +190,6 @@ def _delete_tables(root: Path, tables: Collection[Path]) -> int:
     return freed
 
 
-def _files_of(root: Path, directory: Path) -> dict[str, Listed]:
-    """Return the table of a set; empty if a record that is lost may name anything."""
-    with contextlib.suppress(FeatstoreError, OSError):
-        return read_records(root, key_of(directory)).files()
-    return {}
-
-
 def _unlisted_tables(root: Path, kind: Path, condemned: Collection[Path] = ()) -> list[Path]:
     """Return the tables of a kind that nothing lists, as far as anybody can say."""
     there = {path.relative_to(root).as_posix(): path for path in kind.iterdir()}
@@ -210,7 +198,9 @@ def _unlisted_tables(root: Path, kind: Path, condemned: Collection[Path] = ()) -
     sets = [path for path in folders if path not in condemned and holds_files(path)]
     listed: set[str] = set()
     if sets:
-        files = [{} if staging_of(one).exists() else _files_of(root, one) for one in sets]
+        files = [
+            {} if staging_of(one).exists() else listed_files(root, key_of(one)) for one in sets
+        ]
         listed.update(*files)
         listed |= read_log(root).thumbnails
         if not all(files):
@@ -242,10 +232,8 @@ def _facts(path: Path) -> Iterator[os.stat_result]:
                 yield (Path(where) / name).lstat()
 
 
-def compact_set(root: Path, key: SetKey, *, dry_run: bool = False) -> int:
-    """Write the parts of a set as one, and return how many it had; its revisions stay.
-
-    A set of one part is left alone.
+def compact_set(root: Path, key: SetKey) -> None:
+    """Write the parts of a set as one; its revisions stay. A set of one part is left alone.
 
     Raises
     ------
@@ -256,22 +244,17 @@ def compact_set(root: Path, key: SetKey, *, dry_run: bool = False) -> int:
     StoreWriteError
         If another process writes it, an extraction of it is unfinished, or the disk refuses.
     """
-    commit = present_commit(root, key)
-    if commit is None:
+    if present_commit(root, key) is None:
         raise UnknownSetError(f"{root} holds no finished set {str(key)!r}.")
-    settle_set(root, key)
-    if dry_run or len(commit.parts) == 1:
-        return len(commit.parts)
     claim = claim_set(key.directory(root), key)
     try:
         refuse_unfinished(root, key, "compact it")
-        now = present_commit(root, key)
-        if now is not None and len(now.parts) > 1:
-            join_parts(root, key, claim, now, 0)
+        commit = present_commit(root, key)
+        if commit is not None and len(commit.parts) > 1:
+            join_parts(root, key, claim, commit, 0)
         end_publication(root, key, claim)
     finally:
         claim.release()
-    return len(commit.parts)
 
 
 def remove_set(root: Path, key: str) -> int:

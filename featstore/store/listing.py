@@ -101,67 +101,41 @@ def set_files(key: SetKey, commit: Commit) -> dict[str, Listed]:
     return {one.path: one for one in found}
 
 
-def unlisted(root: Path, key: SetKey, commit: Commit | None) -> list[Path]:
+def listed_files(root: Path, key: SetKey) -> dict[str, Listed]:
+    """Return the table of a set; empty if its commit, which may name anything, is lost."""
+    with contextlib.suppress(FeatstoreError, OSError):
+        commit = whole_commit(root, key)
+        return set_files(key, commit) if commit else {}
+    return {}
+
+
+def unlisted(root: Path, key: SetKey) -> list[Path]:
     """Return the files of a finished set that its commit does not list, but runs and staged ones.
 
-    None without a commit: it may list anything.
+    None if the commit is lost.
     """
-    if commit is None:
-        return []
-    directory, files = key.directory(root), set_files(key, commit)
+    files, directory = listed_files(root, key), key.directory(root)
     # Not by rglob: folders of writers that wait come and go below `.staging`.
-    names = sorted(walk_store(directory)[0])
+    names = sorted(walk_store(directory)[0]) if files else ()
     beside = [name for name in names if name.split("/")[0] not in (".staging", "runs")]
     return [directory / name for name in beside if f"{key}/{name}" not in files]
 
 
-@dataclass(frozen=True)
-class SetRecords:
-    """The record of one set, if it is what its name and hash say.
-
-    Attributes
-    ----------
-    digest : str
-        Of its commit, as the log lists it; empty if it lists none.
-    current : Commit or None
-        None if it is lost, or nothing says what it is.
-    """
-
-    root: Path
-    key: SetKey
-    digest: str
-    current: Commit | None
-
-    @property
-    def directory(self) -> Path:
-        """Folder of the set."""
-        return self.key.directory(self.root)
-
-    @property
-    def lost(self) -> bool:
-        """Whether the record is missing or damaged."""
-        return bool(self.digest) and self.current is None
-
-    def files(self) -> dict[str, Listed]:
-        """Return the table of the set; empty if no commit says what its files should be."""
-        return {} if self.current is None else set_files(self.key, self.current)
-
-
-def read_records(
+def whole_commit(
     root: Path,
     key: SetKey,
     *,
     log: Log | None = None,
     fetch: Callable[[str], Commit | None] = lambda _: None,
-) -> SetRecords:
-    """Read the record of a set, whole or damaged.
+) -> Commit | None:
+    """Return the commit of a set; None if it is missing or damaged, or the log lists none.
 
     Parameters
     ----------
     log : Log, optional
         Of the store.
     fetch : callable
-        Asked for a commit, by its digest, whose record is damaged or missing.
+        Asked for a commit, by its digest, that is missing or damaged.
 
     Raises
     ------
@@ -170,12 +144,12 @@ def read_records(
     """
     directory = key.directory(root)
     check_no_links(root, [directory / REVISIONS])
-    digest, current = (read_log(root) if log is None else log).sets.get(str(key), ""), None
-    if digest:
-        with contextlib.suppress(FeatstoreError):
-            current = read_commit(directory, digest)
-        current = current or fetch(digest)
-    return SetRecords(root, key, digest, current)
+    digest = (read_log(root) if log is None else log).sets.get(str(key))
+    if digest is None:
+        return None
+    with contextlib.suppress(FeatstoreError):
+        return read_commit(directory, digest)
+    return fetch(digest)
 
 
 @dataclass
@@ -184,7 +158,7 @@ class Damage:
 
     Attributes
     ----------
-    records : SetRecords
+    key : SetKey
     commit : Commit
     data : list of (Listed, list of int)
         The damaged files of rows, each with its blocks that are not those of its commit; none if
@@ -193,7 +167,7 @@ class Damage:
         The other files that are not as listed.
     """
 
-    records: SetRecords
+    key: SetKey
     commit: Commit
     data: list[tuple[Listed, list[int]]] = field(default_factory=list)
     wrong: list[Listed] = field(default_factory=list)
@@ -207,7 +181,7 @@ class Damage:
         """Return file, number and rows (first and last) of a block, for a report."""
         layout = self.commit.layout
         rows, path = layout.block_slice(block), layout.files[layout.file_of[block]].path
-        file = f"{self.records.key}/{path}"
+        file = f"{self.key}/{path}"
         return {"file": file, "block": block, "rows": [rows.start, rows.stop - 1]}
 
     @property
@@ -218,11 +192,11 @@ class Damage:
     @property
     def lost(self) -> list[str]:
         """Small files of the set that are damaged."""
-        small = (one.path.removeprefix(f"{self.records.key}/") for one in self.wrong)
+        small = (one.path.removeprefix(f"{self.key}/") for one in self.wrong)
         return [name for name in small if name in self.commit.metadata]
 
 
-def find_damage(records: SetRecords) -> Damage:
+def find_damage(root: Path, key: SetKey, commit: Commit | None) -> Damage:
     """Compare every file of a set with its commit.
 
     Raises
@@ -230,14 +204,13 @@ def find_damage(records: SetRecords) -> Damage:
     CorruptStoreError
         If no commit says what the set should be, or a link leads to a file.
     """
-    root, key, current = records.root, records.key, records.current
-    if current is None:
+    if commit is None:
         raise CorruptStoreError(
             f"{key} has no commit record that says what its files should be. Take it from another "
             "copy (`headstock store repair --copy`), or remove the set and extract it anew."
         )
-    found = Damage(records, current)
-    for one in records.files().values():
+    found = Damage(key, commit)
+    for one in set_files(key, commit).values():
         check_no_links(root, [root / one.path])
         check = one.check(root)
         if check.reasons and one.data is None:

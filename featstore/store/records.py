@@ -460,7 +460,7 @@ class Commit:
     @property
     def n_failed(self) -> int:
         """Number of rows that have no embedding."""
-        return int(self.failed_rows().sum())
+        return int(self.failed_rows().sum()) if self.failed or self.revision.recovered else 0
 
     def failed_rows(self) -> np.ndarray:
         """Return a boolean array of shape (n,): True where a row has no embedding."""
@@ -510,6 +510,7 @@ def read_commit(directory: Path, digest: str) -> Commit:
     return commit_of(data, key_of(directory), digest, where=str(path))
 
 
+@functools.lru_cache(8)  # a writer reads what it publishes again and again
 def commit_of(data: bytes, key: SetKey, digest: str, *, where: str) -> Commit:
     """Return the commit of a set that the bytes of a record state; raises as `read_commit`."""
     commit = parse_commit(parse_json(data, where=where), where=where)

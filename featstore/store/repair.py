@@ -3,16 +3,17 @@
 A file is made anew beside the damaged one and renamed over it once every part of it is the one
 that the commit names; until then the damaged file stays as it is.
 
-Zarr's metadata, a shard's padding and index, and a lost log follow from the commits; an item table
-may follow from a longer one. Another store that has the same revision has the rest, block by block.
-Each is written only if it has the hash that a commit of this set states. What is left then is
+Zarr's metadata, a shard's padding and index, and a lost log follow from the commits; item tables
+from a manifest or the items of a copy. Another store that has the same revision has the rest, block
+by block. Each is written only if it has the hash that a commit of this set states. What is left is
 extracted again, into a new revision: see `featstore.extraction.repair`.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+import itertools
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -21,7 +22,6 @@ import numpy as np
 import polars as pl
 
 from featstore.errors import CorruptStoreError, FeatstoreError
-from featstore.identity import SHORT, sha256_hex
 from featstore.store.blocks import read_block
 from featstore.store.convention import root_metadata
 from featstore.store.files import (
@@ -32,12 +32,11 @@ from featstore.store.files import (
     write_file,
 )
 from featstore.store.layout import SetKey
-from featstore.store.listing import Damage, Listed, find_damage, read_records
+from featstore.store.listing import Damage, Listed, find_damage, whole_commit
 from featstore.store.lock import Claim, claim_set, folder_lock
 from featstore.store.log import NAME as LOG
 from featstore.store.log import Log, read_log, rebuilt_log
-from featstore.store.parquet_guard import read_table
-from featstore.store.records import REVISIONS, Commit, read_commit
+from featstore.store.records import Commit
 from featstore.store.staging import end_claim
 from featstore.store.store import FeatureStore, SetInfo
 from featstore.store.tables import MAX_ITEM_BYTES, item_bytes
@@ -303,19 +302,19 @@ def _rebuild(
     writer: RepairWriter, log: Log, copy: SetCopy | None, items: pl.DataFrame | None
 ) -> list[dict[str, Any]]:
     """Write again what has only one right form; return the blocks that came from the copy."""
-    root, key, directory = writer.root, writer.key, writer.directory
+    root, key = writer.root, writer.key
     metadata = root_metadata(log.hash)
     if not same_file(root / "zarr.json", facts_of(metadata)):
         writer.write(root / "zarr.json", [metadata])
-    records = read_records(root, key, log=log, fetch=copy.commit if copy else lambda _: None)
-    if records.current is None:
+    commit = whole_commit(root, key, log=log, fetch=copy.commit if copy else lambda _: None)
+    if commit is None:
         return []
-    damage = find_damage(records)
+    damage = find_damage(root, key, commit)
     tables = [] if items is None else [items]
     if copy is not None and damage.items:
         tables += copy.tables()
     for one in damage.wrong:
-        data = derive_items(directory, one, *tables) if one.part == "items" else one.content
+        data = derive_items(one, tables) if one.part == "items" else one.content
         if data is None and copy is not None:
             data = copy.file(one)
         if data is not None and facts_of(data) == dict(one.facts):
@@ -323,31 +322,16 @@ def _rebuild(
     return _rebuild_data(writer, damage, copy)
 
 
-def derive_items(directory: Path, one: Listed, *tables: pl.DataFrame) -> bytes | None:
-    """Return an item table of a commit: of as many rows of `tables`, or of those beside it."""
+def derive_items(one: Listed, tables: Iterable[pl.DataFrame]) -> bytes | None:
+    """Return an item table of a commit, if as many rows of one of these make it."""
     start = 0
-    for part in one.commit.parts:
-        if part.items_facts == one.facts:
-            for table in (*tables, *_item_tables(directory.parent)):
-                for at in {0, start}:
-                    data = item_bytes(table[at : at + part.n])
-                    if facts_of(data) == one.facts:
-                        return data
-        start += part.n
+    for items in one.commit.tables:
+        for table, at in itertools.product(tables, {0, start}):
+            data = item_bytes(table[at : at + items["n"]])
+            if facts_of(data) == one.facts:
+                return data
+        start += items["n"]
     return None
-
-
-def _item_tables(folder: Path) -> Iterator[pl.DataFrame]:
-    """Yield the item tables of a kind that have the hash that their name says."""
-    rows = 0
-    for path in folder.glob(f"*/{REVISIONS}/*.json"):
-        with contextlib.suppress(FeatstoreError):
-            rows = max(rows, read_commit(path.parents[1], path.stem).n)
-    for path in sorted(folder.glob("items-*.parquet")):
-        with contextlib.suppress(FeatstoreError, OSError):
-            data = read_regular(path, limit=MAX_ITEM_BYTES)
-            if sha256_hex(data)[:SHORT] == path.stem.split("-")[1]:
-                yield read_table(data, where=str(path), schema={"item_id": pl.String}, rows=rows)
 
 
 def _rebuild_data(

@@ -25,7 +25,7 @@ from featstore.store.files import (
     walk_store,
 )
 from featstore.store.layout import SetKey
-from featstore.store.listing import Listed, read_records
+from featstore.store.listing import Listed, set_files, whole_commit
 from featstore.store.log import ABOUT, Log, read_log, rebuilt_log, unknown_set
 from featstore.store.log import NAME as LOG
 from featstore.store.records import (
@@ -224,16 +224,17 @@ class _Verification:
         return f"{key}/.staging" in self._folders
 
     def _check_set(self, key: str) -> None:
-        """Compare the files of a set with what its records list."""
+        """Compare the files of a set with what its commit lists."""
         with contextlib.suppress(CorruptStoreError):  # a link, which is reported by itself
-            records = read_records(self.root, SetKey(*key.split("/")), log=self._log)
-            if records.lost:
-                self._blame(f"{key}/{REVISIONS}/{records.digest}.json", _LOST)
+            parsed = SetKey(*key.split("/"))
+            commit = whole_commit(self.root, parsed, log=self._log)
+            if commit is not None:
+                self._published[key] = commit.published
+                for one in set_files(parsed, commit).values():
+                    self._check_file(one, busy=self._is_busy(key))
+            elif key in self._log.sets:
+                self._blame(f"{key}/{REVISIONS}/{self._log.sets[key]}.json", _LOST)
                 self.known |= {path for path in self.files if path.startswith(f"{key}/")}
-            elif records.current is not None:
-                self._published[key] = records.current.published
-            for one in records.files().values():
-                self._check_file(one, busy=self._is_busy(key))
 
     def _check_file(self, one: Listed, *, busy: bool) -> None:
         """Compare a file with what a commit lists."""

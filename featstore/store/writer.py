@@ -41,7 +41,7 @@ from featstore.store.layout import (
     SetSpec,
     plan_array,
 )
-from featstore.store.listing import read_records, unlisted
+from featstore.store.listing import unlisted, whole_commit
 from featstore.store.lock import (
     Claim,
     claim_folders,
@@ -130,7 +130,7 @@ def end_publication(root: Path, key: SetKey, claim: Claim) -> None:
     claim.rely_on(root / NAME)
     claim.sync()
     log = read_log(root)
-    commit = read_records(root, key, log=log).current
+    commit = whole_commit(root, key, log=log)
     if commit is not None:
         first = commit.layout.small
         if first < len(commit.parts) - 1:
@@ -140,23 +140,24 @@ def end_publication(root: Path, key: SetKey, claim: Claim) -> None:
     if commit is not None:
         for path, data in zarr_metadata(key, commit).items():
             write_file_once(claim, root / path, data)
-        _remove_old(root, key, claim, commit)
+        _remove_old(root, key, claim)
     claim.finish()
 
 
-def _remove_old(root: Path, key: SetKey, claim: Claim, commit: Commit) -> None:
-    """Remove rows and records that a commit does not list, and folders without a file."""
+def _remove_old(root: Path, key: SetKey, claim: Claim) -> None:
+    """Remove what commits before have listed, and folders of rows without a file."""
     directory = key.directory(root)
-    for path in unlisted(root, key, commit):
-        if path.relative_to(directory).parts[0] in (FIRST, REVISIONS):
-            claim.discard(path)
-    claim.sync()
     rows = directory / FIRST
+    for path in unlisted(root, key):
+        if path.relative_to(directory).as_posix().startswith((FIRST, REVISIONS, "failures")):
+            claim.discard(path)
     files, folders, _ = walk_store(rows)
-    for name in sorted(folders, reverse=True):
-        if not any(file.startswith(f"{name}/") for file in files):
-            (rows / name).rmdir()
-            claim.unsynced.add(rows)
+    empty = [name for name in folders if not any(one.startswith(f"{name}/") for one in files)]
+    if empty:
+        claim.sync()
+    for name in sorted(empty, reverse=True):
+        (rows / name).rmdir()
+        claim.unsynced.add(rows)
 
 
 def join_parts(root: Path, key: SetKey, claim: Claim, commit: Commit, first: int) -> Commit:

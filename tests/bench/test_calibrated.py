@@ -127,6 +127,16 @@ def test_the_score_is_above_0_exactly_where_p_is_at_most_alpha(null, value, alph
     assert found.score == pytest.approx(max(0, value / 10 - at) / (1 - at))
 
 
+def test_chunks_of_draws_change_nothing(rng, monkeypatch):
+    xs, ys = layers(rng, 40, 5, 6), layers(rng, 40, 7)
+    drawn = draw_orders(40, 39, rng=rng)
+    for similarity in ALL:
+        whole = calibrate(xs, ys, similarity, drawn).null
+        monkeypatch.setattr("bench.metrics.calibrated._AT_ONCE", 40 * 40 * 7)
+        np.testing.assert_allclose(calibrate(xs, ys, similarity, drawn).null, whole, atol=1e-12)
+        monkeypatch.undo()
+
+
 def test_rows_that_do_not_vary_are_refused_or_have_no_score(rng):
     x, y = np.repeat(rng.normal(size=(1, 4)), 30, axis=0), rng.normal(size=(30, 4))
     # Of equal rows the first are the neighbours of all: whatever the order, a count of chance.

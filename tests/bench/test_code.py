@@ -244,14 +244,15 @@ def test_what_a_function_of_a_notebook_names_counts(own):
 def test_what_workers_cannot_have_is_said_before_and_there(own, runs, smoke_store, tmp_path):
     module = own()
     register("aligner", "mine", replace(module.METHOD, aligner=lambda: module.make()))
-    mine = [first(runs, method="mine", seed=seed) for seed in range(9)]
     with pytest.raises(EngineError, match=r"aligner 'mine' cannot be sent.*or use jobs=1"):
-        run_all(mine, smoke_store, tmp_path / "no", jobs=2)
+        code.Own.of([("mine", None, "zero_shot")])
     register("aligner", "mine", module.METHOD)
-    mine = [first(runs, method="mine", seed=seed) for seed in range(9)]
+    mine = [first(runs, method="mine", seed=seed) for seed in range(2)]
     (tmp_path / "mine_of_a_user.py").write_text(METHOD.replace("ALPHA", "7.0"))
     with pytest.raises(EngineError, match="A worker has other code than this process"):
         run_all(mine, smoke_store, tmp_path / "no", jobs=2)
+    sent = code.Own.of([("mine", None, "zero_shot")])
     (tmp_path / "mine_of_a_user.py").unlink()
+    del sys.modules["mine_of_a_user"]
     with pytest.raises(EngineError, match=r"A worker cannot read the aligner 'mine' \(No module"):
-        run_all(mine, smoke_store, tmp_path / "no", jobs=2)
+        sent.install()

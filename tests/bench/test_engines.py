@@ -14,7 +14,6 @@ from polars.testing import assert_frame_equal
 from bench import read_ranks, read_results, run_all
 from bench.errors import ProtocolError
 from bench.results import finished
-from featstore.errors import EngineError
 from featstore.parallel import Workers
 from tests.bench.engine_tasks import die_once, process, square, threads
 from tests.bench.test_execution import TIMES
@@ -60,11 +59,6 @@ def wait_until(true):
     while not true():
         assert time.monotonic() < end
         time.sleep(0.05)
-
-
-def test_an_unknown_engine_is_named():
-    with pytest.raises(EngineError, match="Known engines: local, ray"):
-        Workers("slurm")
 
 
 def test_a_worker_that_dies_is_replaced(ray_cluster, tmp_path):

@@ -229,17 +229,6 @@ def test_a_task_of_ones_own_has_controls_and_a_verdict(smoke_store):
     assert "chance" not in alone.verdict
 
 
-def test_options_of_a_task_are_given_by_name(smoke_store):
-    results = evaluate("ridge", smoke_store, tasks={"few_shot": {"shots": 2, "learner": "gda"}},
-                       eval="in-class", seeds=2, controls=False, **WHERE)  # fmt: skip
-    found = results.frame(["learner", "shots", "seed", "eval"]).unique().sort("seed").rows()
-    assert found == [("gda", 2, 0, "in-class"), ("gda", 2, 1, "in-class")]
-    # A learner that was run alone has its number, and no claim.
-    assert (
-        "by the learner gda with 2 labelled images a class. Nothing is decided" in results.verdict
-    )
-
-
 def test_a_frame_has_numbers_where_there_are_numbers(found):
     assert found.frame().columns[:3] == ["task", "direction", "eval"]
     assert found.frame().width <= 20
@@ -316,21 +305,6 @@ def test_a_comparison_is_that_of_the_folder(found):
         found.compare("rigde", "ridge")
     with pytest.raises(NoResultsError, match="No two cells of "):
         found.compare("ridge/head/0", "ridge/head/0")
-
-
-def test_the_report_is_on_the_method_that_was_run(rng, tmp_path):
-    pytest.importorskip("jinja2")
-    pytest.importorskip("matplotlib")
-    pairs, head = planted(rng)
-    results = evaluate(Untitled, pairs, prototypes=head, draws=2, n_pairs=8, seeds=2,
-                       out=tmp_path / "out", progress=False)  # fmt: skip
-    page = results.report(tmp_path / "page.html").read_text(encoding="utf-8")
-    assert "&lt;script&gt;alert(1)" in page
-    assert "No run on head weights answers the question yet." not in page
-    again = hs.Results(tmp_path / "out")
-    assert again.verdict == results.verdict
-    with pytest.raises(NoResultsError, match=r"Name it: Results\(folder, store=…\)"):
-        again.report(tmp_path / "page.html")
 
 
 @pytest.mark.parametrize(

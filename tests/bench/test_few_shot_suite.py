@@ -1,7 +1,5 @@
 """The suite of few-shot learners on toy stores, its table, and the command that plans it."""
 
-import json
-
 import numpy as np
 import polars as pl
 import pytest
@@ -138,29 +136,3 @@ def test_published_numbers_stand_beside_their_own_dataset_or_mean_only(results):
 
 def bench(*words):
     return CliRunner().invoke(cli, [str(word) for word in words])
-
-
-def test_the_commands_plan_run_and_show_the_suite(store, results, tmp_path):
-    words = (
-        "eval", "run", "few-shot", "--store", store, "-o", tmp_path, "--dataset",
-        "pets",
-    )  # fmt: skip
-    some = (*words, "--shots", "1", "--learners", "gda,ape")
-    done = bench(*some, "--json")
-    assert done.exit_code == 0, done.output
-    facts = json.loads(done.stdout)
-    assert facts["new"] == 20
-    assert "--shots 1 --learners gda,ape" in facts["command"]
-    shown = bench("eval", "table", results, "--part", "learners", "--format", "md").stdout
-    assert "| pets |" in shown
-    assert "no goal" in shown
-    whole = json.loads(bench("eval", "table", results, "--json").stdout)
-    assert [len(whole[name]) for name in ("learners", "gains")] == [18, 0]
-    for wrong, message in (
-        (("demo", "--shots", "1"), "--shots is for suite few-shot; demo has its own"),
-        (("paper", "--dataset", "x"), "--dataset is for suite demo, controls, few-shot"),
-        (("few-shot", "--shots", "one"), "expected an integer of at least 0 and below"),
-    ):
-        refused = bench("eval", "run", *wrong, "--store", store, "-o", tmp_path)
-        assert refused.exit_code == 2
-        assert message in refused.output

@@ -40,22 +40,6 @@ def swept(sweep, smoke_store, tmp_path_factory):
     return root
 
 
-def test_the_cells_are_every_combination_that_means_something(sweep):
-    cells = {
-        (r.fit.method, r.protocol.source, r.protocol.n_pairs, r.fit.mix, r.fit.penalty)
-        for r in sweep
-    }
-    ridge = [cell for cell in cells if cell[0] == "ridge"]
-    # none: 2 K x 2 penalties; four sources: 2 penalties alone, 2 K x 2 mixes x 2 penalties mixed.
-    assert len(ridge) == 2 * 2 + 4 * (2 + 2 * 2 * 2)
-    # Procrustes has no penalty; the mean shift neither penalty nor mix; ConSE only the head.
-    assert len([c for c in cells if c[0] == "procrustes"]) == 2 + 4 * (1 + 2 * 2)
-    assert len([c for c in cells if c[0] == "mean-shift"]) == 2 + 4 * 3
-    assert [c[1:3] for c in cells if c[0] == "conse"] == [("head", 0)]
-    assert len(sweep) == 2 * 2 * len(cells)
-    assert len({run.run_id for run in sweep}) == len(sweep)
-
-
 @pytest.fixture
 def ordinary(monkeypatch):
     """Every ridge is projected into its own space: else one road is compared with itself."""

@@ -90,15 +90,6 @@ def test_what_was_changed_last_comes_first_and_decides(tmp_path):
     assert proposed.startswith(f"headstock fit ridge --store {tmp_path / 'old'} ")
 
 
-def test_a_damaged_store_is_named_with_its_problem(tmp_path, monkeypatch, capsys):
-    toy_store(tmp_path / "store")
-    (tmp_path / "store" / "log.json").write_text("[1")
-    (store,) = _state(tmp_path, monkeypatch, capsys)["stores"]
-    assert "log.json is not JSON" in store["problem"]
-    assert run_command(cli, "headstock", []) == 0
-    assert "log.json is not JSON" in capsys.readouterr().out
-
-
 def _go_on(folder: Path, capsys, *more: str) -> str:
     """Run the command that is proposed for a folder, with `more` options; return it."""
     proposed = next_command(find_work(folder))

@@ -26,7 +26,6 @@ from bench.tasks.outcome import outcomes_of
 from bench.tasks.zero_shot import score_zero_shot
 from featstore import open_store
 from featstore.command_line import run_command
-from featstore.errors import PluginError
 from featstore.plugins import register
 from headstock.__main__ import cli
 from tests.shorthand import task_runs
@@ -232,17 +231,3 @@ def test_a_task_may_return_outcomes_of_ranks(smoke_store, no_plugins):
     }
     assert low[0].values == {"low": 3.0}
     assert value_text("low", 3.0) == "3.0000"
-
-
-@pytest.mark.parametrize(
-    ("task", "message"),
-    [
-        (lambda alignment, store: {}, "takes 'store'; it may take alignment, corpus"),
-        (Task(None), "expected a function"),
-        (Task(lambda rng: {}, options=dict), "dict must be a frozen dataclass"),
-    ],
-)
-def test_what_is_no_task(no_plugins, task, message):
-    wanted = f"'mine' of test_own_task.py cannot be used: .*{message}"
-    with pytest.raises(PluginError, match=wanted):
-        register("task", "mine", task)

@@ -149,6 +149,8 @@ def test_the_papers_methods_run_by_its_schedule(every):
         assert retrieval == methods
     # Trainings on no image of the dataset follow each other, so that one serves every dataset.
     alone = [run for run in trained if run.data.pairs_from or not run.protocol.has_pairs]
+    on_head = [run for run in alone if not run.data.pairs_from and run.protocol.source == "head"]
+    assert {run.seed for run in on_head} == {0, 1, 2}
     keys = [
         (r.data.head_set, r.data.pairs_from * r.protocol.has_pairs, r.fit.method,
          r.protocol.source, r.protocol.head_rows, str(r.protocol.n_pairs),

@@ -9,7 +9,7 @@ import json
 import shlex
 from dataclasses import replace
 from functools import cache, partial
-from itertools import chain, takewhile
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,6 @@ from safetensors.torch import save_file
 
 from bench.suites.paper import COSINE_HEADS, EXPERIMENTS, INAT
 from bench.suites.published import published_numbers
-from data_manifests.registry import BUILDERS
 from featstore import open_store
 from featstore.command_line import run_command
 from featstore.encoders import open_clip_model, sentence_transformers_text, timm_image
@@ -180,23 +179,6 @@ def table(heading):
     rows = takewhile(lambda line: line.startswith("|"), lines[start + 2 :])
     cells = [[cell.strip().strip("`") for cell in row.strip("|").split("|")] for row in rows]
     return [dict(zip(names, row, strict=True)) for row in cells]
-
-
-def wanted_images():
-    """Return dataset → encoders of its images, as the suite wants them of an empty store."""
-    encoders = {}
-    for dataset, kind, encoder in chain.from_iterable(one.reads for one in EXPERIMENTS):
-        if kind == "image":
-            encoders.setdefault(dataset, {})[encoder] = None
-    return encoders
-
-
-def test_the_downloads_of_the_document_are_those_of_the_manifests():
-    cells = [row["dataset"].split("`") for row in table("| dataset | GB |")]
-    links = {name: link.removeprefix("](").removesuffix(")") for _, name, link in cells}
-    assert links == {name: BUILDERS[name].facts["home_page"] for name in wanted_images()}
-    text = DOCUMENT.read_text(encoding="utf-8")
-    assert all(file.rsplit("/", 1)[0] in text for file in INAT.values())
 
 
 def test_the_document_names_every_experiment_of_the_published_numbers():

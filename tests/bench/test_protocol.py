@@ -28,13 +28,6 @@ def test_no_class_is_on_both_sides_and_every_image_is_on_one(names, seed, fracti
     assert len(set(names[split.train])) == n_train
 
 
-def test_the_demos_numbers():
-    names = np.arange(570) % 517
-    split = held_out_split(names, seed=0)
-    assert len(set(names[split.train])) == 310
-    assert len(set(names[split.test])) == 207
-
-
 def test_subsets_of_a_seed_are_nested_and_random():
     split = held_out_split(np.arange(100), seed=5)
     sixteen, all_of_them = first_pairs(split, 16), first_pairs(split, "all")

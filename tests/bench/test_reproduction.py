@@ -317,7 +317,7 @@ def tree(root: Path):
 
 
 @settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True, max_examples=50
+    suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True, max_examples=25
 )
 @example([("", "run", [{"command": "headstock 'extract' OUT/m --store STORE", "title": "t"}])])
 @example([("store", "address", "/etc"), ("suite", "jobs", 10000), ("suite", "weights", "./m")])

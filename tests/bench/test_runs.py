@@ -10,18 +10,10 @@ from featstore.identity import canonical_json, sha256_hex
 from fitters.errors import SettingError
 
 RUN = Run.of(
-    suite="demo",
-    task="zero_shot",
-    eval="held-out",
-    method="ridge",
-    source="head",
-    n_pairs=16,
-    seed=3,
-    image_set="d/image/e-00000000",
-    image_revision="a" * 64,
-    name_set="d/class_name/t-00000000",
-    name_revision="b" * 64,
-)
+    suite="demo", task="zero_shot", eval="held-out", method="ridge", source="head", n_pairs=16,
+    seed=3, image_set="d/image/e-00000000", image_revision="a" * 64,
+    name_set="d/class_name/t-00000000", name_revision="b" * 64,
+)  # fmt: skip
 
 OTHER = {
     "suite": "smoke", "task": "retrieval", "eval": "all-names", "method": "procrustes",

@@ -5,11 +5,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from bench import compare, read_results
+from bench import read_results
 from bench.cells import CELL, source_name
 from bench.tables import (
     comma_separated,
-    gain_lines,
     interval_text,
     metric_name,
     number_text,
@@ -77,20 +76,6 @@ def test_a_summary_is_method_by_pairs_of_the_first_metric(tmp_path):
         "Head weights alone, without a real pair, reach top-1 100.0 % (ConSE), 25.0 % (Ridge) "
         "among 20 candidates; the best control 0.0 %, chance 5.0 %."
     )
-
-
-def test_gain_lines_show_both_sides_and_the_sign(written_study):
-    gains = compare(written_study, read_results(written_study))
-    headings, lines = gain_lines(gains.filter(pl.col("comparison") == "over-parts"))
-    first = dict(zip(headings, lines[0], strict=True))
-    assert first["a"] == "16 real + head weights"
-    assert first["task"] == "image→name"
-    assert first["queries"] == "800"
-    assert first["draws"] == "10"
-    assert first["family"] == "of 4"
-    assert first["f"] == "0.03"
-    assert first["clusters"] == "40"
-    assert first["95 % interval"].startswith("[")
 
 
 def test_csv_keeps_every_digit_and_quotes(written_study):

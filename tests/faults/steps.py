@@ -212,7 +212,7 @@ def killed(
 
     sys.addaudithook(count)
     steps: dict[str, Callable[..., Any]] = {
-        "write": write, "remove": remove, "collect": collect, "copy": copy,
+        "write": write, "remove": remove, "collect": collect, "compact": compact, "copy": copy,
     }  # fmt: skip
     return steps[step](root, **args)
 

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -121,16 +120,6 @@ def test_a_staging_folder_that_vanishes_holds_no_claim(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", scandir)
     assert lock.claim_folders(tmp_path) == []
-
-
-def test_a_second_writer_is_told_who_writes(children, store):
-    first = children.start("once", store, args={"n": 7, "nap": 0.5})
-    _until(lambda: _claims(store))
-    report = children.run("once", store, args={"n": 7})
-    assert report["error"] == "StoreWriteError"
-    assert f"is being written by process {first} on {socket.gethostname()}." in report["message"]
-    assert "wait=SECONDS" in report["message"]
-    assert children.wait(first)["code"] == 0
 
 
 @pytest.mark.parametrize("where", ["block", "data", "finish", "log"])

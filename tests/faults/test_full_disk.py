@@ -1,47 +1,8 @@
-"""Real disks that are full, and real limits on files."""
-
-import os
-import shutil
-import subprocess
-import sys
+"""Real limits on the size of files; disks that are full: test_matrix and test_every_call."""
 
 import pytest
 
-from tests.faults.conftest import REPOSITORY
 from tests.faults.trees import check_readable, litter, tree
-from tests.featstore.remote.conftest import make_store
-from tests.featstore.remote.static import static_server
-
-can_mount = pytest.mark.skipif(
-    not hasattr(os, "getuid")
-    or os.getuid() != 0
-    or shutil.which("unshare") is None
-    or subprocess.run(["unshare", "-m", "true"], check=False, capture_output=True).returncode != 0,
-    reason="only the superuser can mount a small disk",
-)
-
-
-@can_mount
-def test_the_cache_of_remote_stores_on_a_small_disk(tmp_path):
-    folder = make_store(tmp_path / "store")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    with static_server(folder) as (host, port):
-        address = f"http://{host}:{port}"
-        done = subprocess.run(
-            ["unshare", "-m", sys.executable, "-m", "tests.faults.full_cache", str(disk),
-             str(folder), address],
-            cwd=REPOSITORY, env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-            check=False, capture_output=True, text=True,
-        )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    messages = [line.split(" ", 1)[1] for line in done.stdout.splitlines()]
-    full = [message for message in messages if message != "read"]
-    assert len(full) >= 10
-    assert "read" in messages
-    for message in full:
-        assert message.startswith(f"The cache {disk / 'cache' / 'headstock' / 'remote'} cannot be")
-        assert "No space left on device. Free space on its disk" in message
 
 
 @pytest.mark.parametrize("limit", [0, 100, 300, 16_384, 40_000, 65_000, 65_560])

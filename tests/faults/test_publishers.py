@@ -138,7 +138,7 @@ def test_nothing_is_lost_and_the_history_is_linearizable(children, memory, monke
     assert verify_store(pulled).problems == []
     chains = {}
     for info in open_store(pulled).sets():
-        chains[info.key.dataset] = [*info.commit.history, info.commit.revision_id]
+        chains[info.key.dataset] = [*reversed(info.commit.published)]
     operations = _operations(root)
     assert {name: violations(chains.get(name, []), operations[name]) for name in operations} == {
         name: [] for name in operations

@@ -161,19 +161,6 @@ def test_a_private_store_is_opened_to_the_group(children, folder):
     assert _done(children.run("init", root, **ANNE)) is False
 
 
-@superuser
-def test_parts_of_others_are_named(children, folder):
-    root = folder / "mixed"
-    folder.chmod(0o777)
-    _done(children.run("once", root, args={"n": 7}, **ANNE))
-    for path in [root, root / "birds"]:
-        path.chmod(0o755)
-    os.chown(root, BERT["user"]["uid"], GROUP)
-    report = children.run("init", root, **BERT)
-    assert report["error"] == "StoreWriteError"
-    assert "Each owner runs `headstock store init" in report["message"]
-
-
 def test_a_reader_needs_no_right_to_write(children, shared):
     _done(children.run("grow", shared, **ANNE))
     paths = [shared, *sorted(shared.rglob("*"))]

@@ -98,20 +98,6 @@ def test_a_view_is_written_as_rows(tmp_path):
     np.testing.assert_array_equal(unit, one.normalized())
 
 
-def test_items_are_kept_as_item_tables_have_them(tmp_path):
-    items = pd.DataFrame({
-        "name": ["a", "b"], "class_id": [3, 4], "split": pd.Categorical(["train", "test"]),
-        "width": [2.5, 3.5],
-    })  # fmt: skip
-    view = write(tmp_path, rows=np.eye(2), ids="name", items=items, **SET)
-    expected = item_table(
-        ["a", "b"], class_id=["3", "4"], split=["train", "test"], name=["a", "b"],
-        width=[2.5, 3.5],
-    )  # fmt: skip
-    assert view.items.select(expected.columns).equals(expected)
-    assert view.where(class_id="4").numpy().tolist() == [[0, 1]]
-
-
 def test_whole_numbers_are_ids_as_text(tmp_path):
     view = write(tmp_path, rows=np.eye(3), ids=np.array([7, 3, 5]), **SET)
     assert view.items["item_id"].to_list() == ["7", "3", "5"]

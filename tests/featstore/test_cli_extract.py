@@ -9,10 +9,7 @@ import shlex
 import pytest
 
 import featstore
-from featstore.cli.extract import _show_progress
-from featstore.cli.progress import ProgressBar
 from featstore.command_line import EXIT_USAGE
-from featstore.extraction.progress import Progress
 from featstore.testing import toy_manifest
 from tests.typed import headstock
 
@@ -97,14 +94,3 @@ def test_a_wrong_setting_is_one_line_before_anything_is_read(tmp_path, capsys, w
     words = ["extract", "none", "--encoder", "timm:test_vit", "--store", tmp_path / "s", "-s", word]
     assert headstock(*words) == EXIT_USAGE
     assert re.search(said, capsys.readouterr().err)
-
-
-def test_progress_says_what_limited_the_speed(capsys):
-    with ProgressBar("toy/image", "rows", terminal=False) as bar:
-        for done in range(100):
-            sentence = "Bottleneck: encoder (decoders idle 70 % of the time)."
-            _show_progress(bar, Progress(done, 1000, 2, 12.5, 320.0, {}, sentence))
-    assert capsys.readouterr().err.splitlines() == [
-        "toy/image: 99 of 1,000 rows (10%), 12.5 items/s, 5 min 20 s left, 2 failed",
-        "Bottleneck: encoder (decoders idle 70 % of the time).",
-    ]

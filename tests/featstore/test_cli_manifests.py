@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 
-import polars as pl
 import pytest
 from click.testing import CliRunner
 from PIL import Image
@@ -101,17 +100,6 @@ def test_a_damaged_build_is_made_whole_again(source, tmp_path, damage):
     assert result.status == ("unchanged" if damage == "facts" else "built")
     if damage != "facts":  # a comment in the facts is no damage
         assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == whole
-
-
-def test_imagenet1k_has_prompts_of_three_variants(tmp_path):
-    manifest = build_dataset("imagenet1k", tmp_path / "out").manifest
-    table = manifest.items("class_name")
-    counts = dict(table.group_by("variant").len().iter_rows())
-    assert counts == {"name": 2000, "lemmas": 2000, "definition": 1000}
-    crane = table.filter(pl.col("name_group") == "crane", variant="name", template_id="photo")
-    assert crane["text"].to_list() == ["a photo of a crane."] * 2
-    assert crane["shared_name"].all()
-    assert build_dataset("imagenet1k", tmp_path / "out").status == "unchanged"
 
 
 def test_ls_and_show(call, source, tmp_path):

@@ -11,7 +11,6 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from featstore.command_line import SectionedCommand
 from featstore.errors import EncoderError, OptionError
 from featstore.extraction.options import EncoderSpec, ExtractConfig, HeadConfig, settle_options
 from featstore.options import (
@@ -168,22 +167,6 @@ def test_a_setting_that_nothing_takes_is_wrong_usage(words: str, said: str) -> N
     with pytest.raises(click.UsageError) as err:
         settings_from(words.split(), OWNERS, having=lambda name: ["griddle"][: name == "lid"])
     assert said in err.value.message
-
-
-def test_a_help_ends_in_the_settings_of_what_is_named() -> None:
-    @click.command(cls=SectionedCommand, sections={}, settings=lambda given: {
-        name: OWNERS[name] for name in given["what"].split(",")
-    })  # fmt: skip
-    @click.argument("what")
-    def cook(what: str) -> None:
-        raise AssertionError(what)
-
-    shown = CliRunner().invoke(cook, ["pan", "--help"]).output.split("Settings of ")
-    assert shown[1].split() == ["pan", "(-s):", "heat=N|auto|all", "Heat.", "[default:", "3]"]
-    assert len(shown) == 2
-    every = CliRunner().invoke(cook, ["--help", "grill,pan"]).output
-    for line in ("lid=yes|no", "coal=NAMES", "[default: oak]"):
-        assert line in every
 
 
 def test_keyword_arguments_go_to_the_dataclass_that_has_them():

@@ -10,7 +10,6 @@ import os
 import pty
 import re
 import sys
-import threading
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -296,33 +295,6 @@ def test_what_is_done_at_once_gets_one_line_at_the_end(capsys):
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert re.fullmatch(r"demo: 3 of 3 fits \(100%\), [\d.,]+ fits/(s|min)\n", err)
-
-
-class Written(io.StringIO):
-    """Says when a line was written."""
-
-    def __init__(self):
-        super().__init__()
-        self.line = threading.Event()
-
-    def write(self, text):
-        done = super().write(text)
-        if "\n" in self.getvalue():
-            self.line.set()
-        return done
-
-
-@pytest.mark.parametrize(("unit", "total"), [("fits", 7), ("rows", None), ("", None)])
-def test_a_command_in_which_nothing_advances_says_that_it_lives(unit, total, monkeypatch):
-    written = Written()
-    monkeypatch.setattr(sys, "stderr", written)
-    with ProgressBar("csa", unit, total=total, doing="fitting", terminal=False, every=0.001):
-        assert written.line.wait(60)
-    first = written.getvalue().splitlines()[0]
-    if total is None:
-        assert re.fullmatch(r"csa: fitting, [\d.]+ s so far", first)
-    else:
-        assert first == "csa: 0 of 7 fits (0%), fitting"
 
 
 def test_a_terminal_gets_a_bar_and_stdout_stays_clean(capsys):

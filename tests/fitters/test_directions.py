@@ -70,21 +70,6 @@ def test_correlations_lie_in_0_1_and_do_not_see_invertible_maps(seed, shift):
     assert_close(swapped.strengths_, aligner.strengths_, times=10)
 
 
-@pytest.mark.parametrize("kind", ["fewer rows", "duplicate", "constant", "float16"])
-def test_rank_deficient_sides_give_finite_directions(kind, rng):
-    x, y = draw_views(rng, n=5 if kind == "fewer rows" else 40)
-    if kind == "duplicate":
-        x[:, 1] = x[:, 0]
-    elif kind == "constant":
-        x[:, 1] = 3.0
-    elif kind == "float16":
-        x, y = x.astype(np.float16).astype(float), y.astype(np.float16).astype(float)
-    for aligner in (CCAAligner(alpha=0.0), CSAAligner(), PLSAligner()):
-        aligner.fit(x, y)
-        assert np.isfinite(aligner.weights_x_).all()
-        assert (np.abs(aligner.weights_x_) < 1e6).all()
-
-
 def test_csa_weighs_the_unit_projections_by_their_correlations(rng):
     x, y = draw_views(rng)
     aligner = CSAAligner(3, alpha=0.01).fit(x, y)

@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -5,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.kernel_approximation import Nystroem
 from sklearn.metrics.pairwise import rbf_kernel
 
-from fitters.errors import SettingError
+from fitters.errors import PairsError, SettingError
 from fitters.feature_maps import NystroemMap, choose_landmarks, gaussian
 from tests.assertions import assert_close, assert_same
 from tests.oracles import unit
@@ -25,6 +27,15 @@ def test_the_kernel_is_sklearns(n, m, gamma, seed):
     assert single.dtype == np.float32
     room = 1e-6 * gamma * (np.max(a * a) + np.max(b * b)) * 4 + 1e-6
     assert np.abs(single - rbf_kernel(a, b, gamma=gamma)).max() < room
+
+
+def test_blocks_change_nothing_and_wrong_arguments_are_refused(rows):
+    whole = gaussian(rows, rows[:5], 2.0)
+    assert_close(gaussian(rows, rows[:5], 2.0, block_rows=7), whole)
+    with pytest.raises(SettingError, match="above 0"):
+        gaussian(rows, rows, -1)
+    with pytest.raises(PairsError, match="rows of one space"):
+        gaussian(rows, rows[:, :3], 1)
 
 
 def test_nystroem_features_have_sklearns_inner_products(rows):

@@ -19,7 +19,6 @@ from fitters.errors import PairsError, SettingError, ZeroRowError
 from fitters.from_store import project_view
 from fitters.jobs import HeadTexts, fit_from_store, pair_images
 from fitters.moments.transform import SideTransform
-from fitters.saved import fitted_arrays
 from fitters.select.left_out import choose_on_prototypes
 from fitters.settings import FitRequest
 from fitters.sources import prepare
@@ -63,25 +62,6 @@ def test_it_is_the_recipe_on_the_rows_joined_by_hand(store):
     np.testing.assert_allclose(
         project_view(found, captions), direct.project_y(captions.numpy()), rtol=0, atol=1e-6
     )
-
-
-def test_the_papers_cca_of_a_store_is_that_of_its_rows_uncentred(store):
-    """Not from the moments that other methods share: those are of centred rows."""
-    found = fit_from_store(store, _request(method="paper-cca", y=Y))
-    head = store.view(HEAD)
-    names = store.view(NAMES).class_texts(["name"], ["none", "photo"])
-    text_of = dict(zip(names.items["class_id"], names.numpy(), strict=True))
-    pairs = store.view(X).where(split="train").pair_by("parent_id", store.view(Y))
-    direct = fit(
-        "paper-cca",
-        prototypes=Pairs(head.numpy(), np.array([text_of[c] for c in head.items["class_id"]])),
-        real=Pairs(*pairs.numpy()),
-        rng=np.random.default_rng(0),
-    )
-    assert found.x.mean is None
-    assert found.y.mean is None
-    for name in fitted_arrays(direct.aligner):
-        assert_close(getattr(found.aligner, name), getattr(direct.aligner, name))
 
 
 def test_same_seed_same_bytes(store, tmp_path):

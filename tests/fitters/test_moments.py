@@ -67,13 +67,6 @@ def test_neither_batching_nor_order_matters(seed, cuts, order, offset):
     )
 
 
-def test_pooled_merge_is_the_moments_of_all_rows():
-    one, two = draw_rows(1, 30), draw_rows(2, 50, offset=4.0)
-    merged = merge_pooled(Moments.from_rows(*one), Moments.from_rows(*two))
-    both = [np.concatenate(pair) for pair in zip(one, two, strict=True)]
-    assert_same_moments(merged, Moments.from_rows(*both))
-
-
 @pytest.mark.parametrize("offset", [0.0, 1e3])
 def test_float32_products_keep_float32_accuracy(offset):
     x, y, weight = draw_rows(4, 9000, offset=offset)

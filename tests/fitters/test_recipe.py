@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import numpy as np
 import pytest
 from scipy.special import softmax
@@ -5,7 +7,7 @@ from scipy.special import softmax
 from fitters import METHODS, Alignment, Pairs, SideTransform, fit
 from fitters.aligners.procrustes import ProcrustesAligner
 from fitters.aligners.ridge import RidgeAligner
-from fitters.alignment import select
+from fitters.alignment import BLOCK_ROWS, select
 from fitters.errors import SelectionError, SettingError, ZeroRowError
 from fitters.moments.moments import merge_pooled, moments_of
 from fitters.saved import fitted_arrays
@@ -174,21 +176,24 @@ def test_zero_rows_are_named_where_rows_are_raw(method, side, make_world):
         fit(method, **given, rng=rng_of())
 
 
+def test_projections_are_float32_units_and_do_not_depend_on_blocks(make_world):
+    head, _ = make_world()
+    alignment = fit("ridge", prototypes=head, penalty=0.1, rng=rng_of())
+    rows = rng_of(5).standard_normal((BLOCK_ROWS + 5, 12)).astype(np.float32)
+    projected = alignment.project_y(rows)
+    assert projected.dtype == np.float32
+    assert_close(np.linalg.norm(projected, axis=1), np.ones(len(rows)), "float32")
+    # Products of other shapes add in another order: the last bit of float32.
+    assert_close(projected[-5:], alignment.project_y(rows[-5:]), "float32")
+    assert isinstance(alignment, Alignment)
+
+
 def test_an_unknown_setting_is_named(make_world):
     head, _ = make_world()
     with pytest.raises(SettingError, match=r"No setting named 'penalt'.*Did you mean 'penalty'"):
         fit("ridge", prototypes=head, penalt=1.0, rng=rng_of())
     with pytest.raises(SettingError, match="No setting named 'reading'"):
         select("ridge", prototypes=head, reading="best", rng=rng_of())
-
-
-def test_select_chooses_what_is_not_given(make_world):
-    head, _ = make_world()
-    choice = select(FitConfig("asif", top_k=5), prototypes=head, rng=rng_of())
-    assert choice.params["top_k"] == 5
-    assert len(choice.axes["power"].values) > 1
-    config = FitConfig("asif", top_k=5, power=3.0)
-    assert select(config, prototypes=head, rng=rng_of()).params == {"top_k": 5, "power": 3.0}
 
 
 @pytest.mark.parametrize(

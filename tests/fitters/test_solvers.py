@@ -1,3 +1,4 @@
+import jaxtyping
 import numpy as np
 import pytest
 import scipy.linalg
@@ -130,3 +131,10 @@ def test_a_rotation_is_0_where_the_data_leave_it_open(rng):
     # As good as any rotation, and none of them is smaller.
     assert np.trace(rotation.T @ deficient) == pytest.approx(values.sum(), rel=1e-12)
     assert np.linalg.norm(rotation) == pytest.approx(np.sqrt(3), rel=1e-12)
+
+
+def test_a_wrong_shape_is_refused_by_the_annotations():
+    for call in (lambda: solve_ridge(np.eye(3), np.ones((4, 2)), 1.0),
+                 lambda: solve_ridge_dual(np.ones((3, 2)), np.ones((4, 2)), 1.0)):  # fmt: skip
+        with pytest.raises(jaxtyping.TypeCheckError):
+            call()

@@ -61,16 +61,3 @@ def test_bad_use_says_what_to_do():
         SideTransform(mean=np.zeros(3)).apply(np.ones((2, 4)))
     with pytest.raises(PairsError, match="finite vector"):
         SideTransform(mean=np.array([np.nan]))
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_rows_that_are_given_are_left_as_they_are(dtype, rng, tmp_path):
-    rows = rng.standard_normal((6, 4)).astype(dtype)
-    before = rows.copy()
-    mapped = np.memmap(tmp_path / "rows", dtype=dtype, mode="w+", shape=rows.shape)
-    mapped[:] = rows
-    for given_ in (rows, mapped):
-        for normalize in (True, False):
-            SideTransform.fit([given_], normalize=normalize).apply(given_)
-        normalize_rows(given_)
-        assert_same(np.asarray(given_), before)

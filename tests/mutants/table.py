@@ -528,7 +528,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             'Rows that came out otherwise are in no earlier revision.', 'featstore/store/base.py',
             'if one.n <= readable', 'if one.n',
-            ('tests/featstore/extraction/test_repair.py',)),
+            ('tests/featstore/extraction/test_repair.py::test_an_earlier_revision_that_is_still_stored_stays',)),
         Mutant(
             'What is younger than the grace is no litter.', 'featstore/store/gc.py',
             'and _newest(path) <= self._before', '',

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import timm
 from safetensors.torch import save_file
-from timm.models.resnetv2 import ResNetV2
 
 from data_manifests.registry import BUILDERS
 from featstore.encoders.class_head import (
@@ -36,14 +35,6 @@ def test_a_head_lives_in_the_space_of_its_encoder(name, tmp_path):
     assert head.label_set == "imagenet1k"
     assert head.facts["label_set_basis"] == "number of classes"
     assert head.facts["weights"] == {"source": "file", "file": "model.safetensors"}
-
-
-def test_a_convolution_is_read_as_a_matrix():
-    model = ResNetV2(layers=(1, 1, 1, 1), channels=(128,) * 4, stem_chs=32, num_classes=13)
-    head = head_of(TimmEncoder("timm:bit", model), label_set="thirteen")
-    assert head.weight.shape == (13, 128)
-    np.testing.assert_array_equal(head.weight, model.head.fc.weight.detach().numpy()[:, :, 0, 0])
-    assert (head.label_set, head.facts["label_set_basis"]) == ("thirteen", "asked for")
 
 
 def test_an_unknown_number_of_classes_is_refused():

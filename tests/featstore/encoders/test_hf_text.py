@@ -99,14 +99,6 @@ def test_too_short_an_input_is_refused(originals):
         open_encoder("hf:bert", weights=originals["bert"], pool="cls", max_length=2)
 
 
-def test_the_prefix_is_part_of_the_text(originals, roberta):
-    prefixed = open_encoder(
-        "hf:roberta", weights=originals["roberta"], pool="mean", prefix="query: "
-    )
-    np.testing.assert_array_equal(prefixed.encode(["a"]), roberta.encode(["query: a"]))
-    assert prefixed.n_tokens("a") == roberta.n_tokens("query: a")
-
-
 def edit_json(path, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 

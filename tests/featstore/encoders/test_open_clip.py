@@ -369,15 +369,6 @@ def test_what_follows_the_end_is_not_looked_at():
     torch.testing.assert_close(one, two)
 
 
-def test_nothing_of_the_tower_learns():
-    tower = tower_of(build("tiny-clip"))
-    assert not any(tensor.requires_grad for tensor in tower.parameters().values())
-    assert len(tower.parameters()) > 20
-    embedded = tower.embed(torch.tensor([[tower.start, 9, tower.end]])).requires_grad_()
-    tower.encode(embedded, torch.tensor([2])).sum().backward()
-    assert embedded.grad.abs().max() > 0
-
-
 def test_other_towers_are_refused(folder):
     coca = save_weights("tiny-coca", folder / "coca.safetensors")
     with pytest.raises(EncoderError, match=r"tiny-coca: it has a class token\. Use a model"):

@@ -293,14 +293,6 @@ def test_a_prompt_is_chosen_by_name_or_given(tiny_text):
         open_encoder("st:tiny", weights=tiny_text, prompt_name="query", prefix="query: ")
 
 
-def test_an_empty_prefix_takes_the_default_prompt_away(tiny_text):
-    plain = open_encoder("st:tiny", weights=tiny_text)
-    with_prompts(tiny_text, "query")
-    without = open_encoder("st:tiny", weights=tiny_text, prefix="")
-    assert space_id(without.space) == space_id(plain.space)
-    np.testing.assert_array_equal(without.encode(ODD_TEXTS), plain.encode(ODD_TEXTS))
-
-
 def test_the_longest_input_can_be_set_and_is_keyed(tiny_text):
     plain = open_encoder("st:tiny", weights=tiny_text)
     short = open_encoder("st:tiny", weights=tiny_text, max_length=8)
@@ -370,24 +362,6 @@ def test_a_fast_tokenizer_is_hashed_without_the_older_files_beside_it(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
     fast = {name: tmp_path / name for name in ("tokenizer.json", "tokenizer_config.json")}
     assert files.tokenizer_sha256("st:x") == files_sha256(fast)
-
-
-class Tied(torch.nn.Module):
-    base_model_prefix = "tied"
-
-    def __init__(self):
-        super().__init__()
-        self.shared = torch.nn.Embedding(3, 2)
-        self.tokens = torch.nn.Embedding(3, 2)
-        self.tokens.weight = self.shared.weight
-
-
-def test_tied_tensors_are_stored_once(tmp_path):
-    save_file({"shared.weight": torch.zeros(3, 2)}, tmp_path / "model.safetensors")
-    assert st._not_loaded(Tied(), ModelFiles(tmp_path, None), "st:x") == set()
-    save_file({"other.weight": torch.zeros(3, 2)}, tmp_path / "model.safetensors")
-    with pytest.raises(EncoderError, match=r"2 of 2 tensors are missing \(shared"):
-        st._not_loaded(Tied(), ModelFiles(tmp_path, None), "st:x")
 
 
 def test_a_dense_layer_after_pooling_is_told_apart_by_its_activation():

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pytest
 
 import featstore
@@ -51,15 +50,6 @@ def test_a_set_is_extended_and_its_rows_are_not_encoded_again(manifest, store):
     expected = [expected_row(manifest.root / uri) for uri in whole.items["uri"]]
     np.testing.assert_allclose(whole.numpy(), expected, rtol=1e-6)
     assert len(opened.view(KEY, revision=first.revision_id)) == 5
-
-
-def test_an_extension_gives_the_bits_of_a_whole_extraction(manifest, store):
-    whole = store.with_name("whole")
-    _extract(manifest, whole)
-    _extract(manifest, store, limit=8)
-    _extract(manifest, store)
-    views = [featstore.open_store(root).view(KEY) for root in (store, whole)]
-    assert views[0].numpy().tobytes() == views[1].numpy().tobytes()
 
 
 def test_an_encoder_that_changed_under_its_name_cannot_extend(manifest, store):
@@ -112,17 +102,6 @@ def test_a_damaged_source_is_noticed(manifest, store):
     data.write_bytes(data.read_bytes()[:-1] + b"\x01")
     with pytest.raises(featstore.errors.CorruptStoreError):
         _extract(_renamed(manifest, "other"), store)
-
-
-def test_captions_know_the_rows_of_class_names(manifest, store):
-    names = manifest.tables["caption"].with_columns(
-        item_id=pl.col("item_id") + "-name",
-        kind=pl.lit("class_name"),
-        parent_id=pl.lit(None, dtype=pl.String),
-    )
-    other = Manifest("names", manifest.root, {"name": "names"}, {"class_name": names}, None)
-    _extract(manifest, store, kind="caption")
-    assert _extract(other, store, kind="class_name").copied == 11
 
 
 def test_the_log_says_what_happened(manifest, store):

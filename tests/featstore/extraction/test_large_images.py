@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from featstore import EncoderSpec
-from featstore.decoding.pool import decode_batch, is_plain_jpeg
+from featstore.decoding.pool import is_plain_jpeg
 from featstore.errors import TooManyFailuresError
 from featstore.extraction.job import extract
 from featstore.extraction.options import ExtractConfig
@@ -170,12 +170,3 @@ def test_the_limit_stands_in_the_place_of_pillows_own(monkeypatch: pytest.Monkey
     assert Image.MAX_IMAGE_PIXELS == 1000
     assert is_plain_jpeg(data, max_pixels=10_000)
     assert not is_plain_jpeg(data, max_pixels=9_999)
-
-
-def test_the_limit_holds_for_what_a_device_decodes(large: bytes) -> None:
-    pytest.importorskip("torchvision")
-    (found,) = decode_batch([large], "cpu")
-    assert str(found).startswith(LEFT_OUT)
-    (taken,) = decode_batch([large], "cpu", max_pixels=TAKEN)
-    assert not isinstance(taken, str)
-    assert tuple(taken.shape) == (LARGE, LARGE, 3)

@@ -58,30 +58,6 @@ class PositionDependent:
         return np.array([[slot, len(batch)] for slot in range(len(batch))], np.float32)
 
 
-class ByLength:
-    """A text encoder that says how long texts are, and notes its batches."""
-
-    name, kinds, dim, batch_size = "object:length", frozenset({"caption"}), 1, 4
-    space: ClassVar[dict[str, str]] = {"name": "length"}
-    facts: ClassVar[dict[str, str]] = {}
-
-    def __init__(self) -> None:
-        self.batches: list[list[int]] = []
-
-    def prepare(self, item: str) -> str:
-        return item
-
-    def length(self, prepared: str) -> int:
-        return len(prepared)
-
-    def is_truncated(self, prepared: str) -> bool:
-        return len(prepared) > 6
-
-    def encode(self, batch: Any) -> np.ndarray:
-        self.batches.append([len(text) for text in batch])
-        return np.array([[len(text)] for text in batch], np.float32)
-
-
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -164,10 +140,18 @@ def test_slots_do_not_depend_on_other_encoders_or_failures(manifest):
     np.testing.assert_array_equal(np.concatenate(lost), expected)
 
 
-class InOrder(ByLength):
-    """The same encoder without lengths: its batches are slots by row."""
+class InOrder:
+    """A text encoder without lengths, which notes its batches: they are slots by row."""
 
-    length: Any = None
+    name, kinds, dim, batch_size = "object:order", frozenset({"caption"}), 1, 4
+    space: ClassVar[dict[str, str]] = {"name": "order"}
+    facts: ClassVar[dict[str, str]] = {}
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+
+    def prepare(self, item: str) -> str:
+        return item
 
     def encode(self, batch: Any) -> np.ndarray:
         self.batches.append([int(text) for text in batch])

@@ -8,7 +8,9 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 
 import featstore
 from data_manifests.registry import BUILDERS
@@ -49,11 +51,15 @@ def test_stored_images_are_the_models_own_features(manifest: Manifest, store: Pa
     assert np.abs(view.numpy() - direct).max() <= 2e-3 * np.abs(direct).max()
 
 
-def test_the_cost_of_a_precision_is_recorded_with_the_run(manifest: Manifest, store: Path) -> None:
-    name, weights = LITE0
+def test_the_cost_of_a_precision_is_recorded_with_the_run(
+    manifest: Manifest, store: Path, tmp_path: Path
+) -> None:
+    weights = tmp_path / "vit.safetensors"
+    save_file(timm.create_model("test_vit").state_dict(), weights)
     result = featstore.extract(
-        manifest, kind="image", encoder=name, weights=weights, store=store, precision="bfloat16"
-    )
+        manifest, kind="image", encoder="timm:test_vit", weights=str(weights), store=store,
+        precision="bfloat16",
+    )  # fmt: skip
     (run,) = (store / result.key / "runs").glob("*.json")
     cosine = json.loads(run.read_text())["golden_cosine_to_float32"]
     assert 0.9 < cosine["minimum"] <= cosine["mean"] < 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 
 import featstore
@@ -68,25 +67,6 @@ def test_the_wrong_manifest_encoder_or_name(manifest, store):
     assert tree(store) == damaged
     assert repair_set(store, "toy/image/mean-colour", manifest=manifest,
                       encoder=BatchSensitive()).left == []  # fmt: skip
-
-
-def test_an_imported_set_is_imported_again(store, tmp_path):
-    np.save(tmp_path / "x.npy", np.ones((3, 2), np.float32))
-    (tmp_path / "x.csv").write_text("item_id\na\nb\nc\n")
-    from featstore.interop.reading import import_rows
-
-    key = import_rows(
-        tmp_path / "x.npy", items=tmp_path / "x.csv", store=store, dataset="d", kind="image",
-        encoder="their:vit",
-    )  # fmt: skip
-    flip(store / key / DATA)
-    done = repair_set(store, key)
-    assert done.commands[0] == f"headstock store repair {store} {key} --copy ADDRESS"
-    assert done.commands[1] == (
-        f"headstock store rm {store} {key} --yes && headstock import x.npy --dataset d "
-        "--kind image "
-        f"--encoder their:vit --store {store}"
-    )
 
 
 @pytest.fixture(scope="module")

@@ -55,15 +55,6 @@ def test_wrong_orders_of_the_names_do_not_agree(head, names, classes, order):
     assert not found.agrees
 
 
-def test_permuted_head_rows_fail_as_permuted_names_do(head, names):
-    rows = np.random.default_rng(2).permutation(1000)
-    found = check_row_order(head[rows], names)
-    assert found.p_value > 0.001
-    assert abs(found.correlation) < 0.02
-    both = check_row_order(head[rows], names[rows], permutations=19)
-    assert both.correlation > 0.2
-
-
 @pytest.mark.parametrize("count", [50, 100, 300])
 def test_some_of_the_classes_are_enough(head, names, count):
     for seed in range(5):

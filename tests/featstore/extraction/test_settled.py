@@ -17,7 +17,7 @@ from featstore.encoders.registry import open_encoder
 from featstore.encoders.runtime import TorchEncoder
 from featstore.errors import EncoderError
 from featstore.extraction import batches, ranks
-from featstore.extraction.options import settle_device
+from featstore.extraction.options import HeadConfig, settle_device
 from featstore.extraction.progress import BlockDone
 from featstore.extraction.ranks import Rank, extract_rank
 from featstore.extraction.targets import Job, settle_precision
@@ -54,6 +54,11 @@ def test_the_device(best, why, monkeypatch):
     assert settle_device(asked, [EncoderSpec(NAME)]) is asked
     thing = EncoderSpec(MeanColour(), space=SPACE)
     assert settle_device(ExtractConfig(), [thing]).device == "cpu"
+
+
+def test_a_head_is_read_on_the_cpu():
+    assert HeadConfig(device="auto").device == "cpu"
+    assert HeadConfig(device="cuda").device == "cuda"
 
 
 class Choosy:
@@ -224,3 +229,9 @@ def test_a_batch_is_halved_until_it_fits_and_doubled_while_it_pays(
     encoder: Any = Timed(each, room)
     monkeypatch.setattr(batches.time, "perf_counter", lambda: encoder.clock)
     assert batches.settle_batch_size(encoder, "auto", begun=None, device=device) == size
+
+
+def test_which_batches_may_be_run_in_parts():
+    on = [(None, "cuda", True), (None, "cpu", False), ("auto", "cpu", True), (64, "cuda", False)]
+    for batch, device, may in on:
+        assert ExtractConfig(batch_size=batch, device=device).may_halve is may

@@ -16,11 +16,10 @@ import featstore
 from featstore import EncoderSpec, ExtractConfig, Manifest
 from featstore.errors import StoreWriteError
 from featstore.extraction import batches
-from featstore.extraction.batches import sorting_window
 from featstore.extraction.job import run_job
-from featstore.extraction.progress import BlockDone, ExtractResult, JobLog
+from featstore.extraction.progress import ExtractResult, JobLog
 from featstore.extraction.repair import repair_set
-from featstore.extraction.targets import Job, SetState
+from featstore.extraction.targets import Job
 from featstore.testing import toy_manifest
 from tests.damage import flip, lasting
 from tests.featstore.extraction.conftest import SPACE, MeanColour
@@ -179,21 +178,6 @@ def test_an_extended_set_is_the_same_after_a_stop(captions, store):
     assert lasting(other) == lasting(store)
 
 
-def test_windows_hold_enough_batches_and_no_more_blocks_than_there_are():
-    encoder: Any = Slots()
-    for batch, items, window in (
-        (64, 10**6, 4),
-        (256, 10**6, 16),
-        (1024, 10**6, 16),
-        (16, 10**6, 1),
-        (64, 9_000, 3),
-        (64, 4_096, 1),
-        (64, 0, 1),
-    ):
-        assert sorting_window(encoder, batch, items=items, block_rows=4096) == window
-    assert sorting_window(object(), 64, items=10**6, block_rows=4096) == 1  # type: ignore[arg-type]
-
-
 # ---- The log of an extraction is a regular file: what may hang or act on being --------------
 
 
@@ -223,18 +207,6 @@ OPTIONS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def _state(manifest: Manifest, store: Path, **changes: Any) -> SetState:
-    choice = EncoderSpec(MeanColour(), space=SPACE)
-    job = Job(manifest, "image", [choice], store, ExtractConfig(**{**OPTIONS, **changes}))
-    (target,) = job.open().targets
-    return target.state(target.known_rows(None))
-
-
-def _counts(manifest: Manifest, store: Path, **changes: Any) -> tuple[str, int, int, int, int]:
-    state = _state(manifest, store, **changes)
-    return state.state, state.reused, state.staged, state.known, state.new
-
-
 def _extract(manifest: Manifest, store: Path, **changes: Any) -> featstore.extraction.ExtractResult:
     return featstore.extract(
         manifest,
@@ -244,51 +216,6 @@ def _extract(manifest: Manifest, store: Path, **changes: Any) -> featstore.extra
         store=store,
         **{**OPTIONS, **changes},
     )
-
-
-def _tree(root: Path) -> dict[str, tuple[int, int]]:
-    return {
-        str(path): (path.stat().st_mtime_ns, path.stat().st_size)
-        for path in [root, *root.rglob("*")]
-    }
-
-
-def test_every_state_is_told_and_nothing_touched(manifest, store):
-    class Stop(Exception):
-        pass
-
-    def stop(event: BlockDone) -> None:
-        if event.rows_done >= 8:
-            raise Stop
-
-    assert _counts(manifest, store) == ("missing", 0, 0, 0, 11)
-    written = _state(manifest, store).write_bytes
-    assert not store.exists()
-    with pytest.raises(Stop):
-        _extract(manifest, store, on_block=stop)
-    assert _counts(manifest, store) == ("unfinished", 0, 8, 0, 3)
-    assert _state(manifest, store).write_bytes == 3 * 4 * 4
-    result = _extract(manifest, store)
-    assert (result.reused, result.new) == (8, 3)
-    assert _state(manifest, store).key == result.key
-    data = (store / result.key / "embedding" / "c").rglob("0")
-    assert written == sum(path.stat().st_size for path in data if path.is_file())
-
-    before = _tree(store)
-    assert _counts(manifest, store) == ("finished", 11, 0, 0, 0)
-    other = Manifest("other", manifest.root, {"name": "other"}, manifest.tables, None)
-    assert _counts(other, store) == ("missing", 0, 0, 11, 0)
-    assert _counts(manifest, store, limit=5) == ("finished", 11, 0, 0, 0)
-    assert _tree(store) == before
-
-
-def test_extension_and_retry(manifest, store):
-    (manifest.root / "images" / "02.png").unlink()
-    _extract(manifest, store, limit=5)
-    before = _tree(store)
-    assert _counts(manifest, store) == ("extension", 5, 0, 0, 6)
-    assert _counts(manifest, store, limit=5, retry_failed=True) == ("retry", 4, 0, 0, 1)
-    assert _tree(store) == before
 
 
 def test_a_full_disk_is_told_beforehand(manifest, store, monkeypatch):

@@ -208,29 +208,6 @@ def test_nothing_is_overwritten(store_path, exported):
     assert len(list(exported.iterdir())) == len(FORMATS)
 
 
-def test_plain_files_with_csv(tmp_path, capsys):
-    rows = np.arange(12, dtype=np.float32).reshape(4, 3) - 5
-    np.save(tmp_path / "x.npy", rows)
-    with h5py.File(tmp_path / "x.h5", "w") as file:
-        file["feats"] = rows
-    (tmp_path / "items.csv").write_text(
-        "item_id,class_id\n" + "".join(f"{i},c\n" for i in range(4))
-    )
-    for name in ("x.npy", "x.h5"):
-        store = tmp_path / f"store-{name}"
-        arguments = ["import", str(tmp_path / name), "--items",
-                     str(tmp_path / "items.csv"), "--store", str(store), "--dataset", "d",
-                     "--kind", "image", "--encoder", "their:vit", "--json"]  # fmt: skip
-        assert headstock(*arguments) == 0
-        key = json.loads(capsys.readouterr().out)["key"]
-        view = open_store(store).view(key)
-        assert_same(view.numpy(), rows)
-        assert view.items["item_id"].to_list() == ["0", "1", "2", "3"]
-        info = open_store(store).info(key)
-        assert info.attributes["space"] == {"name": "their:vit", "provenance": "imported"}
-        assert info.attributes["facts"]["provenance"] == "imported"
-
-
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_set_is_imported_as_plain_zarr_and_parquet(tmp_path, dtype):
     rows = np.arange(1, 13, dtype=np.float32).reshape(4, 3)

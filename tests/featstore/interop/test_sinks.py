@@ -6,7 +6,6 @@ import functools
 import logging
 import os
 import pickle
-import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featstore import open_store, write
+from featstore import write
 from featstore.errors import (
     AddressError,
     CorruptStoreError,
@@ -234,19 +233,3 @@ def test_ray_data_writes_the_set_whatever_dies(ray_cluster, rows, whole, tmp_pat
     assert marker.exists()
     assert lasting(store) == whole
     assert str(sink.view.key) == "birds/caption/mine.v1-309b42d5"
-
-
-@pytest.mark.filterwarnings("ignore:.*`use_.*is deprecated:DeprecationWarning")
-@pytest.mark.usefixtures("ray_cluster")
-def test_what_the_document_shows_runs(tmp_path, monkeypatch, capsys):
-    text = (Path(__file__).parents[3] / "docs" / "ref" / "encoders.md").read_text(encoding="utf-8")
-    section = text.partition("## From Ray Data")[2].partition("\n## ")[0]
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {"__name__": "__main__"}
-    for block in re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL):
-        exec(compile(block, "many-devices.md", "exec"), names)
-    assert "[5. 1.]" in capsys.readouterr().out
-    store = open_store("engines", verify="full")
-    made = {str(one.key).rpartition("-")[0]: store.view(str(one.key)) for one in store.sets()}
-    assert made["numbers/image/roots.v1"].shape == (9000, 1)
-    assert made["numbers/image/roots.v1"]["8100"].tolist() == [90.0]

@@ -6,6 +6,7 @@ It listens on 127.0.0.1 only, answers at most `LIMIT` requests, and ends with it
 from __future__ import annotations
 
 import http.client
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -125,7 +126,9 @@ def proxy(upstream: tuple[str, int]) -> Iterator[Proxy]:
 
 
 @contextmanager
-def _serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
+def _serving(
+    handler: type[BaseHTTPRequestHandler], tls: ssl.SSLContext | None = None
+) -> Iterator[int]:
     class Quiet(ThreadingHTTPServer):
         def handle_error(self, *_: Any) -> None:
             pass  # a reader that gave up
@@ -134,6 +137,8 @@ def _serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
     handler.disable_nagle_algorithm = True
     server = Quiet(("127.0.0.1", 0), handler)
     server.daemon_threads = True
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:

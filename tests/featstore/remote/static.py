@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
@@ -15,9 +16,9 @@ from tests.featstore.remote.proxy import _serving
 
 @contextmanager
 def static_server(
-    root: Path, *, ranges: bool = True, tags: bool = False
+    root: Path, *, ranges: bool = True, tags: bool = False, tls: ssl.SSLContext | None = None
 ) -> Iterator[tuple[str, int]]:
-    """Serve the files below `root`, perhaps with ETags; nothing is listed."""
+    """Serve the files below `root`, perhaps with ETags, or with TLS; nothing is listed."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -47,5 +48,5 @@ def static_server(
         def log_message(self, *_: Any) -> None:
             pass
 
-    with _serving(Handler) as port:
+    with _serving(Handler, tls) as port:
         yield "127.0.0.1", port

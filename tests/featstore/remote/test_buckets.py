@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from featstore.store import LayoutLimits, SetSpec, SetWriter, WriteOptions, veri
 from featstore.testing import item_table, write_set
 from tests.featstore.remote.buckets import environment, plain_store
 from tests.featstore.remote.conftest import BLOCK, make_rows
-from tests.featstore.remote.proxy import Answer, Proxy
+from tests.featstore.remote.proxy import Answer, Proxy, _serving
 from tests.featstore.remote.s3_server import Request, s3_server, tag_of
 from tests.typed import headstock
 
@@ -334,23 +333,20 @@ class _Generations(BaseHTTPRequestHandler):
 
 
 def test_googles_store_replaces_by_generation(monkeypatch: pytest.MonkeyPatch) -> None:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Generations)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    key = {
-        "gcs_base_url": f"http://127.0.0.1:{server.server_port}", "disable_oauth": True,
-        "client_email": "", "private_key": "", "private_key_id": "",
-    }  # fmt: skip
-    plain = obstore.store.GCSStore(
-        "team", service_account_key=json.dumps(key), client_options={"allow_http": True}
-    )
-    objects = open_objects(parse_address("gs://team"))
-    monkeypatch.setattr(objects, "_store", plain)
-    data, tag = objects.read_tagged("pointer", limit=10)
-    assert data == b"old"
-    assert objects.replace("pointer", b"new", tag)
-    assert not objects.replace("pointer", b"late", tag)
-    server.shutdown()
-    server.server_close()
+    with _serving(_Generations) as port:
+        key = {
+            "gcs_base_url": f"http://127.0.0.1:{port}", "disable_oauth": True,
+            "client_email": "", "private_key": "", "private_key_id": "",
+        }  # fmt: skip
+        plain = obstore.store.GCSStore(
+            "team", service_account_key=json.dumps(key), client_options={"allow_http": True}
+        )
+        objects = open_objects(parse_address("gs://team"))
+        monkeypatch.setattr(objects, "_store", plain)
+        data, tag = objects.read_tagged("pointer", limit=10)
+        assert data == b"old"
+        assert objects.replace("pointer", b"new", tag)
+        assert not objects.replace("pointer", b"late", tag)
 
 
 def test_a_revision_that_fills_a_failed_row_sends_its_shard(

@@ -12,11 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import timm
-from safetensors.torch import save_file
 
 from featstore import Manifest, copy_sets, extract, open_store
-from featstore.encoders.registry import open_encoder
 from featstore.errors import (
     CorruptStoreError,
     EncoderError,
@@ -25,7 +22,6 @@ from featstore.errors import (
     StoreWriteError,
 )
 from featstore.extraction.options import EncoderSpec, ExtractConfig
-from featstore.extraction.progress import BlockDone
 from featstore.extraction.ranks import Rank, extract_rank
 from featstore.extraction.targets import Job
 from featstore.share.doctor import examine
@@ -407,38 +403,3 @@ def test_ranks_need_no_folder_in_common(server, machines, tmp_path):
     assert [encoder.batches for encoder in encoders] == [2, 2, 2]
     assert results[-1].revision_id
     assert published(server) == local(machines("other"), tmp_path)
-
-
-def test_auto_goes_on_with_the_precision_and_device_that_the_bucket_has(
-    server, machines, manifest, tmp_path, monkeypatch
-):
-    """A set begun in bfloat16 on a CPU; then extended by a third machine, which has none of it."""
-    weights = tmp_path / "vit.safetensors"
-    save_file(timm.create_model("test_vit").state_dict(), weights)
-    asked: list[str] = []
-    opening = open_encoder
-
-    def on_cpu(name: str, *, device: str, **options: Any) -> Any:
-        asked.append(device)
-        return opening(name, device="cpu", **options)
-
-    def stop(_: BlockDone) -> None:
-        raise Stop
-
-    def run(name: str, **options: Any) -> Any:
-        return extract(
-            manifest, kind="image", encoder="timm:test_vit", weights=str(weights), store=ADDRESS,
-            **machines(name).config(**options),
-        )  # fmt: skip
-
-    with pytest.raises(Stop):
-        run("one", precision="bfloat16", limit=14, on_block=stop)
-    monkeypatch.setattr("featstore.parallel.best_device", lambda: "cuda")
-    monkeypatch.setattr("featstore.encoders.registry.open_encoder", on_cpu)
-    begun = run("two", limit=14)
-    assert asked == ["cuda", "cpu"]
-    extended = run("three", device="cpu")
-    assert begun.key == extended.key
-    assert (extended.reused, extended.new) == (13, N - 14)
-    (only,) = open_store(ADDRESS).sets()
-    assert only.attributes["precision"] == "bfloat16"

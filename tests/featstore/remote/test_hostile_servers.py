@@ -5,13 +5,12 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+import shutil
 import ssl
-import threading
+import subprocess
 import time
 import warnings
 from collections.abc import Callable
-from http.server import HTTPServer, SimpleHTTPRequestHandler
-from typing import Any
 
 import numpy as np
 import pytest
@@ -340,56 +339,18 @@ def test_redirects_to_elsewhere_are_refused(served, change):
 @pytest.fixture
 def untrusted(store_folder, tmp_path):
     """A server with TLS whose certificate nobody vouches for."""
-    import datetime
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-        .serial_number(1).not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )  # fmt: skip
-    pem = tmp_path / "server.pem"
-    pem.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        ) + certificate.public_bytes(serialization.Encoding.PEM)
-    )  # fmt: skip
-
-    class Handler(SimpleHTTPRequestHandler):
-        def __init__(self, *args: Any) -> None:
-            super().__init__(*args, directory=str(store_folder))
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
+    if shutil.which("openssl") is None:
+        pytest.skip("needs the command openssl")
+    pem, key = tmp_path / "server.pem", tmp_path / "key.pem"
+    made = (
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=localhost"
+    )
+    words = ["openssl", *made.split(), "-addext", "subjectAltName=DNS:localhost"]
+    subprocess.run([*words, "-keyout", key, "-out", pem], check=True, capture_output=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(pem)
-
-    class Server(HTTPServer):
-        def handle_error(self, *_: Any) -> None:
-            pass
-
-        def get_request(self) -> Any:
-            link, address = super().get_request()
-            link.settimeout(10)
-            return context.wrap_socket(link, server_side=True), address
-
-    server = Server(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    yield f"https://localhost:{server.server_address[1]}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    context.load_cert_chain(pem, key)
+    with static_server(store_folder, tls=context) as (_, port):
+        yield f"https://localhost:{port}"
 
 
 def test_tls_is_verified(untrusted, tmp_path, monkeypatch):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -114,27 +113,6 @@ def test_rows_are_asked_for_by_runs_of_blocks(
         f"bytes={size}-{3 * size - 1}",  # blocks 9 and 10, of the third file
         f"bytes={3 * size}-{4 * size - 1}",  # block 3
     }
-
-
-def _until(served: Proxy, count: int) -> None:
-    """Wait until so many data files were asked for, and a while longer for any more."""
-    for _ in range(6000):
-        if served.count("embedding/c/") >= count:
-            break
-        time.sleep(0.01)
-    time.sleep(0.3)
-    assert served.count("embedding/c/") == count
-
-
-def test_the_next_two_files_are_fetched_while_one_is_read(
-    served: Proxy, store_folder: Path
-) -> None:
-    local = open_store(store_folder).view(IMAGES).numpy()
-    batches = open_store(served.url).view(IMAGES).batches(BLOCK)
-    first = next(batches)
-    _until(served, 3)
-    np.testing.assert_array_equal(np.concatenate([first, *batches]), local)
-    assert served.count("embedding/c/") == 4
 
 
 @pytest.mark.parametrize("mode", ["map", "pread"])

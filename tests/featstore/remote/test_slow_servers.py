@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -20,8 +19,7 @@ import pytest
 
 from featstore import FeatstoreError, copy_sets, open_store
 from featstore.address import parse_address
-from featstore.errors import RemoteStoreError
-from featstore.remote.objects import Limits, open_objects, read_limits
+from featstore.remote.objects import open_objects
 from tests.featstore.remote.buckets import environment
 from tests.featstore.remote.proxy import Answer
 from tests.featstore.remote.s3_server import s3_server
@@ -220,11 +218,3 @@ def test_what_came_before_is_kept_and_the_rest_read_later(served):
     assert in_child(_read, served.url) == ""
     asked = [part for _, path, part in served.requests if "embedding/c/0/0" in path]
     assert [int(part.split("=")[1].split("-")[0]) >= 2 * size for part in asked] == [True]
-
-
-def test_limits_have_names(monkeypatch):
-    monkeypatch.setenv("HEADSTOCK_NET", "patience=2, deadline=600")
-    assert read_limits() == replace(Limits(), patience=2, deadline=600)
-    monkeypatch.setenv("HEADSTOCK_NET", "dead=600")
-    with pytest.raises(RemoteStoreError, match="of least_rate, patience, deadline, most_names"):
-        read_limits()

@@ -11,13 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featstore import extract, open_store, read_manifest
+from featstore import extract, read_manifest
 from featstore.errors import (
     AddressError,
     CorruptStoreError,
@@ -111,20 +110,6 @@ def test_tars_of_a_bucket_are_listed(make, shards, moto, monkeypatch):
         )
         with pytest.raises(ManifestError, match=r"holds no \.tar file"):
             make("webdataset", "s3://photos/none")
-
-
-def test_what_is_extracted_is_what_the_files_give(make, shards, served, tmp_path):
-    stored = []
-    for number, location in enumerate((shards / "data", f"{served.url}/{PATTERN}")):
-        done = extract(
-            make("webdataset", location), kind="image", encoder=MeanColour(), space=SPACE,
-            store=tmp_path / f"store{number}", dtype="float32",
-        )  # fmt: skip
-        assert (done.new, done.failed) == (12, 0)
-        view = open_store(tmp_path / f"store{number}").view(done.key)
-        stored.append((view.numpy(), view.items))
-    np.testing.assert_array_equal(stored[0][0], stored[1][0])
-    assert stored[0][1].equals(stored[1][1])
 
 
 # ---- servers that do harm ------------------------------------------------------------------

@@ -8,9 +8,7 @@ import json
 import os
 import re
 import tarfile
-import threading
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 
 import polars as pl
 import pytest
@@ -20,7 +18,7 @@ from hypothesis import strategies as st
 from featstore import read_manifest, write_manifest
 from featstore.errors import ItemReadError, ManifestError
 from featstore.sources.reader import ByteReader, check_bytes, open_reader
-from featstore.sources.roots import Folder, LocalFile
+from featstore.sources.roots import Folder
 from featstore.sources.tars import Member, members
 from featstore.sources.text_files import _rows
 from tests.small_files import picture, write, write_tar
@@ -523,6 +521,13 @@ def test_hostile_members_refuse_the_tar(make, tmp_path, members, match):
     assert not (tmp_path / "made0").exists()
 
 
+def test_keys_repeated_between_tars_are_named(make, tmp_path):
+    write_tar(tmp_path / "in" / "0.tar", [GOOD])
+    write_tar(tmp_path / "in" / "1.tar", [GOOD])
+    with pytest.raises(ManifestError, match=r"'0\.tar::ok\.jpg' and for '1\.tar::ok\.jpg'"):
+        make("webdataset", tmp_path / "in")
+
+
 def test_every_truncation_and_damage_is_refused(tmp_path):
     """Also the one at the border of a member, which tarfile itself takes for an end."""
     members = [("a.jpg", b"1" * 700), ("b.jpg", b"2" * 30)]
@@ -641,39 +646,6 @@ def test_threads_read_many_tars_with_few_open(make, tmp_path):
         read = list(threads.map(reader.read, rows))
         assert reader._tars.cache_info().currsize <= 2
     assert read == [picture(10 * shard + n) for shard in range(7) for n in range(9)] * 3
-
-
-def test_a_tar_that_is_being_read_outlives_those_that_are_opened_after_it(make, tmp_path):
-    """And everything that was opened is closed in the end."""
-    for n in range(3):
-        write_tar(tmp_path / "in" / f"{n}.tar", [(f"{n}.png", picture(n))])
-    rows = make("webdataset", tmp_path / "in").items("image").to_dicts()
-    reader = ByteReader(tmp_path / "in", open_tars=1)
-    at_work, go_on = threading.Event(), threading.Event()
-
-    class Slow(LocalFile):
-        def read_at(self, offset, n_bytes):
-            at_work.set()
-            assert go_on.wait(20)
-            return super().read_at(offset, n_bytes)
-
-    handles = []
-
-    def open_(name):
-        file = (Slow if name == "0.tar" else LocalFile)(tmp_path / "in" / name)
-        handles.append(file._file)
-        return file
-
-    reader._tars = lru_cache(1)(open_)
-    with ThreadPoolExecutor(1) as threads:
-        first = threads.submit(reader.read, rows[0])
-        assert at_work.wait(20)
-        assert [reader.read(row) for row in rows[1:]] == [picture(1), picture(2)]
-        assert [handle.closed for handle in handles] == [False, True, False]
-        go_on.set()
-        assert first.result() == picture(0)
-    reader.close()
-    assert all(handle.closed for handle in handles)
 
 
 # ---- manifests that name files elsewhere ---------------------------------------------------

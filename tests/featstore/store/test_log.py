@@ -202,7 +202,7 @@ def test_a_revision_that_another_writer_published_stays(store):
     claim = claim_set(directory, info.key)
     late = replace(info.commit, sequence=2, history=(), failed="")
     with pytest.raises(ClaimLostError):
-        writer.publish_commit(store, info.key, claim, late, after=info.commit.history[0])
+        writer.publish_commit(store, info.key, claim, late, after=info.commit.history[0].id)
     claim.release()
     assert read_log(store) == before
 

@@ -83,24 +83,6 @@ def test_any_number_of_parts_gives_the_same_bytes(
     assert _tree(root) == whole
 
 
-def test_another_number_of_processes_goes_on(tmp_path: Path, whole: dict[str, bytes]) -> None:
-    root = tmp_path / "parts"
-    for rank in (0, 2):
-        with _writer(root, part=(rank, 3)) as writer:
-            _fill(writer, writer.pending()[:2])
-    with _writer(root, part=(1, 2)) as writer:
-        assert writer.pending() == [1, 7, 9]  # 0 and 3, 2 and 5 are done
-        _fill(writer, writer.pending()[:1])
-    with _writer(root) as writer:
-        assert writer.pending() == [4, 6, 7, 8, 9, 10]
-        _fill(writer, writer.pending()[:2])
-    with _writer(root) as writer:
-        assert writer.pending() == [7, 8, 9, 10]
-        _fill(writer, writer.pending())
-        writer.finish()
-    assert _tree(root) == whole
-
-
 def test_a_flipped_block_of_a_part_is_done_again(tmp_path: Path, whole: dict[str, bytes]) -> None:
     root = tmp_path / "parts"
     with _writer(root, part=(0, 1)) as writer:

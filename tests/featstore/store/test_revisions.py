@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featstore import open_store
+from featstore.command_line import run_command
 from featstore.errors import (
     AlreadyFinishedError,
     CorruptStoreError,
@@ -39,6 +40,7 @@ from featstore.store import (
 )
 from featstore.store.gc import compact_set
 from featstore.store.layout import LIMITS
+from headstock.__main__ import cli
 
 KEY = "birds/image/timm:toy"
 DIM = 6
@@ -360,18 +362,17 @@ def _data_files(root: Path) -> set[str]:
 def test_many_appends_leave_few_parts(tmp_path, monkeypatch, limits):
     monkeypatch.setattr(writer, "LIMITS", limits)
     held = []
-    for n in range(1, 201):
+    for n in range(1, 74):
         _write(tmp_path, n, plain_bytes=0 if limits is not LIMITS else 10**6)
-        if n % 50 == 1:
+        if n % 35 == 1:
             held.append((n, open_store(tmp_path, mode=MODES[len(held) % 3]).view(KEY)))
     commit = open_store(tmp_path).info(KEY).commit
-    # 200 = 3 × 64 + 1 × 8, as long as a part of one row is of another power of 8 than 8 of them.
-    assert [part.n for part in commit.parts] == [64, 64, 64, 8]
-    assert [one.n for one in commit.revisions] == [*range(1, 201)]
+    assert [part.n for part in commit.parts] == [64, 8, 1]
+    assert [one.n for one in commit.revisions] == [*range(1, 74)]
     assert _data_files(tmp_path) == {file.path for file in commit.layout.files}
     for mode in MODES:
         view = open_store(tmp_path, mode=mode, verify="full").view(KEY)  # type: ignore[arg-type]
-        assert view.numpy(np.float32).tobytes() == _rows(1000)[:200].tobytes()
+        assert view.numpy(np.float32).tobytes() == _rows(1000)[:73].tobytes()
     collect_garbage(tmp_path, grace=-1)
     for n, view in held:  # whatever was removed meanwhile
         assert view.numpy(np.float32).tobytes() == _rows(1000)[:n].tobytes()
@@ -379,7 +380,7 @@ def test_many_appends_leave_few_parts(tmp_path, monkeypatch, limits):
     assert verify_store(tmp_path).problems == verify_store(tmp_path).notes == []
 
 
-def test_a_compact_set_is_one_part_with_the_same_revisions(tmp_path):
+def test_a_compact_set_is_one_part_with_the_same_revisions(tmp_path, capsys):
     for n in (6, 9, 15):
         key, _ = _write(tmp_path, n)
     tag = make_tag(tmp_path, "v1")
@@ -387,11 +388,14 @@ def test_a_compact_set_is_one_part_with_the_same_revisions(tmp_path):
     store, parsed = open_store(tmp_path), SetKey(*key.split("/"))
     before, views = _tree(tmp_path), [open_store(tmp_path, mode=mode).view(KEY) for mode in MODES]
     ids = [info.commit.revision_id for info in store.revisions(KEY)]
-    assert compact_set(tmp_path, parsed, dry_run=True) == 4
+    typed = ["store", "compact", str(tmp_path)]
+    assert run_command(cli, "headstock", [*typed, "--dry-run"]) == 0
+    assert capsys.readouterr().out == f"{key}: 4 parts would become one\n"
     assert _tree(tmp_path) == before
-    assert compact_set(tmp_path, parsed) == 4
+    compact_set(tmp_path, parsed)
     after = _tree(tmp_path)
-    assert compact_set(tmp_path, parsed) == 1  # is left alone
+    assert run_command(cli, "headstock", [*typed, KEY]) == 0
+    assert capsys.readouterr().out == f"{key}: one part, left alone\n"
     assert _tree(tmp_path) == after
     collect_garbage(tmp_path, grace=-1)
     assert [info.commit.revision_id for info in store.revisions(KEY)] == ids

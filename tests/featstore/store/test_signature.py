@@ -238,16 +238,7 @@ def test_a_copy_is_signed_if_it_holds_what_was_signed(grown, tmp_path):
     # An earlier signature does not replace a later one.
     copy_sets(before, tmp_path / "a")
     assert len(open_store(tmp_path / "a", key=key, at_least=2).sets()) == 2
-    pull = [
-        "store",
-        "pull",
-        str(before),
-        str(tmp_path / "b"),
-        "--trusted-key",
-        key,
-        "--at-least",
-        "2",
-    ]
+    pull = ["store", "pull", before, tmp_path / "b", "--trusted-key", key, "--at-least", "2"]
     assert headstock(*pull) == 1
     assert not (tmp_path / "b").exists()
 

@@ -93,13 +93,6 @@ def test_a_row_that_becomes_zero_cannot_be_normalised(view, images):
         view.centered(images[0][2]).normalized().numpy()
 
 
-def test_later_changes_of_a_mean_change_nothing(view, images):
-    mean = np.ones(6)
-    centered = view.centered(mean)
-    mean[:] = 9
-    assert_close(centered.numpy(), images[0] - 1, "float32")
-
-
 def test_fingerprints_follow_every_transform(view):
     ones = np.ones(6)
     forms = [
@@ -197,12 +190,3 @@ def test_items_are_read_when_asked_for(store_path, images, monkeypatch):
     assert view.items.equals(images[1])
     assert repr(view)
     assert len(calls) == 1
-
-
-def test_failed_items_are_in_no_item_table(tmp_path, images, make_set):
-    key = make_set(tmp_path, *images, failures={"birds/03": "bad", "birds/11": "bad"})
-    view = open_store(tmp_path).view(key)
-    assert view.n_failed == 2
-    kept = [f"birds/{i:02d}" for i in range(11) if i != 3]
-    assert view.items["item_id"].to_list() == kept
-    assert view.take([3]).items["item_id"].to_list() == ["birds/04"]

@@ -21,6 +21,22 @@ def test_where_takes_values_lists_and_expressions(store_path, images):
     assert view.where(pl.col("item_id") >= "birds/10").numpy().tobytes() == rows[10:].tobytes()
 
 
+def test_take_keeps_order_and_checks_bounds(store_path, images):
+    view = open_store(store_path).view(KEY)
+    assert view.take([5, 5, 1]).numpy().tobytes() == images[0][[5, 5, 1]].tobytes()
+    assert view.take([-1]).numpy().tobytes() == images[0][11:].tobytes()
+    for bad in ([12], [-13]):
+        with pytest.raises(IndexError, match="are not all among 12"):
+            view.take(bad)
+
+
+def test_numpy_returns_memory_that_the_caller_owns(store_path):
+    view = open_store(store_path).view(KEY)
+    mine = view.numpy()
+    mine[:] = 0
+    assert view.numpy().any()
+
+
 def test_spaces_must_agree(store_path, images, make_set):
     make_set(store_path, *images, encoder="timm:other")
     store = open_store(store_path)

@@ -12,7 +12,6 @@ import polars as pl
 import pytest
 
 from featstore import open_store
-from featstore.durable import write_durably
 from featstore.errors import IncompleteEmbeddingsError, NonFiniteEmbeddingError, StoreWriteError
 from featstore.store import LayoutError, LayoutLimits, SetSpec, SetWriter
 from featstore.testing import item_table, write_set
@@ -144,29 +143,6 @@ def test_a_wrong_shape_is_refused(tmp_path, images):
         writer.write_block(0, rows[:4])
 
 
-def test_an_unwritable_store_is_one_sentence(tmp_path, images):
-    (tmp_path / "file").write_text("not a folder")
-    with (
-        pytest.raises(StoreWriteError, match="Cannot write"),
-        _writer(tmp_path / "file" / "store", images[1]),
-    ):
-        pass
-
-
-def test_a_write_that_fails_leaves_nothing_behind(tmp_path):
-    resource = pytest.importorskip("resource")
-    staged = tmp_path / "staged"
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
-    try:
-        with pytest.raises(OSError, match="File too large") as caught:
-            write_durably(tmp_path / "array", [b"x" * 100_000], staged=staged)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert caught.value.filename == str(tmp_path / "array")  # and not standard output
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_files_that_are_held_are_closed_and_opened_again(tmp_path):
     spec = SetSpec("birds", "image", "timm:toy", {"name": "toy"}, "float32")
     rows = np.arange(40 * 4096, dtype=np.float32).reshape(40, 4096)
@@ -182,12 +158,6 @@ def test_files_that_are_held_are_closed_and_opened_again(tmp_path):
             assert sum(tmp_path in path.parents and path.suffix == ".bin" for path in opened) <= 4
         writer.finish()
     assert (open_store(tmp_path).view("birds/image/timm:toy").numpy() == rows).all()
-
-
-def test_same_input_same_bytes(tmp_path, images):
-    for name in ("a", "b"):
-        write_set(tmp_path / name, *images)
-    assert _content(tmp_path / "a") == _content(tmp_path / "b")
 
 
 def test_a_finished_set_is_never_written_again(tmp_path, images):

@@ -188,6 +188,16 @@ def test_many_validation_rows_are_looked_at_evenly(rng):
         Shots(x[:0], labels[:0], 8192, texts, x, labels)
 
 
+def test_moments_are_those_of_all_blocks(rng):
+    rows, labels = rng.normal(size=(5000, 3)), rng.integers(4, size=5000)
+    found = ClassMoments.of(rows, labels, 5)
+    np.testing.assert_allclose(found.products, rows.T @ rows)
+    np.testing.assert_allclose(found.sums, np.eye(5)[labels].T @ rows, atol=1e-12)
+    twice = ClassMoments.of(np.tile(rows, (2, 1)), np.tile(labels, 2), 5)
+    np.testing.assert_allclose((found * 2.0).products, twice.products)
+    assert_same((found * 2.0).counts, twice.counts)
+
+
 def test_shots_that_do_not_fit_are_refused():
     x, labels = np.ones((2, 3), np.float32), np.array([0, 1])
     with pytest.raises(PairsError, match="numbers from 0 to 1"):

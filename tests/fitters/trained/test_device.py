@@ -26,7 +26,6 @@ from fitters.trained.training import Batch
 from tests.featstore.encoders.open_clip_models import known_to_open_clip
 from tests.fitters.few_shot.tiny_tower import tiny_tower
 
-
 META = torch.device("meta")
 
 

@@ -12,15 +12,6 @@ def data():
     return trained.read()
 
 
-def test_the_data_are_whole(data):
-    n = len(data["clusters"])
-    assert n == 570
-    assert all(len(run["places"]) == n for run in data["runs"])
-    names = ("aligner", "rows", "precision", "most_epochs", "seed")
-    keys = [tuple(run.get(name) for name in names) for run in data["runs"]]
-    assert len(set(keys)) == len(keys)
-
-
 CONTRASTIVE = {"sail", "freeze-align", "structure", "devise"}
 
 

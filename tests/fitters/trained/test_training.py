@@ -110,16 +110,12 @@ def stop_after(n):
 
 
 RESUMED = {
-    "adam": {},
-    "adamw, clip, warm-up": {"optimizer": "adamw", "clip": 0.5, "warmup_epochs": 1.5},
-    "lion": {"optimizer": "lion", "learning_rate": 1e-3},
-    "adagrad": {"optimizer": "adagrad"},
+    "adam": {}, "adamw, clip, warm-up": {"optimizer": "adamw", "clip": 0.5, "warmup_epochs": 1.5},
+    "lion": {"optimizer": "lion", "learning_rate": 1e-3}, "adagrad": {"optimizer": "adagrad"},
     "learned temperature": {"direction": "both", "loss": "siglip", "n_components": 8},
     "early stopping": {"patience": 50, "validation_fraction": 0.25},
-    "two stages": {"sequential": True},
-    "shares": {"share": 0.5},
-    "devise": {"loss": "devise"},
-}
+    "two stages": {"sequential": True}, "shares": {"share": 0.5}, "devise": {"loss": "devise"},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", RESUMED)
