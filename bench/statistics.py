@@ -20,8 +20,7 @@ from scipy import stats
 
 from bench.errors import MetricError
 from featstore.matrices import Rows, vector
-
-Matrix = NDArray[np.float64]
+from fitters.pairs import Matrix
 
 #: Control draws from which a rank alone can reach p = 1 / (m + 1) = 0.05.
 ENOUGH_CONTROLS = 19
@@ -127,8 +126,7 @@ class DrawSums:
     @property
     def means(self) -> Matrix:
         """The mean of every draw, shape (s,)."""
-        means: Matrix = self.total.sum(axis=1) / self.count.sum(axis=1)
-        return means
+        return self.total.sum(axis=1) / self.count.sum(axis=1)
 
     def averaged(self) -> DrawSums:
         """Return the sums of the mean over the draws, shape (1, c); draws with the same queries."""

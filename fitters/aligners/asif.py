@@ -27,12 +27,11 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from featstore.parallel import map_threads
 from fitters.aligners.base import (
     BaseAligner,
-    Matrix,
     validate_pairs,
 )
 from fitters.errors import ZeroRowError
 from fitters.moments.transform import normalize_rows, unit_or_zero
-from fitters.pairs import Pairs, Rows
+from fitters.pairs import Matrix, Pairs, Rows
 from fitters.select.grid import Axis, Choice, Search, Surface, choose, folds_of_pairs
 from fitters.select.left_out import asking_of
 from fitters.select.ranking import METRICS, Gallery, check_metric, metric_of, reciprocal_ranks

@@ -12,12 +12,12 @@ import numpy.typing as npt
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from fitters.aligners.base import Matrix, OneWay, mean_rows, validate_pairs
+from fitters.aligners.base import OneWay, mean_rows, validate_pairs
 from fitters.aligners.kernel_solvers import correct_first, solve_kernel
 from fitters.aligners.solvers import solve_ridge
 from fitters.errors import SettingError, ZeroRowError
 from fitters.feature_maps import METHODS, NystroemMap, choose_landmarks, gaussian
-from fitters.pairs import Pairs, Rows
+from fitters.pairs import Matrix, Pairs, Rows
 from fitters.select.grid import Axis, Choice, Search, Surface
 from fitters.select.left_out import GAMMAS, KERNEL_PENALTIES, choose_on_prototypes
 from fitters.select.noise import cross_validate_kernel, explained_by, pairs_to_weigh, weigh_noise

@@ -8,11 +8,11 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from sklearn.utils._param_validation import Interval
 
-from fitters.aligners.base import FromMoments, Matrix, mean_rows
+from fitters.aligners.base import FromMoments, mean_rows
 from fitters.aligners.solvers import determined, polar_factor, truncation_gap
 from fitters.moments.moments import Moments
 from fitters.moments.transform import normalize_rows
-from fitters.pairs import Rows
+from fitters.pairs import Matrix, Rows
 from fitters.select.grid import Choice, Search
 from fitters.select.held_out import cross_validate
 from fitters.select.refitting import Folded

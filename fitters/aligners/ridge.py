@@ -10,11 +10,11 @@ import numpy as np
 import scipy.linalg
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from fitters.aligners.base import FromMoments, Matrix, OneWay, mean_rows
+from fitters.aligners.base import FromMoments, OneWay, mean_rows
 from fitters.aligners.solvers import relative_penalty, solve_ridge, solve_ridge_dual
 from fitters.moments.moments import Folds, Moments
 from fitters.moments.transform import normalize_rows
-from fitters.pairs import Pairs, Rows
+from fitters.pairs import Matrix, Pairs, Rows
 from fitters.select.grid import Axis, Choice, Search, Surface
 from fitters.select.held_out import cross_validate, validate_by_error
 from fitters.select.left_out import leave_one_group_out
@@ -360,5 +360,4 @@ class TwoWayRidgeAligner(FromMoments):
 
 def _side_by_side(in_x: Matrix, in_y: Matrix, what: str) -> Matrix:
     parts = [normalize_rows(part, what=what) for part in (in_x, in_y)]
-    joined: Matrix = np.hstack(parts) / np.sqrt(2)
-    return joined
+    return np.hstack(parts) / np.sqrt(2)
