@@ -360,8 +360,12 @@ def refits_of(aligner: Any, folded: Folded, options: Container[str]) -> Refit:
     return refit
 
 
-def mean_rows(x: Matrix, y: Matrix, weight: Matrix) -> tuple[Matrix, Matrix]:
-    """Return the weighted means of both sides, shapes (p,) and (q,)."""
+def mean_rows(
+    x: Matrix, y: Matrix, weight: Matrix, *, centre: bool = True
+) -> tuple[Matrix, Matrix]:
+    """Return the weighted mean of each side, shapes (p,) and (q,); zeros without centring."""
+    if not centre:
+        return np.zeros(x.shape[1]), np.zeros(y.shape[1])
     return weight @ x / weight.sum(), weight @ y / weight.sum()
 
 

@@ -260,9 +260,7 @@ class KernelRidgeAligner(OneWay):
             If alpha is too small for the rows; the message says what to change.
         """
         x64, y64, weight = validate_pairs(self, X, y, sample_weight)
-        self.mean_x_, self.mean_y_ = np.zeros(x64.shape[1]), np.zeros(y64.shape[1])
-        if self.center:
-            self.mean_x_, self.mean_y_ = mean_rows(x64, y64, weight)
+        self.mean_x_, self.mean_y_ = mean_rows(x64, y64, weight, centre=self.center)
         used = weight > 0
         weight = weight[used]
         sides = x64[used] - self.mean_x_, y64[used] - self.mean_y_

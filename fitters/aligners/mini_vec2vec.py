@@ -15,6 +15,7 @@ from sklearn.utils._param_validation import Interval
 
 from fitters.aligners.base import (
     BaseAligner,
+    mean_rows,
     validate_pairs,
 )
 from fitters.aligners.solvers import polar_factor
@@ -111,10 +112,8 @@ class MiniVec2VecAligner(BaseAligner):
         X : ndarray of shape (n, p)
         y : ndarray of shape (n, q) or (n,)
         """
-        x64, y64, _ = validate_pairs(self, X, y, None)
-        self.mean_x_, self.mean_y_ = np.zeros(x64.shape[1]), np.zeros(y64.shape[1])
-        if self.center:
-            self.mean_x_, self.mean_y_ = x64.mean(axis=0), y64.mean(axis=0)
+        x64, y64, weight = validate_pairs(self, X, y, None)
+        self.mean_x_, self.mean_y_ = mean_rows(x64, y64, weight, centre=self.center)
         sides = [
             np.unique(rows - mean, axis=0)
             for rows, mean in ((x64, self.mean_x_), (y64, self.mean_y_))

@@ -214,9 +214,7 @@ class RidgeAligner(FromMoments, OneWay):
         return self.alpha > 0
 
     def _fit_rows(self, x: Matrix, y: Matrix, weight: Matrix) -> Self:
-        self.mean_x_, self.mean_y_ = np.zeros(x.shape[1]), np.zeros(y.shape[1])
-        if self.center:
-            self.mean_x_, self.mean_y_ = mean_rows(x, y, weight)
+        self.mean_x_, self.mean_y_ = mean_rows(x, y, weight, centre=self.center)
         # The root of the weight on both sides keeps the gram symmetric to the last bit.
         root = np.sqrt(weight)[:, None]
         sides = root * (x - self.mean_x_), root * (y - self.mean_y_)
