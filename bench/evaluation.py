@@ -424,10 +424,10 @@ def _entry(thing: Any, name: str = "") -> tuple[str, dict[str, Any]]:
     if isinstance(thing, str):
         return thing, {}
     if isinstance(thing, FitConfig):
-        settings = [leaf for leaf in LEAVES if leaf.is_setting]
-        values = [attrgetter(".".join(leaf.path[1:]))(thing) for leaf in settings]
-        both = zip(settings, values, strict=True)
-        return thing.method, {leaf.name: value for leaf, value in both if value != leaf.default}
+        settings = (
+            (leaf, attrgetter(".".join(leaf.path[1:]))(thing)) for leaf in LEAVES if leaf.is_setting
+        )
+        return thing.method, {leaf.name: value for leaf, value in settings if value != leaf.default}
     return registered(thing, name), {}
 
 

@@ -213,10 +213,8 @@ class Estimate:
         could give, 2 / 2^c: four clusters that agree are no proof.
         """
         distance = abs(self.mean - null)
-        if not math.isfinite(self.variance):
-            return 1.0
         # Sums of the same terms in another order differ in the last bits.
-        if distance <= 1e-12:
+        if distance <= 1e-12 or not math.isfinite(self.variance):
             return 1.0
         if self.variance <= _NOTHING:
             return float(2.0 ** (1 - self.n_clusters))
