@@ -17,15 +17,13 @@ from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from importlib.util import find_spec, resolve_name
 from itertools import chain
+from pathlib import Path
 from types import CodeType, ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bench.errors import ProtocolError
 from featstore.errors import EngineError
 from featstore.plugins import Registry, distributions, registry_of
-
-if TYPE_CHECKING:
-    from importlib.resources.abc import Traversable
 
 #: What decides a number: everything of fitters, and these parts of bench.
 BENCH_PARTS = (
@@ -39,27 +37,16 @@ def code_digest() -> str:
     import hashlib
     from importlib import resources
 
-    bench = resources.files("bench")
-    files = dict(_sources(resources.files("fitters"), "fitters"))
-    for part in BENCH_PARTS:
-        files.update(_sources(bench.joinpath(part), f"bench/{part}"))
+    bench, fitters = (Path(str(resources.files(name))) for name in ("bench", "fitters"))
     digest = hashlib.sha256()
-    for name in sorted(files):
-        digest.update(f"{name}\0{len(files[name])}\0".encode())
-        digest.update(files[name])
+    for place in (fitters, *(bench / part for part in BENCH_PARTS)):
+        for path in sorted([place, *place.rglob("*.py")]):
+            name = path.relative_to(place).as_posix()
+            if path.is_file() and not name.startswith("cli/"):
+                # Line ends differ between checkouts, and mean nothing.
+                source = path.read_bytes().replace(b"\r\n", b"\n")
+                digest.update(f"{place.name}/{name}\0{len(source)}\0".encode() + source)
     return digest.hexdigest()[:16]
-
-
-def _sources(place: Traversable, name: str) -> list[tuple[str, bytes]]:
-    if place.is_dir():
-        return [
-            found
-            for child in place.iterdir()
-            if child.name not in ("__pycache__", "cli")
-            for found in _sources(child, f"{name}/{child.name}")
-        ]
-    # Line ends differ between checkouts, and mean nothing.
-    return [(name, place.read_bytes().replace(b"\r\n", b"\n"))] if name.endswith(".py") else []
 
 
 #: Packages whose sources `code_digest` knows, or that decide no number.

@@ -246,6 +246,37 @@ class Corpus:
     layers: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     pairs: Corpus | None = None
 
+    def head_for(self, what: str) -> Head:
+        """Return the head; `what` needs it.
+
+        Raises
+        ------
+        ProtocolError
+            If there is none.
+        """
+        if self.head is None:
+            raise ProtocolError(
+                f"{what} needs a head and the names of its classes, and the run names none. Give "
+                "it a head_set and a head_name_set (--head and --head-names); `headstock extract "
+                "--kind head_weight` makes a head."
+            )
+        return self.head
+
+    def names_for(self, what: str) -> Items:
+        """Return the names of the images' classes; `what` says who lacks them.
+
+        Raises
+        ------
+        ProtocolError
+            If there are none.
+        """
+        if not len(self.names):
+            raise ProtocolError(
+                f"{what}. Give it a name_set (--names); real pairs can also be of captions, or of "
+                "the class names of another data set (--captions)."
+            )
+        return self.names
+
     @property
     def trained_on(self) -> Corpus:
         """What the training images of a split are images of: this corpus, or that of `pairs`."""

@@ -16,7 +16,7 @@ from functools import partial
 from itertools import product
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, Unpack
+from typing import Any, Literal, TypeAlias, TypeVar, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +47,7 @@ from fitters.inventory import find_any
 from fitters.kept import digest_of
 from fitters.methods import registered
 from fitters.pairs import Pairs, Prototypes
-from fitters.settings import FitConfig
+from fitters.settings import FitConfig, SetSettings
 
 Amount: TypeAlias = int | Literal["all"]
 """A number of real pairs."""
@@ -57,18 +57,12 @@ Several: TypeAlias = T | Sequence[T]
 """One of them, or a sequence of them."""
 
 
-class RunSettings(TypedDict, total=False):
+class RunSettings(SetSettings, total=False):
     """Settings of `evaluate`: fields of a run; a list is several values, a run each."""
 
-    images: str
-    names: str
     captions: str | tuple[str, ...]
-    head: str | tuple[str, ...]
-    head_names: str
     views: str
     layers: str | tuple[str, ...]
-    dataset: str | None
-    label_set: str | None
     variants: str | Several[tuple[str, ...]]
     templates: str | Several[tuple[str, ...]]
     head_variants: str | Several[tuple[str, ...]]
@@ -430,10 +424,10 @@ def _entry(thing: Any, name: str = "") -> tuple[str, dict[str, Any]]:
     if isinstance(thing, str):
         return thing, {}
     if isinstance(thing, FitConfig):
-        settings = [leaf for leaf in LEAVES if leaf.is_setting]
-        values = [attrgetter(".".join(leaf.path[1:]))(thing) for leaf in settings]
-        both = zip(settings, values, strict=True)
-        return thing.method, {leaf.name: value for leaf, value in both if value != leaf.default}
+        settings = (
+            (leaf, attrgetter(".".join(leaf.path[1:]))(thing)) for leaf in LEAVES if leaf.is_setting
+        )
+        return thing.method, {leaf.name: value for leaf, value in settings if value != leaf.default}
     return registered(thing, name), {}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -30,8 +29,6 @@ from featstore.errors import EngineError
 from featstore.parallel import Engine, Workers
 from featstore.store.store import open_store
 
-logger = logging.getLogger(__name__)
-
 # Seconds of work that are written as one file, and lost if the process dies: the three durable
 # files of a run take 7 ms, half of what a cell of a sweep does.
 _LOST = 3.0
@@ -39,21 +36,6 @@ _LOST = 3.0
 # Fits handed to a process at once: large enough that reading the corpus and starting the
 # task cost little, small enough that the last tasks end together.
 _BATCH = 8
-
-
-@dataclass(frozen=True)
-class FitDone:
-    """One fit was made and all its runs were written.
-
-    Attributes
-    ----------
-    n_runs : int
-        Runs that this fit served.
-    seconds : float
-    """
-
-    n_runs: int
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -84,7 +66,7 @@ def run_all(
     engine: Engine = "local",
     weights: str | None = None,
     device: str = "cpu",
-    on_done: Callable[[FitDone], None] | None = None,
+    on_done: Callable[[int], None] | None = None,
 ) -> Summary:
     """Execute the runs that are not finished and write each as soon as it is.
 
@@ -107,7 +89,7 @@ def run_all(
     device : str
         Of trainings, prompts among them; see `fitters.settings.TrainingOptions`. It enters no id.
     on_done : callable, optional
-        Called after each fit.
+        Called after each fit, with the number of its runs.
 
     Returns
     -------
@@ -201,7 +183,7 @@ def _run_batch(
     weights: str | None,
     own: Own,
     call: str,
-) -> list[FitDone]:
+) -> list[int]:
     own.install()
     for run in [run for group in groups for run in group if run.origin]:
         if replace(run).code != run.code:
@@ -244,28 +226,24 @@ class _Corpora:
 
 
 @lru_cache(maxsize=1)
-def _corpora_of(call: str, store: Path | str, weights: str | None) -> _Corpora:
+def _corpora_of(_call: str, store: Path | str, weights: str | None) -> _Corpora:
     """Return the corpora of one call of `run_all`, which all batches of a process share.
 
     What was chosen on a head goes with its corpus: a batch of the demo's controls would choose for
     a second anew.
     """
-    del call
     return _Corpora(store, weights)
 
 
-def _run_groups(
-    groups: Sequence[Sequence[Run]], corpora: _Corpora, root: Path
-) -> Iterator[FitDone]:
-    table, done, last = Table(), list[FitDone](), time.perf_counter()
+def _run_groups(groups: Sequence[Sequence[Run]], corpora: _Corpora, root: Path) -> Iterator[int]:
+    table, done, last = Table(), list[int](), time.perf_counter()
     try:
         for group in groups:
-            start = time.perf_counter()
             # Tasks of one fit share a corpus: that of the one that reads most.
             corpus = corpora.read(max(group, key=needs_prompts))
             for run, outcomes, facts in scored(group, corpus, corpora.prompt_side):
                 table.add(run, outcomes, facts)
-            done.append(FitDone(len(group), time.perf_counter() - start))
+            done.append(len(group))
             if time.perf_counter() - last >= _LOST:
                 table.write(root)
                 yield from done

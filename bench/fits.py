@@ -20,11 +20,9 @@ from bench.errors import ProtocolError
 from bench.protocol import (
     FRESH_SPLITS,
     Split,
-    choice_rng,
-    control_rng,
     first_pairs,
     first_per_class,
-    size_rng,
+    stream,
 )
 from bench.results import CHOSEN
 from bench.runs import CLASS_MEANS, IDENTITY, Run
@@ -64,15 +62,11 @@ class Identity:
 
     def project_x(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return unit rows, shape unchanged."""
-        return self._unit(rows, "image embeddings")
+        return normalize_rows(rows, what="image embeddings").astype(np.float32)
 
     def project_y(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return unit rows, shape unchanged."""
-        return self._unit(rows, "text embeddings")
-
-    def _unit(self, rows: NDArray[np.float32], what: str) -> NDArray[np.float32]:
-        unit: NDArray[np.float32] = normalize_rows(rows, what=what).astype(np.float32)
-        return unit
+        return normalize_rows(rows, what="text embeddings").astype(np.float32)
 
 
 #: Which mean centres images where none but the scored ones are there.
@@ -112,7 +106,7 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
             config, prototypes=prototypes, real=real, image_mean=centre.mean, bias=parts.bias,
             blocks=corpus.blocks,
         )  # fmt: skip
-        rng = choice_rng(run.seed)
+        rng = stream("choice", run.seed)
         return fit(config, data, rng=rng, grid=parts.grid, chosen=parts.chosen)
 
     alignment: Alignment | GivenRidge
@@ -308,10 +302,10 @@ def _augmented(
     assert real is not None
     chosen = None
     if run.fit.chooses(METHODS[run.fit.method].options, mixed=False):
-        rng = choice_rng(run.seed)
+        rng = stream("choice", run.seed)
         chosen = select(run.fit, real=real, image_mean=centre.mean, rng=rng)
     n = real.n + head_pairs(run, corpus)[0].n
-    return PAIR_CONTROLS[run.protocol.source](real, control_rng(_draw(run)), n=n), chosen
+    return PAIR_CONTROLS[run.protocol.source](real, stream("control", _draw(run)), n=n), chosen
 
 
 def n_pool(run: Run, corpus: Corpus, split: Split | None) -> float:
@@ -359,7 +353,7 @@ def _choice(
 ) -> Choice:
     return select(
         config, prototypes=head, real=real, image_mean=centre.mean, blocks=blocks,
-        rng=choice_rng(seed),
+        rng=stream("choice", seed),
     )  # fmt: skip
 
 
@@ -446,19 +440,15 @@ def class_mean_pairs(corpus: Corpus, images: NDArray[np.int64]) -> Pairs:
 
 def _class_texts(corpus: Corpus, classes: NDArray[Any]) -> NDArray[np.float32]:
     """Return the text that images of each of these classes are paired with."""
-    names = _names_of(corpus) if corpus.pair_names is None else corpus.pair_names
+    names = corpus.names_for(_PAIRED) if corpus.pair_names is None else corpus.pair_names
     return names.rows[names.places_of(classes)]
 
 
-def _names_of(corpus: Corpus) -> Items:
-    """Return the names of the images' classes."""
-    if not len(corpus.names):
-        raise ProtocolError(
-            "Real pairs are images with captions or class names, and the run names no set of "
-            "either. Give it a caption_set or a name_set (--captions or --names); a class of "
-            "another data set is paired by its class names (--captions)."
-        )
-    return corpus.names
+#: What reads class names.
+_PAIRED = "Real pairs are images with captions or class names, and the run names no set of either"
+_COMPARED = (
+    "A part of a head is chosen by the images' class names, and the run names no set of them"
+)
 
 
 def prototype_pairs(
@@ -478,7 +468,7 @@ def prototype_pairs(
 @kept
 def _control(pairs: Pairs, source: str, draw: int, clusters: int) -> Pairs:
     own = {"clusters": clusters} if clusters else {}
-    return CONTROLS[source](pairs, control_rng(draw), **own)
+    return CONTROLS[source](pairs, stream("control", draw), **own)
 
 
 #: Texts of a class of the head and of one of the images above this cosine are of one thing.
@@ -496,26 +486,19 @@ def head_pairs(
         If the run names no head, or one with fewer classes than it asks for; if it is to adapt its
         rows and there is no training image.
     """
-    own = run.protocol
-    if corpus.head is None:
-        raise ProtocolError(
-            f"Source {own.source!r} takes prototypes from a classification head, and the run names "
-            "none. Give it a head_set and a head_name_set (--head and --head-names); `headstock "
-            "extract --kind head_weight` makes a head."
-        )
+    own, head = run.protocol, corpus.head_for(f"Source {run.protocol.source!r}")
     drawn = _draw(run) if own.head_size and own.head_by == "random" else None
     pairs = _head_rows(corpus, split if own.head_rows != "weights" else None, own.head_rows)
     if not (own.head_size or own.leave_seen):
-        return pairs, corpus.head.bias
+        return pairs, head.bias
     left = _part_of_head(corpus, own.head_size, own.head_by, drawn, leave_seen=own.leave_seen)
-    return _taken(pairs, left), corpus.head.bias[left.rows]
+    return _taken(pairs, left), head.bias[left.rows]
 
 
 @kept
 def _head_rows(corpus: Corpus, split: Split | None, how: str) -> Pairs:
     """Return the rows of the head, or moved by the images of a split."""
-    head = corpus.head
-    assert head is not None
+    head = corpus.head_for(f"head_rows={how!r}")
     pairs = Pairs(x=head.weight, y=head.texts, groups=head.groups, asked=head.asked)
     if how == "weights":
         return pairs
@@ -545,10 +528,9 @@ def _part_of_head(
     corpus: Corpus, size: int, by: str, drawn: int | None, *, leave_seen: bool
 ) -> _Part:
     """Return which rows of its head a run uses."""
-    head = corpus.head
-    assert head is not None
+    head = corpus.head_for("A part of a head")
     called = head.texts if head.asked is None else head.asked
-    near = (called @ _names_of(corpus).rows.T).max(axis=1)
+    near = (called @ corpus.names_for(_COMPARED).rows.T).max(axis=1)
     left = np.arange(len(near))
     if leave_seen:
         assert head.in_gallery is not None
@@ -559,7 +541,7 @@ def _part_of_head(
             f"{len(near):,}. Ask for fewer (head_size)."
         )
     if drawn is not None:
-        left = np.sort(left[size_rng(drawn).permutation(len(left))[:size]])
+        left = np.sort(left[stream("size", drawn).permutation(len(left))[:size]])
     elif size:
         sign = 1.0 if by == "farthest" else -1.0
         left = np.sort(left[np.argsort(sign * near[left], kind="stable")[:size]])

@@ -150,18 +150,14 @@ class ModalityGap:
 
 
 @dataclass(frozen=True)
-class CosineHead:
-    """Options of ``cosine_head``: none."""
+class NoOptions:
+    """Options of a task that declares none."""
 
 
 Options: TypeAlias = (
-    ZeroShot | Generalised | Retrieval | FewShot | Neighbours | ModalityGap | CosineHead
+    ZeroShot | Generalised | Retrieval | FewShot | Neighbours | ModalityGap | NoOptions
 )
-
-
-@dataclass(frozen=True)
-class NoOptions:
-    """Options of a task of one's own that declares none."""
+"""Options of a task."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +205,7 @@ _BUILT_IN = {
         options=Neighbours, text="whether two sides have the same nearest neighbours"
     ),
     "modality_gap": Task(options=ModalityGap, text="how far two sides lie apart"),
-    "cosine_head": Task(options=CosineHead, text="how well a head classifies by cosines"),
+    "cosine_head": Task(text="how well a head classifies by cosines"),
 }
 
 #: What the function of a task may take.

@@ -18,8 +18,11 @@ from bench.errors import ProtocolError
 from featstore.errors import listed
 from fitters.pairs import place_in_class
 
-# Streams of one seed: the split, the subset and the control must not share random numbers.
-_SPLIT, _SUBSET, _CONTROL, _CHOICE, _SAMPLE, _SIZE = 1, 2, 3, 4, 5, 7
+#: What is drawn by the seed of a run, each from numbers of its own: the split into classes, the
+#: order in which its subsets grow, a control, validation folds, what a diagnostic samples or
+#: permutes, and the order in which subsets of a head's classes grow.
+Purpose = Literal["split", "subset", "control", "choice", "sample", "size"]
+_STREAMS = {"split": 1, "subset": 2, "control": 3, "choice": 4, "sample": 5, "size": 7}
 
 #: Evaluations in which every seed splits the images anew, and scores others.
 FRESH_SPLITS = ("held-out", "in-class")
@@ -42,24 +45,9 @@ class Split:
     test: NDArray[np.int64]
 
 
-def control_rng(seed: int) -> np.random.Generator:
-    """Return the generator that draws a run's random or shuffled prototypes."""
-    return np.random.default_rng([seed, _CONTROL])
-
-
-def choice_rng(seed: int) -> np.random.Generator:
-    """Return the generator that draws a run's validation folds."""
-    return np.random.default_rng([seed, _CHOICE])
-
-
-def sample_rng(seed: int) -> np.random.Generator:
-    """Return the generator that draws what a diagnostic samples or permutes."""
-    return np.random.default_rng([seed, _SAMPLE])
-
-
-def size_rng(seed: int) -> np.random.Generator:
-    """Return the generator that draws the order in which subsets of a head's classes grow."""
-    return np.random.default_rng([seed, _SIZE])
+def stream(purpose: Purpose, seed: int) -> np.random.Generator:
+    """Return the generator that draws for one purpose by the seed of a run."""
+    return np.random.default_rng([seed, _STREAMS[purpose]])
 
 
 def held_out_split(classes: NDArray[Any], *, seed: int, train_fraction: float = 0.6) -> Split:
@@ -85,11 +73,11 @@ def held_out_split(classes: NDArray[Any], *, seed: int, train_fraction: float = 
             f"A split of {len(names):,} classes at {train_fraction:.0%} leaves one side empty. "
             "Use images of more classes (a larger `limit=`) or another fraction."
         )
-    order = np.random.default_rng([seed, _SPLIT]).permutation(len(names))
+    order = stream("split", seed).permutation(len(names))
     in_train = np.zeros(len(names), dtype=bool)
     in_train[order[:n_train]] = True
     train = np.flatnonzero(in_train[codes])
-    train = train[np.random.default_rng([seed, _SUBSET]).permutation(len(train))]
+    train = train[stream("subset", seed).permutation(len(train))]
     return Split(train=train, test=np.flatnonzero(~in_train[codes]))
 
 
@@ -137,7 +125,7 @@ def order_of_pairs(splits: NDArray[Any], *, seed: int, train: Sequence[str]) -> 
 def _order(of_pool: NDArray[np.bool_], seed: int) -> NDArray[np.int64]:
     """Return the rows of a pool in the order of a seed, in which subsets grow."""
     pool = np.flatnonzero(of_pool)
-    return pool[np.random.default_rng([seed, _SUBSET]).permutation(len(pool))]
+    return pool[stream("subset", seed).permutation(len(pool))]
 
 
 def in_class_split(classes: NDArray[Any], *, seed: int, train_fraction: float = 0.6) -> Split:
@@ -146,7 +134,7 @@ def in_class_split(classes: NDArray[Any], *, seed: int, train_fraction: float = 
     A class of one image is for training only.
     """
     classes = np.asarray(classes)
-    order = np.random.default_rng([seed, _SPLIT]).permutation(len(classes))
+    order = stream("split", seed).permutation(len(classes))
     _, codes, counts = np.unique(classes, return_inverse=True, return_counts=True)
     wanted = np.clip(np.round(train_fraction * counts).astype(np.int64), 1, None)
     wanted = np.where(counts > 1, np.minimum(wanted, counts - 1), wanted)

@@ -210,8 +210,7 @@ def files_of(root: Path) -> dict[str, str]:
 
 
 @lru_cache(maxsize=4)
-def _files_at(root: Path, stamps: tuple[int, ...]) -> dict[str, str]:
-    del stamps
+def _files_at(root: Path, _stamps: tuple[int, ...]) -> dict[str, str]:
     paths = _run_files(root)
     held: dict[Path, set[str]] = {path: set() for path in paths}
     # All at once in a third of the time of one by one, which finds the damaged ones.
@@ -441,9 +440,8 @@ def _guard(paths: Iterable[Path]) -> None:
 
 
 @lru_cache(maxsize=2**16)
-def _check_once(path: Path, *stamps: int) -> None:
+def _check_once(path: Path, *_stamps: int) -> None:
     """Look at the headers of a file once, as long as its size and time of change stay."""
-    del stamps
     check_sizes(read_regular(path, limit=_MOST))
 
 

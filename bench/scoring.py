@@ -28,7 +28,7 @@ from bench.protocol import (
     in_class_split,
     manifest_split,
     order_of_pairs,
-    sample_rng,
+    stream,
 )
 from bench.runs import IDENTITY, Run
 from bench.tasks.diagnostics import (
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from fitters.few_shot.prompt_learning import TextTower
 
 _BARE = "none"
+_BY_NAME = "Images are classified by class names, and the run names no set of them"
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,7 +232,7 @@ class Scoring:
         if own is not None:
             given = {
                 "alignment": alignment, "corpus": self.held_out(run),
-                "options": run.task_options, "rng": sample_rng(run.seed),
+                "options": run.task_options, "rng": stream("sample", run.seed),
             }  # fmt: skip
             taken = {name: given[name] for name in signature(own).parameters if name in given}
             return outcomes_of(run.task, own(**taken), self.held_out(run))
@@ -250,7 +251,7 @@ def _prepared(task: str, options: Any, relevance: str, corpus: Corpus, top: int)
             corpus.images, _captions(task, corpus), relevance=relevance, options=options, top=top
         )
     return prepare_zero_shot(
-        corpus.images, _names(task, corpus), prompts=corpus.prompts, seen=corpus.seen,
+        corpus.images, corpus.names_for(_BY_NAME), prompts=corpus.prompts, seen=corpus.seen,
         options=options, top=top,
     )  # fmt: skip
 
@@ -307,15 +308,6 @@ def _scored(corpus: Corpus, split: Split | None, evaluation: str) -> Corpus:
     return replace(corpus, **changed)
 
 
-def _names(task: str, corpus: Corpus) -> Items:
-    if not len(corpus.names):
-        raise ProtocolError(
-            f"Task {task} reads the names of the images' classes, and the run names no set of "
-            "them. Give it a name_set (--names)."
-        )
-    return corpus.names
-
-
 def _captions(task: str, corpus: Corpus) -> Items:
     if corpus.captions is None:
         raise ProtocolError(
@@ -333,14 +325,14 @@ def _options(run: Run) -> Any:
 #: Tasks that score one alignment at a time.
 _TASKS: dict[str, Callable[[Run, Any, Corpus], list[Outcome]]] = {
     "generalised": lambda run, alignment, corpus: score_generalised(
-        alignment, corpus.images, _names(run.task, corpus), corpus.seen,
+        alignment, corpus.images, corpus.names_for(_BY_NAME), corpus.seen,
         prompts=corpus.prompts, options=_options(run),
     ),
     "neighbours": lambda run, _, corpus: score_neighbours(
-        corpus, options=_options(run), rng=sample_rng(run.seed)
+        corpus, options=_options(run), rng=stream("sample", run.seed)
     ),
     "modality_gap": lambda run, alignment, corpus: score_modality_gap(
-        alignment, corpus, options=_options(run), rng=sample_rng(run.seed)
+        alignment, corpus, options=_options(run), rng=stream("sample", run.seed)
     ),
     "cosine_head": lambda _run, _alignment, corpus: score_cosine_head(corpus),
 }  # fmt: skip

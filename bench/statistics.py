@@ -20,8 +20,7 @@ from scipy import stats
 
 from bench.errors import MetricError
 from featstore.matrices import Rows, vector
-
-Matrix = NDArray[np.float64]
+from fitters.pairs import Matrix
 
 #: Control draws from which a rank alone can reach p = 1 / (m + 1) = 0.05.
 ENOUGH_CONTROLS = 19
@@ -127,8 +126,7 @@ class DrawSums:
     @property
     def means(self) -> Matrix:
         """The mean of every draw, shape (s,)."""
-        means: Matrix = self.total.sum(axis=1) / self.count.sum(axis=1)
-        return means
+        return self.total.sum(axis=1) / self.count.sum(axis=1)
 
     def averaged(self) -> DrawSums:
         """Return the sums of the mean over the draws, shape (1, c); draws with the same queries."""
@@ -215,10 +213,8 @@ class Estimate:
         could give, 2 / 2^c: four clusters that agree are no proof.
         """
         distance = abs(self.mean - null)
-        if not math.isfinite(self.variance):
-            return 1.0
         # Sums of the same terms in another order differ in the last bits.
-        if distance <= 1e-12:
+        if distance <= 1e-12 or not math.isfinite(self.variance):
             return 1.0
         if self.variance <= _NOTHING:
             return float(2.0 ** (1 - self.n_clusters))

@@ -589,7 +589,12 @@ def dose_lines(doses: pl.DataFrame) -> Table:
         ("level", lambda row: f"{row['level']:,}"),
         ("own names %", lambda row: value_text("top-1", row["own_names"])),
         ("top-1 %", lambda row: value_text("top-1", row["value"], row["sd"])),
-        ("95 % interval", lambda row: _span(row["low"], row["high"])),
+        (
+            "95 % interval",
+            lambda row: (
+                f"[{value_text('top-1', row['low'])}, {value_text('top-1', row['high'])}]"
+            ).replace("-", MINUS),
+        ),
         *((metric_name(name), partial(_shown, name)) for name in BY_NAME),
         ("draws", lambda row: str(row["n_draws"])),
         (
@@ -607,10 +612,6 @@ def dose_lines(doses: pl.DataFrame) -> Table:
 
 def _shown(name: str, row: Row) -> str:
     return value_text(name, row[name])
-
-
-def _span(low: float, high: float) -> str:
-    return f"[{value_text('top-1', low)}, {value_text('top-1', high)}]".replace("-", MINUS)
 
 
 def learner_lines(table: pl.DataFrame) -> Table:

@@ -63,8 +63,7 @@ class _Fitted(Generic[T]):
 
     def __get__(self, made: Any, owner: type) -> T:
         check_is_fitted(made)
-        value: T = vars(made)[self.name]
-        return value
+        return vars(made)[self.name]
 
     def __set__(self, made: Any, value: T) -> None:
         vars(made)[self.name] = value
@@ -311,18 +310,15 @@ class Alignment(Shown, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         >>> [file.name for file in sorted(made.save("aligners/ridge").iterdir())]
         ['alignment.json', 'arrays.safetensors']
         """
-        check_is_fitted(self)
         parts = self.x, self.y, self.aligner, self.facts
         return save_parts(path, parts, replace=replace)
 
     def project_x(self, x: Any) -> Projection:
         """Return raw image embeddings (n, p) in the shared space: (n, r), float32, dense or CSR."""
-        check_is_fitted(self)
         return _in_blocks(x, self.x, self.aligner.project_x)
 
     def transform(self, X: Any) -> Projection:
         """Return `project_x` of rows in any form that scikit-learn takes, checked in its words."""
-        check_is_fitted(self)
         return self.project_x(validate_data(self, _as_sklearn(X), reset=False, dtype=_FLOATS))
 
     def project_y(self, y: Any) -> Projection:
@@ -332,7 +328,6 @@ class Alignment(Shown, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         a cosine, unless the aligner says otherwise (`BaseAligner.unit_rows`). Where the fit was on
         labels, `y` is labels (n,).
         """
-        check_is_fitted(self)
         classes = self.facts.get("classes")
         rows = y if classes is None or np.ndim(y) > 1 else _one_hot(y, classes)
         return _in_blocks(rows, self.y, self.aligner.project_y)
@@ -405,8 +400,7 @@ def _one_hot(y: Any, classes: Any) -> Rows:
             f"fit was on (first: {labels[strange[0]]!r}, row {strange[0]:,}). A fit on text "
             "embeddings takes a matrix, one of them a row."
         )
-    rows: Rows = np.eye(len(known))[np.searchsorted(known, labels)]
-    return rows
+    return np.eye(len(known))[np.searchsorted(known, labels)]
 
 
 def closed(grid: Mapping[str, Axis] | None) -> dict[str, Axis]:

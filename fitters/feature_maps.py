@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from featstore.parallel import map_threads
 from fitters.errors import PairsError, SettingError
-from fitters.pairs import Rows
+from fitters.pairs import Matrix, Rows
 from fitters.spectrum import eigen_gram
 
 BLOCK_ROWS = 1024
@@ -78,9 +78,6 @@ def gaussian(
         block *= -gamma
         np.exp(block, out=block)
     return out
-
-
-Matrix = npt.NDArray[np.float64]
 
 
 Method = Literal["uniform", "k-means++"]
@@ -177,8 +174,7 @@ class NystroemMap:
 
     def apply(self, rows: Rows) -> Matrix:
         """Return φ of each row, shape (n, r), float64."""
-        mapped: Matrix = gaussian(rows, self.landmarks, self.gamma) @ self.root
-        return mapped
+        return gaussian(rows, self.landmarks, self.gamma) @ self.root
 
     def normal_equations(
         self, rows: Rows, targets: Rows, weight: npt.NDArray[Any]

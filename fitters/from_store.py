@@ -25,9 +25,9 @@ from fitters.moments.accumulation import (
     pilot_shifts,
 )
 from fitters.moments.cache import read_entry, write_entry
-from fitters.moments.moments import Folds, Matrix, Moments, moments_of
+from fitters.moments.moments import Folds, Moments, moments_of
 from fitters.moments.transform import SideTransform, Sums, mean_of, row_norms, sum_rows
-from fitters.pairs import Pairs, Rows
+from fitters.pairs import Matrix, Pairs, Rows
 from fitters.select.grid import folds_by_group
 from fitters.settings import MomentsPrecision, Preparation
 from fitters.sources import Sources, prepare

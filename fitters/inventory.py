@@ -20,8 +20,8 @@ IMAGES_BY, TEXTS_BY = "timm:tf_efficientnet_lite0.in1k", "st:all-MiniLM-L6-v2"
 
 def beside_fields(heads: Sequence[SetInfo], images: Sequence[SetInfo]) -> dict[str, Any]:
     """Return the fields of a run that name further heads, and images by their encoders."""
-    both = tuple(map(pinned, heads)), tuple(map(pinned, images))
-    return dict(zip(("more_heads", "more_images"), both, strict=True)) if heads else {}
+    named = {"more_heads": heads, "more_images": images}
+    return {name: tuple(map(pinned, sets)) for name, sets in named.items()} if heads else {}
 
 
 def pinned(info: SetInfo) -> str:
@@ -58,9 +58,9 @@ class Fit:
     def fields(self) -> dict[str, str]:
         """Return the fields of a run that name these sets and their revisions."""
         captions = self.text is not None and self.text.key.kind == "caption"
-        own = {"image": self.image, "head": self.head, "head_name": self.head_name}
-        own["caption"] = self.caption
-        return set_fields(**own | {"caption" if captions else "name": self.text})
+        own = {"image": self.image, "caption": self.caption, "head": self.head}
+        own |= {"head_name": self.head_name, "caption" if captions else "name": self.text}
+        return set_fields(**own)
 
     @property
     def roles(self) -> dict[str, str]:

@@ -363,7 +363,8 @@ def _read(
         used |= {f"head {n}": head for n, head in enumerate(heads[1:], 2)}
         used |= {f"images {n}": view for n, view in enumerate(others, 2)}
         if request.source != "head":
-            prototypes = _control(request.source)(prototypes, control_rng)
+            control = lookup(CONTROLS, request.source, what="control", error=SettingError)
+            prototypes = control(prototypes, control_rng)
     assert texts is not None
     return _Read(used, pool, centre, texts, paired, prototypes, bias, others, of_head)
 
@@ -687,8 +688,3 @@ def with_heads(
         # The sum of the logits, as their rows stand side by side.
         bias = None if bias is None or ordered.bias is None else bias + ordered.bias
     return replace(pairs, x=np.hstack(rows)), bias
-
-
-def _control(source: str) -> Any:
-    known: Mapping[str, Any] = {"head": None, **CONTROLS}
-    return lookup(known, source, what="pair source", error=SettingError)

@@ -44,8 +44,7 @@ class Kept:
         with self._lock:
             if key in self._results:
                 self._results.move_to_end(key)
-                found: Value = self._results[key][0]
-                return found
+                return self._results[key][0]
         result = make()
         size = _ENTRY + n_bytes_of(result, set())
         with self._lock:

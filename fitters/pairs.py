@@ -18,6 +18,7 @@ from featstore.matrices import matrix, vector
 from fitters.errors import PairsError
 
 Rows = npt.NDArray[np.floating[Any]]
+Matrix = npt.NDArray[np.float64]
 """A matrix of rows as a fit sees them, float32 or float64."""
 
 Prototypes: TypeAlias = "Pairs | tuple[Any, Any] | tuple[Any, Any, Any]"
@@ -158,8 +159,7 @@ class Pairs(Shown):
         """The groups as integers 0 … n_groups − 1, in order of their sorted labels."""
         if self.groups is None:
             return np.arange(self.n)
-        codes: npt.NDArray[np.intp] = np.unique(self.groups, return_inverse=True)[1]
-        return codes
+        return np.unique(self.groups, return_inverse=True)[1]
 
     def take(self, rows: npt.NDArray[Any]) -> Pairs:
         """Return the pairs at `rows` (integers or a boolean mask), in that order."""

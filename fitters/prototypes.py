@@ -365,12 +365,11 @@ CONTROLS: dict[str, Control] = {
 """The controls of a head by name. All but the last carry no class; it does, by its clusters."""
 
 
-def repeat_pairs(pairs: Pairs, rng: np.random.Generator, *, n: int) -> Pairs:
+def repeat_pairs(pairs: Pairs, _rng: np.random.Generator, *, n: int) -> Pairs:
     """Repeat every pair equally often, until there are at least `n` rows.
 
     A ridge with a relative penalty has the same solution: a null test. Others see more rows.
     """
-    del rng
     return pairs.take(np.tile(np.arange(pairs.n), max(1, -(-n // pairs.n))))
 
 

@@ -12,15 +12,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy.sparse import csr_array, hstack, issparse
 from scipy.special import logsumexp
 
 from featstore.errors import lookup
 from fitters.aligners.base import Projection
 from fitters.errors import PairsError, SettingError
-
-Matrix = npt.NDArray[np.float64]
+from fitters.pairs import Matrix
 
 Scorer = Callable[..., tuple[Projection, Projection]]
 """(queries, gallery) → (queries, gallery) whose dot products are the corrected scores."""

@@ -545,7 +545,18 @@ class FitRequest(FitConfig):
                 for name, value in facts.items()}  # fmt: skip
 
 
-class FitSettings(TypedDict, total=False):
+class SetSettings(TypedDict, total=False):
+    """Keys of the sets of a store that are read, for type checkers."""
+
+    images: str
+    names: str
+    head: str | tuple[str, ...]
+    head_names: str
+    dataset: str | None
+    label_set: str | None
+
+
+class FitSettings(SetSettings, total=False):
     """Settings of `headstock.fit`: those of `FitConfig`, and of a store those of `FitRequest`."""
 
     penalty: float | Literal["auto"]
@@ -559,13 +570,7 @@ class FitSettings(TypedDict, total=False):
     criterion: Criterion | None
     validation: Validation | Metric
     training: TrainingOptions
-    images: str
     captions: str
-    names: str
-    head: str | tuple[str, ...]
-    head_names: str
-    dataset: str | None
-    label_set: str | None
     n_pairs: int | Literal["all"]
     split: str
     source: str

@@ -15,13 +15,14 @@ O_II = 0, which says what D is.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Matrix = npt.NDArray[np.float64]
+from fitters.pairs import Matrix
+
 Parts = Sequence[npt.NDArray[np.intp]]
 """Rows that are left out together; every other row is left out alone."""
 
@@ -62,8 +63,8 @@ class Spectrum:
     vectors: Matrix
     lhs: Matrix
     rhs: Matrix
-    rows: Matrix | None = None
-    targets: Matrix | None = None
+    rows: Matrix = field(default_factory=lambda: np.empty((0, 0)))
+    targets: Matrix = field(default_factory=lambda: np.empty((0, 0)))
     dual: bool = False
 
     @classmethod
@@ -104,8 +105,7 @@ class Spectrum:
         """Return Σ p C(α) by penalty α → share p, shape (k, q). A penalty without end adds 0."""
         finite = [(share, alpha) for alpha, share in shares.items() if share and np.isfinite(alpha)]
         inverse = sum((p * self.inverse(alpha) for p, alpha in finite), np.zeros(len(self.values)))
-        coefficients: Matrix = (self.lhs * inverse) @ self.rhs
-        return coefficients
+        return (self.lhs * inverse) @ self.rhs
 
     def left_out(self, alpha: float, parts: Parts = (), asked: Matrix | None = None) -> Matrix:
         """Return what each row is predicted to be by a fit without it, shape (n, q).
@@ -120,7 +120,6 @@ class Spectrum:
             What the fit without a row is asked instead of its own: columns of φ, or kernels with
             all rows times their √w. Predictions are then b; of the rows themselves they are √w b.
         """
-        assert self.targets is not None
         x = self.without(alpha, parts, None if asked is None else asked @ self.lhs)
         own, blocks = self.inside(x, parts)
         predicted: Matrix = x @ self.rhs + own[:, None] * self.targets
@@ -133,7 +132,6 @@ class Spectrum:
 
         A row of X depends on the rows alone, not on their targets.
         """
-        assert self.rows is not None
         inverse = self.inverse(alpha)
         scaled = self.rows * inverse
         own = _products(scaled, self.rows)[:, None]
@@ -155,7 +153,6 @@ class Spectrum:
         self, x: Matrix, parts: Parts
     ) -> tuple[Matrix, list[tuple[npt.NDArray[np.intp], Matrix]]]:
         """Return D: the values of rows that are left out alone, shape (n,), and a block a part."""
-        assert self.rows is not None
         own = -_products(x, self.rows)
         blocks = [(part, -x[part] @ self.rows[part].T) for part in parts]
         for part, _ in blocks:
@@ -181,5 +178,4 @@ def inverse_of(values: Matrix, alpha: float) -> Matrix:
 
 def _products(one: Matrix, other: Matrix) -> Matrix:
     """Return the product of each row with the same row of another, shape (n,)."""
-    found: Matrix = np.einsum("nr,nr->n", one, other)
-    return found
+    return np.einsum("nr,nr->n", one, other)

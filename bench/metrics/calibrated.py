@@ -26,9 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import MetricError
-from bench.metrics.geometry import Rows, check_paired, nearest_rows, unit_rows
-
-Matrix = NDArray[np.float64]
+from bench.metrics.geometry import check_paired, nearest_rows, unit_rows
+from fitters.pairs import Matrix, Rows
 
 #: Numbers gathered at once: 32 MiB.
 _AT_ONCE = 4_000_000

@@ -28,11 +28,7 @@ from scipy.linalg import solve
 
 from bench.errors import MetricError
 from bench.metrics.ranks import EqualColumns, first_places
-
-# Rows looked at at a time.
-_ROWS = 8_192
-
-Matrix = NDArray[np.float64]
+from fitters.pairs import Rows
 
 
 def nearest_rows(
@@ -104,17 +100,13 @@ def unit_rows(rows: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         raise MetricError(
             f"{len(bad):,} of {len(rows):,} rows have no direction (first: row {bad[0]:,})."
         )
-    unit: NDArray[np.float32] = (rows / lengths[:, None]).astype(np.float32)
-    return unit
+    return (rows / lengths[:, None]).astype(np.float32)
 
 
 def check_paired(x: NDArray[Any], y: NDArray[Any]) -> None:
     """Raise MetricError unless both have as many rows."""
     if len(x) != len(y):
         raise MetricError(f"x has {len(x):,} rows and y has {len(y):,}: they are not pairs.")
-
-
-Rows = NDArray[np.floating[Any]]
 
 
 def biased_cka(x: Rows, y: Rows) -> float:

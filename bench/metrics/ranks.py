@@ -329,8 +329,7 @@ def count_true(found: NDArray[np.bool_]) -> NDArray[np.int64]:
     row, and a third of it with 200.
     """
     if found.shape[1] < LONG_ROW:
-        each: NDArray[np.int64] = np.count_nonzero(found, axis=1)
-        return each
+        return np.count_nonzero(found, axis=1)
     return np.array([np.count_nonzero(row) for row in found])
 
 

@@ -8,8 +8,9 @@ store. Runs of one task (`bench.suites.single`) are planned by what is typed.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from featstore.errors import lazily
 
 if TYPE_CHECKING:
     from bench.suites.demo import create_smoke_store, demo_runs, smoke_runs
@@ -25,9 +26,10 @@ __all__ = [
     "with_lists",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'bench.suites' has no attribute {name!r}")
-    of_demo = name in ("create_smoke_store", "demo_runs", "smoke_runs")
-    return getattr(import_module(f"bench.suites.{'demo' if of_demo else 'registry'}"), name)
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "bench.suites.demo": "create_smoke_store demo_runs smoke_runs",
+        "bench.suites.registry": "SUITES Suite suite_named with_lists",
+    },
+)

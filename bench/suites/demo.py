@@ -305,8 +305,7 @@ def create_smoke_store(root: Path) -> None:
 
     def view(latent: NDArray[Any], matrix: NDArray[Any], noise: float) -> NDArray[np.float32]:
         rows = latent @ matrix + noise * rng.standard_normal((len(latent), matrix.shape[1]))
-        single: NDArray[np.float32] = rows.astype(np.float32)
-        return single
+        return rows.astype(np.float32)
 
     images = [f"{DATASET}/image-{i:03d}" for i in range(_N_IMAGES)]
     class_ids = [f"{DATASET}/class-{c:02d}" for c in range(_N_CLASSES)]

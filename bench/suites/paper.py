@@ -358,8 +358,8 @@ def _without_head(base: Run) -> Run:
 
 def _heads(
     have: Inventory, datasets: Sequence[str], kind: str = "class_name"
-) -> Iterator[tuple[Fit, Run]]:
-    """Yield every head and text encoder of the store on datasets, with the run of ConSE.
+) -> Iterator[tuple[Fit, SetInfo, Run]]:
+    """Yield every head and text encoder of the store on datasets, with the texts and ConSE's run.
 
     On class names it is of zero_shot, on captions of retrieval.
     """
@@ -369,10 +369,12 @@ def _heads(
             base = {"source": "head", "method": "conse", **_head_texts(have, fit)}
             if kind == "class_name":
                 own: dict[str, Any] = have.texts(fit.text, TESTED_BY)
-                yield fit, _run(fit, task="zero_shot", eval=_where(have, fit), **own, **base)
+                run = _run(fit, task="zero_shot", eval=_where(have, fit), **own, **base)
+                yield fit, fit.text, run
             elif have.n_train(fit.image, TRAIN_SPLITS):
                 own = {"options": Retrieval(captions=CAPTIONS)}
-                yield fit, _run(fit, task="retrieval", eval="split", **own, **base)
+                run = _run(fit, task="retrieval", eval="split", **own, **base)
+                yield fit, fit.text, run
 
 
 def _where(have: Inventory, fit: Fit) -> str:
@@ -382,7 +384,7 @@ def _where(have: Inventory, fit: Fit) -> str:
 
 def _zero_shot(have: Inventory, datasets: Sequence[str] = NINE) -> Iterator[Run]:
     """Weights alone beside the controls and ConSE; CLIP's own pairs."""
-    for fit, base in _heads(have, datasets):
+    for fit, _, base in _heads(have, datasets):
         yield base
         for own, seeds in _methods(fit, TRAINED_SEEDS, SEEDS):
             yield from _head_alone(base, own, seeds)
@@ -392,18 +394,17 @@ def _zero_shot(have: Inventory, datasets: Sequence[str] = NINE) -> Iterator[Run]
         yield _run(fit, task="zero_shot", eval=_where(have, fit), **tested)
 
 
-def _with_images(have: Inventory) -> Iterator[tuple[Fit, Run]]:
+def _with_images(have: Inventory) -> Iterator[tuple[Fit, SetInfo, Run]]:
     """Yield what `_heads` does on those of the nine that have images to train on."""
-    for fit, base in _heads(have, NINE):
+    for fit, texts, base in _heads(have, NINE):
         if base.protocol.eval == "split" and have.n_train(fit.image, TRAIN_SPLITS):
-            yield fit, base
+            yield fit, texts, base
 
 
 def _one_pair_a_class(have: Inventory) -> Iterator[Run]:
     """One training image of every class with a caption, with the head's rows and without."""
-    for fit, base in _with_images(have):
-        assert fit.text is not None
-        pairs = base.changed(pairs_per_class=1, **have.texts(fit.text, PAIRED_WITH, "pair_"))
+    for fit, texts, base in _with_images(have):
+        pairs = base.changed(pairs_per_class=1, **have.texts(texts, PAIRED_WITH, "pair_"))
         for own, seeds in _methods(fit, TRAINED_SEEDS, SEEDS):
             for seed in seeds:
                 both = pairs.changed(**own, seed=seed)
@@ -414,10 +415,9 @@ def _one_pair_a_class(have: Inventory) -> Iterator[Run]:
 
 def _retrieval(have: Inventory) -> Iterator[Run]:
     """Images and captions with 0 to all training images, with and without weights."""
-    for fit, base in _heads(have, RETRIEVAL, "caption"):
-        assert fit.text is not None
+    for fit, captions, base in _heads(have, RETRIEVAL, "caption"):
         yield base
-        yield from _by_pairs(have, fit, base, fit.image, fit.text)
+        yield from _by_pairs(have, fit, base, fit.image, captions)
     for fit in (pair for dataset in RETRIEVAL for pair in have.pairs(dataset, "caption")):
         yield _run(fit, task="retrieval", eval="split", options=Retrieval(captions=CAPTIONS))
 
@@ -441,10 +441,9 @@ def _by_pairs(
 
 def _caption_pairs(have: Inventory) -> Iterator[Run]:
     """Captioned images of one dataset as real pairs, scored on the names of the others."""
-    for fit, base in _heads(have, NINE):
-        assert fit.text is not None
+    for fit, texts, base in _heads(have, NINE):
         images = have.in_space("image", fit.image.commit.space_id, CAPTIONED)
-        captions = have.in_space("caption", fit.text.commit.space_id, CAPTIONED)
+        captions = have.in_space("caption", texts.commit.space_id, CAPTIONED)
         if images is not None and captions is not None and have.n_train(images, TRAIN_SPLITS):
             elsewhere = base.changed(pairs_from=(pinned(images), pinned(captions)))
             yield from _by_pairs(have, fit, elsewhere, images, captions)
@@ -452,7 +451,7 @@ def _caption_pairs(have: Inventory) -> Iterator[Run]:
 
 def _of_own_images(have: Inventory) -> Iterator[tuple[Fit, Run]]:
     """Yield heads on every dataset, with a run beside images of their own classes."""
-    for fit, base in (*_heads(have, NINE), *_heads(have, RETRIEVAL, "caption")):
+    for fit, _, base in (*_heads(have, NINE), *_heads(have, RETRIEVAL, "caption")):
         images = have.in_space("image", fit.image.commit.space_id, OWN_IMAGES)
         names = fit.head_name
         if images is not None and names is not None and names.key.dataset == OWN_IMAGES:
@@ -480,12 +479,11 @@ def _moved_rows(have: Inventory) -> Iterator[Run]:
 
 def _few_shot(have: Inventory) -> Iterator[Run]:
     """1 to 16 images a class, with and without the names as prototypes; the paper's own learner."""
-    for fit, named in _with_images(have):
-        assert fit.text is not None
+    for _, texts, named in _with_images(have):
         base = named.changed(task="few_shot", method="ridge")
         alone = named.changed(
             task="few_shot", method=IDENTITY, source="none", options=FewShot(prototypes="none"),
-            **have.texts(fit.text, (PLAIN,), "pair_"),
+            **have.texts(texts, (PLAIN,), "pair_"),
         )  # fmt: skip
         for shots in SHOTS:
             for learner in LEARNERS:

@@ -45,6 +45,7 @@ from featstore.errors import ManifestError
 from featstore.store.tables import join_ids
 from fitters.alignment import Alignment
 from fitters.moments.transform import SideTransform, normalize_rows
+from fitters.pairs import Rows
 
 
 def for_head(alignment: Projector, head: Head) -> Projector:
@@ -55,9 +56,6 @@ def for_head(alignment: Projector, head: Head) -> Projector:
     own = SideTransform.fit([head.weight], normalize=x.normalize, label="head rows")
     of_rows = replace(x, mean=own.mean, label="head rows")
     return Alignment.of(of_rows, alignment.y, alignment.aligner, alignment.facts)
-
-
-Rows = NDArray[np.floating]
 
 
 def score_neighbours(
@@ -122,12 +120,9 @@ def _sides(
 ) -> tuple[str, list[Rows], Rows]:
     """Return what is compared: its name, rows of every set of images or of the head, and texts."""
     if options.of == "head":
-        if corpus.head is None:
-            raise ProtocolError(
-                "Neighbours of 'head' need a head and the names of its classes in the run."
-            )
-        kept = _within(corpus.head, options.within)
-        return "head~name", [corpus.head.weight[kept]], corpus.head.texts[kept]
+        head = corpus.head_for("Task neighbours, of='head',")
+        kept = _within(head, options.within)
+        return "head~name", [head.weight[kept]], head.texts[kept]
     sets = [corpus.images.rows, *corpus.layers.values()]
     if options.of == "pairs":
         if corpus.captions is None or corpus.captions.parents is None:
@@ -136,11 +131,12 @@ def _sides(
         assert captions.parents is not None
         firsts, owners = join_ids(captions.parents, corpus.images.ids)
         return "image~caption", [rows[owners] for rows in sets], captions.rows[firsts]
-    if not len(corpus.names):
-        raise ProtocolError(
-            "Neighbours of 'class-means' need the names of the images' classes in the run."
-        )
-    images = corpus.images
+    images, names = (
+        corpus.images,
+        corpus.names_for(
+            "Neighbours of 'class-means' are class names, and the run names no set of them"
+        ),
+    )
     order = rng.permutation(len(images))
     if options.per_class:
         order = first_per_class(order, images.classes, options.per_class)
@@ -152,7 +148,7 @@ def _sides(
         unit = normalize_rows(rows, what="images") if options.rows == "unit" else rows
         np.add.at(sums, codes, unit)
         means.append(sums / np.bincount(codes)[:, None])
-    texts = corpus.names.rows[corpus.names.places_of(having)]
+    texts = names.rows[names.places_of(having)]
     return "class-mean~name", means, texts
 
 
@@ -207,9 +203,8 @@ def score_modality_gap(
     options = options or ModalityGap()
     images = corpus.images
     if options.between == "head-images":
-        if corpus.head is None:
-            raise ProtocolError("The gap between 'head-images' needs a head in the run.")
-        direction, x, y = "head|image", corpus.head.weight, images.rows
+        head = corpus.head_for("The gap between 'head-images'")
+        direction, x, y = "head|image", head.weight, images.rows
     else:
         texts = corpus.captions if corpus.captions is not None else corpus.names
         if not len(texts):
@@ -249,7 +244,13 @@ def score_cosine_head(corpus: Corpus) -> list[Outcome]:
     ProtocolError
         If there is no head, or an image is of a class that it lacks.
     """
-    images, head = corpus.images, own_head(corpus)
+    images, head = corpus.images, corpus.head_for("Task cosine_head")
+    lost = np.setdiff1d(images.classes, head.classes)
+    if len(lost):
+        raise ProtocolError(
+            f"{len(lost):,} classes of the images are no classes of the head (first: "
+            f"{str(lost[0])!r}). A head is scored on images with its own label set."
+        )
     ones = np.ones((len(images), 1), dtype=np.float32)
     linear = (
         np.concatenate([images.rows, ones], axis=1),
@@ -260,25 +261,6 @@ def score_cosine_head(corpus: Corpus) -> list[Outcome]:
         _classified(f"image→class ({name})", images, head, *rows)
         for name, rows in (("linear", linear), ("cosine", cosine))
     ]
-
-
-def own_head(corpus: Corpus) -> Head:
-    """Return the head, if it has the class of every image.
-
-    Raises
-    ------
-    ProtocolError
-        If there is none, or it lacks a class.
-    """
-    if corpus.head is None:
-        raise ProtocolError("Task cosine_head needs a head in the run (head_set, head_name_set).")
-    lost = np.setdiff1d(corpus.images.classes, corpus.head.classes)
-    if len(lost):
-        raise ProtocolError(
-            f"{len(lost):,} classes of the images are no classes of the head (first: "
-            f"{str(lost[0])!r}). A head is scored on images with its own label set."
-        )
-    return corpus.head
 
 
 def _classified(

@@ -230,5 +230,4 @@ def _score_blocks(
 def _dense(projected: Any) -> NDArray[np.float32]:
     """Return a projection as unit rows, dense: learners do not take sparse ones."""
     rows = projected.toarray() if issparse(projected) else projected
-    unit: NDArray[np.float32] = normalize_rows(rows, what="projections").astype(np.float32)
-    return unit
+    return normalize_rows(rows, what="projections").astype(np.float32)

@@ -208,16 +208,6 @@ class Queries:
     own: NDArray[np.float64] | None = None
 
     @property
-    def ids(self) -> NDArray[Any]:
-        """item_id of the queries, shape (n,)."""
-        return self.question.query_ids
-
-    @property
-    def clusters(self) -> NDArray[Any]:
-        """What each was drawn with, shape (n,)."""
-        return self.question.clusters
-
-    @property
     def top_ids(self) -> list[list[str]]:
         """item_ids of the first places of every query."""
         ids = self.question.gallery_ids

@@ -54,7 +54,7 @@ class Neighbours:
         """Item ids of the rows: (q, k) texts, None where there is no row."""
         ids = self.table.table["item_id"][np.maximum(self.rows, 0).ravel()].to_numpy()
         found: Any = np.where(self.rows < 0, None, ids.reshape(self.rows.shape))
-        return found  # type: ignore[no-any-return]
+        return found
 
 
 class _Best:

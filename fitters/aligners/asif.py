@@ -27,12 +27,12 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from featstore.parallel import map_threads
 from fitters.aligners.base import (
     BaseAligner,
-    Matrix,
+    mean_rows,
     validate_pairs,
 )
 from fitters.errors import ZeroRowError
 from fitters.moments.transform import normalize_rows, unit_or_zero
-from fitters.pairs import Pairs, Rows
+from fitters.pairs import Matrix, Pairs, Rows
 from fitters.select.grid import Axis, Choice, Search, Surface, choose, folds_of_pairs
 from fitters.select.left_out import asking_of
 from fitters.select.ranking import METRICS, Gallery, check_metric, metric_of, reciprocal_ranks
@@ -218,10 +218,8 @@ class ASIFAligner(BaseAligner):
         X : ndarray of shape (n, p)
         y : ndarray of shape (n, q) or (n,)
         """
-        x64, y64, _ = validate_pairs(self, X, y, None)
-        self.mean_x_, self.mean_y_ = np.zeros(x64.shape[1]), np.zeros(y64.shape[1])
-        if self.center:
-            self.mean_x_, self.mean_y_ = x64.mean(axis=0), y64.mean(axis=0)
+        x64, y64, weight = validate_pairs(self, X, y, None)
+        self.mean_x_, self.mean_y_ = mean_rows(x64, y64, weight, centre=self.center)
         self.anchors_x_, self.anchors_y_ = x64 - self.mean_x_, y64 - self.mean_y_
         return self
 

@@ -26,7 +26,7 @@ from fitters.errors import PairsError, SettingError
 from fitters.kept import kept
 from fitters.moments.moments import Folds, Moments, merge_pooled, moments_of
 from fitters.moments.transform import normalize_rows, unit_or_zero
-from fitters.pairs import Pairs, Rows, check_weight
+from fitters.pairs import Matrix, Pairs, Rows, check_weight
 from fitters.select.grid import Choice, Search, parameter_of
 from fitters.select.refitting import Folded, Refit, validate_by_refitting
 from fitters.settings import Preparation
@@ -35,7 +35,6 @@ from fitters.sources import Sources
 if TYPE_CHECKING:
     from fitters.settings import FitConfig
 
-Matrix = npt.NDArray[np.float64]
 Projection: TypeAlias = Any
 """Rows in a shared space: a matrix, or a scipy csr_array where the space is wide."""
 
@@ -108,8 +107,7 @@ class BaseAligner(BaseEstimator, ABC):  # type: ignore[misc]
 
     def fit_sources(self, data: Sources[Any], mix: float = 1.0) -> Self:
         """Fit on both sources, a prototype with `mix` times the mass of a real pair."""
-        fitted: Self = fit_on(self, data, mix)
-        return fitted
+        return fit_on(self, data, mix)
 
     @property
     def facts_(self) -> dict[str, Any]:
@@ -362,8 +360,12 @@ def refits_of(aligner: Any, folded: Folded, options: Container[str]) -> Refit:
     return refit
 
 
-def mean_rows(x: Matrix, y: Matrix, weight: Matrix) -> tuple[Matrix, Matrix]:
-    """Return the weighted means of both sides, shapes (p,) and (q,)."""
+def mean_rows(
+    x: Matrix, y: Matrix, weight: Matrix, *, centre: bool = True
+) -> tuple[Matrix, Matrix]:
+    """Return the weighted mean of each side, shapes (p,) and (q,); zeros without centring."""
+    if not centre:
+        return np.zeros(x.shape[1]), np.zeros(y.shape[1])
     return weight @ x / weight.sum(), weight @ y / weight.sum()
 
 

@@ -12,10 +12,10 @@ from scipy.special import softmax
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval
 
-from fitters.aligners.base import BaseAligner, Matrix, validate_pairs
+from fitters.aligners.base import BaseAligner, validate_pairs
 from fitters.errors import SettingError
 from fitters.moments.transform import normalize_rows
-from fitters.pairs import Rows
+from fitters.pairs import Matrix, Rows
 from fitters.settings import Preparation
 from fitters.sources import Sources
 
@@ -108,8 +108,7 @@ class ConSEAligner(BaseAligner):
     def fit_sources(self, data: Sources[Any], mix: float = 1.0) -> Self:  # noqa: ARG002
         """Remember the head and its class texts; there is nothing to mix."""
         assert data.prototypes is not None
-        fitted: Self = self.fit(data.prototypes.x, data.prototypes.y, data.bias)
-        return fitted
+        return self.fit(data.prototypes.x, data.prototypes.y, data.bias)
 
     def project_x(self, x: Rows) -> Matrix:
         """Return the mix of class texts for each image: shape (n, q), float64, unit rows."""
@@ -129,5 +128,4 @@ class ConSEAligner(BaseAligner):
         # softmax over the top k is the softmax over all, divided by its mass in the top k.
         share = softmax(np.take_along_axis(logits, top, axis=1), axis=1)
         starts = np.arange(0, n * k + 1, k)
-        mixed: Matrix = csr_array((share.ravel(), top.ravel(), starts), (n, len(texts))) @ texts
-        return mixed
+        return csr_array((share.ravel(), top.ravel(), starts), (n, len(texts))) @ texts

@@ -13,7 +13,6 @@ from sklearn.utils._param_validation import Interval
 
 from fitters.aligners.base import (
     FromMoments,
-    Matrix,
     changed_copy,
     refits_of,
 )
@@ -26,7 +25,7 @@ from fitters.aligners.solvers import (
 )
 from fitters.moments.moments import Moments
 from fitters.moments.transform import normalize_rows
-from fitters.pairs import Rows
+from fitters.pairs import Matrix, Rows
 from fitters.select.grid import Choice, Search
 from fitters.select.refitting import Folded, choose_components
 from fitters.settings import MOST
@@ -217,8 +216,7 @@ class CSAAligner(CCAAligner):
     unit_rows: ClassVar[bool] = False
 
     def _weighed(self, unit: Matrix) -> Matrix:
-        weighed: Matrix = unit * np.sqrt(self.strengths_)
-        return weighed
+        return unit * np.sqrt(self.strengths_)
 
 
 class PLSAligner(DirectionsAligner):

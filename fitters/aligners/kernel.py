@@ -12,12 +12,12 @@ import numpy.typing as npt
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from fitters.aligners.base import Matrix, OneWay, mean_rows, validate_pairs
+from fitters.aligners.base import OneWay, mean_rows, validate_pairs
 from fitters.aligners.kernel_solvers import correct_first, solve_kernel
 from fitters.aligners.solvers import solve_ridge
 from fitters.errors import SettingError, ZeroRowError
 from fitters.feature_maps import METHODS, NystroemMap, choose_landmarks, gaussian
-from fitters.pairs import Pairs, Rows
+from fitters.pairs import Matrix, Pairs, Rows
 from fitters.select.grid import Axis, Choice, Search, Surface
 from fitters.select.left_out import GAMMAS, KERNEL_PENALTIES, choose_on_prototypes
 from fitters.select.noise import cross_validate_kernel, explained_by, pairs_to_weigh, weigh_noise
@@ -260,9 +260,7 @@ class KernelRidgeAligner(OneWay):
             If alpha is too small for the rows; the message says what to change.
         """
         x64, y64, weight = validate_pairs(self, X, y, sample_weight)
-        self.mean_x_, self.mean_y_ = np.zeros(x64.shape[1]), np.zeros(y64.shape[1])
-        if self.center:
-            self.mean_x_, self.mean_y_ = mean_rows(x64, y64, weight)
+        self.mean_x_, self.mean_y_ = mean_rows(x64, y64, weight, centre=self.center)
         used = weight > 0
         weight = weight[used]
         sides = x64[used] - self.mean_x_, y64[used] - self.mean_y_

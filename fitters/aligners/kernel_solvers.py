@@ -23,10 +23,8 @@ from featstore.parallel import map_threads
 from fitters.errors import SingularMomentsError
 from fitters.feature_maps import gaussian
 from fitters.kept import remember
-from fitters.pairs import Pairs
+from fitters.pairs import Matrix, Pairs
 from fitters.spectrum import Spectrum, eigen_gram
-
-Matrix = npt.NDArray[np.float64]
 
 DOUBLE_ROWS = 6000
 """A float64 kernel of so many rows takes 288 MB."""

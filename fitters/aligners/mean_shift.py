@@ -12,11 +12,11 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from sklearn.utils._param_validation import Interval
 
-from fitters.aligners.base import FromMoments, Matrix, mean_rows
+from fitters.aligners.base import FromMoments, mean_rows
 from fitters.aligners.solvers import least_squares, solve_ridge
 from fitters.moments.moments import Moments
 from fitters.moments.transform import normalize_rows
-from fitters.pairs import Rows
+from fitters.pairs import Matrix, Rows
 from fitters.settings import MOST, Preparation
 
 
@@ -66,12 +66,7 @@ class MeanShiftAligner(FromMoments):
 
     def _projected(self, rows: Matrix, side: str) -> Matrix:
         wide = max(len(self.mean_x_), len(self.mean_y_))
-        return _filled(normalize_rows(rows, what=side), wide)
-
-
-def _filled(rows: Matrix, columns: int) -> Matrix:
-    """Return the rows with zeros added on the right up to `columns`."""
-    return np.pad(rows, ((0, 0), (0, columns - rows.shape[1])))
+        return np.pad(normalize_rows(rows, what=side), ((0, 0), (0, wide - rows.shape[1])))
 
 
 VARIANCE = 4.5

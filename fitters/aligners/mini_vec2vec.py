@@ -15,12 +15,12 @@ from sklearn.utils._param_validation import Interval
 
 from fitters.aligners.base import (
     BaseAligner,
-    Matrix,
+    mean_rows,
     validate_pairs,
 )
 from fitters.aligners.solvers import polar_factor
 from fitters.moments.transform import normalize_rows, unit_or_zero
-from fitters.pairs import Rows
+from fitters.pairs import Matrix, Rows
 from fitters.select.grid import Choice, Search
 from fitters.sources import Sources
 from fitters.spectrum import eigen_gram
@@ -112,10 +112,8 @@ class MiniVec2VecAligner(BaseAligner):
         X : ndarray of shape (n, p)
         y : ndarray of shape (n, q) or (n,)
         """
-        x64, y64, _ = validate_pairs(self, X, y, None)
-        self.mean_x_, self.mean_y_ = np.zeros(x64.shape[1]), np.zeros(y64.shape[1])
-        if self.center:
-            self.mean_x_, self.mean_y_ = x64.mean(axis=0), y64.mean(axis=0)
+        x64, y64, weight = validate_pairs(self, X, y, None)
+        self.mean_x_, self.mean_y_ = mean_rows(x64, y64, weight, centre=self.center)
         sides = [
             np.unique(rows - mean, axis=0)
             for rows, mean in ((x64, self.mean_x_), (y64, self.mean_y_))
@@ -175,8 +173,7 @@ def _matched_centres(x: Matrix, y: Matrix, rng: np.random.Generator) -> tuple[Ma
 
 def _double_centred(gram: Matrix) -> Matrix:
     rows = gram - gram.mean(axis=0)
-    centred: Matrix = rows - rows.mean(axis=1, keepdims=True)
-    return centred
+    return rows - rows.mean(axis=1, keepdims=True)
 
 
 def _centres(
@@ -198,5 +195,4 @@ def _mean_of_nearest(rows: Matrix, others: Matrix, values: Matrix) -> Matrix:
     """Return the mean of `values` of the others that are nearest to each row."""
     k = min(NEIGHBOURS, max(1, len(others) // 20))
     nearest = np.argpartition(-(rows @ others.T), k - 1, axis=1)[:, :k]
-    mean: Matrix = values[nearest].mean(axis=1)
-    return mean
+    return values[nearest].mean(axis=1)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from numbers import Integral
 from typing import Any, ClassVar, Self
 
-import numpy as np
 from sklearn.utils._param_validation import Interval
 
-from fitters.aligners.base import FromMoments, Matrix, mean_rows
+from fitters.aligners.base import FromMoments, mean_rows
 from fitters.aligners.solvers import determined, polar_factor, truncation_gap
 from fitters.moments.moments import Moments
 from fitters.moments.transform import normalize_rows
-from fitters.pairs import Rows
+from fitters.pairs import Matrix, Rows
 from fitters.select.grid import Choice, Search
 from fitters.select.held_out import cross_validate
 from fitters.select.refitting import Folded
@@ -96,9 +95,7 @@ class ProcrustesAligner(FromMoments):
         return search.chosen(axes, surface)
 
     def _fit_rows(self, x: Matrix, y: Matrix, weight: Matrix) -> Self:
-        mean_x, mean_y = mean_rows(x, y, weight)
-        if not self.center:
-            mean_x, mean_y = np.zeros_like(mean_x), np.zeros_like(mean_y)
+        mean_x, mean_y = mean_rows(x, y, weight, centre=self.center)
         weighted = weight[:, None] * (x - mean_x)
         return self._fit_cross(weighted.T @ (y - mean_y), mean_x, mean_y)
 

@@ -10,11 +10,11 @@ import numpy as np
 import scipy.linalg
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from fitters.aligners.base import FromMoments, Matrix, OneWay, mean_rows
+from fitters.aligners.base import FromMoments, OneWay, mean_rows
 from fitters.aligners.solvers import relative_penalty, solve_ridge, solve_ridge_dual
 from fitters.moments.moments import Folds, Moments
 from fitters.moments.transform import normalize_rows
-from fitters.pairs import Pairs, Rows
+from fitters.pairs import Matrix, Pairs, Rows
 from fitters.select.grid import Axis, Choice, Search, Surface
 from fitters.select.held_out import cross_validate, validate_by_error
 from fitters.select.left_out import leave_one_group_out
@@ -214,9 +214,7 @@ class RidgeAligner(FromMoments, OneWay):
         return self.alpha > 0
 
     def _fit_rows(self, x: Matrix, y: Matrix, weight: Matrix) -> Self:
-        self.mean_x_, self.mean_y_ = np.zeros(x.shape[1]), np.zeros(y.shape[1])
-        if self.center:
-            self.mean_x_, self.mean_y_ = mean_rows(x, y, weight)
+        self.mean_x_, self.mean_y_ = mean_rows(x, y, weight, centre=self.center)
         # The root of the weight on both sides keeps the gram symmetric to the last bit.
         root = np.sqrt(weight)[:, None]
         sides = root * (x - self.mean_x_), root * (y - self.mean_y_)
@@ -360,5 +358,4 @@ class TwoWayRidgeAligner(FromMoments):
 
 def _side_by_side(in_x: Matrix, in_y: Matrix, what: str) -> Matrix:
     parts = [normalize_rows(part, what=what) for part in (in_x, in_y)]
-    joined: Matrix = np.hstack(parts) / np.sqrt(2)
-    return joined
+    return np.hstack(parts) / np.sqrt(2)

@@ -87,8 +87,7 @@ def solve_ridge_dual(
     _check_penalties(alpha)
     if alpha == 0:
         raise SettingError("The dual form needs alpha > 0. Solve the normal equations instead.")
-    solution: np.ndarray = a.T @ solve_ridge(a @ a.T, b, alpha)
-    return solution
+    return a.T @ solve_ridge(a @ a.T, b, alpha)
 
 
 def polar_factor(
@@ -179,8 +178,7 @@ def inverse_root(cov: Float[np.ndarray, "p p"], alpha: float) -> Float[np.ndarra
     roots = np.zeros_like(shifted)
     lowest = len(cov) * np.finfo(np.float64).eps * shifted[-1]
     np.divide(1.0, np.sqrt(shifted), out=roots, where=shifted > lowest)
-    inverse: np.ndarray = (vectors * roots) @ vectors.T
-    return inverse
+    return (vectors * roots) @ vectors.T
 
 
 def solve_cca(
@@ -223,8 +221,7 @@ def least_squares(
 ) -> Float[np.ndarray, "p q"]:
     """Solve gram C = cross; the solution of least norm where gram is singular."""
     root = inverse_root(gram, 0.0)
-    solution: np.ndarray = root @ (root @ cross)
-    return solution
+    return root @ (root @ cross)
 
 
 def _check_penalties(*alphas: float) -> None:

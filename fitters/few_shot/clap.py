@@ -115,8 +115,7 @@ def _slope(
     of_unit = np.float32(scale / len(labels)) * (error.T @ x)
     # A unit row only turns: what points along it has no effect.
     along = np.einsum("cr,cr->c", of_unit, unit)[:, None] * unit
-    slope: npt.NDArray[np.float32] = (of_unit - along) / lengths
-    return slope
+    return (of_unit - along) / lengths
 
 
 @dataclass(kw_only=True)

@@ -9,9 +9,7 @@ import numpy.typing as npt
 
 from fitters.aligners.solvers import solve_ridge
 from fitters.few_shot.learner import Labels, sum_by_class
-from fitters.pairs import place_in_class
-
-Matrix = npt.NDArray[np.float64]
+from fitters.pairs import Matrix, place_in_class
 
 # Rows that are brought to float64 at once.
 _BLOCK = 2048
@@ -69,8 +67,7 @@ class ClassMoments:
     @property
     def means(self) -> Matrix:
         """Mean of every class, shape (c, r); 0 for a class without rows."""
-        means: Matrix = self.sums / np.maximum(self.counts, 1.0)[:, None]
-        return means
+        return self.sums / np.maximum(self.counts, 1.0)[:, None]
 
     @property
     def scatter(self) -> Matrix:
@@ -101,5 +98,4 @@ def fold_of(labels: Labels, n_folds: int) -> Labels:
     no part in it, only the order in which they come.
     """
     _, first, codes = np.unique(labels, return_index=True, return_inverse=True)
-    folds: Labels = (place_in_class(labels) + np.argsort(np.argsort(first))[codes]) % n_folds
-    return folds
+    return (place_in_class(labels) + np.argsort(np.argsort(first))[codes]) % n_folds

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fitters.aligners.solvers import solve_ridge
-from fitters.few_shot.class_moments import ClassMoments, Matrix, fold_of
+from fitters.few_shot.class_moments import ClassMoments, fold_of
 from fitters.few_shot.learner import (
     LinearClassifier,
     Scale,
@@ -18,6 +18,7 @@ from fitters.few_shot.learner import (
     log_losses,
     own_scale,
 )
+from fitters.pairs import Matrix
 
 #: Candidate weights of the Gaussian log density beside the prototypes; 0 leaves zero-shot.
 WEIGHTS = (0.0, *(float(value) for value in np.geomspace(1e-3, 10, 9)))

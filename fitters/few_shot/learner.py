@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -223,8 +223,7 @@ def sum_by_class(
     """Return the sum of the rows of every class, shape (c, r): a product with one-hot labels."""
     places = labels, np.arange(len(labels))
     one_hot = csr_array((np.ones(len(labels)), places), shape=(n_classes, len(labels)))
-    sums: npt.NDArray[np.float64] = one_hot @ rows.astype(np.float64, copy=False)
-    return sums
+    return one_hot @ rows.astype(np.float64, copy=False)
 
 
 def reciprocal_rank(scores: npt.NDArray[np.floating], labels: Labels) -> float:
@@ -319,20 +318,16 @@ def own_scale(shots: Shots, given: Scale = "auto") -> float:
 
     Unlike `scale_of` it looks at no validation row.
     """
-    if given != "auto":
-        return float(given)
-    assert shots.prototypes is not None
-    seen = evenly(len(shots.x), shots.n_classes)
-    return likely_scale(shots.x[seen] @ shots.prototypes.T, shots.labels[seen])
+    alone = replace(shots, validation_x=None, validation_labels=None)
+    return scale_of(alone, starting_weights(shots), given)
 
 
 def log_losses(scores: npt.NDArray[np.floating], labels: Labels) -> npt.NDArray[np.float64]:
     """Return −log softmax(scores) at the label of every row, shape (m,)."""
     best = scores.max(axis=1, keepdims=True)
-    losses: npt.NDArray[np.float64] = np.log(np.exp(scores - best).sum(axis=1)) + (
+    return np.log(np.exp(scores - best).sum(axis=1)) + (
         best[:, 0] - scores[np.arange(len(labels)), labels]
     )
-    return losses
 
 
 #: Scores that a choice among settings looks at, at most: rows beyond are left out evenly.

@@ -140,5 +140,4 @@ def _balanced(
 ) -> npt.NDArray[np.float64]:
     """Return masses whose sum is the same in every class, and the same as before in all."""
     of_class = np.bincount(labels, weights=masses, minlength=n_classes)
-    balanced: npt.NDArray[np.float64] = masses * (masses.sum() / n_classes / of_class[labels])
-    return balanced
+    return masses * (masses.sum() / n_classes / of_class[labels])

@@ -97,5 +97,4 @@ def _raw_sums(shots: Shots) -> npt.NDArray[np.float64]:
 
 
 def _unit(rows: npt.NDArray[np.floating], what: str) -> npt.NDArray[np.float32]:
-    unit: npt.NDArray[np.float32] = normalize_rows(rows, what=what).astype(np.float32)
-    return unit
+    return normalize_rows(rows, what=what).astype(np.float32)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fitters.aligners.solvers import solve_ridge
-from fitters.few_shot.class_moments import ClassMoments, Matrix
+from fitters.few_shot.class_moments import ClassMoments
 from fitters.few_shot.learner import (
     Classifier,
     Labels,
@@ -25,7 +25,7 @@ from fitters.few_shot.learner import (
     without_bias,
 )
 from fitters.moments.transform import normalize_rows
-from fitters.pairs import place_in_class
+from fitters.pairs import Matrix, place_in_class
 from fitters.spectrum import Spectrum, eigen_gram
 
 #: Candidate rates of the kernel, and penalties; a kernel has 1 on its diagonal.

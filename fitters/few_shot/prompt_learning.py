@@ -536,9 +536,8 @@ class CoOp:
                 weight = self.tower.logit_scale * text_rows(self.tower, prompts, context)
         return without_bias(weight.cpu().numpy())
 
-    def _net(self, rng: np.random.Generator, dtype: torch.dtype) -> MetaNet | None:
+    def _net(self, _rng: np.random.Generator, _dtype: torch.dtype) -> MetaNet | None:
         """Return what shifts the context for every image, not trained yet; None: nothing does."""
-        del rng, dtype
         return None
 
 

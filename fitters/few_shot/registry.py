@@ -85,8 +85,7 @@ _BUILT_IN: dict[str, Callable[[], Learner]] = {
 def _checked(_: str, make: Any) -> Callable[[], Learner]:
     if not callable(make):
         raise TypeError(f"expected what makes a learner: its class, or a function; got {make!r}.")
-    made: Callable[[], Learner] = make
-    return made
+    return make
 
 
 LEARNERS: Registry[Callable[[], Learner]] = Registry(

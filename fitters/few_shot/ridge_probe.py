@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fitters.few_shot.class_moments import ClassMoments, Matrix
+from fitters.few_shot.class_moments import ClassMoments
 from fitters.few_shot.learner import (
     Labels,
     LinearClassifier,
@@ -18,6 +18,7 @@ from fitters.few_shot.learner import (
     evenly,
     reciprocal_rank,
 )
+from fitters.pairs import Matrix
 from fitters.spectrum import Spectrum
 
 #: Candidate penalties, relative to the mean eigenvalue of the rows' scatter.

@@ -320,8 +320,7 @@ def column_values(shots: Shots, weight: float = 0.7) -> npt.NDArray[np.float64]:
             varies = shots.prototypes.astype(np.float64).var(axis=0, ddof=1)
     pairs = counts.sum() ** 2 - np.sum(counts**2)
     shared = (sums.sum(axis=0) ** 2 - np.sum(sums**2, axis=0)) / max(pairs, 1.0)
-    values: npt.NDArray[np.float64] = (1.0 - weight) * varies - weight * shared
-    return values
+    return (1.0 - weight) * varies - weight * shared
 
 
 def _narrow(rows: Rows, columns: Labels) -> Rows:
@@ -425,5 +424,4 @@ def _by_view(shots: Shots) -> Rows:
     if shots.views is None:
         return shots.x[None]
     rows, _ = shots.unit_views
-    by_view: Rows = np.ascontiguousarray(rows.reshape(shots.views.shape).swapaxes(0, 1))
-    return by_view
+    return np.ascontiguousarray(rows.reshape(shots.views.shape).swapaxes(0, 1))

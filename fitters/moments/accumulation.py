@@ -19,8 +19,8 @@ import numpy.typing as npt
 
 from featstore.errors import needs_extra
 from fitters.errors import SettingError
-from fitters.moments.moments import Matrix, Moments
-from fitters.pairs import Rows
+from fitters.moments.moments import Moments
+from fitters.pairs import Matrix, Rows
 from fitters.settings import MomentsPrecision
 
 #: Pairs of a part, at least. One core takes 80 times as long to accumulate four folds of so many as

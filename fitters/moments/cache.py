@@ -95,8 +95,6 @@ def read_entry(facts: Mapping[str, Any]) -> tuple[dict[str, Moments], Vectors] |
         }
     except (SafetensorError, ValueError, KeyError, TypeError):
         return None
-    if record.get("facts") != json.loads(json.dumps(dict(facts))):
-        return None
     with contextlib.suppress(OSError):  # a cache that may only be read serves as well
         os.utime(path)
     start = "vector/"
@@ -106,7 +104,4 @@ def read_entry(facts: Mapping[str, Any]) -> tuple[dict[str, Moments], Vectors] |
 
 def _header(packed: bytes) -> dict[str, Any]:
     size = int.from_bytes(packed[:8], "little")
-    record: dict[str, Any] = json.loads(
-        json.loads(packed[8 : 8 + size])["__metadata__"]["headstock"]
-    )
-    return record
+    return json.loads(json.loads(packed[8 : 8 + size])["__metadata__"]["headstock"])

@@ -17,9 +17,7 @@ import numpy.typing as npt
 
 from featstore.cards import Card, Shown
 from fitters.errors import PairsError
-from fitters.pairs import Pairs, Rows, check_weight
-
-Matrix = npt.NDArray[np.float64]
+from fitters.pairs import Matrix, Pairs, Rows, check_weight
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -41,17 +41,13 @@ def normalize_rows(
     # A copy that was made here, or may be lost, need not be made again.
     ours = rows64 is not rows and rows64.flags.owndata
     into = rows64 if overwrite or ours else None
-    normalized: npt.NDArray[np.float64] = np.divide(rows64, norms[:, None], out=into)
-    return normalized
+    return np.divide(rows64, norms[:, None], out=into)
 
 
 def unit_or_zero(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return unit rows, and rows of 0 as they are."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit: npt.NDArray[np.float64] = np.divide(
-        rows, lengths, out=np.zeros_like(rows), where=lengths > 0
-    )
-    return unit
+    return np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
 
 
 def row_norms(rows: Rows, *, what: str = "rows", shortest: float = 0.0) -> npt.NDArray[np.float64]:
@@ -253,8 +249,7 @@ class SideTransform(Shown):
                 ).apply(rows[:, at])
                 for at in columns_of(self.blocks, rows)
             ]
-            joined: npt.NDArray[np.float64] = np.hstack(parts) / np.sqrt(len(parts))
-            return joined
+            return np.hstack(parts) / np.sqrt(len(parts))
         if self.homogeneous:
             rows = append_column(rows, 1.0)
         out = (

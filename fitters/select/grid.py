@@ -15,12 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fitters.errors import SelectionError, SettingError
-from fitters.pairs import Pairs
+from fitters.pairs import Matrix, Pairs
 
 if TYPE_CHECKING:
     from fitters.settings import FitConfig
-
-Matrix = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -326,8 +324,7 @@ def folds_by_group(
             heapq.heapreplace(smallest, (rows + size, fold))
     fold_of = np.empty(len(labels), dtype=np.intp)
     fold_of[order] = taken
-    assigned: npt.NDArray[np.intp] = fold_of[codes]
-    return assigned
+    return fold_of[codes]
 
 
 def folds_of_pairs(

@@ -35,11 +35,11 @@ from fitters.aligners.solvers import DETERMINED, relative_penalty
 from fitters.errors import PairsError, SelectionError, SettingError
 from fitters.kept import remember
 from fitters.moments.moments import Moments, merge_pooled
-from fitters.pairs import Pairs
+from fitters.pairs import Matrix, Pairs
 from fitters.select.grid import PENALTIES, WEIGHTS, Axis, Surface, choose
 from fitters.select.ranking import METRICS, HeldOut, check_metric
 from fitters.settings import Metric
-from fitters.spectrum import Matrix, Spectrum, eigen_gram, inverse_of
+from fitters.spectrum import Spectrum, eigen_gram, inverse_of
 
 RANK_TOLERANCE = DETERMINED**2
 """Of eigenvalues of CCᵀ, squares of singular values: below it C has no direction there."""
@@ -91,8 +91,7 @@ def _sides(pairs: Pairs, *, predict_x: bool) -> tuple[Matrix, Matrix]:
 def _divided(rows: npt.NDArray[Any], squares: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return the rows by the roots of `squares`; 0, which ties with everything, where it is 0."""
     lengths = np.sqrt(np.maximum(squares, 0))[:, None]
-    found: npt.NDArray[Any] = np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
-    return found
+    return np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
 
 
 Both = tuple[npt.NDArray[Any], npt.NDArray[Any]]
@@ -305,8 +304,7 @@ def validate_by_error(
         shape = len(at_weights), len(ways), len(folds)
         errors = np.array([error for error, _ in found]).reshape(*shape, -1).sum(axis=2)
         sizes = np.array([size for _, size in found]).reshape(shape).sum(axis=2)
-        scores: Matrix = (1.0 - errors / sizes[:, :, None]).mean(axis=1)
-        return scores
+        return (1.0 - errors / sizes[:, :, None]).mean(axis=1)
 
     return choose(
         evaluate,

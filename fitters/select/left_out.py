@@ -21,10 +21,10 @@ from fitters.errors import SelectionError, SettingError
 from fitters.feature_maps import NystroemMap, gaussian
 from fitters.kept import digest_of, remember
 from fitters.moments.transform import unit_or_zero
-from fitters.pairs import Pairs
+from fitters.pairs import Matrix, Pairs
 from fitters.select.grid import PENALTIES, Axis, Surface, choose, geometric
 from fitters.select.ranking import BLOCK_SCORES, reciprocal_ranks
-from fitters.spectrum import Matrix, Parts, Spectrum, eigen_gram
+from fitters.spectrum import Parts, Spectrum, eigen_gram
 
 LeaveOutCriterion = Literal["cosine", "rank"]
 
@@ -85,7 +85,6 @@ class LeftOut:
         reach: Matrix | None = None,
         at: Any = slice(None),
     ) -> None:
-        assert spectrum.targets is not None
         self.spectrum, self.targets = spectrum, spectrum.targets
         self._reach, self._at = reach, at
         self.parts = parts_of(groups)
@@ -378,7 +377,6 @@ def _exact(
     def operator(gamma: float, alpha: float) -> npt.NDArray[Any]:
         """Return O in single precision: it follows from the texts, as those of controls do."""
         spectrum, between = at_width(gamma)
-        assert spectrum.rows is not None
         reach = None if between is None else between @ spectrum.lhs
         x = spectrum.without(alpha, alone, reach).astype(np.float32)
         made = x @ (root * spectrum.rows).astype(np.float32).T
@@ -451,5 +449,4 @@ def _times_lower(operator: npt.NDArray[Any], lower: npt.NDArray[Any]) -> npt.NDA
     """Return operator @ lower, which is triangular."""
     (multiply,) = scipy.linalg.get_blas_funcs(("trmm",), (lower, operator))
     # BLAS has its matrices by columns, where ours are by rows: it sees both transposed.
-    product: npt.NDArray[Any] = multiply(1.0, lower.T, operator.T, side=0, lower=0).T
-    return product
+    return multiply(1.0, lower.T, operator.T, side=0, lower=0).T

@@ -25,12 +25,12 @@ from fitters.aligners.solvers import solve_ridge
 from fitters.errors import PairsError, SettingError
 from fitters.feature_maps import NystroemMap
 from fitters.moments.transform import unit_or_zero
-from fitters.pairs import Pairs
+from fitters.pairs import Matrix, Pairs
 from fitters.select.grid import Axis, Choice, Surface, choose, folds_of_pairs
 from fitters.select.left_out import CHOICE_LANDMARKS, EXACT_ROWS, GAMMAS, KERNEL_PENALTIES
 from fitters.select.ranking import METRICS, Gallery, metric_of, reciprocal_ranks
 from fitters.settings import Validation
-from fitters.spectrum import Matrix, Spectrum, eigen_gram
+from fitters.spectrum import Spectrum, eigen_gram
 
 VALIDATIONS: dict[str, str] = {
     **METRICS,
@@ -137,13 +137,11 @@ class HeldOutPairs:
         """
         by, images = criterion or self.criterion, self.images
         if by == "squared":
-            squares: Matrix = -((images - predicted) ** 2).sum(axis=1)
-            return squares
+            return -((images - predicted) ** 2).sum(axis=1)
         if unit:
             predicted = unit_or_zero(predicted)
         if by == "cosine":
-            cosines: Matrix = np.einsum("nd,nd->n", predicted, unit_or_zero(images))
-            return cosines
+            return np.einsum("nd,nd->n", predicted, unit_or_zero(images))
         scores = np.empty(len(images))
         for rows, (first, positives) in zip(self.parts, self._galleries, strict=True):
             scores[rows] = metric_of(

@@ -94,8 +94,7 @@ def reciprocal_ranks(
     best = held.max(axis=1, keepdims=True)
     right = (held == best).sum(axis=1)
     above = (scores >= best).sum(axis=1)
-    inverse: npt.NDArray[np.float64] = 1.0 / (1 + above - right)
-    return inverse
+    return 1.0 / (1 + above - right)
 
 
 def metric_of(reciprocal: npt.NDArray[np.float64], metric: str) -> npt.NDArray[np.float64]:
@@ -109,10 +108,7 @@ def metric_of(reciprocal: npt.NDArray[np.float64], metric: str) -> npt.NDArray[n
     check_metric(metric)
     if metric == "mrr":
         return reciprocal
-    reached: npt.NDArray[np.float64] = (
-        reciprocal > 1 / (int(metric.removeprefix("top-")) + 0.5)
-    ).astype(np.float64)
-    return reached
+    return (reciprocal > 1 / (int(metric.removeprefix("top-")) + 0.5)).astype(np.float64)
 
 
 def check_metric(metric: str) -> None:

@@ -19,7 +19,7 @@ from featstore.parallel import map_threads
 from fitters.errors import SelectionError, ZeroRowError
 from fitters.moments.moments import Folds, Moments, merge_pooled, moments_of
 from fitters.moments.transform import SideTransform
-from fitters.pairs import Pairs
+from fitters.pairs import Matrix, Pairs
 from fitters.select.grid import Axis, Search, Surface, choose, folds_of_pairs
 from fitters.select.ranking import METRICS, HeldOut, check_metric
 from fitters.settings import Metric
@@ -28,7 +28,6 @@ from fitters.sources import Sources
 if TYPE_CHECKING:
     from fitters.aligners.base import BaseAligner
 
-Matrix = npt.NDArray[np.float64]
 
 Refit = Callable[[int, float, float], "BaseAligner"]
 """(fold that is left out, weight of the prototypes, relative penalty) → a fitted aligner."""
@@ -194,8 +193,7 @@ def _search(
             ) from err
         scores = np.array(found).reshape(len(settings), len(parts), -1).sum(axis=1) / real.n
         known.update(zip(settings, scores, strict=True))
-        best: Matrix = scores.max(axis=1).reshape(len(at["weight"]), len(at["penalty"]))
-        return best
+        return scores.max(axis=1).reshape(len(at["weight"]), len(at["penalty"]))
 
     surface = choose(
         evaluate,

@@ -21,10 +21,10 @@ from sklearn.utils.validation import check_is_fitted
 from featstore.errors import needs_extra
 from featstore.identity import canonical_json, sha256_hex
 from featstore.parallel import best_device, gains_from_bf16
-from fitters.aligners.base import BaseAligner, Matrix, params_of, validate_pairs
+from fitters.aligners.base import BaseAligner, params_of, validate_pairs
 from fitters.errors import SettingError
 from fitters.moments.transform import normalize_rows
-from fitters.pairs import Pairs, Rows
+from fitters.pairs import Matrix, Pairs, Rows
 from fitters.select.grid import Choice, Search
 from fitters.settings import OnEpoch, Preparation, TrainingPrecision
 from fitters.sources import Sources
@@ -268,7 +268,6 @@ class ArrayRows:
 
 BLOCK_ROWS = 4096
 """Rows projected at a time."""
-READOUT_ROWS, READOUT_PENALTY = 4096, 1e-3
 
 
 class TrainedAligner(Schedule, BaseAligner):
@@ -327,10 +326,9 @@ class TrainedAligner(Schedule, BaseAligner):
             first = int(prototypes.groups.max()) + 1
         if isinstance(real, Pairs):
             real = ArrayRows.of(real, first_group=first)
-        fitted: Self = self.fit_rows(
+        return self.fit_rows(
             prototypes, real, device=device, checkpoint=checkpoint, on_epoch=on_epoch
         )
-        return fitted
 
     @property
     def facts_(self) -> dict[str, Any]:
@@ -480,9 +478,8 @@ class TrainedAligner(Schedule, BaseAligner):
     def _note_rows(self, given: Sequence[PairSource]) -> None:
         """Remember facts of the rows; for subclasses."""
 
-    def _scale_of(self, objective: Objective) -> tuple[float, float]:
+    def _scale_of(self, _: Objective) -> tuple[float, float]:
         """Return what cosines are multiplied by, and what is added, in the loss; 1 and 0."""
-        del objective
         return 1.0, 0.0
 
     def _hold_out(
@@ -560,8 +557,7 @@ class TrainedAligner(Schedule, BaseAligner):
             for start in range(0, len(rows), BLOCK_ROWS):
                 block = np.ascontiguousarray(rows[start : start + BLOCK_ROWS], dtype=np.float32)
                 blocks.append(objective.project(side, torch.from_numpy(block)).numpy())
-        out: Matrix = np.concatenate(blocks).astype(np.float64)
-        return out
+        return np.concatenate(blocks).astype(np.float64)
 
 
 def _need_torch() -> None:

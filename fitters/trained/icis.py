@@ -7,12 +7,10 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from fitters.aligners.base import Matrix
-from fitters.pairs import Rows
+from fitters.pairs import Matrix, Rows
 from fitters.settings import Preparation, TrainingPrecision
 from fitters.trained.base import PRECISIONS, Schedule, TrainedAligner
 
@@ -121,8 +119,7 @@ class ICISAligner(TrainedAligner):
     def head_rows(self, y: Rows) -> Matrix:
         """Return predicted rows of the head for class texts, of the known rows' mean norm."""
         check_is_fitted(self)
-        rows: npt.NDArray[np.float64] = self.project_y(y) * self.row_norm_
-        return rows
+        return self.project_y(y) * self.row_norm_
 
     def _maps(self, side: str) -> bool:
         return side == "y"

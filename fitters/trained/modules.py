@@ -83,8 +83,7 @@ class LinearHead(nn.Module):
         self.project = nn.Linear(k, d, bias=bias)
 
     def forward(self, rows: Tensor) -> Tensor:  # noqa: D102
-        out: Tensor = self.project(rows)
-        return out
+        return self.project(rows)
 
 
 class PaperHead(nn.Module):
@@ -98,8 +97,7 @@ class PaperHead(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:  # noqa: D102
         hidden = self.dropout(nn.functional.gelu(self.up(rows)))
-        out: Tensor = self.norm(self.down(hidden))
-        return out
+        return self.norm(self.down(hidden))
 
 
 class ResidualHead(nn.Module):
@@ -122,8 +120,7 @@ class ResidualHead(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:  # noqa: D102
         bend = self.up(self.dropout(nn.functional.gelu(self.down(rows))))
-        out: Tensor = self.project(rows) + torch.sigmoid(self.gate) * bend
-        return out
+        return self.project(rows) + torch.sigmoid(self.gate) * bend
 
 
 class SailHead(nn.Module):
@@ -139,8 +136,7 @@ class SailHead(nn.Module):
         rows = self.norm(rows)
         # Of the gate the clamp only spares relu6 a number that float16 has not: both, as there.
         gate, value = (part(rows).clamp(-LARGEST, LARGEST) for part in (self.gate, self.value))
-        out: Tensor = self.project(nn.functional.relu6(gate) * value)
-        return out
+        return self.project(nn.functional.relu6(gate) * value)
 
 
 class FreezeAlignHead(nn.Module):
@@ -154,8 +150,7 @@ class FreezeAlignHead(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:  # noqa: D102
         projected = self.project(rows)
         mixed = self.dropout(self.mix(nn.functional.gelu(projected)))
-        out: Tensor = self.norm(projected + mixed)
-        return out
+        return self.norm(projected + mixed)
 
 
 class FreezeAlignImageHead(nn.Module):
@@ -166,8 +161,7 @@ class FreezeAlignImageHead(nn.Module):
         self.project, self.up, self.down = nn.Linear(k, d), nn.Linear(k, d), nn.Linear(d, d)
 
     def forward(self, rows: Tensor) -> Tensor:  # noqa: D102
-        out: Tensor = self.project(rows) + self.down(nn.functional.gelu(self.up(rows)))
-        return out
+        return self.project(rows) + self.down(nn.functional.gelu(self.up(rows)))
 
 
 class Autoencoder(nn.Module):
@@ -479,8 +473,7 @@ class PairObjective(Objective):
         """Return rows of a side through its head."""
         if side not in self.heads:
             return rows
-        out: Tensor = self.heads[side](rows)
-        return out
+        return self.heads[side](rows)
 
 
 class IcisObjective(Objective):

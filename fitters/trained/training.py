@@ -63,8 +63,7 @@ def make_optimiser(objective: Objective, schedule: Schedule) -> torch.optim.Opti
     if lion:
         with needs_extra("The optimiser lion", "train"):
             from timm.optim import Lion
-        made: torch.optim.Optimizer = Lion(groups, **how)
-        return made
+        return Lion(groups, **how)
     # Fused: one pass over each parameter instead of six; the same numbers up to rounding.
     cls = torch.optim.Adam if schedule.optimizer == "adam" else torch.optim.AdamW
     return cls(groups, **how, fused=True)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bench.fits import prototype_pairs
-from bench.protocol import choice_rng
+from bench.protocol import stream
 from fitters import Pairs, fit
 from fitters.errors import FittersError
 from fitters.methods import METHODS
@@ -186,7 +186,9 @@ def image_means(bench: Bench) -> Iterator[str]:
     for method in ("ridge", "procrustes", "kernel-ridge"):
         for label in ("evaluated images", "none"):
             mean = None if label == "none" else bench.mean
-            made = fit(method, prototypes=pairs, image_mean=mean, bias=bias, rng=choice_rng(0))
+            made = fit(
+                method, prototypes=pairs, image_mean=mean, bias=bias, rng=stream("choice", 0)
+            )
             score = scored(made, corpus.images, corpus.names, 0.0, {})
             gaps = [gap([score], [conse], metric) for metric in TOP]
             rows.append([method, label, " / ".join(percent([score])), *gaps])

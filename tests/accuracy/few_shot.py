@@ -26,7 +26,7 @@ from threadpoolctl import threadpool_limits
 from bench.corpus import Head, Items, read_corpus
 from bench.fits import Identity
 from bench.options import FewShot
-from bench.protocol import Split, choice_rng, in_class_split
+from bench.protocol import Split, in_class_split, stream
 from bench.suites.demo import demo_runs
 from bench.tasks.few_shot import score_few_shot
 from bench.tasks.outcome import Outcome, Projector
@@ -91,7 +91,7 @@ def aligned(data: Categories, split: Split, method: str, seed: int) -> Projector
         method,
         prototypes=Pairs(head.weight, head.texts, groups=head.groups),
         image_mean=SideTransform.fit([data.images.rows[split.train]], label="images").mean,
-        rng=choice_rng(seed),
+        rng=stream("choice", seed),
     )
 
 

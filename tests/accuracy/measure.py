@@ -19,7 +19,7 @@ from bench import Run
 from bench.corpus import Corpus, Items, read_corpus
 from bench.fits import prototype_pairs
 from bench.metrics.summary import query_values
-from bench.protocol import choice_rng
+from bench.protocol import stream
 from bench.statistics import DrawSums, Estimate, two_term
 from bench.suites.demo import demo_runs
 from bench.tasks.outcome import Outcome, Projector
@@ -47,7 +47,7 @@ class Score:
     def clusters(self) -> NDArray[Any]:
         """What each query was drawn with."""
         assert self.outcome.queries is not None
-        return self.outcome.queries.clusters
+        return self.outcome.queries.question.clusters
 
     def of(self, metric: str) -> NDArray[np.float64]:
         """Return one value a query."""
@@ -111,7 +111,12 @@ class Bench:
         mean = SideTransform.fit([images.rows], label="images").mean
         start = time.process_time()
         alignment = fit(
-            method, prototypes=pairs, image_mean=mean, bias=bias, rng=choice_rng(seed), **given
+            method,
+            prototypes=pairs,
+            image_mean=mean,
+            bias=bias,
+            rng=stream("choice", seed),
+            **given,
         )
         spent = time.process_time() - start
         return scored(alignment, images, names, spent, alignment.facts["choice"], scorers=scorers)

@@ -15,7 +15,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from bench.fits import n_pool, prototype_pairs, real_pairs
-from bench.protocol import choice_rng, first_pairs, held_out_split
+from bench.protocol import first_pairs, held_out_split, stream
 from bench.tasks.zero_shot import score_zero_shot
 from fitters import METHODS, FitConfig, fit
 from fitters.moments.transform import SideTransform
@@ -88,13 +88,13 @@ def ridge_mixing(bench: Bench) -> Iterator[str]:
             split = held_out_split(bench.corpus.images.classes, seed=seed)
             mean = SideTransform.fit([bench.corpus.images.rows[split.train]], label="images").mean
             real = real_pairs(bench.corpus, first_pairs(split, k))
-            folds = folds_by_group(real.row_groups, 4, choice_rng(seed))
+            folds = folds_by_group(real.row_groups, 4, stream("choice", seed))
             for name, grid in grids.items():
                 total, start = 0.0, time.process_time()
                 for fold in range(4):
                     seen, new = real.take(folds != fold), real.take(folds == fold)
                     data = method.sources(config, prototypes=pairs, real=seen, image_mean=mean)
-                    made = fit(config, data, rng=choice_rng(seed), grid=grid)
+                    made = fit(config, data, rng=stream("choice", seed), grid=grid)
                     total += made.score(new.x, new.y, groups=new.row_groups) * new.n
                 found[name].append(total / real.n)
                 spent[name] += (time.process_time() - start) / 24
@@ -136,7 +136,7 @@ def _fits(bench: Bench, seed: int, settled: dict[str, float]) -> dict[tuple[Any,
 
     def score(k: Any, label: str, **given: Any) -> None:
         start = time.process_time()
-        made = fit("kernel-ridge", image_mean=mean, rng=choice_rng(seed), **given)
+        made = fit("kernel-ridge", image_mean=mean, rng=stream("choice", seed), **given)
         spent = time.process_time() - start
         choice = made.facts["choice"]
         found = [

@@ -27,7 +27,7 @@ from threadpoolctl import threadpool_limits
 
 from bench.code import code_digest
 from bench.fits import prototype_pairs
-from bench.protocol import choice_rng
+from bench.protocol import stream
 from bench.statistics import DrawSums, two_term
 from fitters import PRESETS, fit
 from fitters.methods import METHODS
@@ -88,7 +88,12 @@ def _measure(bench: Bench, asked: argparse.Namespace, name: str, rows: str, seed
     images, names = bench.corpus.images, bench.corpus.names
     begun, started = time.monotonic(), time.process_time()
     alignment = fit(
-        name, prototypes=pairs, image_mean=bench.mean, bias=bias, rng=choice_rng(seed), **given
+        name,
+        prototypes=pairs,
+        image_mean=bench.mean,
+        bias=bias,
+        rng=stream("choice", seed),
+        **given,
     )
     spent = time.process_time() - started
     outcome = scored(alignment, images, names, spent, {}).outcome
@@ -101,7 +106,7 @@ def _measure(bench: Bench, asked: argparse.Namespace, name: str, rows: str, seed
     }
     print(name, rows, seed, f"{time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
     assert outcome.queries is not None
-    _, clusters = np.unique(outcome.queries.clusters, return_inverse=True)
+    _, clusters = np.unique(outcome.queries.question.clusters, return_inverse=True)
     _add(asked.data, found, clusters.tolist(), outcome.gallery)
 
 

@@ -25,7 +25,7 @@ from threadpoolctl import threadpool_limits
 
 from bench.code import code_digest
 from bench.fits import n_pool, prototype_pairs, real_pairs
-from bench.protocol import choice_rng, first_pairs, held_out_split
+from bench.protocol import first_pairs, held_out_split, stream
 from bench.tasks.zero_shot import score_zero_shot
 from fitters import fit
 from fitters.moments.transform import SideTransform
@@ -60,7 +60,7 @@ def fitted(bench: Bench, method: str, rows: str, k: int, seed: int) -> Score:
         prototypes=prototypes,
         real=real_pairs(corpus, first_pairs(split, k)) if k else None,
         image_mean=SideTransform.fit([corpus.images.rows[split.train]], label="images").mean,
-        rng=choice_rng(seed),
+        rng=stream("choice", seed),
     )
     return Score(score_zero_shot(made, images, names)[0], 0.0, made.facts["choice"])
 

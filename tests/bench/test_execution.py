@@ -75,7 +75,7 @@ def test_finished_runs_are_skipped_and_damaged_ones_redone(
     calls = []
     first = run_all(some, smoke_store, tmp_path, on_done=calls.append)
     assert (first.reused, first.new, first.fits) == (0, 4, 4)
-    assert [call.n_runs for call in calls] == [1, 1, 1, 1]
+    assert calls == [1, 1, 1, 1]
     (name,) = set(files_of(tmp_path).values())
     stamp = file_of(tmp_path, "runs", name).stat().st_mtime_ns
     again = run_all([*some, some[0]], smoke_store, tmp_path)

@@ -99,7 +99,7 @@ def test_a_probe_through_the_task_is_sklearns_on_the_same_shots(rng):
     options = FewShot(shots=3, learner="ridge-probe", prototypes="none")
     (outcome,) = score_few_shot(Identity(), images, split, options=options)
     assert outcome.direction == "image→class"
-    assert outcome.queries.clusters.tolist() == images.ids[split.test].tolist()
+    assert outcome.queries.question.clusters.tolist() == images.ids[split.test].tolist()
     assert (outcome.facts["n_shots"], outcome.facts["n_validation"]) == (18, 18)
     chosen = first_per_class(split.train, images.classes, 3)
     x, labels = unit(images.rows[chosen]).astype(np.float64), images.classes[chosen]

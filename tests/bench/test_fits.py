@@ -177,9 +177,7 @@ def test_a_control_does_not_follow_its_noise_off_the_grid(run, corpus, split):
 
 
 def test_a_head_is_needed_for_prototypes(run, corpus):
-    with pytest.raises(
-        ProtocolError, match=r"takes prototypes from a classification head, .*--head"
-    ):
+    with pytest.raises(ProtocolError, match=r"needs a head and the names of its classes, .*--head"):
         fit_run(run, replace(corpus, head=None), None)
 
 

@@ -17,7 +17,7 @@ from bench.errors import ProtocolError
 from bench.fits import class_mean_pairs, fit_run
 from bench.metrics.geometry import biased_cka, mutual_knn
 from bench.options import Neighbours
-from bench.protocol import choice_rng, sample_rng
+from bench.protocol import stream
 from bench.scoring import split_of
 from bench.suites import paper
 from bench.suites.paper import paper_runs
@@ -253,7 +253,7 @@ def test_the_papers_map_is_tested_on_other_texts_than_it_is_trained_on(store, pl
     corpus = read_corpus(opened, run)
     split = split_of(run, corpus)
     fitted = fit_run(run, corpus, split)
-    seed = int(choice_rng(run.seed).integers(2**31))
+    seed = int(stream("choice", run.seed).integers(2**31))
     head = corpus.head
     by_hand = preset("paper-mlp", epochs=3, seed=seed).fit(
         normalize(head.weight), head.texts, groups=head.groups, prototype=np.ones(60, bool)
@@ -289,7 +289,7 @@ def test_neighbours_are_those_of_the_classes_and_means_that_the_paper_takes(stor
     known = {int(name[1:]) for name in synsets_of("imagenet1k")}
     inside = np.isin(kept, list(known))
     assert inside.sum() == 30
-    (found,) = score_neighbours(corpus, options=of_head.task_options, rng=sample_rng(0))
+    (found,) = score_neighbours(corpus, options=of_head.task_options, rng=stream("sample", 0))
     theirs = mutual_knn(corpus.head.weight[inside], corpus.head.texts[inside], (3, 5, 10))
     assert {k: found.values[f"mutual-knn@{k}"] for k in theirs} == theirs
     assert found.n == 30
@@ -297,7 +297,7 @@ def test_neighbours_are_those_of_the_classes_and_means_that_the_paper_takes(stor
     for rows in ("raw", "unit"):
         options = Neighbours(of="class-means", rows=rows, k=(3,))
         (found,) = score_neighbours(replace(corpus, names=named(corpus)), options=options,
-                                    rng=sample_rng(0))  # fmt: skip
+                                    rng=stream("sample", 0))  # fmt: skip
         images = corpus.images.rows if rows == "raw" else normalize(corpus.images.rows)
         classes = np.unique(corpus.images.classes)
         by_hand = np.stack([images[corpus.images.classes == c].mean(axis=0) for c in classes])
@@ -305,9 +305,9 @@ def test_neighbours_are_those_of_the_classes_and_means_that_the_paper_takes(stor
         assert means[rows] == pytest.approx(biased_cka(by_hand, named(corpus).rows), rel=1e-6)
     assert means["raw"] != means["unit"]
     with pytest.raises(ProtocolError, match="within of neighbours cannot be 'flowers'"):
-        score_neighbours(corpus, options=Neighbours(within="flowers"), rng=sample_rng(0))
+        score_neighbours(corpus, options=Neighbours(within="flowers"), rng=stream("sample", 0))
     with pytest.raises(ProtocolError, match="pets are no synsets"):
-        score_neighbours(corpus, options=Neighbours(within="pets"), rng=sample_rng(0))
+        score_neighbours(corpus, options=Neighbours(within="pets"), rng=stream("sample", 0))
 
 
 def named(corpus):

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.errors import ProtocolError
-from bench.protocol import choice_rng, control_rng, first_pairs, held_out_split
+from bench.protocol import first_pairs, held_out_split, stream
 
 classes = st.lists(st.sampled_from("abcdefghijkl"), min_size=2, max_size=80).filter(
     lambda names: len(set(names)) >= 2
@@ -49,8 +49,8 @@ def test_seeds_redraw_everything_and_repeat_exactly():
 
 def test_the_streams_of_a_seed_are_different():
     draws = {
-        tuple(rng(seed).integers(0, 1000, 4))
-        for rng in (control_rng, choice_rng)
+        tuple(stream(purpose, seed).integers(0, 1000, 4))
+        for purpose in ("control", "choice")
         for seed in (0, 1)
     }
     assert len(draws) == 4

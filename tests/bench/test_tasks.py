@@ -35,7 +35,7 @@ def test_zero_shot_by_hand():
     assert outcome.values["median_rank"] == 2.0
     assert outcome.chance["top-1"] == pytest.approx(1 / 3)
     assert outcome.queries.top_ids == [["n1", "n2", "n3"]] * 2
-    assert outcome.queries.clusters.tolist() == ["a", "c"]
+    assert outcome.queries.question.clusters.tolist() == ["a", "c"]
 
 
 def test_retrieval_with_several_captions_by_hand():
@@ -53,7 +53,7 @@ def test_retrieval_with_several_captions_by_hand():
     assert to_text.ranks.average_precision[0] == pytest.approx((1 / 2 + 2 / 3) / 2)
     # Captions 1 and 3 are nearest to their own image, 2 and 4 to the other.
     assert to_image.ranks.rank.tolist() == [1, 2, 1, 2]
-    assert to_image.queries.clusters.tolist() == ["i1", "i1", "i2", "i2"]
+    assert to_image.queries.question.clusters.tolist() == ["i1", "i1", "i2", "i2"]
 
 
 def test_captions_without_parents_are_refused():

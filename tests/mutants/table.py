@@ -215,13 +215,13 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
         ),
         Mutant(
             'Subsets grow in an order that the seed draws.', 'bench/protocol.py',
-            'train = train[np.random.default_rng([seed, _SUBSET]).permutation(len(train))]',
+            'train = train[stream("subset", seed).permutation(len(train))]',
             'train = np.sort(train)',
             ('tests/bench/test_protocol.py::test_subsets_of_a_seed_are_nested_and_random',)),
         Mutant(
             'Split and control do not share random numbers.', 'bench/protocol.py',
-            '_SPLIT, _SUBSET, _CONTROL, _CHOICE, _SAMPLE, _SIZE = 1, 2, 3, 4, 5, 7',
-            '_SPLIT, _SUBSET, _CONTROL, _CHOICE, _SAMPLE, _SIZE = 1, 1, 1, 1, 1, 1',
+            'np.random.default_rng([seed, _STREAMS[purpose]])',
+            'np.random.default_rng([seed, 1])',
             ('tests/bench/test_protocol.py::test_the_streams_of_a_seed_are_different',)),
         Mutant(
             'Images of the split test are not trained on.', 'bench/protocol.py',
