@@ -112,8 +112,8 @@ def test_a_blocked_word_is_found_anywhere(word: str, around: str, first: bool) -
 
 @pytest.mark.parametrize(
     ("path", "words"),
-    [("a/b/Blue_jay-02.png", "blue jay"), ("redCar.jpeg", "red car"), ("IMG_2044.JPG", "img"),
-     ("été/pêche.png", "pêche"), ("2024.png", ""), ("x/__.gif", "")],
+    [("a/b/Blue_jay-02.png", "blue jay"), ("redCar.jpeg", "red car"), ("IMG_2044.JPG", ""),
+     ("été/pêche.png", "pêche"), ("2024.png", ""), ("copy of 0.png", ""), ("x/__.gif", "")],
 )  # fmt: skip
 def test_names_of_files_are_words(path: str, words: str) -> None:
     assert name_words(path) == words
