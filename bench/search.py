@@ -45,7 +45,7 @@ from featstore.sources.tables import is_image
 from featstore.store.files import json_bytes, write_file
 from featstore.store.store import FeatureStore, open_store
 from featstore.store.tables import read_thumbnails
-from fitters.alignment import Alignment, load
+from fitters.alignment import Alignment, OnStage, load
 from fitters.errors import CorruptAlignmentError, MissingAlignmentError
 from fitters.jobs import fit_from_store
 from fitters.settings import FitRequest
@@ -351,11 +351,9 @@ def default_dataset(root: Path) -> str:
     return f"{default_name(root)[:48]}-{sha256_hex(os.fsencode(root))[:8]}"
 
 
-#: Called with what is done, and where it stands.
-OnStage = Callable[[str, Progress | None], None]
-
-
-def prepare(root: Path, store: Path, on_stage: OnStage) -> Searcher:
+def prepare(
+    root: Path, store: Path, on_stage: OnStage, on_progress: Callable[[Progress], None]
+) -> Searcher:
     """Encode what of a folder is new, and the words once for all folders.
 
     Whatever was finished before a kill is used again.
@@ -366,7 +364,8 @@ def prepare(root: Path, store: Path, on_stage: OnStage) -> Searcher:
         A folder; it is read alone.
     store : Path
         Made if need be.
-    on_stage : callable
+    on_stage, on_progress : callable
+        Are given what is done next, and where it stands.
 
     Raises
     ------
@@ -376,13 +375,12 @@ def prepare(root: Path, store: Path, on_stage: OnStage) -> Searcher:
     dataset = default_dataset(root)
     place = store / "search" / f"{dataset}.json"
     memory = json.loads(place.read_bytes()) if place.is_file() else {"files": {}}
-    on_stage("looking for pictures", None)
     listing = list_pictures(root, memory["files"])
     searcher = Searcher(listing, store, dataset)
     found = set(listing.files.values())
     # Opening the encoders, to learn that nothing is to be done, takes longer than an answer.
     if found and (memory.get("done") != searcher.state or not searcher.is_stored):
-        memory |= {"failed": _encode(searcher, on_stage), "done": searcher.state}
+        memory |= {"failed": _encode(searcher, on_stage, on_progress), "done": searcher.state}
     write_file(place, [json_bytes(memory)])
     failed = memory.get("failed", {})
     listing.skipped.update(
@@ -399,17 +397,18 @@ def prepare(root: Path, store: Path, on_stage: OnStage) -> Searcher:
     return searcher
 
 
-def _encode(searcher: Searcher, on_stage: OnStage) -> dict[str, str]:
+def _encode(
+    searcher: Searcher, on_stage: OnStage, on_progress: Callable[[Progress], None]
+) -> dict[str, str]:
     """Store all that every search reads; return why pictures could not be encoded, by hash.
 
     Nothing is done twice: sets that are finished are left, and begun ones gone on with.
     """
 
     def job_of(stage: str, of: Manifest, kind: str, encoder: EncoderSpec, **more: Any) -> Job:
-        on_stage(stage, None)
+        on_stage(stage)
         return Job(of, kind, [encoder], searcher.store, ExtractConfig(
-            max_failures=of.items(kind).height, wait=3600.0,
-            on_progress=lambda done: on_stage(stage, done), **more,
+            max_failures=of.items(kind).height, wait=3600.0, on_progress=on_progress, **more,
         ))  # fmt: skip
 
     def manifest(name: str, kind: str, **columns: Sequence[str]) -> Manifest:
@@ -422,7 +421,7 @@ def _encode(searcher: Searcher, on_stage: OnStage) -> dict[str, str]:
     job = job_of("pictures", pictures, "image", IMAGES, tiff=True)
     [done] = run_logged(job)
     searcher.encoded = done.new
-    on_stage("thumbnails", None)
+    on_stage("thumbnails")
     draw_thumbnails(job, skip=done.failures, side=SIDE)
     own = searcher.words[len(searcher.terms) :]
     for name, words in (("words", [*searcher.terms, *MODIFIERS]), (searcher.dataset, own)):
@@ -436,6 +435,6 @@ def _encode(searcher: Searcher, on_stage: OnStage) -> dict[str, str]:
     ).manifest  # fmt: skip
     classes = job_of("names of classes", labels, "class_name", TEXTS, batch_size=128, threads=1)
     run_logged(classes)
-    on_stage("head", None)
+    on_stage("head")
     extract_head(labels, encoder=IMAGES, store=searcher.store, wait=3600.0)
     return dict(done.failures)

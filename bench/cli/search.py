@@ -34,7 +34,6 @@ from featstore.terminal import drawing_on, encodable, say, visible
 
 if TYPE_CHECKING:
     from bench.search import Searcher
-    from featstore.extraction.progress import Progress
 
 #: The sources that answer, as `bench.search.SOURCES`.
 _SOURCES = ("head", "random", "shuffled")
@@ -53,7 +52,7 @@ _SIDE, _PART = 96, 4096
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("query", required=False)
 @click.option(
-    "--top", type=click.IntRange(1, 10_000), default=10, show_default=True, metavar="N",
+    "--top", type=int, default=10, show_default=True, metavar="N",
     help="List at most N pictures for a text, up to 10,000.",
 )  # fmt: skip
 @click.option("-i", "--interactive", is_flag=True, help="Read texts from a prompt, one a line.")
@@ -98,6 +97,8 @@ def search_command(
     """
     from data_manifests.cache import cache_folder
 
+    if not 1 <= top <= 10_000:
+        raise usage_error(f"--top is a number from 1 to 10,000; got {top:,}.")
     modes = {"QUERY": query is not None, "-i": interactive, "--serve": serve}
     chosen = [name for name, given in modes.items() if given]
     if len(chosen) > 1:
@@ -164,13 +165,9 @@ def _prepared(root: Path, place: Path) -> Searcher:
     """Encode what is new, and say what there is."""
     with ProgressBar(f"search {root.name}", "items", doing="looking for pictures") as bar:
         from bench.search import prepare
+        from featstore.cli.extract import show_progress
 
-        def show(stage: str, done: Progress | None) -> None:
-            bar.stage(stage)
-            if done is not None:
-                bar.update(done.rows_done, done.rows_total, left=done.eta_seconds, note=stage)
-
-        searcher = prepare(root, place, show)
+        searcher = prepare(root, place, bar.stage, partial(show_progress, bar))
     new = f", {searcher.encoded:,} of them new" if searcher.encoded else ""
     n = count(len(searcher.paths), "picture")
     say(f"{root}: {n}{new}. Nothing leaves this machine.", err=True)

@@ -27,7 +27,7 @@ from bench import search
 from bench.cli.search import _again, _strip, search_command
 from bench.errors import BenchError
 from bench.report import search as pages
-from bench.report.search import fit_thumbnails, search_page, share
+from bench.report.search import fit_thumbnails, search_page
 from bench.search import (
     SOURCES,
     Listing,
@@ -40,9 +40,11 @@ from bench.search import (
 from bench.words import MODIFIERS
 from featstore.durable import seal
 from featstore.errors import ManifestError
-from fitters.alignment import load
 from fitters.prototypes import CONTROLS
 from tests.assertions import assert_close, assert_same
+from tests.bench.test_report_browser import Seen, axe, chromium
+
+__all__ = ["chromium"]
 
 WORDS = [
     "cat", "dog", "horse", "cow", "sheep", "goat", "lion", "tiger", "bear", "wolf", "fox", "whale",
@@ -60,33 +62,6 @@ def picture(path: Path, seed: int, side: int = 40) -> Path:
 # ---- which pictures ------------------------------------------------------------------------------
 
 
-def test_hidden_linked_and_hostile_files_are_left(tmp_path: Path) -> None:
-    root, outside = tmp_path / "photos", tmp_path / "outside"
-    picture(root / "b" / "cat.png", 1)
-    picture(root / "a.jpg", 2)
-    picture(outside / "secret.png", 3)
-    picture(root / ".hidden.png", 4)
-    picture(root / ".git" / "x.png", 5)
-    (root / "notes.txt").write_text("no picture")
-    (root / "out.png").symlink_to(outside / "secret.png")
-    (root / "in.png").symlink_to(root / "a.jpg")
-    (root / "elsewhere").symlink_to(outside)
-    os.mkfifo(root / "pipe.png")
-    for name in ("new\nline.png", "es\x1b]0;cape.png", "back\\slash.png", "a.tar::b.png"):
-        picture(root / name, 6)
-    (root / os.fsdecode(b"\xff.png")).write_bytes(b"x")
-    (root / "folder.png").mkdir()
-    known: dict[str, list[Any]] = {}
-    found = list_pictures(root, known)
-    assert sorted(found.files) == ["a.jpg", "b/cat.png"]
-    assert found.files["a.jpg"] == hashlib.sha256((root / "a.jpg").read_bytes()).hexdigest()
-    assert found.skipped["out.png"] == found.skipped["in.png"] == "a link"
-    assert found.skipped["pipe.png"] == "no plain file"
-    assert found.skipped["\\udcff.png"] == "its name is not UTF-8"
-    assert len(found.skipped) == 8
-    assert not [path for path in found.skipped if "secret" in path]
-
-
 def test_a_file_is_read_again_where_size_or_time_changed(tmp_path: Path) -> None:
     file = picture(tmp_path / "a.png", 1)
     known: dict[str, list[Any]] = {}
@@ -98,16 +73,6 @@ def test_a_file_is_read_again_where_size_or_time_changed(tmp_path: Path) -> None
     picture(file, 2)
     os.utime(file, ns=(0, 0))
     assert list_pictures(tmp_path, known).files["a.png"] not in (first, "remembered")
-
-
-def test_what_cannot_be_read_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    picture(tmp_path / "a.png", 1)
-    picture(tmp_path / "b.png", 1)
-    refuse(monkeypatch, "a.png")
-    found = list_pictures(tmp_path, {})
-    assert (list(found.files), found.skipped) == (
-        ["b.png"], {"a.png": f"Cannot read {tmp_path / 'a.png'}: Permission denied."}
-    )  # fmt: skip
 
 
 def fewer_words(patch: pytest.MonkeyPatch) -> None:
@@ -141,13 +106,20 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "broken.jpg").write_bytes(b"no picture")
     (root / "empty.gif").touch()
     (root / "notes.txt").write_text("no picture")
+    picture(root / ".hidden.png", 4)
+    picture(root / ".git" / "x.png", 5)
+    picture(root.parent / "outside" / "secret.png", 3)
     (root / "link.png").symlink_to(root / "whole.jpg")
+    (root / "out.png").symlink_to(root.parent / "outside" / "secret.png")
+    (root / "elsewhere").symlink_to(root.parent / "outside")
     (root / "loop").symlink_to(root)
+    (root / "folder.png").mkdir()
+    (root / os.fsdecode(b"\xff.png")).write_bytes(b"x")
     (root / "locked.png").write_bytes(whole)
     Image.new("1", (18_000, 18_000)).save(root / "huge.png")
-    for name in ("new\nline.png", "esc\x1b[2Jape.png", "<b>bold&amp;.png", "'; rm -rf $HOME.png",
-                 "-rf.png", "été 写真.png", "a" * 240 + ".png"):  # fmt: skip
-        picture(root / name, len(name))
+    for name in ("new\nline", "back\\slash", "a.tar::b", "esc\x1b[2Jape", "<b>bold&amp;",
+                 "été 写真", "'; rm -rf $HOME", "-rf", "a" * 240):  # fmt: skip
+        picture(root / f"{name}.png", len(name))
     return root
 
 
@@ -156,6 +128,7 @@ def clean(mixed: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     """The store and the page of the mixed folder, and what the command said."""
     place = tmp_path_factory.mktemp("clean")
     before = {path: path.read_bytes() for path in mixed.rglob("*") if path.is_file()}
+    os.mkfifo(mixed / "pipe.png")
     with pytest.MonkeyPatch.context() as patch:
         # Root may read everything.
         refuse(patch, "locked.png")
@@ -184,11 +157,13 @@ def test_a_mixed_folder_is_searched_and_the_rest_is_said(
     meta, _ = parts(page.read_text("utf-8"))
     names = {Path(path).name for path in meta["files"]}
     assert {"cat.png", "whole.jpg", "été 写真.png", "-rf.png", "<b>bold&amp;.png"} <= names
-    assert not names & {"cut.jpg", "broken.jpg", "huge.png", "link.png", "locked.png", "notes.txt"}
+    assert not names & {"cut.jpg", "broken.jpg", "huge.png", "link.png", "locked.png", "notes.txt",
+                        ".hidden.png", "x.png", "secret.png", "out.png", "pipe.png"}  # fmt: skip
     assert "\x1b" not in said.output
     left_out = [line for line in said.output.splitlines() if line.startswith("skipped")]
-    assert sum(int(line.split()[1].rstrip(":")) for line in left_out) == 8, left_out
-    for word in ("a link (link.png)", "Permission denied (locked.png)", "control character",
+    assert sum(int(line.split()[1].rstrip(":")) for line in left_out) == 13, left_out
+    for word in ("a link (link.png, …)", "no plain file (pipe.png)", "not UTF-8 (\\udcff.png)",
+                 "backslash", "a part", "Permission denied (locked.png)", "control character",
                  "empty.gif", "cut.jpg", "broken.jpg", "pixels"):  # fmt: skip
         assert any(word in line for line in left_out), (word, left_out)
     files = [path for path in store.rglob("*") if path.is_file()]
@@ -210,21 +185,16 @@ def test_a_query_is_answered_by_what_was_fitted(
     assert lines[0] != lines[1] != lines[2]
     assert asked.stdout.splitlines() == lines[0] + lines[1]
     # Another fit, in this process: what is on disk is what follows from the store.
-    page = search_page(kept_searcher(mixed, store, monkeypatch), "photos").html
-    assert page == clean[1].read_text("utf-8")
-    whole = load(store / "search" / f"{default_dataset(mixed)}-head").facts
-    assert whole["request"]["source"] == "head"
-    assert set(SOURCES[1:]) <= CONTROLS.keys()
-
-
-def kept_searcher(root: Path, store: Path, patch: pytest.MonkeyPatch) -> Searcher:
-    """Return the search of a folder, whose fits on disk are damaged."""
-    fewer_words(patch)
-    refuse(patch, "locked.png")
-    for file in (store / "search").glob("*-*/arrays.safetensors"):
+    for by in SOURCES:
+        file = store / "search" / f"{default_dataset(mixed)}-{by}" / "arrays.safetensors"
         file.chmod(0o600)
         file.write_bytes(b"damaged")
-    return search.prepare(root, store, lambda *_: None)
+    fewer_words(monkeypatch)
+    refuse(monkeypatch, "locked.png")
+    page = search_page(search.prepare(mixed, store, print, print), "photos").html
+    assert page == clean[1].read_text("utf-8")
+    # The controls are those of every study.
+    assert set(SOURCES) - {"head"} <= CONTROLS.keys()
 
 
 def test_a_second_run_encodes_what_is_new(
@@ -289,7 +259,7 @@ def test_a_run_that_was_killed_at_any_moment_goes_on(
 def test_a_folder_without_a_picture_says_what_it_has(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(BenchError, match="needs two different pictures"):
-        search.prepare(tmp_path, tmp_path / "store", lambda *_: None)
+        search.prepare(tmp_path, tmp_path / "store", print, print)
 
 
 # ---- who answers ---------------------------------------------------------------------------------
@@ -323,7 +293,7 @@ class Fitted:
         return rows
 
 
-def toy(named: bool = True, n: int = 40, width: int = 12) -> Searcher:
+def toy(n: int = 40, width: int = 12) -> Searcher:
     """Return a search whose picture i answers to word i best, and to random vectors at random."""
     rng = np.random.default_rng(5)
     letters = "abcdefghijklmnopqrstuvwxyz"
@@ -472,19 +442,6 @@ def test_bytes_are_near_to_what_they_stand_for(n: int, width: int, seed: int) ->
     assert (worst <= np.abs(rows).max(axis=1) / 127 * 0.501).all()
 
 
-@given(st.integers(1, 12), st.integers(0, 99))
-def test_the_first_are_those_of_a_sort(k: int, seed: int) -> None:
-    scores = np.random.default_rng(seed).permuted(np.tile(np.arange(12.0), (5, 1)), axis=1)
-    assert_same(pages._first(scores, k), np.argsort(-scores, axis=1)[:, :k])
-
-
-def test_an_interval_is_wilsons() -> None:
-    """Against the table of Newcombe (1998), 81 of 263."""
-    found = share(np.arange(263) < 81)
-    assert (round(found["low"], 4), round(found["high"], 4)) == (0.2553, 0.3662)
-    assert (found["percent"], found["interval"]) == ("31 %", "26–37 %")
-
-
 def test_thumbnails_fit_their_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     thumbs = []
@@ -505,6 +462,51 @@ def test_thumbnails_fit_their_budget(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- the command ---------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_can_be_used_by_everybody(
+    chromium: Any, clean: tuple[Path, Path, Any], scheme: str
+) -> None:
+    """From a phone to a wide screen, by the keyboard; axe-core finds nothing."""
+    for width in (320, 768, 1440, 1920):
+        context = chromium.new_context(
+            color_scheme=scheme, viewport={"width": width, "height": 900}, bypass_csp=True
+        )
+        page = context.new_page()
+        seen = Seen(page)
+        page.goto(clean[1].as_uri())
+        page.evaluate(axe())
+
+        def check(page: Any = page) -> None:
+            found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
+            assert [(one["id"], one["nodes"][0]["html"]) for one in found] == []
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+        check()
+        page.keyboard.press("Control+k")
+        page.keyboard.type("hors")
+        page.locator("#list [role=option]").first.wait_for()
+        check()
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("Enter")
+        assert page.locator("h2").first.inner_text().startswith("“horse”")
+        page.locator("#by-all").focus()
+        page.keyboard.press("ArrowRight")
+        assert page.locator(".said h2 span").inner_text() == "by the head"
+        page.locator(".grid button").first.focus()
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("Enter")
+        assert page.locator("#one").evaluate("dialog => dialog.open")
+        check()
+        page.keyboard.press("Escape")
+        assert page.evaluate("document.activeElement.closest('.grid') !== null")
+        page.locator("#q").fill("qzxqzx")
+        page.keyboard.press("Enter")
+        check()
+        assert (seen.messages, seen.dialogs) == ([], [])
+        assert {url for url in seen.requests if url[:5] != "data:"} == {clean[1].as_uri()}
+        context.close()
+
+
 def run(*words: str, **more: Any) -> Any:
     return CliRunner().invoke(search_command, list(words), **more)
 
@@ -513,7 +515,7 @@ def run(*words: str, **more: Any) -> Any:
     ("words", "said"),
     [(["a cat", "-i"], "different ways to ask"), (["-i", "--serve"], "different ways to ask"),
      (["cat", "-o", "x.html"], "-o is of the page"),
-     (["-i", "--no-names"], "--no-names is of"), (["cat", "--top", "0"], "range 1<=x<=10000")],
+     (["-i", "--no-names"], "--no-names is of"), (["cat", "--top", "0"], "from 1 to 10,000")],
 )  # fmt: skip
 def test_options_that_contradict_each_other(tmp_path: Path, words: list[str], said: str) -> None:
     result = run(str(tmp_path), *words)

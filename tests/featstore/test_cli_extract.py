@@ -9,7 +9,7 @@ import shlex
 import pytest
 
 import featstore
-from featstore.cli.extract import _show_progress
+from featstore.cli.extract import show_progress
 from featstore.cli.progress import ProgressBar
 from featstore.command_line import EXIT_USAGE
 from featstore.extraction.progress import Progress
@@ -103,7 +103,7 @@ def test_progress_says_what_limited_the_speed(capsys):
     with ProgressBar("toy/image", "rows", terminal=False) as bar:
         for done in range(100):
             sentence = "Bottleneck: encoder (decoders idle 70 % of the time)."
-            _show_progress(bar, Progress(done, 1000, 2, 12.5, 320.0, {}, sentence))
+            show_progress(bar, Progress(done, 1000, 2, 12.5, 320.0, {}, sentence))
     assert capsys.readouterr().err.splitlines() == [
         "toy/image: 99 of 1,000 rows (10%), 12.5 items/s, 5 min 20 s left, 2 failed",
         "Bottleneck: encoder (decoders idle 70 % of the time).",
