@@ -14,15 +14,13 @@ import re
 import secrets
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from http import HTTPStatus
-from http.cookies import CookieError, SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from bench.report.search import served_answer, served_page
-from bench.search import Searcher
+from bench.report.search import DEEP, search_page
+from bench.search import FAR, SOURCES, Searcher
 
 #: Characters of a text that is asked for.
 LONGEST = 200
@@ -30,9 +28,11 @@ LONGEST = 200
 #: Seconds for a request to arrive.
 PATIENCE = 10.0
 
+_FRAMES = "frame-ancestors 'none'"
+
 _HEADERS = {
     "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": f"default-src 'none'; {_FRAMES}",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
@@ -40,17 +40,17 @@ _HEADERS = {
 }
 
 
-@dataclass(eq=False)
-class Served:
-    """What is served, and to whom.
+class Server(ThreadingHTTPServer):
+    """Serves a search on a free port of 127.0.0.1, once it runs.
+
+    Parameters
+    ----------
+    searcher : Searcher
+    named : bool
+        Show the paths of files.
 
     Attributes
     ----------
-    searcher : Searcher
-    folder : str
-        What it is called on the page.
-    named : bool
-        Show the paths of files.
     key : str
         Opens the page once.
     cookie : str
@@ -59,17 +59,16 @@ class Served:
         Texts that were answered.
     """
 
-    searcher: Searcher
-    folder: str
-    named: bool = True
-    key: str = field(default_factory=lambda: secrets.token_urlsafe(32))
-    cookie: str = field(default_factory=lambda: secrets.token_urlsafe(32))
-    asked: int = 0
+    daemon_threads = True
 
-    def __post_init__(self) -> None:
-        self.page, self.policy = served_page(self.searcher, self.folder, named=self.named)
-        self.pictures = self.page.rows
-        self._one = threading.Lock()
+    def __init__(self, searcher: Searcher, *, named: bool = True) -> None:
+        called = searcher.listing.root.name or "pictures"
+        self.searcher, self.page = searcher, search_page(searcher, called, named=named, serve=True)
+        self.sources = [searcher.source(name).of(self.page.rows) for name in SOURCES]
+        self.thumbnails = [searcher.thumbnails[row] for row in self.page.rows]
+        self.key, self.cookie = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
+        self.asked, self._one = 0, threading.Lock()
+        super().__init__(("127.0.0.1", 0), _Handler)
 
     def take(self, key: str) -> bool:
         """Return whether this is the key; it is none from then on."""
@@ -80,44 +79,28 @@ class Served:
 
     def knows(self, header: str) -> bool:
         """Return whether a Cookie header holds the cookie."""
-        try:
-            given = SimpleCookie(header).get("headstock")
-        except CookieError:
-            return False
-        return given is not None and hmac.compare_digest(
-            given.value.encode(errors="replace"), self.cookie.encode()
-        )
+        own = f"headstock={self.cookie}".encode()
+        given = (one.strip().encode(errors="replace") for one in header.split(";"))
+        return any(hmac.compare_digest(one, own) for one in given)
 
     def answer(self, text: str) -> dict[str, Any]:
         """Answer a text; one at a time, as the encoder has the machine."""
         with self._one:
             self.asked += 1
-            return served_answer(self.searcher, self.pictures, text)
-
-    def thumbnail(self, number: int) -> bytes:
-        """Return the thumbnail of a picture of the page, or nothing."""
-        rows = self.pictures
-        return self.searcher.thumbnails[rows[number]] if number < len(rows) else b""
-
-
-def server(served: Served) -> ThreadingHTTPServer:
-    """Return a server on a free port of 127.0.0.1 that is not running yet."""
-    handler = type("_Handler", (_Handler,), {"served": served})
-    made = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    made.daemon_threads = True
-    return made
+            near, cosine, found = self.searcher.ask(text, self.sources, DEEP)
+        lists = [[picture for picture, _ in own] for own in found]
+        return {"pictures": lists, "near": near, "far": cosine < FAR}
 
 
 class _Handler(BaseHTTPRequestHandler):
     """Answers GET alone; other methods are refused by the base class."""
 
-    served: Served
+    server: Server
     timeout = PATIENCE
     server_version, sys_version = "headstock", ""
 
     def do_GET(self) -> None:
         """Answer a request."""
-        assert isinstance(self.server, ThreadingHTTPServer)
         port = self.server.server_port
         if self.headers.get_all("Host") not in ([f"127.0.0.1:{port}"], [f"localhost:{port}"]):
             self._send(HTTPStatus.MISDIRECTED_REQUEST, b"This is not that host.")
@@ -126,12 +109,12 @@ class _Handler(BaseHTTPRequestHandler):
             address = urlsplit(self.path)
             asked = parse_qs(address.query, max_num_fields=4, errors="strict")
         except ValueError:
-            self._send(HTTPStatus.BAD_REQUEST, b"")
+            self._send(HTTPStatus.BAD_REQUEST)
             return
-        if address.path == "/" and "key" in asked and self.served.take(asked["key"][0]):
-            cookie = f"headstock={self.served.cookie}; Path=/; HttpOnly; SameSite=Strict"
-            self._send(HTTPStatus.SEE_OTHER, b"", {"Location": "/", "Set-Cookie": cookie})
-        elif not self.served.knows(self.headers.get("Cookie", "")):
+        if address.path == "/" and "key" in asked and self.server.take(asked["key"][0]):
+            cookie = f"headstock={self.server.cookie}; Path=/; HttpOnly; SameSite=Strict"
+            self._send(HTTPStatus.SEE_OTHER, more={"Location": "/", "Set-Cookie": cookie})
+        elif not self.server.knows(self.headers.get("Cookie", "")):
             self._send(HTTPStatus.FORBIDDEN, b"Open the address in the terminal. It works once.")
         else:
             self._answer(address.path, asked)
@@ -140,29 +123,32 @@ class _Handler(BaseHTTPRequestHandler):
         text = asked.get("q", [""])[0].strip()
         number = re.fullmatch(r"/thumbnail/([0-9]{1,6})", path)
         if path == "/":
-            policy = {"Content-Security-Policy": f"{self.served.policy}; frame-ancestors 'none'"}
-            self._send(HTTPStatus.OK, self.served.page.html.encode(), policy, "text/html")
-        elif number and (data := self.served.thumbnail(int(number[1]))):
-            self._send(HTTPStatus.OK, data, {"Cache-Control": "private"}, "image/webp")
+            policy = {"Content-Security-Policy": f"{self.server.page.policy}; {_FRAMES}"}
+            self._send(HTTPStatus.OK, self.server.page.html.encode(), "text/html", policy)
+        elif number and int(number[1]) < len(self.server.thumbnails):
+            data = self.server.thumbnails[int(number[1])]
+            self._send(HTTPStatus.OK, data, "image/webp", {"Cache-Control": "private"})
         elif path == "/ask" and 0 < len(text) <= LONGEST:
-            data = json.dumps(self.served.answer(text)).encode()
-            self._send(HTTPStatus.OK, data, kind="application/json")
+            data = json.dumps(self.server.answer(text)).encode()
+            self._send(HTTPStatus.OK, data, "application/json")
         elif path == "/ask":
             self._send(HTTPStatus.BAD_REQUEST, f"A text has 1 to {LONGEST} characters.".encode())
         else:
-            self._send(HTTPStatus.NOT_FOUND, b"")
+            self._send(HTTPStatus.NOT_FOUND)
 
     def _send(
         self,
         status: HTTPStatus,
-        body: bytes,
-        more: Mapping[str, str] | None = None,
+        body: bytes = b"",
         kind: str = "text/plain",
+        more: Mapping[str, str] | None = None,
     ) -> None:
         self.send_response(status)
-        sent = {**_HEADERS, **(more or {}), "Content-Length": str(len(body))}
         kind = kind if kind.startswith("image") else f"{kind}; charset=utf-8"
-        for name, value in {**sent, "Content-Type": kind}.items():
+        sent = (
+            _HEADERS | {"Content-Type": kind, "Content-Length": str(len(body))} | {**(more or {})}
+        )
+        for name, value in sent.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)

@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-from data_manifests.labels import LEMMAS, find_timm_info
+from data_manifests.labels import LEMMAS, find_timm_info, lemmas_of
 
 
 def _set(words: str) -> frozenset[str]:
@@ -84,23 +84,19 @@ _THINGS = _set("""
 
 #: Words for no person in WordNet that are not printed on one either.
 _UNPRINTED = _set("""
-    abortus adult animal being beast bottom-dweller bottom-feeder brute cadaver corpse creature
-    creepy-crawly critter dummy female foreskin hog human humanity humans individual killer male
-    mankind monster mortal mutant organism parasite pathogen prepuce primate remains scavenger
-    somebody someone soul stayer stunt suckling swine vermin young ass jackass zombie zombi
+    abortus adult animal bagnio bawdyhouse being beast bottom-dweller bottom-feeder bordello brothel
+    brute cadaver cathouse corpse creature creepy-crawly critter dummy female foreskin hog human
+    humanity humans individual killer male mankind monster mortal mutant organism parasite pathogen
+    prepuce primate remains scavenger somebody someone soul stayer stunt suckling swine vermin young
+    ass jackass zombie zombi
 """)
 
 
-def _terms() -> dict[str, set[int]]:
-    """Return each lemma of ImageNet-22k's synsets, with their offsets in WordNet 3.0."""
-    info = find_timm_info()
-    synsets = set((info / "imagenet22k_synsets.txt").read_text("utf-8").split())
-    terms: dict[str, set[int]] = {}
-    for line in (info / LEMMAS).read_text("utf-8").splitlines():
-        synset, _, lemmas = line.partition("\t")
-        for lemma in lemmas.split(", ") if synset in synsets else ():
-            terms.setdefault(lemma.strip(), set()).add(int(synset[1:]))
-    return terms
+#: What cameras and programs call pictures; it says nothing of them.
+_NO_NAME = re.compile(
+    "copy|dcim|dji|dscf?|dscn|gopr|images?|img|imgp|jpe?g|kopie|mvimg|photo|picture|png|pxl|scan|"
+    "screenshot|unknown|untitled|vid|wa|whatsapp"
+)
 
 
 def is_blocked(term: str) -> bool:
@@ -155,20 +151,26 @@ def vocabulary(tokenizer: Path, n: int = N_WORDS) -> dict[str, bool]:
     """
     from tokenizers import Tokenizer
 
-    terms = _terms()
-    senses: dict[str, set[int]] = {}
-    for term, offsets in terms.items():
-        senses.setdefault(term.lower(), set()).update(offsets)
-    kept = {
-        name: term for term in sorted(terms, reverse=True)
-        if (name := term.lower()) not in MODIFIERS and term.count(" ") <= 2
-        and re.search(r"[a-z]{3}", term) and not is_blocked(term)
-        and (name in PLAIN or not all(one in _PERSONS for one in senses[name]))
-    }  # fmt: skip
-    found = {**{word: word for word in sorted(PLAIN)}, **kept}
+    info = find_timm_info()
+    synsets = set((info / "imagenet22k_synsets.txt").read_text("utf-8").split())
+    senses: dict[str, set[int]] = {word: set() for word in sorted(PLAIN)}
+    spelled: dict[str, str] = {}
+    for line in (info / LEMMAS).read_text("utf-8").splitlines():
+        synset, _, lemmas = line.partition("\t")
+        for term in lemmas_of(lemmas) if synset in synsets else ():
+            senses.setdefault(term.lower(), set()).add(int(synset[1:]))
+            # Small letters sort behind capitals.
+            spelled[term.lower()] = max(term, spelled.get(term.lower(), ""))
+    found = [
+        name for name, offsets in senses.items()
+        if name in PLAIN or (
+            name not in MODIFIERS and name.count(" ") <= 2 and re.search(r"[a-z]{3}", spelled[name])
+            and not is_blocked(name) and not all(one in _PERSONS for one in offsets)
+        )
+    ]  # fmt: skip
     reader = Tokenizer.from_file(str(tokenizer))
     reader.no_padding()
-    pieces = reader.encode_batch(list(found), add_special_tokens=False)
+    pieces = reader.encode_batch(found, add_special_tokens=False)
     # A term is as common as its rarest piece; a word that is no piece is rarer than all that are.
     common = {
         name: (
@@ -177,21 +179,22 @@ def vocabulary(tokenizer: Path, n: int = N_WORDS) -> dict[str, bool]:
         )
         for name, p in zip(found, pieces, strict=True)
     }  # fmt: skip
-    ordered = sorted(found, key=common.__getitem__)
-    return {found[name]: is_printed(name, senses.get(name, ())) for name in ordered[:n]}
+    ordered = sorted(found, key=common.__getitem__)[:n]
+    return {spelled.get(name, name): is_printed(name, senses[name]) for name in ordered}
 
 
 def name_words(path: str) -> str:
-    """Return what a file is called, in words: without its folder, ending, numbers and signs.
+    """Return what a file is called, in at most four words, or "" if that says nothing of it.
 
     Examples
     --------
     >>> name_words("animals/Blue_jay-02.png"), name_words("IMG_2044.jpg")
-    ('blue jay', 'img')
+    ('blue jay', '')
     """
-    stem = PurePosixPath(path).stem
-    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", stem)
-    return " ".join(re.findall(r"[^\W\d_]+", apart)).lower()
+    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", PurePosixPath(path).stem)
+    words = re.findall(r"[^\W\d_]+", apart.lower())
+    name = " ".join([word for word in words if not _NO_NAME.fullmatch(word)][:4])
+    return name if re.search(r"[^\W\d_]{3}", name) else ""
 
 
 def path_words(path: str) -> Iterator[str]:

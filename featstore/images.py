@@ -264,7 +264,7 @@ def _centred(length: int, wanted: int) -> tuple[int, int]:
     return first, first + wanted
 
 
-def thumbnail_webp(image: Image.Image, *, side: int = 96) -> bytes:
+def thumbnail_webp(image: Image.Image, *, side: int = 96, quality: int = 80) -> bytes:
     """Return `image` as a small WebP file whose longer side is at most `side` pixels.
 
     Never enlarged, shape kept, no metadata; the same picture gives the same bytes with the
@@ -275,7 +275,7 @@ def thumbnail_webp(image: Image.Image, *, side: int = 96) -> bytes:
     small = to_rgb(image)
     small.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    small.save(buffer, format="WEBP", quality=80, method=4)
+    small.save(buffer, format="WEBP", quality=quality, method=4)
     return buffer.getvalue()
 
 

@@ -4,6 +4,7 @@
     python -m tests.screens write --demo build/demo README.md # one page
     python -m tests.screens check --demo build/demo           # exit 1 where a command prints
                                                               # something else
+    python -m tests.screens still search.html                 # docs/search.png, of a search page
 
 A screen is a console block whose commands begin with ``$``. What a command prints on stdout stands
 below it and is never typed: each page ends with a digest of its screens, which a test compares. A
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import os
 import re
 import shlex
@@ -116,13 +118,41 @@ def rerun(page: str, folder: Path) -> str:
     return _BLOCK.sub(block, page)
 
 
+def draw_still(page: str) -> None:
+    """Draw what a search page answers to "bird", the head above and random vectors below.
+
+    Light and dark, in RGB. Its files are printed, for docs/licences.md.
+    """
+    from PIL import Image
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        path = shutil.which("chromium")
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        for scheme, name in (("light", "search.png"), ("dark", "search-dark.png")):
+            size = {"width": 1060, "height": 900}
+            seen = browser.new_page(color_scheme=scheme, viewport=size, device_scale_factor=1.5)
+            seen.goto(f"{Path(page).resolve().as_uri()}#q=bird&by=all")
+            seen.evaluate(
+                "document.querySelectorAll('.under, .shuffled, .pick').forEach(e => e.remove());"
+                "document.querySelector('#answer').style.padding = '20px'"
+            )
+            picture = Image.open(io.BytesIO(seen.locator("#answer").screenshot()))
+            picture.convert("RGB").save(ROOT / "docs" / name, optimize=True)
+        files = seen.locator("#answer button").evaluate_all("all => all.map(one => one.title)")
+        print("\n".join(sorted(files)))
+
+
 def main() -> int:
-    """Write or check."""
+    """Write, check, or draw."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("write", "check"))
+    parser.add_argument("what", choices=("write", "check", "still"))
     parser.add_argument("pages", nargs="*", help="pages, from the root of the repository")
     parser.add_argument("--demo", type=Path, default=Path("build/demo"), help="the demo's folder")
     arguments = parser.parse_intermixed_args()
+    if arguments.what == "still":
+        draw_still(*arguments.pages)
+        return 0
     drifted = []
     for name in arguments.pages or PAGES:
         old = (ROOT / name).read_text("utf-8")

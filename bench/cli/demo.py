@@ -103,8 +103,8 @@ class Job:
         What is said at the end, with OUT for the folder.
     steps : tuple of Step
     is_quiet : bool
-        They run in this process, which loads the libraries once, and only the last of them prints
-        its output. By default each is a process, so that its peak memory can be told.
+        They run in this process, which loads the libraries once, and only the last two print their
+        output. By default each is a process, so that its peak memory can be told.
     """
 
     name: str
@@ -135,13 +135,13 @@ class Job:
         click.echo(
             f"headstock {self.name}: {count(len(commands), 'step')}, {self.duration}.\n"
             f"{_downloads()}\n"
-            f"Everything is written to {out}; what is finished there is used again.",
+            f"It is written to {out} and the cache; what is finished there is used again.",
             err=err,
         )
         for number, (step, command) in enumerate(zip(self.steps, commands, strict=True), start=1):
             click.echo(f"\n[{number}/{len(commands)}] {step.title}", err=err)
             if self.is_quiet:
-                code, cost = run_here(command, is_shown=number == len(commands) and not err)
+                code, cost = run_here(command, is_shown=number > len(commands) - 2 and not err)
             else:
                 click.echo(f"$ {command}", err=err)
                 code, cost = run_step(command, err=err)
@@ -179,15 +179,18 @@ DEMO = Job(
 #: The demo on the stamps of the split val, which a hash of their descriptions picked.
 TRY = Job(
     "try",
-    "less than a minute on two idle cores",
-    "This is a taste, not a result: 122 of the 570 images, one method, three draws of the control\n"
-    "and no intervals.\n\nNext:  headstock reproduce demo",
+    "a table in a minute on two idle cores, a page two minutes later",
+    "The table is a taste, not a result: 122 of the 570 images, one method, three draws of the\n"
+    "control and no intervals.\n\nPage:  OUT/search.html (open it in a browser, and type a word)\n"
+    "Next:  headstock reproduce demo",
     (
         *_extraction(stamps=" --split val"),
         _name_images("Name the images by the head", "--method conse,kernel-ridge --source head"),
         _name_images("Name them by random vectors instead, three times",
                      "--method kernel-ridge --source random --seeds 0-2"),
         Step("Print the table", "headstock eval table OUT/results"),
+        Step("Write a page that searches the stamps by words",
+             "headstock search OUT/manifests/stamps/images -o OUT/search.html --no-open"),
     ),
     is_quiet=True,
 )  # fmt: skip

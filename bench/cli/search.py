@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import difflib
 import io
 import os
 import re
@@ -11,6 +10,7 @@ import shlex
 import socket
 import sys
 import webbrowser
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -29,12 +29,11 @@ from featstore.command_line import (
     print_json,
     usage_error,
 )
+from featstore.errors import unknown_name
 from featstore.terminal import drawing_on, encodable, say, visible
 
 if TYPE_CHECKING:
-    from bench.report.search import Page
-    from bench.search import Answer, Searcher
-    from featstore.extraction.progress import Progress
+    from bench.search import Searcher
 
 #: The sources that answer, as `bench.search.SOURCES`.
 _SOURCES = ("head", "random", "shuffled")
@@ -108,23 +107,26 @@ def search_command(
     for name in (name for name, given in page_only.items() if given and chosen):
         raise usage_error(f"{name} is of the page, and {chosen[0]} writes none. Leave it out.")
     root = _folder(folder)
-    place = (cache_folder("search") if store is None else store).absolute()
-    _keep_out(place, root, "--store")
-    page = _page_place(out, root, place) if not chosen else None
+    place = (store or cache_folder("search")).absolute()
+    page = out or Path("search.html")
+    if out is None and page.resolve().is_relative_to(root):
+        from bench.search import default_dataset
+
+        page = place / "search" / f"{default_dataset(root)}.html"
+    _keep_out(root, {"--store": place} if chosen else {"--store": place, "-o": page})
     _ask_first(root)
     # What is written from here on is for the user's eyes alone; so is what other processes write.
     os.umask(0o077)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     searcher = _prepared(root, place)
-    answer = partial(_answer, searcher, top=top, as_json=as_json)
     if query is not None:
-        answer(query, source)
+        _answer(searcher, query, source, top=top, as_json=as_json)
     elif interactive:
-        _prompt(answer, source)
+        _prompt(partial(_answer, searcher, top=top, as_json=as_json), source)
     elif serve:
-        _serve(searcher, _called(folder), named=not no_names)
-    elif page is not None:
-        _write_page(searcher, page, _called(folder), named=not no_names, as_json=as_json)
+        _serve(searcher, named=not no_names)
+    else:
+        _write_page(searcher, page, named=not no_names, as_json=as_json)
         if not (no_open or as_json):
             _open(page)
     _say_skipped(searcher)
@@ -133,48 +135,28 @@ def search_command(
 
 def _folder(given: Path) -> Path:
     """Return the folder that was typed; name one that is called alike where it is none."""
-    root = given.expanduser()
-    if root.is_dir():
-        return root.resolve()
-    names: list[str] = []
-    with suppress(OSError):
-        names = [path.name for path in root.absolute().parent.iterdir() if path.is_dir()]
-    close = difflib.get_close_matches(root.name, names, 1)
-    hint = f" Did you mean {given.parent / close[0]}?" if close else ""
-    raise usage_error(f"{given} is no folder.{hint}")
+    root = given.expanduser().absolute()
+    if not root.is_dir():
+        names = [path.name for path in root.parent.glob("*/")]
+        raise usage_error(unknown_name("folder", root.name, names, where=f"in {root.parent}"))
+    return root.resolve()
 
 
-def _called(folder: Path) -> str:
-    """Return what a folder is called on a page: its own name, and never where it lies."""
-    return folder.expanduser().resolve().name or "pictures"
-
-
-def _page_place(out: Path | None, root: Path, store: Path) -> Path:
-    """Return where the page goes: beside nothing of the folder."""
-    from bench.search import default_dataset
-
-    page = Path("search.html" if out is None else out)
-    if out is None and page.resolve().is_relative_to(root):
-        return store / "search" / f"{default_dataset(root)}.html"
-    _keep_out(page, root, "-o")
-    return page
-
-
-def _keep_out(place: Path, root: Path, flag: str) -> None:
-    if place.resolve().is_relative_to(root):
-        raise usage_error(
-            f"{place} lies in {root}, which is read and never written to. Name another place: "
-            f"{flag}."
-        )
+def _keep_out(root: Path, places: dict[str, Path]) -> None:
+    """Refuse to write into the folder."""
+    for flag, place in places.items():
+        if place.resolve().is_relative_to(root):
+            raise usage_error(
+                f"{place} lies in {root}, which is read and never written to. Name another place: "
+                f"{flag}."
+            )
 
 
 def _ask_first(root: Path) -> None:
     """Ask before a whole disk or home folder is read."""
-    home = Path.home().resolve()
-    if home.is_relative_to(root):
-        what = "your home folder" if root == home else "more than your home folder"
+    if Path.home().resolve().is_relative_to(root):
         click.confirm(
-            f"{root} is {what}: every picture in it and below will be encoded. Go on?",
+            f"{root} holds your home folder: every picture in it and below will be encoded. Go on?",
             abort=True, err=True,
         )  # fmt: skip
 
@@ -183,16 +165,12 @@ def _prepared(root: Path, place: Path) -> Searcher:
     """Encode what is new, and say what there is."""
     with ProgressBar(f"search {root.name}", "items", doing="looking for pictures") as bar:
         from bench.search import prepare
+        from featstore.cli.extract import show_progress
 
-        def show(stage: str, done: Progress | None) -> None:
-            bar.stage(stage)
-            if done is not None:
-                bar.update(done.rows_done, done.rows_total, left=done.eta_seconds, note=stage)
-
-        searcher = prepare(root, place, show)
-    n = len(searcher.paths)
+        searcher = prepare(root, place, bar.stage, partial(show_progress, bar))
     new = f", {searcher.encoded:,} of them new" if searcher.encoded else ""
-    say(f"{root}: {count(n, 'picture')}{new}. Nothing leaves this machine.", err=True)
+    n = count(len(searcher.paths), "picture")
+    say(f"{root}: {n}{new}. Nothing leaves this machine.", err=True)
     return searcher
 
 
@@ -200,25 +178,25 @@ def _answer(searcher: Searcher, text: str, source: str, *, top: int, as_json: bo
     """Print the best pictures for a text."""
     from bench.search import FAR
 
-    answers, near, cosine = searcher.ask(text, source, top)
-    far = cosine < FAR
+    near, cosine, [found] = searcher.ask(text, [searcher.source(source)], top)
+    answers = [(searcher.paths[row], score) for row, score in found]
     if as_json:
-        pictures = [{"path": one.path, "score": round(one.score, 4)} for one in answers]
+        pictures = [{"path": path, "score": round(score, 4)} for path, score in answers]
         print_json({"query": text, "by": source, "nearest_class": near,
-                    "far": far, "pictures": pictures})  # fmt: skip
+                    "far": cosine < FAR, "pictures": pictures})  # fmt: skip
         return
-    if far:
+    if cosine < FAR:
         say(f'ImageNet has nothing near this. Closest class: "{near}" ({cosine:.1f}). '
             "Expect little.", err=True)  # fmt: skip
     if not sys.stdout.isatty():
-        for rank, one in enumerate(answers, 1):
-            click.echo(f"{rank}\t{one.score:.4f}\t{one.path}")
+        click.echo("\n".join(
+            f"{rank}\t{score:.4f}\t{path}" for rank, (path, score) in enumerate(answers, 1)
+        ))  # fmt: skip
         return
     screen = drawing_on(sys.stdout)
-    thumbnails = dict(zip(searcher.paths, searcher.thumbnails, strict=True))
-    screen.write(_strip([thumbnails[one.path] for one in answers]))
-    for rank, one in enumerate(answers, 1):
-        screen.write(f"{rank:>4}  {one.score:6.3f}  {_link(searcher.listing.root, one)}\n")
+    screen.write(_strip([searcher.thumbnails[row] for row, _ in found]))
+    for rank, (path, score) in enumerate(answers, 1):
+        screen.write(f"{rank:>4}  {score:6.3f}  {_link(searcher.listing.root, path)}\n")
     screen.flush()
     if source == "head":
         say(f"By random vectors: {_again(searcher, text)} --source random", err=True)
@@ -229,11 +207,10 @@ def _again(searcher: Searcher, text: str) -> str:
     return shlex.join(["headstock", "search", str(searcher.listing.root), text])
 
 
-def _link(root: Path, answer: Answer) -> str:
+def _link(root: Path, path: str) -> str:
     """Return a path as a link that terminals open (OSC 8)."""
-    address = f"file://{socket.gethostname()}{quote(str(root / answer.path))}"
-    shown = encodable(visible(answer.path), sys.stdout)
-    return f"\033]8;;{address}\033\\{shown}\033]8;;\033\\"
+    address = f"file://{socket.gethostname()}{quote(str(root / path))}"
+    return f"\033]8;;{address}\033\\{encodable(visible(path), sys.stdout)}\033]8;;\033\\"
 
 
 def _strip(thumbnails: list[bytes]) -> str:
@@ -241,21 +218,19 @@ def _strip(thumbnails: list[bytes]) -> str:
     kitty = "KITTY_WINDOW_ID" in os.environ or os.environ.get("TERM") == "xterm-kitty"
     if not kitty and os.environ.get("TERM_PROGRAM") not in ("iTerm.app", "WezTerm"):
         return ""
-    from PIL import Image
+    from PIL import Image, ImageOps
 
-    whole = Image.new("RGB", (_SIDE * len(thumbnails), _SIDE), "white")
+    whole, buffer = Image.new("RGB", (_SIDE * len(thumbnails), _SIDE), "white"), io.BytesIO()
     for number, data in enumerate(thumbnails):
         if data:
-            small = Image.open(io.BytesIO(data)).convert("RGB")
-            small.thumbnail((_SIDE, _SIDE))
+            small = ImageOps.contain(Image.open(io.BytesIO(data)).convert("RGB"), (_SIDE, _SIDE))
             whole.paste(small, (number * _SIDE, 0))
-    buffer = io.BytesIO()
     whole.save(buffer, format="PNG")
     text = base64.b64encode(buffer.getvalue()).decode()
     if not kitty:
         return f"\033]1337;File=inline=1:{text}\a\n"
     parts = [text[at : at + _PART] for at in range(0, len(text), _PART)]
-    more = [f"\033_Gm={int(n < len(parts) - 1)};{part}\033\\" for n, part in enumerate(parts)]
+    more = [f"\033_Gm={int(n < len(parts))};{part}\033\\" for n, part in enumerate(parts, 1)]
     return "".join([more[0].replace("_G", "_Ga=T,f=100,"), *more[1:]]) + "\n"
 
 
@@ -265,30 +240,27 @@ def _prompt(answer: Callable[[str, str], None], source: str) -> None:
         "A text and Enter; :random or :shuffled behind it asks a control. An empty line ends.",
         err=True,
     )
-    while True:
-        click.echo("> " if sys.stdin.isatty() else "", nl=False, err=True)
-        line = sys.stdin.readline().strip()
-        if not line:
-            return
-        text, colon, by = line.rpartition(":")
-        asks = colon and text.strip() and by in _SOURCES
-        answer(*((text.strip(), by) if asks else (line, source)))
+    click.echo("> ", nl=False, err=True)
+    while line := sys.stdin.readline().strip():
+        text, _, by = line.rpartition(":")
+        answer(*((text.strip(), by) if text.strip() and by in _SOURCES else (line, source)))
+        click.echo("> ", nl=False, err=True)
 
 
-def _write_page(searcher: Searcher, out: Path, folder: str, *, named: bool, as_json: bool) -> Page:
+def _write_page(searcher: Searcher, out: Path, *, named: bool, as_json: bool) -> None:
     from bench.report.search import search_page
     from featstore.store.files import write_file
 
-    with ProgressBar(f"search {folder}", doing="laying out the page"):
-        page = search_page(searcher, folder, named=named)
+    called = searcher.listing.root.name or "pictures"
+    with ProgressBar(f"search {called}", doing="laying out the page"):
+        page = search_page(searcher, called, named=named)
         data = page.html.encode()
         write_file(out, [data])
-    shares = {name: vars(one) for name, one in page.shares.items()}
     n = len(page.rows)
     if as_json:
         print_json({"out": str(out), "bytes": len(data), "pictures": n, "words": page.words,
-                    "shares": shares, "chance": page.chance})  # fmt: skip
-        return page
+                    "shares": page.shares, "chance": page.chance})  # fmt: skip
+        return
     size = sum(path.lstat().st_size for path in searcher.store.rglob("*") if path.is_file())
     names = " and their names" if named else ""
     say(f"{out}: {human_bytes(len(data))}, one offline file. It contains {n:,} pictures{names}.")
@@ -296,46 +268,42 @@ def _write_page(searcher: Searcher, out: Path, folder: str, *, named: bool, as_j
         say(f"They are the last changed of {len(searcher.paths):,}; a query searches all.")
     if page.shares:
         head, random, shuffled = page.shares.values()
-        say(f"Of {head.of:,} file names that are words, {head.percent} ({head.interval}) find "
-            f"their picture in the first 8; by random vectors {random.percent}, by shuffled names "
-            f"{shuffled.percent}, by chance {100 * page.chance:.1f} %.")  # fmt: skip
+        say(f"Of {head['of']:,} file names that are words, {head['percent']} ({head['interval']}) "
+            f"find their picture in the first 8; by random vectors {random['percent']}, by "
+            f"shuffled names {shuffled['percent']}, by chance {100 * page.chance:.1f} %."
+        )  # fmt: skip
     say(f"Store: {searcher.store}, {human_bytes(size)} for all folders and the words.")
     say(f"Next:  {_again(searcher, 'a red car')}   # or --serve: any text in the browser")
-    return page
 
 
 def _open(page: Path) -> None:
     """Open the page where there is a desktop, and somebody at it."""
-    desktop = sys.platform in ("darwin", "win32") or any(
-        name in os.environ for name in ("DISPLAY", "WAYLAND_DISPLAY")
-    )
-    if desktop and sys.stdout.isatty():
+    displays = {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()
+    if sys.stdout.isatty() and (displays or sys.platform in ("darwin", "win32")):
         webbrowser.open(page.resolve().as_uri())
 
 
-def _serve(searcher: Searcher, folder: str, *, named: bool) -> None:
+def _serve(searcher: Searcher, *, named: bool) -> None:
     """Serve the page until Ctrl-C."""
-    from bench.serving import Served, server
+    from bench.serving import Server
 
-    with ProgressBar(f"search {folder}", doing="laying out the page"):
-        served = Served(searcher, folder, named=named)
-    with server(served) as running:
-        port = running.server_port
+    with ProgressBar(f"search {searcher.listing.root.name}", doing="laying out the page"):
+        running = Server(searcher, named=named)
+    with running, suppress(KeyboardInterrupt):
         say("The page with any text, for this machine alone. Ctrl-C ends.", err=True)
         # At once, also into a pipe: somebody waits for it.
-        print(f"http://127.0.0.1:{port}/?key={served.key}", flush=True)
-        with suppress(KeyboardInterrupt):
-            running.serve_forever()
-    say(f"Stopped. {count(served.asked, 'text')} answered; none was kept.", err=True)
+        print(f"http://127.0.0.1:{running.server_port}/?key={running.key}", flush=True)
+        running.serve_forever()
+    say(f"Stopped. {count(running.asked, 'text')} answered; none was kept.", err=True)
 
 
 def _say_skipped(searcher: Searcher) -> None:
     """Say on stderr what was not searched, by reason."""
-    reasons: dict[str, list[str]] = {}
-    for path, reason in searcher.listing.skipped.items():
-        # Without the file's name before, and what another command could do about it behind.
-        short = re.sub(r"\.?( \([^)]*\))?\.?$", "", reason.rpartition(": ")[2])
-        reasons.setdefault(short, []).append(path)
-    for reason, paths in sorted(reasons.items(), key=lambda one: -len(one[1]))[:12]:
-        more = ", …" if len(paths) > 1 else ""
-        say(f"skipped {len(paths):,}: {reason} ({paths[0]}{more})", err=True)
+    # Without the file's name before, and what another command could do about it behind.
+    short = {
+        path: re.sub(r"\.?( \([^)]*\))?\.?$", "", reason.rpartition(": ")[2])
+        for path, reason in sorted(searcher.listing.skipped.items(), reverse=True)
+    }
+    first = {reason: path for path, reason in short.items()}
+    for reason, n in Counter(short.values()).most_common(12):
+        say(f"skipped {n:,}: {reason} ({first[reason]}{', …' if n > 1 else ''})", err=True)

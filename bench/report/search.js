@@ -15,7 +15,7 @@ const L = each("lists", Uint16Array), deep = L.map((l) => l.length / nw);   // o
 const W = new Int8Array(bytes("texts").buffer);                             // words, then modifiers: dt numbers each
 const S = new Int8Array(bytes("support").buffer), wide = new Float32Array(bytes("support-scale").buffer);   // names of the head's classes
 const D = each("dual", Int8Array), DS = each("dual-scale", Float32Array), P = each("pictures", Int8Array), PS = each("pictures-scale", Float32Array), H = each("hubs", Float32Array);
-const like = new Uint16Array(bytes("like").buffer), best = new Uint16Array(bytes("best").buffer), bestScore = bytes("best-score");
+const like = new Uint16Array(bytes("like").buffer), best = each("best", Uint16Array), bestScore = each("best-score", Uint8Array), tops = each("top", Float32Array);
 const near = new Uint16Array(bytes("near").buffer), nearness = bytes("nearness");
 const thumbs = M.serve ? "" : $("#thumbs").textContent, cut = M.thumbs;
 const src = (i) => M.serve ? "/thumbnail/" + i : "data:image/webp;base64," + thumbs.slice(cut[i], cut[i + 1]);
@@ -35,7 +35,7 @@ function order(k, by) {
   const q = new Float32Array(d), s = new Float32Array(n), o = new Uint32Array(n); let top = 0;
   for (let i = 0; i < ns; i++) { const c = k[i] * DS[by][i]; for (let j = 0, a = i * d; j < d; j++) q[j] += c * D[by][a + j]; }
   for (let i = 0; i < n; i++) { let t = 0; for (let j = 0, a = i * d; j < d; j++) t += P[by][a + j] * q[j]; s[i] = t * PS[by][i]; top = Math.max(top, s[i]); o[i] = i; }
-  for (let i = 0; i < n; i++) s[i] = M.tops[by] * s[i] / top - H[by][i] / 2;   // the length of q is lost: as near as words are
+  for (let i = 0; i < n; i++) s[i] = tops[by][0] * s[i] / top - H[by][i] / 2;   // the length of q is lost: as near as words are
   return Array.from(o.sort((a, b) => s[b] - s[a]).subarray(0, Math.min(n, deep[by])));
 }
 function answers(q) {
@@ -185,8 +185,8 @@ function detail(i, list_) {
   SRC.forEach((by, s) => {
     const c = el("section", by), h = el("h3", "", TITLES[by]), ol = el("ol"); c.append(h, ol);
     for (let k = 0; k < M.best; k++) {
-      const o = (i * 3 + s) * M.best + k, w = words[best[o]], li = el("li", is(w) ? "yes" : ""), b = el("button"); b.append(el("strong", "", ""), el("span", "", (bestScore[o] / 255).toFixed(2))); b.firstChild.replaceWith((is(w) ? "✓ " : "") + w);
-      const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg"), r = document.createElementNS("http://www.w3.org/2000/svg", "rect"); svg.setAttribute("aria-hidden", "true"); svg.setAttribute("preserveAspectRatio", "none"); svg.setAttribute("viewBox", "0 0 100 3"); r.setAttribute("width", String(Math.min(100, bestScore[o] / 2.55))); r.setAttribute("height", "3"); svg.append(r); b.append(svg);
+      const o = i * M.best + k, w = words[best[s][o]], score = bestScore[s][o], li = el("li", is(w) ? "yes" : ""), b = el("button"); b.append(el("strong", "", ""), el("span", "", (score / 255).toFixed(2))); b.firstChild.replaceWith((is(w) ? "✓ " : "") + w);
+      const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg"), r = document.createElementNS("http://www.w3.org/2000/svg", "rect"); svg.setAttribute("aria-hidden", "true"); svg.setAttribute("preserveAspectRatio", "none"); svg.setAttribute("viewBox", "0 0 100 3"); r.setAttribute("width", String(Math.min(100, score / 2.55))); r.setAttribute("height", "3"); svg.append(r); b.append(svg);
       b.title = "Search “" + w + "”"; b.addEventListener("click", () => { sheet.close(); choose(w); scrollTo({ top: 0 }); }); li.append(b); ol.append(li);
     }
     cols.append(c);

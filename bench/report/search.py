@@ -10,23 +10,26 @@ import base64
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from bench.metrics.geometry import nearest_rows
+from bench.metrics.ranks import first_places
 from bench.report.page import render, resource
 from bench.report.theme import css_variables
 from bench.search import FAR, SOURCES, Searcher, Source
-from bench.words import MODIFIERS, path_words
+from bench.words import MODIFIERS, name_words, path_words
+from featstore.images import thumbnail_webp
 
 #: Pictures of a page, the last changed first.
 MOST_PICTURES = 5_000
 
 #: Pictures that a word lists, of each source.
-DEEP = {"head": 48, "random": 16, "shuffled": 16}
+DEEP = 24
 
 #: Pictures in which an answer is looked for, names of a picture, and pictures like it.
 FIRST, NAMES, LIKE = 8, 5, 8
@@ -46,42 +49,7 @@ _SIZES = ((70, 160), (60, 160), (50, 160), (50, 128), (40, 112), (30, 96))
 #: Rows that are scored at a time.
 _ROWS = 1_024
 
-Bytes = npt.NDArray[np.int8]
-
-
-@dataclass(frozen=True)
-class Share:
-    """How often a file's name, typed, brings up its own picture in the first FIRST.
-
-    Attributes
-    ----------
-    found, of : int
-    low, high : float
-        The interval at 95 % (Wilson), from 0 to 1.
-    """
-
-    found: int
-    of: int
-    low: float
-    high: float
-
-    @classmethod
-    def counted(cls, hits: Sequence[bool]) -> Share:
-        """Count hits."""
-        from scipy.stats import binomtest
-
-        interval = binomtest(sum(hits), len(hits)).proportion_ci(method="wilson")
-        return cls(sum(hits), len(hits), float(interval.low), float(interval.high))
-
-    @property
-    def percent(self) -> str:
-        """The share in words."""
-        return f"{100 * self.found / self.of:.0f} %"
-
-    @property
-    def interval(self) -> str:
-        """The interval in words."""
-        return f"{100 * self.low:.0f}–{100 * self.high:.0f} %"
+Rows = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -90,103 +58,44 @@ class Page:
 
     Attributes
     ----------
-    html : str
+    html, policy : str
+        The policy stands in the page; who serves it sends it, too.
     rows : list of int
         The pictures that it has, as rows of the searcher.
     words : int
-    shares : dict of str to Share
-        By source; empty where too few names of files are words.
+    shares : dict of str to dict
+        Of each source the `share` of names that it finds; empty where too few are words.
     chance : float
         What a source that guesses would find of the same names.
     """
 
     html: str
+    policy: str
     rows: list[int]
     words: int
-    shares: dict[str, Share]
+    shares: dict[str, dict[str, Any]]
     chance: float
 
 
-@dataclass(frozen=True, eq=False)
-class _Answers:
-    """What one source answers to all words.
+def share(hits: Rows) -> dict[str, Any]:
+    """Return how many of hits there are, the interval of their share, and both in words.
 
-    Attributes
-    ----------
-    lists : ndarray of shape (words, deep)
-    best, best_scores : ndarray of shape (n, names)
-        Words of each picture that may be printed, by plain cosine.
-    top : float
-        Mean over words of the best cosine.
+    The interval is Wilson's at 95 %, from 0 to 1.
+
+    Examples
+    --------
+    >>> share(np.arange(263) < 81)["interval"]
+    '26–37 %'
     """
+    from scipy.stats import binomtest
 
-    lists: npt.NDArray[np.int64]
-    best: npt.NDArray[np.int64]
-    best_scores: npt.NDArray[np.float32]
-    top: float
-
-
-def _answers(source: Source, printed: npt.NDArray[np.bool_]) -> _Answers:
-    n = len(source.hubs)
-    deep, names = min(DEEP[source.name], n), min(NAMES, int(printed.sum()))
-    lists, tops = [], []
-    best = np.zeros((0, n), np.int64)
-    scores = np.zeros((0, n), np.float32)
-    for start in range(0, len(printed), _ROWS):
-        corrected = source.scores(source.words[start : min(start + _ROWS, len(printed))])
-        lists.append(_first(corrected, deep))
-        cosines = corrected + source.hubs / 2
-        tops.append(cosines.max(axis=1))
-        rows = np.flatnonzero(printed[start : start + _ROWS])
-        ids = np.concatenate([best, np.broadcast_to(rows[:, None] + start, (len(rows), n))])
-        scores = np.concatenate([scores, cosines[rows]])
-        kept = _first(scores.T, min(names, len(scores))).T
-        best, scores = (np.take_along_axis(one, kept, axis=0) for one in (ids, scores))
-    return _Answers(np.concatenate(lists), best.T, scores.T, float(np.concatenate(tops).mean()))
-
-
-def _first(scores: npt.NDArray[Any], k: int) -> npt.NDArray[np.int64]:
-    """Return the columns of the k highest of each row, the highest first."""
-    some = np.argpartition(-scores, k - 1, axis=1)[:, :k]
-    order = np.argsort(-np.take_along_axis(scores, some, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(some, order, axis=1)
-
-
-def _alike(images: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-    """Return the pictures most like each, without itself."""
-    k = min(LIKE, len(images) - 1)
-    if k == 0:
-        return np.zeros((1, 0), np.int64)
-    found = []
-    for start in range(0, len(images), _ROWS):
-        scores = images[start : start + _ROWS] @ images.T
-        scores[np.arange(len(scores)), np.arange(len(scores)) + start] = -2
-        found.append(_first(scores, k))
-    return np.concatenate(found)
-
-
-def _squeezed(rows: npt.NDArray[Any]) -> tuple[Bytes, npt.NDArray[np.float32]]:
-    """Return rows as bytes, and what each row of them is to be multiplied by."""
-    scale = np.maximum(np.abs(rows).max(axis=1), 1e-12) / 127
-    return np.round(rows / scale[:, None]).astype(np.int8), scale.astype("<f4")
-
-
-def _directions(
-    dual: npt.NDArray[Any], images: npt.NDArray[Any], texts: npt.NDArray[Any]
-) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Return factors of few columns for duals and images, whose products keep the scores of texts.
-
-    The best of that rank for the scores of `texts` (predicted rows) with `images`: the singular
-    directions of their product, from the Cholesky factor of the images' moments.
-    """
-    width = min(WIDTH, images.shape[1])
-    moments = images.T.astype(np.float64) @ images
-    moments += 1e-6 * np.trace(moments) / len(moments) * np.eye(len(moments))
-    root = np.linalg.cholesky(moments)
-    asked = texts.astype(np.float64) @ root
-    _, vectors = np.linalg.eigh(asked.T @ asked)
-    kept = vectors[:, ::-1][:, :width]
-    return dual @ (root @ kept), images @ np.linalg.solve(root.T, kept)
+    found, of = int(sum(hits)), len(hits)
+    low, high = binomtest(found, of).proportion_ci(method="wilson")
+    words = {
+        "percent": f"{100 * found / of:.0f} %",
+        "interval": f"{100 * low:.0f}–{100 * high:.0f} %",
+    }
+    return {"found": found, "of": of, "low": float(low), "high": float(high), **words}
 
 
 def search_page(
@@ -205,159 +114,173 @@ def search_page(
         Ask the program that serves the page for thumbnails and for texts that it has no list of.
     """
     pictures = page_pictures(searcher)
-    sources = [searcher.source(name).of(pictures) for name in SOURCES]
+    sources = {name: searcher.source(name).of(pictures) for name in SOURCES}
     words = searcher.words if named else list(searcher.terms)
     vectors = searcher.vectors_of(words)
-    printed = np.zeros(len(words), bool)
-    printed[: len(searcher.terms)] = list(searcher.terms.values())
-    answers = {one.name: _answers(one, printed) for one in sources}
+    printed = np.array([searcher.terms.get(word, False) for word in words])
     near, cosines = searcher.near(vectors)
-    paths = [searcher.paths[i] for i in pictures]
-    names = [searcher.names[i] for i in pictures]
-    hits = _hits(words, len(searcher.terms), names, {k: a.lists for k, a in answers.items()})
-    known = len(hits["head"]) >= FEWEST_NAMES
-    shares = {
-        name: Share.counted(list(own.values())) for name, own in hits.items() if known
+    blocks = _text_blocks(searcher, vectors) | {
+        "like": nearest_rows(sources["head"].images, min(LIKE, len(pictures) - 1)).astype("<u2"),
+        "near": near.astype("<u2"), "nearness": _shades(cosines),
     }  # fmt: skip
-    chance = min(FIRST, len(paths)) / len(paths)
-    tries = _tries(words, printed, answers["head"].lists, paths if named else [])
-    thumbs = [searcher.thumbnails[i] for i in pictures]
+    for by, source in sources.items():
+        found = _answers(source, vectors, printed)
+        blocks |= {f"{name}-{by}": array for name, array in found.items()}
+    paths = [searcher.paths[i] for i in pictures]
+    lists = [blocks[f"lists-{name}"] for name in SOURCES]
+    typed, hits = _hits([*searcher.terms], paths, lists)
+    shares = {
+        name: share(own) for name, own in zip(SOURCES, hits, strict=True)
+        if len(typed) >= FEWEST_NAMES
+    }  # fmt: skip
+    is_far = cosines[typed] < FAR
+    parts = [hits[0][is_far], hits[0][~is_far]]
+    called = [set(path_words(path)) if named else set[str]() for path in paths]
+    tries = _tries(words, printed, lists[0], called)
     meta: dict[str, Any] = {
         "files": paths if named else [f"Picture {i + 1:,}" for i in range(len(paths))],
         "named": named, "serve": serve, "folder": folder, "words": [*words, *MODIFIERS],
         "n_words": len(words), "quiet": np.flatnonzero(~printed).tolist(), "far": FAR,
-        "classes": searcher.classes[0], "support": len(sources[0].fitted.aligner.support_),
-        "gamma": float(sources[0].fitted.aligner.gamma_), "dt": WIDTH,
-        "d": min(WIDTH, sources[0].images.shape[1]), "tops": [a.top for a in answers.values()],
-        "example": tries[0], "tries": tries, "best": answers["head"].best.shape[1],
+        "classes": searcher.classes[0], "support": len(sources["head"].fitted.aligner.support_),
+        "gamma": float(sources["head"].fitted.aligner.gamma_), "dt": blocks["texts"].shape[1],
+        "d": blocks["dual-head"].shape[1], "example": tries[0], "tries": tries,
+        "best": blocks["best-head"].shape[1], "like": blocks["like"].shape[1],
     }  # fmt: skip
-    blocks = _blocks(searcher, sources, answers, vectors)
-    like = _alike(sources[0].images)
-    meta["like"] = like.shape[1]
-    blocks |= {"like": like.astype("<u2"), "near": near.astype("<u2"),
-               "nearness": np.clip(np.round(cosines * 255), 0, 255).astype(np.uint8)}  # fmt: skip
     data = {name: base64.b64encode(array.tobytes()).decode() for name, array in blocks.items()}
     if not serve:
-        fitted = [base64.b64encode(one).decode() for one in fit_thumbnails(thumbs)]
+        thumbs = fit_thumbnails([searcher.thumbnails[i] for i in pictures])
+        fitted = [base64.b64encode(one).decode() for one in thumbs]
         data["thumbs"] = "".join(fitted)
         meta["thumbs"] = [0, *np.cumsum([len(one) for one in fitted]).tolist()]
-    far = {int(word): bool(cosines[word] < FAR) for word in hits.get("head", ())}
+    chance = min(FIRST, len(paths)) / len(paths)
+    style, script = _style(), resource("search.js")
+    policy = _policy(style, script, serve=serve)
     context = {
-        "csp": _policy(_style(), resource("search.js"), serve=serve), "css": _style(),
-        "js": resource("search.js"),
+        "csp": policy, "css": style, "js": script,
         "meta": json.dumps(meta, ensure_ascii=False).replace("<", "\\u003c"), "data": data,
         "folder": folder, "pictures": len(paths), "of": len(searcher.paths), "words": len(words),
         "named": named, "serve": serve, "shares": shares, "chance": chance,
-        "far": _far_shares(hits.get("head", {}), far) if known else (),
+        "far": [share(part) for part in parts if min(map(len, parts)) >= FEWEST_NAMES],
     }  # fmt: skip
-    return Page(render("search.html", context), pictures, len(words), shares, chance)
-
-
-def served_page(searcher: Searcher, folder: str, *, named: bool) -> tuple[Page, str]:
-    """Return the page that asks its server for thumbnails and texts, and its policy."""
-    page = search_page(searcher, folder, named=named, serve=True)
-    return page, _policy(_style(), resource("search.js"), serve=True)
-
-
-def served_answer(searcher: Searcher, rows: list[int], text: str) -> dict[str, Any]:
-    """Return what the page shows for a text: numbers of pictures by source, and the class near."""
-    vectors = searcher.encode([text])
-    found, cosine = searcher.near(vectors)
-    sources = (searcher.source(name).of(rows) for name in SOURCES)
-    lists = [_first(one.ask(vectors), min(DEEP[one.name], len(rows)))[0] for one in sources]
-    return {
-        "pictures": [own.tolist() for own in lists], "near": searcher.classes[0][int(found[0])],
-        "far": bool(cosine[0] < FAR),
-    }  # fmt: skip
+    html = render("search.html", context)
+    return Page(html, policy, pictures, len(words), shares, chance)
 
 
 def page_pictures(searcher: Searcher) -> list[int]:
     """Return the rows of the pictures of a page: those that were changed last, sorted by path."""
     rows = {path: row for row, path in enumerate(searcher.paths)}
-    newest = [rows[path] for path in searcher.listing.newest if path in rows]
-    return sorted(newest[:MOST_PICTURES])
+    return sorted([rows[path] for path in searcher.listing.files if path in rows][:MOST_PICTURES])
+
+
+def _answers(source: Source, vectors: Rows, printed: npt.NDArray[np.bool_]) -> dict[str, Rows]:
+    """Return what a page has of a source: its lists, names of pictures, and factors for phrases."""
+    words, shown = source.predict(vectors), np.flatnonzero(printed)
+    deep = min(DEEP, len(source.images))
+    lists = np.concatenate([_first(source.scores(part), deep) for part in _parts(words)])
+    best = np.concatenate([
+        shown[_first(part @ words[shown].T, min(NAMES, len(shown)))]
+        for part in _parts(source.images)
+    ])  # fmt: skip
+    cosines = np.einsum("nd,nkd->nk", source.images, words[best])
+    some = words[:: max(1, len(words) // 2_000)]
+    dual, images = _directions(source.fitted.aligner.dual_, source.images, some)
+    (dual, by_dual), (images, by_image) = _squeezed(dual), _squeezed(images)
+    return {
+        "lists": lists.astype("<u2"), "best": best.astype("<u2"), "best-score": _shades(cosines),
+        "dual": dual, "dual-scale": by_dual, "pictures": images, "pictures-scale": by_image,
+        "hubs": source.hubs.astype("<f4"),
+        # How near the first picture of a word is: the length of what a phrase predicts is lost.
+        "top": np.array([np.einsum("wd,wd->w", words, source.images[lists[:, 0]]).mean()], "<f4"),
+    }  # fmt: skip
+
+
+def _parts(rows: Rows) -> Iterable[Rows]:
+    return np.array_split(rows, 1 + len(rows) // _ROWS)
+
+
+def _first(scores: Rows, k: int) -> npt.NDArray[np.int64]:
+    """Return the columns of the k highest of each row, the highest first."""
+    n, columns = scores.shape
+    return first_places(scores, np.full(n, -1), np.zeros(columns, np.int64), k)
+
+
+def _shades(cosines: Rows) -> npt.NDArray[np.uint8]:
+    return np.clip(np.round(cosines * 255), 0, 255).astype(np.uint8)
+
+
+def _squeezed(rows: Rows) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """Return rows as bytes, and what each row of them is to be multiplied by."""
+    scale = np.maximum(np.abs(rows).max(axis=1), 1e-12) / 127
+    return np.round(rows / scale[:, None]).astype(np.int8), scale.astype("<f4")
+
+
+def _directions(dual: Rows, images: Rows, texts: Rows) -> tuple[Rows, Rows]:
+    """Return factors of few columns for duals and images, whose products keep the scores of texts.
+
+    The best of that rank for the scores of `texts` (predicted rows) with `images`.
+    """
+    scores = texts.astype(np.float64) @ images.T
+    pictures = np.linalg.qr(scores.T @ _components(scores.T))[0]
+    return dual @ (images.T @ pictures), pictures
+
+
+def _components(rows: Rows) -> Rows:
+    """Return the WIDTH directions along which rows are longest, about 0, as columns."""
+    from scipy.linalg import eigh
+
+    n = rows.shape[1]
+    found = eigh(rows.T @ rows, subset_by_index=[max(0, n - WIDTH), n - 1])
+    return np.asarray(found[1][:, ::-1])
+
+
+def _text_blocks(searcher: Searcher, vectors: Rows) -> dict[str, Rows]:
+    """Return the words of a page, and names of the head's classes, in few dimensions."""
+    fitted = searcher.source("head").fitted
+    texts = fitted.y.apply(np.concatenate([vectors, searcher.vectors_of(MODIFIERS)]))
+    # Directions of all texts that there are, about 0: kernels look at products.
+    basis = _components(texts)
+    small = texts @ basis
+    small /= np.linalg.norm(small, axis=1, keepdims=True)
+    support, _ = _squeezed(fitted.aligner.support_ @ basis)
+    lengths = np.linalg.norm(support.astype(np.float64), axis=1)
+    return {
+        "texts": np.round(small * 127 / np.abs(small).max()).astype(np.int8), "support": support,
+        "support-scale": (1 / lengths).astype("<f4"),
+    }  # fmt: skip
 
 
 def _hits(
-    words: list[str], terms: int, names: list[str], lists: dict[str, npt.NDArray[np.int64]]
-) -> dict[str, dict[int, bool]]:
-    """Return of each source and name of a file that is a word whether it finds its own picture."""
-    rows = {word.lower(): row for row, word in reversed(list(enumerate(words[:terms])))}
+    terms: list[str], paths: list[str], lists: Sequence[Rows]
+) -> tuple[list[int], list[npt.NDArray[np.bool_]]]:
+    """Return which words are names of files, and of each source whether they find their picture."""
+    rows = {term.lower(): row for row, term in reversed(list(enumerate(terms)))}
     own: dict[int, set[int]] = {}
-    for picture, name in enumerate(names):
+    for picture, name in enumerate(map(name_words, paths)):
         if name in rows:
             own.setdefault(rows[name], set()).add(picture)
-    return {
-        source: {word: bool(mine & {*found[word, :FIRST].tolist()}) for word, mine in own.items()}
-        for source, found in lists.items()
-    }
-
-
-def _far_shares(hits: dict[int, bool], far: dict[int, bool]) -> tuple[Share, ...]:
-    """Return the shares of names that are far from every class, and of the others."""
-    parts = [[hit for word, hit in hits.items() if far[word] is which] for which in (True, False)]
-    return tuple(map(Share.counted, parts)) if min(map(len, parts)) >= FEWEST_NAMES else ()
+    found = [
+        np.array([bool(mine & {*list_[word, :FIRST].tolist()}) for word, mine in own.items()], bool)
+        for list_ in lists
+    ]
+    return list(own), found
 
 
 def _tries(
-    words: list[str],
-    printed: npt.NDArray[np.bool_],
-    lists: npt.NDArray[np.int64],
-    paths: list[str],
+    words: list[str], printed: npt.NDArray[np.bool_], lists: Rows, called: list[set[str]]
 ) -> list[str]:
-    """Return examples, a good one first: words whose pictures are called so, where there are."""
-    called = [set(path_words(path)) for path in paths]
+    """Return examples, a good one first: words whose pictures are called so, then common ones."""
     fair = [i for i in np.flatnonzero(printed).tolist() if " " not in words[i]]
-    right = {
-        i: sum(words[i].lower().removesuffix("s") in called[one] for one in lists[i, :FIRST])
-        for i in (fair if called else ())
-    }
-    ranked = sorted((i for i in right if right[i]), key=lambda i: -right[i]) or fair
-    chosen, seen = [], set[int]()
-    for i in ranked:
-        if lists[i, 0] not in seen and not seen & set(lists[i, :3].tolist()):
+
+    def right(word: int) -> int:
+        name = words[word].lower().removesuffix("s")
+        return sum(name in called[picture] for picture in lists[word, :FIRST])
+
+    chosen, seen = list[str](), set[int]()
+    for i in sorted(fair, key=right, reverse=True):
+        if len(chosen) < 10 and not seen & set(lists[i, :3].tolist()):
             chosen.append(words[i])
             seen |= set(lists[i, :FIRST].tolist())
-        if len(chosen) == 10:
-            break
     return chosen
-
-
-def _blocks(
-    searcher: Searcher,
-    sources: list[Source],
-    answers: dict[str, _Answers],
-    vectors: npt.NDArray[Any],
-) -> dict[str, npt.NDArray[Any]]:
-    """Return the arrays of a page by the id of their element."""
-    fitted = sources[0].fitted
-    texts = fitted.y.apply(np.concatenate([vectors, searcher.vectors_of(MODIFIERS)]))
-    support = fitted.aligner.support_
-    # Principal components of all texts that there are, about 0: kernels look at products.
-    _, basis = np.linalg.eigh(texts.T @ texts)
-    basis = basis[:, ::-1][:, :WIDTH]
-    small = texts @ basis
-    small /= np.linalg.norm(small, axis=1, keepdims=True)
-    rows, scale = _squeezed(support @ basis)
-    lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
-    blocks = {
-        "texts": np.round(small * 127 / np.abs(small).max()).astype(np.int8), "support": rows,
-        "support-scale": (1 / lengths).astype("<f4"),
-        "best": np.stack([a.best for a in answers.values()], axis=1).astype("<u2"),
-        "best-score": np.clip(np.round(
-            np.stack([a.best_scores for a in answers.values()], axis=1) * 255), 0, 255
-        ).astype(np.uint8),
-    }  # fmt: skip
-    for source in sources:
-        some = source.words[:: max(1, len(vectors) // 2_000)]
-        dual, images = _directions(source.fitted.aligner.dual_, source.images, some)
-        found = zip(("dual", "pictures"), (dual, images), strict=True)
-        for name, own in found:
-            rows, scale = _squeezed(own)
-            blocks |= {f"{name}-{source.name}": rows, f"{name}-scale-{source.name}": scale}
-        blocks[f"hubs-{source.name}"] = source.hubs.astype("<f4")
-        blocks[f"lists-{source.name}"] = answers[source.name].lists.astype("<u2")
-    return blocks
 
 
 def fit_thumbnails(thumbs: list[bytes]) -> list[bytes]:
@@ -367,31 +290,24 @@ def fit_thumbnails(thumbs: list[bytes]) -> list[bytes]:
     """
     from PIL import Image
 
-    low, high = min(BUDGET), max(BUDGET)
-    share = min(1.0, max(0.0, (len(thumbs) - low) / (high - low)))
-    budget = BUDGET[low] + share * (BUDGET[high] - BUDGET[low])
+    def drawn(some: list[bytes], quality: int, side: int) -> list[bytes]:
+        return [
+            one and thumbnail_webp(Image.open(io.BytesIO(one)), side=side, quality=quality)
+            for one in some
+        ]
 
-    def drawn(data: bytes, quality: int, side: int) -> bytes:
-        if not data:
-            return data
-        image, buffer = Image.open(io.BytesIO(data)).convert("RGB"), io.BytesIO()
-        image.thumbnail((side, side), Image.Resampling.LANCZOS)
-        image.save(buffer, format="WEBP", quality=quality, method=4)
-        return buffer.getvalue()
-
+    budget = np.interp(len(thumbs), [*BUDGET], [*BUDGET.values()])
     if sum(map(len, thumbs)) <= budget:
         return thumbs
     sample = thumbs[:: max(1, len(thumbs) // 64)]
-    for size in _SIZES:
-        if sum(len(drawn(one, *size)) for one in sample) * len(thumbs) / len(sample) <= budget:
-            break
-    return [drawn(one, *size) for one in thumbs]
+    share = budget * len(sample) / len(thumbs)
+    fits = (size for size in _SIZES if sum(map(len, drawn(sample, *size))) <= share)
+    return drawn(thumbs, *next(fits, _SIZES[-1]))
 
 
 def _style() -> str:
-    light, dark = css_variables("light"), css_variables("dark")
-    dark = f"@media(prefers-color-scheme:dark){{:root{{{dark}}}}}"
-    return f":root{{{light}}}\n{dark}\n{resource('search.css')}"
+    light, dark = (f":root{{{css_variables(mode)}}}" for mode in ("light", "dark"))
+    return f"{light}\n@media(prefers-color-scheme:dark){{{dark}}}\n{resource('search.css')}"
 
 
 def _policy(style: str, script: str, *, serve: bool) -> str:

@@ -276,7 +276,7 @@ def extract_command(
                 ProgressBar(f"{job.source.name}/{kind}", "rows", doing=loading) as bar,
                 show_log("featstore.extraction.options"),
             ):
-                show = partial(_show_progress, bar)
+                show = partial(show_progress, bar)
                 job.config = replace(job.config, log=path, on_progress=show)
                 found = run_extraction(job, place)
         results += found
@@ -287,7 +287,7 @@ def extract_command(
     return EXIT_SKIPPED if any(result.failed for result in results) else 0
 
 
-def _show_progress(bar: ProgressBar, progress: Progress) -> None:
+def show_progress(bar: ProgressBar, progress: Progress) -> None:
     """Show where an extraction stands, and at its end what limited the speed."""
     bar.update(
         progress.rows_done,

@@ -6,9 +6,12 @@ import base64
 import hashlib
 import io
 import json
+import multiprocessing
 import os
 import re
 import shlex
+import shutil
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,10 +27,29 @@ from bench import search
 from bench.cli.search import _again, _strip, search_command
 from bench.errors import BenchError
 from bench.report import search as pages
-from bench.report.search import Share, fit_thumbnails, search_page, served_answer
-from bench.search import Listing, Searcher, Source, hubs, list_pictures, useful_name
+from bench.report.search import fit_thumbnails, search_page
+from bench.search import (
+    SOURCES,
+    Listing,
+    Searcher,
+    Source,
+    default_dataset,
+    hubs,
+    list_pictures,
+)
 from bench.words import MODIFIERS
+from featstore.durable import seal
+from featstore.errors import ManifestError
+from fitters.prototypes import CONTROLS
 from tests.assertions import assert_close, assert_same
+from tests.bench.test_report_browser import Seen, axe, chromium
+
+__all__ = ["chromium"]
+
+WORDS = [
+    "cat", "dog", "horse", "cow", "sheep", "goat", "lion", "tiger", "bear", "wolf", "fox", "whale",
+    "car", "truck", "train", "ship", "boat", "tree", "flower", "house", "bridge", "chair", "table",
+]  # fmt: skip
 
 
 def picture(path: Path, seed: int, side: int = 40) -> Path:
@@ -38,34 +60,6 @@ def picture(path: Path, seed: int, side: int = 40) -> Path:
 
 
 # ---- which pictures ------------------------------------------------------------------------------
-
-
-def test_hidden_linked_and_hostile_files_are_left(tmp_path: Path) -> None:
-    root, outside = tmp_path / "photos", tmp_path / "outside"
-    picture(root / "b" / "cat.png", 1)
-    picture(root / "a.jpg", 2)
-    picture(outside / "secret.png", 3)
-    picture(root / ".hidden.png", 4)
-    picture(root / ".git" / "x.png", 5)
-    (root / "notes.txt").write_text("no picture")
-    (root / "out.png").symlink_to(outside / "secret.png")
-    (root / "in.png").symlink_to(root / "a.jpg")
-    (root / "elsewhere").symlink_to(outside)
-    os.mkfifo(root / "pipe.png")
-    for name in ("new\nline.png", "es\x1b]0;cape.png", "back\\slash.png", "a.tar::b.png"):
-        picture(root / name, 6)
-    (root / os.fsdecode(b"\xff.png")).write_bytes(b"x")
-    (root / "folder.png").mkdir()
-    known: dict[str, list[Any]] = {}
-    found = list_pictures(root, known)
-    assert list(found.files) == ["a.jpg", "b/cat.png"]
-    assert found.files["a.jpg"] == hashlib.sha256((root / "a.jpg").read_bytes()).hexdigest()
-    assert found.others == 1
-    assert found.skipped["out.png"] == found.skipped["in.png"] == "a link"
-    assert found.skipped["pipe.png"] == "no plain file"
-    assert found.skipped["\\udcff.png"] == "its name is not UTF-8"
-    assert len(found.skipped) == 8
-    assert not [path for path in found.skipped if "secret" in path]
 
 
 def test_a_file_is_read_again_where_size_or_time_changed(tmp_path: Path) -> None:
@@ -81,60 +75,191 @@ def test_a_file_is_read_again_where_size_or_time_changed(tmp_path: Path) -> None
     assert list_pictures(tmp_path, known).files["a.png"] not in (first, "remembered")
 
 
-def test_what_cannot_be_read_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    picture(tmp_path / "a.png", 1)
-    picture(tmp_path / "b.png", 1)
-    whole = search._sha256
-
-    def refused(path: Path) -> str:
-        if path.name == "a.png":
-            raise PermissionError(13, "Permission denied")
-        return whole(path)
-
-    monkeypatch.setattr(search, "_sha256", refused)
-    found = list_pictures(tmp_path, {})
-    assert (list(found.files), found.skipped) == (["b.png"], {"a.png": "Permission denied"})
+def fewer_words(patch: pytest.MonkeyPatch) -> None:
+    """Let the words of a search, and the texts of each class of the head, be few."""
+    patch.setattr(search, "vocabulary", lambda _: dict.fromkeys(WORDS, True))
+    choice = search.PromptChoice(variants=("name",), templates=("none", "photo"))
+    patch.setattr(search, "PromptChoice", lambda **_: choice)
 
 
-def test_a_second_run_encodes_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Real pictures through the real encoder; the words take no part."""
-    monkeypatch.setattr(search, "_encode_words", lambda *_: None)
-    root, store = tmp_path / "photos", tmp_path / "store"
-    for number in range(3):
-        picture(root / f"{number}.png", number)
-    picture(root / "copy of 0.png", 0)
-    (root / "broken.jpg").write_bytes(b"no picture")
-    before = {path: path.read_bytes() for path in root.iterdir()}
+def command(*typed: Any, **more: Any) -> Any:
+    """Run the command with few words; leave the mask of new files as it was."""
     mask = os.umask(0o077)
     try:
-        first = search.prepare(root, store, lambda *_: None)
-        assert (first.encoded, len(first.paths)) == (3, 4)
-        assert "broken.jpg" in first.listing.skipped
-        assert all(first.thumbnails)
-        assert_same(first.vectors[0], first.vectors[-1])  # the copy
-        again = search.prepare(root, store, lambda *_: None)
-        assert (again.encoded, again.paths) == (0, first.paths)
-        (root / "0.png").unlink()
-        picture(root / "1.png", 10)
-        picture(root / "new" / "3.png", 11)
-        third = search.prepare(root, store, lambda *_: None)
+        with pytest.MonkeyPatch.context() as patch:
+            fewer_words(patch)
+            words = list(map(str, typed))
+            return CliRunner().invoke(search_command, words, standalone_mode=False, **more)
     finally:
         os.umask(mask)
-    assert third.encoded == 2
-    assert third.paths == ["1.png", "2.png", "copy of 0.png", "new/3.png"]
-    assert_same(third.vectors[1], first.vectors[2])
-    assert not np.array_equal(third.vectors[0], first.vectors[1])
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as people have them: of pictures, and of all that is none."""
+    root = tmp_path_factory.mktemp("mixed") / "photos"
+    for number, word in enumerate(WORDS[:12]):
+        picture(root / "animals" / f"{word}.png", number)
+    picture(root / "copy of 0.png", 0)
+    whole = picture(root / "whole.jpg", 20, side=400).read_bytes()
+    (root / "cut.jpg").write_bytes(whole[: len(whole) // 3])
+    (root / "broken.jpg").write_bytes(b"no picture")
+    (root / "empty.gif").touch()
+    (root / "notes.txt").write_text("no picture")
+    picture(root / ".hidden.png", 4)
+    picture(root / ".git" / "x.png", 5)
+    picture(root.parent / "outside" / "secret.png", 3)
+    (root / "link.png").symlink_to(root / "whole.jpg")
+    (root / "out.png").symlink_to(root.parent / "outside" / "secret.png")
+    (root / "elsewhere").symlink_to(root.parent / "outside")
+    (root / "loop").symlink_to(root)
+    (root / "folder.png").mkdir()
+    (root / os.fsdecode(b"\xff.png")).write_bytes(b"x")
+    (root / "locked.png").write_bytes(whole)
+    Image.new("1", (18_000, 18_000)).save(root / "huge.png")
+    for name in ("new\nline", "back\\slash", "a.tar::b", "esc\x1b[2Jape", "<b>bold&amp;",
+                 "été 写真", "'; rm -rf $HOME", "-rf", "a" * 240):  # fmt: skip
+        picture(root / f"{name}.png", len(name))
+    return root
+
+
+@pytest.fixture(scope="module")
+def clean(mixed: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Any]:
+    """The store and the page of the mixed folder, and what the command said."""
+    place = tmp_path_factory.mktemp("clean")
+    before = {path: path.read_bytes() for path in mixed.rglob("*") if path.is_file()}
+    os.mkfifo(mixed / "pipe.png")
+    with pytest.MonkeyPatch.context() as patch:
+        # Root may read everything.
+        refuse(patch, "locked.png")
+        said = command(mixed, "--store", place / "store", "-o", place / "page.html", "--no-open")
+    assert {path: path.read_bytes() for path in before} == before
+    return place / "store", place / "page.html", said
+
+
+def refuse(patch: pytest.MonkeyPatch, name: str) -> None:
+    """Let no file of a name be read."""
+    whole = search.file_sha256
+
+    def refused(path: Path) -> str:
+        if path.name == name:
+            raise ManifestError(f"Cannot read {path}: Permission denied.")
+        return whole(path)
+
+    patch.setattr(search, "file_sha256", refused)
+
+
+def test_a_mixed_folder_is_searched_and_the_rest_is_said(
+    mixed: Path, clean: tuple[Path, Path, Any]
+) -> None:
+    store, page, said = clean
+    assert (said.return_value, said.exception) == (3, None), said.output
+    meta, _ = parts(page.read_text("utf-8"))
+    names = {Path(path).name for path in meta["files"]}
+    assert {"cat.png", "whole.jpg", "été 写真.png", "-rf.png", "<b>bold&amp;.png"} <= names
+    assert not names & {"cut.jpg", "broken.jpg", "huge.png", "link.png", "locked.png", "notes.txt",
+                        ".hidden.png", "x.png", "secret.png", "out.png", "pipe.png"}  # fmt: skip
+    assert "\x1b" not in said.output
+    left_out = [line for line in said.output.splitlines() if line.startswith("skipped")]
+    assert sum(int(line.split()[1].rstrip(":")) for line in left_out) == 13, left_out
+    for word in ("a link (link.png, …)", "no plain file (pipe.png)", "not UTF-8 (\\udcff.png)",
+                 "backslash", "a part", "Permission denied (locked.png)", "control character",
+                 "empty.gif", "cut.jpg", "broken.jpg", "pixels"):  # fmt: skip
+        assert any(word in line for line in left_out), (word, left_out)
     files = [path for path in store.rglob("*") if path.is_file()]
-    assert files
     assert not [path for path in files if path.stat().st_mode & 0o077]
-    left = {path: path.read_bytes() for path in root.iterdir() if path.is_file()}
-    assert {p: d for p, d in left.items() if p.name != "1.png"}.items() <= before.items()
+
+
+def test_a_query_is_answered_by_what_was_fitted(
+    mixed: Path, clean: tuple[Path, Path, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = clean[0]
+    with monkeypatch.context() as patch:
+        refuse(patch, "locked.png")
+        patch.setattr(search, "fit_from_store", lambda *_: pytest.fail("fitted again"))
+        patch.setattr(search, "run_logged", lambda *_: pytest.fail("encoded again"))
+        queries = [command(mixed, "a cat", "--store", store, "--source", by) for by in SOURCES]
+        asked = command(mixed, "-i", "--store", store, input="a cat\na cat:random\n\n")
+    lines = [query.stdout.splitlines() for query in queries]
+    assert [len(one) for one in lines] == [10] * 3
+    assert lines[0] != lines[1] != lines[2]
+    assert asked.stdout.splitlines() == lines[0] + lines[1]
+    # Another fit, in this process: what is on disk is what follows from the store.
+    for by in SOURCES:
+        file = store / "search" / f"{default_dataset(mixed)}-{by}" / "arrays.safetensors"
+        file.chmod(0o600)
+        file.write_bytes(b"damaged")
+    fewer_words(monkeypatch)
+    refuse(monkeypatch, "locked.png")
+    page = search_page(search.prepare(mixed, store, print, print), "photos").html
+    assert page == clean[1].read_text("utf-8")
+    # The controls are those of every study.
+    assert set(SOURCES) - {"head"} <= CONTROLS.keys()
+
+
+def test_a_second_run_encodes_what_is_new(
+    mixed: Path, clean: tuple[Path, Path, Any], tmp_path: Path
+) -> None:
+    """In a store that has another folder, and the words."""
+    root, store = tmp_path / "photos", clean[0]
+    shutil.copytree(mixed / "animals", root)
+    first = command(root, "--store", store, "-o", tmp_path / "1.html", "--no-open", "--json")
+    assert json.loads(first.stdout)["pictures"] == 12
+    (root / "cat.png").unlink()
+    picture(root / "dog.png", 30)
+    picture(root / "new" / "whale.png", 31)
+    then = command(root, "cat", "--top", 20, "--store", store)
+    assert "12 pictures, 2 of them new" in then.stderr
+    paths = {line.split("\t")[2] for line in then.stdout.splitlines()}
+    assert paths == {*(path.relative_to(root).as_posix() for path in root.rglob("*.png"))}
+    assert "cat.png" not in paths
+
+
+#: What dies, and when: after the pictures, after the words, between two fits, while the page is
+#: written.
+MOMENTS = {
+    "pictures": "bench.search.draw_thumbnails", "words": "bench.search.extract_head",
+    "fits": "bench.search.Source", "page": "featstore.durable.seal",
+}  # fmt: skip
+
+
+def search_until(moment: str, root: Path, store: Path, page: Path) -> None:
+    """Search in this process, and be killed at a moment."""
+    patch = pytest.MonkeyPatch()
+
+    def die(*given: Any, **_: Any) -> Any:
+        if moment == "page" and not given[0].name.startswith(f".{page.name}"):
+            return seal(*given, **_)
+        os.kill(os.getpid(), signal.SIGKILL)
+        return None
+
+    refuse(patch, "locked.png")
+    if moment:
+        patch.setattr(MOMENTS[moment], die)
+    command(root, "--store", store, "-o", page, "--no-open")
+
+
+def test_a_run_that_was_killed_at_any_moment_goes_on(
+    mixed: Path, clean: tuple[Path, Path, Any], tmp_path: Path
+) -> None:
+    """In a store that has the words, and the same pictures of another folder."""
+    root, page = tmp_path / mixed.name, tmp_path / "out" / "page.html"
+    shutil.copytree(mixed, root, symlinks=True)
+    start = multiprocessing.get_context("spawn").Process
+    for moment in (*MOMENTS, ""):
+        process = start(target=search_until, args=(moment, root, clean[0], page))
+        process.start()
+        process.join()
+        assert process.exitcode == (-signal.SIGKILL if moment else 0), moment
+        assert page.exists() == (not moment)
+    assert page.read_bytes() == clean[1].read_bytes()
+    assert [path.name for path in page.parent.iterdir()] == [page.name]
 
 
 def test_a_folder_without_a_picture_says_what_it_has(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("x")
-    with pytest.raises(BenchError, match=r"no picture that can be read \(1 other file"):
-        search.prepare(tmp_path, tmp_path / "store", lambda *_: None)
+    with pytest.raises(BenchError, match="needs two different pictures"):
+        search.prepare(tmp_path, tmp_path / "store", print, print)
 
 
 # ---- who answers ---------------------------------------------------------------------------------
@@ -168,7 +293,7 @@ class Fitted:
         return rows
 
 
-def toy(named: bool = True, n: int = 40, width: int = 12) -> Searcher:
+def toy(n: int = 40, width: int = 12) -> Searcher:
     """Return a search whose picture i answers to word i best, and to random vectors at random."""
     rng = np.random.default_rng(5)
     letters = "abcdefghijklmnopqrstuvwxyz"
@@ -176,21 +301,19 @@ def toy(named: bool = True, n: int = 40, width: int = 12) -> Searcher:
     words = [*terms, *MODIFIERS]
     vectors = unit(rng, len(words), width)
     paths = [f"box/{word}.png" for word in list(terms)[:n]]
-    listing = Listing(Path("/photos"), dict.fromkeys(paths, "x"), paths, {}, 0)
+    listing = Listing(Path("/photos"), dict.fromkeys(paths, "x"), {})
     made = Searcher(listing, Path("/store"), "photos")
     data = io.BytesIO()
     Image.new("RGB", (8, 8), "red").save(data, "WEBP")
     made.__dict__ |= {
-        "paths": paths, "terms": terms, "names": [useful_name(path) for path in paths],
-        "words": list(terms), "thumbnails": [data.getvalue()] * n,
+        "paths": paths, "terms": terms, "words": list(terms), "thumbnails": [data.getvalue()] * n,
         "_word_rows": dict(zip(words, vectors, strict=True)),
         "classes": (["cat", "dog"], unit(rng, 2, width)),
     }  # fmt: skip
     for name in search.SOURCES:
         images = vectors[:n] if name == "head" else unit(rng, n, width)
-        rows = vectors[: len(terms)]
-        near = hubs(images, rows)
-        made._sources[name] = Source(name, Fitted(width), images, rows, near)  # type: ignore[arg-type]
+        near = hubs(images, vectors[: len(terms)])
+        made._sources[name] = Source(Fitted(width), images, near)  # type: ignore[arg-type]
     return made
 
 
@@ -198,11 +321,11 @@ def test_answers_are_corrected_for_hubs() -> None:
     made = toy()
     source = made.source("head")
     made.encode = lambda _: made.vectors_of(["thingac"])  # type: ignore[method-assign]
-    answers, near, _ = made.ask("anything", "head", 5)
+    near, _, [answers] = made.ask("anything", [source], 5)
     expected = source.images @ made.vectors_of(["thingac"])[0] - source.hubs / 2
     order = np.argsort(-expected)[:5]
-    assert [one.path for one in answers] == [made.paths[i] for i in order]
-    assert_close(np.array([one.score for one in answers]), expected[order], np.float32)
+    assert [row for row, _ in answers] == order.tolist()
+    assert_close(np.array([score for _, score in answers]), expected[order], np.float32)
     assert near in ("cat", "dog")
 
 
@@ -221,21 +344,24 @@ def test_the_lists_of_a_page_are_exact_and_its_shares_counted() -> None:
     assert meta["words"][: meta["n_words"]] == made.words
     for name in search.SOURCES:
         source = made.source(name)
-        scores = source.ask(made.vectors_of(made.words))
-        deep = min(pages.DEEP[name], len(made.paths))
+        scores = source.scores(source.predict(made.vectors_of(made.words)))
+        deep = min(pages.DEEP, len(made.paths))
         lists = np.frombuffer(base64.b64decode(blocks[f"lists-{name}"]), "<u2").reshape(-1, deep)
         assert_same(lists.astype(int), np.argsort(-scores, axis=1, kind="stable")[:, :deep])
         hits = sum(i in lists[i, :8] for i in range(40))
-        assert (page.shares[name].found, page.shares[name].of) == (hits, 40)
-    assert page.shares["head"].found == 40
-    assert page.shares["random"].found < 20
+        assert (page.shares[name]["found"], page.shares[name]["of"]) == (hits, 40)
+    assert page.shares["head"]["found"] == 40
+    assert page.shares["random"]["found"] < 20
     assert page.chance == pytest.approx(0.2)
 
 
 def test_nothing_is_printed_on_a_picture_that_may_not_be() -> None:
     made = toy()
     meta, blocks = parts(search_page(made, "photos").html)
-    best = set(np.frombuffer(base64.b64decode(blocks["best"]), "<u2").tolist())
+    best = {
+        i for name in search.SOURCES
+        for i in np.frombuffer(base64.b64decode(blocks[f"best-{name}"]), "<u2").tolist()
+    }  # fmt: skip
     quiet = {i for i, shown in enumerate(made.terms.values()) if not shown}
     assert quiet
     assert set(meta["quiet"]) == quiet
@@ -250,7 +376,7 @@ def test_few_names_give_no_number() -> None:
     assert search_page(toy(n=30), "photos").shares
 
 
-@pytest.mark.parametrize("n", [1, 2, 9])
+@pytest.mark.parametrize("n", [2, 9])
 def test_a_folder_may_be_small(n: int) -> None:
     meta, blocks = parts(search_page(toy(n=n), "photos").html)
     assert len(meta["files"]) == n
@@ -298,10 +424,6 @@ def test_a_served_page_asks_for_pictures_by_number() -> None:
     page = search_page(made, "photos", serve=True)
     assert "thumbs" not in parts(page.html)[1]
     assert "connect-src &#39;self&#39;" in page.html
-    made.encode = lambda _: made.vectors_of(["thingab"])  # type: ignore[method-assign]
-    answer = served_answer(made, [1, 5, 7], "x")
-    assert answer["pictures"][0][0] == 0
-    assert [sorted(one) for one in answer["pictures"]] == [[0, 1, 2]] * 3
 
 
 def test_phrases_are_scored_as_by_the_whole_vectors() -> None:
@@ -320,19 +442,6 @@ def test_bytes_are_near_to_what_they_stand_for(n: int, width: int, seed: int) ->
     assert (worst <= np.abs(rows).max(axis=1) / 127 * 0.501).all()
 
 
-@given(st.integers(1, 12), st.integers(0, 99))
-def test_the_first_are_those_of_a_sort(k: int, seed: int) -> None:
-    scores = np.random.default_rng(seed).permuted(np.tile(np.arange(12.0), (5, 1)), axis=1)
-    assert_same(pages._first(scores, k), np.argsort(-scores, axis=1)[:, :k])
-
-
-def test_an_interval_is_wilsons() -> None:
-    """Against the table of Newcombe (1998), 81 of 263."""
-    share = Share.counted([True] * 81 + [False] * 182)
-    assert (round(share.low, 4), round(share.high, 4)) == (0.2553, 0.3662)
-    assert (share.percent, share.interval) == ("31 %", "26–37 %")
-
-
 def test_thumbnails_fit_their_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     thumbs = []
@@ -343,14 +452,59 @@ def test_thumbnails_fit_their_budget(monkeypatch: pytest.MonkeyPatch) -> None:
         thumbs.append(data.getvalue())
     whole = sum(map(len, thumbs))
     assert fit_thumbnails(thumbs) == thumbs
-    for share in (0.9, 0.5):
-        monkeypatch.setattr(pages, "BUDGET", {600: whole * share, 5_000: whole})
+    for part in (0.9, 0.5):
+        monkeypatch.setattr(pages, "BUDGET", {600: whole * part, 5_000: whole})
         fitted = fit_thumbnails([*thumbs, b""])
-        assert sum(map(len, fitted)) <= whole * share
+        assert sum(map(len, fitted)) <= whole * part
         assert fitted[-1] == b""
 
 
 # ---- the command ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_can_be_used_by_everybody(
+    chromium: Any, clean: tuple[Path, Path, Any], scheme: str
+) -> None:
+    """From a phone to a wide screen, by the keyboard; axe-core finds nothing."""
+    for width in (320, 768, 1440, 1920):
+        context = chromium.new_context(
+            color_scheme=scheme, viewport={"width": width, "height": 900}, bypass_csp=True
+        )
+        page = context.new_page()
+        seen = Seen(page)
+        page.goto(clean[1].as_uri())
+        page.evaluate(axe())
+
+        def check(page: Any = page) -> None:
+            found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
+            assert [(one["id"], one["nodes"][0]["html"]) for one in found] == []
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+        check()
+        page.keyboard.press("Control+k")
+        page.keyboard.type("hors")
+        page.locator("#list [role=option]").first.wait_for()
+        check()
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("Enter")
+        assert page.locator("h2").first.inner_text().startswith("“horse”")
+        page.locator("#by-all").focus()
+        page.keyboard.press("ArrowRight")
+        assert page.locator(".said h2 span").inner_text() == "by the head"
+        page.locator(".grid button").first.focus()
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("Enter")
+        assert page.locator("#one").evaluate("dialog => dialog.open")
+        check()
+        page.keyboard.press("Escape")
+        assert page.evaluate("document.activeElement.closest('.grid') !== null")
+        page.locator("#q").fill("qzxqzx")
+        page.keyboard.press("Enter")
+        check()
+        assert (seen.messages, seen.dialogs) == ([], [])
+        assert {url for url in seen.requests if url[:5] != "data:"} == {clean[1].as_uri()}
+        context.close()
 
 
 def run(*words: str, **more: Any) -> Any:
@@ -374,7 +528,7 @@ def test_a_folder_that_is_none_is_guessed(tmp_path: Path) -> None:
     result = run(str(tmp_path / "Picturs"))
     assert result.exit_code == 2
     assert "Did you mean" in result.output
-    assert "Pictures?" in result.output
+    assert "'Pictures'?" in result.output
 
 
 @pytest.mark.parametrize("flag", ["-o", "--store"])
