@@ -388,14 +388,15 @@ def cells_of(block: pl.DataFrame, sums: pl.DataFrame, root: Path) -> list[Cell]:
     if sums.is_empty():
         return []
     runs, arena = block.unique("run_id", maintain_order=True), tuple(block.select(ARENA).row(0))
-    clusters = np.unique(sums["cluster_id"].to_numpy().astype(str))
+    names = sums["cluster_id"].unique().sort()
+    clusters = names.to_numpy().astype(str)
     known = sums.group_by("run_id").agg(pl.col("queries").first())
     runs = runs.join(known, on="run_id", how="inner", maintain_order="left").with_columns(
         pl.col("control_draw").fill_null(pl.col("seed")),
         pl.max_horizontal("n_images_fitted", "n_shots").alias("fitted"),
     )
-    places = np.searchsorted(clusters, sums["cluster_id"].to_numpy().astype(str))
-    sums = sums.drop("queries", "cluster_id").with_columns(pl.Series("cluster", places))
+    place = pl.col("cluster_id").replace_strict(names, range(len(names)), return_dtype=pl.Int64)
+    sums = sums.with_columns(place.alias("cluster")).drop("queries", "cluster_id")
     out = []
     for key, cell in runs.group_by(["method", "source", "n_pairs", *SETTINGS], maintain_order=True):
         method, source, n_pairs, *settings = key

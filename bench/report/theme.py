@@ -7,6 +7,7 @@ all common forms of colour blindness, and every role has its own marker and dash
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 import textwrap
@@ -119,7 +120,7 @@ class Figure:
     subtitle : str
         What is drawn and its unit.
     caption : str
-        The numbers that a reader needs to quote it; also the text read in place of the picture.
+        What a reader needs to quote it, in one sentence; also read in place of the picture.
     data : DataFrame
         What is drawn, unrounded.
     draw : callable
@@ -175,13 +176,14 @@ class Figure:
         end = body.index(">") + 1
         return f"{opening}{body[len('<svg ') : end]}{words}{body[end:]}"
 
-    def files(self) -> dict[str, bytes]:
-        """Return what lies beside a page, by ending: pictures with the words inside, and data."""
-        return {
-            ".svg": self._saved("svg", {"Date": None}, words=True),
-            ".png": self._saved("png", {"Software": None}, words=True),
-            ".csv": comma_separated(self.data).encode("utf-8"),
-        }
+    def png(self) -> bytes:
+        """Return the drawing as a picture, with the words inside."""
+        return self._saved("png", {"Software": None}, words=True)
+
+    def links(self) -> dict[str, str]:
+        """Return what a page holds to be saved, as addresses by ending: picture and numbers."""
+        csv = comma_separated(self.data).encode("utf-8")
+        return {"png": data_uri("image/png", self.png()), "csv": data_uri("text/csv", csv)}
 
     def pdf(self) -> bytes:
         """Return the drawing as a PDF without words: TrueType fonts embedded, and no date."""
@@ -209,7 +211,7 @@ class Figure:
         return f"{self.label}: {self.title}"
 
     def _repr_png_(self) -> bytes:
-        return self.files()[".png"]
+        return self.png()
 
     @needs_extra("A figure")
     def _saved(self, form: str, metadata: dict[str, Any], *, words: bool = False) -> bytes:
@@ -219,8 +221,13 @@ class Figure:
         with rc_context(STYLE), warnings.catch_warnings():
             # Of a name in another script: a browser has a typeface for it.
             warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
-            self.drawing(words=words).savefig(buffer, format=form, metadata=metadata, dpi=180)
+            self.drawing(words=words).savefig(buffer, format=form, metadata=metadata, dpi=144)
         return buffer.getvalue()
+
+
+def data_uri(kind: str, content: bytes) -> str:
+    """Return the address of a content of a MIME type that holds the content itself."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def numbered(figures: Iterable[Figure | None]) -> list[Figure]:

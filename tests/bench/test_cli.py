@@ -147,6 +147,25 @@ def test_lists_of_settings_then_table_and_compare(bench, smoke_store, tmp_path):
     one_line(err, "no method 'csa'", "It has: 'ridge'")
 
 
+def test_where_leaves_the_rows_of_a_value(bench, smoke_results):
+    asked = ("eval", "table", smoke_results, "--json", "--part", "comparisons", "--where")
+    rows = json.loads(bench(*asked, "task=zero_shot", "--where", "eval=all-names")[1])["comparisons"]
+    assert {(row["task"], row["eval"]) for row in rows} == {("zero_shot", "all-names")}
+
+
+def test_report_takes_the_store_beside_the_results_and_two_folders_need_none(
+    bench, of_ridge, smoke_store, tmp_path
+):
+    shutil.copytree(of_ridge, tmp_path / "r")
+    shutil.copytree(smoke_store, tmp_path / "store")
+    code, out, err = bench("report", tmp_path / "r")
+    assert code == 0, err
+    assert f"--store {tmp_path / 'store'}" in out + err
+    assert (tmp_path / "r.html").is_file()
+    out = bench("report", of_ridge, tmp_path / "r", "-o", tmp_path / "page.html")[1]
+    assert out.startswith("A and B agree in all ")
+
+
 TASK = ["eval", "task", "zero_shot", "--store", "x", "-o", "y"]
 BAD_USAGE = [
     (["eval", "tabel"], ["Did you mean 'table'?"]),
@@ -186,7 +205,7 @@ def test_errors_are_one_line_and_exit_1(bench, smoke_results, smoke_store, tmp_p
         (["eval", "run", "demo", "--store", smoke_store, "-o", out], "headstock extract"),
         (["ls", no], f"{no} does not exist"),
         (["eval", "table", no], "headstock eval run"),
-        (["eval", "table", smoke_results, "--task=few_shot"], "Known tasks: retrieval, zero_shot"),
+        (["eval", "table", smoke_results, "--where=task=few_shot"], "It has: retrieval, zero_shot"),
         (["eval", "table", smoke_results, "--metrics", "accuracy"], "It has: MRR"),
         (["eval", "table", smoke_results, "--suite", "demo"], "Known suites: smoke"),
         (["report", smoke_results, "--store", no, "-o", out], "does not exist"),
