@@ -142,11 +142,14 @@ def table_command(
 def _print_summary(
     results: Path, rows: pl.DataFrame, table: pl.DataFrame, bold: Collection[tuple[Any, ...]]
 ) -> None:
-    from bench.suites.few_shot import few_shot_claim
     from bench.tables import SUMMARY_WIDTH, summary
 
-    found, claim = summary(table, bold), few_shot_claim(results, rows)
-    said = "" if claim is None else f"{claim.learner}: {claim.sentence}"
+    found, said = summary(table, bold), ""
+    if "few_shot" in rows["task"]:
+        from bench.suites.few_shot import few_shot_claim
+
+        claim = few_shot_claim(results, rows)
+        said = "" if claim is None else f"{claim.learner}: {claim.sentence}"
     for text in filter(None, (found.sentence, said, found.caption)):
         click.echo(textwrap.fill(text, SUMMARY_WIDTH))
     found.table.plain.show()
