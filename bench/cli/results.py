@@ -469,8 +469,7 @@ def report_command(
         )
         return
     click.echo(written.answer)
-    more = "".join(f", {path}" for path in written.files)
-    click.echo(f"Wrote {written.page}, {human_bytes(size)}{more}")
+    click.echo(f"Wrote {written.page}, {human_bytes(size)}")
 
 
 @click.command(

@@ -407,12 +407,14 @@ def pairs_figure(table: pl.DataFrame, comparisons: pl.DataFrame, method: str) ->
     def draw(figure: Any) -> None:
         upper, lower = figure.subfigures(2, 1, height_ratios=(3, 2)) if small else (figure, None)
         for own, part in ((large, upper), (small, lower))[: 1 + bool(small)]:
-            for axes, panel in zip(panels(part, len(own), 4, sharey=True), own, strict=True):
+            drawn = panels(part, len(own), 4, sharey=True)
+            for axes, panel in zip(drawn, own, strict=True):
                 _curves(axes, lines[panel])
                 axes.set_title(f"{way(panel[0])},\n{panel[1]}")
-                if own is large:
-                    axes.set_xlabel("real pairs, in even steps")
-                    end_labels(axes, _ends(lines[panel], panel[1]))
+            # Labels keep a distance on the axis that all panels share: only now is it known.
+            for axes, panel in zip(drawn, own, strict=True) if own is large else ():
+                axes.set_xlabel("real pairs, in even steps")
+                end_labels(axes, _ends(lines[panel], panel[1]))
 
     title = method_title(method)
     counts = {row["n_pairs"]: row["pairs"] for row in lines[large[0]]}

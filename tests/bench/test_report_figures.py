@@ -191,6 +191,13 @@ def test_files_have_their_words_inside(figures):
     assert pl.read_csv(numbers)["value"].to_list() == pytest.approx(figure.data["value"].to_list())
 
 
+def test_labels_keep_their_distance_where_panels_share_an_axis(figures):
+    first = figures["pairs"].drawing.axes[0]
+    places = sorted(text.xyann[1] for text in first.texts)
+    assert len(places) > 2
+    assert np.diff(places).min() > np.ptp(first.get_ylim()) / 10 - 1e-6
+
+
 @given(st.lists(st.floats(-50, 50), min_size=1, max_size=8))
 def test_labels_keep_order_and_distance(wanted):
     from matplotlib.figure import Figure
