@@ -91,7 +91,7 @@ def _method_order() -> list[str]:
 
     `METHODS` begins with the main one, and what is simpler follows.
     """
-    closed = [name for name, method in METHODS.built_in.items() if method.fitted_on != "training"]
+    closed = [name for name, method in METHODS.built_in.items() if not method.is_trained]
     return list(dict.fromkeys([*_NOT_FITTED, *reversed(closed), *METHODS]))
 
 
@@ -287,7 +287,7 @@ class Cell:
     def is_drawn(self) -> bool:
         """Whether another seed would give another result."""
         task = self.arena[ARENA.index("task")]
-        trained = getattr(METHODS.get(self.method), "fitted_on", "") == "training"
+        trained = getattr(METHODS.get(self.method), "is_trained", False)
         shots = task == "few_shot" or "/" in self.n_pairs
         return (
             self.fresh or shots or trained or self.source in CONTROLS
@@ -388,18 +388,25 @@ def cells_of(block: pl.DataFrame, sums: pl.DataFrame, root: Path) -> list[Cell]:
     if sums.is_empty():
         return []
     runs, arena = block.unique("run_id", maintain_order=True), tuple(block.select(ARENA).row(0))
-    clusters = np.unique(sums["cluster_id"].to_numpy().astype(str))
+    names = sums["cluster_id"].unique().sort()
+    clusters = names.to_numpy().astype(str)
     known = sums.group_by("run_id").agg(pl.col("queries").first())
     runs = runs.join(known, on="run_id", how="inner", maintain_order="left").with_columns(
         pl.col("control_draw").fill_null(pl.col("seed")),
         pl.max_horizontal("n_images_fitted", "n_shots").alias("fitted"),
     )
-    places = np.searchsorted(clusters, sums["cluster_id"].to_numpy().astype(str))
-    sums = sums.drop("queries", "cluster_id").with_columns(pl.Series("cluster", places))
+    number = pl.col("cluster_id").replace_strict(names, range(len(names)), return_dtype=pl.Int64)
+    sums = sums.with_columns(number.alias("cluster")).drop("queries", "cluster_id")
+    by = ["method", "source", "n_pairs", *SETTINGS]
+    groups = [
+        (key, own.sort("seed", "control_draw").with_columns(draw=pl.int_range(pl.len())))
+        for key, own in runs.group_by(by, maintain_order=True)
+    ]
+    # One join for all cells: of each with all sums it would take most of a report's time.
+    draws = [own.select("run_id", "draw", cell=pl.lit(i)) for i, (_, own) in enumerate(groups)]
+    of_cell = sums.join(pl.concat(draws), on="run_id").partition_by("cell", as_dict=True)
     out = []
-    for key, cell in runs.group_by(["method", "source", "n_pairs", *SETTINGS], maintain_order=True):
-        method, source, n_pairs, *settings = key
-        own = cell.sort("seed", "control_draw").with_row_index("draw")
+    for place, ((method, source, n_pairs, *settings), own) in enumerate(groups):
         pool = own["n_pool"].mean()
         out.append(
             Cell(
@@ -412,7 +419,7 @@ def cells_of(block: pl.DataFrame, sums: pl.DataFrame, root: Path) -> list[Cell]:
                 queries=tuple(own["queries"]),
                 run_ids=tuple(own["run_id"]),
                 clusters=clusters,
-                sums=own.select("run_id", pl.col("draw").cast(pl.Int64)).join(sums, on="run_id"),
+                sums=of_cell[place,],
                 fitted=float(own["fitted"].mean() or 0.0),  # type: ignore[arg-type]
                 pool=math.nan if pool is None else float(pool),  # type: ignore[arg-type]
                 clusters_of=own["clusters_of"][0] or "classes",

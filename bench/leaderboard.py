@@ -36,6 +36,8 @@ from bench.cells import (
     method_title,
     read_cells,
     set_name,
+    source_name,
+    spelled,
 )
 from bench.comparisons import (
     LEVEL,
@@ -49,8 +51,16 @@ from bench.errors import SubmissionError
 from bench.metrics.summary import METRICS, cutoff
 from bench.results import RESULT_SCHEMA, read_sessions, summed_as
 from bench.statistics import against_leader
-from bench.tables import Table, interval_text, p_text, signed_text, value_text
-from featstore.errors import FeatstoreError, listed, needs_extra
+from bench.tables import (
+    Axis,
+    Table,
+    interval_text,
+    p_text,
+    pairs_text,
+    signed_text,
+    value_text,
+)
+from featstore.errors import FeatstoreError, listed
 from featstore.identity import SHORT, canonical_json, sha256_hex
 from featstore.store.files import read_json
 
@@ -157,6 +167,16 @@ class Submission:
         sums = self.sums.rename({"total": summed_as(self.metric)})
         (cell,) = cells_of(self.rows, sums, Path())
         return cell
+
+    @property
+    def parts(self) -> tuple[str, str, str, str]:
+        """What a table tells entries by: encoders of images and texts, method, real pairs."""
+        row = self.first
+        keys = row["image_set"], row["name_set"] or row["caption_set"] or ""
+        images, texts = (spelled(set_name("_set", key).split(" · ")[-1]) for key in keys)
+        pairs = pairs_text(row["n_pairs"], self.rows["n_images_fitted"].mean(), short=True)
+        given = "" if row["source"] == "none" else f", {source_name(row['source'], '0')}"
+        return images, texts, f"{method_title(row['method'])}{given}", pairs
 
     @cached_property
     def asked(self) -> dict[str, Any]:
@@ -524,25 +544,24 @@ class Board:
                     "standing"]  # fmt: skip
         return Table(headings, lines)
 
+    @cached_property
+    def axis(self) -> Axis:
+        """What the intervals of the entries are drawn on, from one multiple of 5 % to another."""
+        ends = [20 * end for line in self.lines for end in (line.low, line.value, line.high)]
+        known = [end for end in ends if math.isfinite(end)]
+        return Axis(math.floor(min(known)) / 20, math.ceil(max(known)) / 20)
+
     @property
     def sentence(self) -> str:
         """The result: how many entries cannot be told from the leader."""
-        n = Counter(line.standing for line in self.lines)
-        leader = self.lines[0]
-        said = [f"{leader.submission.name} leads with {100 * leader.value:.1f} %."]
-        if others := n["tied"] + n["behind"]:
-            rest = "the other entry" if others == 1 else f"the {others} others"
-            if not n["tied"]:
-                said.append(f"It is above {rest}.")
-            elif not n["behind"]:
-                said.append(f"It cannot be told from {rest}.")
-            else:
-                said.append(f"It cannot be told from {n['tied']} of {rest}, and is above the rest.")
-        if n["open"]:
-            said.append(f"{n['open']:,} had too few draws for a claim.")
-        if n["apart"]:
-            said.append(f"{n['apart']:,} had other draws.")
-        return " ".join(said) if len(self.lines) > 1 else f"{said[0]} It is the only entry."
+        n, leader = Counter(line.standing for line in self.lines), self.lines[0]
+        parts = {
+            "tied": "it cannot be told from {:,}", "behind": "it is above {:,}",
+            "open": "{:,} had too few draws for a claim", "apart": "{:,} had other draws",
+        }  # fmt: skip
+        said = [text.format(n[standing]) for standing, text in parts.items() if n[standing]]
+        rest = "; ".join(said) or "it is the only entry"
+        return f"{leader.submission.name} leads with {100 * leader.value:.1f} %: {rest}."
 
 
 def boards(submissions: Sequence[Submission]) -> list[Board]:
@@ -662,23 +681,21 @@ def leaderboard_page(found: Sequence[Board], *, title: str = "Leaderboard") -> s
 
     Raises
     ------
-    SubmissionError
+    BenchError
         If it would have more than `MAX_PAGE_BYTES`.
     MissingPackageError
         If jinja2 is missing.
     """
-    with needs_extra("The page of a leaderboard"):
-        import jinja2  # noqa: F401
     from bench.report.page import render
 
-    html = render(
-        "leaderboard.html", {"title": title, "boards": found, "level": f"{100 * LEVEL:g} %"}
+    context = {
+        "title": f"{title}: {found[0].asked['images']} · Headstock", "heading": title, "image": "",
+        "description": f"{found[0].title}. {found[0].sentence}",
+        "boards": found, "level": f"{100 * LEVEL:g} %",
+    }  # fmt: skip
+    return render(
+        "leaderboard.html",
+        context,
+        most=MAX_PAGE_BYTES,
+        cure="Put fewer submissions into the folder.",
     )
-    size = len(html.encode("utf-8"))
-    if size > MAX_PAGE_BYTES:
-        n = sum(len(board.lines) for board in found)
-        raise SubmissionError(
-            f"The page of {n:,} entries would have {size / 2**20:.1f} MiB; at most "
-            f"{MAX_PAGE_BYTES / 2**20:.0f} are written. Put fewer submissions into the folder."
-        )
-    return html

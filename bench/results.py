@@ -436,7 +436,7 @@ def _guard(paths: Iterable[Path]) -> None:
     """Check that each of these files unpacks to what its size allows."""
     for path in paths:
         facts = path.stat()
-        _check_once(path, facts.st_size, facts.st_mtime_ns)
+        _check_once(path.absolute(), facts.st_size, facts.st_mtime_ns)
 
 
 @lru_cache(maxsize=2**16)

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import betaincinv, ndtri, stdtr, stdtrit
 
 from bench.errors import MetricError
 from featstore.matrices import Rows, vector
@@ -203,7 +203,7 @@ class Estimate:
             other = 1.0 - ((1.0 - confidence) / 2.0) ** (1.0 / self.n_clusters)
             most = max(1.0, abs(self.mean))
             return self.mean - other * (most + self.mean), self.mean + other * (most - self.mean)
-        half = float(stats.t.ppf(0.5 + confidence / 2.0, self.df)) * self.error
+        half = float(stdtrit(self.df, 0.5 + confidence / 2.0)) * self.error
         return self.mean - half, self.mean + half
 
     def p_value(self, null: float = 0.0) -> float:
@@ -218,7 +218,7 @@ class Estimate:
             return 1.0
         if self.variance <= _NOTHING:
             return float(2.0 ** (1 - self.n_clusters))
-        return float(2.0 * stats.t.sf(distance / self.error, self.df))
+        return float(2.0 * stdtr(self.df, -distance / self.error))
 
 
 def effective_df(shares: NDArray[np.floating[Any]]) -> float:
@@ -408,21 +408,21 @@ def proportion_interval(
     if found.n_clusters < 2:
         return 0.0, 1.0
     of_one = n**2 / float(np.sum(sums.count.sum(axis=0) ** 2))
-    of_one *= (float(stats.norm.ppf(tail)) / float(stats.t.ppf(tail, found.df_clusters))) ** 2
+    of_one *= (float(ndtri(tail)) / float(stdtrit(found.df_clusters, tail))) ** 2
     if min(share, 1.0 - share) < 1e-12 or found.variance <= _NOTHING:
         n_effective, share = of_one, round(share, 12)
     else:
         found = replace(found, of_clusters=max(found.of_clusters, _agreement_variance(sums)))
         n_effective = share * (1.0 - share) / found.variance
         n_effective *= (
-            float(stats.t.ppf(tail, max(n - 1.0, 1.0))) / float(stats.t.ppf(tail, found.df))
+            float(stdtrit(max(n - 1.0, 1.0), tail)) / float(stdtrit(found.df, tail))
         ) ** 2
         if _is_rare(sums):
             n_effective = min(n_effective, of_one)
     n_effective = max(min(n, n_effective), 1e-9)
     hits = share * n_effective
-    low = stats.beta.ppf(1.0 - tail, hits, n_effective - hits + 1.0) if hits > 0 else 0.0
-    high = stats.beta.ppf(tail, hits + 1.0, n_effective - hits) if hits < n_effective else 1.0
+    low = betaincinv(hits, n_effective - hits + 1.0, 1.0 - tail) if hits > 0 else 0.0
+    high = betaincinv(hits + 1.0, n_effective - hits, tail) if hits < n_effective else 1.0
     return float(low), float(high)
 
 
@@ -493,7 +493,7 @@ class ControlTest:
 
         It asks what p asks: where the head is one more draw, it holds zero with `confidence`.
         """
-        half = float(stats.t.ppf(0.5 + confidence / 2.0, self.n_controls - 1)) * self.error
+        half = float(stdtrit(self.n_controls - 1.0, 0.5 + confidence / 2.0)) * self.error
         return difference - half, difference + half
 
 
@@ -605,7 +605,7 @@ def against_paired_controls(
 
 
 def _one_sided(t: float, df: float) -> tuple[float, float]:
-    return float(stats.t.sf(t, df)), float(stats.t.cdf(t, df))
+    return float(stdtr(df, -t)), float(stdtr(df, t))
 
 
 def holm(p_values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:

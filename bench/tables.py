@@ -204,22 +204,55 @@ class Table(NamedTuple):
     lines: list[list[str]]
 
     @classmethod
-    def of(cls, rows: pl.DataFrame, columns: Sequence[Column]) -> Table:
-        """Return the table of these rows, a heading and what makes the cell of a row a column."""
-        headings = [heading for heading, _ in columns]
-        return cls(
-            headings, [[cell(row) for _, cell in columns] for row in rows.iter_rows(named=True)]
-        )
+    def of(
+        cls, rows: pl.DataFrame, columns: Sequence[Column], *, optional: Collection[str] = ()
+    ) -> Table:
+        """Return the table of these rows, a heading and what makes the cell of a row a column.
+
+        Optional columns are left out where all their cells are empty.
+        """
+        every = rows.to_dicts()
+        made = [(heading, [cell(row) for row in every]) for heading, cell in columns]
+        kept = [(name, cells) for name, cells in made if name not in optional or any(cells)]
+        lines = zip(*(cells for _, cells in kept), strict=True)
+        return cls([name for name, _ in kept], [*map(list, lines)])
 
     def text(self, form: str) -> str:
         """Return the table as ``"md"`` (Markdown), ``"latex"`` or plain text."""
         forms = {"md": markdown, "latex": latex}
         return forms[form](*self) if form in forms else self.plain.text()
 
+    def csv(self) -> str:
+        """Return the table as CSV, its cells as they are shown."""
+        return comma_separated(pl.DataFrame(self.lines, self.headings, orient="row"))
+
+    @property
+    def numeric(self) -> list[bool]:
+        """Which columns hold numbers, and are set to the right."""
+        return are_numbers(self.lines, len(self.headings))
+
     @property
     def plain(self) -> TextTable:
         """The table as a terminal shows it."""
         return TextTable(*self, ruled=True)
+
+
+class Axis(NamedTuple):
+    """An axis that intervals of a column are drawn on, each in a cell."""
+
+    low: float
+    high: float
+
+    def at(self, value: float | None, end: float) -> float:
+        """Return a place, in percent of the axis; what is not known or infinite is at its end."""
+        place = end if value is None or math.isinf(value) else value
+        return round(100 * (place - self.low) / ((self.high - self.low) or 1.0), 2)
+
+    def bar(self, low: float | None, mean: float, high: float | None) -> dict[str, float]:
+        """Return where an interval begins, how wide it is, and where zero and its mean are."""
+        begins, ends = self.at(low, self.low), self.at(high, self.high)
+        width = round(ends - begins, 2)
+        return {"zero": self.at(0.0, 0), "low": begins, "width": width, "mean": self.at(mean, 0)}
 
 
 Row: TypeAlias = dict[str, Any]
@@ -269,9 +302,9 @@ def result_lines(table: pl.DataFrame, bold: Collection[tuple[Any, ...]] = ()) ->
         ("chance", chance),
         *((metric_name(metric), partial(value, metric)) for metric in metrics),
         # Last: it is the widest, and the numbers are what a table is read for.
-        *([("chosen", lambda row: row["chosen"] or "")] if any(table["chosen"]) else []),
+        ("chosen", lambda row: row["chosen"] or ""),
     ]
-    return Table.of(table, columns)
+    return Table.of(table, columns, optional=("chosen",))
 
 
 def _method(row: Row) -> str:
@@ -472,17 +505,6 @@ def gain_lines(gains: pl.DataFrame) -> Table:
     family; then what n is, the two parts of the standard error, the gallery and chance. A primary
     difference that holds is marked with ``**``.
     """
-    over_images, ranked, averaged = (
-        gains[name].null_count() < gains.height
-        for name in ("image_low", "n_controls", "control_error")
-    )
-    of_images: list[Column] = [
-        ("for new images", lambda row: interval_text(row["image_low"], row["image_high"]))
-    ]
-    of_controls: list[Column] = [
-        ("rank", _rank),
-        ("best control", lambda row: value_text(row["metric"], row["control_best"])),
-    ]
     columns: list[Column] = [
         ("task", itemgetter("direction")),
         ("eval", itemgetter("eval")),
@@ -497,29 +519,28 @@ def gain_lines(gains: pl.DataFrame) -> Table:
         (f"a {MINUS} b, points", _difference),
         ("relative", lambda row: relative_text(row["relative"])),
         ("95 % interval", lambda row: interval_text(row["low"], row["high"])),
-        *(of_images if over_images else []),
+        ("for new images", lambda row: interval_text(row["image_low"], row["image_high"])),
         ("p", side_p),
         ("p, Holm", lambda row: p_text(row["p_holm"])),
         ("family", lambda row: "exploratory" if row["family"] is None else f"of {row['family']}"),
         ("test", lambda row: row["test"] or ""),
         ("for", itemgetter("population")),
-        *(of_controls if ranked else []),
+        ("rank", _rank),
+        ("best control", lambda row: value_text(row["metric"], row["control_best"])),
         ("draws", lambda row: str(row["n_seeds"])),
         ("clusters", lambda row: f"{row['n_clusters']:,}"),
         ("queries", lambda row: f"{row['n_queries']:,}"),
         ("s.e. draws", lambda row: value_text("top-1", row["draw_error"])),
         ("s.e. clusters", lambda row: value_text("top-1", row["cluster_error"])),
-        *(
-            [("s.e. controls", lambda row: value_text("top-1", row["control_error"]))]
-            if averaged
-            else []
-        ),
+        ("s.e. controls", lambda row: value_text("top-1", row["control_error"])),
         ("df", lambda row: number_text(row["df"], 0)),
         ("f", lambda row: "" if row["overlap"] is None else f"{row['overlap']:.2f}"),
         ("gallery", lambda row: number_text(row["gallery"], 0)),
         ("chance", lambda row: value_text(row["metric"], row["chance"])),
     ]
-    return Table.of(gains, columns)
+    return Table.of(
+        gains, columns, optional=("for new images", "rank", "best control", "s.e. controls")
+    )
 
 
 def side_p(row: Row) -> str:

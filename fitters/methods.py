@@ -138,6 +138,11 @@ class Method:
         return {one.setting: one for one in every if one.name in own}
 
     @property
+    def is_trained(self) -> bool:
+        """Whether it is trained by steps; of what says its settings, no class is imported."""
+        return self.fitted_on == "training" if self.has is None else {*TRAINING} <= {*self.has}
+
+    @property
     def fitted_on(self) -> str:
         """What it needs: "moments", "rows", "head" or "training"; see `BaseAligner.fitted_on`."""
         by_moments = hasattr(self.cls, "fit_moments")

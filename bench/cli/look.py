@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from pkgutil import resolve_name
@@ -274,7 +275,8 @@ def find_work(root: Path) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in _SIGNS}
     for path, names in work_below(root):
         for kind, signs in _SIGNS.items():
-            found[kind] += [_described(kind, path, sign) for sign in signs(names)]
+            own = (sign for sign in signs(names) if kind != "reports" or _is_report(path / sign))
+            found[kind] += [_described(kind, path, sign) for sign in own]
     for entries in found.values():
         entries.sort(key=lambda entry: entry["changed"], reverse=True)
     return found
@@ -315,9 +317,11 @@ def _manifest_sign(names: set[str]) -> list[str]:
     return ["dataset.toml"] if is_one else []
 
 
-def _report_signs(names: set[str]) -> list[str]:
-    pages = (name for name in sorted(names) if name.endswith(".html"))
-    return [name for name in pages if f"{name.removesuffix('.html')}_files" in names]
+def _is_report(path: Path) -> bool:
+    """Whether the head of a page says that it is one of a report."""
+    with suppress(OSError), path.open("rb") as file:
+        return b'content="Headstock report"' in file.read(2**11)
+    return False
 
 
 #: What is looked for -> of the names in a folder, those whose time is that of one.
@@ -326,7 +330,7 @@ _SIGNS: dict[str, Callable[[set[str]], list[str]]] = {
     "stores": _store_sign,
     "alignments": lambda names: sorted(names & {"alignment.json"}),
     "results": lambda names: ["runs"] if "runs" in names and names & {"ranks", "sums"} else [],
-    "reports": _report_signs,
+    "reports": lambda names: sorted(name for name in names if name.endswith(".html")),
 }
 
 

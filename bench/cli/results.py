@@ -22,13 +22,12 @@ from featstore.cli.options import say_taken, take, the_store
 from featstore.cli.progress import ProgressBar, age
 from featstore.command_line import (
     StorePlace,
-    count,
     human_bytes,
     json_option,
     print_json,
     store_option,
+    usage_error,
 )
-from featstore.errors import unknown_name
 from featstore.terminal import TextTable, dim, print_facts
 
 if TYPE_CHECKING:
@@ -60,12 +59,12 @@ if TYPE_CHECKING:
 @click.option(
     "--all", "everything", is_flag=True, help="Print all results and the gains of the mix."
 )
-@click.option("--task", metavar="NAME", help="Print only this task, such as zero_shot.")
 @click.option(
-    "--eval",
-    "evaluation",
-    metavar="NAME",
-    help="Print only this evaluation: all-names, held-out, split or in-class.",
+    "--where",
+    "where",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Print only rows whose column has this value, such as task=zero_shot or eval=held-out.",
 )
 @names_option(
     "--metrics",
@@ -81,8 +80,7 @@ def table_command(
     form: str,
     part: str | None,
     everything: bool,
-    task: str | None,
-    evaluation: str | None,
+    where: tuple[str, ...],
     metrics: tuple[str, ...] | None,
     as_json: bool,
 ) -> None:
@@ -103,13 +101,13 @@ def table_command(
     part, form = part or "both", "json" if as_json else form
     with ProgressBar(f"table of {results}", doing="reading results") as bar:
         from bench.cells import only_series
-        from bench.comparisons import bold_cells, compare
+        from bench.comparisons import bold_cells, choose, compare
         from bench.results import read_results, unfinished
         from bench.tables import result_table
 
         series = only_series(results, read_results(results), suite=suite)
-        conditions = {"task": task, "eval": evaluation}
-        rows = _only(series, conditions, results)
+        conditions = _conditions(where)
+        _, _, rows = choose(results, series, conditions, where=str(results))
         names = _shown_metrics(rows, metrics, results, needed=part in _OWN_PARTS)
         parts = {"both": ("results",) if is_short else ("results", "gains")}.get(part, (part,))
         marks = is_short or form in ("md", "latex")
@@ -144,11 +142,14 @@ def table_command(
 def _print_summary(
     results: Path, rows: pl.DataFrame, table: pl.DataFrame, bold: Collection[tuple[Any, ...]]
 ) -> None:
-    from bench.suites.few_shot import few_shot_claim
     from bench.tables import SUMMARY_WIDTH, summary
 
-    found, claim = summary(table, bold), few_shot_claim(results, rows)
-    said = "" if claim is None else f"{claim.learner}: {claim.sentence}"
+    found, said = summary(table, bold), ""
+    if "few_shot" in rows["task"]:
+        from bench.suites.few_shot import few_shot_claim
+
+        claim = few_shot_claim(results, rows)
+        said = "" if claim is None else f"{claim.learner}: {claim.sentence}"
     for text in filter(None, (found.sentence, said, found.caption)):
         click.echo(textwrap.fill(text, SUMMARY_WIDTH))
     found.table.plain.show()
@@ -211,28 +212,19 @@ def _table(name: str, frame: pl.DataFrame, bold: Collection[tuple[Any, ...]]) ->
     return own.get(name, gain_lines)(frame)
 
 
-def _equal(rows: pl.DataFrame, conditions: Mapping[str, str | None]) -> pl.DataFrame:
-    """Return the rows that have these values; None leaves a column open."""
+def _conditions(where: tuple[str, ...]) -> dict[str, str]:
+    """Return column → value of what ``--where`` was given."""
+    if wrong := [one for one in where if "=" not in one]:
+        raise usage_error(f"--where is NAME=VALUE, such as task=zero_shot; got {wrong[0]!r}.")
+    return dict(one.split("=", 1) for one in where)
+
+
+def _equal(rows: pl.DataFrame, conditions: Mapping[str, str]) -> pl.DataFrame:
+    """Return the rows that have these values in the columns that there are."""
     import polars as pl
 
-    given = {column: value for column, value in conditions.items() if value is not None}
-    return rows.filter(pl.lit(value=True), **given)
-
-
-def _only(
-    series: pl.DataFrame, conditions: Mapping[str, str | None], results: Path
-) -> pl.DataFrame:
-    """Return the rows of a series that have these values, or say which it has."""
-    from bench.errors import NoResultsError
-
-    rows = series
-    for column, wanted in conditions.items():
-        kept = _equal(rows, {column: wanted})
-        if kept.is_empty():
-            known = sorted(set(rows[column].to_list()))
-            raise NoResultsError(unknown_name(column, str(wanted), known, where=f"in {results}"))
-        rows = kept
-    return rows
+    known = [(pl.col(n).cast(pl.String) == v) for n, v in conditions.items() if n in rows.columns]
+    return rows.filter(pl.lit(value=True), *known)
 
 
 def _shown_metrics(
@@ -403,16 +395,17 @@ def list_series(results: Path, *, as_json: bool) -> None:
 @click.command(
     "report",
     epilog="\b\nExample:"
-    "\n  headstock report build/demo/results --store build/demo/store -o build/demo/report.html",
+    "\n  headstock report build/demo/results -o build/demo/report.html"
+    "\n  headstock report old/results new/results -o changes.html",
 )
 @results_argument
-@store_option("Read from this store, a folder or an address.", required=False)
+@click.argument("other", required=False, type=click.Path(path_type=Path, file_okay=False))
+@store_option("Read texts and thumbnails from this store.", required=False)
 @click.option(
     "-o",
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Write the page to this HTML file, and its figures to the folder <name>_files beside it "
-    "[default: RESULTS.html].",
+    help="Write the page here; one file holds all [default: RESULTS.html].",
 )
 @suite_option
 @click.option(
@@ -427,31 +420,43 @@ def list_series(results: Path, *, as_json: bool) -> None:
     metavar="DIR",
     help="Also save every figure as PDF here.",
 )
+@click.option(
+    "--url",
+    metavar="URL",
+    help="Name the address of the published page, and write the picture that a link to it shows.",
+)
 @json_option
 def report_command(
     results: Path,
+    other: Path | None,
     store: StorePlace | None,
     out: Path | None,
     suite: str | None,
     images: str | None,
     paper: Path | None,
+    url: str | None,
     as_json: bool,
 ) -> None:
-    """Draw the report of a results folder.
+    """Draw the report of a results folder, or what differs between two.
 
-    The store is read for texts, thumbnails and the health of the data; nothing is fitted.
-    A page is of one set of images; of the paper suite it also has every published number. It needs
-    no network and no other file; every figure also lies beside it as SVG, PNG and CSV.
+    The store is read for texts, thumbnails and the health of the data; nothing is fitted. Without
+    --store it is the one beside the results. A page is of one set of images; of the paper suite it
+    also has every published number. It needs no network and no other file.
+    With OTHER, the page has the paired differences RESULTS - OTHER, and no store is read.
     """
-    store = the_store(store)
-    out = out or take("out", results.with_name(f"{results.name}.html"))
+    names = results.name if other is None else f"{results.name}-{other.name}"
+    out = out or take("out", results.with_name(f"{names}.html"))
+    store = None if other is not None else the_store(store, beside=results.parent)
     say_taken()
     with ProgressBar(f"report {out}", doing="reading results"):
-        from bench.report.page import write_report
+        from bench.report.page import write_changes, write_report
 
-        written = write_report(
-            results, store=store, out=out, suite=suite, images=images, paper=paper
-        )
+        if store is None:
+            written = write_changes(results, str(other), out=out, paper=paper)
+        else:
+            written = write_report(
+                results, store=store, out=out, suite=suite, images=images, paper=paper, url=url
+            )
     size = out.stat().st_size
     if as_json:
         print_json(
@@ -464,8 +469,7 @@ def report_command(
         )
         return
     click.echo(written.answer)
-    figures = count(len(written.files), "file")
-    click.echo(f"Wrote {written.page}, {human_bytes(size)}, and {figures} of its figures")
+    click.echo(f"Wrote {written.page}, {human_bytes(size)}")
 
 
 @click.command(
@@ -556,16 +560,14 @@ def leaderboard_command(folder: Path, out: Path | None, title: str, as_json: boo
     command with its name. Entries are compared with the leader on the draws that both have;
     p is corrected for the choice of the leader.
     """
-    if out is None:
-        show_boards(folder, as_json=as_json)
-        return
     from bench.leaderboard import leaderboard_page
     from featstore.store.files import write_file
 
     found = _boards(folder)
-    write_file(out, [leaderboard_page(found, title=title).encode("utf-8")])
-    if as_json:
-        print_json([board.facts() for board in found])
+    if out is not None:
+        write_file(out, [leaderboard_page(found, title=title).encode("utf-8")])
+    if out is None or as_json:
+        _print_boards(found, as_json=as_json)
         return
     entries = sum(len(board.lines) for board in found)
     click.echo(f"{out}: entries {entries:,}, boards {len(found):,}.")
@@ -588,7 +590,10 @@ def _boards(folder: Path) -> list[Board]:
 
 def show_boards(folder: Path, *, as_json: bool) -> None:
     """Print the boards of the submissions in a folder."""
-    found = _boards(folder)
+    _print_boards(_boards(folder), as_json=as_json)
+
+
+def _print_boards(found: list[Board], *, as_json: bool) -> None:
     if as_json:
         print_json([board.facts() for board in found])
         return

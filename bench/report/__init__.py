@@ -1,4 +1,4 @@
-"""The report: one HTML file that opens offline, and its figures as SVG and CSV beside it."""
+"""The report: one HTML file that opens offline and holds its figures and their numbers."""
 
 from bench.report.page import write_report
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from bench.cells import (
     source_name,
     whole_heads,
 )
-from bench.comparisons import LEVEL
+from bench.comparisons import LEVEL, MAIN_EVALS, PRIMARY_METRICS
 from bench.doses import DOSES
 from bench.report.theme import (
     DASHED,
@@ -86,31 +85,25 @@ def headline_figure(
     value, pool = f"{value_text(metric, shown['a'])} %", among(direction, shown["gallery"])
     if (direction, metric) == (DIRECTION, METRIC):
         title = f"{name} on the head alone names {value} of images correctly {pool}"
-        subtitle = "Share of images whose own name ranks first, in percent"
+        subtitle = "Share of images whose own name ranks first, with 95 % intervals"
     else:
         title = f"{name} on the head alone reaches {value} {metric} of {way(direction)} {pool}"
-        subtitle = f"{metric} of {way(direction)}, in percent"
+        subtitle = f"{metric} of {way(direction)}, with 95 % intervals"
     if controls:
         best = max(row["a"] for row in controls)
         title += f", its best control (mean of its draws) {value_text(metric, best)} %"
     if "conse" in by_method:
         subtitle += "; dashed line: ConSE, which reads the head without fitting"
-    values = ", ".join(
-        f"{row['label']} {value_text(metric, row['value'])}{_range(row)}" for row in rows
-    )
-    caption = (
-        f"{capital(metric)} of {way(direction)} without real pairs, {_scope(shown)}. "
-        f"Percent, with 95 % intervals where there is one: {values}."
-    )
+    caption = f"{capital(metric)} of {way(direction)} without real pairs, {_scope(shown)}."
     conse = by_method.get("conse")
 
     def draw(figure: Any) -> None:
-        _dots(figure.subplots(), rows, metric, None if conse is None else 100 * conse["a"])
+        _dots(figure.subplots(), rows, None if conse is None else 100 * conse["a"])
 
     data = pl.DataFrame(rows).select("label", "method", "source", "value", "low", "high")
     return Figure(
-        "headline", title + ".", subtitle + ".", caption, data, draw, 32 * len(rows) + 40,
-        width=620.0,
+        "headline", title + ".", subtitle + ".", caption, data, draw,
+        32 * len(rows) + 40, width=620.0,
     )  # fmt: skip
 
 
@@ -128,20 +121,67 @@ def _dot(row: dict[str, Any], method: str) -> dict[str, Any]:
     return {
         "label": label, "method": row["method"], "source": source, "value": row["a"], **ends,
         "role": role, "marker": marker, "strong": row["method"] == method and source == "head",
+        "text": value_text(row["metric"], row["a"]),
     }  # fmt: skip
 
 
-def _dots(axes: Any, rows: list[dict[str, Any]], metric: str, level: float | None) -> None:
-    """Draw values with their intervals, a row each."""
+#: Differences between two folders that are drawn, the largest first.
+_MOST = 30
+
+
+def changes_figure(found: pl.DataFrame) -> Figure:
+    """Draw the differences between two folders, of one metric and evaluation.
+
+    Rows are of `bench.comparisons.compare_choices`; ``bold`` marks those that hold.
+    """
+    have = found.select("direction", "metric").rows()
+    direction, metric = next((one for one in PRIMARY_METRICS if one in have), have[0])
+    own = found.filter((pl.col("direction") == direction) & (pl.col("metric") == metric))
+    evaluation = next((one for one in MAIN_EVALS if one in own["eval"]), own["eval"][0])
+    own = own.filter(pl.col("eval") == evaluation)
+    most = own.sort(pl.col("difference").abs(), descending=True, maintain_order=True).head(_MOST)
+    rows = [
+        {
+            "label": f"{method_title(row['method'])}, {row['side_a']}",
+            "value": row["difference"], "low": row["low"], "high": row["high"],
+            "role": ("random" if row["difference"] < 0 else "head") if row["bold"] else "muted",
+            "marker": "o", "strong": row["bold"], "text": signed_text(row["difference"]),
+        }
+        for row in most.iter_rows(named=True)
+    ]  # fmt: skip
+    caption = (
+        f"{capital(metric)} of {way(direction)}, {evaluation_text(evaluation)}: A \N{MINUS SIGN} B "
+        f"in points, {among(direction, own['gallery'][0])}; the {len(rows)} largest of "
+        f"{own.height}."
+    )
+    title = (
+        f"{capital(metric)} of {way(direction)} differs by at most {rows[0]['text'][1:]} points."
+    )
+    subtitle = "A \N{MINUS SIGN} B with 95 % intervals; coloured: shown after correction."
+
+    def draw(figure: Any) -> None:
+        _dots(figure.subplots(), rows, 0.0, "muted", "points")
+
+    data = pl.DataFrame(rows).select("label", "value", "low", "high", "strong")
+    return Figure(
+        "changes", title, subtitle, caption, data, draw,
+        32 * len(rows) + 40,
+    )  # fmt: skip
+
+
+def _dots(
+    axes: Any, rows: list[dict[str, Any]], level: float | None, role: str = "conse", unit: str = "%"
+) -> None:
+    """Draw values with their intervals, a row each, and a level across."""
     if level is not None:
-        axes.axvline(level, color=colour("conse"), linestyle=DASHED, linewidth=1.3)
+        axes.axvline(level, color=colour(role), linestyle=DASHED, linewidth=1.3)
     for y, row in enumerate(rows):
         value, ink, end = 100 * row["value"], colour(row["role"]), row["value"]
         if row["low"] is not None and row["high"] is not None:
             axes.plot([100 * row["low"], 100 * row["high"]], [y, y], color=ink)
             end = row["high"]
         axes.plot([value], [y], row["marker"], color=ink)
-        _value(axes, 100 * end, y, value_text(metric, row["value"]), ink)
+        _value(axes, 100 * end, y, row["text"], ink)
     # A method of one's own may have a name of any length.
     axes.set_yticks(
         range(len(rows)), [textwrap.shorten(row["label"], 44, placeholder="…") for row in rows]
@@ -149,8 +189,9 @@ def _dots(axes: Any, rows: list[dict[str, Any]], metric: str, level: float | Non
     for text, row in zip(axes.get_yticklabels(), rows, strict=True):
         text.set(color=colour("ink"), weight="bold" if row["strong"] else "normal")
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_xlim(min(0.0, axes.get_xlim()[0]), 1.12 * axes.get_xlim()[1])
-    with_ticks(axes, "x")
+    low, high = min(0.0, axes.get_xlim()[0]), max(0.0, axes.get_xlim()[1])
+    axes.set_xlim(low, high + 0.12 * (high - low))
+    with_ticks(axes, "x", unit)
 
 
 def _value(axes: Any, x: float, y: float, text: str, ink: str) -> None:
@@ -172,22 +213,14 @@ def _scope(row: dict[str, Any]) -> str:
     )
 
 
-def _range(row: dict[str, Any]) -> str:
-    if row["low"] is None or row["high"] is None:
-        return ""
-    low, high = (f"{round(100 * row[end], 1) + 0.0:.1f}" for end in ("low", "high"))
-    return f" [{low}, {high}]".replace("-", "\N{MINUS SIGN}")
-
-
 def controls_figure(
     rows: pl.DataFrame,
     table: pl.DataFrame,
-    doses: pl.DataFrame,
     *,
     evaluation: str,
     method: str = METHOD,
 ) -> Figure | None:
-    """Draw every draw of every control beside the head, and how accuracy answers to the doses.
+    """Draw every draw of every control beside the head.
 
     Parameters
     ----------
@@ -195,10 +228,8 @@ def controls_figure(
         Result rows, of whole heads.
     table : DataFrame
         Of `bench.tables.result_table`, whose means are drawn.
-    doses : DataFrame
-        Of `bench.doses.dose_table`; may be empty.
     evaluation, method : str
-        The verdict's; the doses of this method are coloured.
+        The verdict's; this method comes first.
 
     Returns
     -------
@@ -222,38 +253,27 @@ def controls_figure(
     methods.sort(key=lambda m: (m != method, -order[m]))
     sources = [s for s in ("head", *CONTROL_NAMES) if s in set(runs["source"])]
     data = _control_data(runs, means, methods, sources)
-    data += _dose_data(doses.filter(pl.col("eval") == evaluation), methods)
     first = runs.row(0, named=True)
-    caption = _controls_caption(data, methods, evaluation, first)
-
-    shown = method if method in methods else methods[0]
+    caption = (
+        f"{capital(METRIC)} of {way(DIRECTION)} in percent without real pairs, "
+        f"{evaluation_text(evaluation)}, {among(DIRECTION, first['gallery'])}, chance "
+        f"{value_text(METRIC, first['chance'])} %."
+    )
 
     def draw(figure: Any) -> None:
-        _draw_controls(figure, data, methods, sources, shown)
+        _draw_controls(figure, data, methods, sources)
 
-    levels: dict[str, Any] = {
-        "level": pl.Int64,
-        "low": pl.Float64,
-        "high": pl.Float64,
-        "draws": pl.List(pl.Float64),
-    }
-    written = pl.DataFrame(data, schema_overrides=levels).explode("draws").rename({"draws": "draw"})
+    written = pl.DataFrame(data).explode("draws").rename({"draws": "draw"})
     subtitle = (
         "Share of images whose own name ranks first, in percent; a dot a draw, a bar the mean."
     )
     title = _controls_title(data, among(DIRECTION, first["gallery"]))
-    height = _rows(methods) * (40 + 26 * len(sources))
-    height += 240 * _rows({row["dose"] for row in data if row["dose"]})
+    height = -(-len(methods) // _BESIDE) * (40 + 26 * len(sources))
     return Figure("controls", title, subtitle, caption, written, draw, height)
 
 
 #: Panels of a figure that stand beside one another.
 _BESIDE = 3
-
-
-def _rows(shown: Collection[str]) -> int:
-    """Return how many rows so many panels have."""
-    return -(-len(shown) // _BESIDE)
 
 
 def _control_data(
@@ -262,25 +282,12 @@ def _control_data(
     """Return a row for every method and source: its mean, and each of its draws."""
     return [
         {
-            "method": method, "source": source, "dose": "", "level": None,
-            "mean": mean, "low": None, "high": None, "draws": sorted(values),
+            "method": method, "source": source, "mean": mean, "draws": sorted(values),
         }
         for method in methods
         for source in sources
         if len(values := _values(runs, method, source))
         and (mean := _mean_of(means, method, source)) is not None
-    ]  # fmt: skip
-
-
-def _dose_data(doses: pl.DataFrame, methods: list[str]) -> list[dict[str, Any]]:
-    """Return a row for every level of the doses of these methods."""
-    shown = doses.filter(pl.col("method").is_in(methods) & pl.col("dose").is_in(DOSES))
-    return [
-        {
-            "method": row["method"], "source": "", "dose": row["dose"], "level": row["level"],
-            "mean": row["value"], "low": row["low"], "high": row["high"], "draws": [],
-        }
-        for row in shown.filter(pl.col("direction") == DIRECTION).iter_rows(named=True)
     ]  # fmt: skip
 
 
@@ -294,27 +301,6 @@ def _controls_title(data: list[dict[str, Any]], pool: str) -> str:
     if ends := sorted(heads, key=float):
         title += f", the head {' to '.join([ends[0], ends[-1]] if len(ends) > 1 else ends)} %"
     return f"{title}."
-
-
-def _controls_caption(
-    data: list[dict[str, Any]], methods: list[str], evaluation: str, first: dict[str, Any]
-) -> str:
-    parts = []
-    for method in methods:
-        numbers = [
-            f"{'head' if row['source'] == 'head' else CONTROL_NAMES[row['source']]} "
-            f"{value_text(METRIC, row['mean'])} ({len(row['draws'])})"
-            for row in data
-            if row["method"] == method and row["source"]
-        ]
-        parts.append(f"{method_title(method)}: {', '.join(numbers)}")
-    below = " Below: means with 95 % intervals by level of each dose."
-    return (
-        f"{capital(METRIC)} of {way(DIRECTION)} in percent without real pairs, "
-        f"{evaluation_text(evaluation)}, {among(DIRECTION, first['gallery'])}, chance "
-        f"{value_text(METRIC, first['chance'])} %. Mean and, in brackets, number of draws. "
-        f"{'; '.join(parts)}.{below if any(row['dose'] for row in data) else ''}"
-    )
 
 
 def _values(runs: pl.DataFrame, method: str, source: str) -> list[float]:
@@ -331,22 +317,13 @@ def _mean_of(means: pl.DataFrame, method: str, source: str) -> float | None:
 
 
 def _draw_controls(
-    figure: Any,
-    data: list[dict[str, Any]],
-    methods: list[str],
-    sources: list[str],
-    shown: str,
+    figure: Any, data: list[dict[str, Any]], methods: list[str], sources: list[str]
 ) -> None:
-    """Draw the draws of every method side by side, and below them a panel a dose."""
-    doses = [dose for dose in DOSES if any(row["dose"] == dose for row in data)]
-    upper, lower = figure, None
-    if doses:
-        ratios = _rows(methods) * (40 + 26 * len(sources)), 240 * _rows(doses)
-        upper, lower = figure.subfigures(2, 1, height_ratios=ratios)
+    """Draw the draws of every method side by side."""
     places = {source: y for y, source in enumerate(sources)}
-    beside = panels(upper, len(methods), _BESIDE, sharex=True, sharey=True)
+    beside = panels(figure, len(methods), _BESIDE, sharex=True, sharey=True)
     for axes, method in zip(beside, methods, strict=True):
-        for row in (row for row in data if row["method"] == method and row["source"]):
+        for row in (row for row in data if row["method"] == method):
             role, marker, _ = SOURCE_STYLES[row["source"]]
             y, ink, mean = places[row["source"]], colour(role), 100 * row["mean"]
             draws = 100 * np.unique(row["draws"])
@@ -363,36 +340,39 @@ def _draw_controls(
     beside[0].set_xlim(right=1.2 * beside[0].get_xlim()[1])
     for axes in beside:
         with_ticks(axes, "x")
-    low = panels(lower, len(doses), _BESIDE, sharey=True) if doses else []
-    for axes, dose in zip(low, doses, strict=True):
-        _draw_dose(axes, [row for row in data if row["dose"] == dose], methods, shown)
-        axes.set_title(capital(dose))
 
 
-def _draw_dose(axes: Any, rows: list[dict[str, Any]], methods: list[str], shown: str) -> None:
-    """Draw accuracy by level of a dose, a line a method, each named at its right end."""
-    ends: list[tuple[float, str, str]] = []
-    levels = sorted({row["level"] for row in rows})
-    for method in methods:
-        own = sorted((row for row in rows if row["method"] == method), key=lambda row: row["level"])
-        if own:
-            role, x = (
-                "head" if method == shown else "muted",
-                [levels.index(r["level"]) for r in own],
-            )
-            mean = [100 * row["mean"] for row in own]
-            axes.vlines(
-                x, [100 * (row["low"] or row["mean"]) for row in own],
-                [100 * (row["high"] or row["mean"]) for row in own],
-                color=colour(role), linewidth=1,
-            )  # fmt: skip
-            axes.plot(x, mean, "o-", color=colour(role))
-            ends.append((mean[-1], method_title(method), role))
-    axes.set_xticks(range(len(levels)), [f"{level:,}" for level in levels])
-    axes.set_xlabel("clusters" if rows[0]["dose"] == "clusters of names" else "classes of the head")
-    axes.set_ylim(0, max(axes.get_ylim()[1], 104 * max(row["high"] or row["mean"] for row in rows)))
-    with_ticks(axes, "y")
-    end_labels(axes, ends)
+def doses_figure(doses: pl.DataFrame, *, evaluation: str, method: str) -> Figure | None:
+    """Draw how accuracy answers to the doses of a head, a row a level.
+
+    Of `bench.doses.dose_table` the levels of one method are drawn; None where it has none.
+    """
+    own = doses.filter(
+        (pl.col("eval") == evaluation) & (pl.col("direction") == DIRECTION)
+        & (pl.col("method") == method) & pl.col("dose").is_in(DOSES)
+    )  # fmt: skip
+    if own.is_empty():
+        return None
+    rows = [
+        {
+            "label": f"{row['level']:,} {row['dose']}", "value": row["value"], "low": row["low"],
+            "high": row["high"], "role": "head", "marker": "o", "strong": False,
+            "text": value_text(METRIC, row["value"]),
+        }
+        for row in own.iter_rows(named=True)
+    ]  # fmt: skip
+    ends = [f"{row['text']} % with {row['label']}" for row in (rows[0], rows[-1])]
+    title = f"{method_title(method)} names {ends[0]}, {ends[1]}."
+    caption = f"{capital(METRIC)} of {way(DIRECTION)} in percent, {evaluation_text(evaluation)}."
+
+    def draw(figure: Any) -> None:
+        _dots(figure.subplots(), rows, None)
+
+    return Figure(
+        "doses", title, "Share of images whose own name ranks first, with 95 % intervals.", caption,
+        own.select("dose", "level", "value", "low", "high"), draw,
+        32 * len(rows) + 40,
+    )  # fmt: skip
 
 
 #: Direction and metric of the panels of the pairs curve: large ones, and small ones below them.
@@ -427,25 +407,29 @@ def pairs_figure(table: pl.DataFrame, comparisons: pl.DataFrame, method: str) ->
     def draw(figure: Any) -> None:
         upper, lower = figure.subfigures(2, 1, height_ratios=(3, 2)) if small else (figure, None)
         for own, part in ((large, upper), (small, lower))[: 1 + bool(small)]:
-            for axes, panel in zip(panels(part, len(own), 4, sharey=True), own, strict=True):
+            drawn = panels(part, len(own), 4, sharey=True)
+            for axes, panel in zip(drawn, own, strict=True):
                 _curves(axes, lines[panel])
-                axes.set_title(f"{way(panel[0])}, {panel[1]}")
-                if own is large:
-                    axes.set_xlabel("real pairs, in even steps")
-                    end_labels(axes, _ends(lines[panel], panel[1]))
+                axes.set_title(f"{way(panel[0])},\n{panel[1]}")
+            # Labels keep a distance on the axis that all panels share: only now is it known.
+            for axes, panel in zip(drawn, own, strict=True) if own is large else ():
+                axes.set_xlabel("real pairs, in even steps")
+                end_labels(axes, _ends(lines[panel], panel[1]))
 
     title = method_title(method)
     counts = {row["n_pairs"]: row["pairs"] for row in lines[large[0]]}
     direction, metric = large[0]
+    of_task = held.filter(pl.col("direction") == direction).row(0, named=True)
     return Figure(
         "accuracy_by_pairs",
         f"{_pairs_title(title, gain, lines[large[0]], counts, metric)}, {_pool(held, direction)}.",
         f"{title}: percent of queries whose right answer is first or among the first ten, by the "
         "number of real pairs; bands: one standard deviation over draws; dotted: chance.",
-        _pairs_caption(title, held, lines[large[0]], direction, metric, counts),
+        f"{title}: {metric} of {way(direction)} in percent, mean over "
+        f"{draws_text(of_task['n_seeds'])}, {_pool(held, direction)}.",
         data,
         draw,
-        420 if small else 250,
+        440 if small else 270,
         method=method,
     )
 
@@ -506,38 +490,6 @@ def _pairs_title(
         p, how = _corrected(gain)
         said += f" (p {p_text(p)}, {how})"
     return f"With {counts[gain['n_pairs']]} real pairs {said}: {numbers}"
-
-
-def _pairs_caption(
-    title: str,
-    held: pl.DataFrame,
-    lines: list[dict[str, Any]],
-    direction: str,
-    metric: str,
-    counts: dict[str, str],
-) -> str:
-    own = held.filter(pl.col("direction") == direction)
-    first = own.row(0, named=True)
-    parts = []
-    for source, name in (("head", "with the head"), ("none", "real pairs alone")):
-        numbers = [
-            f"{value_text(metric, row['mean'])} at {counts[row['n_pairs']]}"
-            for row in lines
-            if row["source"] == source
-        ]
-        if numbers:
-            parts.append(f"{name} {', '.join(numbers)}")
-    controls = [row["mean"] for row in lines if row["source"] in CONTROLS]
-    if controls:
-        ends = value_text(metric, min(controls)), value_text(metric, max(controls))
-        parts.append(f"controls in place of the head from {ends[0]} to {ends[1]}")
-    parts += [
-        f"{row['line']} {value_text(metric, row['mean'])}" for row in lines if not row["source"]
-    ]
-    return (
-        f"{title}: {metric} of {way(direction)} in percent, mean over "
-        f"{draws_text(first['n_seeds'])}, {_pool(held, direction)}; {'; '.join(parts)}."
-    )
 
 
 def curve_lines(

@@ -5,9 +5,10 @@ Which images are shown follows from their ids alone, so that nobody picks the pr
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Iterable, Mapping, Sequence
+import io
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import polars as pl
 
 from bench.cells import method_title
 from bench.corpus import seen_classes
-from bench.report.theme import evaluation_text
+from bench.report.theme import data_uri, evaluation_text
 from bench.report.verdict import among
 from bench.results import read_ranks
 from featstore.identity import sha256_hex
@@ -25,11 +26,14 @@ from featstore.terminal import visible
 #: A near miss: the right answer is among the first so many.
 NEAR = 5
 
-#: Cards of every group on the page, and how many more a reader may open.
-FIRST, MORE = 3, 5
+#: Cards of every group on the page; the template shows three before a reader asks for more.
+CARDS = 8
 
 #: Hits and misses in the strip of the first screen.
 HITS, MISSES = 5, 2
+
+#: The standard deviation of the grey levels of a thumbnail, of 255, below which it looks blank.
+CONTRAST = 8.0
 
 #: Characters of a text that are shown.
 LONGEST = 300
@@ -88,14 +92,13 @@ class Group:
     title : str
     total : int
         How many there are in the run.
-    cards, more : tuple of Card
-        What is shown at once, and on demand.
+    cards : tuple of Card
+        At most `CARDS`.
     """
 
     title: str
     total: int
     cards: tuple[Card, ...]
-    more: tuple[Card, ...]
 
 
 @dataclass(frozen=True)
@@ -143,20 +146,37 @@ class Words:
     classes : mapping
         item_id to class_id.
     pictures : mapping
-        item_id to data URI.
+        item_id to the bytes of a thumbnail, WebP.
     seen : frozenset of str
         class_id of the classes whose name the head has.
     """
 
     texts: Mapping[str, str]
     classes: Mapping[str, str]
-    pictures: Mapping[str, str]
+    pictures: Mapping[str, bytes]
     seen: frozenset[str] = frozenset()
 
     def describe(self, item: str) -> str:
         """Return the text of an item, else that of its class, else its id, as it is shown."""
         own = self.texts.get(item) or self.texts.get(self.classes.get(item, item), item)
         return shown_text(own)
+
+    def picture(self, item: str) -> str:
+        """Return the address of an item's thumbnail; empty where there is none."""
+        found = self.pictures.get(item)
+        return data_uri("image/webp", found) if found else ""
+
+    def can_be_seen(self, item: str) -> bool:
+        """Whether an item's thumbnail shows something: a white flash on white is blank.
+
+        True of every item where there are no thumbnails.
+        """
+        from PIL import Image, ImageStat
+
+        if not self.pictures or item not in self.pictures:
+            return not self.pictures
+        with Image.open(io.BytesIO(self.pictures[item])) as picture:
+            return bool(ImageStat.Stat(picture.convert("L")).stddev[0] >= CONTRAST)
 
     def class_of(self, item: str) -> str:
         """Return the class of an item; a class is its own."""
@@ -189,11 +209,7 @@ def read_words(store: FeatureStore, row: Mapping[str, Any]) -> Words:
             if parent in classes
         )
     dataset, kind = str(row["image_set"]).split("/")[:2]
-    pictures = {
-        item: f"data:image/webp;base64,{base64.b64encode(data).decode('ascii')}"
-        for item, data in store.thumbnails(dataset, kind).items()
-    }
-    return Words(texts, classes, pictures, seen)
+    return Words(texts, classes, store.thumbnails(dataset, kind), seen)
 
 
 def gallery(
@@ -225,14 +241,14 @@ def gallery(
         found = [(label, own[query]) for label, own in ranks.items() if query in own]
         return Card(
             text=words.describe(query),
-            image=words.pictures.get(query, ""),
+            image=words.picture(query),
             answers=tuple(
                 Answer(*label, words.describe(row["top"][0]), row["rank"]) for label, row in found
             ),
         )
 
-    def cards(queries: Sequence[str]) -> tuple[Card, ...]:
-        return tuple(map(card, queries))
+    def cards(queries: Iterable[str], most: int) -> tuple[Card, ...]:
+        return tuple(map(card, islice(filter(words.can_be_seen, queries), most)))
 
     # A fixed shuffle: neither the alphabet nor the order of the items decides.
     order = sorted(first, key=lambda item: sha256_hex(item.encode("utf-8")))
@@ -249,14 +265,17 @@ def gallery(
     return Gallery(
         setting=(
             f"{method_title(method)} on head weights alone: {len(first):,} images, {pool}. "
-            "Examples are drawn by a hash of their ids."
+            "Examples are drawn by a hash of their ids; blank thumbnails are passed over."
         ),
         groups=tuple(
-            Group(title, len(kind), cards(kind[:FIRST]), cards(kind[FIRST : FIRST + MORE]))
+            Group(title, len(kind), own)
             for title, kind in kinds.items()
-            if kind
+            if (own := cards(kind, CARDS))
         ),
-        strip=cards([*_one_a_class(hits, words)[:HITS], *_one_a_class(nearer, words)[:MISSES]]),
+        strip=(
+            *cards(_one_a_class(hits, words), HITS),
+            *cards(_one_a_class(nearer, words), MISSES),
+        ),
         hits=len(hits),
         total=len(first),
         pool=pool,

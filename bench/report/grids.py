@@ -21,20 +21,17 @@ from bench.cells import (
 )
 from bench.fits import FEWEST, SCORED, TOO_FEW
 from bench.metrics.summary import metric_named
-from bench.report.theme import INKS
+from bench.report.theme import SOURCE_STYLES
 from bench.report.verdict import among
 from bench.tables import (
     BY_NAME,
     EXTRA,
+    Axis,
     extra_text,
-    interval_text,
+    gain_lines,
     metric_columns,
     metric_name,
-    number_text,
-    p_text,
     pairs_text,
-    relative_text,
-    side_p,
     signed_text,
     value_text,
     varying,
@@ -165,19 +162,21 @@ def _grid(arena: dict[str, Any], block: pl.DataFrame, bold: Collection[tuple[Any
 
 
 def _note(block: pl.DataFrame) -> str:
-    seeds = sorted({int(n) for n in block["n_seeds"]})
-    note = f"mean ± sd over {seeds[-1]} draws"
-    if seeds[0] == 1 and seeds[-1] > 1:
-        note += ", no ± where nothing is drawn"
-    means = set(block["image_mean"])
-    if SCORED in means:
-        note += "; images centred by the mean of all that are scored, which uses no label "
-        note += "(transductive)"
-    elif TOO_FEW in means:
-        note += f"; images not centred: fewer than {FEWEST} are scored"
-    if (share := block["seen_share"][0]) is not None:
-        note += f"; {100 * share:.0f} % of the queries are of names that the head has (seen)"
-    return f"{note}."
+    seeds, means = sorted({int(n) for n in block["n_seeds"]}), set(block["image_mean"])
+    share = block["seen_share"][0]
+    centred = "images centred by the mean of all that are scored, which uses no label"
+    parts = {
+        ", no ± where nothing is drawn": seeds[0] == 1 < seeds[-1],
+        f"; {centred} (transductive)": SCORED in means,
+        f"; images not centred: fewer than {FEWEST} are scored": (
+            TOO_FEW in means and SCORED not in means
+        ),
+        f"; {100 * (share or 0.0):.0f} % of the queries are of names that the head has (seen)": (
+            share is not None
+        ),
+    }
+    said = "".join(text for text, holds in parts.items() if holds)
+    return f"mean ± sd over {seeds[-1]} draws{said}."
 
 
 def _lines(
@@ -227,10 +226,9 @@ def _row_name(row: dict[str, Any], keys: Sequence[str], extra: Sequence[str]) ->
 
 
 def _role(method: str, source: str) -> str:
-    if method == "chance":
-        return "muted"
-    role = "conse" if method == "conse" else {"none": "real"}.get(source, source)
-    return role if role in INKS else "muted"
+    if method in ("chance", "conse"):
+        return {"chance": "muted"}.get(method, method)
+    return SOURCE_STYLES.get(source, ("muted",))[0]
 
 
 def _shades(
@@ -255,7 +253,7 @@ def _shades(
 
 
 def gain_rows(comparisons: pl.DataFrame, fitted: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows of a gain table with a bar each, all on one axis.
+    """Return the rows of a gain table with their texts, and with a bar each, all on one axis.
 
     Parameters
     ----------
@@ -266,46 +264,19 @@ def gain_rows(comparisons: pl.DataFrame, fitted: dict[str, Any]) -> list[dict[st
     """
     if comparisons.is_empty():
         return []
-    low = min(0.0, float(comparisons["low"].min() or 0.0))  # type: ignore[arg-type]
-    high = max(0.0, float(comparisons["high"].max() or 0.0))  # type: ignore[arg-type]
-    span = (high - low) or 1.0
-
-    def at(value: float | None, end: float) -> float:
-        """Return a place on the axis, percent of it; an open interval reaches its end."""
-        return round(100 * ((end if value is None else value) - low) / span, 2)
-
+    ends = [0.0, *comparisons["low"].drop_nulls(), *comparisons["high"].drop_nulls()]
+    axis = Axis(min(ends), max(ends))
+    texts = gain_lines(comparisons)
     return [
         {
-            "direction": row["direction"],
-            "eval": row["eval"],
-            "metric": row["metric"],
-            "name": row["method"],
-            "method": method_title(row["method"]),
+            **row,
+            "texts": dict(zip(texts.headings, line, strict=True)),
             "pairs": pairs_text(row["n_pairs"], fitted.get(row["n_pairs"])),
-            "side_a": row["side_a"],
-            "side_b": row["side_b"],
-            "a": value_text(row["metric"], row["a"], row["a_sd"]),
-            "b": value_text(row["metric"], row["b"], row["b_sd"]),
-            "difference": signed_text(row["difference"]),
-            "interval": interval_text(row["low"], row["high"]),
-            "relative": relative_text(row["relative"]),
-            "p": side_p(row),
-            "p_holm": p_text(row["p_holm"]),
-            "family": "" if row["family"] is None else f"of {row['family']}",
-            "population": row["population"],
-            "n_seeds": str(row["n_seeds"]),
-            "n_clusters": f"{row['n_clusters']:,}",
-            "gallery": number_text(row["gallery"], 0),
-            "chance": value_text(row["metric"], row["chance"]),
+            "gain": signed_text(row["difference"]),
             "tone": _tone(row),
-            "bar": {
-                "zero": at(0.0, 0.0),
-                "low": at(row["low"], low),
-                "width": round(at(row["high"], high) - at(row["low"], low), 2),
-                "mean": at(row["difference"], 0.0),
-            },
+            "bar": axis.bar(row["low"], row["difference"], row["high"]),
         }
-        for row in comparisons.iter_rows(named=True)
+        for row, line in zip(comparisons.iter_rows(named=True), texts.lines, strict=True)
     ]
 
 

@@ -15,35 +15,41 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urljoin
 
 import polars as pl
 
 from bench.cells import (
+    CELL,
     label_set_title,
     method_title,
     metric_texts,
     only_series,
     whole_heads,
 )
-from bench.comparisons import LEVEL, bold_cells, compare
+from bench.comparisons import LEVEL, bold_cells, chosen_rows, compare, compare_choices
 from bench.doses import dose_table
 from bench.errors import BenchError, NoResultsError
 from bench.report.figures import (
     METHOD,
+    changes_figure,
     controls_figure,
+    doses_figure,
     headline_figure,
     pairs_figure,
 )
 from bench.report.gallery import gallery, read_words, shown_text
 from bench.report.grids import Grid, gain_rows, grids
 from bench.report.screen import Screen, first_screen
-from bench.report.theme import Figure, css_variables, numbered
+from bench.report.theme import Figure, css_variables, data_uri, numbered
 from bench.report.verdict import Verdict, verdict
 from bench.results import read_results, read_sessions, unfinished, versions
+from bench.statistics import holm
 from bench.suites.few_shot import few_shot_table
 from bench.suites.published import published_table
 from bench.tables import (
     dose_lines,
+    gain_lines,
     learner_lines,
     metric_columns,
     published_lines,
@@ -106,9 +112,6 @@ def filter_to_one_choice(
     return rows, [key for key in dict.fromkeys(keys) if key not in shown]
 
 
-#: Names that are shown in each part of the list.
-SHOWN = 15
-
 ROLES = {
     "image": "images",
     "name": "class names",
@@ -131,51 +134,8 @@ def set_health(store: FeatureStore, row: Mapping[str, Any]) -> list[dict[str, An
     return found
 
 
-def ambiguous_names(store: FeatureStore, row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return which classes share their whole name, ignoring case, per set of class names.
-
-    They are contradictory targets: how many classes share, and the largest groups.
-    """
-    out = []
-    for role in ("head_name", "name"):
-        if not row[f"{role}_set"]:
-            continue
-        try:
-            items = store.view(row[f"{role}_set"], revision=row[f"{role}_revision"]).items
-        except (FeatstoreError, BenchError):
-            continue
-        plain = items.filter(pl.col("text").is_not_null())
-        if "none" in set(plain["template_id"].drop_nulls()):
-            plain = plain.filter(pl.col("template_id") == "none")
-        if "name" in set(plain["variant"].drop_nulls()):
-            plain = plain.filter(pl.col("variant") == "name")
-        classes = plain.unique("class_id", keep="first", maintain_order=True)
-        groups = (
-            classes.group_by(pl.col("text").str.to_lowercase().alias("name"))
-            .agg(pl.col("class_id").sort(), pl.len().alias("n"))
-            .filter(pl.col("n") > 1)
-            .sort("n", "name", descending=[True, False])
-        )
-        largest = groups.select("name", "class_id").head(SHOWN).rows()
-        out.append(
-            {
-                "role": ROLES[role],
-                "n_classes": classes.height,
-                "n_sharing": int(groups["n"].sum()),
-                "shared": [(name, listed(ids, shown=8)) for name, ids in largest],
-            }
-        )
-    return out
-
-
 #: A page above this size is refused: something that is no thumbnail was embedded.
 MAX_PAGE_BYTES = 5 * 2**20
-
-#: Headings of the tables of doses and of published numbers whose cells are numbers.
-NUMERIC = {
-    "level", "own names %", "top-1 %", "seen %", "unseen %", "draws", "K", "ours", "theirs",
-    "shots", "published", "seeds", "gallery", "ours \N{MINUS SIGN} theirs",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -186,7 +146,7 @@ class Written:
     ----------
     page : Path
     files : tuple of Path
-        Figures as SVG and PNG, and their numbers as CSV.
+        What else: figures as PDF for a paper, the picture that a link to the page shows.
     answer : str
         The headline, or empty where no head was scored alone.
     """
@@ -204,6 +164,7 @@ def write_report(
     suite: str | None = None,
     images: str | None = None,
     paper: Path | str | None = None,
+    url: str | None = None,
 ) -> Written:
     """Write the report of a results folder.
 
@@ -214,13 +175,16 @@ def write_report(
     store : path or address
         The store that the runs read: texts, thumbnails and the health of the data come from it.
     out : Path
-        The HTML file. Figures go beside it, into ``<stem>_files/``.
+        The HTML file. It holds all: figures, numbers, thumbnails.
     suite : str, optional
         Which suite, if the folder holds several.
     images : str, optional
         Which set of images, if the suite scored several; see `bench.report.page`.
     paper : Path, optional
         Folder that also gets every figure as PDF.
+    url : str, optional
+        Where the page will be published. Whoever is sent this address sees the first figure, which
+        is written beside the page as PNG and has to be published with it.
 
     Raises
     ------
@@ -241,24 +205,58 @@ def write_report(
     >>> write_report("results", store="smoke", out="report.html").page.name
     'report.html'
     """
-    _require_packages()
     results, out = Path(results), Path(out)
     rows = only_series(results, read_results(results), suite=suite)
     opened = open_store(store)
-    folder = out.parent / f"{out.stem}_files"
-    page = build_page(results, rows, opened, images=images, files=folder.name)
-    # All is drawn before any of it is written: what fails leaves the old page and its figures.
-    files = {
-        folder / f"{figure.name}{ending}": content
-        for figure in page.figures
-        for ending, content in figure.files().items()
-    }
+    picture = out.with_suffix(".png")
+    image = "" if url is None else urljoin(url, quote(picture.name))
+    page = build_page(results, rows, opened, images=images, image=image)
+    # All is drawn before any of it is written: what fails leaves the old page.
+    files = {picture: page.figures[0].png()} if image and page.figures else {}
     if paper is not None:
         files |= {Path(paper, f"{figure.name}.pdf"): figure.pdf() for figure in page.figures}
-    for path, content in files.items():
+    for path, content in (*files.items(), (out, page.html.encode("utf-8"))):
         write_file(path, [content])
-    write_file(out, [page.html.encode("utf-8")])
     return Written(out, tuple(files), page.screen.finding)
+
+
+def write_changes(
+    a: Path | str, b: Path | str, *, out: Path | str, paper: Path | str | None = None
+) -> Written:
+    """Write what differs between two folders of results: one figure and one table.
+
+    Parameters
+    ----------
+    a, b : Path
+        Folders, or choices of their cells; see `bench.comparisons.chosen_rows`.
+    out, paper
+        As of `write_report`.
+
+    Raises
+    ------
+    NoResultsError
+        If a folder holds no result, or no two cells can be paired.
+    """
+    sides, out = (chosen_rows(str(a)), chosen_rows(str(b))), Path(out)
+    found = compare_choices(*sides).filter(pl.col("p").is_not_null())
+    corrected = pl.Series("p_holm", holm(found["p"].to_numpy()))
+    held = (pl.col("p_holm") < LEVEL) & (pl.col("limit") == "")
+    found = found.with_columns(corrected, family=pl.lit(found.height)).with_columns(bold=held)
+    n, of = found["bold"].sum(), f"{found.height:,} paired comparisons"
+    said = f"A and B differ in {n:,} of {of}, after correction."
+    if (found["difference"] == 0).all():
+        said = f"A and B agree in all {of}."
+    cells = [set(rows.select(CELL).rows()) for _, _, rows in sides]
+    (figure,) = numbered([changes_figure(found)])
+    context = {
+        "title": f"{a} against {b} · Headstock", "description": said, "image": "",
+        "sides": (a, b), "rows": gain_rows(found, {}), "figure": figure,
+        "alone": {"A": len(cells[0] - cells[1]), "B": len(cells[1] - cells[0])},
+    }  # fmt: skip
+    files = {} if paper is None else {Path(paper, f"{figure.name}.pdf"): figure.pdf()}
+    for path, content in (*files.items(), (out, render("changes.html", context).encode("utf-8"))):
+        write_file(path, [content])
+    return Written(out, tuple(files), said)
 
 
 @dataclass(frozen=True)
@@ -285,7 +283,7 @@ def build_page(
     store: FeatureStore,
     *,
     images: str | None = None,
-    files: str = "report_files",
+    image: str = "",
 ) -> Page:
     """Return the page for these result rows.
 
@@ -298,8 +296,8 @@ def build_page(
     store : FeatureStore
     images : str, optional
         Which set of images, if there are several.
-    files : str
-        Name of the folder beside the page that the figures' files go into.
+    image : str
+        Address of the picture that a link to the page shows; empty for none.
     """
     published = published_table(rows) if rows["suite"][0] == "paper" else None
     rows, others = filter_to_one_choice(rows, images)
@@ -322,10 +320,16 @@ def build_page(
                 direction=found.direction,
                 metric=found.metric,
             ),
-            *curves(whole_heads(table), comparisons),
+            *(
+                pairs_figure(whole_heads(table), comparisons, method)
+                for method in dict.fromkeys([METHOD, *table["method"]])
+            ),
             None
             if found is None
-            else controls_figure(whole, table, doses, evaluation=found.eval, method=found.method),
+            else controls_figure(whole, table, evaluation=found.eval, method=found.method),
+            None
+            if found is None
+            else doses_figure(doses, evaluation=found.eval, method=found.method),
         ]
     )
     screen = first_screen(root, rows, table, found, store, words)
@@ -335,23 +339,22 @@ def build_page(
         looked = gallery(root, whole, words, found.method, found.direction, head)
     health = set_health(store, first)
     context: dict[str, Any] = {
-        "verdict": found,
+        "title": screen.title,
+        "description": screen.finding,
         "unfinished": unfinished(root, str(rows["suite"][0])),
         "figures": {
             kind: [figure for figure in figures if figure.kind == kind]
             for kind in dict.fromkeys(figure.kind for figure in figures)
         },
-        "files": files,
+        "image": image if figures else "",
         "others": others,
-        "numeric": NUMERIC,
         "published": None if published is None else published_lines(published),
         "learners": learner_lines(few_shot_table(root, rows)),
         "health": health,
-        "ambiguous": ambiguous_names(store, first),
         "screen": screen,
         "gallery": looked,
         "doses": dose_lines(doses),
-        "lines": result_lines(table),
+        "sheets": {"cells": result_lines(table), "comparisons": gain_lines(comparisons)},
         **_tables(METHOD if found is None else found.method, table, comparisons, figures, health),
         "metrics": metric_texts(rows),
         "sets": [
@@ -363,12 +366,7 @@ def build_page(
         "sessions": read_sessions(root),
         "suite": str(first["suite"]),
     }
-    html = render("page.html", context)
-    if len(html.encode("utf-8")) > MAX_PAGE_BYTES:
-        raise BenchError(
-            f"The page would have {len(html) / 2**20:.1f} MiB; at most "
-            f"{MAX_PAGE_BYTES / 2**20:.0f} are written. Extract smaller thumbnails."
-        )
+    html = render("page.html", context, most=MAX_PAGE_BYTES, cure="Extract smaller thumbnails.")
     return Page(html, tuple(figures), found, screen)
 
 
@@ -399,7 +397,6 @@ def _tables(
         "alone": alone,
         "parts": gain_rows(comparisons.filter(parts), fitted),
         "family": gain_rows(comparisons.filter(pl.col("family").is_not_null()), fitted),
-        "comparisons": gain_rows(comparisons, fitted),
     }
 
 
@@ -422,25 +419,21 @@ def _findings(comparisons: pl.DataFrame, health: Sequence[Mapping[str, Any]]) ->
     health : sequence of dict
         Of `set_health`.
     """
-    family = comparisons.filter(pl.col("family").is_not_null())
-    held, more = _held(family)
-    headings = {
-        "family": f"{held} comparisons that were named beforehand hold after correction{more}",
-        "health": "The store no longer holds the revisions that were scored",
+    held, more = _held(comparisons.filter(pl.col("family").is_not_null()))
+    faults = {
+        "failed items": [one["role"] for one in health if one["failures"]],
+        "zero embeddings": [one["role"] for one in health if (one["norms"] or {}).get("zero")],
     }
-    if health:
-        zero = [one["role"] for one in health if one["norms"] and one["norms"]["zero"]]
-        faults = {
-            "failed items": [one["role"] for one in health if one["failures"]],
-            "zero embeddings": zero,
-        }
-        named = [f"{what} among the {listed(of, shown=5)}" for what, of in faults.items() if of]
-        headings["health"] = (
-            f"The data have {' and '.join(named)}"
-            if named
-            else "No item of the data failed, and no embedding is zero"
-        )
-    return headings
+    named = [f"{what} among the {listed(of, shown=5)}" for what, of in faults.items() if of]
+    said = "No item of the data failed, and no embedding is zero"
+    if named:
+        said = f"The data have {' and '.join(named)}"
+    if not health:
+        said = "The store no longer holds the revisions that were scored"
+    return {
+        "family": f"{held} comparisons that were named beforehand hold after correction{more}",
+        "health": said,
+    }
 
 
 def _held(family: pl.DataFrame) -> tuple[str, str]:
@@ -479,19 +472,20 @@ def _of_method(method: str, comparisons: pl.DataFrame) -> dict[str, str]:
     return headings
 
 
-def curves(table: pl.DataFrame, comparisons: pl.DataFrame) -> list[Figure]:
-    """Return the accuracy by number of pairs of every method that has some.
+def render(
+    name: str, context: Mapping[str, Any], *, most: int | None = None, cure: str = ""
+) -> str:
+    """Return a page of this package, with the style sheet and the script that all pages share.
 
-    The verdict's method comes first, the others in the order of `bench.tables.result_table`.
+    Raises
+    ------
+    BenchError
+        If it has more than `most` bytes; `cure` says what to do.
+    MissingPackageError
+        If jinja2 is missing.
     """
-    methods = dict.fromkeys([METHOD, *table["method"]])
-    drawn = (pairs_figure(table, comparisons, method) for method in methods)
-    return [figure for figure in drawn if figure is not None]
-
-
-def render(name: str, context: Mapping[str, Any]) -> str:
-    """Return a page of this package, with the style sheet and the script that all pages share."""
-    from jinja2 import Environment, FunctionLoader, StrictUndefined
+    with needs_extra("A page"):
+        from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     script = resource("table.js")
     shared = {
@@ -508,9 +502,16 @@ def render(name: str, context: Mapping[str, Any]) -> str:
         "spaced": lambda text: text.replace("→", " → "),
         "shown": shown_text,
         "counted": "{:,}".format,
+        "csv_uri": lambda table: data_uri("text/csv", table.csv().encode("utf-8")),
         "short": "{:.3g}".format,
     }
-    return environment.get_template(name).render(shared | {**context})
+    html = environment.get_template(name).render(shared | {**context})
+    if most is not None and (size := len(html.encode("utf-8"))) > most:
+        raise BenchError(
+            f"The page would have {size / 2**20:.1f} MiB; at most {most / 2**20:.0f} are written. "
+            f"{cure}"
+        )
+    return html
 
 
 def resource(name: str) -> str:
@@ -524,13 +525,6 @@ def _policy(script: str) -> str:
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
         f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     )
-
-
-def _require_packages() -> None:
-    """Before any work: they are imported where they are used."""
-    with needs_extra("The report"):
-        import jinja2  # noqa: F401
-        import matplotlib as mpl  # noqa: F401
 
 
 def _facts(rows: pl.DataFrame, first: dict[str, Any]) -> list[tuple[str, str]]:

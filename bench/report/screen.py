@@ -44,6 +44,7 @@ from bench.results import unfinished
 from bench.statistics import ENOUGH_DRAWS, DrawSums, proportion_interval
 from bench.suites.few_shot import Finding, few_shot_claim
 from bench.tables import BY_NAME, gain_text, p_text, pairs_text, value_text
+from featstore.datasets import DATASETS
 from featstore.store.store import FeatureStore
 
 #: How the note of a dataset begins whose images were looked at when settings were chosen.
@@ -212,7 +213,7 @@ def first_screen(
     head = label_set_title(sets["head_set"].split("/")[0])
     left = bool(unfinished(root, suite))
     scene = Scene(found, rows, table, head, is_unfinished=left)
-    dek = scene.dek(names["image"], str(text))
+    dek = scene.dek(names["image"], str(text), str(sets["image_set"]).split("/")[0])
     doubts = (
         scene.weights(), scene.fitting(), scene.known_names(root, words), scene.real_pairs(),
         scene.quotable(note),
@@ -345,8 +346,8 @@ class Scene:
         own = [row for row in controls if row["stands"] == found.tone]
         return min(own, key=itemgetter("difference"))
 
-    def dek(self, images: str, texts: str) -> str:
-        """Return what was fitted, and on what it was scored."""
+    def dek(self, images: str, texts: str, dataset: str) -> str:
+        """Return what was fitted, on what it was scored, and what the images are."""
         found = self.found
         own = self.rows.filter((pl.col("source") == "head") & (pl.col("method") == found.method))
         # Results of an older version do not say how many.
@@ -360,10 +361,12 @@ class Scene:
         elif found.eval in FRESH_SPLITS:
             scored = f"One split of {n_images:,.0f} test images"
         chance = "" if row["chance"] is None else f", chance {value_text('top-1', row['chance'])} %"
+        known = {one["name"]: one["text"] for one in DATASETS.listed()}
+        what = known.get(dataset, f"the set {dataset}.")
         return (
             f"{method_title(found.method)} is fitted on the {counted} of {images}'s "
             f"classifier and the {texts} embeddings of their class names; no image–text pair is "
-            f"used. {scored}, each {found.pool}{chance}."
+            f"used. {scored}, each {found.pool}{chance}. Images: {what[:1].lower()}{what[1:]}"
         )
 
     def weights(self) -> Doubt:
@@ -489,24 +492,21 @@ class Scene:
         """Answer whether the number may be quoted."""
         question, found = "May I quote it?", self.found
         row = found.of("over-chance") or found.controls[0]
-        against = []
-        if note.startswith(DEVELOPMENT):
-            against.append("these images are a development set")
-        if found.n_settings > 1:
-            against.append(
-                f"{method_title(found.method)} was scored in {found.n_settings} settings"
-            )
-        if self.is_unfinished:
-            against.append("runs that were planned are missing")
-        if not found.controls:
-            against.append("no control was run")
-        elif found.tone in _OPEN:
-            against.append(_OPEN[found.tone])
-        if found.eval in FRESH_SPLITS and row["n_seeds"] < ENOUGH_DRAWS:
-            draws = "one split was" if row["n_seeds"] == 1 else f"{row['n_seeds']} splits were"
-            against.append(f"only {draws} drawn ({ENOUGH_DRAWS} are needed)")
-        if row["n_clusters"] < FEW_CLASSES:
-            against.append(f"the images are of only {row['n_clusters']} classes")
+        n_splits = row["n_seeds"]
+        splits = "one split was" if n_splits == 1 else f"{n_splits} splits were"
+        method = method_title(found.method)
+        reasons = {
+            "these images are a development set": note.startswith(DEVELOPMENT),
+            f"{method} was scored in {found.n_settings} settings": found.n_settings > 1,
+            "runs that were planned are missing": self.is_unfinished,
+            "no control was run": not found.controls,
+            _OPEN.get(found.tone, ""): found.controls and found.tone in _OPEN,
+            f"only {splits} drawn ({ENOUGH_DRAWS} are needed)": (
+                found.eval in FRESH_SPLITS and n_splits < ENOUGH_DRAWS
+            ),
+            f"the images are of only {row['n_clusters']} classes": row["n_clusters"] < FEW_CLASSES,
+        }
+        against = [reason for reason, holds in reasons.items() if holds]
         chance = row["chance"]
         quote = found.value("head")
         if row.get("comparison") == "over-chance" and row["low"] is not None and chance is not None:

@@ -1,5 +1,5 @@
 "use strict";
-// Sorting, filtering and copying of tables; without it they are only as they came.
+// Sorting and filtering of tables; without it they are only as they came.
 const number = (text) => {
   const found = text.replace(/,/g, "").replace("−", "-").match(/[-+]?\d+(\.\d+)?(e[-+]?\d+)?/);
   return found ? Number(found[0]) : NaN;
@@ -39,27 +39,6 @@ const sortable = (table) => {
   });
 };
 
-// What is shown of a table: headings, then the rows that the filter leaves.
-const lines = (table) => {
-  const cells = [...table.tHead.rows[0].cells];
-  const kept = cells.map((cell, i) => [cell, i]).filter(([cell]) => !cell.classList.contains("bar-head"));
-  const rows = [...table.tBodies[0].rows].filter((row) => !row.hidden);
-  return [kept.map(([cell]) => shown(cell)), ...rows.map((row) => kept.map(([, i]) => shown(row.cells[i])))];
-};
-const asCsv = (rows) =>
-  rows.map((row) => row.map((cell) => (/[",\n]/.test(cell) ? `"${cell.replace(/"/g, '""')}"` : cell)).join(",")).join("\n") + "\n";
-const TEX = {
-  "&": "\\&", "%": "\\%", "$": "\\$", "#": "\\#", "_": "\\_", "{": "\\{", "}": "\\}",
-  "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "\\": "\\textbackslash{}", "±": "$\\pm$",
-  "−": "$-$", "→": "$\\to$", "≤": "$\\leq$", "<": "\\textless{}", ">": "\\textgreater{}",
-};
-const asTex = (rows) => {
-  const safe = (cell) => [...cell].map((sign) => TEX[sign] ?? sign).join("");
-  const [head, ...rest] = rows.map((row) => row.map(safe).join(" & ") + " \\\\");
-  const columns = "l".repeat(rows[0].length);
-  return ["\\begin{tabular}{" + columns + "}", "\\toprule", head, "\\midrule", ...rest, "\\bottomrule", "\\end{tabular}", ""].join("\n");
-};
-
 let tables = 0;
 const tools = (table) => {
   const id = `filter-${(tables += 1)}`;
@@ -77,30 +56,36 @@ const tools = (table) => {
     }
     said.textContent = words.length ? `${left} of ${total} rows` : "";
   });
-  const sheet = element("textarea", { readOnly: true, hidden: true, rows: 6 });
-  sheet.setAttribute("aria-label", "Text to copy");
-  const copier = (name, write) => {
-    const button = element("button", { type: "button", className: "tool" }, `Copy ${name}`);
-    button.addEventListener("click", async () => {
-      const text = write(lines(table));
-      try {
-        await navigator.clipboard.writeText(text);
-        sheet.hidden = true;
-        said.textContent = `${name} copied`;
-      } catch {
-        // A page that may not write to the clipboard shows the text, selected.
-        sheet.hidden = false;
-        sheet.value = text;
-        sheet.select();
-        said.textContent = `${name} below, selected: copy it with the keyboard`;
-      }
-    });
-    return button;
-  };
   const label = element("label", { htmlFor: id }, "Filter");
-  const bar = element("div", { className: "tools" }, label, filter, copier("CSV", asCsv), copier("TeX", asTex), said, sheet);
+  const bar = element("div", { className: "tools" }, label, filter, said);
   (table.closest(".scroll") ?? table).before(bar);
 };
+
+// Sheets: links to CSV that the page holds. Opened, each is drawn as a table.
+const parsed = (text) => {
+  const rows = [[]];
+  for (const [, cell, end] of text.matchAll(/("(?:[^"]|"")*"|[^,\n]*)(,|\n)/g)) {
+    const plain = cell.startsWith('"') ? cell.slice(1, -1).replace(/""/g, '"') : cell;
+    rows.at(-1).push(plain.replace(/^'(?=[=+\-@\t])/, ""));
+    if (end === "\n") rows.push([]);
+  }
+  return rows.slice(0, -1);
+};
+const draw = (link) => {
+  const bytes = Uint8Array.from(atob(link.href.split(",")[1]), (sign) => sign.charCodeAt(0));
+  const [headings, ...rows] = parsed(new TextDecoder().decode(bytes));
+  const right = headings.map((_, i) => i > 0 && rows.every((row) => /^$|^[[+\-−<]*\s*\d/.test(row[i])));
+  const cells = (tag, texts, facts) => element("tr", {}, ...texts.map((text, i) => element(tag, { ...facts, className: right[i] ? "n" : "" }, text)));
+  const table = element(
+    "table", { className: "sortable tight" }, element("thead", {}, cells("th", headings, { scope: "col" })),
+    element("tbody", {}, ...rows.map((row) => cells("td", row, {}))),
+  );
+  const frame = element("div", { className: "scroll", tabIndex: 0, role: "region", ariaLabel: link.textContent }, table);
+  link.parentElement.after(frame);
+  sortable(table);
+  tools(table);
+};
+document.getElementById("every")?.addEventListener("toggle", () => document.querySelectorAll("a.sheet").forEach(draw), { once: true });
 
 for (const table of document.querySelectorAll("table.sortable")) {
   sortable(table);

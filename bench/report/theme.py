@@ -7,12 +7,14 @@ all common forms of colour blindness, and every role has its own marker and dash
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 import textwrap
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from html import escape
 from typing import Any
 
@@ -119,7 +121,7 @@ class Figure:
     subtitle : str
         What is drawn and its unit.
     caption : str
-        The numbers that a reader needs to quote it; also the text read in place of the picture.
+        What a reader needs to quote it, in one sentence; also read in place of the picture.
     data : DataFrame
         What is drawn, unrounded.
     draw : callable
@@ -175,52 +177,64 @@ class Figure:
         end = body.index(">") + 1
         return f"{opening}{body[len('<svg ') : end]}{words}{body[end:]}"
 
-    def files(self) -> dict[str, bytes]:
-        """Return what lies beside a page, by ending: pictures with the words inside, and data."""
-        return {
-            ".svg": self._saved("svg", {"Date": None}, words=True),
-            ".png": self._saved("png", {"Software": None}, words=True),
-            ".csv": comma_separated(self.data).encode("utf-8"),
-        }
+    def png(self) -> bytes:
+        """Return the drawing as a picture, with the words inside."""
+        return self._saved("png", {"Software": None}, words=True)
+
+    def links(self) -> dict[str, str]:
+        """Return what a page holds to be saved, as addresses by ending: picture and numbers."""
+        csv = comma_separated(self.data).encode("utf-8")
+        return {"png": data_uri("image/png", self.png()), "csv": data_uri("text/csv", csv)}
 
     def pdf(self) -> bytes:
         """Return the drawing as a PDF without words: TrueType fonts embedded, and no date."""
         return self._saved("pdf", {"CreationDate": None, "Creator": None, "Producer": None})
 
+    @cached_property
     @needs_extra("A figure")
-    def drawing(self, *, words: bool = False) -> Any:
-        """Return the drawing as a `matplotlib.figure.Figure`, with title and caption if asked."""
+    def drawing(self) -> Any:
+        """The drawing as a `matplotlib.figure.Figure`, laid out once for all its files."""
         from matplotlib.figure import Figure as Drawing
 
-        size = self.width / 72, self.height / 72
-        drawing = Drawing(figsize=size, layout="constrained")
+        drawing = Drawing(figsize=(self.width / 72, self.height / 72), layout="constrained")
         self.draw(drawing)
-        if words:
-            title = textwrap.wrap(self.title, int(self.width / 9))
-            below = textwrap.wrap(f"{self.label}. {self.caption}", int(self.width / 8))
-            drawing.set_figheight(size[1] + (20 * len(title) + 17 * len(below)) / 72)
-            drawing.set_facecolor("white")
-            drawing.suptitle("\n".join(title), x=0.01, ha="left", weight="bold")
-            below_all = {"x": 0.01, "ha": "left", "size": TEXT, "color": colour("muted")}
-            drawing.supxlabel("\n".join(below), **below_all)
+        drawing.draw_without_rendering()
+        drawing.set_layout_engine("none")
         return drawing
 
     def __repr__(self) -> str:
         return f"{self.label}: {self.title}"
 
     def _repr_png_(self) -> bytes:
-        return self.files()[".png"]
+        return self.png()
 
     @needs_extra("A figure")
     def _saved(self, form: str, metadata: dict[str, Any], *, words: bool = False) -> bytes:
+        """Return the drawing in a format; with its title above and its caption below if asked."""
         from matplotlib import rc_context
 
-        buffer = io.BytesIO()
+        buffer, how = io.BytesIO(), {"format": form, "metadata": metadata, "dpi": 144}
         with rc_context(STYLE), warnings.catch_warnings():
             # Of a name in another script: a browser has a typeface for it.
             warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
-            self.drawing(words=words).savefig(buffer, format=form, metadata=metadata, dpi=180)
+            if words:
+                title = textwrap.fill(self.title, int(self.width / 9))
+                below = textwrap.fill(f"{self.label}. {self.caption}", int(self.width / 8))
+                texts = [
+                    self.drawing.text(0.01, 1.0, f"{title}\n", va="bottom", weight="bold"),
+                    self.drawing.text(0.01, 0.0, below, va="top", color=colour("muted")),
+                ]
+                self.drawing.savefig(buffer, bbox_inches="tight", facecolor="white", **how)
+                for text in texts:
+                    text.remove()
+            else:
+                self.drawing.savefig(buffer, **how)
         return buffer.getvalue()
+
+
+def data_uri(kind: str, content: bytes) -> str:
+    """Return the address of a content of a MIME type that holds the content itself."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def numbered(figures: Iterable[Figure | None]) -> list[Figure]:
@@ -254,12 +268,12 @@ def end_labels(axes: Any, ends: Sequence[tuple[float, str, str]]) -> None:
 
     The nearest places by the sum of squares: an isotonic regression after the gaps are taken off.
     """
-    from sklearn.isotonic import isotonic_regression
+    from scipy.optimize import isotonic_regression
 
     low, high = axes.get_ylim()
     ends = sorted(ends)
     gaps = (high - low) / 10 * np.arange(len(ends))
-    places = isotonic_regression(np.array([value for value, *_ in ends]) - gaps) + gaps
+    places = isotonic_regression(np.array([value for value, *_ in ends]) - gaps).x + gaps
     for (value, text, role), place in zip(ends, places, strict=True):
         axes.annotate(
             text, (1, value), (1.06, place), xycoords=("axes fraction", "data"), va="center",

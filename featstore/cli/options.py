@@ -208,8 +208,8 @@ _NO_WORK = frozenset(
 )
 
 
-def the_store(store: StorePlace | None) -> StorePlace:
-    """Return the store that was named, else the only one in this folder or below.
+def the_store(store: StorePlace | None, *, beside: Path = Path()) -> StorePlace:
+    """Return the store that was named, else the only one beside or below, else in this folder.
 
     Raises
     ------
@@ -218,14 +218,15 @@ def the_store(store: StorePlace | None) -> StorePlace:
     """
     if store is not None:
         return store
-    found = [path for path, names in work_below(Path()) if names >= {"log.json", "zarr.json"}]
-    if len(found) != 1:
-        what = f"several stores: {listed(map(str, found), shown=8)}" if found else "no store"
-        raise usage_error(
-            f"Missing option '--store': there is {what} in this folder and in {DEPTH} levels of "
-            "folders below it. Name one."
-        )
-    return take("store", found[0])
+    for place in dict.fromkeys((beside, Path())):
+        found = [path for path, names in work_below(place) if names >= {"log.json", "zarr.json"}]
+        if len(found) == 1:
+            return take("store", found[0])
+    what = f"several stores: {listed(map(str, found), shown=8)}" if found else "no store"
+    raise usage_error(
+        f"Missing option '--store': there is {what} in this folder and in {DEPTH} levels of "
+        "folders below it. Name one."
+    )
 
 
 def work_below(root: Path) -> Iterator[tuple[Path, set[str]]]:

@@ -2,6 +2,7 @@ import csv
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -87,7 +88,10 @@ def test_ls_and_rows(bench, smoke_results):
     assert len(told["rows"]) == rows.height
 
 
-@pytest.mark.parametrize("chosen", [[], ["--task", "retrieval"], ["--metrics", "median_rank"]])
+CHOSEN = [[], ["--where", "task=retrieval"], ["--metrics", "median_rank"]]
+
+
+@pytest.mark.parametrize("chosen", CHOSEN)
 def test_a_table_fits_a_screen(bench, smoke_results, chosen):
     code, out, _ = bench("eval", "table", smoke_results, *chosen)
     assert code == 0
@@ -147,6 +151,26 @@ def test_lists_of_settings_then_table_and_compare(bench, smoke_store, tmp_path):
     one_line(err, "no method 'csa'", "It has: 'ridge'")
 
 
+def test_where_leaves_the_rows_of_a_value(bench, smoke_results):
+    asked = ("eval", "table", smoke_results, "--json", "--part", "comparisons", "--where")
+    out = bench(*asked, "task=zero_shot", "--where", "eval=all-names")[1]
+    found = {(row["task"], row["eval"]) for row in json.loads(out)["comparisons"]}
+    assert found == {("zero_shot", "all-names")}
+
+
+def test_report_takes_the_store_beside_the_results_and_two_folders_need_none(
+    bench, smoke_results, smoke_store, tmp_path
+):
+    shutil.copytree(smoke_results, tmp_path / "r")
+    shutil.copytree(smoke_store, tmp_path / "store")
+    code, out, err = bench("report", tmp_path / "r")
+    assert code == 0, err
+    assert f"--store {tmp_path / 'store'}" in out + err
+    assert (tmp_path / "r.html").is_file()
+    out = bench("report", smoke_results, tmp_path / "r", "-o", tmp_path / "page.html")[1]
+    assert out.startswith("A and B agree in all ")
+
+
 TASK = ["eval", "task", "zero_shot", "--store", "x", "-o", "y"]
 BAD_USAGE = [
     (["eval", "tabel"], ["Did you mean 'table'?"]),
@@ -186,7 +210,7 @@ def test_errors_are_one_line_and_exit_1(bench, smoke_results, smoke_store, tmp_p
         (["eval", "run", "demo", "--store", smoke_store, "-o", out], "headstock extract"),
         (["ls", no], f"{no} does not exist"),
         (["eval", "table", no], "headstock eval run"),
-        (["eval", "table", smoke_results, "--task=few_shot"], "Known tasks: retrieval, zero_shot"),
+        (["eval", "table", smoke_results, "--where=task=few_shot"], "It has: 'retrieval'"),
         (["eval", "table", smoke_results, "--metrics", "accuracy"], "It has: MRR"),
         (["eval", "table", smoke_results, "--suite", "demo"], "Known suites: smoke"),
         (["report", smoke_results, "--store", no, "-o", out], "does not exist"),

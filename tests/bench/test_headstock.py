@@ -66,8 +66,8 @@ def test_the_state_of_a_folder_is_what_was_made_there(tmp_path, monkeypatch, cap
     assert line.index(f"{len(keys)} sets") == lines[0].index("CONTENT")
     assert lines[-2] == "Next:  headstock report results --store store"
 
-    (tmp_path / "report_files").mkdir()
-    (tmp_path / "report.html").write_text("drawn")
+    (tmp_path / "notes.html").write_text("something else")
+    (tmp_path / "report.html").write_text('<meta name="generator" content="Headstock report">')
     state = _state(tmp_path, monkeypatch, capsys)
     assert [one["path"] for one in state["reports"]] == ["report.html"]
     assert state["next"] == "headstock ls --available sources"

@@ -115,8 +115,8 @@ def test_a_board_by_hand(sent):
     assert [line.standing for line in board.lines] == ["leader", "tied", "behind"]
     assert board.lines[1].behind == pytest.approx(0.0)
     assert board.lines[2].behind == pytest.approx(0.7)
-    said = "It cannot be told from 1 of the 2 others, and is above the rest."
-    assert board.sentence == f"best leads with 85.0 %. {said}"
+    said = "it cannot be told from 1; it is above 1"
+    assert board.sentence == f"best leads with 85.0 %: {said}."
 
 
 def test_a_later_submission_of_a_name_replaces_the_earlier_one(sent):
@@ -136,7 +136,7 @@ def test_entries_on_other_draws_are_not_compared_and_cannot_lead(sent):
     assert [line.submission.name for line in board.lines] == ["a", "b", "far"]
     assert [line.standing for line in board.lines] == ["leader", "behind", "apart"]
     assert (board.lines[2].p, board.lines[2].behind) == (None, None)
-    assert board.sentence == "a leads with 70.0 %. It is above the other entry. 1 had other draws."
+    assert board.sentence == "a leads with 70.0 %: it is above 1; 1 had other draws."
 
 
 @pytest.mark.parametrize("draws", [1, 3, 9])

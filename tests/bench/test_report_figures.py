@@ -1,4 +1,5 @@
 import re
+from base64 import b64decode
 
 import numpy as np
 import polars as pl
@@ -8,9 +9,10 @@ from hypothesis import strategies as st
 
 from bench import compare, read_results
 from bench.cells import whole_heads
-from bench.doses import SCHEMA, dose_table
+from bench.doses import SCHEMA
 from bench.report.figures import (
     controls_figure,
+    doses_figure,
     headline_figure,
     pairs_figure,
 )
@@ -46,7 +48,8 @@ def figures(frames):
     every = {
         "headline": headline_figure(comparisons, method="ridge", evaluation="held-out"),
         "pairs": pairs_figure(table, comparisons, "ridge"),
-        "controls": controls_figure(whole_heads(rows), table, dose_rows(), evaluation="held-out"),
+        "controls": controls_figure(whole_heads(rows), table, evaluation="held-out"),
+        "doses": doses_figure(dose_rows(), evaluation="held-out", method="ridge"),
     }
     return dict(zip(every, numbered(every.values()), strict=True))
 
@@ -59,10 +62,11 @@ def test_the_headline_says_what_the_comparisons_say(frames, figures):
     assert set(rows["source"]) == {"head", "random", "shuffled"}
     figure = figures["headline"]
     for row in rows.iter_rows(named=True):
-        value = value_text("top-1", row["a"])
-        ends = ", ".join(f"{100 * (row['b'] + row[end]) + 0.0:.1f}" for end in ("low", "high"))
-        assert f" {value} [{ends.replace('-', '−')}]" in figure.caption
-        assert f">{value}</text>" in figure.inline()
+        drawn = figure.data.filter(method=row["method"], source=row["source"]).to_dicts()[0]
+        assert drawn["value"] == row["a"]
+        ends = [min(max(row["b"] + row[end], 0), 1) for end in ("low", "high")]
+        assert [drawn["low"], drawn["high"]] == ends
+        assert f">{value_text('top-1', row['a'])}</text>" in figure.inline()
     ridge = rows.filter((pl.col("method") == "ridge") & (pl.col("source") == "head"))
     assert f"Ridge on the head alone names {value_text('top-1', ridge['a'].item())} % of" in (
         figure.title
@@ -87,7 +91,8 @@ def test_the_curve_says_what_the_table_says(frames, figures):
         ).iter_rows(named=True)
     }
     for source, k, count in (("head", "0", 0), ("head", "all", 50), ("none", "16", 16)):
-        assert f"{value_text('top-1', cells[source, k])} at {count}" in figure.caption
+        drawn = top.filter(source=source, pairs=str(count))["mean"].item()
+        assert drawn == cells[source, k]
     gain = comparisons.filter(
         (pl.col("comparison") == "over-real") & (pl.col("source") == "head")
         & (pl.col("n_pairs") == "all") & (pl.col("metric") == "top-1")
@@ -124,20 +129,20 @@ def test_a_draw_of_a_control_is_one_whatever_splits_it_was_scored_on(tmp_path, r
             hits[draw, seed] = (ranks == 1).sum()
             write_ranks(tmp_path, hand_run("random", seed=seed, control_draw=draw), ranks)
     rows = read_results(tmp_path)
-    table, doses = result_table(rows), dose_table(tmp_path, rows)
-    figure = controls_figure(rows, table, doses, evaluation="held-out")
+    table = result_table(rows)
+    figure = controls_figure(rows, table, evaluation="held-out")
     own = figure.data.filter(pl.col("source") == "random")["draw"].to_list()
     assert own == pytest.approx(sorted(hits.sum(axis=1) / 90))
     assert "The best of 2 control draws" in figure.title
 
 
-def test_doses_of_another_evaluation_are_not_drawn(tmp_path, rng):
-    for eval_ in ("held-out", "all-names"):
-        for source in ("head", "random"):
-            write_ranks(tmp_path, hand_run(source, eval=eval_), ranks_with(rng, 20, 0.5))
-    rows = read_results(tmp_path)
-    figure = controls_figure(rows, result_table(rows), dose_rows(), evaluation="all-names")
-    assert set(figure.data["dose"]) == {""}
+def test_doses_are_those_of_one_evaluation_and_method(figures):
+    doses = dose_rows()
+    own = doses.filter(method="ridge")
+    figure = figures["doses"]
+    assert figure.data["value"].to_list() == own["value"].to_list()
+    assert figure.title == "Ridge names 0.5 % with 10 classes, 15.0 % with 300 clusters of names."
+    assert doses_figure(doses, evaluation="all-names", method="ridge") is None
 
 
 def test_the_controls_say_which_draw_was_the_best(tmp_path, rng):
@@ -147,8 +152,8 @@ def test_the_controls_say_which_draw_was_the_best(tmp_path, rng):
             ranks = np.where(rng.random(60) < share, 1, 9)
             write_ranks(tmp_path, run, ranks, queries=[f"q{i}" for i in range(60)])
     rows = read_results(tmp_path)
-    table, doses = result_table(rows), dose_table(tmp_path, rows)
-    figure = controls_figure(rows, table, doses, evaluation="all-names")
+    table = result_table(rows)
+    figure = controls_figure(rows, table, evaluation="all-names")
     top = rows.filter(pl.col("metric") == "top-1")
     best = 100 * top.filter(pl.col("source") != "head")["value"].max()
     head = 100 * top.filter(pl.col("source") == "head")["value"].item()
@@ -156,10 +161,10 @@ def test_the_controls_say_which_draw_was_the_best(tmp_path, rng):
         f"The best of 8 control draws names {best:.1f} % of images correctly among 20 names, the "
         f"head {head:.1f} %."
     )
-    assert f"Ridge: head {head:.1f} (1), random rows " in figure.caption
+    assert figure.data.filter(source="head")["mean"].to_list() == [head / 100]
     assert figure.data.filter(pl.col("source") == "random")["draw"].len() == 4
     alone = rows.filter(pl.col("source") == "head")
-    assert controls_figure(alone, table, doses, evaluation="all-names") is None
+    assert controls_figure(alone, table, evaluation="all-names") is None
 
 
 def test_a_figure_in_the_page_has_words_and_ids_of_its_own(figures):
@@ -175,21 +180,22 @@ def test_a_figure_in_the_page_has_words_and_ids_of_its_own(figures):
 
 def test_files_have_their_words_inside(figures):
     figure = figures["headline"]
-    files = figure.files()
-    svg = files[".svg"].decode()
-    assert INKS["head"].light in svg
-    assert "var(--" not in svg
-    lines = " ".join(re.findall(r">([^<]+)</text>", svg))
-    for text in (figure.title, f"Figure 1. {figure.caption}"):
-        assert text in lines
-    assert files[".png"][:8] == b"\x89PNG\r\n\x1a\n"
+    found = figure.links()
+    assert all(address.startswith("data:") for address in found.values())
+    picture, numbers = (b64decode(address.split(",")[1]) for address in found.values())
+    assert picture[:8] == b"\x89PNG\r\n\x1a\n"
     pdf = figure.pdf()
     assert b"/FontFile2" in pdf
     assert b"/Type3" not in pdf
     assert b"CreationDate" not in pdf
-    assert pl.read_csv(files[".csv"])["value"].to_list() == pytest.approx(
-        figure.data["value"].to_list()
-    )
+    assert pl.read_csv(numbers)["value"].to_list() == pytest.approx(figure.data["value"].to_list())
+
+
+def test_labels_keep_their_distance_where_panels_share_an_axis(figures):
+    first = figures["pairs"].drawing.axes[0]
+    places = sorted(text.xyann[1] for text in first.texts)
+    assert len(places) > 2
+    assert np.diff(places).min() > np.ptp(first.get_ylim()) / 10 - 1e-6
 
 
 @given(st.lists(st.floats(-50, 50), min_size=1, max_size=8))

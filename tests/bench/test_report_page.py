@@ -1,6 +1,7 @@
 import base64
 import hashlib
 import re
+import shutil
 from html import escape
 from html.parser import HTMLParser
 
@@ -8,10 +9,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from bench import read_results
+from bench import compare, read_results
 from bench.cells import method_title
+from bench.comparisons import compare_choices
 from bench.errors import BenchError, NoResultsError
-from bench.report.page import filter_to_one_choice, write_report
+from bench.report.page import filter_to_one_choice, write_changes, write_report
+from bench.statistics import holm
+from bench.tables import comma_separated, gain_lines, result_lines, result_table
 from tests.bench.results_by_hand import hand_run, ranks_with, write_ranks
 
 
@@ -60,9 +64,7 @@ def test_the_page_asks_for_nothing_outside_itself(nasty):
     page = Page(nasty.html)
     for name, value in page.attributes:
         if name in {"src", "href", "xlink:href", "action", "poster", "srcset"}:
-            # A figure's files lie beside the page; a reader fetches them, the page does not.
-            own = name == "href" and re.fullmatch(r"report_files/[\w%-]+\.(png|svg|csv)", value)
-            assert own or value.startswith(("data:", "#")), (name, value)
+            assert value.startswith(("data:", "#")), (name, value)
     assert "@import" not in nasty.html
     urls = set(re.findall(r"url\(([^)]*)\)", nasty.html))
     assert all(url.startswith("#") for url in urls)
@@ -88,13 +90,13 @@ def test_html_is_balanced_and_ids_are_unique(nasty):
 
 
 def test_the_five_parts_come_in_a_readers_order(nasty):
-    parts = ["verdict", "pairs", "doubts", "gallery", "reproduce"]
+    parts = ["verdict", "gallery", "pairs", "doubts", "reproduce"]
     assert re.findall(r'<section id="([^"]+)"', nasty.html) == parts
     assert re.findall(r"<nav.*?</nav>", nasty.html, re.DOTALL)[0].count("<a ") == len(parts)
     # The first screen: the numbers that a reader quotes, and the head beside its controls.
-    first = nasty.html[: nasty.html.index('id="pairs"')]
-    for text in ("random vectors", "shuffled", "chance"):
-        assert text in first
+    first = nasty.html[: nasty.html.index('id="gallery"')]
+    for text in ("random vectors", "shuffled", "chance", "95 % interval", "Images: the set smoke."):
+        assert text in first.replace("\u00a0", " ")
 
 
 def test_one_switch_shows_the_figure_tables_and_gains_of_a_method(nasty):
@@ -118,12 +120,17 @@ def test_every_figure_has_its_words_and_its_files(nasty):
         block = nasty.html[nasty.html.index(f'id="{figure.name}"') :].split("</figure>")[0]
         for text in (figure.title, figure.subtitle, figure.caption):
             assert escape(text, quote=False) in unescape_quotes(block).replace("\u00a0%", " %")
-        for ending in ("png", "svg", "csv"):
-            assert f'href="report_files/{figure.name}.{ending}"' in block
+        assert saved(block, f"{figure.name}.png")[:8] == b"\x89PNG\r\n\x1a\n"
+        assert saved(block, f"{figure.name}.csv").decode() == comma_separated(figure.data)
         assert f'hidden data-copy="{figure.name}-caption"' in block
         labels.append(figure.label)
     assert labels[0] == "Figure 1"
     assert labels == sorted(labels)
+
+
+def saved(html, name):
+    """What a link of a page saves as a file of this name; the page holds it."""
+    return base64.b64decode(re.search(rf'base64,([^"]*)" download="{re.escape(name)}"', html)[1])
 
 
 def unescape_quotes(html):
@@ -143,23 +150,16 @@ def test_tables_show_at_most_nine_columns_before_more_are_asked_for(nasty):
 
 def test_the_same_results_give_the_same_page(smoke_page, smoke_results, smoke_store, tmp_path):
     again = write_report(smoke_results, store=smoke_store, out=tmp_path / "r.html")
-    files = sorted(smoke_page.with_name("r_files").iterdir())
-    for one, two in zip([smoke_page, *files], [again.page, *sorted(again.files)], strict=True):
-        assert one.name == two.name
-        assert one.read_bytes() == two.read_bytes()
+    assert again.files == ()
+    assert list(tmp_path.iterdir()) == [again.page]
+    assert smoke_page.read_bytes() == again.page.read_bytes()
 
 
-def test_figures_lie_beside_the_page(smoke_page, smoke_results):
-    folder = smoke_page.with_name("r_files")
-    names = sorted(path.name for path in folder.iterdir())
-    kinds = [
-        "accuracy_by_pairs_kernel-ridge", "accuracy_by_pairs_procrustes", "accuracy_by_pairs_ridge",
-        "controls", "headline",
-    ]  # fmt: skip
-    files = [f"{kind}{end}" for kind in kinds for end in (".csv", ".png", ".svg")]
-    assert names == files
-    curve = pl.read_csv(folder / "accuracy_by_pairs_ridge.csv")
-    table = read_results(smoke_results).filter(
+def test_a_page_holds_the_numbers_of_its_figures_and_tables(smoke_page, smoke_results):
+    html = smoke_page.read_text()
+    curve = pl.read_csv(saved(html, "accuracy_by_pairs_ridge.csv"))
+    rows = read_results(smoke_results)
+    table = rows.filter(
         (pl.col("method") == "ridge") & (pl.col("source") == "head") & (pl.col("n_pairs") == "8")
         & (pl.col("metric") == "top-1")
     )  # fmt: skip
@@ -170,7 +170,52 @@ def test_figures_lie_beside_the_page(smoke_page, smoke_results):
     # A draw counts by its queries.
     expected = np.average(table["value"], weights=table["n_queries"])
     assert point["mean"].item() == pytest.approx(expected)
+    for name, made in (
+        ("cells", result_lines(result_table(rows))),
+        ("comparisons", gain_lines(compare(smoke_results, rows))),
+    ):
+        assert saved(html, f"{name}.csv").decode() == made.csv()
     assert smoke_page.stat().st_size < 2 * 2**20
+
+
+def test_a_published_page_names_its_picture_by_its_address(smoke_results, smoke_store, tmp_path):
+    how = {"store": smoke_store, "out": tmp_path / "r.html"}
+    written = write_report(smoke_results, url="https://me.example/a/report.html", **how)
+    assert written.files == (tmp_path / "r.png",)
+    assert 'property="og:image" content="https://me.example/a/r.png"' in written.page.read_text()
+    assert (tmp_path / "r.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_two_folders_are_compared_on_one_page(smoke_results, tmp_path):
+    """A folder with its copy differs in nothing; with hits taken away, by them."""
+    shutil.copytree(smoke_results, tmp_path / "copy")
+    written = write_changes(smoke_results, tmp_path / "copy", out=tmp_path / "same.html")
+    found = compare_choices(str(smoke_results), str(tmp_path / "copy"))
+    assert written.answer == f"A and B agree in all {found.height} paired comparisons."
+    page = Page(written.page.read_text())
+    assert page.unbalanced == []
+    assert page.tags.count("svg") == page.tags.count("table") == 1
+    assert page.tags.count("tr") == found.height + 1
+
+
+def test_two_folders_differ_where_the_corrected_p_says_so(tmp_path, rng):
+    for side, hits in (("a", 0.8), ("b", 0.2)):
+        for seed in range(10):
+            for method, share in (("ridge", hits), ("procrustes", 0.5)):
+                run = hand_run("head", seed=seed, method=method)
+                write_ranks(tmp_path / side, run, ranks_with(rng, 40, share))
+    written = write_changes(tmp_path / "a", tmp_path / "b", out=tmp_path / "page.html")
+    found = compare_choices(str(tmp_path / "a"), str(tmp_path / "b"))
+    n = int((holm(found["p"].to_numpy()) < 0.05).sum())
+    assert 0 < n < found.height
+    assert written.answer == (
+        f"A and B differ in {n} of {found.height} paired comparisons, after correction."
+    )
+    html = written.page.read_text()
+    drawn = pl.read_csv(saved(html, "changes.csv"))
+    top = found.filter(metric="top-1").sort(pl.col("difference").abs(), descending=True)
+    assert drawn["value"].to_list() == pytest.approx(top["difference"].to_list())
+    assert drawn["strong"].to_list() == [True, False]
 
 
 @pytest.fixture

@@ -7,10 +7,12 @@ import pytest
 from bench import compare, read_results
 from bench.cells import CELL
 from bench.comparisons import bold_cells
+from bench.report.gallery import Words, gallery
 from bench.report.grids import gain_rows, grids
 from bench.report.theme import INKS
 from bench.report.verdict import verdict
 from bench.tables import result_table
+from tests.bench.conftest import thumbnail
 from tests.bench.results_by_hand import hand_run, write_ranks
 
 
@@ -130,3 +132,17 @@ def test_only_a_primary_gain_has_a_colour(written_study):
     bold = found.filter(pl.col("family").is_not_null())["bold"].to_list()
     assert [tone == "up" for tone in tones] == bold
     assert any(bold)
+
+
+def test_a_blank_thumbnail_is_no_example(tmp_path):
+    """White on white, nearly so, and a picture; without thumbnails every image is one."""
+    names = ["flash", "fog", "fly"]
+    write_ranks(tmp_path, hand_run("head", eval="all-names"), [1, 1, 1], queries=names)
+    pictures = dict(zip(names, map(thumbnail, (255, 250, 0), (255, 255, 255)), strict=True))
+    for held, shown in ((pictures, ["fly"]), ({}, names)):
+        words = Words(dict(zip(names, names, strict=True)), {}, held)
+        found = gallery(tmp_path, read_results(tmp_path), words, "ridge", "image→name", "ImageNet")
+        assert (found.hits, found.total) == (3, 3)
+        assert {card.text for card in found.strip} == set(shown)
+        assert {card.text for group in found.groups for card in group.cards} == set(shown)
+        assert all(bool(card.image) == bool(held) for card in found.strip)

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from bench import compare, read_results
 from bench.cells import whole_heads
-from bench.doses import dose_table
 from bench.report.figures import controls_figure, headline_figure
-from bench.report.gallery import FIRST, HITS, MISSES, MORE, Words, gallery, read_words
+from bench.report.gallery import CARDS, HITS, MISSES, Words, gallery, read_words
 from bench.report.screen import Scene, Screen
 from bench.report.verdict import NAMES, shown_method, verdict
 from bench.statistics import DrawSums, holm, proportion_interval
@@ -112,8 +111,7 @@ def test_the_verdict_is_on_the_evaluation_that_has_the_controls(tmp_path, rng, s
     found = verdict(comparisons, table)
     assert (found.eval, found.method) == ("all-names", "ridge")
     assert {row["source"] for row in found.controls} == {"random", "shuffled"}
-    doses = dose_table(tmp_path, rows)
-    figure = controls_figure(whole_heads(rows), table, doses, evaluation=found.eval, method="ridge")
+    figure = controls_figure(whole_heads(rows), table, evaluation=found.eval, method="ridge")
     assert "The best of 8 control draws" in figure.title
 
 
@@ -140,7 +138,7 @@ def test_one_setting_is_shown_and_it_is_the_default_whatever_it_scored(tmp_path,
     assert not scene.quotable("").settled
     figures = (
         headline_figure(comparisons, evaluation=found.eval, method="ridge"),
-        controls_figure(rows, table, dose_table(tmp_path, rows), evaluation=found.eval),
+        controls_figure(rows, table, evaluation=found.eval),
     )
     for figure in figures:
         assert f"{100 * own:.1f} %" in figure.title
@@ -232,10 +230,9 @@ def test_the_examples_are_of_every_kind_and_picked_by_their_ids(looked):
         ("Right, and ImageNet has the name", 5), ("Right, and ImageNet lacks the name", 15),
         ("Nearly right, rank 2 to 5", 18), ("Wrong, rank 6 or worse", 36),
     ]  # fmt: skip
-    assert [len(group.cards) for group in shown.groups] == [FIRST] * 4
-    assert [len(group.more) for group in shown.groups] == [5 - FIRST, *[MORE] * 3]
+    assert [len(group.cards) for group in shown.groups] == [5, *[CARDS] * 3]
     for group, (low, high) in zip(shown.groups, ((1, 1), (1, 1), (2, 5), (6, 41)), strict=True):
-        for card in (*group.cards, *group.more):
+        for card in group.cards:
             assert low <= card.answers[0].rank <= high
             assert [answer.by for answer in card.answers] == ["Ridge", "ConSE", "Random vectors"]
             assert card.answers[2].rank == card.answers[0].rank + 1
@@ -265,4 +262,5 @@ def test_words_and_pictures_come_from_the_store(tmp_path, runs):
     assert words.describe("smoke/image-000#en") == "This is smoke/class-00."
     assert words.describe("unknown") == "unknown"
     assert words.class_of("smoke/image-000#en") == "smoke/class-00"
-    assert words.pictures == {"smoke/image-000": "data:image/webp;base64,d2VicA=="}
+    assert words.picture("smoke/image-000") == "data:image/webp;base64,d2VicA=="
+    assert words.picture("unknown") == ""

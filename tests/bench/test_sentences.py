@@ -115,12 +115,10 @@ def test_every_number_on_the_first_screen_names_its_pool(planted):
     finding = Screen((), own.scene.headline(), "", ()).finding
     pool = f"among {GALLERY} names"
     assert own.found.pool == pool
-    for text in (finding, own.found.sentence, own.scene.dek("X", "Y")):
+    for text in (finding, own.found.sentence, own.scene.dek("X", "Y", "Z")):
         assert pool in text
     figure = headline_figure(own.comparisons, method="ridge", evaluation=own.found.eval)
-    controls = controls_figure(own.rows, own.table, pl.DataFrame(
-        schema={"eval": pl.String, "method": pl.String, "dose": pl.String, "direction": pl.String}
-    ), evaluation=own.found.eval, method="ridge")  # fmt: skip
+    controls = controls_figure(own.rows, own.table, evaluation=own.found.eval, method="ridge")
     curve = pairs_figure(own.table, own.comparisons, "ridge")
     assert all(pool in one.title for one in (figure, controls, curve) if one is not None)
     assert f"among {GALLERY} candidates" in summary(own.table).sentence
