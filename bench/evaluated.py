@@ -18,7 +18,6 @@ from bench.comparisons import (
     compare,
     compare_choices,
 )
-from bench.doses import dose_table
 from bench.errors import NoResultsError
 from bench.report.figures import controls_figure, pairs_figure
 from bench.report.page import write_report
@@ -351,8 +350,7 @@ class Results:
         rows = whole_heads(self.rows)
         alone = in_order(rows.filter(method=method, n_pairs="0", source="head"))["eval"]
         found = None if alone.is_empty() else controls_figure(
-            rows, self._table, dose_table(self.folder, self.rows), evaluation=alone[0],
-            method=method,
+            rows, self._table, evaluation=alone[0], method=method
         )  # fmt: skip
         if found is None:
             raise NoResultsError(

@@ -86,6 +86,7 @@ VIEWS = {
     "phone, dark": (420, "dark", "screen", True),
     "desk": (1440, "light", "screen", True),
     "desk, dark": (1440, "dark", "screen", True),
+    "wide desk, dark": (1920, "dark", "screen", True),
     "print from dark": (688, "dark", "print", True),
     "without scripts": (1440, "light", "screen", False),
 }
