@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binom
 from sklearn.linear_model import Ridge as SklearnRidge
 
-from fitters import CONTROLS, Pairs, fit
+from fitters import CONTROLS, METHODS, FitConfig, Pairs, fit
+from fitters.alignment import select
 from fitters.errors import PairsError
+from fitters.moments.transform import SideTransform
 from fitters.prototypes import PAIR_CONTROLS
 from tests.assertions import assert_close, assert_same
 
@@ -182,3 +185,24 @@ def test_shuffled_needs_other_names_to_give():
     pairs = Pairs(np.eye(3), np.eye(3), np.array([0, 0, 1]))
     with pytest.raises(PairsError, match="Use more classes"):
         CONTROLS["shuffled"](pairs, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_kernel_ridge_on_a_control_is_at_chance(name, make_world):
+    head, real = make_world(n_classes=80, n_images=60)
+    mean = SideTransform.fit([real.x]).mean
+    grid = select("kernel-ridge", prototypes=head, rng=np.random.default_rng(0)).axes
+
+    def right(prototypes):
+        config = FitConfig("kernel-ridge")
+        data = METHODS["kernel-ridge"].sources(config, prototypes=prototypes, image_mean=mean)
+        fitted = fit(config, data, grid=grid, rng=np.random.default_rng(0))
+        scores = fitted.project_x(real.x) @ fitted.project_y(real.y).T
+        return int((scores.argmax(axis=1) == np.arange(real.n)).sum())
+
+    own = {"clusters": 1} if name == "shuffled-within" else {}
+    drawn = (CONTROLS[name](head, np.random.default_rng(k), **own) for k in range(20))
+    of_controls = sum(map(right, drawn))
+    assert right(head) > 30
+    # One in 60 by chance; images of one draw share their control, hence twice the binomial's 0.1 %.
+    assert of_controls < 2 * binom.ppf(0.999, 20 * real.n, 1 / real.n)

@@ -252,3 +252,33 @@ def test_settings_that_make_no_sense_are_refused(settings, match, pairs):
         MLPAligner().fit(*pairs, groups=np.arange(3))
     with pytest.raises(SettingError, match="nothing to train on"):
         MLPAligner().fit_rows(None, None)
+
+
+def test_bf16_reaches_the_same_metric(rng):
+    x, y, _ = planted(rng, n=160, noise=1.0)
+    settings = {"width": 32, "epochs": 12, "batch_size": 32, "learning_rate": 0.01, "dropout": 0.0,
+                "patience": 99, "validation_fraction": 0.3}  # fmt: skip
+
+    def best(**more):
+        told = []
+        MLPAligner(**settings, **more).fit(x, y, on_epoch=told.append)
+        return max(done.metric for done in told)
+
+    spread = [best(precision="float32", seed=seed) for seed in range(4)]
+    found = [best(precision="bf16", seed=seed) for seed in range(4)]
+    assert abs(np.mean(found) - np.mean(spread)) < max(spread) - min(spread)
+
+
+def test_structure_keeps_who_is_near_whom(rng):
+    x, y = rng.standard_normal((48, 8)), rng.standard_normal((48, 6))
+    common = {"architecture": "linear", "direction": "both", "loss": "infonce",
+              "n_components": 6, "epochs": 60, "batch_size": 48, "learning_rate": 0.02,
+              "structure_warmup": 10}  # fmt: skip
+    free, kept = (MLPAligner(**common, structure=weight).fit(x, y) for weight in (0.0, 50.0))
+
+    def drift(aligner):
+        unit = y / np.linalg.norm(y, axis=1, keepdims=True)
+        z = aligner.project_y(y)
+        return np.abs(z @ z.T - unit @ unit.T).mean()
+
+    assert drift(kept) < 0.7 * drift(free)
