@@ -45,7 +45,7 @@ from featstore.sources.tables import is_image
 from featstore.store.files import json_bytes, write_file
 from featstore.store.store import FeatureStore, open_store
 from featstore.store.tables import read_thumbnails
-from fitters.alignment import Alignment, OnStage, load
+from fitters.alignment import Alignment, OnStage
 from fitters.errors import CorruptAlignmentError, MissingAlignmentError
 from fitters.jobs import fit_from_store
 from fitters.settings import FitRequest
@@ -306,7 +306,7 @@ class Searcher:
         """
         place = self.store / "search" / f"{self.dataset}-{name}"
         with suppress(MissingAlignmentError, CorruptAlignmentError):
-            found = load(place)
+            found = Alignment.read(place)
             if found.facts.get("made_of") == self.state:
                 return found
         asked = FitRequest(
@@ -319,7 +319,7 @@ class Searcher:
         near = hubs(fitted.project_x(vectors), words)
         fitted.facts |= {"made_of": self.state, "hubs": near.tolist()}
         # Read again, so that what is fitted and what is found later answer alike to the last bit.
-        return load(fitted.save(place))
+        return Alignment.read(fitted.save(place))
 
     @cached_property
     def classes(self) -> tuple[list[str], Matrix]:
