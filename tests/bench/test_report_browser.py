@@ -151,15 +151,20 @@ OUTSIDE = """() => [...document.querySelectorAll("svg")].flatMap((drawing) => {
 })"""
 
 
+def axe():
+    """Return the source of axe-core, which checks accessibility."""
+    pytest.importorskip("axe_core_python", reason="axe-core-python is not installed")
+    return files("axe_core_python").joinpath("axe.min.js").read_text(encoding="utf-8")
+
+
 def violations(page):
     """What axe-core finds on a page, all of it opened."""
-    pytest.importorskip("axe_core_python", reason="axe-core-python is not installed")
     page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
     page.wait_for_function("document.querySelectorAll('a.sheet').length === "
                            "document.querySelectorAll('#every table').length")  # fmt: skip
     # The rows of the longest tables are alike: a few of each are enough to check.
     page.evaluate("document.querySelectorAll('tr:nth-child(n+5)').forEach((row) => row.remove())")
-    page.evaluate(files("axe_core_python").joinpath("axe.min.js").read_text(encoding="utf-8"))
+    page.evaluate(axe())
     result = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
     return [(one["id"], one["nodes"][0]["html"]) for one in result["violations"]]
 
