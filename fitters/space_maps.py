@@ -245,6 +245,7 @@ def _kernel(old: Matrix, new: Matrix, rng: np.random.Generator) -> Callable[[flo
 _SOLVERS: Mapping[Kind, Callable[..., Callable[[float], _Solved]]] = {
     "ridge": _ridge, "diagonal": _diagonal, "rotation": _rotation, "kernel": _kernel,
 }  # fmt: skip
+KINDS = (*_SOLVERS,)
 
 
 def kinds_for(n_pairs: int, p: int, q: int) -> Iterator[Kind]:

@@ -9,8 +9,15 @@ import click
 
 from bench.options import BridgeConfig
 from featstore.cli.options import open_at, seeds_option, set_named, the_store
-from featstore.command_line import EXIT_GATE, StorePlace, json_option, print_json, store_option
-from featstore.errors import ManifestError
+from featstore.command_line import (
+    EXIT_GATE,
+    StorePlace,
+    json_option,
+    print_json,
+    store_option,
+    usage_error,
+)
+from featstore.errors import unknown_name
 from featstore.options import options_from
 from featstore.terminal import TextTable
 
@@ -77,7 +84,11 @@ def bridge_command(
     5 if --gate is missed.
     """
     from bench.bridge import bridge
+    from fitters.space_maps import KINDS
 
+    for kind in given["methods"]:
+        if kind not in KINDS:
+            raise usage_error(unknown_name("map", kind, KINDS))
     one, two = (_opened(place, store, array) for place in (old, new))
     by_position = join == "position"
     rows: list[Rows] = [one.numpy(), two.numpy()] if by_position else [one, two]
@@ -94,15 +105,11 @@ def bridge_command(
 def _opened(place: str, store: StorePlace | None, array: str | None) -> Selection:
     """Return the rows of a file, or of a set of the store."""
     path = Path(place)
-    if path.suffix or path.is_dir():
+    # The name of a set may have a dot, of a model or a version, and be that of a folder, too.
+    if path.suffix in _FILES or (store is None and path.is_dir()):
         from featstore.interop.reading import view_of
 
-        try:
-            return view_of(path, array=array)
-        except ManifestError:
-            # The name of a set may have a dot: of a model, of a version.
-            if path.exists() or path.suffix in _FILES:
-                raise
+        return view_of(path, array=array)
     opened = open_at(the_store(store))
     return opened.view(str(set_named(opened, place).key))
 
