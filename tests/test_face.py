@@ -18,6 +18,7 @@ from sklearn.model_selection import GridSearchCV
 from torch.utils.data import DataLoader
 
 import headstock as hs
+from bench.options import BridgeConfig, BridgeSettings
 from bench.runs import LEAVES
 from featstore.encoders import registry
 from fitters import METHODS
@@ -38,8 +39,8 @@ def python(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
 
 def test_its_names_are_those_that_its_page_lists() -> None:
     assert dir(hs) == [
-        "Alignment", "Pairs", "Results", "__version__", "compare", "encode", "evaluate", "extract",
-        "fit", "load", "open_store", "register", "types", "write",
+        "Alignment", "Pairs", "Results", "__version__", "bridge", "compare", "encode", "evaluate",
+        "extract", "fit", "load", "open_store", "register", "types", "write",
     ]  # fmt: skip
     assert all(getattr(hs.types, name) is not None for name in dir(hs.types))
     with pytest.raises(AttributeError, match="no attribute 'METHODS'"):
@@ -58,6 +59,7 @@ def test_typed_settings_are_the_records() -> None:
     pinned = ("_set", "_sets", "_revision", "_revisions")
     leaves = {leaf.name for leaf in LEAVES if not leaf.name.endswith(pinned)} - own
     assert run == leaves | sets | where | {"views", "layers"}
+    assert {*BridgeSettings.__annotations__} == {own.name for own in fields(BridgeConfig)}
 
 
 JOBS = """
