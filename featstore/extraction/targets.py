@@ -505,6 +505,8 @@ def inspect_set(
     if base is not None:
         kept[: base.kept.size] = base.kept
     begun = set() if state == "finished" else _begun(directory, base.commit.digest if base else "")
+    # An attempt at more items has blocks that are none of these: another plan, which is begun anew.
+    begun = {block for block in begun if block < layout.n_blocks}
     if begun and state == "missing":
         state = "unfinished"
     staged = np.zeros(items.height, dtype=bool)

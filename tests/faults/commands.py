@@ -125,6 +125,8 @@ WRITES = (
     Command("apply", "headstock apply ridge --store store --set toy/image/toy -o "
     "rows.npy",
             **_FITTED),
+    Command("bridge", "headstock bridge old.npy new.npy --seeds 0 -o map.safetensors",
+            "two_spaces", ()),
     Command("eval run", "headstock eval run smoke --method conse --source head "
     "-o results",
             stores=("results/store",)),

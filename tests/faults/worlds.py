@@ -186,6 +186,13 @@ def rows_of_others(root: Path) -> None:
     ids.write_csv(root / "items.csv")
 
 
+def two_spaces(root: Path) -> None:
+    """Vectors of the same items by two encoders."""
+    old = np.random.default_rng(3).standard_normal((160, 4)).astype(np.float32)
+    np.save(root / "old.npy", old)
+    np.save(root / "new.npy", old[:, ::-1] + 1)
+
+
 def grown(root: Path) -> None:
     """The same, and a set of the first seven in as many parts: one more joins them."""
     rows_of_others(root)
@@ -260,6 +267,6 @@ WORLDS: dict[str, Callable[[Path], None]] = {
     for world in (
         birds, tagged, signing, two_encoders, unfinished, litter, beside, apart, damaged, lost,
         empty,
-        rows_of_others, grown, files, official, stamps, model, toy,
+        rows_of_others, grown, two_spaces, files, official, stamps, model, toy,
     )
 }  # fmt: skip

@@ -85,6 +85,24 @@ def test_an_interrupted_job_ends_with_the_same_bytes(manifest, store):
     assert _bytes(store) == _bytes(whole)
 
 
+def test_fewer_items_are_extracted_after_an_attempt_at_more(manifest, store):
+    class Stop(Exception):
+        pass
+
+    def stop(event: BlockDone) -> None:
+        if event.rows_done >= 8:
+            raise Stop
+
+    with pytest.raises(Stop):
+        _extract(manifest, store, on_block=stop)
+    assert _extract(manifest, store, limit=4).new == 4
+    assert _extract(manifest, store).new == 7
+    whole = store.with_name("whole")
+    _extract(manifest, whole, limit=4)
+    _extract(manifest, whole)
+    assert _bytes(store) == _bytes(whole)
+
+
 def _corrupt(manifest: Manifest, *names: str) -> Manifest:
     """Damage files and build the manifest of what is there now."""
     for name in names:
