@@ -380,6 +380,11 @@ def load(path: Path | str) -> Alignment | Adapter:
     ------
     MissingAlignmentError, CorruptAlignmentError
         As of `Alignment.read` and `fitters.adapter.Adapter.read`.
+
+    Examples
+    --------
+    >>> load(Alignment().fit(np.eye(6), np.eye(6)).save("aligners/ridge")).method
+    'ridge'
     """
     return Adapter.read(Path(path)) if Path(path).is_file() else Alignment.read(path)
 

@@ -108,11 +108,7 @@ def search_command(
         raise usage_error(f"{name} is of the page, and {chosen[0]} writes none. Leave it out.")
     root = _folder(folder)
     place = (store or cache_folder("search")).absolute()
-    page = out or Path("search.html")
-    if out is None and page.resolve().is_relative_to(root):
-        from bench.search import default_dataset
-
-        page = place / "search" / f"{default_dataset(root)}.html"
+    page = out or _page_of(root, place)
     _keep_out(root, {"--store": place} if chosen else {"--store": place, "-o": page})
     _ask_first(root)
     # What is written from here on is for the user's eyes alone; so is what other processes write.
@@ -131,6 +127,15 @@ def search_command(
             _open(page)
     _say_skipped(searcher)
     return EXIT_SKIPPED if searcher.listing.skipped else 0
+
+
+def _page_of(root: Path, store: Path) -> Path:
+    """Return where the page goes if nothing is said: beside no picture."""
+    if not Path.cwd().is_relative_to(root):
+        return Path("search.html")
+    from bench.search import default_dataset
+
+    return store / "search" / f"{default_dataset(root)}.html"
 
 
 def _folder(given: Path) -> Path:

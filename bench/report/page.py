@@ -205,6 +205,10 @@ def write_report(
     >>> write_report("results", store="smoke", out="report.html").page.name
     'report.html'
     """
+    with needs_extra("The report"):  # before any work: they are imported where they are used
+        import jinja2  # noqa: F401
+        import matplotlib as mpl  # noqa: F401
+
     results, out = Path(results), Path(out)
     rows = only_series(results, read_results(results), suite=suite)
     opened = open_store(store)

@@ -129,10 +129,7 @@ def search_page(
     paths = [searcher.paths[i] for i in pictures]
     lists = [blocks[f"lists-{name}"] for name in SOURCES]
     typed, hits = _hits([*searcher.terms], paths, lists)
-    shares = {
-        name: share(own) for name, own in zip(SOURCES, hits, strict=True)
-        if len(typed) >= FEWEST_NAMES
-    }  # fmt: skip
+    shares = {} if len(typed) < FEWEST_NAMES else dict(zip(SOURCES, map(share, hits), strict=True))
     is_far = cosines[typed] < FAR
     parts = [hits[0][is_far], hits[0][~is_far]]
     called = [set(path_words(path)) if named else set[str]() for path in paths]
