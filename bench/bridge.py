@@ -281,6 +281,8 @@ def _joined(old: Rows, new: Rows) -> tuple[Matrix, Matrix, pl.DataFrame, list[st
                 f"{int(bad.sum()):,} of the {name} rows are NaN, Inf or all zeros, first number "
                 f"{int(bad.argmax()):,} of those in both. Leave their items out."
             )
+        if (side == side[0]).all():
+            raise ProtocolError(f"All {len(side):,} {name} rows are the same: nothing can be near.")
     return *rows, items, spaces
 
 
