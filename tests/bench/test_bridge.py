@@ -159,7 +159,7 @@ def test_rows_of_another_encoder_are_no_pairs():
         (np.eye(149), np.eye(149), ProtocolError, r"149 items are in both.* needs 150"),
         (np.ones((200, 3)), np.ones((201, 3)), MisalignedItemsError, "old has 200 rows, new 201"),
         (np.full((200, 3), np.nan), np.ones((200, 3)), ProtocolError, "of the old rows are NaN"),
-        (np.ones((200, 3)), np.zeros((200, 3)), ProtocolError, "200 of the new rows"),
+        (np.eye(200), np.zeros((200, 3)), ProtocolError, "200 of the new rows"),
         (np.ones((200, 3)), np.eye(200), ProtocolError, "All 200 old rows are the same"),
         ([["a"]] * 200, np.ones((200, 3)), RowsError, "old must be"),
     ],
