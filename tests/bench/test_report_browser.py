@@ -82,10 +82,8 @@ MEASURE = Path(__file__).with_name("measure_page.js").read_text(encoding="utf-8"
 
 #: Width, colour scheme, medium and whether scripts run, of every view that is measured.
 VIEWS = {
-    "phone, 320 px": (320, "light", "screen", True),
-    "phone, dark": (420, "dark", "screen", True),
+    "phone, dark": (320, "dark", "screen", True),
     "desk": (1440, "light", "screen", True),
-    "desk, dark": (1440, "dark", "screen", True),
     "wide desk, dark": (1920, "dark", "screen", True),
     "print from dark": (688, "dark", "print", True),
     "without scripts": (1440, "light", "screen", False),
