@@ -98,8 +98,10 @@ def printed(command: str, folder: Path) -> str:
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     # The folder is a temporary one.
-    said = done.stdout.replace(str(folder.resolve()), "…").strip("\n")
-    lines = [line.rstrip() for line in said.splitlines()]
+    said = (
+        done.stdout.replace(str(folder.resolve()), "…").replace(str(Path.home()), "~").strip("\n")
+    )
+    lines = [line.rstrip() for line in said.strip("\n").splitlines()]
     return "".join(f"{line}\n" for line in lines)
 
 
