@@ -154,9 +154,8 @@ def changes_figure(found: pl.DataFrame) -> Figure:
         f"in points, {among(direction, own['gallery'][0])}; the {len(rows)} largest of "
         f"{own.height}."
     )
-    title = (
-        f"{capital(metric)} of {way(direction)} differs by at most {rows[0]['text'][1:]} points."
-    )
+    size = rows[0]["text"].lstrip("+\N{MINUS SIGN}")
+    title = f"{capital(metric)} of {way(direction)} differs by at most {size} points."
     subtitle = "A \N{MINUS SIGN} B with 95 % intervals; coloured: shown after correction."
 
     def draw(figure: Any) -> None:

@@ -252,9 +252,12 @@ def write_changes(
         said = f"A and B agree in all {of}."
     cells = [set(rows.select(CELL).rows()) for _, _, rows in sides]
     (figure,) = numbered([changes_figure(found)])
+    # A page is mailed: folders go by their names, of two alike with those that they lie in.
+    parts = [Path(one).absolute().parts for one in (a, b)]
+    names = ["/".join(own[-1 if parts[0][-1] != parts[1][-1] else -2 :]) for own in parts]
     context = {
-        "title": f"{a} against {b} · Headstock", "description": said, "image": "",
-        "sides": (a, b), "rows": gain_rows(found, {}), "figure": figure,
+        "title": f"{names[0]} against {names[1]} · Headstock", "description": said, "image": "",
+        "sides": names, "rows": gain_rows(found, {}), "figure": figure,
         "alone": {"A": len(cells[0] - cells[1]), "B": len(cells[1] - cells[0])},
     }  # fmt: skip
     files = {} if paper is None else {Path(paper, f"{figure.name}.pdf"): figure.pdf()}

@@ -196,6 +196,7 @@ def test_two_folders_are_compared_on_one_page(smoke_results, tmp_path):
     assert page.unbalanced == []
     assert page.tags.count("svg") == page.tags.count("table") == 1
     assert page.tags.count("tr") == found.height + 1
+    assert "differs by at most 0.0 points" in written.page.read_text()
 
 
 def test_two_folders_differ_where_the_corrected_p_says_so(tmp_path, rng):
@@ -212,6 +213,8 @@ def test_two_folders_differ_where_the_corrected_p_says_so(tmp_path, rng):
         f"A and B differ in {n} of {found.height} paired comparisons, after correction."
     )
     html = written.page.read_text()
+    assert "A is a, B is b." in html
+    assert str(tmp_path) not in html
     drawn = pl.read_csv(saved(html, "changes.csv"))
     top = found.filter(metric="top-1").sort(pl.col("difference").abs(), descending=True)
     assert drawn["value"].to_list() == pytest.approx(top["difference"].to_list())
