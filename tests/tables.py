@@ -438,7 +438,7 @@ FAULTS = {
 TOGETHER = (
     ("rm", "gc", "compact", "init", "tag", "sign", "card", "repair"),
     ("push", "pull", "sync", "prefetch", "cache"),
-    ("import", "export"), ("data",), ("fit", "apply"), ("eval", "report"), ("extract",),
+    ("import", "export"), ("data",), ("fit", "apply", "bridge"), ("eval", "report"), ("extract",),
 )  # fmt: skip
 
 
