@@ -19,6 +19,8 @@ import numpy.typing as npt
 import polars as pl
 
 from bench.errors import ProtocolError
+from bench.metrics.geometry import unit_rows
+from bench.metrics.ranks import first_places
 from bench.options import FEWEST_PAIRS, BridgeConfig, BridgeSettings
 from bench.spaces import ENOUGH, Relation, relate
 from bench.statistics import DrawSums, Estimate, two_term
@@ -34,7 +36,6 @@ from fitters.space_maps import (
     LinearMap,
     Setting,
     SpaceMap,
-    as_float32,
     kinds_for,
     settings_of,
     space_maps,
@@ -231,7 +232,7 @@ def bridge(old: Rows | Path, new: Rows | Path, **settings: Unpack[BridgeSettings
     }
     chosen = Counter(draw.setting.kind for draw in draws)
     setting = _chosen(x, y, kinds, rng)
-    made = as_float32(space_maps(x, y, setting.kind, rng)(setting))
+    made = space_maps(x, y, setting.kind, rng)(setting).astype(np.float32)
     result = Bridge(
         relation, len(x), n_pairs, draws[0].gallery, dict(chosen.most_common()), kept, curve,
         _predicted(draws), _worst(draws, groups, overlap), config.gate,
@@ -364,8 +365,8 @@ def _ignorant(x: Matrix, y: Matrix, rng: np.random.Generator) -> dict[str, Space
     p, q = x.shape[1], y.shape[1]
     turned = np.linalg.qr(rng.standard_normal((max(p, q), max(p, q))))[0][:p, :q]
     nothing = np.zeros(q)
-    found: dict[str, SpaceMap] = {"random rotation": LinearMap(turned, nothing)}
-    return found | ({"identity": LinearMap(np.eye(p), nothing)} if p == q else {})
+    found: dict[str, SpaceMap] = {"random rotation": LinearMap(nothing, turned)}
+    return found | ({"identity": LinearMap(nothing, np.eye(p))} if p == q else {})
 
 
 class _Search:
@@ -389,18 +390,10 @@ class _Search:
 
 def _nearest(queries: Matrix, gallery: Matrix, k: int) -> npt.NDArray[np.intp]:
     """Return the k nearest items by cosine, the best first; query i is item i and is left out."""
-    scores = _unit(queries) @ _unit(gallery).T
+    scores = unit_rows(queries) @ unit_rows(gallery).T
     np.fill_diagonal(scores, -np.inf)
-    places = np.argpartition(-scores, k - 1, axis=1)[:, :k]
-    order = np.argsort(-np.take_along_axis(scores, places, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(places, order, axis=1)
-
-
-def _unit(rows: Matrix) -> Matrix:
-    own = np.asarray(rows, np.float32)
-    norms = np.linalg.norm(own, axis=1, keepdims=True)
-    found: Matrix = own / np.maximum(norms, np.finfo(np.float32).tiny)
-    return found
+    groups = np.full(len(scores), -1), np.zeros(len(gallery), np.int64)
+    return first_places(scores, *groups, k)
 
 
 def _is_unit(rows: Matrix) -> bool:

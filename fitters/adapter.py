@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from safetensors.numpy import load, save
 from featstore.durable import write_durably
 from featstore.matrices import Rows, matrix
 from fitters.errors import CorruptAlignmentError, PairsError, unwritable
-from fitters.space_maps import KernelMap, LinearMap, SpaceMap
+from fitters.space_maps import MAPS, SpaceMap
 
 FORMAT = 1
 
@@ -36,8 +36,6 @@ _CLOSE = 1e-4
 _MAX_BYTES = 4 * 2**30
 
 _FACTS, _FORMAT = "headstock", "format"
-
-_KINDS: tuple[type[LinearMap | KernelMap], ...] = (LinearMap, KernelMap)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +55,8 @@ class Adapter:
 
     Examples
     --------
-    >>> made = Adapter(LinearMap(np.eye(2, 3, dtype="f4"), np.zeros(3, "f4")), True, np.eye(2))
+    >>> from fitters.space_maps import LinearMap
+    >>> made = Adapter(LinearMap(np.zeros(3, "f4"), np.eye(2, 3, dtype="f4")), True, np.eye(2))
     >>> made.apply([[3.0, 4.0]])
     array([[0.6, 0.8, 0. ]], dtype=float32)
     """
@@ -70,10 +69,7 @@ class Adapter:
     @property
     def widths(self) -> tuple[int, int]:
         """Columns of old rows and of new ones."""
-        arrays = self.map.arrays()
-        return next(iter(arrays.values())).shape[1 if "landmarks" in arrays else 0], len(
-            arrays["bias"]
-        )
+        return self.map.width, len(self.map.bias)
 
     def apply(self, rows: Rows, out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
         """Return the new rows of old ones.
@@ -130,7 +126,6 @@ class Adapter:
 
     def lines(self, path: Path | str) -> str:
         """Return the lines of NumPy that map rows `old` to `new` by the file at `path`."""
-        kernel = "landmarks" in self.map.arrays()
         steps = [
             "import json",
             "import numpy as np",
@@ -141,13 +136,7 @@ class Adapter:
             "raw = {k: data[start:][slice(*head[k]['data_offsets'])] for k in head}",
             "part = {k: raw[k].view('<f4').reshape(head[k]['shape']) for k in head}",
         ]
-        if kernel:
-            steps += [
-                "far = [((old - row) ** 2).sum(1) for row in part['landmarks']]",
-                "new = np.exp(-part['gamma'] * np.array(far).T) @ part['coef'] + part['bias']",
-            ]
-        else:
-            steps += ["new = old @ part['weight'] + part['bias']"]
+        steps += self.map.LINES
         if self.unit:
             steps += ["new /= np.linalg.norm(new, axis=1, keepdims=True)"]
         return "\n".join(steps)
@@ -170,7 +159,7 @@ class Adapter:
             head = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
             facts = json.loads(head["__metadata__"][_FACTS])
             golden, there = arrays.pop("golden_old"), arrays.pop("golden_new")
-            (kind,) = (one for one in _KINDS if one.__annotations__.keys() == arrays.keys())
+            (kind,) = (one for one in MAPS if {own.name for own in fields(one)} == arrays.keys())
             own = cls(kind(**arrays), facts.pop("unit"), golden, facts)
             if facts.pop("format") != FORMAT or not all(map(_is_whole, arrays.values())):
                 raise ValueError("its arrays are not those of a map")

@@ -8,9 +8,10 @@ mean, among the hubs of the index.
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -30,30 +31,56 @@ PENALTIES = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 LANDMARKS, KERNEL_PAIRS = 1000, 1000
 
 
-class SpaceMap(Protocol):
-    """What maps old rows to new ones."""
+@dataclass(frozen=True, eq=False)
+class SpaceMap(ABC):
+    """What maps old rows to new ones: arrays, and nothing else.
 
+    Attributes
+    ----------
+    bias : ndarray of shape (q,)
+    LINES : tuple of str
+        What makes `new` of `old` in NumPy, where `part` has the arrays by name.
+    """
+
+    LINES: ClassVar[tuple[str, ...]]
+
+    bias: npt.NDArray[Any]
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Columns of old rows."""
+
+    @abstractmethod
     def apply(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return the new rows of old ones: (n, p) → (n, q), in the precision of the map."""
-        ...
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Return what the map consists of, by name."""
-        ...
+        return dict(vars(self))
+
+    def astype(self, dtype: npt.DTypeLike) -> Self:
+        """Return the map with its arrays in another precision."""
+        return replace(self, **{name: own.astype(dtype) for name, own in self.arrays().items()})
 
 
 @dataclass(frozen=True, eq=False)
-class LinearMap:
+class LinearMap(SpaceMap):
     """new = old @ weight + bias.
 
     Attributes
     ----------
     weight : ndarray of shape (p, q)
-    bias : ndarray of shape (q,)
     """
 
+    LINES = ("new = old @ part['weight'] + part['bias']",)
+
     weight: npt.NDArray[Any]
-    bias: npt.NDArray[Any]
+
+    @property
+    def width(self) -> int:
+        """Columns of old rows."""
+        return len(self.weight)
 
     def apply(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return the new rows of old ones."""
@@ -61,27 +88,31 @@ class LinearMap:
         found += self.bias
         return found
 
-    def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """Return weight and bias."""
-        return {"weight": self.weight, "bias": self.bias}
-
 
 @dataclass(frozen=True, eq=False)
-class KernelMap:
+class KernelMap(SpaceMap):
     """new = exp(-gamma ‖old - landmark‖²) @ coef + bias.
 
     Attributes
     ----------
     landmarks : ndarray of shape (m, p)
     coef : ndarray of shape (m, q)
-    bias : ndarray of shape (q,)
     gamma : ndarray of shape (1,)
     """
 
+    LINES = (
+        "far = [((old - row) ** 2).sum(1) for row in part['landmarks']]",
+        "new = np.exp(-part['gamma'] * np.array(far).T) @ part['coef'] + part['bias']",
+    )
+
     landmarks: npt.NDArray[Any]
     coef: npt.NDArray[Any]
-    bias: npt.NDArray[Any]
     gamma: npt.NDArray[Any]
+
+    @property
+    def width(self) -> int:
+        """Columns of old rows."""
+        return int(self.landmarks.shape[1])
 
     def apply(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return the new rows of old ones."""
@@ -90,9 +121,9 @@ class KernelMap:
         found += self.bias
         return found
 
-    def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """Return the four arrays."""
-        return dict(vars(self))
+
+#: What an adapter may hold.
+MAPS: tuple[type[SpaceMap], ...] = (LinearMap, KernelMap)
 
 
 @dataclass(frozen=True)
@@ -167,7 +198,7 @@ _Solved = tuple[Matrix, Matrix, Callable[[Matrix, Matrix, Matrix], SpaceMap]]
 
 
 def _linear(coef: Matrix, mean_x: Matrix, mean_y: Matrix) -> SpaceMap:
-    return LinearMap(coef, mean_y - mean_x @ coef)
+    return LinearMap(mean_y - mean_x @ coef, coef)
 
 
 def _unit_of(old: Matrix) -> float:
@@ -233,7 +264,7 @@ def _kernel(old: Matrix, new: Matrix, rng: np.random.Generator) -> Callable[[flo
 
     def of(coef: Matrix, mean_x: Matrix, mean_y: Matrix) -> SpaceMap:
         bias, width = mean_y - centre @ coef, np.array([gamma])
-        return KernelMap(features.landmarks + mean_x, features.root @ coef, bias, width)
+        return KernelMap(bias, features.landmarks + mean_x, features.root @ coef, width)
 
     def solve(penalty: float) -> _Solved:
         coef = spectrum.fit(penalty * unit)
@@ -261,11 +292,3 @@ def kinds_for(n_pairs: int, p: int, q: int) -> Iterator[Kind]:
 def settings_of(kind: Kind) -> list[Setting]:
     """Return the settings of a kind, from the least penalty on."""
     return [Setting(kind, penalty, matched) for penalty in PENALTIES for matched in (True, False)]
-
-
-def as_float32(made: SpaceMap) -> SpaceMap:
-    """Return a map in float32, as an adapter keeps it."""
-    own: Any = made
-    arrays = {name: data.astype(np.float32) for name, data in made.arrays().items()}
-    found: SpaceMap = replace(own, **arrays)
-    return found

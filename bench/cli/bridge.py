@@ -104,17 +104,14 @@ def bridge_command(
 
 def _opened(place: str, store: StorePlace | None, array: str | None) -> Selection:
     """Return the rows of a file, or of a set of the store."""
+    from featstore.interop.reading import SUFFIXES, view_of
+
     path = Path(place)
     # The name of a set may have a dot, of a model or a version, and be that of a folder, too.
-    if path.suffix in _FILES or (store is None and path.is_dir()):
-        from featstore.interop.reading import view_of
-
+    if path.suffix in SUFFIXES or (store is None and path.is_dir()):
         return view_of(path, array=array)
     opened = open_at(the_store(store))
     return opened.view(str(set_named(opened, place).key))
-
-
-_FILES = (".npy", ".safetensors", ".parquet", ".h5", ".hdf5")
 
 
 def _show(found: Bridge, out: Path | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import stat
 import warnings
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -95,13 +95,6 @@ def read_rows(source: Path, *, array: str | None = None) -> Rows:
     ManifestError
         If there is no such file, or it holds no matrix of numbers.
     """
-    readers = {
-        ".npy": lambda: Rows(_load_npy(source)),
-        ".safetensors": lambda: _read_safetensors(source, array),
-        ".parquet": lambda: _read_parquet(source, array or "embedding"),
-        ".h5": lambda: _read_h5(source, array),
-        ".hdf5": lambda: _read_h5(source, array),
-    }
     try:
         if source.is_dir():
             if not any((source / name).exists() for name in ZARR_FILES):
@@ -110,14 +103,14 @@ def read_rows(source: Path, *, array: str | None = None) -> Rows:
                 return _read_zarr(source, array)
         if not source.exists():
             raise ManifestError(f"{source} does not exist.")
-        if source.suffix not in readers:
+        if source.suffix not in SUFFIXES:
             raise ManifestError(
-                f"{source} is none of {', '.join(readers)}, nor a folder with img_emb/ or Zarr."
+                f"{source} is none of {', '.join(SUFFIXES)}, nor a folder with img_emb/ or Zarr."
             )
         if not source.is_file():
             raise ManifestError(f"{source} is no regular file. It was not opened.")
         with warnings.catch_warnings(action="ignore"):  # of odd headers: errors say enough
-            return readers[source.suffix]()
+            return SUFFIXES[source.suffix](source, array)
     except FeatstoreError:
         raise
     except Exception as err:
@@ -348,6 +341,16 @@ def _read_parquet(source: Path, array: str) -> Rows:
     bias = table["bias"].to_numpy() if "bias" in table.columns else None
     rows = _matrix(table[array], f"{source}: {array}")
     return Rows(rows, table.drop(array, "bias", strict=False), bias)
+
+
+#: What reads the rows of a file, by the end of its name.
+SUFFIXES: Mapping[str, Callable[[Path, str | None], Rows]] = {
+    ".npy": lambda source, _: Rows(_load_npy(source)),
+    ".safetensors": _read_safetensors,
+    ".parquet": lambda source, array: _read_parquet(source, array or "embedding"),
+    ".h5": _read_h5,
+    ".hdf5": _read_h5,
+}
 
 
 def import_rows(source: Path, *, store: Path, **options: Any) -> str:

@@ -51,7 +51,7 @@ def by_hand(queries, gallery, truth_queries, truth_gallery, k):
 
 def test_what_is_kept_is_counted_query_by_query():
     x, y = (rows.astype(np.float64) for rows in related(40))
-    made = LinearMap(np.random.default_rng(1).standard_normal((12, 16)), np.ones(16))
+    made = LinearMap(np.ones(16), np.random.default_rng(1).standard_normal((12, 16)))
     search = _Search(x, y, 25)
     mapped = made.apply(x)
     for direction, queries, gallery in (

@@ -20,7 +20,6 @@ from fitters.space_maps import (
     KernelMap,
     LinearMap,
     Setting,
-    as_float32,
     kinds_for,
     settings_of,
     space_maps,
@@ -123,7 +122,7 @@ def test_pairs_that_map_nothing_are_refused(x, y, words):
 def adapter(kind="ridge", unit=True):
     x, y = pairs()
     made = space_maps(x, y, kind, np.random.default_rng(0))(Setting(kind, 0.1))
-    return Adapter(as_float32(made), unit, x[:GOLDEN].astype(np.float32), {"pairs": len(x)})
+    return Adapter(made.astype(np.float32), unit, x[:GOLDEN].astype(np.float32), {"pairs": len(x)})
 
 
 @pytest.mark.parametrize("unit", [True, False])
@@ -209,6 +208,6 @@ def test_other_files_are_no_adapters(tmp_path, data):
 
 
 def test_both_maps_are_data():
-    assert LinearMap(np.eye(2), np.zeros(2)).arrays().keys() == {"weight", "bias"}
-    kernel = KernelMap(np.eye(2), np.eye(2), np.zeros(2), np.ones(1))
+    assert LinearMap(np.zeros(2), np.eye(2)).arrays().keys() == {"weight", "bias"}
+    kernel = KernelMap(np.zeros(2), np.eye(2), np.eye(2), np.ones(1))
     np.testing.assert_allclose(kernel.apply(np.eye(2))[0], [1, np.exp(-2)])
