@@ -31,11 +31,11 @@ from featstore.store.store import open_store
 
 # Seconds of work that are written as one file, and lost if the process dies: the three durable
 # files of a run take 7 ms, half of what a cell of a sweep does.
-_LOST = 3.0
+_LOST = 10.0
 
 # Fits handed to a process at once: large enough that reading the corpus and starting the
 # task cost little, small enough that the last tasks end together.
-_BATCH = 8
+_BATCH = 16
 
 
 @dataclass(frozen=True)

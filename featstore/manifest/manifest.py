@@ -91,8 +91,7 @@ class Manifest(Shown):
         """
         # What lies at an address has hashes, which are compared as it is read.
         if self.unchecked and isinstance(self.root, Path) and "uri" in items.columns:
-            pairs = items.filter(pl.col("uri").is_not_null()).select("item_id", "uri")
-            check_files(self.root, pairs.iter_rows(), f"items of {self.name}")
+            check_files(self.root, items, f"items of {self.name}")
 
     def file(self, uri: str) -> Path:
         """Return the file that a uri of this manifest names.
@@ -249,10 +248,9 @@ def validate_items(
     _check_parents(whole)
     _check_class_ids(whole, classes)
     for kind, table in whole.items():
-        pairs = table.filter(pl.col("uri").is_not_null()).select("item_id", "uri")
-        check_paths(pairs.iter_rows(), f"{kind} items")
+        check_paths(table, f"{kind} items")
         if isinstance(root, Path):
-            check_files(root, pairs.iter_rows(), f"{kind} items")
+            check_files(root, table, f"{kind} items")
 
 
 def validate_classes(classes: pl.DataFrame) -> None:

@@ -3,13 +3,14 @@
 import ntpath
 import posixpath
 
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from featstore.errors import ManifestError
 from featstore.manifest.manifest import validate_items
-from featstore.manifest.paths import path_fault, resolve_inside
+from featstore.manifest.paths import check_paths, path_fault, resolve_inside, uri_fault
 from tests.featstore.manifest.zoo import classes, images
 
 
@@ -45,6 +46,16 @@ def test_a_path_that_is_allowed_stays_below_any_root(uri):
         assert posixpath.normpath(posixpath.join("/root/x", uri)).startswith("/root/x")
         joined = ntpath.normpath(ntpath.join("D:\\root\\x", uri))
         assert joined.startswith("D:\\root\\x")
+
+
+@given(st.lists(st.text(st.sampled_from("ab./\\:~ \0é-C\n"), max_size=12), min_size=1))
+def test_a_table_has_the_faults_of_its_uris_one_by_one(uris):
+    """A million are looked at by their letters; whatever is in doubt then is asked for alone."""
+    uris += ["a/b.png", "a.tar::../b", "..tar::b", "a.tar::\x7f"]
+    table = pl.DataFrame({"item_id": map(str, range(len(uris))), "uri": uris})
+    faulty = [uri for uri in uris if uri_fault(uri)]
+    with pytest.raises(ManifestError, match=f"^{len(faulty):,} uris of them leave"):
+        check_paths(table, "them")
 
 
 @pytest.mark.parametrize("via", ["file", "folder"])

@@ -61,6 +61,8 @@ class Bucket:
         Headers that have no effect, such as conditions.
     tag : callable
         The ETag of an object.
+    parts : dict
+        Number of an upload that has not ended -> its parts.
     """
 
     url: str = ""
@@ -72,6 +74,7 @@ class Bucket:
     puts: list[tuple[str, bytes]] = field(default_factory=list)
     ignores: frozenset[str] = frozenset()
     tag: Callable[[bytes], str] = tag_of
+    parts: dict[str, dict[int, bytes]] = field(default_factory=dict)
 
 
 @contextmanager
@@ -114,6 +117,8 @@ def s3_server() -> Iterator[Bucket]:
             self, path: str, query: dict[str, list[str]], body: bytes
         ) -> tuple[int, dict[str, str], bytes]:
             found = bucket.objects.get(path)
+            if "uploads" in query or "uploadId" in query:
+                return self._upload(path, query, body)
             if self.command == "PUT":
                 given = {name: self.headers.get(name) for name in CONDITIONS - bucket.ignores}
                 wanted = given.get("If-Match")
@@ -144,6 +149,23 @@ def s3_server() -> Iterator[Bucket]:
             if self.command == "HEAD":
                 headers["Content-Length"] = str(len(found))
             return 200, headers, found
+
+        def _upload(
+            self, path: str, query: dict[str, list[str]], body: bytes
+        ) -> tuple[int, dict[str, str], bytes]:
+            """Take a large object in parts; it is there once all are."""
+            if "uploads" in query:
+                said = f"<UploadId>{len(bucket.requests)}</UploadId>"
+                return 200, {}, f"<Uploaded>{said}</Uploaded>".encode()
+            number = query["uploadId"][0]
+            if self.command == "PUT":
+                bucket.parts.setdefault(number, {})[int(query["partNumber"][0])] = body
+                return 200, {"ETag": tag_of(body)}, b""
+            bucket.objects[path] = b"".join(
+                data for _, data in sorted(bucket.parts[number].items())
+            )
+            tag = escape(bucket.tag(bucket.objects[path]))
+            return 200, {}, f"<Uploaded><ETag>{tag}</ETag></Uploaded>".encode()
 
         def log_message(self, *_: Any) -> None:
             pass
