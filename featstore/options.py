@@ -201,7 +201,7 @@ def option(
 
 
 @cache
-def _options(cls: type) -> tuple[Option, ...]:
+def options_of(cls: type) -> tuple[Option, ...]:
     """Return the options of a dataclass, its own before those that it inherits, in order."""
     entries = [entry for entry in fields(cls) if "option" in entry.metadata]
     hints = hints_of(cls, [entry.name for entry in entries])
@@ -234,7 +234,7 @@ def record_of(entry: Field[Any], hint: Any) -> Option:
 
 def settings_of(*classes: type) -> dict[str, Option]:
     """Return the settings of dataclasses, by what they are called on a command line."""
-    return {one.setting: one for cls in classes for one in _options(cls) if one.setting}
+    return {one.setting: one for cls in classes for one in options_of(cls) if one.setting}
 
 
 def plain_settings(cls: type) -> dict[str, Option]:
@@ -275,7 +275,7 @@ def check_values(config: Any, error: type[FeatstoreError], *, of: str) -> None:
         What has the options, for the message: ``an extraction``.
     """
     cls: Any = type(config)
-    for one in _options(cls):
+    for one in options_of(cls):
         value = getattr(config, one.name)
         if not one.takes(value):
             allowed = " or ".join(filter(None, [one.limits, *map(repr, one.words)]))
@@ -343,7 +343,7 @@ def document(target: Any, *classes: type) -> None:
         return
     own = () if isinstance(target, type) else inspect.signature(target).parameters
     lines = []
-    for one in (one for cls in classes for one in _options(cls) if one.name not in own):
+    for one in (one for cls in classes for one in options_of(cls) if one.name not in own):
         types = [] if one.type is None else ["tuple" if one.many else one.type.__name__]
         takes = [*types, *map(repr, one.words), *(["None"] if one.optional else [])]
         default = "" if one.default is MISSING else f", default {one.default!r}"
@@ -365,7 +365,7 @@ def check_needs(given: Mapping[str, Any], *classes: type) -> None:
     ------
     click.UsageError
     """
-    flags = {one.name: one.shown_flag for cls in classes for one in _options(cls)}
+    flags = {one.name: one.shown_flag for cls in classes for one in options_of(cls)}
     for entry in (entry for cls in classes for entry in fields(cls)):
         needs = entry.metadata.get("needs", ())
         lost = [name for name in needs if given.get(name) in (None, ())]
@@ -378,7 +378,7 @@ def check_needs(given: Mapping[str, Any], *classes: type) -> None:
 
 def option_names(cls: type) -> list[str]:
     """Return the names of the options of a dataclass, in order."""
-    return [one.name for one in _options(cls)]
+    return [one.name for one in options_of(cls)]
 
 
 def options_from(
@@ -400,7 +400,7 @@ def options_from(
     def decorate(function: _Function) -> _Function:
         import click
 
-        for one in reversed(_options(cls)):
+        for one in reversed(options_of(cls)):
             if one.flag is None or one.setting or (names and one.name not in names):
                 continue
             needed = one.default is MISSING and one.name not in inferred

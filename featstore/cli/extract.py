@@ -36,8 +36,8 @@ from featstore.command_line import (
     usage_error,
 )
 from featstore.errors import EncoderError, listed
-from featstore.extraction.options import EncoderSpec, ExtractConfig, HeadConfig, RepairConfig
-from featstore.options import Owners, config_from, options_from, settings_from, settings_of
+from featstore.extraction.options import EncoderSpec, ExtractConfig, HeadConfig
+from featstore.options import Owners, config_from, settings_from, settings_of
 from featstore.terminal import bad, good, say
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def _take_encoders(store: StorePlace, kinds: Collection[str], given: dict[str, A
     click.UsageError
         If it has none, or several for a kind.
     """
-    from featstore.extraction.repair import recorded_choices
+    from featstore.extraction.repair import recorded_choice
     from featstore.store.store import open_store
 
     is_there = isinstance(store, Path) and (store / "zarr.json").exists()
@@ -155,7 +155,7 @@ def _take_encoders(store: StorePlace, kinds: Collection[str], given: dict[str, A
     if not found or len({info.key.kind for info in sets}) < len(found):
         what = f"has several: {listed(found)}" if found else "has none of them"
         raise usage_error(f"Missing option '--encoder': {store} {what}. Name what encodes.")
-    weights = [recorded_choices(folder, name)[0][0].weights for name, folder in found.items()]
+    weights = [recorded_choice(folder, name).weights for name, folder in found.items()]
     given["encoder"] = take("encoder", tuple(found))
     given["weights"] = take("weights", tuple(place or DEFAULT for place in weights))
 
@@ -386,8 +386,7 @@ def _state_words(state: SetState) -> str:
 
 @click.command(
     "repair",
-    epilog="Example: headstock store repair build/demo/store stamps/image/tf_efficientnet_lite0 "
-    "--manifest build/demo/manifests/stamps",
+    epilog="Example: headstock store repair build/demo/store --copy s3://team/features",
 )
 @click.argument("store", type=StoreType(writes=True))
 @click.argument("keys", metavar="[KEY]...", nargs=-1, type=KEY)
@@ -397,47 +396,31 @@ def _state_words(state: SetState) -> str:
     metavar="STORE",
     help="Take what is damaged from this copy of the store, a folder or an address.",
 )
-@click.option(
-    "--manifest",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Extract what is damaged again from the "
-    "manifest in this folder, from which KEY "
-    "was extracted.",
-)
-@options_from(RepairConfig)
 @click.option("--dry-run", is_flag=True, help="List what would be rebuilt, and write nothing.")
 @json_option
 def repair_command(
     store: Path,
     keys: tuple[str, ...],
     copy: StorePlace | None,
-    manifest: Path | None,
     dry_run: bool,
     as_json: bool,
-    **given: Any,
 ) -> int:
     """Repair damaged sets: those named, or all of the store.
 
     A log that is lost or damaged is made again from the commits. Only what is damaged is written.
     What follows from the store itself is written at once. With --copy, the rest is taken from
-    another copy of the store, as far as it has the hash that the commit states. With --manifest,
-    what is still damaged of one KEY is extracted again, into a new revision; if the encoder gives
-    the same bits as before, that is the same revision. The exit code is 4 if something is left.
+    another copy of the store, as far as it has the hash that the commit states. If something is
+    left, the exit code is 4, and the command is printed that extracts it again.
     """
     from featstore.extraction.repair import repair_set
     from featstore.store.repair import repair_log
     from featstore.store.verify import verify_store
 
-    if manifest is not None and not keys:
-        raise usage_error("--manifest extracts the set of one KEY again: name it.")
-    config, every = config_from(RepairConfig, given), []
+    every = []
     named = keys or sorted(repair_log(store, dry_run=True).sets)
     for key in named:
         with ProgressBar(f"repair {key}", doing="comparing with checksums"):
-            done = repair_set(
-                store, key, copy=copy, manifest=manifest, config=config, dry_run=dry_run
-            )
+            done = repair_set(store, key, copy=copy, dry_run=dry_run)
         every.append(done)
         if not as_json:
             _show_repair(done, copy, dry_run=dry_run)
@@ -452,14 +435,8 @@ def repair_command(
 def _show_repair(done: Repair, copy: StorePlace | None, *, dry_run: bool) -> None:
     for block in done.fetched:
         click.echo(f"{_rows(block)} are those of {copy}")
-    for block in done.encoded:
-        same = "identical to what was stored" if block["identical"] else "with other bits"
-        click.echo(f"{_rows(block)} extracted again, {same}")
     for name in done.rebuilt:
         click.echo(f"{'Would rebuild' if dry_run else 'Rebuilt'} {name}")
-    if done.revision:
-        what = "the set is byte for byte what it was" if done.identical else "a new revision"
-        click.echo(f"{done.key} is at revision {done.revision[:12]}: {what}")
     for problem in done.left:
         say(bad(problem.path), f" {problem.what}")
     for block in done.bad:

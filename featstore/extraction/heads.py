@@ -18,6 +18,7 @@ from featstore.extraction.golden_check import lasting_facts, run_facts
 from featstore.extraction.head_check import NameCheck, check_against_encoder, check_against_store
 from featstore.extraction.options import EncoderSpec, HeadConfig, settle_options
 from featstore.extraction.progress import ExtractResult
+from featstore.extraction.repair import must_encode
 from featstore.extraction.targets import SetState, finished_result, inspect_set
 from featstore.labels import head_items, read_label_file
 from featstore.manifest.io import read_manifest
@@ -120,16 +121,18 @@ def extract_head(
     1000
     """
     spec, settled = settle_options(encoder, config or HeadConfig(), options, of="extract_head")
-    bucket = open_bucket(store, settled.staging)
+    bucket = None if settled.repair else open_bucket(store, settled.staging)
     folder = bucket.staging if bucket else local_folder(store)
     opened = open_head(manifest, spec, store=bucket.url if bucket else folder, config=settled)
-    done = (
-        bucket.prepare(opened.spec, ItemFile(opened.items)) if bucket else opened.finished(folder)
-    )
+    repair = settled.repair and must_encode(folder, opened.spec.key, opened.items)
+    done = None
+    if not repair:
+        file = ItemFile(opened.items)
+        done = bucket.prepare(opened.spec, file) if bucket else opened.finished(folder)
     if done is not None:
         return done
     try:
-        written = write_head(opened, folder, device=settled.device, wait=settled.wait)
+        written = write_head(opened, folder, settled, repair=repair)
         return (bucket and bucket.publish(opened.spec, ItemFile(opened.items))) or written
     except AlreadyFinishedError:
         done = opened.finished(folder)  # another process wrote it meanwhile
@@ -142,7 +145,7 @@ document(extract_head, HeadConfig)
 
 
 def write_head(
-    opened: OpenedHead, store: Path, *, device: str, wait: float = 0.0, repair: bool = False
+    opened: OpenedHead, store: Path, config: HeadConfig, *, repair: bool = False
 ) -> ExtractResult:
     """Write rows and bias of a head; with `repair`, in the place of damaged ones.
 
@@ -153,7 +156,7 @@ def write_head(
     """
     head = opened.head
     facts: dict[str, Any] = {**lasting_facts(head.facts), "label_set": head.label_set}
-    run = run_facts(head.facts, device=device)
+    run = run_facts(head.facts, device=config.device)
     run["row_order"] = "not checked" if opened.check is None else opened.check.facts()
     with SetWriter(
         store,
@@ -161,7 +164,7 @@ def write_head(
         opened.items,
         head.weight.shape[1],
         facts=facts,
-        options=WriteOptions(repair=repair, wait=wait),
+        options=WriteOptions(repair=repair, wait=config.wait),
     ) as writer:
         for block in writer.pending():
             writer.write_block(block, head.weight[writer.layout.block_slice(block)])

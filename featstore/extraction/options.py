@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from featstore.encoders.base import AUTO, Precision
-from featstore.errors import EncoderError, OptionError
+from featstore.errors import EncoderError
 from featstore.extraction.progress import BlockDone, Progress, Step
 from featstore.images import MAX_PIXELS, Resizer
 from featstore.options import check_values, option, option_names, take_options, with_options
@@ -151,8 +151,6 @@ class ExtractConfig:
     pinned : mapping, optional
         Of an engine: by set_id the batch size, threads and device type that all parts of a set
         share.
-    window : int, optional
-        Of a repair: the blocks over which texts were sorted.
     on_step : callable, optional
         Of an engine: called after every batch with what was done since the last one, in place of
         `on_progress`.
@@ -264,6 +262,11 @@ class ExtractConfig:
     retry_failed: bool = option(
         False, help="Try the failed items of a finished set again, which makes a new revision."
     )
+    repair: bool = option(
+        False,
+        help="Encode again what is damaged of finished sets, with batch size, threads and device "
+        "as recorded. `headstock store repair` prints the whole command.",
+    )
     compile: bool = option(False, help="Compile the forward pass with torch.compile.", flag="-s")
     wait: float = option(
         0.0, help="Wait this many seconds for another writer of the set.", at_least=0
@@ -281,7 +284,6 @@ class ExtractConfig:
     device_reason: str = field(default="", repr=False)
     part: tuple[int, int] | None = None
     pinned: Mapping[str, Mapping[str, Any]] | None = field(default=None, repr=False)
-    window: int | None = None
     on_step: Callable[[Step], None] | None = field(default=None, repr=False)
     on_block: Callable[[BlockDone], None] | None = field(default=None, repr=False)
     on_progress: Callable[[Progress], None] | None = field(default=None, repr=False)
@@ -290,6 +292,8 @@ class ExtractConfig:
         check_values(self, EncoderError, of="an extraction")
         if self.decode_timeout == 0:
             object.__setattr__(self, "decode_timeout", None)
+        if self.repair and self.part is not None:
+            raise EncoderError("A repair runs in one process: without --shard, devices or engine.")
         if self.decode == "gpu" and not self.device.startswith(("cuda", AUTO)):
             raise EncoderError(
                 "The 'device' of an extraction must be a GPU (cuda) if it is to decode; got "
@@ -320,7 +324,7 @@ class HeadConfig:
     Attributes
     ----------
     {options}
-    device, wait, staging
+    device, wait, staging, repair
         As in `ExtractConfig`.
 
     Examples
@@ -350,55 +354,12 @@ class HeadConfig:
     device: str = "cpu"
     wait: float = 0.0
     staging: Path | None = None
+    repair: bool = False
 
     def __post_init__(self) -> None:
         # A GPU gains nothing: four pictures are encoded, in float32, and a text a class at most.
         if self.device == AUTO:
             object.__setattr__(self, "device", "cpu")
-
-
-@with_options
-@dataclass(frozen=True)
-class RepairConfig:
-    """How damaged rows are extracted again.
-
-    Attributes
-    ----------
-    {options}
-    space : mapping, optional
-        Of an encoder object; by default what the set states.
-    """
-
-    encoder: Any = option(
-        None,
-        help="Encode with this encoder, if the set does not state its own.",
-        metavar="FAMILY:NAME",
-    )
-    weights: str | None = option(
-        None,
-        help="Load the weights of the encoder from here [default: those that the run of "
-        "the set recorded].",
-        metavar="PLACE",
-    )
-    device: str | None = option(
-        None, help="Run the encoder on this device [default: that of the recorded run]."
-    )
-    trust_remote_code: bool = option(False, help="Run Python code that comes with the model.")
-    jobs: int | None = option(
-        None,
-        help="Decode images in this many processes [default: chosen by the number of cores].",
-        at_least=1,
-    )
-    space: Mapping[str, Any] | None = None
-
-    def require_none(self) -> None:
-        """Raise OptionError if an option is given, since nothing can be extracted again."""
-        given = [n for n in option_names(RepairConfig) if getattr(self, n) not in (None, False)]
-        if given:
-            raise OptionError(
-                f"The repair's {' and '.join(given)} would have no effect without the manifest "
-                "that the set was extracted from. Add --manifest, or leave them out."
-            )
 
 
 def tell_how(line: str) -> None:

@@ -143,7 +143,7 @@ def settle_settings(job: Job, target: Target) -> dict[str, Any]:
             device=config.device,
         )
     # What was begun or recorded without a window is sorted block by block.
-    window = config.window or begun.get("window") or (1 if begun else sorting_window(
+    window = begun.get("window") or (1 if begun else sorting_window(
         target.encoder, batch, items=job.items.height, block_rows=config.block_rows
     ))  # fmt: skip
     settings = {"batch": batch, "threads": threads, "device": device}
@@ -323,8 +323,12 @@ def _failure_limit(job: Job, sets: Sequence[Target], tracker: Tracker, log: JobL
         tracker.failures.add(item)
         log.write("failure", key=key, item_id=item, reason=reason)
 
+    config = job.config
+    if config.max_failures is None and any(one.repair for one in sets):
+        # What was embedded must be again; only what failed before may fail.
+        config = replace(config, max_failures=tried_again)
     return FailureLimit(
-        key, job.items.height, job.config, before=before, known=tried_again, on_failure=note
+        key, job.items.height, config, before=before, known=tried_again, on_failure=note
     )
 
 

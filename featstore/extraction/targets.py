@@ -30,6 +30,7 @@ from featstore.extraction.opening import default_threads, job_items, open_encode
 from featstore.extraction.options import EncoderSpec, ExtractConfig, settle_device
 from featstore.extraction.pipeline import BlockOutput
 from featstore.extraction.progress import ExtractResult
+from featstore.extraction.repair import must_encode, run_settings
 from featstore.extraction.views import RECIPE
 from featstore.images import FORMATS, WITH_TIFF
 from featstore.manifest.manifest import Manifest
@@ -247,12 +248,16 @@ class Target:
         return self.spec.directory(self.job.folder)
 
     def begun_settings(self) -> list[dict[str, Any]]:
-        """Return batch size, threads … of interrupted attempts: first the most shared."""
+        """Return batch size, threads … of interrupted attempts: first the most shared.
+
+        Behind them, for a repair, those of the runs that made the set.
+        """
         job, shared = self.job, []
         if job.bucket is not None:
             retry = job.config.retry_failed
             shared = [*job.bucket.begun_settings(self.spec, job.file, retry_failed=retry)]
-        return [*shared, *map(settings_of, claim_folders(self.directory))]
+        runs = run_settings(self.directory) if job.config.repair else ()
+        return [*shared, *map(settings_of, claim_folders(self.directory)), *runs]
 
     def known_rows(self, golden: Golden | None) -> KnownRows | None:
         """Look for its rows elsewhere in the store: for all parts of a job once."""
@@ -264,9 +269,23 @@ class Target:
             )
         return self.searched["rows"]
 
+    def mend(self) -> None:
+        """Make anew what of the finished set needs no encoder; see whether rows are left.
+
+        Raises
+        ------
+        UnknownSetError
+            If there is no such set.
+        StoreWriteError
+            If an extraction of it is unfinished.
+        """
+        self.repair = must_encode(self.job.folder, self.spec.key, self.job.items)
+
     def finished(self) -> ExtractResult | None:
         """Return its result if it needs nothing more, else None."""
         job = self.job
+        if self.repair:
+            return None
         retry = job.config.retry_failed
         if job.bucket is not None:
             return job.bucket.finished(self.spec, job.file, retry_failed=retry)
@@ -625,7 +644,9 @@ class Job:
         FeatstoreError
             As for `featstore.extract`.
         """
-        self.bucket = open_bucket(self.store, self.config.staging)
+        # Only what lies in a folder is mended.
+        repair, staging = self.config.repair, self.config.staging
+        self.bucket = None if repair else open_bucket(self.store, staging)
         self.folder = self.bucket.staging if self.bucket else local_folder(self.store)
         self.dataset, items = job_items(self.source, self.kind, self.config)
         self.file, self.cores = ItemFile(items), available_cores()

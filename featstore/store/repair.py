@@ -199,15 +199,6 @@ class Repair:
         without the manifest.
     fetched : list of dict
         Blocks that were taken from the other copy: ``file``, ``block``, ``rows`` (first and last).
-    encoded : list of dict
-        Blocks that were extracted again, likewise, and whether they are ``identical`` to what the
-        damaged revision had.
-    revision : str
-        The revision that was published, if the set was extracted again.
-    identical : bool or None
-        Whether that is the damaged revision itself, byte for byte; None if none was published.
-    failed : int
-        Items without an embedding.
     left : list of Problem
         What is still wrong.
     bad : list of dict
@@ -221,10 +212,6 @@ class Repair:
     key: str
     rebuilt: list[str] = field(default_factory=list)
     fetched: list[dict[str, Any]] = field(default_factory=list)
-    encoded: list[dict[str, Any]] = field(default_factory=list)
-    revision: str = ""
-    identical: bool | None = None
-    failed: int = 0
     left: list[Problem] = field(default_factory=list)
     bad: list[dict[str, Any]] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)

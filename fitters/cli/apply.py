@@ -173,7 +173,7 @@ def _completed(query: Query, store: FeatureStore, fitted: Alignment) -> Query:
     The weights are those that the runs of a set of the same text encoder record, if it lies in a
     folder of this machine.
     """
-    from featstore.extraction.repair import recorded_choices
+    from featstore.extraction.repair import recorded_choice
 
     sets = store.sets()
     taken: dict[str, Any] = {}
@@ -183,9 +183,8 @@ def _completed(query: Query, store: FeatureStore, fitted: Alignment) -> Query:
         taken["near"] = take("near", only(store, "--near", images))
     spoken = [info for info in sets if info.commit.space_id == fitted.facts.get("y_space_id")]
     if query.weights is None and spoken and not store.place.is_remote:
-        choice, _ = recorded_choices(
-            spoken[0].key.directory(Path(store.address)), spoken[0].encoder
-        )[0]
+        folder = spoken[0].key.directory(Path(store.address))
+        choice = recorded_choice(folder, spoken[0].encoder)
         if choice.weights:
             taken["weights"] = take("weights", choice.weights)
     say_taken()

@@ -178,8 +178,8 @@ def test_the_way_to_make_a_set_anew_names_its_options(manifest, folders, tmp_pat
     assert headstock("extract", *what, *typed, "--log", "none") == 0
     (info,) = featstore.open_store(store).sets()
     weights = str(folders["st"])
-    _, anew = next_commands(store, info.key, manifest=None, weights=weights, anew=True)
-    for command in anew.split(" && "):
-        assert headstock(*shlex.split(command.replace("MANIFEST", str(manifest)))[1:]) == 0
+    _, anew = next_commands(store, info.key, {})
+    for command in anew.replace("MANIFEST", f"{manifest} --weights {weights}").split(" && "):
+        assert headstock(*shlex.split(command)[1:]) == 0
     (again,) = featstore.open_store(store).sets()
     assert (again.key, again.commit.revision_id) == (info.key, info.commit.revision_id)

@@ -10,8 +10,7 @@ import numpy as np
 import featstore
 import featstore.encoders.object_encoder
 from featstore import Manifest
-from featstore.extraction.repair import repair_set
-from featstore.store.repair import Repair
+from featstore.extraction.progress import ExtractResult
 from tests.featstore.extraction.conftest import SPACE, MeanColour
 
 DATA = "embedding/c/0/0"
@@ -39,7 +38,10 @@ def extract(manifest: Manifest, store: Path, **changes: Any) -> str:
     return featstore.extract(manifest, **{**options, **changes}).key
 
 
-def repair(store: Path, key: str, manifest: Manifest, encoder: Any = None) -> tuple[Repair, Any]:
+def repair(
+    manifest: Manifest, store: Path, encoder: Any = None, **changes: Any
+) -> tuple[ExtractResult, Any]:
+    """Encode again what is damaged: batch size and blocks are those of the set."""
     encoder = encoder or BatchSensitive()
-    done = repair_set(store, key, manifest=manifest, encoder=encoder)
-    return done, encoder
+    options = {"kind": "image", "space": SPACE, "dtype": "float32", "repair": True}
+    return featstore.extract(manifest, store, encoder=encoder, **{**options, **changes}), encoder

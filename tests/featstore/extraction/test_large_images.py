@@ -18,7 +18,7 @@ from featstore.errors import TooManyFailuresError
 from featstore.extraction.job import extract
 from featstore.extraction.options import ExtractConfig
 from featstore.extraction.pipeline import FailureLimit
-from featstore.extraction.repair import recorded_choices, repair_set
+from featstore.extraction.repair import repair_set
 from featstore.images import LEFT_OUT, Geometry, ImageError, decode_image
 from featstore.sources.making import make_manifest
 from featstore.store import open_store
@@ -117,14 +117,14 @@ def test_one_is_taken_where_the_option_allows_it_and_a_repair_takes_it_again(
     assert (done.new, done.failed) == (1, 0)
     rows = open_store(store).view(done.key).numpy()
     assert rows[1].tolist() == [LARGE, LARGE, 1.0]
-    name = open_store(store).info(done.key).encoder
-    assert recorded_choices(store / done.key, name)[0][1]["max_pixels"] == TAKEN
     file = open_store(store).info(done.key).commit.layout.files[0]
     flip(store / done.key / file.path, file.part.padding + 16)  # a value of the second row
-    repaired = repair_set(
-        store, done.key, manifest=tmp_path / "made", encoder=Sizes(), space={"name": "Sizes"}
-    )
-    assert (repaired.identical, repaired.failed) == (True, 0)
+    (command,) = repair_set(store, done.key).commands[1:]
+    assert "repair=True" in command
+    with pytest.raises(TooManyFailuresError, match="at most 0 may"):
+        extract(manifest, **options, repair=True)
+    repaired = extract(manifest, **options, repair=True, max_pixels=TAKEN)
+    assert (repaired.revision_id, repaired.failed) == (done.revision_id, 0)
 
 
 def test_only_faults_count_unless_a_number_was_asked_for() -> None:

