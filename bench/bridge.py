@@ -133,21 +133,32 @@ class Bridge:
         return self.gate is None or self.own.interval()[0] >= self.gate
 
     @property
+    def shuffled(self) -> Estimate:
+        """The same by a map of shuffled pairs."""
+        return next(
+            one.ten for one in self.kept[1:] if (one.by, one.mapped) == (CONTROLS[0], DIRECTIONS[0])
+        )
+
+    @property
     def sentence(self) -> str:
         """The verdict: spaces, share with its interval, a control, and the gate."""
+        return " ".join(self.sentences)
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The sentences of the verdict; the last answers, by the gate where there is one."""
         kind = max(self.kinds, key=lambda name: self.kinds[name])
-        shuffled = next(one for one in self.kept[1:] if one.mapped == self.kept[0].mapped)
-        said = (
-            f"{self.relation.sentence} {kind.capitalize()} on {self.n_pairs:,} pairs keeps "
+        keeps = (
+            f"{kind.capitalize()} on {self.n_pairs:,} pairs keeps "
             f"{percent(self.own)} of the ten nearest among {self.gallery:,} items; "
-            f"{shuffled.by} keep {100 * shuffled.ten.mean:.1f} %."
+            f"{CONTROLS[0]} keep {100 * self.shuffled.mean:.1f} %."
         )
         if self.gate is None:
-            return said
+            return self.relation.sentence, keeps
         ahead = [n for n, (_, most) in self.predicted.items() if most >= self.gate]
         more = f" {min(ahead):,} pairs may reach it." if ahead else ""
         holds = "holds." if self.passes else f"is missed: encode the old items again.{more}"
-        return f"{said} The gate of {100 * self.gate:g} % {holds}"
+        return self.relation.sentence, keeps, f"The gate of {100 * self.gate:g} % {holds}"
 
     def save(self, path: Path | str) -> Path:
         """Write the adapter; see `fitters.adapter.Adapter.save`."""

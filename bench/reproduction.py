@@ -40,7 +40,10 @@ FORMAT = 1
 MOST_BYTES = 2**22
 
 #: The boxes that come with the package.
-BUILT_IN = ("demo", "paper")
+BUILT_IN = ("demo", "paper", "birds")
+
+#: Studies that read no store and run no suite.
+STUDIES = ("birds",)
 
 #: Columns that a row of expected numbers may have; all but the last two choose the cell.
 COLUMNS = (
@@ -274,6 +277,9 @@ def _sets(store: Mapping[str, Any], address: str) -> dict[str, str]:
 def _options(suite: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a box asks of its suite, beside its name."""
     name = _value(suite, "suite.name", str)
+    if name in STUDIES:
+        _known(suite, "name", where=f"study {name}: suite.")
+        return {}
     if name not in SUITES.built_in:
         raise BoxError(f"suite.name must be one of {', '.join(SUITES.built_in)}, got {name!r}.")
     types = _ONE | _LISTS
@@ -463,6 +469,16 @@ def compare_box(box: Box, results: Path, runs: Sequence[Run]) -> Outcome:
     return Outcome(box, numbers, _facts(rows, runs))
 
 
+def compare_study(box: Box, table: pl.DataFrame) -> Outcome:
+    """Return the expected numbers of a box beside those of a study, a row a metric."""
+    wide = table.pivot("metric", index=["eval", "method", "source"], values="value")
+    spreads = (pl.lit(0.0).alias(f"{name}_sd") for name in set(table["metric"]))
+    wide = wide.with_columns(spreads)
+    numbers = tuple(_compared(box, row, wide) for row in box.expected)
+    made = _made_with([list(row) for row in table.iter_rows()])
+    return Outcome(box, numbers, made | {"shares": table.to_dicts()})
+
+
 def _compared(box: Box, row: Mapping[str, Any], table: pl.DataFrame) -> Number:
     where = {k: v for k, v in row.items() if k not in ("metric", "percent", "tolerance")}
     metric = str(row["metric"])
@@ -495,11 +511,14 @@ def _published(box: Box, table: pl.DataFrame) -> list[Number]:
 
 def _facts(rows: pl.DataFrame, runs: Sequence[Run]) -> dict[str, Any]:
     values = rows.select("run_id", "direction", "metric", "value").sort(pl.all())
+    facts = {"revisions": sets_of(runs), "code": sorted(set(rows["code"]))}
+    return facts | _made_with([list(row) for row in values.iter_rows()])
+
+
+def _made_with(values: list[list[Any]]) -> dict[str, Any]:
     packages = ("headstock", "numpy", "scipy", "scikit-learn", "polars", "zarr", "torch")
     return {
-        "revisions": sets_of(runs),
-        "results": sha256_hex(canonical_json([list(row) for row in values.iter_rows()])),
-        "code": sorted(set(rows["code"])),
+        "results": sha256_hex(canonical_json(values)),
         "versions": {"python": platform.python_version(), **versions(packages)},
         "platform": platform.platform(),
     }

@@ -367,6 +367,10 @@ LEFT_OUT = (
 )  # fmt: skip
 
 
+#: How checks begin that stand in docs/bridge.md.
+BRIDGES = ("verdict, ", "coverage, what a bridge", "false passes")
+
+
 def statistics_cells(data: list[Data]) -> list[str]:
     """Return the checks of `make validate-statistics`, cells of one kind in one line."""
     called = {name: line for line, names in CHECKS.items() for name in names}
@@ -383,6 +387,53 @@ def statistics_cells(data: list[Data]) -> list[str]:
         aim = goal.replace("printed", "–").replace("<= ", "≤").replace(">= ", "≥")
         rows.append([name, span, aim.replace(" to ", "–"), counted])
     return table(["check", "found", "goal", "held/cells"], rows)
+
+
+def of_bridges(data: list[Data]) -> list[str]:
+    """Return the checks of bridges alone, on planted truths and on rows of real encoders."""
+    return statistics_cells([row for row in data if row["name"].startswith(BRIDGES)])
+
+
+def but_bridges(data: list[Data]) -> list[str]:
+    """Return the checks of all other statistics."""
+    return statistics_cells([row for row in data if not row["name"].startswith(BRIDGES)])
+
+
+def collect_birds(certificate: Path, box: Path) -> None:
+    """Keep the shares of a run of the study of birds, and let its box expect them."""
+    shares = json.loads(certificate.read_text("utf-8"))["shares"]
+    rows = ",\n".join(json.dumps(row) for row in shares)
+    (DATA / "birds.json").write_text(f"[\n{rows}\n]\n", "utf-8")
+    names = ("eval", "method", "source", "metric")
+    lines = [
+        f"  {json.dumps([*(row[name] for name in names), round(100 * row['value'], 2)])},\n"
+        for row in shares
+    ]
+    text = box.read_text("utf-8")
+    box.write_text(text[: text.index("rows = [\n") + 9] + "".join(lines) + "]\n", "utf-8")
+
+
+def of_birds(data: list[Data]) -> list[str]:
+    """Return what share of held-out rows find their name, a line a method or control."""
+    called = {"spelling": "names as strings", "within-genus": "names replaced within genus"}
+    lines: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for row in data:
+        line = lines.setdefault((row["method"], called.get(row["source"], row["source"])), {})
+        line.setdefault(row["eval"], []).append(f"{100 * row['value']:.1f}")
+    rows = [[*line, *("/".join(values) for values in own.values())] for line, own in lines.items()]
+    return table(["method", "fitted on", "species held out", "genera held out"], rows)
+
+
+def of_peers(data: list[Data]) -> list[str]:
+    """Return what maps by each peer keep of the ten nearest, and CPU seconds of a fit."""
+    cells: dict[str, dict[str, str]] = {}
+    for row in data:
+        heading = f"{row['old']}→{row['new']}, {row['pairs']:,}"
+        best = "kept" in row and row["behind"] <= row["se"]
+        text = "–" if "kept" not in row else f"{100 * row['kept']:.1f}/{row['seconds']:.2g}"
+        cells.setdefault(row["peer"], {})[heading] = f"**{text}**" if best else text
+    columns = list(next(iter(cells.values()), {}))
+    return table(["map", *columns], [[peer, *own.values()] for peer, own in cells.items()])
 
 
 def tree(_: None) -> list[str]:
@@ -542,7 +593,10 @@ TABLES: dict[str, tuple[str | None, Callable[[Any], list[str]]]] = {
     "interleavings": ("interleavings.json", interleavings),
     "faults, more": ("reliability_more.json", more_faults),
     "few-shot": ("few_shot.json", few_shot),
-    "statistics": ("statistics.json", statistics_cells),
+    "statistics": ("statistics.json", but_bridges),
+    "bridges": ("statistics.json", of_bridges),
+    "bridge, peers": ("bridge_peers.json", of_peers),
+    "birds": ("birds.json", of_birds),
     "unpaired": ("unpaired.json", unpaired),
     **trained.TABLES,
     **trained_controls.TABLES,
@@ -579,6 +633,8 @@ def main() -> int:
     parser.add_argument("--results", type=Path, help="results folder of the demo")
     parser.add_argument("--controls", type=Path, help="results folder of suite controls")
     parser.add_argument("--statistics", type=Path, help="JSON of make validate-statistics")
+    parser.add_argument("--peers", type=Path, help="bridge_peers.json of make perf ONLY=bridge")
+    parser.add_argument("--birds", type=Path, help="certificate of headstock reproduce birds")
     arguments = parser.parse_args()
     if arguments.what == "collect":
         DATA.mkdir(exist_ok=True)
@@ -597,6 +653,10 @@ def main() -> int:
                 rows = ",\n".join(json.dumps(row, ensure_ascii=False) for row in found[name])
                 parts.append(f'"{name}": [\n{rows}\n]')
             (DATA / "controls.json").write_text("{" + ",\n".join(parts) + "}\n", "utf-8")
+        if arguments.peers is not None:
+            (DATA / "bridge_peers.json").write_text(arguments.peers.read_text("utf-8"), "utf-8")
+        if arguments.birds is not None:
+            collect_birds(arguments.birds, ROOT / "bench/boxes/birds.toml")
         if arguments.statistics is not None:
             # A run of some checks alone (--only) replaces their rows.
             file = DATA / "statistics.json"

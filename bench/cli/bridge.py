@@ -49,6 +49,12 @@ _SHOWN = 8
     metavar="FILE",
     help="Save the adapter of all pairs, a safetensors file.",
 )
+@click.option(
+    "--page",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write one HTML page with the verdict, the curve and the controls; it needs no network.",
+)
 @options_from(BridgeConfig)
 @click.option(
     "--join",
@@ -71,6 +77,7 @@ def bridge_command(
     new: str,
     store: StorePlace | None,
     out: Path | None,
+    page: Path | None,
     join: Literal["id", "position"],
     array: str | None,
     as_json: bool,
@@ -99,6 +106,10 @@ def bridge_command(
         print_json({"sentence": found.sentence, "passes": found.passes, **found.adapter.facts})
     else:
         _show(found, out)
+    if page is not None:
+        from bench.report.bridge import write_bridge
+
+        click.echo(f"Page: {write_bridge(found, page)}", err=as_json)
     return 0 if found.passes else EXIT_GATE
 
 

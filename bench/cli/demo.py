@@ -320,12 +320,13 @@ def reproduce_command(
 ) -> int:
     """Repeat a study, and compare its numbers with those that are expected.
 
-    NAME is demo or paper; FILE or ADDRESS is a TOML file that somebody wrote (docs/reproduce.md).
-    It holds data alone, so it can be read from anywhere: what runs, and where it writes, is chosen
-    here. Without --store, demo runs the whole job on real models and images, in about 6 minutes on
-    two idle cores: build, extract, fit, benchmark, report. Every line that starts with $ can be
-    pasted into a shell; models and label files come from packages of the extra `demo`, the images
-    from the package tuxpaint-stamps-default (81 MB, downloaded through apt unless it is there).
+    NAME is demo, paper or birds, whose package you install yourself; FILE or ADDRESS is a TOML file
+    that somebody wrote (docs/reproduce.md). It holds data alone, so it can be read from anywhere:
+    what runs, and where it writes, is chosen here. Without --store, demo runs the whole job on real
+    models and images, in about 6 minutes on two idle cores: build, extract, fit, benchmark, report.
+    Every line that starts with $ can be pasted into a shell; models and label files come from
+    packages of the extra `demo`, the images from the package tuxpaint-stamps-default (81 MB,
+    downloaded through apt unless it is there).
 
     The sets of other boxes must be in the store. Every number is printed beside the expected one,
     and all of them go into OUT/certificate.json, with the revisions of the sets and the versions of
@@ -333,7 +334,6 @@ def reproduce_command(
     """
     from bench.cli.run import Execution
     from bench.reproduction import compare_box, expected_table, read_box
-    from featstore.store.files import json_bytes, write_file
 
     found = read_box(box)
     out = out or Path("build") / found.name
@@ -346,6 +346,8 @@ def reproduce_command(
             return _print_commands(DEMO, str(out), as_json=as_json)
         if code := DEMO.run(str(out), err=as_json):
             return code
+    if found.suite == "birds":
+        return _birds(found, out, dry_run=dry_run, as_json=as_json)
     place = store or found.store or out / "store"
     runs = _planned(found, place)
     execution = Execution(place, results, jobs, "local", dry_run, as_json, device)
@@ -353,13 +355,43 @@ def reproduce_command(
         execution.run(found.suite, runs)
         return 0
     execution.make(found.suite, runs)
-    outcome = compare_box(found, results, runs)
+    return _certified(compare_box(found, results, runs), out, as_json=as_json)
+
+
+def _certified(outcome: Outcome, out: Path, *, as_json: bool) -> int:
+    """Write the certificate of a study, print it, and return the exit code."""
+    from featstore.store.files import json_bytes, write_file
+
     write_file(out / "certificate.json", [json_bytes(outcome.certificate())])
     if as_json:
         print_json(outcome.certificate())
     else:
         _print_outcome(outcome, out)
     return 0 if outcome.holds else EXIT_VERIFY
+
+
+def _birds(box: Box, out: Path, *, dry_run: bool, as_json: bool) -> int:
+    """Run the study of birds, whose package the user installs."""
+    from bench.birds import DRAWS, LICENCE, read_birds, study
+    from bench.reproduction import compare_study
+    from featstore.encoders.registry import encode
+    from featstore.terminal import TextTable
+
+    click.echo(f"{box.title}.\n{LICENCE}", err=as_json)
+    species = read_birds()
+    if dry_run:
+        return 0
+    encoder, _, weights = TEXTS.partition(" --weights ")
+    found = study(species, encode(species.names.tolist(), encoder, weights=weights), DRAWS)
+    if not as_json:
+        rows = [
+            [row["eval"], row["method"], row["source"], row["metric"], f"{100 * row['value']:.1f}",
+             f"[{100 * row['low']:.1f}, {100 * row['high']:.1f}]", f"{row['gallery']:,}"]
+            for row in found.iter_rows(named=True)
+        ]  # fmt: skip
+        headings = ("HELD OUT", "METHOD", "FITTED ON", "METRIC", "%", "95 % INTERVAL", "AMONG")
+        TextTable(headings, rows).show()
+    return _certified(compare_study(box, found), out, as_json=as_json)
 
 
 def show_box(place: StorePlace, *, as_json: bool) -> None:

@@ -98,7 +98,7 @@ def headline_figure(
     conse = by_method.get("conse")
 
     def draw(figure: Any) -> None:
-        _dots(figure.subplots(), rows, None if conse is None else 100 * conse["a"])
+        draw_dots(figure.subplots(), rows, None if conse is None else 100 * conse["a"])
 
     data = pl.DataFrame(rows).select("label", "method", "source", "value", "low", "high")
     return Figure(
@@ -159,7 +159,7 @@ def changes_figure(found: pl.DataFrame) -> Figure:
     subtitle = "A \N{MINUS SIGN} B with 95 % intervals; coloured: shown after correction."
 
     def draw(figure: Any) -> None:
-        _dots(figure.subplots(), rows, 0.0, "muted", "points")
+        draw_dots(figure.subplots(), rows, 0.0, "muted", "points")
 
     data = pl.DataFrame(rows).select("label", "value", "low", "high", "strong")
     return Figure(
@@ -168,7 +168,7 @@ def changes_figure(found: pl.DataFrame) -> Figure:
     )  # fmt: skip
 
 
-def _dots(
+def draw_dots(
     axes: Any, rows: list[dict[str, Any]], level: float | None, role: str = "conse", unit: str = "%"
 ) -> None:
     """Draw values with their intervals, a row each, and a level across."""
@@ -365,7 +365,7 @@ def doses_figure(doses: pl.DataFrame, *, evaluation: str, method: str) -> Figure
     caption = f"{capital(METRIC)} of {way(DIRECTION)} in percent, {evaluation_text(evaluation)}."
 
     def draw(figure: Any) -> None:
-        _dots(figure.subplots(), rows, None)
+        draw_dots(figure.subplots(), rows, None)
 
     return Figure(
         "doses", title, "Share of images whose own name ranks first, with 95 % intervals.", caption,

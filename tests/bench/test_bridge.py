@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import polars as pl
 import pytest
 
-from bench.bridge import Bridge, _nearest, _Search, bridge, power_law
+from bench.bridge import Bridge, _nearest, _Search, bridge, percent, power_law
 from bench.errors import ProtocolError
 from bench.options import BridgeConfig
+from bench.report.bridge import controls_figure, curve_figure, write_bridge
 from bench.statistics import DrawSums, two_term
 from featstore.command_line import run_command
 from featstore.errors import ManifestError, MisalignedItemsError, RowsError, UnknownColumnError
@@ -232,6 +234,10 @@ def test_the_command_with_files(tmp_path, capsys):
     assert "part['weight']" in said
     own = bridge(x, y, **FIVE)
     np.testing.assert_array_equal(Adapter.read(out).apply(x), own.adapter.apply(x))
+    page = tmp_path / "page.html"
+    code, said, _ = run(capsys, *words, "--page", page)
+    assert (code, said.splitlines()[-1]) == (0, f"Page: {page}")
+    assert page.read_text("utf-8").count("<svg") == 2
     assert Adapter.read(out).facts["measured"]["kept"][1]["kept"] == round(own.own.mean, 6)
     code, said, _ = run(capsys, *words, "--gate", "0.99", "--json")
     assert code == 5
@@ -243,6 +249,27 @@ def test_the_command_with_files(tmp_path, capsys):
     assert (code, "does not exist" in err) == (1, True)
     code, _, err = run(capsys, *words, "--method", "rigde")
     assert (code, "Did you mean 'ridge'?" in err) == (2, True)
+
+
+def test_the_page_says_what_was_measured(found, tmp_path):
+    gated = Bridge(**{**vars(found), "gate": 0.9, "worst": ("<b>xx", found.own)})
+    html = write_bridge(gated, tmp_path / "page.html").read_text("utf-8")
+    said = html.replace("\u00a0", " ")
+    for sentence in gated.sentences:
+        assert sentence in said
+    assert f'<h1 id="verdict-title">{gated.sentences[-1]}</h1>' in said
+    for one in gated.kept:
+        row = f'<td>{one.mapped} mapped</td><td class="n">{percent(one.nearest)}</td>'
+        assert f'<th scope="row">{one.by}</th>{row}' in said
+    assert "&lt;b&gt;xx" in said
+    assert not re.findall(r'(?:src|href)="(?!#|data:)', html)  # it asks for nothing
+    drawn = curve_figure(gated).data
+    assert [*zip(drawn["pairs"], drawn["kept"], strict=True)][:3] == [
+        (n, one.mean) for n, one in gated.curve.items()
+    ]
+    assert controls_figure(gated).data["value"].to_list() == [one.ten.mean for one in gated.kept]
+    again = write_bridge(gated, tmp_path / "again.html").read_text("utf-8")
+    assert again == html
 
 
 def test_the_command_with_sets_of_a_store(smoke_store, capsys):

@@ -11,10 +11,13 @@ from base64 import b64decode
 from importlib.resources import files
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bench import run_all, write_report
+from bench.bridge import bridge
 from bench.leaderboard import boards, leaderboard_page, pack
+from bench.report.bridge import write_bridge
 from bench.report.theme import INKS
 from featstore import open_store
 from fitters.aligners.ridge import RidgeAligner
@@ -191,6 +194,30 @@ def test_a_board_can_be_read_at_every_width(chromium, smoke_results, tmp_path, w
     )
     assert page.locator(".board thead th").first.bounding_box()["y"] > -40
     assert violations(page) == []
+    context.close()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(320, "dark"), (1440, "light"), (1920, "dark")])
+def test_the_page_of_a_bridge_can_be_read(chromium, tmp_path, width, scheme):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((400, 12)) * np.arange(1, 13)
+    y = np.hstack([x, x[:, ::-1]]) + rng.standard_normal((400, 24))
+    found = bridge(x, y, seeds=range(5), gate=0.95, methods=("ridge",))
+    path = write_bridge(found, tmp_path / "page.html")
+    context = chromium.new_context(
+        color_scheme=scheme, viewport={"width": width, "height": 900}, bypass_csp=True
+    )
+    page = context.new_page()
+    seen = Seen(page)
+    page.goto(path.as_uri())
+    measured = page.evaluate(MEASURE)
+    assert {name: measured[name] for name in ("overlaps", "clipped", "outside", "wide")} == {
+        "overlaps": [], "clipped": [], "outside": [], "wide": 0
+    }  # fmt: skip
+    assert page.evaluate(OUTSIDE) == []
+    assert violations(page) == []
+    assert (seen.messages, seen.dialogs) == ([], [])
+    assert {url for url in seen.requests if not url.startswith("data:")} == {path.as_uri()}
     context.close()
 
 

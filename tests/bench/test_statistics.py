@@ -23,6 +23,7 @@ from bench.statistics import (
     two_term,
 )
 from tests import validation
+from tests.spaces import simulate
 
 
 def one_run(values):
@@ -314,7 +315,9 @@ def test_holm_equals_statsmodels(rng):
         np.testing.assert_allclose(holm(p), theirs, rtol=1e-12)
 
 
-@pytest.mark.parametrize("check", validation.SIMULATIONS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize(
+    "check", [*validation.SIMULATIONS, simulate.gates], ids=lambda check: check.__name__
+)
 def test_what_make_validate_statistics_checks_holds_at_small_size(check):
     """15 trials a cell; a rate fails only beyond the 0.1 % quantile of its goal."""
     rows = list(check(15, np.random.default_rng([3, len(check.__name__)]), strict=False))

@@ -263,6 +263,18 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             'self.own.interval()[0] >= self.gate', 'self.own.mean >= self.gate',
             ('tests/bench/test_bridge.py::test_the_gate_is_the_lower_end',)),
         Mutant(
+            'Noise is no rotation.', 'bench/spaces.py',
+            '_SPREAD = 0.95', '_SPREAD = 0.0',
+            ('tests/bench/test_spaces.py::test_noise_is_no_rotation_where_rows_lie_in_few_directions',)),
+        Mutant(
+            'Genera are held out whole.', 'bench/birds.py',
+            '    if by == "species":', '    if by in ("species", "genera"):',
+            ('tests/bench/test_birds.py::test_whole_genera_are_held_out',)),
+        Mutant(
+            'A control within a genus gives every row another name.', 'bench/birds.py',
+            'np.roll(members, 1)', 'np.roll(members, 0)',
+            ('tests/bench/test_birds.py::test_names_are_replaced_within_the_genus',)),
+        Mutant(
             'An adapter that maps otherwise than it did is refused.', 'fitters/adapter.py',
             '            if not off <= _CLOSE', '            if False and not off <= _CLOSE',
             ('tests/fitters/test_space_maps.py::test_what_was_changed_is_refused',)),

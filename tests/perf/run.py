@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tests.perf import (
     benchmarks,
+    bridge,
     decoding,
     extract,
     fitting,
@@ -36,6 +37,7 @@ GROUPS: dict[str, Callable[[Path], Iterator[Figure]]] = {
     "fit": fitting.figures,
     "train": training.figures,
     "bench": benchmarks.figures,
+    "bridge": bridge.figures,
     "share": share.figures,
 }
 

