@@ -84,6 +84,32 @@ def best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def stay_beside(card: Any, system: Path = Path("/sys")) -> None:
+    """Let this thread, and processes it starts, run only on the cores of a GPU's NUMA node.
+
+    Where the system has one node, or does not say which one the GPU is on, nothing happens.
+
+    Parameters
+    ----------
+    card : object
+        What ``torch.cuda.get_device_properties`` returns; since torch 2.8 it has the PCI address.
+    system : Path
+        Where the kernel describes the machine.
+    """
+    address = [getattr(card, f"pci_{part}_id", None) for part in ("domain", "bus", "device")]
+    if None in address or len([*system.glob("devices/system/node/node[0-9]*")]) < 2:
+        return
+    domain, bus, device = address
+    node = system / f"bus/pci/devices/{domain:04x}:{bus:02x}:{device:02x}.0/numa_node"
+    cores = system / f"devices/system/node/node{node.read_text().strip()}/cpulist"
+    if not cores.exists():  # node -1: nobody knows
+        return
+    spans = [part.split("-") for part in cores.read_text().strip().split(",")]
+    beside = {core for span in spans for core in range(int(span[0]), int(span[-1]) + 1)}
+    if allowed := beside & os.sched_getaffinity(0):
+        os.sched_setaffinity(0, allowed)
+
+
 @cache
 def gains_from_bf16() -> bool:
     """Return whether this processor multiplies bfloat16 matrices in hardware: AMX or AVX-512's.

@@ -58,7 +58,7 @@ class OpenClipImageEncoder(TorchImageEncoder):
         }
 
     def _computed(self, batch: Sequence[np.ndarray], *, exact: bool) -> np.ndarray:
-        pictures = self._copies.to_device(batch)
+        pictures = self._copies.to_device(batch, self._pixels_in(exact=exact))
         with self._copies.turn(), self._computing(exact=exact):
             vectors = HostCopy(self._model.encode_image(pictures, normalize=False))
         return vectors.numpy()

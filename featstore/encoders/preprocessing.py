@@ -48,6 +48,7 @@ class Preprocessing:
         if found is None:
             return
         self.geometry, mean, std = found
+        self._constants: dict[torch.device, tuple[torch.Tensor, ...]] = {}
         self._range = torch.tensor(255.0)
         self._mean, self._std = mean.view(3, 1, 1), std.view(3, 1, 1)
         same = self.geometry.crop == input_size[1:] and all(
@@ -85,18 +86,37 @@ class Preprocessing:
                 row.copy_(torch.from_numpy(one))
         return buffer[: len(batch)]
 
-    def floats_there(self, batch: torch.Tensor, memory_format: torch.memory_format) -> torch.Tensor:
-        """Return a batch, stacked and on its device already, as (b, 3, h, w) float32 there.
+    def floats_there(
+        self,
+        batch: torch.Tensor,
+        memory_format: torch.memory_format,
+        dtype: torch.dtype = torch.float32,
+    ) -> torch.Tensor:
+        """Return a batch, stacked and on its device already, as (b, 3, h, w) of `dtype` there.
 
-        The same bits as on the CPU: a device divides by a tensor, where it might multiply by the
-        reciprocal of a number.
+        In float32 the same bits as on the CPU: a device divides by a tensor, where it might
+        multiply by the reciprocal of a number. Shorter types are made in one pass, computed in
+        float32 and rounded once.
         """
         if batch.dtype != torch.uint8:
-            return batch.contiguous(memory_format=memory_format)
-        constants = (c.to(batch.device) for c in (self._range, self._mean, self._std))
-        full, mean, std = constants
-        pixels = batch.permute(0, 3, 1, 2).to(torch.float32, memory_format=memory_format)
-        return pixels.div_(full).sub_(mean).div_(std)
+            return batch.to(dtype, memory_format=memory_format)
+        full, mean, std, slope, start = self._constants_on(batch.device)
+        pixels = batch.permute(0, 3, 1, 2)
+        if dtype is torch.float32:
+            pixels = pixels.to(torch.float32, memory_format=memory_format)
+            return pixels.div_(full).sub_(mean).div_(std)
+        made = torch.empty(
+            pixels.shape, dtype=dtype, device=batch.device, memory_format=memory_format
+        )
+        return torch.addcmul(start, pixels, slope, out=made)
+
+    def _constants_on(self, device: torch.device) -> tuple[torch.Tensor, ...]:
+        """Return the constants of normalising, copied to a device once: the host waits for that."""
+        if device not in self._constants:
+            slope, start = 1 / (self._range * self._std), -self._mean / self._std
+            own = (self._range, self._mean, self._std, slope, start)
+            self._constants[device] = tuple(one.to(device) for one in own)
+        return self._constants[device]
 
 
 def _steps(transform: Any) -> tuple[Geometry, torch.Tensor, torch.Tensor] | None:

@@ -1,7 +1,8 @@
 """Torch at run time: device, precision, threads and copies between host and device.
 
 On a GPU a batch is stacked into pinned memory and copied on a stream of its own while the batch
-before is computed; vectors come back into pinned memory, and only who needs them waits.
+before is computed, and each batch waits for its own copy alone. Vectors come back into pinned
+memory, and only who needs them waits.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -265,6 +266,10 @@ class TorchEncoder(ABC):
     def _computed(self, batch: Sequence[Any], *, exact: bool) -> np.ndarray:
         """Return the (b, d) float32 vectors of at least one item; in float32 if `exact`."""
 
+    def _pixels_in(self, *, exact: bool) -> torch.dtype:
+        """Return the type in which pixels are made on a GPU: the one that the model computes in."""
+        return torch.float32 if exact else _AUTOCAST.get(self.precision, torch.float32)
+
     @contextmanager
     def _computing(self, *, exact: bool) -> Iterator[None]:
         """Run a forward pass with the encoder's threads, in its precision or in float32."""
@@ -328,9 +333,12 @@ class DeviceCopies:
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._turn = threading.Lock()
+        self._here = threading.local()
 
-    def to_device(self, batch: Sequence[Any]) -> torch.Tensor:
+    def to_device(self, batch: Sequence[Any], dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """Return prepared pictures as one tensor of floats; on a GPU it may still be on its way.
+
+        On a GPU it is of `dtype`; on the CPU it is float32.
 
         Raises
         ------
@@ -347,54 +355,52 @@ class DeviceCopies:
         if self._device.type == "cpu":
             return self._preprocessing.floats(batch)
         if isinstance(batch[0], torch.Tensor):  # decoded there
-            return self._joined(batch)
+            pixels = self._arriving(lambda: self._floats(torch.stack([*batch]), dtype))
+            if self._stream is not None:
+                for one in batch:  # their memory belongs to the stream that decoded them
+                    one.record_stream(self._stream)
+            return pixels
         first = torch.from_numpy(batch[0])
         host = torch.empty(
             (len(batch), *first.shape), dtype=first.dtype, pin_memory=self._stream is not None
         )
         np.stack(batch, out=host.numpy())
-        if self._stream is None:
-            return self._preprocessing.floats_there(host.to(self._device), self._memory_format)
-        with torch.cuda.stream(self._stream):
-            pixels = host.to(self._device, non_blocking=True)
-            moved = self._preprocessing.floats_there(pixels, self._memory_format)
-        # Its memory belongs to the stream of copies, and is read by the stream of the model.
-        moved.record_stream(torch.cuda.current_stream(self._device))
-        return moved
+        return self._arriving(lambda: self._floats(self._copied(host), dtype))
 
     def moved(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return a tensor of the host on the device; on a GPU it may still be on its way."""
-        if self._stream is None:
-            return tensor.to(self._device, memory_format=self._memory_format)
-        pinned = tensor.pin_memory()
-        with torch.cuda.stream(self._stream):
-            moved = pinned.to(self._device, non_blocking=True, memory_format=self._memory_format)
-        # Its memory belongs to the stream of copies, and is read by the stream of the model.
-        moved.record_stream(torch.cuda.current_stream(self._device))
-        return moved
+        host = tensor if self._stream is None else tensor.pin_memory()
+        return self._arriving(lambda: self._copied(host))
 
-    def _joined(self, batch: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return pictures that lie on the device as one tensor of floats."""
+    def _copied(self, host: torch.Tensor) -> torch.Tensor:
+        return host.to(self._device, non_blocking=self._stream is not None)
+
+    def _floats(self, pixels: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         assert self._preprocessing is not None
-        with torch.cuda.stream(self._stream):  # which does nothing without one
-            pixels = torch.stack([*batch])
-            moved = self._preprocessing.floats_there(pixels, self._memory_format)
-        if self._stream is not None:
-            for one in batch:  # their memory belongs to the stream that decoded them
-                one.record_stream(self._stream)
-            moved.record_stream(torch.cuda.current_stream(self._device))
-        return moved
+        return self._preprocessing.floats_there(pixels, self._memory_format, dtype)
+
+    def _arriving(self, begin: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """Return what is begun on the stream of copies; this thread's `turn` waits for it."""
+        if self._stream is None:
+            return begin()
+        with torch.cuda.stream(self._stream):
+            begun = begin()
+        self._here.arrived = self._stream.record_event()
+        # Its memory belongs to the stream of copies, and is read by the stream of the model.
+        begun.record_stream(torch.cuda.current_stream(self._device))
+        return begun
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Let one thread at a time use the model, once its batch has arrived.
+        """Let one thread at a time use the model, once what this thread began has arrived.
 
         What it launches is in the device's queue when the next thread begins, so the device
         has work while this one waits for its vectors.
         """
         with self._turn:
-            if self._stream is not None:
-                torch.cuda.current_stream(self._device).wait_stream(self._stream)
+            arrived: torch.cuda.Event | None = getattr(self._here, "arrived", None)
+            if arrived is not None:
+                torch.cuda.current_stream(self._device).wait_event(arrived)
             yield
 
 

@@ -73,8 +73,9 @@ class SharedPass:
     ) -> np.ndarray:
         """Return the vectors of one of the encoders, (b, d)."""
         with self._lock:
-            # One pass has one precision.
-            encoders = [one for one in self.encoders if one.precision == encoder.precision]
+            # One pass has one precision, also of its weights.
+            alike = (encoder.precision, encoder._short)
+            encoders = [one for one in self.encoders if (one.precision, one._short) == alike]
             fits = (one for one in self._kept if one.serves(encoder, batch, exact=exact))
             kept = next(fits, None)
             first = kept is None
@@ -188,7 +189,7 @@ class PooledTimmEncoder(TimmImages):
             If a layer is not run once a picture, or gives another shape than of a blank one.
         """
         found = []
-        pixels = self._copies.to_device(batch)
+        pixels = self._copies.to_device(batch, self._pixels_in(exact=exact))
         # Reduced and sent to the host within the turn: the next batch is not queued before it.
         with self._running(exact=exact) as model:
             outputs = self._outputs(model, encoders, pixels)
@@ -331,7 +332,8 @@ class TimmEncoder(TimmImages):
 
     def head_arrays(self) -> tuple[np.ndarray, np.ndarray | None]:
         """Return the head's (c, d) weight and (c,) bias as float32; None if it has no bias."""
-        return layer_arrays(self._layer)
+        with self._running(exact=True):
+            return layer_arrays(self._layer)
 
     def _forward(
         self, batch: Sequence[np.ndarray], *, exact: bool
@@ -342,7 +344,7 @@ class TimmEncoder(TimmImages):
         def catch(_layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
             caught.append(inputs[0])
 
-        pixels = self._copies.to_device(batch)
+        pixels = self._copies.to_device(batch, self._pixels_in(exact=exact))
         with self._running(exact=exact) as model:
             hook = self._layer.register_forward_pre_hook(catch)
             try:

@@ -6,8 +6,10 @@ then on a fixed rule, named in the space.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +21,9 @@ from timm.data import create_transform, resolve_model_data_config
 from torch import nn
 
 from featstore.encoders.base import DEFAULT_OPTIONS, EncoderOptions
+from featstore.encoders.golden import cosine_of, golden_cosine
 from featstore.encoders.preprocessing import Preprocessing
-from featstore.encoders.runtime import DeviceCopies, TorchImageEncoder
+from featstore.encoders.runtime import BFLOAT16_COSINE, DeviceCopies, TorchImageEncoder
 from featstore.encoders.weights import (
     PACKAGES,
     WeightsSource,
@@ -235,6 +238,39 @@ def _resize(transform: Any, config: Mapping[str, Any]) -> list[int]:
     return [int(size)] if isinstance(size, int) else [int(side) for side in size]
 
 
+logger = logging.getLogger(__name__)
+
+#: Smallest cosine of a row of the first batch, compiled, to the same without, in each precision.
+COMPILED_COSINE = {"float32": 0.99999, "bfloat16": 0.999, "float16": 0.999}
+
+
+class BothWeights:
+    """The parameters and buffers of a model in float32 and, once asked for, in bfloat16 too.
+
+    The model holds one of them at a time: who changes that has the turn.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._held = torch.float32
+        self._both: list[tuple[torch.Tensor, dict[torch.dtype, torch.Tensor]]] = []
+
+    def hold(self, dtype: torch.dtype) -> None:
+        """Let the model compute in this type."""
+        if dtype is self._held:
+            return
+        if not self._both:
+            every = (*self._model.parameters(), *self._model.buffers())
+            self._both = [
+                (one, {torch.float32: one.data, dtype: one.data.to(dtype)})
+                for one in every
+                if one.is_floating_point()
+            ]
+        for one, values in self._both:
+            one.data = values[dtype]
+        self._held = dtype
+
+
 class TimmImages(TorchImageEncoder):
     """A timm model that pictures can be run through, without saying what is taken out of it.
 
@@ -246,7 +282,7 @@ class TimmImages(TorchImageEncoder):
         Built by timm, with its weights; it is put into evaluation mode.
     options : EncoderOptions
         How it is computed; ``compile`` compiles ``forward_features``, where nearly all the time
-        goes.
+        goes, unless the first batch shows that it changes the vectors (`COMPILED_COSINE`).
     weights : dict, optional
         Where the weights came from; recorded in `facts`.
 
@@ -299,11 +335,17 @@ class TimmImages(TorchImageEncoder):
                 "compiled": options.compile,
             },
         }
+        if self._device.type == "cuda":  # the process's choice: it may give other bits each time
+            self.facts["compute"]["cudnn_benchmark"] = torch.backends.cudnn.benchmark
         self._copies = DeviceCopies(name, self.preprocessing, self._device, self._memory_format)
         self._model = model.eval().to(self._device)
         if self._memory_format is torch.channels_last:
             self._model = self._model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._weights = BothWeights(self._model)
+        #: Whether bfloat16 is computed with weights in bfloat16; None until it was tried.
+        self._short: bool | None = None if self._device.type == "cuda" else False
         self._compiled: Any = None
+        self._proven = False
         if options.compile:
             if not hasattr(model, "forward_features"):
                 raise EncoderError(f"{name} has no forward_features to compile. Leave compile out.")
@@ -313,7 +355,39 @@ class TimmImages(TorchImageEncoder):
     def compute_in(self, precision: str, reason: str) -> None:
         """Compute in another precision from now on, and say so in `facts`."""
         super().compute_in(precision, reason)
-        self.facts["compute"] |= {"precision": precision, "autocast": precision != "float32"}
+        short = bool(self._short) and precision == "bfloat16"
+        compute = self.facts["compute"]
+        compute |= {"precision": precision, "autocast": precision != "float32" and not short}
+        if self._device.type == "cuda":
+            compute["weights"] = "bfloat16" if short else "float32"
+
+    def _try_short_weights(self) -> None:
+        """Take weights in bfloat16 where the golden inputs keep their cosine, else autocast."""
+        self._short, cosine = True, None
+        with contextlib.suppress(RuntimeError, NotImplementedError):  # layers that mix types
+            cosine = golden_cosine(self)
+        self._short = cosine is not None and cosine.minimum >= BFLOAT16_COSINE
+        self.compute_in(self.precision, self.precision_reason)
+
+    def _encode(self, batch: Sequence[Any], *, exact: bool) -> np.ndarray:
+        if self._short is None and self.precision == "bfloat16" and not exact:
+            self._try_short_weights()
+        vectors = super()._encode(batch, exact=exact)
+        compiled = self._compiled
+        if exact or not batch or compiled is None or self._proven:
+            return vectors
+        self._compiled = None  # threads that begin meanwhile go without
+        plain = super()._encode(batch, exact=False)
+        cosine, least = cosine_of(vectors, plain).minimum, COMPILED_COSINE[self.precision]
+        if cosine >= least:
+            self._compiled, self._proven = compiled, True
+            return vectors
+        self.facts["compute"]["compiled"] = False
+        logger.warning(
+            "%s is not compiled: the first batch has a cosine of %.6f to itself without, less "
+            "than %g.", self.name, cosine, least,
+        )  # fmt: skip
+        return plain
 
     @contextmanager
     def _running(self, *, exact: bool) -> Iterator[nn.Module]:
@@ -322,7 +396,12 @@ class TimmImages(TorchImageEncoder):
         One thread at a time; what it hooks and launches is not mixed with another's.
         """
         swapped = self._compiled is not None and not exact
-        with self._copies.turn(), self._computing(exact=exact):
+        short = bool(self._short) and self.precision == "bfloat16" and not exact
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._copies.turn())
+            self._weights.hold(torch.bfloat16 if short else torch.float32)
+            # Without autocast, which would cast the weights back for some layers.
+            stack.enter_context(self._computing(exact=exact or short))
             if not swapped:
                 yield self._model
                 return

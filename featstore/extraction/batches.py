@@ -20,6 +20,7 @@ from featstore.encoders.base import IMAGE_KINDS, TEXT_KINDS, Encoder, text_batch
 from featstore.encoders.golden import golden_inputs
 from featstore.errors import DeviceError, is_out_of_memory
 from featstore.images import Geometry
+from featstore.parallel import stay_beside
 
 logger = logging.getLogger(__name__)
 
@@ -216,7 +217,9 @@ def free_memory() -> None:
 
 
 def use_device(device: str | None) -> None:
-    """Make a GPU the current device of this thread.
+    """Make a GPU the current device of this thread, and let it run on the cores beside the GPU.
+
+    What the thread pins, and the processes that it starts, lie on the same NUMA node.
 
     Every thread begins on the first GPU. Waiting for an event there would make the process a
     context on it, some hundred megabytes, whichever GPU it computes on.
@@ -226,7 +229,9 @@ def use_device(device: str | None) -> None:
     import torch
 
     if torch.cuda.is_available():
-        torch.cuda.set_device(torch.device(device).index or 0)
+        number = torch.device(device).index or 0
+        torch.cuda.set_device(number)
+        stay_beside(torch.cuda.get_device_properties(number))
 
 
 #: What is tried first on a device other than the CPU.

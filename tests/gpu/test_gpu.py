@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from tests.gpu.throughput import COSINE, MODELS, Row, measure, smallest_cosine, write_table
+from tests.gpu.throughput import (
+    COSINE,
+    MODELS,
+    Row,
+    expectations,
+    measure,
+    smallest_cosine,
+    write_table,
+)
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -47,6 +55,19 @@ def test_what_a_gpu_machine_runs_runs_here_on_tiny_models(tmp_path: Path) -> Non
     ]  # fmt: skip
     found = json.loads((tmp_path / "table.json").read_text())
     assert [Row(**one) for one in found] == rows
+
+
+def test_what_is_expected_stands_beside_what_was_measured_and_only_rows_are_wrong() -> None:
+    known = dict.fromkeys(Row.__annotations__, 1.0) | {
+        "card": "NVIDIA H100", "model": "timm:convnext_base", "precision": "bfloat16", "bare": 9e3,
+    }  # fmt: skip
+    slow, wrong = Row(**known | {"ratio": 0.5}), Row(**known | {"cosine": float("nan")})
+    assert [(one.missed, one.wrong) for one in (slow, wrong)] == [(True, False), (False, True)]
+    line = expectations([slow])[-1]
+    # By hand: 2,102 images/s on a card of 165, and one of 989, 312, 121 and 65.
+    assert line == (
+        "| timm:convnext_base | 12,599 | 3,975 | 1,541 | 828 | 9,000 (NVIDIA H100, bfloat16) |"
+    )
 
 
 def test_the_smallest_cosine_of_rows() -> None:

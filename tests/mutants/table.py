@@ -715,6 +715,63 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             '(0, 0, 0, 255)',
             ('tests/featstore/test_images.py::test_alpha_is_composited_over_white',)),
     ),
+    # Each is a race on a GPU, which the cards of tests/gpu/fake_card.py see without one.
+    "races": (
+        Mutant(
+            'The model waits for the copy of its batch.', 'featstore/encoders/runtime.py',
+            '                torch.cuda.current_stream(self._device).wait_event(arrived)',
+            '                pass',
+            ('tests/gpu/test_on_fake_cards.py::test_batches_under_way_do_not_touch_one_another',)),
+        Mutant(
+            'Pixels are kept until the stream of the model has read them.', 'featstore/encoders/runtime.py',
+            '        begun.record_stream(torch.cuda.current_stream(self._device))', '',
+            ('tests/gpu/test_on_fake_cards.py::test_batches_under_way_do_not_touch_one_another',)),
+        Mutant(
+            'Vectors are read once they have arrived.', 'featstore/encoders/runtime.py',
+            '                self._arrived.synchronize()', '                pass',
+            ('tests/gpu/test_on_fake_cards.py::test_batches_under_way_do_not_touch_one_another',)),
+        Mutant(
+            'The event of vectors comes after their copy.', 'featstore/encoders/runtime.py',
+            '            self._host.copy_(values, non_blocking=True)\n'
+            '            # Blocking: the thread that waits for it sleeps, and leaves its core to the decoders.\n'
+            '            self._arrived = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]\n'
+            '            self._arrived.record(torch.cuda.current_stream(values.device))\n',
+            '            self._arrived = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]\n'
+            '            self._arrived.record(torch.cuda.current_stream(values.device))\n'
+            '            self._host.copy_(values, non_blocking=True)\n',
+            ('tests/gpu/test_on_fake_cards.py::test_batches_under_way_do_not_touch_one_another',)),
+        Mutant(
+            'The event is of the stream that copies.', 'featstore/encoders/runtime.py',
+            '        self._here.arrived = self._stream.record_event()',
+            '        self._here.arrived = torch.cuda.current_stream(self._device).record_event()',
+            ('tests/gpu/test_on_fake_cards.py::test_batches_under_way_do_not_touch_one_another',)),
+        Mutant(
+            'Each batch has memory of its own on the device.', 'featstore/encoders/runtime.py',
+            '            begun = begin()',
+            '            fresh = begin()\n'
+            '            begun = vars(self).setdefault("kept", torch.empty_like(fresh)).copy_(fresh)',
+            ('tests/gpu/test_on_fake_cards.py::test_batches_under_way_do_not_touch_one_another',)),
+        Mutant(
+            'Vectors of each batch come to memory of their own.', 'featstore/encoders/runtime.py',
+            '            self._host = torch.empty(values.shape, dtype=torch.float32, pin_memory=True)',
+            '            self._host = torch.empty(values.shape, dtype=torch.float32, pin_memory=True)\n'
+            '            if getattr(HostCopy, "kept", self._host).shape != self._host.shape:\n'
+            '                del HostCopy.kept\n'
+            '            self._host = HostCopy.kept = getattr(HostCopy, "kept", self._host)',
+            ('tests/gpu/test_on_fake_cards.py::test_batches_under_way_do_not_touch_one_another',)),
+        Mutant(
+            'Pictures are stacked where no batch waits to be copied: two buffers in turn are too few.', 'featstore/encoders/runtime.py',
+            '        np.stack(batch, out=host.numpy())',
+            '        two = vars(self).setdefault("two", [host, torch.empty_like(host).pin_memory()])\n'
+            '        two.reverse()\n'
+            '        host = host if two[0].shape != host.shape else two[0]\n'
+            '        np.stack(batch, out=host.numpy())',
+            ('tests/gpu/test_on_fake_cards.py::test_batches_under_way_do_not_touch_one_another',)),
+        Mutant(
+            'A thread hands on pictures once its own stream has decoded them.', 'featstore/decoding/pool.py',
+            '    stream.synchronize()', '    torch.cuda.current_stream(device).synchronize()',
+            ('tests/gpu/test_on_fake_cards.py::test_pictures_are_decoded_before_another_thread_has_them',)),
+    ),
 }
 # fmt: on
 

@@ -263,6 +263,20 @@ def test_compiled_features_go_through_the_hook_and_exact_ones_do_not_compile(mon
         )
 
 
+@pytest.mark.parametrize(("precision", "change"), [("float32", 0.05), ("bfloat16", 0.5)])
+def test_what_compiling_changes_is_computed_without_it(precision, change, monkeypatch, caplog):
+    model = timm.create_model("test_resnet")
+    factors = torch.linspace(1, 1 + change, model.num_features)[:, None, None]
+    monkeypatch.setattr(torch, "compile", lambda of: lambda pixels: of(pixels) * factors)
+    options = EncoderOptions(compile=True, precision=precision)
+    expected = golden_vectors(TimmEncoder("timm:x", model, EncoderOptions(precision=precision)))
+    encoder = TimmEncoder("timm:x", model, options)
+    for _ in range(2):
+        np.testing.assert_array_equal(golden_vectors(encoder), expected)
+    assert encoder.facts["compute"]["compiled"] is False
+    assert caplog.text.count("timm:x is not compiled: the first batch has a cosine of 0.9") == 1
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit"])

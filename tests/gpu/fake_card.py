@@ -1,0 +1,767 @@
+"""CUDA cards that are not there, as lazy as CUDA allows: races are seen without a GPU.
+
+Tensors say ``cuda:0`` and hold nothing. An operation is queued on the current stream, and computed
+on the CPU only when the program waits for it: for its event, its stream, a blocking copy or
+``item``. What nobody waits for has not happened: memory of the host that a copy is on its way to
+holds NaN.
+
+Three things are reported:
+
+- An access of a stream to memory that another stream wrote or reads, without a wait between them:
+  what waited for what is kept by the clocks of torch's own CUDA sanitizer.
+- Memory that another stream than its own still uses when it is freed, without ``record_stream``.
+- Pinned memory that is written while a copy from or to it is under way.
+
+A card may die after so many launches, and has only so much memory. It cannot show speed, the bits
+of cuBLAS, cuDNN or nvJPEG (operations are the CPU's), nor what the driver does.
+
+This rests on torch's internals: see `tests.gpu.guard.TORCH`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import itertools
+import sys
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partialmethod
+from pathlib import Path
+from typing import Any, Self
+from unittest import mock
+from weakref import finalize
+
+import numpy as np
+import torch
+from torch.cuda._sanitizer import StreamSynchronizations, zip_arguments
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+
+from tests.gpu.guard import load_guard
+
+#: Most cards: what guard.cpp answers.
+MOST = 2
+
+
+@dataclass
+class Card:
+    """One card, and what is wrong with it.
+
+    Attributes
+    ----------
+    capability : tuple of int
+        Compute capability.
+    memory : int
+        Bytes.
+    dies_after : int, optional
+        Operations that are launched before every further one fails.
+    on_launch : callable
+        Called at every operation.
+    """
+
+    name: str = "Fake card"
+    capability: tuple[int, int] = (9, 0)
+    memory: int = 80 << 30
+    dies_after: int | None = None
+    on_launch: Callable[[], object] = field(default=lambda: None)
+    index: int = 0
+    used: int = 0
+    launched: int = 0
+
+    def launch(self) -> None:
+        """Count an operation.
+
+        Raises
+        ------
+        RuntimeError
+            If the card is dead.
+        """
+        self.launched += 1
+        self.on_launch()
+        if self.dies_after is not None and self.launched > self.dies_after:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    def allocate(self, size: int) -> None:
+        """Take memory.
+
+        Raises
+        ------
+        torch.OutOfMemoryError
+            If there is not so much.
+        """
+        if self.used + size > self.memory:
+            raise torch.OutOfMemoryError(
+                f"CUDA out of memory. Tried to allocate {size:,} bytes. GPU {self.index} has a "
+                f"total capacity of {self.memory:,} bytes of which {self.used:,} are in use."
+            )
+        self.used += size
+
+
+def mapped(function: Callable[[Any], Any], value: Any) -> Any:
+    """Return arguments of an operation with each leaf mapped: a tenth of the time of pytree."""
+    if isinstance(value, (tuple, list)):
+        return type(value)([mapped(function, one) for one in value])
+    if isinstance(value, dict):
+        return {name: mapped(function, one) for name, one in value.items()}
+    return function(value)
+
+
+def leaves(value: Any) -> list[Any]:
+    found: list[Any] = []
+    mapped(found.append, value)
+    return found
+
+
+class Stream:
+    """A queue of operations of one card; as ``torch.cuda.Stream``."""
+
+    def __init__(self, machine: Machine, device: Any = None, **_: Any) -> None:
+        self.machine = machine
+        self.device = torch.device("cuda", machine.number(device))
+        self.id = next(machine.ids)
+        self.queue: deque[Callable[[], object]] = deque()
+        #: Operations that were launched, that were computed, and that the host knows are done.
+        self.launched = self.computed = self.awaited = 0
+        machine.clocks.create_stream(self.id)
+
+    def put(self, operation: Callable[[], object]) -> None:
+        self.queue.append(operation)
+        self.launched += 1
+
+    def compute(self, upto: int | None = None) -> None:
+        """Compute what was launched, up to the operation of a number."""
+        upto = self.launched if upto is None else upto
+        with self.machine.lock, _disable_current_modes(), torch.no_grad():
+            while self.computed < upto:
+                self.computed += 1
+                self.queue.popleft()()
+
+    def wait_stream(self, other: Stream) -> None:
+        """Let what is launched from now on wait for what the other stream has been given."""
+        self.machine.counts["waits for streams"] += 1
+        self.wait_event(other.record_event())
+
+    def wait_event(self, event: Event) -> None:
+        """Let what is launched from now on wait for an event."""
+        stream, upto = event.stream, event.upto
+        if stream is not None:
+            self.put(lambda: stream.compute(upto))
+            self.machine.clocks.stream_wait_for_event(self.id, event.id)
+
+    def record_event(self, event: Event | None = None) -> Event:
+        """Return an event after all that was launched."""
+        event = event or Event(self.machine)
+        event.record(self)
+        return event
+
+    def synchronize(self) -> None:
+        self.machine.card(self.device).launch()
+        self.machine.counts["waits of the host for streams"] += 1
+        self.compute()
+        self.awaited = self.launched
+        self.machine.clocks.all_streams_wait_for_stream(self.id)
+
+    def query(self) -> bool:
+        return self.computed == self.launched
+
+    def __repr__(self) -> str:
+        return f"stream {self.id} of {self.device}"
+
+
+class Event:
+    """A mark in a stream; as ``torch.cuda.Event``."""
+
+    def __init__(self, machine: Machine, **_: Any) -> None:
+        self.machine = machine
+        self.id = next(machine.ids)
+        self.stream: Stream | None = None
+        self.upto = 0
+        machine.clocks.create_event(self.id)
+
+    @property
+    def device(self) -> torch.device | None:
+        """The card on which it was recorded."""
+        return None if self.stream is None else self.stream.device
+
+    def record(self, stream: Stream | None = None) -> None:
+        """Mark what the stream was given so far."""
+        self.stream = stream or self.machine.current_stream()
+        self.upto = self.stream.launched
+        self.machine.clocks.record_state(self.id, self.stream.id)
+
+    def synchronize(self) -> None:
+        self.machine.counts["waits of the host for events"] += 1
+        if self.stream is not None:
+            self.machine.card(self.stream.device).launch()
+            self.stream.compute(self.upto)
+            self.stream.awaited = max(self.stream.awaited, self.upto)
+            self.machine.clocks.all_streams_wait_for_event(self.id)
+
+    def wait(self, stream: Stream | None = None) -> None:
+        (stream or self.machine.current_stream()).wait_event(self)
+
+    def query(self) -> bool:
+        return self.stream is None or self.stream.computed >= self.upto
+
+
+class Memory:
+    """One allocation on a card: the tensors that are views of it hold it, and free it."""
+
+    def __init__(self, machine: Machine, stream: Stream, size: int, made_by: str) -> None:
+        self.machine, self.stream, self.size, self.made_by = machine, stream, size, made_by
+        self.card = machine.card(stream.device)
+        self.card.allocate(size)
+        self.recorded: set[int] = set()
+        #: The last operation of each stream that read it, and the one that wrote it.
+        self.readers: dict[int, int] = {}
+        self.writer: dict[int, int] = {}
+
+    def __del__(self) -> None:
+        if not hasattr(self, "writer"):  # there was no room for it
+            return
+        with self.machine.lock:
+            self.card.used -= self.size
+            for stream in self.machine.racing(self.stream, self.readers | self.writer):
+                if stream not in self.recorded:
+                    self.machine.report(
+                        f"memory of {self.stream} from {self.made_by} was freed while stream "
+                        f"{stream} may use it, without record_stream"
+                    )
+
+
+class Cell:
+    """What a tensor holds, once it is computed."""
+
+    __slots__ = ("made_by", "stream", "upto", "value")
+
+    def __init__(self, stream: Stream, made_by: str) -> None:
+        self.stream, self.made_by = stream, made_by
+        self.upto = stream.launched + 1
+        self.value: torch.Tensor | None = None
+
+    def get(self) -> torch.Tensor:
+        """Return the value. Where nobody waited for it, which was reported, it is made now."""
+        if self.value is None:
+            self.stream.compute(self.upto)
+        assert self.value is not None, self.made_by
+        return self.value
+
+
+class CardTensor(torch.Tensor):
+    """A tensor on a card: shape and strides (of a tensor on the meta device), memory and cell."""
+
+    shadow: torch.Tensor
+    memory: Memory
+    cell: Cell
+
+    @staticmethod
+    def __new__(cls, shadow: torch.Tensor, memory: Memory, cell: Cell) -> Self:
+        made = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+            cls, shadow.shape, strides=shadow.stride(), storage_offset=shadow.storage_offset(),
+            dtype=shadow.dtype, device=memory.stream.device,
+        )  # fmt: skip
+        made.shadow, made.memory, made.cell = shadow, memory, cell
+        return made
+
+    @property
+    def data(self) -> torch.Tensor:
+        return self.detach()
+
+    @data.setter
+    def data(self, other: CardTensor) -> None:
+        torch._C.TensorBase.data.__set__(self, other)
+        self.shadow, self.memory, self.cell = other.shadow, other.memory, other.cell
+
+    def record_stream(self, stream: Stream) -> None:
+        """Keep the memory until what the stream was given is done."""
+        self.memory.recorded.add(stream.id)
+
+    def tolist(self) -> Any:
+        return self.cpu().tolist()
+
+    def __repr__(self) -> str:
+        return f"CardTensor({tuple(self.shape)}, {self.dtype}, {self.device})"
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        machine = next(
+            one.memory.machine for one in leaves((args, kwargs)) if isinstance(one, CardTensor)
+        )
+        return machine.dispatch(func, args, kwargs or {})
+
+
+@dataclass
+class Pinned:
+    """Pinned memory of the host: copies from or to it, and which one wrote to it last."""
+
+    under_way: list[tuple[Stream, int]] = field(default_factory=list)
+    last: object = None
+
+
+class Seeing(TorchDispatchMode):
+    """Shows a machine what is done with tensors of the host, in one thread."""
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__()
+        self.machine = machine
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self.machine.dispatch(func, args, kwargs or {})
+
+
+#: Operations whose result the host waits for; copies; and those that take no part in races.
+_READ = {"aten::_local_scalar_dense", "aten::equal", "aten::is_nonzero"}
+_COPIES = {"aten::_to_copy", "aten::copy_"}
+
+
+class Machine:
+    """The cards, and all that was seen of them.
+
+    Attributes
+    ----------
+    reports : Counter of str
+        What was wrong: it should be empty.
+    counts : Counter of str
+        Copies and waits.
+    """
+
+    def __init__(self, cards: list[Card], guard: ctypes.CDLL) -> None:
+        self.cards = cards
+        for number, card in enumerate(cards):
+            card.index = number
+        self.guard = guard
+        self.lock = threading.RLock()
+        self.ids = itertools.count(1)
+        self.clocks = StreamSynchronizations()
+        self._operations = itertools.count(1)
+        self.reports: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
+        self._pinned: dict[int, Pinned] = {}
+        self._here = threading.local()
+        self._default = [Stream(self, number) for number in range(len(cards))]
+
+    def number(self, device: Any = None) -> int:
+        """Return the number of a card: of the current one, if none is named."""
+        if isinstance(device, str):
+            device = torch.device(device)
+        found = getattr(device, "index", device)
+        found = self.guard.current_card() if found is None else found
+        if not 0 <= found < len(self.cards):
+            raise RuntimeError("CUDA error: invalid device ordinal")
+        return int(found)
+
+    def card(self, device: Any = None) -> Card:
+        return self.cards[self.number(device)]
+
+    def current_stream(self, device: Any = None) -> Stream:
+        """Return the stream of this thread on a card."""
+        number = self.number(device)
+        return getattr(self._here, f"stream{number}", self._default[number])
+
+    @contextlib.contextmanager
+    def using(self, device: Any) -> Iterator[None]:
+        """Make a card the current one of this thread."""
+        before = self.guard.current_card()
+        self.guard.use_card(self.number(device))
+        try:
+            yield
+        finally:
+            self.guard.use_card(before)
+
+    @contextlib.contextmanager
+    def on_stream(self, stream: Stream | None) -> Iterator[None]:
+        """Launch on a stream in the block; None is no stream."""
+        if stream is None:
+            yield
+            return
+        before, name = self.current_stream(stream.device), f"stream{stream.device.index}"
+        setattr(self._here, name, stream)
+        try:
+            with self.using(stream.device):
+                yield
+        finally:
+            setattr(self._here, name, before)
+
+    def synchronize(self, device: Any = None) -> None:
+        """Wait for every stream of which an operation is known here: of the default ones."""
+        self.current_stream(device).synchronize()
+
+    def report(self, what: str) -> None:
+        self.reports[what] += 1
+
+    # Pinned memory.
+
+    def pinned_like(self, shape: Any, dtype: torch.dtype) -> torch.Tensor:
+        size = int(np.prod(shape)) * dtype.itemsize
+        owner = np.zeros(max(size, 1), np.uint8)
+        whole = torch.from_numpy(owner)
+        place = whole.untyped_storage().data_ptr()
+        self._pinned[place] = Pinned()
+        finalize(owner, self._pinned.pop, place, None)
+        return whole[:size].view(dtype).view(*shape)
+
+    def pin(self, tensor: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        return self.pinned_like(tensor.shape, tensor.dtype).copy_(tensor)
+
+    def pinned(self, tensor: torch.Tensor) -> Pinned | None:
+        """Return what is known of the memory, if it is pinned."""
+        if isinstance(tensor, CardTensor) or tensor.device.type != "cpu":
+            return None
+        return self._pinned.get(tensor.untyped_storage().data_ptr())
+
+    # Operations.
+
+    def dispatch(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Do an operation of the host, or launch one on a card."""
+        name, given = func._schema.name, leaves((args, kwargs))
+        mine = [one for one in given if isinstance(one, CardTensor)]
+        asked = [one for one in given if isinstance(one, torch.device) and one.type == "cuda"]
+        if not mine and not asked:
+            return self._on_host(func, name, args, kwargs)
+        if name == "aten::is_pinned":
+            return False
+        with self.lock:
+            devices = {one.device for one in mine} | {
+                torch.device("cuda", self.number(one)) for one in asked
+            }
+            if len(devices) > 1 and name not in _COPIES:
+                raise RuntimeError(f"{name}: tensors on {' and '.join(map(str, devices))}")
+            device = torch.device("cuda", self.number(asked[0])) if asked else mine[0].device
+            stream = self.current_stream(device)
+            self.card(device).launch()
+            if len(devices) > 1:  # from card to card, by way of the host
+                args, kwargs = mapped(self._fetched, (args, kwargs))
+                mine = [one for one in mine if one is args[0]]
+            to_host = name == "aten::_to_copy" and torch.device("cpu") in given
+            if to_host or (name == "aten::copy_" and not isinstance(args[0], CardTensor)):
+                return self._to_host(func, name, args, kwargs, stream)
+            if name in _READ:
+                return self._at_once(func, args, kwargs, stream)
+            return self._launch(func, name, args, kwargs, stream)
+
+    def _on_host(self, func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
+        if kwargs.get("pin_memory"):
+            made = func(*args, **{**kwargs, "pin_memory": False})
+            return self.pinned_like(made.shape, made.dtype)
+        if name == "aten::is_pinned":
+            return self.pinned(args[0]) is not None
+        return func(*args, **kwargs)
+
+    def _fetched(self, value: Any) -> Any:
+        if not isinstance(value, CardTensor):
+            return value
+        self.current_stream(value.device).synchronize()
+        return value.cell.get().clone()
+
+    def _at_once(self, func: Any, args: Any, kwargs: dict[str, Any], stream: Stream) -> Any:
+        """Wait for the stream, and return what the host sees, or has to know to go on."""
+        self._access(func, args, kwargs, stream, [])
+        stream.synchronize()
+        values = mapped(lambda x: x.cell.get() if isinstance(x, CardTensor) else x, (args, kwargs))
+        with torch.no_grad():
+            return func(*values[0], **values[1])
+
+    def _to_host(
+        self, func: Any, name: str, args: Any, kwargs: dict[str, Any], stream: Stream
+    ) -> torch.Tensor:
+        later = self._later(name, args, kwargs)
+        if name == "aten::copy_":
+            host, source = args[0], args[1]
+        else:
+            source = args[0]
+            make = self.pinned_like if later else torch.empty
+            host = make(source.shape, dtype=kwargs.get("dtype") or source.dtype)
+        self._access(func, args, kwargs, stream, [])
+        held = self.pinned(host)
+        if not later or held is None:
+            self.counts["blocking copies to the host"] += 1
+            stream.synchronize()
+            return host.copy_(source.cell.get())
+        self.counts["copies to pinned memory"] += 1
+        if any(upto > one.awaited for one, upto in held.under_way):
+            self.report("pinned memory is written while a copy from or to it is under way")
+        unknown = float("nan") if host.is_floating_point() else torch.iinfo(host.dtype).max
+        host.fill_(unknown)
+        mark = held.last = object()
+        cell = source.cell
+
+        def copy() -> None:
+            # What a later copy may have overwritten is nobody's.
+            host.copy_(cell.get()) if held.last is mark else host.fill_(unknown)
+
+        stream.put(copy)
+        held.under_way = [(stream, stream.launched)]
+        return host
+
+    def _access(
+        self, func: Any, args: Any, kwargs: dict[str, Any], stream: Stream, made: list[Memory]
+    ) -> None:
+        """Tell the sanitizer what an operation reads and writes, and note what it says."""
+        read: set[Memory] = set()
+        written = set(made)
+        for argument, value in zip_arguments(func._schema, args, kwargs):
+            alias = argument.alias_info
+            if alias is not None and not alias.is_write:
+                continue  # a view
+            own = {one.memory for one in leaves(value) if isinstance(one, CardTensor)}
+            read |= own if alias is None else set()
+            written |= own if alias is not None else set()
+        if not read and not written:
+            return
+        number = next(self._operations)
+        self.clocks.update_seq_num(stream.id, number)
+        for memory in read | written:
+            before = memory.writer | (memory.readers if memory in written else {})
+            for other in self.racing(stream, before):
+                self.report(
+                    f"{func._schema.name} on {stream} uses what {memory.made_by} made on "
+                    f"{memory.stream}, and does not wait for stream {other}: {_place()}"
+                )
+            if memory in written:
+                memory.writer, memory.readers = {stream.id: number}, {}
+            else:
+                memory.readers[stream.id] = number
+
+    def racing(self, stream: Stream, accesses: dict[int, int]) -> list[int]:
+        """Return the streams of accesses for which a stream has not waited."""
+        ordered = self.clocks.is_ordered_after
+        return [other for other, last in accesses.items() if not ordered(stream.id, last, other)]
+
+    def _launch(
+        self, func: Any, name: str, args: Any, kwargs: dict[str, Any], stream: Stream
+    ) -> Any:
+        """Queue an operation, and return tensors that will hold what it gives."""
+        kwargs = {key: value for key, value in kwargs.items() if key != "pin_memory"}
+        host: dict[int, torch.Tensor] = {}
+        for one in leaves((args, kwargs)):
+            if isinstance(one, torch.Tensor) and not isinstance(one, CardTensor):
+                host[id(one)] = self._from_host(name, args, kwargs, one, stream)
+        known: dict[int, CardTensor] = {}
+
+        def shadow(value: Any) -> Any:
+            if isinstance(value, CardTensor):
+                known[id(value.shadow)] = value
+                return value.shadow
+            if isinstance(value, torch.Tensor):
+                return torch.empty_strided(
+                    value.shape, value.stride(), dtype=value.dtype, device="meta"
+                )
+            if isinstance(value, torch.Generator):
+                return None
+            return torch.device("meta") if isinstance(value, torch.device) else value
+
+        shadows = mapped(shadow, (args, kwargs))
+        try:
+            given = func(*shadows[0], **shadows[1])
+        except NotImplementedError:  # how long the result is depends on values
+            values = self._at_once(func, args, kwargs, stream)
+            return mapped(lambda one: self._arrived(one, stream), values)
+        memories = {one.shadow.untyped_storage()._cdata: one.memory for one in known.values()}
+        cells: list[Cell] = []
+        made: list[Memory] = []
+
+        def wrap(value: Any) -> Any:
+            if not isinstance(value, torch.Tensor):
+                return value
+            if id(value) in known:
+                return known[id(value)]
+            storage = value.untyped_storage()
+            memory = memories.get(storage._cdata)
+            if memory is None:
+                memory = memories[storage._cdata] = Memory(self, stream, storage.nbytes(), name)
+                made.append(memory)
+            cells.append(Cell(stream, name))
+            return CardTensor(value, memory, cells[-1])
+
+        found = mapped(wrap, given)
+        self._access(func, args, kwargs, stream, made)
+        is_new = [
+            id(one) not in {id(old) for old in known.values()}
+            for one in leaves(found) if isinstance(one, CardTensor)
+        ]  # fmt: skip
+        values = mapped(lambda x: x.cell if isinstance(x, CardTensor) else x, (args, kwargs))
+
+        def real(value: Any) -> Any:
+            if isinstance(value, Cell):
+                return value.get()
+            if isinstance(value, torch.device):
+                return torch.device("cpu")
+            return host.get(id(value), value)
+
+        def compute() -> None:
+            own, named = mapped(real, values)
+            results = func(*own, **named)
+            if host and name == "aten::_to_copy":
+                results = results.clone()  # never the host's memory
+            tensors = [one for one in leaves(results) if isinstance(one, torch.Tensor)]
+            new = iter(cells)
+            for one, fresh in zip(tensors, is_new, strict=True):
+                if fresh:
+                    next(new).value = one
+
+        stream.put(compute)
+        if name in _COPIES and host and not self._later(name, args, kwargs):
+            stream.synchronize()
+        return found
+
+    def _later(self, name: str, args: Any, kwargs: dict[str, Any]) -> bool:
+        return bool(kwargs.get("non_blocking") or (name == "aten::copy_" and args[2:] == (True,)))
+
+    def _from_host(
+        self, name: str, args: Any, kwargs: dict[str, Any], tensor: torch.Tensor, stream: Stream
+    ) -> torch.Tensor:
+        """Return what an operation on a card will read of the host's memory: later, or now."""
+        if name not in _COPIES:
+            if tensor.dim():
+                raise RuntimeError(f"{name}: a tensor of shape {tuple(tensor.shape)} is on the CPU")
+            return tensor.clone()  # a number, which the launch carries
+        held = self.pinned(tensor)
+        if held is None:
+            self.counts["copies from pageable memory"] += 1
+            return tensor.clone()
+        self.counts["copies from pinned memory"] += 1
+        held.under_way.append((stream, stream.launched + 1))
+        return tensor
+
+    def _arrived(self, value: Any, stream: Stream) -> Any:
+        """Return a value of the host as a tensor of a card that is there already."""
+        if not isinstance(value, torch.Tensor):
+            return value
+        memory = Memory(self, stream, value.untyped_storage().nbytes(), "a result of unknown size")
+        cell = Cell(stream, memory.made_by)
+        cell.value = value
+        return CardTensor(torch.empty_like(value, device="meta"), memory, cell)
+
+
+def _place() -> str:
+    found, frame = [], sys._getframe(1)
+    while frame is not None and len(found) < 3:
+        file = Path(frame.f_code.co_filename)
+        if file.parts[-2:-1] != ("gpu",) and "site-packages" not in file.parts:
+            found.append(f"{'/'.join(file.parts[-2:])}:{frame.f_lineno}")
+        frame = frame.f_back
+    return " < ".join(found)
+
+
+class _NoGrad(contextlib.ContextDecorator):
+    """In place of ``torch.inference_mode``, whose tensors a subclass cannot be."""
+
+    def __init__(self, mode: bool = True) -> None:
+        self._mode = mode
+
+    def __enter__(self) -> None:
+        self._inner = torch.no_grad() if self._mode else contextlib.nullcontext()
+        self._inner.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        self._inner.__exit__(*error)
+
+
+def _backward(loss: torch.Tensor, *_: Any, **__: Any) -> None:
+    """In place of ``Tensor.backward``: torch's engine asks for CUDA's streams in C++.
+
+    Runs torch's own backward functions, each once all that it takes is there.
+    """
+    assert loss.grad_fn is not None
+    order: list[Any] = []
+    seen: set[Any] = set()
+
+    def visit(node: Any) -> None:
+        if node is not None and node not in seen:
+            seen.add(node)
+            for following, _number in node.next_functions:
+                visit(following)
+            order.append(node)
+
+    visit(loss.grad_fn)
+    grads: dict[Any, dict[int, Any]] = {loss.grad_fn: {0: torch.ones_like(loss)}}
+    with torch.no_grad():
+        for node in reversed(order):
+            own = grads.pop(node, {})
+            if hasattr(node, "variable"):  # a parameter's
+                before = node.variable.grad
+                node.variable.grad = own[0] if before is None else before + own[0]
+                continue
+            given = node(*(own.get(number) for number in range(len(node._input_metadata))))
+            given = given if isinstance(given, tuple) else (given,)
+            for (following, number), grad in zip(node.next_functions, given, strict=True):
+                if following is not None and grad is not None:
+                    into = grads.setdefault(following, {})
+                    shape = following._input_metadata[number].shape
+                    grad = grad if grad.shape == shape else grad.sum_to_size(shape)
+                    into[number] = into[number] + grad if number in into else grad
+
+
+class _Generator(torch.Generator):
+    """A generator of any device, of the CPU's numbers."""
+
+    def __new__(cls, device: Any = "cpu") -> Self:
+        return super().__new__(cls, "cpu")
+
+
+@contextlib.contextmanager
+def fake_cards(*cards: Card) -> Iterator[Machine]:
+    """Have these cards, one by default, for as long as the block lasts.
+
+    Raises
+    ------
+    CannotBuildError
+        If this machine cannot.
+    """
+    machine = Machine(list(cards) or [Card()], load_guard())
+    assert len(machine.cards) <= MOST
+    plain_run = threading.Thread.run
+
+    def run(thread: threading.Thread) -> None:
+        with Seeing(machine):
+            plain_run(thread)
+
+    def properties(device: Any = None) -> Any:
+        card = machine.card(device)
+        major, minor = card.capability
+        facts = {"name": card.name, "total_memory": card.memory, "major": major, "minor": minor}
+        return type("Properties", (), facts)
+
+    def nothing(*_: Any, **__: Any) -> None:
+        """Do nothing."""
+
+    own = {
+        "_lazy_init": nothing,
+        "empty_cache": nothing,
+        "is_available": lambda: True,
+        "is_initialized": lambda: True,
+        "device_count": lambda: len(machine.cards),
+        "Stream": type("Stream", (Stream,), {"__init__": partialmethod(Stream.__init__, machine)}),
+        "Event": type("Event", (Event,), {"__init__": partialmethod(Event.__init__, machine)}),
+        "stream": machine.on_stream,
+        "device": machine.using,
+        "current_stream": machine.current_stream,
+        "default_stream": lambda device=None: machine._default[machine.number(device)],
+        "current_device": machine.number,
+        "set_device": lambda device: machine.guard.use_card(machine.number(device)),
+        "synchronize": machine.synchronize,
+        "get_device_name": lambda device=None: machine.card(device).name,
+        "get_device_capability": lambda device=None: machine.card(device).capability,
+        "get_device_properties": properties,
+        "is_bf16_supported": lambda *_, **__: machine.card().capability >= (8, 0),
+    }
+    overwrite = torch.__future__.get_overwrite_module_params_on_conversion()
+    with contextlib.ExitStack() as stack:
+        for name, value in own.items():
+            stack.enter_context(mock.patch.object(torch.cuda, name, value))
+        for where, name, value in (
+            (threading.Thread, "run", run),
+            (torch, "inference_mode", _NoGrad),
+            (torch, "Generator", _Generator),
+            (torch.Tensor, "backward", _backward),
+            (torch.Tensor, "pin_memory", lambda tensor, *_, **__: machine.pin(tensor)),
+            (torch.cuda.amp.common, "amp_definitely_not_available", lambda: False),
+        ):
+            stack.enter_context(mock.patch.object(where, name, value))
+        # A tensor of a card cannot take the place of the memory of one of the host.
+        torch.__future__.set_overwrite_module_params_on_conversion(True)
+        stack.callback(torch.__future__.set_overwrite_module_params_on_conversion, overwrite)
+        stack.enter_context(Seeing(machine))
+        yield machine

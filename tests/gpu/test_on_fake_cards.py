@@ -1,0 +1,379 @@
+"""All that `make gpu` checks, on cards that are not there: rows and races, not speed."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision.io
+
+import featstore
+from featstore import EncoderSpec, ExtractConfig, Manifest, extract_many
+from featstore.decoding.pool import decode_batch, own_stream
+from featstore.encoders import runtime, timm_model
+from featstore.encoders.golden import golden_images
+from featstore.encoders.registry import open_encoder
+from featstore.encoders.timm_image import TimmEncoder
+from featstore.errors import DeviceError, EncoderError
+from featstore.extraction import batches
+from featstore.extraction.workers import parse_devices
+from featstore.images import decode_image
+from featstore.parallel import stay_beside
+from fitters.trained.mlp import MLPAligner
+from tests.gpu import checks
+from tests.gpu.conftest import Cards
+from tests.gpu.fake_card import Card
+from tests.gpu.throughput import COSINE, make_manifest, measure, random_weights, smallest_cosine
+
+ROOT = Path(__file__).parents[2]
+
+VIT, CONV = "timm:test_vit", "timm:test_convnext"
+
+#: Largest difference of a float32 row from the CPU's: other kernels add in another order.
+SAME = 1e-4
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Weights of the models, and small JPEG files."""
+    made = tmp_path_factory.mktemp("cards")
+    for model in (VIT, CONV):
+        random_weights(model, made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def pictures(folder) -> Manifest:
+    return make_manifest(folder / "pictures", 16, ((64, 48), (40, 40)))
+
+
+def rows_of(
+    manifest: Manifest, folder: Path, store: Path, *, models: Any = (VIT,), **options: Any
+) -> list[np.ndarray]:
+    """Extract, and return the rows of each model; what is left of the cards is freed."""
+    config = ExtractConfig(**{
+        "dtype": "float32", "precision": "float32", "batch_size": 4, "block_rows": 8,
+        "decode_timeout": None, "jobs": 2, "threads": 1, **options,
+    })  # fmt: skip
+    specs = [EncoderSpec(model, weights=str(random_weights(model, folder))) for model in models]
+    done = extract_many(manifest, kind="image", encoders=specs, store=store, config=config)
+    gc.collect()
+    opened = featstore.open_store(store)
+    return [opened.view(one.key).numpy(np.float32) for one in done]
+
+
+@pytest.fixture(scope="module")
+def on_the_cpu(pictures, folder) -> list[np.ndarray]:
+    return rows_of(pictures, folder, folder / "cpu", models=(VIT, CONV), device="cpu")
+
+
+def test_a_job_has_no_race_and_gives_the_rows_of_the_cpu(
+    pictures, folder, on_the_cpu, tmp_path, cards: Cards
+):
+    on = {"models": (VIT, CONV), "device": "cuda:0"}
+    with cards() as machine:
+        found = rows_of(pictures, folder, tmp_path / "s", **on)
+        pageable = machine.counts["copies from pageable memory"]
+        rows_of(pictures, folder, tmp_path / "t", limit=4, **on)
+        # Weights and constants alone: four times as many batches copy no more.
+        assert machine.counts["copies from pageable memory"] == 2 * pageable
+        assert machine.counts["waits for streams"] == 0  # for events
+    for ours, theirs in zip(found, on_the_cpu, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=SAME, rtol=SAME)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_short_precisions_make_their_pixels_in_one_pass(precision, folder, cards: Cards):
+    weights = random_weights(VIT, folder)
+    exact = open_encoder(VIT, kind="image", weights=weights, device="cpu")
+    batch = [exact.prepare(image) for image in golden_images()]
+    with cards():
+        encoder = open_encoder(
+            VIT, kind="image", weights=weights, device="cuda", precision=precision
+        )
+        assert isinstance(encoder, TimmEncoder)
+        short = encoder._copies.to_device(batch, getattr(torch, precision))
+        whole = encoder._copies.to_device(batch)
+        torch.cuda.synchronize()
+        assert (short.dtype, whole.dtype) == (getattr(torch, precision), torch.float32)
+        with encoder._copies.turn():
+            seen = [pixels.cpu() for pixels in (short.float(), whole)]
+        vectors, in_float32 = encoder.encode(batch), encoder.encode_float32(batch)
+    assert torch.equal(seen[1], exact.preprocessing.floats(batch))
+    # Rounded once: half a unit in the last place.
+    torch.testing.assert_close(*seen, atol=2.0**-9, rtol=2.0**-8)
+    assert smallest_cosine(vectors, exact.encode(batch)) > COSINE
+    np.testing.assert_allclose(in_float32, exact.encode(batch), atol=SAME, rtol=SAME)
+
+
+@pytest.mark.parametrize("least", [COSINE, 1.1])
+def test_bfloat16_has_weights_in_bfloat16_where_the_golden_inputs_allow_it(
+    least, folder, monkeypatch, cards: Cards
+):
+    monkeypatch.setattr(timm_model, "BFLOAT16_COSINE", least)
+    weights = random_weights(VIT, folder)
+    exact = open_encoder(VIT, kind="image", weights=weights, device="cpu")
+    batch = [exact.prepare(image) for image in golden_images()]
+    with cards():
+        encoder = open_encoder(
+            VIT, kind="image", weights=weights, device="cuda", precision="bfloat16"
+        )
+        assert isinstance(encoder, TimmEncoder)
+        vectors = encoder.encode(batch)
+        held = {one.dtype for one in encoder._model.parameters()}
+        head, _ = encoder.head_arrays()
+        in_float32 = encoder.encode_float32(batch)
+    short = least == COSINE
+    assert held == {torch.bfloat16 if short else torch.float32}
+    compute = encoder.facts["compute"]
+    assert (compute["weights"], compute["autocast"]) == (
+        ("bfloat16", False) if short else ("float32", True)
+    )
+    assert smallest_cosine(vectors, exact.encode(batch)) > COSINE
+    # What is exact is whole again, and the head was never shortened.
+    np.testing.assert_allclose(in_float32, exact.encode(batch), atol=SAME, rtol=SAME)
+    np.testing.assert_array_equal(head, exact.head_arrays()[0])
+
+
+def test_a_batch_waits_for_its_own_copy_alone(folder, cards: Cards):
+    with cards():
+        encoder = open_encoder(
+            VIT, kind="image", weights=random_weights(VIT, folder), device="cuda"
+        )
+        assert isinstance(encoder, TimmEncoder)
+        batch = [encoder.prepare(image) for image in golden_images()]
+        copies = encoder._copies
+        mine = copies.to_device(batch)
+        arrived = copies._here.arrived
+        later = copies.to_device(batch)
+        copies._here.arrived = arrived  # as the thread of the first batch knows it
+        with copies.turn():
+            mine.sum().item()
+        assert not copies._stream.query()
+        del later
+
+
+def test_batches_under_way_do_not_touch_one_another(folder, cards: Cards):
+    """Four of them, begun before the first one waits; a constant's copy waits for the first."""
+    weights = random_weights(VIT, folder)
+    exact = open_encoder(VIT, kind="image", weights=weights, device="cpu")
+    one, two, three, four = [exact.prepare(image) for image in golden_images()]
+    batches = [[one, two], [three, four], [two, four], [one, three]]
+    with cards():
+        encoder = open_encoder(VIT, kind="image", weights=weights, device="cuda")
+        assert isinstance(encoder, TimmEncoder)
+        under_way = [encoder._forward(batch, exact=False)[0] for batch in batches]
+        found = [vectors.numpy() for vectors in under_way]
+    for ours, batch in zip(found, batches, strict=True):
+        np.testing.assert_allclose(ours, exact.encode(batch), atol=SAME, rtol=SAME)
+
+
+def test_pictures_are_decoded_before_another_thread_has_them(pictures, monkeypatch, cards: Cards):
+    plain = torchvision.io.decode_jpeg
+    monkeypatch.setattr(
+        torchvision.io, "decode_jpeg", lambda *a, **k: decode_as_nvjpeg(*a, **k, plain=plain)
+    )
+    files = [(pictures.root / f"images/0{number}.jpg").read_bytes() for number in range(3)]
+    found: list[torch.Tensor] = []
+
+    def decode() -> None:
+        with own_stream("cuda:0"):
+            found.extend(decode_batch(files, "cuda:0"))
+
+    with cards():
+        thread = threading.Thread(target=decode)
+        thread.start()
+        thread.join()
+        sums = [one.float().sum().item() for one in found]
+    assert sums == [float(np.asarray(decode_image(file)).sum()) for file in files]
+
+
+def decode_as_nvjpeg(data: Any, mode: Any, device: Any = "cpu", plain: Any = None) -> Any:
+    """Decode on the CPU, and begin copies to the card."""
+    if str(device) == "cpu":
+        return plain(data, mode=mode)
+    return [plain(one, mode=mode).pin_memory().to(device, non_blocking=True) for one in data]
+
+
+@pytest.mark.slow
+def test_what_make_gpu_measures_has_the_right_rows(folder, monkeypatch, cards: Cards):
+    plain = torchvision.io.decode_jpeg
+    monkeypatch.setattr(
+        torchvision.io, "decode_jpeg", lambda *a, **k: decode_as_nvjpeg(*a, **k, plain=plain)
+    )
+    common = {"device": "cuda:0", "precision": "float32", "batch_size": 8, "decode_timeout": None}
+    with cards():
+        row = measure(
+            VIT, folder, device="cuda:0", precision="bfloat16", images=16, batch=8, checked=8
+        )
+        found = [
+            *checks.two_encoders([VIT, CONV], folder, images=16, **common),
+            checks.decode_on_the_device(VIT, folder, images=16, **common),
+            checks.text_rate(folder, texts=24, width=32, layers=1, **common),
+        ]
+        gc.collect()
+    assert (row.card, row.images) == ("Fake card", 16)
+    assert row.cosine > COSINE
+    assert [one.wrong for one in found] == [False] * len(found)
+    assert [one.rows for one in found if one.rows is not None] == [
+        1.0,
+        1.0,
+        pytest.approx(1, abs=1e-5),
+        pytest.approx(1),
+    ]
+
+
+def test_a_trained_head_is_that_of_the_cpu(cards: Cards):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(40, 6)), rng.normal(size=(40, 5))
+    settings = {"epochs": 3, "batch_size": 16, "precision": "float32", "seed": 0}
+    exact = MLPAligner(**settings).fit(x, y)
+    with cards():
+        there = MLPAligner(**settings).fit(x, y, device="cuda")
+    np.testing.assert_allclose(there.project_x(x), exact.project_x(x), atol=SAME, rtol=SAME)
+
+
+def test_a_card_that_dies_is_told_and_another_goes_on(
+    pictures, folder, on_the_cpu, tmp_path, cards: Cards
+):
+    with cards(Card(dies_after=1300)), pytest.raises((DeviceError, RuntimeError), match="illegal"):
+        rows_of(pictures, folder, tmp_path / "s", device="cuda:0")
+    with cards():
+        (rows,) = rows_of(pictures, folder, tmp_path / "s", device="cuda:0")
+    np.testing.assert_allclose(rows, on_the_cpu[0], atol=SAME, rtol=SAME)
+
+
+@pytest.mark.slow
+def test_two_cards_share_a_job_and_one_that_dies_leaves_it_to_the_other(
+    pictures, folder, on_the_cpu, tmp_path, can_have_cards
+):
+    given = [{}, {"dies_after": 600}]
+    places = [pictures.root, tmp_path / "store", random_weights(VIT, folder)]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.gpu.on_cards", "all", *map(str, places)],
+        capture_output=True, text=True, cwd=ROOT, timeout=300,
+        env={**os.environ, "FAKE_CARDS": json.dumps(given)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "race:" not in done.stderr
+    ran = re.findall(r"launched \[(\d+), (\d+)\]", done.stderr)
+    assert any(int(one[0]) > 600 for one in ran)
+    assert re.search(r"Worker 1 on cuda:1 raised .*illegal memory access", done.stderr)
+    (found,) = featstore.open_store(tmp_path / "store").sets()
+    rows = featstore.open_store(tmp_path / "store").view(str(found.key)).numpy(np.float32)
+    np.testing.assert_allclose(rows, on_the_cpu[0][:8], atol=SAME, rtol=SAME)
+
+
+def test_devices_are_those_that_there_are(cards: Cards):
+    with cards(Card(), Card()):
+        assert parse_devices("all") == ["cuda:0", "cuda:1"]
+        assert parse_devices("cuda:1,cpu") == ["cuda:1", "cpu"]
+        with pytest.raises(EncoderError, match=r"no cuda:2: torch can use cuda:0, cuda:1\."):
+            parse_devices("cuda:2")
+
+
+def test_a_batch_that_does_not_fit_is_halved_said_once_and_the_rows_are_the_same(
+    pictures, folder, on_the_cpu, tmp_path, caplog, monkeypatch, cards: Cards
+):
+    monkeypatch.setattr(batches, "FIRST_GUESS", 16)
+    with cards(Card(memory=10 << 20)), caplog.at_level(logging.WARNING):
+        (rows,) = rows_of(pictures, folder, tmp_path / "t", device="cuda:0", batch_size="auto")
+    np.testing.assert_allclose(rows, on_the_cpu[0], atol=SAME, rtol=SAME)
+    assert caplog.messages.count(f"{VIT} ran out of memory with 16 items; going on with 8.") == 1
+    assert caplog.text.count("ran out of memory") == 1
+
+
+@pytest.mark.parametrize(("capability", "chosen"), [((7, 5), "float32"), ((8, 0), "bfloat16")])
+def test_what_precision_was_chosen_is_said(
+    capability, chosen, pictures, folder, tmp_path, caplog, cards: Cards
+):
+    with cards(Card(capability=capability)), caplog.at_level(logging.INFO):
+        rows_of(pictures, folder, tmp_path / "s", device="cuda:0", precision="auto", limit=4)
+    assert f"Encoding on cuda:0 (as asked for), in {chosen} (" in caplog.text
+    why = "bfloat16 needs compute capability 8.0, and this GPU has 7.5"
+    assert (why in caplog.text) == (chosen == "float32")
+
+
+@pytest.fixture
+def put_back() -> Iterator[ExitStack]:
+    """Undo what a test has changed of torch: its switches cannot be patched."""
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_float32_is_whole_while_a_card_computes(old, folder, monkeypatch, put_back, cards: Cards):
+    backends = torch.backends
+    if old:  # before torch 2.9: two switches
+        matmul, cudnn = SimpleNamespace(allow_tf32=True), SimpleNamespace(allow_tf32=True)
+        before = SimpleNamespace(cuda=SimpleNamespace(matmul=matmul), cudnn=cudnn, mkldnn=None)
+        read = lambda: (matmul.allow_tf32, cudnn.allow_tf32)  # noqa: E731
+    else:
+        read = lambda: (backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision)  # noqa: E731
+        for switch in (backends.cuda.matmul, backends.cudnn.conv):
+            put_back.callback(setattr, switch, "fp32_precision", switch.fp32_precision)
+            switch.fp32_precision = "tf32"
+    chosen, seen = read(), []
+    with cards(Card(on_launch=lambda: seen.append(read()))):
+        if old:
+            today = SimpleNamespace(**{**vars(torch), "backends": before})
+            monkeypatch.setattr(runtime, "torch", today)
+        encoder = open_encoder(
+            VIT, kind="image", weights=random_weights(VIT, folder), device="cuda"
+        )
+        batch = [encoder.prepare(image) for image in golden_images()]
+        seen.clear()
+        with encoder._running(exact=False):
+            torch.ones(2, device="cuda") @ torch.ones(2, device="cuda")
+        encoder.encode(batch)
+    off = (False, False) if old else ("ieee", "ieee")
+    assert seen.count(off) > 100
+    assert read() == chosen
+
+
+def test_threads_of_a_card_run_on_the_cores_beside_it(tmp_path, monkeypatch, cards: Cards):
+    first, *others = sorted(os.sched_getaffinity(0))
+    nodes = tmp_path / "devices/system/node"
+    card = SimpleNamespace(pci_domain_id=0, pci_bus_id=0x1B, pci_device_id=0)
+    where = tmp_path / "bus/pci/devices/0000:1b:00.0"
+    where.mkdir(parents=True)
+    for number, cores in enumerate((f"{first}", "1000-1003,1008")):
+        (nodes / f"node{number}").mkdir(parents=True)
+        (nodes / f"node{number}" / "cpulist").write_text(cores + "\n")
+
+    def run_on(node: str, of: Any = card) -> set[int]:
+        (where / "numa_node").write_text(f"{node}\n")
+        found: list[set[int]] = []
+
+        def use() -> None:
+            batches.use_device("cuda:0")
+            found.append(os.sched_getaffinity(0))
+
+        with cards():
+            monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: of)
+            monkeypatch.setattr(batches, "stay_beside", lambda one: stay_beside(one, tmp_path))
+            thread = threading.Thread(target=use)
+            thread.start()
+            thread.join()
+        return found[0]
+
+    every = {first, *others}
+    assert run_on("0") == {first}
+    assert os.sched_getaffinity(0) == every  # the thread alone
+    assert run_on("1") == every  # none of its cores is ours
+    assert run_on("-1") == every  # nobody knows
+    assert run_on("0", SimpleNamespace()) == every  # torch before 2.8
