@@ -386,20 +386,20 @@ class _Search:
     def __init__(self, old: Matrix, new: Matrix, n_queries: int) -> None:
         self.n_queries, self._old, self._new = n_queries, old, new
         self._k = min(NEIGHBOURS, len(new) - 1)
-        self._truth = _nearest(new[:n_queries], new, self._k)
+        self._truth = nearest_items(new[:n_queries], new, self._k)
 
     def kept(self, made: SpaceMap, mapped: Direction) -> tuple[Matrix, Matrix]:
         """Return the shares of the nearest and of the ten nearest that are found, (queries,)."""
         if mapped == "old items":
-            found = _nearest(self._new[: self.n_queries], made.apply(self._old), self._k)
+            found = nearest_items(self._new[: self.n_queries], made.apply(self._old), self._k)
         else:
-            found = _nearest(made.apply(self._old[: self.n_queries]), self._new, self._k)
+            found = nearest_items(made.apply(self._old[: self.n_queries]), self._new, self._k)
         first = (found[:, 0] == self._truth[:, 0]).astype(np.float64)
         both = (found[:, :, None] == self._truth[:, None, :]).any(axis=2)
         return first, both.mean(axis=1)
 
 
-def _nearest(queries: Matrix, gallery: Matrix, k: int) -> npt.NDArray[np.intp]:
+def nearest_items(queries: Matrix, gallery: Matrix, k: int) -> npt.NDArray[np.intp]:
     """Return the k nearest items by cosine, the best first; query i is item i and is left out."""
     scores = unit_rows(queries) @ unit_rows(gallery).T
     np.fill_diagonal(scores, -np.inf)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypedDict, get_type_hints
 
 from bench.errors import ProtocolError
@@ -291,6 +292,41 @@ def options_of(task: str, values: Mapping[str, Any]) -> Options:
 #: Draws of pairs without which a gate is not asked (one draw passed 15 to 24 % falsely), and pairs
 #: of a draw, at least.
 ENOUGH_DRAWS, FEWEST_PAIRS = 5, 25
+
+
+@dataclass(frozen=True)
+class AgainConfig:
+    """How items are encoded again, to tell whose their rows are.
+
+    Attributes
+    ----------
+    encoder, weights : str, optional
+        As of `featstore.encoders.registry.encode`.
+    manifest : Path, optional
+        Where the pictures of the items are, which then are encoded and not their texts.
+    sample : int
+        Items, drawn with a fixed seed where there are more.
+    """
+
+    encoder: str | None = option(
+        None,
+        help="Encode items again, and say whether their rows are this encoder's.",
+        metavar="FAMILY:NAME",
+    )
+    weights: str | None = option(
+        None,
+        help="Load its weights from package:NAME, a file, a folder or hub [default: hub].",
+        metavar="PLACE",
+    )
+    manifest: Path | None = option(
+        None,
+        help="Encode the pictures of this manifest, not the texts of the items.",
+        metavar="DIR",
+    )
+    sample: int = option(64, help="Encode this many items.", metavar="N", at_least=1)
+
+    def __post_init__(self) -> None:
+        check_values(self, ProtocolError, of="items encoded again")
 
 
 class BridgeSettings(TypedDict, total=False):

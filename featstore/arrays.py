@@ -223,9 +223,15 @@ class Given:
         ------
         ManifestError
             If they are no matrix of numbers, or blocks of different widths or dtypes.
+        MisalignedItemsError
+            If they are views of sets in several embedding spaces.
         """
         in_list = isinstance(rows, list | tuple)
         first = rows[0] if in_list and rows else None
+        if isinstance(first, Selection) and first.origin is not None:
+            for one in rows[1:]:
+                if isinstance(one, Selection) and one.origin is not None:
+                    first.require_same_space(one, what="Rows of one set")
         if (
             getattr(first, "ndim", 1) == 2
             or table_of(first) is not None
@@ -353,6 +359,7 @@ def write_given(
     *,
     failed: Mapping[str, str] = MappingProxyType({}),
     source: str = "arrays",
+    facts: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Write what the set does not have yet; nothing, if it has everything.
 
@@ -367,6 +374,8 @@ def write_given(
         item_id -> reason, of rows that are no embeddings.
     source : str
         Where the rows are from; the set records it.
+    facts : mapping
+        What it records beside that.
 
     Raises
     ------
@@ -378,7 +387,7 @@ def write_given(
         _check_finite(given.parts(), items["item_id"])
     # Nobody can tell whether rows that were staged before are these.
     plan = {"rows": secrets.token_hex(8)}
-    facts = {"provenance": "imported", "source": source}
+    own = {"provenance": "imported", **facts, "source": source}
     while True:
         table, before, parts = items, None, _counted(given, items["item_id"])
         if str(spec.key) in read_log(root).sets:
@@ -395,7 +404,7 @@ def write_given(
         with (
             contextlib.suppress(AlreadyFinishedError),
             SetWriter(
-                root, spec, table, given.dim, facts=facts, plan=plan, options=options
+                root, spec, table, given.dim, facts=own, plan=plan, options=options
             ) as writer,
         ):
             if (writer.base.commit.revision_id if writer.base else "") != revision:
@@ -451,7 +460,7 @@ class _Before:
             If the set was extracted, or has another width or other items of these ids.
         """
         info, view = store.info(key), store.view(key)
-        if info.attributes["facts"].get("provenance") != "imported":
+        if info.attributes["facts"].get("provenance") not in ("imported", "derived"):
             raise ManifestError(f"{view.key} was extracted: rows from elsewhere are no part of it.")
         if given.dim != view.dim:
             raise ManifestError(f"{view.key} has {view.dim:,} columns; got rows of {given.dim:,}.")

@@ -1,6 +1,6 @@
 """Headstock by one name: ``import headstock as hs``.
 
-Nine names do the work: open a store or write one from arrays, extract, fit an alignment, evaluate
+Names do the work: open a store or write one from arrays, extract, fit an alignment, evaluate
 methods beside their controls, register a thing of one's own. What belongs to them is in
 `headstock.types`, the methods by name and scorers for scikit-learn in `fitters`. Names are looked
 up when they are first used: importing this loads neither torch, nor NumPy, nor plotting.
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bench.bridge import bridge
+    from bench.derive import derive
     from bench.evaluated import Results
     from bench.evaluation import evaluate
     from bench.statistics import compare
@@ -48,6 +49,7 @@ __all__ = [
     "__version__",
     "bridge",
     "compare",
+    "derive",
     "encode",
     "evaluate",
     "extract",
@@ -91,6 +93,7 @@ _named, __dir__ = import_module("featstore.errors").lazily(
     __name__,
     {
         "bench.bridge": "bridge",
+        "bench.derive": "derive",
         "bench.evaluated": "Results",
         "bench.evaluation": "evaluate",
         "bench.statistics": "compare",

@@ -39,6 +39,7 @@ COMMANDS = {
     "store push": "featstore.cli.share:push_command",
     "store pull": "featstore.cli.share:pull_command",
     "store tag": "featstore.cli.store:tag_command",
+    "store derive": "bench.cli.bridge:derive_command",
     "store diff": "featstore.cli.store:diff_command",
     "store verify": "featstore.cli.store:verify_command",
     "store repair": "featstore.cli.extract:repair_command",

@@ -8,6 +8,7 @@ from featstore.errors import lazily
 
 if TYPE_CHECKING:
     from bench.bridge import Bridge
+    from bench.derive import Derived
     from bench.evaluation import RunSettings
     from bench.runs import Run, Source
     from bench.statistics import Estimate as Interval
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Adapter",
     "Bridge",
+    "Derived",
     "Extracted",
     "FitConfig",
     "FitSettings",
@@ -50,6 +52,7 @@ __getattr__, __dir__ = lazily(
     __name__,
     {
         "bench.bridge": "Bridge",
+        "bench.derive": "Derived",
         "bench.evaluation": "RunSettings",
         "bench.runs": "Run Source",
         "bench.statistics": "Interval=Estimate",

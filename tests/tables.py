@@ -489,7 +489,8 @@ FAULTS = {
 TOGETHER = (
     ("rm", "gc", "compact", "init", "tag", "sign", "card", "repair"),
     ("push", "pull", "sync", "prefetch", "cache"),
-    ("import", "export"), ("data",), ("fit", "apply", "bridge"), ("eval", "report"), ("extract",),
+    ("import", "export"), ("data",), ("fit", "apply", "bridge", "derive"), ("eval", "report"),
+    ("extract",),
 )  # fmt: skip
 
 

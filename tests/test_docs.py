@@ -180,6 +180,8 @@ PARSED = {
     r"(eval run|--suite) paper": "27 datasets; tests/bench/test_paper.py has stand-ins",
     r"headstock try$": "minutes; `make test-long` runs the demo",
     r"headstock bridge": "vectors of two encoders; tests/bench/test_bridge.py has files and sets",
+    r"show old.parquet": "vectors; tests/bench/test_passport.py has some",
+    r"store derive": "a second set that the short name of another would fit; test_derive.py",
     r"headstock search": "a minute of encoding words; test_search.py has pictures and words",
     r"headstock reproduce": "minutes; test_reproduction.py repeats a smaller study",
     r"headstock extract imagenet1k": "minutes of encoding",

@@ -39,8 +39,8 @@ def python(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
 
 def test_its_names_are_those_that_its_page_lists() -> None:
     assert dir(hs) == [
-        "Alignment", "Pairs", "Results", "__version__", "bridge", "compare", "encode", "evaluate",
-        "extract", "fit", "load", "open_store", "register", "types", "write",
+        "Alignment", "Pairs", "Results", "__version__", "bridge", "compare", "derive", "encode",
+        "evaluate", "extract", "fit", "load", "open_store", "register", "types", "write",
     ]  # fmt: skip
     assert all(getattr(hs.types, name) is not None for name in dir(hs.types))
     with pytest.raises(AttributeError, match="no attribute 'METHODS'"):

@@ -1,4 +1,4 @@
-"""`headstock bridge`."""
+"""`headstock bridge`, and `headstock store derive`, which applies what it saves."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from bench.options import BridgeConfig
-from featstore.cli.options import open_at, seeds_option, set_named, the_store
+from featstore.cli.options import KEY, open_at, seeds_option, set_named, the_store
+from featstore.cli.progress import ProgressBar
 from featstore.command_line import (
     EXIT_GATE,
     StorePlace,
+    StoreType,
     json_option,
     print_json,
     store_option,
@@ -86,9 +88,9 @@ def bridge_command(
     """Replace an encoder: map old vectors to new.
 
     OLD and NEW are sets of a store, or files of vectors of the same items: .npy, .safetensors,
-    .parquet or .h5. Printed is whether both are of one space, and what a search among items that
-    the map has not seen keeps of the ten nearest, beside maps that know nothing. The exit code is
-    5 if --gate is missed.
+    .parquet, .h5, .lance or a flat .faiss index. Printed is whether both are of one space, and what
+    a search among items that the map has not seen keeps of the ten nearest, beside maps that know
+    nothing. The exit code is 5 if --gate is missed.
     """
     from bench.bridge import bridge
     from fitters.space_maps import KINDS
@@ -111,6 +113,59 @@ def bridge_command(
 
         click.echo(f"Page: {write_bridge(found, page)}", err=as_json)
     return 0 if found.passes else EXIT_GATE
+
+
+@click.command(
+    "derive",
+    epilog="\b\nExample:"
+    "\n  headstock store derive build/demo/store stamps/caption"
+    "\n  headstock store derive store docs/image/v1 --by v1-v2.safetensors",
+)
+@click.argument("store", type=StoreType(writes=True))
+@click.argument("key", metavar="KEY", type=KEY)
+@click.option(
+    "--by",
+    metavar="HOW",
+    default="int8",
+    show_default=True,
+    help="Derive by an adapter file, or int8, binary, float16, svd:N, truncate:N.",
+)
+@click.option(
+    "--name",
+    metavar="NAME",
+    help="Call the encoder of the new set this [default: ENCODER+HOW].",
+)
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Save the map of svd:N, an adapter for other sets.",
+)
+@json_option
+def derive_command(
+    *, store: Path, key: str, by: str, name: str | None, out: Path | None, as_json: bool
+) -> None:
+    """Write a set derived from another.
+
+    Its rows take fewer bytes or columns, or are mapped by an adapter of `headstock bridge -o`. Its
+    space says what it was made from and how, so that it is never taken for an encoder's own; its
+    record states which share of the ten nearest is kept. int8 rows have their scale in the column
+    int8_scale of the items, binary ones are 1 and -1.
+    """
+    from bench.derive import derive
+
+    with ProgressBar(f"derive {key}", doing="reading rows"):
+        made = derive(store, key, by, name=name)
+    if out is not None:
+        if made.adapter is None:
+            raise usage_error(f"--out saves a map, and {by} has none: leave it out.")
+        made.adapter.save(out)
+    if as_json:
+        own = {"key": made.key, "recall_at_10": made.kept}
+        print_json({**own, "queries": made.n_queries, "gallery": made.gallery})
+    else:
+        click.echo(made.sentence)
 
 
 def _opened(place: str, store: StorePlace | None, array: str | None) -> Selection:

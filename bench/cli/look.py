@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 
+from bench.options import AgainConfig
 from featstore.cli.options import KEY, split_tag, work_below
 from featstore.command_line import (
     StorePlace,
@@ -27,6 +28,7 @@ from featstore.command_line import (
     usage_error,
 )
 from featstore.errors import AddressError, FeatstoreError, unknown_name
+from featstore.options import config_from, options_from
 from featstore.terminal import TextTable
 
 #: What is looked for by name -> where its registry is.
@@ -49,6 +51,7 @@ _LOOKS = {
     "results": ("bench.cli.results:list_series", "bench.cli.results:show_results"),
     "boards": ("bench.cli.results:show_boards", "bench.cli.results:show_boards"),
     "boxes": ("bench.cli.demo:show_box", "bench.cli.demo:show_box"),
+    "vectors": ("bench.cli.passport:show_vectors", "bench.cli.passport:show_vectors"),
     "folders": ("bench.cli.look:list_folder", "bench.cli.look:list_folder"),
 }
 
@@ -76,11 +79,21 @@ def look_at(path: str) -> tuple[str, StorePlace, str]:
         return "stores", place, ""
     if base.suffix == ".toml" and base.is_file():
         return "boxes", base, ""
+    if _is_vectors(base):
+        return "vectors", base, ""
     if base.is_dir() and (any(find_work(base).values()) or not any(base.iterdir())):
         return "folders", base, ""
     if base.exists():
         raise usage_error(_advice(base))
     return _named(path), path, ""
+
+
+def _is_vectors(path: Path) -> bool:
+    if not path.is_file() and (path.suffix != ".lance" or not path.is_dir()):
+        return False
+    from featstore.interop.reading import SUFFIXES
+
+    return path.suffix in SUFFIXES
 
 
 def _chosen(path: str, key: str | None) -> tuple[str, StorePlace, str]:
@@ -140,8 +153,8 @@ def ls_command(path: str | None, available: str | None, as_json: bool) -> int:
     """List what a path holds, or what has a name.
 
     PATH is a store or its address, a set (STORE/KEY), a manifest, a saved alignment, a folder of
-    results, submissions or alignments, or a box. Without one, the state of this folder is printed.
-    The exit code is 4 if something of it is damaged.
+    results, submissions or alignments, a box, or a file of vectors. Without one, the state of this
+    folder is printed. The exit code is 4 if something of it is damaged.
     """
     if available is not None and path is not None:
         raise usage_error("Give a PATH, or --available.")
@@ -186,19 +199,35 @@ def list_folder(folder: Path, *, as_json: bool) -> int:
 @click.argument("path")
 @click.argument("key", required=False, type=KEY)
 @click.option("--quick", is_flag=True, help="Read sizes and metadata, not every row of a set.")
+@click.option(
+    "--array", metavar="NAME",
+    help="Read this column, tensor or dataset of a file [default: embedding, or the only matrix].",
+)  # fmt: skip
+@options_from(AgainConfig)
 @json_option
-def show_command(path: str, key: str | None, quick: bool, as_json: bool) -> int:
-    """Show one store, set, manifest, alignment, result or box.
+def show_command(
+    path: str, key: str | None, quick: bool, as_json: bool, array: str | None, **again: Any
+) -> int:
+    """Show one store, set, manifest, alignment, result or box, or a file of vectors.
 
     PATH is what `headstock ls` takes. A set of a store is STORE KEY or STORE/KEY; KEY is any part
     of a key that fits one set, and KEY@REVISION one revision of it. RESULTS METHOD/SOURCE/K is a
-    cell: what was run, and its numbers. The name of a dataset shows what is known of it.
+    cell: what was run, and its numbers. The name of a dataset shows what is known of it. Of a file
+    of vectors (.npy, .safetensors, .parquet, .h5, .lance, .faiss), and of a set with --encoder, the
+    rows themselves are described: broken and equal ones, hubs, signs of rounding, and rows that lie
+    apart.
     """
     kind, place, inside = _chosen(path, key)
     if quick and not (inside and kind == "stores"):
         raise usage_error("--quick is for a set of a store: STORE KEY.")
+    config = config_from(AgainConfig, again)
+    if config.encoder is not None and inside and kind == "stores":
+        kind = "vectors"
+    elif config != AgainConfig() and (kind != "vectors" or config.encoder is None):
+        raise usage_error("--encoder is for a file of vectors or a set: FILE, or STORE KEY.")
     more: dict[str, Any] = {"key": inside} if inside else {}
     more |= {"quick": quick} if kind == "stores" and inside else {}
+    more |= {"array": array, "again": config} if kind == "vectors" else {}
     return resolve_name(_LOOKS[kind][1])(place, as_json=as_json, **more) or 0
 
 

@@ -160,13 +160,24 @@ def cka_chance(x: Rows, y: Rows) -> float:
         As of `biased_cka`.
     """
     check_paired(x, y)
-    spread = []
-    for rows in (x, y):
-        unit = unit_rows(rows).astype(np.float64)
-        unit -= unit.mean(axis=0)
-        spread.append((float(np.sum(unit**2)), float(np.sum((unit.T @ unit) ** 2))))
-    (trace_x, own_x), (trace_y, own_y) = spread
+    (trace_x, own_x), (trace_y, own_y) = _spread(x), _spread(y)
     return _ratio(trace_x * trace_y, own_x, own_y) / (len(x) - 1)
+
+
+def effective_rank(rows: Rows) -> float:
+    """Return the participation ratio of unit rows, (tr K)² / ‖K‖²; 0 if they do not vary.
+
+    Of d equal variances it is d, of one that is all it is 1.
+    """
+    trace, own = _spread(rows)
+    return trace**2 / own if own > 0 else 0.0
+
+
+def _spread(rows: Rows) -> tuple[float, float]:
+    """Return tr K and ‖K‖² of centred unit rows."""
+    unit = unit_rows(rows).astype(np.float64)
+    unit -= unit.mean(axis=0)
+    return float(np.sum(unit**2)), float(np.sum((unit.T @ unit) ** 2))
 
 
 def _ratio(both: float, of_x: float, of_y: float) -> float:

@@ -168,6 +168,7 @@ def _sections(document: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
         made.append(f"revision {revision}")
     # Which classifier a model has is said by its tag; the facts repeat the layer's name.
     facts.pop("classifier", None)
+    facts.pop("of", None)  # the space of what it was derived from: --json has it
     origin = [("made from", ", ".join(made))] if made != ["manifest"] else []
     return {
         "Rows": rows,

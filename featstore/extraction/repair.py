@@ -197,7 +197,13 @@ def next_commands(root: Path, key: SetKey, attributes: Mapping[str, Any]) -> lis
     found = [f"headstock store repair {_quote(root)} {key} --copy ADDRESS"]
     remove = f"headstock store rm {_quote(root)} {key} --yes"
     place = f"--kind {key.kind} --encoder {_quote(encoder)} --store {_quote(root)}"
-    if _mapping(attributes.get("space")).get("provenance") == "imported":
+    provenance = _mapping(attributes.get("space")).get("provenance")
+    if provenance == "derived":
+        made = _mapping(_mapping(attributes.get("facts")).get("derived"))
+        source, how = (_quote(made.get(name, name.upper())) for name in ("key", "by"))
+        again = f"headstock store derive {_quote(root)} {source} --by {how}"
+        return [*found, f"{remove} && {again} --name {_quote(encoder)}"]
+    if provenance == "imported":
         source = _mapping(attributes.get("facts")).get("source", "FILE")
         again = f"headstock import {_quote(source)} --dataset {key.dataset} {place}"
         return [*found, f"{remove} && {again}"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import stat
 import warnings
@@ -19,14 +20,14 @@ from featstore.errors import (
     FeatstoreError,
     ManifestError,
     listed,
-    needs_extra,
     unknown_name,
 )
-from featstore.identity import sha256_hex
 from featstore.interop import ImportConfig
+from featstore.interop.apart import check_dataset, only_matrix, tensors_apart
 from featstore.manifest.paths import resolve_inside
 from featstore.matrices import numbers, readable
 from featstore.options import take_options
+from featstore.store import BLOCK_ROWS
 from featstore.store.layout import DTYPES, SetSpec
 from featstore.store.parquet_guard import allowed_bytes, read_table
 from featstore.store.rows import MemoryRows
@@ -96,7 +97,7 @@ def read_rows(source: Path, *, array: str | None = None) -> Rows:
         If there is no such file, or it holds no matrix of numbers.
     """
     try:
-        if source.is_dir():
+        if source.is_dir() and source.suffix != ".lance":
             if not any((source / name).exists() for name in ZARR_FILES):
                 return _read_folder(source)
             with warnings.catch_warnings(action="ignore"):  # of files that are not Zarr's
@@ -107,7 +108,7 @@ def read_rows(source: Path, *, array: str | None = None) -> Rows:
             raise ManifestError(
                 f"{source} is none of {', '.join(SUFFIXES)}, nor a folder with img_emb/ or Zarr."
             )
-        if not source.is_file():
+        if not source.is_file() and not source.is_dir():
             raise ManifestError(f"{source} is no regular file. It was not opened.")
         with warnings.catch_warnings(action="ignore"):  # of odd headers: errors say enough
             return SUFFIXES[source.suffix](source, array)
@@ -119,11 +120,13 @@ def read_rows(source: Path, *, array: str | None = None) -> Rows:
         raise ManifestError(f"{source} cannot be read as embeddings: {reason}.") from err
 
 
-def view_of(source: Path, *, array: str | None = None) -> Selection:
-    """Return the rows of a file as a view, in memory; its space is that of these very bytes.
+def view_of(source: Path, *, array: str | None = None, numbered: bool = False) -> Selection:
+    """Return the rows of a file as a view; its space is that of these very numbers.
+
+    A .npy file is read as the view is, others are in memory.
 
     Items are those in the file, or of a .csv or .parquet file of the same name beside it; else
-    the numbers of the rows are their ids.
+    the numbers of the rows are their ids; with `numbered`, also of items that have none.
 
     Raises
     ------
@@ -136,19 +139,28 @@ def view_of(source: Path, *, array: str | None = None) -> Selection:
     there = [path for path in beside if path != source and path.is_file()]
     if items is None and there:
         items = read_items(there[0], rows=n)
-    if items is None:
-        items = pl.DataFrame({"item_id": [f"{row}" for row in range(n)]})
+    own = pl.DataFrame({"item_id": [f"{row}" for row in range(n)]})
+    if items is None or not items.columns:
+        items = own
+    elif numbered and "item_id" not in items.columns and items.height == n:
+        items = own.hstack(items)
     if "item_id" not in items.columns or items.height != n:
         raise ManifestError(
             f"The items of {source} need a column item_id and {n:,} rows, one each; got "
             f"{items.height:,} rows of {listed(items.columns, shown=LISTED)}."
         )
     table = items.with_columns(pl.col("item_id").cast(pl.String))
-    data = np.ascontiguousarray(rows.values(slice(None)))
-    data = data if data.dtype == np.float64 else data.astype(np.float32, copy=False)
-    digest = sha256_hex(data.tobytes())
+    stored = rows.data.dtype == DTYPES.get(rows.dtype)
+    data = rows.data if stored else rows.values(slice(None)).astype(np.float32)
+    dtype = rows.dtype if stored else "float32"
+    hashed = hashlib.sha256()
+    for start in range(0, n, BLOCK_ROWS):
+        part = numbers(data[start : start + BLOCK_ROWS], dtype)
+        wide = np.float64 if dtype == "float64" else np.float32
+        hashed.update(np.ascontiguousarray(part, wide).data)
+    digest = hashed.hexdigest()
     return Selection(
-        MemoryRows(data), np.arange(n),
+        MemoryRows(data, dtype), np.arange(n),
         ItemTable(lambda names: table if names is None else table.select(names)),
         key=source.name, encoder=source.stem, space_id=digest, set_id=digest, revision_id=digest,
     )  # fmt: skip
@@ -239,27 +251,19 @@ def _read_safetensors(source: Path, array: str | None) -> Rows:
     return _from_tensors(tensors, array, source, bits=bits)
 
 
-def _read_h5(source: Path, array: str | None) -> Rows:
-    with needs_extra(f"Reading {source.name}"):
-        import h5py
+def _apart(form: str) -> Callable[[Path, str | None], Rows]:
+    """Return what reads files of a form in a process of its own."""
 
-    with h5py.File(source, "r") as file:
-        # External links and virtual sources lead to other files: only plain datasets count.
-        tensors = {
-            name: file[name]
-            for name in file
-            if isinstance(file.get(name, getlink=True), h5py.HardLink)
-            and isinstance(file[name], h5py.Dataset)
-            and not file[name].is_virtual
-            and file[name].external is None
-        }
-        wanted = {array or _only_matrix(tensors, source), "bias", "items_parquet"}
-        here = wanted & set(tensors)
-        allowed = allowed_bytes(source.stat().st_size)
-        for name in here:
-            _check_dataset(tensors[name], f"{source}: {name}", allowed)
-        bits = {name for name in here if _is_bfloat16(tensors[name])}
-        return _from_tensors({name: tensors[name][()] for name in here}, array, source, bits=bits)
+    def read(source: Path, array: str | None) -> Rows:
+        files = [source] if source.is_file() else source.rglob("*")
+        size = sum(path.lstat().st_size for path in files)
+        tensors, bits = tensors_apart(form, source, array, allowed_bytes(size))
+        ids = tensors.pop("ids", None) if form == "faiss" else None
+        rows = _from_tensors(tensors, array, source, bits=bits)
+        items = rows.items if ids is None else pl.DataFrame({"item_id": ids.astype(str)})
+        return replace(rows, items=items)
+
+    return read
 
 
 def _read_zarr(source: Path, array: str | None) -> Rows:
@@ -276,39 +280,21 @@ def _read_zarr(source: Path, array: str | None) -> Rows:
     tensors: dict[str, Any] = {source.name: node}
     if isinstance(node, zarr.Group):
         tensors = dict(node.arrays())
-    name = array or (source.name if source.name in tensors else _only_matrix(tensors, source))
+    name = array or (source.name if source.name in tensors else only_matrix(tensors, source))
     bits = set()
     if name in tensors:
-        _check_dataset(tensors[name], f"{source}: {name}", allowed_bytes(size))
+        check_dataset(tensors[name], f"{source}: {name}", allowed_bytes(size))
         if tensors[name].attrs.get("featstore") == {"dtype": "bfloat16"}:  # as a store says it
             bits.add(name)
         tensors = {name: tensors[name][:]}
     return _from_tensors(tensors, name, source, bits=bits)
 
 
-def _check_dataset(dataset: Any, where: str, allowed: int) -> None:
-    """Raise ManifestError for a dataset that no row is read of, before any of it is."""
-    if dataset.shape is None or dataset.dtype.kind not in "fiu":
-        raise ManifestError(f"{where} holds {dataset.dtype} values; rows are a matrix of numbers.")
-    if dataset.nbytes > allowed:
-        # What is not stored is filled with one value: a few bytes may claim any shape.
-        raise ManifestError(
-            f"{where} has shape {dataset.shape}: {dataset.nbytes:,} bytes, more than the "
-            f"{allowed:,} that a file of this size may unpack to. It was not read."
-        )
-
-
-def _is_bfloat16(dataset: Any) -> bool:
-    """Return whether an HDF5 dataset says that its numbers are the bits of bfloat16."""
-    said = dataset.attrs.get("featstore_dtype") if dataset.dtype == np.uint16 else None
-    return isinstance(said, str) and said == "bfloat16"
-
-
 def _from_tensors(
     tensors: dict[str, Any], array: str | None, source: Path, *, bits: Collection[str] = ()
 ) -> Rows:
     """Return the rows among named arrays; those in `bits` are the bits of bfloat16."""
-    name = array or _only_matrix(tensors, source)
+    name = array or only_matrix(tensors, source)
     if name not in tensors:
         raise ManifestError(unknown_name("array", name, sorted(tensors), where=f"in {source}"))
     data = tensors[name]
@@ -320,18 +306,6 @@ def _from_tensors(
     if not (name in bits and data.ndim == 2):
         data = _matrix(data, f"{source}: {name}")
     return Rows(data, items, tensors.get("bias"))
-
-
-def _only_matrix(tensors: dict[str, Any], source: Path) -> str:
-    if "embedding" in tensors:
-        return "embedding"
-    matrices = [name for name, data in tensors.items() if data.ndim == 2]
-    if len(matrices) != 1:
-        raise ManifestError(
-            f"{source} holds {len(matrices)} matrices ({listed(sorted(matrices))}); say which "
-            "with --array."
-        )
-    return matrices[0]
 
 
 def _read_parquet(source: Path, array: str) -> Rows:
@@ -348,8 +322,10 @@ SUFFIXES: Mapping[str, Callable[[Path, str | None], Rows]] = {
     ".npy": lambda source, _: Rows(_load_npy(source)),
     ".safetensors": _read_safetensors,
     ".parquet": lambda source, array: _read_parquet(source, array or "embedding"),
-    ".h5": _read_h5,
-    ".hdf5": _read_h5,
+    ".h5": _apart("h5"),
+    ".hdf5": _apart("h5"),
+    ".faiss": _apart("faiss"),
+    ".lance": _apart("lance"),
 }
 
 

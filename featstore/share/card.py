@@ -166,8 +166,10 @@ def markdown(name: str, cards: list[SetCard]) -> str:
     for card in cards:
         info, commit = card.info, card.info.commit
         splits = ", ".join(f"{split} {count:,}" for split, count in card.splits.items())
+        models = info.attributes["facts"].get("models")
+        encoder = f"{info.encoder}, of rows by {' and '.join(models)}" if models else info.encoder
         row = (
-            info.key, info.encoder, info.attributes["precision"], f"{commit.n:,} × {commit.dim:,}",
+            info.key, encoder, info.attributes["precision"], f"{commit.n:,} × {commit.dim:,}",
             commit.dtype, f"{commit.n_failed:,}", splits or "none", f"`{commit.revision_id}`",
         )  # fmt: skip
         lines.append(f"| {' | '.join(map(_cell, row))} |")

@@ -76,11 +76,11 @@ class _Rows:
 
 
 class MemoryRows(_Rows):
-    """Rows that are already in memory, such as class texts."""
+    """Rows that are already in memory, such as class texts; bfloat16 as its bits, with its name."""
 
-    def __init__(self, rows: np.ndarray) -> None:
+    def __init__(self, rows: np.ndarray, dtype: str | None = None) -> None:
         n, dim = rows.shape
-        super().__init__(SetLayout((ArrayLayout(n, dim, str(rows.dtype), n, 0),)))
+        super().__init__(SetLayout((ArrayLayout(n, dim, dtype or str(rows.dtype), n, 0),)))
         self._rows = rows
 
     def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:

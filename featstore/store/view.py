@@ -493,6 +493,8 @@ class Selection:
         ValueError
             If `k` is not positive, there is no such metric, or a query has another width, a value
             that is not finite or, for a cosine, only zeros.
+        MisalignedItemsError
+            If the queries are a view of a set in another embedding space.
 
         Examples
         --------
@@ -503,6 +505,8 @@ class Selection:
         >>> found.rows.shape, found.scores[:, 0].round(6)
         ((2, 3), array([1., 1.]))
         """
+        if isinstance(rows, Selection) and self.origin is not None and rows.origin is not None:
+            self.require_same_space(rows, what="Rows and their queries")
         return nearest(self, rows, k, metric)
 
     @functools.cached_property
@@ -574,7 +578,8 @@ class Selection:
             raise MisalignedItemsError(
                 f"{self.key} and {other.key} lie in different embedding spaces (space_id "
                 f"{self.space_id[:8]} and {other.space_id[:8]}). {what} must come from the same "
-                "model, weights, preprocessing and pooling."
+                "model, weights, preprocessing and pooling. Of items that both have, `headstock "
+                f"bridge {other.key} {self.key}` maps one to the other."
             )
 
     def _read(

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from bench.bridge import Bridge, _nearest, _Search, bridge, percent, power_law
+from bench.bridge import Bridge, _Search, bridge, nearest_items, percent, power_law
 from bench.errors import ProtocolError
 from bench.options import BridgeConfig
 from bench.report.bridge import controls_figure, curve_figure, write_bridge
@@ -63,7 +63,7 @@ def test_what_is_kept_is_counted_query_by_query():
         expected = by_hand(queries, gallery, y[:25], y, 10)
         for own, theirs in zip(search.kept(made, direction), expected, strict=True):
             np.testing.assert_allclose(own, theirs)
-    assert _nearest(y[:3], y, 4).shape == (3, 4)
+    assert nearest_items(y[:3], y, 4).shape == (3, 4)
 
 
 def test_a_planted_map_is_kept_whole_and_noise_is_not():

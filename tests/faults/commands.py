@@ -127,6 +127,7 @@ WRITES = (
             **_FITTED),
     Command("bridge", "headstock bridge old.npy new.npy --seeds 0 -o map.safetensors",
             "two_spaces", ()),
+    Command("derive", f"headstock store derive store {IMAGES} --by truncate:2", "birds"),
     Command("eval run", "headstock eval run smoke --method conse --source head "
     "-o results",
             stores=("results/store",)),

@@ -278,6 +278,32 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             'An adapter that maps otherwise than it did is refused.', 'fitters/adapter.py',
             '            if not off <= _CLOSE', '            if False and not off <= _CLOSE',
             ('tests/fitters/test_space_maps.py::test_what_was_changed_is_refused',)),
+        Mutant(
+            'A tight group does not hide itself.', 'bench/foreign.py',
+            '    starts = [np.ones(n, bool), *map(_larger, leading.T)]',
+            '    starts = [np.ones(n, bool)]',
+            ('tests/bench/test_passport.py::test_a_tight_group_does_not_hide_itself',)),
+        Mutant(
+            'A heavy tail leaves no gap.', 'bench/foreign.py',
+            ' and between <= beyond.sum()', '',
+            ('tests/bench/test_passport.py::test_nothing_is_found_in_unmixed_rows',)),
+        Mutant(
+            'A value that is nearly 0 is on no grid.', 'bench/foreign.py',
+            ' & ((nearest > 0) | (sizes == 0))', '',
+            ('tests/bench/test_passport.py::test_footprints_by_hand',)),
+        Mutant(
+            'A derived set is in a space of its own.', 'bench/derive.py',
+            '"from": info.commit.space_id, **way.facts}', '"from": info.commit.space_id}',
+            ('tests/bench/test_derive.py::test_a_derived_set_is_in_a_space_of_its_own',)),
+        Mutant(
+            'Queries of another space are refused.', 'featstore/store/view.py',
+            '            self.require_same_space(rows, what="Rows and their queries")',
+            '            pass',
+            ('tests/bench/test_derive.py::test_an_adapter_of_a_bridge_makes_no_rows_of_the_new_encoder',)),
+        Mutant(
+            'What a reader sends is no larger than it may be.', 'featstore/interop/apart.py',
+            ' or math.prod(shape) * kind.itemsize > allowed', '',
+            ('tests/featstore/interop/test_apart.py::test_a_parser_that_dies_or_takes_all_memory_is_a_sentence',)),
     ),
     "leaks": (
         Mutant(

