@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from bench.code import OWN_CODE
 from bench.errors import NoResultsError
-from bench.metrics.summary import CLASS_METRICS, METRICS, metric_named
+from bench.metrics.summary import CLASS_METRICS, CONFIDENCE_METRICS, METRICS, metric_named
 from bench.options import TASKS
 from bench.protocol import FRESH_SPLITS
 from bench.results import SUMMED, read_sums, summed_as
@@ -436,9 +436,12 @@ def _cell_order(cell: Cell) -> tuple[float, int, int]:
 
 
 def own_metrics(results: pl.DataFrame) -> list[str]:
-    """Return the metrics of tasks that are not Headstock's, by name."""
-    own = results.filter(~pl.col("task").is_in(list(TASKS.built_in)))
-    for task in set(own["task"]):
+    """Return the metrics of tasks that are not Headstock's, and those of confidence, by name."""
+    own = results.filter(
+        ~pl.col("task").is_in(list(TASKS.built_in))
+        | pl.col("metric").is_in(list(CONFIDENCE_METRICS))
+    )
+    for task in set(own["task"]) - TASKS.built_in.keys():
         TASKS.get(task)  # declares what is known of its metrics
     return sorted(set(own["metric"]) - METRICS.keys() - CLASS_METRICS.keys())
 

@@ -314,7 +314,7 @@ class Table:
             }
             if queries.own is not None:
                 varied["own"] = queries.own.tolist()
-            elif not is_cell(run):
+            if ranks.gallery and not is_cell(run):
                 varied["top"] = queries.top_ids
             self.ranks.add(
                 outcome.n, varied, {"run_id": run.run_id, "direction": outcome.direction}

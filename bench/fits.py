@@ -7,13 +7,14 @@ The protocol itself (centring per source, choice of penalty and mixing weight) i
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import issparse
 
 from bench.corpus import Corpus, Items
 from bench.errors import ProtocolError
@@ -26,16 +27,19 @@ from bench.protocol import (
 )
 from bench.results import CHOSEN
 from bench.runs import CLASS_MEANS, IDENTITY, Run
+from bench.tasks.confidence import SCALES
+from bench.tasks.diagnostics import for_head
 from bench.tasks.outcome import Projector
 from featstore.store.tables import join_ids
 from fitters.aligners.ridge import RidgeAligner
 from fitters.alignment import Alignment, fit, select
+from fitters.few_shot.learner import PUBLISHED, likely_scale
 from fitters.kept import kept, remember
 from fitters.methods import METHODS
 from fitters.moments.transform import SideTransform, normalize_rows
 from fitters.pairs import Pairs
 from fitters.prototypes import CONTROLS, HEAD_ROWS, PAIR_CONTROLS
-from fitters.select.grid import Axis, Choice
+from fitters.select.grid import Axis, Choice, folds_of_pairs
 from fitters.select.held_out import Both, LinearFits, Seen, Source
 from fitters.settings import FitConfig, Preparation
 from fitters.sources import Sources, prepare
@@ -100,15 +104,7 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
     prototypes, real, centre = parts.prototypes, parts.real, parts.centre
     method, config = METHODS[run.fit.method], run.fit
     rows = method.rows.centred(config.centre).images
-
-    def fitted(data: Sources[Pairs] | None = None) -> Alignment:
-        data = data or method.sources(
-            config, prototypes=prototypes, real=real, image_mean=centre.mean, bias=parts.bias,
-            blocks=corpus.blocks,
-        )  # fmt: skip
-        rng = stream("choice", run.seed)
-        return fit(config, data, rng=rng, grid=parts.grid, chosen=parts.chosen)
-
+    fitted = partial(_fit_parts, run, corpus, parts)
     alignment: Alignment | GivenRidge
     if is_cell(run):
         data = _prepared(method.rows, corpus.blocks, centre, prototypes, real)
@@ -134,6 +130,60 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
         **_choice_columns(alignment.facts["choice"]),
     }
     return Fitted(alignment, facts)
+
+
+def _fit_parts(
+    run: Run, corpus: Corpus, parts: Parts, data: Sources[Pairs] | None = None
+) -> Alignment:
+    data = data or METHODS[run.fit.method].sources(
+        run.fit, prototypes=parts.prototypes, real=parts.real, image_mean=parts.centre.mean,
+        bias=parts.bias, blocks=corpus.blocks,
+    )  # fmt: skip
+    rng = stream("choice", run.seed)
+    return fit(run.fit, data, rng=rng, grid=parts.grid, chosen=parts.chosen)
+
+
+#: Parts in which training pairs are left out to find a temperature.
+_FOLDS = 5
+
+
+def likely_scale_of(run: Run, corpus: Corpus, split: Split | None) -> float:
+    """Return 1 / the temperature by which a run's scores are likeliest probabilities.
+
+    Of its real pairs, or without any of its prototypes, a fifth of the groups is left out at a
+    time; what is fitted without them scores their rows by the texts of all. Settings stay as they
+    were chosen. `fitters.few_shot.learner.PUBLISHED` where nothing is fitted.
+
+    Raises
+    ------
+    ProtocolError
+        As `fit_run`.
+    fitters.errors.SelectionError
+        If all pairs are of one group.
+    """
+    if run.fit.method == IDENTITY:
+        return PUBLISHED
+    parts, rng = parts_of(run, corpus, split), stream("choice", run.seed)
+    pairs = parts.prototypes if parts.real is None else parts.real
+    assert pairs is not None
+    asked = pairs.y if pairs.asked is None else pairs.asked
+    _, first, labels = np.unique(pairs.row_groups, return_index=True, return_inverse=True)
+    kind = "prototypes" if parts.real is None else "real pairs"
+    folds = folds_of_pairs(pairs, _FOLDS, "temperature", rng, kind=kind)
+    scores = np.empty((pairs.n, len(first)))
+    for fold in np.unique(folds):
+        left, others = np.flatnonzero(folds == fold), pairs.take(folds != fold)
+        if parts.real is not None:
+            own = replace(parts, real=others)
+        else:
+            bias = None if parts.bias is None else parts.bias[folds != fold]
+            own = replace(parts, prototypes=others, bias=bias)
+        alignment: Projector = _fit_parts(run, corpus, own)
+        if parts.real is None:
+            alignment = for_head(alignment, pairs.x)
+        found = alignment.project_x(pairs.x[left]) @ alignment.project_y(asked[first]).T
+        scores[left] = found.toarray() if issparse(found) else found
+    return likely_scale(scores, labels, bounds=SCALES)
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,6 +34,8 @@ class ZeroShot:
     scorer : str
         One of `fitters.scorers.SCORERS`; corrected ones look at all queries, and "sinkhorn"
         answers them together, which its direction calls transductive.
+    confidence : bool
+        Whether `bench.metrics.summary.CONFIDENCE_METRICS` and calibration are scored too.
     """
 
     prompts: Literal["mean", "max", "each"] = option(
@@ -41,6 +43,7 @@ class ZeroShot:
     )
     classes: Literal["all", "unseen", "seen"] = option("all", help="Classes that are scored.")
     scorer: Scorer = option("cosine", help="Score of an image and a text.")
+    confidence: bool = option(default=False, help="Whether confidence is scored too.")
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,8 @@ class FewShot:
     prototypes : str
         What one more row per class comes from: its ``names``, through the alignment; its row of
         the run's ``head``, where that has all classes; nothing (``none``).
+    confidence : bool
+        As of `ZeroShot`.
     """
 
     shots: int = option(1, help="Labelled training images of every class.", at_least=0, below=MOST)
@@ -95,6 +100,7 @@ class FewShot:
     prototypes: Literal["names", "head", "none"] = option(
         "names", help="Source of one more row per class."
     )
+    confidence: bool = option(default=False, help="Whether confidence is scored too.")
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,7 @@ RESULT_SCHEMA: dict[str, Any] = RUN_COLUMNS | {
     "learner_bridge": pl.Float64,  # mass of the prototype in ReHARK's second rows
     "learner_folds": pl.Float64,  # shots (of GDA folds) left out to choose by; 0: fixed values
     "learner_seconds": pl.Float64,  # processor time of the learner's fit
+    "temperature": pl.Float64,  # of the scores whose softmax is the confidence
     "fit_seconds": pl.Float64,
     "score_seconds": pl.Float64,
     "origin": pl.String,  # package or file of a method, learner or task of others; "" for ours

@@ -12,7 +12,7 @@ import polars as pl
 
 from bench.corpus import Corpus, Items
 from bench.errors import ProtocolError
-from bench.fits import Identity
+from bench.fits import Identity, likely_scale_of
 from bench.options import (
     TASKS,
     FewShot,
@@ -31,6 +31,7 @@ from bench.protocol import (
     stream,
 )
 from bench.runs import IDENTITY, Run
+from bench.tasks.confidence import Confidence
 from bench.tasks.diagnostics import (
     score_cosine_head,
     score_modality_gap,
@@ -46,6 +47,7 @@ from featstore.store.store import FeatureStore
 from fitters.few_shot.learner import Learner
 from fitters.few_shot.registry import PROMPT_LEARNERS, prompt_learner
 from fitters.kept import kept
+from fitters.scorers import FEWEST_UNLABELLED
 
 if TYPE_CHECKING:
     from fitters.few_shot.prompt_learning import TextTower
@@ -226,7 +228,7 @@ class Scoring:
             return score_few_shot(
                 alignment, corpus.images, self.split, names=corpus.names,
                 pair_names=corpus.pair_names, head=corpus.head, views=corpus.views,
-                options=_options(run), make_learner=learner,
+                options=_options(run), make_learner=learner, seed=run.seed,
             )  # fmt: skip
         own = TASKS[run.task].score
         if own is not None:
@@ -239,12 +241,30 @@ class Scoring:
         if run.task in _TASKS:
             return _TASKS[run.task](run, alignment, self.held_out(run))
         relevance = run.protocol.relevance
-        made = _prepared(run.task, run.task_options, relevance, self.held_out(run), self.top)
-        return made(alignment)
+        options = run.task_options
+        unlabelled = None
+        if getattr(options, "scorer", "") == "hub" and self.split is not None:
+            unlabelled = _unlabelled(self.corpus, self.split)
+        scored = self.held_out(run)
+        made = _prepared(run.task, options, relevance, scored, unlabelled, self.top)
+        if not getattr(options, "confidence", False):
+            return made(alignment)
+        scale = likely_scale_of(run, self.corpus, self.split)
+        return made(alignment, Confidence(scale, stream("sample", run.seed)))
 
 
 @kept
-def _prepared(task: str, options: Any, relevance: str, corpus: Corpus, top: int) -> Prepared:
+def _unlabelled(corpus: Corpus, split: Split) -> Items | None:
+    """Return the images that are there for training, if hubs can be corrected by them."""
+    if len(split.train) < FEWEST_UNLABELLED:
+        return None
+    return corpus.trained_on.images.take(split.train)
+
+
+@kept
+def _prepared(
+    task: str, options: Any, relevance: str, corpus: Corpus, unlabelled: Items | None, top: int
+) -> Prepared:
     """Return a task that is made ready for its items, and scores one alignment after another."""
     if task == "retrieval":
         return prepare_retrieval(
@@ -252,7 +272,7 @@ def _prepared(task: str, options: Any, relevance: str, corpus: Corpus, top: int)
         )
     return prepare_zero_shot(
         corpus.images, corpus.names_for(_BY_NAME), prompts=corpus.prompts, seen=corpus.seen,
-        options=options, top=top,
+        options=options, unlabelled=unlabelled, top=top,
     )  # fmt: skip
 
 

@@ -80,3 +80,7 @@ class DivergedError(FittersError, RuntimeError):
 
 class CorruptAlignmentError(FittersError, RuntimeError):
     """The files of a saved alignment are not what they should be."""
+
+
+class UnequalNamesWarning(UserWarning):
+    """A score takes names for equally frequent, and the scores say that they are not."""

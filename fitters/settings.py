@@ -39,7 +39,7 @@ classes of one name become one, the mean of their unit rows, of the mass of one.
 share their name with another are left out.
 """
 
-Scorer = Literal["cosine", "csls", "inverted-softmax", "sinkhorn"]
+Scorer = Literal["cosine", "csls", "inverted-softmax", "sinkhorn", "hub"]
 """Scores of an image and a text; see `fitters.scorers.SCORERS`."""
 
 TrainingPrecision = Literal["auto", "float32", "bf16"]

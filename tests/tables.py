@@ -135,23 +135,20 @@ def collect_controls(results: Path) -> Data:
 
 
 #: Dose -> the levels that the page shows; the report of the suite has all.
-LEVELS = {"clusters of names": (50, 300)}
+LEVELS = {"clusters of names": (300,)}
 
 
 def doses(data: Data) -> list[str]:
-    """Return how top-1 answers to doses of the head, and what ten times as many are worth."""
+    """Return how top-1 answers to doses of the head; data have what ten times as many are worth."""
     methods = ("procrustes", "kernel-ridge")
     found = {(row["dose"], row["level"], row["method"]): row for row in data["doses"]}
     rows = []
     for dose in dict.fromkeys(row["dose"] for row in data["doses"]):
         levels = [level for one, level, method in found if (one, method) == (dose, methods[0])]
         for level in levels:
-            if level in LEVELS.get(dose, (100, 500, 915, 1_000)):
+            if level in LEVELS.get(dose, (500, 915, 1_000)):
                 both = [_dosed(found[dose, level, method]) for method in methods]
                 rows.append([dose, f"{level:,}", *both[0], *both[1]])
-        both = [_slope(found[dose, levels[0], method]) for method in methods]
-        if any(both):
-            rows.append([dose, "× 10", both[0], "", both[1], ""])
     columns = [part for m in methods for part in (f"{METHODS[m]}: top-1 %", "seen/unseen")]
     return table(["part of the head", "level", *columns], rows)
 
@@ -163,19 +160,20 @@ def _dosed(row: Data) -> tuple[str, str]:
     return f"{value} [{low}, {high}]".replace("-", MINUS), "/".join(named)
 
 
-def _slope(row: Data) -> str:
-    if row["slope"] is None:
-        return ""
-    return f"{signed_text(row['slope'])} {interval_text(row['slope_low'], row['slope_high'])}"
+#: Sources beside real pairs that the page shows.
+BESIDE = ("head", "shuffled", "shuffled-within", "random-cov", "mixup")
 
 
 def beside(data: Data) -> list[str]:
-    """Return what every source gains over the same 64 real pairs alone, held out."""
+    """Return what a source gains over the same 64 real pairs alone, held out."""
     kinds = list(dict.fromkeys((row["method"], row["n_pairs"]) for row in data["beside"]))
     kinds = [kind for kind in kinds if str(kind[1]) == "64"]
     rows: dict[str, list[str]] = {"pairs alone, top-1 %": []}
     for kind in kinds:
-        own = [row for row in data["beside"] if (row["method"], row["n_pairs"]) == kind]
+        own = [
+            row for row in data["beside"]
+            if (row["method"], row["n_pairs"]) == kind and row["source"] in BESIDE
+        ]  # fmt: skip
         rows["pairs alone, top-1 %"].append(value_text("top-1", own[0]["b"], own[0]["b_sd"]))
         for row in own:
             gain = f"{signed_text(row['difference'])} {interval_text(row['low'], row['high'])}"
@@ -226,7 +224,7 @@ def demo_all_names(data: Data) -> list[str]:
 
 
 def demo_held_out(data: Data) -> list[str]:
-    """Return top-1 against the number of real pairs, mean ± sd between runs."""
+    """Return top-1 against the number of real pairs, means of runs."""
     shown = [
         (method, source)
         for method in METHODS
@@ -241,9 +239,7 @@ def demo_held_out(data: Data) -> list[str]:
         texts = [pairs_text(k, images[0] if images else None)]
         for method, source in shown:
             cell = _cell(data, eval="held-out", method=method, source=source, n_pairs=k)
-            texts.append(
-                "–" if cell is None else value_text("top-1", cell["top-1"], cell["top-1_sd"])
-            )
+            texts.append("–" if cell is None else value_text("top-1", cell["top-1"]))
         rows.append(texts)
     return table(["real pairs", *(f"{METHODS[m]}: {SOURCES[s]}" for m, s in shown)], rows)
 
@@ -260,7 +256,8 @@ def demo_gains(data: Data) -> list[str]:
         (k, name, gain)
         for k in ("16", "64", "256", "all")
         for method, name in METHODS.items()
-        if (gain := _gain(data, eval="held-out", metric="top-1", method=method,
+        if method != "ridge"
+        and (gain := _gain(data, eval="held-out", metric="top-1", method=method,
                           comparison="over-parts", n_pairs=k)) is not None
     ]  # fmt: skip
     parts = {gain["side_b"] for _, _, gain in found}
@@ -276,7 +273,7 @@ def demo_gains(data: Data) -> list[str]:
 def demo_controls(data: Data) -> list[str]:
     """Return how the head stands among its controls, and the largest p of a line."""
     rows = []
-    for evaluation, k in (("all-names", "0"), ("held-out", "0"), ("held-out", "64")):
+    for evaluation, k in (("held-out", "0"), ("held-out", "64")):
         for method, name in METHODS.items():
             gains = [
                 _gain(data, eval=evaluation, metric="top-1", method=method, n_pairs=k,
@@ -302,6 +299,7 @@ def demo_controls(data: Data) -> list[str]:
 def demo_conse(data: Data) -> list[str]:
     """Return the fitted head against the head read directly."""
     rows = []
+    shown = ("top-1", "top-10")
     for evaluation in ("all-names", "held-out"):
         for method, name in METHODS.items():
             gains = [
@@ -309,12 +307,12 @@ def demo_conse(data: Data) -> list[str]:
                     data, eval=evaluation, metric=metric, method=method, n_pairs="0",
                     comparison="over-conse",
                 )
-                for metric in TOP
+                for metric in shown
             ]  # fmt: skip
             if any(gain is None for gain in gains):
                 continue
             rows.append([evaluation, name, *(_stated(gain) for gain in gains if gain is not None)])
-    return table(["evaluation", "method", *TOP], rows)
+    return table(["evaluation", "method", *shown], rows)
 
 
 #: What a line is called -> the checks that it sums up; others have a line of their own.
@@ -479,6 +477,47 @@ def unpaired(data: Data) -> list[str]:
     return table(["aligner", "rows", "K", "top-1", "top-10"], rows)
 
 
+def _interval(value: Sequence[float], scale: float = 1.0, sign: str = "") -> str:
+    mean, low, high = (f"{scale * one:{sign}.1f}".replace("-", "−") for one in value)
+    return f"{mean} [{low}, {high}]"
+
+
+def confidence(data: list[Data]) -> list[str]:
+    """Return confidence of heads, pairs and learners; of controls those of kernel ridge."""
+    rows = [
+        [row["method"], row["fitted"], *(f"{100 * row[n]:.1f}" for n in ("top-1", "confidence")),
+         _interval(row["error"], 100), f"{100 * row['AURC']:.1f}", _interval(row["AUROC"], 100)]
+        for row in data if row["method"] != "Ridge" or row["fitted"] == "head weights"
+    ]  # fmt: skip
+    return table(
+        ["method", "fitted on", "top-1", "confidence", "calibration error", "AURC", "AUROC"], rows
+    )
+
+
+def hubs(data: list[Data]) -> list[str]:
+    """Return what the hub correction gains over the cosine by unlabelled images, in points."""
+    ways = ("own, 10", "own, 100", "own, all", "head rows, all", "csls", "sinkhorn")
+    rows = [
+        [row["images"], f"{row['cosine']:.1f}", _interval(row["halves"], 1, "+"),
+         *(_interval(row[way], 1, "+").split()[0] if way in row else "–" for way in ways),
+         str(row["warned"])]
+        for row in data
+    ]  # fmt: skip
+    return table(["images", "cosine", "halves", *ways, "warned"], rows)
+
+
+def near(data: Data) -> list[str]:
+    """Return answers graded by WordNet."""
+    kinds, rows = ("strict", "synonym", "one step", "two steps", "Wu-Palmer"), []
+    for row in data["rows"]:
+        if row["fitted"] in ("head weights", ""):
+            texts = [_interval(row[kind], 1, "+" * ("−" in row["method"])) for kind in kinds]
+            if "−" not in row["method"]:
+                texts = [text.split()[0] for text in texts]
+            rows.append([row["method"], *texts])
+    return table(["method", *kinds], rows)
+
+
 #: Heading -> faults of `tests.faults.matrix` that it sums up.
 FAULTS = {
     "killed": ("before", "after", "torn"), "disk full": ("ENOSPC",), "disk errs": ("EIO",)
@@ -599,6 +638,9 @@ TABLES: dict[str, tuple[str | None, Callable[[Any], list[str]]]] = {
     "bridge, peers": ("bridge_peers.json", of_peers),
     "birds": ("birds.json", of_birds),
     "unpaired": ("unpaired.json", unpaired),
+    "confidence": ("confidence.json", confidence),
+    "hubs": ("hubs.json", hubs),
+    "near": ("near.json", near),
     **trained.TABLES,
     **trained_controls.TABLES,
     **elsewhere.TABLES,

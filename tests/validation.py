@@ -31,6 +31,7 @@ from bench.metrics.calibrated import (
     calibrate,
     draw_orders,
 )
+from bench.metrics.confidence import calibration, of_rejection
 from bench.report.verdict import judged
 from bench.statistics import (
     ENOUGH_CONTROLS,
@@ -602,10 +603,49 @@ def _against_best(rng, gaps, s, c, share):
     return p, gaps[best] - gaps[others]
 
 
+def confidences(trials, rng, strict) -> Iterator[Row]:
+    """Coverage of a planted calibration error, and of AUROC, with answers alike in clusters."""
+    for n, c, sd in ((570, 474, 0.0), (570, 47, 0.1), (3_000, 474, 0.1)):
+        for what, gap in (("none", 0.0), ("0.05", 0.05), ("0.3 p", 0.3)):
+            covered = too_high = raw = 0
+            for _ in range(trials // 8):
+                p, cluster = rng.beta(2, 2, n), rng.integers(0, c, n)
+                q = p * (1 - gap) if gap == 0.3 else np.maximum(p - gap, 0.0)
+                right = rng.random(n) < np.clip(q + sd * rng.standard_normal(c)[cluster], 0, 1)
+                found = calibration(p, right, cluster)
+                bins = np.argsort(np.argsort(p)) * 15 // n
+                size = np.bincount(bins)
+                truth = np.sqrt(np.bincount(bins, p - q) ** 2 / size @ np.ones(len(size)) / n)
+                covered += found.low <= truth <= found.high
+                too_high += found.square > truth**2
+                raw += found.raw > truth
+            setting = f"n {n}, C {c}, sd {sd:g}, planted {what}"
+            goal, done = (">=", 0.93), trials // 8
+            yield row("coverage, calibration error", setting, covered, done, goal, strict=strict)
+            for name, hits in (("square", too_high), ("usual ECE", raw)):
+                yield row(f"above the truth, {name}", setting, hits, done, None, strict=strict)
+    for c, sd in ((10, 0.5), (47, 0.5), (474, 0.0), (474, 1.0)):
+        covered, done = 0, trials // 4
+        truth = stats.norm.cdf(1.0 / np.sqrt(2.0 * (1.0 + sd**2)))
+        for _ in range(done):
+            cluster = np.repeat(np.arange(c), rng.integers(1, 4, c))
+            shared = sd * rng.standard_normal(c)[cluster]
+            known, unknown = shared + rng.standard_normal((2, len(cluster)))
+            half = rng.permutation(c) < c // 2
+            values = of_rejection(known + 1.0, unknown, half[cluster])
+            low, high = two_term(DrawSums.of(values, 0 * cluster, cluster)).interval()
+            covered += low <= truth <= high
+        known_limit = c <= 10
+        yield row(
+            "coverage, AUROC" + (" (known limit)" if known_limit else ""), f"C {c}, sd {sd:g}",
+            covered, done, None if known_limit else (">=", 0.93), strict=strict,
+        )  # fmt: skip
+
+
 SIMULATIONS: tuple[Callable[..., Iterator[Row]], ...] = (
     two_term_cells, binary_cells, proportions, shares_over_draws, overlapping, within_classes,
     control_draws, families, power, calibrated,
-    leaderboards, rare_shares, tailed_controls, sentences,
+    leaderboards, rare_shares, tailed_controls, sentences, confidences,
 )  # fmt: skip
 
 

@@ -49,12 +49,23 @@ if TYPE_CHECKING:
 @click.option(
     "--part",
     type=click.Choice(
-        ["both", "results", "gains", "comparisons", "doses", "published", "learners", "rows"]
+        [
+            "both",
+            "results",
+            "gains",
+            "comparisons",
+            "doses",
+            "published",
+            "learners",
+            "confidence",
+            "rows",
+        ]
     ),
     metavar="NAME",
     help="Print one part in full: results, gains of the mix, both (as --all), every comparison, "
     "accuracy by doses of the head (suite controls), the paper's numbers beside ours, the "
-    "few-shot learners with intervals, or every row: one run, one direction, one metric.",
+    "few-shot learners with intervals, the confidence of runs with confidence=yes, or every row: "
+    "one run, one direction, one metric.",
 )
 @click.option(
     "--all", "everything", is_flag=True, help="Print all results and the gains of the mix."
@@ -163,16 +174,14 @@ def _suite_tables(
     results: Path, rows: pl.DataFrame, parts: Collection[str]
 ) -> dict[str, pl.DataFrame]:
     """Return the tables that are named, and with the results those of the rows' own suite."""
+    from bench.confidence import confidence_table
     from bench.suites.registry import SUITES
 
     planned = SUITES.get(rows["suite"][0])
     own = planned.tables if planned and "results" in parts else ()
-    return {
-        name: make(results, rows)
-        for suite in SUITES.values()
-        for name, make in suite.tables.items()
-        if name in parts or name in own
-    }
+    tables = [("confidence", confidence_table)]
+    tables += [one for suite in SUITES.values() for one in suite.tables.items()]
+    return {name: make(results, rows) for name, make in tables if name in parts or name in own}
 
 
 def _print_tables(
@@ -195,6 +204,7 @@ def _print_tables(
 
 def _table(name: str, frame: pl.DataFrame, bold: Collection[tuple[Any, ...]]) -> Table:
     """Return a part of the tables as text."""
+    from bench.confidence import confidence_lines
     from bench.tables import (
         Table,
         dose_lines,
@@ -208,7 +218,10 @@ def _table(name: str, frame: pl.DataFrame, bold: Collection[tuple[Any, ...]]) ->
         return result_lines(frame, bold)
     if name == "rows":
         return Table(frame.columns, [[_text(value) for value in row] for row in frame.iter_rows()])
-    own = {"published": published_lines, "learners": learner_lines, "doses": dose_lines}
+    own = {
+        "published": published_lines, "learners": learner_lines, "doses": dose_lines,
+        "confidence": confidence_lines,
+    }  # fmt: skip
     return own.get(name, gain_lines)(frame)
 
 
@@ -259,6 +272,7 @@ _EMPTY = {
     ),
     "learners": "No run here is of task few_shot.",
     "doses": "No doses of a head here: suite controls has them, or -s head_size=and --clusters.",
+    "confidence": "No run here scored its confidence: add -s confidence=yes.",
 }
 
 #: Parts that every suite has.
@@ -279,6 +293,11 @@ _TITLES = {
         "Few-shot learners, percent: mean over all queries of all draws of shots, 95 % interval "
         "for other shots and images of these classes. Published numbers are of other images, "
         "backbones and choices, which are named: they are no goal."
+    ),
+    "confidence": (
+        "Confidence, percent: calibration error without its bias, with its 95 % interval for other "
+        "images and these draws; risk over all coverages (AURC); and how far images whose name is "
+        "no candidate are told apart (AUROC), with its 95 % interval over draws and clusters."
     ),
     "comparisons": "Paired comparisons, percentage points.",
     "rows": "Every result row.",

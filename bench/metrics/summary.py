@@ -229,7 +229,8 @@ def metric_named(name: str) -> Metric:
 
     One that is not declared is a share.
     """
-    known = METRICS.get(name) or CLASS_METRICS.get(name) or OWN_METRICS.get(name)
+    known = METRICS.get(name) or CLASS_METRICS.get(name)
+    known = known or CONFIDENCE_METRICS.get(name) or OWN_METRICS.get(name)
     if known is None and (k := cutoff(name)) is not None:
         return _hits(k)
     return known or Metric()
@@ -243,7 +244,7 @@ def check_own_metrics(names: Iterable[str]) -> None:
     MetricError
     """
     for name in names:
-        if name in METRICS or name in CLASS_METRICS:
+        if name in {*METRICS, *CLASS_METRICS, *CONFIDENCE_METRICS}:
             raise MetricError(f"{name!r} is a metric of Headstock. Give yours another name.")
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][\w@.+-]{0,63}", name):
             raise MetricError(f"{name!r} names no metric: it is a word of letters and digits.")
@@ -340,6 +341,32 @@ CLASS_METRICS: dict[str, Metric] = {
         "unseen": "Balanced accuracy over the classes that the head lacks.",
         "harmonic": "Harmonic mean of seen and unseen.",
     }.items()
+} | {
+    "calibration-error": Metric(
+        "Root mean square of confidence less share right, in 15 bins, without its bias.",
+        higher_is_better=False, paired=False,
+    ),
+    "ECE": Metric(
+        "The expected calibration error as usually given, biased upwards.",
+        higher_is_better=False, paired=False,
+    ),
+}  # fmt: skip
+
+#: What is known of each metric of confidence that has a value for every image.
+CONFIDENCE_METRICS: dict[str, Metric] = {
+    "confidence": Metric(
+        "Mean probability of the answers, by a temperature of the training data.", paired=False
+    ),
+    "AURC": Metric(
+        "Mean share wrong of the most confident images, over all coverages.",
+        higher_is_better=False,
+    ),
+    "AUROC": Metric(
+        "Probability that an image has more confidence with its name among the candidates than "
+        "another one without.",
+        chance=0.5,
+    ),
+    "AUROC-score": Metric("The same by the highest score instead of its probability.", chance=0.5),
 }
 
 

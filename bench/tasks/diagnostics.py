@@ -48,12 +48,12 @@ from fitters.moments.transform import SideTransform, normalize_rows
 from fitters.pairs import Rows
 
 
-def for_head(alignment: Projector, head: Head) -> Projector:
-    """Return the alignment with the mean of the head's rows instead of that of images."""
+def for_head(alignment: Projector, weight: Rows) -> Projector:
+    """Return the alignment with the mean of a head's rows instead of that of images."""
     if not isinstance(alignment, Alignment) or alignment.x.mean is None:
         return alignment
     x = alignment.x
-    own = SideTransform.fit([head.weight], normalize=x.normalize, label="head rows")
+    own = SideTransform.fit([weight], normalize=x.normalize, label="head rows")
     of_rows = replace(x, mean=own.mean, label="head rows")
     return Alignment.of(of_rows, alignment.y, alignment.aligner, alignment.facts)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,11 @@ from scipy.sparse import issparse
 from bench.corpus import Head, ImageViews, Items
 from bench.errors import ProtocolError
 from bench.options import FewShot
-from bench.protocol import Split, first_per_class
+from bench.protocol import Split, first_per_class, stream
+from bench.tasks.confidence import SCALES, Confidence
 from bench.tasks.diagnostics import for_head
 from bench.tasks.outcome import METRICS, Outcome, Projector, Question, with_class_metrics
-from fitters.few_shot.learner import Classifier, Learner, Shots
+from fitters.few_shot.learner import Classifier, Learner, Shots, likely_scale
 from fitters.few_shot.registry import learner_named
 from fitters.moments.transform import normalize_rows
 from fitters.pairs import Pairs
@@ -46,6 +48,7 @@ def score_few_shot(
     views: ImageViews | None = None,
     options: FewShot | None = None,
     make_learner: Callable[[list[str]], Learner] | None = None,
+    seed: int = 0,
 ) -> list[Outcome]:
     """Learn from shots of the training images, and classify the test images.
 
@@ -68,6 +71,8 @@ def score_few_shot(
     options : FewShot, optional
     make_learner : callable, optional
         Makes the learner from the class ids of the gallery, instead of ``options.learner``.
+    seed : int
+        Draws the halves of the classes that confidence rejects by.
 
     Returns
     -------
@@ -129,7 +134,10 @@ def score_few_shot(
     truth = images.classes[split.test]
     test_ids = images.ids[split.test]
     question = Question("image→class", test_ids, ids, (truth, classes), METRICS, apart=True)
-    outcome = question.rank_blocks(blocks)
+    if not options.confidence:
+        outcome = with_class_metrics(question.rank_blocks(blocks))
+    else:
+        outcome = _with_confidence(question, list(blocks), classifier, shots, seed)
     facts: dict[str, Any] = {
         "learner": options.learner,
         "shots": options.shots,
@@ -139,7 +147,29 @@ def score_few_shot(
         "learner_seconds": seconds,
         **{f"learner_{name}": float(value) for name, value in classifier.facts.items()},
     }
-    return [replace(with_class_metrics(outcome), facts=facts)]
+    return [replace(outcome, facts=facts | (outcome.facts or {}))]
+
+
+def _with_confidence(
+    question: Question,
+    blocks: list[NDArray[np.float32]],
+    classifier: Classifier,
+    shots: Shots,
+    seed: int,
+) -> Outcome:
+    """Score confidence too, at the temperature that makes the validation images likeliest."""
+    x, labels = shots.validation
+    if not len(labels):
+        raise ProtocolError(
+            "Confidence takes its temperature from validation images: training images beyond the "
+            "shots. No class has one. Ask for fewer shots, or leave confidence out."
+        )
+    scale = likely_scale(classifier.scores(x), labels, bounds=SCALES)
+    starts = [0, *accumulate(map(len, blocks))]
+    return Confidence(scale, stream("sample", seed)).added(
+        with_class_metrics(question.rank_blocks(blocks)),
+        lambda of_block: [of_block(*one) for one in zip(blocks, starts, strict=False)],
+    )
 
 
 def _classes(
@@ -175,7 +205,7 @@ def _prototypes(
         )
     rows = _places(classes, head.classes, "no row in the head")
     # Head rows are centred by their own mean, as they were when the alignment was fitted.
-    return _dense(for_head(alignment, head).project_x(head.weight))[rows]
+    return _dense(for_head(alignment, head.weight).project_x(head.weight))[rows]
 
 
 def _texts(classes: NDArray[Any], names: Items | None) -> NDArray[np.float32] | None:
@@ -188,7 +218,7 @@ def _texts(classes: NDArray[Any], names: Items | None) -> NDArray[np.float32] | 
 def _head_pairs(alignment: Projector, head: Head | None) -> Pairs | None:
     if head is None:
         return None
-    rows = _dense(for_head(alignment, head).project_x(head.weight))
+    rows = _dense(for_head(alignment, head.weight).project_x(head.weight))
     return Pairs(rows, head.texts, groups=head.groups)
 
 

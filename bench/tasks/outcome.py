@@ -86,7 +86,7 @@ class Outcome:
         return self.queries.ranks
 
 
-Prepared = Callable[[Projector], list[Outcome]]
+Prepared = Callable[..., list[Outcome]]
 """A task whose items are known: it scores one alignment after another."""
 
 
@@ -160,7 +160,9 @@ class Question:
             "cluster_id": self.clusters.astype(str).tolist(),
         }
 
-    def rank(self, queries: Any, gallery: Any, *, scorer: Scorer = "cosine") -> Outcome:
+    def rank(
+        self, queries: Any, gallery: Any, *, scorer: Scorer = "cosine", unlabelled: Any = None
+    ) -> Outcome:
         """Rank a gallery for every query and pool the ranks.
 
         Parameters
@@ -168,10 +170,13 @@ class Question:
         queries, gallery : projections of shape (n, r), (g, r)
         scorer : str
             One of `fitters.scorers.SCORERS`; the direction of a transductive one says so.
+        unlabelled : projection of shape (m, r), optional
+            Queries that are not scored, for the scorer "hub".
         """
         if scorer != "cosine":
             same = None if issparse(gallery) else first_equal(gallery)
-            queries, gallery = scorer_named(scorer)(queries, gallery)
+            how = {} if unlabelled is None else {"unlabelled": unlabelled}
+            queries, gallery = scorer_named(scorer)(queries, gallery, **how)
             gallery = gallery if same is None else gallery[same]
         outcome = self._pooled(rank_relevant(queries, gallery, self.relevance, top=self.top))
         return replace(outcome, direction=labelled(self.direction, scorer))

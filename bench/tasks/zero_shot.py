@@ -22,6 +22,7 @@ from bench.corpus import Items
 from bench.errors import ProtocolError
 from bench.metrics.ranks import EqualColumns
 from bench.options import Generalised, ZeroShot
+from bench.tasks.confidence import Confidence
 from bench.tasks.outcome import (
     KEPT,
     METRICS,
@@ -85,13 +86,21 @@ def prepare_zero_shot(
     prompts: Items | None = None,
     seen: NDArray[np.bool_] | None = None,
     options: ZeroShot | None = None,
+    unlabelled: Items | None = None,
     top: int = KEPT,
 ) -> Prepared:
     """Return `score_zero_shot` of these items, for one alignment after another.
 
-    `top` classes are kept for every image, at least the one that it is taken for.
+    `top` classes are kept for every image, at least the one that it is taken for. `unlabelled`
+    images are not scored; the scorer "hub" standardises by them, or else by halves of the
+    images.
     """
     options = options or ZeroShot()
+    if options.confidence and (options.scorer, options.prompts == "max") != ("cosine", False):
+        raise ProtocolError(
+            f"Confidence is read from cosines of one text a class; this run has scorer "
+            f"{options.scorer!r} and prompts {options.prompts!r}. Leave one of them out."
+        )
     images, names, seen = _chosen(images, names, seen, options)
     known = None
     if seen is not None and options.classes == "all":
@@ -122,15 +131,21 @@ def prepare_zero_shot(
     questions = [question(direction, own) for direction, own in texts.items()]
     columns = [(own.ids, own.classes, own.rows) for own in texts.values()]
     joined = Items(*map(np.concatenate, zip(*columns, strict=True)))
+    every_image, n = images, len(images)
+    if unlabelled is not None and options.scorer == "hub":
+        parts = [(own.ids, own.classes, own.rows) for own in (images, unlabelled)]
+        every_image = Items(*map(np.concatenate, zip(*parts, strict=True)))
 
-    def scored(alignment: Projector) -> list[Outcome]:
-        x, y = projected(alignment, images, joined)
-        sizes = [len(one.gallery_ids) for one in questions]
-        outcomes = [
-            one.rank(x, y[stop - size : stop], scorer=options.scorer)
-            for one, size, stop in zip(questions, sizes, accumulate(sizes), strict=True)
-        ]
-        return [with_class_metrics(outcome, seen=known) for outcome in outcomes]
+    def scored(alignment: Projector, confidence: Confidence | None = None) -> list[Outcome]:
+        x, y = projected(alignment, every_image, joined)
+        x, others = x[:n], x[n:] if x.shape[0] > n else None
+        sizes, outcomes = [len(one.gallery_ids) for one in questions], []
+        for one, size, stop in zip(questions, sizes, accumulate(sizes), strict=True):
+            own = y[stop - size : stop]
+            found = one.rank(x, own, scorer=options.scorer, unlabelled=others)
+            outcome = with_class_metrics(found, seen=known)
+            outcomes.append(outcome if confidence is None else confidence.of_sides(outcome, x, own))
+        return outcomes
 
     return scored
 

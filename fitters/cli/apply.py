@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -65,7 +66,15 @@ class Query:
         "cosine",
         help="Score neighbours in this way. csls and inverted-softmax correct for hubs by "
         "looking at all inputs and the whole set; sinkhorn assigns all inputs together, "
-        "evenly over the set (transductive).",
+        "evenly over the set (transductive); hub standardises by --unlabelled, or else by "
+        "halves of the inputs.",
+        needs=("near",),
+    )
+    unlabelled: str | None = option(
+        None,
+        help="Standardise the scores of each name by the images of this set, with --scorer "
+        "hub; their names are not read.",
+        metavar="KEY",
         needs=("near",),
     )
     limit: int = option(
@@ -112,7 +121,7 @@ def apply_command(alignment: Path, store: StorePlace | None, as_json: bool, **gi
         from featstore.store.store import open_store
         from fitters.alignment import Alignment
         from fitters.from_store import project_view
-        from fitters.scorers import TRANSDUCTIVE, labelled, scorer_named
+        from fitters.scorers import TRANSDUCTIVE, labelled
 
         fitted = Alignment.read(alignment)
         method = getattr(fitted.aligner, "method", fitted.facts.get("method"))
@@ -132,7 +141,7 @@ def apply_command(alignment: Path, store: StorePlace | None, as_json: bool, **gi
         _check_suffix(query.out, method, ".npz" if issparse(rows) else ".npy")
         answer: dict[str, Any] = {"alignment": str(alignment), "rows": rows.shape[0]}
         if opened is not None and gallery is not None:
-            scored = scorer_named(query.scorer)(rows, candidates)
+            scored = _scored(query, opened, fitted, rows, candidates)
             items = _named(opened, gallery)
             found = _neighbours(*scored, gallery, items, query.limit)
             answer["near"] = dict(zip(labels, found, strict=True))
@@ -150,6 +159,24 @@ def apply_command(alignment: Path, store: StorePlace | None, as_json: bool, **gi
         _show_neighbours(label, listed)
     if query.out is not None:
         click.echo(f"Wrote {in_words([*rows.shape])} values to {query.out}")
+
+
+def _scored(
+    query: Query, store: FeatureStore, fitted: Alignment, rows: Projection, gallery: Projection
+) -> tuple[Projection, Projection]:
+    """Return the rows and the gallery as the scorer of a query leaves them."""
+    from fitters.from_store import project_view
+    from fitters.scorers import scorer_named
+
+    how = {}
+    if query.unlabelled is not None:
+        view = store.view(query.unlabelled)
+        how["unlabelled"] = project_view(fitted, view, others=_others(fitted, store, view))
+    with warnings.catch_warnings(record=True, action="always") as said:
+        scored = scorer_named(query.scorer)(rows, gallery, **how)
+    for one in said:
+        click.echo(f"Warning: {one.message}", err=True)
+    return scored
 
 
 def _projected(
@@ -223,6 +250,8 @@ def _check(query: Query, given: Mapping[str, Any]) -> None:
         raise usage_error(
             f"Projections are written as .npy, sparse ones as .npz; got {query.out.name!r}."
         )
+    if query.unlabelled is not None and query.scorer != "hub":
+        raise usage_error(f"--unlabelled is for --scorer hub; the scorer is {query.scorer}.")
     check_needs(given, Query)
 
 

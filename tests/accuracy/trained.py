@@ -168,22 +168,6 @@ def paired_interval(
     return found.mean, *found.interval()
 
 
-def render(data: dict[str, Any]) -> list[str]:
-    """Return the table of all aligners, as lines of Markdown."""
-    lines = [
-        line
-        for name in (*CLOSED, *PRESETS)
-        for precision in (None, "bf16")
-        if (line := _row(name, [_runs(data, name, rows, precision) for rows in ROWS], precision))
-    ]
-    heading = ["aligner", "epochs", "seeds", *(f"{rows}: {'/'.join(TOP)}" for rows in ROWS)]
-    made = table([*heading, "CPU s"], lines)[:-1]
-    lacking = [
-        f"`{name}`" for name in PRESETS if name not in {run["aligner"] for run in data["runs"]}
-    ]
-    return [*made, "", f"Not measured: {', '.join(lacking)}."] if lacking else made
-
-
 def render_gap(data: dict[str, Any]) -> list[str]:
     """Return how far `COMPARED` are apart, as lines of Markdown."""
     first, second = COMPARED
@@ -218,7 +202,6 @@ def render_differs(data: dict[str, Any]) -> list[str]:
 
 
 TABLES = {
-    "trained": (DATA.name, render),
     "trained-gap": (DATA.name, render_gap),
     "trained-differs": (DATA.name, render_differs),
 }
@@ -230,29 +213,6 @@ def _runs(data: dict[str, Any], name: str, rows: str, precision: str | None) -> 
         for run in data["runs"]
         if (run["aligner"], run["rows"], run.get("precision")) == (name, rows, precision)
     ]
-
-
-def _row(
-    name: str, by_rows: Sequence[list[dict[str, Any]]], precision: str | None
-) -> list[str] | None:
-    runs = [run for own in by_rows for run in own]
-    if not runs:
-        return None
-    trained = sorted({run["epochs"] for run in runs if run["epochs"] is not None})
-    spread = f"{trained[0]}–{trained[-1]}" if len(trained) > 1 else "".join(map(str, trained))
-    seeds = str(max(map(len, by_rows))) if precision else "–"
-    called = f"{name}, {precision}" if precision else name
-    seconds = f"{np.mean([run['cpu_seconds'] for run in runs]):.1f}"
-    return [called, spread or "–", seeds, *map(_tops, by_rows), seconds]
-
-
-def _tops(runs: list[dict[str, Any]]) -> str:
-    """Return top-1, 5 and 10 in percent, top-1 with its standard deviation over the seeds."""
-    if not runs:
-        return "–"
-    first, *rest = (100 * hits(runs, metric).mean(axis=1) for metric in TOP)
-    sd = f" ± {first.std(ddof=1):.1f}" if len(runs) > 1 else ""
-    return " / ".join([f"{first.mean():.1f}{sd}", *(f"{one.mean():.1f}" for one in rest)])
 
 
 if __name__ == "__main__":

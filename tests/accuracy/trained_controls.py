@@ -214,7 +214,7 @@ def render(data: dict[str, Any]) -> list[str]:
         both = [_cells(data, kind | {"method": method}) for method in N_PAIRS]
         if any(one[0] != "–" for one in both):
             lines.append([equal, str(k), told, *chain.from_iterable(both)])
-    columns = [(f"{method}: top-1 % (draws)", "head − this") for method in N_PAIRS]
+    columns = [(f"{method}: top-1 %", "head − this") for method in N_PAIRS]
     kinds = sorted({run["precision"] for run in data["runs"]})
     planned = len(list(cells()))
     told = f"{len(data['runs'])} of {planned} fits, heads in {' and '.join(kinds)}; top-1 of "
@@ -230,7 +230,7 @@ def _cells(data: dict[str, Any], kind: dict[str, Any]) -> tuple[str, str]:
     spread = float(np.std(scores, ddof=1)) if len(scores) > 1 else None
     found = None if kind["source"] == "head" else gap(data, kind | {"source": "head"}, kind)
     return (
-        f"{value_text('top-1', float(np.mean(scores)), spread)} ({len(runs)})",
+        value_text("top-1", float(np.mean(scores)), spread),
         "–" if found is None else f"{signed_text(found[1])} {interval_text(*found[2:])}",
     )
 

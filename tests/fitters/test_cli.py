@@ -21,7 +21,7 @@ from featstore.testing import item_table, write_set
 from fitters import METHODS, load
 from fitters.few_shot.registry import LEARNERS, PROMPT_LEARNERS
 from fitters.methods import Method
-from fitters.scorers import csls
+from fitters.scorers import csls, hub_corrected
 from headstock.__main__ import cli
 from tests.fitters.toy_store import CLASSES, HEAD, IMAGES, NAMES, P, X, Y, write_toy_store
 
@@ -254,6 +254,19 @@ def test_a_scorer_corrects_the_neighbours(store, ridge, capsys):
     assert [found[0]["score"] for found in near.values()] == pytest.approx(best, abs=1e-4)
     assert _run("apply", ridge, "--text", "a", "-o", "a.npy", "--scorer", "csls") == 2
     assert "--scorer has no effect without --near" in capsys.readouterr().err
+
+
+def test_hubs_are_corrected_by_images_that_are_no_inputs(store, ridge, capsys):
+    args = ("apply", ridge, "--store", store, "--set", X, "--near", Y, "--top", "1")
+    assert _run(*args, "--scorer", "hub", "--unlabelled", X, "--json") == 0
+    near = json.loads(capsys.readouterr().out)["near"]
+    opened, fitted = open_store(store), load(ridge)
+    images = fitted.project_x(opened.view(X).numpy())
+    x, y = hub_corrected(images, fitted.project_y(opened.view(Y).numpy()), unlabelled=images)
+    best = (x @ y.T).max(axis=1)
+    assert [found[0]["score"] for found in near.values()] == pytest.approx(best, abs=1e-3)
+    assert _run(*args, "--unlabelled", X) == 2
+    assert "--unlabelled is for --scorer hub; the scorer is cosine." in capsys.readouterr().err
 
 
 def test_asif_is_sparse_to_the_end(store, tmp_path, capsys):

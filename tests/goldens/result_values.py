@@ -166,6 +166,7 @@ def _tasks() -> Iterator[tuple[str, dict[str, Any]]]:
         ("zero_shot", {"prompts": "each"}, {}),
         ("zero_shot", {"classes": "unseen"}, {}),
         ("zero_shot", {"classes": "seen"}, {}),
+        ("zero_shot", {"confidence": True}, {}),
         *(("zero_shot", {"scorer": scorer}, {}) for scorer in SCORERS if scorer != "cosine"),
         *(("retrieval", {"scorer": scorer}, {}) for scorer in SCORERS if scorer != "cosine"),
         ("generalised", {}, {}),
@@ -184,6 +185,7 @@ def _tasks() -> Iterator[tuple[str, dict[str, Any]]]:
         ("modality_gap", {"max_rows": 40, "n_permutations": 19}, {}),
         ("cosine_head", {}, OWN_HEAD),
         ("few_shot", {"shots": 2, "prototypes": "none"}, {"eval": "in-class"}),
+        ("few_shot", {"shots": 1, "confidence": True}, {"eval": "in-class"}),
         ("few_shot", {"shots": 2, "prototypes": "head"}, {"eval": "in-class", **OWN_HEAD}),
         *(
             ("few_shot", {"shots": 2, "learner": learner}, {"eval": "in-class"})

@@ -11,6 +11,20 @@ from tests.mutants.run import Mutant
 # ruff: noqa: E501
 # fmt: off
 MUTANTS: dict[str, tuple[Mutant, ...]] = {
+    "confidence": (
+        Mutant(
+            'A calibration error is without what chance adds to it.', 'bench/metrics/confidence.py',
+            '    square = total - noise\n', '    square = total\n',
+            ('tests/bench/test_confidence.py::test_the_debiased_error_is_that_of_kumar_where_confidences_are_binned',)),
+        Mutant(
+            'Equal confidences share a bin.', 'bench/metrics/confidence.py',
+            'np.searchsorted(edges, p, side="right")', 'np.argsort(np.argsort(p)) * n_bins // n',
+            ('tests/bench/test_confidence.py::test_equal_confidences_share_a_bin_and_the_order_of_answers_changes_nothing',)),
+        Mutant(
+            'A half of the pictures is scored by the other half.', 'fitters/scorers.py',
+            'queries[np.flatnonzero(own == 0.0)]', 'queries[np.flatnonzero(own == 1.0)]',
+            ('tests/fitters/test_scorers.py::test_the_hub_correction_is_its_formula',)),
+    ),
     "statistics": (
         Mutant(
             'Draws that take pairs of one pool are not independent.', 'bench/statistics.py',
