@@ -31,15 +31,31 @@ BENCH_PARTS = (
 )  # fmt: skip
 
 
+#: What makes a claim of numbers.
+ANALYSIS_PARTS = (
+    "cells.py", "comparisons.py", "confirmatory.py", "random_effects.py", "statistics.py",
+)  # fmt: skip
+
+
 @cache
 def code_digest() -> str:
     """Return 16 digits of the sha256 over the sources of fitters and of `BENCH_PARTS`."""
+    return _sources_digest("fitters", *(f"bench/{part}" for part in BENCH_PARTS))
+
+
+@cache
+def analysis_digest() -> str:
+    """Return 16 digits of the sha256 over the sources of `ANALYSIS_PARTS`."""
+    return _sources_digest(*(f"bench/{part}" for part in ANALYSIS_PARTS))
+
+
+def _sources_digest(*parts: str) -> str:
     import hashlib
     from importlib import resources
 
-    bench, fitters = (Path(str(resources.files(name))) for name in ("bench", "fitters"))
     digest = hashlib.sha256()
-    for place in (fitters, *(bench / part for part in BENCH_PARTS)):
+    named = (part.partition("/") for part in parts)
+    for place in (Path(str(resources.files(name))) / rest for name, _, rest in named):
         for path in sorted([place, *place.rglob("*.py")]):
             name = path.relative_to(place).as_posix()
             if path.is_file() and not name.startswith("cli/"):

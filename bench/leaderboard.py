@@ -499,11 +499,14 @@ class Board:
     asked : mapping
         What is asked; see `Submission.asked`.
     lines : tuple of Line
+    question : str
+        Of another tool's results: which question intervals and p answer, and what they leave open.
     """
 
     name: str
     asked: Mapping[str, Any]
     lines: tuple[Line, ...]
+    question: str = ""
 
     @property
     def title(self) -> str:
@@ -521,7 +524,8 @@ class Board:
             # JSON has no infinite number.
             own |= {k: None for k, v in own.items() if isinstance(v, float) and math.isinf(v)}
             lines.append({"name": line.submission.name, "digest": line.submission.digest, **own})
-        return {"board": self.name, "title": self.title, "asked": self.asked, "entries": lines}
+        own = {"board": self.name, "title": self.title, "question": self.question}
+        return {**own, "asked": self.asked, "entries": lines}
 
     def table(self) -> Table:
         """Return the board as text, percent; differences are those of an entry to the leader."""

@@ -67,7 +67,8 @@ _KINDS = {"methods": "aligner", "learners": "learner"}
 #: No number of a box is larger, and no list of a suite's option is longer.
 _LARGEST, _MOST_VALUES = 1e9, 100
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
+#: A name that is safe as a file's.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
 _SET = re.compile(r"([^@\s]{1,400})(?:@([0-9a-f]{64}))?")
 
 
@@ -173,23 +174,23 @@ def parse_box(data: bytes) -> Box:
     if found.get("format") != FORMAT:
         raise BoxError(f"its format is {_shown(found.get('format'))}; this version reads {FORMAT}.")
     parts = "store", "suite", "expected"
-    store, suite, expected = (_value(found, part, dict) for part in parts)
-    _known(found, "format", "name", "title", *parts, where="")
-    _known(store, "address", "sets", where="store.")
-    _known(expected, "tolerance", "origin", "columns", "rows", where="expected.")
-    columns = _texts(expected, "expected.columns")
+    store, suite, expected = (value_of(found, part, dict) for part in parts)
+    known_keys(found, "format", "name", "title", *parts, where="")
+    known_keys(store, "address", "sets", where="store.")
+    known_keys(expected, "tolerance", "origin", "columns", "rows", where="expected.")
+    columns = texts_of(expected, "expected.columns")
     if unknown := set(columns) - {*COLUMNS}:
         raise BoxError(
             f"expected.columns has {listed(sorted(unknown), shown=5)}; known are "
             f"{', '.join(COLUMNS)}."
         )
-    rows = _value(expected, "expected.rows", list, [])
-    name, address, options = _value(found, "name", str), _address(store), _options(suite)
-    if not _NAME.fullmatch(name):
+    rows = value_of(expected, "expected.rows", list, [])
+    name, address, options = value_of(found, "name", str), _address(store), _options(suite)
+    if not NAME.fullmatch(name):
         raise BoxError(f"name must be of letters, digits and '._+-', got {_shown(name)}.")
     return Box(
         name=name,
-        title=_value(found, "title", str),
+        title=value_of(found, "title", str),
         digest=sha256_hex(data),
         store=address,
         sets=_sets(store, address),
@@ -197,7 +198,7 @@ def parse_box(data: bytes) -> Box:
         options=options,
         expected=tuple(_expected(number, columns, row) for number, row in enumerate(rows, 1)),
         tolerance=_number(expected.get("tolerance", 0.0), "expected.tolerance", least=0.0),
-        origin=_value(expected, "expected.origin", str, ""),
+        origin=value_of(expected, "expected.origin", str, ""),
     )
 
 
@@ -205,10 +206,12 @@ def parse_box(data: bytes) -> Box:
 _shown = reprlib.repr
 
 
-_CALLED: dict[type, str] = {dict: "a table", str: "a text", list: "a list"}
+_CALLED: dict[type, str] = {
+    dict: "a table", str: "a text", list: "a list", int: "a whole number",
+}  # fmt: skip
 
 
-def _value(table: Mapping[str, Any], where: str, kind: type, default: Any = None) -> Any:
+def value_of(table: Mapping[str, Any], where: str, kind: type, default: Any = None) -> Any:
     """Return the value of a table under the last part of a dotted name, which is of a kind."""
     value = table.get(where.rpartition(".")[2], default)
     if not isinstance(value, kind) or (value == "" and default is None):
@@ -216,13 +219,15 @@ def _value(table: Mapping[str, Any], where: str, kind: type, default: Any = None
     return value
 
 
-def _known(table: Mapping[str, Any], *names: str, where: str) -> None:
+def known_keys(table: Mapping[str, Any], *names: str, where: str) -> None:
+    """Raise if a table has another key than these."""
     if unknown := sorted({*table} - {*names}):
         raise BoxError(f"{where}{unknown[0][:60]} is unknown; known are {', '.join(names)}.")
 
 
-def _texts(table: Mapping[str, Any], where: str) -> list[str]:
-    values: list[str] = _value(table, where, list, [])
+def texts_of(table: Mapping[str, Any], where: str) -> list[str]:
+    """Return the list of texts of a table under the last part of a dotted name."""
+    values: list[str] = value_of(table, where, list, [])
     if not all(isinstance(value, str) for value in values):
         raise BoxError(f"{where} must be a list of texts, got {_shown(values)}.")
     return values
@@ -231,7 +236,7 @@ def _texts(table: Mapping[str, Any], where: str) -> list[str]:
 def _is(kind: type, value: Any) -> bool:
     """Whether a value is a name, or a number that is not too large, of a type."""
     if kind is str:
-        return isinstance(value, str) and _NAME.fullmatch(value) is not None
+        return isinstance(value, str) and NAME.fullmatch(value) is not None
     # Not isinstance: true is an int. No comparison of a NaN holds.
     return type(value) in (int, kind) and -_LARGEST <= value <= _LARGEST
 
@@ -246,7 +251,7 @@ def _number(value: Any, where: str, *, least: float = -_LARGEST) -> float:
 
 def _address(store: Mapping[str, Any]) -> str:
     """Return the address of a box's store; "" where it has none."""
-    text = _value(store, "store.address", str, "")
+    text = value_of(store, "store.address", str, "")
     try:
         address = parse_address(text)
     except AddressError as err:
@@ -261,7 +266,7 @@ def _address(store: Mapping[str, Any]) -> str:
 
 def _sets(store: Mapping[str, Any], address: str) -> dict[str, str]:
     """Return key -> revision of the sets that a box reads; "" is any revision."""
-    texts = _texts(store, "store.sets")
+    texts = texts_of(store, "store.sets")
     found = {text: _SET.fullmatch(text) for text in texts}
     if wrong := [text for text, match in found.items() if match is None]:
         raise BoxError(f"store.sets has {_shown(wrong[0])}, which is no KEY or KEY@REVISION.")
@@ -276,15 +281,15 @@ def _sets(store: Mapping[str, Any], address: str) -> dict[str, str]:
 
 def _options(suite: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a box asks of its suite, beside its name."""
-    name = _value(suite, "suite.name", str)
+    name = value_of(suite, "suite.name", str)
     if name in STUDIES:
-        _known(suite, "name", where=f"study {name}: suite.")
+        known_keys(suite, "name", where=f"study {name}: suite.")
         return {}
     if name not in SUITES.built_in:
         raise BoxError(f"suite.name must be one of {', '.join(SUITES.built_in)}, got {name!r}.")
     types = _ONE | _LISTS
     takes = [one for one in types if one not in _SPECIAL or one in SUITES.built_in[name].takes]
-    _known(suite, "name", *takes, where=f"suite {name}: suite.")
+    known_keys(suite, "name", *takes, where=f"suite {name}: suite.")
     return {option: _asked(option, types[option], suite[option]) for option in takes
             if option in suite}  # fmt: skip
 

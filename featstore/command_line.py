@@ -394,10 +394,17 @@ def completed(registry: str) -> Callable[..., list[CompletionItem]]:
     return complete
 
 
-def name_argument(name: str, registry: str) -> Callable[[_Function], _Function]:
-    """Return an argument that is a name in a registry, "module:name"; another is wrong usage."""
+def name_argument(
+    name: str, registry: str, *, suffix: str | None = None
+) -> Callable[[_Function], _Function]:
+    """Return an argument that is a name in a registry, "module:name"; another is wrong usage.
+
+    With a `suffix` a file that ends so may be given instead.
+    """
 
     def check(ctx: click.Context, _: click.Parameter, given: str) -> str:
+        if suffix and given.endswith(suffix):
+            return given
         names = resolve_name(registry)
         given = given if given in names else british(given)
         if given not in names:

@@ -41,6 +41,7 @@ from fitters.settings import (
     OnEpoch,
 )
 from fitters.sources import Sources, prepare
+from fitters.suggest import most_informative
 
 KINDS = {
     "x": ("image",), "y": ("caption", "class_name"), "head": ("head_weight",),
@@ -243,6 +244,47 @@ def fit_from_store(
         }
     )
     return alignment
+
+
+def suggest(store: FeatureStore, request: FitRequest, n: int) -> list[dict[str, Any]]:
+    """Return the n images whose captions would help a fit most, best first; nothing is fitted.
+
+    Parameters
+    ----------
+    store : FeatureStore
+    request : FitRequest
+        Its head and real pairs are what is known; its method and settings do not matter. The
+        candidates are the images of its split that are in no real pair.
+    n : int
+
+    Returns
+    -------
+    list of dict
+        item_id; left, the share of the error expected without more pairs that remains with this
+        image and those above it; cosine, the largest with a row of the head or of a real pair.
+
+    Raises
+    ------
+    SettingError
+        If n is not from 1 to the number of candidates; and as `fit_from_store`.
+    """
+    check_request(request)
+    subset_rng, _, control_rng = np.random.default_rng(request.seed).spawn(3)  # as a fit draws
+    read = _read(store, request, subset_rng, control_rng)
+    rows = np.vstack(list(read.batches()))
+    mean = SideTransform.fit([rows], label="images", blocks=read.blocks).mean
+    data = prepare(read.prototypes, read.real(), mean, blocks=read.blocks)
+    ids, paired = read.pool.items["item_id"], read.paired
+    free = np.arange(len(ids))
+    if paired is not None:
+        free = np.flatnonzero(~ids.is_in(paired.x.items["item_id"].to_list()).to_numpy())
+    images, known = data.image.apply(rows)[free], np.vstack([one.x for one in data.given])
+    chosen, left = most_informative(images, known, n)
+    most = (images[chosen] @ known.T).max(axis=1)
+    return [
+        {"item_id": ids[int(free[row])], "left": float(share), "cosine": float(cosine)}
+        for row, share, cosine in zip(chosen, left, most, strict=True)
+    ]
 
 
 def check_request(request: FitRequest) -> None:

@@ -7,6 +7,7 @@
     python -m tests.accuracy.trained_controls                        # adds to trained_controls.json
     python -m tests.accuracy.few_shot                                # writes few_shot.json
     python -m tests.accuracy.unpaired                                # writes unpaired.json
+    python -m tests.accuracy.suggest                                 # writes suggest.json
     python -m tests.accuracy.elsewhere                               # writes elsewhere.json
     python -m tests.faults.matrix --out docs/data/reliability.json   # writes reliability.json
     python -m tests.faults.interleavings --out docs/data/interleavings.json
@@ -35,11 +36,9 @@ from bench import compare, read_results
 from bench.cells import only_series, source_name
 from bench.code import code_digest
 from bench.contracts import CONTRACTS
-from bench.doses import dose_table
 from bench.suites.paper import EXPERIMENTS
 from bench.tables import (
     BY_NAME,
-    MINUS,
     interval_text,
     p_text,
     pairs_text,
@@ -48,7 +47,7 @@ from bench.tables import (
     value_text,
 )
 from featstore.store.convention import KEY, SCHEMA, SHOULD
-from tests.accuracy import elsewhere, trained, trained_controls
+from tests.accuracy import elsewhere, suggest, trained
 from tests.house import PACKAGES
 
 ROOT = Path(__file__).parents[1]
@@ -129,35 +128,8 @@ def collect_controls(results: Path) -> Data:
     keep = ["method", "source", "n_pairs", "a", "a_sd", "b", "b_sd", "difference", "low", "high"]
     return {
         "code": code_digest(),
-        "doses": dose_table(results, rows).to_dicts(),
         "beside": found.select(keep).to_dicts(),
     }
-
-
-#: Dose -> the levels that the page shows; the report of the suite has all.
-LEVELS = {"clusters of names": (300,)}
-
-
-def doses(data: Data) -> list[str]:
-    """Return how top-1 answers to doses of the head; data have what ten times as many are worth."""
-    methods = ("procrustes", "kernel-ridge")
-    found = {(row["dose"], row["level"], row["method"]): row for row in data["doses"]}
-    rows = []
-    for dose in dict.fromkeys(row["dose"] for row in data["doses"]):
-        levels = [level for one, level, method in found if (one, method) == (dose, methods[0])]
-        for level in levels:
-            if level in LEVELS.get(dose, (500, 915, 1_000)):
-                both = [_dosed(found[dose, level, method]) for method in methods]
-                rows.append([dose, f"{level:,}", *both[0], *both[1]])
-    columns = [part for m in methods for part in (f"{METHODS[m]}: top-1 %", "seen/unseen")]
-    return table(["part of the head", "level", *columns], rows)
-
-
-def _dosed(row: Data) -> tuple[str, str]:
-    value, low, high, *named = (
-        value_text("top-1", row[name]) for name in ("value", "low", "high", *BY_NAME)
-    )
-    return f"{value} [{low}, {high}]".replace("-", MINUS), "/".join(named)
 
 
 #: Sources beside real pairs that the page shows.
@@ -254,7 +226,7 @@ def demo_gains(data: Data) -> list[str]:
     """Return the primary comparisons of the mix with its better part."""
     found = [
         (k, name, gain)
-        for k in ("16", "64", "256", "all")
+        for k in ("16", "64", "all")
         for method, name in METHODS.items()
         if method != "ridge"
         and (gain := _gain(data, eval="held-out", metric="top-1", method=method,
@@ -627,7 +599,6 @@ TABLES: dict[str, tuple[str | None, Callable[[Any], list[str]]]] = {
     "demo, gains": ("demo.json", demo_gains),
     "demo, controls": ("demo.json", demo_controls),
     "demo, conse": ("demo.json", demo_conse),
-    "controls, doses": ("controls.json", doses),
     "controls, beside": ("controls.json", beside),
     "faults": ("reliability.json", faults),
     "interleavings": ("interleavings.json", interleavings),
@@ -642,7 +613,7 @@ TABLES: dict[str, tuple[str | None, Callable[[Any], list[str]]]] = {
     "hubs": ("hubs.json", hubs),
     "near": ("near.json", near),
     **trained.TABLES,
-    **trained_controls.TABLES,
+    **suggest.TABLES,
     **elsewhere.TABLES,
     "paper": ("elsewhere.json", paper),
 }
@@ -692,9 +663,8 @@ def main() -> int:
         if arguments.controls is not None:
             found = collect_controls(arguments.controls)
             parts = [f'"code": {json.dumps(found["code"])}']
-            for name in ("doses", "beside"):
-                rows = ",\n".join(json.dumps(row, ensure_ascii=False) for row in found[name])
-                parts.append(f'"{name}": [\n{rows}\n]')
+            rows = ",\n".join(json.dumps(row, ensure_ascii=False) for row in found["beside"])
+            parts.append(f'"beside": [\n{rows}\n]')
             (DATA / "controls.json").write_text("{" + ",\n".join(parts) + "}\n", "utf-8")
         if arguments.peers is not None:
             (DATA / "bridge_peers.json").write_text(arguments.peers.read_text("utf-8"), "utf-8")

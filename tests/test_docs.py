@@ -179,6 +179,8 @@ PARSED = {
     r"OUT/": "nothing: `make demo` runs them",
     r"(eval run|--suite) paper": "27 datasets; tests/bench/test_paper.py has stand-ins",
     r"headstock try$": "minutes; `make test-long` runs the demo",
+    r"--from (mteb|lm-eval|csv)": "other tools' results; test_others.py has miniatures",
+    r"eval run plan\.toml": "a store of several sets; test_confirmatory.py has one",
     r"headstock bridge": "vectors of two encoders; tests/bench/test_bridge.py has files and sets",
     r"show old.parquet": "vectors; tests/bench/test_passport.py has some",
     r"store derive": "a second set that the short name of another would fit; test_derive.py",

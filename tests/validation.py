@@ -23,6 +23,7 @@ import numpy as np
 from scipy import stats
 from scipy.special import ndtr, ndtri
 
+from bench.confirmatory import ENOUGH_ENCODERS
 from bench.metrics.calibrated import (
     LinearCKA,
     MeanCCA,
@@ -32,6 +33,7 @@ from bench.metrics.calibrated import (
     draw_orders,
 )
 from bench.metrics.confidence import calibration, of_rejection
+from bench.random_effects import ENOUGH_SETS, random_effects
 from bench.report.verdict import judged
 from bench.statistics import (
     ENOUGH_CONTROLS,
@@ -642,10 +644,47 @@ def confidences(trials, rng, strict) -> Iterator[Row]:
         )  # fmt: skip
 
 
+def sets_as_a_sample(trials, rng, strict) -> Iterator[Row]:
+    """Sets, and encoders, as a sample: the mean effect is 0, and p ≤ 0.05 is counted.
+
+    `ratio` is the variance of the true effects between sets over the mean sampling variance, which
+    is itself estimated with 9 degrees of freedom. A prediction interval has to hold the true effect
+    on one more set; what it misses is printed.
+    """
+    trials = max(20, trials // 2)
+    cells = [(k, ratio, sizes) for k in (4, 6, 10) for ratio in (0, 0.25, 1, 4)
+             for sizes in ("equal", "lognormal")]  # fmt: skip
+    for k, ratio, sizes in cells:
+        wrong = held = 0
+        for _ in range(trials):
+            v = rng.lognormal(0, sizes == "lognormal", k)
+            v /= v.mean()
+            estimated = v * rng.chisquare(9, k) / 9
+            found = random_effects(rng.normal(0, np.sqrt(v + ratio)), estimated)
+            wrong += found.p_value() <= 0.05
+            low, high = found.prediction() or (np.inf, np.inf)
+            held += low <= rng.normal(0, np.sqrt(ratio)) <= high
+        setting = f"{k} sets, {sizes}, ratio {ratio:g}"
+        yield row("type I, mean over sets", setting, wrong, trials, ("<=", 0.065), strict=strict)
+        if k >= ENOUGH_SETS:
+            yield row("coverage, one more set", setting, held, trials, None, strict=strict)
+    for k, n in ((k, n) for k in (4, 6, 10) for n in (2, ENOUGH_ENCODERS)):
+        for of_encoders, of_sets in ((0, 0), (1, 0), (0, 1), (1, 1), (3, 0.3)):
+            wrong = 0
+            for _ in range(trials):
+                effects = of_sets * rng.standard_normal((1, k)) + rng.standard_normal((n, k))
+                effects += of_encoders * rng.standard_normal((n, 1))
+                wrong += two_term(DrawSums(effects, np.ones((n, k)))).p_value() <= 0.05
+            goal = ("<=", 0.065) if n >= ENOUGH_ENCODERS else None
+            name = "type I, mean over sets and encoders" + ("" if goal else ", two encoders")
+            yield row(name, f"{k} sets, {n} encoders, sd {of_encoders:g} and {of_sets:g}", wrong,
+                      trials, goal, strict=strict)  # fmt: skip
+
+
 SIMULATIONS: tuple[Callable[..., Iterator[Row]], ...] = (
     two_term_cells, binary_cells, proportions, shares_over_draws, overlapping, within_classes,
     control_draws, families, power, calibrated,
-    leaderboards, rare_shares, tailed_controls, sentences, confidences,
+    leaderboards, rare_shares, tailed_controls, sentences, confidences, sets_as_a_sample,
 )  # fmt: skip
 
 

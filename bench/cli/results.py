@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import textwrap
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -558,9 +558,24 @@ def submit_command(
 
 @click.command(
     "leaderboard",
-    epilog="\b\nExample:\n  headstock eval leaderboard board -o board.html",
+    epilog="\b\nExample:\n  headstock eval leaderboard board -o board.html"
+    "\n  headstock eval leaderboard results --from mteb",
 )
-@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option(
+    "--from",
+    "tool",
+    type=click.Choice(["mteb", "lm-eval", "csv"]),
+    metavar="mteb|lm-eval|csv",
+    help="Read result files of this form instead of submissions: a results folder of mteb or "
+    "lm-evaluation-harness, or a CSV file.",
+)
+@click.option(
+    "--metric",
+    metavar="NAME",
+    help="With --from, rank by this score [default: main_score of mteb, value of csv, acc_norm or "
+    "first of lm-eval].",
+)
 @click.option(
     "-o",
     "--out",
@@ -572,17 +587,23 @@ def submit_command(
     "--title", default="Leaderboard", show_default=True, metavar="TEXT", help="Use this heading."
 )
 @json_option
-def leaderboard_command(folder: Path, out: Path | None, title: str, as_json: bool) -> None:
-    """Rank submissions, and mark those not shown to be behind.
+def leaderboard_command(
+    path: Path, tool: str | None, metric: str | None, out: Path | None, title: str, as_json: bool
+) -> None:
+    """Rank entries, and mark ties with the first.
 
-    Every *.json file below FOLDER is read and checked; a file that is no submission ends the
+    Every *.json file below PATH is read and checked; a file that is no submission ends the
     command with its name. Entries are compared with the leader on the draws that both have;
-    p is corrected for the choice of the leader.
+    p is corrected for the choice of the leader. With --from, a board says which question its
+    intervals answer: of other tasks, or of other items of one task.
     """
     from bench.leaderboard import leaderboard_page
+    from bench.others import other_boards
     from featstore.store.files import write_file
 
-    found = _boards(folder)
+    if metric and not tool:
+        raise usage_error("--metric is for --from; a submission has the metric it was packed by.")
+    found: Sequence[Board] = other_boards(path, tool, metric) if tool else _boards(path)
     if out is not None:
         write_file(out, [leaderboard_page(found, title=title).encode("utf-8")])
     if out is None or as_json:
@@ -612,13 +633,13 @@ def show_boards(folder: Path, *, as_json: bool) -> None:
     _print_boards(_boards(folder), as_json=as_json)
 
 
-def _print_boards(found: list[Board], *, as_json: bool) -> None:
+def _print_boards(found: Sequence[Board], *, as_json: bool) -> None:
     if as_json:
         print_json([board.facts() for board in found])
         return
     for board in found:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 100
-        for text in (board.title, board.sentence):
+        for text in filter(None, (board.title, board.sentence, board.question)):
             click.echo(textwrap.fill(text, width))
         click.echo()
         board.table().plain.show()

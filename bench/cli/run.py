@@ -210,9 +210,10 @@ def _task_settings(named: Mapping[str, Any]) -> Owners:
     "\n  headstock eval run smoke -o /tmp/results"
     "\n  headstock eval run few-shot --dataset stamps --shots 1,2 --learners gda,proker \\"
     "\n      --store build/demo/store -o results"
-    "\n  headstock eval run paper --store store -o results --dry-run",
+    "\n  headstock eval run paper --store store -o results --dry-run"
+    "\n  headstock eval run plan.toml --store store -o results",
 )
-@name_argument("suite", "bench.suites.registry:SUITES")
+@name_argument("suite", "bench.suites.registry:SUITES", suffix=".toml")
 @store_option(
     "Read from this store, a folder or an address. The smoke suite makes its own if none is given.",
     required=False,
@@ -249,13 +250,23 @@ def _task_settings(named: Mapping[str, Any]) -> Owners:
 @dry_run_option
 @json_option
 def run_command(suite: str, store: StorePlace | None, out: Path | None, **given: Any) -> None:
-    """Run the suite SUITE on a store and write its results.
+    """Run a suite, or a confirmatory plan.
 
-    SUITE is one of those below, or of another package. Runs that are finished in the results folder
-    are skipped; a run whose data, settings or definitions changed has another id and is made anew.
-    What the store lacks of the paper suite is listed, with the commands that make it. Prompts and
-    settings are the suite's own, unless they are named.
+    SUITE is one of those below, or of another package; or a TOML file (docs/ref/boxes.md), which
+    is stored before the first score, and whose primary comparison is printed after the last.
+    Runs that are finished in the results folder are skipped; a run whose data, settings or
+    definitions changed has another id and is made anew. What the store lacks of the paper suite
+    is listed, with the commands that make it. Prompts and settings are the suite's own, unless
+    they are named.
     """
+    run = _run_plan if suite.endswith(".toml") else _run_suite
+    run(suite, store, out, given)
+
+
+def _run_suite(
+    suite: str, store: StorePlace | None, out: Path | None, given: dict[str, Any]
+) -> None:
+    """Make the runs of a suite."""
     import tempfile
 
     from bench.errors import ProtocolError
@@ -302,6 +313,42 @@ def run_command(suite: str, store: StorePlace | None, out: Path | None, **given:
                 "run yet. --dry-run lists all that is missing, with the commands that make it."
             )
         config_from(Execution, given, store=folder, out=out).run(suite, runs)
+
+
+#: Options of `run` that change no number, and so go with a plan.
+_BESIDE = {"suite", "store", "out", "dry_run", "as_json", "jobs", "engine", "device"}
+
+
+def _run_plan(
+    place: str, store: StorePlace | None, out: Path | None, given: dict[str, Any]
+) -> None:
+    """Store a plan, make its runs, and print its outcome."""
+    from bench.confirmatory import outcome, read_plan, store_plan
+    from featstore.store.store import open_store
+    from fitters.cli.fit import typed_options
+
+    if names := sorted(typed_options().keys() - _BESIDE):
+        raise usage_error(
+            f"{typed_options()[names[0]]} has no place beside a plan: all that is run stands in "
+            f"{place}."
+        )
+    plan, store = read_plan(Path(place)), the_store(store)
+    out = _out_of(out, plan.name)
+    say_taken()
+    runs = plan.runs(open_store(store))
+    execution = config_from(Execution, given, store=store, out=out)
+    if given["dry_run"]:
+        execution.run(plan.name, runs)
+        return
+    store_plan(out, plan, runs)
+    click.echo(f"{plan.name}: digest {plan.digest}, stored in {out / 'plans'}", err=True)
+    execution.make(plan.name, runs)
+    found = outcome(out, plan, runs)
+    if given["as_json"]:
+        print_json(found.facts())
+        return
+    found.table().plain.show()
+    click.echo("\n".join(["", *found.lines]))
 
 
 def _own_options(chosen: Suite, suite: str, given: dict[str, Any]) -> dict[str, Any]:

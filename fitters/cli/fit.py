@@ -128,12 +128,15 @@ def _settings(named: Mapping[str, Any]) -> Owners:
     help="Save the alignment as this folder [default: aligners/METHOD].",
 )
 @setting_option("Set an option of METHOD; `fit METHOD --help` lists them")
+@click.option("--suggest", metavar="N", type=int,
+              help="Fit nothing; list the N images whose captions would help most.")  # fmt: skip
 @click.option("--replace", "force", is_flag=True, help="Replace another alignment that is at OUT.")
 @json_option
 def fit_command(
     method: str,
     store: StorePlace | None,
     out: Path | None,
+    suggest: int | None,
     force: bool,
     as_json: bool,
     seeds: tuple[int, ...],
@@ -166,6 +169,9 @@ def fit_command(
         opened, made = open_store(store), []
         request = replace(asked, **find_sets(opened, given))
         check_request(request)
+    if suggest is not None:
+        _print_suggested(opened, request, suggest, as_json=as_json)
+        return
     out = out or take("out", Path("aligners") / method)
     say_taken()
     many = len(seeds) > 1
@@ -193,6 +199,24 @@ def fit_command(
                 click.echo(_line(path, method, alignment.facts))
     if as_json:
         print_json(made if many else made[0])
+
+
+def _print_suggested(store: FeatureStore, request: FitRequest, n: int, *, as_json: bool) -> None:
+    """Print the images to caption first, and what is expected to be left of the error."""
+    from featstore.terminal import TextTable
+    from fitters.jobs import suggest
+
+    say_taken()
+    with ProgressBar(request.method, doing="looking at the images"):
+        found = suggest(store, request, n)
+    if as_json:
+        print_json(found)
+        return
+    lines = [
+        [str(place), one["item_id"], f"{100 * one['left']:.1f} %", f"{one['cosine']:.2f}"]
+        for place, one in enumerate(found, start=1)
+    ]
+    TextTable(("#", "image", "error left", "cosine with the nearest known row"), lines).show()
 
 
 def _line(path: Path, method: str, facts: dict[str, Any]) -> str:

@@ -185,6 +185,17 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [*lines, *("| " + " | ".join(row) + " |" for row in rows), ""]
 
 
+def differences(a: Sequence[Score], b: Sequence[Score], metric: str) -> DrawSums:
+    """Return the sums of the paired differences of two fits, by draw and cluster."""
+    draws = np.concatenate([np.full(s.outcome.n, draw) for draw, s in enumerate(a)])
+    clusters = np.concatenate([s.clusters for s in a])
+    sides = [
+        DrawSums.of(np.concatenate([s.of(metric) for s in side]), draws, clusters)
+        for side in (a, b)
+    ]
+    return sides[0] - sides[1]
+
+
 def difference(
     a: Sequence[Score], b: Sequence[Score], metric: str, *, overlap: float = 0.0
 ) -> Estimate:
@@ -192,13 +203,7 @@ def difference(
 
     `overlap` is the share of the pool of real pairs that a draw takes.
     """
-    draws = np.concatenate([np.full(s.outcome.n, draw) for draw, s in enumerate(a)])
-    clusters = np.concatenate([s.clusters for s in a])
-    sides = [
-        DrawSums.of(np.concatenate([s.of(metric) for s in side]), draws, clusters)
-        for side in (a, b)
-    ]
-    return two_term(sides[0] - sides[1], overlap=overlap)
+    return two_term(differences(a, b, metric), overlap=overlap)
 
 
 def gap(a: Sequence[Score], b: Sequence[Score], metric: str, *, overlap: float = 0.0) -> str:

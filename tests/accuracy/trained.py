@@ -66,6 +66,7 @@ def main() -> int:
                 as_published = METHODS[name].fitted_on == "head" or METHODS[name].rows.head_bias
                 for rows in ROWS[1:] if as_published else ROWS:
                     _measure(bench, asked, name, rows, seed)
+    print("\n".join(render(read(asked.data))))
     return 0
 
 

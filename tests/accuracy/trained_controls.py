@@ -107,10 +107,11 @@ def main() -> int:
     asked = parser.parse_args()
     if asked.figure:
         FIGURE.write_bytes(draw(asked.data))
-        return 0
-    store = open_store(asked.store)
-    base = demo_bases(store, "task")[0].changed(eval="held-out")
-    measure(base, read_corpus(store, base), list(cells(range(asked.draws))), asked.data)
+    else:
+        store = open_store(asked.store)
+        base = demo_bases(store, "task")[0].changed(eval="held-out")
+        measure(base, read_corpus(store, base), list(cells(range(asked.draws))), asked.data)
+    print("\n".join(render(read(asked.data))))
     return 0
 
 
@@ -282,9 +283,6 @@ def draw(path: Path = DATA) -> bytes:
 def digest_of(path: Path = DATA) -> str:
     """Return the digest of the data, which the figure states."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-TABLES = {"trained-controls": (DATA.name, render)}
 
 
 if __name__ == "__main__":

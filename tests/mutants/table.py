@@ -27,6 +27,26 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
     ),
     "statistics": (
         Mutant(
+            'A plan is not confirmatory after its code changed.', 'bench/confirmatory.py',
+            'stored["code"] != _code(),', 'False,',
+            ('tests/bench/test_confirmatory.py::test_what_changed_is_not_confirmatory',)),
+        Mutant(
+            'Runs that were scored before the plan was stored are counted.', 'bench/confirmatory.py',
+            'len(finished(root).intersection(ids))', '0',
+            ('tests/bench/test_confirmatory.py::test_what_changed_is_not_confirmatory',)),
+        Mutant(
+            'Effects of sets have an error of at least their weights.', 'bench/random_effects.py',
+            'max(1.0, spread / (n - 1))', '(spread / (n - 1))',
+            ('tests/bench/test_random_effects.py::test_the_summary_is_that_of_statsmodels',)),
+        Mutant(
+            'Tasks of a group are not counted beside the group.', 'bench/others.py',
+            'if task not in inside}', 'if task}',
+            ('tests/bench/test_others.py::test_a_group_stands_for_its_tasks_and_a_loss_is_no_score',)),
+        Mutant(
+            'What a head knows is not suggested again.', 'fitters/suggest.py',
+            'np.eye(p) + rows.T @ rows', 'np.eye(p)',
+            ('tests/fitters/test_suggest.py::test_each_step_is_the_best_of_all_by_brute_force',)),
+        Mutant(
             'Draws that take pairs of one pool are not independent.', 'bench/statistics.py',
             '        * (1.0 + n_draws * overlap / (1.0 - overlap)),', '        * 1.0,',
             ('tests/bench/test_statistics.py::test_the_factor_for_overlapping_subsets',)),

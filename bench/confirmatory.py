@@ -1,0 +1,334 @@
+"""A confirmatory plan: what is asked, of what, and until when, stored before the first score.
+
+One TOML file names hypotheses, sets, encoders, one primary comparison and the number of draws
+after which it ends. `store_plan` writes its digest, the digest of the code and the id of every run
+before any is made. What `outcome` reports is called confirmatory only if all of that still holds.
+Its summary takes sets as a sample of sets (`bench.random_effects`), and where the plan says so
+encoders as a sample of encoders (`bench.statistics.two_term` over encoders × sets).
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from bench.cells import Cell, read_cells
+from bench.code import analysis_digest, code_digest
+from bench.comparisons import PAIRED_METRICS, Claim
+from bench.errors import BoxError, NoResultsError, ProtocolError
+from bench.random_effects import ENOUGH_SETS, Pooled, random_effects
+from bench.reproduction import NAME, known_keys, texts_of, value_of
+from bench.results import finished, read_results
+from bench.runs import Run
+from bench.statistics import ENOUGH_DRAWS, DrawSums, Estimate, two_term
+from bench.suites.demo import demo_bases
+from bench.suites.registry import SUITES
+from bench.tables import Table, interval_text, p_text, signed_text
+from featstore.identity import sha256_hex
+from featstore.store.files import json_bytes, read_json, read_regular, write_file
+from featstore.store.store import FeatureStore
+
+#: Bytes of a plan, at most.
+MOST_BYTES = 2**20
+
+#: Fewer encoders are no sample of encoders: with two, an interval over them is wrong up to 11 % of
+#: the time (docs/statistics.md).
+ENOUGH_ENCODERS = 4
+
+#: What the primary comparison may be claimed of, beyond the sets that were scored.
+OVER = ("sets", "sets and encoders")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked, before any answer.
+
+    Attributes
+    ----------
+    name, digest : str
+        The digest is the sha256 of the file.
+    hypotheses : tuple of str
+    datasets, encoders, texts : tuple of str
+        Encoders of images and of texts, each part of a set's key. All are crossed.
+    label_set : str
+        Of the head; "" for the only one.
+    draws : int
+        The stopping rule: seeds 0 to draws - 1 are run, and nothing is summarised before.
+    sides : tuple of (method, source, K)
+        The primary comparison is the first less the second.
+    metric, eval, over : str
+        `over` is one of `OVER`.
+    """
+
+    name: str
+    digest: str
+    hypotheses: tuple[str, ...]
+    datasets: tuple[str, ...]
+    encoders: tuple[str, ...]
+    texts: tuple[str, ...]
+    label_set: str
+    draws: int
+    sides: tuple[tuple[str, str, str], ...]
+    metric: str
+    eval: str
+    over: str
+
+    def runs(self, store: FeatureStore) -> list[Run]:
+        """Return every run of the plan on a store.
+
+        Raises
+        ------
+        ProtocolError
+            If a dataset lacks one of the encoders, or several of its sets fit one.
+        """
+        runs = []
+        for dataset in self.datasets:
+            label_set = self.label_set or None
+            bases = demo_bases(store, self.name, dataset=dataset, label_set=label_set)
+            for image, text in ((i, t) for i in self.encoders for t in self.texts):
+                own = [b for b in bases if image in b.data.image_set and text in b.data.name_set]
+                if len(own) != 1:
+                    raise ProtocolError(
+                        f"{len(own)} sets of {dataset!r} fit encoder {image!r} and texts {text!r}; "
+                        "a plan needs one of each. Extract it, or name a longer part of its key."
+                    )
+                runs += [
+                    own[0].changed(
+                        eval=self.eval, method=method, source=source, seed=seed,
+                        n_pairs=int(k) if k.isdigit() else k,
+                    )
+                    for method, source, k in self.sides for seed in range(self.draws)
+                ]  # fmt: skip
+        return runs
+
+
+def read_plan(place: Path) -> Plan:
+    """Return the plan of a TOML file; docs/ref/boxes.md has its keys.
+
+    Raises
+    ------
+    BoxError
+        If there is no such file, or it lacks something or holds what is unknown.
+    """
+    try:
+        data = read_regular(place, limit=MOST_BYTES)
+        found = tomllib.loads(data.decode("utf-8"))
+        primary = value_of(found, "primary", dict)
+        lists = ("hypotheses", "datasets", "encoders", "texts")
+        known_keys(found, "name", *lists, "label_set", "draws", "primary", where="")
+        known_keys(primary, "a", "b", "metric", "eval", "over", where="primary.")
+        texts = {name: tuple(texts_of(found, name)) for name in lists}
+        plan = Plan(
+            name=value_of(found, "name", str), digest=sha256_hex(data), **texts,
+            label_set=value_of(found, "label_set", str, ""), draws=value_of(found, "draws", int),
+            sides=tuple((*value_of(primary, f"primary.{s}", str).split("/"), "", "")[:3]
+                        for s in "ab"),
+            metric=value_of(primary, "primary.metric", str),
+            eval=value_of(primary, "primary.eval", str, "held-out"),
+            over=value_of(primary, "primary.over", str, "sets"),
+        )  # fmt: skip
+    except (OSError, ValueError, RecursionError) as err:
+        raise BoxError(f"{place} is no plan: {err}") from err
+    n = len(plan.encoders) * len(plan.texts)
+    rules = {
+        "name must be of letters, digits and '._+-', and of no suite": bool(
+            NAME.fullmatch(plan.name) and plan.name not in (*SUITES, "task")
+        ),
+        "each of hypotheses, datasets, encoders and texts must name one or more": all(
+            texts.values()
+        ),
+        "draws must be from 1 to 1,000": 0 < plan.draws <= 1000,
+        f"primary.metric must be one of {', '.join(PAIRED_METRICS)}": plan.metric in PAIRED_METRICS,
+        "primary.a and primary.b must be METHOD/SOURCE/K": all(map(all, plan.sides)),
+        f"primary.over must be one of {', '.join(OVER)}": plan.over in OVER,
+        f"primary.over can be {OVER[1]!r} from {ENOUGH_ENCODERS} encoders × texts on, here {n}": (
+            plan.over == OVER[0] or n >= ENOUGH_ENCODERS
+        ),
+    }
+    if broken := [rule for rule, holds in rules.items() if not holds]:
+        raise BoxError(f"{place} is no plan: {broken[0]}.")
+    return plan
+
+
+def store_plan(root: Path, plan: Plan, runs: Sequence[Run]) -> dict[str, Any]:
+    """Write what is planned into a results folder, unless it is there; return what was stored.
+
+    Raises
+    ------
+    CorruptStoreError, StoreWriteError
+        If what is stored is damaged, or cannot be written.
+    """
+    path = root / "plans" / f"{plan.name}.json"
+    if not path.exists():
+        ids = sorted(run.run_id for run in runs)
+        stored = {"digest": plan.digest, "code": _code(), "runs": ids}
+        write_file(path, [json_bytes(stored | {"scored": len(finished(root).intersection(ids))})])
+    found: dict[str, Any] = read_json(path)
+    return found
+
+
+#: Limits of a `bench.comparisons.Claim`, as reasons.
+_LIMITS = {
+    "pool": "a draw takes more than a quarter of its pool of pairs",
+    "draws": f"it has fewer than {ENOUGH_DRAWS} draws",
+    "controls": "it has too few draws of a control",
+}
+
+
+def _code() -> str:
+    return f"{code_digest()} {analysis_digest()}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a plan.
+
+    Attributes
+    ----------
+    plan : Plan
+    reasons : tuple of str
+        Why it is not confirmatory; empty where it is.
+    sets : dict of str to Estimate
+        The effect on every dataset, the mean over its encoders.
+    pooled : Pooled or None
+        Over sets; None for one set.
+    crossed : Estimate or None
+        Over encoders and sets; None where the plan does not claim that.
+    """
+
+    plan: Plan
+    reasons: tuple[str, ...]
+    sets: dict[str, Estimate]
+    pooled: Pooled | None
+    crossed: Estimate | None
+
+    @property
+    def word(self) -> str:
+        """``"confirmatory"``, or ``"exploratory"`` where a reason speaks against it."""
+        return "exploratory" if self.reasons else "confirmatory"
+
+    @property
+    def primary(self) -> Estimate | Pooled:
+        """The estimate that the plan named."""
+        return self.crossed or self.pooled or next(iter(self.sets.values()))
+
+    @property
+    def lines(self) -> list[str]:
+        """The result in sentences."""
+        low, high = self.primary.interval()
+        n, over = len(self.sets), self.plan.over if self.pooled else "this one set"
+        effect = f"{signed_text(self.primary.mean)} {interval_text(low, high)} points"
+        p = p_text(self.primary.p_value())
+        said = [f"{self.plan.name}, {self.word}: {self.plan.metric} {effect} over {over}, p {p}."]
+        said += [f"Not confirmatory: {reason}." for reason in self.reasons]
+        if self.pooled:
+            said.append(
+                f"Between sets: sd {100 * self.pooled.between**0.5:.1f} points, I² "
+                f"{100 * self.pooled.inconsistency:.0f} %, Q {self.pooled.q:.1f} on {n - 1}, p "
+                f"{p_text(self.pooled.q_p)} (Paule-Mandel, Hartung-Knapp)."
+            )
+            next_ = self.pooled.prediction()
+            said.append(
+                f"No prediction interval: {n} sets say too little of how sets differ; it takes "
+                f"{ENOUGH_SETS}." if next_ is None else
+                f"The effect on one more such set: {interval_text(*next_)} points."
+            )  # fmt: skip
+        return said
+
+    def table(self) -> Table:
+        """Return the effect on every set, in points."""
+        lines = [
+            [name, signed_text(own.mean), interval_text(*own.interval()), p_text(own.p_value())]
+            for name, own in self.sets.items()
+        ]
+        return Table(["set", "difference", "95 % interval", "p"], lines)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the outcome as plain JSON."""
+        return {
+            "plan": self.plan.name, "digest": self.plan.digest, "word": self.word,
+            "reasons": self.reasons, "lines": self.lines,
+            "sets": {name: [own.mean, *own.interval()] for name, own in self.sets.items()},
+            "between": self.pooled and self.pooled.between, "mean": self.primary.mean,
+            "interval": self.primary.interval(), "p": self.primary.p_value(),
+        }  # fmt: skip
+
+
+def outcome(root: Path, plan: Plan, runs: Sequence[Run]) -> Outcome:
+    """Return what became of a plan all of whose runs are finished.
+
+    Parameters
+    ----------
+    root : Path
+        Results folder, with the plan that `store_plan` wrote there.
+    plan : Plan
+        As its file is now.
+    runs : sequence of Run
+        As the plan, the store and the code make them now.
+
+    Raises
+    ------
+    NoResultsError
+        If a run is not finished: nothing is looked at before the plan ends.
+    """
+    ids = {run.run_id for run in runs}
+    if left := len(ids - finished(root)):
+        raise NoResultsError(
+            f"{left:,} of {len(ids):,} runs of plan {plan.name!r} are not finished. It ends with "
+            "the last, and nothing is summarised before: run it again."
+        )
+    stored = store_plan(root, plan, runs)
+    changes: dict[str, Any] = {
+        "the plan changed after it was stored": stored["digest"] != plan.digest,
+        "the code changed after the plan was stored": stored["code"] != _code(),
+        "sets or their revisions changed after the plan was stored": (
+            stored["runs"] != sorted(ids) and stored["code"] == _code()
+            and stored["digest"] == plan.digest
+        ),
+        f"{stored['scored']:,} of its runs had been scored before it was stored": stored["scored"],
+    }  # fmt: skip
+    rows = read_results(root).filter(
+        pl.col("run_id").is_in(list(ids)), pl.col("metric") == plan.metric
+    )
+    cells = read_cells(root, rows.filter(pl.col("direction") == "image→name"))
+    found = {name: _effects(plan, name, cells) for name in plan.datasets}
+    sets = {name: _mean(own) for name, own in found.items()}
+    limits = {claim.limit: True for own in found.values() for claim in own if claim.limit}
+    changes |= {_LIMITS[limit]: True for limit in limits}
+    means = np.array([[claim.estimate.mean for claim in own] for own in found.values()]).T
+    pooled = None
+    if len(sets) > 1:
+        estimates = sets.values()
+        pooled = random_effects([e.mean for e in estimates], [e.variance for e in estimates])
+    crossed = two_term(DrawSums(means, np.ones(means.shape))) if plan.over == OVER[1] else None
+    return Outcome(plan, tuple(why for why, is_so in changes.items() if is_so), sets, pooled,
+                   crossed if pooled else None)  # fmt: skip
+
+
+def _effects(plan: Plan, dataset: str, cells: Sequence[Cell]) -> list[Claim]:
+    """Return the comparison on one dataset by every pair of encoders, in the plan's order."""
+    claims = []
+    for image, text in ((i, t) for i in plan.encoders for t in plan.texts):
+        sides = {
+            (cell.method, cell.source, cell.n_pairs): cell
+            for cell in cells
+            for images, names in [(str(cell.arena[4]), str(cell.arena[5]))]
+            if images.startswith(f"{dataset}/") and image in images and text in names
+        }
+        a, b = (sides[side] for side in plan.sides)
+        claims.append(Claim("a-b", a, b, plan.metric))
+    return claims
+
+
+def _mean(claims: Sequence[Claim]) -> Estimate:
+    """Return the mean difference over encoders, which score the same queries."""
+    each = [claim.sides[0] - claim.sides[1] for claim in claims]
+    total = sum((own.total for own in each[1:]), each[0].total)
+    overlap = 0.0 if claims[0].is_about_this_pool else claims[0].overlap
+    return two_term(DrawSums(total / len(each), each[0].count), overlap=overlap)

@@ -1,0 +1,236 @@
+"""Plans that are stored before the first score: a planted effect on several sets, and changes."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from bench import confirmatory, read_results, run_all
+from bench.cli.run import run_command
+from bench.confirmatory import outcome, read_plan, store_plan
+from bench.errors import BoxError, NoResultsError, ProtocolError
+from bench.random_effects import random_effects
+from bench.results import read_sums, summed_as
+from bench.statistics import DrawSums, compare, two_term
+from bench.suites.demo import _write
+from featstore import open_store
+
+TEXT = "test.text"
+SETS, ENCODERS = ("birds", "cars", "shoes"), ("eye-a", "eye-b")
+
+
+def write_store(root):
+    """Three sets of 60 images of 20 classes and a head of 80, each by two encoders."""
+    rng = np.random.default_rng(7)
+    to_text = rng.standard_normal((8, 20))
+    latent = {
+        name: rng.standard_normal((80 if name == "big" else 20, 8)) for name in (*SETS, "big")
+    }
+    to_image = {encoder: rng.standard_normal((8, 24)) for encoder in ENCODERS}
+
+    def seen(rows, matrix, noise):
+        return (rows @ matrix + noise * rng.standard_normal((len(rows), matrix.shape[1]))).astype(
+            "f4"
+        )
+
+    for name, classes in latent.items():
+        ids = [f"{name}/class-{c:02d}" for c in range(len(classes))]
+        _write(
+            root, name, "class_name", TEXT, seen(np.repeat(classes, 2, axis=0), to_text, 0.2),
+            [f"{one}#name#{t}" for one in ids for t in ("none", "photo")],
+            class_id=[one for one in ids for _ in range(2)], variant=["name"] * 2 * len(ids),
+            template_id=["none", "photo"] * len(ids),
+            text=[f"{t} {one}" for one in ids for t in "ab"],
+        )  # fmt: skip
+        for encoder, matrix in to_image.items():
+            if name == "big":
+                _write(
+                    root, name, "head_weight", f"test.{encoder}", seen(classes, matrix, 0.3),
+                    [f"{one}#head" for one in ids], class_id=ids, bias=np.zeros(len(ids), "f4"),
+                )  # fmt: skip
+                continue
+            owner = np.arange(60) % 20
+            images = [f"{name}/image-{i:02d}" for i in range(60)]
+            _write(
+                root, name, "image", f"test.{encoder}", seen(classes[owner], matrix, 1.0), images,
+                class_id=[ids[c] for c in owner], uri=[f"{one}.png" for one in images],
+            )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def store(once):
+    return open_store(once("three-sets", write_store))
+
+
+def plan_file(folder, *, name="head-first", draws=10, over="sets", metric="top-1", **keys):
+    keys = {
+        "datasets": SETS,
+        "encoders": ENCODERS,
+        "texts": ["text"],
+        "hypotheses": ["rows help"],
+    } | keys
+    lines = [
+        f"{key} = {json.dumps(value)}"
+        for key, value in {"name": name, **keys, "draws": draws}.items()
+    ]
+    primary = {"a": "ridge/head/0", "b": "ridge/shuffled/0", "metric": metric, "over": over}
+    lines += ["[primary]", *(f"{key} = {json.dumps(value)}" for key, value in primary.items())]
+    path = folder / f"{name}.toml"
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.fixture(scope="module")
+def done(store, tmp_path_factory):
+    """A plan that was stored and then run: its file and results; tests only read them."""
+    root = tmp_path_factory.mktemp("plan")
+    plan = read_plan(plan_file(root))
+    runs = plan.runs(store)
+    assert len(runs) == 3 * 2 * 2 * 10
+    store_plan(root / "results", plan, runs)
+    with pytest.raises(NoResultsError, match=r"120 of 120 runs .* not finished"):
+        outcome(root / "results", plan, runs)
+    run_all(runs, store.root, root / "results")
+    return root
+
+
+def test_the_summary_is_that_of_the_sets_and_sees_the_planted_effect(done, store):
+    plan = read_plan(done / "head-first.toml")
+    runs = plan.runs(store)
+    found = outcome(done / "results", plan, runs)
+    assert (found.word, found.reasons) == ("confirmatory", ())
+    assert found.pooled.interval()[0] > 0.1
+    # By hand: hits of every query, averaged over the encoders, of each set.
+    hits = read_sums(done / "results", [run.run_id for run in runs])
+    rows = read_results(done / "results").filter(metric="top-1", direction="image→name")
+    own = hits.join(rows.select("run_id", "image_set", "source", "seed"), on="run_id")
+    estimates = []
+    for name in SETS:
+        of_set = own.filter(own["image_set"].str.starts_with(name)).sort(
+            "seed", "cluster_id", "image_set"
+        )
+        total = {
+            source: of_set.filter(source=source)[summed_as("top-1")]
+            .to_numpy()
+            .reshape(-1, 2)
+            .mean(axis=1)
+            for source in ("head", "shuffled")
+        }
+        keys = of_set.filter(source="head")[::2]
+        n = keys["n_queries"].to_numpy()
+        repeated = [np.repeat(keys[column].to_numpy(), n) for column in ("seed", "cluster_id")]
+        a, b = (np.repeat(total[source] / n, n) for source in ("head", "shuffled"))
+        estimates.append(compare(a, b, draws=repeated[0], clusters=repeated[1]))
+        assert found.sets[name].mean == pytest.approx(estimates[-1].mean)
+        assert found.sets[name].variance == pytest.approx(estimates[-1].variance)
+    expected = random_effects([e.mean for e in estimates], [e.variance for e in estimates])
+    assert found.primary.interval() == pytest.approx(expected.interval())
+    assert "No prediction interval: 3 sets" in " ".join(found.lines)
+
+
+def changed_code(monkeypatch, _):
+    monkeypatch.setattr(confirmatory, "analysis_digest", lambda: "0" * 16)
+
+
+def changed_plan(_, root):
+    path = root / "head-first.toml"
+    path.write_text(path.read_text().replace("rows help", "rows help, of course"))
+
+
+def scored_before(_, root):
+    stored = root / "results" / "plans" / "head-first.json"
+    stored.chmod(0o600)
+    stored.unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (changed_code, "the code changed after"),
+        (changed_plan, "the plan changed after"),
+        (scored_before, "120 of its runs had been scored before"),
+    ],
+)
+def test_what_changed_is_not_confirmatory(done, store, tmp_path, monkeypatch, change, reason):
+    shutil.copytree(done, tmp_path, dirs_exist_ok=True)
+    change(monkeypatch, tmp_path)
+    plan = read_plan(tmp_path / "head-first.toml")
+    found = outcome(tmp_path / "results", plan, plan.runs(store))
+    assert found.word == "exploratory"
+    (said,) = found.reasons
+    assert said.startswith(reason)
+    assert "confirmatory:" not in found.lines[0]
+
+
+def test_fewer_draws_than_a_claim_needs_are_said(store, tmp_path):
+    plan = read_plan(plan_file(tmp_path, draws=3, datasets=["birds"], encoders=["eye-a"]))
+    runs = plan.runs(store)
+    store_plan(tmp_path / "results", plan, runs)
+    run_all(runs, store.root, tmp_path / "results")
+    found = outcome(tmp_path / "results", plan, runs)
+    assert found.reasons == ("it has fewer than 10 draws",)
+    assert found.pooled is None
+    assert "over this one set" in found.lines[0]
+
+
+def test_encoders_are_a_sample_from_four_on(store, tmp_path, monkeypatch):
+    with pytest.raises(BoxError, match=r"from 4 encoders × texts on, here 2"):
+        read_plan(plan_file(tmp_path, over="sets and encoders"))
+    monkeypatch.setattr(confirmatory, "ENOUGH_ENCODERS", 2)
+    plan = read_plan(plan_file(tmp_path, over="sets and encoders", draws=2))
+    runs = plan.runs(store)
+    run_all(runs, store.root, tmp_path)
+    found = outcome(tmp_path, plan, runs)
+    rows = read_results(tmp_path).filter(metric="top-1", direction="image→name")
+    means = np.array([
+        [
+            np.subtract(*(
+                rows.filter(image_set=key, source=source)["value"].mean()
+                for source in ("head", "shuffled")
+            ))
+            for key in sorted({*rows["image_set"]}) if f"/{'test.' + encoder}" in key
+        ]
+        for encoder in ENCODERS
+    ])  # fmt: skip
+    expected = two_term(DrawSums(means, np.ones(means.shape)))
+    assert found.primary.interval() == pytest.approx(expected.interval())
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"datasets": []}, "must name one or more"),
+        ({"draws": 0}, "draws must be from 1"),
+        ({"metric": "mrr2"}, "metric must be one of"),
+        ({"name": "demo"}, "of no suite"),
+        ({"peeks": 3}, "peeks is unknown"),
+        ({"draws": "many"}, "draws must be a whole number"),
+        ({"hypotheses": [1]}, "must be a list of texts"),
+    ],
+)
+def test_a_plan_that_says_too_little_is_refused(tmp_path, keys, said):
+    with pytest.raises(BoxError, match=said):
+        read_plan(plan_file(tmp_path, **keys))
+
+
+def test_a_set_that_an_encoder_lacks_is_named(store, tmp_path):
+    with pytest.raises(ProtocolError, match=r"0 sets of 'birds' fit encoder 'eye-z'"):
+        read_plan(plan_file(tmp_path, encoders=["eye-z"])).runs(store)
+    with pytest.raises(ProtocolError, match=r"2 sets of 'birds' fit encoder 'eye'"):
+        read_plan(plan_file(tmp_path, encoders=["eye"])).runs(store)
+
+
+def test_the_command_stores_runs_and_prints(done, store, tmp_path):
+    place = [str(done / "head-first.toml"), "--store", str(store.root), "-o", str(done / "results")]
+    said = CliRunner().invoke(run_command, place)
+    assert "head-first, confirmatory: top-1 +" in said.stdout
+    assert [name for name in SETS if name in said.stdout] == list(SETS)
+    facts = json.loads(CliRunner().invoke(run_command, [*place, "--json"]).stdout)
+    assert (facts["word"], facts["reasons"]) == ("confirmatory", [])
+    refused = CliRunner().invoke(run_command, [*place, "--method", "ridge"])
+    assert refused.exit_code == 2
+    assert "--method has no place beside a plan" in refused.stderr
+    dry = CliRunner().invoke(run_command, [*place, "--dry-run"])
+    assert "120 runs, 120 finished" in dry.stdout
