@@ -93,7 +93,7 @@ def test_the_navigation_names_every_page_once(pages: dict[str, str]) -> None:
         ("share.md", "[tasks.md](ref/tasks.md#ties)", "[Tasks and metrics](ref/tasks.md#ties)"),
         ("share.md", "[docs/glossary.md](glossary.md)", "[Words](glossary.md)"),
         ("measurements/scaling.md", "[x](../../CHANGELOG.md#a)", "[x](../changelog.md#a)"),
-        ("measurements/scaling.md", "![x](schedule.png)", "![x](schedule.png)"),
+        ("results.md", "![x](confidence.svg)", "![x](confidence.svg)"),
         ("changelog.md", "[x](docs/share.md)", "[x](share.md)"),
         ("datasets.md", "[x](../docs/ref/data.md)", "[x](ref/data.md)"),
         ("share.md", "[x](from-address-to-table.ipynb)", "[x](from-address-to-table.md)"),

@@ -300,11 +300,6 @@ class Part:
     blocks: tuple[str, ...]
     items: dict[str, Any]
 
-    @property
-    def items_facts(self) -> dict[str, Any]:
-        """Bytes and sha256 of the item table."""
-        return {name: self.items[name] for name in ("bytes", "sha256")}
-
 
 @dataclass(frozen=True)
 class Revision:

@@ -66,7 +66,7 @@ def main() -> int:
                 as_published = METHODS[name].fitted_on == "head" or METHODS[name].rows.head_bias
                 for rows in ROWS[1:] if as_published else ROWS:
                     _measure(bench, asked, name, rows, seed)
-    print("\n".join(render(read(asked.data))))
+    print("\n".join([*render(read(asked.data)), "", *render_gap(read(asked.data))]))
     return 0
 
 
@@ -203,7 +203,6 @@ def render_differs(data: dict[str, Any]) -> list[str]:
 
 
 TABLES = {
-    "trained-gap": (DATA.name, render_gap),
     "trained-differs": (DATA.name, render_differs),
 }
 
