@@ -46,6 +46,7 @@ from bench.tables import (
     signed_text,
     value_text,
 )
+from featstore.command_line import human_bytes
 from featstore.store.convention import KEY, SCHEMA, SHOULD
 from tests.accuracy import elsewhere, suggest, trained
 from tests.house import PACKAGES
@@ -467,6 +468,28 @@ def hubs(data: list[Data]) -> list[str]:
     return table(["images", "cosine", "halves", *ways, "warned"], rows)
 
 
+def of_millions(data: Data) -> list[str]:
+    """Return what a job costs by its number of items: `tests.scaling.millions`."""
+    rows = []
+    for n, steps in data.items():
+        begun, resumed = (steps[name] for name in ("begin, then SIGKILL", "resume and finish"))
+        whole, sent = steps["check every row"], steps["push, open, scan of a bucket"]
+        sizes = [
+            int(whole[name].split()[2].replace(",", "")) for name in ("item tables", "commits")
+        ]
+        rows.append([
+            f"{int(n):,}", f"{steps['plan']['seconds']:.2g}",
+            f"{1e6 * (begun['seconds'] + resumed['seconds']) / int(n):,.0f}",
+            f"{resumed['first_block']:.2g}", f"{resumed['bytes'] / int(n):,.0f}",
+            f"{sizes[0] / int(n):.0f}", human_bytes(sizes[1]),
+            f"{sum(sent['push'].values())}/{sent['open']}/{sent['scan']}",
+        ])  # fmt: skip
+    return table(
+        ["items", "plan", "µs an item", "first block", "memory", "items, bytes", "commit",
+         "requests"], rows,
+    )  # fmt: skip
+
+
 def near(data: Data) -> list[str]:
     """Return answers graded by WordNet."""
     kinds, rows = ("strict", "synonym", "one step", "two steps"), []
@@ -599,6 +622,7 @@ TABLES: dict[str, tuple[str | None, Callable[[Any], list[str]]]] = {
     "birds": ("birds.json", of_birds),
     "confidence": ("confidence.json", confidence),
     "hubs": ("hubs.json", hubs),
+    "millions": ("millions.json", of_millions),
     "near": ("near.json", near),
     **trained.TABLES,
     **suggest.TABLES,

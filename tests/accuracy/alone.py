@@ -129,15 +129,15 @@ def control(bench: Bench, label: str, source: str) -> list[str]:
 
 
 def class_texts(bench: Bench) -> Iterator[str]:
-    """Class-text variants, and the paired differences that count."""
+    """Class-text variants."""
     yield from ("## Class texts", "")
-    rows, kernel, by_text = [], {}, {}
+    rows, kernel = [], {}
     methods = ("conse", "ridge", "kernel-ridge")
     for label, asked in TEXTS.items():
         corpus = bench.with_texts(*asked)
         cells = []
         for method in methods:
-            score = by_text[label, method] = bench.alone(method, corpus)
+            score = bench.alone(method, corpus)
             cells.append(" / ".join(percent([score])))
         kernel[label] = float(score.choice["score"])
         rows.append([label, *cells, f"{kernel[label]:.4f}"])
@@ -147,26 +147,6 @@ def class_texts(bench: Bench) -> Iterator[str]:
     yield (
         "Top-1 / 5 / 10. A left-out class is asked for by its name and prompt, as images are. By "
         f"that cosine of kernel ridge, which sees no image, the text is **{best}**."
-    )
-    yield from ("", "## What counts: paired differences of the default kernel ridge", "")
-    yield (
-        "Points, 95 % interval over descriptions (docs/statistics.md); both sides have the same "
-        "text, and the mean of the evaluated images centres them."
-    )
-    yield ""
-    default = "name + prompt + definition (default)"
-    texts = dict.fromkeys((default, best))
-    yield from table(
-        ["class text", "kernel ridge over", *TOP],
-        [
-            [
-                text,
-                other,
-                *(gap([by_text[text, "kernel-ridge"]], [by_text[text, other]], m) for m in TOP),
-            ]
-            for text in texts
-            for other in ("ridge", "conse")
-        ],
     )
 
 

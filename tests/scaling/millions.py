@@ -42,6 +42,8 @@ from tests.perf.scan_memory import anonymous_bytes
 
 SIDE, DIM, CHUNK = 4, 8, 2**18
 
+DATA = Path(__file__).parents[2] / "docs" / "data" / "millions.json"
+
 #: Bytes of a bitmap: its header, then rows of pixels, each padded to four bytes.
 _HEAD = b"BM" + b"".join(
     number.to_bytes(size, "little")
@@ -245,11 +247,15 @@ def measured(root: Path, count: int) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def main() -> None:
-    """Print a line of JSON a step."""
+    """Measure a number of items, print what each step took, and keep it for the documents."""
     root, count = Path(sys.argv[1]), int(sys.argv[2])
+    data = json.loads(DATA.read_text()) if DATA.exists() else {}
+    data[str(count)] = {}
     for name, found in measured(root, count):
-        per_item = found.get("bytes", 0) / count
-        print(json.dumps({"step": name, "bytes_an_item": round(per_item, 1), **found}), flush=True)
+        print(json.dumps({"step": name, **found}), flush=True)
+        rounded = {k: round(v, 2) if isinstance(v, float) else v for k, v in found.items()}
+        data[str(count)][name] = rounded
+        DATA.write_text(json.dumps(data, indent=1) + "\n")
 
 
 if __name__ == "__main__":
