@@ -42,6 +42,9 @@ _TENSOR, _SHAPE = b"model/CLASS_DENSE_LAYER/MatMul", (6522, 1024)
 DRAWS, HELD = 5, 0.2
 
 METHODS = ("ridge", "procrustes", "asif", "kernel-ridge")
+
+#: Fits of a draw: each method on the head; ridge on spellings and on three controls.
+FITS = len(METHODS) + 4
 METRICS = ("top-1", "top-5", "top-10")
 
 
@@ -134,7 +137,13 @@ def _fits(
     yield "ridge", "within-genus", "names", partial(within_genus, genera=species.genera[train])
 
 
-def study(species: Species, texts: npt.NDArray[Any], draws: int) -> pl.DataFrame:
+def study(
+    species: Species,
+    texts: npt.NDArray[Any],
+    draws: int,
+    *,
+    on_fit: Callable[[], object] = lambda: None,
+) -> pl.DataFrame:
     """Return what share of held-out rows find their name, by method, source and what is held out.
 
     Parameters
@@ -144,6 +153,8 @@ def study(species: Species, texts: npt.NDArray[Any], draws: int) -> pl.DataFrame
         Embeddings of the names.
     draws : int
         Draws of what is held out, of controls too.
+    on_fit : callable
+        Called after each of the `FITS` of a draw, by species and by genera.
 
     Returns
     -------
@@ -168,6 +179,7 @@ def study(species: Species, texts: npt.NDArray[Any], draws: int) -> pl.DataFrame
                     Relevance.build(places, places, len(places), len(places)),
                 )  # fmt: skip
                 found.setdefault((by, method, source), []).append((own, ranks))
+                on_fit()
     return pl.DataFrame([row for key, drawn in found.items() for row in _cells(key, drawn)])
 
 

@@ -372,8 +372,9 @@ def _certified(outcome: Outcome, out: Path, *, as_json: bool) -> int:
 
 def _birds(box: Box, out: Path, *, dry_run: bool, as_json: bool) -> int:
     """Run the study of birds, whose package the user installs."""
-    from bench.birds import DRAWS, LICENCE, read_birds, study
+    from bench.birds import DRAWS, FITS, LICENCE, read_birds, study
     from bench.reproduction import compare_study
+    from featstore.cli.progress import ProgressBar
     from featstore.encoders.registry import encode
     from featstore.terminal import TextTable
 
@@ -382,7 +383,9 @@ def _birds(box: Box, out: Path, *, dry_run: bool, as_json: bool) -> int:
     if dry_run:
         return 0
     encoder, _, weights = TEXTS.partition(" --weights ")
-    found = study(species, encode(species.names.tolist(), encoder, weights=weights), DRAWS)
+    with ProgressBar("birds", "fits", total=2 * DRAWS * FITS, doing="encoding names") as bar:
+        texts = encode(species.names.tolist(), encoder, weights=weights)
+        found = study(species, texts, DRAWS, on_fit=bar.advance)
     if not as_json:
         rows = [
             [row["eval"], row["method"], row["source"], row["metric"], f"{100 * row['value']:.1f}",
