@@ -182,7 +182,6 @@ PARSED = {
     r"--from (mteb|lm-eval|csv)": "other tools' results; test_others.py has miniatures",
     r"eval run plan\.toml": "a store of several sets; test_confirmatory.py has one",
     r"headstock bridge": "vectors of two encoders; tests/bench/test_bridge.py has files and sets",
-    r"show old.parquet": "vectors; tests/bench/test_passport.py has some",
     r"store derive": "a second set that the short name of another would fit; test_derive.py",
     r"headstock search": "a minute of encoding words; test_search.py has pictures and words",
     r"headstock reproduce": "minutes; test_reproduction.py repeats a smaller study",

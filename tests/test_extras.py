@@ -32,6 +32,9 @@ ENVIRONMENTS = {"demo", "test", "dev", "perf", "docs", "all"}
 #: Modules that no extra brings, and why their absence is not the extras' affair.
 OTHERS = {
     "tokenizers": "a requirement of transformers",
+    "faiss": "whoever has an index of it has it",
+    "lance": "whoever has a dataset of it has it",
+    "tflite": "of the study of birds, whose package nobody but the user installs",
 }
 
 #: Packages of an extra without which nothing is missing.

@@ -128,7 +128,7 @@ def _settings(named: Mapping[str, Any]) -> Owners:
     help="Save the alignment as this folder [default: aligners/METHOD].",
 )
 @setting_option("Set an option of METHOD; `fit METHOD --help` lists them")
-@click.option("--suggest", metavar="N", type=int,
+@click.option("--suggest", metavar="N", type=click.IntRange(1, 10**9),
               help="Fit nothing; list the N images whose captions would help most.")  # fmt: skip
 @click.option("--replace", "force", is_flag=True, help="Replace another alignment that is at OUT.")
 @json_option

@@ -52,7 +52,7 @@ def test_every_door_takes_rows_of_every_library(library, tmp_path, monkeypatch):
     assert as_estimator.score(made(X), made(Y)) == expected.score(X, Y)
     head = hs.fit("ridge", prototypes=(made(X), made(Y)), penalty=0.1)
     assert head.facts["n_prototypes"] == 20
-    view = hs.write("store", X, dataset="b")
+    view = hs.write("store", X, dataset="a")  # in the space of the view
     np.testing.assert_array_equal(view.nearest(made(X), 1).rows[:, 0], np.arange(20))
 
 

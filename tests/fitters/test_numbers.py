@@ -87,7 +87,7 @@ def test_the_settings_that_are_stated_are_those_that_the_class_takes(name):
 
 def test_no_number_is_left_out():
     assert {str(one.name) for command, one in NUMBERS if command == "fit"} == {
-        "n_pairs", "jobs", "seeds",
+        "n_pairs", "jobs", "seeds", "suggest",
     }  # fmt: skip
     fields = {METHODS[method].settings[name].name for method, name in SETTINGS}
     assert fields == {*OPTIONS, *TRAINING} - {"sequential"}
