@@ -180,7 +180,7 @@ def run_logged(job: Job) -> list[ExtractResult]:
 def run_job(job: Job, log: JobLog) -> list[ExtractResult]:
     """Make the sets of an open job that are not there, and the thumbnails."""
     log.write("started", store=str(job.folder), items=job.items.height, settings=job.settings())
-    for target in job.targets if job.config.repair else ():
+    for target in job.targets:
         target.mend()
     found = {target.spec.set_id: target.finished() for target in job.targets}
     results = {set_id: done for set_id, done in found.items() if done is not None}

@@ -270,7 +270,7 @@ class Target:
         return self.searched["rows"]
 
     def mend(self) -> None:
-        """Make anew what of the finished set needs no encoder; see whether rows are left.
+        """Where a repair is asked for, make anew what needs no encoder; see if rows are left.
 
         Raises
         ------
@@ -279,7 +279,9 @@ class Target:
         StoreWriteError
             If an extraction of it is unfinished.
         """
-        self.repair = must_encode(self.job.folder, self.spec.key, self.job.items)
+        self.repair = self.job.config.repair and must_encode(
+            self.job.folder, self.spec.key, self.job.items
+        )
 
     def finished(self) -> ExtractResult | None:
         """Return its result if it needs nothing more, else None."""
