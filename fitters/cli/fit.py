@@ -45,7 +45,7 @@ from featstore.options import (
     settings_from,
     settings_of,
 )
-from fitters.settings import FitRequest, TrainingOptions
+from fitters.settings import MOST, FitRequest, TrainingOptions
 
 if TYPE_CHECKING:
     from featstore.store.store import FeatureStore, SetInfo
@@ -128,7 +128,7 @@ def _settings(named: Mapping[str, Any]) -> Owners:
     help="Save the alignment as this folder [default: aligners/METHOD].",
 )
 @setting_option("Set an option of METHOD; `fit METHOD --help` lists them")
-@click.option("--suggest", metavar="N", type=click.IntRange(1, 10**9),
+@click.option("--suggest", metavar="N", type=int,
               help="Fit nothing; list the N images whose captions would help most.")  # fmt: skip
 @click.option("--replace", "force", is_flag=True, help="Replace another alignment that is at OUT.")
 @json_option
@@ -154,6 +154,8 @@ def fit_command(
     from fitters.jobs import check_request, fit_from_store
     from fitters.methods import METHODS, methods_with
 
+    if suggest is not None and not 0 < suggest < MOST:
+        raise usage_error("--suggest takes a number of images, 1 or more.")
     values = settings_from(given.pop("words"), _settings({"method": method}), having=methods_with)
     typed = typed_options() | {name: f"-s {name}" for name in values[method]}
     given |= values[method]
@@ -211,12 +213,11 @@ def _print_suggested(store: FeatureStore, request: FitRequest, n: int, *, as_jso
         found = suggest(store, request, n)
     if as_json:
         print_json(found)
-        return
-    lines = [
-        [str(place), one["item_id"], f"{100 * one['left']:.1f} %", f"{one['cosine']:.2f}"]
-        for place, one in enumerate(found, start=1)
-    ]
-    TextTable(("#", "image", "error left", "cosine with the nearest known row"), lines).show()
+    else:
+        TextTable(("#", "image", "error left", "cosine with the nearest known row"), [
+            [str(place), one["item_id"], f"{100 * one['left']:.1f} %", f"{one['cosine']:.2f}"]
+            for place, one in enumerate(found, start=1)
+        ]).show()  # fmt: skip
 
 
 def _line(path: Path, method: str, facts: dict[str, Any]) -> str:
