@@ -155,7 +155,7 @@ def fit_command(
     from fitters.methods import METHODS, methods_with
 
     if suggest is not None and not 0 < suggest < MOST:
-        raise click.BadParameter("it is a number of images, 1 or more", param_hint="'--suggest'")
+        raise click.BadParameter(f"{str(suggest)[:9]} images.", param_hint="'--suggest'")
     values = settings_from(given.pop("words"), _settings({"method": method}), having=methods_with)
     typed = typed_options() | {name: f"-s {name}" for name in values[method]}
     given |= values[method]
