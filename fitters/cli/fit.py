@@ -84,6 +84,19 @@ def _settings(named: Mapping[str, Any]) -> Owners:
     return {method: METHODS[method].settings | {n: own[n] for n in ("duplicates", "moments")}}
 
 
+@dataclass(frozen=True)
+class Suggestion:
+    """What is asked for in place of a fit."""
+
+    suggest: int | None = option(
+        None,
+        help="Fit nothing; list the N images whose captions would help most.",
+        at_least=1,
+        below=MOST,
+        metavar="N",
+    )
+
+
 @complete_keys
 @click.command(
     "fit",
@@ -128,8 +141,7 @@ def _settings(named: Mapping[str, Any]) -> Owners:
     help="Save the alignment as this folder [default: aligners/METHOD].",
 )
 @setting_option("Set an option of METHOD; `fit METHOD --help` lists them")
-@click.option("--suggest", metavar="N", type=int,
-              help="Fit nothing; list the N images whose captions would help most.")  # fmt: skip
+@options_from(Suggestion)
 @click.option("--replace", "force", is_flag=True, help="Replace another alignment that is at OUT.")
 @json_option
 def fit_command(
@@ -154,8 +166,6 @@ def fit_command(
     from fitters.jobs import check_request, fit_from_store
     from fitters.methods import METHODS, methods_with
 
-    if suggest is not None and not 0 < suggest < MOST:
-        raise click.BadParameter(f"{str(suggest)[:9]} images.", param_hint="'--suggest'")
     values = settings_from(given.pop("words"), _settings({"method": method}), having=methods_with)
     typed = typed_options() | {name: f"-s {name}" for name in values[method]}
     given |= values[method]
