@@ -191,7 +191,9 @@ def test_a_query_is_answered_by_what_was_fitted(
         file.write_bytes(b"damaged")
     fewer_words(monkeypatch)
     refuse(monkeypatch, "locked.png")
+    mask = os.umask(0o077)  # as of the command: what lies in the store is for its user
     page = search_page(search.prepare(mixed, store, print, print), "photos").html
+    os.umask(mask)
     assert page == clean[1].read_text("utf-8")
     # The controls are those of every study.
     assert set(SOURCES) - {"head"} <= CONTROLS.keys()
