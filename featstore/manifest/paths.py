@@ -164,7 +164,7 @@ def resolve_inside(root: Path, uri: str) -> Path:
 def check_paths(items: pl.DataFrame, what: str) -> None:
     """Raise ManifestError if the uri of an item is no plain relative path, and no URL.
 
-    Of ten million, all of them plain, polars sees that in 1 s; one by one it takes 60.
+    Of a million, all of them plain, polars sees that in .08 CPU-s; one by one it takes 1.6.
     """
     import polars as pl
 
