@@ -30,7 +30,7 @@ from fitters.moments.moments import Folds
 from fitters.moments.transform import SideTransform
 from fitters.pairs import Pairs, Prototypes, Rows, rows_or_labels
 from fitters.saved import read_parts, save_parts
-from fitters.select.grid import PLURALS, Axis, Choice
+from fitters.select.grid import Axis, Choice
 from fitters.select.ranking import scoring
 from fitters.settings import Criterion, FitConfig, Metric, TrainingOptions, Validation
 from fitters.sources import Sources
@@ -409,17 +409,7 @@ def _one_hot(y: Any, classes: Any) -> Rows:
 
 
 def closed(grid: Mapping[str, Axis] | None) -> dict[str, Axis]:
-    """Return a grid that never widens.
-
-    Raises
-    ------
-    SettingError
-        If it has an axis of an unknown name.
-    """
-    unknown = set(grid or ()) - set(PLURALS)
-    if unknown:
-        known = ", ".join(PLURALS)
-        raise SettingError(f"A grid has axes of {known}. Got {', '.join(sorted(unknown))}.")
+    """Return a grid that never widens."""
     return {} if grid is None else {name: axis.closed for name, axis in grid.items()}
 
 

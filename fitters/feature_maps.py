@@ -9,20 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from featstore.parallel import map_threads
-from fitters.errors import PairsError, SettingError
 from fitters.pairs import Matrix, Rows
 from fitters.spectrum import eigen_gram
 
 BLOCK_ROWS = 1024
 """Rows of the kernel matrix filled at a time: what is needed beyond the result stays small."""
-
-
-def check_gamma(gamma: float) -> None:
-    """Raise SettingError unless gamma is a finite number above 0."""
-    if not (np.isfinite(gamma) and gamma > 0):
-        raise SettingError(
-            f"gamma, the inverse squared width, must be finite and above 0. Got {gamma}."
-        )
 
 
 def gaussian(
@@ -50,19 +41,7 @@ def gaussian(
     -------
     ndarray of shape (n, m)
         Entries in [0, 1].
-
-    Raises
-    ------
-    PairsError
-        If a and b have different numbers of columns.
-    SettingError
-        If gamma is not above 0.
     """
-    check_gamma(gamma)
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
-        raise PairsError(
-            f"A kernel compares rows of one space. Got shapes {a.shape} and {b.shape}."
-        )
     a, b = np.asarray(a, dtype), np.asarray(b, dtype)
     own_a, own_b = np.einsum("nd,nd->n", a, a), np.einsum("md,md->m", b, b)
     out: npt.NDArray[Any] = np.empty((len(a), len(b)), dtype)
@@ -106,18 +85,9 @@ def choose_landmarks(
         cost is n · n_landmarks · d: it serves where rows cluster.
     weight : ndarray of shape (n,), optional
         Mass of each row in the draw by k-means++. Rows of mass 0 should not be passed at all.
-
-    Raises
-    ------
-    SettingError
-        If the number or the method is wrong.
     """
     from sklearn.cluster import kmeans_plusplus
 
-    if n_landmarks < 1:
-        raise SettingError(f"At least 1 landmark is needed. Got {n_landmarks}.")
-    if method not in METHODS:
-        raise SettingError(f"Landmarks are chosen by {' or '.join(METHODS)}. Got {method!r}.")
     if n_landmarks >= len(rows):
         return np.arange(len(rows))
     if method == "uniform":

@@ -181,20 +181,6 @@ class Relevance:
         """Return n and g."""
         return len(self.counts), len(self.gallery_codes)
 
-    def check(self, n: int, g: int) -> None:
-        """Check that this is of n queries and g gallery items.
-
-        Raises
-        ------
-        MetricError
-            If not.
-        """
-        if self.shape != (n, g):
-            raise MetricError(
-                f"Relevance of {self.shape[0]:,} queries and {self.shape[1]:,} gallery items does "
-                f"not fit projections of {n:,} and {g:,}."
-            )
-
     def of_rows(self, start: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the (row within the block, gallery position) of every relevant item."""
         counts = self.counts[start:stop]
@@ -536,7 +522,6 @@ def rank_relevant(
         If shapes disagree, or a projection is not finite.
     """
     queries, columns = checked_sides(queries, gallery)
-    relevance.check(queries.shape[0], columns.shape[1])
 
     def ranks(scores: NDArray[np.float32], start: int) -> Ranks:
         return Ranks.of_block(scores, start, relevance, top)

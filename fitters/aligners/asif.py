@@ -35,7 +35,7 @@ from fitters.moments.transform import normalize_rows, unit_or_zero
 from fitters.pairs import Matrix, Pairs, Rows
 from fitters.select.grid import Axis, Choice, Search, Surface, choose, folds_of_pairs
 from fitters.select.left_out import asking_of
-from fitters.select.ranking import METRICS, Gallery, check_metric, metric_of, reciprocal_ranks
+from fitters.select.ranking import Gallery, criterion_named, metric_of, reciprocal_ranks
 from fitters.settings import MOST, Metric
 from fitters.sources import Sources
 
@@ -58,71 +58,55 @@ def nearest_anchors(rows: Rows, anchors: Rows, k: int) -> csr_array:
     csr_array of shape (b, n)
         At most k entries a row, all positive, columns ascending, in the dtype of `rows`.
     """
-    k = min(k, len(anchors))
+    found = [best for block in _nearest(rows, anchors, k) for best in block]
+    shape = len(rows), len(anchors)
+    if not found:
+        return csr_array(shape, dtype=rows.dtype)
+    columns = [best.columns for best in found]
+    counts = np.cumsum([0, *map(len, columns)])
+    flat = np.concatenate([best.values for best in found]), np.concatenate(columns), counts
+    return csr_array(flat, shape=shape)
 
-    # Anchor by anchor block in the outer loop would read the anchors once, but hold every row's
-    # candidates; rows in the outer loop hold those of one block of rows, and blocks of rows can be
-    # searched at the same time.
+
+def _nearest(rows: Rows, anchors: Rows, k: int) -> list[list[_Best]]:
+    """Return the best of each row, by blocks of rows.
+
+    Anchor by anchor block in the outer loop would read the anchors once, but hold every row's
+    candidates; rows in the outer loop hold those of one block of rows, and blocks of rows can be
+    searched at the same time.
+    """
+
     def nearest(block: Rows) -> list[_Best]:
-        found = [_Best(k) for _ in block]
+        found = [_Best(k, rows.dtype) for _ in block]
         for first in range(0, len(anchors), ANCHOR_BLOCK):
             similarities = block @ anchors[first : first + ANCHOR_BLOCK].T
             for best, of_row in zip(found, similarities, strict=True):
                 best.add(of_row, first)
-        for best in found:
-            best.cut()
         return found
 
-    blocks = [rows[start : start + ROW_BLOCK] for start in range(0, len(rows), ROW_BLOCK)]
-    of_rows = [best for found in map_threads(nearest, blocks) for best in found]
-    shape = len(rows), len(anchors)
-    if not of_rows:
-        return csr_array(shape, dtype=rows.dtype)
-    columns = [best.columns for best in of_rows]
-    counts = np.cumsum([0, *map(len, columns)])
-    flat = np.concatenate([best.values for best in of_rows]), np.concatenate(columns), counts
-    return csr_array(flat, shape=shape)
+    starts = range(0, len(rows), ROW_BLOCK)
+    return map_threads(nearest, [rows[start : start + ROW_BLOCK] for start in starts])
 
 
 class _Best:
     """The k largest positive similarities of one row so far; columns ascend."""
 
-    def __init__(self, k: int) -> None:
-        self._k = k
-        self._threshold: Any = 0
-        self._columns: list[npt.NDArray[np.intp]] = []
-        self._values: list[Rows] = []
-        self._size = 0
+    def __init__(self, k: int, dtype: npt.DTypeLike) -> None:
+        self._k, self._threshold = k, 0.0
+        self.columns, self.values = np.empty(0, dtype=np.intp), np.empty(0, dtype=dtype)
 
     def add(self, similarities: Rows, first: int) -> None:
+        """Look at the similarities to the anchors from number `first` on."""
         # A later anchor must be strictly better: at equal similarity the lower index stays.
         at = np.flatnonzero(similarities > self._threshold)
-        if len(at):
-            self._columns.append(at + first)
-            self._values.append(similarities[at])
-            self._size += len(at)
-            if self._size > self._k:
-                self.cut()
-
-    def cut(self) -> None:
-        """Keep the k best; fill the last places by index where similarities are equal."""
-        columns, values = self.columns, self.values
-        if self._size > self._k:
-            threshold = np.partition(values, self._size - self._k)[self._size - self._k]
+        columns = np.concatenate([self.columns, at + first])
+        values = np.concatenate([self.values, similarities[at]])
+        if len(values) > self._k:
+            self._threshold = threshold = np.partition(values, -self._k)[-self._k]
             keep = values > threshold
-            ties = np.flatnonzero(values == threshold)[: self._k - int(keep.sum())]
-            keep[ties] = True
+            keep[np.flatnonzero(values == threshold)[: self._k - int(keep.sum())]] = True
             columns, values = columns[keep], values[keep]
-            self._threshold = threshold
-        self._columns, self._values, self._size = [columns], [values], len(columns)
-
-    @property
-    def columns(self) -> npt.NDArray[np.intp]:
-        return np.concatenate(self._columns) if self._columns else np.empty(0, dtype=np.intp)
-
-    @property
-    def values(self) -> Rows:
-        return np.concatenate(self._values) if self._values else np.empty(0)
+        self.columns, self.values = columns, values
 
 
 class ASIFAligner(BaseAligner):
@@ -296,19 +280,14 @@ class Sorted:
             normalize_rows(side, what=what).astype(np.float32)
             for side, what in ((rows, "rows"), (anchors, "anchors"))
         )
-        found = nearest_anchors(unit_rows, unit_anchors, k)
-        counts = np.diff(found.indptr)
-        place = np.arange(found.nnz) - np.repeat(found.indptr[:-1], counts)
-        owner = np.repeat(np.arange(len(rows)), counts)
         values = np.zeros((len(rows), min(k, len(anchors))), dtype=np.float32)
         columns = np.zeros(values.shape, dtype=np.intp)
-        values[owner, place], columns[owner, place] = found.data, found.indices
-        order = np.argsort(-values, axis=1, kind="stable")
-        return cls(
-            np.take_along_axis(values, order, axis=1),
-            np.take_along_axis(columns, order, axis=1),
-            len(anchors),
-        )
+        found = (best for block in _nearest(unit_rows, unit_anchors, k) for best in block)
+        for row, best in enumerate(found):
+            order = np.argsort(-best.values, kind="stable")
+            values[row, : len(order)] = best.values[order]
+            columns[row, : len(order)] = best.columns[order]
+        return cls(values, columns, len(anchors))
 
     def described(self, k: int, power: float) -> csr_array:
         """Return what `ASIFAligner` makes of each row, shape (n, c); rows of no anchor stay 0."""
@@ -364,12 +343,9 @@ def choose_anchors(
 
     Raises
     ------
-    SettingError
-        If the metric is unknown.
     SelectionError
         If all that could be left out is of one group.
     """
-    check_metric(metric)
     held, kept, kind = real, prototypes, "real pairs"
     if real is None:
         held, kept, kind = prototypes, None, "prototypes"
@@ -389,7 +365,7 @@ def choose_anchors(
     return choose(
         evaluate,
         {"top_k": _capped(top_ks, n_anchors), "power": powers},
-        criterion=METRICS[metric],
+        criterion=criterion_named(metric),
         n_queries=sum(len(part.positives) for part in parts),
         n_folds=len(parts),
         of_ranks=True,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.linalg
 
-from fitters.errors import SettingError, SingularMomentsError
+from fitters.errors import SingularMomentsError
 from fitters.spectrum import Spectrum, eigen_gram
 
 if TYPE_CHECKING:
@@ -53,8 +53,6 @@ def solve_ridge(
 
     Raises
     ------
-    SettingError
-        If alpha < 0.
     SingularMomentsError
         If alpha is 0 and gram is singular; the message gives its rank.
 
@@ -62,7 +60,6 @@ def solve_ridge(
     ----------
     Hastie et al., The Elements of Statistical Learning, 2009, eq. 3.44.
     """
-    _check_penalties(alpha)
     if alpha == 0:
         _check_full_rank(gram)
     system = gram.copy()
@@ -84,9 +81,6 @@ def solve_ridge_dual(
 
     Weighted rows come multiplied by √w; alpha must be above 0.
     """
-    _check_penalties(alpha)
-    if alpha == 0:
-        raise SettingError("The dual form needs alpha > 0. Solve the normal equations instead.")
     return a.T @ solve_ridge(a @ a.T, b, alpha)
 
 
@@ -208,7 +202,6 @@ def solve_cca(
     Hotelling, Relations between two sets of variates, 1936; with a ridge: Vinod, Canonical ridge
     and econometrics of joint production, 1976.
     """
-    _check_penalties(alpha_x, alpha_y)
     root_x, root_y = inverse_root(cov_xx, alpha_x), inverse_root(cov_yy, alpha_y)
     u, values, v = leading_directions(root_x @ cov_xy @ root_y)
     left, right = fix_signs(root_x @ u, root_y @ v)
@@ -222,14 +215,6 @@ def least_squares(
     """Solve gram C = cross; the solution of least norm where gram is singular."""
     root = inverse_root(gram, 0.0)
     return root @ (root @ cross)
-
-
-def _check_penalties(*alphas: float) -> None:
-    bad = [alpha for alpha in alphas if not (np.isfinite(alpha) and alpha >= 0)]
-    if bad:
-        raise SettingError(
-            f"A ridge penalty must be a finite number that is not negative. Got {bad[0]}."
-        )
 
 
 def _check_full_rank(gram: np.ndarray) -> None:

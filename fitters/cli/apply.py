@@ -483,7 +483,7 @@ def show_alignment(path: Path, *, as_json: bool) -> None:
         ids[f"fingerprint of {side}"] = source.get("fingerprint")
         fitted_on[side] = f"{source.get('set')}, {count(source.get('rows') or 0, 'row')}"
     sections = {
-        "Fitted on": fitted_on | facts, "Chosen": _curves(choice), "Asked for": asked,
+        "Fitted on": fitted_on | facts, "Chosen": choice, "Asked for": asked,
         "Identity": ids,
     }  # fmt: skip
     print_facts({title: list(_lines(section)) for title, section in sections.items()})
@@ -491,30 +491,6 @@ def show_alignment(path: Path, *, as_json: bool) -> None:
 
 #: Facts that the first lines say.
 _ON_CARD = ("method", "n_prototypes", "n_real")
-
-#: The axes of the scores of a choice, in their order, and what is chosen on each.
-_AXES = {
-    "weights": "mixing weight", "penalties": "penalty", "components": "components",
-    "gammas": "gamma",
-}  # fmt: skip
-
-
-def _curves(choice: dict[str, Any]) -> dict[str, Any]:
-    """Return a choice with the best score at each value of each axis, instead of all scores."""
-    import numpy as np
-
-    shown = {name: value for name, value in choice.items() if name not in (*_AXES, "scores")}
-    axes = {name: choice[name] for name in _AXES if isinstance(choice.get(name), list)}
-    scores = np.asarray(choice.get("scores") or (), dtype=float)
-    axes = {name: values for name, values in axes.items() if scores.ndim == 1 or len(values) > 1}
-    if scores.squeeze().shape != tuple(map(len, axes.values())):
-        return dict(choice)
-    scores = scores.squeeze()
-    for number, (name, values) in enumerate(axes.items()):
-        best = scores.max(axis=tuple(i for i in range(scores.ndim) if i != number))
-        points = zip(values, best, strict=True)
-        shown[f"best score by {_AXES[name]}"] = ", ".join(f"{v:.3g}: {s:.4g}" for v, s in points)
-    return shown
 
 
 def _row(path: Path) -> dict[str, Any]:

@@ -76,7 +76,13 @@ class Moments(Shown):
         check_weight(w)
         zeros = np.zeros(x64.shape[1]), np.zeros(y64.shape[1])
         shifts = (w @ x64 / w.sum(), w @ y64 / w.sum()) if centre else zeros
-        return about_shift(x64 - shifts[0], y64 - shifts[1], w, shifts, np.float64)
+        left, right = x64 - shifts[0], y64 - shifts[1]
+        sums = w @ left, w @ right
+        if (w != 1).any():
+            # The root of the weight on both sides keeps the products symmetric to the last bit.
+            left, right = (np.sqrt(w)[:, None] * rows for rows in (left, right))
+        about: tuple[Matrix, ...] = (*shifts, *sums, left.T @ left, left.T @ right, right.T @ right)
+        return cls(len(x64), float(w.sum()), *about)
 
     @property
     def mean_x(self) -> Matrix:
@@ -133,8 +139,6 @@ class Moments(Shown):
 
     def scaled(self, weight: float) -> Moments:
         """Return the moments with every row's weight multiplied by `weight` (> 0)."""
-        if not (np.isfinite(weight) and weight > 0):
-            raise PairsError(f"Moments are scaled by a finite number above 0. Got {weight}.")
         names = ("weight", "sum_x", "sum_y", "sxx", "sxy", "syy")
         return replace(self, **{name: getattr(self, name) * weight for name in names})
 
@@ -144,33 +148,6 @@ class Moments(Shown):
         return Card(
             f"Moments of {self.n:,} pairs", {**sides, "weight": f"{self.weight:.6g} in all"}
         )
-
-
-def about_shift(
-    dx: npt.NDArray[Any],
-    dy: npt.NDArray[Any],
-    weight: npt.NDArray[np.float64],
-    shifts: tuple[Matrix, Matrix],
-    dtype: type[np.floating[Any]],
-) -> Moments:
-    """Return the moments of rows from which the shifts are already taken, products in `dtype`."""
-    # The root of the weight on both sides keeps the products symmetric to the last bit.
-    if (weight == 1).all():
-        left, right = dx.astype(dtype, copy=False), dy.astype(dtype, copy=False)
-    else:
-        root = np.sqrt(weight)[:, None]
-        left, right = (root * dx).astype(dtype, copy=False), (root * dy).astype(dtype, copy=False)
-    return Moments(
-        n=len(dx),
-        weight=float(weight.sum()),
-        shift_x=shifts[0],
-        shift_y=shifts[1],
-        sum_x=weight @ dx,
-        sum_y=weight @ dy,
-        sxx=(left.T @ left).astype(np.float64, copy=False),
-        sxy=(left.T @ right).astype(np.float64, copy=False),
-        syy=(right.T @ right).astype(np.float64, copy=False),
-    )
 
 
 def moments_of(pairs: Pairs) -> Moments:

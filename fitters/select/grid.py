@@ -120,8 +120,6 @@ class Surface:
         Rows that each score is a mean over.
     n_folds : int
         Parts that were left out in turn.
-    alone : float, optional
-        Score of the prototypes without any real pair, where that is an alternative to every weight.
     of_ranks : bool
         Whether a score is a mean of values from 0 to 1: of reciprocal ranks, or of hits.
     tied : float
@@ -133,7 +131,6 @@ class Surface:
     scores: Matrix
     n_queries: int
     n_folds: int
-    alone: float | None = None
     of_ranks: bool = False
     tied: float = 1e-12
 
@@ -153,31 +150,22 @@ class Surface:
         )
 
     @property
-    def uses_real(self) -> bool:
-        """Whether the best point beats the prototypes alone, where that is an alternative."""
-        return self.alone is None or self.alone < self.scores[self.best]
-
-    @property
     def chosen(self) -> dict[str, float]:
-        """The chosen value of each axis; an infinite weight where no real pair helps."""
-        values = {
+        """The chosen value of each axis."""
+        return {
             name: axis.values[at]
             for (name, axis), at in zip(self.axes.items(), self.best, strict=True)
         }
-        return values if self.uses_real else values | {"weight": float("inf")}
 
     @property
     def score(self) -> float:
         """The score of what was chosen."""
-        best = float(self.scores[self.best])
-        return best if self.alone is None else max(best, self.alone)
+        return float(self.scores[self.best])
 
     @property
     def edges(self) -> tuple[str, ...]:
         """Edges of the grid on which the chosen point lies, such as "penalty high"."""
         hits: list[str] = []
-        if not self.uses_real:
-            return ()
         for (name, axis), at in zip(self.axes.items(), self.best, strict=True):
             if axis.searched and at == 0:
                 hits.append(f"{name} low")
@@ -193,9 +181,8 @@ class Surface:
         is a mean of reciprocal ranks. The choice is made by its rule all the same; on a flat
         surface another sample may choose any other point.
         """
-        best = float(self.scores[self.best])
-        others = self.scores if self.alone is None else np.append(self.scores, self.alone)
-        return bool(best - others.min() <= np.sqrt(best * (1 - best) / self.n_queries))
+        best, worst = self.score, float(self.scores.min())
+        return bool(best - worst <= np.sqrt(best * (1 - best) / self.n_queries))
 
     @property
     def searched(self) -> dict[str, Axis]:
@@ -217,8 +204,7 @@ class Surface:
             for name, axis in self.axes.items()
             if axis.searched or len(axis.values) > 1
         }
-        facts["scores"] = self.scores.tolist()
-        return facts if self.alone is None else facts | {"prototypes_alone": {"score": self.alone}}
+        return facts | {"scores": self.scores.tolist()}
 
 
 def choose(

@@ -32,12 +32,12 @@ import numpy.typing as npt
 
 from featstore.parallel import map_threads
 from fitters.aligners.solvers import DETERMINED, relative_penalty
-from fitters.errors import PairsError, SelectionError, SettingError
+from fitters.errors import SelectionError
 from fitters.kept import remember
 from fitters.moments.moments import Moments, merge_pooled
 from fitters.pairs import Matrix, Pairs
 from fitters.select.grid import PENALTIES, WEIGHTS, Axis, Surface, choose
-from fitters.select.ranking import METRICS, HeldOut, check_metric
+from fitters.select.ranking import HeldOut, criterion_named
 from fitters.settings import Metric
 from fitters.spectrum import Spectrum, eigen_gram, inverse_of
 
@@ -245,7 +245,6 @@ class RidgePath:
 
 
 ERROR_CRITERION = "share of the held-out squared length that is predicted (R² about 0)"
-CENTRED_CRITERION = "share of the held-out variance that is predicted (R²)"
 
 
 def validate_by_error(
@@ -253,7 +252,6 @@ def validate_by_error(
     prototypes: Moments | None = None,
     *,
     direction: str = "x->y",
-    center: bool = False,
     penalties: Axis = PENALTIES,
     weights: Axis = WEIGHTS,
 ) -> Surface:
@@ -267,8 +265,6 @@ def validate_by_error(
         In the training of every fold, with the mixing weight.
     direction : {"x->y", "y->x", "both"}
         "both": the mean over the two.
-    center : bool
-        Fit about the training mean, as an intercept does; False: about 0.
     penalties, weights : Axis
         Grids, relative to the training moments of each fold; they widen themselves.
 
@@ -297,7 +293,7 @@ def validate_by_error(
             training = rest[fold]
             if prototypes is not None:
                 training = merge_pooled(training, prototypes.scaled(weight))
-            return _errors(training, folds[fold], way, at_penalties, center=center)
+            return _errors(training, folds[fold], way, at_penalties)
 
         tasks = list(itertools.product(at_weights.tolist(), ways, range(len(folds))))
         found = map_threads(errors_of, tasks)
@@ -309,18 +305,17 @@ def validate_by_error(
     return choose(
         evaluate,
         {"weight": Axis.fixed(1.0) if prototypes is None else weights, "penalty": penalties},
-        criterion=CENTRED_CRITERION if center else ERROR_CRITERION,
+        criterion=ERROR_CRITERION,
         n_queries=sum(fold.n for fold in folds),
         n_folds=len(folds),
     )
 
 
 def _errors(
-    training: Moments, held: Moments, direction: str, penalties: Matrix, *, center: bool
+    training: Moments, held: Moments, direction: str, penalties: Matrix
 ) -> tuple[Matrix, float]:
-    """Return the held-out squared error at each penalty, and that of predicting the mean."""
-    fitted = training.centred if center else training.uncentred
-    held = held.shifted(fitted.shift_x, fitted.shift_y)
+    """Return the held-out squared error at each penalty, and that of predicting 0."""
+    fitted, held = training.uncentred, held.uncentred
     if direction == "y->x":
         fitted, held = fitted.swapped, held.swapped
     found = Spectrum.of(fitted.sxx, fitted.sxy)
@@ -375,13 +370,6 @@ def cross_validate(
     -----
     One eigendecomposition, of the size of the predicting side, for each fold and weight.
     """
-    if method not in {"ridge", "procrustes"}:
-        raise SettingError(
-            f"Only ridge and procrustes have something to choose here. Got {method!r}."
-        )
-    check_metric(metric)
-    if folds.shape != (real.n,):
-        raise PairsError(f"folds must have one entry a pair, shape ({real.n},). Got {folds.shape}.")
     # Procrustes maps the smaller side into the larger; ridge as asked.
     predict_x = (
         real.y.shape[1] <= real.x.shape[1] if method == "procrustes" else direction == "y->x"
@@ -415,7 +403,7 @@ def cross_validate(
             "weight": Axis.fixed(1.0) if prototypes is None else weights,
             "penalty": penalties if method == "ridge" else Axis.fixed(0.0),
         },
-        criterion=METRICS[metric],
+        criterion=criterion_named(metric),
         n_queries=real.n,
         n_folds=len(parts),
         of_ranks=True,

@@ -171,12 +171,8 @@ def asking_of(n: int) -> npt.NDArray[np.intp]:
     return np.unique(np.linspace(0, n - 1, min(n, MOST_QUERIES)).round().astype(np.intp))
 
 
-def _sides(
-    pairs: Pairs, direction: str, criterion: str
-) -> tuple[Pairs, Matrix, Matrix, Matrix | None]:
+def _sides(pairs: Pairs, direction: str) -> tuple[Pairs, Matrix, Matrix, Matrix | None]:
     """Return the rows that have mass: predicting, predicted, and asked if these are others."""
-    if criterion not in CRITERIA:
-        raise SettingError(f"criterion must be one of {', '.join(CRITERIA)}. Got {criterion!r}.")
     used = pairs.take(pairs.row_weight > 0)
     sides = (used.y, used.x) if direction == "y->x" else (used.x, used.y)
     a, b = (np.asarray(side, np.float64) for side in sides)
@@ -219,7 +215,7 @@ def leave_one_group_out(
     SelectionError
         If there is one group only.
     """
-    used, a, b, asked = _sides(pairs, direction, criterion)
+    used, a, b, asked = _sides(pairs, direction)
 
     def surface() -> Surface:
         left_out = left_out_of_rows(a, b, used.row_groups, used.row_weight, asked)
@@ -309,7 +305,7 @@ def choose_on_prototypes(
     SelectionError
         If there is one group only.
     """
-    used, a, b, asked = _sides(pairs, direction, criterion)
+    used, a, b, asked = _sides(pairs, direction)
     if used.n > DOUBLE_ROWS:
         penalties = penalties.at_least(SINGLE_LOWEST)
     if used.n <= EXACT_ROWS:

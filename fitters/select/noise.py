@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from fitters.aligners.kernel_solvers import decompose_kernel, solve_first
 from fitters.aligners.solvers import solve_ridge
-from fitters.errors import PairsError, SettingError
+from fitters.errors import PairsError
 from fitters.feature_maps import NystroemMap
 from fitters.moments.transform import unit_or_zero
 from fitters.pairs import Matrix, Pairs
@@ -91,21 +91,11 @@ class HeldOutPairs:
 
     Raises
     ------
-    SettingError
-        If the criterion is unknown.
     PairsError
-        If a pair has no fold or no mass.
+        If a pair has no mass.
     """
 
     def __init__(self, real: Pairs, folds: npt.NDArray[np.integer[Any]], criterion: str) -> None:
-        if criterion not in VALIDATIONS:
-            raise SettingError(
-                f"criterion must be one of {', '.join(VALIDATIONS)}. Got {criterion!r}."
-            )
-        if folds.shape != (real.n,):
-            raise PairsError(
-                f"folds must have one entry a pair, shape ({real.n},). Got {folds.shape}."
-            )
         if (real.row_weight <= 0).any():
             raise PairsError(
                 "A real pair of weight 0 can be neither fitted nor held out. Leave it out."

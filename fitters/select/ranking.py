@@ -97,24 +97,16 @@ def reciprocal_ranks(
     return 1.0 / (1 + above - right)
 
 
-def metric_of(reciprocal: npt.NDArray[np.float64], metric: str) -> npt.NDArray[np.float64]:
-    """Return what each query adds to a mean of `METRICS`, from its reciprocal rank.
+def criterion_named(metric: str) -> str:
+    """Return the text of one of `METRICS`; raise SettingError if there is none of this name."""
+    return lookup(METRICS, metric, what="metric of a choice by rank", error=SettingError)
 
-    Raises
-    ------
-    SettingError
-        If the metric is unknown.
-    """
-    check_metric(metric)
+
+def metric_of(reciprocal: npt.NDArray[np.float64], metric: str) -> npt.NDArray[np.float64]:
+    """Return what each query adds to a mean of `METRICS`, from its reciprocal rank."""
     if metric == "mrr":
         return reciprocal
     return (reciprocal > 1 / (int(metric.removeprefix("top-")) + 0.5)).astype(np.float64)
-
-
-def check_metric(metric: str) -> None:
-    """Raise SettingError unless `metric` is one of `METRICS`."""
-    if metric not in METRICS:
-        raise SettingError(f"A choice by rank goes by one of {', '.join(METRICS)}. Got {metric!r}.")
 
 
 @dataclass(frozen=True, eq=False)

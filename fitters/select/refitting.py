@@ -21,7 +21,7 @@ from fitters.moments.moments import Folds, Moments, merge_pooled, moments_of
 from fitters.moments.transform import SideTransform
 from fitters.pairs import Matrix, Pairs
 from fitters.select.grid import Axis, Search, Surface, choose, folds_of_pairs
-from fitters.select.ranking import METRICS, HeldOut, check_metric
+from fitters.select.ranking import HeldOut, criterion_named
 from fitters.settings import Metric
 from fitters.sources import Sources
 
@@ -172,7 +172,6 @@ def _search(
     metric: Metric,
 ) -> tuple[Surface, dict[tuple[float, float], Matrix]]:
     """Return the surface of the best of `score` at each weight and penalty, and all of them."""
-    check_metric(metric)
     parts = {int(fold): HeldOut.of(real.take(folds == fold)) for fold in np.unique(folds)}
     known: dict[tuple[float, float], Matrix] = {}
 
@@ -198,7 +197,7 @@ def _search(
     surface = choose(
         evaluate,
         {"weight": weights, "penalty": penalties},
-        criterion=METRICS[metric],
+        criterion=criterion_named(metric),
         n_queries=real.n,
         n_folds=len(parts),
         of_ranks=True,

@@ -356,60 +356,18 @@ class TrainedAligner(Schedule, BaseAligner):
         """Return whether a side is changed at all."""
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def fit(
-        self,
-        X: Rows,
-        y: Rows,
-        *,
-        groups: npt.NDArray[Any] | None = None,
-        prototype: npt.NDArray[np.bool_] | None = None,
-        device: str = "cpu",
-        checkpoint: Path | str | None = None,
-        on_epoch: OnEpoch | None = None,
-    ) -> Self:
-        """Train on n paired rows.
+    def fit(self, X: Rows, y: Rows, **how: Any) -> Self:
+        """Train on n paired rows, each of its own group.
 
         Parameters
         ----------
         X : ndarray of shape (n, p)
         y : ndarray of shape (n, q) or (n,)
-        groups : ndarray of shape (n,), optional
-            Names of classes, or images: rows of one group are no negatives of each other, and are
-            held out together. None: every row is its own.
-        prototype : ndarray of bool, shape (n,), optional
-            Which rows are prototypes, for `share` and `sequential`. None: none are.
-        device : str
-            As torch names it, or "auto": see `training_device`. The same rows and seed give the
-            same bytes on a CPU; on a GPU the dropout masks and the last bits are others.
-        checkpoint : path, optional
-            File that the training's state is kept in, at most every 30 seconds and at its end. If
-            it holds the state of this very training, that goes on.
-        on_epoch : callable, optional
-            Is given an `EpochDone` after each epoch.
-
-        Raises
-        ------
-        MissingPackageError
-            If torch is not installed.
-        DivergedError
-            If the loss is no longer finite.
+        **how
+            As of `fit_rows`, which also takes groups and prototypes, and names what is raised.
         """
         x64, y64, _ = validate_pairs(self, X, y, None)
-        n = len(x64)
-        labels = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
-        first = np.zeros(n, dtype=bool) if prototype is None else np.asarray(prototype, dtype=bool)
-        if len(labels) != n or len(first) != n:
-            raise SettingError(
-                f"groups and prototype have one entry a pair, {n:,}. Got {len(labels):,} and "
-                f"{len(first):,}."
-            )
-        rows = ArrayRows(x64.astype(np.float32), y64.astype(np.float32), labels.astype(np.int64))
-        sources = [
-            rows.take(np.flatnonzero(chosen)) if chosen.any() else None
-            for chosen in (first, ~first)
-        ]
-        self.fit_rows(*sources, device=device, checkpoint=checkpoint, on_epoch=on_epoch)
-        return self
+        return self.fit_rows(None, ArrayRows.of(Pairs(x64, y64)), **how)
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit_rows(
@@ -427,9 +385,25 @@ class TrainedAligner(Schedule, BaseAligner):
         Parameters
         ----------
         prototypes, real : PairSource, optional
-            At least one; see `fitters.trained.training`. Both count their groups apart.
+            At least one; see `fitters.trained.training`. Both count their groups apart: rows of
+            one group are no negatives of each other, and are held out together.
+        device : str
+            As torch names it, or "auto": see `training_device`. The same rows and seed give the
+            same bytes on a CPU; on a GPU the dropout masks and the last bits are others.
+        checkpoint : path, optional
+            File that the training's state is kept in, at most every `checkpoint_seconds` and at
+            its end. If it holds the state of this very training, that goes on.
         checkpoint_seconds : float
-            Between two writes of the checkpoint; the others are as in `fit`.
+            0 writes after every epoch.
+        on_epoch : callable, optional
+            Is given an `EpochDone` after each epoch.
+
+        Raises
+        ------
+        MissingPackageError
+            If torch is not installed.
+        DivergedError
+            If the loss is no longer finite.
         """
         _need_torch()
         from fitters.trained.checkpoint import Checkpoint

@@ -9,6 +9,7 @@ and row j are of one group, such as classes of one name: they are left out.
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -75,29 +76,17 @@ def _kept(rows: Tensor, p: float, generator: torch.Generator | None) -> Tensor:
     return drawn.ge_(p).to(rows.dtype)
 
 
-class LinearHead(nn.Module):
-    """k → d."""
-
-    def __init__(self, k: int, d: int, *, bias: bool = True) -> None:
-        super().__init__()
-        self.project = nn.Linear(k, d, bias=bias)
-
-    def forward(self, rows: Tensor) -> Tensor:  # noqa: D102
-        return self.project(rows)
+def linear_head(k: int, d: int, *, bias: bool = True) -> nn.Module:
+    """Return k → d."""
+    return nn.Sequential(OrderedDict(project=nn.Linear(k, d, bias=bias)))
 
 
-class PaperHead(nn.Module):
-    """k → h → d with GELU, dropout and LayerNorm; h is 4 d where the paper is followed."""
-
-    def __init__(self, k: int, d: int, h: int | None = None, *, dropout: float = 0.5) -> None:
-        super().__init__()
-        h = 4 * d if h is None else h
-        self.up, self.down, self.norm = nn.Linear(k, h), nn.Linear(h, d), nn.LayerNorm(d)
-        self.dropout = Dropout(dropout)
-
-    def forward(self, rows: Tensor) -> Tensor:  # noqa: D102
-        hidden = self.dropout(nn.functional.gelu(self.up(rows)))
-        return self.norm(self.down(hidden))
+def paper_head(k: int, d: int, h: int | None = None, *, dropout: float = 0.5) -> nn.Module:
+    """Return k → h → d with GELU, dropout and LayerNorm; h is 4 d where the paper is followed."""
+    h = 4 * d if h is None else h
+    parts = {"up": nn.Linear(k, h), "bend": nn.GELU(), "dropout": Dropout(dropout)}
+    ends = {"down": nn.Linear(h, d), "norm": nn.LayerNorm(d)}
+    return nn.Sequential(OrderedDict(**parts, **ends))
 
 
 class ResidualHead(nn.Module):
@@ -178,8 +167,8 @@ class Autoencoder(nn.Module):
 
 #: Name of a head -> the module, and what it takes beside its columns.
 HEADS: dict[str, tuple[Callable[..., nn.Module], tuple[str, ...]]] = {
-    "linear": (LinearHead, ("bias",)),
-    "paper": (PaperHead, ("h", "dropout")),
+    "linear": (linear_head, ("bias",)),
+    "paper": (paper_head, ("h", "dropout")),
     "residual": (ResidualHead, ("h", "dropout", "gate")),
     "sail": (SailHead, ("h",)),
     "freeze_align": (FreezeAlignHead, ("dropout",)),

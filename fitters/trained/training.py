@@ -26,13 +26,7 @@ from torch.nn.functional import normalize
 from featstore.errors import needs_extra
 from fitters.errors import DivergedError, SelectionError
 from fitters.settings import EpochDone, OnEpoch
-from fitters.trained.checkpoint import (
-    Checkpoint,
-    module_tensors,
-    optimiser_tensors,
-    restore_optimiser,
-    with_prefix,
-)
+from fitters.trained.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from fitters.trained.base import Schedule
@@ -393,8 +387,8 @@ def train(
     begun, done_before = time.monotonic(), len(stand.history)
     for number, stage in enumerate(stages[stand.stage :], start=stand.stage):
         optimiser = make_optimiser(objective, schedule)
-        if found is not None and number == found[1]["stage"]:
-            restore_optimiser(optimiser, found[0])
+        if found is not None and number == found["stand"]["stage"]:
+            optimiser.load_state_dict(found["optimiser"])
         elif number:
             stand = _Stand(number, history=stand.history)
         while not stand.ended(stage, schedule.patience):
@@ -523,27 +517,22 @@ def _write(
     optimiser: torch.optim.Optimizer,
     generators: Generators,
 ) -> None:
-    tensors = module_tensors("now", objective) | optimiser_tensors(optimiser)
-    if stand.best_state is not None:
-        tensors |= module_tensors("best", stand.best_state)
-    for name in ("order", "masks"):
-        tensors[f"generator.{name}"] = getattr(generators, name).get_state()
-    facts = {"stage": stand.stage, "epoch": stand.epoch, "history": stand.history}
-    checkpoint.write(tensors, {**facts, "best_metric": stand.best_metric, "bad": stand.bad})
-
-
-def _restore(
-    found: tuple[dict[str, Tensor], dict[str, Any]], objective: Objective, generators: Generators
-) -> _Stand:
-    tensors, facts = found
-    objective.load_state_dict(with_prefix("now", tensors))
-    for name in ("order", "masks"):
-        getattr(generators, name).set_state(tensors[f"generator.{name}"])
-    return _Stand(
-        facts["stage"],
-        facts["epoch"],
-        facts["history"],
-        facts["best_metric"],
-        with_prefix("best", tensors) or None,
-        facts["bad"],
+    checkpoint.write(
+        {
+            "objective": objective.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "generators": {name: getattr(generators, name).get_state() for name in _RESUMED},
+            "stand": vars(stand),
+        }
     )
+
+
+def _restore(found: dict[str, Any], objective: Objective, generators: Generators) -> _Stand:
+    objective.load_state_dict(found["objective"])
+    for name in _RESUMED:
+        getattr(generators, name).set_state(found["generators"][name])
+    return _Stand(**found["stand"])
+
+
+#: Generators that have drawn by the end of an epoch.
+_RESUMED = ("order", "masks")

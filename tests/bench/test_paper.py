@@ -27,7 +27,8 @@ from bench.tasks.diagnostics import score_neighbours
 from featstore import open_store
 from featstore.command_line import run_command
 from featstore.datasets import synsets_of
-from fitters import preset
+from fitters import Pairs, preset
+from fitters.trained.base import ArrayRows
 from headstock.__main__ import cli
 from tests.assertions import assert_close, assert_same
 from tests.bench.paper_store import build
@@ -255,9 +256,8 @@ def test_the_papers_map_is_tested_on_other_texts_than_it_is_trained_on(store, pl
     fitted = fit_run(run, corpus, split)
     seed = int(stream("choice", run.seed).integers(2**31))
     head = corpus.head
-    by_hand = preset("paper-mlp", epochs=3, seed=seed).fit(
-        normalize(head.weight), head.texts, groups=head.groups, prototype=np.ones(60, bool)
-    )
+    rows = ArrayRows.of(Pairs(normalize(head.weight), head.texts, head.groups))
+    by_hand = preset("paper-mlp", epochs=3, seed=seed).fit_rows(rows, None)
     assert_close(
         fitted.alignment.project_y(corpus.names.rows), by_hand.project_y(corpus.names.rows),
         "float32", times=100,

@@ -50,17 +50,10 @@ def test_a_surface_is_flat_within_one_standard_error_of_its_best(scores, flat):
     axes = {"penalty": Axis(tuple(10.0**n for n in range(len(scores))))}
     surface = Surface("share of hits", axes, np.array(scores), 100, 4, of_ranks=True)
     assert surface.flat == flat == surface.to_facts()["flat"]
-    # The rule is the same: the best score, of equal ones the larger penalty.
-    assert surface.chosen == {"penalty": 1.0}
-
-
-def test_prototypes_alone_are_a_point_of_the_surface():
-    axes = {"weight": Axis((1.0, 10.0))}
-    surface = Surface("share", axes, np.array([0.5, 0.49]), 100, 4, alone=0.4, of_ranks=True)
-    assert not surface.flat
-    assert replace(surface, alone=0.46).flat
     # Nothing bounds the standard error of a cosine or a squared error.
     assert "flat" not in replace(surface, of_ranks=False).to_facts()
+    # The rule is the same: the best score, of equal ones the larger penalty.
+    assert surface.chosen == {"penalty": 1.0}
 
 
 def test_both_axes_widen_together():
@@ -111,12 +104,3 @@ def test_of_equal_scores_the_fewest_components_count_whatever_the_order_of_the_a
     assert surface.to_facts()["components"] == [1.0, 2.0]
     assert set(surface.searched) == {"gamma", "penalty"}
     assert surface.edges == ("gamma low", "penalty high")
-
-
-@pytest.mark.parametrize(("alone", "weight"), [(0.4, 2.0), (0.5, np.inf), (0.6, np.inf)])
-def test_the_prototypes_alone_are_an_alternative_to_every_weight(alone, weight):
-    axes = {"weight": Axis((1.0, 2.0))}
-    surface = Surface("test", axes, np.array([0.3, 0.5]), 1, 1, alone=alone)
-    assert surface.chosen == {"weight": weight}
-    assert surface.score == max(0.5, alone)
-    assert surface.edges == (("weight high",) if alone < 0.5 else ())

@@ -74,7 +74,7 @@ def test_published_settings_stay_the_default_and_wrong_ones_are_refused(world, r
     assert choice == {"top_k": 800, "power": 8.0}
     with pytest.raises(SettingError, match="top_k='auto' is of ASIF"):
         fit("conse", prototypes=head, top_k="auto", rng=rng)
-    with pytest.raises(SettingError, match="goes by one of mrr"):
+    with pytest.raises(SettingError, match="by rank"):
         choose_anchors(head, None, metric="luck", rng=rng)
     same = Pairs(head.x, head.y, np.zeros(head.n, dtype=int))
     with pytest.raises(SelectionError, match="prototypes of one group"):

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
 from fitters import Pairs, ProcrustesAligner, RidgeAligner
-from fitters.errors import PairsError, SelectionError, SettingError
+from fitters.errors import SelectionError, SettingError
 from fitters.select import ranking
 from fitters.select.grid import Axis, folds_by_group
 from fitters.select.held_out import cross_validate
@@ -127,7 +127,7 @@ def test_a_curve_of_recall_counts_what_stands_first(metric, rng):
             order = np.argsort(-scores, axis=1)[:, :last]
             right += np.sum(order == np.arange(8)[:, None])
         assert score == pytest.approx(right / 24)
-    with pytest.raises(SettingError, match=r"mrr, top-1, top-5, top-10\. Got 'recall'"):
+    with pytest.raises(SettingError, match="by rank"):
         cross_validate("ridge", real=real, folds=folds, metric="recall")
 
 
@@ -241,12 +241,10 @@ def test_centred_rows_must_not_leak_through_their_sum(columns, renormalised, rng
         assert leak.score(1e-6, "rank") > 0.9
 
 
-def test_leaving_out_needs_two_names_and_a_known_criterion(rng):
+def test_leaving_out_needs_two_names(rng):
     pairs = Pairs(rng.standard_normal((3, 4)), rng.standard_normal((3, 2)), np.zeros(3))
     with pytest.raises(SelectionError, match="fix the penalty"):
         leave_one_group_out(pairs)
-    with pytest.raises(SettingError, match="cosine, rank"):
-        leave_one_group_out(pairs, criterion="loss")
 
 
 # Cross-validation
@@ -314,11 +312,3 @@ def test_the_curve_is_what_refitting_gives(
         for j, penalty in enumerate(curve.axes["penalty"].values):
             expected = refit_and_rank(method, direction, prototypes, real, folds, weight, penalty)
             assert curve.scores[i, j] == pytest.approx(expected, abs=1e-9), (weight, penalty)
-
-
-def test_bad_calls_say_what_is_wrong(rng):
-    real = Pairs(rng.standard_normal((6, 3)), rng.standard_normal((6, 2)))
-    with pytest.raises(PairsError, match=r"shape \(6,\)"):
-        cross_validate("ridge", real=real, folds=np.zeros(4, int))
-    with pytest.raises(SettingError, match="Only ridge and procrustes"):
-        cross_validate("conse", real=real, folds=np.arange(6) % 2)

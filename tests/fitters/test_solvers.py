@@ -12,7 +12,7 @@ from fitters.aligners.solvers import (
     solve_ridge_dual,
     truncation_gap,
 )
-from fitters.errors import SettingError, SingularMomentsError
+from fitters.errors import SingularMomentsError
 from fitters.spectrum import Spectrum, eigen_gram
 from tests.assertions import assert_close
 
@@ -90,10 +90,6 @@ def test_singular_without_penalty_says_its_rank(rng):
     a = rng.standard_normal((3, 5))
     with pytest.raises(SingularMomentsError, match=r"5 columns, rank 3\. Use a penalty above"):
         solve_ridge(a.T @ a, a.T @ a, 0.0)
-    with pytest.raises(SettingError, match=r"not negative\. Got -1"):
-        solve_ridge(a.T @ a, a.T @ a, -1.0)
-    with pytest.raises(SettingError, match="alpha > 0"):
-        solve_ridge_dual(a, a, 0.0)
 
 
 @given(problems())

@@ -105,8 +105,4 @@ def _parts(choice: dict[str, Any]) -> list[dict[str, Any]]:
 def _is_clear(choice: dict[str, Any]) -> bool:
     scores = np.ravel(np.array(choice.get("component_scores", choice["scores"]), dtype=float))
     best = np.sort(scores[np.isfinite(scores)])[::-1]
-    clear = len(best) < 2 or best[0] - best[1] > CLEAR
-    alone = choice.get("prototypes_alone")
-    if isinstance(alone, dict) and isinstance(alone.get("score"), float):
-        clear = clear and abs(alone["score"] - choice["score"]) > CLEAR
-    return bool(clear)
+    return bool(len(best) < 2 or best[0] - best[1] > CLEAR)

@@ -423,11 +423,6 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
     ),
     "choices": (
         Mutant(
-            'A head that scores as well alone is chosen alone.', 'fitters/select/grid.py',
-            'return self.alone is None or self.alone < self.scores[self.best]', 'return True',
-            ('tests/fitters/test_grid.py::test_the_prototypes_alone_are_an_alternative_to_every_weight',)
-        ),
-        Mutant(
             'A grid widens where its best point lies at its end.', 'fitters/select/grid.py',
             'if axis.searched and at == len(axis.values) - 1:',
             'if axis.searched and at == len(axis.values):',

@@ -8,6 +8,7 @@ from fitters import Pairs, preset
 from fitters.errors import PairsError, SettingError
 from fitters.few_shot.learner import Shots
 from fitters.few_shot.paper_few_shot import PaperFewShot
+from fitters.trained.base import ArrayRows
 from tests.assertions import assert_close, assert_same
 
 
@@ -43,7 +44,8 @@ def test_it_is_the_preset_in_two_stages_on_means_of_raw_rows():
     texts = normalize(given.texts)
     y = np.concatenate([normalize(given.head.y), texts])
     theirs = preset("paper-mlp", epochs=6, seed=3, sequential=True)
-    theirs.fit(x, y, prototype=np.arange(68) < 60)
+    rows = ArrayRows(x, y, np.arange(68))
+    theirs.fit_rows(rows.take(np.arange(60)), rows.take(np.arange(60, 68)))
     assert_close(ours.weight, theirs.project_y(texts), "float32", times=10)
     assert ours.facts == {"epoch": 12.0}
     assert_same(PaperFewShot(epochs=6, seed=3).fit(given).weight, ours.weight)

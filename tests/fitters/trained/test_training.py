@@ -178,10 +178,15 @@ def test_held_out_groups_are_whole_and_not_trained_on(rng):
     told = []
     MLPAligner(
         "linear", learning_rate=0.05, epochs=60, batch_size=8, patience=60, validation_fraction=0.3
-    ).fit(x, y, groups=groups, on_epoch=told.append)
+    ).fit_rows(None, ArrayRows(x, y, groups), on_epoch=told.append)
     assert told[-1].metric == 1.0  # both rows of a group are right, wherever they rank
     with pytest.raises(SelectionError, match="cannot be held out"):
         MLPAligner(epochs=1, patience=1).fit(x[:3], y[:3])
+
+
+def in_two(x, y, first):
+    rows = ArrayRows(x, y, np.arange(len(x)))
+    return rows.take(np.flatnonzero(first)), rows.take(np.flatnonzero(~first))
 
 
 def test_two_stages_end_on_the_real_pairs(rng):
@@ -191,7 +196,7 @@ def test_two_stages_end_on_the_real_pairs(rng):
     common = {"architecture": "linear", "loss": "cosine", "learning_rate": 0.05, "epochs": 60,
               "batch_size": 20}  # fmt: skip
     fits = {
-        name: MLPAligner(**common, **more).fit(wrong, y, prototype=first)
+        name: MLPAligner(**common, **more).fit_rows(*in_two(wrong, y, first))
         for name, more in {"mixed": {}, "two": {"sequential": True}, "few": {"share": 0.1}}.items()
     }
     of = {name: score_pairs(fit, x[~first], y[~first]).mean() for name, fit in fits.items()}
@@ -201,15 +206,15 @@ def test_two_stages_end_on_the_real_pairs(rng):
 
 def test_the_first_stage_may_have_epochs_of_its_own(pairs):
     told: list[EpochDone] = []
-    first = np.arange(32) < 10
+    given = in_two(*pairs, np.arange(32) < 10)
     common = SMALL | {"sequential": True, "seed": 4}
-    fit = MLPAligner(**common, first_epochs=2).fit(*pairs, prototype=first, on_epoch=told.append)
+    fit = MLPAligner(**common, first_epochs=2).fit_rows(*given, on_epoch=told.append)
     assert [(done.stage, done.epoch) for done in told] == [
         *((1, e) for e in (1, 2)), *((2, e) for e in range(1, 5)),
     ]  # fmt: skip
     assert fit.epochs_ == 6
     # As many as of the second stage is what None says.
-    same = [MLPAligner(**common, first_epochs=n).fit(*pairs, prototype=first) for n in (4, None)]
+    same = [MLPAligner(**common, first_epochs=n).fit_rows(*given) for n in (4, None)]
     assert_same(same[0].project_y(pairs[1]), same[1].project_y(pairs[1]))
 
 
@@ -248,8 +253,6 @@ def test_a_diverging_training_says_so(pairs):
 def test_settings_that_make_no_sense_are_refused(settings, match, pairs):
     with pytest.raises(SettingError, match=match):
         MLPAligner(**settings).fit(*pairs)
-    with pytest.raises(SettingError, match="one entry a pair"):
-        MLPAligner().fit(*pairs, groups=np.arange(3))
     with pytest.raises(SettingError, match="nothing to train on"):
         MLPAligner().fit_rows(None, None)
 
