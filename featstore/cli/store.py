@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -325,30 +325,51 @@ def _notes(info: SetInfo) -> Iterator[str]:
 )
 @click.argument("store", type=StoreType(writes=True))
 @click.argument("key", metavar="KEY", type=KEY)
+@click.option(
+    "--items",
+    type=click.File(encoding="utf-8"),
+    metavar="FILE",
+    help="Withdraw only the pictures whose ids stand in this file, one a line.",
+)
 @click.option("-y", "--yes", is_flag=True, help="Do not ask; --json implies it.")
 @json_option
-def rm_command(store: Path, key: str, yes: bool, as_json: bool) -> None:
-    """Remove a set, finished or not.
+def rm_command(store: Path, key: str, items: TextIO | None, yes: bool, as_json: bool) -> None:
+    """Remove a set, finished or not, or the rows of some of its pictures.
 
     KEY may be a short name. Item tables that other sets use stay. A set that a tag names is kept
-    until `headstock store tag STORE NAME --delete` has dropped the tag.
+    until `headstock store tag STORE NAME --delete` has dropped the tag. A withdrawn picture keeps
+    its number; its row is blank in every revision, and its thumbnail is deleted.
     """
-    from featstore.store.gc import remove_set
+    from featstore.store.gc import remove_set, withdraw_items
+    from featstore.store.layout import SetKey
     from featstore.store.log import resolve_set
     from featstore.store.store import open_store
 
     open_store(store)
     target = resolve_set(store, key)
+    ids = sorted({line.strip() for line in items or ()} - {""})
+    if items is not None and not ids:
+        raise click.UsageError(f"{items.name} names no item. Write one item_id a line.")
+    what = f"{len(ids):,} pictures of {target}" if ids else target
     if not (yes or as_json):
         try:
-            click.confirm(f"Remove {target} from {store}?", abort=True, err=True)
+            click.confirm(f"Remove {what} from {store}?", abort=True, err=True)
         except click.Abort as err:
             if sys.stdin is not None and sys.stdin.isatty():
                 raise
             click.echo(err=True)  # ends the line of the question
             raise click.UsageError(
-                f"There is no terminal to confirm the removal of {target}: add --yes."
+                f"There is no terminal to confirm the removal of {what}: add --yes."
             ) from err
+    if ids:
+        others = withdraw_items(store, SetKey(*target.split("/")), ids)
+        if as_json:
+            print_json({"withdrawn": target, "items": ids, "still": others})
+            return
+        click.echo(f"Withdrew {what}. Copies of the store keep them until they pull or push anew.")
+        for other in others:
+            click.echo(f"{other} has them, or texts of them, too.")
+        return
     freed = remove_set(store, target)
     if as_json:
         print_json({"removed": target, "bytes": freed})

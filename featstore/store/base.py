@@ -7,7 +7,7 @@ again, under another name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,13 +33,22 @@ from featstore.store.lock import Claim
 from featstore.store.log import present_commit
 from featstore.store.records import FIRST, Commit, key_of
 from featstore.store.staging import BlockRecord, Journal, StagedFiles, plan_digest, read_journal
-from featstore.store.tables import failures_file, join_ids, read_failures, read_parts
+from featstore.store.tables import (
+    failures_file,
+    join_ids,
+    read_failures,
+    read_parts,
+    where_equal,
+)
 
 #: Kinds whose items are one list: another one is no addition to it.
 LISTS = ("class_name", "head_weight")
 
 #: Path of a part whose name follows from its rows, which are not all known yet.
 UNNAMED = "unnamed"
+
+#: Why an item has no embedding that it once had: whoever asked to be taken out stays out.
+WITHDRAWN = "withdrawn"
 
 
 @dataclass(frozen=True)
@@ -55,8 +64,8 @@ class Base:
     items, table : DataFrame
         Of this revision, and of the next one.
     kept : ndarray of shape (n,)
-        True for the rows that stay. The others are failed rows that are tried again, and those
-        of `bad` blocks.
+        True for the rows that stay. The others are failed rows that are tried again, rows that are
+        withdrawn, and those of `bad` blocks.
     bad, lost : frozenset
         In a repair: blocks that are not those of the commit, and names of small files that are not.
         They are made again.
@@ -211,13 +220,18 @@ def read_base(
     *,
     retry_failed: bool = False,
     repair: bool = False,
+    withdraw: Collection[str] = (),
 ) -> Base | None:
     """Return the revision that `items` extend, or None if the set has none yet.
 
     Parameters
     ----------
+    retry_failed : bool
+        Failed rows are not kept, but of items that were withdrawn.
     repair : bool
         Every file is compared with the commit, and what is damaged is not kept.
+    withdraw : collection of str
+        Ids of items whose rows are not kept.
 
     Raises
     ------
@@ -249,10 +263,12 @@ def read_base(
     kept = np.full(commit.n, key.kind != "head_weight" or not (bad or lost))
     for block in bad:
         kept[layout.block_slice(block)] = False
-    if retry_failed or name in lost:
-        kept &= ~commit.failed_rows()
     failed = set(old["item_id"].filter(commit.failed_rows())) if reasons else set()
     failures = {item: reason for item, reason in reasons.items() if item in failed}
+    if retry_failed or name in lost:
+        out = {item for item, reason in failures.items() if reason == WITHDRAWN}
+        kept &= ~commit.failed_rows() | where_equal(old["item_id"], out).to_numpy()
+    kept &= ~where_equal(old["item_id"], withdraw).to_numpy()
     return Base(directory, commit, failures, reasons, old, table, kept, bad=bad, lost=lost)
 
 

@@ -1,4 +1,4 @@
-"""Remove sets, and the files that no set needs any more; write the parts of a set as one.
+"""Remove sets, rows, and the files that no set needs; write the parts of a set as one.
 
 Nothing that a commit names is touched, nothing of a writer that lives, and nothing younger
 than the grace period, since a writer on another machine may hold what looks forgotten.
@@ -19,8 +19,18 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+import polars as pl
+
 from featstore.durable import fsync_directory, is_free, make_folders
-from featstore.errors import FeatstoreError, StoreWriteError, UnknownSetError
+from featstore.errors import (
+    FeatstoreError,
+    StoreWriteError,
+    UnknownItemError,
+    UnknownSetError,
+    listed,
+)
+from featstore.store.base import WITHDRAWN
 from featstore.store.convention import root_metadata
 from featstore.store.files import (
     MAX_JSON_BYTES,
@@ -42,10 +52,17 @@ from featstore.store.log import (
     set_folders,
     update_log,
 )
-from featstore.store.records import REVISIONS, key_of, staging_of, tag_file
+from featstore.store.records import REVISIONS, Commit, key_of, staging_of, tag_file
 from featstore.store.staging import end_claim
 from featstore.store.store import open_store
-from featstore.store.writer import end_publication, join_parts, refuse_unfinished
+from featstore.store.tables import closest, read_parts, where_equal, write_thumbnails
+from featstore.store.writer import (
+    SetWriter,
+    WriteOptions,
+    end_publication,
+    join_parts,
+    refuse_unfinished,
+)
 
 #: Seconds that litter is left alone by default.
 GRACE = 24 * 3600.0
@@ -255,6 +272,73 @@ def compact_set(root: Path, key: SetKey) -> None:
         end_publication(root, key, claim)
     finally:
         claim.release()
+
+
+def withdraw_items(root: Path, key: SetKey, ids: Collection[str]) -> list[str]:
+    """Blank the rows of pictures in every revision of a set, and drop their thumbnails.
+
+    The rows keep their numbers and count as failed, with the reason "withdrawn"; no retry brings
+    them back. Their parts are written anew, and the old files removed. The same call completes
+    one that was interrupted. Copies and caches elsewhere keep what they have.
+
+    Returns
+    -------
+    list of str
+        Keys of other sets of the dataset that hold these items, or texts of them.
+
+    Raises
+    ------
+    UnknownSetError, UnknownItemError
+        If there is no such set, or it has not all of these items; nothing is written then.
+    StoreWriteError
+        If the set is not of images, whose items say no more than where they were; another process
+        writes it, an extraction of it is unfinished, or the disk refuses.
+    CorruptStoreError
+        If a row that stays, or the item table, is not the one that the commit states.
+    """
+    commit = present_commit(root, key)
+    if commit is None:
+        raise UnknownSetError(f"{root} holds no finished set {str(key)!r}.")
+    if key.kind != "image":
+        raise StoreWriteError(
+            f"{key} holds texts, which its item table repeats. Only pictures can be withdrawn: "
+            "remove the set with `headstock store rm`, and extract it without these items."
+        )
+    directory = key.directory(root)
+    items = read_parts(directory.parent, commit)["item_id"]
+    unknown = sorted({*ids}.difference(items))
+    if unknown:
+        raise UnknownItemError(
+            f"{key} has {len(unknown):,} of {len(ids):,} items not: {listed(unknown)}. The closest "
+            f"id to the first is {closest(unknown[0], items)!r}. Nothing was withdrawn."
+        )
+    store = open_store(root)
+    out = store.failures(str(key)).filter(reason=WITHDRAWN)["item_id"]
+    there = frozenset(ids).difference(out)
+    if there:
+        _blank(root, commit, there)
+    write_thumbnails(directory.parent, {}, withdraw=ids)
+    views = [store.view(other) for other in store if other.startswith(f"{key.dataset}/")]
+    return [view.key for view in views if _holds(view.items, ids)]
+
+
+def _blank(root: Path, commit: Commit, ids: frozenset[str]) -> None:
+    """Publish a set in which the rows of these items are failed ones, withdrawn."""
+    spec, facts = commit.spec, commit.attributes["facts"]
+    items = read_parts(spec.directory(root).parent, commit)
+    options = WriteOptions(withdraw=ids)
+    with SetWriter(root, spec, items, commit.dim, facts=facts, options=options) as writer:
+        for block in writer.pending():
+            here = items["item_id"][commit.layout.block_slice(block)]
+            rows = np.zeros((len(here), commit.dim), dtype=np.float32)
+            writer.write_block(block, rows, dict.fromkeys(ids.intersection(here), WITHDRAWN))
+        writer.finish()
+
+
+def _holds(items: pl.DataFrame, ids: Collection[str]) -> bool:
+    """Return whether any of the items is one of these, or a text of one."""
+    columns = [name for name in ("item_id", "parent_id") if name in items.columns]
+    return any(where_equal(items[name], ids).any() for name in columns)
 
 
 def remove_set(root: Path, key: str) -> int:

@@ -406,6 +406,12 @@ class Commit:
         return replace(self, past=past.get(revision_id))
 
     @property
+    def spec(self) -> SetSpec:
+        """What the set is."""
+        names = ("dataset", "kind", "encoder", "space", "precision")
+        return SetSpec(dtype=self.dtype, **{name: self.attributes[name] for name in names})
+
+    @property
     def space_id(self) -> str:
         """Id of the embedding space."""
         return str(self.attributes["space_id"])
@@ -540,9 +546,7 @@ def parse_commit(document: Any, *, where: str) -> Commit:
 
 def belongs(key: SetKey, commit: Commit) -> bool:
     """Return whether a commit is of this set, whose ids are the hashes of what it says it is."""
-    stated = commit.attributes
-    names = ("dataset", "kind", "encoder", "space", "precision")
-    spec = SetSpec(dtype=commit.dtype, **{name: stated[name] for name in names})
+    stated, spec = commit.attributes, commit.spec
     try:
         return spec.key == key and (spec.space_id, spec.set_id) == (
             stated["space_id"], stated["set_id"],

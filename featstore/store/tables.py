@@ -304,11 +304,13 @@ def read_failures(path: Path, facts: dict[str, Any] | None, *, n: int) -> pl.Dat
 MAX_THUMBNAILS_BYTES = 2 * 2**30
 
 
-def write_thumbnails(directory: Path, thumbnails: Mapping[str, bytes]) -> None:
+def write_thumbnails(
+    directory: Path, thumbnails: Mapping[str, bytes], *, withdraw: Collection[str] = ()
+) -> None:
     """Write item_id -> WebP bytes below a dataset's kind; the name carries the hash.
 
-    Thumbnails already there are kept for items that `thumbnails` lacks. Untouched if
-    nothing changed, but listed in the log as they are.
+    Thumbnails already there are kept for items that `thumbnails` lacks, but of those to `withdraw`.
+    Untouched if nothing changed, but listed in the log as they are.
     """
     with folder_lock(directory) as locked:
         if locked:
@@ -316,8 +318,9 @@ def write_thumbnails(directory: Path, thumbnails: Mapping[str, bytes]) -> None:
             for staged in directory.glob(".thumbnails-*.staged"):
                 staged.unlink(missing_ok=True)
         old = listed = sorted(directory.glob("thumbnails-*.parquet"))
-        if thumbnails or len(old) > 1:
-            data = _thumbnail_bytes({**_read_all(old), **thumbnails})
+        if thumbnails or len(old) > 1 or (old and withdraw):
+            every = {**_read_all(old), **thumbnails}
+            data = _thumbnail_bytes({name: every[name] for name in every.keys() - {*withdraw}})
             path = directory / f"thumbnails-{sha256_hex(data)[:SHORT]}.parquet"
             if path not in old:
                 write_file(path, [data])

@@ -204,9 +204,13 @@ def join_parts(root: Path, key: SetKey, claim: Claim, commit: Commit, first: int
     return joined
 
 
-def refuse_unfinished(root: Path, key: SetKey, then: str) -> None:
-    """Raise StoreWriteError if blocks of a set are staged, which another state would drop."""
-    if any(read_journal(folder)[1] for folder in claim_folders(key.directory(root))):
+def refuse_unfinished(
+    root: Path, key: SetKey, then: str, *, plan: Mapping[str, Any] | None = None
+) -> None:
+    """Raise StoreWriteError if blocks of a set are staged, not by this plan, that would be lost."""
+    own = None if plan is None else plan_digest(plan)
+    staged = map(read_journal, claim_folders(key.directory(root)))
+    if any(blocks and head.get("plan") != own for head, blocks in staged):
         raise StoreWriteError(
             f"An extraction of {key} into {root} is unfinished. Finish it, or remove what it has "
             f"staged with `headstock store gc {root}`, and {then} then."
@@ -268,6 +272,8 @@ class WriteOptions:
     repair : bool
         Make a revision in which the damaged blocks of the finished one are pending again. If all
         comes out as it was, that is the same revision, and the same bytes.
+    withdraw : frozenset of str
+        Make a revision in which the rows of these items are pending, to be written as failed.
     part : (rank, world size), optional
         Write only every world-size-th block, beside the other ranks. A part publishes nothing:
         a writer without `part` finds the blocks of all of them, and finishes the set.
@@ -284,6 +290,7 @@ class WriteOptions:
 
     retry_failed: bool = False
     repair: bool = False
+    withdraw: frozenset[str] = frozenset()
     part: tuple[int, int] | None = None
     part_blocks: int = 1
     wait: float = 0.0
@@ -394,6 +401,7 @@ class SetWriter:
                 self._items.table,
                 retry_failed=self._options.retry_failed,
                 repair=self._options.repair,
+                withdraw=self._options.withdraw,
             )
             if self._base is not None:
                 done = self._base.finished(retry=self._options.retry_failed)
@@ -406,6 +414,9 @@ class SetWriter:
                     self._items = ItemFile(self._base.table)
                 # Blocks that stay keep their hashes.
                 self._hash = self._base.commit.hash
+            if self._options.withdraw:
+                plan = self._full_plan()
+                refuse_unfinished(self.root, self.key, "withdraw items", plan=plan)
             names = named(self.layout, read_journal(self._claim.folder)[1], self._base)
             places = [self.directory / file.path for file in names.files]
             self._staged = StagedFiles(self._claim.folder, self.layout, places)
@@ -466,6 +477,7 @@ class SetWriter:
             "layout": repr(self.layout),
             "base": self._base.commit.digest if self._base else "",
             "retry_failed": self._options.retry_failed,
+            "withdraw": sorted(self._options.withdraw),
             # Named where it is another than it always was: what was staged before stays of use.
             **({"hash": self._hash} if self._hash != SHA256 else {}),
             **self._plan,

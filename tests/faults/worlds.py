@@ -83,6 +83,12 @@ def tagged(root: Path) -> None:
     make_tag(root / "store", "v0")
 
 
+def withdrawn(root: Path) -> None:
+    """The same, and the id of a picture that is to be withdrawn."""
+    tagged(root)
+    (root / "gone.txt").write_text("birds/2\n")
+
+
 def signing(root: Path) -> None:
     """The same, and a private key beside the store."""
     tagged(root)
@@ -265,8 +271,8 @@ def toy(root: Path) -> None:
 WORLDS: dict[str, Callable[[Path], None]] = {
     world.__name__: world
     for world in (
-        birds, tagged, signing, two_encoders, unfinished, litter, beside, apart, damaged, lost,
-        empty,
+        birds, tagged, withdrawn, signing, two_encoders, unfinished, litter, beside, apart,
+        damaged, lost, empty,
         rows_of_others, grown, two_spaces, files, official, stamps, model, toy,
     )
 }  # fmt: skip

@@ -528,6 +528,18 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             ('tests/featstore/store/test_revisions.py::test_failed_rows_stay_failed_or_are_tried_again',)
         ),
         Mutant(
+            'A picture that was withdrawn is not tried again.', 'featstore/store/base.py',
+            'if reason == WITHDRAWN}', 'if not reason}',
+            ('tests/featstore/store/test_withdrawal.py::test_neither_a_tag_nor_a_retry_nor_an_extension_nor_a_compaction_brings_it_back',)),
+        Mutant(
+            'A failed picture that is withdrawn stays out, too.', 'featstore/store/gc.py',
+            'failures(str(key)).filter(reason=WITHDRAWN)', 'failures(str(key))',
+            ('tests/featstore/store/test_withdrawal.py::test_neither_a_tag_nor_a_retry_nor_an_extension_nor_a_compaction_brings_it_back',)),
+        Mutant(
+            'The thumbnail of a picture that was withdrawn goes.', 'featstore/store/tables.py',
+            'every.keys() - {*withdraw}', 'every.keys()',
+            ('tests/featstore/store/test_withdrawal.py::test_neither_a_tag_nor_a_retry_nor_an_extension_nor_a_compaction_brings_it_back',)),
+        Mutant(
             'A set is not extended to items of another content.', 'featstore/store/base.py',
             'columns = ["content_sha256"]', 'columns = list[str]()',
             ('tests/featstore/store/test_revisions.py::test_what_adds_nothing_is_refused',)),

@@ -100,5 +100,5 @@ def reader():
 def hostile(tmp_path, reader):
     rows = np.random.default_rng(2).standard_normal((40, 4)).astype(np.float32)
     items = item_table([{"item_id": f"b/{i:02d}", "kind": "image"} for i in range(40)])
-    key = write_set(tmp_path / "store", rows, items, block_rows=16, plain_bytes=0)
+    key = write_set(tmp_path / "store", rows, items, block_rows=16, plain_bytes=0, shard_bytes=1)
     return Hostile(tmp_path / "store", key, reader)

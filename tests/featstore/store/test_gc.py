@@ -40,7 +40,7 @@ def _begin(root: Path, images: Images) -> SetWriter:
     rows, items = images
     writer = SetWriter(
         root, SetSpec("birds", "image", "timm:next", {"name": "next"}, "float32"), items, 6,
-        limits=LayoutLimits(block_rows=4, plain_bytes=0),
+        limits=LayoutLimits(block_rows=4, plain_bytes=0, shard_bytes=1),
     )  # fmt: skip
     writer.__enter__()
     writer.write_block(0, rows[:4])

@@ -244,7 +244,7 @@ def test_an_extraction_under_way_is_noted_not_blamed(damaged, images):
     rows, items = images
     with SetWriter(
         damaged, SetSpec("birds", "image", "timm:next", {"name": "n"}, "float32"), items, 6,
-        limits=LayoutLimits(block_rows=4, plain_bytes=0),
+        limits=LayoutLimits(block_rows=4, plain_bytes=0, shard_bytes=1),
     ) as writer:  # fmt: skip
         writer.write_block(0, rows[:4])
         (writer.directory / ".zarr.json.123.staged").write_bytes(b"half")
