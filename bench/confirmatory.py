@@ -169,8 +169,7 @@ def store_plan(root: Path, plan: Plan, runs: Sequence[Run]) -> dict[str, Any]:
         ids = sorted(run.run_id for run in runs)
         stored = {"digest": plan.digest, "code": _code(), "runs": ids}
         write_file(path, [json_bytes(stored | {"scored": len(finished(root).intersection(ids))})])
-    found: dict[str, Any] = read_json(path)
-    return found
+    return dict(read_json(path))
 
 
 #: Limits of a `bench.comparisons.Claim`, as reasons.
@@ -299,13 +298,15 @@ def outcome(root: Path, plan: Plan, runs: Sequence[Run]) -> Outcome:
     cells = read_cells(root, rows.filter(pl.col("direction") == "image→name"))
     found = {name: _effects(plan, name, cells) for name in plan.datasets}
     sets = {name: _mean(own) for name, own in found.items()}
-    limits = {claim.limit: True for own in found.values() for claim in own if claim.limit}
-    changes |= {_LIMITS[limit]: True for limit in limits}
+    changes |= {
+        _LIMITS[claim.limit]: True for own in found.values() for claim in own if claim.limit
+    }
     means = np.array([[claim.estimate.mean for claim in own] for own in found.values()]).T
     pooled = None
     if len(sets) > 1:
-        estimates = sets.values()
-        pooled = random_effects([e.mean for e in estimates], [e.variance for e in estimates])
+        pooled = random_effects(
+            [own.mean for own in sets.values()], [own.variance for own in sets.values()]
+        )
     crossed = two_term(DrawSums(means, np.ones(means.shape))) if plan.over == OVER[1] else None
     return Outcome(plan, tuple(why for why, is_so in changes.items() if is_so), sets, pooled,
                    crossed if pooled else None)  # fmt: skip

@@ -78,8 +78,7 @@ def dose_table(root: Path, results: pl.DataFrame) -> pl.DataFrame:
         & (pl.col("task") == "zero_shot")
         & pl.col("metric").is_in([METRIC, *BY_NAME])
     )
-    facts = alone.select("run_id", "n_prototypes", "own_names").unique("run_id")
-    own = {row["run_id"]: row for row in facts.iter_rows(named=True)}
+    own = {row["run_id"]: row for row in alone.iter_rows(named=True)}
     # Accuracy by name is of one direction, as the cells are.
     named = {
         (run_id, direction, metric): value
@@ -97,17 +96,16 @@ def dose_table(root: Path, results: pl.DataFrame) -> pl.DataFrame:
         for dose, levels in _doses(cells, own).items():
             slope = _slope(levels)
             for level, cell in levels:
+                # A mean over the runs that have the value; null where none has.
                 by_name = {
-                    name: _mean([named.get((i, way, name)) for i in cell.run_ids])
+                    name: pl.Series([named.get((i, way, name)) for i in cell.run_ids]).mean()
                     for name in BY_NAME
                 }
-                kept = _mean([own[run_id]["own_names"] for run_id in cell.run_ids])
-                more = {
-                    "dose": dose,
-                    "level": level,
+                kept = pl.Series([own[run_id]["own_names"] for run_id in cell.run_ids]).mean()
+                rows.append({
+                    **_row(cell), **by_name, **slope, "dose": dose, "level": level,
                     "own_names": 1.0 if cell.source == "head" else kept or 0.0,
-                }
-                rows.append(_row(cell) | more | by_name | slope)
+                })  # fmt: skip
     return in_order(pl.DataFrame(rows, schema=SCHEMA))
 
 
@@ -124,11 +122,6 @@ def _row(cell: Cell) -> dict[str, Any]:
         "high": high,
         "n_draws": len(cell.draws),
     }
-
-
-def _mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
 
 
 def _doses(cells: list[Cell], facts: dict[str, dict[str, Any]]) -> dict[str, Levels]:

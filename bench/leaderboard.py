@@ -152,13 +152,12 @@ class Submission:
     @property
     def chance(self) -> float:
         """What a random order gives; 0 where nothing says."""
-        chance = chance_and_gallery(self.rows)[self.metric][0]
-        return 0.0 if math.isnan(chance) else chance
+        return float(np.nan_to_num(chance_and_gallery(self.rows)[self.metric][0]))
 
     @cached_property
     def finished(self) -> str:
         """When its last run was finished, UTC, as ISO 8601."""
-        last: Any = self.rows["finished_at"].max()
+        last = self.rows.select(pl.col("finished_at").max()).item()
         return datetime.fromtimestamp(int(last), UTC).strftime(_DATE)
 
     @cached_property
@@ -200,13 +199,15 @@ class Submission:
         """Return what the entry was, as (name, text): sets, settings, versions, digest."""
         row = self.first
         sets = {column: row[column] for column in SETS if row[column]}
-        words = {column: column.removesuffix("_set").replace("_", " ") for column in sets}
         settings = {name: row[name] for name in (*SETTINGS, *_PROMPTS) if name not in SETS}
         given = {k: str(v) for k, v in sorted(settings.items()) if v not in (None, "", 0, False)}
         return [
             ("method", method_title(row["method"])),
             ("fitted on", f"{row['source']}, {row['n_pairs']} real pairs"),
-            *((words[column], set_name(column, key)) for column, key in sets.items()),
+            *(
+                (column.removesuffix("_set").replace("_", " "), set_name(column, key))
+                for column, key in sets.items()
+            ),
             *given.items(),
             ("code", row["origin"] or f"headstock {row['code']}"),
             ("versions", str(self.document["versions"])),
@@ -327,11 +328,8 @@ def read_submission(path: Path) -> Submission:
     """
     try:
         document = read_json(path, limit=MOST_BYTES)
-    except (FeatstoreError, OSError) as err:
-        raise SubmissionError(f"{path} is no submission: {err}") from err
-    try:
         check(document)
-    except SubmissionError as err:
+    except (FeatstoreError, OSError) as err:
         raise SubmissionError(f"{path} is no submission that can be ranked: {err}") from err
     return Submission(document, str(path))
 
@@ -511,10 +509,8 @@ class Board:
     @property
     def title(self) -> str:
         """What is asked, in words."""
-        asked = self.asked
-        way = asked["direction"].replace("→", " → ")
-        words = [asked["images"], way, asked["metric"], asked["eval"], asked["options"]]
-        return ", ".join(filter(None, words))
+        words = (self.asked[k] for k in ("images", "direction", "metric", "eval", "options"))
+        return ", ".join(word.replace("→", " → ") for word in words if word)
 
     def facts(self) -> dict[str, Any]:
         """Return the board as plain JSON: shares, and differences as leader minus entry."""
@@ -594,12 +590,10 @@ def _board(sent: Sequence[Submission]) -> Board:
     clusters = np.unique(np.concatenate([one.cell.clusters for one in sent]))
     most = max(sent, key=lambda one: len(one.cell.draws))
     if len(most.cell.draws) * len(clusters) > MOST_SUMS:
-        widest = max(sent, key=lambda one: len(one.cell.clusters))
-        named = dict.fromkeys(one.place or repr(one.name) for one in (most, widest))
         raise SubmissionError(
-            f"{' and '.join(named)} makes a board too large: {len(most.cell.draws):,} draws "
-            f"of the {len(clusters):,} clusters of all its entries are more than {MOST_SUMS:,} "
-            "sums. Leave it out."
+            f"{most.place or repr(most.name)} makes a board too large: {len(most.cell.draws):,} "
+            f"draws of the {len(clusters):,} clusters of all its entries are more than "
+            f"{MOST_SUMS:,} sums. Leave it out."
         )
     cells = {one.digest: one.cell.on(clusters) for one in sent}
     usual, metric = _usual_draws([*cells.values()]), sent[0].metric
@@ -608,21 +602,36 @@ def _board(sent: Sequence[Submission]) -> Board:
         cell = cells[one.digest]
         return not _has_draws(cell, usual), -cell.mean(metric), one.name
 
-    return Board(sent[0].board, sent[-1].asked, _lines(sorted(sent, key=rank), cells, usual))
+    def interval(one: Submission) -> tuple[float, float]:
+        low, high = Claim("over-chance", cells[one.digest], None, metric, one.chance).interval
+        least = 0.0 if cutoff(metric) is not None else -math.inf
+        return max(low + one.chance, least), high + one.chance
+
+    order = sorted(sent, key=rank)
+    entries = [(one, cells[one.digest].mean(metric), interval(one)) for one in order]
+    leader = cells[order[0].digest]
+    claims = {one.name: Claim("a-b", leader, cells[one.digest], metric) for one in order[1:]}
+    gaps: dict[str, Gap] = {
+        name: (claim.estimate.mean, claim.interval, None if claim.limit else claim.p)
+        for name, claim in claims.items()
+        if claim.seeds and _has_draws(claim.cells[1], usual)
+    }
+    return Board(sent[0].board, sent[-1].asked, ranked(entries, gaps))
 
 
 def _check_queries(sent: Sequence[Submission]) -> None:
     """Raise if two submissions name the same queries and count them otherwise."""
-    seen: dict[str, tuple[pl.DataFrame, Submission]] = {}
+    seen: dict[str, tuple[dict[str, int], str]] = {}
     for one in sent:
         for _, run in one.sums.group_by("run_id", maintain_order=True):
-            counts = run.select("cluster_id", "n_queries").sort("cluster_id")
-            known, other = seen.setdefault(run["queries"][0], (counts, one))
-            if not counts.equals(known):
-                files = " and ".join(each.place or repr(each.name) for each in (other, one))
+            counts = dict(run.select("cluster_id", "n_queries").iter_rows())
+            own = counts, one.place or repr(one.name)
+            known, other = seen.setdefault(run["queries"][0], own)
+            if counts != known:
                 raise SubmissionError(
-                    f"{files} name the same queries, {run['queries'][0]}, but have other numbers "
-                    "of them in their clusters. One of the two was not packed from results."
+                    f"{other} and {own[1]} name the same queries, {run['queries'][0]}, but have "
+                    "other numbers of them in their clusters. One of the two was not packed from "
+                    "results."
                 )
 
 
@@ -643,37 +652,30 @@ def _has_draws(cell: Cell, usual: _Draws) -> bool:
     return bool(cell.of_seed.items() & usual)
 
 
-def _lines(
-    entries: Sequence[Submission], cells: Mapping[str, Cell], usual: _Draws
+#: How far the leader is above an entry, its interval, and p if there are draws enough for one.
+Gap: TypeAlias = tuple[float, tuple[float, float], float | None]
+
+
+def ranked(
+    entries: Sequence[tuple[Submission, float, tuple[float, float]]], gaps: Mapping[str, Gap]
 ) -> tuple[Line, ...]:
-    metric, leader = entries[0].metric, cells[entries[0].digest]
-    least = 0.0 if cutoff(metric) is not None else -math.inf
-    lines: list[dict[str, Any]] = []
-    for place, one in enumerate(entries):
-        cell, chance = cells[one.digest], one.chance
-        low, high = Claim("over-chance", cell, None, metric, chance).interval
-        line: dict[str, Any] = {
-            "submission": one, "value": cell.mean(metric), "standing": "apart",
-            "low": max(low + chance, least), "high": high + chance,
-        }  # fmt: skip
-        claim = Claim("a-b", leader, cell, metric)
-        if place == 0:
-            line["standing"] = "leader"
-        elif claim.seeds and _has_draws(cell, usual):
-            line |= {"standing": "open", "behind": claim.estimate.mean}
-            line |= zip(("behind_low", "behind_high"), claim.interval, strict=True)
-            if not claim.limit:
-                line |= {"standing": "tied", "p": claim.p}
-        lines.append(line)
+    """Return entries with their values and intervals as lines, best first.
+
+    `gaps` compare them by name with the first; those without one are not on the draws of the board.
+    """
+    found = [gaps.get(one.name) for one, _, _ in entries]
     # The leader was chosen among all entries, also among those that no claim is made about.
-    corrected = against_leader(np.array([line.get("p", 1.0) for line in lines[1:]]))
-    for line, p in zip(lines[1:], corrected, strict=True):
-        if "p" in line:
-            line["p_adjusted"] = float(p)
+    known = [1.0 if gap is None or gap[-1] is None else gap[-1] for gap in found[1:]]
+    lines, corrected = list[Line](), [1.0, *against_leader(np.array(known)).tolist()]
+    for (one, value, ends), gap, own in zip(entries, found, corrected, strict=True):
+        rest: tuple[Any, ...] = ("apart" if lines else "leader",)
+        if gap is not None:
+            behind, between, p = gap
             # On the draws of both, whoever has the higher mean of all its own may come second.
-            if p < LEVEL and line["behind"] > 0:
-                line["standing"] = "behind"
-    return tuple(Line(**line) for line in lines)
+            shown = "behind" if own < LEVEL and behind > 0 else "tied"
+            rest = ("open" if p is None else shown, behind, *between, p, None if p is None else own)
+        lines.append(Line(one, value, *ends, *rest))
+    return tuple(lines)
 
 
 #: A page with more is refused: 200 entries take a quarter of it.
@@ -692,14 +694,13 @@ def leaderboard_page(found: Sequence[Board], *, title: str = "Leaderboard") -> s
     """
     from bench.report.page import render
 
-    context = {
-        "title": f"{title}: {found[0].asked['images']} · Headstock", "heading": title, "image": "",
-        "description": f"{found[0].title}. {found[0].sentence}",
-        "boards": found, "level": f"{100 * LEVEL:g} %",
-    }  # fmt: skip
     return render(
         "leaderboard.html",
-        context,
+        {
+            "title": f"{title}: {found[0].asked['images']} · Headstock", "heading": title,
+            "image": "", "description": f"{found[0].title}. {found[0].sentence}",
+            "boards": found, "level": f"{100 * LEVEL:g} %",
+        },
         most=MAX_PAGE_BYTES,
         cure="Put fewer submissions into the folder.",
-    )
+    )  # fmt: skip

@@ -14,22 +14,20 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import polars as pl
 
 from bench.comparisons import LEVEL
 from bench.errors import SubmissionError
-from bench.leaderboard import MOST_BYTES, Board, Line, Submission
+from bench.leaderboard import MOST_BYTES, Board, Gap, Submission, ranked
 from bench.statistics import (
     ENOUGH_DRAWS,
     DrawSums,
     Estimate,
-    against_leader,
     proportion_interval,
     two_term,
 )
@@ -283,12 +281,25 @@ def _board(rows: pl.DataFrame, kind: str, units: str, metric: str) -> Board:
         sums[name] = DrawSums.of(*(own[what].to_numpy() for what in ("value", "draw", "cluster")))
     order = sorted(of_entry, key=lambda name: (name not in kept, -sums[name].mean, name))
     lead = {name: two_term(sums[order[0]] - sums[name]) for name in order[1:] if name in kept}
-    lines = _lines(order, sums, lead, are_hits=bool(rows["value"].is_in([0.0, 1.0]).all()))
+    are_hits = rows["value"].is_in([0.0, 1.0]).all()
+    entries = [
+        (
+            Submission({"name": name, "digest": sha256_hex(sums[name].total.tobytes())}),
+            sums[name].mean,
+            proportion_interval(sums[name]) if are_hits else two_term(sums[name]).interval(),
+        )
+        for name in order
+    ]
     n = {what: len({one[i] for one in common}) for i, what in enumerate(("draw", "cluster", kind))}
     asked = {"images": f"{n[kind]:,} {units}", "metric": metric, "draws": n["draw"]}
     asked |= dict.fromkeys(("direction", "eval", "options"), "")
+    few = 1 < n["draw"] < ENOUGH_DRAWS
+    gaps: dict[str, Gap] = {
+        name: (found.mean, found.interval(), None if few else found.p_value())
+        for name, found in lead.items()
+    }
     question = _question(kind, n, lead, left_out=len(set.union(*of_entry.values()) - common))
-    return Board(sha256_hex(canonical_json(asked))[:SHORT], asked, lines, question)
+    return Board(sha256_hex(canonical_json(asked))[:SHORT], asked, ranked(entries, gaps), question)
 
 
 def _comparable(of_entry: Mapping[str, set[Any]]) -> list[str]:
@@ -297,33 +308,6 @@ def _comparable(of_entry: Mapping[str, set[Any]]) -> list[str]:
     while 2 * len(set.intersection(*map(of_entry.__getitem__, kept))) < len(of_entry[kept[0]]):
         kept.pop()
     return kept
-
-
-def _lines(
-    order: Sequence[str],
-    sums: Mapping[str, DrawSums],
-    lead: Mapping[str, Estimate],
-    *,
-    are_hits: bool,
-) -> tuple[Line, ...]:
-    p = against_leader(np.array([found.p_value() for found in lead.values()]))
-    corrected = dict(zip(lead, p.tolist(), strict=True))
-    lines = []
-    for place, name in enumerate(order):
-        own = sums[name]
-        ends = proportion_interval(own) if are_hits else two_term(own).interval()
-        line: dict[str, Any] = {"standing": "apart" if place else "leader"}
-        if name in lead:
-            found = lead[name]
-            line = {"standing": "open", "behind": found.mean}
-            line |= zip(("behind_low", "behind_high"), found.interval(), strict=True)
-            if not 1 < found.n_draws < ENOUGH_DRAWS:
-                behind = corrected[name] < LEVEL and found.mean > 0
-                line |= {"p": found.p_value(), "p_adjusted": corrected[name]}
-                line["standing"] = "behind" if behind else "tied"
-        digest = sha256_hex(canonical_json(own.total.tolist()))
-        lines.append(Line(Submission({"name": name, "digest": digest}), own.mean, *ends, **line))
-    return tuple(lines)
 
 
 def _question(

@@ -28,7 +28,7 @@ def _set(words: str) -> frozenset[str]:
 N_WORDS = 15_200
 
 #: WordNet's noun.person, and its apes and monkeys, which nobody wants on a picture of a person.
-_PERSONS, _APES = range(9_500_000, 11_400_000), range(2_469_000, 2_496_800)
+PERSONS, _APES = range(9_500_000, 11_400_000), range(2_469_000, 2_496_800)
 
 #: Plain words for persons: they are found, and never printed unasked.
 PLAIN = _set("""
@@ -123,7 +123,7 @@ def is_printed(term: str, offsets: Iterable[int]) -> bool:
     name = term.lower()
     if name in PLAIN or name in _UNPRINTED or is_blocked(term):
         return False
-    of_persons = any(one in _PERSONS or one in _APES for one in offsets)
+    of_persons = any(one in PERSONS or one in _APES for one in offsets)
     return name in _THINGS or not of_persons
 
 
@@ -165,7 +165,7 @@ def vocabulary(tokenizer: Path, n: int = N_WORDS) -> dict[str, bool]:
         name for name, offsets in senses.items()
         if name in PLAIN or (
             name not in MODIFIERS and name.count(" ") <= 2 and re.search(r"[a-z]{3}", spelled[name])
-            and not is_blocked(name) and not all(one in _PERSONS for one in offsets)
+            and not is_blocked(name) and not all(one in PERSONS for one in offsets)
         )
     ]  # fmt: skip
     reader = Tokenizer.from_file(str(tokenizer))

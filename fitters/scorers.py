@@ -68,10 +68,9 @@ def csls(
         )
     of_queries = _mean_of_best(queries, gallery, k, block_scores)
     of_gallery = _mean_of_best(gallery, queries, k, block_scores)
-    ones = np.ones_like
     return (
-        _beside(2.0 * queries, -of_queries, ones(of_queries)),
-        _beside(gallery, ones(of_gallery), -of_gallery),
+        _beside(2.0 * queries, -of_queries, np.ones_like(of_queries)),
+        _beside(gallery, np.ones_like(of_gallery), -of_gallery),
     )
 
 
@@ -164,9 +163,8 @@ def sinkhorn(
             of_block = logsumexp(scores + of_queries[-1][:, None], axis=0)
             columns = np.logaddexp(columns, of_block)
         of_gallery = -np.log(g) - columns
-    by_query = np.concatenate(of_queries) / scale
     return (
-        _beside(queries, by_query, np.ones(n)),
+        _beside(queries, np.concatenate(of_queries) / scale, np.ones(n)),
         _beside(gallery, np.ones(g), of_gallery / scale),
     )
 

@@ -8,6 +8,7 @@
     python -m tests.accuracy.few_shot                                # writes few_shot.json
     python -m tests.accuracy.unpaired                                # writes unpaired.json
     python -m tests.accuracy.suggest                                 # writes suggest.json
+    python -m tests.accuracy.parts                                   # writes parts.json
     python -m tests.accuracy.elsewhere                               # writes elsewhere.json
     python -m tests.faults.matrix --out docs/data/reliability.json   # writes reliability.json
     python -m tests.faults.interleavings --out docs/data/interleavings.json
@@ -48,7 +49,7 @@ from bench.tables import (
 )
 from featstore.command_line import human_bytes
 from featstore.store.convention import KEY, SCHEMA, SHOULD
-from tests.accuracy import elsewhere, suggest, trained
+from tests.accuracy import elsewhere, parts, suggest, trained
 from tests.house import PACKAGES
 
 ROOT = Path(__file__).parents[1]
@@ -59,7 +60,7 @@ TOP = ("top-1", "top-5", "top-10")
 METHODS = {"ridge": "ridge", "procrustes": "Procrustes", "kernel-ridge": "kernel ridge"}
 #: Those of the longest tables: ridge stands near Procrustes, and in docs/data.
 BRIEFLY = {name: METHODS[name] for name in ("procrustes", "kernel-ridge")}
-SOURCES = {"none": "pairs alone", "head": "+ head", "shuffled": "+ shuffled"}
+SOURCES = {"none": "pairs alone", "head": "+ head"}
 
 CONTROLS = {
     "random": "random rows", "random-cov": "of the head's covariance", "shuffled": "names shuffled"
@@ -136,7 +137,7 @@ def collect_controls(results: Path) -> Data:
 
 
 #: Sources beside real pairs that the page shows.
-BESIDE = ("head", "shuffled", "shuffled-within", "random-cov", "mixup")
+BESIDE = ("head", "shuffled", "shuffled-within", "random-cov")
 
 
 def beside(data: Data) -> list[str]:
@@ -181,10 +182,11 @@ def demo_all_names(data: Data) -> list[str]:
     rows = []
     conse = _cell(data, eval="all-names", method="conse", source="head")
     assert conse is not None
-    rows.append(["ConSE, no fitting", _three(conse), _by_name(conse), *["–"] * len(CONTROLS)])
+    shown = ("random", "shuffled")
+    rows.append(["ConSE, no fitting", _three(conse), _by_name(conse), *["–"] * len(shown)])
     for method, name in METHODS.items():
         texts = [name]
-        for source in ("head", *CONTROLS):
+        for source in ("head", *shown):
             cell = _cell(data, eval="all-names", method=method, source=source)
             texts.append("–" if cell is None else _three(cell))
             if source == "head" and cell is not None:
@@ -193,7 +195,7 @@ def demo_all_names(data: Data) -> list[str]:
     draws = max(c["n_seeds"] for c in data["cells"] if c["eval"] == "all-names")
     return table(
         ["method", "head weights", "seen / unseen names",
-         *(f"{name}, {draws} draws" for name in CONTROLS.values())],
+         *(f"{CONTROLS[name]}, {draws} draws" for name in shown)],
         rows,
     )  # fmt: skip
 
@@ -225,50 +227,27 @@ def _stated(gain: Data) -> str:
     return f"**{text}**" if gain["bold"] else text
 
 
-def demo_gains(data: Data) -> list[str]:
-    """Return the primary comparisons of the mix with its better part."""
-    found = [
-        (k, name, gain)
-        for k in ("16", "64", "all")
-        for method, name in METHODS.items()
-        if method != "ridge"
-        and (gain := _gain(data, eval="held-out", metric="top-1", method=method,
-                          comparison="over-parts", n_pairs=k)) is not None
-    ]  # fmt: skip
-    parts = {gain["side_b"] for _, _, gain in found}
-    part = parts.pop() if len(parts) == 1 else "better part"
-    rows = [
-        [k, name, _stated(gain), p_text(gain["p"]), p_text(gain["p_holm"]),
-         f"{gain['overlap']:.2f}"]
-        for k, name, gain in found
-    ]  # fmt: skip
-    return table(["K", "method", f"mix − {part}", "p", "p, Holm", "f"], rows)
-
-
 def demo_controls(data: Data) -> list[str]:
-    """Return how the head stands among its controls, and the largest p of a line."""
+    """Return how the held-out head stands among its controls, and the largest p of a line."""
     rows = []
-    for evaluation, k in (("held-out", "0"), ("held-out", "64")):
-        for method, name in BRIEFLY.items():
-            gains = [
-                _gain(data, eval=evaluation, metric="top-1", method=method, n_pairs=k,
-                      comparison="over-control", source=source)
-                for source in CONTROLS
-            ]  # fmt: skip
-            found = [gain for gain in gains if gain is not None]
-            worst = max(found, key=lambda gain: gain["rank"] or 0)
-            holm = [gain["p_holm"] for gain in found if gain["p_holm"] is not None]
-            rows.append(
-                [
-                    evaluation, k, name, *("–" if one is None else _stated(one) for one in gains),
-                    f"{100 * max(gain['control_best'] for gain in found):.1f}",
-                    f"{worst['rank']} of {worst['n_controls'] + 1}" if worst["rank"] else "–",
-                    p_text(max(gain["p"] for gain in found)), p_text(max(holm)) if holm else "–",
-                ]
-            )  # fmt: skip
-    return table(
-        ["evaluation", "K", "method", *CONTROLS, "best control", "rank", "p", "p, Holm"], rows
-    )
+    for method, name in BRIEFLY.items():
+        gains = [
+            _gain(data, eval="held-out", metric="top-1", method=method, n_pairs="0",
+                  comparison="over-control", source=source)
+            for source in CONTROLS
+        ]  # fmt: skip
+        found = [gain for gain in gains if gain is not None]
+        worst = max(found, key=lambda gain: gain["rank"] or 0)
+        rows.append(
+            [
+                name, *("–" if one is None else _stated(one) for one in gains),
+                f"{100 * max(gain['control_best'] for gain in found):.1f}",
+                f"{worst['rank']} of {worst['n_controls'] + 1}" if worst["rank"] else "–",
+                p_text(max(gain["p"] for gain in found)),
+                p_text(max(gain["p_holm"] for gain in found if gain["p_holm"] is not None)),
+            ]
+        )  # fmt: skip
+    return table(["method", *CONTROLS, "best control", "rank", "p", "p, Holm"], rows)
 
 
 def demo_conse(data: Data) -> list[str]:
@@ -449,8 +428,7 @@ def confidence(data: list[Data]) -> list[str]:
         [row["method"], row["fitted"], *(f"{100 * row[n]:.1f}" for n in ("top-1", "confidence")),
          _interval(row["error"], 100), f"{100 * row['AURC']:.1f}", _interval(row["AUROC"], 100)]
         for row in data
-        if row["method"] != "class-means" and row["fitted"] != "random rows"
-        and (row["method"] != "Ridge" or row["fitted"] == "head weights")
+        if row["method"] not in ("class-means", "Ridge") and "random" not in row["fitted"]
     ]  # fmt: skip
     return table(
         ["method", "fitted on", "top-1", "confidence", "calibration error", "AURC", "AUROC"], rows
@@ -462,11 +440,10 @@ def hubs(data: list[Data]) -> list[str]:
     ways = ("own, 10", "own, 100", "own, all", "head rows, all", "csls", "sinkhorn")
     rows = [
         [row["images"], f"{row['cosine']:.1f}", _interval(row["halves"], 1, "+"),
-         *(_interval(row[way], 1, "+").split()[0] if way in row else "–" for way in ways),
-         str(row["warned"])]
+         *(_interval(row[way], 1, "+").split()[0] if way in row else "–" for way in ways)]
         for row in data
     ]  # fmt: skip
-    return table(["images", "cosine", "halves", *ways, "warned"], rows)
+    return table(["images", "cosine", "halves", *ways], rows)
 
 
 def of_millions(data: Data) -> list[str]:
@@ -609,7 +586,6 @@ TABLES: dict[str, tuple[str | None, Callable[[Any], list[str]]]] = {
     "demo, run": ("demo.json", demo_run),
     "demo, all names": ("demo.json", demo_all_names),
     "demo, held out": ("demo.json", demo_held_out),
-    "demo, gains": ("demo.json", demo_gains),
     "demo, controls": ("demo.json", demo_controls),
     "demo, conse": ("demo.json", demo_conse),
     "controls, beside": ("controls.json", beside),
@@ -626,6 +602,7 @@ TABLES: dict[str, tuple[str | None, Callable[[Any], list[str]]]] = {
     "millions": ("millions.json", of_millions),
     "near": ("near.json", near),
     **trained.TABLES,
+    **parts.TABLES,
     **suggest.TABLES,
     **elsewhere.TABLES,
     "paper": ("elsewhere.json", paper),

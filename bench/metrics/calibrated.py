@@ -5,9 +5,8 @@ beside d, and the best of many pairs of layers is high by selection. Here the ro
 view are permuted, and the number is read against what permuted rows give.
 
 Every null draw applies one permutation to all layers of the second side, so that the best pair of
-layers is compared with the best pairs of the draws (Algorithm 2): p counts the search. Nothing is
-computed anew for a draw: Grams are re-indexed and multiplied as vectors, views are whitened once,
-and lists of neighbours are renumbered.
+layers is compared with the best pairs of the draws (Algorithm 2): p counts the search. Each of the
+three is an inner product of two n × n matrices, which are computed once and re-indexed for a draw.
 
 References
 ----------
@@ -18,26 +17,68 @@ index: Hubert and Arabie, Comparing Partitions, 1985.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import MetricError
-from bench.metrics.geometry import check_paired, nearest_rows, unit_rows
+from bench.metrics.geometry import check_paired, nearest_rows, shared_rows, unit_rows
+from featstore.store.pairs import PairedView
+from featstore.store.view import Selection
 from fitters.pairs import Matrix, Rows
-
-#: Numbers gathered at once: 32 MiB.
-_AT_ONCE = 4_000_000
 
 #: An equal value counts as reached, whatever the order of its sums.
 _EQUAL = 1e-12
 
 
+class Similarity(ABC):
+    """The inner product of what two views are compared by, matrices of norm 1.
+
+    Row and column i are of row i: permuted rows are re-indexed, and the mean over all permutations
+    follows from trace and sum.
+    """
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What its values are called."""
+
+    @abstractmethod
+    def prepared(self, rows: Rows) -> Matrix:
+        """Return the matrix (n, n) of a view, at Frobenius norm 1.
+
+        Raises
+        ------
+        MetricError
+            If the rows do not vary, or are too few.
+        """
+
+    def scale(self, x: Matrix, y: Matrix) -> float:  # noqa: ARG002 -- of both views, where needed
+        """Return what the inner product is multiplied by."""
+        return 1.0
+
+    def compared(
+        self, x: Sequence[Matrix], y: Sequence[Matrix], orders: NDArray[np.int64]
+    ) -> Matrix:
+        """Return the values of all x with all y[order], shape (orders, a, b)."""
+        left = np.stack([one.ravel() for one in x])
+        scales = np.array([[self.scale(one, other) for other in y] for one in x])
+        moved = ([left @ one.take(o, 0).take(o, 1).ravel() for one in y] for o in orders)
+        return np.array([*moved]).swapaxes(1, 2) * scales
+
+    def expected(self, x: Matrix, y: Matrix) -> float:
+        """Return the mean over all permutations of the rows of y."""
+        n, traces = len(x), (np.trace(x), np.trace(y))
+        off = (x.sum() - traces[0]) * (y.sum() - traces[1]) / (n * (n - 1))
+        return float(self.scale(x, y) * (traces[0] * traces[1] / n + off))
+
+
 @dataclass(frozen=True)
-class LinearCKA:
+class LinearCKA(Similarity):
     """Linear CKA of unit rows; `unbiased` takes Song's estimate of HSIC.
 
     Its mean over permutations is tr K tr L / ((n − 1) ‖K‖ ‖L‖) for centred Grams K and L, and 0
@@ -52,13 +93,7 @@ class LinearCKA:
         return "CKA-unbiased" if self.unbiased else "CKA"
 
     def prepared(self, rows: Rows) -> Matrix:
-        """Return the centred Gram matrix (n, n), at Frobenius norm 1.
-
-        Raises
-        ------
-        MetricError
-            If the rows do not vary, or are fewer than 4 of the unbiased one.
-        """
+        """Return the centred Gram matrix; the unbiased one needs 4 rows."""
         unit = unit_rows(rows).astype(np.float64)
         n = len(unit)
         if self.unbiased and n < 4:
@@ -76,21 +111,9 @@ class LinearCKA:
             raise MetricError("Rows that do not vary have no CKA.")
         return gram / norm
 
-    def compared(
-        self, x: Sequence[Matrix], y: Sequence[Matrix], orders: NDArray[np.int64]
-    ) -> Matrix:
-        """Return ⟨K, L of the permuted rows⟩ of all pairs."""
-        left = np.stack([gram.ravel() for gram in x], axis=1)
-        gathered = (gram[orders[:, :, None], orders[:, None, :]] for gram in y)
-        return np.stack([each.reshape(len(orders), -1) @ left for each in gathered], axis=2)
-
-    def expected(self, x: Matrix, y: Matrix) -> float:
-        """Return the mean over all permutations."""
-        return 0.0 if self.unbiased else float(np.trace(x) * np.trace(y) / (len(x) - 1))
-
 
 @dataclass(frozen=True)
-class MeanCCA:
+class MeanCCA(Similarity):
     """Mean squared canonical correlation of unit rows, over the smaller number of directions.
 
     A view of n/10 directions or more is reduced to its first n/10 principal components: with n − 1
@@ -101,39 +124,23 @@ class MeanCCA:
     name = "CCA"
 
     def prepared(self, rows: Rows) -> Matrix:
-        """Return an orthonormal basis (n, r) of the centred rows.
-
-        Raises
-        ------
-        MetricError
-            If the rows do not vary.
-        """
+        """Return the projection onto the directions of the centred rows."""
         unit = unit_rows(rows).astype(np.float64)
         basis, spread, _ = np.linalg.svd(unit - unit.mean(axis=0), full_matrices=False)
-        rank = np.count_nonzero(spread > 1e-6 * max(spread[0], _EQUAL))
         if not spread[0] > _EQUAL * len(unit):
             raise MetricError("Rows that do not vary have no canonical correlations.")
-        return basis[:, : min(rank, max(1, len(unit) // 10))]
+        rank = np.count_nonzero(spread > 1e-6 * spread[0])
+        kept = basis[:, : min(rank, max(1, len(unit) // 10))]
+        return kept @ kept.T / np.sqrt(kept.shape[1])
 
-    def compared(
-        self, x: Sequence[Matrix], y: Sequence[Matrix], orders: NDArray[np.int64]
-    ) -> Matrix:
-        """Return ‖Qxᵀ Qy of the permuted rows‖² / min(p, q) of all pairs."""
-        out = np.empty((len(orders), len(x), len(y)))
-        for j, right in enumerate(y):
-            permuted = right[orders]
-            for i, left in enumerate(x):
-                squares = (left.T @ permuted) ** 2
-                out[:, i, j] = squares.sum(axis=(1, 2)) / min(left.shape[1], right.shape[1])
-        return out
-
-    def expected(self, x: Matrix, y: Matrix) -> float:
-        """Return the mean over all permutations."""
-        return float(max(x.shape[1], y.shape[1]) / (len(x) - 1))
+    def scale(self, x: Matrix, y: Matrix) -> float:
+        """Return √(pq) / min(p, q): the trace of a projection of norm 1 is √p."""
+        ends = sorted((float(np.trace(x)), float(np.trace(y))))
+        return ends[1] / ends[0]
 
 
 @dataclass(frozen=True)
-class MutualKNN:
+class MutualKNN(Similarity):
     """Mean share of the k nearest others that two views have in common, by cosine.
 
     Its mean over permutations is k / (n − 1).
@@ -146,40 +153,13 @@ class MutualKNN:
         """``mutual-knn@k``."""
         return f"mutual-knn@{self.k}"
 
-    def prepared(self, rows: Rows) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Return the neighbours (n, k), and the same as a table (n, n).
-
-        Raises
-        ------
-        MetricError
-            If there are not more than k rows.
-        """
+    def prepared(self, rows: Rows) -> Matrix:
+        """Return which rows are neighbours of which, of more than k rows."""
         near = nearest_rows(rows, self.k)
-        table = np.zeros((len(near), len(near)), dtype=bool)
-        table[np.arange(len(near))[:, None], near] = True
-        return near, table
+        table = np.zeros((len(near), len(near)))
+        np.put_along_axis(table, near, 1.0 / np.sqrt(near.size), axis=1)
+        return table
 
-    def compared(self, x: Sequence[Any], y: Sequence[Any], orders: NDArray[np.int64]) -> Matrix:
-        """Return the shares of all pairs, the lists of y renumbered by every order."""
-        n = orders.shape[1]
-        place = np.argsort(orders, axis=1)
-        draw, row = np.arange(len(orders))[:, None, None], np.arange(n)[:, None]
-        out: Matrix = np.empty((len(orders), len(x), len(y)))
-        for j, (near, _) in enumerate(y):
-            renumbered = row * n + place[draw, near[orders]]
-            for i, (_, table) in enumerate(x):
-                out[:, i, j] = table.ravel()[renumbered].sum(axis=(1, 2)) / (n * self.k)
-        return out
-
-    def expected(self, x: Any, y: Any) -> float:
-        """Return the mean over all permutations."""
-        return self.k / (min(len(x[0]), len(y[0])) - 1)
-
-
-#: What `calibrate` compares views by. Each has a name, computes once what a view is compared by
-#: (``prepared``), gives the values of all x with all y[order], (orders, a, b) (``compared``), and
-#: their mean over all permutations of the rows of one side, in closed form (``expected``).
-Similarity: TypeAlias = LinearCKA | MeanCCA | MutualKNN
 
 Orders = NDArray[np.int64]
 """K permutations of n rows, shape (K, n), drawn once for all layers and all similarities."""
@@ -200,10 +180,11 @@ class Calibrated:
         As it is.
     expected : float
         What unrelated rows give on average.
+    threshold : float
+        t, the ⌈(1 − α)(K + 1)⌉-th smallest of the value and its K null draws.
     score : float
-        (value − t) / (1 − t), at least 0, t the ⌈(1 − α)(K + 1)⌉-th smallest of the value and its
-        K null draws: above 0 in a share of at most α of
-        unrelated views. A gate, not a size of the effect.
+        (value − t) / (1 − t), at least 0: above 0 in a share of at most α of unrelated views. A
+        gate, not a size of the effect.
     adjusted : float
         (value − expected) / (1 − expected): 0 on average for unrelated rows, 1 for equal ones.
     p : float
@@ -212,6 +193,7 @@ class Calibrated:
 
     value: float
     expected: float
+    threshold: float
     score: float
     adjusted: float
     p: float
@@ -225,6 +207,7 @@ class Calibrated:
         return cls(
             value=value,
             expected=expected,
+            threshold=threshold,
             score=(value - threshold) / (1 - threshold) if above else 0.0,
             adjusted=(value - expected) / (1 - expected) if expected < 1 else 0.0,
             p=float(1 + np.count_nonzero(null >= value - _EQUAL)) / (len(null) + 1),
@@ -297,10 +280,94 @@ def calibrate(
             f"{count:,} permutations cannot show a level of {alpha:g}; take at least "
             f"{int(np.ceil(1 / alpha - 1e-9)) - 1:,}."
         )
-    prepared: Callable[[Rows], Any] = similarity.prepared
-    x, y = ([prepared(rows) for rows in side] for side in (xs, ys))
-    size = max(1, _AT_ONCE // n**2)
-    null = [similarity.compared(x, y, orders[at : at + size]) for at in range(0, count, size)]
-    drawn = np.concatenate(null)
+    x, y = ([similarity.prepared(rows) for rows in side] for side in (xs, ys))
     expected = np.array([[similarity.expected(one, other) for other in y] for one in x])
-    return Calibration(similarity.compared(x, y, np.arange(n)[None])[0], drawn, expected, alpha)
+    observed = similarity.compared(x, y, np.arange(n)[None])[0]
+    return Calibration(observed, similarity.compared(x, y, orders), expected, alpha)
+
+
+def mutual_knn_by_size(
+    pairs: PairedView[Any],
+    k: int,
+    sizes: Sequence[int],
+    *,
+    n_queries: int = 1_000,
+    n_permutations: int = 199,
+    rng: np.random.Generator,
+) -> dict[int, Calibrated]:
+    """Return mutual k-NN of some queries in galleries of several sizes, out of core.
+
+    A number without the size of its gallery says little: the more items lie between an item and its
+    neighbours, the more of them only one of the two views takes for near. Each gallery holds the
+    smaller ones, and the same queries are asked of all. `Selection.nearest` reads every gallery
+    block by block.
+
+    Parameters
+    ----------
+    pairs : PairedView of n
+        One a picture: of several captions each, take one. Neighbours are by cosine, the item itself
+        left out.
+    k : int
+    sizes : sequence of int
+        From k + 1 to n.
+    n_queries : int
+        At most; the smallest gallery has no more.
+    n_permutations : int
+        The null moves the rows of y, the queries' among themselves and the others' among
+        themselves: also of this group of permutations p is exact.
+    rng : Generator
+        Draws galleries, queries and permutations.
+
+    Returns
+    -------
+    dict of int to Calibrated
+        By size, ascending.
+
+    Raises
+    ------
+    MetricError
+        If no gallery of a size can be drawn.
+
+    References
+    ----------
+    Back into Plato's Cave, 2026: what 1,024 items share vanishes among millions.
+
+    Examples
+    --------
+    >>> keys = toy_store("store")
+    >>> images, captions = (open_store("store").view(keys[kind]) for kind in ("image", "caption"))
+    >>> pairs = images.pair_by("parent_id", captions)
+    >>> found = mutual_knn_by_size(pairs, 3, [10, 40], rng=np.random.default_rng(0))
+    >>> [(n, round(one.value, 2), round(one.expected, 2)) for n, one in found.items()]
+    [(10, 0.6, 0.33), (40, 0.33, 0.08)]
+    """
+    ordered = sorted(set(sizes))
+    if not ordered or not 0 < k < ordered[0] <= ordered[-1] <= len(pairs):
+        raise MetricError(
+            f"Galleries of {k} neighbours hold from {k + 1:,} to {len(pairs):,} items; got "
+            f"{', '.join(f'{size:,}' for size in ordered) or 'no size'}."
+        )
+    order = rng.permutation(len(pairs))
+    asked = np.sort(order[: min(n_queries, ordered[0])])
+    found = {}
+    for size in ordered:
+        kept = np.sort(order[:size])
+        own = np.searchsorted(kept, asked)
+        of_x, of_y = (_others(view.take(kept), own, k) for view in (pairs.x, pairs.y))
+        place, rest = np.arange(size), np.setdiff1d(np.arange(size), own)
+        null = np.empty(n_permutations)
+        for draw in range(n_permutations):
+            moved = rng.permutation(len(own))
+            place[own], place[rest] = own[moved], rng.permutation(rest)
+            null[draw] = shared_rows(of_x[moved], place[of_y]).mean() / k
+        shared = float(shared_rows(of_x, of_y).mean())
+        found[size] = Calibrated.of(shared / k, null, k / (size - 1), 0.05)
+    return found
+
+
+def _others(view: Selection, own: NDArray[np.int64], k: int) -> NDArray[np.int64]:
+    """Return the k nearest other rows of some rows of a view, shape (q, k)."""
+    near = view.nearest(view.take(own).numpy(), k + 1).rows
+    # The row itself goes to the end; behind k equal rows it may not be there.
+    others = np.argsort(near == own[:, None], axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(near, others, axis=1)

@@ -15,7 +15,6 @@ It reads the aligners' results, fits the learners (shots of the demo's folders o
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import sys
 from pathlib import Path
@@ -34,6 +33,7 @@ from bench.results import read_results
 from bench.statistics import DrawSums, two_term
 from bench.tasks.few_shot import score_few_shot
 from tests.accuracy.few_shot import aligned, categories
+from tests.accuracy.measure import drawn
 
 DOCS = Path(__file__).parents[2] / "docs"
 LEARNERS = ("class-means", "tip-adapter", "proker")
@@ -116,14 +116,8 @@ def _rounded(row: dict[str, Any]) -> dict[str, Any]:
 
 def figure(curves: dict[str, Any]) -> str:
     """Return the figure: share right by confidence, and share wrong by coverage."""
-    import matplotlib as mpl
 
-    mpl.use("svg")
-    import matplotlib.pyplot as plt
-
-    settings = {"svg.hashsalt": "confidence", "font.size": 9, "svg.fonttype": "none"}
-    with mpl.rc_context(settings):
-        drawing, (left, right) = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
+    def paint(left: Any, right: Any) -> None:
         left.plot([0, 100], [0, 100], color="0.7", linewidth=0.8)
         for place, (name, (confidence, hit)) in enumerate(curves.items()):
             style = {"color": f"C{place}", "linewidth": 1.2, "label": name}
@@ -137,11 +131,8 @@ def figure(curves: dict[str, Any]) -> str:
         right.set(xlabel="answered, most confident first, %", ylabel="wrong of them, %")
         right.set_ylim(0, 100)
         right.legend(frameon=False, fontsize=7)
-        for axes in (left, right):
-            axes.spines[["top", "right"]].set_visible(False)
-        buffer = io.StringIO()
-        drawing.savefig(buffer, format="svg", metadata={"Date": None})
-    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
+
+    return drawn("confidence", 2, paint)
 
 
 if __name__ == "__main__":

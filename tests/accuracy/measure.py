@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -25,7 +26,7 @@ from bench.suites.demo import demo_runs
 from bench.tasks.outcome import Outcome, Projector
 from bench.tasks.zero_shot import score_zero_shot
 from featstore import open_store
-from fitters import Pairs, fit
+from fitters import Alignment, Pairs, fit
 from fitters.jobs import HeadTexts
 from fitters.moments.transform import SideTransform
 from fitters.scorers import scorer_named
@@ -121,6 +122,12 @@ class Bench:
         spent = time.process_time() - start
         return scored(alignment, images, names, spent, alignment.facts["choice"], scorers=scorers)
 
+    def aligned(self, method: str, *, source: str = "head", seed: int = 0) -> Alignment:
+        """Return an aligner fitted on prototypes alone, images centred by their own mean."""
+        pairs, bias = prototype_pairs(self.run.changed(source=source, seed=seed), self.corpus)
+        rng = stream("choice", seed)
+        return fit(method, prototypes=pairs, image_mean=self.mean, bias=bias, rng=rng)
+
 
 @dataclass(frozen=True, eq=False)
 class Corrected:
@@ -211,6 +218,24 @@ def gap(a: Sequence[Score], b: Sequence[Score], metric: str, *, overlap: float =
     found = difference(a, b, metric, overlap=overlap)
     low, high = found.interval()
     return f"{100 * found.mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+
+
+def drawn(name: str, n_panels: int, paint: Callable[..., None]) -> str:
+    """Return a figure of panels side by side as SVG, the same bytes of the same data."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    import matplotlib.pyplot as plt
+
+    settings = {"svg.hashsalt": name, "font.size": 9, "svg.fonttype": "none"}
+    with mpl.rc_context(settings):
+        drawing, panels = plt.subplots(1, n_panels, figsize=(8, 3.4), layout="constrained")
+        paint(*panels)
+        for axes in panels:
+            axes.spines[["top", "right"]].set_visible(False)
+        buffer = io.StringIO()
+        drawing.savefig(buffer, format="svg", metadata={"Date": None})
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
 
 
 def chosen(choice: dict[str, Any]) -> str:

@@ -114,10 +114,10 @@ def gains(data: dict[str, Any]) -> list[str]:
         shown = (points(row[f"{what}, {m}"]) for what in ("gain", "more") for m in METRICS)
         names = next(enough, f"> {TIMES[-1]} ×")
         one = f"{row['power']['1']:.2f}"
-        lines.append([str(row["k"]), *shown, f"{100 * row['shared']:.0f} %", one, names])
+        lines.append([str(row["k"]), *shown, one, names])
     return table(
         ["K", "random − head: top-1", "top-10", "suggested − random: top-1", "top-10",
-         "suggested twice", "power", "names for 80 %"], lines,
+         "power", "names for 80 %"], lines,
     )[:-1]  # fmt: skip
 
 

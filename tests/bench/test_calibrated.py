@@ -16,8 +16,11 @@ from bench.metrics.calibrated import (
     MutualKNN,
     calibrate,
     draw_orders,
+    mutual_knn_by_size,
 )
 from bench.metrics.geometry import biased_cka, cka_chance, mutual_knn, unbiased_cka, unit_rows
+from featstore import open_store
+from featstore.testing import item_table, write_set
 
 ALL = (LinearCKA(), LinearCKA(unbiased=True), MeanCCA(), MutualKNN(3))
 names = pytest.mark.parametrize("similarity", ALL, ids=lambda one: one.name)
@@ -74,13 +77,14 @@ def test_one_canonical_correlation_is_sklearns(rng):
 def test_a_wide_view_is_reduced_to_a_tenth_of_its_rows(rng):
     x, y = layers(rng, 50, 200, 70)
     similarity = MeanCCA()
-    basis = similarity.prepared(x)
-    assert basis.shape == (50, 5)
+    onto = similarity.prepared(x) * np.sqrt(5)
+    np.testing.assert_allclose(onto @ onto, onto, atol=1e-12)
+    assert np.trace(onto) == pytest.approx(5)
     centred = unit_rows(x).astype(float) - unit_rows(x).astype(float).mean(axis=0)
     held = np.linalg.svd(centred, compute_uv=False)[:5]
-    assert np.linalg.norm(basis.T @ centred, axis=1) == pytest.approx(held)
-    np.testing.assert_allclose(basis.T @ basis, np.eye(5), atol=1e-12)
-    assert similarity.expected(basis, similarity.prepared(y)) == 5 / 49
+    assert np.linalg.norm(onto @ centred) == pytest.approx(np.linalg.norm(held))
+    found = similarity.expected(similarity.prepared(x), similarity.prepared(y))
+    assert found == pytest.approx(5 / 49)
 
 
 @names
@@ -127,16 +131,6 @@ def test_the_score_is_above_0_exactly_where_p_is_at_most_alpha(null, value, alph
     assert found.score == pytest.approx(max(0, value / 10 - at) / (1 - at))
 
 
-def test_chunks_of_draws_change_nothing(rng, monkeypatch):
-    xs, ys = layers(rng, 40, 5, 6), layers(rng, 40, 7)
-    drawn = draw_orders(40, 39, rng=rng)
-    for similarity in ALL:
-        whole = calibrate(xs, ys, similarity, drawn).null
-        monkeypatch.setattr("bench.metrics.calibrated._AT_ONCE", 40 * 40 * 7)
-        np.testing.assert_allclose(calibrate(xs, ys, similarity, drawn).null, whole, atol=1e-12)
-        monkeypatch.undo()
-
-
 def test_rows_that_do_not_vary_are_refused_or_have_no_score(rng):
     x, y = np.repeat(rng.normal(size=(1, 4)), 30, axis=0), rng.normal(size=(30, 4))
     # Of equal rows the first are the neighbours of all: whatever the order, a count of chance.
@@ -158,3 +152,43 @@ def test_what_cannot_be_calibrated(rng):
         LinearCKA(unbiased=True).prepared(x[:3])
     with pytest.raises(MetricError, match="30 neighbours of a row need at least 31 rows"):
         calibrate([x], [y], MutualKNN(30), drawn)
+
+
+@pytest.fixture
+def paired(tmp_path, rng):
+    """Two noisy views of 300 latent points as pairs, and the same with the second one mixed up."""
+    ids = [f"i{i:03d}" for i in range(300)]
+    items, latent = item_table(ids, class_id=ids), rng.normal(size=(300, 6))
+    views = [np.concatenate([latent, rng.normal(size=(300, d))], axis=1) for d in (1, 2)]
+    views.append(rng.permutation(views[1]))
+    keys = [write_set(tmp_path, v, items, encoder=e) for v, e in zip(views, "abc", strict=True)]
+    x, *others = (open_store(tmp_path).view(key) for key in keys)
+    return [x.pair_by("class_id", y) for y in others]
+
+
+def test_mutual_knn_of_stored_views_is_that_of_arrays_and_falls_with_the_gallery(paired, rng):
+    pairs, apart = paired
+    found = mutual_knn_by_size(pairs, 5, [300, 40], n_queries=300, n_permutations=99, rng=rng)
+    assert [*found] == [40, 300]
+    assert found[40].value > found[300].value > found[300].expected == 5 / 299
+    few = mutual_knn_by_size(pairs, 5, [300], n_queries=40, n_permutations=19, rng=rng)[300]
+    assert few.p == 0.05
+    every = mutual_knn_by_size(pairs, 5, [300], n_queries=300, n_permutations=99, rng=rng)[300]
+    assert every.value == pytest.approx(mutual_knn(*pairs.numpy(), [5])[5], abs=1e-9)
+    assert abs(few.value - every.value) < 0.1
+    none = mutual_knn_by_size(apart, 5, [40, 300], n_queries=40, rng=rng)
+    assert all(one.p > 0.05 and abs(one.value - one.expected) < 0.05 for one in none.values())
+
+
+def test_a_null_of_queries_among_themselves_has_the_mean_of_chance(paired, rng):
+    found = mutual_knn_by_size(paired[0], 5, [60], n_queries=20, n_permutations=999, rng=rng)[60]
+    # The threshold of a level is what a share of the null reaches; its mean is k / (n - 1).
+    assert found.expected == 5 / 59
+    assert found.p == 0.001
+    assert found.expected < found.threshold < found.expected + 4 * np.sqrt(found.expected / 100)
+
+
+@pytest.mark.parametrize("sizes", [[], [5], [301]])
+def test_galleries_that_cannot_be_drawn(paired, sizes, rng):
+    with pytest.raises(MetricError, match=r"5 neighbours hold from 6 to 300 items; got"):
+        mutual_knn_by_size(paired[0], 5, sizes, rng=rng)

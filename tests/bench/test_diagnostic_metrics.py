@@ -3,12 +3,10 @@
 import numpy as np
 import pytest
 from scipy.stats import special_ortho_group
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.neighbors import NearestNeighbors
 
 from bench.errors import MetricError
 from bench.metrics.geometry import (
-    _discriminant,
     biased_cka,
     centroid_gap,
     linear_separability,
@@ -82,17 +80,6 @@ def test_gaps_of_one_cloud_and_of_two(rng):
     assert abs(linear_separability(*near, rng=rng) - 0.5) < 0.15
     with pytest.raises(MetricError, match="one space"):
         centroid_gap(near[0], near[1][:, :3], rng=rng)
-
-
-def test_the_linear_rule_is_sklearns_discriminant_analysis(rng):
-    """Up to the estimate of the covariance, which is pooled here and by class there."""
-    x, y = rng.normal(size=(300, 6)) * [1, 1, 1, 3, 3, 9], rng.normal(size=(300, 6)) + 0.4
-    direction, middle = _discriminant(x, y)
-    both, labels = np.concatenate([x, y]), np.repeat([0, 1], 300)
-    rule = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=[0.5, 0.5])
-    ours, theirs = (both @ direction < middle).astype(int), rule.fit(both, labels).predict(both)
-    assert (ours == theirs).mean() > 0.98
-    assert 0.6 < (ours == labels).mean() < 1.0
 
 
 def test_a_direction_that_separates_does_so_whatever_the_sizes(rng):

@@ -255,7 +255,7 @@ def test_items_of_several_tasks_give_a_board_of_tasks_and_one_of_each(tmp_path, 
 
 @given(shift=st.floats(-0.3, 0.3), seed=st.integers(0, 99))
 @settings(
-    max_examples=20, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=10, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_the_order_of_files_and_a_common_shift_change_no_gap(tmp_path, shift, seed):
     own = np.random.default_rng(seed).uniform(-0.5, 0.5, (3, 8)).round(3)
@@ -296,7 +296,7 @@ ODD = [0, -1, True, None, 10**400, 1e308, "", "x", [], [[]], {}, {"x": 1}]
     changes=st.lists(st.tuples(st.integers(0, 10**6), st.sampled_from(ODD)), min_size=1, max_size=3)
 )
 @settings(
-    max_examples=60, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @pytest.mark.parametrize("tool", ["mteb", "lm-eval"])
 def test_no_damaged_file_is_a_traceback(tmp_path_factory, tool, changes):

@@ -180,6 +180,15 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             'float(np.count_nonzero(null >= value - _EQUAL)) / len(null)',
             ('tests/bench/test_calibrated.py::test_values_and_draws_are_those_of_a_loop',)),
         Mutant(
+            'A gallery of n has n - 1 others.', 'bench/metrics/calibrated.py',
+            'null, k / (size - 1), 0.05)', 'null, k / size, 0.05)',
+            ('tests/bench/test_calibrated.py::test_mutual_knn_of_stored_views_is_that_of_arrays_and_falls_with_the_gallery',)),
+        Mutant(
+            'An item is no neighbour of itself.', 'bench/metrics/calibrated.py',
+            'np.argsort(near == own[:, None], axis=1, kind="stable")[:, :k]',
+            'np.argsort(near != own[:, None], axis=1, kind="stable")[:, :k]',
+            ('tests/bench/test_calibrated.py::test_mutual_knn_of_stored_views_is_that_of_arrays_and_falls_with_the_gallery',)),
+        Mutant(
             "A permutation's p counts the order as it is.", 'bench/metrics/geometry.py',
             'return distance, chance, (1 + reached) / (1 + n_permutations)',
             'return distance, chance, reached / n_permutations',
@@ -314,7 +323,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             ('tests/fitters/test_space_maps.py::test_what_was_changed_is_refused',)),
         Mutant(
             'A tight group does not hide itself.', 'bench/foreign.py',
-            '    starts = [np.ones(n, bool), *map(_larger, leading.T)]',
+            '    starts = [np.ones(n, bool), *map(_larger, turned[:, :_STARTS].T)]',
             '    starts = [np.ones(n, bool)]',
             ('tests/bench/test_passport.py::test_a_tight_group_does_not_hide_itself',)),
         Mutant(
