@@ -117,19 +117,32 @@ def figure(data: list[dict[str, Any]]) -> str:
             rows = [row for row in data if row["kind"] == kind]
             axes.set(xscale="log", xlabel="CPU seconds of choice and fit")
             tops = [row["top-1"][0] for row in rows]
-            gap, placed = 3.2 * (max(tops) - min(tops)), list[tuple[float, float]]()
-            for row in sorted(rows, key=lambda row: -row["top-1"][0]):
-                mean, low, high = (100 * one for one in row["top-1"])
-                x, y = max(row["seconds"], 0.005), mean
-                axes.plot([x, x], [low, high], color="0.8", linewidth=0.8, zorder=0)
-                axes.plot(x, mean, "o", ms=3.5, color="C0" if row["tried"] == 1 else "C1")
-                # A label moves down until no other one is as near.
-                while any(abs(np.log10(x / a)) < 1 and abs(y - b) < gap for a, b in placed):
-                    y -= gap
-                placed.append((x, y))
+            gap = 3.6 * (max(tops) - min(tops))
+            points = [(np.log10(max(row["seconds"], 0.005)), 100 * row["top-1"][0]) for row in rows]
+            right_end = max(x for x, _ in points) + 2.0
+            # Where text stands: from, to (decades of seconds) and height.
+            taken = [(x - 0.05, x + 0.05, y) for x, y in points]
+            for row, (x, y) in sorted(zip(rows, points, strict=True), key=lambda one: -one[1][1]):
+                low, high = (100 * one for one in row["top-1"][1:])
+                axes.plot([10**x, 10**x], [low, high], color="0.85", linewidth=0.8, zorder=0)
+                axes.plot(10**x, y, "o", ms=3.5, color="C0" if row["tried"] == 1 else "C1")
                 label = f"{row['method']} ({row['tried']})" if row["tried"] else row["method"]
-                axes.annotate(label, (x * 1.15, y), fontsize=5.5, va="center")
-            axes.set_xlim(right=30 * max(row["seconds"] for row in rows))
+                begin, end = x + 0.12, x + 0.12 + len(label) * 0.012 * (right_end + 2.3)
+                # The nearest height, up or down, at which nothing else stands.
+                at = min(
+                    (y + step * gap * sign / 2 for step in range(40) for sign in (-1, 1)
+                     if all(
+                         end < a or b < begin or abs(y + step * gap * sign / 2 - c) >= gap
+                         for a, b, c in taken if (a, c) != (x - 0.05, y)
+                     )),
+                    key=lambda height: abs(height - y),
+                )  # fmt: skip
+                taken.append((begin, end, at))
+                axes.annotate(
+                    label, (10**x, y), (10**begin, at), fontsize=5.5, va="center",
+                    arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": "0.5"},
+                )  # fmt: skip
+            axes.set_xlim(right=10**right_end)
         left.set(ylabel="top-1, %: 517 names, head alone")
         right.set(ylabel=f"top-1, %: folders, {SHOTS} shots and names")
 

@@ -32,7 +32,8 @@ def _writer(
     items = conform_items(pl.DataFrame({"item_id": [f"i/{i:02d}" for i in range(n)]}), "image")
     return SetWriter(
         root, SetSpec("d", "image", "timm:toy", {"name": "toy"}, "float32"), items, DIM,
-        options=WriteOptions(part=part), limits=LayoutLimits(4, plain_bytes=0, shard_bytes=1), **changes,
+        options=WriteOptions(part=part),
+        limits=LayoutLimits(4, plain_bytes=0, shard_bytes=1), **changes,
     )  # fmt: skip
 
 
