@@ -120,6 +120,7 @@ test-long: test test-minimal docs validate-statistics mutants
 	$(MAKE) test-minimal LOWEST=1
 	$(BIN)/python -m tests.screens check --demo $(FRESH)/out
 	$(BIN)/python -m tests.extend
+	$(BIN)/python -m tests.scaling.millions $(FRESH)/millions 1000000 check
 
 check: $(DEV)
 	$(lint)

@@ -26,7 +26,16 @@ from dataclasses import replace
 from itertools import compress
 from typing import TYPE_CHECKING, Any, Self
 
-from featstore.decoding.worker import Decoded, Feed, Reader, Ring, Run, send
+from featstore.decoding.worker import (
+    SUPPORTED,
+    Decoded,
+    Feed,
+    Reader,
+    Ring,
+    Run,
+    send,
+    shared_memory,
+)
 from featstore.errors import DecoderStartError, is_out_of_memory
 from featstore.images import FORMATS, MAX_PIXELS, ImageError, decode_image, opened_image
 from featstore.parallel import ONE_THREAD, start_python
@@ -67,31 +76,26 @@ class WorkerProcess:
         What the function is called with beside the bytes; ``max_pixels`` among it.
     timeout : float
         Seconds that one image may take, not counting those in which a run reads it.
-    feed : Feed, optional
-        What is done with the items of runs.
-    ring : Ring, optional
-        Into which runs are decoded.
+    memory : int, optional
+        Handle of the memory that it shares.
+
+    Attributes
+    ----------
+    feed, ring : Feed and Ring, or None
+        What is done with the items of runs, and into what they are decoded; see
+        `DecodePool.take_runs`.
     """
 
+    feed: Feed | None = None
+    ring: Ring | None = None
+
     def __init__(
-        self,
-        decoder: str,
-        arguments: Mapping[str, Any],
-        timeout: float,
-        *,
-        feed: Feed | None = None,
-        ring: Ring | None = None,
+        self, decoder: str, arguments: Mapping[str, Any], timeout: float, memory: int | None = None
     ) -> None:
-        self._timeout = timeout
-        self._ring = ring
-        self._feed = feed
+        self._timeout, self._memory = timeout, memory
         self._reader: Reader | None = None
-        self._config = {
-            "decoder": decoder,
-            "arguments": dict(arguments),
-            "timeout": timeout,
-            "ring": ring and ring.facts(),
-        }
+        self._config = {"decoder": decoder, "arguments": dict(arguments), "timeout": timeout}
+        self._told = False
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: io.BufferedRWPair
         self._lock = threading.Lock()
@@ -112,12 +116,10 @@ class WorkerProcess:
         """
         from PIL import Image
 
-        answer = self._asked(data)
-        if isinstance(answer, str):
-            raise ImageError(f"Cannot decode {len(data):,} bytes: the decoder {answer}.")
-        if isinstance(answer, ImageError):
-            raise answer
-        size, pixels = answer
+        decoded = self.decode_run(Run(None, (), [()], data=[data]))
+        for reason in decoded.failures.values():
+            raise ImageError(reason)
+        ((size, pixels),) = decoded.whole
         return Image.frombuffer("RGB", size, pixels, "raw", "RGB", 0, 1)
 
     def decode_run(self, run: Run) -> Decoded:
@@ -139,13 +141,15 @@ class WorkerProcess:
             return self.decode_run(replace(run, data=[*self._read(self._reader, run)]))
         if not run.items:
             return Decoded()
-        ring = self._ring
-        assert ring is not None
-        ring.begin(run.slot, run.first)
-        answer = self._asked(run, slot=run.slot)
+        ring = self.ring
+        if ring is not None and run.slot is not None:
+            ring.begin(run.slot, run.first)
+        answer = self._asked(run)
         if isinstance(answer, Decoded):
             return answer
-        late, at = self._was_late, ring.under_way(run.slot)[0] - run.first
+        late, at = self._was_late, 0
+        if ring is not None and run.slot is not None:
+            at = ring.under_way(run.slot)[0] - run.first
         count = len(run.items)
         decoded = self.decode_run(run.part(0, at))
         if count == 1 or late:
@@ -165,10 +169,10 @@ class WorkerProcess:
             except OSError as err:
                 yield str(err)
 
-    def _asked(self, request: bytes | Run, *, slot: int | None = None) -> Any:
+    def _asked(self, request: Run) -> Any:
         """Return the answer to a request, or how the process ended over it: a str."""
         self._running()
-        self._set_deadline(self._timeout, slot)
+        self._set_deadline(self._timeout, request.slot)
         answer = None
         with contextlib.suppress(*_DIED):
             send(self._pipe, request)
@@ -186,16 +190,16 @@ class WorkerProcess:
     def stop(self) -> None:
         """Kill the process if it decodes runs, also one that starts: nobody waits for them."""
         with self._lock:
-            self._closing = self._ring is not None
+            self._closing = self.ring is not None or not self._told
             if self._closing and self._process is not None:
                 self._process.kill()
 
     def kill_if_late(self) -> None:
         """Kill the process if its present image has taken too long, not counting its reading."""
         with self._lock:
-            if self._under_way is not None and self._ring is not None:
+            if self._under_way is not None and self.ring is not None:
                 slot, before = self._under_way
-                now = self._ring.under_way(slot)
+                now = self.ring.under_way(slot)
                 # A stall of the storage is no fault of the image.
                 if (now != before or now[1]) and self._deadline is not None:
                     self._under_way = slot, now
@@ -225,14 +229,18 @@ class WorkerProcess:
         with self._lock:
             self._deadline = None if seconds is None else time.monotonic() + seconds
             self._under_way = None
-            if slot is not None and self._ring is not None:
-                self._under_way = slot, self._ring.under_way(slot)
+            if slot is not None and self.ring is not None:
+                self._under_way = slot, self.ring.under_way(slot)
 
-    def _running(self) -> subprocess.Popen[bytes]:
-        if self._process is not None and self._process.poll() is None:
-            return self._process
-        self._end()
-        self._late = False
+    def start(self) -> None:
+        """Start the process: it imports what decoders need, and waits to be told how to decode.
+
+        Raises
+        ------
+        DecoderStartError
+            If it cannot be started.
+        """
+        self._told = self._late = False
         ours, theirs = socket.socketpair()
         with ours:
             self._pipe = ours.makefile("rwb")
@@ -243,7 +251,7 @@ class WorkerProcess:
                 str(theirs.fileno()),
                 **nowhere,
                 env={**_MALLOC, **os.environ, **ONE_THREAD},
-                pass_fds=[theirs.fileno(), *([] if self._ring is None else [self._ring.handle])],
+                pass_fds=[theirs.fileno(), *([] if self._memory is None else [self._memory])],
             )
         except OSError as err:
             # No fault of the image: the job ends here, and no item is called unreadable.
@@ -257,12 +265,22 @@ class WorkerProcess:
             self._process = process
             if self._closing:
                 process.kill()
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        """Return the process, started again if it has died, once it can decode."""
+        if self._process is None or (self._told and self._process.poll() is not None):
+            self._end()
+            self.start()
+        process = self._process
+        assert process is not None
+        if self._told:
+            return process
         self._set_deadline(START_TIMEOUT)
         ready = False
         with contextlib.suppress(*_DIED):
-            send(self._pipe, self._config)
+            send(self._pipe, {**self._config, "ring": self.ring and self.ring.facts})
             ready = pickle.load(self._pipe)  # noqa: S301 -- likewise
-            ready = ready and (self._feed is None or self._takes(self._feed))
+            ready = ready and (self.feed is None or self._takes(self.feed))
         self._set_deadline(None)
         if self._closing:
             raise CancelledError
@@ -271,6 +289,7 @@ class WorkerProcess:
                 f"A decoding process did not start: it {self._exit_report(START_TIMEOUT)}. Check "
                 "that this Python can import featstore.decoding.worker and its decoder."
             )
+        self._told = True
         return process
 
     def _takes(self, feed: Feed) -> bool:
@@ -290,16 +309,15 @@ class WorkerProcess:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=_LAST_WORDS)
         status, self._was_late = self._end(), self._late
-        return f"took longer than {limit:g} s" if self._late else f"crashed ({_status(status)})"
+        return f"took longer than {limit:g} s" if self._late else f"crashed ({exit_status(status)})"
 
 
-def _status(code: int | None) -> str:
+def exit_status(code: int | None) -> str:
+    """Return how a process ended, in words: by a signal, or with an exit status."""
     if code is None or code >= 0:
         return f"exit status {code}"
-    try:
-        return signal.Signals(-code).name
-    except ValueError:
-        return f"signal {-code}"
+    names = {one.value: one.name for one in signal.Signals}
+    return names.get(-code, f"signal {-code}")
 
 
 #: How often late workers are looked for, as a share of the time limit, and at least.
@@ -315,7 +333,8 @@ class DecodePool:
     Parameters
     ----------
     workers : int
-        Processes; they start with the first images and are replaced when they die.
+        Processes; they start with the first images, or at once by `start`, and are replaced when
+        they die.
     timeout : float
         Seconds that one image may take, not counting those in which a run reads it; measured to
         within a tenth.
@@ -328,10 +347,11 @@ class DecodePool:
     decoder : str
         ``module:function`` that the processes call with the bytes, ``formats``, ``max_pixels``,
         ``scaled`` and ``metadata``; it returns an RGB picture or raises ImageError.
-    feed : Feed, optional
-        What is done with the items of runs.
-    ring : Ring, optional
-        Into which runs are decoded; the pool closes it.
+
+    Attributes
+    ----------
+    memory : int or None
+        Handle of what is shared with the processes, for a `Ring`; None where the system has none.
 
     Examples
     --------
@@ -349,8 +369,6 @@ class DecodePool:
         max_pixels: int = MAX_PIXELS,
         scaled: bool = False,
         decoder: str = "featstore.images:decode_image",
-        feed: Feed | None = None,
-        ring: Ring | None = None,
     ) -> None:
         if workers < 1 or timeout <= 0:
             raise ValueError(
@@ -362,10 +380,10 @@ class DecodePool:
             "scaled": scaled,
             "metadata": True,  # only pixels leave the process
         }
+        self.memory = shared_memory() if SUPPORTED else None
         self._processes = [
-            WorkerProcess(decoder, arguments, timeout, feed=feed, ring=ring) for _ in range(workers)
+            WorkerProcess(decoder, arguments, timeout, self.memory) for _ in range(workers)
         ]
-        self._ring = ring
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._closed = threading.Event()
         self._look = min(_LOOK_SECONDS, timeout * _LOOK_SHARE)
@@ -382,6 +400,17 @@ class DecodePool:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def start(self) -> Self:
+        """Start the processes before there are images."""
+        for process in self._processes:
+            process.start()
+        return self
+
+    def take_runs(self, feed: Feed, ring: Ring) -> None:
+        """Say what is done with the items of runs, and into what they are decoded: before any."""
+        for process in self._processes:
+            process.feed, process.ring = feed, ring
 
     def submit(self, data: bytes) -> Future[Image.Image]:
         """Return the picture to come of an image file's bytes, which are kept until then.
@@ -424,8 +453,8 @@ class DecodePool:
             process.stop()
         for thread in (*self._threads, self._watch):
             thread.join()
-        if self._ring is not None:
-            self._ring.close()
+        if self.memory is not None:
+            os.close(self.memory)
 
     def _serve(self, process: WorkerProcess) -> None:
         while (job := self._jobs.get()) is not None:

@@ -8,6 +8,7 @@ runs.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import mmap
 import os
@@ -56,7 +57,7 @@ class Feed:
 
 @dataclass(frozen=True)
 class Run:
-    """Items whose pictures go into one slot, from row `first` on.
+    """Items whose pictures go into one slot, from row `first` on; without a slot they come back.
 
     Attributes
     ----------
@@ -68,7 +69,7 @@ class Run:
         Their files, read before; a str says why one could not be.
     """
 
-    slot: int
+    slot: int | None
     names: tuple[str, ...]
     items: list[tuple[Any, ...]]
     first: int = 0
@@ -90,10 +91,13 @@ class Decoded:
         Row of the slot -> reason, of the items that have no pixels.
     seconds : list of float
         Spent on reading, decoding, and preparing.
+    whole : list of (size, bytes)
+        Pictures of a run without a slot, as they were decoded.
     """
 
     failures: dict[int, str] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    whole: list[tuple[tuple[int, int], bytes]] = field(default_factory=list)
 
     def add(self, other: Decoded) -> None:
         """Take in what another part of the run gave."""
@@ -115,9 +119,8 @@ def main(handle: str) -> None:
     """Answer requests until the pipe ends.
 
     The first says ``decoder`` (module:function), ``arguments`` for it, ``timeout`` in seconds, and
-    ``ring``, None or the facts of the ring for runs. Others are the bytes of an image file, whose
-    answer is its size and pixels, or an ImageError; a `Run`, whose answer is a `Decoded`; or
-    "feed" and a pickled `Feed`, whose answer says whether it can be read here.
+    ``ring``, None or the facts of the ring for runs. Others are a `Run`, whose answer is a
+    `Decoded`; or "feed" and a pickled `Feed`, whose answer says whether it can be read here.
 
     Parameters
     ----------
@@ -125,6 +128,9 @@ def main(handle: str) -> None:
         Descriptor of this end of the pipe, a socket.
     """
     pipe = socket.socket(fileno=int(handle)).makefile("rwb")
+    with contextlib.suppress(ImportError):  # each image then says why
+        # What a decoder imports, while who started this still loads a model.
+        importlib.import_module("PIL.Image").preinit()
     settings = pickle.load(pipe)  # noqa: S301 -- from what started this process
     # An interrupt at the terminal goes to the whole group; the pool decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -138,10 +144,7 @@ def main(handle: str) -> None:
         except (EOFError, OSError):
             return
         answer: Any = False
-        if isinstance(request, bytes):
-            _set_alarm(limit)
-            answer = _decode(decode, request)
-        elif isinstance(request, Run) and ring is not None:
+        if isinstance(request, Run):
             answer = _decode_run(decode, request, feed, ring, limit)
         else:
             with contextlib.suppress(Exception):  # a reader of a module that is not here
@@ -161,38 +164,32 @@ def _warm_up(geometries: Sequence[Geometry]) -> None:
             geometry.data(Image.new("RGB", (8, 8)))
 
 
-def _decode(
-    decode: Callable[[bytes], Image.Image], data: bytes
-) -> tuple[tuple[int, int], bytes] | ImageError:
-    try:
-        image = decode(data)
-        return image.size, image.tobytes()
-    except Exception as err:
-        return ImageError(reason_of(err))
-
-
 def _decode_run(
-    decode: Callable[[bytes], Image.Image], run: Run, feed: Feed, ring: Ring, limit: float
+    decode: Callable[[bytes], Image.Image], run: Run, feed: Feed, ring: Ring | None, limit: float
 ) -> Decoded:
-    """Decode a run into its slot, each item within so many seconds after it was read."""
+    """Decode a run into its slot, if any, each item in so many seconds after it was read."""
     decoded = Decoded()
     given: Sequence[bytes | str | None] = run.data or [None] * len(run.items)
     for place, (values, data) in enumerate(zip(run.items, given, strict=True), run.first):
         _set_alarm(0)
-        ring.begin(run.slot, place, reading=True)
+        if ring is not None and run.slot is not None:
+            ring.begin(run.slot, place, reading=True)
         times = [time.perf_counter()]
         try:
             if data is None and feed.reader is not None:
                 data = feed.reader.read(dict(zip(run.names, values, strict=True)))
             if not isinstance(data, bytes):
                 raise ImageError(data or "The item has no bytes.")
-            ring.begin(run.slot, place)
+            if ring is not None and run.slot is not None:
+                ring.begin(run.slot, place)
             _set_alarm(limit)
             times.append(time.perf_counter())
             image = decode(data)
             times.append(time.perf_counter())
-            pictures = [geometry.data(image) for geometry in feed.geometries]
-            ring.put(run.slot, place, pictures)
+            if ring is not None and run.slot is not None:
+                ring.put(run.slot, place, [one.data(image) for one in feed.geometries])
+            else:
+                decoded.whole.append((image.size, image.tobytes()))
         except Exception as err:
             decoded.failures[place] = reason_of(err)
         times.append(time.perf_counter())
@@ -223,15 +220,9 @@ SUPPORTED = hasattr(os, "memfd_create")
 _PLACE = struct.Struct("<Q")
 
 
-def shared_memory(name: str, size: int) -> int:
-    """Return a handle of so many bytes that other processes can map; they cost nothing unused."""
-    import fcntl  # POSIX alone has it
-
-    handle = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.ftruncate(handle, size)
-    # A worker gone wrong must not cut the memory off under its reader.
-    fcntl.fcntl(handle, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
-    return handle
+def shared_memory() -> int:
+    """Return a handle of memory that other processes can map, of no size yet."""
+    return os.memfd_create("pixels", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
 
 
 class Ring:
@@ -244,7 +235,7 @@ class Ring:
     Parameters
     ----------
     handle : int
-        Of the memory; `make` makes one.
+        Of the memory, as of `shared_memory`; what is lent goes with its last array.
     slots, length : int
         Slots, and pictures of each.
     shapes : sequence of (height, width, 3)
@@ -263,6 +254,8 @@ class Ring:
     ) -> None:
         self.handle, self.slots, self.length, self.flying = handle, slots, length, flying
         self.shapes = shapes
+        #: What another process calls this with.
+        self.facts = (handle, slots, length, shapes, flying)
         self._bytes = [height * width * depth for height, width, depth in self.shapes]
         self._starts = [0]
         for n_bytes in self._bytes:
@@ -274,16 +267,17 @@ class Ring:
 
     @classmethod
     def make(
-        cls, length: int, shapes: Sequence[tuple[int, int, int]], *, flying: int, spare: int
-    ) -> Ring:
-        """Return a new ring: so many slots may be with processes, and as many spare be lent."""
-        slots = flying + spare
-        handle = shared_memory("pixels", slots * _stride(shapes, length))
-        return cls(handle, slots, length, shapes, flying)
+        cls, handle: int, length: int, shapes: Sequence[tuple[int, int, int]], *, flying: int,
+        spare: int,
+    ) -> Ring:  # fmt: skip
+        """Return a ring in new memory: slots that may be with processes, and that may be lent."""
+        import fcntl  # POSIX alone has it
 
-    def facts(self) -> list[object]:
-        """Return what `__init__` takes in another process."""
-        return [self.handle, self.slots, self.length, self.shapes, self.flying]
+        slots = flying + spare
+        os.ftruncate(handle, slots * _stride(shapes, length))
+        # A worker gone wrong must not cut the memory off under its reader.
+        fcntl.fcntl(handle, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+        return cls(handle, slots, length, shapes, flying)
 
     @property
     def full(self) -> bool:
@@ -330,10 +324,6 @@ class Ring:
         """Return the picture that a process has begun with last, and whether it reads its file."""
         (noted,) = _PLACE.unpack_from(self._map, (slot + 1) * self._stride - _PLACE.size)
         return noted // 2, bool(noted % 2)
-
-    def close(self) -> None:
-        """Give the memory back, but for what is lent: that goes with its last array."""
-        os.close(self.handle)
 
 
 def _stride(shapes: Sequence[tuple[int, int, int]], length: int) -> int:

@@ -38,8 +38,6 @@ class EncoderOptions:
         As torch names it. Like the batch size, no part of the space.
     batch_size : int, optional
         The encoder's own by default.
-    threads : int, optional
-        Threads of torch while encoding; the process's own number by default.
     precision : {"float32", "bfloat16", "float16"}
         Of the forward pass; part of a set's id, not of the space. float16 on GPUs only.
     pool : str, optional
@@ -59,14 +57,13 @@ class EncoderOptions:
     Raises
     ------
     EncoderError
-        If the batch size or the number of threads is not positive.
+        If the batch size is not positive.
     """
 
     kind: str | None = None
     weights: str | Path | None = None
     device: str = "cpu"
     batch_size: int | None = None
-    threads: int | None = None
     precision: str = "float32"
     pool: str | None = None
     prompt_name: str | None = None
@@ -76,11 +73,10 @@ class EncoderOptions:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        for what, value in (("batch_size", self.batch_size), ("threads", self.threads)):
-            if value is not None and value < 1:
-                raise EncoderError(
-                    f"The '{what}' of an encoder must be at least 1. Got {value} instead."
-                )
+        if self.batch_size is not None and self.batch_size < 1:
+            raise EncoderError(
+                f"The 'batch_size' of an encoder must be at least 1. Got {self.batch_size} instead."
+            )
 
 
 DEFAULT_OPTIONS = EncoderOptions()
@@ -150,13 +146,6 @@ class Head:
     """The keyed facts of the image space that the rows live in."""
     facts: Mapping[str, Any]
     """Facts that are recorded but not keyed."""
-
-    def __post_init__(self) -> None:
-        if self.weight.ndim != 2 or self.bias.shape != self.weight.shape[:1]:
-            raise EncoderError(
-                f"The head of {self.name} has a weight of shape {self.weight.shape} and a bias of "
-                f"shape {self.bias.shape}; expected (classes, dim) and (classes,)."
-            )
 
 
 def length_batches(lengths: Sequence[int] | np.ndarray, batch: int) -> list[np.ndarray]:

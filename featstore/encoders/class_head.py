@@ -72,11 +72,6 @@ def label_set_of_tag(tag: str, classes: int) -> str | None:
     return next((name for name in named if LABEL_SETS[name] == classes), None)
 
 
-def label_set_of_count(classes: int) -> str | None:
-    """Return the one known label set with that many classes: a guess, not knowledge."""
-    return next((name for name, count in LABEL_SETS.items() if count == classes), None)
-
-
 #: Basis of a label set that is only a guess: it has to be checked against class names.
 GUESSED = "number of classes"
 
@@ -163,7 +158,8 @@ def _label_set(encoder: TimmEncoder, classes: int, requested: str | None) -> tup
     if tagged and (known := label_set_of_tag(tag, classes)):
         return known, "tag of the checkpoint"
     reason = NO_LABEL_SET.get(tag) if tagged else None
-    guess = label_set_of_count(classes)
+    # No two known sets have as many: a guess, not knowledge.
+    guess = next((name for name, count in LABEL_SETS.items() if count == classes), None)
     if guess is None or reason:
         counts = ", ".join(f"{count:,} ({name})" for name, count in LABEL_SETS.items())
         why = reason or f"the number of no known label set. Known: {counts}"

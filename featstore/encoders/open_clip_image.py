@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -47,35 +47,28 @@ class OpenClipImageEncoder(TorchImageEncoder):
         }
         self.space = {
             **pair.tower_space("image", state, visual),
-            "preprocessing": preprocessing_facts(config),
+            "preprocessing": {
+                "input_size": [int(side) for side in config.input_size],
+                "resize_mode": config.resize_mode,
+                "interpolation": config.interpolation,
+                # Only where a picture does not fill the square.
+                "fill_color": config.fill_color if config.resize_mode == "longest" else None,
+                "mean": [float(value) for value in config.mean],
+                "std": [float(value) for value in config.std],
+                "decode": dict(DECODE_RULE),
+            },
         }
         visual.to(self._device)  # the only part that is run
         self._copies = DeviceCopies(self.name, self.preprocessing, self._device)
-        self.dim = int(self.encode([self.prepare(golden_images()[0])]).shape[1])
-        self.facts = {
-            **pair.facts(),
-            "parameters": sum(tensor.numel() for tensor in state.values()),
-        }
+        self._weights.of = [*visual.parameters(), *visual.buffers()]
+        self.dim = int(self.encode_float32([self.prepare(golden_images()[0])]).shape[1])
+        self.facts |= pair.facts(state)
 
     def _computed(self, batch: Sequence[np.ndarray], *, exact: bool) -> np.ndarray:
         pictures = self._copies.to_device(batch, self._pixels_in(exact=exact))
-        with self._copies.turn(), self._computing(exact=exact):
+        with self._running(exact=exact):
             vectors = HostCopy(self._model.encode_image(pictures, normalize=False))
         return vectors.numpy()
-
-
-def preprocessing_facts(config: PreprocessCfg) -> Mapping[str, Any]:
-    """Return the keyed facts of open_clip's evaluation transform."""
-    return {
-        "input_size": [int(side) for side in config.input_size],
-        "resize_mode": config.resize_mode,
-        "interpolation": config.interpolation,
-        # Only where a picture does not fill the square.
-        "fill_color": config.fill_color if config.resize_mode == "longest" else None,
-        "mean": [float(value) for value in config.mean],
-        "std": [float(value) for value in config.std],
-        "decode": dict(DECODE_RULE),
-    }
 
 
 def open_open_clip(

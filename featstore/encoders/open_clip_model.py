@@ -20,7 +20,7 @@ from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from torch import nn
 
 from featstore.encoders.base import EncoderOptions
-from featstore.encoders.runtime import checked_device, checked_precision, quiet_root_logger
+from featstore.encoders.runtime import checked_device, checked_precision, quiet
 from featstore.encoders.torch_text import ModelFiles, PreparedText, checked_text
 from featstore.encoders.weights import (
     WeightsSource,
@@ -87,8 +87,8 @@ class OpenClipPair:
             "normalized": False,
         }
 
-    def facts(self) -> dict[str, Any]:
-        """Return what is recorded of the pair: how its logits are made of cosines."""
+    def facts(self, state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+        """Return what is recorded of a tower, and of how the pair's logits are made of cosines."""
         bias = getattr(self.model, "logit_bias", None)
         scale: torch.Tensor = self.model.logit_scale  # type: ignore[assignment]
         return {
@@ -96,6 +96,7 @@ class OpenClipPair:
             "tag": split_name(self.name)[1],
             "logit_scale": round(float(scale.detach().exp()), 6),
             "logit_bias": None if bias is None else round(float(bias.detach()), 6),
+            "parameters": sum(tensor.numel() for tensor in state.values()),
             "versions": {"open_clip_torch": open_clip.__version__, "torch": torch.__version__},
         }
 
@@ -196,15 +197,12 @@ def _checked_config(name: str, model_name: str, tag: str | None) -> dict[str, An
         plain = model_name.removesuffix("-quickgelu")
         other = f"{plain}-quickgelu" if trained else plain
         advice = f" Use oc:{other}/{tag}." if other in open_clip.list_models() else ""
+        one, other = ("QuickGELU", "GELU") if trained else ("GELU", "QuickGELU")
         raise EncoderError(
-            f"{name}: the weights '{tag}' were trained with {_gelu(quick=trained)}, the model "
-            f"{model_name} computes {_gelu(quick=built)}.{advice}"
+            f"{name}: the weights '{tag}' were trained with {one}, the model {model_name} computes "
+            f"{other}.{advice}"
         )
     return config
-
-
-def _gelu(*, quick: bool) -> str:
-    return "QuickGELU" if quick else "GELU"
 
 
 def _keyed(config: Any) -> Any:
@@ -221,7 +219,7 @@ def _built(name: str, model_name: str, preprocess: Mapping[str, Any]) -> nn.Modu
             f"reached: {reason} Download that repository's config.json first."
         )
     try:
-        with quiet_root_logger():
+        with quiet():
             model: nn.Module = open_clip.create_model(
                 model_name,
                 load_weights=False,
@@ -324,18 +322,11 @@ class OpenClipTokens:
         self.tokenizer = tokenizer
         self._encoder = encoder
         self._context = int(tokenizer.context_length)
+        self._mode = str(getattr(tokenizer, "tokenizer_mode", "") or "")
+        inner = getattr(tokenizer, "tokenizer", None)  # of transformers; CLIP's own pads with 0
+        self._pad_id = int(getattr(inner, "pad_token_id", 0) or 0)
         # Tokenizers of transformers keep padding and truncation as state.
         self._lock = threading.Lock()
-
-    def prepare(self, item: Any) -> PreparedText:
-        """Return the (context,) tokens of a text.
-
-        Raises
-        ------
-        EncoderError
-            If `item` is no text.
-        """
-        return self.prepare_many([item])[0]
 
     def prepare_many(self, items: Sequence[Any]) -> list[PreparedText]:
         """Return the (context,) tokens of each text, by one call of the tokenizer.
@@ -364,16 +355,6 @@ class OpenClipTokens:
     def batch(self, texts: Sequence[PreparedText]) -> dict[str, torch.Tensor]:
         """Return the model's input: texts of one length need no mask."""
         return {"text": torch.from_numpy(np.stack([text.ids for text in texts]))}
-
-    @property
-    def _mode(self) -> str:
-        return str(getattr(self.tokenizer, "tokenizer_mode", "") or "")
-
-    @property
-    def _pad_id(self) -> int:
-        if isinstance(self.tokenizer, SimpleTokenizer):
-            return 0
-        return int(self.tokenizer.tokenizer.pad_token_id or 0)
 
     def _count(self, text: str) -> int:
         """Return the tokens of a text, uncut, with the special ones."""

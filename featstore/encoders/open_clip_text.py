@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from featstore.encoders.base import DEFAULT_OPTIONS, EncoderOptions
 from featstore.encoders.open_clip_model import OpenClipPair, OpenClipTokens, open_pair
-from featstore.encoders.runtime import quiet_root_logger, quiet_transformers
+from featstore.encoders.runtime import quiet
 from featstore.encoders.torch_text import TorchTextEncoder
 from featstore.encoders.weights import hub_unreachable, one_line
 from featstore.errors import EncoderError
@@ -57,11 +57,10 @@ class OpenClipTextEncoder(TorchTextEncoder):
             "tokenizer": self._tokens.space(source),
         }
         self.model = model.to(self._device)
-        self.dim = int(self.encode([""]).shape[1])
-        self.facts = {
-            **pair.facts(),
-            "parameters": sum(tensor.numel() for tensor in state.values()),
-        }
+        every = (*model.named_parameters(), *model.named_buffers())
+        self._weights.of = [one for key, one in every if not key.startswith(_OTHER)]
+        self.dim = int(self.encode_float32([""]).shape[1])
+        self.facts |= pair.facts(state)
 
     def _vectors(self, inputs: dict[str, Any]) -> torch.Tensor:
         vectors: torch.Tensor = self.model.encode_text(inputs["text"], normalize=False)
@@ -78,7 +77,7 @@ def _tokenizer(pair: OpenClipPair) -> tuple[Any, str]:
     unreachable = hub_unreachable() if repo and not local else None
     options = {"local_files_only": local or unreachable is not None} if repo else {}
     try:
-        with quiet_root_logger(), quiet_transformers():
+        with quiet():
             tokenizer = open_clip.get_tokenizer(pair.tokenizer_name, **options)
     except Exception as err:  # network, disk and format errors of three libraries
         reason = one_line(err)
@@ -139,14 +138,12 @@ class OpenClipPromptTower:
         _refuse_other_kinds(self.name, text, tokenizer)
         self._tokenizer: Any = tokenizer
         model.requires_grad_(requires_grad=False)
-        self._token_embedding: nn.Embedding = text.token_embedding
+        self._text = text
         self._positions: Tensor = text.positional_embedding
         self._mask: Tensor = text.attn_mask
-        self._transformer: nn.Module = text.transformer
-        self._norm: nn.Module = text.ln_final
         self._projection: Tensor | nn.Module | None = text.text_projection
         self.context_length = int(tokenizer.context_length)
-        self.width = int(self._token_embedding.weight.shape[1])
+        self.width = int(self._text.token_embedding.weight.shape[1])
         self.dim = encoder.dim
         self.logit_scale = float(model.logit_scale.detach().exp())
         self.start, self.end = int(tokenizer.sot_token_id), int(tokenizer.eot_token_id)
@@ -158,16 +155,17 @@ class OpenClipPromptTower:
 
     def to(self, device: torch.device) -> Self:
         """Move the tower to a device; `embed` takes tokens from the CPU all the same."""
-        for name in ("_token_embedding", "_positions", "_mask", "_transformer", "_norm"):
-            setattr(self, name, getattr(self, name).to(device))
+        for module in (self._text.token_embedding, self._text.transformer, self._text.ln_final):
+            module.to(device)
+        self._positions, self._mask = self._positions.to(device), self._mask.to(device)
         if self._projection is not None:
             self._projection = self._projection.to(device)
         return self
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Return token embeddings, (b, l) to (b, l, width)."""
-        embedded: Tensor = self._token_embedding(tokens.to(self._token_embedding.weight.device))
-        return embedded
+        table = self._text.token_embedding
+        return table(tokens.to(table.weight.device))
 
     def encode(self, embedded: Tensor, ends: Tensor) -> Tensor:
         """Return unit rows of prompts, differentiable in their token embeddings.
@@ -185,29 +183,13 @@ class OpenClipPromptTower:
         """
         length = embedded.shape[1]
         hidden = embedded + self._positions[:length]
-        hidden = self._transformer(hidden, attn_mask=self._mask[:length, :length])
-        rows = self._norm(hidden[torch.arange(len(hidden), device=hidden.device), ends])
+        hidden = self._text.transformer(hidden, attn_mask=self._mask[:length, :length])
+        rows = self._text.ln_final(hidden[torch.arange(len(hidden), device=hidden.device), ends])
         if isinstance(self._projection, nn.Module):
             rows = self._projection(rows)
         elif self._projection is not None:
             rows = rows @ self._projection
         return nn.functional.normalize(rows, dim=-1)
-
-    def parameters(self) -> dict[str, Tensor]:
-        """Return the frozen tensors by name."""
-        named: dict[str, Tensor] = {"positional_embedding": self._positions}
-        if isinstance(self._projection, Tensor):
-            named["text_projection"] = self._projection
-        parts: list[tuple[str, Any]] = [
-            ("token_embedding", self._token_embedding),
-            ("transformer", self._transformer),
-            ("ln_final", self._norm),
-            ("text_projection", self._projection),
-        ]
-        for name, part in parts:
-            if isinstance(part, nn.Module):
-                named |= {f"{name}.{key}": value for key, value in part.state_dict().items()}
-        return named
 
     def _check(self, model: Any) -> None:
         """Compare with the model's own way from texts to rows."""

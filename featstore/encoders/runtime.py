@@ -8,10 +8,12 @@ memory, and only who needs them waits.
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -49,23 +51,6 @@ def checked_device(device: str) -> torch.device:
             f"Cannot use the device '{device}': {one_line(err)} Use cpu, or one that exists."
         ) from err
     return chosen
-
-
-@contextmanager
-def pinned_threads(threads: int | None) -> Iterator[None]:
-    """Run torch on that many threads, and leave the process's setting as it was.
-
-    The number of threads decides how sums are split, and so the last bits of a result.
-    """
-    if threads is None:
-        yield
-        return
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -160,6 +145,37 @@ BFLOAT16_COSINE = 0.999
 BFLOAT16_CAPABILITY = (8, 0)
 
 
+class BothWeights:
+    """The tensors of a model in float32 and, once asked for, in bfloat16 too.
+
+    The model holds one of them at a time: who changes that has the turn.
+
+    Attributes
+    ----------
+    of : list of tensor
+        Parameters and buffers, on their device.
+    """
+
+    def __init__(self) -> None:
+        self.of: list[torch.Tensor] = []
+        self._held = torch.float32
+        self._both: list[tuple[torch.Tensor, dict[torch.dtype, torch.Tensor]]] = []
+
+    def hold(self, dtype: torch.dtype) -> None:
+        """Let the model compute in this type."""
+        if dtype is self._held:
+            return
+        if not self._both:
+            self._both = [
+                (one, {torch.float32: one.data, dtype: one.data.to(dtype)})
+                for one in self.of
+                if one.is_floating_point()
+            ]
+        for one, values in self._both:
+            one.data = values[dtype]
+        self._held = dtype
+
+
 class TorchEncoder(ABC):
     """Base of the encoders that torch computes.
 
@@ -170,7 +186,7 @@ class TorchEncoder(ABC):
     name : str
         ``family:name``.
     options : EncoderOptions
-        Device, batch size, threads and precision; a subclass may read more of them.
+        Device, batch size and precision; a subclass may read more of them.
 
     Raises
     ------
@@ -186,6 +202,7 @@ class TorchEncoder(ABC):
     space: dict[str, Any]
     facts: dict[str, Any]
     dim: int
+    _copies: DeviceCopies
 
     def __init__(self, name: str, options: EncoderOptions) -> None:
         self.name = name
@@ -194,8 +211,12 @@ class TorchEncoder(ABC):
         self.overlaps = self._device.type == "cuda"
         own = GPU_BATCH if self.overlaps else self.own_batch_size
         self.batch_size = options.batch_size or own
-        self._threads = options.threads
         self.precision = checked_precision(options.precision, self._device)
+        self._weights = BothWeights()
+        #: Whether bfloat16 is computed with weights in bfloat16; None until it was tried.
+        self._short: bool | None = None if self.overlaps else False
+        self.facts = {"compute": {"tf32": False}}
+        self.compute_in(self.precision, self.precision_reason)
 
     @property
     def precisions(self) -> list[str]:
@@ -203,7 +224,7 @@ class TorchEncoder(ABC):
         return [one for one in PRECISIONS if one != "float16" or self._device.type != "cpu"]
 
     def compute_in(self, precision: str, reason: str) -> None:
-        """Compute in another precision from now on.
+        """Compute in another precision from now on, and say so in `facts`.
 
         Raises
         ------
@@ -212,6 +233,26 @@ class TorchEncoder(ABC):
         """
         self.precision = checked_precision(precision, self._device)
         self.precision_reason = reason
+        short = bool(self._short) and precision == "bfloat16"
+        compute = self.facts["compute"]
+        compute |= {"precision": precision, "autocast": precision != "float32" and not short}
+        if self.overlaps:
+            compute["weights"] = "bfloat16" if short else "float32"
+
+    def _is_short(self, *, exact: bool) -> bool:
+        """Return whether weights in bfloat16 are used: once tried, not within the model's turn.
+
+        They are where the golden inputs keep their cosine; else autocast is.
+        """
+        if exact or self.precision != "bfloat16":
+            return False
+        if self._short is None:
+            self._short, cosine = True, None
+            with suppress(RuntimeError, NotImplementedError):  # layers that mix types
+                cosine = golden_cosine(self)
+            self._short = cosine is not None and cosine.minimum >= BFLOAT16_COSINE
+            self.compute_in(self.precision, self.precision_reason)
+        return self._short
 
     def best_precision(self) -> tuple[str, str]:
         """Return the precision that ``auto`` stands for on this device, and why.
@@ -256,6 +297,7 @@ class TorchEncoder(ABC):
         return self._encode(batch, exact=True)
 
     def _encode(self, batch: Sequence[Any], *, exact: bool) -> np.ndarray:
+        self._is_short(exact=exact)
         return self._computed(batch, exact=exact) if batch else np.empty((0, self.dim), np.float32)
 
     @abstractmethod
@@ -271,15 +313,18 @@ class TorchEncoder(ABC):
         return torch.float32 if exact else _AUTOCAST.get(self.precision, torch.float32)
 
     @contextmanager
-    def _computing(self, *, exact: bool) -> Iterator[None]:
-        """Run a forward pass with the encoder's threads, in its precision or in float32."""
-        precision = "float32" if exact else self.precision
-        with (
-            torch.inference_mode(),
-            pinned_threads(self._threads),
-            computing(precision, self._device),
-        ):
-            yield
+    def _running(self, *, exact: bool) -> Iterator[None]:
+        """Have the model ready to run: in plain float32 if `exact`, else in its precision.
+
+        One thread at a time; what it hooks and launches is not mixed with another's.
+        """
+        short = self._is_short(exact=exact)
+        # Without autocast, which would cast short weights back for some layers.
+        precision = "float32" if exact or short else self.precision
+        with self._copies.turn():
+            self._weights.hold(torch.bfloat16 if short else torch.float32)
+            with torch.inference_mode(), computing(precision, self._device):
+                yield
 
 
 class TorchImageEncoder(TorchEncoder):
@@ -288,7 +333,6 @@ class TorchImageEncoder(TorchEncoder):
     kinds = IMAGE_KINDS
     own_batch_size = 32
     preprocessing: Preprocessing
-    _copies: DeviceCopies
 
     @property
     def geometry(self) -> Geometry | None:
@@ -354,8 +398,11 @@ class DeviceCopies:
             )
         if self._device.type == "cpu":
             return self._preprocessing.floats(batch)
+        floats = partial(
+            self._preprocessing.floats_there, memory_format=self._memory_format, dtype=dtype
+        )
         if isinstance(batch[0], torch.Tensor):  # decoded there
-            pixels = self._arriving(lambda: self._floats(torch.stack([*batch]), dtype))
+            pixels = self._arriving(lambda: floats(torch.stack([*batch])))
             if self._stream is not None:
                 for one in batch:  # their memory belongs to the stream that decoded them
                     one.record_stream(self._stream)
@@ -365,19 +412,15 @@ class DeviceCopies:
             (len(batch), *first.shape), dtype=first.dtype, pin_memory=self._stream is not None
         )
         np.stack(batch, out=host.numpy())
-        return self._arriving(lambda: self._floats(self._copied(host), dtype))
+        return self._arriving(lambda: floats(self._sent(host)))
 
     def moved(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return a tensor of the host on the device; on a GPU it may still be on its way."""
         host = tensor if self._stream is None else tensor.pin_memory()
-        return self._arriving(lambda: self._copied(host))
+        return self._arriving(lambda: self._sent(host))
 
-    def _copied(self, host: torch.Tensor) -> torch.Tensor:
+    def _sent(self, host: torch.Tensor) -> torch.Tensor:
         return host.to(self._device, non_blocking=self._stream is not None)
-
-    def _floats(self, pixels: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        assert self._preprocessing is not None
-        return self._preprocessing.floats_there(pixels, self._memory_format, dtype)
 
     def _arriving(self, begin: Callable[[], torch.Tensor]) -> torch.Tensor:
         """Return what is begun on the stream of copies; this thread's `turn` waits for it."""
@@ -429,29 +472,18 @@ class HostCopy:
 
 
 @contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Keep transformers from drawing a bar and from reporting on tensors."""
-    from transformers import logging as log
-
-    verbosity, bar = log.get_verbosity(), log.is_progress_bar_enabled()
-    log.set_verbosity_error()
-    log.disable_progress_bar()
-    try:
-        yield
-    finally:
-        log.set_verbosity(verbosity)
-        if bar:
-            log.enable_progress_bar()
-
-
-@contextmanager
-def quiet_root_logger() -> Iterator[None]:
-    """Keep a library that logs through the root logger quiet, and without handlers of its own."""
-    root = logging.getLogger()
+def quiet() -> Iterator[None]:
+    """Keep libraries from warnings, from handlers of the root logger, and from bars."""
+    root, bars = logging.getLogger(), sys.modules.get("transformers.utils.logging")
     handlers, disabled = root.handlers[:], root.manager.disable
+    drawn = bars is not None and bars.is_progress_bar_enabled()
     logging.disable(logging.WARNING)
+    if bars is not None:
+        bars.disable_progress_bar()
     try:
         yield
     finally:
         logging.disable(disabled)
         root.handlers[:] = handlers
+        if bars is not None and drawn:
+            bars.enable_progress_bar()

@@ -196,11 +196,9 @@ def pooling_mode(pooling: Any) -> str:
 
 def _module_facts(module: Any) -> dict[str, Any]:
     """Return the kind of a module after pooling and, of a dense layer, its activation."""
-    facts: dict[str, Any] = {"kind": type(module).__name__}
     activation = getattr(module, "activation_function", None)
-    if activation is not None:
-        facts["activation"] = type(activation).__name__
-    return facts
+    more = {} if activation is None else {"activation": type(activation).__name__}
+    return {"kind": type(module).__name__, **more}
 
 
 def _not_loaded(network: Any, files: ModelFiles, encoder: str) -> set[str]:

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import copy
-import threading
-import weakref
-from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -28,69 +23,10 @@ from featstore.encoders.timm_model import (
     find_layer,
     last_linear,
     layer_arrays,
-    layer_inputs,
     make_pool,
 )
 from featstore.encoders.weights import parse_weights
 from featstore.errors import EncoderError
-
-
-@dataclass(eq=False)
-class _Kept:
-    """What one pass gave of a batch, for the encoders that have not taken it yet."""
-
-    batch: list[weakref.ref[np.ndarray]]
-    exact: bool
-    left: list[PooledTimmEncoder]
-    vectors: Future[list[np.ndarray]] = field(default_factory=Future)
-
-    def serves(
-        self, encoder: PooledTimmEncoder, batch: Sequence[np.ndarray], *, exact: bool
-    ) -> bool:
-        """Return whether it is of these very pictures, and not taken yet."""
-        same = encoder in self.left and self.exact == exact and len(self.batch) == len(batch)
-        return same and all(ref() is one for ref, one in zip(self.batch, batch, strict=True))
-
-
-class SharedPass:
-    """Encoders of several layers of one model, which one forward pass of a batch serves.
-
-    A job gives each of them the same batch, one after the other or in threads at once. The first
-    one runs the model; the others take what is theirs. Batches that differ, as after an
-    interruption of one of the sets, cost a pass each.
-    """
-
-    #: Batches of which something is kept: more than are encoded at once.
-    KEPT = 4
-
-    def __init__(self) -> None:
-        self.encoders: list[PooledTimmEncoder] = []
-        self._lock = threading.Lock()
-        self._kept: deque[_Kept] = deque(maxlen=self.KEPT)
-
-    def vectors(
-        self, encoder: PooledTimmEncoder, batch: Sequence[np.ndarray], *, exact: bool
-    ) -> np.ndarray:
-        """Return the vectors of one of the encoders, (b, d)."""
-        with self._lock:
-            # One pass has one precision, also of its weights.
-            alike = (encoder.precision, encoder._short)
-            encoders = [one for one in self.encoders if (one.precision, one._short) == alike]
-            fits = (one for one in self._kept if one.serves(encoder, batch, exact=exact))
-            kept = next(fits, None)
-            first = kept is None
-            if kept is None:
-                kept = _Kept([weakref.ref(one) for one in batch], exact, list(encoders))
-                self._kept.appendleft(kept)
-            kept.left.remove(encoder)
-            if not kept.left:
-                self._kept.remove(kept)
-        if first:
-            try:
-                kept.vectors.set_result(encoder.encode_layers(encoders, batch, exact=exact))
-            except BaseException as err:
-                kept.vectors.set_exception(err)
-        return kept.vectors.result()[encoders.index(encoder)]
 
 
 class PooledTimmEncoder(TimmImages):
@@ -132,7 +68,7 @@ class PooledTimmEncoder(TimmImages):
                 )
         super().__init__(name, model, options, weights=weights)
         #: What prepares and runs batches: encoders that share it take the same prepared pictures.
-        self.trunk = SharedPass()
+        self.trunk = object()
         self._choose(pool)
 
     def beside(self, pool: str) -> PooledTimmEncoder:
@@ -159,7 +95,7 @@ class PooledTimmEncoder(TimmImages):
             )
         pixels = self._copies.to_device([np.zeros(self._input_size, np.float32)])
         with self._running(exact=True):
-            (output,) = self._outputs(model, [self], pixels)
+            (output,) = self._outputs([self], pixels)
             tokens = output
             if self._layer is not None and hasattr(model, "forward_features"):
                 tokens = model.forward_features(pixels)  # type: ignore[operator]
@@ -171,17 +107,23 @@ class PooledTimmEncoder(TimmImages):
         with torch.inference_mode():
             self.dim = int(self._pool.reduce(output).shape[1])
         self.space["layer"] = self._pool.rule
-        self.trunk.encoders.append(self)
+
+    @property
+    def pass_key(self) -> tuple[object, ...]:
+        """What encoders must share to be served by one pass: the model, and how it computes."""
+        return id(self.trunk), self.precision, self._is_short(exact=False)
 
     def _computed(self, batch: Sequence[np.ndarray], *, exact: bool) -> np.ndarray:
-        if len(self.trunk.encoders) > 1:
-            return self.trunk.vectors(self, batch, exact=exact)
-        return self.encode_layers([self], batch, exact=exact)[0]
+        return self.encode_layers([self], batch, exact=exact)
 
     def encode_layers(
-        self, encoders: Sequence[PooledTimmEncoder], batch: Sequence[np.ndarray], *, exact: bool
-    ) -> list[np.ndarray]:
-        """Return the (b, d) float32 vectors of several encoders of this model, by one pass.
+        self,
+        encoders: Sequence[PooledTimmEncoder],
+        batch: Sequence[np.ndarray],
+        *,
+        exact: bool = False,
+    ) -> np.ndarray:
+        """Return the float32 vectors of several encoders of this model, by one pass, side by side.
 
         Raises
         ------
@@ -191,8 +133,8 @@ class PooledTimmEncoder(TimmImages):
         found = []
         pixels = self._copies.to_device(batch, self._pixels_in(exact=exact))
         # Reduced and sent to the host within the turn: the next batch is not queued before it.
-        with self._running(exact=exact) as model:
-            outputs = self._outputs(model, encoders, pixels)
+        with self._running(exact=exact):
+            outputs = self._outputs(encoders, pixels)
             for encoder, output in zip(encoders, outputs, strict=True):
                 # Averaged in float32, whatever the layer was computed in.
                 with torch.autocast(self._device.type, enabled=False):
@@ -204,12 +146,11 @@ class PooledTimmEncoder(TimmImages):
                         f"({len(batch)}, {encoder.dim})."
                     )
                 found.append(HostCopy(vectors))
-        return [vectors.numpy() for vectors in found]
+        return np.hstack([vectors.numpy() for vectors in found])
 
-    def _outputs(
-        self, model: Any, encoders: Sequence[PooledTimmEncoder], pixels: torch.Tensor
-    ) -> list[Any]:
+    def _outputs(self, encoders: Sequence[PooledTimmEncoder], pixels: torch.Tensor) -> list[Any]:
         """Return what the layer of each encoder, or ``forward_features``, gives."""
+        model: Any = self._model
         layers = [encoder._layer for encoder in encoders if encoder._layer is not None]
         if not layers:
             return [model.forward_features(pixels)]
@@ -268,26 +209,12 @@ class TimmEncoder(TimmImages):
     ) -> None:
         self._layer_name, self._layer = last_linear(model, name)
         super().__init__(name, model, options, weights=weights)
-        self.dim = layer_inputs(self._layer)
+        self.dim = int(self._layer.weight.shape[1])
         self.space["layer"] = "input of classifier"
         self.facts["classifier"] = self._layer_name
 
     def _computed(self, batch: Sequence[np.ndarray], *, exact: bool) -> np.ndarray:
         return self._forward(batch, exact=exact)[0].numpy()
-
-    def encode_checked(self, batch: Sequence[np.ndarray]) -> np.ndarray:
-        """Return what `encode` does, and check the head on these pictures (`check_head`).
-
-        In float32 both are one pass: the check costs nothing beside the vectors.
-
-        Raises
-        ------
-        EncoderError
-            As for both.
-        """
-        features, _ = self._checked(batch)
-        is_exact = self.precision == "float32" and self._compiled is None
-        return features if is_exact else self.encode(batch)
 
     def check_head(self, batch: Sequence[np.ndarray]) -> float:
         """Check on prepared pictures that ``W f + b`` equals the model's logits, in float32.
@@ -304,10 +231,6 @@ class TimmEncoder(TimmImages):
         EncoderError
             If they differ by more, or there is nothing to compare.
         """
-        return self._checked(batch)[1]
-
-    def _checked(self, batch: Sequence[np.ndarray]) -> tuple[np.ndarray, float]:
-        """Return the (b, d) input of the model's head, in float32, and how far its rows are off."""
         caught, output = self._forward(batch, exact=True)
         features, logits = caught.numpy(), HostCopy(output).numpy()
         weight, bias = self.head_arrays()
@@ -328,7 +251,7 @@ class TimmEncoder(TimmImages):
                 f"maximum (allowed {HEAD_TOLERANCE:g}), so the rows of '{self._layer_name}' are "
                 "not prototypes in the space of these features. Use another model."
             )
-        return features, error
+        return error
 
     def head_arrays(self) -> tuple[np.ndarray, np.ndarray | None]:
         """Return the head's (c, d) weight and (c,) bias as float32; None if it has no bias."""
@@ -345,10 +268,10 @@ class TimmEncoder(TimmImages):
             caught.append(inputs[0])
 
         pixels = self._copies.to_device(batch, self._pixels_in(exact=exact))
-        with self._running(exact=exact) as model:
+        with self._running(exact=exact):
             hook = self._layer.register_forward_pre_hook(catch)
             try:
-                logits = model(pixels)
+                logits = self._model(pixels)
             finally:
                 hook.remove()
             shapes = [tuple(tensor.shape) for tensor in caught]

@@ -6,7 +6,6 @@ then on a fixed rule, named in the space.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,9 +20,9 @@ from timm.data import create_transform, resolve_model_data_config
 from torch import nn
 
 from featstore.encoders.base import DEFAULT_OPTIONS, EncoderOptions
-from featstore.encoders.golden import cosine_of, golden_cosine
+from featstore.encoders.golden import cosine_of
 from featstore.encoders.preprocessing import Preprocessing
-from featstore.encoders.runtime import BFLOAT16_COSINE, DeviceCopies, TorchImageEncoder
+from featstore.encoders.runtime import DeviceCopies, TorchImageEncoder
 from featstore.encoders.weights import (
     PACKAGES,
     WeightsSource,
@@ -84,8 +83,9 @@ def build_timm(model_name: str, source: WeightsSource, *, headless: bool = False
     model: nn.Module = timm.create_model(model_name, pretrained=False)
     state = read_state_dict(source.path)
     entry = PACKAGES[source.package] if source.package else None
-    if entry is not None and entry.convert is not None:
-        state = entry.convert(state, list(model.state_dict()))
+    names = list(model.state_dict())
+    if entry is not None and entry.by_position and len(names) == len(state):
+        state = dict(zip(names, state.values(), strict=True))
     classes = _other_classes(model, state, encoder)
     if classes is not None:
         model = timm.create_model(model_name, pretrained=False, num_classes=classes)
@@ -191,23 +191,15 @@ def _headless(encoder: str, tag: str) -> EncoderError:
 
 
 def _outputs(layer: nn.Module) -> int | None:
-    if isinstance(layer, nn.Linear):
-        return layer.out_features
-    if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.groups == 1:
-        return layer.out_channels
-    return None
-
-
-def layer_inputs(layer: nn.Linear | nn.Conv2d) -> int:
-    """Return the length d of the vectors that `layer` takes."""
-    return layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
+    dense = isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.groups == 1
+    return int(layer.weight.shape[0]) if dense or isinstance(layer, nn.Linear) else None  # type: ignore[index]
 
 
 def layer_arrays(layer: nn.Linear | nn.Conv2d) -> tuple[np.ndarray, np.ndarray | None]:
     """Return the (c, d) weight and the (c,) bias of `layer` as float32; None if it has none."""
     weight = layer.weight.detach().cpu().float().numpy()
     bias = None if layer.bias is None else layer.bias.detach().cpu().float().numpy().copy()
-    return weight.reshape(len(weight), layer_inputs(layer)).copy(), bias
+    return weight.reshape(len(weight), -1).copy(), bias
 
 
 def preprocessing(model: nn.Module) -> tuple[dict[str, Any], Any]:
@@ -242,33 +234,6 @@ logger = logging.getLogger(__name__)
 
 #: Smallest cosine of a row of the first batch, compiled, to the same without, in each precision.
 COMPILED_COSINE = {"float32": 0.99999, "bfloat16": 0.999, "float16": 0.999}
-
-
-class BothWeights:
-    """The parameters and buffers of a model in float32 and, once asked for, in bfloat16 too.
-
-    The model holds one of them at a time: who changes that has the turn.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
-        self._held = torch.float32
-        self._both: list[tuple[torch.Tensor, dict[torch.dtype, torch.Tensor]]] = []
-
-    def hold(self, dtype: torch.dtype) -> None:
-        """Let the model compute in this type."""
-        if dtype is self._held:
-            return
-        if not self._both:
-            every = (*self._model.parameters(), *self._model.buffers())
-            self._both = [
-                (one, {torch.float32: one.data, dtype: one.data.to(dtype)})
-                for one in every
-                if one.is_floating_point()
-            ]
-        for one, values in self._both:
-            one.data = values[dtype]
-        self._held = dtype
 
 
 class TimmImages(TorchImageEncoder):
@@ -328,9 +293,7 @@ class TimmImages(TorchImageEncoder):
             "tag": config.get("tag") or None,
             "versions": {"timm": timm.__version__, "torch": torch.__version__},
             "compute": {
-                "precision": options.precision,
-                "autocast": options.precision != "float32",
-                "tf32": False,
+                **self.facts["compute"],
                 "memory_format": str(self._memory_format).removeprefix("torch."),
                 "compiled": options.compile,
             },
@@ -341,9 +304,7 @@ class TimmImages(TorchImageEncoder):
         self._model = model.eval().to(self._device)
         if self._memory_format is torch.channels_last:
             self._model = self._model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._weights = BothWeights(self._model)
-        #: Whether bfloat16 is computed with weights in bfloat16; None until it was tried.
-        self._short: bool | None = None if self._device.type == "cuda" else False
+        self._weights.of = [*self._model.parameters(), *self._model.buffers()]
         self._compiled: Any = None
         self._proven = False
         if options.compile:
@@ -352,26 +313,7 @@ class TimmImages(TorchImageEncoder):
             features: Any = model.forward_features
             self._compiled = torch.compile(features)
 
-    def compute_in(self, precision: str, reason: str) -> None:
-        """Compute in another precision from now on, and say so in `facts`."""
-        super().compute_in(precision, reason)
-        short = bool(self._short) and precision == "bfloat16"
-        compute = self.facts["compute"]
-        compute |= {"precision": precision, "autocast": precision != "float32" and not short}
-        if self._device.type == "cuda":
-            compute["weights"] = "bfloat16" if short else "float32"
-
-    def _try_short_weights(self) -> None:
-        """Take weights in bfloat16 where the golden inputs keep their cosine, else autocast."""
-        self._short, cosine = True, None
-        with contextlib.suppress(RuntimeError, NotImplementedError):  # layers that mix types
-            cosine = golden_cosine(self)
-        self._short = cosine is not None and cosine.minimum >= BFLOAT16_COSINE
-        self.compute_in(self.precision, self.precision_reason)
-
     def _encode(self, batch: Sequence[Any], *, exact: bool) -> np.ndarray:
-        if self._short is None and self.precision == "bfloat16" and not exact:
-            self._try_short_weights()
         vectors = super()._encode(batch, exact=exact)
         compiled = self._compiled
         if exact or not batch or compiled is None or self._proven:
@@ -390,25 +332,16 @@ class TimmImages(TorchImageEncoder):
         return plain
 
     @contextmanager
-    def _running(self, *, exact: bool) -> Iterator[nn.Module]:
-        """Yield the model, ready to run: in plain float32 if `exact`, else as asked for.
-
-        One thread at a time; what it hooks and launches is not mixed with another's.
-        """
-        swapped = self._compiled is not None and not exact
-        short = bool(self._short) and self.precision == "bfloat16" and not exact
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(self._copies.turn())
-            self._weights.hold(torch.bfloat16 if short else torch.float32)
-            # Without autocast, which would cast the weights back for some layers.
-            stack.enter_context(self._computing(exact=exact or short))
-            if not swapped:
-                yield self._model
+    def _running(self, *, exact: bool) -> Iterator[None]:
+        """Have the model ready to run, compiled if that was asked for and it is not `exact`."""
+        with super()._running(exact=exact):
+            if self._compiled is None or exact:
+                yield
                 return
             # Hooks on what comes after stay outside of the compiled graph, which ignores them.
             self._model.forward_features = self._compiled
             try:
-                yield self._model
+                yield
             finally:
                 del self._model.forward_features
 
@@ -510,7 +443,9 @@ def make_pool(
         raise EncoderError(
             f"the {source} is {shape}, which is neither a vector, nor tokens, nor a map a picture"
         )
-    prefix = prefix_tokens(model)
+    # Tokens (class, distillation, registers) that stand before the patches.
+    own = int(getattr(model, "cls_token", None) is not None)
+    prefix = int(getattr(model, "num_prefix_tokens", own))
     if output.ndim != 3 and pool.startswith("cls"):
         raise EncoderError("it has no class token: its features are no sequence of tokens")
     if output.ndim == 2:
@@ -538,14 +473,6 @@ def make_pool(
             lambda out: torch.cat([out[:, 0], out[:, skip:].mean(1)], dim=1),
         )
     return Pool(f"{source}, {mean}", lambda out: out[:, skip:].mean(1))
-
-
-def prefix_tokens(model: nn.Module) -> int:
-    """Return how many tokens (class, distillation, registers) stand before the patches."""
-    known = getattr(model, "num_prefix_tokens", None)
-    if isinstance(known, int):
-        return known
-    return int(getattr(model, "cls_token", None) is not None)
 
 
 def _spatial_axes(

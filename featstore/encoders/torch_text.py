@@ -24,7 +24,7 @@ from featstore.encoders.runtime import (
     TorchEncoder,
     checked_device,
     checked_precision,
-    quiet_transformers,
+    quiet,
 )
 from featstore.encoders.weights import (
     cached_file,
@@ -76,7 +76,7 @@ class ModelFiles:
             "trust_remote_code": options.trust_remote_code,
         }
         try:
-            with quiet_transformers():
+            with quiet():
                 yield str(self.folder or self.repo), keywords
         except Exception as err:  # network, disk and format errors of three libraries
             if self.folder is None:
@@ -221,16 +221,6 @@ class TextTokenizer:
             if limit is not None:
                 self._fast.enable_truncation(limit, direction=tokenizer.truncation_side)
 
-    def prepare(self, item: Any) -> PreparedText:
-        """Return the tokens of a text.
-
-        Raises
-        ------
-        EncoderError
-            If `item` is no text.
-        """
-        return self.prepare_many([item])[0]
-
     def prepare_many(self, items: Sequence[Any]) -> list[PreparedText]:
         """Return the tokens of each text, by one call of the tokenizer.
 
@@ -310,9 +300,6 @@ def find_files(name: str, options: EncoderOptions, repo: str) -> tuple[ModelFile
 class Tokens(Protocol):
     """Turns texts into what the model takes."""
 
-    def prepare(self, item: Any) -> PreparedText:
-        """Return the tokens of a text."""
-
     def prepare_many(self, items: Sequence[Any]) -> list[PreparedText]:
         """Return the tokens of each text."""
 
@@ -343,8 +330,9 @@ class TorchTextEncoder(TorchEncoder):
         """Move a network of transformers to the device; complete space, facts and length."""
         self.space |= remote_code_facts([*network.modules(), tokenizer], trusted=trusted)
         network.to(self._device)
-        self.dim = int(self.encode([""]).shape[1])
-        self.facts = {
+        self._weights.of = [*network.parameters(), *network.buffers()]
+        self.dim = int(self.encode_float32([""]).shape[1])
+        self.facts |= {
             "weights": weights or {"source": "object"},
             "parameters": sum(p.numel() for p in network.parameters()),
             "versions": {
@@ -360,7 +348,7 @@ class TorchTextEncoder(TorchEncoder):
         EncoderError
             If `item` is no text.
         """
-        return self._tokens.prepare(item)
+        return self.prepare_many([item])[0]
 
     def prepare_many(self, items: Sequence[Any]) -> list[PreparedText]:
         """Return what `prepare` does of each text, by one call of the tokenizer.
@@ -376,23 +364,16 @@ class TorchTextEncoder(TorchEncoder):
         """Return how many tokens of a prepared text the model sees."""
         return prepared.length
 
-    def is_truncated(self, item: PreparedText | str) -> bool:
-        """Say whether `encode` cuts a text at the model's longest input."""
-        return self._prepared(item).truncated
-
-    def n_tokens(self, item: PreparedText | str) -> int:
-        """Return how many tokens a text has, prefix and special tokens included, uncut."""
-        return self._prepared(item).n_tokens
-
-    def _prepared(self, item: PreparedText | str) -> PreparedText:
-        return item if isinstance(item, PreparedText) else self.prepare(item)
+    def is_truncated(self, prepared: PreparedText) -> bool:
+        """Say whether a text was cut at the model's longest input."""
+        return prepared.truncated
 
     def _computed(self, batch: Sequence[PreparedText | str], *, exact: bool) -> np.ndarray:
-        texts = [self._prepared(item) for item in batch]
+        texts = [self.prepare(item) if isinstance(item, str) else item for item in batch]
         inputs = {
             name: self._copies.moved(tensor) for name, tensor in self._tokens.batch(texts).items()
         }
-        with self._copies.turn(), self._computing(exact=exact):
+        with self._running(exact=exact):
             vectors = HostCopy(self._vectors(inputs))
         return vectors.numpy()
 

@@ -5,19 +5,16 @@ from __future__ import annotations
 import inspect
 import pickle
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from featstore.encoders.registry import timm_names_of_efficientnet_lite
 from featstore.errors import EncoderError, lookup
 from featstore.identity import files_sha256
 
-#: Names that a mismatch shows of each sort.
-_SHOWN = 3
 _TORCH_SUFFIXES = (".pth", ".pt", ".bin")
 
 
@@ -33,8 +30,8 @@ class WeightsPackage:
     """The one encoder they fit, ``family:name``."""
     pinned: str
     """The version that was tested."""
-    convert: Callable[[Mapping[str, Any], Collection[str]], dict[str, Any]] | None = None
-    """Renames tensors: (state dict, names the model expects) -> state dict."""
+    by_position: bool = False
+    """Whether its tensors have names of their own, and the order of the model's."""
     label_set: str | None = None
     """Classes of its head."""
 
@@ -45,7 +42,7 @@ def _lite(n: int) -> WeightsPackage:
         pattern="models/*.pth",
         encoder=f"timm:tf_efficientnet_lite{n}",
         pinned="0.1.0",
-        convert=timm_names_of_efficientnet_lite,
+        by_position=True,
         label_set="imagenet1k",
     )
 
@@ -192,33 +189,15 @@ def load_strictly(model: Any, state: Mapping[str, Any], *, what: str, source: st
     Raises
     ------
     EncoderError
-        Saying how many tensors are missing, unexpected or of another shape, and the first few.
+        With what torch says of the names and shapes that do not.
     """
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    given = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    missing = [name for name in expected if name not in given]
-    unexpected = [name for name in given if name not in expected]
-    reshaped = [
-        f"{name} {given[name]} for {shape}"
-        for name, shape in expected.items()
-        if name in given and given[name] != shape
-    ]
-    faults = [
-        f"{len(names):,} {sort} ({', '.join(names[:_SHOWN])}{', ...' * (len(names) > _SHOWN)})"
-        for sort, names in (
-            ("missing", missing),
-            ("unexpected", unexpected),
-            ("of another shape", reshaped),
-        )
-        if names
-    ]
-    if faults:
+    try:
+        model.load_state_dict(dict(state), strict=True)
+    except RuntimeError as err:
         raise EncoderError(
-            f"The weights of {source} do not fit {what}, which has {len(expected):,} tensors: "
-            f"{'; '.join(faults)}. Name the model that these weights belong to, with its tag if "
-            "the number of classes differs."
-        )
-    model.load_state_dict(dict(state), strict=True)
+            f"The weights of {source} do not fit {what}: {one_line(err)} Name the model that these "
+            "weights belong to, with its tag if the number of classes differs."
+        ) from err
 
 
 def one_line(err: BaseException, limit: int = 300) -> str:

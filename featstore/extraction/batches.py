@@ -10,8 +10,9 @@ import gc
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -102,8 +103,6 @@ class BatchRunner:
         Whether a batch that does not fit is run in parts.
     threads : int, optional
         Threads of torch: their number decides the last bits of a sum.
-    call : callable, optional
-        What to run instead of ``encoder.encode``.
 
     Attributes
     ----------
@@ -119,7 +118,6 @@ class BatchRunner:
         device: str,
         halve: bool,
         threads: int | None = None,
-        call: Callable[[Sequence[Any]], np.ndarray] | None = None,
     ) -> None:
         self.encoder = encoder
         #: What prepares items: encoders that share it take the same prepared ones.
@@ -127,7 +125,6 @@ class BatchRunner:
         #: What `prepare` does with a picture, if that is all that it does.
         geometry = getattr(encoder, "geometry", None)
         self.geometry = geometry if isinstance(geometry, Geometry) else None
-        self._call = call or encoder.encode
         self.size = size
         self.limit = size
         self.device = device
@@ -137,8 +134,8 @@ class BatchRunner:
         # The number of threads is the process's: several that encode would set it in turn.
         self._threads = None if self.overlaps else threads
 
-    def encode(self, batch: Sequence[Any]) -> np.ndarray:
-        """Return (b, d) float32 of a batch in which nothing failed.
+    def encode(self, batch: Sequence[Any], layers: Sequence[Any] = ()) -> np.ndarray:
+        """Return (b, d) float32 of a batch in which nothing failed; or of `layers`, side by side.
 
         Raises
         ------
@@ -149,17 +146,19 @@ class BatchRunner:
         start = 0
         while start < len(batch):
             part = batch[start : start + self.limit]
-            encoded = self._try(part)
+            encoded = self._try(part, layers)
             if encoded is None:
                 continue  # with a smaller limit
             parts.append(encoded)
             start += len(part)
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def _try(self, part: Sequence[Any]) -> np.ndarray | None:
+    def _try(self, part: Sequence[Any], layers: Sequence[Any]) -> np.ndarray | None:
+        encoder: Any = self.encoder
+        call = partial(encoder.encode_layers, layers) if layers else encoder.encode
         try:
             with torch_threads(self._threads):
-                return np.asarray(self._call(part), dtype=np.float32)
+                return np.asarray(call(part), dtype=np.float32)
         except (RuntimeError, MemoryError) as err:
             if not is_out_of_memory(err):
                 raise
@@ -168,7 +167,11 @@ class BatchRunner:
                     f"{self.encoder.name} ran out of memory on {self.device} with "
                     f"{len(part):,} items at once. Take `batch_size=auto`, or a smaller one."
                 ) from err
-        free_memory()
+        # What a failed forward pass has left is given back.
+        gc.collect()
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_available():
+            torch.cuda.empty_cache()
         self.limit = max(1, len(part) // 2)
         logger.warning(
             "%s ran out of memory with %d items; going on with %d.",
@@ -179,13 +182,24 @@ class BatchRunner:
         return None
 
 
-def torch_threads(threads: int | None) -> AbstractContextManager[None]:
-    """Compute the block with so many threads of torch; None changes nothing, nor loads it."""
-    if threads is None:
-        return nullcontext()
-    from featstore.encoders.runtime import pinned_threads
+@contextmanager
+def torch_threads(threads: int | None) -> Iterator[None]:
+    """Compute the block with so many threads of torch, and leave the process's setting as it was.
 
-    return pinned_threads(threads)
+    The number of threads decides how sums are split, and so the last bits of a result. None changes
+    nothing, and does not load torch.
+    """
+    if threads is None:
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager
@@ -206,14 +220,6 @@ def on_device(device: str | None) -> Iterator[None]:
             f"Decoding ran out of memory on {device or 'cpu'}. Take a smaller `batch_size=`, or "
             "-s decode=cpu, which makes another embedding space."
         ) from err
-
-
-def free_memory() -> None:
-    """Give back what a failed forward pass has left."""
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def use_device(device: str | None) -> None:
@@ -270,7 +276,9 @@ def settle_batch_size(
     if requested is None:
         return encoder.batch_size
     guess = encoder.batch_size if device == "cpu" else FIRST_GUESS
-    largest = _largest_input(encoder)
+    # It needs as much memory as any.
+    inputs = golden_inputs(encoder.kinds) if IMAGE_KINDS & encoder.kinds else [_LONG_TEXT]
+    largest = encoder.prepare(inputs[0])
     runner = BatchRunner(encoder, guess, device=device, halve=True)
     runner.encode([largest] * guess)
     if device == "cpu" or runner.limit < guess:
@@ -296,10 +304,3 @@ def _doubled(encoder: Encoder, item: Any, size: int, *, device: str) -> int:
             break
         size, best, trial = trial, each, 2 * trial
     return size
-
-
-def _largest_input(encoder: Encoder) -> Any:
-    """Return an input that needs as much memory as any."""
-    if IMAGE_KINDS & encoder.kinds:
-        return encoder.prepare(golden_inputs(encoder.kinds)[0])
-    return encoder.prepare(_LONG_TEXT)

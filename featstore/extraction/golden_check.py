@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import time
 from collections.abc import Mapping
@@ -53,23 +54,10 @@ class Golden:
                 device="its device",
                 halve=True,
                 threads=self._threads,
-                # The same pass says whether the features are the head's input.
-                call=getattr(encoder, "encode_checked", None),
             )
             found = runner.encode(batch)
             self._vectors = np.round(found.astype(np.float64), 6)
         return self._vectors
-
-    def check_head(self) -> None:
-        """Check that W f + b are the model's logits, for an encoder that has a head.
-
-        Raises
-        ------
-        EncoderError
-            If they are not.
-        """
-        if hasattr(self._encoder, "encode_checked"):
-            _ = self.vectors
 
     def document(self) -> dict[str, Any]:
         """Return what ``golden.json`` holds: the vectors agreed on, else the encoder's own."""
@@ -113,7 +101,13 @@ class Golden:
         facts = commit.metadata.get(GOLDEN_FILE)
         if facts is None:
             return None
-        return self._cosine(_stored(directory / GOLDEN_FILE, facts))
+        path = directory / GOLDEN_FILE
+        if not same_file(path, dict(facts)):
+            raise CorruptStoreError(
+                f"{path} is missing or differs from its commit record. Run `headstock store "
+                "verify`."
+            )
+        return self._cosine(_parsed(read_json(path), str(path)))
 
     def _cosine(self, stored: np.ndarray) -> float:
         ours = self.vectors
@@ -155,14 +149,6 @@ def require_same_encoder(golden: Golden, key: str, directory: Path, commit: Comm
     return cosine
 
 
-def _stored(path: Path, facts: Mapping[str, Any]) -> np.ndarray:
-    if not same_file(path, dict(facts)):
-        raise CorruptStoreError(
-            f"{path} is missing or differs from its commit record. Run `headstock store verify`."
-        )
-    return _parsed(read_json(path), str(path))
-
-
 def _parsed(document: Any, where: str) -> np.ndarray:
     try:
         return np.asarray(document["vectors"], dtype=np.float64)
@@ -197,10 +183,8 @@ def run_facts(encoder: Mapping[str, Any], *, device: str) -> dict[str, Any]:
     """Return what is true of this run only: date, machine, device, versions, weights' source."""
     versions = {}
     for name in PACKAGES:
-        try:
+        with contextlib.suppress(PackageNotFoundError):
             versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "python": platform.python_version(),

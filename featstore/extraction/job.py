@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +38,7 @@ def draw_thumbnails(job: Job, *, skip: Collection[str], side: int = 96) -> None:
     def draw(item: Mapping[str, Any]) -> None:
         # An image without a picture is shown by its id.
         with contextlib.suppress(ImageError, OSError):
-            image = decode_image(reader.read(source_item(item)), **job.accepted)
+            image = decode_image(reader.read(source_item(item)), **job.accepted | {"scaled": False})
             small[item["item_id"]] = thumbnail_webp(draw_view(image, item), side=side)
 
     with (
@@ -173,8 +173,12 @@ def extract_many(
 
 def run_logged(job: Job) -> list[ExtractResult]:
     """Open a job and run it in this process; errors are logged, too."""
-    with contextlib.closing(JobLog(job.config.log)) as log, _log_errors(log):
-        return run_job(job.open(), log)
+    with contextlib.closing(JobLog(job.config.log)) as log, contextlib.closing(job):
+        try:
+            return run_job(job.open(begin=True), log)
+        except BaseException as err:
+            log.write("error", error=type(err).__name__, message=" ".join(str(err).split()))
+            raise
 
 
 def run_job(job: Job, log: JobLog) -> list[ExtractResult]:
@@ -202,12 +206,3 @@ def run_job(job: Job, log: JobLog) -> list[ExtractResult]:
         summary = {k: v for k, v in result.as_dict().items() if not isinstance(v, dict | list)}
         log.write("finished", **summary)
     return ordered
-
-
-@contextlib.contextmanager
-def _log_errors(log: JobLog) -> Iterator[None]:
-    try:
-        yield
-    except BaseException as err:
-        log.write("error", error=type(err).__name__, message=" ".join(str(err).split()))
-        raise

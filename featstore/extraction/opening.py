@@ -13,8 +13,8 @@ from featstore.encoders import registry
 from featstore.encoders.base import AUTO, Encoder
 from featstore.encoders.golden import cosine_of, enlarged_golden
 from featstore.encoders.object_encoder import ObjectEncoder
-from featstore.encoders.registry import FAMILIES, check_kind, check_options, family_of
-from featstore.errors import EmptySelectionError, EncoderError, ManifestError, needs_extra
+from featstore.encoders.registry import check_kind, check_options
+from featstore.errors import EmptySelectionError, EncoderError, ManifestError
 from featstore.extraction.options import EncoderSpec, ExtractConfig
 from featstore.extraction.views import view_items
 from featstore.images import SCALED_RULE, SCALED_SIDE, Geometry, decode_image
@@ -71,17 +71,6 @@ def open_encoders(
     for encoder in opened if kind == "image" and not config.usual_pixels else ():
         record_pixels(encoder, config)
     return opened
-
-
-def default_threads(choices: Sequence[EncoderSpec]) -> int | None:
-    """Return the threads that torch would run on, or None where no encoder of ours needs it."""
-    named = [choice.encoder for choice in choices if isinstance(choice.encoder, str)]
-    if not any(FAMILIES.is_ours(family_of(name)) for name in named):
-        return None
-    with needs_extra("Encoding with a named encoder"):
-        import torch
-
-    return torch.get_num_threads()
 
 
 def _open(choice: EncoderSpec, kind: str, config: ExtractConfig) -> Encoder:

@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import compress, groupby
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -28,8 +27,8 @@ from featstore.decoding.pool import DecodePool, decode_on_gpu
 from featstore.decoding.worker import SUPPORTED, Decoded, Feed, Reader
 from featstore.encoders.base import TEXT_KINDS, prepare_many
 from featstore.errors import TooManyFailuresError
-from featstore.extraction.batches import Batches, BatchRunner, on_device, use_device
-from featstore.extraction.options import DECODE_TIMEOUT, ExtractConfig
+from featstore.extraction.batches import Batch, Batches, BatchRunner, on_device, use_device
+from featstore.extraction.options import ExtractConfig
 from featstore.extraction.progress import StageClock, ignore
 from featstore.extraction.runs import IN_FLIGHT, LOOKAHEAD, Coming, DeviceRuns, Pixels, Runs
 from featstore.extraction.views import VIEW_ID, draw_view, source_item
@@ -49,16 +48,13 @@ class Preparation:
         The encoders.
     workers : int
         Threads, and processes that decode.
-    decode_timeout : float, optional
-        Seconds that one image may take. Images are then decoded in processes of their own,
-        so that a crash or a hang costs one of them; None decodes in the threads.
+    pool : DecodePool, optional
+        Processes that decode, so that a crash or a hang costs one image; ended with this. None
+        decodes in the threads.
     gpu : str, optional
-        Decode plain JPEG files on this device, in the threads; nothing is decoded in processes
-        then, and no time limit holds.
-    scaled : bool
-        Decode large JPEG files scaled.
+        Decode plain JPEG files on this device, in the threads.
     accepted : mapping
-        ``formats`` and ``max_pixels`` of `featstore.images.decode_image`.
+        ``formats``, ``max_pixels`` and ``scaled`` of `featstore.images.decode_image`, for threads.
     clock : StageClock, optional
     """
 
@@ -68,9 +64,8 @@ class Preparation:
         runners: Sequence[BatchRunner],
         *,
         workers: int,
-        decode_timeout: float | None,
+        pool: DecodePool | None = None,
         gpu: str | None = None,
-        scaled: bool = False,
         accepted: Mapping[str, Any] = MappingProxyType({}),
         clock: StageClock | None = None,
     ) -> None:
@@ -85,17 +80,8 @@ class Preparation:
             if runner.overlaps
         }
         self._room = {number: threading.BoundedSemaphore(IN_FLIGHT) for number in self._encoding}
-        self._gpu = gpu
-        self._accepted, self._scaled = accepted, scaled
-        self._workers, self._isolated = workers, decode_timeout is not None and gpu is None
-        self._make_pool = partial(
-            DecodePool,
-            workers,
-            timeout=decode_timeout or DECODE_TIMEOUT,
-            scaled=scaled,
-            **accepted,
-        )
-        self._processes: DecodePool | None = None
+        self._gpu, self._accepted = gpu, accepted
+        self._workers, self._pool = workers, pool
         self._runs: Runs | None = None
         self._begun = False
 
@@ -111,10 +97,8 @@ class Preparation:
             self._runs = DeviceRuns(
                 self.runners, feed, self._gpu, self._accepted, self._workers, self.clock
             )
-        elif known and self._isolated and SUPPORTED:
-            self._runs = Runs(self.runners, feed, self._workers, self.clock, self._make_pool)
-        elif self._isolated:
-            self._processes = self._make_pool()
+        elif known and self._pool is not None and SUPPORTED:
+            self._runs = Runs(self.runners, feed, self._workers, self.clock, self._pool)
         return self._runs
 
     def __enter__(self) -> Self:
@@ -128,7 +112,7 @@ class Preparation:
     ) -> None:
         for pool in (self.threads, *self._encoding.values()):
             pool.shutdown(wait=True, cancel_futures=True)
-        for preparing in (self._runs, self._processes):
+        for preparing in (self._runs, self._pool):
             if preparing is not None:
                 preparing.close()
 
@@ -141,21 +125,36 @@ class Preparation:
                 made.append([next(own) if wanted_here else None for wanted_here in wants])
         return Pixels(made, Decoded())
 
-    def encode(self, number: int, batch: list[Any]) -> Future[np.ndarray]:
+    def encode(self, numbers: Sequence[int], batch: list[Any]) -> Future[np.ndarray]:
         """Return the vectors to come of a batch: at once, unless the encoder overlaps.
 
         Waits while as many batches of the encoder are under way as may be.
+
+        Parameters
+        ----------
+        numbers : sequence of int
+            Of the encoder; or of several that one pass serves: their vectors stand side by side.
+        batch : list
         """
+        number, several = numbers[0], len(numbers) > 1
+        layers = [self.runners[one].encoder for one in numbers] if several else ()
         if number in self._encoding:
             with self.clock.measure("forward"):
                 self._room[number].acquire()
-            future = self._encoding[number].submit(self.runners[number].encode, batch)
-            future.add_done_callback(lambda _: self._room[number].release())
+            self.clock.at_work(1)
+            future = self._encoding[number].submit(self.runners[number].encode, batch, layers)
+            future.add_done_callback(lambda _: self._ended(number))
             return future
         done: Future[np.ndarray] = Future()
+        self.clock.at_work(1)
         with self.clock.measure("forward"):
-            done.set_result(self.runners[number].encode(batch))
+            done.set_result(self.runners[number].encode(batch, layers))
+        self.clock.at_work(-1)
         return done
+
+    def _ended(self, number: int) -> None:
+        self.clock.at_work(-1)
+        self._room[number].release()
 
     def prepare(self, records: list[dict[str, Any]], wanted: np.ndarray) -> Pixels:
         """Prepare items that share one image, each for the encoders that want it."""
@@ -177,9 +176,9 @@ class Preparation:
     def _decode(self, data: bytes) -> Image.Image:
         if self._gpu is not None:
             return decode_on_gpu(data, self._gpu, **self._accepted)
-        if self._processes is None:
-            return decode_image(data, scaled=self._scaled, **self._accepted)
-        return self._processes.submit(data).result()
+        if self._pool is None:
+            return decode_image(data, **self._accepted)
+        return self._pool.submit(data).result()
 
     def _for_each(self, item: Any, wanted: np.ndarray) -> tuple[Any, ...]:
         made: dict[int, Any] = {}
@@ -308,7 +307,9 @@ class _Block:
         self._runners = preparation.runners
         self._preparation = preparation
         self._clock = preparation.clock
-        self._under_way: deque[tuple[Future[np.ndarray], int, np.ndarray, list[int]]] = deque()
+        self._under_way: deque[tuple[Future[np.ndarray], list[int], np.ndarray, list[int]]] = (
+            deque()
+        )
         self._batches = [Batches(runner) for runner in self._runners]
         self._asked = task.needed if task.asked is None else task.asked
         self._on_failure, self._on_rows = on_failure, on_rows
@@ -327,8 +328,10 @@ class _Block:
             return
         with self._clock.measure("wait"):
             found = coming.result()
+        self._clock.add("prepared", len(rows))
         for place, reason in found.decoded.failures.items():
             self._fail(rows[place], reason)
+        full: list[tuple[int, Batch]] = []
         for number, batches in enumerate(self._batches):
             mine, prepared = rows, found.prepared[number]
             needed = self.task.needed[number][rows]
@@ -342,8 +345,9 @@ class _Block:
                     for row, text in zip(mine, prepared, strict=True)
                     if self._asked[number][row] and is_truncated(text)
                 ]
-            for batch in batches.add(mine, prepared):
-                self._encode(number, *batch)
+            full += [(number, batch) for batch in batches.add(mine, prepared)]
+        for one in self._passes(full):
+            self._encode(*one)
 
     def _fail(self, row: int, reason: str) -> None:
         self._output.failures[self._ids[row]] = reason
@@ -351,10 +355,21 @@ class _Block:
 
     def flush(self) -> Iterator[None]:
         """Begin what is left, a batch at each step: there are no more items."""
-        for number, batches in enumerate(self._batches):
-            for batch in batches.flush():
-                self._encode(number, *batch)
-                yield
+        left = [(n, batch) for n, own in enumerate(self._batches) for batch in own.flush()]
+        for one in self._passes(left):
+            self._encode(*one)
+            yield
+
+    def _passes(
+        self, batches: Iterable[tuple[int, Batch]]
+    ) -> Iterable[tuple[list[int], list[int], list[Any]]]:
+        """Return what is asked for, by passes: equal batches of layers of a model are one."""
+        found: dict[Any, tuple[list[int], list[int], list[Any]]] = {}
+        for number, (rows, prepared) in batches:
+            if self._asked[number][rows].any():
+                key = getattr(self._runners[number].encoder, "pass_key", number), tuple(rows)
+                found.setdefault(key, ([], rows, prepared))[0].append(number)
+        return found.values()
 
     def encoded(self) -> bool:
         """Say whether every batch that was begun is encoded."""
@@ -368,26 +383,26 @@ class _Block:
             self._collect()
         return self._output
 
-    def _encode(self, number: int, rows: list[int], prepared: list[Any]) -> None:
-        if not self._asked[number][rows].any():
-            return
+    def _encode(self, numbers: list[int], rows: list[int], prepared: list[Any]) -> None:
         good = [index for index, one in enumerate(prepared) if one is not None]
         if not good:
-            self._on_rows(len(rows))
+            self._on_rows(len(numbers) * len(rows))
             return
         # A failed slot is filled with the first good item: same shape, ignored row.
         filled = [prepared[good[0]] if one is None else one for one in prepared]
-        future = self._preparation.encode(number, filled)
-        self._under_way.append((future, number, np.asarray(rows), good))
+        future = self._preparation.encode(numbers, filled)
+        self._under_way.append((future, numbers, np.asarray(rows), good))
         self._collect()
 
     def _collect(self) -> None:
         """Take what is encoded, in order."""
         while self._under_way and self._under_way[0][0].done():
-            future, number, rows, good = self._under_way.popleft()
-            encoded = future.result()
-            self._output.rows[number][rows[good]] = encoded[good]
-            self._on_rows(int(np.count_nonzero(self._asked[number][rows])))
+            future, numbers, rows, good = self._under_way.popleft()
+            encoded, start = future.result(), 0
+            for number in numbers:
+                own = self._output.rows[number]
+                own[rows[good]] = encoded[good, start : (start := start + own.shape[1])]
+                self._on_rows(int(np.count_nonzero(self._asked[number][rows])))
 
 
 def _prepared(tasks: Iterable[BlockTask], preparation: Preparation) -> Iterator[_Entry]:

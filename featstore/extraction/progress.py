@@ -7,9 +7,10 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,18 @@ IN_WORKERS = ("read", "decode", "prepare")
 #: ... and those of the thread that runs the encoders, one after the other.
 IN_TURN = ("wait", "forward", "write")
 
+#: What is counted: seconds of each stage, and those in which a batch was at an encoder; items that
+#: were prepared; rows that are done, and those that were encoded, in so many batches.
+COUNTED = (*IN_WORKERS, *IN_TURN, "encode", "prepared", "rows", "encoded", "batches")
+
+#: Batches of each encoder after which its speed is known.
+FIRST_BATCHES = 8
+
+#: A side limits where every other one is at least so many times as fast.
+APART = 1.25
+
 #: Seconds over which the speed is taken.
 WINDOW = 30.0
-
-#: Share of the time from which on a stage is called the limit.
-LIMITING = 0.2
 
 
 def ignore(*_: object) -> None:
@@ -33,11 +41,13 @@ def ignore(*_: object) -> None:
 
 
 class StageClock:
-    """Seconds spent in each stage, added up over threads."""
+    """Adds up what is `COUNTED`, over threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._seconds = dict.fromkeys((*IN_WORKERS, *IN_TURN), 0.0)
+        self._counted = dict.fromkeys(COUNTED, 0.0)
+        self._at_work = 0
+        self._since = 0.0
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
@@ -48,15 +58,24 @@ class StageClock:
         finally:
             self.add(stage, time.perf_counter() - started)
 
-    def add(self, stage: str, seconds: float) -> None:
-        """Add seconds to a stage."""
+    def add(self, name: str, amount: float) -> None:
+        """Add seconds to a stage, or to another count."""
         with self._lock:
-            self._seconds[stage] += seconds
+            self._counted[name] += amount
 
-    def seconds(self) -> dict[str, float]:
-        """Return the seconds of each stage so far."""
+    def at_work(self, change: int) -> None:
+        """Note that a batch goes to an encoder (1), or has come back (-1)."""
+        now = time.perf_counter()
         with self._lock:
-            return dict(self._seconds)
+            if self._at_work:
+                self._counted["encode"] += now - self._since
+            self._since = now
+            self._at_work += change
+
+    def counted(self) -> dict[str, float]:
+        """Return what was counted so far."""
+        with self._lock:
+            return dict(self._counted)
 
 
 @dataclass(frozen=True)
@@ -78,7 +97,7 @@ class Progress:
         Stage -> share of the elapsed time. Reading, decoding and preparing happen in worker
         threads: theirs is the mean over the workers, and they overlap with the rest.
     bottleneck : str
-        One sentence about them.
+        One sentence about it, see `Tracker.bottleneck`.
     """
 
     rows_done: int
@@ -89,10 +108,6 @@ class Progress:
     shares: dict[str, float]
     bottleneck: str
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return it as plain values."""
-        return dict(vars(self))
-
 
 @dataclass(frozen=True)
 class Step:
@@ -100,22 +115,18 @@ class Step:
 
     Attributes
     ----------
-    rows, encoded : int
-        Rows that are done now, and how many of them it has encoded.
+    counted : dict
+        See `COUNTED`.
     failures : frozenset of str
         Items without an embedding.
-    seconds : dict
-        Stage -> seconds spent in it.
     """
 
-    rows: int
-    encoded: int
+    counted: dict[str, float]
     failures: frozenset[str]
-    seconds: dict[str, float]
 
 
 class Tracker:
-    """Counts rows and tells the progress: of one process, or of all workers of a job.
+    """Tells the progress: of one process, or of all workers of a job.
 
     Parameters
     ----------
@@ -124,6 +135,8 @@ class Tracker:
         Over every set of the job; `rows_done` were there before.
     encoders, workers : int
         How many there are; workers are threads or processes that decode.
+    device : str
+        Of the encoders.
     processes : int
         How many run the encoders.
 
@@ -141,50 +154,48 @@ class Tracker:
         rows_done: int,
         encoders: int,
         workers: int,
+        device: str,
         processes: int = 1,
     ) -> None:
         self.clock = clock
-        self.rows_total = rows_total
-        self.rows_done = rows_done
-        self.encoded = 0
+        self.rows_total, self._rows_before = rows_total, rows_done
         self.failures: set[str] = set()
-        self._encoders = max(1, encoders)
+        self._encoders, self._device = max(1, encoders), device
         self._workers, self._processes = max(1, workers), processes
         self._started = time.monotonic()
-        self._recent: deque[tuple[float, int]] = deque([(self._started, 0)])
-        self._told = Step(rows_done, 0, frozenset(), clock.seconds())
+        self._recent: deque[tuple[float, float]] = deque([(self._started, 0)])
+        self._told = Step(clock.counted(), frozenset())
 
     def advance(self, rows: int, *, encoded: bool) -> None:
-        """Count rows that are done, `encoded` ones for the speed as well."""
-        self.rows_done += rows
-        if not encoded:
-            return
-        self.encoded += rows
+        """Count rows that are done, `encoded` ones, a batch of them, for the speed as well."""
+        self.clock.add("rows", rows)
+        if encoded:
+            self.clock.add("batches", 1)
+            self.clock.add("encoded", rows)
+            self._note()
+
+    def _note(self) -> None:
+        """Note how many are encoded now."""
         now = time.monotonic()
-        self._recent.append((now, self.encoded))
+        self._recent.append((now, self.clock.counted()["encoded"]))
         while len(self._recent) > 2 and now - self._recent[0][0] > WINDOW:
             self._recent.popleft()
 
     def step(self) -> Step:
         """Return what was done since the last call, for `take` of another process."""
-        told, seconds = self._told, self.clock.seconds()
-        self._told = Step(self.rows_done, self.encoded, frozenset(self.failures), seconds)
+        told, now = self._told, Step(self.clock.counted(), frozenset(self.failures))
+        self._told = now
         return Step(
-            self.rows_done - told.rows,
-            self.encoded - told.encoded,
-            self._told.failures - told.failures,
-            {stage: spent - told.seconds[stage] for stage, spent in seconds.items()},
+            {name: amount - told.counted[name] for name, amount in now.counted.items()},
+            now.failures - told.failures,
         )
 
     def take(self, step: Step) -> None:
         """Count what a worker has done."""
         self.failures |= step.failures
-        for stage, spent in step.seconds.items():
-            self.clock.add(stage, spent)
-        self.advance(step.encoded, encoded=True)
-        self.advance(step.rows - step.encoded, encoded=False)
-        # Rows of a part that is done again come twice.
-        self.rows_done = min(self.rows_done, self.rows_total)
+        for name, amount in step.counted.items():
+            self.clock.add(name, amount)
+        self._note()
 
     @property
     def elapsed(self) -> float:
@@ -195,55 +206,68 @@ class Tracker:
         """Return where the job stands."""
         (begin, before), (end, after) = self._recent[0], self._recent[-1]
         speed = (after - before) / (end - begin) if end > begin else 0.0
-        left = max(0, self.rows_total - self.rows_done)
-        shares = self.shares()
+        # Rows of a part that is done again come twice.
+        done = min(self.rows_total, self._rows_before + int(self.clock.counted()["rows"]))
         return Progress(
-            rows_done=self.rows_done,
+            rows_done=done,
             rows_total=self.rows_total,
             failed=len(self.failures),
             per_second=speed / self._encoders,
-            eta_seconds=left / speed if speed else None,
-            shares=shares,
-            bottleneck=bottleneck(shares),
+            eta_seconds=(self.rows_total - done) / speed if speed else None,
+            shares=self.shares(),
+            bottleneck=self.bottleneck(),
         )
 
     def shares(self) -> dict[str, float]:
         """Return the share of each stage in the elapsed time."""
-        elapsed = max(self.elapsed, 1e-9)
-        found = {}
-        for stage, seconds in self.clock.seconds().items():
-            capacity = elapsed * (self._workers if stage in IN_WORKERS else self._processes)
-            found[stage] = round(min(1.0, seconds / capacity), 4)
-        return found
-
-
-def bottleneck(shares: dict[str, float]) -> str:
-    """Return one sentence on what limits the speed.
-
-    Examples
-    --------
-    >>> bottleneck({"read": 0.0, "decode": 0.2, "prepare": 0.1, "wait": 0.01, "forward": 0.97,
-    ...             "write": 0.01})
-    'Bottleneck: encoder (decoders idle 70 % of the time).'
-    """
-    if not any(shares.values()):
-        return "Nothing was encoded."
-    working = sum(shares[stage] for stage in IN_WORKERS)
-    if shares["write"] >= LIMITING and shares["write"] >= shares["wait"]:
-        return f"Bottleneck: writing to the store ({_percent(shares['write'])} of the time)."
-    if shares["wait"] >= LIMITING:
-        names = {"read": "reading", "decode": "decoding", "prepare": "preparing (resizing)"}
-        slowest = max(IN_WORKERS, key=lambda stage: shares[stage])
-        return (
-            f"Bottleneck: {names[slowest]} (encoder idle {_percent(shares['wait'])} of the time). "
-            "More --jobs may help if cores are idle."
+        elapsed, counted = max(self.elapsed, 1e-9), self.clock.counted()
+        capacity = dict.fromkeys(IN_WORKERS, self._workers) | dict.fromkeys(
+            IN_TURN, self._processes
         )
-    idle = max(0.0, 1.0 - working)
-    return f"Bottleneck: encoder (decoders idle {_percent(idle)} of the time)."
+        return {
+            stage: round(min(1.0, counted[stage] / (elapsed * many)), 4)
+            for stage, many in capacity.items()
+        }
 
+    def first_bottleneck(self, resizing: Callable[[], float] | None = None) -> str:
+        """Return what limits once a few batches are encoded, and at no other time.
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
+        Parameters
+        ----------
+        resizing : callable, optional
+            Returns how many times as fast torchvision would resize; called where that may help.
+        """
+        first = self.clock.counted()["batches"] == FIRST_BATCHES * self._encoders * self._processes
+        return self.bottleneck(resizing) if first else ""
+
+    def bottleneck(self, resizing: Callable[[], float] | None = None) -> str:
+        """Return in one sentence what limits, where something does, by what each side could do.
+
+        Of workers that is what they have done in the time that they took, of the encoders in the
+        time in which a batch was there.
+        """
+        counted = self.clock.counted()
+        preparing = sum(counted[stage] for stage in IN_WORKERS)
+        encoded = self._processes * counted["encoded"] / self._encoders
+        sides = {
+            "encoder": (encoded, counted["encode"]),
+            "preparing": (self._workers * counted["prepared"], preparing),
+            "writing to the store": (encoded, counted["write"]),
+        }
+        rates = {side: done / taken for side, (done, taken) in sides.items() if done and taken}
+        if "encoder" not in rates:
+            return "Nothing was encoded."
+        slowest, *others = sorted(rates, key=lambda side: rates[side])
+        said = [f"{side} {float(f'{rate:.2g}'):,.0f}" for side, rate in rates.items()]
+        line = f"items/s by {self._device} and {self._workers} workers: {', '.join(said)}"
+        if others and rates[others[0]] < APART * rates[slowest]:
+            return f"No bottleneck; {line}."
+        if slowest == "preparing" and resizing is not None:
+            saved = counted["prepare"] * (1 - 1 / resizing())
+            faster = rates[slowest] * preparing / (preparing - saved)
+            if faster > APART * rates[slowest]:
+                line += f"; `-s resize=torchvision`, another space, gives {faster:,.0f}"
+        return f"Bottleneck: {slowest}; {line}."
 
 
 @dataclass(frozen=True)
@@ -341,9 +365,8 @@ class JobLog:
 
         if self._handle < 0:
             return
-        now = time.time()
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
-        row = {"time": f"{stamp}.{int(now * 1000) % 1000:03d}Z", "event": event, **facts}
+        now = datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds")
+        row = {"time": f"{now}Z", "event": event, **facts}
         # One write a line: lines of two processes do not mix.
         # A log that cannot be written is no reason to lose a job.
         with contextlib.suppress(OSError):

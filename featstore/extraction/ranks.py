@@ -6,6 +6,7 @@ done gathers and publishes, and the others report what is left and exit with cod
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from featstore.errors import ClaimLostError, EncoderError, needs_extra
 from featstore.extraction.options import settle_device, tell_how
 from featstore.extraction.progress import ExtractResult
 from featstore.extraction.targets import Job
-from featstore.extraction.workers import gather, merge_results, open_on, run_part, settle
+from featstore.extraction.workers import merge_results, open_on, run_part, settle
 from featstore.parallel import available_cores
 
 #: Seconds that a rank waits for another one to end its publishing.
@@ -70,20 +71,22 @@ def extract_rank(job: Job, place: Rank) -> list[ExtractResult]:
     config = settle_device(job.config, job.encoders)
     config = replace(config, part=None, wait=max(config.wait, PATIENCE))
     device = local_device(config.device)
-    opened = open_on(replace(job, config=config), device, cores=available_cores())
-    pinned, _, how = settle(opened)
-    tell_how(how)
-    try:
-        done = run_part(opened, place.rank, place.world_size, pinned, count_left=True)
-    except ClaimLostError:
-        # Others may have finished everything while this process stood still.
-        found = [target.finished() for target in opened.targets]
-        if None in found:
-            raise
-        return [one for one in found if one is not None]
-    if any(result.blocks_left for result in done):
-        return done
-    return merge_results([done], gather(opened, pinned))
+    with contextlib.closing(
+        open_on(replace(job, config=config), device, cores=available_cores())
+    ) as opened:
+        pinned, _, how = settle(opened)
+        tell_how(how)
+        try:
+            done = run_part(opened, (place.rank, place.world_size), pinned, count_left=True)
+        except ClaimLostError:
+            # Others may have finished everything while this process stood still.
+            found = [target.finished() for target in opened.targets]
+            if None in found:
+                raise
+            return [one for one in found if one is not None]
+        if any(result.blocks_left for result in done):
+            return done
+        return merge_results([done], run_part(opened, None, pinned))
 
 
 def rank_of(shard: str, environment: Mapping[str, str] | None = None) -> Rank:

@@ -107,10 +107,6 @@ class RayWorker:
             found, self._reports = self._reports, []
         return found
 
-    def process_id(self) -> int:
-        """Return the id of the actor's process."""
-        return os.getpid()
-
     def _note(self, report: BlockDone | Step) -> None:
         with self._lock:
             self._reports.append(report)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import timeit
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
+from featstore.encoders.golden import golden_images, golden_inputs
 from featstore.errors import AlreadyFinishedError, EncoderError
 from featstore.extraction.batches import (
     BatchRunner,
@@ -38,6 +42,7 @@ from featstore.extraction.progress import (
     ignore,
 )
 from featstore.extraction.targets import Job, Target, check_free_space
+from featstore.images import Geometry
 from featstore.parallel import gains_from_bf16
 from featstore.sources.reader import ByteReader
 from featstore.store.layout import LayoutLimits
@@ -60,8 +65,9 @@ def encode_sets(job: Job, targets: Sequence[Target], log: JobLog) -> dict[str, E
         if not job.config.part:  # of parts, `settle` looks once for all
             new = [target for target in targets if not target.repair]
             check_free_space(job.folder, [target.state() for target in new])
-        for target in targets:
-            target.golden.check_head()
+        for encoder in (target.encoder for target in targets):
+            if (check := getattr(encoder, "check_head", None)) is not None:
+                check([encoder.prepare(item) for item in golden_inputs(encoder.kinds)])
         opened: list[Target] = []
         for target in targets:
             done = _open_writer(job, target, stack)
@@ -228,25 +234,29 @@ def _run_pass(
         rows_done=sum(one.n_done_at_start() for one in sets),
         encoders=len(sets),
         workers=job.workers,
+        device=job.config.device,
     )
     limit = _failure_limit(job, sets, tracker, log)
     limit.check()
     on_step, on_progress = job.config.on_step, job.config.on_progress
+    geometry, usual = sets[0].runner.geometry, job.config.usual_pixels
+    resizing = partial(resizing_gain, geometry) if geometry is not None and usual else None
 
     def count(rows: int) -> None:
         tracker.advance(rows, encoded=True)
         if on_step is not None:
             on_step(tracker.step())
-        elif on_progress is not None:
+            return
+        tell_how(tracker.first_bottleneck(resizing))
+        if on_progress is not None:
             on_progress(tracker.progress())
 
     with Preparation(
         reader,
         [one.runner for one in sets],
         workers=job.workers,
-        decode_timeout=job.config.decode_timeout,
+        pool=job.early.pop() if job.early else job.decoders(),
         gpu=job.config.device if job.config.decode == "gpu" else None,
-        scaled=job.config.decode == "scaled",
         accepted=job.accepted,
         clock=clock,
     ) as preparation:
@@ -266,8 +276,24 @@ def _run_pass(
     results = {}
     for one in sets:
         results[one.spec.set_id] = one.end_part() if job.config.part else one.finish(run)
-    log.write("pass", seconds=run["seconds"], **tracker.progress().as_dict())
+    log.write("pass", seconds=run["seconds"], **vars(tracker.progress()))
     return results
+
+
+def resizing_gain(geometry: Geometry) -> float:
+    """Return how many times as fast as Pillow torchvision resizes a photograph here, on a thread.
+
+    1 where there is no torchvision.
+    """
+    if find_spec("torchvision") is None:
+        return 1.0
+    image, seconds = golden_images()[0].resize((640, 480)), []
+    with torch_threads(1):
+        for resizer in ("torchvision", "pillow"):
+            resize = partial(replace(geometry, resizer=resizer).data, image)
+            resize()  # what is imported once
+            seconds.append(min(timeit.repeat(resize, number=1, repeat=5)))
+    return seconds[1] / seconds[0]
 
 
 def _tasks(job: Job, sets: Sequence[Target]) -> Iterator[BlockTask]:
@@ -344,7 +370,7 @@ def _tell_block(
     layout, key = target.writer.layout, str(target.spec.key)
     rows_done = layout.block_slice(block).stop
     done = BlockDone(key, rows_done, layout.n, len(target.writer.failures))
-    progress: dict[str, Any] = tracker.progress().as_dict()
+    progress = tracker.progress()
     if truncated:
         log.write("truncated", key=done.key, block=block, items=truncated)
     log.write(
@@ -354,7 +380,7 @@ def _tell_block(
         rows_done=done.rows_done,
         rows_total=done.rows_total,
         failed=done.failed,
-        per_second=round(progress["per_second"], 2),
-        shares=progress["shares"],
+        per_second=round(progress.per_second, 2),
+        shares=progress.shares,
     )
     (job.config.on_block or ignore)(done)

@@ -48,8 +48,7 @@ class Runs:
     workers : int
         Processes.
     clock : StageClock
-    make_pool : callable
-        Called with a feed and a ring.
+    pool : DecodePool
     """
 
     def __init__(
@@ -58,8 +57,10 @@ class Runs:
         feed: Feed,
         workers: int,
         clock: StageClock,
-        make_pool: Callable[..., DecodePool],
+        pool: DecodePool,
     ) -> None:
+        assert pool.memory is not None
+        self._pool = pool
         self.geometries = feed.geometries
         self.shapes = [self.geometries.index(runner.geometry) for runner in runners]
         self._workers, self._clock = workers, clock
@@ -68,12 +69,13 @@ class Runs:
         # where `parts` shares a block out, for each that is encoded, waits, or is being made.
         of_batch = max(-(-size // RUN), min(size, SHARES * workers)) + 1
         self._ring = Ring.make(
+            pool.memory,
             RUN,
             [geometry.shape for geometry in self.geometries],
             flying=2 * workers + LOOKAHEAD,
             spare=(IN_FLIGHT + 1) * of_batch,
         )
-        self._pool = make_pool(feed=feed, ring=self._ring)
+        pool.take_runs(feed, self._ring)
 
     @property
     def full(self) -> bool:
@@ -88,17 +90,17 @@ class Runs:
 
     def submit(self, names: tuple[str, ...], items: list[tuple[Any, ...]]) -> Coming:
         """Prepare items; there must be room."""
-        run = Run(self._ring.take(), names, items)
-        decoded = self._pool.submit_run(run)
-        return Coming(lambda: self._taken(run, decoded.result()))
+        slot = self._ring.take()
+        decoded = self._pool.submit_run(Run(slot, names, items))
+        return Coming(lambda: self._taken(slot, len(items), decoded.result()))
 
     def close(self) -> None:
-        """End the processes, and give the ring back."""
+        """End the processes."""
         self._pool.close()
 
-    def _taken(self, run: Run, decoded: Decoded) -> Pixels:
+    def _taken(self, slot: int, count: int, decoded: Decoded) -> Pixels:
         self._count(decoded)
-        lent = self._ring.lend(run.slot, len(run.items))
+        lent = self._ring.lend(slot, count)
         for rows in lent:
             for place in decoded.failures:
                 rows[place] = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import sys
 from collections.abc import Callable, Collection, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ import numpy as np
 import polars as pl
 
 from featstore.command_line import StorePlace, human_bytes
+from featstore.decoding.pool import DecodePool
 from featstore.durable import local_folder
 from featstore.encoders.base import AUTO, IMAGE_KINDS, TEXT_KINDS, Encoder
 from featstore.encoders.golden import golden_cosine
@@ -26,12 +28,13 @@ from featstore.errors import CorruptStoreError, EncoderError, FeatstoreError, St
 from featstore.extraction.batches import BatchRunner
 from featstore.extraction.bucket import open_bucket, published_result
 from featstore.extraction.golden_check import GOLDEN_COSINE, Golden, lasting_facts, run_facts
-from featstore.extraction.opening import default_threads, job_items, open_encoders
+from featstore.extraction.opening import job_items, open_encoders
 from featstore.extraction.options import EncoderSpec, ExtractConfig, settle_device
 from featstore.extraction.pipeline import BlockOutput
 from featstore.extraction.progress import ExtractResult
 from featstore.extraction.repair import must_encode, run_settings
 from featstore.extraction.views import RECIPE
+from featstore.identity import encoder_slug
 from featstore.images import FORMATS, WITH_TIFF
 from featstore.manifest.manifest import Manifest
 from featstore.parallel import available_cores
@@ -601,7 +604,7 @@ class Job:
     Attributes
     ----------
     targets : list of Target
-        The sets, of an open job; as are `dataset`, `file`, `folder`, `bucket` and `threads`.
+        The sets, of an open job; as are `dataset`, `file`, `folder` and `bucket`.
     count_left : bool
         Of a part: whether to look for what the others have left when it ends.
 
@@ -619,12 +622,14 @@ class Job:
     count_left: bool = field(default=False, init=False)
     targets: list[Target] = field(default_factory=list, init=False, repr=False)
 
+    #: Decoders that were started before the models were loaded, until a pass takes them.
+    early: list[DecodePool] = field(default_factory=list, init=False, repr=False)
+
     #: Of an open job.
     dataset: str = field(init=False, repr=False)
     file: ItemFile = field(init=False, repr=False)
     folder: Path = field(init=False, repr=False)
     bucket: Bucket | None = field(init=False, repr=False)
-    threads: int | None = field(init=False, repr=False)
     #: Those of this process: looked up once, not for every part.
     cores: int = field(init=False, repr=False)
 
@@ -633,13 +638,15 @@ class Job:
         if not self.encoders:
             raise EncoderError("An extraction needs at least one encoder.")
 
-    def open(self, opened: Sequence[Encoder] | None = None) -> Self:
+    def open(self, opened: Sequence[Encoder] | None = None, *, begin: bool = False) -> Self:
         """Open what the job needs, and check it; nothing is written but into a bucket's folder.
 
         Parameters
         ----------
         opened : sequence of Encoder, optional
             Encoders that are open already, one for each of `encoders`.
+        begin : bool
+            Start decoders now, for the first pass: they are ready when the models are loaded.
 
         Raises
         ------
@@ -653,6 +660,8 @@ class Job:
         self.dataset, items = job_items(self.source, self.kind, self.config)
         self.file, self.cores = ItemFile(items), available_cores()
         self.config = settle_device(self.config, self.encoders)
+        if begin:
+            self._begin()
         found = opened or open_encoders(self.encoders, self.kind, self.config)
         self.targets = [
             Target(self, choice, encoder, self._settled_spec(encoder))
@@ -677,8 +686,15 @@ class Job:
                 reason = "these sets were begun on it"
                 self.config = replace(self.config, device="cpu", device_reason=reason)
                 return self.open()
-        self.threads = self.config.threads or default_threads(self.encoders)
         return self
+
+    def _begin(self) -> None:
+        """Start decoders if a model is loaded that has no set here, which might be finished."""
+        found = {key.rpartition("-")[0] for key in read_log(self.folder).sets}
+        named = [one.encoder for one in self.encoders if isinstance(one.encoder, str)]
+        wanted = {f"{self.dataset}/{self.kind}/{encoder_slug(name)}" for name in named}
+        if wanted - found and (pool := self.decoders()) is not None:
+            self.early.append(pool.start())
 
     def _settled_spec(self, encoder: Encoder) -> SetSpec:
         """Return the set of an encoder, in the precision in which it computes from then on."""
@@ -695,12 +711,23 @@ class Job:
 
         return spec_in(settle_precision(encoder, self.config, is_there, spec_in))
 
+    def close(self) -> None:
+        """End decoders that no pass has taken."""
+        while self.early:
+            self.early.pop().close()
+
     def with_config(self, config: ExtractConfig, *, count_left: bool = False) -> Job:
         """Return the job with other options; items and encoders are shared, and what they cost."""
         part = copy(self)
         part.config, part.count_left = config, count_left
         part.targets = [replace(target, job=part) for target in self.targets]
         return part
+
+    @property
+    def threads(self) -> int | None:
+        """Threads of torch; None where no encoder of ours needs it."""
+        ours = any(hasattr(target.encoder, "precision_reason") for target in self.targets)
+        return self.config.threads or (sys.modules["torch"].get_num_threads() if ours else None)
 
     @property
     def items(self) -> pl.DataFrame:
@@ -716,7 +743,15 @@ class Job:
     def accepted(self) -> dict[str, Any]:
         """Which images are decoded, as `featstore.images.decode_image` takes it."""
         formats = WITH_TIFF if self.config.tiff else FORMATS
-        return {"formats": formats, "max_pixels": self.config.max_pixels}
+        scaled = self.config.decode == "scaled"
+        return {"formats": formats, "max_pixels": self.config.max_pixels, "scaled": scaled}
+
+    def decoders(self) -> DecodePool | None:
+        """Return processes that decode its images, or None where they are decoded in threads."""
+        config = self.config
+        if self.kind != "image" or config.decode == "gpu" or config.decode_timeout is None:
+            return None
+        return DecodePool(self.workers, timeout=config.decode_timeout, **self.accepted)
 
     @property
     def thumbnails(self) -> bool:

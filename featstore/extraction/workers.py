@@ -26,7 +26,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from featstore.address import parse_address
-from featstore.command_line import StorePlace
+from featstore.decoding.pool import exit_status
 from featstore.durable import local_folder
 from featstore.encoders.registry import check_options
 from featstore.errors import (
@@ -73,13 +73,9 @@ def to_send(job: Job) -> Job:
             )
         check_options(choice.encoder, **choice.model_options())
     config = replace(job.config, part=None, on_block=None, on_progress=None)
-    return replace(job, store=_same_place(job.store), config=config)
-
-
-def _same_place(store: StorePlace) -> StorePlace:
-    """Return a store as other processes find it: the address of a bucket, or an absolute path."""
-    address = parse_address(store)
-    return local_folder(store).absolute() if isinstance(address, Path) else address.url
+    address = parse_address(job.store)
+    place = local_folder(job.store).absolute() if isinstance(address, Path) else address.url
+    return replace(job, store=place, config=config)
 
 
 def share_of_cores(workers: int) -> int:
@@ -117,8 +113,14 @@ def open_on(
     if tell is not None:
         config = replace(config, on_block=tell, on_step=tell)
     if any(isinstance(choice.encoder, str) for choice in job.encoders):
-        _use_device(device, cores)
-    return replace(job, config=config).open()
+        with needs_extra("--device"):
+            import torch
+
+        if cores is not None:
+            # Fewer where the environment says so: OMP_NUM_THREADS.
+            torch.set_num_threads(min(cores, torch.get_num_threads()))
+        use_device(device)
+    return replace(job, config=config).open(begin=True)
 
 
 def settle(job: Job) -> tuple[Pinned, list[SetState], str]:
@@ -137,23 +139,21 @@ def settle(job: Job) -> tuple[Pinned, list[SetState], str]:
 
 
 def run_part(
-    job: Job, rank: int, world_size: int, pinned: Pinned, *, count_left: bool = False
-) -> list[ExtractResult]:
-    """Encode every world-size-th block from block `rank` on; nothing is published.
-
-    With `count_left`, say what others have left: their journals are read for that.
-    """
-    return _share(job, (rank, world_size), pinned, count_left=count_left)
-
-
-def gather(job: Job, pinned: Pinned) -> list[ExtractResult]:
-    """Gather what all parts have done, encode what is left, and publish."""
-    return _share(job, None, pinned)
-
-
-def _share(
     job: Job, part: tuple[int, int] | None, pinned: Pinned, *, count_left: bool = False
 ) -> list[ExtractResult]:
+    """Encode a part of the blocks; with None, gather what all have done, and publish.
+
+    Parameters
+    ----------
+    job : Job
+        Open.
+    part : (rank, world size) or None
+        Every world-size-th block from block `rank` on; nothing is published. With None what is left
+        is encoded.
+    pinned : mapping
+    count_left : bool
+        Say what others have left: their journals are read for that.
+    """
     if pinned.keys() - {target.spec.set_id for target in job.targets}:
         # The worker that settled the plan may have found another precision best.
         job.config = replace(job.config, pinned=pinned)
@@ -183,17 +183,6 @@ def merge_results(
             )
         )
     return merged
-
-
-def _use_device(device: str, cores: int | None) -> None:
-    """Make a device this process's own, and torch's threads its share of the cores."""
-    with needs_extra("--device"):
-        import torch
-
-    if cores is not None:
-        # Fewer where the environment says so: OMP_NUM_THREADS.
-        torch.set_num_threads(min(cores, torch.get_num_threads()))
-    use_device(device)
 
 
 logger = logging.getLogger(__name__)
@@ -245,6 +234,7 @@ def conduct(crew: Crew, config: ExtractConfig, *, encoders: int) -> list[Extract
         rows_done=rows - left,
         encoders=encoders,
         workers=(config.jobs or crew.cores) * len(crew.devices),
+        device=", ".join(crew.devices),
         processes=len(crew.devices),
     )
 
@@ -253,6 +243,7 @@ def conduct(crew: Crew, config: ExtractConfig, *, encoders: int) -> list[Extract
             (config.on_block or ignore)(report)
         else:
             tracker.take(report)
+            tell_how(tracker.first_bottleneck())
             (config.on_progress or ignore)(tracker.progress())
 
     parts: list[list[ExtractResult]] = []
@@ -262,10 +253,11 @@ def conduct(crew: Crew, config: ExtractConfig, *, encoders: int) -> list[Extract
         blocks = -(-max(state.blocks for state in states) // window)
         size = parts_of(blocks, len(crew.living()))
         tasks = [
-            _Task(f"Part {rank} of {size}", run_part, (rank, size, pinned)) for rank in range(size)
+            _Task(f"Part {rank} of {size}", run_part, ((rank, size), pinned))
+            for rank in range(size)
         ]
         parts = crew.run(tasks, tell)
-    (last,) = crew.run([_Task("The step 'gather'", gather, (pinned,))], tell)
+    (last,) = crew.run([_Task("The step 'gather'", run_part, (None, pinned))], tell)
     return merge_results(parts, last)
 
 
@@ -526,13 +518,8 @@ class SpawnedProcess:
         code = process.exitcode or 0
         process.close()
         self._connection.close()
-        how = f"ended with exit code {code}"
-        if code < 0:
-            with contextlib.suppress(ValueError):
-                how = f"was killed by {signal.Signals(-code).name}"
-        if code == -signal.SIGKILL:
-            how += " (the kernel kills so when memory runs out)"
-        return f"Process {pid} on {self.device} {how}."
+        hint = " (the kernel kills so when memory runs out)" if code == -signal.SIGKILL else ""
+        return f"Process {pid} on {self.device} ended with {exit_status(code)}{hint}."
 
 
 def serve(connection: Connection, job: Job, device: str, cores: int) -> None:

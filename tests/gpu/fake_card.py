@@ -23,13 +23,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import itertools
-import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partialmethod
-from pathlib import Path
 from typing import Any, Self
 from unittest import mock
 from weakref import finalize
@@ -47,19 +45,7 @@ MOST = 2
 
 @dataclass
 class Card:
-    """One card, and what is wrong with it.
-
-    Attributes
-    ----------
-    capability : tuple of int
-        Compute capability.
-    memory : int
-        Bytes.
-    dies_after : int, optional
-        Operations that are launched before every further one fails.
-    on_launch : callable
-        Called at every operation.
-    """
+    """One card, of so many bytes; after so many operations every further one fails."""
 
     name: str = "Fake card"
     capability: tuple[int, int] = (9, 0)
@@ -71,26 +57,12 @@ class Card:
     launched: int = 0
 
     def launch(self) -> None:
-        """Count an operation.
-
-        Raises
-        ------
-        RuntimeError
-            If the card is dead.
-        """
         self.launched += 1
         self.on_launch()
         if self.dies_after is not None and self.launched > self.dies_after:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     def allocate(self, size: int) -> None:
-        """Take memory.
-
-        Raises
-        ------
-        torch.OutOfMemoryError
-            If there is not so much.
-        """
         if self.used + size > self.memory:
             raise torch.OutOfMemoryError(
                 f"CUDA out of memory. Tried to allocate {size:,} bytes. GPU {self.index} has a "
@@ -158,7 +130,6 @@ class Stream:
 
     def synchronize(self) -> None:
         self.machine.card(self.device).launch()
-        self.machine.counts["waits of the host for streams"] += 1
         self.compute()
         self.awaited = self.launched
         self.machine.clocks.all_streams_wait_for_stream(self.id)
@@ -192,18 +163,11 @@ class Event:
         self.machine.clocks.record_state(self.id, self.stream.id)
 
     def synchronize(self) -> None:
-        self.machine.counts["waits of the host for events"] += 1
         if self.stream is not None:
             self.machine.card(self.stream.device).launch()
             self.stream.compute(self.upto)
             self.stream.awaited = max(self.stream.awaited, self.upto)
             self.machine.clocks.all_streams_wait_for_event(self.id)
-
-    def wait(self, stream: Stream | None = None) -> None:
-        (stream or self.machine.current_stream()).wait_event(self)
-
-    def query(self) -> bool:
-        return self.stream is None or self.stream.computed >= self.upto
 
 
 class Memory:
@@ -281,9 +245,6 @@ class CardTensor(torch.Tensor):
     def tolist(self) -> Any:
         return self.cpu().tolist()
 
-    def __repr__(self) -> str:
-        return f"CardTensor({tuple(self.shape)}, {self.dtype}, {self.device})"
-
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         machine = next(
@@ -317,15 +278,7 @@ _COPIES = {"aten::_to_copy", "aten::copy_"}
 
 
 class Machine:
-    """The cards, and all that was seen of them.
-
-    Attributes
-    ----------
-    reports : Counter of str
-        What was wrong: it should be empty.
-    counts : Counter of str
-        Copies and waits.
-    """
+    """The cards, and all that was seen of them: `reports` of what was wrong should be empty."""
 
     def __init__(self, cards: list[Card], guard: ctypes.CDLL) -> None:
         self.cards = cards
@@ -385,13 +338,10 @@ class Machine:
             setattr(self._here, name, before)
 
     def synchronize(self, device: Any = None) -> None:
-        """Wait for every stream of which an operation is known here: of the default ones."""
         self.current_stream(device).synchronize()
 
     def report(self, what: str) -> None:
         self.reports[what] += 1
-
-    # Pinned memory.
 
     def pinned_like(self, shape: Any, dtype: torch.dtype) -> torch.Tensor:
         size = int(np.prod(shape)) * dtype.itemsize
@@ -411,8 +361,6 @@ class Machine:
             return None
         return self._pinned.get(tensor.untyped_storage().data_ptr())
 
-    # Operations.
-
     def dispatch(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """Do an operation of the host, or launch one on a card."""
         name, given = func._schema.name, leaves((args, kwargs))
@@ -426,14 +374,11 @@ class Machine:
             devices = {one.device for one in mine} | {
                 torch.device("cuda", self.number(one)) for one in asked
             }
-            if len(devices) > 1 and name not in _COPIES:
+            if len(devices) > 1:
                 raise RuntimeError(f"{name}: tensors on {' and '.join(map(str, devices))}")
             device = torch.device("cuda", self.number(asked[0])) if asked else mine[0].device
             stream = self.current_stream(device)
             self.card(device).launch()
-            if len(devices) > 1:  # from card to card, by way of the host
-                args, kwargs = mapped(self._fetched, (args, kwargs))
-                mine = [one for one in mine if one is args[0]]
             to_host = name == "aten::_to_copy" and torch.device("cpu") in given
             if to_host or (name == "aten::copy_" and not isinstance(args[0], CardTensor)):
                 return self._to_host(func, name, args, kwargs, stream)
@@ -448,12 +393,6 @@ class Machine:
         if name == "aten::is_pinned":
             return self.pinned(args[0]) is not None
         return func(*args, **kwargs)
-
-    def _fetched(self, value: Any) -> Any:
-        if not isinstance(value, CardTensor):
-            return value
-        self.current_stream(value.device).synchronize()
-        return value.cell.get().clone()
 
     def _at_once(self, func: Any, args: Any, kwargs: dict[str, Any], stream: Stream) -> Any:
         """Wait for the stream, and return what the host sees, or has to know to go on."""
@@ -476,10 +415,8 @@ class Machine:
         self._access(func, args, kwargs, stream, [])
         held = self.pinned(host)
         if not later or held is None:
-            self.counts["blocking copies to the host"] += 1
             stream.synchronize()
             return host.copy_(source.cell.get())
-        self.counts["copies to pinned memory"] += 1
         if any(upto > one.awaited for one, upto in held.under_way):
             self.report("pinned memory is written while a copy from or to it is under way")
         unknown = float("nan") if host.is_floating_point() else torch.iinfo(host.dtype).max
@@ -517,7 +454,7 @@ class Machine:
             for other in self.racing(stream, before):
                 self.report(
                     f"{func._schema.name} on {stream} uses what {memory.made_by} made on "
-                    f"{memory.stream}, and does not wait for stream {other}: {_place()}"
+                    f"{memory.stream}, and does not wait for stream {other}"
                 )
             if memory in written:
                 memory.writer, memory.readers = {stream.id: number}, {}
@@ -559,7 +496,6 @@ class Machine:
             values = self._at_once(func, args, kwargs, stream)
             return mapped(lambda one: self._arrived(one, stream), values)
         memories = {one.shadow.untyped_storage()._cdata: one.memory for one in known.values()}
-        cells: list[Cell] = []
         made: list[Memory] = []
 
         def wrap(value: Any) -> Any:
@@ -572,15 +508,15 @@ class Machine:
             if memory is None:
                 memory = memories[storage._cdata] = Memory(self, stream, storage.nbytes(), name)
                 made.append(memory)
-            cells.append(Cell(stream, name))
-            return CardTensor(value, memory, cells[-1])
+            return CardTensor(value, memory, Cell(stream, name))
 
         found = mapped(wrap, given)
         self._access(func, args, kwargs, stream, made)
-        is_new = [
-            id(one) not in {id(old) for old in known.values()}
-            for one in leaves(found) if isinstance(one, CardTensor)
-        ]  # fmt: skip
+        old = {id(one) for one in known.values()}
+        fresh = [
+            one.cell if isinstance(one, CardTensor) and id(one) not in old else None
+            for one in leaves(found)
+        ]
         values = mapped(lambda x: x.cell if isinstance(x, CardTensor) else x, (args, kwargs))
 
         def real(value: Any) -> Any:
@@ -595,11 +531,9 @@ class Machine:
             results = func(*own, **named)
             if host and name == "aten::_to_copy":
                 results = results.clone()  # never the host's memory
-            tensors = [one for one in leaves(results) if isinstance(one, torch.Tensor)]
-            new = iter(cells)
-            for one, fresh in zip(tensors, is_new, strict=True):
-                if fresh:
-                    next(new).value = one
+            for cell, one in zip(fresh, leaves(results), strict=True):
+                if cell is not None:
+                    cell.value = one
 
         stream.put(compute)
         if name in _COPIES and host and not self._later(name, args, kwargs):
@@ -621,7 +555,6 @@ class Machine:
         if held is None:
             self.counts["copies from pageable memory"] += 1
             return tensor.clone()
-        self.counts["copies from pinned memory"] += 1
         held.under_way.append((stream, stream.launched + 1))
         return tensor
 
@@ -633,16 +566,6 @@ class Machine:
         cell = Cell(stream, memory.made_by)
         cell.value = value
         return CardTensor(torch.empty_like(value, device="meta"), memory, cell)
-
-
-def _place() -> str:
-    found, frame = [], sys._getframe(1)
-    while frame is not None and len(found) < 3:
-        file = Path(frame.f_code.co_filename)
-        if file.parts[-2:-1] != ("gpu",) and "site-packages" not in file.parts:
-            found.append(f"{'/'.join(file.parts[-2:])}:{frame.f_lineno}")
-        frame = frame.f_back
-    return " < ".join(found)
 
 
 class _NoGrad(contextlib.ContextDecorator):

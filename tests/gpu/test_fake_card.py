@@ -1,4 +1,7 @@
-"""What the fake card sees: small programs with a race each, and the same without."""
+"""What the fake card sees: small programs with a race each, and the same without.
+
+The races that a batch could have in the product are mutants, see `tests.mutants.table`.
+"""
 
 from __future__ import annotations
 
@@ -70,33 +73,6 @@ def wait_for_an_event(right):
     return host.clone()
 
 
-@program(expected=8.0, seen=WRONG)
-def return_early(right):
-    host, arrived = torch.empty(1, pin_memory=True), torch.cuda.Event()
-    total = torch.ones(8, device="cuda").sum()[None]
-    if not right:
-        arrived.record()
-    host.copy_(total, non_blocking=True)
-    if right:
-        arrived.record()
-    arrived.synchronize()
-    return host.clone()
-
-
-@program(expected=4.0, seen=WAIT)
-def reuse_memory_of_the_card(right):
-    copies = torch.cuda.Stream()
-    kept = torch.zeros(4, device="cuda")
-    total = (kept + 1).sum()
-    host = torch.full((4,), 7.0).pin_memory()
-    if right:
-        copies.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(copies):
-        kept.copy_(host, non_blocking=True)
-    torch.cuda.current_stream().wait_stream(copies)
-    return total.item()
-
-
 @program(expected=1.0, seen=PINNED)
 def reuse_pinned_memory_of_vectors(right):
     host = torch.empty(1, pin_memory=True)
@@ -108,38 +84,6 @@ def reuse_pinned_memory_of_vectors(right):
     host.copy_(torch.zeros(1, device="cuda"), non_blocking=True)
     arrived.synchronize()
     return host.clone()
-
-
-@program(expected=12.0, seen=WRONG)
-def turn_two_buffers_too_early(right):
-    """The third batch is stacked where the first one still waits to be copied."""
-    buffers = [torch.empty(4).pin_memory() for _ in range(2)]
-    sent, events = [], []
-    for number in range(3):
-        if number >= 2 and right:
-            events[number - 2].synchronize()
-        sent.append(moved(number, torch.cuda.current_stream(), buffers[number % 2]))
-        events.append(torch.cuda.current_stream().record_event())
-    return torch.cat(sent).sum().item()
-
-
-@program(expected=8.0, seen=WAIT)
-def pass_to_another_thread(right):
-    """The event is of the thread's own stream, or of one that does nothing."""
-    found = []
-
-    def send():
-        mine = torch.cuda.Stream()
-        found.append(moved(2.0, mine))
-        found.append((mine if right else torch.cuda.current_stream()).record_event())
-
-    thread = threading.Thread(target=send)
-    thread.start()
-    thread.join()
-    values, arrived = found
-    torch.cuda.current_stream().wait_event(arrived)
-    values.record_stream(torch.cuda.current_stream())
-    return values.sum().item()
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -161,16 +105,13 @@ def machine(cards) -> Iterator[Machine]:
         yield machine
 
 
-def test_nothing_is_computed_before_somebody_waits(machine):
+def test_nothing_is_computed_before_somebody_waits_and_the_host_sees_what_depends_on_it(machine):
     values = torch.ones(3, device="cuda") * 2
     assert (values.device, values.is_cuda) == (torch.device("cuda:0"), True)
     assert not torch.cuda.current_stream().query()
     torch.cuda.synchronize()
     assert torch.cuda.current_stream().query()
     assert values.tolist() == [2.0] * 3
-
-
-def test_the_host_sees_numbers_and_shapes_that_depend_on_values(machine):
     values = torch.arange(6.0).to("cuda")
     assert values[values > 3].tolist() == [4.0, 5.0]
     assert float(values.max()) == 5.0
@@ -203,7 +144,6 @@ def test_two_cards_do_not_mix(cards):
         one, other = torch.ones(2, device="cuda:0"), torch.ones(2, device="cuda:1")
         with pytest.raises(RuntimeError, match="tensors on cuda:"):
             one + other
-        assert (one + other.to("cuda:0")).tolist() == [2.0, 2.0]
         assert torch.cuda.get_device_capability("cuda:1") == (7, 5)
         with torch.cuda.device(1):
             assert torch.ones(1, device="cuda").device == torch.device("cuda:1")

@@ -36,25 +36,20 @@ def test_rows_are_those_of_float32_on_the_cpu(model: str, precision: str, tmp_pa
     assert row.cosine > COSINE
 
 
-def test_what_a_gpu_machine_runs_runs_here_on_tiny_models(tmp_path: Path) -> None:
-    rows = [
-        measure(model, tmp_path, device="cpu", precision=precision, images=40, batch=8, checked=10)
-        for model, precision in (("timm:test_vit", "float32"), ("timm:test_convnext", "bfloat16"))
-    ]
-    for row in rows:
-        assert (row.card, row.images, row.batch) == ("CPU", 40, 8)
-        assert row.cosine > (1 - 1e-9 if row.precision == "float32" else COSINE)
-        assert row.ratio == row.extract / row.bare
-        assert row.jpeg_ratio == row.from_jpeg / row.bare
-        assert row.busy is None  # which only a GPU is
-    write_table(rows, tmp_path / "table.md", more=["the end"])
-    *lines, last = (tmp_path / "table.md").read_text().splitlines()[-3:]
+def test_what_a_gpu_machine_runs_runs_here_on_a_tiny_model(tmp_path: Path) -> None:
+    row = measure(
+        "timm:test_convnext", tmp_path, device="cpu", precision="bfloat16", images=16, batch=8,
+        checked=8,
+    )  # fmt: skip
+    assert (row.card, row.images, row.batch) == ("CPU", 16, 8)
+    assert row.cosine > COSINE
+    assert (row.ratio, row.jpeg_ratio) == (row.extract / row.bare, row.from_jpeg / row.bare)
+    assert row.busy is None  # which only a GPU is
+    write_table([row], tmp_path / "table.md", more=["the end"])
+    line, last = (tmp_path / "table.md").read_text().splitlines()[-2:]
     assert last == "the end"
-    assert [line.split(" | ")[1:3] for line in lines] == [
-        ["timm:test_vit", "float32"], ["timm:test_convnext", "bfloat16"],
-    ]  # fmt: skip
-    found = json.loads((tmp_path / "table.json").read_text())
-    assert [Row(**one) for one in found] == rows
+    assert line.split(" | ")[1:3] == ["timm:test_convnext", "bfloat16"]
+    assert [Row(**one) for one in json.loads((tmp_path / "table.json").read_text())] == [row]
 
 
 def test_what_is_expected_stands_beside_what_was_measured_and_only_rows_are_wrong() -> None:

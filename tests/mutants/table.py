@@ -791,6 +791,20 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             '(0, 0, 0, 255)',
             ('tests/featstore/test_images.py::test_alpha_is_composited_over_white',)),
     ),
+    "extraction": (
+        Mutant(
+            'A side limits only where every other one is a quarter faster.',
+            'featstore/extraction/progress.py', 'APART * rates[slowest]:\n            return f"No',
+            'rates[slowest]:\n            return f"No',
+            ('tests/featstore/extraction/test_progress.py::test_the_slowest_side_is_named_where_every_other_could_do_a_quarter_more',)
+        ),
+        Mutant(
+            'Layers share a pass only where their batches have the same rows.',
+            'featstore/extraction/pipeline.py', '"pass_key", number), tuple(rows)',
+            '"pass_key", number), len(rows)',
+            ('tests/featstore/extraction/test_layers.py::test_layers_at_different_places_go_on_to_the_same_end',)
+        ),
+    ),
     # Each is a race on a GPU, which the cards of tests/gpu/fake_card.py see without one.
     "races": (
         Mutant(

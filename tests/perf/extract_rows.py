@@ -127,7 +127,7 @@ def run_parts(folder: Path, store: Path, parts: int) -> int:
     choice = EncoderSpec(Nothing(), space={"name": "nothing"})
     job = open_on(Job(read_manifest(folder), "caption", [choice], store), "cpu")
     pinned = settle(job)[0]
-    return sum(run_part(job, part, parts, pinned)[0].new for part in range(parts))
+    return sum(run_part(job, (part, parts), pinned)[0].new for part in range(parts))
 
 
 def make_captions(folder: Path, count: int) -> None:

@@ -246,17 +246,36 @@ def measured(root: Path, count: int) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "push, open, scan of a bucket", run(root, "send")
 
 
-def main() -> None:
-    """Measure a number of items, print what each step took, and keep it for the documents."""
-    root, count = Path(sys.argv[1]), int(sys.argv[2])
-    data = json.loads(DATA.read_text()) if DATA.exists() else {}
-    data[str(count)] = {}
+#: What a million items may take in `make test-long`: processor seconds of all steps, and those to
+#: the first block of a resumed job; anonymous bytes of the parent an item.
+SECONDS, FIRST_BLOCK, BYTES = 360.0, 25.0, 450.0
+
+
+def main() -> int:
+    """Measure a number of items, and print what each step took.
+
+    What a million may take is checked with ``check``; else all is kept for the documents.
+    """
+    root, count, checks = Path(sys.argv[1]), int(sys.argv[2]), "check" in sys.argv[3:]
+    steps: dict[str, dict[str, Any]] = {}
     for name, found in measured(root, count):
         print(json.dumps({"step": name, **found}), flush=True)
-        rounded = {k: round(v, 2) if isinstance(v, float) else v for k, v in found.items()}
-        data[str(count)][name] = rounded
-        DATA.write_text(json.dumps(data, indent=1) + "\n")
+        steps[name] = {k: round(v, 2) if isinstance(v, float) else v for k, v in found.items()}
+    if not checks:
+        data = json.loads(DATA.read_text()) if DATA.exists() else {}
+        DATA.write_text(json.dumps(data | {str(count): steps}, indent=1) + "\n")
+        return 0
+    resumed = steps["resume and finish"]
+    taken = {
+        "seconds": (sum(step["seconds"] for step in steps.values()), SECONDS),
+        "first block": (resumed["first_block"], FIRST_BLOCK),
+        "bytes an item": (resumed["bytes"] / count, BYTES),
+    }
+    over = [f"{name}: {found:,.1f} of {most:,.0f}" for name, (found, most) in taken.items()
+            if found > most]  # fmt: skip
+    print("; ".join(over) or "within the limits")
+    return int(bool(over))
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

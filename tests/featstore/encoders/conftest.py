@@ -13,6 +13,11 @@ from featstore.encoders.golden import golden_inputs
 from featstore.encoders.registry import open_encoder
 
 
+def golden_vectors(encoder):
+    """(g, d) of an encoder's golden inputs, as one batch."""
+    return encoder.encode([encoder.prepare(item) for item in golden_inputs(encoder.kinds)])
+
+
 def package_folder(module: str) -> Path:
     spec = find_spec(module)
     assert spec is not None

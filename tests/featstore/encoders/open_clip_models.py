@@ -14,7 +14,7 @@ from open_clip.push_to_hf_hub import save_for_hf
 from open_clip.tokenizer import HFTokenizer
 from safetensors.torch import save_file
 
-from featstore.encoders.runtime import quiet_root_logger
+from featstore.encoders.runtime import quiet
 from tests.featstore.encoders.text_models import word_piece
 
 VISION = {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8, "head_width": 32}
@@ -75,7 +75,7 @@ def known_to_open_clip(folder: Path) -> Iterator[None]:
 
 def build(name: str, seed: int = 0):
     """Return the model with random weights; the same ones every time."""
-    with torch.random.fork_rng(), quiet_root_logger():
+    with torch.random.fork_rng(), quiet():
         torch.random.default_generator.manual_seed(seed)
         model = open_clip.create_model(name, load_weights=False)
         with torch.no_grad():

@@ -88,8 +88,9 @@ TYPED = {
 
 def job(family: str, manifest: Path, weights: Path, store: Path) -> list[object]:
     kind = "image" if family == "timm" else "caption"
+    # Decoded in threads: where, is no part of a space.
     return [manifest, "--kind", kind, "--encoder", NAMES[family], "--weights", weights,
-            "--store", store]  # fmt: skip
+            "--store", store, "-s", "timeout=0"]  # fmt: skip
 
 
 @pytest.mark.parametrize("family", TYPED)

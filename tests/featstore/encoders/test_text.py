@@ -55,7 +55,7 @@ def test_loading_is_silent_and_leaves_the_library_as_it_was(tiny_text, capfd, ca
     capfd.readouterr()
     encoder = open_encoder("st:tiny", weights=tiny_text)
     encoder.encode(["a dog"])
-    encoder.n_tokens("dog " * 2000)
+    encoder.prepare("dog " * 2000)
     assert capfd.readouterr() == ("", "")
     assert not caplog.records
     assert (log.get_verbosity(), log.is_progress_bar_enabled()) == before
@@ -137,8 +137,7 @@ def test_what_does_not_matter_is_not_keyed(tiny_text, tmp_path):
     (tiny_text / "README.md").write_text("hello")
     (tiny_text / "vocab.txt").unlink()
     moved = shutil.move(tiny_text, tmp_path / "elsewhere")
-    options = {"batch_size": 3, "threads": 1, "device": "cpu:0"}
-    after = open_encoder("st:tiny", weights=moved, **options)
+    after = open_encoder("st:tiny", weights=moved, batch_size=3, device="cpu:0")
     assert space_id(after.space) == space_id(before.space)
     np.testing.assert_allclose(after.encode(TEXTS), before.encode(TEXTS), atol=1e-5)
 

@@ -16,10 +16,9 @@ from hypothesis import strategies as st
 from featstore.encoders.base import encode_texts, length_batches
 from featstore.encoders.golden import GOLDEN_TEXTS
 from featstore.encoders.registry import open_encoder
-from featstore.encoders.runtime import pinned_threads
 from featstore.encoders.torch_text import TextTokenizer
 from featstore.errors import EncoderError
-from featstore.extraction.batches import BatchRunner
+from featstore.extraction.batches import BatchRunner, torch_threads
 from featstore.extraction.pipeline import TEXT_RUN, BlockTask, Preparation, encode_blocks
 from tests.featstore.encoders.text_models import byte_level_bpe, word_piece
 
@@ -44,7 +43,7 @@ def test_it_tokenizes_cuts_and_pads_as_transformers_does(kind, tokenizers, texts
     ours = TextTokenizer(theirs, "hf:x", limit=limit, prefix="q: ")
     prepared = ours.prepare_many(texts)
     for text, tokens in zip(texts, prepared, strict=True):
-        alone = ours.prepare(text)
+        (alone,) = ours.prepare_many([text])
         assert (alone.ids.tolist(), alone.n_tokens) == (tokens.ids.tolist(), tokens.n_tokens)
     prefixed = ["q: " + text for text in texts]
     expected = theirs(
@@ -67,7 +66,7 @@ def test_truncation_on_the_left_is_kept(tokenizers, tmp_path):
     theirs.truncation_side = "left"
     ours = TextTokenizer(theirs, "hf:x", limit=5)
     expected = theirs("a photo of a dog on a bridge", truncation=True, max_length=5)["input_ids"]
-    assert ours.prepare("a photo of a dog on a bridge").ids.tolist() == expected
+    assert ours.prepare_many(["a photo of a dog on a bridge"])[0].ids.tolist() == expected
 
 
 @pytest.mark.parametrize("kind", ["bpe", "python"])
@@ -75,12 +74,12 @@ def test_threads_do_not_disturb_each_other(kind, tokenizers):
     """A tokenizer of the library, called so, mixes up its truncation or fails."""
     ours = TextTokenizer(tokenizers[kind], "hf:x", limit=8)
     texts = ["dog " * n for n in range(40)]
-    expected = [ours.prepare(text).ids.tolist() for text in texts]
+    expected = [one.ids.tolist() for text in texts for one in ours.prepare_many([text])]
     gate = threading.Barrier(4)
 
     def work(_):
         gate.wait()
-        return [ours.prepare(text).ids.tolist() for text in texts * 5]
+        return [one.ids.tolist() for text in texts * 5 for one in ours.prepare_many([text])]
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(work, range(4))) == [expected * 5] * 4
@@ -91,7 +90,7 @@ def test_what_is_no_whole_text_is_refused(tokenizers):
     with pytest.raises(EncoderError, match="takes texts, got int"):
         ours.prepare_many(["a dog", 3])
     with pytest.raises(EncoderError, match="has half of one"):
-        ours.prepare("dog \ud83d")
+        ours.prepare_many(["dog \ud83d"])
 
 
 # ---- test_length_sorting --------------------------------------------------------------------
@@ -141,8 +140,8 @@ def test_runs_of_texts_give_the_rows_of_the_texts_of_a_task(tiny_text, overlaps)
     items = pl.DataFrame({"item_id": [str(row) for row in range(len(texts))], "text": texts})
     runner = BatchRunner(encoder, 64, device="cpu", halve=False)
     with (
-        pinned_threads(1),
-        Preparation(None, [runner], workers=2, decode_timeout=None) as preparation,
+        torch_threads(1),
+        Preparation(None, [runner], workers=2) as preparation,
     ):
         tasks = [
             BlockTask(start, items[start : start + size], [needed[start : start + size]])

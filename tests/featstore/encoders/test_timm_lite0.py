@@ -9,9 +9,11 @@ from PIL import Image
 from torch.nn import functional as F
 
 from featstore.encoders.class_head import read_head
-from featstore.encoders.golden import golden_images, golden_vectors
+from featstore.encoders.golden import golden_images
 from featstore.encoders.registry import open_encoder
+from featstore.extraction.batches import torch_threads as torch_threads_of
 from featstore.identity import space_id
+from tests.featstore.encoders.conftest import golden_vectors
 
 #: Stride of the first block of each stage, and how many blocks it has.
 STAGES = ((1, 1), (2, 2), (2, 2), (2, 3), (1, 3), (2, 4), (1, 1))
@@ -109,12 +111,11 @@ def test_the_space_is_pinned(lite0):
 def test_batch_size_and_threads_and_spelling_are_no_part_of_the_space(
     lite0, lite0_batch, lite0_vectors, torch_threads
 ):
-    other = open_encoder(
-        "timm:tf_efficientnet_lite0.in1k", weights=_saved(lite0), batch_size=3, threads=1
-    )
+    other = open_encoder("timm:tf_efficientnet_lite0.in1k", weights=_saved(lite0), batch_size=3)
     assert other.batch_size == 3
     assert space_id(other.space) == space_id(lite0.space)
-    one = other.encode(lite0_batch)
+    with torch_threads_of(1):
+        one = other.encode(lite0_batch)
     assert torch.get_num_threads() == torch_threads
     np.testing.assert_allclose(one, lite0_vectors, atol=1e-5 * np.abs(one).max())
 

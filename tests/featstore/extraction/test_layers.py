@@ -15,7 +15,6 @@ from safetensors.torch import save_file
 import featstore
 from featstore import EncoderSpec, ExtractConfig, Manifest, extract_many
 from featstore.encoders.base import EncoderOptions
-from featstore.encoders.golden import golden_images
 from featstore.encoders.timm_image import PooledTimmEncoder
 from featstore.errors import EncoderError
 from featstore.extraction.batches import BatchRunner
@@ -146,7 +145,7 @@ def test_layers_at_different_places_go_on_to_the_same_end(manifest, store, weigh
 
 def encoders(weights: str) -> list[PooledTimmEncoder]:
     model = timm.create_model("test_vit", checkpoint_path=weights)
-    first = PooledTimmEncoder(NAME, model, EncoderOptions(pool="layer:blocks.0", threads=1))
+    first = PooledTimmEncoder(NAME, model, EncoderOptions(pool="layer:blocks.0"))
     return [first, *(first.beside(f"layer:{layer}") for layer in LAYERS)]
 
 
@@ -162,54 +161,13 @@ def test_a_pipeline_with_batches_under_way_shares_them_too(manifest, weights, pa
         passes.clear()
         with (
             ByteReader(manifest.root) as reader,
-            Preparation(reader, runners, workers=2, decode_timeout=None) as preparation,
+            Preparation(reader, runners, workers=2) as preparation,
         ):
             found.append(encode_block(manifest.tables["image"], preparation).rows)
         assert passes == Counter([size] * (11 // size) + [11 % size])
     for one, other in zip(*found, strict=True):
         assert one.tobytes() == other.tobytes()
         assert np.isfinite(one).all()
-
-
-def test_a_batch_is_known_by_its_pictures_and_taken_once(weights, passes):
-    first, second, *_ = encoders(weights)
-    batch = [first.prepare(image) for image in golden_images()[:2]]
-    passes.clear()
-    one = first.encode(batch)
-    # The same encoder again, other pictures, fewer, and the exact pass: each is computed.
-    batch[0] = batch[0] // 2
-    assert np.abs(first.encode(batch)[0] - one[0]).max() > 0
-    newest = second.encode(batch)
-    assert passes == {2: 2}
-    alone = PooledTimmEncoder(NAME, second._model, EncoderOptions(pool=second.pool, threads=1))
-    assert newest.tobytes() == alone.encode(batch).tobytes()
-    passes.clear()
-    second.encode([array.copy() for array in batch])
-    second.encode(batch[:1])
-    second.encode_float32(batch)
-    assert passes == {2: 2, 1: 1}
-    # What a picture was prepared for is forgotten with it, and few batches are kept at all.
-    for _ in range(9):
-        first.encode([array.copy() for array in batch])
-    assert len(first.trunk._kept) == first.trunk.KEPT
-
-
-def test_a_pass_that_fails_fails_for_all_and_is_tried_anew(weights, monkeypatch):
-    first, second, *_ = encoders(weights)
-    batch = [first.prepare(image) for image in golden_images()[:2]]
-    whole = second.encode(batch)
-
-    def forward(*_: Any, **__: Any) -> torch.Tensor:
-        msg = "CUDA out of memory."
-        raise torch.OutOfMemoryError(msg)
-
-    again = [array.copy() for array in batch]
-    with monkeypatch.context() as patch:
-        patch.setattr(type(first._model), "forward", forward)
-        for one in (first, second):
-            with pytest.raises(torch.OutOfMemoryError):
-                one.encode(again)
-    assert second.encode(again).tobytes() == whole.tobytes()
 
 
 def test_what_cannot_be_asked_of_layers(manifest, store, weights, capsys):

@@ -114,7 +114,7 @@ def _encoded(
     runners = [BatchRunner(encoder, size, device="cpu", halve=False), *others]
     with (
         ByteReader(manifest.root) as reader,
-        Preparation(reader, runners, workers=2, decode_timeout=None) as pipeline,
+        Preparation(reader, runners, workers=2) as pipeline,
     ):
         tasks = [
             BlockTask(start, items[start : start + rows], [n[start : start + rows] for n in needed])
@@ -172,7 +172,7 @@ def test_texts_in_runs_meet_in_the_slots_of_their_rows(data):
     ]
     with (
         pytest.MonkeyPatch.context() as patch,
-        Preparation(ByteReader(Path()), runners, workers=2, decode_timeout=None) as preparation,
+        Preparation(ByteReader(Path()), runners, workers=2) as preparation,
     ):
         patch.setattr(pipeline, "TEXT_RUN", data.draw(st.integers(1, 12)))
         (output,) = encode_blocks([BlockTask(0, items, needed)], preparation)

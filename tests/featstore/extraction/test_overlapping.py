@@ -62,7 +62,7 @@ def _tasks(items: pl.DataFrame, rows: int = 4) -> Iterator[BlockTask]:
 
 def _encode(manifest: Manifest, encoder: Any, **options: Any) -> list[Any]:
     runner = BatchRunner(encoder, 2, device="cpu", halve=False)
-    with Preparation(Files(manifest), [runner], workers=2, decode_timeout=None) as preparation:
+    with Preparation(Files(manifest), [runner], workers=2) as preparation:
         tasks = _tasks(manifest.tables["image"])
         return list(encode_blocks(tasks, preparation, **options))
 

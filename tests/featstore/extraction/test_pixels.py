@@ -141,9 +141,7 @@ def test_decoding_on_a_device_gives_what_torchvision_makes_of_the_picture(photog
     runner = BatchRunner(encoder, 2, device="cpu", halve=False)
     with (
         ByteReader(photographs.root) as reader,
-        Preparation(
-            reader, [runner, runner], workers=2, decode_timeout=5, gpu="cpu"
-        ) as preparation,
+        Preparation(reader, [runner, runner], workers=2, gpu="cpu") as preparation,
     ):
         output = encode_block(photographs.tables["image"], preparation)
     assert set(output.failures) == {"4.jpg", "gone.jpg"}
@@ -162,7 +160,7 @@ def _on_a_device(photographs: Manifest, encoder: Any) -> Any:
     runner = BatchRunner(encoder, 2, device="cpu", halve=False)
     with (
         ByteReader(photographs.root) as reader,
-        Preparation(reader, [runner], workers=2, decode_timeout=5, gpu="cpu") as preparation,
+        Preparation(reader, [runner], workers=2, gpu="cpu") as preparation,
     ):
         return encode_block(photographs.tables["image"], preparation)
 

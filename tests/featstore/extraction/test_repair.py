@@ -47,7 +47,7 @@ def _shards(manifest: Manifest, store: Path) -> str:
             limits=LayoutLimits(block_rows=4, plain_bytes=0, shard_bytes=1),
         ) as writer,
         Preparation(
-            ByteReader(manifest.root), [runner], workers=1, decode_timeout=None
+            ByteReader(manifest.root), [runner], workers=1
         ) as preparation,
     ):  # fmt: skip
         for block in writer.pending():

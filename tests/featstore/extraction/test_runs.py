@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import hypothesis
 import hypothesis.strategies as st
@@ -15,8 +18,8 @@ from PIL import Image
 import featstore
 from featstore import EncoderSpec, ExtractConfig
 from featstore.decoding.pool import DecodePool
-from featstore.decoding.worker import Feed, Ring
-from featstore.extraction import pipeline, runs
+from featstore.decoding.worker import Feed, Ring, shared_memory
+from featstore.extraction import runs, targets
 from featstore.extraction.batches import BatchRunner
 from featstore.extraction.job import extract, extract_many
 from featstore.extraction.progress import StageClock
@@ -88,7 +91,7 @@ def test_runs_and_threads_write_the_same_store(manifest, tmp_path, lost, batch):
 
 def test_a_crash_and_a_hang_cost_an_item_each(manifest, tmp_path, monkeypatch):
     decoder = "tests.featstore.extraction.conftest:decode_or_die"
-    monkeypatch.setattr(pipeline, "DecodePool", functools.partial(DecodePool, decoder=decoder))
+    monkeypatch.setattr(targets, "DecodePool", functools.partial(DecodePool, decoder=decoder))
     for name, width in (("03.png", 666), ("07.png", 667)):
         Image.new("RGB", (width, 2)).save(manifest.root / "images" / name)
     unchecked = {kind: table.drop("content_sha256") for kind, table in manifest.tables.items()}
@@ -129,17 +132,18 @@ def test_a_picture_that_a_device_cannot_resize_costs_itself(manifest, monkeypatc
 @hypothesis.settings(deadline=None)
 def test_the_ring_holds_the_batches_that_are_under_way(workers, size, block):
     runner = BatchRunner(Square(1), size, device="cpu", halve=False)
+    pool: Any = SimpleNamespace(memory=shared_memory(), take_runs=lambda _, ring: made.append(ring))
     made: list[Ring] = []
     found = runs.Runs(
         [runner], Feed(None, (runner.geometry or Square(1).geometry,)), workers, StageClock(),
-        lambda feed, ring: made.append(ring),
+        pool,
     )  # fmt: skip
     batches: dict[int, set[int]] = {}
     for number, part in enumerate(found.parts(np.arange(block))):
         for row in part.tolist():
             batches.setdefault(row // size, set()).add(number)
     (ring,) = made
-    ring.close()
+    os.close(ring.handle)
     assert (runs.IN_FLIGHT + 1) * max(map(len, batches.values())) <= ring.slots - ring.flying
 
 

@@ -21,7 +21,7 @@ from featstore.extraction.options import HeadConfig, settle_device
 from featstore.extraction.progress import BlockDone
 from featstore.extraction.ranks import Rank, extract_rank
 from featstore.extraction.targets import Job, settle_precision
-from featstore.extraction.workers import gather, open_on, run_part, settle
+from featstore.extraction.workers import open_on, run_part, settle
 from featstore.store import read_commit
 from tests.featstore.extraction.conftest import SPACE, MeanColour
 
@@ -182,9 +182,9 @@ def test_a_worker_computes_in_the_precision_of_the_plan(manifest, store, weights
     one, two = open_on(job, "cpu"), open_on(job, "cpu")
     pinned, *_ = settle(one)
     with pytest.raises(EncoderError, match=r"The plan of the job has no .*, in float32 as cpu"):
-        run_part(two, 1, 2, {"another": {}})
-    (part,) = run_part(two, 1, 2, pinned)
-    (whole,) = gather(one, pinned)
+        run_part(two, (1, 2), {"another": {}})
+    (part,) = run_part(two, (1, 2), pinned)
+    (whole,) = run_part(one, None, pinned)
     assert (part.key, part.new, whole.new) == (whole.key, 4, 7)
     (only,) = featstore.open_store(store).sets()
     assert only.attributes["precision"] == "bfloat16"

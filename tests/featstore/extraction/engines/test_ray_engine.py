@@ -39,7 +39,9 @@ def test_an_actor_killed_in_the_middle_is_restarted_and_the_store_is_the_same(
 
     def kill_one(_: BlockDone) -> None:
         if not before:
-            before.extend(ray.get(one.actor.process_id.remote()) for one in actors)
+            before.extend(
+                ray.get(one.actor.__ray_call__.remote(lambda _: os.getpid())) for one in actors
+            )
             os.kill(before[0], signal.SIGKILL)
 
     monkeypatch.setattr(RayActor, "__init__", make)
