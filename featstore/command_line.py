@@ -307,7 +307,7 @@ def signed_options(function: _Function) -> _Function:
     )(function)  # fmt: skip
     return click.option(
         "--trusted-key", "key", metavar="PUBLIC",
-        help="Refuse a store not signed by this public key: 64 hex digits or a PEM file.",
+        help="Refuse a store not signed by this public key: 64 hex digits.",
     )(function)  # fmt: skip
 
 

@@ -37,11 +37,12 @@ STAGED = ".staged"
 _FOLDER = os.O_DIRECTORY | os.O_NOFOLLOW
 
 
-def write_all(handle: int, data: bytes | memoryview) -> None:
-    """Write all of `data` to an open file, whatever share a single call takes."""
+def write_at(handle: int, data: bytes | memoryview, offset: int) -> None:
+    """Write all of `data` to a place of an open file, whatever share a single call takes."""
     left = memoryview(data)
     while left:
-        left = left[os.write(handle, left) :]
+        done = os.pwrite(handle, left, offset)
+        left, offset = left[done:], offset + done
 
 
 def fsync_directory(directory: Path, later: set[Path] | None = None) -> None:
@@ -311,8 +312,8 @@ _REMEDIES = {
     errno.EFBIG: "Raise the limit on the size of files (`ulimit -f`)",
     errno.EIO: "Check the disk (`dmesg` says more)",
     errno.EROFS: "Mount it writable",
-    errno.EACCES: "Get the permission (in a team: `headstock store init STORE --shared`)",
-    errno.EPERM: "Get the permission (in a team: `headstock store init STORE --shared`)",
+    errno.EACCES: "Get the permission (in a team: a store made by `headstock store init --shared`)",
+    errno.EPERM: "Get the permission (in a team: a store made by `headstock store init --shared`)",
 }
 
 

@@ -222,21 +222,19 @@ class Workers:
     Attributes
     ----------
     engine : {"local", "ray"}
-        This machine, or Ray, here or on a cluster. On a cluster every node must be able to open
-        what the tasks name: stores, results, weights, with credentials in its environment.
+        This machine, or Ray: what this process is connected to, else the cluster that RAY_ADDRESS
+        names, else one that is started here and stopped at the end. On a cluster every node must
+        be able to open what the tasks name: stores, results, weights, with its own credentials.
     jobs : int, optional
         Tasks at once, each with one thread. By default 1 on this machine, which is this process
         with all its threads; and all cores that Ray has.
-    address : str, optional
-        Of a Ray cluster: ``auto``, ``host:port`` or ``ray://...``. By default what this process is
-        connected to, or RAY_ADDRESS names; else Ray is started here and stopped at the end.
     object_store_bytes : int
         Of a Ray that is started here: answers that wait for their turn, before they go to disk.
 
     Raises
     ------
     EngineError
-        If there is no such engine, fewer than one job, or an address without Ray.
+        If there is no such engine, or fewer than one job.
 
     Examples
     --------
@@ -247,16 +245,11 @@ class Workers:
 
     engine: Engine = "local"
     jobs: int | None = None
-    address: str | None = None
     object_store_bytes: int = OBJECT_STORE_BYTES
 
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
             raise EngineError(unknown_name("engine", self.engine, ENGINES))
-        if self.engine == "local" and self.address is not None:
-            raise EngineError(
-                f"The address {self.address!r} is of a Ray cluster: use engine 'ray' with it."
-            )
         if self.jobs is not None and self.jobs < 1:
             raise EngineError(f"At least one job runs at once; got jobs={self.jobs}.")
 
@@ -283,9 +276,7 @@ class Workers:
         """
         if self.engine == "ray":
             cores = self.jobs or available_cores()
-            with connected(
-                self.address, cores=cores, object_store_bytes=self.object_store_bytes
-            ) as ray:
+            with connected(cores=cores, object_store_bytes=self.object_store_bytes) as ray:
                 jobs = self.jobs or max(1, int(ray.cluster_resources().get("CPU", 1)))
                 yield _RayRun(ray, jobs)
         elif self.jobs is None or self.jobs == 1:
@@ -417,16 +408,13 @@ def _alone(work: Callable[[Any], Any], packed: bytes, plugins: str) -> Any:
 
 
 @contextlib.contextmanager
-def connected(
-    address: str | None, *, cores: int, object_store_bytes: int = OBJECT_STORE_BYTES
-) -> Iterator[Any]:
-    """Yield ray, connected to a cluster; one that was started here is stopped again.
+def connected(*, cores: int, object_store_bytes: int = OBJECT_STORE_BYTES) -> Iterator[Any]:
+    """Yield ray, connected to the cluster of this process, else of RAY_ADDRESS, else a new one.
+
+    One that was started here is stopped again.
 
     Parameters
     ----------
-    address : str, optional
-        Of a cluster: ``auto``, ``host:port`` or ``ray://...``. By default what this process is
-        connected to, or else RAY_ADDRESS; else Ray is started here.
     cores, object_store_bytes : int
         Of a Ray that is started here.
 
@@ -442,7 +430,7 @@ def connected(
     if ray.is_initialized():
         yield ray
         return
-    address = address or os.environ.get("RAY_ADDRESS")
+    address = os.environ.get("RAY_ADDRESS")
     job = ray.job_config.JobConfig()
     # As of a client's: of other jobs, workers look for modules in this current folder first.
     job._client_job = True

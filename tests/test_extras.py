@@ -126,7 +126,7 @@ CASES = [
     ("remote", "urllib3", "headstock show https://127.0.0.1:9/store toy/image/toy"),
     ("remote", "huggingface_hub", "headstock ls hf://datasets/a/b"),
     ("ray", "ray", "headstock eval run smoke -o {out}/results --engine ray"),
-    ("ray", "ray", "from featstore import parallel as p; p.connected(None, cores=1).__enter__()"),
+    ("ray", "ray", "from featstore import parallel as p; p.connected(cores=1).__enter__()"),
     ("ray", "ray", f"{_SINKS}.ray_sink({{out!r}}, {_SINK})"),
     ("report", "jinja2", "headstock report {out}/none --store {store} -o {out}/report.html"),
     ("report", "matplotlib", "headstock report {out}/none --store {store} -o {out}/report.html"),

@@ -9,9 +9,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import polars as pl
 
 from data_manifests.official.disk import Disk, Listing, image_frame
@@ -26,9 +25,6 @@ from data_manifests.plan import (
     read_facts,
     write_pictures,
 )
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as Picture
 
 _FORM = (
     'a JSON object with "train", "val" and "test", each a list of [path of the image, label, '
@@ -241,10 +237,12 @@ def _make(
     on_done: OnDone | None,
 ) -> Built:
     if listing.arrays:
+        from PIL import Image
+
         seen: Counter[str] = Counter()
         jobs = []
         for path, split in listing.images.select("path", "split").iter_rows():
-            jobs.append((out / path, partial(_picture, listing.arrays[split][seen[split]])))
+            jobs.append((out / path, partial(Image.fromarray, listing.arrays[split][seen[split]])))
             seen[split] += 1
         write_pictures(jobs, on_done)
     classes = class_table(name, facts, listing)
@@ -255,12 +253,6 @@ def _make(
     return Built(
         item_tables(name, listing, splits), classes, prompts if classes is not None else {}
     )
-
-
-def _picture(pixels: np.ndarray) -> Picture:
-    from PIL import Image
-
-    return Image.fromarray(pixels)
 
 
 def item_tables(name: str, listing: Listing, splits: Sequence[str]) -> dict[str, pl.DataFrame]:

@@ -199,12 +199,13 @@ class Disk:
 
     def _applies(self, facts: Mapping[str, Any]) -> bool:
         """Return whether a list is read with these options, and for one of these splits."""
-        when, unless = facts.get("when", {}), facts.get("unless", {})
-        if any(self.options.get(option) != value for option, value in when.items()):
-            return False
-        if any(self.options.get(option) == value for option, value in unless.items()):
-            return False
-        return "split" not in facts or facts["split"] in self.splits
+        when, unless = facts.get("when", {}).items(), facts.get("unless", {}).items()
+        given = self.options.items()
+        return (
+            when <= given
+            and given.isdisjoint(unless)
+            and ("split" not in facts or facts["split"] in self.splits)
+        )
 
     def _own_folder(self, root: Path) -> Path:
         """Return the first usual folder below `root` that holds anything known, else `root`."""
@@ -213,18 +214,14 @@ class Disk:
         known = {name.split("/")[0].split("{")[0] for name in self.facts.get("files", {})}
         known |= set(self.facts.get("image_folders", ()))
         known |= {name for names in self.facts.get("split_folders", {}).values() for name in names}
-        parts = {part.split("/")[0] for part in known if part}
+        parts = tuple(part.split("/")[0] for part in known if part)
         for name in (*self.facts.get("folders", ()), "."):
             below: Path = root / name
             if not below.is_dir():
                 continue
-            if not parts or any(_matches(entry.name, parts) for entry in below.iterdir()):
+            if not parts or any(entry.name.startswith(parts) for entry in below.iterdir()):
                 return below.resolve()
         return root.resolve()
-
-
-def _matches(entry: str, parts: Iterable[str]) -> bool:
-    return any(entry.startswith(part) for part in parts)
 
 
 #: Columns of a listing's images; others are kept as they are.

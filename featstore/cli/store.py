@@ -50,8 +50,8 @@ def init_command(store: StorePlace, shared: bool, hash_name: str | None, as_json
     """Make an empty store in a folder or bucket.
 
     `headstock extract` and `headstock store push` make the store that they write to by themselves.
-    With --shared, also of a store that exists: its folders become group-writable and hand that
-    down, its files readable by all and writable by nobody. Use `chgrp` before to choose the group.
+    With --shared its folders are group-writable and hand that down, its files readable by all and
+    writable by nobody. Use `chgrp` to choose the group.
     """
     from featstore.address import Address, parse_address
     from featstore.remote.objects import writable_objects
@@ -73,7 +73,7 @@ def init_command(store: StorePlace, shared: bool, hash_name: str | None, as_json
         print_json({"store": str(store), "new": fresh, "shared": shared})
         return
     done = f"Made an empty store in {store}" if fresh else f"{store} is a store already"
-    click.echo(f"{done}{', now shared with its group' if shared else ''}")
+    click.echo(f"{done}{', shared with its group' if shared else ''}")
 
 
 #: Failed items that are listed.

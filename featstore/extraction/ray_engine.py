@@ -32,10 +32,8 @@ LOOK = 1.0
 PATIENCE = 300.0
 
 
-def extract_on_ray(
-    job: Job, devices: str | Sequence[str] = "all", *, address: str | None = None
-) -> list[ExtractResult]:
-    """Run a job on Ray, on a cluster or on this machine.
+def extract_on_ray(job: Job, devices: str | Sequence[str] = "all") -> list[ExtractResult]:
+    """Run a job on Ray: see `featstore.parallel.connected`.
 
     An actor holds the encoders of one device, opened once. Store, manifest, images and weights
     must be where every node sees them under the same path.
@@ -47,9 +45,6 @@ def extract_on_ray(
     devices : str or sequence of str
         ``all`` GPUs of the cluster, or a list: an actor each. Which GPU an actor gets is Ray's
         choice, so ``cuda,cuda`` are two of them; ``cpu,cpu`` are two actors without.
-    address : str, optional
-        Of a cluster: ``auto`` or ``ray://...``. By default the one in RAY_ADDRESS, or that this
-        process is connected to; else Ray is started here and stopped at the end.
 
     Raises
     ------
@@ -65,7 +60,7 @@ def extract_on_ray(
     sent = to_send(job)
     sent.config = replace(sent.config, wait=max(sent.config.wait, PATIENCE))
     count = len(devices.split(",") if isinstance(devices, str) else devices)
-    with connected(address, cores=max(count, share_of_cores(1))) as ray:
+    with connected(cores=max(count, share_of_cores(1))) as ray:
         chosen = _actor_devices(ray, devices)
         spawn = partial(RayActor, ray, ray.put(sent))
         with Crew(chosen, _cores_each(ray, chosen), spawn) as crew:

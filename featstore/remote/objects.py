@@ -29,16 +29,13 @@ from featstore.errors import (
 )
 from featstore.parallel import in_background
 from featstore.store.files import (
-    MAX_JSON_BYTES,
-    MAX_METADATA_BYTES,
     open_regular,
-    parse_json,
     pieces,
     walk_store,
     write_file,
 )
 from featstore.store.log import NAME as LOG
-from featstore.store.log import ROUNDS, Log, unlisted, update_log
+from featstore.store.log import ROUNDS, Log, find_log, update_log
 from featstore.store.place import Place
 
 #: Times that an answer is asked for before it is given up; a read that got on begins anew.
@@ -427,18 +424,7 @@ class Objects(ABC):
         CorruptStoreError, FormatVersionError, RemoteStoreError
             If it is damaged, or of another format, or there is another Zarr group.
         """
-        return self._tagged_log()[0]
-
-    def _tagged_log(self) -> tuple[Log | None, str]:
-        for _ in range(2):  # the log is made before the group, perhaps meanwhile
-            with contextlib.suppress(FileNotFoundError):
-                data, tag = self.read_tagged(LOG, limit=MAX_JSON_BYTES)
-                return Log.parse(data, where=f"{self.address}/{LOG}"), tag
-            try:
-                group = self.read("zarr.json", limit=MAX_METADATA_BYTES)
-            except FileNotFoundError:
-                return None, ""
-        raise unlisted(parse_json(group, where=self.address), where=self.address)
+        return find_log(self.read, self.address)
 
     def update_log(self, change: Callable[[Log], Log]) -> bool:
         """Replace the log by what `change` makes of it; False if that is what it was.
@@ -451,13 +437,19 @@ class Objects(ABC):
         RemoteStoreError
             If others change it all the time.
         """
+        tags: dict[str, str] = {}
+
+        def read(name: str, *, limit: int) -> bytes:
+            data, tags[name] = self.read_tagged(name, limit=limit)
+            return data
+
         for attempt in range(1, ROUNDS + 1):
-            old, tag = self._tagged_log()
+            old = find_log(read, self.address)
             new = change(old or Log())
             if new == old:
                 return False
             data = new.data()
-            if self.replace(LOG, data, tag) if tag else self.create(LOG, data):
+            if self.replace(LOG, data, tags[LOG]) if old else self.create(LOG, data):
                 return True
             time.sleep(backoff(min(attempt, _LONGEST)))
         raise RemoteStoreError(

@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from featstore.durable import write_at
 from featstore.errors import (
     CorruptStoreError,
     RemoteStoreError,
@@ -49,7 +50,7 @@ from featstore.store.files import open_descriptor
 from featstore.store.layout import DataFile, SetKey, SetLayout
 from featstore.store.lock import boot_id
 from featstore.store.records import Commit
-from featstore.store.rows import Mode, RowSource, check_bounds, open_rows
+from featstore.store.rows import Mode, Rows, RowSource, open_rows
 
 if TYPE_CHECKING:
     from featstore.remote.objects import Objects
@@ -148,12 +149,12 @@ class CachedShard:
     def write(self, descriptor: int, block: int, data: memoryview) -> None:
         """Put a block's rows, which were verified, to their place, and mark it."""
         start, _ = self.place_of(block)
-        _write_at(descriptor, data, start)
+        write_at(descriptor, data, start)
         self._set_mark(descriptor, block - self.blocks.start)
 
     def _finish(self, descriptor: int) -> None:
         start, size = self.place_of(self.blocks[-1])
-        _write_at(descriptor, memoryview(self._file.tail()), start + size)
+        write_at(descriptor, memoryview(self._file.tail()), start + size)
         os.fsync(descriptor)
         os.ftruncate(descriptor, self._whole)
         os.fsync(descriptor)
@@ -166,12 +167,6 @@ class CachedShard:
     def _set_mark(self, descriptor: int, index: int) -> None:
         if os.fstat(descriptor).st_size != self._whole:  # it is whole if another was faster
             os.pwrite(descriptor, self._right[index].tobytes(), self._whole + _MARK * index)
-
-
-def _write_at(descriptor: int, data: memoryview, offset: int) -> None:
-    done = 0
-    while done < len(data):
-        done += os.pwrite(descriptor, data[done:], offset + done)
 
 
 #: Blocks nearer than this are asked for together, with what lies between them.
@@ -239,7 +234,7 @@ class _State:
     source: RowSource
 
 
-class RemoteRows:
+class RemoteRows(Rows):
     """A reader that fetches the blocks of a read first.
 
     Parameters
@@ -265,31 +260,21 @@ class RemoteRows:
     ) -> None:
         self._objects = objects
         self._key = key
-        self._layout = layout = commit.layout
+        super().__init__(commit.layout)
         self._commit = commit
         self._cache = cache
         self._mode: Mode = mode
-        self._names = [shard_name(file, commit.blocks) for file in layout.files]
+        self._names = [shard_name(file, commit.blocks) for file in self._layout.files]
         self._lock = threading.Lock()
         self._untrimmed = 0
         # The rows that will be read, and their files in order; the file that is read now; those
         # that are fetched meanwhile.
-        self._foreseen = np.zeros(layout.n_blocks, dtype=bool)
+        self._foreseen = np.zeros(self._layout.n_blocks, dtype=bool)
         self._files: list[int] = []
         self._reading = -1
         self._coming: dict[int, Future[None]] = {}
         self._ahead = threading.Lock()
         self._open()
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Shape (n, d)."""
-        return self._layout.n, self._layout.dim
-
-    @property
-    def dtype(self) -> str:
-        """Stored dtype."""
-        return self._layout.dtype
 
     @property
     def source(self) -> RowSource:
@@ -313,31 +298,21 @@ class RemoteRows:
         CacheFullError
             If the rows read so far and these are more than the cache may hold.
         """
-        return self._with(self._blocks_of(rows), lambda source: source.read(rows, out))
+        return self._with(self._touched(rows), lambda source: source.read(rows, out))
 
     def prefetch(self, rows: np.ndarray) -> None:
         """Ask for these rows of a file with the first of them, and for the next files ahead."""
-        self._foreseen = self._blocks_of(rows)
+        self._foreseen = self._touched(rows)
         self._files = np.unique(self._layout.file_of[self._foreseen]).tolist()
-
-    def _blocks_of(self, rows: np.ndarray) -> np.ndarray:
-        """Return a boolean array: True for the blocks of these rows."""
-        check_bounds(rows, self._layout.n)
-        touched = np.zeros(self._layout.n_blocks, dtype=bool)
-        touched[self._layout.blocks_of(rows)] = True
-        return touched
 
     def fetch_all(self, progress: Callable[[int], object] | None = None) -> None:
         """Fetch every block that is missing; `progress` is called with bytes that arrived."""
         everything = np.ones(self._layout.n_blocks, dtype=bool)
         self._with(everything, lambda _: np.empty(0), progress)
 
-    def fetch_file(self, file: int, progress: Callable[[int], object] | None = None) -> Path:
+    def fetch_file(self, file: int) -> Path:
         """Return the path of a data file in the cache, whole."""
-        touched = np.zeros(self._layout.n_blocks, dtype=bool)
-        inside = self._layout.files[file].blocks
-        touched[inside.start : inside.stop] = True
-        self._with(touched, lambda _: np.empty(0), progress)
+        self._with(self._layout.file_of == file, lambda _: np.empty(0))
         shard = self._state.shards[file]
         with shard.opened() as descriptor:
             shard.settle(descriptor, self._commit)

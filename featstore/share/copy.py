@@ -280,7 +280,7 @@ def copy_sets(
     *,
     select: Sequence[str] = (),
     progress: Callable[[int], object] | None = None,
-    key: str | Path | bytes | None = None,
+    key: str | None = None,
     at_least: int = 0,
     licences: Mapping[str, str] | None = None,
 ) -> CopyReport:

@@ -28,7 +28,6 @@ from featstore.errors import (
 from featstore.remote.cache import user_cache
 from featstore.remote.place import RemotePlace
 from featstore.store.files import open_regular
-from featstore.store.lock import is_claimed
 from featstore.store.log import NAME as LOG
 from featstore.store.mapping import MappingUnavailableError, check_mappable
 from featstore.store.store import FeatureStore, open_store
@@ -143,11 +142,6 @@ def _sets(store: FeatureStore) -> Iterator[Finding]:
         if isinstance(info, FeatstoreError):
             advice = "`headstock store repair`, with --copy if there is another copy."
             yield Finding(str(key), "wrong", str(info), advice)
-    for key in store.unfinished():
-        claimed = is_claimed(key.directory(store.root))
-        text = "is being written" if claimed else "is not finished, and nobody writes it"
-        advice = "" if claimed else "Run `headstock extract` again, or `headstock store gc`."
-        yield Finding(str(key), "note", text, advice)
 
 
 def _folder(root: Path) -> Iterator[Finding]:
@@ -156,9 +150,7 @@ def _folder(root: Path) -> Iterator[Finding]:
     writable = os.access(root, os.W_OK)
     text = f"{'can' if writable else 'cannot'} be written by you"
     text += f", and by group {facts.st_gid}" if shared else ""
-    advice = (
-        "" if writable else "Reading works. To write, ask its owner: headstock store init --shared."
-    )
+    advice = "" if writable else "Reading works. To write, ask its owner to open it to your group."
     yield Finding("permissions", "fine" if writable else "note", text, advice)
     with open_regular(root / LOG) as file:
         locks = try_lock(file.fileno(), shared=True)
@@ -171,7 +163,7 @@ def _folder(root: Path) -> Iterator[Finding]:
         report = verify_store(root, full=False)
     except OSError as err:
         text = f"{err.filename} cannot be read: {err.strerror}"
-        yield Finding("files", "wrong", text, "Ask its owner: headstock store init --shared.")
+        yield Finding("files", "wrong", text, "Ask its owner for the right to read it.")
         return
     for problem in report.problems:
         advice = "`headstock store repair`, with --copy if there is another copy."

@@ -34,6 +34,7 @@ from featstore.errors import (
 )
 from featstore.identity import SHA256
 from featstore.remote.objects import FolderObjects, Objects
+from featstore.remote.place import RemotePlace
 from featstore.store.convention import root_metadata, zarr_metadata
 from featstore.store.files import (
     MAX_JSON_BYTES,
@@ -79,8 +80,12 @@ class SetSource:
         self.revision = self.info.commit.revision_id
 
     @functools.cached_property
-    def _data_file(self) -> Callable[[int], Path]:
-        return self.store.place.data_files(self.info.key, self.info.commit)
+    def _fetched(self) -> Callable[[int], Path] | None:
+        """What brings a data file of a remote store into the cache, verified."""
+        place = self.store.place
+        if not isinstance(place, RemotePlace):
+            return None
+        return place.data_files(self.info.key, self.info.commit)
 
     def files(self, base: Commit | None) -> list[Listed]:
         """Return the files that a target with the commit `base` lacks; the record comes last."""
@@ -97,18 +102,16 @@ class SetSource:
         CorruptStoreError
             If it is not what the commit states.
         """
-        place, key, commit = self.store.place, self.info.key, one.commit
-        if one.data is not None:
-            return self._data_file(commit.layout.files.index(one.data))
+        place, path = self.store.place, self.store.root / one.path
         if one.content is not None:
             return one.content
-        place.fetch(key, commit, one.part)
-        path = self.store.root / one.path
-        if one.check(self.store.root).reasons:
-            raise CorruptStoreError(
-                f"{path} is missing or differs from its commit record. The set was not sent."
-            )
-        return read_regular(path, limit=MAX_ITEM_BYTES)
+        if one.data is not None and self._fetched is not None:
+            return self._fetched(one.commit.layout.files.index(one.data))
+        place.fetch(self.info.key, one.commit, one.part)
+        wrong = "; ".join(one.check(self.store.root).reasons)
+        if wrong:
+            raise CorruptStoreError(f"{path} {wrong}. Nothing of {self.info.key} was sent.")
+        return path if one.data else read_regular(path, limit=MAX_ITEM_BYTES)
 
 
 #: ``new`` and ``behind`` are to be sent; ``same`` and ``newer`` need nothing.

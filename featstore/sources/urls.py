@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
@@ -118,7 +118,7 @@ def read_urls(request: Request) -> Found:
     names, rows = FORMS[form](path)
     columns = choose_columns(names, request, str(path), first=URL_COLUMNS)
     fetch = partial(_fetch, UrlReader(), keep)
-    for where, row, url, came in _under_way(rows(columns.used()), columns, fetch):
+    for where, row, url, came in _fetched(rows(columns.used()), columns, fetch):
         if isinstance(came, str):
             left_out[url or where] = came
             continue
@@ -140,35 +140,20 @@ _FORMS = ("txt", "csv", "tsv", "parquet")
 Outcome = tuple[str, str] | str
 
 
-def _under_way(
+def _fetched(
     rows: Iterator[tuple[str, dict[str, Any]]],
     columns: Columns,
     fetch: Callable[[str], Outcome],
 ) -> Iterator[tuple[str, dict[str, Any], str, Outcome]]:
     """Yield each row, in order, with its URL and what fetching that gave; a URL once."""
     done: dict[str, Outcome] = {}
-    coming: dict[str, Future[Outcome]] = {}
-    queue: deque[tuple[str, dict[str, Any], str]] = deque()
-    pool = ThreadPoolExecutor(AT_ONCE, "urls")
-
-    def first() -> tuple[str, dict[str, Any], str, Outcome]:
-        where, row, url = queue.popleft()
-        if url in coming:
-            done[url] = coming.pop(url).result()
-        return where, row, url, done[url]
-
-    try:
-        for where, row in rows:
-            url = str(row.get(columns.image or "") or "").strip()
-            if url not in done and url not in coming:
-                coming[url] = pool.submit(fetch, url)
-            queue.append((where, row, url))
-            if len(queue) > 4 * AT_ONCE:
-                yield first()
-        while queue:
-            yield first()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with ThreadPoolExecutor(AT_ONCE, "urls") as pool:
+        while some := [*islice(rows, 16 * AT_ONCE)]:
+            urls = [str(row.get(columns.image or "") or "").strip() for _, row in some]
+            new = [url for url in dict.fromkeys(urls) if url not in done]
+            done |= zip(new, pool.map(fetch, new), strict=True)
+            for (where, row), url in zip(some, urls, strict=True):
+                yield where, row, url, done[url]
 
 
 def _fetch(reader: UrlReader, keep: Path | None, url: str) -> Outcome:

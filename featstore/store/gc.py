@@ -430,25 +430,18 @@ def _item_tables(directory: Path) -> set[str]:
 #: Folders: everything for owner and group, the group handed down; others may read.
 FOLDER_MODE = 0o2775
 
-#: Files that are finished: read by all, written by nobody, replaced by a rename.
-FILE_MODE = 0o444
-
-#: Files under construction: any member of the group may resume them.
-STAGED_MODE = 0o664
-
 #: What a process that was killed while it made a store leaves.
 _HALF_WRITTEN = re.compile(r"\.log\.json\.[0-9a-f]{8}\.staged")
 
 
 def make_store(root: Path, *, shared: bool = False, hash_name: str | None = None) -> bool:
-    """Make an empty store at `root`, or give a store's folders and files the shared modes.
+    """Make an empty store at `root`.
 
     Parameters
     ----------
     shared : bool
-        Let the folder's group write: folders get mode 2775, finished files 0444. Which group
-        that is, is the folder's affair (``chgrp``). Each owner of a part must do this once if
-        the store was not made shared.
+        Let the group of a new folder write: it gets mode 2775, which what is written in it takes
+        over; finished files get 0444. Which group that is, is the folder's affair (``chgrp``).
     hash_name : str, optional
         The hash of the blocks of a new store; sha256 by default.
 
@@ -462,22 +455,28 @@ def make_store(root: Path, *, shared: bool = False, hash_name: str | None = None
     FormatVersionError
         If another version wrote the store.
     StoreWriteError
-        If the folder holds other things or a store with another hash, the file system refuses, or
-        parts belong to others.
+        If the folder holds other things, a store with another hash or, with `shared`, one that its
+        group may not write, or if the file system refuses.
     """
     log, fresh = read_log(root), not has_log(root)
     check_hash(str(root), None if fresh else log, hash_name)
     try:
         # What a first attempt that was killed left: gc removes it, or the next extraction goes on.
-        others = root.iterdir() if fresh and root.exists() else ()
-        if not all(_HALF_WRITTEN.fullmatch(path.name) or _is_begun(path) for path in others):
+        files, _, odd = walk_store(root) if fresh else ((), (), ())
+        begun = (".staging" in one.split("/") or _HALF_WRITTEN.fullmatch(one) for one in files)
+        if odd or not all(begun):
             raise StoreWriteError(
                 f"{root} holds other things and is no store. Choose an empty or a new folder."
             )
+        if shared and not fresh and not root.stat().st_mode & stat.S_IWGRP:
+            raise StoreWriteError(
+                f"{root} is a store already, and not its group's. Open it by `find {root} -type d "
+                f"-exec chmod 2775 {{}} + ; chmod -R a+r {root}`, as the owner of its files."
+            )
         make_folders(root)
-        if shared:
-            _share(root)
         if fresh:
+            if shared:
+                root.chmod(FOLDER_MODE)
             log = replace(log, hash=hash_name or log.hash)
             update_log(root, lambda there: log if there == Log() else there)
         if not os.path.lexists(root / "zarr.json"):
@@ -498,41 +497,3 @@ def check_hash(where: str, log: Log | None, asked: str | None) -> None:
             f"The blocks of {where} are hashed by {log.hash}, which never changes. For "
             f"{asked} make a new store, and extract into that."
         )
-
-
-def _is_begun(folder: Path) -> bool:
-    """Return whether a folder is a dataset's of which nothing is published: all of it is staged."""
-    if not folder.is_dir() or folder.is_symlink():
-        return False
-    files, _, odd = walk_store(folder)
-    return all(".staging" in name.split("/") for name in (*files, *odd))
-
-
-def _share(root: Path) -> None:
-    """Set the modes of everything below `root`; no link is followed."""
-    # The folders first, and from above: what a writer makes meanwhile inherits from them.
-    refused = [] if _set_mode(root, FOLDER_MODE) else [root]
-    files, folders, _ = walk_store(root)
-    for name in sorted(folders):
-        refused += [] if _set_mode(root / name, FOLDER_MODE) else [root / name]
-    for name in sorted(files):
-        mode = STAGED_MODE if ".staging" in name.split("/") else FILE_MODE
-        refused += [] if _set_mode(root / name, mode) else [root / name]
-    if refused:
-        owner = refused[0].lstat().st_uid
-        raise StoreWriteError(
-            f"{len(refused):,} files and folders belong to others, first {refused[0]} (user "
-            f"{owner}). Each owner runs `headstock store init {root} --shared` once."
-        )
-
-
-def _set_mode(path: Path, mode: int) -> bool:
-    """Set a mode if it is another; False if only the owner may."""
-    try:
-        if stat.S_IMODE(path.lstat().st_mode) != mode:
-            path.chmod(mode)
-    except PermissionError:
-        return False
-    except FileNotFoundError:
-        pass  # a writer renamed it meanwhile: renamed files have their modes
-    return True

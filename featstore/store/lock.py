@@ -34,7 +34,7 @@ from featstore.durable import (
     make_folders,
     seal,
     try_lock,
-    write_all,
+    write_at,
     write_durably,
     write_error,
 )
@@ -431,7 +431,7 @@ def _begin(staging: Path, old: Path | None, *, beat: float, unsynced: set[Path])
     handle = open_descriptor(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     try:
         try_lock(handle)
-        write_all(handle, json.dumps(record, sort_keys=True).encode() + b"\n")
+        write_at(handle, json.dumps(record, sort_keys=True).encode() + b"\n", 0)
         # Others must be able to read who writes, and to try the lock.
         seal(fresh, like=folder, writable=True)
         fresh.replace(folder / _CLAIM)

@@ -165,49 +165,46 @@ def _parsed(data: bytes, where: str) -> Log:
     return Log.parse(data, where=where)
 
 
-def read_log(root: Path) -> Log:
-    """Return the log of the store in a folder; an empty one if there is no store yet.
+def find_log(read: Callable[..., bytes], where: str) -> Log | None:
+    """Return the log of the store whose files `read` returns by name; None if there is none.
 
     Raises
     ------
     CorruptStoreError
-        If it is damaged, or missing beside the root of a store.
+        If it is damaged, or missing beside the root of a store, or there is another Zarr group.
     FormatVersionError
         If the store has another format.
     """
     for _ in range(2):  # the log is made before the group, perhaps meanwhile
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            return _parsed(read_regular(root / NAME, limit=MAX_JSON_BYTES), f"{root}/{NAME}")
+            return _parsed(read(NAME, limit=MAX_JSON_BYTES), f"{where}/{NAME}")
         try:
-            group = read_json(root / "zarr.json", limit=MAX_METADATA_BYTES)
+            group = parse_json(read("zarr.json", limit=MAX_METADATA_BYTES), where=where)
         except (FileNotFoundError, NotADirectoryError):
-            return Log()
-    raise unlisted(group, where=str(root))
+            return None
+    try:
+        stated = group["attributes"]["featstore"]["format"]
+    except (KeyError, TypeError) as err:
+        raise CorruptStoreError(f"{where} holds another Zarr group, no store.") from err
+    check_format(stated, where=where)
+    raise CorruptStoreError(
+        f"{where}/{NAME} is missing, and with it the list of sets. `headstock store repair` makes "
+        "it again from the commits."
+    )
+
+
+def read_log(root: Path) -> Log:
+    """Return the log of the store in a folder, as `find_log` does; an empty one without a store."""
+
+    def read(name: str, *, limit: int) -> bytes:
+        return read_regular(root / name, limit=limit)
+
+    return find_log(read, str(root)) or Log()
 
 
 def has_log(root: Path) -> bool:
     """Return whether there is a store in a folder: anything that is named as its log."""
     return os.path.lexists(root / NAME)
-
-
-def unlisted(group: Any, *, where: str) -> CorruptStoreError:
-    """Return the error for a folder without log that has this ``zarr.json``.
-
-    Raises
-    ------
-    FormatVersionError
-        If the store has another format.
-    """
-    try:
-        stated = group["attributes"]["featstore"]["format"]
-    except (KeyError, TypeError):
-        return CorruptStoreError(f"{where} holds another Zarr group, no store.")
-    check_format(stated, where=where)
-    return CorruptStoreError(
-        f"{where}/{NAME} is missing, and with it the list of sets. `headstock store repair` makes "
-        "it "
-        "again from the commits."
-    )
 
 
 def update_log(root: Path, change: Callable[[Log], Log], *, claim: Claim | None = None) -> bool:

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from featstore.address import Address, open_address
-from featstore.errors import CorruptStoreError
-from featstore.store.blocks import check_file, read_block
+from featstore.store.blocks import read_block
 from featstore.store.files import check_no_links
 from featstore.store.layout import SetKey
 from featstore.store.log import Log, read_log, unfinished_sets
@@ -72,25 +71,6 @@ class Place:
             return read_block(key.directory(self.root) / file.path, file, number)
 
         return block
-
-    def data_files(self, key: SetKey, commit: Commit) -> Callable[[int], Path]:
-        """Return a function from the number of a data file to its path, each byte of it verified.
-
-        It raises CorruptStoreError if the file is not what the commit states, and RemoteStoreError
-        if it cannot be fetched.
-        """
-
-        def data_file(number: int) -> Path:
-            file = commit.layout.files[number]
-            path = key.directory(self.root) / file.path
-            found = check_file(path, file, commit)
-            if found.reasons or found.bad_blocks:
-                raise CorruptStoreError(
-                    f"{path} {'; '.join(found.reasons)}. Nothing of {key} was sent."
-                )
-            return path
-
-        return data_file
 
     def unfinished(self) -> list[SetKey]:
         """Return the keys of sets whose extraction has not ended; remote ones are not seen."""

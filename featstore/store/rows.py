@@ -53,7 +53,7 @@ class ForeseeingRows(RowSource, Protocol):
         """Take notice that all these rows will be read soon, some at a time."""
 
 
-class _Rows:
+class Rows:
     """What readers share: how the rows lie."""
 
     def __init__(self, layout: SetLayout) -> None:
@@ -69,13 +69,20 @@ class _Rows:
         """Stored dtype."""
         return self._layout.dtype
 
+    def _touched(self, rows: np.ndarray) -> np.ndarray:
+        """Return a boolean for each block: whether it has one of these rows, which are checked."""
+        check_bounds(rows, self._layout.n)
+        touched = np.zeros(self._layout.n_blocks, dtype=bool)
+        touched[self._layout.blocks_of(rows)] = True
+        return touched
+
     def _new(self, rows: np.ndarray, out: np.ndarray | None) -> np.ndarray:
         if out is not None:
             return out
         return np.empty((rows.size, self._layout.dim), dtype=DTYPES[self._layout.dtype])
 
 
-class MemoryRows(_Rows):
+class MemoryRows(Rows):
     """Rows that are already in memory, such as class texts; bfloat16 as its bits, with its name."""
 
     def __init__(self, rows: np.ndarray, dtype: str | None = None) -> None:
@@ -89,7 +96,7 @@ class MemoryRows(_Rows):
         return gather(self._rows, rows, out)
 
 
-class LastingRows(_Rows):
+class LastingRows(Rows):
     """Rows of files that may be written anew meanwhile: `read` finds them wherever they lie."""
 
     def __init__(
@@ -226,7 +233,7 @@ def open_rows(
     return PreadRows(layout, directory, open_file or opened)
 
 
-class MappedRows(_Rows):
+class MappedRows(Rows):
     """Rows of one mapped address range; see `featstore.store.mapping`."""
 
     def __init__(self, layout: SetLayout, array: np.ndarray) -> None:
@@ -277,7 +284,7 @@ class MappedRows(_Rows):
         return out
 
 
-class PreadRows(_Rows):
+class PreadRows(Rows):
     """Rows read from their files, near ones together, in the order of the files."""
 
     def __init__(self, layout: SetLayout, directory: Path, open_file: OpenFile) -> None:
@@ -322,7 +329,7 @@ Verify = Literal["never", "first-touch", "full"]
 VERIFY: tuple[str, ...] = get_args(Verify)
 
 
-class CheckedRows(_Rows):
+class CheckedRows(Rows):
     """A reader that hashes each block once, before any of its rows is served.
 
     Parameters
@@ -357,10 +364,7 @@ class CheckedRows(_Rows):
         CorruptStoreError
             If a block differs from the commit; the message names the file and the block.
         """
-        check_bounds(rows, self._layout.n)
-        touched = np.zeros(self._layout.n_blocks, dtype=bool)
-        touched[self._layout.blocks_of(rows)] = True
-        self.check(np.flatnonzero(touched & self._unchecked).tolist())
+        self.check(np.flatnonzero(self._touched(rows) & self._unchecked).tolist())
         return self._source.read(rows, out)
 
     def check(self, blocks: Iterable[int]) -> None:

@@ -47,9 +47,6 @@ _SMALL_ORDER = frozenset({0, 1, _PRIME - 1, _Y_OF_ORDER_8, _PRIME - _Y_OF_ORDER_
 _LIMIT = 2**16
 _KEY = re.compile(r"[0-9a-f]{64}")
 
-#: What a public key may be given as: 64 hexadecimal digits, a file in PEM, or the bytes of either.
-PublicKey = str | Path | bytes
-
 
 @dataclass(frozen=True)
 class Signature:
@@ -101,7 +98,7 @@ def signed_bytes(log: Log, counter: int) -> bytes:
     )
 
 
-def check_signed(log: Log, key: PublicKey, *, where: str, at_least: int) -> None:
+def check_signed(log: Log, key: str, *, where: str, at_least: int) -> None:
     """Compare the log of a store with what the owner of a key signed.
 
     The counter is remembered in the user's cache: for this address and key, no lower one is taken
@@ -120,7 +117,7 @@ def check_signed(log: Log, key: PublicKey, *, where: str, at_least: int) -> None
         If there is no signature of this key, it is not one of what the store lists, or an earlier
         state was put back.
     """
-    wanted = public_key(key)
+    wanted = check_key(key)
     signature = Signature.of(log)
     if signature is None:
         raise SignatureError(
@@ -146,50 +143,26 @@ def check_signed(log: Log, key: PublicKey, *, where: str, at_least: int) -> None
     remember(where, wanted, signature.counter)
 
 
-def public_key(key: PublicKey) -> str:
-    """Return a public key as 64 hexadecimal digits.
+def check_key(key: object) -> str:
+    """Return a public key: 64 hexadecimal digits.
 
     Raises
     ------
     SignatureError
-        If it is none, a private one, or one for which anyone can make signatures.
+        If it is none, or one for which anyone can make signatures.
     """
-    if isinstance(key, str) and _KEY.fullmatch(key):
-        raw = bytes.fromhex(key)
-    elif isinstance(key, bytes) and len(key) == 32:
-        raw = key
-    else:
-        raw = _raw_of(key)
-    if int.from_bytes(raw, "little") % 2**255 % _PRIME in _SMALL_ORDER:
+    if not isinstance(key, str) or not _KEY.fullmatch(key):
         raise SignatureError(
-            f"The key {raw.hex()} is a point of small order: anyone can sign for it, so that a "
-            "signature proves nothing. Ask the owner for the key that `headstock store tag "
-            "--sign-key` "
+            "A key is trusted by its 64 hexadecimal digits, which `headstock store tag --sign-key` "
+            f"prints; got {str(key)[:16]!r}."
+        )
+    if int.from_bytes(bytes.fromhex(key), "little") % 2**255 % _PRIME in _SMALL_ORDER:
+        raise SignatureError(
+            f"The key {key} is a point of small order: anyone can sign for it, so that a signature "
+            "proves nothing. Ask the owner for the key that `headstock store tag --sign-key` "
             "prints."
         )
-    return raw.hex()
-
-
-def _raw_of(key: PublicKey) -> bytes:
-    """Return the 32 bytes of a public key in PEM, or in a file; SignatureError if it is none."""
-    data = key if isinstance(key, bytes) else _read_key(Path(key))
-    with needs_extra("A signed store"):
-        from cryptography.exceptions import UnsupportedAlgorithm
-        from cryptography.hazmat.primitives import serialization
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-    try:
-        found: Any = serialization.load_pem_public_key(data)
-    except (ValueError, UnsupportedAlgorithm):
-        found = None
-    if not isinstance(found, Ed25519PublicKey):
-        private = b"PRIVATE KEY" in data
-        what = f"{'the bytes' if isinstance(key, bytes) else key}"
-        raise SignatureError(
-            f"{what} {'hold a private key' if private else 'hold no public Ed25519 key in PEM'}. "
-            "Give the public key that `headstock store tag --sign-key` prints."
-        )
-    raw: bytes = found.public_bytes_raw()
-    return raw
+    return key
 
 
 def check_outside_stores(path: Path) -> None:
@@ -201,16 +174,6 @@ def check_outside_stores(path: Path) -> None:
                 "publishes the private key. Name a file outside of it; if the store was shared, "
                 "sign it by a new key."
             )
-
-
-def _read_key(path: Path) -> bytes:
-    try:
-        return read_regular(path, limit=_LIMIT)
-    except (FeatstoreError, OSError) as err:
-        raise SignatureError(
-            f"The key {str(path)[:200]!r} is neither 64 hexadecimal digits nor a file that can be "
-            "read."
-        ) from err
 
 
 def make_key(path: Path) -> bool:
@@ -260,8 +223,9 @@ def private_key(path: Path) -> Any:
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     try:
-        found: Any = serialization.load_pem_private_key(_read_key(path), password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+        data = read_regular(path, limit=_LIMIT)
+        found: Any = serialization.load_pem_private_key(data, password=None)
+    except (FeatstoreError, OSError, ValueError, TypeError, UnsupportedAlgorithm):
         found = None
     if not isinstance(found, Ed25519PrivateKey):
         raise SignatureError(

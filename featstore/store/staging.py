@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from featstore.durable import begin_writeback, fsync_directory, seal, write_all, write_durably
+from featstore.durable import begin_writeback, fsync_directory, seal, write_at, write_durably
 from featstore.errors import CorruptStoreError
 from featstore.identity import HASHES, SHA256, canonical_json, hash_hex, sha256_hex
 from featstore.store.blocks import read_block
@@ -146,8 +146,7 @@ class Journal:
             return
         data = b"".join(self.blocks[block].line(block) for block in self._unsynced)
         # From where the last good row ended: a write that failed half-way is written over.
-        os.lseek(self._handle, self._end, os.SEEK_SET)
-        write_all(self._handle, data)
+        write_at(self._handle, data, self._end)
         os.fsync(self._handle)
         self._end += len(data)
         self._unsynced.clear()
@@ -261,7 +260,7 @@ class StagedFiles:
         offset = self._layout.files[file].place_of(block)[0]
         handle = self._handle(file)
         self._dirty.add(file)
-        _write_at(handle, data, offset)
+        write_at(handle, data, offset)
         self._written = (handle, offset, len(data))
 
     def take_written(self) -> Callable[[], None]:
@@ -313,7 +312,7 @@ class StagedFiles:
         handle = self._handle(file)
         self._dirty.add(file)
         self._whole.add(file)
-        _write_at(handle, memoryview(tail), self._layout.files[file].size - len(tail))
+        write_at(handle, memoryview(tail), self._layout.files[file].size - len(tail))
         return self.path(file)
 
     def close(self) -> None:
@@ -337,12 +336,6 @@ class StagedFiles:
                 self._unnamed = True
                 seal(self.path(file), like=self._staging, writable=True)
         return self._open[file]
-
-
-def _write_at(handle: int, data: memoryview, offset: int) -> None:
-    """Write all of `data`, whatever share a single call takes."""
-    os.lseek(handle, offset, os.SEEK_SET)
-    write_all(handle, data)
 
 
 S = TypeVar("S")

@@ -324,7 +324,7 @@ class FeatureStore:
                 found.append((SetKey(*key.split("/")), err))
         return found
 
-    def trust(self, key: str | Path | bytes, *, at_least: int = 0) -> None:
+    def trust(self, key: str, *, at_least: int = 0) -> None:
         """Read only what the owner of a public key has signed; see `open_store`.
 
         Raises
@@ -672,7 +672,7 @@ def open_store(
     revision: str | None = None,
     mode: Mode = "auto",
     verify: Verify = "never",
-    key: str | Path | bytes | None = None,
+    key: str | None = None,
     at_least: int = 0,
 ) -> FeatureStore:
     """Open a store for reading.
@@ -694,11 +694,10 @@ def open_store(
         are); each block before its rows are first served; or all blocks of a set, and its
         items, when its view is made. The default is ``"never"`` because hashing reads a block
         several times slower than memory does (``store.first_touch`` of ``make perf``).
-    key : str, Path or bytes, optional
+    key : str, optional
         A public key that the store must be signed by (``headstock store tag --sign-key``): 64
-        hexadecimal digits, a file in PEM, or the bytes of either. Only what was signed is read, so
-        each block is compared before its rows are first served (`verify` is at least
-        ``"first-touch"``); see docs/ref/addresses.md.
+        hexadecimal digits. Only what was signed is read, so each block is compared before its rows
+        are first served (`verify` is at least ``"first-touch"``); see docs/ref/addresses.md.
     at_least : int
         The lowest number of the signature that is taken. Without it, a first opening cannot tell
         that the whole store is an earlier one.

@@ -82,7 +82,6 @@ WRITES = (
     Command("compact", "headstock store compact store", "grown"),
     Command("init", "headstock store init store"),
     Command("init --shared", "headstock store init store --shared"),
-    Command("init --shared, of a store", "headstock store init store --shared", "birds"),
     Command("tag", "headstock store tag store v1", "tagged"),
     Command("tag --delete", "headstock store tag store v0 --delete", "tagged"),
     Command("sign", "headstock store tag store --sign-key me.pem", "signing"),

@@ -101,7 +101,7 @@ def write(root: Path, key: str) -> None:
     _typed("store", "repair", root, key)
     _typed("store", "tag", root, "v2")
     _typed("store", "push", root, root.with_name(f"{root.name} copy"))
-    _typed("store", "init", root, "--shared")
+    _typed("store", "init", root)
 
 
 ACTIONS: dict[str, Callable[[Path, str], None]] = {

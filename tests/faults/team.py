@@ -29,9 +29,9 @@ def warm_up() -> None:
             scenarios.command(Path(folder), arguments=arguments, messages=f"{folder}/messages")
 
 
-def init(root: Path, *, shared: bool = True) -> bool:
-    """Make a store, or share one."""
-    return make_store(root, shared=shared)
+def init(root: Path) -> bool:
+    """Make a store for the group."""
+    return make_store(root, shared=True)
 
 
 def read(root: Path) -> list[str]:

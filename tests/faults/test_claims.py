@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import threading
 import time
@@ -152,31 +151,6 @@ def test_a_stopped_writer_cannot_publish(children, store, whole, where, when):
         assert report.get("value") == "written", report
     assert tree(store) == whole[n]
     check_readable(store, f"stopped before {where}, resumed {when}")
-
-
-def test_a_writer_stopped_at_any_call_cannot_publish(faulty, memory, whole):
-    """The same, wherever the process is stopped: a fixed sample of its file calls."""
-    root = memory / "counted"
-    report = faulty.run("once", root, args={"n": 7}, fault={"mode": "none"})
-    calls = [call.replace(str(root), "") for call in report["calls"]]
-    begun = next(i for i, call in enumerate(calls, 1) if call.endswith("/claim"))
-    published = max(i for i, c in enumerate(calls, 1) if c == "rename /log.json")
-    step = 1 if os.environ.get("HEADSTOCK_FAULTS") == "all" else 9
-    for at in range(begun + 1, published + 1, step):
-        where = f"stopped at call {at}, {calls[at - 1]}"
-        root = memory / "stopped"
-        fault = {"mode": "stop", "at": at}
-        args = {"n": 7, "expiry": 0.5, "beat": 0.05}
-        first = faulty.start("quickly", root, args=args, fault=fault)
-        _until(lambda pid=first: _is_stopped(pid))
-        report = faulty.run("quickly", root, args={**args, "wait": 60})
-        assert report.get("value") == "written", f"{where}: {report}"
-        os.kill(first, signal.SIGCONT)
-        report = faulty.wait(first)
-        assert report.get("error") == "ClaimLostError", f"{where}: {report}"
-        assert tree(root) == whole[7], where
-        check_readable(root, where)
-        shutil.rmtree(root)
 
 
 def _foreign_claim(directory: Path, *, age: float) -> Path:

@@ -6,12 +6,10 @@ share, and a fixed sample of the rest; ``HEADSTOCK_FAULTS=all`` plants everythin
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -89,40 +87,3 @@ def test_nothing_hangs_and_nothing_is_followed(ask, names, what, action):
         answer = ask(name=name, what=what, action=action)
         assert answer["code"] == 0, answer
         assert not answer["followed"], answer
-
-
-#: What opens a file, and who may: each opens what no stranger names, or with the same care.
-_OPENS = {"open", "fdopen", "read_bytes", "read_text", "write_bytes", "write_text"}
-_ALLOWED = {
-    "store/base.py": {"resume_journal"},  # Journal.open
-    "store/files.py": {"open_descriptor", "open_regular", "read_exactly"},  # an open file
-    "store/lock.py": {"folder_lock", "boot_id"},  # a folder; /proc
-    "store/parquet_guard.py": {"_memory_bytes"},  # what the system says of it
-}
-
-
-def _callers(tree: ast.Module) -> Iterator[tuple[str, int]]:
-    for function in ast.walk(tree):
-        if not isinstance(function, ast.FunctionDef):
-            continue
-        for node in ast.walk(function):
-            if not isinstance(node, ast.Call):
-                continue
-            called = node.func
-            name = called.id if isinstance(called, ast.Name) else getattr(called, "attr", "")
-            if name in _OPENS:
-                yield function.name, node.lineno
-
-
-def test_files_are_opened_in_one_place():
-    wrong = []
-    for package in ("store", "share", "remote"):
-        for path in sorted((REPOSITORY / "featstore" / package).glob("*.py")):
-            name = f"{package}/{path.name}"
-            allowed = _ALLOWED.get(name, set())
-            wrong += [
-                f"{name}:{line} in {function}"
-                for function, line in _callers(ast.parse(path.read_text()))
-                if function not in allowed
-            ]
-    assert wrong == []

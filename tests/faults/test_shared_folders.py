@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from featstore.store import verify_store
+from featstore.errors import StoreWriteError
+from featstore.store import make_store, verify_store
 from tests.faults import scenarios
 from tests.faults.trees import litter, tree
 
@@ -144,23 +145,6 @@ def test_one_follows_the_other_who_was_killed(children, shared, whole):
         assert _modes(shared) == {}
 
 
-def test_a_private_store_is_opened_to_the_group(children, folder):
-    root = folder / "private"
-    _done(children.run("once", root, args={"n": 7}, **ANNE))
-    children.run("give_up", root, args={"n": 11, "block": 4}, **ANNE)
-    if ROOT:
-        assert children.run("read", root, **BERT)["code"] != 0
-        report = children.run("init", root, **BERT)
-        assert (report["code"], "Permission denied" in report["message"]) == (1, True), report
-    report = children.run("init", root, **ANNE)
-    assert report.get("value") is False, report
-    assert _done(children.run("once", root, args={"n": 11}, **BERT)) == "written"
-    assert _modes(root) == {}
-    _done(children.run("read", root, **ANNE))
-    # And once more: nothing is left to do, though parts are Bert's now.
-    assert _done(children.run("init", root, **ANNE)) is False
-
-
 def test_a_reader_needs_no_right_to_write(children, shared):
     _done(children.run("grow", shared, **ANNE))
     paths = [shared, *sorted(shared.rglob("*"))]
@@ -196,6 +180,10 @@ def test_other_folders_are_not_taken_for_stores(tmp_path):
     assert stat.S_IMODE((tmp_path / "thesis.tex").stat().st_mode) & 0o200
     assert run_command(cli, "headstock", ["store", "init", str(tmp_path / "new"), "--shared"]) == 0
     assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o2775
+    assert make_store(tmp_path / "new", shared=True) is False
+    assert make_store(tmp_path / "private") is True
+    with pytest.raises(StoreWriteError, match=r"not its group.s\. Open it by `find"):
+        make_store(tmp_path / "private", shared=True)
 
 
 @superuser

@@ -30,7 +30,7 @@ def ray_figure(root: Path) -> Figure:
         return moment_sources(request, cached=False, workers=workers)
 
     with (
-        parallel.connected(None, cores=2, object_store_bytes=500_000_000),
+        parallel.connected(cores=2, object_store_bytes=500_000_000),
         threadpool_limits(limits=1),
     ):
         one, two = accumulate(Workers()), accumulate(Workers("ray", jobs=2))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,10 +13,6 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-
-from featstore.errors import ManifestError
-from featstore.interop.reading import read_rows
-from tests.typed import headstock
 
 ROWS = np.full((2, 2), 7, np.float32)
 
@@ -216,45 +211,3 @@ def test_every_file_is_answered_with_a_sentence(answers: dict[str, tuple[str, An
         assert said in answer["said"], f"{name}: {answer}"
         assert "Traceback" not in answer["said"], f"{name}: {answer}"
         assert len(answer["said"]) < 700, name
-
-
-def _damaged(good: bytes, rng: random.Random) -> bytes:
-    """Return a .npy file with a few bytes of its header changed, removed or added, or cut."""
-    data = bytearray(good)
-    for _ in range(rng.randint(1, 4)):
-        at = rng.randrange(128)
-        how = rng.randrange(3)
-        if how == 0:
-            data[at] = rng.randrange(256)
-        elif how == 1:
-            del data[at]
-        else:
-            data.insert(at, rng.choice(b"(){}[]'\",:0123456789<>=|OfUVlL\\\0\n #Tabcdef"))
-    return bytes(data if rng.random() < 0.9 else data[: rng.randrange(len(data))])
-
-
-def test_damaged_headers_of_npy_are_answered_with_a_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """2,000 are read, and every hundredth is imported."""
-    np.save(tmp_path / "good.npy", np.arange(1, 13, dtype=np.float32).reshape(4, 3))
-    good, path, rng = (tmp_path / "good.npy").read_bytes(), tmp_path / "x.npy", random.Random(0)
-    (tmp_path / "items.csv").write_text("item_id\na\nb\nc\nd\n")
-    said_of: list[str] = []
-    for number in range(2000):
-        path.write_bytes(_damaged(good, rng))
-        try:
-            rows = read_rows(path)
-        except ManifestError as err:
-            said_of.append(str(err))
-        else:
-            assert rows.data.size
-        if number % 100 == 0:
-            command = ["import", path, "--items", tmp_path / "items.csv", "--dataset", "d"]
-            where = ["--store", tmp_path / f"{number}", "--kind", "image", "--encoder", "x:y"]
-            code = headstock(*command, *where)
-            said = capsys.readouterr()
-            assert code in (0, 1)
-            assert (said.err.count("\n"), said.err[:17]) == (1, "headstock: error:") or code == 0
-    assert 1800 < len(said_of) < 2000
-    assert not any("\n" in said for said in said_of)

@@ -1,9 +1,6 @@
 """Manifests on disk: writing, reading, bad folders. Hashes are checked against hashlib."""
 
-import errno
 import hashlib
-import os
-import stat
 import tomllib
 
 import polars as pl
@@ -47,18 +44,6 @@ def test_facts_hold_counts_and_digests_of_tables(root, written):
         assert entry["rows"] == pl.read_parquet(root / f"{stem}.parquet").height
 
 
-def test_the_same_rows_give_the_same_bytes(root, written):
-    before = listing(root)
-    parts = [images()[:1], images()[1:]]
-    write_manifest(
-        root,
-        facts=dict(FACTS),
-        tables={"caption": captions(), "image": pl.concat(parts, rechunk=False)},
-        classes=classes(),
-    )
-    assert listing(root) == before
-
-
 def test_extra_columns_are_kept_behind_the_known_ones(root):
     table = images(photographer=["a", None, "b"], pixels=[1, 2, 3])
     write_manifest(root, facts=FACTS, tables={"image": table}, classes=classes())
@@ -66,12 +51,6 @@ def test_extra_columns_are_kept_behind_the_known_ones(root):
     assert read.columns == [*ITEM_SCHEMA, "photographer", "pixels"]
     assert read["photographer"].to_list() == ["a", None, "b"]
     assert read.schema["pixels"] == pl.Int64
-
-
-def test_tables_of_an_earlier_manifest_go(root, written):
-    write_manifest(root, facts=FACTS, tables={"image": images(class_id=[None] * 3)})
-    assert sorted(path.name for path in root.glob("*.parquet")) == ["image.parquet"]
-    assert read_manifest(root).classes is None
 
 
 @pytest.mark.parametrize(
@@ -90,38 +69,6 @@ def test_nothing_is_written_unless_everything_is_valid(root, facts, tables, labe
     with pytest.raises(ManifestError):
         write_manifest(root, facts=facts, tables=tables, classes=labels)
     assert listing(root) == before
-
-
-@pytest.mark.parametrize("failing", [1, 2, 3, 4, 5])
-def test_an_interrupted_write_leaves_the_old_manifest(root, monkeypatch, failing):
-    """The disk fills up at the n-th of five files: the old manifest is never half-replaced."""
-    old = images(class_id=["zoo/dog"] * 3)
-    texts = captions(text=["Old.", "Older."])
-    write_manifest(root, facts=FACTS, tables={"image": old, "caption": texts}, classes=classes())
-    calls, fsync = [], os.fsync
-
-    def full(handle):
-        if not stat.S_ISDIR(os.fstat(handle).st_mode):
-            calls.append(handle)
-        if len(calls) == failing:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        fsync(handle)
-
-    arguments = {
-        "facts": FACTS,
-        "tables": {"image": images(), "caption": captions()},
-        "classes": classes(name=["cat", "hound"]),
-    }
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        with pytest.raises(ManifestError, match=r"No space left on device.*choose another folder"):
-            write_manifest(root, **arguments)
-    assert not list(root.glob(".*"))
-    assert read_manifest(root).items("image")["class_id"].to_list() == ["zoo/dog"] * 3
-    write_manifest(root, **arguments)
-    assert (
-        read_manifest(root).items("image")["class_id"].to_list() == images()["class_id"].to_list()
-    )
 
 
 @pytest.mark.parametrize("stem", ["image", "caption", "classes"])

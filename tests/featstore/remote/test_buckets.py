@@ -19,7 +19,7 @@ from featstore.errors import RemoteStoreError
 from featstore.remote import bucket as bucket_module
 from featstore.remote.objects import Objects, open_objects
 from featstore.share.publish import make_bucket_store
-from featstore.store import LayoutLimits, SetSpec, SetWriter, WriteOptions, verify_store
+from featstore.store import verify_store
 from featstore.testing import item_table, write_set
 from tests.featstore.remote.buckets import environment, plain_store
 from tests.featstore.remote.conftest import BLOCK, make_rows
@@ -105,36 +105,6 @@ def test_only_new_parts_of_an_extended_set_travel(
     # What is older than the other side's is left alone.
     assert "newer" in copy_sets(store_folder, bucket.address).sets.values()
     assert_same_store(bucket.address, own)
-
-
-def test_the_log_is_put_only_if_nobody_else_did(
-    bucket: Proxy, store_folder: Path, tmp_path: Path
-) -> None:
-    """Another publisher finishes between the decision and the log."""
-    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
-    for root in (ours, theirs):
-        shutil.copytree(store_folder, root)
-    copy_sets(store_folder, bucket.address)
-    extend(ours, 30, seed=1)
-    extend(theirs, 30, seed=2)
-    name = bucket.address.removeprefix("s3://").split("/")[0]
-    info = open_store(theirs).info(IMAGES)
-    record = f"{info.key}/revisions/{info.commit.revision_id}.json"
-
-    def race(path: str, number: int, answer: Answer) -> None:
-        if "revisions/" in path and bucket.requests[-1][0] == "PUT":
-            for file in (record, "log.json"):
-                obstore.put(plain_store(moto_url, name), f"store/{file}",
-                            (theirs / file).read_bytes())  # fmt: skip
-
-    moto_url = f"http://127.0.0.1:{bucket.upstream[1]}"
-    bucket.harm = race
-    report = copy_sets(ours, bucket.address)
-    (message,) = report.failed.values()
-    assert info.commit.revision_id[:12] in message
-    for file in ("log.json", f"{info.key}/zarr.json", f"{info.key}/embedding/zarr.json"):
-        found = open_objects_of(bucket).read(file, limit=10**6)
-        assert found == (theirs / file).read_bytes()
 
 
 def open_objects_of(bucket: Proxy) -> Objects:
@@ -347,31 +317,6 @@ def test_googles_store_replaces_by_generation(monkeypatch: pytest.MonkeyPatch) -
         assert data == b"old"
         assert objects.replace("pointer", b"new", tag)
         assert not objects.replace("pointer", b"late", tag)
-
-
-def test_a_revision_that_fills_a_failed_row_sends_its_shard(
-    bucket: Proxy, store_folder: Path, tmp_path: Path
-) -> None:
-    """With the others of its part, which is written again."""
-    ours = tmp_path / "ours"
-    shutil.copytree(store_folder, ours)
-    copy_sets(ours, bucket.address)
-    before = open_store(ours).info(IMAGES)
-    table = open_store(ours).item_table(before)
-    spec = SetSpec("birds", "image", "timm:toy", {"name": "timm:toy"}, "float32")
-    limits = LayoutLimits(**EXTENDED)
-    with SetWriter(
-        ours, spec, table, 256, options=WriteOptions(retry_failed=True), limits=limits
-    ) as writer:
-        for block in writer.pending():
-            writer.write_block(block, make_rows()[writer.layout.block_slice(block)])
-        writer.finish()
-    assert open_store(ours).info(IMAGES).n_failed == 0
-    bucket.requests.clear()
-    copy_sets(ours, bucket.address)
-    put = [path for method, path, _ in bucket.requests if method == "PUT" and "/c/" in path]
-    assert [path.rsplit("/c/")[1] for path in put] == ["0/0", "1/0", "2/0", "3/0"]
-    np.testing.assert_array_equal(open_store(bucket.address).view(IMAGES).numpy(), make_rows())
 
 
 def test_of_an_appended_part_a_file_is_there_if_it_has_its_size(

@@ -323,31 +323,6 @@ def test_a_bucket_that_goes_away_costs_no_row(server, machines, tmp_path):
     assert published(server) == local(machines("other"), tmp_path)
 
 
-@pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize(
-    ("path", "number"),
-    [
-        ("/embedding/c/", 1), ("/revisions/", 1), (ZARR, 1),
-        ("/runs/", 1), ("/thumbnails-", 1), ("log.json$", 6),
-    ],
-)  # fmt: skip
-@pytest.mark.parametrize("same", [True, False])
-def test_a_push_that_stops_is_ended_by_any_machine(
-    server, machines, tmp_path, *, path, number, same
-):
-    one, two = machines("one"), machines("two")
-    refusal = Refusal(server, number, path)
-    with pytest.raises(RemoteStoreError):
-        one.extract(thumbnails=True)
-    refusal.over = True
-    result = (one if same else two).extract(MeanColour(before=stop_at(0)), thumbnails=True)
-    assert (result.reused, result.failed) == (N - 1, 1)
-    assert published(server) == local(machines("other"), tmp_path, thumbnails=True)
-    one.extract(MeanColour(before=stop_at(0)), thumbnails=True)
-    assert not one.staged()
-    assert not blocks(server)
-
-
 def test_another_publisher_is_not_overwritten(server, machines, tmp_path, manifest):
     """Whoever published meanwhile stays; the same command then goes on from there, or refuses."""
     one, other = machines("one"), machines("other")

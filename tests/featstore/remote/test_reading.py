@@ -188,16 +188,6 @@ def test_many_processes_share_one_cache(
     assert found == [right] * 3
 
 
-def test_a_cache_that_is_emptied_while_it_is_read(served: Proxy, store_folder: Path) -> None:
-    view = open_store(served.url).view(IMAGES)
-    local = open_store(store_folder).view(IMAGES)
-    early = view.take(np.arange(10))
-    held = early.numpy()
-    user_cache().trim(limit=0)
-    np.testing.assert_array_equal(view.numpy(), local.numpy())
-    np.testing.assert_array_equal(held, local.numpy()[:10])
-
-
 def test_marks_of_an_earlier_start_are_not_believed(
     served: Proxy, store_folder: Path, cache_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

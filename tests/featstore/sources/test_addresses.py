@@ -24,14 +24,12 @@ from featstore.errors import (
     ItemReadError,
     ManifestError,
     RemoteStoreError,
-    UnreachableError,
 )
 from featstore.remote import objects as remote_objects
 from featstore.remote.objects import Objects, Pace
 from featstore.sources import roots
-from featstore.sources.arrow import BATCH_ROWS, WINDOW_BYTES
-from featstore.sources.reader import OPEN_TABLES, check_bytes, open_reader
-from featstore.sources.roots import Remote, RemoteFile, expand
+from featstore.sources.reader import check_bytes, open_reader
+from featstore.sources.roots import RemoteFile, expand
 from tests.featstore.extraction.conftest import SPACE, MeanColour
 from tests.featstore.remote.buckets import environment, make_bucket, plain_store
 from tests.featstore.remote.hub_server import COMMIT, CONVERTED, hub_server
@@ -127,15 +125,6 @@ def test_a_server_that_is_busy_is_asked_again_when_it_says(make, served, monkeyp
     assert rows_of(make("webdataset", f"{served.url}/data/000.tar")) == PICTURES[:4]
     assert slept
     assert set(slept) == {7.0}
-
-
-def test_no_server_is_waited_for_longer_than_a_minute(make, served, monkeypatch):
-    slept: list[float] = []
-    monkeypatch.setattr("featstore.remote.objects.time.sleep", slept.append)
-    served.harm = lambda *_: Answer(429, {"Retry-After": "999999"}, b"")
-    with pytest.raises(UnreachableError, match="the server said 429"):
-        make("webdataset", f"{served.url}/data/000.tar")
-    assert set(slept) == {60.0}
 
 
 def swap(**headers: str) -> Callable[[str, int, Answer], Answer]:
@@ -409,16 +398,6 @@ def test_addresses_that_are_not_read(make, location, match):
     with pytest.raises(ManifestError, match=match) as caught:
         make("webdataset", location)
     assert "secret" not in str(caught.value)
-
-
-def test_the_documentation_says_how_much_a_reader_keeps():
-    tars, tables = (n * roots.KEPT * roots.BLOCK >> 20 for n in (Remote.keep_open, OPEN_TABLES))
-    text = " ".join((Path(__file__).parents[3] / "docs" / "ref" / "data.md").read_text().split())
-    assert (
-        f"up to {tars} MiB of tars, {tables} MiB of Parquet files and "
-        f"{OPEN_TABLES * WINDOW_BYTES >> 20} MiB of their cells ({WINDOW_BYTES >> 20} MiB a file, "
-        f"or its last {BATCH_ROWS} rows if"
-    ) in text
 
 
 def test_patterns():

@@ -1,9 +1,7 @@
 """Folders, tables and tars become manifests; hostile ones are refused whole."""
 
-import csv
 import gzip
 import hashlib
-import io
 import json
 import os
 import re
@@ -20,7 +18,6 @@ from featstore.errors import ItemReadError, ManifestError
 from featstore.sources.reader import ByteReader, check_bytes, open_reader
 from featstore.sources.roots import Folder
 from featstore.sources.tars import Member, members
-from featstore.sources.text_files import _rows
 from tests.small_files import picture, write, write_tar
 
 
@@ -266,22 +263,6 @@ def test_bad_tables_are_refused_by_name_and_line(make, root, content, match):
     table = write(root, {"x.csv": content}) / "x.csv"
     with pytest.raises(ManifestError, match=match):
         make("csv", table)
-
-
-@given(
-    st.lists(
-        st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=2, max_size=2),
-        min_size=1,
-    )
-)
-def test_rows_are_those_that_were_written(tmp_path_factory, rows):
-    buffer = io.StringIO(newline="")
-    csv.writer(buffer).writerows(rows)
-    path = tmp_path_factory.mktemp("csv") / "x.csv"
-    path.write_bytes(buffer.getvalue().encode())
-    read = [fields for _, fields in _rows(path, ",")]
-    rows[0][0] = rows[0][0].removeprefix("\ufeff") if rows[0][0][:1] == "\ufeff" else rows[0][0]
-    assert read == rows
 
 
 @pytest.mark.parametrize(

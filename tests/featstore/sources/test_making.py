@@ -41,19 +41,6 @@ def test_names_come_from_locations(photos, tmp_path):
         make_manifest("folder", photos, tmp_path / "y", name="My Photos")
 
 
-def test_a_make_that_fails_leaves_what_was_there(photos, tmp_path):
-    out = tmp_path / "out"
-    make_manifest("folder", photos, out)
-    before = contents(out)
-    write(photos, {"bad\n.png": b""})
-    with pytest.raises(ManifestError, match="control character"):
-        make_manifest("folder", photos, out)
-    assert contents(out) == before
-    with pytest.raises(ManifestError, match="control character"):
-        make_manifest("folder", photos, tmp_path / "new")
-    assert not (tmp_path / "new").exists()
-
-
 def test_a_folder_that_holds_something_else_is_left_alone(photos, tmp_path):
     mine = write(tmp_path / "mine", {"thesis.tex": "mine"})
     with pytest.raises(ManifestError, match="holds files that are no manifest"):

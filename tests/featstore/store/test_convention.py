@@ -89,27 +89,6 @@ def test_xarray_and_datasets_read_it(birds: Path) -> None:
     assert len(table.filter(lambda item: item["split"] == "train")) == 3
 
 
-#: Properties that are changed, and what the schema says of them.
-BROKEN: dict[str, tuple[dict[str, Any], str]] = {
-    "no space": ({"space": None}, "'space' is a required property"),
-    "a typing error": ({"licence": "MIT"}, "'licence' does not match any of the regexes"),
-    "a path that leaves the store": ({"array": "/etc/hosts"}, "'/etc/hosts' does not match"),
-    "other dimensions": ({"dimensions": 4}, "another array"),
-    "another type": ({"data_type": "float16"}, "another array"),
-}
-
-
-@pytest.mark.parametrize("name", BROKEN)
-def test_every_broken_group_is_found(name: str, birds: Path) -> None:
-    changes, said = BROKEN[name]
-    document = json.loads((birds / "zarr.json").read_text())
-    stated = {**document["attributes"]["embeddings"], **changes}
-    document["attributes"]["embeddings"] = {key: v for key, v in stated.items() if v is not None}
-    (birds / "zarr.json").write_text(json.dumps(document))
-    (fault,) = _faults(birds)
-    assert said in fault
-
-
 def test_every_set_of_headstock_conforms(tmp_path: Path) -> None:
     """Of every kind and dtype, with failures and biases; but for those of several parts."""
     write_store(tmp_path)

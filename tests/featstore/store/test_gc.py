@@ -11,14 +11,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from featstore import durable, open_store
+from featstore import durable
 from featstore.store import (
     LayoutLimits,
     SetSpec,
     SetWriter,
     collect_garbage,
     read_thumbnails,
-    remove_set,
     verify_store,
     write_thumbnails,
 )
@@ -57,8 +56,11 @@ def _litter(root: Path) -> set[str]:
         f"birds/image/{toy.name}/.zarr.json.7.staged": toy / ".zarr.json.7.staged",
         f"birds/image/{toy.name}/embedding/c/0/.0.7.staged": toy / "embedding/c/0/.0.7.staged",
     }
+    for name in ("embedding/c/7/0", f"revisions/{'0' * 64}.json", "failures-0badcafe.parquet"):
+        names[f"birds/image/{toy.name}/{name}"] = toy / name  # of no published revision
     for path in names.values():
-        path.write_bytes(b"half")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"{}")
     return set(names)
 
 
@@ -136,49 +138,6 @@ def test_what_lies_behind_a_link_is_not_ours(store_path, images, tmp_path):
     before = tree(tmp_path / "other")
     assert collect_garbage(store_path, grace=0) == []
     assert tree(tmp_path / "other") == before
-
-
-def test_what_no_published_revision_names_goes_after_the_grace(store_path):
-    before = tree(store_path)
-    toy = next((store_path / "birds" / "image").glob("timm.toy-*"))
-    left = [
-        f"{toy.name}/embedding/c/7/0", f"{toy.name}/revisions/{'0' * 64}.json",
-        f"{toy.name}/failures-0badcafe.parquet", f"{toy.name}/notes.txt",
-    ]  # fmt: skip
-    for name in left:
-        path = toy.parent / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"{}")
-    expected = {f"birds/image/{name}" for name in left}
-    assert {note.path for note in verify_store(store_path).notes} == expected
-    assert collect_garbage(store_path) == []  # younger than the grace period
-    _age(store_path)
-    found = collect_garbage(store_path, dry_run=True)
-    assert {litter.path for litter in found} == expected
-    collect_garbage(store_path)
-    assert tree(store_path) == before
-    assert verify_store(store_path).ok
-
-
-def test_a_removal_that_was_killed_is_completed(store_path, monkeypatch):
-    key = str(next((store_path / "birds" / "image").glob("timm.toy-*")).relative_to(store_path))
-
-    def killed(_: Path) -> int:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("featstore.store.gc.delete", killed)
-        with pytest.raises(KeyboardInterrupt):
-            remove_set(store_path, key)
-    assert open_store(store_path).sets() == []
-    assert verify_store(store_path).ok
-    assert collect_garbage(store_path) == []
-    _age(store_path)
-    found = {one.path for one in collect_garbage(store_path)}
-    assert key in found
-    assert not (store_path / key).exists()
-    report = verify_store(store_path)
-    assert (report.ok, list((store_path / key).parent.glob("items-*"))) == (True, [])
 
 
 @pytest.mark.parametrize("stopped", ["before the old ones were removed", "before they were listed"])

@@ -94,13 +94,6 @@ def test_every_way_of_reading_compares(made, tmp_path):
     assert verify_store(root).problems == []
 
 
-def test_a_copy_has_the_hash_of_its_source(made, tmp_path):
-    name, root = made
-    assert not copy_sets(root, tmp_path / "copy").failed
-    assert open_store(tmp_path / "copy").log.hash == name
-    assert verify_store(tmp_path / "copy").problems == []
-
-
 def test_a_set_keeps_its_hash_in_a_store_that_has_another(made, tmp_path):
     name, root = made
     other = next(hash_name for hash_name in HASHES if hash_name != name)

@@ -38,16 +38,6 @@ def test_every_row_is_in_exactly_one_block_and_one_file(n, dim, dtype, block_row
         assert blocks[block].start <= row < blocks[block].stop
 
 
-@given(**SHAPES)
-def test_shards_hold_whole_blocks_and_whole_pages(n, dim, dtype, block_rows):
-    layout = plan_array(n, dim, dtype, LayoutLimits(block_rows))
-    if layout.shard_rows:
-        assert layout.shard_rows % block_rows == 0
-        assert layout.shard_rows * layout.row_bytes % 65_536 == 0
-        unit = np.lcm(block_rows, 65_536 // np.gcd(65_536, layout.row_bytes))
-        assert layout.shard_rows * layout.row_bytes <= max(256 * 2**20, unit * layout.row_bytes)
-
-
 @settings(deadline=None, max_examples=50)
 @given(**SHAPES, shard_bytes=st.integers(1, SHARD_BYTES))
 def test_a_commit_may_state_the_shards_that_a_writer_makes_and_no_others(
@@ -72,13 +62,6 @@ def test_the_documented_case_by_hand():
     assert files[0].size == 42 * 4096 * 1536 + 42 * 16 + 4
     # 1,000,000 - 5 × 172,032 = 139,840 rows: 35 blocks, the last padded.
     assert files[5].size == 35 * 4096 * 1536 + 42 * 16 + 4
-
-
-def test_small_arrays_are_one_plain_chunk():
-    layout = plan_array(1000, 1280, "float32")
-    assert layout.shard_rows == 0
-    assert len(SetLayout((layout,)).files) == 1
-    assert SetLayout((layout,)).files[0].size == 1000 * 1280 * 4
 
 
 def test_a_shard_index_by_hand():

@@ -145,34 +145,16 @@ def test_a_removed_set_does_not_come_back(store):
     assert rebuilt_log(store) == read_log(store)
 
 
-def test_no_change_of_many_writers_is_lost(tmp_path):
-    root = tmp_path / "store"
-    write(root, 2)
-    (store,) = read_log(root).sets.values()
-
-    def enter(rank: int) -> None:
-        for number in range(20):
-            name = f"t{rank}-{number}"
-            update_log(root, lambda log, name=name: replace(log, tags={**log.tags, name: store}))
-
-    threads = [threading.Thread(target=enter, args=(rank,)) for rank in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(read_log(root).tags) == 80
-
-
 def test_a_store_that_is_made_while_its_log_is_looked_for(tmp_path, monkeypatch):
-    read, asked = log_module.read_json, []
+    read, asked = log_module.read_regular, []
 
     def meanwhile(path, **options):
-        asked.append(path)
-        if len(asked) == 1:
+        if path.name == "zarr.json" and not asked:
+            asked.append(path)
             make_store(tmp_path)
         return read(path, **options)
 
-    monkeypatch.setattr(log_module, "read_json", meanwhile)
+    monkeypatch.setattr(log_module, "read_regular", meanwhile)
     assert read_log(tmp_path) == Log()
     assert asked
     (tmp_path / "log.json").unlink()
@@ -298,17 +280,6 @@ def test_every_attack_on_a_tag_is_told(tagged, attack):
             open_store(tagged, revision=name)
     for name in {"old", "new"} - wrong:
         assert len(open_store(tagged, revision=name).view("birds/image/timm:toy")) in (2, 3)
-
-
-@pytest.mark.parametrize("attack", ATTACKS)
-def test_a_tag_that_was_attacked_is_not_copied(tagged, attack, tmp_path):
-    act, wrong = ATTACKS[attack]
-    act(tagged / "tags")
-    target = tmp_path / "target"
-    report = copy_sets(tagged, target)
-    assert set(report.failed) == wrong
-    assert set(open_store(target).tags()) == {"old", "new"} - wrong
-    assert verify_store(target).problems == []
 
 
 def test_a_tag_that_was_added_by_hand_is_none(tagged):

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
-import numpy as np
-import polars as pl
 import pytest
 
 from featstore.errors import StoreWriteError
-from featstore.store import SetKey, rebuild_set, verify_store
+from featstore.store import SetKey, rebuild_set
 from featstore.store.lock import claim_set
 from tests.damage import flip, tree
-from tests.typed import headstock
-
-Images = tuple[np.ndarray, pl.DataFrame]
 
 
 @pytest.fixture
@@ -38,19 +31,6 @@ def test_what_follows_from_the_commit_comes_back(store):
     assert set(done.rebuilt) == {data, *names, "log.json", "zarr.json"}
     assert done.left == []
     assert tree(root) == before
-
-
-def test_a_whole_set_is_left_alone(store, capsys):
-    root, key = store
-    before = tree(root)
-    assert headstock("store", "repair", root, key, "--json") == 0
-    said = json.loads(capsys.readouterr().out)
-    assert said.pop("key") == key
-    assert not any(said.values())
-    assert headstock("store", "repair", root, key) == 0
-    assert "nothing was changed" in capsys.readouterr().out
-    assert tree(root) == before
-    assert verify_store(root).ok
 
 
 def test_a_set_that_is_being_written_is_not_repaired(store):

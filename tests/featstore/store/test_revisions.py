@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import pickle
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,6 @@ import numpy as np
 import polars as pl
 import pytest
 import zarr
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from featstore import open_store
 from featstore.command_line import run_command
@@ -243,114 +240,6 @@ def test_disjoint_items_of_two_writers_both_survive(tmp_path):
     assert view.numpy(np.float32).tobytes() == _rows(1000)[:12].tobytes()
     assert view.items.equals(table)
     assert verify_store(tmp_path).problems == []
-
-
-def _interrupted(root: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Extend a set from 6 to 15 rows and stop at the step-th rename into the set."""
-    from featstore.store import lock
-
-    count = 0
-    place, write = lock.Claim.place, lock.Claim.write_file
-
-    def counted(original: Any) -> Any:
-        def stop(*args: Any) -> None:
-            nonlocal count
-            count += 1
-            if count > step:
-                raise KeyboardInterrupt
-            original(*args)
-
-        return stop
-
-    with monkeypatch.context() as patch:
-        patch.setattr(lock.Claim, "place", counted(place))
-        patch.setattr(lock.Claim, "write_file", counted(write))
-        try:
-            _write(root, 15, plain_bytes=60)
-        except KeyboardInterrupt:
-            return True
-    return False
-
-
-def test_an_interrupted_extension_leaves_the_old_revision_readable_and_can_be_dropped(
-    tmp_path, monkeypatch
-):
-    step = 0
-    while True:
-        root = tmp_path / str(step)
-        key, _ = _write(root, 6, plain_bytes=60)
-        before = _tree(root)
-        assert _interrupted(root, step, monkeypatch)
-        if open_store(root).info(KEY).commit.n == 15:
-            break
-        assert verify_store(root).problems == []
-        assert verify_store(root).notes
-        for mode in ("map", "pread"):
-            view = open_store(root, mode=mode, verify="full").view(KEY)  # type: ignore[arg-type]
-            assert view.numpy(np.float32).tobytes() == _rows(1000)[:6].tobytes()
-        # Given up: gc takes the store back to what it was.
-        kept = root.with_name(f"{step}-resumed")
-        shutil.copytree(root, kept)
-        assert collect_garbage(root, grace=-1)
-        collect_garbage(root, grace=-1)
-        assert collect_garbage(root, grace=-1) == []
-        assert _tree(root) == before
-        # Or done again: as if nothing had happened.
-        _write(kept, 15, plain_bytes=60)
-        undisturbed = tmp_path / f"{step}-undisturbed"
-        _write(undisturbed, 6, plain_bytes=60)
-        _write(undisturbed, 15, plain_bytes=60)
-        assert _tree(kept) == _tree(undisturbed)
-        step += 1
-    assert step == 4  # data file, items, commit, log
-    assert key
-
-
-#: Rows that are added, of which so many fail; failed rows again; another column; parts made one.
-STEPS = st.one_of(
-    st.tuples(st.just("add"), st.integers(1, 12), st.integers(0, 2)),
-    st.sampled_from([("retry",), ("split",), ("compact",)]),
-)
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.lists(STEPS, min_size=3, max_size=14), st.sampled_from([0, 60, 10**6]))
-def test_any_sequence_leaves_what_a_dictionary_says(tmp_path_factory, steps, plain):
-    root = tmp_path_factory.mktemp("grown")
-    n, failed, split, key = 5, frozenset({2}), "train", SetKey("a", "image", "b")
-    expected: list[tuple[int, frozenset[int], str]] = []
-    for step in (("add", 0, 0), *steps):
-        retry = step[0] == "retry"
-        if step[0] == "add":
-            failed |= {n + step[1] - 1 - i for i in range(min(step[2:3] + step[1:2]))}
-            n += step[1]
-        elif retry:
-            failed = frozenset()
-        elif step[0] == "split":
-            split += "+"
-        if step[0] == "compact":
-            compact_set(root, key)
-        else:
-            items = _items(n, split=[split] * n)
-            with contextlib.suppress(AlreadyFinishedError):
-                name, _ = _write(root, n, items=items, fail=failed, retry_failed=retry,
-                                 plain_bytes=plain)  # fmt: skip
-                key = SetKey(*name.split("/"))
-        if (n, failed, split) not in expected:
-            expected.append((n, failed, split))
-    store = open_store(root, verify="full")
-    revisions = store.revisions(KEY)
-    assert [info.commit.n for info in revisions] == [n for n, _, _ in expected]
-    for info, (n, failed, split) in zip(revisions, expected, strict=True):
-        view = store.view(KEY, revision=info.commit.revision_id)
-        kept = [i for i in range(n) if i not in failed]
-        assert view.numpy(np.float32).tobytes() == _rows(1000)[kept].tobytes()
-        assert view.items.equals(_items(n, split=[split] * n)[kept])
-        reasons = dict(store.failures(KEY, revision=info.commit.revision_id).iter_rows())
-        assert reasons == {f"birds/{i:03d}": "bad" for i in failed}
-    assert verify_store(root).problems == []
-    assert len([*root.glob("*/*/*/revisions/*")]) == 1
-    assert _data_files(root) == {file.path for file in revisions[-1].commit.layout.files}
 
 
 def _data_files(root: Path) -> set[str]:

@@ -67,20 +67,6 @@ def test_any_shape_dtype_and_chunking(n, dim, dtype, block_rows, sharded, seed):
         assert found.tobytes() == expected.tobytes(), reader
 
 
-def test_several_shards(tmp_path, rng):
-    rows = rng.standard_normal((5000, 32)).astype(np.float32)
-    items = item_table([{"item_id": f"i/{i}", "kind": "image"} for i in range(len(rows))])
-    key = write_set(tmp_path, rows, items, block_rows=64, plain_bytes=0, shard_bytes=1)
-    assert len(list((tmp_path / key / "embedding" / "c").iterdir())) == 10
-    read = _read_everywhere(tmp_path, key)
-    for reader, found in read.items():
-        assert found.tobytes() == rows.tobytes(), reader
-    order = rng.permutation(len(rows))[:777]
-    view = open_store(tmp_path).view(key)
-    assert view.take(order).numpy().tobytes() == rows[order].tobytes()
-    assert view.take(np.arange(500, 520)).numpy().tobytes() == rows[500:520].tobytes()
-
-
 def test_zarr_walks_the_whole_store(tmp_path, rng):
     rows = rng.standard_normal((4, 3)).astype(np.float32)
     items = item_table([{"item_id": f"i/{i}", "kind": "head_weight"} for i in range(4)])

@@ -8,7 +8,6 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -82,25 +81,16 @@ def refused(root: Path, key: str, match: str) -> None:
     assert headstock("store", "verify", root, "--trusted-key", key) == EXIT_VERIFY
 
 
-def key_of(root: Path, kind: str) -> str:
-    return next((root / "birds" / kind).glob("timm.toy-*")).relative_to(root).as_posix()
-
-
 def tag_path(root: Path, name: str) -> Path:
     digest = json.loads((root / "log.json").read_text())["tags"][name]
     return root / "tags" / f"{name}-{digest[:8]}.json"
 
 
-def test_what_was_signed_reads(signed, secret, tmp_path):
+def test_what_was_signed_reads(signed, secret):
     root, key = signed
-    pem = tmp_path / "public.pem"
-    os.system(f"openssl pkey -in {secret} -pubout -out {pem} 2>/dev/null")
-    forms: list[str | Path | bytes] = [key, bytes.fromhex(key)]
-    forms += [pem, pem.read_bytes()] if pem.exists() else []
-    for form in forms:
-        store = open_store(root, key=form, at_least=1)
-        assert [len(store.view(name)) for name in (IMAGES, TEXTS)] == [2, 5]
-        assert len(open_store(root, revision="v1", key=form).sets()) == 2
+    store = open_store(root, key=key, at_least=1)
+    assert [len(store.view(name)) for name in (IMAGES, TEXTS)] == [2, 5]
+    assert len(open_store(root, revision="v1", key=key).sets()) == 2
     assert verify_store(root).problems == []
     assert headstock("store", "verify", root, "--trusted-key", key) == 0
     assert stat.S_IMODE(secret.stat().st_mode) == 0o600
@@ -191,10 +181,8 @@ def test_another_key_is_told(signed, tmp_path):
     theirs = sign_store(root, tmp_path / "theirs.pem")
     assert open_store(root, key=theirs.public_key).info(IMAGES).commit.n == 3
     refused(root, key, f"signed by the key {theirs.public_key}, not by {key}")
-    with pytest.raises(SignatureError, match="hold a private key"):
-        open_store(root, key=tmp_path / "theirs.pem")
-    for wrong in ("0" * 63, tmp_path / "none", b"0" * 31, "é"):
-        with pytest.raises(SignatureError, match=r"public Ed25519 key|can be\s+read"):
+    for wrong in ("0" * 63, tmp_path / "theirs.pem", bytes.fromhex(key), "é", key + "\n"):
+        with pytest.raises(SignatureError, match="trusted by its 64 hexadecimal digits"):
             open_store(root, key=wrong)
     with pytest.raises(ValueError, match="give the key"):
         open_store(root, at_least=1)
@@ -241,32 +229,6 @@ def test_a_copy_is_signed_if_it_holds_what_was_signed(grown, tmp_path):
     pull = ["store", "pull", before, tmp_path / "b", "--trusted-key", key, "--at-least", "2"]
     assert headstock(*pull) == 1
     assert not (tmp_path / "b").exists()
-
-
-ATTACKS: dict[str, Callable[[Path], Path]] = {
-    "a commit": lambda root: next((root / key_of(root, "image")).glob("revisions/*")),
-    "a tag": lambda root: tag_path(root, "v1"),
-}
-
-
-@pytest.mark.parametrize("what", ATTACKS)
-def test_every_flipped_byte_of_what_is_signed_is_told_at_opening_or_changes_nothing(signed, what):
-    root, key = signed
-    path = ATTACKS[what](root)
-    whole = path.read_bytes()
-    expected = [open_store(root).view(name).numpy().tobytes() for name in (IMAGES, TEXTS)]
-    for at in range(0, len(whole), 3):
-        data = bytearray(whole)
-        data[at] ^= 1 << (at % 7)
-        path.write_bytes(data)
-        try:
-            store = open_store(root, key=key)
-            found = [store.view(name).numpy().tobytes() for name in (IMAGES, TEXTS)]
-        except (SignatureError, CorruptStoreError):
-            continue
-        assert found == expected
-    path.write_bytes(whole)
-    assert len(open_store(root, key=key).sets()) == 2
 
 
 def test_a_log_that_was_made_again_is_signed_anew_and_that_of_another_key_stays(
@@ -331,49 +293,24 @@ def test_a_lowest_number_needs_a_key(signed, tmp_path):
         assert headstock(*words, "--at-least", "2") == EXIT_USAGE
 
 
-#: The field and the curve of Ed25519, RFC 8032, 5.1: -x² + y² = 1 + D x² y².
-P = 2**255 - 19
-D = -121665 * pow(121666, -1, P) % P
+#: libsodium's list of the encodings of points of small order, without their signs.
+SMALL = [
+    "00" * 32, "01" + "00" * 31, *(f"{low}{'ff' * 30}7f" for low in ("ec", "ed", "ee")),
+    "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+    "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+]  # fmt: skip
 
 
-def square_roots(value: int) -> set[int]:
-    """Return the numbers of the field whose square it is: none, one or two."""
-    root = pow(value, (P + 3) // 8, P)
-    roots = {r % P for x in (root, root * pow(2, (P - 1) // 4, P)) for r in (x, -x)}
-    return {r for r in roots if r * r % P == value % P}
-
-
-def points(y: int) -> list[tuple[int, int]]:
-    """Return the points of the curve with this y: none, one or two."""
-    return [(x, y) for x in square_roots((y * y - 1) * pow(D * y * y + 1, -1, P))]
-
-
-def encodings(y: int) -> list[str]:
-    """Return the ways to write a point of this y: with either sign, reduced and not."""
-    return [
-        (number + sign * 2**255).to_bytes(32, "little").hex()
-        for number in (y, y + P) if number < 2**255
-        for sign in (0, 1)
-    ]  # fmt: skip
-
-
-#: y = 0 twice over is (0, -1), of order 2. A point whose double has y = 0 has x² = -y², so that
-#: D y⁴ + 2 y² = 1.
-ORDER_8 = {
-    y for root in square_roots(1 + D) for y in square_roots((root - 1) * pow(D, -1, P)) if points(y)
-}
-SMALL = sorted({0, 1, P - 1} | ORDER_8)
-
-
-@pytest.mark.parametrize("key", [text for y in SMALL for text in encodings(y)])
-def test_a_key_of_small_order_is_trusted_nowhere(signed, key):
+@pytest.mark.parametrize("sign", [0, 128])
+@pytest.mark.parametrize("small", SMALL)
+def test_a_key_of_small_order_is_trusted_nowhere(signed, small, sign):
     """Whatever is signed, a signature that nobody's private key made passes for such a key."""
     root, _ = signed
+    key = f"{small[:-2]}{int(small[-2:], 16) | sign:02x}"
     forged = {"public_key": key, "counter": 9, "signature": f"01{'00' * 63}"}
     relog(root, signature=forged)
-    for form in (key, bytes.fromhex(key)):
-        with pytest.raises(SignatureError, match="small order"):
-            open_store(root, key=form)
+    with pytest.raises(SignatureError, match="small order"):
+        open_store(root, key=key)
     for command in ("verify", "pull"):
         words = [
             "store", command, str(root),

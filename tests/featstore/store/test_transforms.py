@@ -22,7 +22,6 @@ from featstore.testing import item_table, write_set
 from tests.assertions import assert_close, assert_same
 
 KEY = "birds/image/timm:toy"
-Images = tuple[np.ndarray, pl.DataFrame]
 
 
 @pytest.fixture
@@ -159,16 +158,6 @@ def test_tensors_are_the_callers(tmp_path, rng, dtype):
     assert view.astype("float64").torch().dtype is torch.float64
     del view
     assert tensor.tolist() == rows.tolist()
-
-
-def test_tensors_follow_transforms(view):
-    unit = view.normalized()
-    assert_same(unit.torch().numpy(), unit.numpy())
-    narrow = unit.torch(torch.bfloat16)
-    assert narrow.tolist() == unit.numpy().astype(ml_dtypes.bfloat16).astype(float).tolist()
-    mine = unit.torch()
-    mine.zero_()
-    assert unit.numpy().any()
 
 
 def test_items_are_read_when_asked_for(store_path, images, monkeypatch):

@@ -23,7 +23,6 @@ from featstore.store import (
     verify_store,
     write_thumbnails,
 )
-from featstore.store.files import json_bytes
 from featstore.testing import item_table, write_set
 from tests.damage import flip, unseal
 from tests.typed import headstock
@@ -138,26 +137,6 @@ def test_every_deletion_is_named(damaged, full):
         (damaged / name).rename(damaged.parent / "away")
         assert _named(damaged, full=full) == [name]
         (damaged.parent / "away").rename(damaged / name)
-
-
-def test_every_file_swapped_for_another_is_named(damaged, whole):
-    names = _files(damaged)
-    contents = {name: (damaged / name).read_bytes() for name in names}
-    for first, second in zip(names, names[1:] + names[:1], strict=True):
-        if contents[first] == contents[second]:
-            continue
-        (damaged / first).write_bytes(contents[second])
-        (damaged / second).write_bytes(contents[first])
-        found = _named(damaged)
-        if any("/revisions/" in name for name in (first, second)):
-            # Without its commit, nobody knows what the other files should be.
-            assert next(name for name in (first, second) if "/revisions/" in name) in found
-        elif "log.json" in (first, second):
-            assert "log.json" in found  # without it nobody knows which tags there were
-        else:
-            assert found == sorted([first, second])
-        (damaged / first).write_bytes(contents[first])
-        (damaged / second).write_bytes(contents[second])
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -295,29 +274,6 @@ def test_a_damaged_neighbour_does_not_stop_a_writer(damaged, images, make_set):
     next((toy / "revisions").iterdir()).write_bytes(b"{")
     key = make_set(damaged, *images, dataset="fish", encoder="timm:new")
     assert verify_store(damaged, [key]).ok
-
-
-def test_what_a_set_states_under_our_convention_is_compared(damaged):
-    """It follows from attributes and commit."""
-    for path in damaged.glob("*/*/*/zarr.json"):
-        whole, name = path.read_bytes(), str(path.relative_to(damaged))
-        document = json.loads(whole)
-        stated = document["attributes"].pop("embeddings")
-        path.write_bytes(json_bytes(document))
-        assert _named(damaged) == [name]
-        for key, value in (("dimensions", 7), ("model", "timm:other"), ("license", "MIT")):
-            document["attributes"]["embeddings"] = {**stated, key: value}
-            path.write_bytes(json_bytes(document))
-            assert _named(damaged) == [name]
-            rebuild_set(damaged, str(path.parent.relative_to(damaged)))
-            assert path.read_bytes() == whole
-        del document["attributes"]["zarr_conventions"]
-        path.write_bytes(json_bytes(document))
-        assert _named(damaged) == [name]
-        del document["attributes"]["embeddings"]
-        path.write_bytes(json_bytes(document))
-        assert _named(damaged) == [name]
-        path.write_bytes(whole)
 
 
 def test_what_is_written_about_a_store_is_told_when_it_changes(damaged):

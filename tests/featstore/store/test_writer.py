@@ -14,16 +14,7 @@ import pytest
 from featstore import open_store
 from featstore.errors import IncompleteEmbeddingsError, NonFiniteEmbeddingError, StoreWriteError
 from featstore.store import LayoutError, LayoutLimits, SetSpec, SetWriter
-from featstore.testing import item_table, write_set
-
-
-def _content(root: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(root)): path.read_bytes()
-        for path in sorted(root.rglob("*"))
-        if path.is_file() and "runs" not in path.parts
-    }
-
+from featstore.testing import item_table
 
 TOY = SetSpec("birds", "image", "timm:toy", {"name": "toy"}, "float16")
 
@@ -52,17 +43,6 @@ def test_an_interrupted_set_resumes_and_is_named_incomplete(tmp_path, images):
     assert not writer.staging.exists()
     found = open_store(tmp_path).view("birds/image/timm:toy").numpy(np.float16)
     assert found.tobytes() == rows.astype(np.float16).tobytes()
-
-
-def test_a_torn_journal_line_costs_one_block(tmp_path, images):
-    rows, items = images
-    with _writer(tmp_path, items) as writer:
-        writer.write_block(0, rows[:5])
-        writer.write_block(1, rows[5:10])
-    journal = next(writer.staging.glob("w*/journal.jsonl"))
-    journal.write_bytes(journal.read_bytes()[:-9])
-    with _writer(tmp_path, items) as writer:
-        assert writer.pending() == [1, 2]
 
 
 def test_a_flipped_staged_block_is_done_again(tmp_path, images):
@@ -107,18 +87,6 @@ def test_unfinished_blocks_cannot_be_published(tmp_path, images):
     assert open_store(tmp_path).sets() == []
 
 
-def test_overflow_names_the_item_and_the_remedy(tmp_path, images):
-    rows, items = images
-    rows[3, 2] = 1e5
-    with (
-        _writer(tmp_path, items) as writer,
-        pytest.raises(NonFiniteEmbeddingError, match=r"'birds/03'.*dtype=float32"),
-    ):
-        writer.write_block(0, rows[:5])
-    with _writer(tmp_path, items) as writer:
-        assert writer.pending() == [0, 1, 2]
-
-
 def test_nan_is_an_error_unless_the_item_failed(tmp_path, images):
     rows, items = images
     rows[1, 0] = np.nan
@@ -158,14 +126,6 @@ def test_files_that_are_held_are_closed_and_opened_again(tmp_path):
             assert sum(tmp_path in path.parents and path.suffix == ".bin" for path in opened) <= 4
         writer.finish()
     assert (open_store(tmp_path).view("birds/image/timm:toy").numpy() == rows).all()
-
-
-def test_a_finished_set_is_never_written_again(tmp_path, images):
-    write_set(tmp_path, *images, space={"name": "toy"}, dtype="float16")
-    before = _content(tmp_path)
-    with pytest.raises(StoreWriteError, match="is finished"), _writer(tmp_path, images[1]):
-        pass
-    assert _content(tmp_path) == before
 
 
 def test_ids_change_with_what_they_identify(tmp_path, images):
