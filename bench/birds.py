@@ -7,6 +7,7 @@ theirs. No recording is classified. The package is the user's to install; only s
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -43,8 +44,11 @@ DRAWS, HELD = 5, 0.2
 
 METHODS = ("ridge", "procrustes", "asif", "kernel-ridge")
 
-#: Fits of a draw: each method on the head; ridge on spellings and on three controls.
-FITS = len(METHODS) + 4
+#: What ridge is fitted on beside the head: names as strings alone, and controls.
+OTHERS = ("spelling", "shuffled", "random-cov", "within-genus")
+
+#: Fits of a draw.
+FITS = len(METHODS) + len(OTHERS)
 METRICS = ("top-1", "top-5", "top-10")
 
 
@@ -125,18 +129,6 @@ def within_genus(pairs: Pairs, rng: np.random.Generator, *, genera: npt.NDArray[
     return replace(pairs, y=pairs.y[owner])
 
 
-def _fits(
-    species: Species, train: npt.NDArray[Any]
-) -> Iterator[tuple[str, str, str, Callable[..., Pairs] | None]]:
-    """Yield method, source, texts and control of every fit."""
-    for method in METHODS:
-        yield method, "head", "names", None
-    yield "ridge", "spelling", "spellings", None
-    yield "ridge", "shuffled", "names", shuffle_names
-    yield "ridge", "random-cov", "names", replace_by_covariance
-    yield "ridge", "within-genus", "names", partial(within_genus, genera=species.genera[train])
-
-
 def study(
     species: Species,
     texts: npt.NDArray[Any],
@@ -162,24 +154,26 @@ def study(
         ``eval``, ``method``, ``source``, ``metric``, ``value``, ``low``, ``high``, ``gallery``:
         shares with their 95 % intervals over draws and genera.
     """
-    sides = {"names": texts, "spellings": spellings(species.names)}
+    sources = [*((method, "head") for method in METHODS), *(("ridge", name) for name in OTHERS)]
+    spelled = spellings(species.names)
     found: dict[tuple[str, str, str], list[tuple[Index, Any]]] = {}
-    for by in ("species", "genera"):
-        for draw in range(draws):
-            out = held_out(species.genera, by, np.random.default_rng([draw, 11]))
-            own = np.unique(species.genera, return_inverse=True)[1][out]
-            for method, source, side, control in _fits(species, ~out):
-                pairs = Pairs(species.rows[~out], sides[side][~out], species.names[~out])
-                rng = np.random.default_rng([draw, 12])
-                pairs = pairs if control is None else control(pairs, rng)
-                made = Alignment(method, seed=draw).fit(prototypes=pairs)
-                places = np.arange(int(out.sum()))
-                ranks = rank_relevant(
-                    made.project_x(species.rows[out]), made.project_y(sides[side][out]),
-                    Relevance.build(places, places, len(places), len(places)),
-                )  # fmt: skip
-                found.setdefault((by, method, source), []).append((own, ranks))
-                on_fit()
+    for by, draw in itertools.product(("species", "genera"), range(draws)):
+        out = held_out(species.genera, by, np.random.default_rng([draw, 11]))
+        own, places = np.unique(species.genera, return_inverse=True)[1][out], np.arange(out.sum())
+        one = Relevance.build(places, places, len(places), len(places))
+        controls: dict[str, Callable[..., Pairs]] = {
+            "shuffled": shuffle_names, "random-cov": replace_by_covariance,
+            "within-genus": partial(within_genus, genera=species.genera[~out]),
+        }  # fmt: skip
+        for method, source in sources:
+            side = spelled if source == "spelling" else texts
+            pairs = Pairs(species.rows[~out], side[~out], species.names[~out])
+            if source in controls:
+                pairs = controls[source](pairs, np.random.default_rng([draw, 12]))
+            made = Alignment(method, seed=draw).fit(prototypes=pairs)
+            ranks = rank_relevant(made.project_x(species.rows[out]), made.project_y(side[out]), one)
+            found.setdefault((by, method, source), []).append((own, ranks))
+            on_fit()
     return pl.DataFrame([row for key, drawn in found.items() for row in _cells(key, drawn)])
 
 

@@ -12,11 +12,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from scipy.optimize import least_squares
 
 from bench.errors import ProtocolError
 from bench.metrics.geometry import unit_rows
@@ -28,7 +29,7 @@ from featstore.errors import MisalignedItemsError, UnknownColumnError, listed, u
 from featstore.interop.reading import view_of
 from featstore.matrices import Rows, matrix
 from featstore.options import take_options
-from featstore.store.tables import join_ids
+from featstore.store.pairs import pair_views
 from featstore.store.view import Selection
 from fitters.adapter import GOLDEN, Adapter
 from fitters.space_maps import (
@@ -49,8 +50,8 @@ NEIGHBOURS, GALLERY, QUERIES = 10, 3000, 500
 #: Held-out items by which a map is chosen, and queries among them, at most.
 _HELD, _ASKED = 1000, 300
 
-#: Steps of the curve, each of half as many pairs, and how far it is predicted.
-_STEPS, _AHEAD = 6, 8
+#: Steps of the curve, each of half as many pairs, and for how many times more it is predicted.
+_STEPS, _AHEAD = 6, (2, 4, 8)
 
 #: Queries that a group has at least to be named.
 _OF_GROUP = 30
@@ -58,33 +59,11 @@ _OF_GROUP = 30
 #: A new encoder whose rows are so close to length 1 normalises them.
 _UNIT = 2e-3
 
-#: Directions: whose rows are mapped, the queries' or the gallery's.
-Direction = Literal["old queries", "old items"]
-DIRECTIONS: tuple[Direction, ...] = ("old items", "old queries")
-
 #: What a map is compared with.
 CONTROLS = ("shuffled pairs", "random rotation", "identity")
 
-
-@dataclass(frozen=True)
-class Kept:
-    """What a map keeps of the neighbours that the new encoder gives, as shares.
-
-    Attributes
-    ----------
-    by : str
-        ``the map``, or one of `CONTROLS`.
-    mapped : str
-        ``old items``: new queries search mapped old items; ``old queries``: mapped old queries
-        search new items.
-    nearest, ten : Estimate
-        Of the nearest item, and of the ten nearest.
-    """
-
-    by: str
-    mapped: Direction
-    nearest: Estimate
-    ten: Estimate
+#: Rows and groups that are named.
+_SHOWN = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,14 +77,19 @@ class Bridge:
         Items of both sides, pairs of a draw, items among which a query's neighbours are looked for.
     kinds : mapping
         Kind of map -> number of draws that chose it.
-    kept : tuple of Kept
-        The map and the controls, in both directions.
+    kept : mapping
+        (``the map`` or one of `CONTROLS`, direction, 1 or 10) -> share of the nearest item, and of
+        the ten nearest, by the new encoder that is found again. Of ``old items``, new queries
+        search mapped old items; of ``old queries``, mapped old queries search new items.
     curve : mapping
         Pairs -> share of the ten nearest that is kept, ``old items`` mapped.
     predicted : mapping
         Pairs beyond -> the least and the largest prediction of the draws.
-    worst : (str, Estimate), optional
-        The group of which least is kept.
+    groups : mapping
+        Group -> what the map keeps of its ten nearest, the group of which least is kept first.
+    accuracy : mapping
+        ``the map``, a control, ``new encoder`` or ``old encoder`` -> share of queries whose nearest
+        item has their label, old items mapped; empty without labels.
     gate : float, optional
     adapter : Adapter
     """
@@ -115,17 +99,18 @@ class Bridge:
     n_pairs: int
     gallery: int
     kinds: Mapping[str, int]
-    kept: tuple[Kept, ...]
+    kept: Mapping[tuple[str, str, int], Estimate]
     curve: Mapping[int, Estimate]
     predicted: Mapping[int, tuple[float, float]]
-    worst: tuple[str, Estimate] | None
+    groups: Mapping[str, Estimate]
+    accuracy: Mapping[str, Estimate]
     gate: float | None
     adapter: Adapter
 
     @property
     def own(self) -> Estimate:
         """What the map keeps of the ten nearest where new queries search mapped old items."""
-        return self.kept[0].ten
+        return self.kept["the map", "old items", NEIGHBOURS]
 
     @property
     def passes(self) -> bool:
@@ -135,9 +120,7 @@ class Bridge:
     @property
     def shuffled(self) -> Estimate:
         """The same by a map of shuffled pairs."""
-        return next(
-            one.ten for one in self.kept[1:] if (one.by, one.mapped) == (CONTROLS[0], DIRECTIONS[0])
-        )
+        return self.kept[CONTROLS[0], "old items", NEIGHBOURS]
 
     @property
     def sentence(self) -> str:
@@ -160,19 +143,43 @@ class Bridge:
         holds = "holds." if self.passes else f"is missed: encode the old items again.{more}"
         return self.relation.sentence, keeps, f"The gate of {100 * self.gate:g} % {holds}"
 
+    @property
+    def facts(self) -> list[tuple[str, str]]:
+        """What was measured beside the table, by name, as it is shown."""
+        relation = self.relation
+        strangers = [f"{row:,}" for row in relation.strangers[: _SHOWN + 1]]
+        strangers[_SHOWN:] = ["…"] * (len(strangers) > _SHOWN)
+        ahead = [f"{n:,}: {100 * a:.1f} to {100 * b:.1f}" for n, (a, b) in self.predicted.items()]
+        found = {
+            "spaces": " ".join([relation.sentence, *relation.undecided]),
+            "left out": ", ".join(strangers) and f"numbers {', '.join(strangers)} of items in both",
+            "items": f"{self.n_items:,} in both, {self.gallery:,} searched",
+            "maps, by draws": ", ".join(f"{kind} {n}" for kind, n in self.kinds.items()),
+            "% kept, by pairs": "  ".join(
+                f"{n:,}: {100 * one.mean:.1f}" for n, one in self.curve.items()
+            ),
+            "by a power law": "  ".join(ahead),
+            "nearest has the label": _listed(self.accuracy),
+            "least is kept of": _listed(self.groups),
+        }
+        return [(name, value) for name, value in found.items() if value]
+
     def save(self, path: Path | str) -> Path:
         """Write the adapter; see `fitters.adapter.Adapter.save`."""
         return self.adapter.save(Path(path))
 
+    @property
+    def table(self) -> list[tuple[str, str, str, str]]:
+        """A row a map and direction: shares of the nearest and of the ten nearest, in words."""
+        return [
+            (by, f"{mapped} mapped", percent(self.kept[by, mapped, 1]), percent(found))
+            for (by, mapped, k), found in self.kept.items() if k == NEIGHBOURS
+        ]  # fmt: skip
+
     def frame(self) -> pl.DataFrame:
         """Return what was kept as a table, a row a map, direction and number of neighbours."""
-        rows = []
-        for one in self.kept:
-            for k, found in ((1, one.nearest), (NEIGHBOURS, one.ten)):
-                low, high = shares(found)
-                own = {"by": one.by, "mapped": one.mapped, "k": k, "kept": found.mean}
-                rows.append({**own, "low": low, "high": high})
-        return pl.DataFrame(rows)
+        rows = [(*key, found.mean, *shares(found)) for key, found in self.kept.items()]
+        return pl.DataFrame(rows, ["by", "mapped", "k", "kept", "low", "high"], orient="row")
 
     def __repr__(self) -> str:
         return f"Bridge: {self.sentence}"
@@ -188,6 +195,10 @@ def percent(found: Estimate) -> str:
     """Return a share and its interval: ``55.2 % [52.0, 57.4]``."""
     low, high = (100 * end for end in shares(found))
     return f"{100 * found.mean:.1f} % [{low:.1f}, {high:.1f}]"
+
+
+def _listed(found: Mapping[str, Estimate]) -> str:
+    return "  ".join(f"{name}: {percent(one)}" for name, one in [*found.items()][:_SHOWN])
 
 
 def bridge(old: Rows | Path, new: Rows | Path, **settings: Unpack[BridgeSettings]) -> Bridge:
@@ -208,7 +219,7 @@ def bridge(old: Rows | Path, new: Rows | Path, **settings: Unpack[BridgeSettings
     ProtocolError
         If they share fewer than `bench.spaces.ENOUGH` items, or a row is not finite or zero.
     UnknownColumnError
-        If the items have no column of the groups.
+        If the items have no column of the groups or labels.
 
     Examples
     --------
@@ -216,66 +227,60 @@ def bridge(old: Rows | Path, new: Rows | Path, **settings: Unpack[BridgeSettings
     >>> old = rng.standard_normal((200, 8))
     >>> found = bridge(old, old @ rng.standard_normal((8, 12)), seeds=range(5))
     >>> found.relation.verdict, round(found.own.mean, 2)
-    ('related', 1.0)
+    ('same up to', 1.0)
     """
     (own,) = take_options(settings, BridgeConfig, of="bridge")
     config = BridgeConfig(**own)
-    x, y, items, spaces = _joined(*(_read(rows) for rows in (old, new)))
-    groups = _groups(items, config.group)
+    x, y, items, views = _joined(old, new, config)
     rng = np.random.default_rng([len(x), min(config.seeds)])
     relation = relate(x, y, rng)
-    if len(relation.strangers):  # no pairs: one side is of another encoder
-        follows = np.setdiff1d(np.arange(len(x)), relation.strangers)
-        x, y, groups = x[follows], y[follows], None if groups is None else groups[follows]
+    follows = np.setdiff1d(np.arange(len(x)), relation.strangers)  # strangers are no pairs
+    x, y, items = x[follows], y[follows], items[follows]
     kinds = _kinds(config, len(x), x.shape[1], y.shape[1])
-    draws = [
-        _Draw.of(x, y, kinds, config, np.random.default_rng([seed, 7])) for seed in config.seeds
-    ]
-    n_pairs = max(draws[0].curve)
-    overlap = n_pairs / len(x)
-    kept = tuple(
-        Kept(by, mapped, *(_estimate(draws, (by, mapped), k, overlap) for k in (0, 1)))
-        for by, mapped in draws[0].kept
-    )
-    curve = {
-        n: _estimated([draw.items for draw in draws], [draw.curve[n] for draw in draws], n / len(x))
-        for n in sorted(draws[0].curve)
-    }
-    chosen = Counter(draw.setting.kind for draw in draws)
+    drawn = [_drawn(x, y, items["label"], kinds, config, seed) for seed in config.seeds]
+    asked = pl.concat([one.with_columns(draw=draw) for draw, (_, one) in enumerate(drawn)])
+    n_pairs, n = int(asked["pairs"].max()), len(x)  # type: ignore[arg-type]
+    curve = asked.filter(by="the map", mapped="old items")
+    whole, own_rows = asked.filter(pairs=n_pairs), curve.filter(pairs=n_pairs)
+    groups = own_rows.with_columns(group=items["group"].gather(own_rows["item"]))
+    enough = groups.drop_nulls("group").filter(pl.len().over("group") >= _OF_GROUP)
+    labelled = whole.filter(pl.col("mapped") != "old queries").drop_nulls("right")
     setting = _chosen(x, y, kinds, rng)
     made = space_maps(x, y, setting.kind, rng)(setting).astype(np.float32)
+    unit = bool((np.abs(np.linalg.norm(y, axis=1) - 1) < _UNIT).all())
     result = Bridge(
-        relation, len(x), n_pairs, draws[0].gallery, dict(chosen.most_common()), kept, curve,
-        _predicted(draws), _worst(draws, groups, overlap), config.gate,
-        Adapter(made, _is_unit(y), x[:GOLDEN].astype(np.float32)),
+        relation, n, n_pairs, min(n - n // 2, GALLERY),
+        dict(Counter(kind for kind, _ in drawn).most_common()),
+        {
+            (by, mapped, k): _estimate(part, what, n)
+            for (by, mapped), part in _parts(whole.filter(pl.col("mapped") != ""), "by", "mapped")
+            for k, what in ((1, "nearest"), (NEIGHBOURS, "ten"))
+        },
+        {pairs: _estimate(part, "ten", n) for (pairs,), part in reversed(_parts(curve, "pairs"))},
+        _predicted(curve),
+        dict(sorted(_by(enough, "group", "ten", n).items(), key=lambda pair: pair[1].mean)),
+        _by(labelled, "by", "right", n), config.gate,
+        Adapter(made, unit, x[:GOLDEN].astype(np.float32)),
     )  # fmt: skip
-    return replace(result, adapter=replace(result.adapter, facts=_facts(result, setting, spaces)))
+    return replace(result, adapter=replace(result.adapter, facts=_facts(result, setting, views)))
 
 
-def _read(rows: Rows | Path) -> Rows:
-    return view_of(Path(rows)) if isinstance(rows, str | Path) else rows
-
-
-def _joined(old: Rows, new: Rows) -> tuple[Matrix, Matrix, pl.DataFrame, list[str]]:
-    """Return the rows of the items that both have, their items, and the ids of the spaces."""
+def _joined(
+    old: Rows | Path, new: Rows | Path, config: BridgeConfig
+) -> tuple[Matrix, Matrix, pl.DataFrame, list[Any]]:
+    """Return the rows of the items that both have, their groups and labels, and the views."""
+    old, new = (view_of(Path(own)) if isinstance(own, str | Path) else own for own in (old, new))
+    asked = {"group": config.group or config.label, "label": config.label}
+    tables = [pl.DataFrame()]
     if isinstance(old, Selection) and isinstance(new, Selection):
-        ids = [view.items["item_id"] for view in (old, new)]
-        for view, own in zip((old, new), ids, strict=True):
-            twice = own.filter(own.is_duplicated())
-            if len(twice):
-                raise MisalignedItemsError(
-                    f"{view.key} has {len(twice):,} rows with an id that another row has: "
-                    f"{listed(twice.unique(maintain_order=True))}. Choose one row an item."
-                )
-        left, right = join_ids(*ids)
-        if not len(left):
+        pairs = pair_views(old, new, by="item_id")
+        ids = pairs.x.items["item_id"]
+        if (twice := ids.filter(ids.is_duplicated())).len():
             raise MisalignedItemsError(
-                f"{old.key} and {new.key} share no item: of {len(old):,} and {len(new):,} ids, "
-                f"such as {ids[0][0]!r} and {ids[1][0]!r}, none are equal."
+                f"{old.key} or {new.key} has rows with an id that another row has: "
+                f"{listed(twice.unique(maintain_order=True))}. Choose one row an item."
             )
-        x, y = old.take(left), new.take(right)
-        items = x.items.hstack([own for own in y.items if own.name not in x.items.columns])
-        rows, spaces = (x.numpy(), y.numpy()), [old.space_id, new.space_id]
+        rows, tables = pairs.numpy(), [pairs.x.items, pairs.y.items]
     else:
         rows = matrix(old, "old"), matrix(new, "new")
         if len(rows[0]) != len(rows[1]):
@@ -283,7 +288,6 @@ def _joined(old: Rows, new: Rows) -> tuple[Matrix, Matrix, pl.DataFrame, list[st
                 f"Without ids, row i of both must be one item: old has {len(rows[0]):,} rows, new "
                 f"{len(rows[1]):,}."
             )
-        items, spaces = pl.DataFrame(), ["", ""]
     if len(rows[0]) < ENOUGH:
         raise ProtocolError(f"{len(rows[0]):,} items are in both. A bridge needs {ENOUGH} or more.")
     for name, side in zip(("old", "new"), rows, strict=True):
@@ -295,80 +299,70 @@ def _joined(old: Rows, new: Rows) -> tuple[Matrix, Matrix, pl.DataFrame, list[st
             )
         if (side == side[0]).all():
             raise ProtocolError(f"All {len(side):,} {name} rows are the same: nothing can be near.")
-    return *rows, items, spaces
-
-
-def _groups(items: pl.DataFrame, column: str | None) -> npt.NDArray[Any] | None:
-    if column is None:
-        return None
-    if column not in items.columns:
-        where = "in the items of either side"
-        raise UnknownColumnError(unknown_name("column", column, items.columns, where=where))
-    return items[column].cast(pl.String).fill_null("none").to_numpy()
+    known = {name: table[name] for table in reversed(tables) for name in table.columns}
+    for column in asked.values():
+        if column is not None and column not in known:
+            where = "in the items of either side"
+            raise UnknownColumnError(unknown_name("column", column, known, where=where))
+    none = pl.Series([None] * len(rows[0]))
+    found = {name: known.get(str(own), none).cast(pl.String) for name, own in asked.items()}
+    return *rows, pl.DataFrame(found), [old, new]
 
 
 def _kinds(config: BridgeConfig, n: int, p: int, q: int) -> list[Kind]:
-    fitting = list(kinds_for(n // 2, p, q))
-    chosen = [kind for kind in fitting if kind in (config.methods or fitting)]
+    fitting = kinds_for(n // 2, p, q)
     wrong = [kind for kind in config.methods if kind not in fitting]
     if wrong:
         raise ProtocolError(
             f"{listed(wrong)} does not fit {n // 2:,} pairs of {p:,} and {q:,} columns. These do: "
             f"{', '.join(fitting)}."
         )
-    return chosen
+    return [kind for kind in fitting if kind in (config.methods or fitting)]
 
 
-@dataclass(frozen=True, eq=False)
-class _Draw:
-    """One draw: half of the items are pairs, of the others some are a gallery.
+def _drawn(
+    x: Matrix, y: Matrix, labels: pl.Series, kinds: Sequence[Kind], config: BridgeConfig, seed: int
+) -> tuple[Kind, pl.DataFrame]:
+    """Draw pairs and items, choose a map on the pairs, and ask what it and others keep.
 
-    Attributes
-    ----------
-    items : ndarray of int
-        The queries.
-    gallery : int
-    setting : Setting
-    kept : dict
-        (map or control, direction) -> shares of the nearest and of the ten nearest, a query each.
-    curve : dict
-        Pairs -> shares of the ten nearest, ``old items`` mapped.
+    Returns
+    -------
+    kind : str
+        Of the map.
+    asked : DataFrame
+        A row a query of a map: ``by``, ``mapped``, ``pairs``, ``item``; the shares ``nearest`` and
+        ``ten`` of its neighbours that are found; and ``right``, whether the nearest has its label.
+        Of both encoders alone, where there are labels, ``mapped`` is empty.
     """
-
-    items: npt.NDArray[np.intp]
-    gallery: int
-    setting: Setting
-    kept: Mapping[tuple[str, Direction], tuple[Matrix, Matrix]]
-    curve: Mapping[int, Matrix]
-
-    @classmethod
-    def of(
-        cls, x: Matrix, y: Matrix, kinds: Sequence[Kind], config: BridgeConfig,
-        rng: np.random.Generator,
-    ) -> _Draw:  # fmt: skip
-        """Draw pairs and items, choose a map on the pairs, and ask what it keeps."""
-        order, half = rng.permutation(len(x)), len(x) // 2
-        pairs = order[: min(half, config.n_pairs or half)]
-        held = order[half:][:GALLERY]
-        search = _Search(x[held], y[held], min(QUERIES, len(held)))
-        setting = _chosen(x[pairs], y[pairs], kinds, rng)
-        curve = {}
-        for step in range(_STEPS):
-            n = len(pairs) >> step
-            if n < FEWEST_PAIRS and step:
-                break
-            made = space_maps(x[pairs[:n]], y[pairs[:n]], setting.kind, rng)(setting)
-            curve[n] = search.kept(made, "old items")[1]
-            if not step:
-                own = made
-        shuffled = space_maps(x[pairs], y[rng.permutation(pairs)], setting.kind, rng)(setting)
-        maps = {"the map": own, "shuffled pairs": shuffled, **_ignorant(x, y, rng)}
-        kept = {
-            (by, mapped): search.kept(one, mapped)
-            for by, one in maps.items()
-            for mapped in DIRECTIONS
-        }
-        return cls(held[: search.n_queries], len(held), setting, kept, curve)
+    rng = np.random.default_rng([seed, 7])
+    order, half = rng.permutation(len(x)), len(x) // 2
+    pairs, held = order[: min(half, config.n_pairs or half)], order[half:][:GALLERY]
+    old, new, own = x[held], y[held], labels[held]
+    search = Search(new, QUERIES)
+    setting = _chosen(x[pairs], y[pairs], kinds, rng)
+    sizes = [len(pairs) >> step for step in range(_STEPS)]
+    maps = [
+        ("the map", n, space_maps(x[pairs[:n]], y[pairs[:n]], setting.kind, rng)(setting))
+        for n in sizes if n >= FEWEST_PAIRS or n == len(pairs)
+    ]  # fmt: skip
+    shuffled = space_maps(x[pairs], y[rng.permutation(pairs)], setting.kind, rng)(setting)
+    maps.append((CONTROLS[0], len(pairs), shuffled))
+    maps += [(by, len(pairs), made) for by, made in _ignorant(x, y, rng).items()]
+    lists = []
+    for by, n, made in maps:
+        mapped = made.apply(old)
+        lists.append((by, "old items", n, new, mapped))
+        if n == len(pairs):
+            lists.append((by, "old queries", n, mapped, new))
+    if own.null_count() < len(own):
+        lists += [(f"{by} encoder", "", len(pairs), r, r) for by, r in (("new", new), ("old", old))]
+    parts = []
+    for by, direction, n, queries, gallery in lists:
+        found, nearest, ten = search.kept(queries, gallery)
+        asked = {"by": by, "mapped": direction, "pairs": n, "item": held[: len(found)]}
+        right = (own.gather(found[:, 0]) == own.head(len(found))).cast(pl.Float64)
+        parts.append(pl.DataFrame({**asked, "nearest": nearest, "ten": ten, "right": right}))
+    return setting.kind, pl.concat(parts)
 
 
 def _ignorant(x: Matrix, y: Matrix, rng: np.random.Generator) -> dict[str, SpaceMap]:
@@ -376,27 +370,30 @@ def _ignorant(x: Matrix, y: Matrix, rng: np.random.Generator) -> dict[str, Space
     p, q = x.shape[1], y.shape[1]
     turned = np.linalg.qr(rng.standard_normal((max(p, q), max(p, q))))[0][:p, :q]
     nothing = np.zeros(q)
-    found: dict[str, SpaceMap] = {"random rotation": LinearMap(nothing, turned)}
-    return found | ({"identity": LinearMap(nothing, np.eye(p))} if p == q else {})
+    found: dict[str, SpaceMap] = {CONTROLS[1]: LinearMap(nothing, turned)}
+    return found | ({CONTROLS[2]: LinearMap(nothing, np.eye(p))} if p == q else {})
 
 
-class _Search:
-    """Queries among the items of a gallery, by both encoders: query i is item i."""
+class Search:
+    """Queries among the items of a gallery: query i is item i.
 
-    def __init__(self, old: Matrix, new: Matrix, n_queries: int) -> None:
-        self.n_queries, self._old, self._new = n_queries, old, new
-        self._k = min(NEIGHBOURS, len(new) - 1)
-        self._truth = nearest_items(new[:n_queries], new, self._k)
+    Parameters
+    ----------
+    rows : ndarray of shape (n, d)
+        By which the nearest are counted.
+    most : int
+        The first so many items are queries.
+    """
 
-    def kept(self, made: SpaceMap, mapped: Direction) -> tuple[Matrix, Matrix]:
-        """Return the shares of the nearest and of the ten nearest that are found, (queries,)."""
-        if mapped == "old items":
-            found = nearest_items(self._new[: self.n_queries], made.apply(self._old), self._k)
-        else:
-            found = nearest_items(made.apply(self._old[: self.n_queries]), self._new, self._k)
-        first = (found[:, 0] == self._truth[:, 0]).astype(np.float64)
+    def __init__(self, rows: Matrix, most: int) -> None:
+        self.n_queries, self._k = min(most, len(rows)), min(NEIGHBOURS, len(rows) - 1)
+        self._truth = nearest_items(rows[: self.n_queries], rows, self._k)
+
+    def kept(self, queries: Matrix, gallery: Matrix) -> tuple[npt.NDArray[np.intp], Matrix, Matrix]:
+        """Return the ten nearest, and the shares of the nearest and of the ten that are found."""
+        found = nearest_items(queries[: self.n_queries], gallery, self._k)
         both = (found[:, :, None] == self._truth[:, None, :]).any(axis=2)
-        return first, both.mean(axis=1)
+        return found, (found[:, 0] == self._truth[:, 0]).astype(np.float64), both.mean(axis=1)
 
 
 def nearest_items(queries: Matrix, gallery: Matrix, k: int) -> npt.NDArray[np.intp]:
@@ -405,11 +402,6 @@ def nearest_items(queries: Matrix, gallery: Matrix, k: int) -> npt.NDArray[np.in
     np.fill_diagonal(scores, -np.inf)
     groups = np.full(len(scores), -1), np.zeros(len(gallery), np.int64)
     return first_places(scores, *groups, k)
-
-
-def _is_unit(rows: Matrix) -> bool:
-    norms = np.linalg.norm(rows, axis=1)
-    return bool((np.abs(norms - 1) < _UNIT).all())
 
 
 def _chosen(x: Matrix, y: Matrix, kinds: Sequence[Kind], rng: np.random.Generator) -> Setting:
@@ -421,66 +413,45 @@ def _chosen(x: Matrix, y: Matrix, kinds: Sequence[Kind], rng: np.random.Generato
     order = rng.permutation(len(x))
     n_held = min(_HELD, max(len(x) // 5, min(NEIGHBOURS + 2, len(x) // 2)))
     held, fitted = order[:n_held], order[n_held:]
-    search = _Search(x[held], y[held], min(_ASKED, n_held))
-    best: tuple[Setting, Matrix] | None = None
-    gain = 0.0
+    search = Search(y[held], _ASKED)
+    tried = {}
     for kind in kinds:
         make = space_maps(x[fitted], y[fitted], kind, rng)
-        tried = [(one, search.kept(make(one), "old items")[1]) for one in settings_of(kind)]
-        own, values = max(tried, key=lambda pair: float(pair[1].mean()))
-        if best is None:
-            best = first = own, values
-            continue
-        more = values - first[1]
-        if more.mean() > max(gain, float(more.std(ddof=1)) / np.sqrt(len(more))):
-            best, gain = (own, values), float(more.mean())
-    assert best is not None
-    return best[0]
+        mapped = ((one, make(one).apply(x[held])) for one in settings_of(kind))
+        kept = [(one, search.kept(y[held], own)[2]) for one, own in mapped]
+        tried[kind] = max(kept, key=lambda pair: float(pair[1].mean()))
+
+    def gain(kind: Kind) -> float:
+        more = tried[kind][1] - tried[kinds[0]][1]
+        surely = more.mean() > more.std(ddof=1) / np.sqrt(len(more))
+        return float(more.mean()) if surely else 0.0
+
+    return tried[max(kinds, key=gain)][0]
 
 
-def _estimate(
-    draws: Sequence[_Draw], of: tuple[str, Direction], k: int, overlap: float
-) -> Estimate:
-    return _estimated([draw.items for draw in draws], [draw.kept[of][k] for draw in draws], overlap)
+def _parts(asked: pl.DataFrame, *by: str) -> list[tuple[Any, pl.DataFrame]]:
+    return [*asked.group_by(*by, maintain_order=True)]
 
 
-def _estimated(
-    items: Sequence[npt.NDArray[np.intp]], values: Sequence[Matrix], overlap: float
-) -> Estimate:
-    """Return the mean over draws and items, with an interval for both."""
-    numbers = np.repeat(np.arange(len(items)), [len(own) for own in items])
-    sums = DrawSums.of(np.concatenate(values), numbers, np.concatenate(items))
-    return two_term(sums, overlap=overlap)
+def _by(asked: pl.DataFrame, name: str, what: str, n: int) -> dict[str, Estimate]:
+    return {key: _estimate(part, what, n) for (key,), part in _parts(asked, name)}
 
 
-def _worst(
-    draws: Sequence[_Draw], groups: npt.NDArray[Any] | None, overlap: float
-) -> tuple[str, Estimate] | None:
-    """Return the group of which least is kept, among those with enough queries."""
-    if groups is None:
-        return None
-    values = [draw.kept["the map", "old items"][1] for draw in draws]
-    found = {}
-    for group in np.unique(groups):
-        own = [groups[draw.items] == group for draw in draws]
-        if sum(int(one.sum()) for one in own) >= _OF_GROUP:
-            items = [draw.items[one] for draw, one in zip(draws, own, strict=True)]
-            parts = [one[mask] for one, mask in zip(values, own, strict=True)]
-            found[str(group)] = _estimated(items, parts, overlap)
-    return min(found.items(), key=lambda pair: pair[1].mean) if found else None
+def _estimate(asked: pl.DataFrame, what: str, n: int) -> Estimate:
+    """Return the mean over draws and items, with an interval for both; draws are of one pool."""
+    sums = DrawSums.of(*(asked[name].to_numpy() for name in (what, "draw", "item")))
+    return two_term(sums, overlap=asked["pairs"][0] / n)
 
 
-def _predicted(draws: Sequence[_Draw]) -> dict[int, tuple[float, float]]:
+def _predicted(curve: pl.DataFrame) -> dict[int, tuple[float, float]]:
     """Return what more pairs would keep, by the power law of every draw: the least and the most."""
-    most = max(draws[0].curve)
-    steps = [most * 2**step for step in range(1, 4) if 2**step <= _AHEAD]
-    if len(draws[0].curve) < 4:
+    means = curve.group_by("draw", "pairs", maintain_order=True).agg(pl.mean("ten"))
+    shares_by = [dict(part.select("pairs", "ten").iter_rows()) for _, part in _parts(means, "draw")]
+    if len(shares_by[0]) < 4:
         return {}
-    laws = [
-        power_law({n: float(values.mean()) for n, values in draw.curve.items()}) for draw in draws
-    ]
-    found = {n: [law(n) for law in laws] for n in steps}
-    return {n: (min(values), max(values)) for n, values in found.items()}
+    laws = [power_law(own) for own in shares_by]
+    steps = [max(shares_by[0]) * times for times in _AHEAD]
+    return {n: (min(law(n) for law in laws), max(law(n) for law in laws)) for n in steps}
 
 
 def power_law(curve: Mapping[int, float]) -> Callable[[float], float]:
@@ -503,36 +474,42 @@ def power_law(curve: Mapping[int, float]) -> Callable[[float], float]:
     0.575
     """
     n, share = np.array([*curve], float), np.array([*curve.values()])
-    best = (np.inf, 0.0, 0.0, 1.0)
-    for power in np.linspace(0.05, 2.0, 40):
-        design = np.stack([np.ones_like(n), -(n**-power)], axis=1)
-        (a, b), *_ = np.linalg.lstsq(design, share, rcond=None)
-        if b < 0:
-            a, b = float(share.mean()), 0.0
-        a = min(float(a), 1.0)
-        off = float(((a - b * n**-power - share) ** 2).sum())
-        if off < best[0]:
-            best = off, a, float(b), float(power)
-    _, a, b, power = best
-    return lambda pairs: float(np.clip(a - b * pairs**-power, 0.0, 1.0))
+
+    def law(at: Matrix, pairs: Any) -> Any:
+        return at[0] - at[1] * (pairs / n.min()) ** -at[2]
+
+    start = np.clip([share.max(), np.ptp(share), 0.5], 0.01, 0.99)
+    bounds = ([0.0, 0.0, 0.05], [1.0, 1.0, 2.0])
+    best = least_squares(
+        lambda at: law(at, n) - share, start, bounds=bounds, ftol=1e-15, gtol=1e-15
+    ).x
+    return lambda pairs: float(np.clip(law(best, pairs), 0.0, 1.0))
 
 
-def _facts(result: Bridge, setting: Setting, spaces: Sequence[str]) -> dict[str, Any]:
-    """Return the evidence that an adapter carries."""
-    old, new = result.adapter.widths
-    kept = [
-        {**row, "low": round(row["low"], 6), "high": round(row["high"], 6),
-         "kept": round(row["kept"], 6)}
-        for row in result.frame().to_dicts()
-    ]  # fmt: skip
-    worst = result.worst
+def side(view: Any, columns: int) -> dict[str, Any]:
+    """Return what an adapter says of one of the sets that it is of: whose licences are its own."""
+    own = isinstance(view, Selection)
     return {
-        "old": {"space_id": spaces[0], "columns": old},
-        "new": {"space_id": spaces[1], "columns": new},
+        "space_id": view.space_id if own else "", "encoder": view.encoder if own else "",
+        "dataset": view.key.rpartition("/")[0].partition("/")[0] if own else "",  # of files none
+        "columns": columns,
+    }  # fmt: skip
+
+
+def _facts(result: Bridge, setting: Setting, views: Sequence[Any]) -> dict[str, Any]:
+    """Return the evidence that an adapter carries."""
+    kept = result.frame().with_columns(pl.col(pl.Float64).round(6)).to_dicts()
+    told = {name: percent(one) for name, one in result.accuracy.items()}
+    return {
+        **{name: side(view, n) for name, view, n in
+           zip(("old", "new"), views, result.adapter.widths, strict=True)},
         "spaces": result.relation.verdict,
         "pairs": result.n_items,
         "map": {"kind": setting.kind, "penalty": setting.penalty, "matched": setting.matched},
         "measured": {"pairs": result.n_pairs, "gallery": result.gallery, "kept": kept},
-        "worst_group": None if worst is None else {"group": worst[0], "kept": percent(worst[1])},
+        "accuracy": told,
+        "worst_group": next(
+            ({"group": group, "kept": percent(one)} for group, one in result.groups.items()), None
+        ),
         "gate": None if result.gate is None else {"at": result.gate, "holds": result.passes},
-    }
+    }  # fmt: skip

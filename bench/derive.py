@@ -6,7 +6,7 @@ of an encoder. Its record states how many of the ten nearest it keeps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,13 @@ import numpy.typing as npt
 import polars as pl
 from scipy.linalg import eigh
 
-from bench.bridge import GALLERY, NEIGHBOURS, QUERIES, nearest_items
+from bench.bridge import GALLERY, QUERIES, Search, side
 from bench.errors import ProtocolError
 from featstore.arrays import Given, write_given
 from featstore.errors import MisalignedItemsError, StoreWriteError, unknown_name
 from featstore.identity import sha256_hex
 from featstore.store.layout import SetSpec
-from featstore.store.store import FeatureStore, SetInfo, open_store
+from featstore.store.store import FeatureStore, open_store
 from featstore.store.view import Selection
 from fitters.adapter import GOLDEN, Adapter
 from fitters.space_maps import LinearMap
@@ -133,12 +133,21 @@ def derive(
     if view.bias is not None or info.key.kind == "head_weight":
         raise ProtocolError(f"{info.key} is a head: derive the images that it is used on.")
     way = _way(str(by), view)
-    _check_space(way, info, opened)
-    models = _models(way, info, opened)
-    if name in models:
+    source, sides = info.attributes, _sides(way)
+    # Of files nothing says what space they were of.
+    if sides[0].get("dataset") and sides[0]["space_id"] != info.commit.space_id:
+        raise MisalignedItemsError(
+            f"This adapter maps the space of {sides[0]['encoder']}; {info.key} lies in another. "
+            f"`headstock bridge {info.key} NEW` makes one for it."
+        )
+    facts = source["facts"]
+    whose = {  # their licences are its own
+        "models": _named(facts.get("models", [info.encoder]), sides[1:], "encoder"),
+        "datasets": _named(facts.get("datasets", [info.key.dataset]), sides, "dataset"),
+    }
+    if name in whose["models"]:
         raise ProtocolError(f"Its rows are not those of {name}: give the set another name.")
     kept, n_queries, gallery = _kept(view, way)
-    source = info.attributes
     space = {"provenance": "derived", "from": info.commit.space_id, **way.facts}
     how = Path(by).stem if way.adapter is not None and Path(by).exists() else str(by)
     spec = SetSpec(
@@ -150,32 +159,15 @@ def derive(
         "recall_at_10": round(kept, 6), "queries": n_queries, "gallery": gallery,
     }  # fmt: skip
     facts = {
-        **source["facts"], "provenance": "derived", "derived": own,
-        "models": models, "of": {"space": source["space"]},
+        **facts, "provenance": "derived", "derived": own, **whose, "of": {"space": source["space"]},
     }  # fmt: skip
-    given = Given(_Blocks(view, way.apply), None, way.width, "float32")
-    write_given(
-        Path(opened.address), spec, given, _items(view, way), source=str(info.key), facts=facts
-    )
+    given = Given(map(way.apply, view.batches()), None, way.width, "float32")
+    items = view.items
+    if way.scale is not None:
+        scales = [way.scale(block) for block in view.batches(reuse=True)]
+        items = items.with_columns(pl.Series(SCALE, np.concatenate(scales)))
+    write_given(Path(opened.address), spec, given, items, source=str(info.key), facts=facts)
     return Derived(str(spec.key), kept, n_queries, gallery, way.adapter)
-
-
-@dataclass(frozen=True)
-class _Blocks:
-    """Rows as they are read, changed; as often as they are asked for."""
-
-    view: Selection
-    apply: Callable[[Matrix], Matrix]
-
-    def __iter__(self) -> Iterator[Matrix]:
-        return map(self.apply, self.view.batches())
-
-
-def _items(view: Selection, way: Way) -> pl.DataFrame:
-    if way.scale is None:
-        return view.items
-    scales = np.concatenate([way.scale(block) for block in view.batches(reuse=True)])
-    return view.items.with_columns(pl.Series(SCALE, scales))
 
 
 def _way(by: str, view: Selection) -> Way:
@@ -187,22 +179,20 @@ def _way(by: str, view: Selection) -> Way:
         If it does not.
     """
     name, _, number = by.partition(":")
-    if name in _PLAIN and not number:
-        return _PLAIN[name](view)
-    if name in _SIZED:
-        if not number.isdecimal() or not 0 < int(number) < view.dim:
-            raise ProtocolError(
-                f"{name} needs a number of columns below {view.dim:,}, such as "
-                f"{name}:{max(1, view.dim // 2)}; got {by!r}."
-            )
-        return _SIZED[name](view, int(number))
+    sized = f"{name}:N" in _WAYS
+    if sized and not (number.isdecimal() and 0 < int(number) < view.dim):
+        raise ProtocolError(
+            f"{name} needs a number of columns below {view.dim:,}, such as "
+            f"{name}:{max(1, view.dim // 2)}; got {by!r}."
+        )
+    if (make := _WAYS.get(f"{name}:N" if sized else by)) is not None:
+        return make(view, int(number or 0))
     if not Path(by).is_file():
-        known = [*_PLAIN, *(f"{one}:N" for one in _SIZED), "the file of an adapter"]
-        raise ProtocolError(unknown_name("way", by, known))
+        raise ProtocolError(unknown_name("way", by, [*_WAYS, "the file of an adapter"]))
     return _mapped(Adapter.read(Path(by)))
 
 
-def _int8(view: Selection) -> Way:
+def _int8(view: Selection, _: int) -> Way:
     def scale(rows: Matrix) -> Matrix:
         found: Matrix = np.maximum(np.abs(rows).max(axis=1) / 127, np.finfo(np.float32).tiny)
         return found
@@ -213,23 +203,13 @@ def _int8(view: Selection) -> Way:
     )  # fmt: skip
 
 
-def _float16(view: Selection) -> Way:
-    return Way({"rounded": "float16"}, view.dim, "float16", lambda rows: rows)
-
-
-def _binary(view: Selection) -> Way:
-    total = np.zeros(view.dim)
-    for block in view.batches(reuse=True):
-        total += block.sum(axis=0, dtype=np.float64)
+def _binary(view: Selection, _: int) -> Way:
+    total = sum(block.sum(axis=0, dtype=np.float64) for block in view.batches(reuse=True))
     mean = (total / len(view)).astype(np.float32)
     return Way(
         {"signs": sha256_hex(mean.tobytes())}, view.dim, "int8",
         lambda rows: np.where(rows > mean, np.float32(1), np.float32(-1)),
     )  # fmt: skip
-
-
-def _truncated(view: Selection, width: int) -> Way:
-    return Way({"columns": width}, width, view.source.dtype, lambda rows: rows[:, :width])
 
 
 def _svd(view: Selection, width: int) -> Way:
@@ -241,8 +221,7 @@ def _svd(view: Selection, width: int) -> Way:
     axes *= np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(width)])  # else the sign is open
     made = LinearMap(np.zeros(width, np.float32), axes.astype(np.float32))
     facts = {
-        "old": {"space_id": view.space_id, "columns": view.dim},
-        "new": {"space_id": "", "columns": width}, "map": {"kind": "svd"},
+        "old": side(view, view.dim), "new": side(None, width), "map": {"kind": "svd"},
     }  # fmt: skip
     return _mapped(Adapter(made, unit=False, golden=view[:GOLDEN].numpy(), facts=facts))
 
@@ -254,35 +233,25 @@ def _mapped(adapter: Adapter) -> Way:
     return Way(facts, adapter.widths[1], "float32", adapter.apply, adapter=adapter)
 
 
-_PLAIN: Mapping[str, Callable[[Selection], Way]] = {
-    "int8": _int8, "binary": _binary, "float16": _float16,
-}  # fmt: skip
-_SIZED: Mapping[str, Callable[[Selection, int], Way]] = {"svd": _svd, "truncate": _truncated}
+_WAYS: Mapping[str, Callable[[Selection, int], Way]] = {
+    "int8": _int8,
+    "binary": _binary,
+    "float16": lambda view, _: Way({"rounded": "float16"}, view.dim, "float16", np.asarray),
+    "svd:N": _svd,
+    "truncate:N": lambda view, n: Way(
+        {"columns": n}, n, view.source.dtype, lambda rows: rows[:, :n]
+    ),
+}
 
 
-def _check_space(way: Way, info: SetInfo, store: FeatureStore) -> None:
-    """Refuse an adapter that is known to be for another space.
-
-    Of files that were bridged nothing says what space they were of.
-    """
-    old = None if way.adapter is None else way.adapter.facts.get("old", {}).get("space_id")
-    if old == info.commit.space_id:
-        return
-    others = [str(one.key) for one in store.sets() if one.commit.space_id == old]
-    if others:
-        raise MisalignedItemsError(
-            f"This adapter maps the space of {others[0]}; {info.key} lies in another. "
-            f"`headstock bridge {info.key} NEW` makes one for it."
-        )
+def _sides(way: Way) -> list[Mapping[str, Any]]:
+    """Return what an adapter says of the sets that it was fitted on, the old one first."""
+    facts = {} if way.adapter is None else way.adapter.facts
+    return [facts.get(name, {}) for name in ("old", "new")]
 
 
-def _models(way: Way, info: SetInfo, store: FeatureStore) -> list[str]:
-    """Return the encoders whose rows or whose neighbours are in it: their licences are its own."""
-    found = list(info.attributes["facts"].get("models", [info.encoder]))
-    new = None if way.adapter is None else way.adapter.facts.get("new", {}).get("space_id")
-    return [
-        *dict.fromkeys([*found, *(o.encoder for o in store.sets() if o.commit.space_id == new)])
-    ]
+def _named(own: Sequence[str], sides: Sequence[Mapping[str, Any]], what: str) -> list[str]:
+    return [*dict.fromkeys([*own, *(one[what] for one in sides if one.get(what))])]
 
 
 def _kept(view: Selection, way: Way) -> tuple[float, int, int]:
@@ -295,8 +264,6 @@ def _kept(view: Selection, way: Way) -> tuple[float, int, int]:
     if len(old) < 2:
         raise ProtocolError(f"{view.key} has {len(old):,} rows with a direction; 2 are needed.")
     asked = rng.permutation(len(old))
-    old, new = old[asked], new[asked]
-    k, n_queries = min(NEIGHBOURS, len(old) - 1), min(QUERIES, len(old))
-    truth, found = (nearest_items(rows[:n_queries], rows, k) for rows in (old, new))
-    both = (found[:, :, None] == truth[:, None, :]).any(axis=2)
-    return float(both.mean()), n_queries, len(old)
+    search = Search(old[asked], QUERIES)
+    ten = search.kept(new[asked], new[asked])[2]
+    return float(ten.mean()), search.n_queries, len(old)

@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import eigh
+from scipy.linalg import eigh, solve_triangular
 
 Matrix = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
 #: Returns blocks of rows, in their order.
 Blocks = Callable[[], Iterator[Matrix]]
-Distance = Callable[[Matrix], Matrix]
 
 #: Rows from which on unusual ones were looked for in simulations.
 ENOUGH = 1000
@@ -69,7 +68,7 @@ def footprints(rows: Matrix) -> dict[str, Mask]:
     with np.errstate(over="ignore", invalid="ignore"):
         own = np.asarray(rows, np.float32)
         half = own.astype(np.float16).astype(np.float32) == own
-        grid = _on_grid(own)
+        grid = on_grid(own)
     exact = own == rows  # of float64, which has values that float32 has not
     cut = (np.ascontiguousarray(own).view(np.uint32) & 0xFFFF) == 0
     size = max(8, own.shape[1] // 8)
@@ -83,7 +82,7 @@ def footprints(rows: Matrix) -> dict[str, Mask]:
     }
 
 
-def _on_grid(rows: Matrix) -> Mask:
+def on_grid(rows: Matrix) -> Mask:
     """Return which rows are multiples of one step, the least difference of two sizes."""
     sizes = np.sort(np.abs(np.asarray(rows, np.float64)), axis=1)
     most = sizes[:, -1:]
@@ -137,38 +136,53 @@ def unusual(blocks: Blocks, sample: Matrix) -> npt.NDArray[np.intp]:
     return np.flatnonzero(beyond & told)
 
 
-def _trimmed(rows: Matrix) -> Distance:
+def _trimmed(rows: Matrix) -> Callable[[Matrix], npt.NDArray[np.float32]]:
     """Return the squared distance of the start with most rows far beyond the median."""
     n, d = rows.shape
     mean = rows.mean(axis=0)
+    values, axes = eigh(np.asarray((rows - mean).T @ (rows - mean), np.float64))
     size = d if n >= _PER_COLUMN * d else max(2, n // _PER_COLUMN)
-    gram = ((rows - mean).T @ (rows - mean)).astype(np.float64)
-    axes = eigh(gram)[1][:, ::-1].astype(np.float32)
-    turned = (rows - mean) @ axes[:, :size]
-    starts = [np.ones(n, bool), *map(_larger, turned[:, :_STARTS].T)]
+    axes = axes[:, -size:].astype(np.float32)
+    turned, gram = (rows - mean) @ axes, np.diag(values[-size:])
+    starts = [np.ones(n, bool), *map(_larger, turned[:, -_STARTS:].T)]
     # Of fewer rows than twice the columns there is no covariance to speak of.
-    found = [_concentrated(turned, kept) for kept in starts if kept.sum() >= 2 * size]
+    found = [_concentrated(turned, gram, kept) for kept in starts if kept.sum() >= 2 * size]
     own, _ = max(found, key=lambda pair: pair[1])
-    return lambda block: own((block - mean) @ axes[:, :size])
+    return lambda block: own((np.asarray(block, np.float32) - mean) @ axes)
 
 
-def _concentrated(rows: Matrix, kept: Mask) -> tuple[Distance, int]:
+_Distance = Callable[[Matrix], npt.NDArray[np.float32]]
+
+
+def _concentrated(rows: Matrix, gram: Matrix, kept: Mask) -> tuple[_Distance, int]:
     """Return the distance from the nearest rows, found from these, and how many are beyond it."""
-    for _ in range(_STEPS):
-        far = _mahalanobis(rows[kept])(rows)
-        kept = far <= np.quantile(far, _KEEP)
-    distance = _mahalanobis(rows[kept])
-    far = distance(rows)
+    for step in range(_STEPS + 1):
+        distance = _mahalanobis(rows, gram, kept)
+        far = distance(rows)
+        if step < _STEPS:
+            kept = far <= np.partition(far, int(_KEEP * len(far)))[int(_KEEP * len(far))]
     return distance, int(np.count_nonzero(far > _FAR * np.median(far)))
 
 
-def _mahalanobis(rows: Matrix) -> Distance:
-    """Return the squared distance under mean and covariance of some rows."""
-    mean = rows.mean(axis=0)
-    covariance = ((rows - mean).T @ (rows - mean)).astype(np.float64) / len(rows)
-    covariance[np.diag_indices_from(covariance)] += _SHRINK * np.trace(covariance) / len(covariance)
-    turn = np.linalg.inv(np.linalg.cholesky(covariance)).T.astype(np.float32)
-    return lambda block: np.sum(((block - mean) @ turn) ** 2, axis=1)
+def _mahalanobis(rows: Matrix, gram: Matrix, kept: Mask) -> _Distance:
+    """Return the squared distance under mean and covariance of the rows kept.
+
+    `rows` sum to 0, and `gram` is theirs: what is left out is taken from it.
+    """
+    out = rows[~kept]
+    n, d = len(rows) - len(out), rows.shape[1]
+    mean = -out.sum(axis=0) / n
+    covariance = np.asarray((gram - out.T @ out) / n - np.outer(mean, mean), np.float64)
+    covariance[np.diag_indices(d)] += _SHRINK * np.trace(covariance) / d
+    root = np.linalg.cholesky(covariance)
+    turn = solve_triangular(root, np.eye(d), lower=True).T.astype(np.float32)
+
+    def distance(block: Matrix) -> npt.NDArray[np.float32]:
+        turned = (block - mean) @ turn
+        found: npt.NDArray[np.float32] = np.einsum("nd,nd->n", turned, turned)
+        return found
+
+    return distance
 
 
 def _larger(values: Matrix) -> Mask:

@@ -343,6 +343,7 @@ class BridgeSettings(TypedDict, total=False):
     n_pairs: int | None
     methods: tuple[Literal["ridge", "diagonal", "rotation", "kernel"], ...]
     group: str | None
+    label: str | None
 
 
 @dataclass(frozen=True)
@@ -360,7 +361,9 @@ class BridgeConfig:
     methods : tuple of str
         Kinds of maps that are tried; by default all that fit.
     group : str, optional
-        A column of the items; the group of which least is kept is named.
+        A column of the items; the groups of which least is kept are named. By default `label`.
+    label : str, optional
+        A column of the items: how often the nearest item has the label of a query is measured.
     """
 
     seeds: Collection[int] = tuple(range(10))
@@ -384,7 +387,12 @@ class BridgeConfig:
     )
     group: str | None = option(
         None,
-        help="Name the group of items, by this column of theirs, of which least is kept.",
+        help="Name the groups of items, by this column, of which least is kept [default: --label].",
+        metavar="COLUMN",
+    )
+    label: str | None = option(
+        None,
+        help="Print how often the nearest item has the label of a query, by this column.",
         metavar="COLUMN",
     )
 

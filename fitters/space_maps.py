@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from fitters.aligners.solvers import polar_factor
 from fitters.errors import PairsError
 from fitters.feature_maps import NystroemMap, choose_landmarks, gaussian
 from fitters.spectrum import Spectrum
@@ -181,78 +182,54 @@ def space_maps(
     old, new = old - mean_x, new - mean_y
     if not (np.any(old) and np.any(new)):
         raise PairsError(f"All {len(x):,} rows of one side are the same: there is nothing to map.")
-    # The two settings of a penalty, matched and not, are asked for one after the other.
-    solve = functools.lru_cache(1)(_SOLVERS[kind](old, new, rng))
-    span = float(np.linalg.norm(new))
+    features, fit, of = _SOLVERS[kind](old, new, rng)
+    span, unit = np.linalg.norm(new), float(np.square(features).sum()) / features.shape[1]
+
+    @functools.lru_cache(1)  # both settings of a penalty, matched and not, come in turn
+    def solve(penalty: float) -> tuple[Matrix, float]:
+        coef = fit(penalty * unit)
+        return coef, float(np.linalg.norm(features @ coef))
 
     def make(setting: Setting) -> SpaceMap:
-        coef, mapped, of = solve(setting.penalty)
-        long = float(np.linalg.norm(mapped))
+        coef, long = solve(setting.penalty)
         stretch = span / long if setting.matched and long > 0 else 1.0
         return of(coef * stretch, mean_x, mean_y)
 
     return make
 
 
-_Solved = tuple[Matrix, Matrix, Callable[[Matrix, Matrix, Matrix], SpaceMap]]
+#: Centred features of the old rows; penalty -> what maps them to the centred new rows; and what
+#: makes the map of that, which the means of both sides enter.
+_Solved = tuple[Matrix, Callable[[float], Matrix], Callable[[Matrix, Matrix, Matrix], SpaceMap]]
 
 
 def _linear(coef: Matrix, mean_x: Matrix, mean_y: Matrix) -> SpaceMap:
     return LinearMap(mean_y - mean_x @ coef, coef)
 
 
-def _unit_of(old: Matrix) -> float:
-    """Return the mean squared column, summed over rows: what a penalty of 1 is."""
-    return float(np.square(old).sum()) / int(old.shape[1])
+def _ridge(old: Matrix, new: Matrix, _: np.random.Generator) -> _Solved:
+    return old, Spectrum.of_rows(old, new).fit, _linear
 
 
-def _ridge(old: Matrix, new: Matrix, _: np.random.Generator) -> Callable[[float], _Solved]:
-    spectrum, unit = Spectrum.of_rows(old, new), _unit_of(old)
-
-    def solve(penalty: float) -> _Solved:
-        coef = spectrum.fit(penalty * unit)
-        return coef, old @ coef, _linear
-
-    return solve
-
-
-def _rotation(old: Matrix, new: Matrix, _: np.random.Generator) -> Callable[[float], _Solved]:
-    left, values, right = _leading(old, new)
-    turned = left @ right * (values.sum() / np.square(old).sum())
-    spectrum, unit = Spectrum.of_rows(old, new - old @ turned), _unit_of(old)
-
-    def solve(penalty: float) -> _Solved:
-        coef = turned + spectrum.fit(penalty * unit)
-        return coef, old @ coef, _linear
-
-    return solve
-
-
-def _leading(old: Matrix, new: Matrix) -> tuple[Matrix, Matrix, Matrix]:
-    """Return the singular value decomposition of oldᵀ new; of few rows by that of their factors."""
-    if len(old) >= min(old.shape[1], new.shape[1]):
-        left, values, right = np.linalg.svd(old.T @ new, full_matrices=False)
-        return left, values, right
+def _rotation(old: Matrix, new: Matrix, _: np.random.Generator) -> _Solved:
+    # Of few rows the factors are small.
     (one, a), (two, b) = (np.linalg.qr(rows.T) for rows in (old, new))
-    left, values, right = np.linalg.svd(a @ b.T)
-    return one @ left, values, right @ two.T
+    turn, values = polar_factor(a @ b.T)
+    turned = one @ turn @ two.T * (values.sum() / np.square(old).sum())
+    rest = Spectrum.of_rows(old, new - old @ turned)
+    return old, lambda alpha: turned + rest.fit(alpha), _linear
 
 
-def _diagonal(old: Matrix, new: Matrix, _: np.random.Generator) -> Callable[[float], _Solved]:
+def _diagonal(old: Matrix, new: Matrix, _: np.random.Generator) -> _Solved:
     if old.shape[1] != new.shape[1]:
         raise PairsError(
             f"A diagonal map needs equal widths; got {old.shape[1]:,} and {new.shape[1]:,} columns."
         )
     squares, cross = (old**2).sum(axis=0), (old * new).sum(axis=0)
-
-    def solve(penalty: float) -> _Solved:
-        coef = np.diag(cross / (squares + penalty * squares.mean()))
-        return coef, old @ coef, _linear
-
-    return solve
+    return old, lambda alpha: np.diag(cross / (squares + alpha)), _linear
 
 
-def _kernel(old: Matrix, new: Matrix, rng: np.random.Generator) -> Callable[[float], _Solved]:
+def _kernel(old: Matrix, new: Matrix, rng: np.random.Generator) -> _Solved:
     places = choose_landmarks(old, min(LANDMARKS, len(old)), rng)
     # The mean squared distance of two rows, so that a width is a fact of the rows.
     gamma = 1.0 / (2.0 * float(np.square(old).sum()) / len(old))
@@ -260,33 +237,24 @@ def _kernel(old: Matrix, new: Matrix, rng: np.random.Generator) -> Callable[[flo
     mapped = features.apply(old)
     centre = mapped.mean(axis=0)
     mapped -= centre
-    spectrum, unit = Spectrum.of_rows(mapped, new), _unit_of(mapped)
 
     def of(coef: Matrix, mean_x: Matrix, mean_y: Matrix) -> SpaceMap:
         bias, width = mean_y - centre @ coef, np.array([gamma])
         return KernelMap(bias, features.landmarks + mean_x, features.root @ coef, width)
 
-    def solve(penalty: float) -> _Solved:
-        coef = spectrum.fit(penalty * unit)
-        return coef, mapped @ coef, of
-
-    return solve
+    return mapped, Spectrum.of_rows(mapped, new).fit, of
 
 
-_SOLVERS: Mapping[Kind, Callable[..., Callable[[float], _Solved]]] = {
+_SOLVERS: Mapping[Kind, Callable[[Matrix, Matrix, np.random.Generator], _Solved]] = {
     "ridge": _ridge, "diagonal": _diagonal, "rotation": _rotation, "kernel": _kernel,
 }  # fmt: skip
 KINDS = (*_SOLVERS,)
 
 
-def kinds_for(n_pairs: int, p: int, q: int) -> Iterator[Kind]:
-    """Yield the kinds of maps that are tried with so many pairs of rows of these widths."""
-    yield "ridge"
-    if p == q:
-        yield "diagonal"
-    yield "rotation"
-    if n_pairs >= KERNEL_PAIRS:
-        yield "kernel"
+def kinds_for(n_pairs: int, p: int, q: int) -> list[Kind]:
+    """Return the kinds of maps that are tried with so many pairs of rows of these widths."""
+    left_out = {"diagonal": p != q, "kernel": n_pairs < KERNEL_PAIRS}
+    return [kind for kind in _SOLVERS if not left_out.get(kind)]
 
 
 def settings_of(kind: Kind) -> list[Setting]:

@@ -319,7 +319,7 @@ LEFT_OUT = (
 
 
 #: How checks begin that stand in docs/bridge.md.
-BRIDGES = ("verdict, ", "coverage, what a bridge", "false passes")
+BRIDGES = ("verdict, ", "coverage, what a bridge", "false passes", "no alarm", "foreign rows")
 
 
 def statistics_cells(data: list[Data]) -> list[str]:

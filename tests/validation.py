@@ -752,7 +752,7 @@ def self_null(store, trials, rng, strict, *, draws=13, n_pairs=(16, 64), splits=
 
 
 #: Checks of `tests.spaces.simulate`; those on rows of real encoders have 3 trials for every 80.
-BRIDGES = ("gates", "verdicts", "kept")
+BRIDGES = ("gates", "verdicts", "kept", "passports")
 
 
 def _checked(check, *, trials, store):

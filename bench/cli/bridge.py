@@ -21,15 +21,11 @@ from featstore.command_line import (
 )
 from featstore.errors import unknown_name
 from featstore.options import options_from
-from featstore.terminal import TextTable
+from featstore.terminal import TextTable, print_facts
 
 if TYPE_CHECKING:
     from bench.bridge import Bridge
-    from featstore.matrices import Rows
     from featstore.store.view import Selection
-
-#: Strangers that are named.
-_SHOWN = 8
 
 
 @click.command(
@@ -99,9 +95,8 @@ def bridge_command(
         if kind not in KINDS:
             raise usage_error(unknown_name("map", kind, KINDS))
     one, two = (_opened(place, store, array) for place in (old, new))
-    by_position = join == "position"
-    rows: list[Rows] = [one.numpy(), two.numpy()] if by_position else [one, two]
-    found = bridge(rows[0], rows[1], **given)
+    apart = join == "position"
+    found = bridge(one.numpy() if apart else one, two.numpy() if apart else two, **given)
     if out is not None:
         found.save(out)
     if as_json:
@@ -181,27 +176,10 @@ def _opened(place: str, store: StorePlace | None, array: str | None) -> Selectio
 
 
 def _show(found: Bridge, out: Path | None) -> None:
-    from bench.bridge import NEIGHBOURS, percent
-
-    click.echo(found.sentence)
-    strangers = found.relation.strangers
-    if len(strangers):
-        rows = ", ".join(f"{row:,}" for row in strangers[:_SHOWN])
-        more = " …" if len(strangers) > _SHOWN else ""
-        click.echo(f"They were left out: numbers {rows}{more} of the items that both have.")
-    table = [
-        (one.by, f"{one.mapped} mapped", percent(one.nearest), percent(one.ten))
-        for one in found.kept
-    ]
+    click.echo(f"{found.sentence}\n")
+    TextTable(("MAP", "SEARCH", "NEAREST KEPT", "10 NEAREST KEPT"), found.table).show()
     click.echo()
-    TextTable(("MAP", "SEARCH", "NEAREST KEPT", f"{NEIGHBOURS} NEAREST KEPT"), table).show()
-    curve = "  ".join(f"{n:,}: {100 * one.mean:.1f}" for n, one in found.curve.items())
-    click.echo(f"\nPairs: % of the {NEIGHBOURS} nearest kept: {curve}")
-    ahead = [f"{n:,}: {100 * a:.1f} to {100 * b:.1f}" for n, (a, b) in found.predicted.items()]
-    if ahead:
-        click.echo(f"Predicted by a power law: {'  '.join(ahead)}")
-    if found.worst is not None:
-        click.echo(f"Least is kept of group {found.worst[0]!r}: {percent(found.worst[1])}")
+    print_facts({"Measured": found.facts})
     if out is not None:
         click.echo(f"\nWrote {out}. These lines of NumPy map rows `old` to `new` by it:\n")
         click.echo(found.adapter.lines(out))

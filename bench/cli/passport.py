@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +31,18 @@ def show_vectors(
     """Show what a file of vectors, or a set, holds; with an encoder, whether its rows are its."""
     from bench.passport import encoded_again, passport
     from featstore.interop.reading import view_of
+    from fitters.adapter import Adapter
+    from fitters.errors import CorruptAlignmentError
 
+    if key is None and array is None and str(place).endswith(".safetensors"):
+        with suppress(CorruptAlignmentError, FileNotFoundError):  # of vectors it is no adapter
+            facts = Adapter.read(Path(place)).facts
+            told = [(str(name).replace("_", " "), in_words(one)) for name, one in facts.items()]
+            if as_json:
+                print_json(dict(facts))
+            else:
+                print_facts({f"{place}, an adapter": told})
+            return
     with ProgressBar(f"show {key or place}", doing="reading rows"):
         if key is None:
             view: Selection = view_of(Path(place), array=array, numbered=True)
@@ -46,44 +58,36 @@ def show_vectors(
         return
     say(best(view.key))
     click.echo()
-    sections = {"Rows": _rows, "Signs": _signs, "Encoder": _encoder}
-    print_facts({title: list(facts(found)) for title, facts in sections.items()})
+    own = [("encoded again", found.again.sentence)] if found.again else []
+    others = [("others", named(found.again.others))] if found.again and found.again.others else []
+    print_facts({"Rows": _rows(found), "Signs": _signs(found), "Encoder": [*own, *others]})
 
 
-def _rows(found: Passport) -> Iterator[tuple[str, str]]:
-    norms, equal = found.norms, found.duplicates
-    yield "shape", f"{found.n:,} × {found.dim:,} {found.dtype}"
-    yield "NaN or Inf", warning(named(found.broken)) if found.broken else "none"
+def _rows(found: Passport) -> list[tuple[str, str]]:
+    norms, equal, (row, times) = found.norms, found.duplicates, found.hub
     low, middle, high = map(in_words, (norms.min, norms.median, norms.max))
     zero = f"; {count(norms.zero, 'row')} of zeros" if norms.zero else ""
-    yield "norms", f"{low} to {high}, median {middle}{zero}"
     groups = f"{count(equal.groups, 'group')} of up to {equal.largest:,} rows"
-    yield "equal rows", groups if equal.groups else "none"
-    yield "effective rank", f"{found.rank:.1f} of {found.dim:,}"
-    row, times = found.hub
     often = f"row {row:,} is among the ten nearest of {times:,} of {found.sample:,} rows"
-    yield "hubs", f"{often}; skewness {found.hubness:.2f}"
+    return [
+        ("shape", f"{found.n:,} × {found.dim:,} {found.dtype}"),
+        ("NaN or Inf", warning(named(found.broken)) if found.broken else "none"),
+        ("norms", f"{low} to {high}, median {middle}{zero}"),
+        ("equal rows", groups if equal.groups else "none"),
+        ("effective rank", f"{found.rank:.1f} of {found.dim:,}"),
+        ("hubs", f"{often}; skewness {found.hubness:.2f}"),
+    ]
 
 
-def _signs(found: Passport) -> Iterator[tuple[str, str]]:
-    for name, share in found.footprints.items():
-        said = {0.0: "no row", 1.0: "all rows"}.get(share)
-        if said is None:
-            have = "these have it" if share <= 0.5 else "these lack it"
-            said = warning(f"{100 * share:.1f} % of rows; {have}: {named(found.minority[name])}")
-        yield name, said
+def _signs(found: Passport) -> list[tuple[str, str]]:
+    said = {name: "all rows" if share else "no row" for name, share in found.footprints.items()}
+    for name, rows in found.minority.items():
+        share = found.footprints[name]
+        have = "these have it" if share <= 0.5 else "these lack it"
+        said[name] = warning(f"{100 * share:.1f} % of rows; {have}: {named(rows)}")
     apart = found.unusual
-    if apart is None:
-        yield "unusual rows", "not looked for: too few rows"
-    else:
-        yield "unusual rows", warning(named(apart)) if apart else "none found"
-
-
-def _encoder(found: Passport) -> Iterator[tuple[str, str]]:
-    if found.again is not None:
-        yield "encoded again", found.again.sentence
-        if found.again.others:
-            yield "others", named(found.again.others)
+    few = "not looked for: too few rows" if apart is None else "none found"
+    return [*said.items(), ("unusual rows", warning(named(apart)) if apart else few)]
 
 
 def named(rows: Sequence[int]) -> str:

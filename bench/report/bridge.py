@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from bench.bridge import NEIGHBOURS, Bridge, percent, shares
@@ -38,67 +37,37 @@ def write_bridge(found: Bridge, out: Path) -> Path:
     verdict = found.sentences[-1]
     context = {
         "title": f"{verdict} · Headstock", "description": verdict, "image": "",
-        "dek": " ".join(found.sentences[:-1]), "figures": figures, "facts": _facts(found),
-        "rows": [
-            (one.by, f"{one.mapped} mapped", percent(one.nearest), percent(one.ten))
-            for one in found.kept
-        ],
+        "dek": " ".join(found.sentences[:-1]), "figures": figures, "facts": found.facts,
+        "rows": found.table,
     }  # fmt: skip
     write_file(out, [render("bridge.html", context).encode("utf-8")])
     return out
 
 
-def _facts(found: Bridge) -> list[tuple[str, str]]:
-    worst = found.worst
-    facts = [
-        ("spaces", found.relation.sentence),
-        ("items in both", f"{found.n_items:,}"),
-        ("pairs of a draw", f"{found.n_pairs:,}"),
-        ("items searched", f"{found.gallery:,}"),
-        ("maps, by draws", ", ".join(f"{kind} {n}" for kind, n in found.kinds.items())),
-        ("least is kept of group", "" if worst is None else f"{worst[0]}: {percent(worst[1])}"),
-        ("gate", "" if found.gate is None else f"{100 * found.gate:g} %"),
-    ]
-    return [(name, value) for name, value in facts if value]
-
-
 def curve_figure(found: Bridge) -> Figure:
     """Draw what is kept by the number of pairs, what more may keep, and the gate."""
-    rows = [
-        {"pairs": n, "kept": one.mean, "low": shares(one)[0], "high": shares(one)[1],
-         "predicted": False}
-        for n, one in found.curve.items()
-    ]  # fmt: skip
-    rows += [
-        {"pairs": n, "kept": (low + high) / 2, "low": low, "high": high, "predicted": True}
-        for n, (low, high) in found.predicted.items()
-    ]
-    data = pl.DataFrame(rows)
+    rows = [(n, one.mean, *shares(one), False) for n, one in found.curve.items()]
+    rows += [(n, (a + b) / 2, a, b, True) for n, (a, b) in found.predicted.items()]
+    data = pl.DataFrame(rows, ["pairs", "kept", "low", "high", "predicted"], orient="row")
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
-        measured = data.filter(~pl.col("predicted"))
-        x, y = measured["pairs"].to_numpy(), 100 * measured["kept"].to_numpy()
-        off = np.abs(100 * measured.select("low", "high").to_numpy().T - y)
-        axes.errorbar(x, y, off, marker="o", color=colour("head"), linewidth=2)
-        ahead = data.tail(1 + len(found.predicted))
-        if found.predicted:
-            low, high = (100 * ahead[end].to_numpy() for end in ("low", "high"))
-            low[0] = high[0] = y[-1]
-            axes.fill_between(ahead["pairs"], low, high, color=colour("head"), alpha=0.2, lw=0)
+        pairs, kept, low, high, _ = (column.to_numpy() for column in data)
+        own, ink = len(found.curve), colour("head")
+        axes.fill_between(pairs, 100 * low, 100 * high, color=ink, alpha=0.2, lw=0)
+        axes.plot(pairs[:own], 100 * kept[:own], marker="o", color=ink, linewidth=2)
         if found.gate is not None:
             axes.axhline(100 * found.gate, color=colour("random"), linestyle=DASHED)
-        other = found.shuffled.mean
-        axes.axhline(100 * other, color=colour("shuffled"), linestyle=DOTTED)
+        axes.axhline(100 * found.shuffled.mean, color=colour("shuffled"), linestyle=DOTTED)
         axes.set_xscale("log", base=2)
-        axes.set_xticks(data["pairs"], [f"{n:,}" for n in data["pairs"]])
+        axes.set_xticks(pairs, [f"{n:,}" for n in pairs])
         axes.minorticks_off()
         axes.set_xlabel("pairs, doubling")
         axes.set_ylim(0, 104)
         with_ticks(axes, "y")
 
-    marks = ["bars: 95 % intervals", "dotted: shuffled pairs"]
-    marks += ["band: predictions by the power laws of the draws"] * bool(found.predicted)
+    ahead = ", beyond them predictions by power laws of the draws" if found.predicted else ""
+    marks = [f"band: 95 % intervals{ahead}", "dotted: shuffled pairs"]
     marks += ["dashed: the gate"] * (found.gate is not None)
     return Figure(
         "bridge_curve",
@@ -113,21 +82,22 @@ def curve_figure(found: Bridge) -> Figure:
 
 def controls_figure(found: Bridge) -> Figure:
     """Draw the map and its controls, in both directions."""
+    tens = {(by, mapped): one for (by, mapped, k), one in found.kept.items() if k == NEIGHBOURS}
     rows = [
-        {"label": f"{one.by}, {one.mapped} mapped", "value": one.ten.mean,
-         "low": shares(one.ten)[0], "high": shares(one.ten)[1],
-         "role": _ROLES.get(one.by, "real"), "marker": "o" if one.mapped == "old items" else "s",
-         "strong": one.by == "the map", "text": f"{100 * one.ten.mean:.1f}"}
-        for one in found.kept
+        {"label": f"{by}, {mapped} mapped", "value": one.mean,
+         "low": shares(one)[0], "high": shares(one)[1],
+         "role": _ROLES.get(by, "real"), "marker": "o" if mapped == "old items" else "s",
+         "strong": by == "the map", "text": f"{100 * one.mean:.1f}"}
+        for (by, mapped), one in tens.items()
     ]  # fmt: skip
-    best = max(found.kept[2:], key=lambda one: one.ten.mean)
+    best = max(tens, key=lambda key: -1.0 if key[0] == "the map" else tens[key].mean)
 
     def draw(figure: Any) -> None:
         draw_dots(figure.subplots(), rows, None)
 
     return Figure(
         "bridge_controls",
-        f"The best of the controls, {best.by}, keeps {percent(best.ten)}.",
+        f"The best of the controls, {best[0]}, keeps {percent(tens[best])}.",
         f"Percent of the {NEIGHBOURS} nearest that are kept, with 95 % intervals.",
         f"The map and controls in both directions, among {found.gallery:,} items.",
         pl.DataFrame(rows).select("label", "value", "low", "high"), draw, 32 * len(rows) + 40,

@@ -141,7 +141,7 @@ def run_settings(directory: Path) -> list[dict[str, Any]]:
     ]
 
 
-def recorded_choice(directory: Path, encoder: str) -> EncoderSpec:
+def recorded_choice(directory: Path, encoder: str, *, local: str = "") -> EncoderSpec:
     """Return how the newest run of a set asked for its encoder.
 
     Parameters
@@ -150,6 +150,9 @@ def recorded_choice(directory: Path, encoder: str) -> EncoderSpec:
         Folder of the set.
     encoder : str
         Name of the encoder: a run may have had several.
+    local : str
+        What stands for the folder of weights of one's own, of which their name alone is recorded;
+        by default they are left out.
     """
     for run in recorded_runs(directory):
         package = _mapping(_mapping(run.get("encoder")).get("weights")).get("package")
@@ -158,6 +161,8 @@ def recorded_choice(directory: Path, encoder: str) -> EncoderSpec:
         ways = [_mapping(one) for one in requested] if isinstance(requested, list) else []
         way = next((way for way in ways if way.get("encoder") == encoder), {})
         chosen = {name: way[name] for name in MODEL_OPTIONS if name in way}
+        if weights is None and local and way.get("weights", "hub") != "hub":
+            weights = f"{local}/{way['weights']}"
         return EncoderSpec(encoder, weights=weights, **chosen)
     return EncoderSpec(encoder)
 
@@ -193,7 +198,7 @@ def next_commands(root: Path, key: SetKey, attributes: Mapping[str, Any]) -> lis
         removed and made again.
     """
     encoder = str(attributes.get("encoder") or key.encoder.rsplit("-", 1)[0].replace(".", ":", 1))
-    choice = recorded_choice(key.directory(root), encoder)
+    choice = recorded_choice(key.directory(root), encoder, local="FOLDER")
     found = [f"headstock store repair {_quote(root)} {key} --copy ADDRESS"]
     remove = f"headstock store rm {_quote(root)} {key} --yes"
     place = f"--kind {key.kind} --encoder {_quote(encoder)} --store {_quote(root)}"

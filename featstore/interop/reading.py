@@ -257,7 +257,11 @@ def _apart(form: str) -> Callable[[Path, str | None], Rows]:
     def read(source: Path, array: str | None) -> Rows:
         files = [source] if source.is_file() else source.rglob("*")
         size = sum(path.lstat().st_size for path in files)
-        tensors, bits = tensors_apart(form, source, array, allowed_bytes(size))
+        name = array or "embedding" if form == "lance" else array
+        tensors, bits = tensors_apart(form, source, name, allowed_bytes(size))
+        if form == "lance":
+            table = read_table(tensors["table"].tobytes(), where=str(source), schema={}, rows=0)
+            return _of_table(table, source, name or "")
         ids = tensors.pop("ids", None) if form == "faiss" else None
         rows = _from_tensors(tensors, array, source, bits=bits)
         items = rows.items if ids is None else pl.DataFrame({"item_id": ids.astype(str)})
@@ -308,8 +312,7 @@ def _from_tensors(
     return Rows(data, items, tensors.get("bias"))
 
 
-def _read_parquet(source: Path, array: str) -> Rows:
-    table = _table(source)
+def _of_table(table: pl.DataFrame, source: Path, array: str) -> Rows:
     if array not in table.columns or not table.schema[array].is_nested():
         raise ManifestError(f"{source} has no column {array!r} of vectors. Say which with --array.")
     bias = table["bias"].to_numpy() if "bias" in table.columns else None
@@ -321,7 +324,7 @@ def _read_parquet(source: Path, array: str) -> Rows:
 SUFFIXES: Mapping[str, Callable[[Path, str | None], Rows]] = {
     ".npy": lambda source, _: Rows(_load_npy(source)),
     ".safetensors": _read_safetensors,
-    ".parquet": lambda source, array: _read_parquet(source, array or "embedding"),
+    ".parquet": lambda source, array: _of_table(_table(source), source, array or "embedding"),
     ".h5": _apart("h5"),
     ".hdf5": _apart("h5"),
     ".faiss": _apart("faiss"),

@@ -40,7 +40,8 @@ _PINNED = (
 )
 _LICENCE = (
     "The licence of the items of each dataset, above, also governs what may be done with their "
-    "embeddings; the licence of an encoder may restrict it further."
+    "embeddings; the licence of an encoder may restrict it further. A set of rows by others has "
+    "the licences of all encoders and datasets that it names."
 )
 _CITE = (
     "Cite the datasets and the encoders that the tables name, and the address of this collection "
@@ -166,8 +167,9 @@ def markdown(name: str, cards: list[SetCard]) -> str:
     for card in cards:
         info, commit = card.info, card.info.commit
         splits = ", ".join(f"{split} {count:,}" for split, count in card.splits.items())
-        models = info.attributes["facts"].get("models")
-        encoder = f"{info.encoder}, of rows by {' and '.join(models)}" if models else info.encoder
+        facts, encoder = info.attributes["facts"], info.encoder
+        if models := facts.get("models"):
+            encoder += f", of rows by {' and '.join(models)} of {' and '.join(facts['datasets'])}"
         row = (
             info.key, encoder, info.attributes["precision"], f"{commit.n:,} × {commit.dim:,}",
             commit.dtype, f"{commit.n_failed:,}", splits or "none", f"`{commit.revision_id}`",

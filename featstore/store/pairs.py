@@ -22,7 +22,7 @@ from featstore.store.view import Selection, Several, TorchRows, View
 if TYPE_CHECKING:
     import torch
 
-COLUMNS = ("parent_id", "class_id")
+COLUMNS = ("parent_id", "class_id", "item_id")
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +165,8 @@ def pair_views(x: View, y: View, *, by: str) -> PairedView[View]:
     by : str
         ``"parent_id"``: the item_id of one side is the parent_id of the other (an image and
         its captions, whichever of the two is x). ``"class_id"``: both sides carry it (head
-        rows and class texts; images and class texts).
+        rows and class texts; images and class texts). ``"item_id"``: rows of one item by two
+        encoders.
 
     Returns
     -------
@@ -188,12 +189,13 @@ def pair_views(x: View, y: View, *, by: str) -> PairedView[View]:
     (30, array([1., 1.]))
     """
     if by not in COLUMNS:
-        raise MisalignedItemsError(f"Views pair by {' or '.join(COLUMNS)}; got {by!r}.")
+        raise MisalignedItemsError(f"Views pair by {', '.join(COLUMNS)}; got {by!r}.")
     left, right = _keys(x, y, by)
     x_rows, y_rows = join_ids(left, right)
     if not len(x_rows):
         raise EmptySelectionError(
-            f"{x.key} ({len(x):,} rows) and {y.key} ({len(y):,} rows) share no {by}. "
+            f"{x.key} ({len(x):,} rows) and {y.key} ({len(y):,} rows) share no {by}, such as "
+            f"{left.head(1).to_list()} and {right.head(1).to_list()}. "
             "Check that both are of one dataset, and the selection of each."
         )
     partners = np.bincount(x_rows, minlength=len(x))
@@ -210,7 +212,7 @@ def pair_views(x: View, y: View, *, by: str) -> PairedView[View]:
 def _keys(x: Selection, y: Selection, by: str) -> tuple[pl.Series, pl.Series]:
     """Return the two columns whose values must be equal."""
     x_values, y_values = _column(x, by), _column(y, by)
-    if by == "class_id":
+    if by != "parent_id":
         return x_values, y_values
     if y_values.null_count() < len(y):
         return x.items["item_id"], y_values

@@ -98,6 +98,11 @@ class SetInfo:
         """Number of items without an embedding."""
         return self.commit.n_failed
 
+    @property
+    def derived(self) -> bool:
+        """Whether its rows were made of those of another set."""
+        return bool(self.attributes["space"].get("provenance") == "derived")
+
     def as_dict(self) -> dict[str, Any]:
         """Return what ``headstock ls --json`` prints."""
         return {
@@ -378,7 +383,8 @@ class FeatureStore:
         """Return the set that `name` means: ``dataset/kind/encoder``, or any part that fits one.
 
         The encoder may be the directory name, the name as typed (``timm:resnet50``), the
-        name without its family, or any beginning of these that fits one set only.
+        name without its family, or any beginning of these that fits one set only. Where several
+        fit, of which one is not derived (`headstock store derive`), that one is meant.
 
         Parameters
         ----------
@@ -399,6 +405,9 @@ class FeatureStore:
         """
         _check_text(name)
         matches = self._find(name)
+        if len(matches) > 1:  # a set is meant before those that were derived from it
+            found = [one for one in matches if not self._info(one).derived]
+            matches = found if len(found) == 1 else matches
         if len(matches) == 1:
             return self._info(matches[0], revision)
         if matches:

@@ -575,11 +575,14 @@ class Selection:
     def require_same_space(self, other: Selection, *, what: str = "They") -> None:
         """Raise MisalignedItemsError unless both views lie in the same embedding space."""
         if self.space_id != other.space_id:
+            # Arrays of no named encoder are in a space of their dataset: `featstore.arrays.write`.
+            said = " Were both made by one encoder, write both with its name (encoder=)."
+            unnamed = said * any(one.encoder.startswith("array:") for one in (self, other))
             raise MisalignedItemsError(
                 f"{self.key} and {other.key} lie in different embedding spaces (space_id "
                 f"{self.space_id[:8]} and {other.space_id[:8]}). {what} must come from the same "
-                "model, weights, preprocessing and pooling. Of items that both have, `headstock "
-                f"bridge {other.key} {self.key}` maps one to the other."
+                f"model, weights, preprocessing and pooling.{unnamed} Of items that both have, "
+                f"`headstock bridge {other.key} {self.key}` maps one to the other."
             )
 
     def _read(

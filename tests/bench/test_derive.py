@@ -12,10 +12,9 @@ from bench.bridge import bridge
 from bench.derive import SCALE, derive
 from bench.errors import ProtocolError
 from featstore.command_line import EXIT_ERROR, EXIT_USAGE, run_command
-from featstore.errors import MisalignedItemsError, StoreWriteError
+from featstore.errors import AmbiguousSetError, MisalignedItemsError, StoreWriteError
 from featstore.extraction.repair import next_commands
 from featstore.share.card import markdown, set_cards
-from fitters.errors import PairsError
 from headstock.__main__ import cli
 
 OLD = "docs/image/their:v1"
@@ -91,20 +90,6 @@ def test_rows_and_what_they_keep_by_plain_definitions(store, rows, by):
         assert made.kept > 0.97
 
 
-def test_every_item_is_asked_where_there_are_few(tmp_path):
-    few = rows_of(300)
-    hs.write(tmp_path / "s", few, dataset="docs", encoder="their:v1")
-    made = derive(tmp_path / "s", "docs", "truncate:5")
-    assert made.kept == pytest.approx(kept(few, few[:, :5]))
-    assert made.sentence.endswith("% of the ten nearest among 300 items (300 queries).")
-
-
-def test_the_mean_of_rows_is_no_part_of_their_signs(tmp_path):
-    rows = rows_of() + 6
-    hs.write(tmp_path / "s", rows, dataset="docs", encoder="their:v1")
-    assert derive(tmp_path / "s", OLD, "binary").kept > kept(rows, np.sign(rows)) + 0.1
-
-
 def test_a_derived_set_is_in_a_space_of_its_own(store, rows):
     spaces = {store["docs"].space_id}
     for by in ("int8", "binary", "float16", "svd:9", "svd:8", "truncate:9"):
@@ -116,6 +101,10 @@ def test_a_derived_set_is_in_a_space_of_its_own(store, rows):
     assert store[derive(store, OLD, "int8", name="x:y").key].space_id in spaces
     with pytest.raises(ProtocolError, match="are not those of their:v1"):
         derive(store, OLD, "int8", name="their:v1")
+    # A short name means the set, and never one of those derived from it.
+    assert store["docs/image"].key == store[OLD].key
+    with pytest.raises(AmbiguousSetError, match="svd9"):
+        store["docs/image/their:v1+svd"]
     # By the same way another set gets into the same space; by a map of its own rows, not.
     hs.write(store, rows_of(seed=1), dataset="more", encoder="their:v1")
     same = {
@@ -158,23 +147,22 @@ def test_an_adapter_of_a_bridge_makes_no_rows_of_the_new_encoder(store, rows, tm
     with pytest.raises(MisalignedItemsError, match=r"Rows of one set .*headstock bridge"):
         hs.write(store, [new, own], dataset="both", ids=range(1200))
     assert new.nearest(own.numpy(), 3).rows.shape == (600, 3)  # said so, by an array
-    # Whose licences are its own: those of both models, and of the dataset.
+    a, b = (hs.write(store, rows[:9], dataset=name) for name in ("a", "b"))  # of no named encoder
+    with pytest.raises(MisalignedItemsError, match=r"write both with its name \(encoder=\)"):
+        a.nearest(b, 3)
+    # Whose licences are its own: those of both models, and of all data, in another store, too.
     assert store.info(made.key).attributes["facts"]["models"] == ["their:v1", "their:v2"]
-    again = derive(store, made.key, "truncate:8", name="mine:small")
-    card = markdown("store", set_cards(hs.open_store(store.address), {"docs": "CC-BY-NC-4.0"}))
+    other = hs.write(tmp_path / "other", rows_of(50, seed=1), dataset="asked", encoder="their:v1")
+    there = derive(other.origin.address, "asked", tmp_path / "v1-v2.safetensors", name="x:y")
+    again = derive(other.origin.address, there.key, "truncate:8", name="mine:small")
+    card = markdown("other", set_cards(hs.open_store(other.origin.address), {"asked": "CC0-1.0"}))
     (line,) = (one for one in card.splitlines() if again.key in one)
-    assert "mine:small, of rows by their:v1 and their:v2" in line
-    assert "| docs | CC-BY-NC-4.0 |" in card
+    assert "mine:small, of rows by their:v1 and their:v2 of asked and docs" in line
+    assert "| asked | CC0-1.0 |" in card
     with pytest.raises(
-        MisalignedItemsError, match=r"maps the space of .*their.v1.*their.v2.* lies"
+        MisalignedItemsError, match=r"maps the space of their:v1; .*their.v2.* lies"
     ):
         derive(store, new.key, tmp_path / "v1-v2.safetensors")
-
-
-def test_an_adapter_of_files_is_held_to_its_width(store, rows, tmp_path):
-    hs.bridge(rows[:, :12], rows, seeds=range(2)).save(tmp_path / "map.safetensors")
-    with pytest.raises(PairsError, match="maps rows of 12 columns to 24; got 24"):
-        derive(store, "docs", tmp_path / "map.safetensors")
 
 
 @pytest.mark.parametrize(

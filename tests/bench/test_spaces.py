@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from bench.errors import ProtocolError
-from bench.spaces import _centred_gram, _correlations, relate
+from bench.spaces import _correlations, relate
+from tests.spaces.simulate import bfloat16, int8, noisy
 
 
 def topics(rng, n=400, d=48, k=25):
@@ -20,24 +21,10 @@ def turned(x, rng):
     return (x @ np.linalg.qr(rng.standard_normal((x.shape[1],) * 2))[0]).astype(np.float32)
 
 
-def int8(x):
-    step = np.abs(x).max(axis=1, keepdims=True) / 127
-    return np.round(x / step) * step
-
-
-def bfloat16(x):
-    return (x.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
-
-
 def unlike(x, rng):
     """Return rows with the covariance of x that have nothing to do with it."""
     own = topics(rng, len(x), x.shape[1])
     return own - own.mean(axis=0)
-
-
-def noisy(x, rng, share):
-    size = share * np.linalg.norm(x, axis=1).mean() / np.sqrt(x.shape[1])
-    return x + size * rng.standard_normal(x.shape).astype(np.float32)
 
 
 def mixed(x, rng, share):
@@ -51,14 +38,14 @@ CELLS = {
     "same bits": (lambda x, rng: x.copy(), "same", ()),
     "float16": (lambda x, rng: x.astype(np.float16).astype(np.float32), "same", ()),
     "bfloat16": (lambda x, rng: bfloat16(x), "same", ()),
-    "scale": (lambda x, rng: 3 * x, "same up to", ("scale",)),
-    "rotation": (turned, "same up to", ("rotation",)),
     "order": (lambda x, rng: x[:, rng.permutation(48)], "same up to", ("order of columns",)),
-    "int8": (lambda x, rng: int8(x), "same up to", ("int8",)),
-    "three": (lambda x, rng: 5 * int8(turned(x, rng)), "same up to", ("rotation", "scale", "int8")),
+    "int8": (lambda x, rng: int8(x, 1), "same up to", ("int8",)),
+    "three": (
+        lambda x, rng: 5 * int8(turned(x, rng), 1), "same up to", ("rotation", "scale", "int8"),
+    ),
     "first half": (lambda x, rng: x[:, :24], "same up to", ("its first 24 columns",)),
     "signs": (lambda x, rng: np.sign(x - x.mean(axis=0)), "same up to", ("signs",)),
-    "noise": (lambda x, rng: turned(noisy(x, rng, 1.0), rng), "related", ()),
+    "noise": (lambda x, rng: turned(noisy(x, 1.0, rng), rng), "related", ()),
     "shuffled": (lambda x, rng: turned(x, rng)[rng.permutation(len(x))], "unrelated", ()),
     "random": (unlike, "unrelated", ()),
     "2 % foreign": (lambda x, rng: mixed(x, rng, 0.02), "mixed", ()),
@@ -86,8 +73,21 @@ def test_noise_is_no_rotation_where_rows_lie_in_few_directions():
         rng = np.random.default_rng([seed, 2])
         x = topics(rng, d=8) @ rng.standard_normal((8, 96)).astype(np.float32)
         for size, verdict in ((0.0, "same up to"), (0.3, "related")):
-            found = relate(x, turned(noisy(x, rng, size), rng), rng)
+            found = relate(x, turned(noisy(x, size, rng), rng), rng)
             assert (found.verdict, found.rho > 0.98) == (verdict, True)
+
+
+def test_a_cut_after_a_rotation_is_told_from_twice_as_many_items_as_columns_on():
+    rng = np.random.default_rng(2)
+    x = topics(rng, 500, d=240) @ rng.standard_normal((240, 240)).astype(np.float32)
+    y = turned(x, rng)[:, :120]
+    for a, b in ((x, y), (y, x)):
+        assert relate(a, b, rng).by == ("a linear map to 120 columns",)
+        few = relate(a[:470], b[:470], rng)
+        said = ("Mixed rows below 5 % may pass unseen.",
+                "Below 480 items one side may be the other, turned and then cut.")  # fmt: skip
+        assert (few.verdict, few.undecided) == ("related", said)
+    assert relate(x, noisy(y, 0.1, rng), rng).verdict == "related"
 
 
 def test_the_strangers_are_those_that_were_planted():
@@ -97,10 +97,13 @@ def test_the_strangers_are_those_that_were_planted():
     planted = np.sort(rng.permutation(600)[:30])
     y[planted] = unlike(x[planted], rng)
     found = relate(x, y, np.random.default_rng(0))
-    np.testing.assert_array_equal(found.strangers, planted)
-    assert found.sentence == "Mixed rows: 30 of one side do not follow the others."
+    assert len(found.strangers) >= 28  # a random row may follow by chance
+    assert {*found.strangers} <= {*planted}
+    many = len(found.strangers)
+    assert found.sentence == f"Mixed rows: {many} of one side do not follow the others."
     few = relate(x[:200], y[:200], np.random.default_rng(0))  # mixed rows were not tried so low
     assert few.verdict != "mixed"
+    assert few.undecided[0] == "Below 300 items mixed rows are not told."
     assert not len(few.strangers)
 
 
@@ -114,19 +117,6 @@ def test_a_profile_is_a_correlation_without_the_item_itself():
         others = [j for j in anchors if j != i]
         expected = np.corrcoef(a[others] @ a[i], b[others] @ b[i])[0, 1]
         np.testing.assert_allclose(found[i], expected, atol=1e-9)
-
-
-def test_the_gram_is_centred_without_bias():
-    # Song et al. 2012: the product of two such grams sums to n (n − 3) times the unbiased HSIC.
-    rng = np.random.default_rng(1)
-    x, y = rng.standard_normal((8, 3)), rng.standard_normal((8, 5))
-    k, l_ = ((r - r.mean(0)) @ (r - r.mean(0)).T for r in (x, y))
-    np.fill_diagonal(k, 0)
-    np.fill_diagonal(l_, 0)
-    n, one = 8, np.ones(8)
-    hsic = np.trace(k @ l_) + (one @ k @ one) * (one @ l_ @ one) / ((n - 1) * (n - 2))
-    hsic -= 2 / (n - 2) * (one @ k @ l_ @ one)
-    np.testing.assert_allclose((_centred_gram(x) * _centred_gram(y)).sum(), hsic, rtol=1e-9)
 
 
 def test_too_few_items_are_an_error():

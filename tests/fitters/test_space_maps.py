@@ -17,8 +17,6 @@ from fitters.adapter import GOLDEN, Adapter
 from fitters.errors import AlignmentWriteError, CorruptAlignmentError, PairsError
 from fitters.space_maps import (
     PENALTIES,
-    KernelMap,
-    LinearMap,
     Setting,
     kinds_for,
     settings_of,
@@ -205,9 +203,3 @@ def test_other_files_are_no_adapters(tmp_path, data):
         adapter().save(tmp_path / "a.safetensors" / "b")
     with pytest.raises(FileNotFoundError):
         Adapter.read(tmp_path / "none")
-
-
-def test_both_maps_are_data():
-    assert LinearMap(np.zeros(2), np.eye(2)).arrays().keys() == {"weight", "bias"}
-    kernel = KernelMap(np.zeros(2), np.eye(2), np.eye(2), np.ones(1))
-    np.testing.assert_allclose(kernel.apply(np.eye(2))[0], [1, np.exp(-2)])

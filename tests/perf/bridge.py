@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from bench.bridge import _chosen, _Search
+from bench.bridge import Search, _chosen
 from bench.statistics import DrawSums, two_term
 from fitters.space_maps import PENALTIES, kinds_for, space_maps
 from tests.perf.engine import Figure, compare, not_measured, one_run
@@ -78,13 +78,6 @@ def peers() -> Mapping[str, Peer]:
     }
 
 
-class _Fitted:
-    """A map with the name of a product's."""
-
-    def __init__(self, apply: Map) -> None:
-        self.apply = apply
-
-
 def measure(every: Mapping[str, Peer], rows: Mapping[str, Rows]) -> Iterator[dict[str, Any]]:
     """Yield a row for each pair of spaces and peer: share of the ten nearest kept, CPU seconds."""
     for old, new, n_pairs, gallery in PAIRS:
@@ -95,7 +88,7 @@ def measure(every: Mapping[str, Peer], rows: Mapping[str, Rows]) -> Iterator[dic
             order = np.random.default_rng([draw, 5]).permutation(len(rows[old]))
             x, y = (rows[name].astype(np.float64) for name in (old, new))
             fitted, held = order[:n_pairs], order[n_pairs : n_pairs + gallery]
-            search = _Search(x[held], y[held], min(QUERIES, len(held)))
+            search = Search(y[held], QUERIES)
             for name, fit in every.items():
                 started = time.process_time()
                 try:
@@ -103,7 +96,7 @@ def measure(every: Mapping[str, Peer], rows: Mapping[str, Rows]) -> Iterator[dic
                         warnings.simplefilter("ignore")
                         made = fit(x[fitted], y[fitted])
                     seconds[name] = seconds.get(name, 0.0) + time.process_time() - started
-                    kept = search.kept(_Fitted(made), "old items")[1]  # type: ignore[arg-type]
+                    kept = search.kept(y[held], np.asarray(made(x[held]), np.float64))[2]
                     sums.setdefault(name, []).append((held[: len(kept)], kept))
                 except Exception as err:  # whatever a peer raises, the others are still measured
                     failed[name] = f"{type(err).__name__}: {str(err)[:80]}"

@@ -178,9 +178,10 @@ def test_the_way_to_make_a_set_anew_names_its_options(manifest, folders, tmp_pat
     typed = ["-s", "prefix=a picture of: ", "-s", "max_length=9"]
     assert headstock("extract", *what, *typed, "--log", "none") == 0
     (info,) = featstore.open_store(store).sets()
-    weights = str(folders["st"])
     _, anew = next_commands(store, info.key, {})
-    for command in anew.replace("MANIFEST", f"{manifest} --weights {weights}").split(" && "):
+    assert f"--weights FOLDER/{folders['st'].name}" in anew
+    anew = anew.replace("FOLDER", str(folders["st"].parent))
+    for command in anew.replace("MANIFEST", str(manifest)).split(" && "):
         assert headstock(*shlex.split(command)[1:]) == 0
     (again,) = featstore.open_store(store).sets()
     assert (again.key, again.commit.revision_id) == (info.key, info.commit.revision_id)

@@ -103,7 +103,7 @@ def test_what_does_not_pair_says_why(tmp_path, images):
     x_key, y_key = _two(tmp_path, images)
     store = open_store(tmp_path)
     x, y = store.view(x_key), store.view(y_key)
-    with pytest.raises(MisalignedItemsError, match="parent_id or class_id; got 'split'"):
+    with pytest.raises(MisalignedItemsError, match="parent_id, class_id, item_id; got 'split'"):
         x.pair_by("split", y)
     with pytest.raises(MisalignedItemsError, match="Pair them by class_id"):
         x.pair_by("parent_id", y)
