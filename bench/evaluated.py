@@ -19,7 +19,7 @@ from bench.comparisons import (
     compare_choices,
 )
 from bench.errors import NoResultsError
-from bench.report.figures import controls_figure, pairs_figure
+from bench.report.figures import headline_figure, pairs_figure
 from bench.report.page import write_report
 from bench.report.theme import Figure
 from bench.report.verdict import among, chance_text, verdict
@@ -328,14 +328,14 @@ class Results:
         return found
 
     def plot_controls(self, method: str | None = None) -> Figure:
-        """Return the report's figure of the head beside every draw of its controls, without pairs.
+        """Return the report's first figure: heads alone, and the controls of a method.
 
         Of names and top-1, as in the report: other directions and metrics are in `table`.
 
         Parameters
         ----------
         method : str, optional
-            As of `plot_pairs`; it comes before the others that have controls.
+            As of `plot_pairs`.
 
         Returns
         -------
@@ -344,18 +344,15 @@ class Results:
         Raises
         ------
         NoResultsError
-            If the method was not run on a head alone, beside controls.
+            If the method was not run on a head alone.
         """
         method = self._drawn(method)
-        rows = whole_heads(self.rows)
-        alone = in_order(rows.filter(method=method, n_pairs="0", source="head"))["eval"]
-        found = None if alone.is_empty() else controls_figure(
-            rows, self._table, evaluation=alone[0], method=method
+        alone = in_order(self.rows.filter(method=method, n_pairs="0", source="head"))["eval"]
+        found = None if alone.is_empty() else headline_figure(
+            self._comparisons, method=method, evaluation=alone[0]
         )  # fmt: skip
         if found is None:
-            raise NoResultsError(
-                f"{method} was not run on a head alone, beside controls, to name images."
-            )
+            raise NoResultsError(f"{method} was not run on a head alone, to name images.")
         return found
 
     def report(self, path: Path | str) -> Path:

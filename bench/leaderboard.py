@@ -603,9 +603,10 @@ def _board(sent: Sequence[Submission]) -> Board:
         return not _has_draws(cell, usual), -cell.mean(metric), one.name
 
     def interval(one: Submission) -> tuple[float, float]:
-        low, high = Claim("over-chance", cells[one.digest], None, metric, one.chance).interval
-        least = 0.0 if cutoff(metric) is not None else -math.inf
-        return max(low + one.chance, least), high + one.chance
+        ends = Claim("over-chance", cells[one.digest], None, metric, one.chance).interval
+        low, high = np.add(ends, one.chance).tolist()
+        # A share lies between none and all: what is cut off takes no coverage.
+        return (max(low, 0.0), min(high, 1.0)) if cutoff(metric) is not None else (low, high)
 
     order = sorted(sent, key=rank)
     entries = [(one, cells[one.digest].mean(metric), interval(one)) for one in order]

@@ -335,6 +335,51 @@ class AgainConfig:
         check_values(self, ProtocolError, of="items encoded again")
 
 
+@dataclass(frozen=True)
+class SearchConfig:
+    """How a folder of pictures is searched.
+
+    Attributes
+    ----------
+    top : int
+        Pictures that a text lists.
+    source : str
+        Who answers; one of `bench.search.SOURCES`.
+    encoder, text_encoder : str
+        Of pictures and texts, ``family:name``. Weights come from a package that is known to carry
+        them, and from the hub where there is none.
+    head : str, optional
+        Label set of the encoder's classes. None: what its weights say.
+    """
+
+    top: int = option(
+        10, help="List at most N pictures for a text, up to 10,000.", metavar="N", at_least=1,
+        below=10_001,
+    )  # fmt: skip
+    source: Literal["head", "random", "shuffled"] = option(
+        "head", help="Answer by the head, or by a control: random, shuffled.", metavar="NAME"
+    )
+    encoder: str = option(
+        "timm:tf_efficientnet_lite0", help="Encode pictures with this encoder, whose head is used.",
+        metavar="FAMILY:NAME",
+    )  # fmt: skip
+    text_encoder: str = option(
+        "st:all-MiniLM-L6-v2", help="Encode texts with this encoder.", metavar="FAMILY:NAME"
+    )
+    head: str | None = option(
+        None,
+        help="Read the encoder's head as one of this label set, such as imagenet21k_goog [default: "
+        "the encoder's own].",
+        metavar="NAME",
+    )
+
+    @property
+    def has_defaults(self) -> bool:
+        """Whether both encoders are those that the settings and limits were chosen for."""
+        known = SearchConfig()
+        return (self.encoder, self.text_encoder) == (known.encoder, known.text_encoder)
+
+
 class BridgeSettings(TypedDict, total=False):
     """Settings of `headstock.bridge`: those of `BridgeConfig`."""
 

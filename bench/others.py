@@ -282,14 +282,15 @@ def _board(rows: pl.DataFrame, kind: str, units: str, metric: str) -> Board:
     order = sorted(of_entry, key=lambda name: (name not in kept, -sums[name].mean, name))
     lead = {name: two_term(sums[order[0]] - sums[name]) for name in order[1:] if name in kept}
     are_hits = rows["value"].is_in([0.0, 1.0]).all()
-    entries = [
-        (
-            Submission({"name": name, "digest": sha256_hex(sums[name].total.tobytes())}),
-            sums[name].mean,
-            proportion_interval(sums[name]) if are_hits else two_term(sums[name]).interval(),
-        )
-        for name in order
-    ]
+    # No mean of scores lies where no score does: what is cut off takes no coverage.
+    bounds = (0.0 if (rows["value"] >= 0).all() else -1.0, 1.0)
+    entries = []
+    for name in order:
+        own = sums[name]
+        ends = proportion_interval(own) if are_hits else two_term(own).interval()
+        low, high = np.clip(ends, *bounds).tolist()
+        digest = sha256_hex(own.total.tobytes())
+        entries.append((Submission({"name": name, "digest": digest}), own.mean, (low, high)))
     n = {what: len({one[i] for one in common}) for i, what in enumerate(("draw", "cluster", kind))}
     asked = {"images": f"{n[kind]:,} {units}", "metric": metric, "draws": n["draw"]}
     asked |= dict.fromkeys(("direction", "eval", "options"), "")
@@ -298,7 +299,10 @@ def _board(rows: pl.DataFrame, kind: str, units: str, metric: str) -> Board:
         name: (found.mean, found.interval(), None if few else found.p_value())
         for name, found in lead.items()
     }
-    question = _question(kind, n, lead, left_out=len(set.union(*of_entry.values()) - common))
+    question = _question(
+        kind, n, lead, left_out=len(set.union(*of_entry.values()) - common),
+        is_cut=not are_hits and any(end in bounds for _, _, ends in entries for end in ends),
+    )  # fmt: skip
     return Board(sha256_hex(canonical_json(asked))[:SHORT], asked, ranked(entries, gaps), question)
 
 
@@ -311,7 +315,7 @@ def _comparable(of_entry: Mapping[str, set[Any]]) -> list[str]:
 
 
 def _question(
-    kind: str, n: Mapping[str, int], lead: Mapping[str, Estimate], *, left_out: int
+    kind: str, n: Mapping[str, int], lead: Mapping[str, Estimate], *, left_out: int, is_cut: bool
 ) -> str:
     """Return which question a board answers, and what it cannot decide."""
     asked, undecided = _ANSWERS[kind]
@@ -325,6 +329,7 @@ def _question(
         f"The {kind} lie in {n['cluster']:,} clusters, the sample.": n["cluster"] < n[kind],
         f"{undecided} nor whether another training or seed would change an entry.": True,
         f"No lead below {100 * least:.1f} points could be shown here.": math.isfinite(least),
+        "Intervals end where no score can lie, at 0 (or -100) and 100 %.": is_cut,
     }
     return " ".join(text for text, holds in words.items() if holds)
 

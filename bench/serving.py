@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hmac
 import json
-import re
 import secrets
 import threading
 from collections.abc import Mapping
@@ -20,19 +19,14 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from bench.report.search import DEEP, search_page
-from bench.search import FAR, SOURCES, Searcher
+from bench.search import SOURCES, Searcher
 
 #: Characters of a text that is asked for.
 LONGEST = 200
 
-#: Seconds for a request to arrive.
-PATIENCE = 10.0
-
-_FRAMES = "frame-ancestors 'none'"
-
 _HEADERS = {
     "Cache-Control": "no-store",
-    "Content-Security-Policy": f"default-src 'none'; {_FRAMES}",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
@@ -55,19 +49,22 @@ class Server(ThreadingHTTPServer):
         Opens the page once.
     cookie : str
         What that is changed into.
-    asked : int
-        Texts that were answered.
+    files : dict
+        All that can be asked for by its path: content, type, and headers beside the usual ones.
     """
 
-    daemon_threads = True
-
     def __init__(self, searcher: Searcher, *, named: bool = True) -> None:
-        called = searcher.listing.root.name or "pictures"
-        self.searcher, self.page = searcher, search_page(searcher, called, named=named, serve=True)
-        self.sources = [searcher.source(name).of(self.page.rows) for name in SOURCES]
-        self.thumbnails = [searcher.thumbnails[row] for row in self.page.rows]
+        called = searcher.root.name or "pictures"
+        html, _ = search_page(searcher, called, named=named, serve=True)
+        self.searcher, self._one = searcher, threading.Lock()
+        self.files: dict[str, tuple[bytes, str, dict[str, str]]] = {
+            f"/thumbnail/{number}": (data, "image/webp", {"Cache-Control": "private"})
+            for number, data in enumerate(searcher.thumbnails)
+        }
+        # Its own policy, which says what it may load, stands in it.
+        policy = {"Content-Security-Policy": "frame-ancestors 'none'"}
+        self.files["/"] = html.encode(), "text/html", policy
         self.key, self.cookie = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
-        self.asked, self._one = 0, threading.Lock()
         super().__init__(("127.0.0.1", 0), _Handler)
 
     def take(self, key: str) -> bool:
@@ -80,61 +77,49 @@ class Server(ThreadingHTTPServer):
     def knows(self, header: str) -> bool:
         """Return whether a Cookie header holds the cookie."""
         own = f"headstock={self.cookie}".encode()
-        given = (one.strip().encode(errors="replace") for one in header.split(";"))
-        return any(hmac.compare_digest(one, own) for one in given)
+        given = header.encode(errors="replace").split(b";")
+        return any(hmac.compare_digest(one.strip(), own) for one in given)
 
     def answer(self, text: str) -> dict[str, Any]:
         """Answer a text; one at a time, as the encoder has the machine."""
         with self._one:
-            self.asked += 1
-            near, cosine, found = self.searcher.ask(text, self.sources, DEEP)
-        lists = [[picture for picture, _ in own] for own in found]
-        return {"pictures": lists, "near": near, "far": cosine < FAR}
+            near, found = self.searcher.ask(text, map(self.searcher.source, SOURCES), DEEP)
+        return near | {"pictures": [[picture for picture, _ in own] for own in found]}
 
 
 class _Handler(BaseHTTPRequestHandler):
     """Answers GET alone; other methods are refused by the base class."""
 
     server: Server
-    timeout = PATIENCE
+    timeout = 10.0  # seconds, for a request to arrive
     server_version, sys_version = "headstock", ""
 
     def do_GET(self) -> None:
         """Answer a request."""
-        port = self.server.server_port
+        server, port = self.server, self.server.server_port
         if self.headers.get_all("Host") not in ([f"127.0.0.1:{port}"], [f"localhost:{port}"]):
-            self._send(HTTPStatus.MISDIRECTED_REQUEST, b"This is not that host.")
-            return
+            return self._send(HTTPStatus.MISDIRECTED_REQUEST, b"This is not that host.")
         try:
             address = urlsplit(self.path)
             asked = parse_qs(address.query, max_num_fields=4, errors="strict")
         except ValueError:
-            self._send(HTTPStatus.BAD_REQUEST)
-            return
-        if address.path == "/" and "key" in asked and self.server.take(asked["key"][0]):
-            cookie = f"headstock={self.server.cookie}; Path=/; HttpOnly; SameSite=Strict"
-            self._send(HTTPStatus.SEE_OTHER, more={"Location": "/", "Set-Cookie": cookie})
-        elif not self.server.knows(self.headers.get("Cookie", "")):
-            self._send(HTTPStatus.FORBIDDEN, b"Open the address in the terminal. It works once.")
-        else:
-            self._answer(address.path, asked)
-
-    def _answer(self, path: str, asked: Mapping[str, list[str]]) -> None:
+            return self._send(HTTPStatus.BAD_REQUEST)
+        if address.path == "/" and "key" in asked and server.take(asked["key"][0]):
+            cookie = f"headstock={server.cookie}; Path=/; HttpOnly; SameSite=Strict"
+            return self._send(HTTPStatus.SEE_OTHER, more={"Location": "/", "Set-Cookie": cookie})
+        if not server.knows(self.headers.get("Cookie", "")):
+            return self._send(HTTPStatus.FORBIDDEN, b"Open the printed address. It works once.")
         text = asked.get("q", [""])[0].strip()
-        number = re.fullmatch(r"/thumbnail/([0-9]{1,6})", path)
-        if path == "/":
-            policy = {"Content-Security-Policy": f"{self.server.page.policy}; {_FRAMES}"}
-            self._send(HTTPStatus.OK, self.server.page.html.encode(), "text/html", policy)
-        elif number and int(number[1]) < len(self.server.thumbnails):
-            data = self.server.thumbnails[int(number[1])]
-            self._send(HTTPStatus.OK, data, "image/webp", {"Cache-Control": "private"})
-        elif path == "/ask" and 0 < len(text) <= LONGEST:
-            data = json.dumps(self.server.answer(text)).encode()
-            self._send(HTTPStatus.OK, data, "application/json")
-        elif path == "/ask":
-            self._send(HTTPStatus.BAD_REQUEST, f"A text has 1 to {LONGEST} characters.".encode())
-        else:
-            self._send(HTTPStatus.NOT_FOUND)
+        if address.path in server.files:
+            return self._send(HTTPStatus.OK, *server.files[address.path])
+        if address.path != "/ask":
+            return self._send(HTTPStatus.NOT_FOUND)
+        if not 0 < len(text) <= LONGEST:
+            said = f"A text has 1 to {LONGEST} characters."
+            return self._send(HTTPStatus.BAD_REQUEST, said.encode())
+        return self._send(
+            HTTPStatus.OK, json.dumps(server.answer(text)).encode(), "application/json"
+        )
 
     def _send(
         self,
@@ -143,12 +128,10 @@ class _Handler(BaseHTTPRequestHandler):
         kind: str = "text/plain",
         more: Mapping[str, str] | None = None,
     ) -> None:
-        self.send_response(status)
         kind = kind if kind.startswith("image") else f"{kind}; charset=utf-8"
-        sent = (
-            _HEADERS | {"Content-Type": kind, "Content-Length": str(len(body))} | {**(more or {})}
-        )
-        for name, value in sent.items():
+        own = {"Content-Type": kind, "Content-Length": str(len(body))} | {**(more or {})}
+        self.send_response(status)
+        for name, value in (_HEADERS | own).items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)

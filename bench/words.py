@@ -107,8 +107,10 @@ def is_blocked(term: str) -> bool:
     >>> [is_blocked(term) for term in ("red car", "gypsy moth", "jewel box")]
     [False, True, False]
     """
-    words = re.split(r"[\s']+", term.lower())
-    return any(word.startswith(BLOCKED) and not _INNOCENT.match(word) for word in words)
+    return any(
+        word.startswith(BLOCKED) and not _INNOCENT.match(word)
+        for word in re.split(r"[\s']+", term.lower())
+    )
 
 
 def is_printed(term: str, offsets: Iterable[int]) -> bool:
@@ -179,8 +181,10 @@ def vocabulary(tokenizer: Path, n: int = N_WORDS) -> dict[str, bool]:
         )
         for name, p in zip(found, pieces, strict=True)
     }  # fmt: skip
-    ordered = sorted(found, key=common.__getitem__)[:n]
-    return {spelled.get(name, name): is_printed(name, senses[name]) for name in ordered}
+    return {
+        spelled.get(name, name): is_printed(name, senses[name])
+        for name in sorted(found, key=common.__getitem__)[:n]
+    }
 
 
 def name_words(path: str) -> str:

@@ -10,6 +10,7 @@ import sys
 import time
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -333,7 +334,7 @@ def reproduce_command(
     the packages. The exit code is 4 where a number is missing or outside its tolerance.
     """
     from bench.cli.run import Execution
-    from bench.reproduction import compare_box, expected_table, read_box
+    from bench.reproduction import STUDIES, compare_box, expected_table, read_box
 
     found = read_box(box)
     out = out or Path("build") / found.name
@@ -346,8 +347,8 @@ def reproduce_command(
             return _print_commands(DEMO, str(out), as_json=as_json)
         if code := DEMO.run(str(out), err=as_json):
             return code
-    if found.suite == "birds":
-        return _birds(found, out, dry_run=dry_run, as_json=as_json)
+    if found.suite in STUDIES:
+        return _study(found, out, dry_run=dry_run, as_json=as_json)
     place = store or found.store or out / "store"
     runs = _planned(found, place)
     execution = Execution(place, results, jobs, "local", dry_run, as_json, device)
@@ -370,22 +371,22 @@ def _certified(outcome: Outcome, out: Path, *, as_json: bool) -> int:
     return 0 if outcome.holds else EXIT_VERIFY
 
 
-def _birds(box: Box, out: Path, *, dry_run: bool, as_json: bool) -> int:
-    """Run the study of birds, whose package the user installs."""
-    from bench.birds import DRAWS, FITS, LICENCE, read_birds, study
-    from bench.reproduction import compare_study
+def _study(box: Box, out: Path, *, dry_run: bool, as_json: bool) -> int:
+    """Run a study, whose package the user installs."""
+    from bench.reproduction import STUDIES, compare_study
     from featstore.cli.progress import ProgressBar
     from featstore.encoders.registry import encode
     from featstore.terminal import TextTable
 
-    click.echo(f"{box.title}.\n{LICENCE}", err=as_json)
-    species = read_birds()
+    own = import_module(STUDIES[box.suite])
+    click.echo(f"{box.title}.\n{own.LICENCE}", err=as_json)
+    studied = own.read()
     if dry_run:
         return 0
     encoder, _, weights = TEXTS.partition(" --weights ")
-    with ProgressBar("birds", "fits", total=2 * DRAWS * FITS, doing="encoding names") as bar:
-        texts = encode(species.names.tolist(), encoder, weights=weights)
-        found = study(species, texts, DRAWS, on_fit=bar.advance)
+    with ProgressBar(box.suite, "fits", total=own.fits(), doing="encoding names") as bar:
+        texts = encode(studied.names.tolist(), encoder, weights=weights)
+        found = own.study(studied, texts, own.DRAWS, on_fit=bar.advance)
     if not as_json:
         rows = [
             [row["eval"], row["method"], row["source"], row["metric"], f"{100 * row['value']:.1f}",

@@ -10,16 +10,15 @@ import shlex
 import socket
 import sys
 import webbrowser
-from collections import Counter
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import click
 
+from bench.options import SearchConfig
 from featstore.cli.progress import ProgressBar
 from featstore.command_line import (
     EXIT_SKIPPED,
@@ -29,14 +28,11 @@ from featstore.command_line import (
     print_json,
     usage_error,
 )
-from featstore.errors import unknown_name
+from featstore.options import config_from, options_from
 from featstore.terminal import drawing_on, encodable, say, visible
 
 if TYPE_CHECKING:
     from bench.search import Searcher
-
-#: The sources that answer, as `bench.search.SOURCES`.
-_SOURCES = ("head", "random", "shuffled")
 
 #: Pixels of the side of a picture in a terminal, and bytes of a part of it, as kitty takes them.
 _SIDE, _PART = 96, 4096
@@ -49,17 +45,13 @@ _SIDE, _PART = 96, 4096
     "\n  headstock search photos"
     "\n  headstock search photos --serve",
 )
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument(
+    "folder", type=click.Path(exists=True, file_okay=False, resolve_path=True, path_type=Path)
+)
 @click.argument("query", required=False)
-@click.option(
-    "--top", type=int, default=10, show_default=True, metavar="N",
-    help="List at most N pictures for a text, up to 10,000.",
-)  # fmt: skip
+@options_from(SearchConfig, "top")
 @click.option("-i", "--interactive", is_flag=True, help="Read texts from a prompt, one a line.")
-@click.option(
-    "--source", type=click.Choice(_SOURCES), default="head", show_default=True, metavar="NAME",
-    help="Answer by the head, or by a control: random, shuffled.",
-)  # fmt: skip
+@options_from(SearchConfig, "source")
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path, dir_okay=False), default=None, metavar="FILE",
     help="Write the offline page here; without QUERY [default: search.html].",
@@ -73,52 +65,50 @@ _SIDE, _PART = 96, 4096
     "--store", type=click.Path(path_type=Path, file_okay=False), default=None, metavar="STORE",
     help="Keep the embeddings in this store [default: user's cache].",
 )  # fmt: skip
+@options_from(SearchConfig, "encoder", "text_encoder", "head")
 @json_option
 def search_command(
     folder: Path,
     query: str | None,
-    top: int,
     interactive: bool,
-    source: str,
     out: Path | None,
     no_open: bool,
     no_names: bool,
     serve: bool,
     store: Path | None,
     as_json: bool,
+    **asked: Any,
 ) -> int:
     """Search the pictures below a folder by text; no picture has a label.
 
-    The head of EfficientNet-lite0, made for 1,000 classes, says where texts lie among pictures.
-    With QUERY the best ten are listed. Without it a page is written: one offline file that answers
-    15,000 words, beside random vectors and shuffled names. The first run encodes all pictures,
-    later ones what is new. Nothing leaves this machine, and the folder is never written to.
-    Pictures that cannot be read are counted, and the exit code is then 3.
+    The head of an image classifier says where texts lie among pictures: that of EfficientNet-lite0,
+    made for 1,000 classes, or of --encoder. With QUERY the best ten are listed. Without it a page
+    is written: one offline file that answers 15,000 words, beside random vectors and shuffled
+    names. The first run encodes all pictures, later ones what is new. Nothing leaves this machine,
+    and the folder is never written to. Pictures that cannot be read are counted, and the exit code
+    is then 3.
     """
     from data_manifests.cache import cache_folder
 
-    if not 1 <= top <= 10_000:
-        raise usage_error(f"--top is a number from 1 to 10,000; got {top:,}.")
-    modes = {"QUERY": query is not None, "-i": interactive, "--serve": serve}
-    chosen = [name for name, given in modes.items() if given]
-    if len(chosen) > 1:
-        raise usage_error(f"{' and '.join(chosen)} are different ways to ask. Give one of them.")
-    page_only = {"-o": out, "--no-open": no_open, "--no-names": no_names and not serve}
-    for name in (name for name, given in page_only.items() if given and chosen):
-        raise usage_error(f"{name} is of the page, and {chosen[0]} writes none. Leave it out.")
-    root = _folder(folder)
+    config = config_from(SearchConfig, asked)
+    mode = _mode(
+        {"QUERY": query is not None, "-i": interactive, "--serve": serve},
+        {"-o": out, "--no-open": no_open, "--no-names": no_names and not serve},
+    )
     place = (store or cache_folder("search")).absolute()
-    page = out or _page_of(root, place)
-    _keep_out(root, {"--store": place} if chosen else {"--store": place, "-o": page})
-    _ask_first(root)
+    # Beside no picture, if nothing is said.
+    beside = place / "search" / f"{folder.name}.html" if Path.cwd().is_relative_to(folder) else None
+    page = out or beside or Path("search.html")
+    _check_places(folder, {"--store": place} if mode else {"--store": place, "-o": page})
     # What is written from here on is for the user's eyes alone; so is what other processes write.
     os.umask(0o077)
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    searcher = _prepared(root, place)
+    if config.has_defaults:  # their weights come in packages
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    searcher = _prepared(folder, place, config, for_page=mode in ("", "--serve"))
     if query is not None:
-        _answer(searcher, query, source, top=top, as_json=as_json)
+        _answer(searcher, query, as_json=as_json)
     elif interactive:
-        _prompt(partial(_answer, searcher, top=top, as_json=as_json), source)
+        _prompt(searcher, as_json=as_json)
     elif serve:
         _serve(searcher, named=not no_names)
     else:
@@ -126,96 +116,87 @@ def search_command(
         if not (no_open or as_json):
             _open(page)
     _say_skipped(searcher)
-    return EXIT_SKIPPED if searcher.listing.skipped else 0
+    return EXIT_SKIPPED if searcher.skipped else 0
 
 
-def _page_of(root: Path, store: Path) -> Path:
-    """Return where the page goes if nothing is said: beside no picture."""
-    if not Path.cwd().is_relative_to(root):
-        return Path("search.html")
-    from bench.search import default_dataset
-
-    return store / "search" / f"{default_dataset(root)}.html"
-
-
-def _folder(given: Path) -> Path:
-    """Return the folder that was typed; name one that is called alike where it is none."""
-    root = given.expanduser().absolute()
-    if not root.is_dir():
-        names = [path.name for path in root.parent.glob("*/")]
-        raise usage_error(unknown_name("folder", root.name, names, where=f"in {root.parent}"))
-    return root.resolve()
+def _mode(modes: dict[str, bool], of_page: dict[str, Any]) -> str:
+    """Return which way of asking was given, and nothing else may be; empty: a page is written."""
+    chosen = [name for name, given in modes.items() if given]
+    if len(chosen) > 1:
+        raise usage_error(f"{' and '.join(chosen)} are different ways to ask. Give one of them.")
+    for name in (name for name, given in of_page.items() if given and chosen):
+        raise usage_error(f"{name} is of the page, and {chosen[0]} writes none. Leave it out.")
+    return "".join(chosen)
 
 
-def _keep_out(root: Path, places: dict[str, Path]) -> None:
-    """Refuse to write into the folder."""
-    for flag, place in places.items():
-        if place.resolve().is_relative_to(root):
-            raise usage_error(
-                f"{place} lies in {root}, which is read and never written to. Name another place: "
-                f"{flag}."
-            )
-
-
-def _ask_first(root: Path) -> None:
-    """Ask before a whole disk or home folder is read."""
+def _check_places(root: Path, places: dict[str, Path]) -> None:
+    """Refuse to write into the folder; before a disk or home folder is read with its cache, ask."""
+    inside = [flag for flag, place in places.items() if place.resolve().is_relative_to(root)]
     if Path.home().resolve().is_relative_to(root):
         click.confirm(
-            f"{root} holds your home folder: every picture in it and below will be encoded. Go on?",
-            abort=True, err=True,
+            f"{root} holds your home folder: every picture in it and below will be encoded, and "
+            f"kept in {places['--store']}. Go on?", abort=True, err=True,
         )  # fmt: skip
+    elif inside:
+        raise usage_error(
+            f"{places[inside[0]]} lies in {root}, which is read and never written to. Name another "
+            f"place: {inside[0]}."
+        )
 
 
-def _prepared(root: Path, place: Path) -> Searcher:
+def _prepared(root: Path, place: Path, config: SearchConfig, *, for_page: bool) -> Searcher:
     """Encode what is new, and say what there is."""
     with ProgressBar(f"search {root.name}", "items", doing="looking for pictures") as bar:
-        from bench.search import prepare
+        from bench.search import MOST_PICTURES, prepare
         from featstore.cli.extract import show_progress
 
-        searcher = prepare(root, place, bar.stage, partial(show_progress, bar))
-    new = f", {searcher.encoded:,} of them new" if searcher.encoded else ""
-    n = count(len(searcher.paths), "picture")
-    say(f"{root}: {n}{new}. Nothing leaves this machine.", err=True)
+        progress, most = partial(show_progress, bar), MOST_PICTURES if for_page else None
+        searcher = prepare(root, place, config, bar.stage, progress, most)
+    found = count(len(searcher.pictures), "picture")
+    found += f", {searcher.encoded:,} of them new" if searcher.encoded else ""
+    say(f"{root}: {found}. Nothing leaves this machine.", err=True)
     return searcher
 
 
-def _answer(searcher: Searcher, text: str, source: str, *, top: int, as_json: bool) -> None:
+def _answer(searcher: Searcher, text: str, *, as_json: bool) -> None:
     """Print the best pictures for a text."""
-    from bench.search import FAR
-
-    near, cosine, [found] = searcher.ask(text, [searcher.source(source)], top)
-    answers = [(searcher.paths[row], score) for row, score in found]
+    source = searcher.config.source
+    near, [found] = searcher.ask(text, [searcher.source(source)], searcher.config.top)
+    paths = [*searcher.pictures]
+    answers = [(paths[row], score) for row, score in found]
     if as_json:
         pictures = [{"path": path, "score": round(score, 4)} for path, score in answers]
-        print_json({"query": text, "by": source, "nearest_class": near,
-                    "far": cosine < FAR, "pictures": pictures})  # fmt: skip
-        return
-    if cosine < FAR:
-        say(f'ImageNet has nothing near this. Closest class: "{near}" ({cosine:.1f}). '
-            "Expect little.", err=True)  # fmt: skip
+        facts = {"query": text, "by": source, "nearest_class": near["near"], "far": near["far"]}
+        return print_json(facts | {"pictures": pictures})
+    if near["far"]:
+        say(f"No class of the head is near this. The closest: \"{near['near']}\" "
+            f"({near['cosine']:.1f}). Expect little.", err=True)  # fmt: skip
     if not sys.stdout.isatty():
-        click.echo("\n".join(
+        return click.echo("\n".join(
             f"{rank}\t{score:.4f}\t{path}" for rank, (path, score) in enumerate(answers, 1)
         ))  # fmt: skip
-        return
     screen = drawing_on(sys.stdout)
     screen.write(_strip([searcher.thumbnails[row] for row, _ in found]))
     for rank, (path, score) in enumerate(answers, 1):
-        screen.write(f"{rank:>4}  {score:6.3f}  {_link(searcher.listing.root, path)}\n")
+        # A link as terminals open it (OSC 8).
+        address = f"file://{socket.gethostname()}{quote(str(searcher.root / path))}"
+        shown = encodable(visible(path), sys.stdout)
+        screen.write(f"{rank:>4}  {score:6.3f}  \033]8;;{address}\033\\{shown}\033]8;;\033\\\n")
     screen.flush()
     if source == "head":
         say(f"By random vectors: {_again(searcher, text)} --source random", err=True)
+    return None
 
 
 def _again(searcher: Searcher, text: str) -> str:
-    """Return a search of the same folder as a line to paste."""
-    return shlex.join(["headstock", "search", str(searcher.listing.root), text])
+    """Return a search of the same folder, in the same way, as a line to paste."""
+    from data_manifests.cache import cache_folder
 
-
-def _link(root: Path, path: str) -> str:
-    """Return a path as a link that terminals open (OSC 8)."""
-    address = f"file://{socket.gethostname()}{quote(str(root / path))}"
-    return f"\033]8;;{address}\033\\{encodable(visible(path), sys.stdout)}\033]8;;\033\\"
+    usual = vars(SearchConfig()) | {"store": cache_folder("search")}
+    # The words of the command stay as they are: pictures that are listed, and who answers.
+    given = vars(searcher.config) | {"store": searcher.store, "top": 10, "source": "head"}
+    more = [f"--{k.replace('_', '-')}={v}" for k, v in given.items() if v != usual[k]]
+    return shlex.join(["headstock", "search", str(searcher.root), text, *more])
 
 
 def _strip(thumbnails: list[bytes]) -> str:
@@ -228,27 +209,23 @@ def _strip(thumbnails: list[bytes]) -> str:
     whole, buffer = Image.new("RGB", (_SIDE * len(thumbnails), _SIDE), "white"), io.BytesIO()
     for number, data in enumerate(thumbnails):
         if data:
-            small = ImageOps.contain(Image.open(io.BytesIO(data)).convert("RGB"), (_SIDE, _SIDE))
-            whole.paste(small, (number * _SIDE, 0))
+            small = Image.open(io.BytesIO(data)).convert("RGB")
+            whole.paste(ImageOps.contain(small, (_SIDE, _SIDE)), (number * _SIDE, 0))
     whole.save(buffer, format="PNG")
     text = base64.b64encode(buffer.getvalue()).decode()
     if not kitty:
         return f"\033]1337;File=inline=1:{text}\a\n"
     parts = [text[at : at + _PART] for at in range(0, len(text), _PART)]
-    more = [f"\033_Gm={int(n < len(parts))};{part}\033\\" for n, part in enumerate(parts, 1)]
-    return "".join([more[0].replace("_G", "_Ga=T,f=100,"), *more[1:]]) + "\n"
+    ends = [f"m={int(n < len(parts))};{part}\033\\" for n, part in enumerate(parts, 1)]
+    return "\033_Ga=T,f=100," + "\033_G".join(ends) + "\n"
 
 
-def _prompt(answer: Callable[[str, str], None], source: str) -> None:
-    """Answer texts, a line each, until an empty one or the end; ``:random`` asks a control."""
-    say(
-        "A text and Enter; :random or :shuffled behind it asks a control. An empty line ends.",
-        err=True,
-    )
+def _prompt(searcher: Searcher, *, as_json: bool) -> None:
+    """Answer texts, a line each, until an empty one or the end."""
+    say("A text and Enter; an empty line ends. --source random asks a control.", err=True)
     click.echo("> ", nl=False, err=True)
     while line := sys.stdin.readline().strip():
-        text, _, by = line.rpartition(":")
-        answer(*((text.strip(), by) if text.strip() and by in _SOURCES else (line, source)))
+        _answer(searcher, line, as_json=as_json)
         click.echo("> ", nl=False, err=True)
 
 
@@ -256,29 +233,26 @@ def _write_page(searcher: Searcher, out: Path, *, named: bool, as_json: bool) ->
     from bench.report.search import search_page
     from featstore.store.files import write_file
 
-    called = searcher.listing.root.name or "pictures"
+    called = searcher.root.name or "pictures"
     with ProgressBar(f"search {called}", doing="laying out the page"):
-        page = search_page(searcher, called, named=named)
-        data = page.html.encode()
+        html, facts = search_page(searcher, called, named=named)
+        data = html.encode()
         write_file(out, [data])
-    n = len(page.rows)
     if as_json:
-        print_json({"out": str(out), "bytes": len(data), "pictures": n, "words": page.words,
-                    "shares": page.shares, "chance": page.chance})  # fmt: skip
-        return
+        return print_json({"out": str(out), "bytes": len(data)} | facts)
     size = sum(path.lstat().st_size for path in searcher.store.rglob("*") if path.is_file())
-    names = " and their names" if named else ""
-    say(f"{out}: {human_bytes(len(data))}, one offline file. It contains {n:,} pictures{names}.")
-    if n < len(searcher.paths):
-        say(f"They are the last changed of {len(searcher.paths):,}; a query searches all.")
-    if page.shares:
-        head, random, shuffled = page.shares.values()
+    contains = f"{facts['pictures']:,} pictures{' and their names' if named else ''}"
+    say(f"{out}: {human_bytes(len(data))}, one offline file. It contains {contains}.")
+    if len(searcher.files) < searcher.found:
+        say(f"They are the last changed of {searcher.found:,}; a query searches all.")
+    if facts["shares"]:
+        head, random, shuffled = facts["shares"].values()
         say(f"Of {head['of']:,} file names that are words, {head['percent']} ({head['interval']}) "
             f"find their picture in the first 8; by random vectors {random['percent']}, by "
-            f"shuffled names {shuffled['percent']}, by chance {100 * page.chance:.1f} %."
+            f"shuffled names {shuffled['percent']}, by chance {100 * facts['chance']:.1f} %."
         )  # fmt: skip
     say(f"Store: {searcher.store}, {human_bytes(size)} for all folders and the words.")
-    say(f"Next:  {_again(searcher, 'a red car')}   # or --serve: any text in the browser")
+    return say(f"Next:  {_again(searcher, 'a red car')}   # or --serve: any text in the browser")
 
 
 def _open(page: Path) -> None:
@@ -292,23 +266,24 @@ def _serve(searcher: Searcher, *, named: bool) -> None:
     """Serve the page until Ctrl-C."""
     from bench.serving import Server
 
-    with ProgressBar(f"search {searcher.listing.root.name}", doing="laying out the page"):
+    with ProgressBar(f"search {searcher.root.name}", doing="laying out the page"):
         running = Server(searcher, named=named)
     with running, suppress(KeyboardInterrupt):
         say("The page with any text, for this machine alone. Ctrl-C ends.", err=True)
         # At once, also into a pipe: somebody waits for it.
         print(f"http://127.0.0.1:{running.server_port}/?key={running.key}", flush=True)
         running.serve_forever()
-    say(f"Stopped. {count(running.asked, 'text')} answered; none was kept.", err=True)
+    say("Stopped. No text was kept.", err=True)
 
 
 def _say_skipped(searcher: Searcher) -> None:
     """Say on stderr what was not searched, by reason."""
-    # Without the file's name before, and what another command could do about it behind.
-    short = {
-        path: re.sub(r"\.?( \([^)]*\))?\.?$", "", reason.rpartition(": ")[2])
-        for path, reason in sorted(searcher.listing.skipped.items(), reverse=True)
-    }
-    first = {reason: path for path, reason in short.items()}
-    for reason, n in Counter(short.values()).most_common(12):
-        say(f"skipped {n:,}: {reason} ({first[reason]}{', …' if n > 1 else ''})", err=True)
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for path, reason in sorted(searcher.skipped.items()):
+        # Without the file's name before, and what another command could do about it behind; reasons
+        # that differ in numbers alone are one.
+        said = re.sub(r"\.?( \([^)]*\))?\.?$", "", reason.rpartition(": ")[2])
+        groups.setdefault(re.sub(r"\d[\d,]*", "", said), []).append((path, said))
+    for own in sorted(groups.values(), key=len, reverse=True)[:12]:
+        path, said = own[0]
+        say(f"skipped {len(own):,}: {said} ({path}{', …' if len(own) > 1 else ''})", err=True)

@@ -33,7 +33,6 @@ from bench.errors import BenchError, NoResultsError
 from bench.report.figures import (
     METHOD,
     changes_figure,
-    controls_figure,
     doses_figure,
     headline_figure,
     pairs_figure,
@@ -333,9 +332,6 @@ def build_page(
             ),
             None
             if found is None
-            else controls_figure(whole, table, evaluation=found.eval, method=found.method),
-            None
-            if found is None
             else doses_figure(doses, evaluation=found.eval, method=found.method),
         ]
     )
@@ -396,9 +392,6 @@ def _tables(
         "methods": [{"name": name, "title": method_title(name)} for name in methods],
         "places": places,
         "findings": _findings(comparisons, health),
-        "of_method": {
-            place: _of_method(name, comparisons) for name, place in (places or {shown: 0}).items()
-        },
         "paired": paired,
         "tasks": {(one.direction, one.eval): place for place, one in enumerate(paired)},
         "alone": alone,
@@ -413,7 +406,7 @@ def _methods(shown: str, figures: Sequence[Figure], tables: Sequence[Grid]) -> l
     controlled = {line.method for grid in tables for line in grid.lines if line.control}
     listed_first = [line.method for grid in tables for line in grid.lines]
     every = dict.fromkeys([shown, *listed_first, *sorted(drawn)])
-    return [name for name in every if name in drawn | controlled]
+    return [name for name in every if name in drawn | controlled] or [shown]
 
 
 def _findings(comparisons: pl.DataFrame, health: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -426,7 +419,10 @@ def _findings(comparisons: pl.DataFrame, health: Sequence[Mapping[str, Any]]) ->
     health : sequence of dict
         Of `set_health`.
     """
-    held, more = _held(comparisons.filter(pl.col("family").is_not_null()))
+    family = comparisons.filter(pl.col("family").is_not_null())
+    gains = family.filter((pl.col("p_holm") < LEVEL) & (pl.col("difference") > 0))
+    held, n = gains.filter("bold").height, gains.height
+    more = f", and {n - held} more for these draws only" if n > held else ""
     faults = {
         "failed items": [one["role"] for one in health if one["failures"]],
         "zero embeddings": [one["role"] for one in health if (one["norms"] or {}).get("zero")],
@@ -438,45 +434,10 @@ def _findings(comparisons: pl.DataFrame, health: Sequence[Mapping[str, Any]]) ->
     if not health:
         said = "The store no longer holds the revisions that were scored"
     return {
-        "family": f"{held} comparisons that were named beforehand hold after correction{more}",
+        "family": f"{held} of {family.height} comparisons that were named beforehand hold after "
+        f"correction{more}",
         "health": said,
     }
-
-
-def _held(family: pl.DataFrame) -> tuple[str, str]:
-    """Return how many of some primary comparisons hold, and how many more for these draws only."""
-    gains = family.filter((pl.col("p_holm") < LEVEL) & (pl.col("difference") > 0))
-    held = gains.filter("bold").height
-    more = gains.height - held
-    return f"{held} of {family.height}", f", and {more} more for these draws only" if more else ""
-
-
-def _of_method(method: str, comparisons: pl.DataFrame) -> dict[str, str]:
-    """Return the headings of the tables that show one method.
-
-    Parameters
-    ----------
-    method : str
-    comparisons : DataFrame
-        Of `bench.comparisons.compare`.
-    """
-    title = method_title(method)
-    headings = {
-        "alone": f"{title}: the head beside its controls, without real pairs",
-        "parts": f"{title}: no comparison with the better of the two was named beforehand",
-    }
-    parts = comparisons.filter(
-        pl.col("family").is_not_null()
-        & (pl.col("comparison") == "over-parts")
-        & (pl.col("method") == method)
-    )
-    if parts.height:
-        held, more = _held(parts)
-        headings["parts"] = (
-            f"{title}, head and pairs together over the better of the two: shown after correction "
-            f"at {held} numbers of pairs{more}"
-        )
-    return headings
 
 
 def render(
@@ -496,8 +457,8 @@ def render(
 
     script = resource("table.js")
     shared = {
-        "csp": _policy(script), "style": resource("style.css"), "script": script,
-        "light": css_variables("light"), "dark": css_variables("dark"),
+        "csp": policy(script, "img-src data:", "style-src 'unsafe-inline'"), "script": script,
+        "style": f"{css_variables()}\n{resource('style.css')}",
     }  # fmt: skip
     # Everything is escaped but the sheet, the script and the drawings, which come from here.
     environment = Environment(
@@ -526,12 +487,15 @@ def resource(name: str) -> str:
     return resources.files("bench.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _policy(script: str) -> str:
-    digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
-    return (
-        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    )
+def policy(script: str, *rules: str) -> str:
+    """Return the policy of a page with one script: nothing is loaded but what other rules allow."""
+    own = f"script-src {digest(script)}"
+    return "; ".join(["default-src 'none'", own, *rules, "base-uri 'none'", "form-action 'none'"])
+
+
+def digest(text: str) -> str:
+    """Return a script or a sheet as a policy names it."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}'"
 
 
 def _facts(rows: pl.DataFrame, first: dict[str, Any]) -> list[tuple[str, str]]:

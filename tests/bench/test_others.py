@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scipy.stats import ttest_rel
+from scipy.stats import ttest_1samp, ttest_rel
 
 from bench.cli.results import leaderboard_command
 from bench.errors import SubmissionError
@@ -249,8 +249,16 @@ def test_items_of_several_tasks_give_a_board_of_tasks_and_one_of_each(tmp_path, 
     assert [board.title for board in items] == [f"20 items of t{t}, score" for t in range(3)]
     for name, value in values(tasks).items():
         assert value == pytest.approx(np.mean([values(board)[name] for board in items]))
-    # Hits have an interval of a share: inside [0, 1], whatever the number.
-    assert all(0 <= line.low <= line.high <= 1 for board in items for line in board.lines)
+    # Hits have an interval of a share; of three tasks a t interval passes its ends, and is cut.
+    for board in (tasks, *items):
+        assert all(0 <= line.low <= line.high <= 1 for line in board.lines)
+    three = (("x", 0.9), ("y", 1), ("z", 0.6))
+    one = [{"entry": e, "task": t, "score": s} for e in "ab" for t, s in three]
+    (cut,) = other_boards(write_csv(tmp_path / "o.csv", one), "csv", "score")
+    low, high = ttest_1samp([0.9, 1, 0.6], 0).confidence_interval()
+    assert (cut.lines[0].low, cut.lines[0].high) == (pytest.approx(low), 1.0)
+    assert high > 1
+    assert "where no score can lie" in cut.question
 
 
 @given(shift=st.floats(-0.3, 0.3), seed=st.integers(0, 99))

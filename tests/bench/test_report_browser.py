@@ -8,6 +8,7 @@ import io
 import re
 import shutil
 from base64 import b64decode
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 
@@ -18,12 +19,14 @@ from bench import run_all, write_report
 from bench.bridge import bridge
 from bench.leaderboard import boards, leaderboard_page, pack
 from bench.report.bridge import write_bridge
+from bench.report.page import write_changes
 from bench.report.theme import INKS
 from featstore import open_store
 from fitters.aligners.ridge import RidgeAligner
 from fitters.inventory import find_sets
 from fitters.methods import METHODS, Method
 from tests.bench.hostile_store import TEXTS, write_hostile_store
+from tests.bench.results_by_hand import hand_run, ranks_with, write_ranks
 from tests.shorthand import sweep_runs
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -41,15 +44,24 @@ def chromium():
         browser.close()
 
 
-class Seen:
-    """What happened on a page that nobody should see."""
-
-    def __init__(self, page):
-        self.messages, self.requests, self.dialogs = [], [], []
-        page.on("console", lambda message: self.messages.append(message.text))
-        page.on("pageerror", lambda error: self.messages.append(str(error)))
-        page.on("request", lambda request: self.requests.append(request.url))
-        page.on("dialog", lambda dialog: (self.dialogs.append(dialog.message), dialog.dismiss()))
+@contextmanager
+def visit(chromium, path, width=1200, scheme="light", *, csp=True, scripts=True, medium="screen"):
+    """Open a page from disk; at the end, nothing was said on it and nothing but it was read."""
+    context = chromium.new_context(
+        color_scheme=scheme, viewport={"width": width, "height": 900}, bypass_csp=not csp,
+        java_script_enabled=scripts,
+    )  # fmt: skip
+    page, said, read = context.new_page(), [], []
+    page.emulate_media(media=medium)
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+    page.on("request", lambda request: read.append(request.url))
+    page.goto(path.as_uri())
+    yield page
+    assert said == []
+    assert {url for url in read if not url.startswith("data:")} == {path.as_uri()}
+    context.close()
 
 
 @pytest.fixture(scope="module")
@@ -60,24 +72,9 @@ def file(nasty, tmp_path_factory):
 
 
 @pytest.fixture
-def opened(chromium, file):
-    """Open the page; returns (page, what happened on it)."""
-    contexts = []
-
-    def open_page(scheme="light", width=1200, scripts=True):
-        context = chromium.new_context(
-            color_scheme=scheme, viewport={"width": width, "height": 900},
-            java_script_enabled=scripts,
-        )  # fmt: skip
-        contexts.append(context)
-        page = context.new_page()
-        seen = Seen(page)
-        page.goto(file.as_uri())
-        return page, seen
-
-    yield open_page
-    for context in contexts:
-        context.close()
+def page(chromium, file):
+    with visit(chromium, file) as opened:
+        yield opened
 
 
 #: Where texts of a page lie, in HTML and in drawings; see there.
@@ -97,48 +94,34 @@ VIEWS = {
 def test_every_view_can_be_read_and_asks_for_nothing(chromium, smoke_page, view):
     """One visit of a page per view: layout, colours, console, requests and accessibility."""
     width, scheme, medium, scripts = VIEWS[view]
-    context = chromium.new_context(
-        color_scheme=scheme, viewport={"width": width, "height": 900},
-        java_script_enabled=scripts, bypass_csp=True,
-    )  # fmt: skip
-    page = context.new_page()
-    page.emulate_media(media=medium)
-    seen = Seen(page)
-    page.goto(smoke_page.as_uri())
-    if not scripts:
-        assert page.locator("#pairs table.parts tbody tr:visible").count() > 0
-        assert page.locator(".tools, .copy:visible").count() == 0
-        page.locator("#every > summary").click()
-        assert page.locator("a.sheet:visible").count() == 2
-        page.locator("#method-1").check()
-        assert page.locator(".own-1:visible").count() > 0
-        assert page.locator(".own-0:not(.own-1):visible").count() == 0
-        assert (seen.messages, seen.dialogs) == ([], [])
-        context.close()
-        return
-    found = page.evaluate(MEASURE)
-    if medium == "print":
-        # On paper sizes are points; what was not opened is left out, in the light palette.
-        del found["small"]
-        assert page.locator("#how:visible, #every:visible, .picker:visible").count() == 0
-        box = page.locator("#verdict").bounding_box()
-        assert box["y"] + box["height"] < 1001  # A4 within its margins
-    wide = found.pop("framed") if width >= 1024 else []
-    assert wide == []
-    found.pop("framed", None)
-    height = found.pop("height")
-    assert {name: boxes for name, boxes in found.items() if boxes} == {}
-    paper = page.evaluate("getComputedStyle(document.documentElement).getPropertyValue('--paper')")
-    light = medium == "print" or scheme == "light"
-    assert paper in ({"#fff", INKS["paper"].light} if light else {INKS["paper"].dark})
-    if width == 1440:
-        assert height < 7000
-    assert page.evaluate(OUTSIDE) == []
-    if medium == "screen":
-        assert violations(page) == []
-    assert (seen.messages, seen.dialogs) == ([], [])
-    assert {url for url in seen.requests if not url.startswith("data:")} == {smoke_page.as_uri()}
-    context.close()
+    how = {"csp": False, "scripts": scripts, "medium": medium}
+    with visit(chromium, smoke_page, width, scheme, **how) as page:
+        if not scripts:
+            assert page.locator("#pairs table.parts tbody tr:visible").count() > 0
+            assert page.locator(".tools, .copy:visible").count() == 0
+            page.locator("#every > summary").click()
+            assert page.locator("a.sheet:visible").count() == 2
+            page.locator("#method-1").check()
+            assert page.locator(".own-1:visible").count() > 0
+            assert page.locator(".own-0:not(.own-1):visible").count() == 0
+            return
+        found = page.evaluate(MEASURE)
+        if medium == "print":
+            # On paper sizes are points; what was not opened is left out, in the light palette.
+            del found["small"]
+            assert page.locator("#how:visible, #every:visible, .picker:visible").count() == 0
+            box = page.locator("#verdict").bounding_box()
+            assert box["y"] + box["height"] < 1001  # A4 within its margins
+        framed, height = found.pop("framed"), found.pop("height")
+        assert width < 1024 or framed == []
+        assert {name: boxes for name, boxes in found.items() if boxes} == {}
+        style = "getComputedStyle(document.documentElement).getPropertyValue('--paper')"
+        light = medium == "print" or scheme == "light"
+        papers = {"#fff", INKS["paper"].light} if light else {INKS["paper"].dark}
+        assert page.evaluate(style) in papers
+        assert width != 1440 or height < 7000
+        assert page.evaluate(OUTSIDE) == []
+        assert medium == "print" or violations(page) == []
 
 
 #: The texts of drawings whose box does not lie in that of their drawing.
@@ -170,59 +153,49 @@ def violations(page):
     return [(one["id"], one["nodes"][0]["html"]) for one in result["violations"]]
 
 
+def measured(page):
+    """What lies where no text may, of a page without a scrolling box of its own."""
+    found = page.evaluate(MEASURE)
+    return [found[name] for name in ("overlaps", "clipped", "outside", "wide") if found[name]]
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [320, 1920])
 def test_a_board_can_be_read_at_every_width(chromium, smoke_results, tmp_path, width, scheme):
     sent = [pack(f"{smoke_results}:{cell}/head/0", name=cell) for cell in ("ridge", "conse")]
     path = tmp_path / "board.html"
     path.write_text(leaderboard_page(boards(sent), title="A board"), encoding="utf-8")
-    context = chromium.new_context(
-        color_scheme=scheme, viewport={"width": width, "height": 500}, bypass_csp=True
-    )
-    page = context.new_page()
-    page.goto(path.as_uri())
-    found = page.evaluate(MEASURE)
-    assert {name: found[name] for name in ("overlaps", "clipped", "outside", "wide")} == {
-        "overlaps": [], "clipped": [], "outside": [], "wide": 0
-    }  # fmt: skip
-    assert page.locator(".scroll").count() == 0
-    page.get_by_label("Filter").fill("conse")
-    assert page.locator(".board tbody tr:visible").count() == 1
-    page.get_by_label("Filter").fill("")
-    page.locator(".board tbody tr").last.evaluate(
-        "(row) => scrollBy({top: row.getBoundingClientRect().top - 60, behavior: 'instant'})"
-    )
-    assert page.locator(".board thead th").first.bounding_box()["y"] > -40
-    assert violations(page) == []
-    context.close()
+    with visit(chromium, path, width, scheme, csp=False) as page:
+        assert measured(page) == []
+        assert page.locator(".scroll").count() == 0
+        page.get_by_label("Filter").fill("conse")
+        assert page.locator(".board tbody tr:visible").count() == 1
+        page.get_by_label("Filter").fill("")
+        page.set_viewport_size({"width": width, "height": 500})
+        page.locator(".board tbody tr").last.evaluate(
+            "(row) => scrollBy({top: row.getBoundingClientRect().top - 60, behavior: 'instant'})"
+        )
+        assert page.locator(".board thead th").first.bounding_box()["y"] > -40
+        assert violations(page) == []
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(320, "dark"), (1440, "light"), (1920, "dark")])
-def test_the_page_of_a_bridge_can_be_read(chromium, tmp_path, width, scheme):
+def test_pages_of_a_bridge_and_of_changes_can_be_read(chromium, tmp_path, width, scheme):
     rng = np.random.default_rng(0)
     x = rng.standard_normal((400, 12)) * np.arange(1, 13)
     y = np.hstack([x, x[:, ::-1]]) + rng.standard_normal((400, 24))
     found = bridge(x, y, seeds=range(5), gate=0.95, methods=("ridge",))
-    path = write_bridge(found, tmp_path / "page.html")
-    context = chromium.new_context(
-        color_scheme=scheme, viewport={"width": width, "height": 900}, bypass_csp=True
-    )
-    page = context.new_page()
-    seen = Seen(page)
-    page.goto(path.as_uri())
-    measured = page.evaluate(MEASURE)
-    assert {name: measured[name] for name in ("overlaps", "clipped", "outside", "wide")} == {
-        "overlaps": [], "clipped": [], "outside": [], "wide": 0
-    }  # fmt: skip
-    assert page.evaluate(OUTSIDE) == []
-    assert violations(page) == []
-    assert (seen.messages, seen.dialogs) == ([], [])
-    assert {url for url in seen.requests if not url.startswith("data:")} == {path.as_uri()}
-    context.close()
+    for side, share in (("a", 0.8), ("b", 0.2)):
+        write_ranks(tmp_path / side, hand_run("head"), ranks_with(rng, 40, share))
+    changes = write_changes(tmp_path / "a", tmp_path / "b", out=tmp_path / "changes.html")
+    for path in (write_bridge(found, tmp_path / "page.html"), changes.page):
+        with visit(chromium, path, width, scheme, csp=False) as page:
+            assert measured(page) == []
+            assert page.evaluate(OUTSIDE) == []
+            assert violations(page) == []
 
 
-def test_the_keyboard_reaches_and_works_everything(opened):
-    page, _ = opened()
+def test_the_keyboard_reaches_and_works_everything(page):
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
     page.keyboard.press("Enter")
@@ -239,10 +212,7 @@ def test_the_keyboard_reaches_and_works_everything(opened):
     assert page.evaluate(
         "[...document.querySelectorAll('.scroll, pre')].every((each) => each.tabIndex === 0)"
     )
-
-
-def test_sorting_is_by_number(opened):
-    page, _ = opened()
+    # Sorting is by number.
     table = page.locator("#pairs table.parts")
     headings = table.locator("thead th").all_inner_texts()
     column = headings.index("gain")
@@ -253,8 +223,7 @@ def test_sorting_is_by_number(opened):
     assert len(values) > 2
 
 
-def test_all_numbers_are_drawn_from_the_csv_when_opened(opened, nasty):
-    page, seen = opened()
+def test_all_numbers_are_drawn_from_the_csv_when_opened(page):
     assert page.evaluate("document.querySelectorAll('*').length") < 12_000
     assert page.locator("#every table").count() == 0
     page.locator("#every > summary").click()
@@ -275,7 +244,6 @@ def test_all_numbers_are_drawn_from_the_csv_when_opened(opened, nasty):
     assert 0 < left.count() < every
     assert all("Procrustes" in text for text in left.all_inner_texts())
     assert tools.get_by_role("status").inner_text() == f"{left.count()} of {every} rows"
-    assert (seen.messages, seen.dialogs) == ([], [])
 
 
 @pytest.fixture(scope="module")
@@ -299,29 +267,22 @@ def hostile(smoke_store, tmp_path_factory):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_hostile_texts_stay_texts(chromium, hostile, scheme):
-    context = chromium.new_context(color_scheme=scheme, viewport={"width": 1200, "height": 900})
-    page = context.new_page()
-    seen = Seen(page)
-    page.goto(hostile.as_uri())
-    page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
-    for button in page.locator("button:visible").all()[:5]:
-        button.click()
-    page.locator("body").hover()
-    shown = page.locator("body").inner_text()
-    assert page.title() == re.search(r"<title>([^<]*)</title>", hostile.read_text())[1].strip()
-    assert (seen.messages, seen.dialogs) == ([], [])
-    assert {url for url in seen.requests if not url.startswith("data:")} == {hostile.as_uri()}
-    assert page.evaluate("document.scripts.length") == 1
-    assert (
-        page.evaluate("document.querySelectorAll('iframe, link, a[href^=javascript]').length") == 0
-    )
-    assert page.evaluate(
-        "[...document.querySelectorAll('*')].flatMap((each) => [...each.attributes])"
-        ".filter((each) => each.name.startsWith('on')).length"
-    ) == 0  # fmt: skip
+    with visit(chromium, hostile, scheme=scheme) as page:
+        page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
+        for button in page.locator("button:visible").all()[:5]:
+            button.click()
+        page.locator("body").hover()
+        shown, own = page.locator("body").inner_text(), hostile.read_text()
+        assert page.title() == re.search(r"<title>([^<]*)</title>", own)[1].strip()
+        assert page.evaluate("document.scripts.length") == 1
+        active = "document.querySelectorAll('iframe, link, a[href^=javascript]').length"
+        assert page.evaluate(active) == 0
+        assert page.evaluate(
+            "[...document.querySelectorAll('*')].flatMap((each) => [...each.attributes])"
+            ".filter((each) => each.name.startsWith('on')).length"
+        ) == 0  # fmt: skip
     assert sum(text[:40] in shown for text in TEXTS) > 5
     for text in ("{{ 7 * 7 }}", "</script>", "<svg onload", "<iframe src"):
         assert text in shown
     assert not {"\u202e", "\u2066", "\u0007", "\u009b"} & set(shown)
     assert hostile.stat().st_size < 3 * 2**20
-    context.close()

@@ -1,5 +1,4 @@
 import re
-from base64 import b64decode
 
 import numpy as np
 import polars as pl
@@ -8,17 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import compare, read_results
-from bench.cells import whole_heads
 from bench.doses import SCHEMA
 from bench.report.figures import (
-    controls_figure,
     doses_figure,
     headline_figure,
     pairs_figure,
 )
 from bench.report.theme import INKS, end_labels, numbered
 from bench.tables import result_table, value_text
-from tests.bench.results_by_hand import hand_run, ranks_with, write_ranks
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +40,10 @@ def dose_rows():
 
 @pytest.fixture(scope="module")
 def figures(frames):
-    rows, table, comparisons = frames
+    _, table, comparisons = frames
     every = {
         "headline": headline_figure(comparisons, method="ridge", evaluation="held-out"),
         "pairs": pairs_figure(table, comparisons, "ridge"),
-        "controls": controls_figure(whole_heads(rows), table, evaluation="held-out"),
         "doses": doses_figure(dose_rows(), evaluation="held-out", method="ridge"),
     }
     return dict(zip(every, numbered(every.values()), strict=True))
@@ -119,23 +114,6 @@ def test_a_title_claims_no_gain_that_is_not_there(frames, low, high, p, starts):
     assert figure.title.startswith(starts)
 
 
-def test_a_draw_of_a_control_is_one_whatever_splits_it_was_scored_on(tmp_path, rng):
-    """Two draws on three splits, of 20, 30 and 40 queries: a draw counts its queries."""
-    hits = np.zeros((2, 3))
-    for seed, n in enumerate((20, 30, 40)):
-        write_ranks(tmp_path, hand_run("head", seed=seed), ranks_with(rng, n, 0.5))
-        for draw in range(2):
-            ranks = ranks_with(rng, n, 0.3)
-            hits[draw, seed] = (ranks == 1).sum()
-            write_ranks(tmp_path, hand_run("random", seed=seed, control_draw=draw), ranks)
-    rows = read_results(tmp_path)
-    table = result_table(rows)
-    figure = controls_figure(rows, table, evaluation="held-out")
-    own = figure.data.filter(pl.col("source") == "random")["draw"].to_list()
-    assert own == pytest.approx(sorted(hits.sum(axis=1) / 90))
-    assert "The best of 2 control draws" in figure.title
-
-
 def test_doses_are_those_of_one_evaluation_and_method(figures):
     doses = dose_rows()
     own = doses.filter(method="ridge")
@@ -145,50 +123,15 @@ def test_doses_are_those_of_one_evaluation_and_method(figures):
     assert doses_figure(doses, evaluation="all-names", method="ridge") is None
 
 
-def test_the_controls_say_which_draw_was_the_best(tmp_path, rng):
-    for source, share, draws in (("head", 0.6, 1), ("random", 0.05, 4), ("shuffled", 0.1, 4)):
-        for seed in range(draws):
-            run = hand_run(source, seed=seed, eval="all-names")
-            ranks = np.where(rng.random(60) < share, 1, 9)
-            write_ranks(tmp_path, run, ranks, queries=[f"q{i}" for i in range(60)])
-    rows = read_results(tmp_path)
-    table = result_table(rows)
-    figure = controls_figure(rows, table, evaluation="all-names")
-    top = rows.filter(pl.col("metric") == "top-1")
-    best = 100 * top.filter(pl.col("source") != "head")["value"].max()
-    head = 100 * top.filter(pl.col("source") == "head")["value"].item()
-    assert figure.title == (
-        f"The best of 8 control draws names {best:.1f} % of images correctly among 20 names, the "
-        f"head {head:.1f} %."
-    )
-    assert figure.data.filter(source="head")["mean"].to_list() == [head / 100]
-    assert figure.data.filter(pl.col("source") == "random")["draw"].len() == 4
-    alone = rows.filter(pl.col("source") == "head")
-    assert controls_figure(alone, table, evaluation="all-names") is None
-
-
-def test_a_figure_in_the_page_has_words_and_ids_of_its_own(figures):
+def test_a_figure_has_ids_of_its_own_and_a_pdf_its_fonts(figures):
     inline = figures["headline"].inline()
     ids = re.findall(r' id="([^"]+)"', inline)
-    assert len(ids) == len(set(ids))
     assert {name.split("-")[0] for name in ids} == {"headline"}
-    assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', inline)) <= set(ids)
-    assert f'</title><desc id="headline-text">{figures["headline"].caption}' in inline
-    for text in ("<style", "<metadata", *(ink.light for ink in INKS.values())):
-        assert text not in inline
-
-
-def test_files_have_their_words_inside(figures):
-    figure = figures["headline"]
-    found = figure.links()
-    assert all(address.startswith("data:") for address in found.values())
-    picture, numbers = (b64decode(address.split(",")[1]) for address in found.values())
-    assert picture[:8] == b"\x89PNG\r\n\x1a\n"
-    pdf = figure.pdf()
+    assert not [text for text in ("<style", "<metadata", *(ink.light for ink in INKS.values()))
+                if text in inline]  # fmt: skip
+    pdf = figures["headline"].pdf()
     assert b"/FontFile2" in pdf
-    assert b"/Type3" not in pdf
-    assert b"CreationDate" not in pdf
-    assert pl.read_csv(numbers)["value"].to_list() == pytest.approx(figure.data["value"].to_list())
+    assert not re.search(rb"/Type3|CreationDate", pdf)
 
 
 def test_labels_keep_their_distance_where_panels_share_an_axis(figures):

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import compare, read_results
-from bench.cells import whole_heads
-from bench.report.figures import controls_figure, headline_figure
+from bench.report.figures import headline_figure
 from bench.report.gallery import CARDS, HITS, MISSES, Words, gallery, read_words
 from bench.report.screen import Scene, Screen
 from bench.report.verdict import NAMES, shown_method, verdict
@@ -77,17 +76,6 @@ def test_the_method_follows_from_what_was_run_and_never_from_how_it_scored(tmp_p
     assert shown_method(compare(tmp_path, rows)) == "procrustes"
 
 
-def test_all_names_answer_if_nothing_was_held_out(tmp_path, rng):
-    names = [f"q{i}" for i in range(60)]
-    for source, share, draws in (("head", 0.6, 1), ("random", 0.05, 4)):
-        for seed in range(draws):
-            run = hand_run(source, seed=seed, eval="all-names")
-            write_ranks(tmp_path, run, np.where(rng.random(60) < share, 1, 9), queries=names)
-    found = judge(tmp_path)
-    assert (found.eval, found.tone) == ("all-names", "better")
-    assert [row["source"] for row in found.controls] == ["random"]
-
-
 def controls_plan(root, rng, store):
     """Write the suite `controls` in small: ridge, four draws, three held-out splits."""
     runs = control_runs(
@@ -111,8 +99,8 @@ def test_the_verdict_is_on_the_evaluation_that_has_the_controls(tmp_path, rng, s
     found = verdict(comparisons, table)
     assert (found.eval, found.method) == ("all-names", "ridge")
     assert {row["source"] for row in found.controls} == {"random", "shuffled"}
-    figure = controls_figure(whole_heads(rows), table, evaluation=found.eval, method="ridge")
-    assert "The best of 8 control draws" in figure.title
+    figure = headline_figure(comparisons, evaluation=found.eval, method="ridge")
+    assert set(figure.data["source"]) == {"head", "random", "shuffled"}
 
 
 def test_one_setting_is_shown_and_it_is_the_default_whatever_it_scored(tmp_path, rng):
@@ -136,13 +124,9 @@ def test_one_setting_is_shown_and_it_is_the_default_whatever_it_scored(tmp_path,
     scene = Scene(found, rows, table, "ImageNet")
     assert "Ridge was scored in 3 settings" in scene.quotable("").answer
     assert not scene.quotable("").settled
-    figures = (
-        headline_figure(comparisons, evaluation=found.eval, method="ridge"),
-        controls_figure(rows, table, evaluation=found.eval),
-    )
-    for figure in figures:
-        assert f"{100 * own:.1f} %" in figure.title
-    assert figures[0].data.height == 2
+    figure = headline_figure(comparisons, evaluation=found.eval, method="ridge")
+    assert f"{100 * own:.1f} %" in figure.title
+    assert figure.data.height == 2
 
 
 def test_a_head_that_only_stands_beside_real_pairs_chooses_no_method(tmp_path, rng):
@@ -224,7 +208,7 @@ def looked(tmp_path):
     return lambda frame=rows: gallery(tmp_path, frame, words, "ridge", "image→name", "ImageNet")
 
 
-def test_the_examples_are_of_every_kind_and_picked_by_their_ids(looked):
+def test_the_examples_are_of_every_kind_and_picked_by_their_ids(looked, tmp_path):
     shown = looked()
     assert [(group.title, group.total) for group in shown.groups] == [
         ("Right, and ImageNet has the name", 5), ("Right, and ImageNet lacks the name", 15),
@@ -241,14 +225,10 @@ def test_the_examples_are_of_every_kind_and_picked_by_their_ids(looked):
     misses = sorted([2, 3, 5] * 6 + [*range(6, 42)])
     assert all(card.answers[0].rank <= misses[26] for card in shown.strip[HITS:])
     assert (shown.hits, shown.total, shown.pool) == (20, 74, "among 50 names (none held out)")
-
-
-def test_the_order_of_the_results_picks_no_example(looked, tmp_path):
-    assert looked(read_results(tmp_path).reverse()) == looked()
-
-
-def test_no_examples_without_the_method(looked, tmp_path):
-    assert looked(read_results(tmp_path).filter(pl.col("method") != "ridge")) is None
+    # The order of the results picks none, and without the method there is none.
+    rows = read_results(tmp_path)
+    assert looked(rows.reverse()) == shown
+    assert looked(rows.filter(pl.col("method") != "ridge")) is None
 
 
 def test_words_and_pictures_come_from_the_store(tmp_path, runs):

@@ -10,9 +10,9 @@ from click.testing import CliRunner
 from bench import compare, read_results
 from bench.evaluated import Results
 from bench.options import FewShot
-from bench.report.figures import controls_figure, headline_figure, pairs_figure
+from bench.report.figures import headline_figure, pairs_figure
 from bench.report.gallery import Words
-from bench.report.page import _findings, _of_method
+from bench.report.page import _findings
 from bench.report.screen import Scene, Screen
 from bench.report.verdict import standing, verdict
 from bench.results import unfinished, write_session
@@ -118,9 +118,8 @@ def test_every_number_on_the_first_screen_names_its_pool(planted):
     for text in (finding, own.found.sentence, own.scene.dek("X", "Y", "Z")):
         assert pool in text
     figure = headline_figure(own.comparisons, method="ridge", evaluation=own.found.eval)
-    controls = controls_figure(own.rows, own.table, evaluation=own.found.eval, method="ridge")
     curve = pairs_figure(own.table, own.comparisons, "ridge")
-    assert all(pool in one.title for one in (figure, controls, curve) if one is not None)
+    assert all(pool in one.title for one in (figure, curve) if one is not None)
     assert f"among {GALLERY} candidates" in summary(own.table).sentence
 
 
@@ -159,7 +158,7 @@ def test_no_sentence_claims_that_there_is_no_difference(planted):
         own.found.sentence, Screen((), scene.headline(), "", ()).finding,
         *(f"{doubt.answer} {doubt.detail}" for doubt in doubts),
         *_findings(own.comparisons, []).values(),
-        *_of_method("ridge", own.comparisons).values(), "" if curve is None else curve.title,
+        "" if curve is None else curve.title,
         summary(own.table).sentence, Results(own.root).verdict,
     ]  # fmt: skip
     for text in texts:

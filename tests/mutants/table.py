@@ -11,6 +11,28 @@ from tests.mutants.run import Mutant
 # ruff: noqa: E501
 # fmt: off
 MUTANTS: dict[str, tuple[Mutant, ...]] = {
+    "search": (
+        Mutant(
+            'The printed address works once.', 'bench/serving.py',
+            'self.key = "" if fits else self.key', 'self.key = self.key',
+            ('tests/bench/test_serving.py::test_the_key_is_changed_into_a_cookie_once',)),
+        Mutant(
+            'A name that was pointed at this machine is refused.', 'bench/serving.py',
+            'if self.headers.get_all("Host") not in (', 'if None in (',
+            ('tests/bench/test_serving.py::test_a_name_that_was_pointed_here_is_refused',)),
+        Mutant(
+            'What was chosen for the default encoders is not taken for others.', 'bench/search.py',
+            '**(SETTINGS if self.config.has_defaults else {})', '**SETTINGS',
+            ('tests/bench/test_search.py::test_encoders_and_head_are_those_that_are_named',)),
+        Mutant(
+            'Who may not be called so unasked is on no picture.', 'bench/report/search.py',
+            'np.flatnonzero(printed)\n    deep', 'np.arange(len(printed))\n    deep',
+            ('tests/bench/test_search.py::test_the_lists_of_a_page_are_exact_and_its_shares_counted',)),
+        Mutant(
+            'No interval of a board passes what a score can be.', 'bench/others.py',
+            'min(ends[1], 1.0)', 'ends[1]',
+            ('tests/bench/test_others.py::test_items_of_several_tasks_give_a_board_of_tasks_and_one_of_each',)),
+    ),
     "confidence": (
         Mutant(
             'A calibration error is without what chance adds to it.', 'bench/metrics/confidence.py',
