@@ -286,11 +286,11 @@ def _board(rows: pl.DataFrame, kind: str, units: str, metric: str) -> Board:
     bounds = (0.0 if (rows["value"] >= 0).all() else -1.0, 1.0)
     entries = []
     for name in order:
-        own = sums[name]
-        ends = proportion_interval(own) if are_hits else two_term(own).interval()
-        low, high = np.clip(ends, *bounds).tolist()
-        digest = sha256_hex(own.total.tobytes())
-        entries.append((Submission({"name": name, "digest": digest}), own.mean, (low, high)))
+        one = sums[name]
+        low, high = proportion_interval(one) if are_hits else two_term(one).interval()
+        digest = sha256_hex(one.total.tobytes())
+        ends = max(low, bounds[0]), min(high, bounds[1])
+        entries.append((Submission({"name": name, "digest": digest}), one.mean, ends))
     n = {what: len({one[i] for one in common}) for i, what in enumerate(("draw", "cluster", kind))}
     asked = {"images": f"{n[kind]:,} {units}", "metric": metric, "draws": n["draw"]}
     asked |= dict.fromkeys(("direction", "eval", "options"), "")
