@@ -183,6 +183,7 @@ PARSED = {
     r"eval run plan\.toml": "a store of several sets; test_confirmatory.py has one",
     r"headstock bridge": "vectors of two encoders; tests/bench/test_bridge.py has files and sets",
     r"store derive": "a second set that the short name of another would fit; test_derive.py",
+    r"rm my-store .* --items": "pictures to withdraw; test_withdrawal.py has some",
     r"headstock search": "a minute of encoding words; test_search.py has pictures and words",
     r"headstock reproduce": "minutes; test_reproduction.py repeats a smaller study",
     r"headstock extract imagenet1k": "minutes of encoding",

@@ -12,6 +12,7 @@ from featstore.cli.options import KEY, open_at, seeds_option, set_named, the_sto
 from featstore.cli.progress import ProgressBar
 from featstore.command_line import (
     EXIT_GATE,
+    SectionedCommand,
     StorePlace,
     StoreType,
     json_option,
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 @click.command(
     "bridge",
+    cls=SectionedCommand,
+    sections={"Options": "--store --out --page --gate --label --join"},
     epilog="\b\nExample:"
     "\n  headstock bridge docs/image/v1 docs/image/v2 --store store"
     "\n  headstock bridge old.parquet new.parquet --gate 0.95 -o v1-v2.safetensors",

@@ -22,6 +22,7 @@ from bench.options import SearchConfig
 from featstore.cli.progress import ProgressBar
 from featstore.command_line import (
     EXIT_SKIPPED,
+    SectionedCommand,
     count,
     human_bytes,
     json_option,
@@ -40,14 +41,14 @@ _SIDE, _PART = 96, 4096
 
 @click.command(
     "search",
+    cls=SectionedCommand,
+    sections={"Options": "--top --interactive --serve --out --source --store"},
     epilog="\b\nExample:"
     '\n  headstock search photos "a red car"'
     "\n  headstock search photos"
     "\n  headstock search photos --serve",
 )
-@click.argument(
-    "folder", type=click.Path(exists=True, file_okay=False, resolve_path=True, path_type=Path)
-)
+@click.argument("folder", type=click.Path(file_okay=False, resolve_path=True, path_type=Path))
 @click.argument("query", required=False)
 @options_from(SearchConfig, "top")
 @click.option("-i", "--interactive", is_flag=True, help="Read texts from a prompt, one a line.")
@@ -90,6 +91,8 @@ def search_command(
     """
     from data_manifests.cache import cache_folder
 
+    if not folder.is_dir():
+        raise usage_error(f"{folder} is no folder. Name the one that holds the pictures.")
     config = config_from(SearchConfig, asked)
     mode = _mode(
         {"QUERY": query is not None, "-i": interactive, "--serve": serve},

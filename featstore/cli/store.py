@@ -327,7 +327,7 @@ def _notes(info: SetInfo) -> Iterator[str]:
 @click.argument("key", metavar="KEY", type=KEY)
 @click.option(
     "--items",
-    type=click.File(encoding="utf-8"),
+    type=click.File(encoding="utf-8", lazy=True),
     metavar="FILE",
     help="Withdraw only the pictures whose ids stand in this file, one a line.",
 )

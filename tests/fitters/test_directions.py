@@ -10,7 +10,7 @@ from sklearn.cross_decomposition import CCA as SklearnCCA
 from sklearn.cross_decomposition import PLSSVD
 
 from fitters import CCAAligner, CSAAligner, Pairs, PLSAligner, fit
-from fitters.aligners.solvers import fix_signs, inverse_root, least_squares, solve_cca
+from fitters.aligners.solvers import fix_signs, inverse_root, least_squares
 from tests.assertions import assert_close, assert_same, assert_same_subspace
 from tests.oracles import unit
 from tests.shorthand import score_pairs
@@ -157,11 +157,6 @@ def test_inverse_root_and_least_squares_leave_out_what_does_not_vary(rng):
     assert_close(root @ root, np.linalg.pinv(a.T @ a))
     b = rng.standard_normal((20, 2))
     assert_close(least_squares(a.T @ a, a.T @ b), np.linalg.lstsq(a, b)[0])
-
-
-def test_a_negative_ridge_is_refused(rng):
-    with pytest.raises(ValueError, match="not negative"):
-        solve_cca(np.eye(2), np.eye(2), np.eye(2), -1.0, 0.0)
 
 
 @pytest.mark.parametrize("sources", [("prototypes",), ("real",), ("prototypes", "real")])

@@ -30,7 +30,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             ('tests/bench/test_search.py::test_the_lists_of_a_page_are_exact_and_its_shares_counted',)),
         Mutant(
             'No interval of a board passes what a score can be.', 'bench/others.py',
-            'min(ends[1], 1.0)', 'ends[1]',
+            'min(high, bounds[1])', 'high',
             ('tests/bench/test_others.py::test_items_of_several_tasks_give_a_board_of_tasks_and_one_of_each',)),
     ),
     "confidence": (
