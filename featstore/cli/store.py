@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -327,13 +327,13 @@ def _notes(info: SetInfo) -> Iterator[str]:
 @click.argument("key", metavar="KEY", type=KEY)
 @click.option(
     "--items",
-    type=click.File(encoding="utf-8", lazy=True),
+    type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
     help="Withdraw only the pictures whose ids stand in this file, one a line.",
 )
 @click.option("-y", "--yes", is_flag=True, help="Do not ask; --json implies it.")
 @json_option
-def rm_command(store: Path, key: str, items: TextIO | None, yes: bool, as_json: bool) -> None:
+def rm_command(store: Path, key: str, items: Path | None, yes: bool, as_json: bool) -> None:
     """Remove a set, finished or not, or the rows of some of its pictures.
 
     KEY may be a short name. Item tables that other sets use stay. A set that a tag names is kept
@@ -347,9 +347,10 @@ def rm_command(store: Path, key: str, items: TextIO | None, yes: bool, as_json: 
 
     open_store(store)
     target = resolve_set(store, key)
-    ids = sorted({line.strip() for line in items or ()} - {""})
+    lines = [] if items is None else items.read_text(encoding="utf-8").splitlines()
+    ids = sorted({line.strip() for line in lines} - {""})
     if items is not None and not ids:
-        raise click.UsageError(f"{items.name} names no item. Write one item_id a line.")
+        raise click.UsageError(f"{items} names no item. Write one item_id a line.")
     what = f"{len(ids):,} pictures of {target}" if ids else target
     if not (yes or as_json):
         try:

@@ -309,7 +309,7 @@ def withdraw_items(root: Path, key: SetKey, ids: Collection[str]) -> list[str]:
     unknown = sorted({*ids}.difference(items))
     if unknown:
         raise UnknownItemError(
-            f"{key} has {len(unknown):,} of {len(ids):,} items not: {listed(unknown)}. The closest "
+            f"{key} lacks {len(unknown):,} of {len(ids):,} items: {listed(unknown)}. The closest "
             f"id to the first is {closest(unknown[0], items)!r}. Nothing was withdrawn."
         )
     store = open_store(root)

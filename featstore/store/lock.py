@@ -465,9 +465,10 @@ def _remove_staging(staging: Path, folder: Path) -> None:
 def _copy_files(folder: Path) -> None:
     """Replace every staged file by a copy that no earlier writer has open, and that is ours."""
     for path in sorted(folder.iterdir()):
-        if path.name == _CLAIM or not stat.S_ISREG(path.lstat().st_mode):
+        facts = path.lstat()
+        if path.name == _CLAIM or not stat.S_ISREG(facts.st_mode):
             continue
-        if path.name.endswith(STAGED):
+        if path.name.endswith(STAGED) or not facts.st_size:
             # Begun by a writer that ended: of another user it may not even be readable.
             delete(path)
             continue

@@ -327,17 +327,14 @@ class StagedFiles:
     def _handle(self, file: int) -> int:
         if file not in self._open:
             # Never truncated: it may hold the blocks of an interrupted run.
-            path = self.path(file)
-            size = path.stat().st_size if path.exists() else -1
-            if size == 0:
-                path.unlink()  # whose writer was killed before others might open it
-            elif size > 0:
+            fresh = not self.path(file).exists()
+            if not fresh:
                 # A writer that was killed right before the rename has made it read-only.
-                seal(path, like=self._staging, writable=True)
-            self._open[file] = open_descriptor(path, os.O_RDWR | os.O_CREAT)
-            if size <= 0:
+                seal(self.path(file), like=self._staging, writable=True)
+            self._open[file] = open_descriptor(self.path(file), os.O_RDWR | os.O_CREAT)
+            if fresh:
                 self._unnamed = True
-                seal(path, like=self._staging, writable=True)
+                seal(self.path(file), like=self._staging, writable=True)
         return self._open[file]
 
 

@@ -136,7 +136,7 @@ def test_one_follows_the_other_who_was_killed(children, shared, whole):
         assert children.wait(pid)["code"] == -signal.SIGKILL
         for claim in shared.rglob("claim"):
             # A kill in the moment after a file was begun leaves one that only Anne may read.
-            for name in ("zarr.json.0badcafe.staged", "data-000000.bin"):
+            for name in ("zarr.json.0badcafe.staged", "data-000000.bin")[: 1 + (rest == 0)]:
                 begun = claim.with_name(name)
                 if begun.exists():
                     continue
