@@ -47,8 +47,8 @@ METHODS = ("ridge", "procrustes", "asif", "kernel-ridge")
 #: What ridge is fitted on beside the head: names as strings alone, and controls.
 OTHERS = ("spelling", "shuffled", "random-cov", "within-genus")
 
-#: Fits of a draw.
-FITS = len(METHODS) + len(OTHERS)
+#: Fits of a study: of each draw, by species and by genera.
+FITS = 2 * DRAWS * (len(METHODS) + len(OTHERS))
 METRICS = ("top-1", "top-5", "top-10")
 
 
@@ -129,11 +129,6 @@ def within_genus(pairs: Pairs, rng: np.random.Generator, *, genera: npt.NDArray[
     return replace(pairs, y=pairs.y[owner])
 
 
-def fits() -> int:
-    """Return how many fits a study makes: of each draw, by species and by genera."""
-    return 2 * DRAWS * FITS
-
-
 def study(
     species: Species,
     texts: npt.NDArray[Any],
@@ -151,7 +146,7 @@ def study(
     draws : int
         Draws of what is held out, of controls too.
     on_fit : callable
-        Called after each of the `FITS` of a draw, by species and by genera.
+        Called after each of the `FITS`.
 
     Returns
     -------

@@ -384,7 +384,7 @@ def _study(box: Box, out: Path, *, dry_run: bool, as_json: bool) -> int:
     if dry_run:
         return 0
     encoder, _, weights = TEXTS.partition(" --weights ")
-    with ProgressBar(box.suite, "fits", total=own.fits(), doing="encoding names") as bar:
+    with ProgressBar(box.suite, "fits", total=own.FITS, doing="encoding names") as bar:
         texts = encode(studied.names.tolist(), encoder, weights=weights)
         found = own.study(studied, texts, own.DRAWS, on_fit=bar.advance)
     if not as_json:

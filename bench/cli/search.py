@@ -170,14 +170,15 @@ def _answer(searcher: Searcher, text: str, *, as_json: bool) -> None:
     if as_json:
         pictures = [{"path": path, "score": round(score, 4)} for path, score in answers]
         facts = {"query": text, "by": source, "nearest_class": near["near"], "far": near["far"]}
-        return print_json(facts | {"pictures": pictures})
+        print_json(facts | {"pictures": pictures})
+        return
     if near["far"]:
         say(f"No class of the head is near this. The closest: \"{near['near']}\" "
             f"({near['cosine']:.1f}). Expect little.", err=True)  # fmt: skip
     if not sys.stdout.isatty():
-        return click.echo("\n".join(
-            f"{rank}\t{score:.4f}\t{path}" for rank, (path, score) in enumerate(answers, 1)
-        ))  # fmt: skip
+        lines = (f"{rank}\t{score:.4f}\t{path}" for rank, (path, score) in enumerate(answers, 1))
+        click.echo("\n".join(lines))
+        return
     screen = drawing_on(sys.stdout)
     screen.write(_strip([searcher.thumbnails[row] for row, _ in found]))
     for rank, (path, score) in enumerate(answers, 1):
@@ -188,7 +189,6 @@ def _answer(searcher: Searcher, text: str, *, as_json: bool) -> None:
     screen.flush()
     if source == "head":
         say(f"By random vectors: {_again(searcher, text)} --source random", err=True)
-    return None
 
 
 def _again(searcher: Searcher, text: str) -> str:
@@ -242,7 +242,8 @@ def _write_page(searcher: Searcher, out: Path, *, named: bool, as_json: bool) ->
         data = html.encode()
         write_file(out, [data])
     if as_json:
-        return print_json({"out": str(out), "bytes": len(data)} | facts)
+        print_json({"out": str(out), "bytes": len(data)} | facts)
+        return
     size = sum(path.lstat().st_size for path in searcher.store.rglob("*") if path.is_file())
     contains = f"{facts['pictures']:,} pictures{' and their names' if named else ''}"
     say(f"{out}: {human_bytes(len(data))}, one offline file. It contains {contains}.")
@@ -255,7 +256,7 @@ def _write_page(searcher: Searcher, out: Path, *, named: bool, as_json: bool) ->
             f"shuffled names {shuffled['percent']}, by chance {100 * facts['chance']:.1f} %."
         )  # fmt: skip
     say(f"Store: {searcher.store}, {human_bytes(size)} for all folders and the words.")
-    return say(f"Next:  {_again(searcher, 'a red car')}   # or --serve: any text in the browser")
+    say(f"Next:  {_again(searcher, 'a red car')}   # or --serve: any text in the browser")
 
 
 def _open(page: Path) -> None:

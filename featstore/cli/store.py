@@ -364,18 +364,17 @@ def rm_command(store: Path, key: str, items: Path | None, yes: bool, as_json: bo
             ) from err
     if ids:
         others = withdraw_items(store, SetKey(*target.split("/")), ids)
-        if as_json:
-            print_json({"withdrawn": target, "items": ids, "still": others})
-            return
-        click.echo(f"Withdrew {what}. Copies of the store keep them until they pull or push anew.")
-        for other in others:
-            click.echo(f"{other} has them, or texts of them, too.")
-        return
-    freed = remove_set(store, target)
-    if as_json:
-        print_json({"removed": target, "bytes": freed})
+        facts: dict[str, Any] = {"withdrawn": target, "items": ids, "still": others}
+        said = [f"Withdrew {what}. Copies of the store keep them: withdraw them there, too."]
+        said += [f"{other} has them, or texts of them, too." for other in others]
     else:
-        click.echo(f"Removed {target} and freed {human_bytes(freed)}")
+        freed = remove_set(store, target)
+        facts = {"removed": target, "bytes": freed}
+        said = [f"Removed {target} and freed {human_bytes(freed)}"]
+    if as_json:
+        print_json(facts)
+    else:
+        click.echo("\n".join(said))
 
 
 @click.command("verify", epilog="Example: headstock store verify build/demo/store stamps/image")

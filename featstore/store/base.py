@@ -34,6 +34,7 @@ from featstore.store.log import present_commit
 from featstore.store.records import FIRST, Commit, key_of
 from featstore.store.staging import BlockRecord, Journal, StagedFiles, plan_digest, read_journal
 from featstore.store.tables import (
+    WITHDRAWN,
     failures_file,
     join_ids,
     read_failures,
@@ -46,9 +47,6 @@ LISTS = ("class_name", "head_weight")
 
 #: Path of a part whose name follows from its rows, which are not all known yet.
 UNNAMED = "unnamed"
-
-#: Why an item has no embedding that it once had: whoever asked to be taken out stays out.
-WITHDRAWN = "withdrawn"
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 
 from featstore.durable import fsync_directory, is_free, make_folders
 from featstore.errors import (
@@ -30,7 +29,6 @@ from featstore.errors import (
     UnknownSetError,
     listed,
 )
-from featstore.store.base import WITHDRAWN
 from featstore.store.convention import root_metadata
 from featstore.store.files import (
     MAX_JSON_BYTES,
@@ -55,7 +53,7 @@ from featstore.store.log import (
 from featstore.store.records import REVISIONS, Commit, key_of, staging_of, tag_file
 from featstore.store.staging import end_claim
 from featstore.store.store import open_store
-from featstore.store.tables import closest, read_parts, where_equal, write_thumbnails
+from featstore.store.tables import WITHDRAWN, closest, read_parts, where_equal, write_thumbnails
 from featstore.store.writer import (
     SetWriter,
     WriteOptions,
@@ -314,12 +312,16 @@ def withdraw_items(root: Path, key: SetKey, ids: Collection[str]) -> list[str]:
         )
     store = open_store(root)
     out = store.failures(str(key)).filter(reason=WITHDRAWN)["item_id"]
-    there = frozenset(ids).difference(out)
-    if there:
+    if there := frozenset(ids).difference(out):
         _blank(root, commit, there)
-    write_thumbnails(directory.parent, {}, withdraw=ids)
+    write_thumbnails(directory.parent, {})
     views = [store.view(other) for other in store if other.startswith(f"{key.dataset}/")]
-    return [view.key for view in views if _holds(view.items, ids)]
+    columns = ("item_id", "parent_id")
+    return [
+        view.key
+        for view in views
+        if any(where_equal(view.items[one], ids).any() for one in columns if one in view.items)
+    ]
 
 
 def _blank(root: Path, commit: Commit, ids: frozenset[str]) -> None:
@@ -333,12 +335,6 @@ def _blank(root: Path, commit: Commit, ids: frozenset[str]) -> None:
             rows = np.zeros((len(here), commit.dim), dtype=np.float32)
             writer.write_block(block, rows, dict.fromkeys(ids.intersection(here), WITHDRAWN))
         writer.finish()
-
-
-def _holds(items: pl.DataFrame, ids: Collection[str]) -> bool:
-    """Return whether any of the items is one of these, or a text of one."""
-    columns = [name for name in ("item_id", "parent_id") if name in items.columns]
-    return any(where_equal(items[name], ids).any() for name in columns)
 
 
 def remove_set(root: Path, key: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import io
@@ -13,11 +14,11 @@ from typing import IO, Any
 import numpy as np
 import polars as pl
 
-from featstore.errors import CorruptStoreError
+from featstore.errors import CorruptStoreError, FeatstoreError
 from featstore.identity import SHORT, sha256_hex
 from featstore.store.files import open_regular, read_regular, write_file
 from featstore.store.lock import folder_lock
-from featstore.store.log import has_log, list_thumbnails
+from featstore.store.log import has_log, list_thumbnails, present_commit, read_log
 from featstore.store.parquet_guard import (
     allowed_bytes,
     column_chunks,
@@ -25,7 +26,7 @@ from featstore.store.parquet_guard import (
     read_table,
     table_bytes,
 )
-from featstore.store.records import Commit
+from featstore.store.records import Commit, key_of
 
 #: An item table is refused above this size.
 MAX_ITEM_BYTES = 8 * 2**30
@@ -304,13 +305,30 @@ def read_failures(path: Path, facts: dict[str, Any] | None, *, n: int) -> pl.Dat
 MAX_THUMBNAILS_BYTES = 2 * 2**30
 
 
-def write_thumbnails(
-    directory: Path, thumbnails: Mapping[str, bytes], *, withdraw: Collection[str] = ()
-) -> None:
+#: Why an item has no embedding that it once had: whoever asked to be taken out stays out.
+WITHDRAWN = "withdrawn"
+
+
+def _withdrawn(directory: Path) -> set[str]:
+    """Return the ids of the items that were withdrawn from a set of the kind in a folder."""
+    root, found = directory.parents[1], set[str]()
+    for folder in (root / key for key in read_log(root).sets):
+        commit = None
+        with contextlib.suppress(FeatstoreError, OSError):  # nothing is known of a damaged set
+            if folder.parent == directory:
+                commit = present_commit(root, key_of(folder))
+            if commit is not None:
+                name = failures_file(commit.metadata) or ""
+                table = read_failures(folder / name, commit.metadata.get(name), n=commit.n)
+                found.update(table.filter(reason=WITHDRAWN)["item_id"])
+    return found
+
+
+def write_thumbnails(directory: Path, thumbnails: Mapping[str, bytes]) -> None:
     """Write item_id -> WebP bytes below a dataset's kind; the name carries the hash.
 
-    Thumbnails already there are kept for items that `thumbnails` lacks, but of those to `withdraw`.
-    Untouched if nothing changed, but listed in the log as they are.
+    Thumbnails already there are kept for items that `thumbnails` lacks; items that were withdrawn
+    have none. Untouched if nothing changed, but listed in the log as they are.
     """
     with folder_lock(directory) as locked:
         if locked:
@@ -318,9 +336,10 @@ def write_thumbnails(
             for staged in directory.glob(".thumbnails-*.staged"):
                 staged.unlink(missing_ok=True)
         old = listed = sorted(directory.glob("thumbnails-*.parquet"))
-        if thumbnails or len(old) > 1 or (old and withdraw):
+        gone = _withdrawn(directory)
+        if thumbnails or len(old) > 1 or (old and gone):
             every = {**_read_all(old), **thumbnails}
-            data = _thumbnail_bytes({name: every[name] for name in every.keys() - {*withdraw}})
+            data = _thumbnail_bytes({name: every[name] for name in every.keys() - gone})
             path = directory / f"thumbnails-{sha256_hex(data)[:SHORT]}.parquet"
             if path not in old:
                 write_file(path, [data])

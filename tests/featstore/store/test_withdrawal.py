@@ -77,6 +77,8 @@ def test_neither_a_tag_nor_a_retry_nor_an_extension_nor_a_compaction_brings_it_b
     assert sorted(read_thumbnails(tmp_path / "birds" / "image")) == ["birds/0", "birds/2"]
     after = tree(tmp_path)
     assert withdraw_items(tmp_path, key, ["birds/1"]) == []  # is what it is
+    # An extraction of the picture, or a copy that still has it, brings its thumbnail.
+    write_thumbnails(tmp_path / "birds" / "image", {"birds/1": b"birds/1"})
     assert tree(tmp_path) == after
     assert len(open_store(tmp_path, revision="v0").view(str(key))) == 3
 
