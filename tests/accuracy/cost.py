@@ -6,14 +6,16 @@
 *Aligners* are fitted on the head alone and rank the demo's 517 names for its images; those that are
 trained are read from docs/data/trained.json (as published; settings as in their papers), learners
 of 16 shots beside names from docs/data/few_shot.json, ± one sd of draws. One thread of a shared
-machine. A setting is a point at which a choice scored left-out rows; 1: nothing was chosen. Writes
-docs/data/cost.json and docs/cost.svg.
+machine. A setting is a point at which a choice scored left-out rows; 1: nothing was chosen. Of
+learners they are counted from their lists of candidates; epochs at which training may end are not
+counted. Writes docs/data/cost.json and docs/cost.svg.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +28,9 @@ from bench.cells import method_title
 from bench.statistics import DrawSums, two_term
 from bench.tables import interval_text, value_text
 from fitters.errors import FittersError
+from fitters.few_shot.logistic_probe import STRENGTHS, LogisticProbe
+from fitters.few_shot.registry import LEARNERS
+from fitters.few_shot.tip_adapter import TipAdapter, TipAdapterF
 from tests.accuracy import trained
 from tests.accuracy.alone import VARIANTS
 from tests.accuracy.measure import Bench, drawn, table
@@ -87,7 +92,17 @@ def of_learners() -> Iterator[dict[str, Any]]:
             mean, sd = (one / 100 for one in row["top-1"][-1])
             top = [round(one, 5) for one in (mean, mean - sd, mean + sd)]
             made = {"kind": "learner", "method": row["learner"], "seconds": row["seconds"]}
-            yield {**made, "tried": 0, "top-1": top}
+            learner = LEARNERS.get(row["learner"].partition(",")[0])
+            yield {**made, "tried": 1 if learner is None else candidates(learner()), "top-1": top}
+
+
+def candidates(learner: Any) -> int:
+    """Return how many settings a learner scores: every combination of its lists of candidates."""
+    if isinstance(learner, LogisticProbe):  # halvings, and then masses
+        return len(STRENGTHS) + 2 * learner.steps + len(learner.masses) - 1
+    if isinstance(learner, TipAdapterF):  # chooses as the untrained one does
+        learner = TipAdapter()
+    return math.prod(len(one) for one in vars(learner).values() if isinstance(one, tuple))
 
 
 def _row(kind: str, method: str, seconds: float, n: int, sums: DrawSums) -> dict[str, Any]:
@@ -101,7 +116,7 @@ def costs(data: list[dict[str, Any]]) -> list[str]:
     """Return the costs as a table, to read beside the figure."""
     rows = [
         [
-            row["kind"], row["method"], f"{row['seconds']:.3g}", str(row["tried"] or "–"),
+            row["kind"], row["method"], f"{row['seconds']:.3g}", str(row["tried"]),
             f"{value_text('top-1', row['top-1'][0])} {interval_text(*row['top-1'][1:])}",
         ]
         for row in data
@@ -126,7 +141,7 @@ def figure(data: list[dict[str, Any]]) -> str:
                 low, high = (100 * one for one in row["top-1"][1:])
                 axes.plot([10**x, 10**x], [low, high], color="0.85", linewidth=0.8, zorder=0)
                 axes.plot(10**x, y, "o", ms=3.5, color="C0" if row["tried"] == 1 else "C1")
-                label = f"{row['method']} ({row['tried']})" if row["tried"] else row["method"]
+                label = f"{row['method'].partition(', 20 ep')[0]} ({row['tried']})"
                 begin, end = x + 0.12, x + 0.12 + len(label) * 0.012 * (right_end + 2.3)
                 # The nearest height, up or down, at which nothing else stands.
                 at = min(
