@@ -16,7 +16,7 @@ from functools import partial
 from itertools import product
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar, Unpack
+from typing import Any, Literal, TypeAlias, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,26 +47,18 @@ from fitters.inventory import find_any
 from fitters.kept import digest_of
 from fitters.methods import registered
 from fitters.pairs import Pairs, Prototypes
-from fitters.settings import FitConfig, SetSettings
+from fitters.settings import FitConfig, Settings, Several
 
 Amount: TypeAlias = int | Literal["all"]
 """A number of real pairs."""
 
-T = TypeVar("T")
-Several: TypeAlias = T | Sequence[T]
-"""One of them, or a sequence of them."""
 
-
-class RunSettings(SetSettings, total=False):
+class RunSettings(Settings, total=False):
     """Settings of `evaluate`: fields of a run; a list is several values, a run each."""
 
     captions: str | tuple[str, ...]
     views: str
     layers: str | tuple[str, ...]
-    variants: str | Several[tuple[str, ...]]
-    templates: str | Several[tuple[str, ...]]
-    head_variants: str | Several[tuple[str, ...]]
-    head_templates: str | Several[tuple[str, ...]]
     pair_variants: str | Several[tuple[str, ...]]
     pair_templates: str | Several[tuple[str, ...]]
     locales: str | Several[tuple[str, ...]]
@@ -82,16 +74,6 @@ class RunSettings(SetSettings, total=False):
     head_size: Several[int]
     head_by: Several[str]
     leave_seen: Several[bool]
-    penalty: Several[float | Literal["auto"]]
-    mix: Several[float | Literal["auto"]]
-    gamma: Several[float | Literal["auto"]]
-    n_components: Several[int | Literal["auto"]]
-    rank: Several[int]
-    top_k: Several[int | Literal["auto"]]
-    power: Several[float | Literal["auto"]]
-    centre: Several[bool]
-    criterion: Several[str]
-    validation: Several[str]
     epochs: Several[int]
     batch_size: Several[int]
     learning_rate: Several[float]

@@ -27,10 +27,10 @@ from fitters.alignment import fit as fit_arrays
 from fitters.errors import SettingError, ZeroRowError
 from fitters.from_store import MomentsRequest, beside, moment_sources, training_sources
 from fitters.inventory import find_any
-from fitters.methods import Method, method_named, needs_rows, registered
+from fitters.methods import method_named, needs_rows, registered
 from fitters.moments.transform import SideTransform
 from fitters.pairs import Pairs, Prototypes
-from fitters.prototypes import CONTROLS, resolve_duplicates
+from fitters.prototypes import CONTROLS
 from fitters.select.left_out import choose_on_prototypes
 from fitters.settings import (
     CHOSEN,
@@ -395,7 +395,7 @@ def _read(
     others: tuple[EmbeddingsView, ...] = ()
     of_head = None
     if request.head and request.names is not None:
-        prototypes, bias, of_head, heads = _prototypes(store, request, images, spec)
+        prototypes, bias, of_head, heads = _prototypes(store, request, images)
         names = of_head.paired.y
         if texts is not None:
             texts.require_same_space(names, what="Captions and class names")
@@ -487,7 +487,7 @@ def _name_facts(request: FitRequest, used: Mapping[str, EmbeddingsView]) -> dict
     if not request.head:
         return {}
     facts: dict[str, Any] = {role: used[role].fingerprint for role in ("head", "names")}
-    facts |= {"source": request.source, "duplicates": request.duplicates}
+    facts["source"] = request.source
     return facts if request.source == "head" else {**facts, "seed": request.seed}
 
 
@@ -685,7 +685,6 @@ def _prototypes(
     store: FeatureStore,
     request: FitRequest,
     images: EmbeddingsView,
-    spec: Method,
 ) -> tuple[Pairs, npt.NDArray[np.float32] | None, HeadTexts, list[EmbeddingsView]]:
     """Return head rows with class texts, the bias, what the texts are, and the heads' views."""
     head = store.view(request.head[0])
@@ -700,10 +699,6 @@ def _prototypes(
     heads = [paired.x, *(store.view(key) for key in request.head[1:])]
     if heads[1:]:
         pairs, bias = with_heads(pairs, bias, heads)
-    if request.duplicates != "keep":
-        if bias is not None and spec.reads_bias:
-            raise SettingError("A class's bias goes with its own row: use --duplicates keep here.")
-        pairs = resolve_duplicates(pairs, request.duplicates)
     return pairs, bias, texts, heads
 
 

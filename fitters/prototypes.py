@@ -18,44 +18,8 @@ import numpy.typing as npt
 from fitters.errors import PairsError
 from fitters.moments.transform import SideTransform, normalize_rows
 from fitters.pairs import Pairs, Rows
-from fitters.settings import Duplicates
 
 Index = npt.NDArray[np.intp]
-
-
-def resolve_duplicates(pairs: Pairs, how: Duplicates) -> Pairs:
-    """Return prototypes in which classes that share a name are kept, merged or dropped.
-
-    Parameters
-    ----------
-    pairs : Pairs
-        `groups` are the names.
-    how : {"keep", "merge", "drop"}
-        See `fitters.settings.Duplicates`. Merged rows of x have the mean length of those that they
-        are made of, and stand where the first of them stood.
-
-    Raises
-    ------
-    PairsError
-        If every name is shared, so that "drop" leaves nothing.
-    """
-    codes = pairs.row_groups
-    counts = np.bincount(codes)
-    if how == "keep" or counts.max() == 1:
-        return pairs
-    if how == "drop":
-        alone = counts[codes] == 1
-        if not alone.any():
-            raise PairsError(f"All {pairs.n:,} classes share their names. Use duplicates='merge'.")
-        return pairs.take(alone)
-    firsts = np.sort(np.unique(codes, return_index=True)[1])
-    x, y = pairs.x[firsts].copy(), pairs.y[firsts].copy()
-    for place, first in enumerate(firsts):
-        of = np.flatnonzero(codes == codes[first])
-        if len(of) > 1:
-            x[place], y[place] = _mean_row(pairs.x[of]), _mean_row(pairs.y[of])
-    return replace(pairs.take(firsts), x=x, y=y)
-
 
 KAPPA = 10.0
 """Images that a row of the head counts as, in `adapted_prototypes`: fixed, not chosen."""
@@ -215,14 +179,6 @@ HEAD_ROWS: dict[str, Callable[[Pairs, Rows, Index, npt.NDArray[Any]], Pairs]] = 
     "linear": lambda pairs, images, of_class, _: projected_prototypes(pairs, images, of_class),
 }
 """Name -> how head rows are moved: called with pairs, raw images, their rows in the head, bias."""
-
-
-def _mean_row(rows: Rows) -> npt.NDArray[np.float64]:
-    """Return the direction of the mean of the unit rows, at the mean of their lengths."""
-    mean = normalize_rows(rows, what="prototypes of one name").mean(axis=0, keepdims=True)
-    length = float(np.linalg.norm(rows.astype(np.float64), axis=1).mean())
-    direction: npt.NDArray[np.float64] = normalize_rows(mean, what="merged prototypes")[0]
-    return direction * length
 
 
 Control = Callable[..., Pairs]

@@ -7,10 +7,10 @@ and no numeric library. `FitConfig` holds every setting that a fit may be asked 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, get_args
 
 from featstore.errors import unknown_name
 from featstore.options import check_values, option
@@ -31,21 +31,13 @@ Control = Literal["random", "random-cov", "shuffled", "rotated", "shuffled-withi
 PairControl = Literal["repeated", "mixup"]
 """Controls made of real pairs alone; see `fitters.prototypes.PAIR_CONTROLS`."""
 
-Duplicates = Literal["keep", "merge", "drop"]
-"""What is done with classes that share a name.
-
-keep: every class is a prototype, and those that share a name pull its text both ways. merge: the
-classes of one name become one, the mean of their unit rows, of the mass of one. drop: classes that
-share their name with another are left out.
-"""
-
 Scorer = Literal["cosine", "csls", "inverted-softmax", "sinkhorn", "hub"]
 """Scores of an image and a text; see `fitters.scorers.SCORERS`."""
 
 TrainingPrecision = Literal["auto", "float32", "bf16"]
 """Precisions of a training; see `fitters.MLPAligner`."""
 
-MomentsPrecision = Literal["float32", "float64", "bf16"]
+MomentsPrecision = Literal["float32", "float64"]
 """Precisions of moments; see `fitters.moments.accumulation.PRECISIONS`."""
 
 Centring = Literal["centred", "unit", "raw"]
@@ -429,8 +421,6 @@ class FitRequest(FitConfig):
         in which a name will be asked for.
     head_variants, head_templates : sequence of str
         Which class texts a head is fitted on; see `HeadTexts`.
-    duplicates : str
-        What is done with classes that share a name; see `Duplicates`.
     moments : str
         Precision of the products, where a fit on real pairs is made from their moments.
     seed : int
@@ -505,12 +495,6 @@ class FitRequest(FitConfig):
         needs=("head",),
         flag=None,
     )
-    duplicates: Duplicates = option(
-        "keep",
-        help="Keep classes that share a name, merge them or drop them.",
-        needs=("head",),
-        flag="-s",
-    )
     moments: MomentsPrecision = option(
         "float32",
         help="Accumulate the moments of real pairs in this precision.",
@@ -545,8 +529,17 @@ class FitRequest(FitConfig):
                 for name, value in facts.items()}  # fmt: skip
 
 
-class SetSettings(TypedDict, total=False):
-    """Keys of the sets of a store that are read, for type checkers."""
+T = TypeVar("T")
+Several: TypeAlias = T | Sequence[T]
+"""One of them, or a sequence of them."""
+
+
+class Settings(TypedDict, total=False):
+    """What `headstock.fit` and `headstock.evaluate` take by keyword, for type checkers.
+
+    The sets of a store, and settings of a fit. A list is several values, a run each: of
+    `evaluate` alone; a fit refuses it.
+    """
 
     images: str
     names: str
@@ -554,29 +547,28 @@ class SetSettings(TypedDict, total=False):
     head_names: str
     dataset: str | None
     label_set: str | None
+    variants: str | Several[tuple[str, ...]]
+    templates: str | Several[tuple[str, ...]]
+    head_variants: str | Several[tuple[str, ...]]
+    head_templates: str | Several[tuple[str, ...]]
+    penalty: Several[float | Literal["auto"]]
+    mix: Several[float | Literal["auto"]]
+    gamma: Several[float | Literal["auto"]]
+    n_components: Several[int | Literal["auto"] | None]
+    rank: Several[int | None]
+    top_k: Several[int | Literal["auto"] | None]
+    power: Several[float | Literal["auto"] | None]
+    centre: Several[bool | None]
+    criterion: Several[Criterion | None]
+    validation: Several[Validation | Metric]
 
 
-class FitSettings(SetSettings, total=False):
+class FitSettings(Settings, total=False):
     """Settings of `headstock.fit`: those of `FitConfig`, and of a store those of `FitRequest`."""
 
-    penalty: float | Literal["auto"]
-    mix: float | Literal["auto"]
-    gamma: float | Literal["auto"]
-    n_components: int | Literal["auto"] | None
-    rank: int | None
-    top_k: int | Literal["auto"] | None
-    power: float | Literal["auto"] | None
-    centre: bool | None
-    criterion: Criterion | None
-    validation: Validation | Metric
     training: TrainingOptions
     captions: str
     n_pairs: int | Literal["all"]
     split: str
     source: str
-    variants: tuple[str, ...]
-    templates: tuple[str, ...]
-    head_variants: tuple[str, ...]
-    head_templates: tuple[str, ...]
-    duplicates: Duplicates
     moments: MomentsPrecision

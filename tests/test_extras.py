@@ -145,7 +145,6 @@ CASES = [
     ("train", "torch", f"import numpy as np; {_FIT}'paper-mlp', real=p, {_RNG}"),
     ("train", "torch", f"{_SHOTS} learner_named('cross-modal'){_FIT_SHOTS}"),
     ("train", "torch", f"{_SHOTS} learner_named('tip-adapter-f'){_FIT_SHOTS}"),
-    ("train", "torch", "from fitters.moments.accumulation import _bf16_switch; _bf16_switch()"),
     ("train", "timm", f"{_OPTIMISERS}.make_optimiser({_LION})"),
     ("blake3", "blake3", "headstock store init {out}/store --hash blake3"),
     ("sign", "cryptography", "headstock store tag {store} --sign-key {out}/key.pem --new-key"),

@@ -81,7 +81,7 @@ def _settings(named: Mapping[str, Any]) -> Owners:
     if not isinstance(method, str) or method not in METHODS:
         return {}
     own = settings_of(FitRequest)
-    return {method: METHODS[method].settings | {n: own[n] for n in ("duplicates", "moments")}}
+    return {method: METHODS[method].settings | {"moments": own["moments"]}}
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featstore.errors import needs_extra
-from fitters.errors import SettingError
 from fitters.moments.moments import Moments
 from fitters.pairs import Matrix, Rows
 from fitters.settings import MomentsPrecision
@@ -76,41 +74,8 @@ def _sum(total: Moments, more: Moments, *, overwrite: bool) -> Moments:
 PRECISIONS: dict[str, str] = {
     "float32": "products in float32, relative error of the moments about 1e-6",
     "float64": "products in float64",
-    "bf16": "torch may round the inputs of products to bfloat16: relative error about 2e-3",
 }
 """How the products within a block are computed; they are always added up in float64."""
-
-
-def _products(x: Rows, y: Rows, out: list[Any]) -> None:
-    for left, right, into in ((x, x, out[0]), (x, y, out[1]), (y, y, out[2])):
-        np.matmul(left.T, right, out=into)
-
-
-def _products_in_bf16(x: Rows, y: Rows, out: list[Any]) -> None:
-    import torch
-
-    switch = _bf16_switch()
-    before = switch.fp32_precision
-    switch.fp32_precision = "bf16"
-    try:
-        a, b = torch.from_numpy(x), torch.from_numpy(y)
-        for left, right, into in ((a, a, out[0]), (a, b, out[1]), (b, b, out[2])):
-            torch.mm(left.T, right, out=torch.from_numpy(into))
-    finally:
-        switch.fp32_precision = before
-
-
-def _bf16_switch() -> Any:
-    with needs_extra("precision='bf16'", "train"):
-        import torch
-    try:
-        switch: Any = getattr(torch.backends.mkldnn, "matmul")  # noqa: B009  unknown to its types
-        _ = switch.fp32_precision
-    except AttributeError as err:
-        raise SettingError(
-            "precision='bf16' needs torch 2.9 or newer. Install it, or use float32."
-        ) from err
-    return switch
 
 
 BLOCK_ROWS = 4096
@@ -141,14 +106,8 @@ def accumulate_part(
         What is subtracted from the rows before products are taken; see `pilot_shifts`.
     precision : str
         A key of `PRECISIONS`.
-
-    Raises
-    ------
-    MissingPackageError, SettingError
-        If bf16 is asked for and cannot be had here.
     """
     dtype = np.float64 if precision == "float64" else np.float32
-    products = _products_in_bf16 if precision == "bf16" else _products
     parts = [_nothing(shifts) for _ in range(n_folds)]
     scratch = [np.empty(getattr(parts[0], name).shape, dtype) for name in ("sxx", "sxy", "syy")]
     row = 0
@@ -165,9 +124,9 @@ def accumulate_part(
             )
             for rows, total in ((left, part.sum_x), (right, part.sum_y)):
                 total += np.einsum("n,nd->d", root, rows, dtype=np.float64, casting="same_kind")
-            products(left, right, scratch)
-            for total, product in zip((part.sxx, part.sxy, part.syy), scratch, strict=True):
-                total += product
+            sums = (left, left, part.sxx), (left, right, part.sxy), (right, right, part.syy)
+            for (one, other, total), product in zip(sums, scratch, strict=True):
+                total += np.matmul(one.T, other, out=product)
             weighed = part.weight + float(np.dot(root, root))
             parts[fold] = replace(part, n=part.n + len(of), weight=weighed)
     return parts

@@ -14,7 +14,6 @@ from bench.protocol import stream
 from fitters import Pairs, fit
 from fitters.errors import FittersError
 from fitters.methods import METHODS
-from fitters.prototypes import resolve_duplicates
 from tests.accuracy.measure import (
     SEEDS,
     TOP,
@@ -209,8 +208,6 @@ def prototype_options(bench: Bench) -> Iterator[str]:
         rows.append([label, *(" / ".join(percent([score])) for score in scores)])
     others: dict[str, tuple[Pairs, dict[str, Any]]] = {
         "not centred, either side": (pairs, {"centre": False}),
-        "classes of one name merged": (resolve_duplicates(pairs, "merge"), {}),
-        "classes of one name left out": (resolve_duplicates(pairs, "drop"), {}),
     }
     for label, (changed, given) in others.items():
         scores = [

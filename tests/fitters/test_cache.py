@@ -126,7 +126,7 @@ def test_the_second_aligner_on_the_same_data_reads_no_pair(store_path, monkeypat
 @pytest.mark.parametrize(
     "changes",
     [{"n_pairs": 20}, {"seed": 1}, {"moments": "float64"}, {"variants": ("lemmas",)},
-     {"source": "shuffled"}, {"duplicates": "merge"}, {"split": "test"},
+     {"source": "shuffled"}, {"split": "test"},
      {"head": None, "names": None}],
 )  # fmt: skip
 def test_what_decides_the_moments_is_in_their_key(store_path, changes):

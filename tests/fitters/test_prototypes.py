@@ -14,7 +14,6 @@ from fitters.prototypes import (
     HEAD_ROWS,
     adapted_prototypes,
     projected_prototypes,
-    resolve_duplicates,
 )
 from fitters.sources import prepare
 from tests.assertions import assert_close, assert_same
@@ -26,31 +25,6 @@ NAMES = np.array(["queen", "king", "queen", "pawn"])
 @pytest.fixture
 def head(rng):
     return Pairs(rng.standard_normal((4, 3)), rng.standard_normal((4, 2)), NAMES)
-
-
-def test_duplicates_are_dropped_or_merged(head):
-    assert resolve_duplicates(head, "keep") is head
-    dropped = resolve_duplicates(head, "drop")
-    assert dropped.groups.tolist() == ["king", "pawn"]
-    assert_same(dropped.x, head.x[[1, 3]])
-    merged = resolve_duplicates(head, "merge")
-    assert merged.groups.tolist() == ["queen", "king", "pawn"]
-    for side in ("x", "y"):
-        rows, whole = getattr(head, side)[[0, 2]], getattr(merged, side)
-        assert_close(unit(whole[:1]), unit(unit(rows).mean(axis=0, keepdims=True)))
-        assert np.linalg.norm(whole[0]) == pytest.approx(np.linalg.norm(rows, axis=1).mean())
-        assert_same(whole[1:], getattr(head, side)[[1, 3]])
-
-
-def test_unique_names_are_left_alone(head):
-    alone = head.take(np.array([0, 1, 3]))
-    for how in ("merge", "drop"):
-        assert resolve_duplicates(alone, how) is alone
-
-
-def test_dropping_everything_is_an_error(head):
-    with pytest.raises(PairsError, match="All 2 classes share their names"):
-        resolve_duplicates(head.take(np.array([0, 2])), "drop")
 
 
 def with_bias_column(head, bias, mean):

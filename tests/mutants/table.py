@@ -477,10 +477,6 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             'return penalty * float(np.trace(gram))',
             ('tests/fitters/test_solvers.py::test_relative_penalty_is_the_mean_squared_column',)),
         Mutant(
-            'Classes of one name are left out where that is asked for.', 'fitters/prototypes.py',
-            '        alone = counts[codes] == 1', '        alone = counts[codes] >= 1',
-            ('tests/fitters/test_prototypes.py::test_duplicates_are_dropped_or_merged',)),
-        Mutant(
             'What is kept is kept by all arguments.', 'fitters/kept.py',
             'key = function, *map(_part, args), *named',
             'key = function, *map(_part, args[:2]), *named',
