@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -95,15 +96,10 @@ def headline_figure(
         subtitle += "; dashed line: ConSE, which reads the head without fitting"
     caption = f"{capital(metric)} of {way(direction)} without real pairs, {_scope(shown)}."
     conse = by_method.get("conse")
-
-    def draw(figure: Any) -> None:
-        draw_dots(figure.subplots(), rows, None if conse is None else 100 * conse["a"])
-
     data = pl.DataFrame(rows).select("label", "method", "source", "value", "low", "high")
-    return Figure(
-        "headline", title + ".", subtitle + ".", caption, data, draw,
-        32 * len(rows) + 40, width=620.0,
-    )  # fmt: skip
+    words = "headline", title + ".", subtitle + ".", caption
+    level = None if conse is None else 100 * conse["a"]
+    return replace(_dots(words, data, rows, level), width=620.0)
 
 
 def _dot(row: dict[str, Any], method: str) -> dict[str, Any]:
@@ -156,15 +152,20 @@ def changes_figure(found: pl.DataFrame) -> Figure:
     size = rows[0]["text"].lstrip("+\N{MINUS SIGN}")
     title = f"{capital(metric)} of {way(direction)} differs by at most {size} points."
     subtitle = "A \N{MINUS SIGN} B with 95 % intervals; coloured: shown after correction."
+    data = pl.DataFrame(rows).select("label", "value", "low", "high", "strong")
+    return _dots(("changes", title, subtitle, caption), data, rows, 0.0, "muted", "points")
+
+
+def _dots(
+    words: tuple[str, str, str, str], data: pl.DataFrame, rows: list[dict[str, Any]],
+    level: float | None = None, role: str = "conse", unit: str = "%",
+) -> Figure:  # fmt: skip
+    """Return the figure of `draw_dots`; its kind, title, subtitle and caption are given."""
 
     def draw(figure: Any) -> None:
-        draw_dots(figure.subplots(), rows, 0.0, "muted", "points")
+        draw_dots(figure.subplots(), rows, level, role, unit)
 
-    data = pl.DataFrame(rows).select("label", "value", "low", "high", "strong")
-    return Figure(
-        "changes", title, subtitle, caption, data, draw,
-        32 * len(rows) + 40,
-    )  # fmt: skip
+    return Figure(*words, data, draw, 32 * len(rows) + 40)
 
 
 def draw_dots(
@@ -233,15 +234,9 @@ def doses_figure(doses: pl.DataFrame, *, evaluation: str, method: str) -> Figure
     ends = [f"{row['text']} % with {row['label']}" for row in (rows[0], rows[-1])]
     title = f"{method_title(method)} names {ends[0]}, {ends[1]}."
     caption = f"{capital(METRIC)} of {way(DIRECTION)} in percent, {evaluation_text(evaluation)}."
-
-    def draw(figure: Any) -> None:
-        draw_dots(figure.subplots(), rows, None)
-
-    return Figure(
-        "doses", title, "Share of images whose own name ranks first, with 95 % intervals.", caption,
-        own.select("dose", "level", "value", "low", "high"), draw,
-        32 * len(rows) + 40,
-    )  # fmt: skip
+    subtitle = "Share of images whose own name ranks first, with 95 % intervals."
+    data = own.select("dose", "level", "value", "low", "high")
+    return _dots(("doses", title, subtitle, caption), data, rows)
 
 
 #: Direction and metric of the panels of the pairs curve: large ones, and small ones below them.

@@ -39,93 +39,6 @@ CONTRAST = 8.0
 LONGEST = 300
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What one way of naming made of an image.
-
-    Attributes
-    ----------
-    by, role : str
-        Who answered, and the role of its colour.
-    text : str
-        The answer that ranks first.
-    rank : int
-        Of the right answer.
-    """
-
-    by: str
-    role: str
-    text: str
-    rank: int
-
-
-@dataclass(frozen=True)
-class Card:
-    """One image and what it was named.
-
-    Attributes
-    ----------
-    text : str
-        The right answer.
-    image : str
-        Data URI of the image's thumbnail, or empty.
-    answers : tuple of Answer
-        That of the method of the verdict first.
-    """
-
-    text: str
-    image: str
-    answers: tuple[Answer, ...]
-
-    @property
-    def hit(self) -> bool:
-        """Whether the first answer is right."""
-        return self.answers[0].rank == 1
-
-
-@dataclass(frozen=True)
-class Group:
-    """Images of one kind.
-
-    Attributes
-    ----------
-    title : str
-    total : int
-        How many there are in the run.
-    cards : tuple of Card
-        At most `CARDS`.
-    """
-
-    title: str
-    total: int
-    cards: tuple[Card, ...]
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """Examples of one run.
-
-    Attributes
-    ----------
-    setting : str
-        Which run it is, and how the examples were picked.
-    groups : tuple of Group
-    strip : tuple of Card
-        Hits, then misses.
-    hits, total : int
-        Images with a right first answer, and all.
-    pool : str
-        What each image is ranked against, and of which evaluation that is.
-    """
-
-    setting: str
-    groups: tuple[Group, ...]
-    strip: tuple[Card, ...]
-    hits: int
-    total: int
-    pool: str
-
-
 def shown_text(text: str) -> str:
     """Return a text from a store as a page shows it: its beginning, and nothing hidden in it.
 
@@ -214,8 +127,14 @@ def read_words(store: FeatureStore, row: Mapping[str, Any]) -> Words:
 
 def gallery(
     root: Path, results: pl.DataFrame, words: Words, method: str, direction: str, head: str
-) -> Gallery | None:
+) -> dict[str, Any] | None:
     """Return examples of a method fitted on head weights alone, or None if none can be shown.
+
+    They are what the template ``examples.html`` reads: which run it is (``setting``), ``groups`` of
+    at most `CARDS` cards with their ``title`` and ``total``, the ``strip`` of the first screen,
+    ``hits`` and ``total`` of the run, and what each image is ranked against (``pool``). A card has
+    the right answer (``text``), an ``image`` or "", and ``answers``, the method's first, each
+    ``by`` someone in the colour of a ``role``, with its ``text`` and the ``rank`` of the right one.
 
     All names come before held-out ones, a lower seed before a higher. The same images are shown as
     ConSE and as random vectors name them, where these were run on the same images.
@@ -237,18 +156,16 @@ def gallery(
         return None
     first = next(iter(ranks.values()))
 
-    def card(query: str) -> Card:
-        found = [(label, own[query]) for label, own in ranks.items() if query in own]
-        return Card(
-            text=words.describe(query),
-            image=words.picture(query),
-            answers=tuple(
-                Answer(*label, words.describe(row["top"][0]), row["rank"]) for label, row in found
-            ),
-        )
+    def card(query: str) -> dict[str, Any]:
+        answers = [
+            {"by": by, "role": role, "text": words.describe(own[query]["top"][0]),
+             "rank": own[query]["rank"]}
+            for (by, role), own in ranks.items() if query in own
+        ]  # fmt: skip
+        return {"text": words.describe(query), "image": words.picture(query), "answers": answers}
 
-    def cards(queries: Iterable[str], most: int) -> tuple[Card, ...]:
-        return tuple(map(card, islice(filter(words.can_be_seen, queries), most)))
+    def cards(queries: Iterable[str], most: int) -> list[dict[str, Any]]:
+        return list(map(card, islice(filter(words.can_be_seen, queries), most)))
 
     # A fixed shuffle: neither the alphabet nor the order of the items decides.
     order = sorted(first, key=lambda item: sha256_hex(item.encode("utf-8")))
@@ -262,24 +179,24 @@ def gallery(
     run = next(iter(first.values()))
     held = "none held out" if run["eval"] == "all-names" else evaluation_text(run["eval"])
     pool = f"{among(direction, run['gallery'])} ({held})"
-    return Gallery(
-        setting=(
+    return {
+        "setting": (
             f"{method_title(method)} on head weights alone: {len(first):,} images, {pool}. "
             "Examples are drawn by a hash of their ids; blank thumbnails are passed over."
         ),
-        groups=tuple(
-            Group(title, len(kind), own)
+        "groups": [
+            {"title": title, "total": len(kind), "cards": own}
             for title, kind in kinds.items()
             if (own := cards(kind, CARDS))
-        ),
-        strip=(
+        ],
+        "strip": [
             *cards(_one_a_class(hits, words), HITS),
             *cards(_one_a_class(nearer, words), MISSES),
-        ),
-        hits=len(hits),
-        total=len(first),
-        pool=pool,
-    )
+        ],
+        "hits": len(hits),
+        "total": len(first),
+        "pool": pool,
+    }
 
 
 def _kinds(places: Mapping[str, int], words: Words, head: str) -> dict[str, list[str]]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import polars as pl
@@ -37,92 +37,20 @@ from bench.tables import (
     varying,
 )
 
-
-@dataclass(frozen=True)
-class Shade:
-    """One metric in a table cell.
-
-    Attributes
-    ----------
-    text : str
-        Empty where nothing was run.
-    weight : int
-        0 to 100: how far between chance and the best of the grid.
-    bold : bool
-        Whether it wins its primary comparisons (`bench.comparisons.bold_cells`).
-    """
-
-    text: str = ""
-    weight: int = 0
-    bold: bool = False
-
-
-@dataclass(frozen=True)
-class Line:
-    """A row of a grid.
-
-    Attributes
-    ----------
-    method, title : str
-        Its name, and what a reader calls it.
-    source, role : str
-        What it was fitted on, and the role that gives the row its colour.
-    control : bool
-        Whether its prototypes are those of a control.
-    cells : tuple of tuple of Shade
-        The metrics that each cell shows.
-    """
-
-    method: str
-    title: str
-    source: str
-    role: str
-    control: bool
-    cells: tuple[tuple[Shade, ...], ...]
-
-
-@dataclass(frozen=True)
-class Grid:
-    """One task × evaluation × direction.
-
-    Attributes
-    ----------
-    direction, eval : str
-    pool : str
-        What a query is ranked against; see `bench.report.verdict.among`.
-    note : str
-        Seeds, and which mean centres the images.
-    metrics : tuple of str
-        Names of the metrics that its cells hold, in order.
-    columns : tuple of str
-        Headings: numbers of real pairs, or the metrics if there is one number only.
-    lines : tuple of Line
-        Methods by their best value, the head before its controls, chance last.
-    by_metric : bool
-        True: a column a metric. False: a column a number of pairs, and cells hold all metrics.
-    """
-
-    direction: str
-    eval: str
-    pool: str
-    note: str
-    metrics: tuple[str, ...]
-    columns: tuple[str, ...]
-    lines: tuple[Line, ...]
-    by_metric: bool
-
-    @property
-    def groups(self) -> list[tuple[str, list[Line]]]:
-        """The lines of each method, beside its name."""
-        return [(name, list(own)) for name, own in groupby(self.lines, lambda line: line.method)]
-
-
 #: Metrics of places that the page can show a cell by, before those of `BY_NAME`.
 PLACES = 5
 
 
-def grids(table: pl.DataFrame, bold: Collection[tuple[Any, ...]] = ()) -> list[Grid]:
-    """Return a grid per question.
+def grids(table: pl.DataFrame, bold: Collection[tuple[Any, ...]] = ()) -> list[dict[str, Any]]:
+    """Return a grid per question, a task × evaluation × direction, as ``tables.html`` reads it.
+
+    A grid has a ``direction``, an ``eval``, the ``pool`` of its queries, a ``note`` on seeds and
+    means, the ``metrics`` that its cells hold, headings (``columns``: numbers of real pairs, or
+    `by_metric` the metrics) and ``groups`` of lines, by method: those by their best value, the head
+    before its controls, chance last. A line has its ``method`` and ``title``, what it was fitted on
+    (``source``), the ``role`` of its colour, whether it is a ``control``, and ``cells``, each with
+    the ``text``, the tint (``weight``, 0 to 100 between chance and the best) and ``bold`` of its
+    metrics.
 
     Parameters
     ----------
@@ -138,7 +66,9 @@ def grids(table: pl.DataFrame, bold: Collection[tuple[Any, ...]] = ()) -> list[G
     ]
 
 
-def _grid(arena: dict[str, Any], block: pl.DataFrame, bold: Collection[tuple[Any, ...]]) -> Grid:
+def _grid(
+    arena: dict[str, Any], block: pl.DataFrame, bold: Collection[tuple[Any, ...]]
+) -> dict[str, Any]:
     have = [m for m in metric_columns(block) if block[m].null_count() < block.height]
     keys = sorted(set(block["n_pairs"]), key=pairs_order)
     # The page shows one metric of a cell at a time: the first five, or accuracy by name.
@@ -149,16 +79,17 @@ def _grid(arena: dict[str, Any], block: pl.DataFrame, bold: Collection[tuple[Any
         metrics = [ranked[0], *named, *ranked[1:]]
     names = tuple(metric_name(m) for m in metrics)
     fitted = dict(block.select("n_pairs", "n_images_fitted").iter_rows())
-    return Grid(
-        direction=arena["direction"],
-        eval=arena["eval"],
-        pool=among(arena["direction"], block["gallery"][0]),
-        note=_note(block),
-        metrics=names,
-        columns=names if len(keys) == 1 else tuple(pairs_text(k, fitted[k]) for k in keys),
-        lines=tuple(_lines(block, metrics, keys, bold)),
-        by_metric=len(keys) == 1,
-    )
+    lines = groupby(_lines(block, metrics, keys, bold), itemgetter("method"))
+    return {
+        "direction": arena["direction"],
+        "eval": arena["eval"],
+        "pool": among(arena["direction"], block["gallery"][0]),
+        "note": _note(block),
+        "metrics": names,
+        "columns": names if len(keys) == 1 else tuple(pairs_text(k, fitted[k]) for k in keys),
+        "groups": [(name, list(own)) for name, own in lines],
+        "by_metric": len(keys) == 1,
+    }
 
 
 def _note(block: pl.DataFrame) -> str:
@@ -184,7 +115,7 @@ def _lines(
     metrics: Sequence[str],
     keys: Sequence[str],
     bold: Collection[tuple[Any, ...]],
-) -> list[Line]:
+) -> list[dict[str, Any]]:
     """Return a line for every method and source of a question."""
     chance = block.row(by_predicate=pl.col("method") == "chance", named=True)
     best = {m: float(block[m].max()) for m in metrics}  # type: ignore[arg-type]
@@ -196,19 +127,23 @@ def _lines(
         for (source, *_), rows in of_method.group_by(["source", *extra], maintain_order=True):
             cells = {row["n_pairs"]: row for row in rows.iter_rows(named=True)}
             shades = [_shades(cells.get(k), metrics, chance, best, bold) for k in keys]
-            line = Line(
-                method=name,
-                title=method_title(name),
-                source="" if name == "chance" else _row_name(rows.row(0, named=True), keys, extra),
-                role=_role(name, str(source)),
-                control=source in CONTROLS,
-                cells=tuple((one,) for one in shades[0]) if len(keys) == 1 else tuple(shades),
-            )
+            line = {
+                "method": name,
+                "title": method_title(name),
+                "source": (
+                    "" if name == "chance" else _row_name(rows.row(0, named=True), keys, extra)
+                ),
+                "role": _role(name, str(source)),
+                "control": source in CONTROLS,
+                "cells": [[one] for one in shades[0]] if len(keys) == 1 else shades,
+            }
             lines.append(line)
-            if name != "chance" and not line.control:
+            if name != "chance" and not line["control"]:
                 top = float(rows[metrics[0]].max() or 0.0)  # type: ignore[arg-type]
                 tops[name] = max(tops.get(name, 0.0), top)
-    return sorted(lines, key=lambda one: (-tops.get(one.method, 0.0), one.method, one.control))
+    return sorted(
+        lines, key=lambda one: (-tops.get(one["method"], 0.0), one["method"], one["control"])
+    )
 
 
 def _row_name(row: dict[str, Any], keys: Sequence[str], extra: Sequence[str]) -> str:
@@ -237,10 +172,10 @@ def _shades(
     chance: dict[str, Any],
     best: dict[str, float],
     bold: Collection[tuple[Any, ...]],
-) -> tuple[Shade, ...]:
-    """Return one cell of a grid, by metric."""
+) -> list[dict[str, Any]]:
+    """Return one cell of a grid, by metric; empty texts where nothing was run."""
     if cell is None:
-        return (Shade(),) * len(metrics)
+        return [{"text": "", "weight": 0, "bold": False}] * len(metrics)
     key, shades = tuple(cell[name] for name in CELL), []
     for metric in metrics:
         span = 0.0 if chance[metric] is None else best[metric] - chance[metric]
@@ -248,8 +183,8 @@ def _shades(
         share = (cell[metric] - chance[metric]) / span if known else 0.0
         text = value_text(metric, cell[metric], cell[f"{metric}_sd"])
         weight = round(100 * max(0.0, min(1.0, share)))
-        shades.append(Shade(text, weight, (metric, key) in bold))
-    return tuple(shades)
+        shades.append({"text": text, "weight": weight, "bold": (metric, key) in bold})
+    return shades
 
 
 def gain_rows(comparisons: pl.DataFrame, fitted: dict[str, Any]) -> list[dict[str, Any]]:

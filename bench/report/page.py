@@ -38,7 +38,7 @@ from bench.report.figures import (
     pairs_figure,
 )
 from bench.report.gallery import gallery, read_words, shown_text
-from bench.report.grids import Grid, gain_rows, grids
+from bench.report.grids import gain_rows, grids
 from bench.report.screen import Screen, first_screen
 from bench.report.theme import Figure, css_variables, data_uri, numbered
 from bench.report.verdict import Verdict, verdict
@@ -382,8 +382,8 @@ def _tables(
 ) -> dict[str, Any]:
     """Return the tables of the page, their headings, and the methods to switch between."""
     tables = grids(whole_heads(table), bold_cells(comparisons, metric_columns(table)))
-    paired = [one for one in tables if not one.by_metric]
-    alone = [one for one in tables if one.by_metric]
+    paired = [one for one in tables if not one["by_metric"]]
+    alone = [one for one in tables if one["by_metric"]]
     methods = _methods(shown, figures, tables)
     places = {name: place for place, name in enumerate(methods)}
     fitted = dict(table.select("n_pairs", "n_images_fitted").iter_rows())
@@ -393,19 +393,21 @@ def _tables(
         "places": places,
         "findings": _findings(comparisons, health),
         "paired": paired,
-        "tasks": {(one.direction, one.eval): place for place, one in enumerate(paired)},
+        "tasks": {(one["direction"], one["eval"]): place for place, one in enumerate(paired)},
         "alone": alone,
         "parts": gain_rows(comparisons.filter(parts), fitted),
         "family": gain_rows(comparisons.filter(pl.col("family").is_not_null()), fitted),
     }
 
 
-def _methods(shown: str, figures: Sequence[Figure], tables: Sequence[Grid]) -> list[str]:
+def _methods(
+    shown: str, figures: Sequence[Figure], tables: Sequence[Mapping[str, Any]]
+) -> list[str]:
     """Return the methods that a reader can switch between, that of the verdict first."""
     drawn = {figure.method for figure in figures if figure.kind == "accuracy_by_pairs"}
-    controlled = {line.method for grid in tables for line in grid.lines if line.control}
-    listed_first = [line.method for grid in tables for line in grid.lines]
-    every = dict.fromkeys([shown, *listed_first, *sorted(drawn)])
+    groups = [group for grid in tables for group in grid["groups"]]
+    controlled = {name for name, lines in groups if any(line["control"] for line in lines)}
+    every = dict.fromkeys([shown, *(name for name, _ in groups), *sorted(drawn)])
     return [name for name in every if name in drawn | controlled] or [shown]
 
 

@@ -360,12 +360,13 @@ def test_every_table_prints_the_same_digits(tmp_path, rng):
         assert row["gain"] == row["texts"]["a − b, points"].strip("*").split(" ±")[0]
     (grid,) = grids(result_table(rows, metrics))
     drawn = {
-        (line.title, column, metric): cell[place].text
-        for line in grid.lines
-        if line.role in ("head", "conse")
-        for column, cell in zip(grid.columns, line.cells, strict=True)
+        (line["title"], column, metric): cell[place]["text"]
+        for _, lines in grid["groups"]
+        for line in lines
+        if line["role"] in ("head", "conse")
+        for column, cell in zip(grid["columns"], line["cells"], strict=True)
         for place, metric in enumerate(metrics)
-        if any(one.text for one in cell)
+        if any(one["text"] for one in cell)
     }
     for (method, column, metric), text in drawn.items():
         fitted = "head weights" if column == "0" else "real + head weights"

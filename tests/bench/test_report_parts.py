@@ -31,8 +31,8 @@ def test_a_part_of_a_head_is_no_answer_and_a_row_of_its_own(tmp_path, rng):
     found = verdict(comparisons, table)
     assert found.tone == "better"
     assert [row["source"] for row in found.controls] == ["random"]
-    (grid,) = (one for one in grids(table) if one.direction == "image→name")
-    assert {line.source for line in grid.lines} == {
+    (grid,) = (one for one in grids(table) if one["direction"] == "image→name")
+    assert {line["source"] for _, lines in grid["groups"] for line in lines} == {
         "", "head weights", "head weights (5 classes)", "head weights (none that the images have)",
         "random rows", "head, names shuffled within clusters (9 clusters)",
         "head, names shuffled within clusters (3 clusters)",
@@ -66,14 +66,14 @@ def test_grids_put_pairs_across_and_metrics_where_there_is_one_number(written_st
     shutil.copytree(written_study, tmp_path, dirs_exist_ok=True)
     write_ranks(tmp_path, hand_run("head", eval="all-names"), rng.integers(1, 20, size=30))
     table = result_table(read_results(tmp_path))
-    shown = {(grid.direction, grid.eval): grid for grid in grids(table)}
+    shown = {(grid["direction"], grid["eval"]): grid for grid in grids(table)}
     held = shown["image→name", "held-out"]
-    assert held.columns == ("0", "16", "all (50)")
-    assert not held.by_metric
+    assert held["columns"] == ("0", "16", "all (50)")
+    assert not held["by_metric"]
     # Methods by their best value; the head before its controls, chance last.
-    assert [name for name, _ in held.groups] == ["ridge", "conse", "chance"]
-    ridge = held.groups[0][1]
-    assert [(line.source, line.control) for line in ridge] == [
+    assert [name for name, _ in held["groups"]] == ["ridge", "conse", "chance"]
+    ridge = held["groups"][0][1]
+    assert [(line["source"], line["control"]) for line in ridge] == [
         ("real pairs", False), ("+ head weights", False),
         ("+ head, names shuffled", True), ("+ random rows", True),
     ]  # fmt: skip
@@ -82,15 +82,16 @@ def test_grids_put_pairs_across_and_metrics_where_there_is_one_number(written_st
         (pl.col("eval") == "held-out") & (pl.col("direction") == "image→name")
         & (pl.col("source") == "head") & (pl.col("method") == "ridge") & (pl.col("n_pairs") == "16")
     ).row(0, named=True)  # fmt: skip
-    assert head.cells[1][0].text == f"{100 * row['top-1']:.1f} ± {100 * row['top-1_sd']:.1f}"
-    real = next(line for line in held.lines if line.role == "real")
-    assert real.cells[0][0].text == ""
-    assert max(one.weight for line in held.lines for cell in line.cells for one in cell) == 100
-    chance = held.lines[-1]
-    assert {one.weight for one in chance.cells[0]} == {0}
+    assert head["cells"][1][0]["text"] == f"{100 * row['top-1']:.1f} ± {100 * row['top-1_sd']:.1f}"
+    real = next(line for _, lines in held["groups"] for line in lines if line["role"] == "real")
+    assert real["cells"][0][0]["text"] == ""
+    every = [line for _, lines in held["groups"] for line in lines]
+    assert max(one["weight"] for line in every for cell in line["cells"] for one in cell) == 100
+    chance = held["groups"][-1][1][-1]
+    assert {one["weight"] for one in chance["cells"][0]} == {0}
     every = shown["image→name", "all-names"]
-    assert every.by_metric
-    assert every.columns[:2] == ("top-1 %", "top-5 %")
+    assert every["by_metric"]
+    assert every["columns"][:2] == ("top-1 %", "top-5 %")
 
 
 def test_lines_of_one_source_say_which_setting_tells_them_apart(tmp_path):
@@ -99,7 +100,7 @@ def test_lines_of_one_source_say_which_setting_tells_them_apart(tmp_path):
             if method == "paper-mlp" or not fields:
                 write_ranks(tmp_path, hand_run("head", 16, method=method, **fields), [1, 2, 3])
     (grid,) = grids(result_table(read_results(tmp_path)))
-    assert {(line.method, line.source) for line in grid.lines} == {
+    assert {(line["method"], line["source"]) for _, lines in grid["groups"] for line in lines} == {
         ("paper-mlp", "+ head weights (sequential False)"),
         ("paper-mlp", "+ head weights (sequential True)"),
         ("ridge", "+ head weights"), ("chance", ""),
@@ -111,11 +112,12 @@ def test_a_cell_that_wins_its_primary_comparisons_is_bold(written_study):
     bold = bold_cells(compare(written_study, rows), ["top-1"])
     shown = grids(result_table(rows), bold)
     marked = {
-        (grid.direction, line.method, line.source, column)
+        (grid["direction"], line["method"], line["source"], column)
         for grid in shown
-        for line in grid.lines
-        for column, cell in zip(grid.columns, line.cells, strict=True)
-        if any(one.bold for one in cell)
+        for _, lines in grid["groups"]
+        for line in lines
+        for column, cell in zip(grid["columns"], line["cells"], strict=True)
+        if any(one["bold"] for one in cell)
     }
     pairs = {"0": "0", "16": "16", "all": "all (50)"}
     places = [CELL.index(name) for name in ("direction", "method", "n_pairs")]
@@ -142,7 +144,7 @@ def test_a_blank_thumbnail_is_no_example(tmp_path):
     for held, shown in ((pictures, ["fly"]), ({}, names)):
         words = Words(dict(zip(names, names, strict=True)), {}, held)
         found = gallery(tmp_path, read_results(tmp_path), words, "ridge", "image→name", "ImageNet")
-        assert (found.hits, found.total) == (3, 3)
-        assert {card.text for card in found.strip} == set(shown)
-        assert {card.text for group in found.groups for card in group.cards} == set(shown)
-        assert all(bool(card.image) == bool(held) for card in found.strip)
+        assert (found["hits"], found["total"]) == (3, 3)
+        assert {card["text"] for card in found["strip"]} == set(shown)
+        assert {card["text"] for group in found["groups"] for card in group["cards"]} == set(shown)
+        assert all(bool(card["image"]) == bool(held) for card in found["strip"])
