@@ -299,7 +299,7 @@ class Claim:
             return None if self.test is None else self.test.p_above
         return None if self.b is None else self.estimate.p_value()
 
-    def row(self, primary: Primary | None = None) -> dict[str, Any]:
+    def row(self, primary: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the claim as a row of `SCHEMA`."""
         a, b, estimate, test = self.a, self.b, self.estimate, self.test
         low, high = self.interval
@@ -364,8 +364,7 @@ class Claim:
         elif self.kind == "over-control":
             row["test"] = "fewer than two control draws"
         if primary is not None:
-            bold = primary.p_holm < LEVEL and not self.limit
-            row |= {"family": primary.size, "p_holm": primary.p_holm, "bold": bold}
+            row |= {**primary, "bold": primary["p_holm"] < LEVEL and not self.limit}
         return row
 
 
@@ -441,18 +440,14 @@ def _present(
     return [m for m in wanted if m in levels and (m in PAIRED_METRICS or m in own)]
 
 
-@dataclass(frozen=True)
-class Primary:
-    """A comparison named beforehand: its p corrected over the family, and the family's size."""
-
-    p_holm: float
-    size: int
+#: Columns ``family`` and ``p_holm`` of the comparisons named beforehand, by `Claim.key`.
+Primary: TypeAlias = dict[tuple[Any, ...], dict[str, Any]]
 
 
 def primary_family(
     results: pl.DataFrame, arenas: Sequence[tuple[pl.DataFrame, list[Cell]]]
-) -> dict[tuple[Any, ...], Primary]:
-    """Return the primary comparisons of a series, by `Claim.key`.
+) -> Primary:
+    """Return the primary comparisons of a series: p corrected over the family, and its size.
 
     There is one family for every choice of images, texts and head; see the module.
 
@@ -480,12 +475,12 @@ def primary_family(
                 if _is_primary(found) and found.seeds and (p := found.p) is not None:
                     family = (*arena, found.a.settings["head_set"])
                     families.setdefault(family, []).append((found.key, p))
-    out = {}
+    out: Primary = {}
     for members in families.values():
         if len(members) <= LARGEST_FAMILY:
             corrected = holm(np.array([p for _, p in members]))
             for (key, _), p in zip(members, corrected, strict=True):
-                out[key] = Primary(float(p), len(members))
+                out[key] = {"p_holm": float(p), "family": len(members)}
     return out
 
 
@@ -500,7 +495,7 @@ def _is_primary(found: Claim) -> bool:
     return alone and found.b is not None and found.b.source in PRIMARY_CONTROLS
 
 
-def _rows(claims: Iterable[Claim], primary: dict[tuple[Any, ...], Primary]) -> list[dict[str, Any]]:
+def _rows(claims: Iterable[Claim], primary: Primary) -> list[dict[str, Any]]:
     return [
         found.row(primary.get(found.key))
         for found in claims
@@ -595,11 +590,6 @@ def bold_cells(comparisons: pl.DataFrame, metrics: Collection[str]) -> set[tuple
     }
 
 
-def _find(cells: list[Cell], like: Cell, method: str, source: str, n_pairs: str) -> Cell | None:
-    """Return the first of `_all_like`, None if there is none."""
-    return next(_all_like(cells, like, method, source, n_pairs), None)
-
-
 def _all_like(
     cells: list[Cell], like: Cell, method: str, source: str, n_pairs: str
 ) -> Iterator[Cell]:
@@ -634,7 +624,7 @@ def _claims(cells: list[Cell], metric: str, level: tuple[float, float]) -> Itera
             yield claim("over-chance", cell, None)
         if cell.method == "conse":
             continue
-        real = _find(cells, cell, cell.method, "none", cell.n_pairs)
+        real = next(_all_like(cells, cell, cell.method, "none", cell.n_pairs), None)
         if real is not None and cell.source != "none":
             yield claim("over-real", cell, real)
         if cell.source != "head":
@@ -642,10 +632,10 @@ def _claims(cells: list[Cell], metric: str, level: tuple[float, float]) -> Itera
         for control in CONTROLS:
             for other in _all_like(cells, cell, cell.method, control, cell.n_pairs):
                 yield claim("over-control", cell, other)
-        conse = _find(cells, cell, "conse", "head", "0")
+        conse = next(_all_like(cells, cell, "conse", "head", "0"), None)
         if conse is not None:
             yield claim("over-conse", cell, conse)
-        alone = _find(cells, cell, cell.method, "head", "0")
+        alone = next(_all_like(cells, cell, cell.method, "head", "0"), None)
         if cell.n_pairs != "0" and alone is not None and real is not None:
             parts = [claim("over-parts", cell, part) for part in (alone, real)]
             if all(part.seeds for part in parts):
@@ -725,7 +715,7 @@ def compare_choices(
         If a choice is empty, or no two cells can be paired.
     """
     (root_a, series, rows_a), (root_b, _, rows_b) = chosen_rows(a), chosen_rows(b)
-    primary: dict[tuple[Any, ...], Primary] = {}
+    primary: Primary = {}
     if root_a.resolve() == root_b.resolve():
         primary = primary_family(series, read_arenas(root_a, series))
     theirs = {tuple(own.select(ARENA).row(0)): cells for own, cells in read_arenas(root_b, rows_b)}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
@@ -32,6 +32,8 @@ from featstore.store.store import open_store
 # Seconds of work that are written as one file, and lost if the process dies: the three durable
 # files of a run take 7 ms, half of what a cell of a sweep does.
 _LOST = 10.0
+
+_Made = TypeVar("_Made")
 
 # Fits handed to a process at once: large enough that reading the corpus and starting the
 # task cost little, small enough that the last tasks end together.
@@ -196,33 +198,26 @@ def _run_batch(
 
 
 # The corpora of this process: runs of one suite read the same sets, once.
-_Key = tuple[Any, ...]
-
-
 class _Corpora:
-    """The last corpus read, kept because the next run nearly always wants the same.
-
-    And the last text tower opened, for the same reason.
-    """
+    """The last corpus read, and the last text tower opened: the next run mostly wants them."""
 
     def __init__(self, store: Path | str, weights: str | None) -> None:
-        self._store = open_store(store)
-        self._weights = weights
-        self._side: tuple[_Key, PromptSide] | None = None
-        self._key: _Key | None = None
-        self._corpus: Corpus | None = None
+        self._store, self._weights = open_store(store), weights
+        self._last: dict[Callable[..., Any], tuple[Any, Any]] = {}
 
     def read(self, run: Run) -> Corpus:
-        key = (run.data, run.protocol.limit, needs_prompts(run))
-        if self._corpus is None or key != self._key:
-            self._corpus, self._key = read_corpus(self._store, run), key
-        return self._corpus
+        key = run.data, run.protocol.limit, needs_prompts(run)
+        return self._once(key, read_corpus, run)
 
     def prompt_side(self, run: Run) -> PromptSide:
-        key = (run.data.name_set, run.data.name_revision, run.data.variants)
-        if self._side is None or key != self._side[0]:
-            self._side = key, open_prompt_side(self._store, run, weights=self._weights)
-        return self._side[1]
+        key = run.data.name_set, run.data.name_revision, run.data.variants
+        return self._once(key, open_prompt_side, run, weights=self._weights)
+
+    def _once(self, key: Any, make: Callable[..., _Made], *given: Any, **named: Any) -> _Made:
+        if self._last.get(make, (None,))[0] != key:
+            self._last[make] = key, make(self._store, *given, **named)
+        made: _Made = self._last[make][1]
+        return made
 
 
 @lru_cache(maxsize=1)
