@@ -351,42 +351,22 @@ SHRINKING = 16
 BLOCK = 512
 
 
-@dataclass(frozen=True, eq=False)
-class MetaNet:
-    """W₂ relu(W₁ x + b₁) + b₂: a shift of every context vector from an image of r columns.
+def meta_net(
+    r: int, width: int, rng: np.random.Generator, dtype: torch.dtype = torch.float32
+) -> torch.nn.Sequential:
+    """Return W₂ relu(W₁ x + b₁) + b₂, a shift of every context vector from an image of r columns.
 
-    Attributes
-    ----------
-    tensors : tuple of four tensors
-        (h, r), (h,), (w, h), (w,), with h = r / 16.
+    With h = r / 16 hidden units; first parameters are uniform within ± 1 / √inputs, as torch's own.
     """
-
-    tensors: tuple[Tensor, ...]
-
-    @classmethod
-    def drawn(
-        cls, r: int, width: int, rng: np.random.Generator, dtype: torch.dtype = torch.float32
-    ) -> MetaNet:
-        """Return first parameters, uniform within ± 1 / √inputs, as torch's linear layers."""
-        hidden = max(1, r // SHRINKING)
-
-        def draw(inputs: int, *shape: int) -> Tensor:
-            bound = 1 / np.sqrt(inputs)
-            drawn = rng.uniform(-bound, bound, shape).astype(np.float32)
-            return torch.from_numpy(drawn).to(dtype)
-
-        return cls(
-            (
-                draw(r, hidden, r), draw(r, hidden),
-                draw(hidden, width, hidden), draw(hidden, width),
-            )
-        )  # fmt: skip
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Return the shifts, (b, r) to (b, 1, w)."""
-        first, first_bias, second, second_bias = self.tensors
-        hidden = torch.relu(torch.nn.functional.linear(x, first, first_bias))
-        return torch.nn.functional.linear(hidden, second, second_bias)[:, None]
+    hidden = max(1, r // SHRINKING)
+    with torch.device("meta"):  # torch draws nothing
+        layers = torch.nn.Linear(r, hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, width)
+    net = torch.nn.Sequential(*layers).to_empty(device="cpu").to(dtype)
+    for inputs, values in zip((r, r, hidden, hidden), net.parameters(), strict=True):
+        bound = 1 / np.sqrt(inputs)
+        drawn = rng.uniform(-bound, bound, values.shape).astype(np.float32)
+        values.data.copy_(torch.from_numpy(drawn))
+    return net
 
 
 @dataclass(frozen=True, eq=False)
@@ -403,7 +383,7 @@ class PromptClassifier:
     tower: TextTower
     prompts: Prompts
     context: Tensor
-    net: MetaNet | None = None
+    net: torch.nn.Module | None = None
     facts: Mapping[str, float] = field(default_factory=dict)
 
     def scores(self, x: Rows) -> npt.NDArray[np.float32]:
@@ -424,7 +404,7 @@ class PromptClassifier:
                 self.tower.logit_scale * rows @ text_rows(self.tower, self.prompts, self.context).T
             )
         b, c = len(rows), len(self.prompts)
-        contexts = self.context + self.net(rows)  # (b, m, w)
+        contexts = self.context + self.net(rows)[:, None]  # (b, m, w)
         texts = text_rows(
             self.tower, self.prompts.repeated(b), contexts.repeat_interleave(c, dim=0)
         )
@@ -509,12 +489,9 @@ class CoOp:
         if self.class_specific:
             context = context.repeat(len(prompts), 1, 1)
         net = self._net(rng, context.dtype)
-        if net is not None:
-            net = MetaNet(tuple(tensor.to(device) for tensor in net.tensors))
-        model = PromptClassifier(self.tower, prompts, context, net)
-        learned = [context] if net is None else [context, *net.tensors]
-        for tensor in learned:
-            tensor.requires_grad_()
+        own = [] if net is None else list(net.to(device).parameters())
+        model, learned = PromptClassifier(self.tower, prompts, context, net), [context, *own]
+        context.requires_grad_()
         with blas_threads():
             shown = shown_rows(shots, context.dtype, rng)
             labels = torch.from_numpy(shots.labels)
@@ -536,7 +513,7 @@ class CoOp:
                 weight = self.tower.logit_scale * text_rows(self.tower, prompts, context)
         return without_bias(weight.cpu().numpy())
 
-    def _net(self, _rng: np.random.Generator, _dtype: torch.dtype) -> MetaNet | None:
+    def _net(self, _rng: np.random.Generator, _dtype: torch.dtype) -> torch.nn.Module | None:
         """Return what shifts the context for every image, not trained yet; None: nothing does."""
         return None
 
@@ -560,7 +537,7 @@ class CoCoOp(CoOp):
     Attributes
     ----------
     context_ : float32 array of shape (m, w)
-    net_ : MetaNet
+    net_ : torch.nn.Sequential
         After `fit` on shots.
 
     References
@@ -574,5 +551,5 @@ class CoCoOp(CoOp):
     class_specific: bool = field(default=False, init=False)
     descent: Descent = Descent(epochs=10, batch_size=1)
 
-    def _net(self, rng: np.random.Generator, dtype: torch.dtype) -> MetaNet:
-        return MetaNet.drawn(self.tower.dim, self.tower.width, rng, dtype)
+    def _net(self, rng: np.random.Generator, dtype: torch.dtype) -> torch.nn.Module:
+        return meta_net(self.tower.dim, self.tower.width, rng, dtype)

@@ -169,8 +169,8 @@ def test_cocoop_is_a_plain_loop_with_the_same_updates(exact, shots):
     parameters = [context.requires_grad_(), *net.parameters()]
     plain_steps(parameters, loss_of, 12, rng)
     assert_close(learner.context_, context.detach().numpy())
-    for ours, theirs in zip(learner.net_.tensors, net.parameters(), strict=True):
-        assert_close(ours, theirs.detach().numpy())
+    for ours, theirs in zip(learner.net_.parameters(), net.parameters(), strict=True):
+        assert_close(ours.numpy(), theirs.detach().numpy())
     with torch.inference_mode():
         expected = torch.stack([logits_of(row) for row in x]).numpy()
     assert_close(classifier.scores(shots.x), expected, "float32")

@@ -14,7 +14,7 @@ import torch
 
 from bench.runs import LEAVES
 from fitters.errors import SettingError
-from fitters.few_shot.prompt_learning import MetaNet, PromptClassifier, make_prompts, word_vectors
+from fitters.few_shot.prompt_learning import PromptClassifier, make_prompts, meta_net, word_vectors
 from fitters.methods import METHODS
 from fitters.settings import FitRequest, TrainingOptions
 from fitters.trained import base
@@ -62,10 +62,10 @@ def test_prompts_stay_on_their_device(per_image, tmp_path):
         tower = tiny_tower()
     made = make_prompts(tower, ["dog", "tabby cat"], 3, "end")
     words = word_vectors(tower, "a photo of")
-    drawn = MetaNet.drawn(tower.dim, tower.width, np.random.default_rng(0))
+    net = meta_net(tower.dim, tower.width, np.random.default_rng(0)) if per_image else None
     with torch.no_grad():
         tower.to(META)
-        net = MetaNet(tuple(one.to(META) for one in drawn.tensors)) if per_image else None
+        net = net and net.to(META)
         images = torch.ones(4, tower.dim, device=META)
         logits = PromptClassifier(tower, made.to(META), words.to(META), net).logits(images)
     assert (logits.device.type, tuple(logits.shape)) == ("meta", (4, 2))
