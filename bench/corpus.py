@@ -128,6 +128,12 @@ class ImageViews:
         return raw.reshape(len(images), counts.pop(), raw.shape[1])
 
 
+def places_of(wanted: NDArray[Any], known: NDArray[Any]) -> NDArray[np.int64]:
+    """Return where each name stands among the known ones, -1 where it does not."""
+    place = {name: row for row, name in enumerate(known.tolist())}
+    return np.array([place.get(name, -1) for name in wanted.tolist()], dtype=np.int64)
+
+
 @dataclass(frozen=True, eq=False)
 class Items:
     """n embeddings and what they are.
@@ -157,8 +163,7 @@ class Items:
 
     def places_of(self, classes: NDArray[Any]) -> NDArray[np.int64]:
         """Return the positions of these classes, each of which has one row."""
-        place = {name: row for row, name in enumerate(self.classes.tolist())}
-        return np.array([place[name] for name in classes.tolist()], dtype=np.int64)
+        return places_of(classes, self.classes)
 
     def take(self, index: NDArray[Any]) -> Items:
         """Return these rows (positions or a mask)."""

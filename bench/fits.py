@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import issparse
 
-from bench.corpus import Corpus, Items
+from bench.corpus import Corpus, Items, places_of
 from bench.errors import ProtocolError
 from bench.protocol import (
     FRESH_SPLITS,
@@ -33,7 +33,7 @@ from bench.tasks.outcome import Projector
 from featstore.store.tables import join_ids
 from fitters.aligners.ridge import RidgeAligner
 from fitters.alignment import Alignment, fit, select
-from fitters.few_shot.learner import PUBLISHED, likely_scale
+from fitters.few_shot.learner import PUBLISHED, likely_scale, sum_by_class
 from fitters.kept import kept, remember
 from fitters.methods import METHODS
 from fitters.moments.transform import SideTransform, normalize_rows
@@ -482,8 +482,7 @@ def class_mean_pairs(corpus: Corpus, images: NDArray[np.int64]) -> Pairs:
     Mendez et al., Supervised Classification Heads as Semantic Prototypes, ICML 2026.
     """
     having, codes = np.unique(corpus.images.classes[images], return_inverse=True)
-    sums = np.zeros((len(having), corpus.images.rows.shape[1]))
-    np.add.at(sums, codes, corpus.images.rows[images])
+    sums = sum_by_class(corpus.images.rows[images], codes, len(having))
     means = (sums / np.bincount(codes)[:, None]).astype(np.float32)
     return Pairs(means, _class_texts(corpus, having), having)
 
@@ -558,9 +557,7 @@ def _head_rows(corpus: Corpus, split: Split | None, how: str) -> Pairs:
             "are not used. Leave head_rows out, or name train_splits that have images."
         )
     images = corpus.trained_on.images.take(split.train)
-    place = {name: row for row, name in enumerate(head.classes.tolist())}
-    of_class = np.array([place.get(name, -1) for name in images.classes.tolist()])
-    return HEAD_ROWS[how](pairs, images.rows, of_class, head.bias)
+    return HEAD_ROWS[how](pairs, images.rows, places_of(images.classes, head.classes), head.bias)
 
 
 @dataclass(frozen=True, eq=False)

@@ -44,6 +44,7 @@ from featstore.datasets import synsets_of
 from featstore.errors import ManifestError
 from featstore.store.tables import join_ids
 from fitters.alignment import Alignment
+from fitters.few_shot.learner import sum_by_class
 from fitters.moments.transform import SideTransform, normalize_rows
 from fitters.pairs import Rows
 
@@ -143,11 +144,9 @@ def _sides(
     having, codes = np.unique(images.classes[order], return_inverse=True)
     means: list[Rows] = []
     for rows in (of_set[order] for of_set in sets):
-        sums = np.zeros((len(having), rows.shape[1]))
         # A long row is not a more certain one.
         unit = normalize_rows(rows, what="images") if options.rows == "unit" else rows
-        np.add.at(sums, codes, unit)
-        means.append(sums / np.bincount(codes)[:, None])
+        means.append(sum_by_class(unit, codes, len(having)) / np.bincount(codes)[:, None])
     texts = names.rows[names.places_of(having)]
     return "class-mean~name", means, texts
 

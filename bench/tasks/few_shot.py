@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import issparse
 
-from bench.corpus import Head, ImageViews, Items
+from bench.corpus import Head, ImageViews, Items, places_of
 from bench.errors import ProtocolError
 from bench.options import FewShot
 from bench.protocol import Split, first_per_class, stream
@@ -94,7 +94,6 @@ def score_few_shot(
     held = min(options.shots, MOST_VALIDATION)
     validation = first_per_class(split.train, images.classes, held, after=options.shots)
     classes, ids = _classes(images, split, names, options)
-    place = {name: row for row, name in enumerate(classes.tolist())}
     lost = np.setdiff1d(images.classes[split.test], classes)
     if len(lost):
         raise ProtocolError(
@@ -105,9 +104,6 @@ def score_few_shot(
     def projected(rows: NDArray[np.int64]) -> NDArray[np.float32]:
         return _dense(alignment.project_x(images.rows[rows]))
 
-    def labels(rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        return np.array([place[name] for name in images.classes[rows].tolist()], dtype=np.int64)
-
     if make_learner is not None:
         learner = make_learner(classes.tolist())
     else:
@@ -116,11 +112,13 @@ def score_few_shot(
     width = len(split.test[:1]) and projected(split.test[:1]).shape[1]
     shots = Shots(
         x=projected(chosen) if len(chosen) else np.empty((0, width), dtype=np.float32),
-        labels=labels(chosen),
+        labels=places_of(images.classes[chosen], classes),
         n_classes=len(classes),
         prototypes=_prototypes(alignment, classes, names, head, options),
         validation_x=projected(validation) if len(validation) else None,
-        validation_labels=labels(validation) if len(validation) else None,
+        validation_labels=places_of(images.classes[validation], classes)
+        if len(validation)
+        else None,
         views=_views(alignment, views, images, chosen) if views and len(chosen) else None,
         lengths=np.linalg.norm(images.rows[chosen], axis=1),
         texts=_texts(classes, pair_names or names) if "texts" in needs else None,
@@ -223,14 +221,13 @@ def _head_pairs(alignment: Projector, head: Head | None) -> Pairs | None:
 
 
 def _places(classes: NDArray[Any], known: NDArray[Any], lacking: str) -> NDArray[np.int64]:
-    place = {name: row for row, name in enumerate(known.tolist())}
-    lost = [name for name in classes.tolist() if name not in place]
-    if lost:
+    places = places_of(classes, known)
+    if len(lost := classes[places < 0]):
         raise ProtocolError(
-            f"{len(lost):,} of {len(classes):,} classes have {lacking} (first: {lost[0]!r}). Take "
-            "prototypes from names, or none, or images whose classes are all there."
+            f"{len(lost):,} of {len(classes):,} classes have {lacking} (first: {str(lost[0])!r}). "
+            "Take prototypes from names, or none, or images whose classes are all there."
         )
-    return np.array([place[name] for name in classes.tolist()], dtype=np.int64)
+    return places
 
 
 def _views(

@@ -33,6 +33,7 @@ from bench.tasks.outcome import (
     projected,
     with_class_metrics,
 )
+from fitters.few_shot.learner import sum_by_class
 
 # Scores held at once where a class has several prompts: 32 MiB.
 _BLOCK = 8_000_000
@@ -195,8 +196,7 @@ def _one_a_class(prompts: Items, names: Items, template: str) -> Items:
             f"{len(lost):,} classes have no prompt of template {template!r} (first: {lost[0]})."
         )
     unit = own.rows / np.linalg.norm(own.rows, axis=1, keepdims=True)
-    sums = np.zeros((len(names), unit.shape[1]))
-    np.add.at(sums, names.places_of(own.classes), unit)
+    sums = sum_by_class(unit, names.places_of(own.classes), len(names))
     rows = sums / np.linalg.norm(sums, axis=1, keepdims=True)
     return Items(names.ids, names.classes, rows.astype(np.float32))
 
