@@ -203,24 +203,6 @@ def test_wrong_usage_is_one_line_and_exit_2(bench, tmp_path, monkeypatch, argume
     assert not list(tmp_path.iterdir())
 
 
-def test_errors_are_one_line_and_exit_1(bench, smoke_results, smoke_store, tmp_path):
-    no, out = tmp_path / "no", tmp_path / "r"
-    for arguments, part in (
-        (["eval", "run", "demo", "--store", no, "-o", out], "does not exist"),
-        (["eval", "run", "demo", "--store", smoke_store, "-o", out], "headstock extract"),
-        (["ls", no], f"{no} does not exist"),
-        (["eval", "table", no], "headstock eval run"),
-        (["eval", "table", smoke_results, "--where=task=few_shot"], "It has: 'retrieval'"),
-        (["eval", "table", smoke_results, "--metrics", "accuracy"], "It has: MRR"),
-        (["eval", "table", smoke_results, "--suite", "demo"], "Known suites: smoke"),
-        (["report", smoke_results, "--store", no, "-o", out], "does not exist"),
-    ):  # fmt: skip
-        code, printed, err = bench(*arguments)
-        assert (code, printed) == (1, ""), arguments
-        one_line(err, part)
-    assert not list(tmp_path.iterdir())
-
-
 def test_scoring_loads_no_torch(limited):
     assert limited[1].stdout.endswith("0 False\n")
 

@@ -11,13 +11,13 @@ import fitters
 import headstock as hs
 from bench import compare, read_results
 from bench.comparisons import compare_choices
-from bench.errors import NoResultsError, ProtocolError
+from bench.errors import NoResultsError
 from bench.evaluation import evaluate
 from featstore import open_store
 from featstore.command_line import run_command
 from featstore.plugins import registry_of
 from fitters import METHODS, FitConfig, Pairs, RidgeAligner, SideTransform
-from fitters.errors import PairsError, SettingError, UnknownMethodError
+from fitters.errors import PairsError, SettingError
 from fitters.jobs import fit, fit_from_store
 from fitters.settings import FitRequest
 from headstock.__main__ import cli
@@ -305,40 +305,6 @@ def test_a_comparison_is_that_of_the_folder(found):
         found.compare("rigde", "ridge")
     with pytest.raises(NoResultsError, match="No two cells of "):
         found.compare("ridge/head/0", "ridge/head/0")
-
-
-@pytest.mark.parametrize(
-    ("given", "error", "message"),
-    [
-        ({"methods": "rigde"}, UnknownMethodError, "No method named 'rigde'.*'ridge'"),
-        ({"tasks": "zeroshot"}, ProtocolError, "zeroshot.*zero_shot"),
-        ({"penalyt": 1.0}, ProtocolError, "'penalyt'.*'penalty'"),
-        ({"n_pairs": [8, 64]}, ProtocolError, r"too few training images for n_pairs \[64\]"),
-        ({"names": SETS["names"]}, ProtocolError, "Name the images too, beside 'names'"),
-        ({"prototypes": Pairs(np.eye(2), np.eye(2))}, ProtocolError, "A store has its own texts"),
-        ({"methods": hs.Alignment("ridge")}, SettingError, "pass its method, or a FitConfig"),
-        ({"methods": "conse", "eval": "held-out", "controls": False, "seeds": 0}, ProtocolError,
-         "Nothing is left to run"),
-    ],
-)  # fmt: skip
-def test_what_is_wrong_is_said(smoke_store, given, error, message):
-    methods = given.pop("methods", "ridge")
-    with pytest.raises(error, match=message):
-        evaluate(methods, smoke_store, **{**WHERE, **given})
-
-
-def test_arrays_that_cannot_be_scored_are_refused(rng):
-    pairs, head = planted(rng)
-    weighted = Pairs(pairs.x, pairs.y, weight=np.ones(pairs.n))
-    with pytest.raises(ProtocolError, match="Leave weight and asked out"):
-        evaluate("ridge", weighted, prototypes=head)
-    with pytest.raises(ProtocolError, match="images alone have no texts"):
-        evaluate("ridge", pairs.x)
-    cats = Pairs(rng.standard_normal((8, 12)), np.ones((8, 6)), np.repeat("cat", 8))
-    with pytest.raises(ProtocolError, match="two classes or more; here is 1 name"):
-        evaluate("ridge", cats, prototypes=head, controls=False, progress=False)
-    with pytest.raises(ProtocolError, match="12 and 6 columns, prototypes of 12 and 5"):
-        evaluate("ridge", pairs, prototypes=Pairs(head.x, head.y[:, :5]))
 
 
 def test_a_fit_on_arrays_is_that_of_fitters(rng):

@@ -109,8 +109,8 @@ def test_runs_in_any_order_give_what_each_gives_alone(sweep, runs, smoke_store, 
         {"source": "shuffled-within", "clusters": 9},
     ]
     heads = [run for run in sweep if has(run, source="head", n_pairs=8, method="ridge")]
-    some = [sweep[i] for i in rng.permutation(len(sweep))[:60]] + [
-        runs[i] for i in rng.permutation(len(runs))[:12]
+    some = [sweep[i] for i in rng.permutation(len(sweep))[:36]] + [
+        runs[i] for i in rng.permutation(len(runs))[:8]
     ] + [heads[i].changed(**part) for i, part in enumerate(parts)]  # fmt: skip
     some = list(dict.fromkeys(some))
     with pytest.MonkeyPatch.context() as patch:

@@ -117,25 +117,6 @@ def test_a_fit_on_pairs_of_another_data_set_is_the_one_made_by_hand(
     assert len(set(rows["pairs_from"])) == 1
 
 
-def test_what_cannot_be_pairs_is_refused_with_what_to_do(task):
-    for words, said in (
-        (["--captions", "coco/caption/x"], "coco/caption/x"),
-        (["--captions", f"things/class_name/{R},flickr30k/caption/{R}"], "is not what is left"),
-        (["--captions", f"things/head_weight/{B}"], "captions or class names of another data set"),
-        (["--captions", f"flickr30k/caption/{R}", "-s", "pairs_per_class=1"],
-         "the class names of another data set (--captions)"),
-        (["--captions", f"flickr30k/caption/{R}", *HEAD, "--source", "head", "-s",
-          "head_rows=linear"], "labelled images of the head's own classes"),
-        (["--captions", f"flickr30k/caption/{R}", "--n-pairs", "60"], "Ask for fewer"),
-        (["--captions", f"flickr30k/caption/{R}", "--n-pairs", "3", "-s", "train_split=x"],
-         "(it has 'test', 'train', 'val'). Name some of these"),
-    ):  # fmt: skip
-        unknown = words == ["--captions", "coco/caption/x"]
-        error = task("--method", "ridge", *words, code=2 if unknown else 1)
-        assert said in error.splitlines()[-1], words
-        assert error.count("error:") == 1
-
-
 def test_rows_are_moved_by_images_of_the_heads_own_classes(store):
     opened = open_store(store)
     (run,) = task_runs(

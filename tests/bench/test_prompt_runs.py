@@ -10,7 +10,6 @@ from threadpoolctl import threadpool_limits
 
 from bench import read_results, run_all
 from bench.corpus import read_corpus
-from bench.errors import ProtocolError
 from bench.fits import Identity
 from bench.options import FewShot
 from bench.protocol import first_per_class, in_class_split
@@ -154,29 +153,3 @@ def test_a_relative_path_of_the_weights_reaches_another_process(
     monkeypatch.setattr(Workers, "connected", lambda _: nullcontext(in_this_process))
     summary = run_all(runs, store.root, tmp_path / "results", jobs=2, weights=weights.name)
     assert (summary.new, bool(handed)) == (4, True)
-
-
-def test_what_a_run_lacks_is_said(store, weights, tmp_path):
-    with pytest.raises(ProtocolError, match="method is 'identity', not 'procrustes'"):
-        task_runs(store, **request("coop", method="procrustes", n_pairs=5))
-    for names, match in (
-        ("digits/class_name/other", "of one model's two towers"),
-        ("digits/class_name/bare-less", r"10 classes .* have no bare name"),
-    ):
-        with pytest.raises(ProtocolError, match=match):
-            outcome(store, request("coop", names=names), weights)
-    (run,) = task_runs(store, **request("coop", names="digits/class_name/other"))
-    with pytest.raises(ProtocolError, match=r"was made by st:other\. Extract"):
-        open_prompt_side(store, run)
-    (run,) = task_runs(store, **request("coop"))
-    with pytest.raises(
-        ProtocolError, match=r"needs the text tower of oc:tiny-clip-long.*--weights"
-    ):
-        open_prompt_side(store, run)
-    other = save_weights("tiny-clip-long", tmp_path / "other.safetensors", seed=1)
-    with pytest.raises(ProtocolError, match="of another model than that of digits/class_name"):
-        open_prompt_side(store, run, weights=str(other))
-    with pytest.raises(ProtocolError, match="Give the run a name_set"):
-        open_prompt_side(store, run.changed(name_set="", name_revision=""))
-    with pytest.raises(ProtocolError, match="none is opened here"):
-        list(execute([run], read_corpus(store, run)))

@@ -99,21 +99,6 @@ def test_the_curve_says_what_the_table_says(frames, figures):
     assert pairs_figure(table, comparisons, "conse") is None
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "p", "starts"),
-    [
-        (-0.1, 0.3, 0.4, "With 50 real pairs no difference by the head is shown"),
-        (-0.3, -0.1, 0.01, "With 50 real pairs the head is 38.4 points lower for this pool"),
-        (0.1, 0.3, 0.06, "With 50 real pairs no difference by the head is shown"),
-    ],
-)
-def test_a_title_claims_no_gain_that_is_not_there(frames, low, high, p, starts):
-    _, table, comparisons = frames
-    changed = comparisons.with_columns(low=pl.lit(low), high=pl.lit(high), p=pl.lit(p))
-    figure = pairs_figure(table, changed, "ridge")
-    assert figure.title.startswith(starts)
-
-
 def test_doses_are_those_of_one_evaluation_and_method(figures):
     doses = dose_rows()
     own = doses.filter(method="ridge")
@@ -132,13 +117,6 @@ def test_a_figure_has_ids_of_its_own_and_a_pdf_its_fonts(figures):
     pdf = figures["headline"].pdf()
     assert b"/FontFile2" in pdf
     assert not re.search(rb"/Type3|CreationDate", pdf)
-
-
-def test_labels_keep_their_distance_where_panels_share_an_axis(figures):
-    first = figures["pairs"].drawing.axes[0]
-    places = sorted(text.xyann[1] for text in first.texts)
-    assert len(places) > 2
-    assert np.diff(places).min() > np.ptp(first.get_ylim()) / 10 - 1e-6
 
 
 @given(st.lists(st.floats(-50, 50), min_size=1, max_size=8))

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from bench import compare, read_results
 from bench.evaluated import Results
 from bench.options import FewShot
-from bench.report.figures import headline_figure, pairs_figure
+from bench.report.figures import pairs_figure
 from bench.report.gallery import Words
 from bench.report.page import _findings
 from bench.report.screen import Scene, Screen
@@ -18,7 +18,7 @@ from bench.report.verdict import standing, verdict
 from bench.results import unfinished, write_session
 from bench.statistics import holm
 from bench.suites.few_shot import few_shot_claim
-from bench.tables import p_text, result_table, summary
+from bench.tables import result_table, summary
 from headstock.__main__ import cli
 from tests.bench.results_by_hand import hand_run, write_ranks
 
@@ -110,19 +110,6 @@ def test_the_verdict_is_what_the_tests_say(planted):
         )
 
 
-def test_every_number_on_the_first_screen_names_its_pool(planted):
-    _, own = planted
-    finding = Screen((), own.scene.headline(), "", ()).finding
-    pool = f"among {GALLERY} names"
-    assert own.found.pool == pool
-    for text in (finding, own.found.sentence, own.scene.dek("X", "Y", "Z")):
-        assert pool in text
-    figure = headline_figure(own.comparisons, method="ridge", evaluation=own.found.eval)
-    curve = pairs_figure(own.table, own.comparisons, "ridge")
-    assert all(pool in one.title for one in (figure, curve) if one is not None)
-    assert f"among {GALLERY} candidates" in summary(own.table).sentence
-
-
 def test_a_tick_needs_a_test_that_is_corrected_and_no_but(planted):
     name, own = planted
     scene, found = own.scene, own.found
@@ -166,30 +153,6 @@ def test_no_sentence_claims_that_there_is_no_difference(planted):
     if name == "pairs in vain":
         assert scene.real_pairs().answer.startswith("Not shown")
         assert "no difference by the head is shown" in curve.title
-
-
-def test_the_heading_of_a_method_counts_what_the_table_prints_bold(planted):
-    _, own = planted
-    family = own.comparisons.filter(pl.col("family").is_not_null())
-    held = family.filter(pl.col("bold") & (pl.col("difference") > 0)).height
-    assert _findings(own.comparisons, [])["family"].startswith(f"{held} of {family.height} ")
-
-
-def test_a_curve_calls_a_gain_one_with_its_p_and_how_it_is_corrected(planted):
-    name, own = planted
-    curve = pairs_figure(own.table, own.comparisons, "ridge")
-    if curve is None:
-        return
-    # A split that was drawn once has an interval over its images, and ten have a family.
-    gain = own.comparisons.filter(
-        (pl.col("comparison") == "over-real") & (pl.col("source") == "head")
-        & (pl.col("metric") == "top-1")
-    ).row(0, named=True)  # fmt: skip
-    p = gain["p"] if gain["p_holm"] is None else gain["p_holm"]
-    how = "exploratory" if gain["p_holm"] is None else "Holm"
-    higher = gain["low"] > 0 and p < 0.05
-    assert higher == (name in ("splits", "one split"))
-    assert (f"points higher (p {p_text(p)}, {how})" in curve.title) == higher
 
 
 def few_shot_results(root, values, seeds=10):

@@ -11,7 +11,6 @@ from bench.errors import ProtocolError
 from bench.metrics.summary import METRIC_VERSION
 from bench.options import FewShot, Neighbours, ZeroShot
 from featstore import open_store
-from featstore.errors import MisalignedItemsError
 from featstore.extraction.views import view_items
 from featstore.testing import item_table, write_set
 from tests.shorthand import execute, task_runs
@@ -121,14 +120,6 @@ def test_layers_are_compared_each_and_their_best_against_the_search(store_with_l
     assert each[0]["CKA-p"] == each[1]["CKA-p"] == 1 / 200
 
 
-def test_layers_that_do_not_fit_are_refused(store_with_layers):
-    with pytest.raises(ProtocolError, match=r"1 images have no row in smoke/image/short.*same man"):
-        outcome_rows(store_with_layers, "neighbours", layers="smoke/image/short", **CLASS_MEANS)
-    for task, options in (("neighbours", None), ("zero_shot", None)):
-        with pytest.raises(ProtocolError, match="Layers are sets of images that are searched by"):
-            outcome_rows(store_with_layers, task, layers=LAYERS, options=options)
-
-
 def test_views_are_read_for_shots_and_never_scored(store_with_views):
     few = {"eval": "in-class", "options": FewShot(4, "tip-adapter", prototypes="none")}
     plain, _ = outcome_rows(store_with_views, "few_shot", **few)
@@ -146,28 +137,6 @@ def test_views_are_read_for_shots_and_never_scored(store_with_views):
     found = views.of(some)
     assert found.shape == (2, 3, images.numpy().shape[1])
     np.testing.assert_allclose(found.mean(axis=1), images.numpy()[[7, 3]], atol=1.5)
-
-
-def test_views_that_do_not_fit_are_refused(store_with_views):
-    few = {"eval": "in-class", "options": FewShot(4, "tip-adapter", prototypes="none")}
-    with pytest.raises(ProtocolError, match="holds augmented views, which are not scored"):
-        outcome_rows(
-            store_with_views,
-            "few_shot",
-            captions="",
-            images="smoke.views3-seed0/image/synthetic",
-            **few,
-        )
-    with pytest.raises(ProtocolError, match="holds no augmented views"):
-        outcome_rows(store_with_views, "few_shot", views=SETS["images"], **few)
-    with pytest.raises(MisalignedItemsError):
-        outcome_rows(
-            store_with_views, "few_shot", views="other.views3-seed0/image/synthetic", **few
-        )
-    last = store_with_views.view(SETS["images"]).items["item_id"].to_numpy()[-2:]
-    views = ImageViews(store_with_views.view("lacking.views3-seed0/image/synthetic"))
-    with pytest.raises(ProtocolError, match="0 to 3 views an image"):
-        views.of(last)
 
 
 def test_two_spaces_as_they_are_are_not_compared(store):
@@ -255,8 +224,3 @@ def test_a_head_is_read_as_it_is_and_by_the_cosine(tmp_path):
     )  # fmt: skip
     with pytest.raises(ProtocolError, match="No image is of a class that is unseen"):
         list(execute([run], read_corpus(store, run)))
-
-
-def test_a_head_of_other_classes_is_no_classifier_of_these_images(store):
-    with pytest.raises(ProtocolError, match="40 classes of the images are no classes of the head"):
-        outcome_rows(store, "cosine_head")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from bench.corpus import Items
-from bench.errors import MetricError, ProtocolError
+from bench.errors import MetricError
 from bench.tasks.zero_shot import score_zero_shot
 from tests.shorthand import score_retrieval
 
@@ -54,12 +54,6 @@ def test_retrieval_with_several_captions_by_hand():
     # Captions 1 and 3 are nearest to their own image, 2 and 4 to the other.
     assert to_image.ranks.rank.tolist() == [1, 2, 1, 2]
     assert to_image.queries.question.clusters.tolist() == ["i1", "i1", "i2", "i2"]
-
-
-def test_captions_without_parents_are_refused():
-    some = items(["i"], ["a"], [[1, 0]])
-    with pytest.raises(ProtocolError, match="Use relevance 'class_id'"):
-        score_retrieval(Identity(), some, some, relevance="parent_id")
 
 
 def test_an_image_of_an_absent_class_is_an_error():

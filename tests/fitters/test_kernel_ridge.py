@@ -6,7 +6,7 @@ from sklearn.kernel_ridge import KernelRidge
 
 from fitters import KernelRidgeAligner, Pairs
 from fitters.aligners import kernel_solvers as solvers
-from fitters.aligners.kernel_solvers import decompose_kernel, solve_first, solve_kernel
+from fitters.aligners.kernel_solvers import decompose_kernel, solve_kernel
 from fitters.errors import SettingError, SingularMomentsError
 from fitters.feature_maps import NystroemMap, gaussian
 from fitters.kept import _ENTRY, Kept
@@ -104,16 +104,6 @@ def test_float32_with_refinement_reaches_the_float64_solution(rng):
     assert 0 < error < 1e-5
 
 
-def test_a_residual_of_a_sample_is_near_that_of_all_rows(rng, monkeypatch):
-    head, texts = bent_pairs(rng, n=700)
-    penalty = 0.01 / rng.uniform(0.5, 2, 700)
-    monkeypatch.setattr("fitters.aligners.kernel_solvers.SAMPLE", 200)
-    dual, residual = solve_kernel(texts, head, 2.0, penalty, in_double=False)
-    left = head - gaussian(texts, texts, 2.0) @ dual - penalty[:, None] * dual
-    assert residual == pytest.approx(np.linalg.norm(left) / np.linalg.norm(head), rel=0.3)
-    assert residual < 1e-5
-
-
 def test_a_penalty_below_rounding_is_refused_with_the_remedy(rng):
     texts = np.repeat(unit(rng.standard_normal((10, 4))), 4, axis=0)
     with pytest.raises(SingularMomentsError, match=r"1e-20 is below.*larger alpha.*landmarks"):
@@ -200,26 +190,6 @@ def test_the_penalty_goes_as_low_as_it_pays_and_no_lower(rng, monkeypatch):
     assert min(many.axes["penalty"].values) == SINGLE_LOWEST
 
 
-def test_a_surface_is_kept_for_the_same_bytes_and_for_no_others(rng):
-    head, texts = rng.standard_normal((12, 5)), rng.standard_normal((12, 4))
-    names, weight = np.repeat(np.arange(6), 2), np.ones(12)
-
-    def surface(weight=weight, names=names, criterion="cosine"):
-        pairs = Pairs(head.copy(), texts.copy(), names, weight)
-        return choose_on_prototypes(pairs, criterion=criterion, rng=rng)
-
-    first = surface()
-    assert surface() is first
-    for other in (
-        surface(weight=np.where(np.arange(12) == 3, 1 + 1e-3, 1.0)),
-        surface(names=np.repeat(np.arange(4), 3)),
-        surface(criterion="rank"),
-    ):
-        assert not np.array_equal(other.scores, first.scores)
-    head[0, 0] += 1e-3
-    assert not np.array_equal(surface().scores, first.scores)
-
-
 def test_from_landmarks_the_surface_is_that_of_refitting_on_their_features(rng, monkeypatch):
     from fitters.feature_maps import NystroemMap
     from tests.oracles import refit_without_group
@@ -242,19 +212,6 @@ def test_from_landmarks_the_surface_is_that_of_refitting_on_their_features(rng, 
 
 
 # What fits of the same texts share
-
-
-def test_a_solution_is_kept_for_the_same_bytes_and_for_no_others(rng, monkeypatch):
-    monkeypatch.setattr("fitters.kept.KEPT", Kept(10_000_000))
-    head, texts = bent_pairs(rng, n=110, p=9)
-    first = solve_first(texts, head, 2.0, np.full(110, 0.1))
-    assert solve_first(texts.copy(), head.copy(), 2.0, np.full(110, 0.1)) is first
-    for other in (
-        solve_first(texts, head, 2.5, np.full(110, 0.1)),
-        solve_first(texts, head, 2.0, np.full(110, 0.1 + 1e-9)),
-        solve_first(texts, head + 1e-9, 2.0, np.full(110, 0.1)),
-    ):
-        assert other is not first
 
 
 @pytest.mark.parametrize("p", [6, 90])

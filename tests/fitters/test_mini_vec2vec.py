@@ -1,11 +1,9 @@
 """mini-vec2vec: it finds a rotation that is there, and what is a pair changes no bit."""
 
 import numpy as np
-import pytest
 
 from fitters import MiniVec2VecAligner, fit
 from fitters.aligners.mini_vec2vec import _matched_centres
-from fitters.errors import SettingError
 from fitters.prototypes import shuffle_names
 from tests.assertions import assert_close, assert_same
 from tests.shorthand import score_pairs
@@ -74,11 +72,3 @@ def test_names_shuffled_are_the_same_rows_to_it(make_world):
     np.testing.assert_allclose(one.aligner.map_x_, other.aligner.map_x_, atol=1e-9)
     drawn = fit("mini-vec2vec", prototypes=head, rng=np.random.default_rng(1))
     assert drawn.aligner.seed != one.aligner.seed
-
-
-def test_there_is_nothing_to_choose_or_to_mix(make_world):
-    head, real = make_world()
-    with pytest.raises(SettingError, match="mix has no effect in mini-vec2vec"):
-        fit("mini-vec2vec", prototypes=head, real=real, mix=2.0, rng=np.random.default_rng(0))
-    with pytest.raises(ValueError, match="rounds"):
-        MiniVec2VecAligner(rounds=0).fit(np.eye(3), np.eye(3))

@@ -7,11 +7,10 @@ import pickle
 import numpy as np
 import pytest
 
-from featstore.errors import PluginError
 from featstore.plugins import register
-from fitters import Alignment, FitConfig, Pairs, load
+from fitters import Alignment, FitConfig, load
 from fitters.aligners.ridge import RidgeAligner
-from fitters.errors import AlignmentWriteError, PairsError, SettingError
+from fitters.errors import AlignmentWriteError, SettingError
 from fitters.methods import METHODS
 from tests.assertions import assert_close, assert_same
 from tests.shorthand import save_alignment
@@ -122,20 +121,6 @@ def test_a_function_that_returns_two_matrices_is_a_ridge(no_plugins, make_world,
         assert again.aligner.alpha == choice["penalty"]
 
 
-@pytest.mark.parametrize(
-    "found",
-    [None, (np.eye(4), np.eye(3)), (np.eye(4), np.ones(3)), (np.eye(4), np.eye(4) * np.nan)],
-)
-def test_what_is_not_two_matrices_is_named(no_plugins, found):
-    def wrong(x, y):
-        return found
-
-    register("aligner", "wrong", wrong)
-    pairs = Pairs(np.eye(4) + 0.1, np.eye(4) + 0.2)
-    with pytest.raises(PairsError, match=r"wrong must return two finite .* \(4, r\) and \(4, r\)"):
-        Alignment("wrong").fit(pairs.x, pairs.y)
-
-
 class Kept:
     """An aligner that calls its arrays what it likes."""
 
@@ -175,16 +160,3 @@ def test_arrays_are_saved_by_the_names_that_a_class_gives(no_plugins, tmp_path):
         save_alignment(tmp_path / "b", Alignment("lost").fit(x, y))
     with pytest.raises(SettingError, match=r"Forgetful does not keep .* Write self\.sign = sign"):
         save_alignment(tmp_path / "c", Alignment("forgetful").fit(x, y))
-
-
-@pytest.mark.parametrize(
-    ("thing", "message"),
-    [
-        (3, "expected a class with fit, project_x and project_y"),
-        (dict, "dict has no fit"),
-        (lambda x, y, weight, more: None, "has no fit|takes|argument"),
-    ],
-)
-def test_what_is_no_aligner(no_plugins, thing, message):
-    with pytest.raises(PluginError, match=f"'mine' of .* cannot be used: .*(?:{message})"):
-        register("aligner", "mine", thing)

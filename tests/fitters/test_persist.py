@@ -82,21 +82,6 @@ def test_what_is_no_alignment_is_not_replaced(ridge, tmp_path):
     assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"
 
 
-def test_facts_must_be_plain(ridge, tmp_path):
-    ridge.facts["rows"] = np.zeros(3)
-    with pytest.raises(AlignmentWriteError, match="plain finite values"):
-        save_alignment(tmp_path / "a", ridge)
-    ridge.facts["rows"] = float("nan")
-    with pytest.raises(AlignmentWriteError, match="plain finite values"):
-        save_alignment(tmp_path / "a", ridge)
-    assert not (tmp_path / "a").exists()
-
-
-def test_nothing_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match="`headstock fit` makes one"):
-        load(tmp_path / "nowhere")
-
-
 def edit(path, **changes):
     record = json.loads((path / JSON_NAME).read_text())
     for key, value in changes.items():

@@ -7,14 +7,14 @@ from scipy.special import softmax
 from fitters import METHODS, Alignment, Pairs, SideTransform, fit
 from fitters.aligners.procrustes import ProcrustesAligner
 from fitters.aligners.ridge import RidgeAligner
-from fitters.alignment import BLOCK_ROWS, select
-from fitters.errors import SelectionError, SettingError, ZeroRowError
+from fitters.alignment import BLOCK_ROWS
+from fitters.errors import SelectionError, ZeroRowError
 from fitters.moments.moments import merge_pooled, moments_of
 from fitters.saved import fitted_arrays
 from fitters.select.grid import folds_by_group
 from fitters.select.held_out import cross_validate
 from fitters.select.left_out import leave_one_group_out
-from fitters.settings import FitConfig, TrainingOptions
+from fitters.settings import FitConfig
 from fitters.sources import prepare
 from tests.assertions import assert_close, assert_same
 from tests.oracles import centred, unit
@@ -164,18 +164,6 @@ def test_conse_reads_images_raw_and_uses_no_pair(make_world):
     assert_close(alone.aligner.texts_, centred(head.y, head.y))
 
 
-@pytest.mark.parametrize(("method", "side"), [("text-to-concept", "x"), ("text-to-concept", "y"),
-                                              ("conse", "x")])  # fmt: skip
-def test_zero_rows_are_named_where_rows_are_raw(method, side, make_world):
-    head, real = make_world()
-    pairs = head if method == "conse" else real
-    rows = {"x": pairs.x.copy(), "y": pairs.y.copy()}
-    rows[side][[3, 7]] = 0
-    given = {"prototypes" if method == "conse" else "real": Pairs(**rows)}
-    with pytest.raises(ZeroRowError, match=rf"2 of {pairs.n} .*row 3, 7"):
-        fit(method, **given, rng=rng_of())
-
-
 def test_projections_are_float32_units_and_do_not_depend_on_blocks(make_world):
     head, _ = make_world()
     alignment = fit("ridge", prototypes=head, penalty=0.1, rng=rng_of())
@@ -186,36 +174,3 @@ def test_projections_are_float32_units_and_do_not_depend_on_blocks(make_world):
     # Products of other shapes add in another order: the last bit of float32.
     assert_close(projected[-5:], alignment.project_y(rows[-5:]), "float32")
     assert isinstance(alignment, Alignment)
-
-
-def test_an_unknown_setting_is_named(make_world):
-    head, _ = make_world()
-    with pytest.raises(SettingError, match=r"No setting named 'penalt'.*Did you mean 'penalty'"):
-        fit("ridge", prototypes=head, penalt=1.0, rng=rng_of())
-    with pytest.raises(SettingError, match="No setting named 'reading'"):
-        select("ridge", prototypes=head, reading="best", rng=rng_of())
-
-
-@pytest.mark.parametrize(
-    ("method", "given"),
-    [
-        ("ridge", {"gamma": 1.0}), ("ridge", {"top_k": 5}), ("ridge", {"rank": 3}),
-        ("procrustes", {"penalty": 1.0}), ("cca", {"top_k": 3}), ("mean-shift", {"mix": 2.0}),
-        ("ridge", {"training": TrainingOptions(epochs=2)}),
-    ],
-)  # fmt: skip
-def test_a_setting_that_plays_no_part_is_refused(method, given, make_world):
-    head, real = make_world()
-    name = "epochs" if "training" in given else next(iter(given))
-    for make in (fit, select) if METHODS[method].tunes else (fit,):
-        with pytest.raises(SettingError, match=f"{name} has no effect in {method}, whose"):
-            make(method, prototypes=head, real=real, rng=rng_of(), **given)
-    with pytest.raises(SettingError, match="has no effect"):
-        Alignment(FitConfig(method, **given)).fit(real.x, real.y)
-
-
-def test_one_side_of_real_pairs_is_refused(make_world):
-    head, real = make_world()
-    for sides in ((real.x, None), (None, real.y)):
-        with pytest.raises(SettingError, match="Pass both, or neither"):
-            Alignment("ridge").fit(*sides, prototypes=head)

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from fitters import ASIFAligner, Pairs, fit
+from fitters import ASIFAligner, Pairs
 from fitters.aligners import asif as module
 from fitters.aligners.asif import choose_anchors
-from fitters.errors import SelectionError, SettingError
 from fitters.select import left_out
 from fitters.select.grid import Axis, folds_by_group
 from fitters.select.refitting import Folded
@@ -66,21 +65,6 @@ def test_many_prototypes_ask_in_part_and_sparse_scores_are_the_same(world, monke
     monkeypatch.setattr(left_out, "MOST_QUERIES", 2)
     part = choose_anchors(head, None, top_ks=TOP_KS, powers=POWERS, rng=rng(1))
     assert part.n_queries == 8
-
-
-def test_published_settings_stay_the_default_and_wrong_ones_are_refused(world, rng):
-    head, real = world
-    choice = fit("asif", prototypes=head, rng=rng).facts["choice"]
-    assert choice == {"top_k": 800, "power": 8.0}
-    with pytest.raises(SettingError, match="top_k='auto' is of ASIF"):
-        fit("conse", prototypes=head, top_k="auto", rng=rng)
-    with pytest.raises(SettingError, match="by rank"):
-        choose_anchors(head, None, metric="luck", rng=rng)
-    same = Pairs(head.x, head.y, np.zeros(head.n, dtype=int))
-    with pytest.raises(SelectionError, match="prototypes of one group"):
-        choose_anchors(same, None, rng=rng)
-    with pytest.raises(SelectionError, match="top_k or power"):
-        choose_anchors(None, real.take(np.arange(1)), rng=rng)
 
 
 def test_what_is_fitted_without_a_fold_knows_none_of_its_pairs(rng):
