@@ -43,7 +43,7 @@ from featstore.matrices import Rows, vector
 from featstore.parallel import Engine
 from featstore.store.store import FeatureStore, open_store
 from fitters.errors import SettingError
-from fitters.inventory import find_any
+from fitters.inventory import find_sets
 from fitters.kept import digest_of
 from fitters.methods import registered
 from fitters.pairs import Pairs, Prototypes
@@ -381,7 +381,7 @@ def _sets(store: FeatureStore, given: dict[str, Any]) -> dict[str, Any]:
         if "images" not in named:
             raise ProtocolError(f"Name the images too, beside {listed(named)}.")
         return SetNames(**named).fields(store)
-    return dict(find_any(store, **where).fields())
+    return dict(find_sets(store, **where).fields())
 
 
 def _entries(methods: Any) -> list[tuple[str, dict[str, Any]]]:

@@ -8,6 +8,7 @@ read, versions, and a digest. docs/reproduce.md says how to write a box.
 
 from __future__ import annotations
 
+import json
 import platform
 import re
 import reprlib
@@ -548,9 +549,7 @@ def expected_table(results: Path, *, suite: str, metrics: Sequence[str]) -> str:
         if row[metric] is not None
     ]
     columns = ", ".join(f'"{name}"' for name in (*index, "metric", "percent"))
-    lines = [f"  [{', '.join(_toml(value) for value in row)}]," for row in rows]
+    # A text of JSON is one of TOML.
+    texts = [[f"{v:g}" if isinstance(v, float) else json.dumps(v) for v in row] for row in rows]
+    lines = [f"  [{', '.join(row)}]," for row in texts]
     return "\n".join([f"columns = [{columns}]", "rows = [", *lines, "]"]) + "\n"
-
-
-def _toml(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else '"' + str(value).replace('"', '\\"') + '"'

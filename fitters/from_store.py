@@ -171,21 +171,15 @@ def _read(
     folds = np.zeros(len(paired), dtype=np.int64)
     if n_folds >= 2:
         folds = folds_by_group(groups, n_folds, np.random.default_rng(request.seed))
-    first = _some(paired, slice(0, min(BLOCK_ROWS, len(paired))))
-    x, y, _ = next(iter(_prepared(first, transforms)))
+    x, y, _ = next(iter(_prepared(paired[:BLOCK_ROWS], transforms)))
     shifts = pilot_shifts(x, y)
     tasks = (
-        _Part(_some(paired, rows), transforms, folds[rows], n_folds, shifts, request.precision)
+        _Part(paired[rows], transforms, folds[rows], n_folds, shifts, request.precision)
         for rows in part_slices(len(paired))
     )
     found = add_parts(run(_moments_of, tasks, ordered=True))
     parts |= {f"fold {number}": moments for number, moments in enumerate(found)}
     return parts, means
-
-
-def _some(paired: PairedView[EmbeddingsView], rows: slice) -> PairedView[EmbeddingsView]:
-    here = np.arange(rows.start, rows.stop)
-    return PairedView(paired.x.take(here), paired.y.take(here), paired.weight[rows], paired.by)
 
 
 def _transforms(
@@ -205,8 +199,7 @@ def _centred(
     view: EmbeddingsView, weight: npt.NDArray[np.float64], label: str, run: Run
 ) -> SideTransform:
     """Return the transform that centres on the weighted mean of a view's unit rows."""
-    tasks = ((view.take(np.arange(rows.start, rows.stop)), weight[rows], label)
-             for rows in part_slices(len(view)))  # fmt: skip
+    tasks = ((view[rows], weight[rows], label) for rows in part_slices(len(view)))
     return SideTransform(mean=mean_of(run(_sum_of, tasks, ordered=True), label=label), label=label)
 
 
@@ -240,14 +233,9 @@ class PairedRows:
         return len(self.paired)
 
     @property
-    def p(self) -> int:
-        """Columns of x as they come out of the transform."""
-        return self.paired.x.dim + self.image.homogeneous
-
-    @property
-    def q(self) -> int:
-        """Columns of y."""
-        return self.paired.y.dim
+    def widths(self) -> tuple[int, int]:
+        """Columns of x and y as they come out of the transforms."""
+        return self.paired.x.dim + self.image.homogeneous, self.paired.y.dim
 
     @property
     def fingerprint(self) -> str:
@@ -263,19 +251,12 @@ class PairedRows:
         self, start: int, stop: int
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Return pairs `start` to `stop`, transformed."""
-        rows = np.arange(start, stop)
-        x, y = self.paired.x.take(rows).numpy(), self.paired.y.take(rows).numpy()
+        x, y = self.paired[start:stop].numpy()
         return self.image.apply(x).astype(np.float32), self.text.apply(y).astype(np.float32)
 
     def take(self, rows: npt.NDArray[np.int64]) -> PairedRows:
         """Return some of the pairs."""
-        kept = replace(
-            self.paired,
-            x=self.paired.x.take(rows),
-            y=self.paired.y.take(rows),
-            weight=self.paired.weight[rows],
-        )
-        return replace(self, paired=kept, groups=self.groups[rows])
+        return replace(self, paired=self.paired[rows], groups=self.groups[rows])
 
 
 def training_sources(

@@ -209,55 +209,32 @@ def find_fits(
 def find_sets(
     store: FeatureStore, *, dataset: str | None = None, label_set: str | None = None
 ) -> Fit:
-    """Return the only sets that fit together; see `find_fits`.
+    """Return the only sets that fit together.
+
+    With a head, where the store has one or a label set is named; else images with their names and
+    captions.
 
     Raises
     ------
     SettingError
-        If sets are missing, or those of several encoders fit.
-    """
-    fits = find_fits(store, dataset=dataset, label_set=label_set)
-    if len(fits) == 1:
-        return fits[0]
-    names = (f"{fit.image.key} with {fit.text.key}" for fit in fits if fit.text is not None)
-    raise SettingError(
-        f"{store.address} has several sets that fit a head: {listed(names, shown=8)}. Name the "
-        "sets, or run a suite, which takes all of them."
-    )
-
-
-def find_scored(store: FeatureStore, *, dataset: str | None = None) -> Fit:
-    """Return images with their names and captions, without a head.
-
-    Raises
-    ------
-    SettingError
-        If there are no images, or several sets of a kind.
+        If sets are missing, or several fit.
     """
     have = Inventory(store)
-    dataset = dataset or have.only("image", "`dataset=`")
-    kinds = {"image": "image", "text": "class_name", "caption": "caption"}
-    found = {role: have.of(dataset, kind) for role, kind in kinds.items()}
-    for own in found.values():
-        if len(own) > 1:
-            names = listed((str(info.key) for info in own), shown=8)
-            raise SettingError(f"{store.address} has several sets of a kind: {names}. Name one.")
-    return Fit(**{role: own[0] for role, own in found.items() if own})
-
-
-def find_any(
-    store: FeatureStore, *, dataset: str | None = None, label_set: str | None = None
-) -> Fit:
-    """Return what fits together: with a head, where the store has one or a label set is named.
-
-    Raises
-    ------
-    SettingError
-        As `find_sets` and `find_scored`.
-    """
-    if label_set or any(info.key.kind == "head_weight" for info in store.sets()):
-        return find_sets(store, dataset=dataset, label_set=label_set)
-    return find_scored(store, dataset=dataset)
+    if label_set or have.datasets("head_weight"):
+        fits = find_fits(store, dataset=dataset, label_set=label_set)
+    else:
+        dataset = dataset or have.only("image", "`dataset=`")
+        texts = (have.of(dataset, kind) or [None] for kind in ("class_name", "caption"))
+        every = product(have.of(dataset, "image"), *texts)
+        fits = [Fit(image, text, caption=caption) for image, text, caption in every]
+    if len(fits) == 1:
+        return fits[0]
+    names = (" with ".join(fit.fields()[f"{role}_set"] for role in ("image", "name", "caption")
+                           if f"{role}_set" in fit.fields()) for fit in fits)  # fmt: skip
+    raise SettingError(
+        f"{store.address} has several sets that fit together: {listed(names, shown=8)}. Name the "
+        "sets, or run a suite, which takes all of them."
+    )
 
 
 def _lacking(have: Inventory, dataset: str, label_set: str) -> str:

@@ -26,7 +26,7 @@ from fitters.alignment import Alignment, OnStage
 from fitters.alignment import fit as fit_arrays
 from fitters.errors import SettingError, ZeroRowError
 from fitters.from_store import MomentsRequest, beside, moment_sources, training_sources
-from fitters.inventory import find_any
+from fitters.inventory import find_sets
 from fitters.methods import method_named, needs_rows, registered
 from fitters.moments.transform import SideTransform
 from fitters.pairs import Pairs, Prototypes
@@ -155,7 +155,7 @@ def _request(
     roles = {role: given.pop(role) for role in ROLES if role in given}
     where = {name: given.pop(name, None) for name in ("dataset", "label_set")}
     if not roles:
-        roles = find_any(store, **where).roles
+        roles = find_sets(store, **where).roles
     elif "images" not in roles:
         raise SettingError(f"Name the images too, beside {listed(roles)}.")
     n_pairs = given.pop("n_pairs", 0 if "head" in roles else "all")

@@ -172,7 +172,9 @@ class Pairs(Shown):
         )
 
     def _card(self) -> Card:
-        sides = {name: _form(getattr(self, name)) for name in ("x", "y", "asked")}
+        rows = {name: getattr(self, name) for name in ("x", "y", "asked")}
+        sides = {name: f"{own.shape[1]:,} columns, {own.dtype}"
+                 for name, own in rows.items() if own is not None}  # fmt: skip
         n_groups = None if self.groups is None else f"{len(np.unique(self.groups)):,}"
         mass = None if self.weight is None else f"{self.weight.sum():.6g} in all"
         return Card(f"Pairs, {self.n:,}", {**sides, "groups": n_groups, "weight": mass})
@@ -188,10 +190,6 @@ def rows_or_labels(y: Any) -> npt.NDArray[Any]:
         return matrix(y, "y")
     except RowsError:
         return np.asarray(y)
-
-
-def _form(rows: Rows | None) -> str | None:
-    return None if rows is None else f"{rows.shape[1]:,} columns, {rows.dtype}"
 
 
 def place_in_class(labels: npt.NDArray[Any]) -> npt.NDArray[np.int64]:

@@ -250,7 +250,9 @@ def _fitted_names(aligner: Any) -> tuple[list[str], list[str]]:
                 )
         elif isinstance(value, np.ndarray) and value.dtype.kind == "f":
             arrays.append(name)
-        elif _is_number(value):
+        elif isinstance(value, int | float | np.integer | np.floating) and not isinstance(
+            value, bool
+        ):
             values.append(name)
         else:
             raise AlignmentWriteError(
@@ -263,11 +265,6 @@ def _fitted_names(aligner: Any) -> tuple[list[str], list[str]]:
 
 def _dtype_of(aligner: Any) -> str:
     return getattr(aligner, "array_dtype", BaseAligner.array_dtype)
-
-
-def _is_number(value: Any) -> bool:
-    numbers = int | float | np.integer | np.floating
-    return isinstance(value, numbers) and not isinstance(value, bool)
 
 
 def _is_fitted_name(aligner: Any, name: str) -> bool:

@@ -180,7 +180,12 @@ def draw_dots(
             axes.plot([100 * row["low"], 100 * row["high"]], [y, y], color=ink)
             end = row["high"]
         axes.plot([value], [y], row["marker"], color=ink)
-        _value(axes, 100 * end, y, row["text"], ink)
+        # To the right of its end, over whatever crosses it.
+        axes.annotate(
+            row["text"], (100 * end, y), (8, 0), textcoords="offset points", color=ink,
+            va="center", weight="bold",
+            bbox={"facecolor": colour("paper"), "edgecolor": "none", "pad": 1.0},
+        )  # fmt: skip
     # A method of one's own may have a name of any length.
     axes.set_yticks(
         range(len(rows)), [textwrap.shorten(row["label"], 44, placeholder="…") for row in rows]
@@ -191,14 +196,6 @@ def draw_dots(
     low, high = min(0.0, axes.get_xlim()[0]), max(0.0, axes.get_xlim()[1])
     axes.set_xlim(low, high + 0.12 * (high - low))
     with_ticks(axes, "x", unit)
-
-
-def _value(axes: Any, x: float, y: float, text: str, ink: str) -> None:
-    """Write a value to the right of a place, over whatever crosses it."""
-    axes.annotate(
-        text, (x, y), (8, 0), textcoords="offset points", color=ink, va="center", weight="bold",
-        bbox={"facecolor": colour("paper"), "edgecolor": "none", "pad": 1.0},
-    )  # fmt: skip
 
 
 def _scope(row: dict[str, Any]) -> str:
@@ -257,7 +254,10 @@ def pairs_figure(table: pl.DataFrame, comparisons: pl.DataFrame, method: str) ->
     to real pairs. None if no number of real pairs was run.
     """
     held = table.filter(pl.col("eval").is_in(_WITH_PAIRS) & (pl.col("method") == method))
-    panels_of = [panel for panel in (*LARGE, *SMALL) if _has(held, *panel)]
+    panels_of = [
+        (side, metric) for side, metric in (*LARGE, *SMALL)
+        if metric in held.columns and held.filter(direction=side)[metric].count()
+    ]  # fmt: skip
     if not panels_of or held.filter(pl.col("n_pairs") != "0").is_empty():
         return None
     large = [panel for panel in LARGE if panel in panels_of]
@@ -440,12 +440,3 @@ def _ends(lines: list[dict[str, Any]], metric: str) -> list[tuple[float, str, st
         text = f"controls {value_text(metric, best['mean'])} at {best['pairs']}"
         ends.append((100 * best["mean"], text, "muted"))
     return ends
-
-
-def _has(held: pl.DataFrame, direction: str, metric: str) -> bool:
-    return (
-        metric in held.columns
-        and not held.filter(
-            (pl.col("direction") == direction) & pl.col(metric).is_not_null()
-        ).is_empty()
-    )

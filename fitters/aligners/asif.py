@@ -352,7 +352,8 @@ def choose_anchors(
     assert held is not None
     folds = folds_of_pairs(held, n_folds, "top_k or power", rng, kind=kind)
     n_anchors = held.n + (0 if kept is None else kept.n)
-    parts = _parts(kept, held, folds, _most(top_ks, n_anchors))
+    asked = top_ks.highest if top_ks.searched else top_ks.values[-1]
+    parts = _parts(kept, held, folds, int(min(asked, n_anchors)))
 
     def evaluate(values: Mapping[str, Matrix]) -> Matrix:
         scores = np.empty((len(values["top_k"]), len(values["power"])))
@@ -392,12 +393,6 @@ def _parts(kept: Pairs | None, held: Pairs, folds: npt.NDArray[np.intp], k: int)
         queries, texts = Sorted.of(asked.x, x, k), Sorted.of(gallery.texts, y, k)
         parts.append(_Part(queries, texts, gallery.positives))
     return parts
-
-
-def _most(axis: Axis, n_anchors: int) -> int:
-    """Return how many anchors may ever be asked for."""
-    most = axis.highest if axis.searched else axis.values[-1]
-    return int(min(most, n_anchors))
 
 
 def _capped(axis: Axis, n_anchors: int) -> Axis:

@@ -246,14 +246,9 @@ class ArrayRows:
         return len(self.x)
 
     @property
-    def p(self) -> int:
-        """Columns of x."""
-        return int(self.x.shape[1])
-
-    @property
-    def q(self) -> int:
-        """Columns of y."""
-        return int(self.y.shape[1])
+    def widths(self) -> tuple[int, int]:
+        """Columns of x and y."""
+        return int(self.x.shape[1]), int(self.y.shape[1])
 
     def read(
         self, start: int, stop: int
@@ -415,7 +410,7 @@ class TrainedAligner(Schedule, BaseAligner):
             raise SettingError(
                 "There is nothing to train on. Pass prototypes, real pairs, or both."
             )
-        self.n_features_in_, self.n_targets_ = given[0].p, given[0].q
+        self.n_features_in_, self.n_targets_ = given[0].widths
         place = training_device(device)
         self._device_type = place.type
         with blas_threads():

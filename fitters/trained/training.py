@@ -71,12 +71,8 @@ class PairSource(Protocol):
         """Rows."""
 
     @property
-    def p(self) -> int:
-        """Columns of x."""
-
-    @property
-    def q(self) -> int:
-        """Columns of y."""
+    def widths(self) -> tuple[int, int]:
+        """Columns of x and y."""
 
     @property
     def groups(self) -> npt.NDArray[np.int64]:
@@ -174,7 +170,7 @@ class Stream:
             yield rest
 
     def _pools(self, generator: torch.Generator) -> Iterator[Batch]:
-        size = sum(4 * source.n * (source.p + source.q) for source in self.sources)
+        size = sum(4 * source.n * sum(source.widths) for source in self.sources)
         if size <= self.resident_bytes:
             if self._resident is None:
                 self._resident = join([read_batch(s, 0, s.n) for s in self.sources])
@@ -405,7 +401,13 @@ def train(
             if due:
                 _check_parameters(objective, stand.epoch, stage)
             if due and checkpoint is not None:
-                _write(checkpoint, stand, objective, optimiser, generators)
+                states = {name: getattr(generators, name).get_state() for name in _RESUMED}
+                checkpoint.write(
+                    {
+                        "objective": objective.state_dict(), "optimiser": optimiser.state_dict(),
+                        "generators": states, "stand": vars(stand),
+                    }
+                )  # fmt: skip
             if on_epoch is not None:
                 seconds = time.monotonic() - begun
                 left = sum(s.epochs for s in stages[number:]) - stand.epoch
@@ -508,23 +510,6 @@ def _is_flat(losses: Sequence[float], slope: float) -> bool:
         if end > 21
     ]
     return len(falls) == 5 and bool(max(falls) < slope)
-
-
-def _write(
-    checkpoint: Checkpoint,
-    stand: _Stand,
-    objective: Objective,
-    optimiser: torch.optim.Optimizer,
-    generators: Generators,
-) -> None:
-    checkpoint.write(
-        {
-            "objective": objective.state_dict(),
-            "optimiser": optimiser.state_dict(),
-            "generators": {name: getattr(generators, name).get_state() for name in _RESUMED},
-            "stand": vars(stand),
-        }
-    )
 
 
 def _restore(found: dict[str, Any], objective: Objective, generators: Generators) -> _Stand:

@@ -1,5 +1,6 @@
 """The commands that the paper suite prints for what a store lacks, and its list of experiments."""
 
+import itertools
 import shlex
 from itertools import takewhile
 from pathlib import Path
@@ -33,7 +34,7 @@ def test_every_command_for_an_empty_store_is_one_that_the_program_takes(tmp_path
             command = command.get_command(program, names.pop(0))
         command.make_context(words[1], [*names], program)
         if words[1] == "extract":
-            given = list(zip(names, names[1:], strict=False))
+            given = [*itertools.pairwise(names)]
             (kind,) = (value for option, value in given if option == "--kind")
             made |= {(words[2], kind, value) for option, value in given if option == "--encoder"}
             images += [words[2]] if kind == "image" else []

@@ -76,7 +76,7 @@ def test_a_suite_takes_every_encoder_that_fits_a_head(tmp_path):
     assert sorted((a.split("-")[0], b.split("-")[0]) for a, b in texts) == [
         ("other.text", "other.text"), ("synthetic.text", "synthetic.text"),
     ]  # fmt: skip
-    with pytest.raises(SettingError, match="several sets that fit a head"):
+    with pytest.raises(SettingError, match="several sets that fit together"):
         find_sets(opened, dataset="smoke")
 
 
