@@ -598,7 +598,7 @@ def _all_like(
     Without prototypes there is no head, without prototypes or real pairs nothing is mixed, and
     names are shuffled within clusters in one source alone.
     """
-    ignored = {"mix", "share", "sequential"} if source == "none" or n_pairs == "0" else set()
+    ignored = {"mix", "sequential"} if source == "none" or n_pairs == "0" else set()
     ignored.add("clusters")
     if source in ("none", CLASS_MEANS):
         no_head = ("head_set", "more_heads", "head_rows", *HEAD_PARTS)

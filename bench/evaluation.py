@@ -77,7 +77,6 @@ class RunSettings(Settings, total=False):
     epochs: Several[int]
     batch_size: Several[int]
     learning_rate: Several[float]
-    share: Several[float]
     sequential: Several[bool]
     patience: Several[int]
     precision: Several[str]

@@ -443,8 +443,8 @@ def fit(
 
     **Mixing.** The moments of both sources are added, where a class has `mix` times the mass of a
     real image. Kernel ridge weighs the rows of both likewise. ASIF takes them as anchors, and
-    has no masses. Of the trained methods and paper-cca every row counts alike, as in the paper; a
-    share of each batch or two stages are in `training`.
+    has no masses. Of the trained methods and paper-cca every row counts alike, as in the paper; two
+    stages are in `training`.
 
     **Choice.** "auto" penalty without real pairs: closed-form leave-one-name-group-out on the
     prototypes. "auto" penalty or mix with real pairs: grouped cross-validation over the pairs by

@@ -82,7 +82,7 @@ class Preparation:
 OPTIONS = ("penalty", "mix", "gamma", "n_components", "rank", "top_k", "power")
 """Settings that some methods have and others do not."""
 
-TRAINING = ("epochs", "batch_size", "learning_rate", "share", "sequential", "patience")
+TRAINING = ("epochs", "batch_size", "learning_rate", "sequential", "patience")
 """Settings of the methods that are trained; see `TrainingOptions`."""
 
 Criterion = Literal["cosine", "rank", "error"]
@@ -141,8 +141,6 @@ class TrainingOptions:
     ----------
     epochs, batch_size : int, optional
     learning_rate : float, optional
-    share : float, optional
-        Share of prototypes in every batch; None concatenates both sources, as in the paper.
     sequential : bool
         Prototypes first, then real pairs alone.
     patience : int, optional
@@ -176,14 +174,6 @@ class TrainingOptions:
         help="Train with this learning rate [default: the preset's].",
         above=0,
         below=1000,
-        flag="-s",
-    )
-    share: float | None = option(
-        None,
-        help="Fill this share of every batch with prototypes [default: shuffle both sources].",
-        above=0,
-        below=1,
-        needs=("y", "head"),
         flag="-s",
     )
     sequential: bool = option(

@@ -44,7 +44,7 @@ _DEFAULTS = {
 }
 
 #: Of these, what says how a head is mixed with real pairs.
-_OF_MIXTURES = ("mix", "share", "sequential")
+_OF_MIXTURES = ("mix", "sequential")
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,7 @@ def combinations(
 
     Combinations without a meaning are left out: source "none" without real pairs, controls of
     ConSE, a head for a method that reads none, real pairs that are counted in two ways. A method
-    gets the settings that it has. Without prototypes or without real pairs a mixing weight, a share
+    gets the settings that it has. Without prototypes or without real pairs a mixing weight
     and training in two stages have no effect: such a cell is one run.
 
     Parameters
@@ -238,7 +238,7 @@ def _without_idle(changes: Mapping[str, Any]) -> dict[str, Any]:
 _COUNTED = ("eval", "source", "n_pairs", "pairs_per_class")
 
 #: Settings of a training on prototypes and real pairs together; others are without them.
-OF_MIXED = ("share", "sequential")
+OF_MIXED = ("sequential",)
 
 
 def check_settings(names: Collection[str], methods: Collection[str]) -> None:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fitters.settings import FitConfig
-    from fitters.trained.training import Mixture, Objective, PairSource, Stage, Stream
+    from fitters.trained.training import Objective, PairSource, Stage
 
 
 #: k: columns in, d: columns out, h: hidden width. PyTorch's convention: weight is (out, in).
@@ -81,11 +81,9 @@ class Schedule(BaseEstimator):  # type: ignore[misc]
     epochs, batch_size : int
     clip : float or None
         Largest norm of the gradient.
-    share : float or None
-        None: prototypes and real pairs are concatenated and shuffled, as in the paper. Else the
-        share of prototypes in every batch, and an epoch is one pass over the real pairs.
     sequential : bool
-        Train on prototypes first, then, with a fresh optimiser and the whole schedule again, on
+        False: prototypes and real pairs are concatenated and shuffled, as in the paper. True: train
+        on prototypes first, then, with a fresh optimiser and the whole schedule again, on
         real pairs alone.
     first_epochs : int or None
         Of the first of these two stages; None: `epochs`, as the second.
@@ -111,7 +109,6 @@ class Schedule(BaseEstimator):  # type: ignore[misc]
     epochs: int = 100
     batch_size: int = 512
     clip: float | None = None
-    share: float | None = None
     sequential: bool = False
     first_epochs: int | None = None
     patience: int | None = None
@@ -129,7 +126,6 @@ class Schedule(BaseEstimator):  # type: ignore[misc]
         "epochs": [COUNT],
         "batch_size": [Interval(Integral, 2, None, closed="left")],
         "clip": [POSITIVE, None],
-        "share": [Interval(Real, 0, 1, closed="neither"), None],
         "sequential": ["boolean"],
         "first_epochs": [COUNT, None],
         "patience": [COUNT, None],
@@ -282,16 +278,9 @@ class TrainedAligner(Schedule, BaseAligner):
 
     @classmethod
     def check_settings(cls, config: FitConfig, *, prototypes: bool, real: bool) -> None:
-        """Raise SettingError for mixing two sources where there is one, or in two ways."""
-        share, sequential = config.training.share, config.training.sequential
-        if (sequential or share is not None) and not (prototypes and real):
-            raise SettingError(
-                "Mixing by share and sequential training need prototypes and real pairs. Give both."
-            )
-        if sequential and share is not None:
-            raise SettingError(
-                "A share of each batch and sequential training exclude each other. Take one."
-            )
+        """Raise SettingError for two stages where there is one source."""
+        if config.training.sequential and not (prototypes and real):
+            raise SettingError("Sequential training needs prototypes and real pairs. Give both.")
 
     def tune(self, data: Sources[Any], search: Search) -> Choice:
         """Return the settings of the training that were given, and draw its seed."""
@@ -466,17 +455,13 @@ class TrainedAligner(Schedule, BaseAligner):
         return (rest, None, batch) if real is None else (prototypes, rest, batch)
 
     def _stages(self, prototypes: PairSource | None, real: PairSource | None) -> Sequence[Stage]:
-        from fitters.trained.training import Mixture, Stage, Stream
+        from fitters.trained.training import Stage, Stream
 
-        given: list[Stream] = [Stream([s]) for s in (prototypes, real) if s is not None]
-        epochs = [int(self.epochs)]
-        batches: list[Stream | Mixture] = [*given]
+        given = [source for source in (prototypes, real) if source is not None]
+        epochs, batches = [int(self.epochs)], [Stream(given)]
         if len(given) == 2 and self.sequential:
             epochs.insert(0, int(self.epochs if self.first_epochs is None else self.first_epochs))
-        elif len(given) == 2 and self.share is not None:
-            batches = [Mixture(given[0], given[1], float(self.share))]
-        elif len(given) == 2:
-            batches = [Stream([source for stream in given for source in stream.sources])]
+            batches = [Stream([source]) for source in given]
         rate = float(self.learning_rate)
         return [Stage(b, e, rate, self.flat) for b, e in zip(batches, epochs, strict=True)]
 

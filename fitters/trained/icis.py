@@ -39,7 +39,7 @@ class ICISAligner(TrainedAligner):
     flat : float or None
         Stop when the loss, as a mean over ten epochs, has fallen by less than this an epoch five
         times running, from the 22nd epoch on: 26 epochs at least. None: never.
-    share, sequential, patience, validation_fraction, precision
+    sequential, patience, validation_fraction, precision
         As for `MLPAligner`.
     seed : int
 
@@ -90,7 +90,6 @@ class ICISAligner(TrainedAligner):
         epochs: int = 1000,
         batch_size: int = 16,
         flat: float | None = 2e-3,
-        share: float | None = None,
         sequential: bool = False,
         patience: int | None = None,
         validation_fraction: float = 0.1,
@@ -102,7 +101,6 @@ class ICISAligner(TrainedAligner):
         self.epochs = epochs
         self.batch_size = batch_size
         self.flat = flat
-        self.share = share
         self.sequential = sequential
         self.patience = patience
         self.validation_fraction = validation_fraction

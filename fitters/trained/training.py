@@ -184,44 +184,6 @@ class Stream:
             yield join([read_batch(s, at, min(at + step, s.n)) for s, at in picked])
 
 
-@dataclass(eq=False)
-class Mixture:
-    """Every batch holds a fixed share of prototypes; an epoch is one pass over the real pairs.
-
-    Prototypes are gone through again and again within an epoch, each time in a new order.
-    """
-
-    prototypes: Stream
-    real: Stream
-    share: float
-
-    def sizes(self, batch_size: int) -> tuple[int, int]:
-        """Return rows of prototypes and of real pairs in a batch, at least one of each."""
-        of_prototypes = min(max(round(self.share * batch_size), 1), batch_size - 1)
-        return of_prototypes, batch_size - of_prototypes
-
-    def steps(self, batch_size: int) -> int:
-        """Return batches an epoch."""
-        return self.real.steps(self.sizes(batch_size)[1])
-
-    def epoch(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
-        """Yield batches of both."""
-        of_prototypes, of_real = self.sizes(batch_size)
-        again = self._again(of_prototypes, generator)
-        for real in self.real.epoch(of_real, generator):
-            yield join([next(again), real])
-
-    def _again(self, size: int, generator: torch.Generator) -> Iterator[Batch]:
-        rest: Batch | None = None
-        while True:
-            for batch in self.prototypes.epoch(size, generator):
-                whole = batch if rest is None else join([rest, batch])
-                while len(whole) >= size:
-                    yield whole.at(slice(0, size))
-                    whole = whole.at(slice(size, None))
-                rest = whole if len(whole) else None
-
-
 def read_batch(source: PairSource, start: int, stop: int) -> Batch:
     """Return rows `start` to `stop` of a source as tensors."""
     rows = (*source.read(start, stop), source.groups[start:stop])
@@ -299,7 +261,7 @@ class Stage:
     epoch five times running; see `_is_flat`.
     """
 
-    batches: Stream | Mixture
+    batches: Stream
     epochs: int
     learning_rate: float
     flat: float | None = None

@@ -26,7 +26,7 @@ OTHER = {
     "head_by": "nearest", "leave_seen": True, "metric_version": 99, "protocol_version": 99,
     "control_draw": 3, "head_rows": "adapted", "head_variants": ("lemmas",),
     "head_templates": ("none",), "pair_variants": ("description",), "pair_templates": ("d000",),
-    "epochs": 20, "batch_size": 8, "learning_rate": 0.1, "share": 0.5, "sequential": True,
+    "epochs": 20, "batch_size": 8, "learning_rate": 0.1, "sequential": True,
     "patience": 2, "precision": "float32", "gamma": 2.0, "n_components": 4, "rank": 4, "top_k": 5,
     "power": 2.0, "centre": True, "criterion": "error", "validation": "top-1",
 }  # fmt: skip
@@ -50,7 +50,7 @@ BESIDE = {
     "epochs": {"method": "paper-mlp"}, "batch_size": {"method": "paper-mlp"},
     "learning_rate": {"method": "paper-mlp"}, "patience": {"method": "paper-mlp"},
     "precision": {"method": "paper-mlp"}, "centre": {"method": "paper-mlp"},
-    "share": {"method": "paper-mlp"}, "sequential": {"method": "paper-mlp"},
+    "sequential": {"method": "paper-mlp"},
     "gamma": {"method": "kernel-ridge"}, "n_components": {"method": "cca"},
     "rank": {"method": "procrustes"}, "top_k": {"method": "asif"}, "power": {"method": "asif"},
     "clusters": {"source": "shuffled-within", "clusters": 10}, "head_size": {"head_size": 10},

@@ -177,25 +177,21 @@ def test_combinations_without_a_meaning_are_left_out(smoke_store):
     def cells(**lists):
         runs = sweep_runs(opened, sets, one | lists)
         facts = [run.columns() for run in runs]
-        return {(r["source"], r["n_pairs"], r["share"], r["sequential"], r["mix"]) for r in facts}
+        return {(r["source"], r["n_pairs"], r["sequential"], r["mix"]) for r in facts}
 
     # Both sources at once are trained on in two stages; a source alone is not.
     lists = {"method": ("paper-mlp",), "source": ("none", "head"), "n_pairs": (0, 16)}
     assert cells(**lists, sequential=(True,)) == {
-        ("none", "16", None, False, "auto"), ("head", "0", None, False, "auto"),
-        ("head", "16", None, True, "auto"),
-    }  # fmt: skip
-    assert cells(**lists | {"source": ("head",)}, share=(0.2, 0.5)) == {
-        ("head", "0", None, False, "auto"), ("head", "16", 0.2, False, "auto"),
-        ("head", "16", 0.5, False, "auto"),
+        ("none", "16", False, "auto"), ("head", "0", False, "auto"),
+        ("head", "16", True, "auto"),
     }  # fmt: skip
     # Real pairs are counted in one way, and none are of classes that are held out.
     lists = {"source": ("head",), "pairs_per_class": (0, 1), "n_pairs": (0, 16), "mix": (3.0,)}
     lists |= {"penalty": (1.0,)}
-    held_out = {("head", "0", None, False, "1.0"), ("head", "16", None, False, "3.0")}
+    held_out = {("head", "0", False, "1.0"), ("head", "16", False, "3.0")}
     assert cells(**lists) == held_out
     in_class = cells(**lists, eval=("in-class",))
-    assert in_class == held_out | {("head", "1/class", None, False, "3.0")}
+    assert in_class == held_out | {("head", "1/class", False, "3.0")}
 
 
 def test_more_combinations_than_memory_holds_are_not_planned(smoke_store):

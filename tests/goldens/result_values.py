@@ -148,7 +148,6 @@ def _fields() -> Iterator[tuple[str, dict[str, Any]]]:
         ({**head, "method": "conse"}, {"centre": False}),
         (trained, {"batch_size": 16}),
         (trained, {"learning_rate": 0.01}),
-        (trained, {"share": 0.25}),
         (trained, {"sequential": True}),
     ]
     for base, changes in changed:

@@ -1,4 +1,4 @@
-"""Batches: every row once an epoch, in memory or by chunks, and shares kept."""
+"""Batches: every row once an epoch, in memory or by chunks."""
 
 import numpy as np
 import torch
@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fitters.trained.base import ArrayRows
-from fitters.trained.training import Mixture, Stream
+from fitters.trained.training import Stream
 from tests.assertions import assert_same
 
 
@@ -41,21 +41,6 @@ def test_chunks_of_all_sources_are_mixed():
     early = (order[:50] < 50).sum()
     assert 5 < early < 45
     assert (order.diff() == 1).sum() < 15
-
-
-@given(st.integers(1, 30), st.integers(2, 60), st.integers(2, 20), st.floats(0.05, 0.95))
-def test_a_mixture_keeps_its_share_and_goes_once_through_the_real_pairs(n, m, size, share):
-    mixture = Mixture(Stream([rows(n)]), Stream([rows(m, first=n)]), share)
-    of_prototypes, of_real = mixture.sizes(size)
-    assert of_prototypes + of_real == size
-    found = list(mixture.epoch(size, generator()))
-    assert len(found) == mixture.steps(size)
-    seen = [batch.x[:, 0] for batch in found]
-    assert all(int((x < n).sum()) == of_prototypes for x in seen)
-    real = torch.cat([x[x >= n] for x in seen])
-    assert sorted(real.tolist()) == list(range(n, n + m))
-    used = torch.bincount(torch.cat([x[x < n] for x in seen]).long(), minlength=n)
-    assert int(used.max()) - int(used.min()) <= 1 + (of_prototypes > n)
 
 
 def test_groups_say_what_is_no_negative():

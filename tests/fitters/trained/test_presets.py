@@ -132,19 +132,16 @@ def test_what_cannot_be_is_refused(make_world):
     head, real = make_world(p=8, q=6)
     with pytest.raises(UnknownMethodError, match="Did you mean 'sail'"):
         preset("sial")
-    for options in (TrainingOptions(share=0.5), TrainingOptions(sequential=True)):
-        with pytest.raises(SettingError, match="Give both"):
-            fit("sail", prototypes=head, training=options, rng=rng_of())
-    options = TrainingOptions(share=0.5, sequential=True)
-    with pytest.raises(SettingError, match="Take one"):
-        fit("sail", prototypes=head, real=real, training=options, rng=rng_of())
+    options = TrainingOptions(sequential=True)
+    with pytest.raises(SettingError, match="Give both"):
+        fit("sail", prototypes=head, training=options, rng=rng_of())
     with pytest.raises(SettingError, match=r"'epochs' of a training must be at least 1 .*; got -1"):
         TrainingOptions(epochs=-1)
     with pytest.raises(ValueError, match="The 'epochs' parameter of MLPAligner must be"):
         preset("sail", epochs=-1).fit(real.x, real.y)
 
 
-@pytest.mark.parametrize("more", [{}, {"centre": True}, {"sequential": True}, {"share": 0.4}])
+@pytest.mark.parametrize("more", [{}, {"centre": True}, {"sequential": True}])
 def test_a_store_gives_what_its_arrays_give(store_path, more, monkeypatch):
     """Read by chunks from views, or joined by hand: the same bytes."""
     store = open_store(store_path)
@@ -188,11 +185,11 @@ def test_the_command_trains_resumes_and_cleans_up(store_path, tmp_path, capsys, 
     few = ("-s", "epochs=3", "-s", "batch_size=8")
     assert _fit(store_path, tmp_path / "whole", *few) == 0
     assert "paper-mlp, fitted on 30 prototypes" in capsys.readouterr().out
-    both = (*few, "--captions", Y, "-s", "share=0.5", "-s", "patience=2", "-s", "centre=yes",
+    both = (*few, "--captions", Y, "-s", "sequential=yes", "-s", "patience=2", "-s", "centre=yes",
             "--json")  # fmt: skip
     assert _fit(store_path, tmp_path / "deep" / "both", *both) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert facts["choice"]["share"] == 0.5
+    assert facts["choice"]["sequential"] is True
     assert len(facts["training"]["metric"]) == facts["training"]["epochs"]
 
     def interrupt(*_, **__):
@@ -209,7 +206,7 @@ def test_the_command_trains_resumes_and_cleans_up(store_path, tmp_path, capsys, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "deep", "whole"]
     capsys.readouterr()
     for method, word, said in [
-        ("paper-mlp", "share=0.5", "-s share has no effect without --captions"),
+        ("paper-mlp", "sequential=yes", "-s sequential has no effect without --captions"),
         ("paper-mlp", "penalty=1", "paper-mlp has no setting 'penalty'. These have: ridge, "),
         ("ridge", "epochs=3", "ridge has no setting 'epochs'. These have: paper-mlp, "),
         ("ridge", "batch_size=3", "ridge has no setting 'batch_size'. These have: paper-mlp, "),
