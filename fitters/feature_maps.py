@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -59,20 +59,10 @@ def gaussian(
     return out
 
 
-Method = Literal["uniform", "k-means++"]
-
-METHODS: tuple[str, ...] = ("uniform", "k-means++")
-
-
 def choose_landmarks(
-    rows: Rows,
-    n_landmarks: int,
-    rng: np.random.Generator,
-    *,
-    method: Method = "uniform",
-    weight: npt.NDArray[Any] | None = None,
+    rows: Rows, n_landmarks: int, rng: np.random.Generator
 ) -> npt.NDArray[np.intp]:
-    """Return the positions of `n_landmarks` distinct rows, ascending; of all if there are no more.
+    """Return the positions of `n_landmarks` rows drawn evenly, ascending; at most of all.
 
     Parameters
     ----------
@@ -80,24 +70,10 @@ def choose_landmarks(
     n_landmarks : int
         At least 1.
     rng : numpy.random.Generator
-    method : {"uniform", "k-means++"}
-        Drawn evenly; or far from one another, by the seeding of scikit-learn's k-means, whose
-        cost is n · n_landmarks · d: it serves where rows cluster.
-    weight : ndarray of shape (n,), optional
-        Mass of each row in the draw by k-means++. Rows of mass 0 should not be passed at all.
     """
-    from sklearn.cluster import kmeans_plusplus
-
     if n_landmarks >= len(rows):
         return np.arange(len(rows))
-    if method == "uniform":
-        return np.sort(rng.choice(len(rows), n_landmarks, replace=False))
-    seed = int(rng.integers(2**31))
-    chosen = kmeans_plusplus(
-        np.asarray(rows, np.float64), n_landmarks, sample_weight=weight, random_state=seed
-    )[1]
-    # Where fewer distinct rows exist than were asked for, one may be drawn twice.
-    return np.unique(np.asarray(chosen, dtype=np.intp))
+    return np.sort(rng.choice(len(rows), n_landmarks, replace=False))
 
 
 DROPPED = 1e-12

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from numbers import Integral, Real
+from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -14,9 +14,8 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from fitters.aligners.base import OneWay, mean_rows, validate_pairs
 from fitters.aligners.kernel_solvers import correct_first, solve_kernel
-from fitters.aligners.solvers import solve_ridge
 from fitters.errors import SettingError, ZeroRowError
-from fitters.feature_maps import METHODS, NystroemMap, choose_landmarks, gaussian
+from fitters.feature_maps import gaussian
 from fitters.pairs import Matrix, Pairs, Rows
 from fitters.select.grid import Axis, Choice, Search, Surface
 from fitters.select.left_out import GAMMAS, KERNEL_PENALTIES, choose_on_prototypes
@@ -60,13 +59,6 @@ class KernelRidgeAligner(OneWay):
         Subtract the mean of b first, as an intercept does; the projections are then taken about
         these means too. A shift of a changes nothing. False where the rows come centred (see
         `SideTransform`).
-    n_landmarks : int or None
-        None, or not fewer than the rows: exact. Else f is a combination of kernels about so many
-        rows only (Nyström), the best one; what is stored and evaluated shrinks to them.
-    landmarks : {"uniform", "k-means++"}
-        How they are drawn; see `choose_landmarks`.
-    seed : int
-        Draws them.
     first_share : float
         What the cosine of the fit on prototypes alone counts beside that of the fit on both
         sources, where `fit_sources` makes both: the score is their weighted mean.
@@ -74,7 +66,7 @@ class KernelRidgeAligner(OneWay):
     Attributes
     ----------
     support_ : ndarray of shape (m, q) for "y->x", (m, p) for "x->y"
-        Rows about which the kernels lie: the predicting rows, or the landmarks.
+        Rows about which the kernels lie: the predicting rows.
     dual_ : ndarray of shape (m, p) for "y->x", (m, q) for "x->y"
         A.
     first_ : ndarray of shape (c, p)
@@ -84,8 +76,7 @@ class KernelRidgeAligner(OneWay):
     gamma_ : float
         The absolute γ.
     residual_ : float
-        ‖B - (K + alpha diag(1/w)) A‖ / ‖B‖: the error of the solver. 0 from landmarks, where the
-        small system is solved in float64.
+        ‖B - (K + alpha diag(1/w)) A‖ / ‖B‖: the error of the solver.
     n_features_in_ : int
         p.
     feature_names_in_ : ndarray of shape (p,)
@@ -94,7 +85,7 @@ class KernelRidgeAligner(OneWay):
     Notes
     -----
     Cost of the exact solution for n rows: n³/3 products and 4 n² bytes beyond 6,000 rows (float32,
-    then refined), 8 n² below. From m landmarks: n m² products, 8 n m bytes.
+    then refined), 8 n² below.
 
     References
     ----------
@@ -118,9 +109,6 @@ class KernelRidgeAligner(OneWay):
         "relative": ["boolean"],
         "alpha": [Interval(Real, 0, MOST, closed="neither")],
         "center": ["boolean"],
-        "n_landmarks": [Interval(Integral, 1, None, closed="left"), None],
-        "landmarks": [StrOptions(set(METHODS))],
-        "seed": [Interval(Integral, 0, None, closed="left")],
         "first_share": [Interval(Real, 0, 1, closed="both")],
     }
 
@@ -132,9 +120,6 @@ class KernelRidgeAligner(OneWay):
         relative: bool = True,
         alpha: float = 0.01,
         center: bool = True,
-        n_landmarks: int | None = None,
-        landmarks: str = "uniform",
-        seed: int = 0,
         first_share: float = 0.0,
     ) -> None:
         self.direction = direction
@@ -142,9 +127,6 @@ class KernelRidgeAligner(OneWay):
         self.relative = relative
         self.alpha = alpha
         self.center = center
-        self.n_landmarks = n_landmarks
-        self.landmarks = landmarks
-        self.seed = seed
         self.first_share = first_share
 
     @classmethod
@@ -274,26 +256,9 @@ class KernelRidgeAligner(OneWay):
             raise SettingError(
                 f"gamma is not finite at this scale of rows: {self.gamma_}. Rescale the rows."
             )
-        if self.n_landmarks is None or self.n_landmarks >= len(a):
-            self.support_ = a
-            self.dual_, self.residual_ = solve_kernel(a, b, self.gamma_, self.alpha / weight)
-        else:
-            self._fit_landmarks(a, b, weight)
+        self.support_ = a
+        self.dual_, self.residual_ = solve_kernel(a, b, self.gamma_, self.alpha / weight)
         return self
-
-    def _fit_landmarks(self, a: Matrix, b: Matrix, weight: Matrix) -> None:
-        assert self.n_landmarks is not None
-        chosen = choose_landmarks(
-            a,
-            int(self.n_landmarks),
-            np.random.default_rng(self.seed),
-            method=self.landmarks,  # type: ignore[arg-type]   # checked by its constraint
-            weight=weight,
-        )
-        features = NystroemMap.of_landmarks(a[chosen], self.gamma_)
-        solution = solve_ridge(*features.normal_equations(a, b, weight), self.alpha)
-        self.support_, self.dual_ = features.landmarks, features.root @ solution
-        self.residual_ = 0.0
 
     def _map(self, rows: Matrix) -> Matrix:
         """Return f of each (shifted) row of the predicting side.

@@ -294,5 +294,5 @@ def _residual(
 def _too_small(n: int, penalty: Matrix, dtype: type[np.floating[Any]]) -> str:
     return (
         f"A penalty of {penalty.min():.3g} is below the rounding of a kernel of {n:,} rows in "
-        f"{np.dtype(dtype).name}. Use a larger alpha, a larger gamma, or landmarks."
+        f"{np.dtype(dtype).name}. Use a larger alpha or a larger gamma."
     )

@@ -72,8 +72,8 @@ class MLPAligner(TrainedAligner):
         Of "devise".
     mask_same : bool
         Rows of one group (classes of one name) are no negatives of each other.
-    structure, structure_levels, structure_warmup : float, int, int
-        Weight of STRUCTURE's regulariser, its levels, and steps over which the weight rises.
+    structure, structure_warmup : float, int
+        Weight of STRUCTURE's regulariser, and steps over which the weight rises.
     precision : {"auto", "float32", "bf16"}
         Of the heads in training; "auto" is bf16 where the processor has a unit for it.
     seed : int
@@ -131,7 +131,6 @@ class MLPAligner(TrainedAligner):
     margin: float = 0.1
     mask_same: bool = True
     structure: float = 0.0
-    structure_levels: int = 1
     structure_warmup: int = 1000
     precision: TrainingPrecision = "auto"
     seed: int = 0
@@ -156,7 +155,6 @@ class MLPAligner(TrainedAligner):
         "margin": [NOT_NEGATIVE],
         "mask_same": ["boolean"],
         "structure": [NOT_NEGATIVE],
-        "structure_levels": [COUNT],
         "structure_warmup": [Interval(Integral, 0, None, closed="left")],
         "precision": [StrOptions(set(PRECISIONS))],
         "seed": [Interval(Integral, 0, None, closed="left")],

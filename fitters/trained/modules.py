@@ -331,33 +331,24 @@ def structure_penalty(
     after: Tensor,
     *,
     temperature: float = 0.05,
-    levels: int = 1,
 ) -> Tensor:
     """Return the Jensen–Shannon divergence between similarity distributions of a batch.
 
     With unit rows, centred by the batch's mean, S = X Xᵀ / temperature and P = softmax(S) by rows,
-    level l compares the l-th matrix powers of P before and after; the levels' mean is returned.
+    it compares P before and after: level 1 of the original.
 
     Parameters
     ----------
     before, after : Tensor of shape (b, k), (b, d)
         Rows that go into a head, and what comes out.
-    levels : int
-        Steps of the walk between rows, at least 1.
 
     References
     ----------
     Gröger et al., With Limited Data for Multimodal Alignment, Let the STRUCTURE Guide You, 2025.
     """
     p, q = _neighbours(before, temperature), _neighbours(after, temperature)
-    p_walk, q_walk = p, q
-    total = torch.zeros((), dtype=after.dtype, device=after.device)
-    for level in range(levels):
-        if level:
-            p_walk, q_walk = p_walk @ p, q_walk @ q
-        middle = (p_walk + q_walk) / 2
-        total = total + (_divergence(p_walk, middle) + _divergence(q_walk, middle)) / 2
-    return total / levels
+    middle = (p + q) / 2
+    return (_divergence(p, middle) + _divergence(q, middle)) / 2
 
 
 def _neighbours(rows: Tensor, temperature: float) -> Tensor:
@@ -449,13 +440,7 @@ class PairObjective(Objective):
     def _structure(self, batch: Batch, x: Tensor, y: Tensor) -> Tensor:
         """Return the mean over both sides; a side without a head keeps its structure."""
         after = {"x": x, "y": y}
-        penalties = [
-            structure_penalty(
-                getattr(batch, side), after[side],
-                levels=int(self.settings.structure_levels),
-            )
-            for side in self.heads
-        ]  # fmt: skip
+        penalties = [structure_penalty(getattr(batch, side), after[side]) for side in self.heads]
         return torch.stack(penalties).sum() / 2
 
     def project(self, side: str, rows: Tensor) -> Tensor:

@@ -176,7 +176,6 @@ PRESETS: dict[str, Preset] = {
             "temperature": 0.05,
             "learn_temperature": False,
             "structure": 10.0,
-            "structure_levels": 1,
             "structure_warmup": 1000,
             "optimizer": "adamw",
             "learning_rate": 1e-3,

@@ -38,7 +38,7 @@ ESTIMATORS = [
     CCAAligner(2), CSAAligner(), PLSAligner(), MeanShiftAligner(),
     ASIFAligner(3, power=2.0, center=True), ConSEAligner(top_k=2),
     MiniVec2VecAligner(rounds=1, refinements=0),
-    KernelRidgeAligner(gamma=0.3, n_landmarks=8, landmarks="k-means++"),
+    KernelRidgeAligner(gamma=0.3),
 ]  # fmt: skip
 TRAINED = [
     MLPAligner("paper", width=8, epochs=2),

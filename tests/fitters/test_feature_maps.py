@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from sklearn.kernel_approximation import Nystroem
 from sklearn.metrics.pairwise import rbf_kernel
 
-from fitters.feature_maps import NystroemMap, choose_landmarks, gaussian
-from tests.assertions import assert_close, assert_same
+from fitters.feature_maps import NystroemMap, gaussian
+from tests.assertions import assert_close
 from tests.oracles import unit
 
 
@@ -40,16 +40,3 @@ def test_nystroem_features_have_sklearns_inner_products(rows):
     assert_close(mapped @ mapped.T, expected @ expected.T, times=1e4)
     at = mapped[theirs.component_indices_]
     assert_close(at @ mapped.T, gaussian(rows[theirs.component_indices_], rows, 1.5), times=1e4)
-
-
-def test_landmarks_are_distinct_drawn_and_spread(rng):
-    rows = np.concatenate([rng.standard_normal((95, 2)) * 1e-3, 50 * unit(np.eye(5, 2) + 1)])
-    for method in ("uniform", "k-means++"):
-        one, same = (
-            choose_landmarks(rows, 9, np.random.default_rng(1), method=method) for _ in range(2)
-        )
-        assert_same(one, same)
-        assert len(set(one)) == len(one) <= 9
-        assert_same(choose_landmarks(rows, 100, rng, method=method), np.arange(100))
-    far = choose_landmarks(rows, 3, rng, method="k-means++")
-    assert (far >= 95).sum() >= 2, "five rows that lie apart are found"
