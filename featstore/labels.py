@@ -240,7 +240,7 @@ def class_texts(
         chosen,
         source=MemoryRows((sums / norms).astype(np.float32)),
         rows=np.arange(len(order)),
-        table=ItemTable(lambda names: items if names is None else items.select(names)),
+        table=ItemTable(None, items),
         revision_id=sha256_hex(canonical_json(facts)),
         transforms=(),
         origin=None,

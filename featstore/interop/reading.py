@@ -161,7 +161,7 @@ def view_of(source: Path, *, array: str | None = None, numbered: bool = False) -
     digest = hashed.hexdigest()
     return Selection(
         MemoryRows(data, dtype), np.arange(n),
-        ItemTable(lambda names: table if names is None else table.select(names)),
+        ItemTable(None, table),
         key=source.name, encoder=source.stem, space_id=digest, set_id=digest, revision_id=digest,
     )  # fmt: skip
 

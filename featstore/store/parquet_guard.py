@@ -9,9 +9,11 @@ so that whatever is published can be read.
 from __future__ import annotations
 
 import io
+import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,9 @@ _MOST_VALUES, _VALUE_BYTES = 2**20, 64
 #: Bytes of the types of values that are skipped: booleans, bytes, floats; texts state theirs.
 _TEXT = 8
 _SKIPPED = {1: 0, 2: 0, 3: 1, 7: 8, _TEXT: 0}
+
+#: The type of texts and bytes.
+_BYTES = 6
 
 _MAGIC = b"PAR1"
 
@@ -136,13 +141,74 @@ def table_bytes(
     )
 
 
+@dataclass(frozen=True)
+class Chunk:
+    """The values of a column in a group of rows, as the footer of a file states them.
+
+    Attributes
+    ----------
+    name : str
+        Of the column.
+    place : slice
+        Its bytes, up to the next chunk.
+    rows : range
+        The rows of the group.
+    bounds : tuple of bytes, optional
+        The lowest and the highest text; None of other values, and where the footer has none.
+    """
+
+    name: str
+    place: slice
+    rows: range
+    bounds: tuple[bytes, bytes] | None
+
+    def may_hold(self, texts: Sequence[str]) -> bool:
+        """Return whether one of these texts may be among the values."""
+        if self.bounds is None:
+            return True
+        low, high = self.bounds
+        return any(low <= text.encode("utf-8", "surrogatepass") <= high for text in texts)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What is read of a file; the other chunks may be anything.
+
+    Attributes
+    ----------
+    columns : sequence of str, optional
+        None for all.
+    places : collection of int
+        Where the chunks begin that are read.
+    groups : tuple of range
+        The groups of rows that are read, in order, if not all: the other rows become null.
+    """
+
+    columns: Sequence[str] | None
+    places: Collection[int]
+    groups: tuple[range, ...] = ()
+
+    def read(self, data: bytes, n: int) -> pl.DataFrame:
+        """Return the n rows of the file."""
+        scan = pl.scan_parquet(io.BytesIO(data), use_statistics=False)
+        scan = scan if self.columns is None else scan.select(self.columns)
+        if not self.groups:
+            return scan.collect()
+        parts, done = [], 0
+        for rows in self.groups:
+            part = scan.slice(rows.start, len(rows)).collect()
+            parts += [part.clear(rows.start - done), part]
+            done = rows.stop
+        return pl.concat([*parts, parts[0].clear(n - done)])
+
+
 def read_table(
     data: bytes,
     *,
     where: str,
     schema: Mapping[str, Any],
     rows: int = 0,
-    columns: Sequence[str] | None = None,
+    chosen: Chosen | None = None,
 ) -> pl.DataFrame:
     """Return the table in `data`, the bytes of a Parquet file.
 
@@ -156,8 +222,8 @@ def read_table(
         Columns that must be there, without nulls, and their polars types: texts or bytes.
     rows : int
         Number of rows that something else vouches for, such as the commit of the set.
-    columns : sequence of str, optional
-        Read these alone; the bytes of the others are not looked at.
+    chosen : Chosen, optional
+        Read this alone; the other bytes are not looked at.
 
     Raises
     ------
@@ -165,7 +231,7 @@ def read_table(
         If it is not Parquet, would unpack to far more than it is, or lacks a column.
     """
     try:
-        table = unpack(data, rows=rows, columns=columns)
+        table = unpack(data, rows=rows, chosen=chosen)
         for column in schema.keys() & set(table.columns):
             # Rows of one entry of a dictionary share its bytes, but these columns are copied.
             _allow(int(table[column].cast(pl.Binary).bin.size().sum()), len(data), rows)
@@ -179,19 +245,19 @@ def read_table(
     return table
 
 
-def unpack(data: bytes, *, rows: int = 0, columns: Sequence[str] | None = None) -> pl.DataFrame:
-    """Return the table in `data`, the bytes of a Parquet file; `rows`, `columns` as `read_table`.
+def unpack(data: bytes, *, rows: int = 0, chosen: Chosen | None = None) -> pl.DataFrame:
+    """Return the table in `data`, the bytes of a Parquet file; `rows`, `chosen` as `read_table`.
 
     Raises
     ------
     ValueError
         If it is not Parquet, or would unpack to far more than it is; the message is the reason.
     """
-    check_sizes(data, rows=rows, columns=columns)
+    check_sizes(data, rows=rows, places=chosen.places if chosen else None)
     try:
-        return pl.read_parquet(
-            data, columns=None if columns is None else list(columns), use_statistics=False
-        )
+        if chosen is not None:
+            return chosen.read(data, rows)
+        return pl.read_parquet(data, use_statistics=False)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as err:
         raise ValueError((str(err).splitlines() or [type(err).__name__])[0][:200]) from err
 
@@ -201,7 +267,7 @@ def check_sizes(
     *,
     rows: int | None = 0,
     pages: bool = True,
-    columns: Sequence[str] | None = None,
+    places: Collection[int] | None = None,
 ) -> None:
     """Raise ValueError if what the file claims cannot be true of its size and number of rows.
 
@@ -217,8 +283,8 @@ def check_sizes(
         reads a few rows at a time.
     pages : bool
         False takes the footer's word for what its pages unpack to.
-    columns : sequence of str, optional
-        Take the footer's word for all columns but these.
+    places : collection of int, optional
+        Take the footer's word for all chunks but those that begin here.
     """
     if len(data) < 12 or data[:4] != _MAGIC or data[-4:] != _MAGIC:
         raise ValueError("it does not begin and end as Parquet does")
@@ -228,14 +294,14 @@ def check_sizes(
     try:
         footer, _ = _structure(data[start:-8], 0, len(data))
         rows = _size(footer[3]) if rows is None else rows
-        _allow(_unpacked_bytes(data, footer, pages=pages, columns=columns), len(data), rows)
+        _allow(_unpacked_bytes(data, footer, pages=pages, places=places), len(data), rows)
     except (LookupError, TypeError, AttributeError, RecursionError) as err:
         # A field of another type than the footer's: found by fuzzing.
         raise ValueError(f"its footer lacks {err}") from err
 
 
-def column_chunks(footer: bytes, start: int) -> list[tuple[str, slice]]:
-    """Return the columns' chunks of a Parquet file, in order: name and place, up to the next.
+def column_chunks(footer: bytes, start: int) -> list[Chunk]:
+    """Return the columns' chunks of a Parquet file, in order.
 
     Parameters
     ----------
@@ -249,15 +315,30 @@ def column_chunks(footer: bytes, start: int) -> list[tuple[str, slice]]:
     """
     try:
         groups = _structure(footer[:-8], 0, start + len(footer))[0][4]
-        chunks = [chunk[3] for group in groups for chunk in group[1]]
-        names, places = [chunk[3][0].decode() for chunk in chunks], [*map(_place, chunks)]
+        ends = [*itertools.accumulate(_size(group[3]) for group in groups)]
+        of_group = [range(end - group[3], end) for group, end in zip(groups, ends, strict=True)]
+        chunks = [(rows, chunk[3]) for rows, group in zip(of_group, groups, strict=True)
+                  for chunk in group[1]]  # fmt: skip
+        places = [_place(chunk) for _, chunk in chunks]
+        starts = [place.start for place in places] + [start]
+        found = [
+            Chunk(chunk[3][0].decode(), slice(*span), rows, _bounds(chunk))
+            for (rows, chunk), span in zip(chunks, itertools.pairwise(starts), strict=True)
+        ]
     except (LookupError, TypeError, AttributeError, RecursionError) as err:
         raise ValueError(f"its footer lacks {err}") from err
-    starts = [place.start for place in places] + [start]
     behind = all(place.stop <= after for place, after in zip(places, starts[1:], strict=True))
     if starts[0] != min(start, len(_MAGIC)) or not behind:
         raise ValueError("its columns do not lie one behind the other")
-    return list(zip(names, map(slice, starts, starts[1:]), strict=True))
+    return found
+
+
+def _bounds(chunk: Mapping[int, Any]) -> tuple[bytes, bytes] | None:
+    """Return the lowest and the highest text of a chunk, if its footer states them."""
+    stated = chunk.get(12, {})
+    low, high = stated.get(6), stated.get(5)
+    texts = chunk[1] == _BYTES and isinstance(low, bytes) and isinstance(high, bytes)
+    return (low, high) if texts else None
 
 
 def footer_start(size: int, end: bytes) -> int:
@@ -271,7 +352,7 @@ def _place(chunk: Mapping[int, Any]) -> slice:
 
 
 def _unpacked_bytes(
-    data: Any, footer: dict[int, Any], *, pages: bool, columns: Sequence[str] | None
+    data: Any, footer: dict[int, Any], *, pages: bool, places: Collection[int] | None
 ) -> int:
     """Return the memory that a reader of all columns allocates."""
     # Values of a fixed length are copied out of a dictionary, row by row.
@@ -285,7 +366,7 @@ def _unpacked_bytes(
             if packed > len(data):
                 raise ValueError("its columns are larger than the file")
             # A column of lists has more values than rows; each costs memory like a row.
-            looked_at = pages and (columns is None or chunk[3][0].decode() in columns)
+            looked_at = pages and (places is None or _place(chunk).start in places)
             unpacked, values = _page_sizes(data, chunk) if looked_at else (0, 0)
             more = max(values, _size(chunk[5])) - rows
             total += max(unpacked, _size(chunk[6])) + max(0, more) * _CELL_BYTES

@@ -56,6 +56,7 @@ from featstore.store.rows import (
 )
 from featstore.store.tables import (
     ItemTable,
+    Values,
     check_items_file,
     failures_file,
     read_failures,
@@ -471,7 +472,7 @@ class FeatureStore:
                 items_path = directory.parent / items["file"]
                 check_no_links(self.root, [items_path])
                 check_items_file(items_path, items)
-        table = ItemTable(lambda names: self.item_table(info, names))
+        table = ItemTable(functools.partial(self.item_table, info))
         valid = np.arange(commit.n)
         if commit.n_failed:
             valid = np.flatnonzero(~commit.failed_rows())
@@ -521,17 +522,23 @@ class FeatureStore:
             lambda wanted, out: self._lasting(info, lambda one: read(one, wanted, out)),
         )
 
-    def item_table(self, info: SetInfo, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    def item_table(
+        self,
+        info: SetInfo,
+        columns: Sequence[str] | None = None,
+        holding: Values | None = None,
+    ) -> pl.DataFrame:
         """Return the items of a set, failed ones too, in the order of rows; raises as `view`.
 
-        With `columns` those alone are read.
+        With `columns` those alone are read; with `holding`, nulls may stand where none of these
+        values is.
         """
 
         def read(info: SetInfo) -> pl.DataFrame:
             self.place.fetch(info.key, info.commit, "items")
             folder = info.key.directory(self.root).parent
             check_no_links(self.root, [folder / one["file"] for one in info.commit.tables])
-            return read_parts(folder, info.commit, columns=columns)
+            return read_parts(folder, info.commit, columns=columns, holding=holding)
 
         return self._lasting(info, read)
 

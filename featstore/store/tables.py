@@ -20,6 +20,7 @@ from featstore.store.files import open_regular, read_regular, write_file
 from featstore.store.lock import folder_lock
 from featstore.store.log import has_log, list_thumbnails, present_commit, read_log
 from featstore.store.parquet_guard import (
+    Chosen,
     allowed_bytes,
     column_chunks,
     footer_start,
@@ -63,7 +64,7 @@ class ItemFile:
         """Bytes, sha256 and those of the chunks, as a commit states them."""
         start = footer_start(len(self.data), self.data[-8:])
         chunks = column_chunks(self.data[start:], start)
-        places = [*(place for _, place in chunks), slice(start, None)]
+        places = [*(chunk.place for chunk in chunks), slice(start, None)]
         hashes = [sha256_hex(self.data[place]) for place in places]
         return {"bytes": len(self.data), "sha256": sha256_hex(self.data), "chunks": hashes}
 
@@ -89,6 +90,15 @@ def item_bytes(table: pl.DataFrame) -> bytes:
     return table_bytes(table, row_group_size=GROUP_ROWS, statistics=True)
 
 
+#: Values that a column is asked for; None among them is no value.
+Values = list[Any]
+
+#: Reads columns of an item table: see `ItemTable`.
+ReadItems = Callable[[Sequence[str] | None, Values | None], pl.DataFrame]
+
+_EMPTY = pl.DataFrame()
+
+
 class ItemTable:
     """The item table of a selection, read when it is first looked at: column by column, or whole.
 
@@ -96,13 +106,16 @@ class ItemTable:
 
     Parameters
     ----------
-    read : callable
-        Returns the columns of some names, or for None all.
+    read : callable or None
+        Returns the columns of some names, or for None all. Asked for the rows that hold one of some
+        values, it may leave nulls in groups of rows that hold none. None of a table that is known.
+    known : DataFrame
+        Columns that need not be read.
     """
 
-    def __init__(self, read: Callable[[Sequence[str] | None], pl.DataFrame]) -> None:
-        self._read: Callable[[Sequence[str] | None], pl.DataFrame] | None = read
-        self._known = pl.DataFrame()
+    def __init__(self, read: ReadItems | None, known: pl.DataFrame = _EMPTY) -> None:
+        self._read = read
+        self._known = known
         self._lock = threading.Lock()
 
     @property
@@ -110,23 +123,32 @@ class ItemTable:
         """The items."""
         with self._lock:
             if self._read is not None:
-                self._known = self._read(None)
+                self._known = self._read(None, None)
                 self._read = None  # and with it whatever it was read from
             return self._known
 
-    def columns(self, names: Sequence[str]) -> pl.DataFrame:
-        """Return some columns; a polars error if there is one of no such name."""
+    def columns(self, names: Sequence[str], holding: Values | None = None) -> pl.DataFrame:
+        """Return some columns; a polars error if there is one of no such name.
+
+        Parameters
+        ----------
+        holding : list, optional
+            Only rows with one of these values are looked for: others may be null.
+        """
         with self._lock:
             lacks = [name for name in names if name not in self._known.columns]
+            found = self._known
             if lacks and self._read is not None:
-                self._known = pl.DataFrame([*self._known, *self._read(lacks)])
-            return self._known.select(names)
+                found = pl.DataFrame([*found, *self._read(lacks, holding)])
+            if holding is None or not any(found[name].null_count() for name in lacks):
+                self._known = found
+            return found.select(names)
 
     def take(self, rows: np.ndarray) -> ItemTable:
         """Return the table of these rows, in this order; still unread if this one is."""
 
-        def read(names: Sequence[str] | None) -> pl.DataFrame:
-            return (self.table if names is None else self.columns(names))[rows]
+        def read(names: Sequence[str] | None, holding: Values | None) -> pl.DataFrame:
+            return (self.table if names is None else self.columns(names, holding))[rows]
 
         return ItemTable(read)
 
@@ -145,10 +167,15 @@ def closest(name: str, ids: pl.Series) -> str:
     return max(near, key=lambda own: difflib.SequenceMatcher(None, name, own).ratio(), default="")
 
 
+def values_in(value: Any) -> Values:
+    """Return the values that a condition names: those of a collection, or the one."""
+    collection = isinstance(value, Collection) and not isinstance(value, str | bytes)
+    return list(value) if collection else [value]
+
+
 def where_equal(column: pl.Series, value: Any) -> pl.Series:
     """Return where a column equals `value`, or any of the values in a collection."""
-    collection = isinstance(value, Collection) and not isinstance(value, str | bytes)
-    wanted = list(value) if collection else [value]
+    wanted = values_in(value)
     present = [one for one in wanted if one is not None]
     try:
         here = column.is_in(present) if present else pl.zeros(len(column), pl.Boolean, eager=True)
@@ -204,9 +231,22 @@ def _unlike_commit(path: Path, size: int) -> CorruptStoreError:
 
 
 def read_items(
-    path: Path, facts: Mapping[str, Any], *, n: int, columns: Sequence[str] | None = None
+    path: Path,
+    facts: Mapping[str, Any],
+    *,
+    n: int,
+    columns: Sequence[str] | None = None,
+    holding: Values | None = None,
 ) -> pl.DataFrame:
     """Read an item table, or some columns of it, and check what is read against its commit.
+
+    Parameters
+    ----------
+    columns : sequence of str, optional
+        All by default.
+    holding : list, optional
+        Groups of rows in which, by their statistics, no column has one of these values are not
+        read: their rows are null.
 
     Raises
     ------
@@ -218,26 +258,33 @@ def read_items(
     check_items_file(path, facts)
     try:
         with open_regular(path) as file:
-            data = _chosen_chunks(file, facts, columns)
+            found = _chosen_chunks(file, facts, columns, holding)
     except (ValueError, MemoryError) as err:
         raise CorruptStoreError(
             f"{path} is not a table that a store holds: {str(err) or 'it is too large'}."
         ) from err
-    if data is None:
+    if found is None:
         raise _unlike_commit(path, facts["bytes"])
-    schema = {} if columns is not None and "item_id" not in columns else {"item_id": pl.String}
-    table = read_table(data, where=str(path), schema=schema, rows=n, columns=columns)
+    data, chosen = found
+    in_part = chosen.groups or (columns is not None and "item_id" not in columns)
+    schema = {} if in_part else {"item_id": pl.String}
+    table = read_table(data, where=str(path), schema=schema, rows=n, chosen=chosen)
     if table.height != n:
         raise CorruptStoreError(f"{path} has {table.height:,} items; its commit says {n:,}.")
     return table
 
 
 def read_parts(
-    folder: Path, commit: Commit, *, columns: Sequence[str] | None = None
+    folder: Path,
+    commit: Commit,
+    *,
+    columns: Sequence[str] | None = None,
+    holding: Values | None = None,
 ) -> pl.DataFrame:
-    """Read the items of all parts of a set from the folder of its kind; raises as `read_items`."""
+    """Read the items of all parts of a set from the folder of its kind; see `read_items`."""
     found = [
-        read_items(folder / one["file"], one, n=one["n"], columns=columns) for one in commit.tables
+        read_items(folder / one["file"], one, n=one["n"], columns=columns, holding=holding)
+        for one in commit.tables
     ]
     try:
         return pl.concat(found).head(commit.n)
@@ -248,9 +295,12 @@ def read_parts(
 
 
 def _chosen_chunks(
-    file: IO[bytes], facts: Mapping[str, Any], columns: Sequence[str] | None
-) -> bytes | None:
-    """Return the file with zeros for columns not asked for; None if it differs from the commit."""
+    file: IO[bytes],
+    facts: Mapping[str, Any],
+    columns: Sequence[str] | None,
+    holding: Values | None,
+) -> tuple[bytes, Chosen] | None:
+    """Return the file with zeros for chunks not asked for; None if it differs from the commit."""
     size, hashes = facts["bytes"], facts["chunks"]
     file.seek(max(0, size - 8))
     start = footer_start(size, file.read(8))
@@ -261,20 +311,28 @@ def _chosen_chunks(
     if sha256_hex(footer) != hashes[-1]:
         return None
     chunks = column_chunks(footer, start)
-    unknown = {*(columns or ())} - {name for name, _ in chunks}
+    unknown = {*(columns or ())} - {chunk.name for chunk in chunks}
     if unknown:
         raise pl.exceptions.ColumnNotFoundError(", ".join(sorted(unknown)))
+    asked = [chunk for chunk in chunks if columns is None or chunk.name in columns]
+    if holding is not None and all(isinstance(value, str) for value in holding):
+        groups = {chunk.rows for chunk in asked if chunk.may_hold(holding)} or {asked[0].rows}
+        asked = [chunk for chunk in asked if chunk.rows in groups]
+    places = {chunk.place.start for chunk in asked}
     file.seek(0)
     parts = [file.read(4)]
-    for (name, place), digest in zip(chunks, hashes, strict=False):
-        if columns is not None and name not in columns:
-            parts.append(bytes(place.stop - place.start))
+    for chunk, digest in zip(chunks, hashes, strict=False):
+        size = chunk.place.stop - chunk.place.start
+        if chunk.place.start not in places:
+            parts.append(bytes(size))
             continue
-        file.seek(place.start)
-        parts.append(file.read(place.stop - place.start))
+        file.seek(chunk.place.start)
+        parts.append(file.read(size))
         if sha256_hex(parts[-1]) != digest:
             return None
-    return b"".join([*parts, footer])
+    left = {chunk.rows for chunk in chunks} != {chunk.rows for chunk in asked}
+    groups_read = dict.fromkeys(chunk.rows for chunk in asked) if left else ()
+    return b"".join([*parts, footer]), Chosen(columns, places, tuple(groups_read))
 
 
 def failures_file(metadata: Mapping[str, Any]) -> str | None:

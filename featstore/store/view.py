@@ -32,7 +32,14 @@ from featstore.store.casting import Center, Normalize, Transform, as_tensor, dec
 from featstore.store.layout import DTYPES, INTEGERS
 from featstore.store.neighbours import Neighbours, nearest
 from featstore.store.rows import ForeseeingRows, Mode, RowSource, row_numbers
-from featstore.store.tables import ItemTable, closest, join_ids, values_of, where_equal
+from featstore.store.tables import (
+    ItemTable,
+    closest,
+    join_ids,
+    values_in,
+    values_of,
+    where_equal,
+)
 
 if TYPE_CHECKING:
     import pyarrow
@@ -267,7 +274,8 @@ class Selection:
         keep = pl.Series(np.ones(len(self), dtype=bool))
         for column, value in equal.items():
             try:
-                keep &= where_equal(self.table.columns([column])[column], value)
+                items = self.table.columns([column], values_in(value))
+                keep &= where_equal(items[column], value)
             except pl.exceptions.ColumnNotFoundError as err:
                 where = f"in the items of {self.key}"
                 message = unknown_name("column", column, self.items.columns, where=where)

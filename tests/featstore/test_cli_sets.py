@@ -101,7 +101,7 @@ def test_show_reads_no_rows_if_told(tmp_path: Path, capsys: pytest.CaptureFixtur
 def _view(rows: np.ndarray) -> EmbeddingsView:
     items = pl.DataFrame({"item_id": [str(i) for i in range(len(rows))]})
     return EmbeddingsView(
-        source=MemoryRows(rows), rows=np.arange(len(rows)), table=ItemTable(lambda _: items),
+        source=MemoryRows(rows), rows=np.arange(len(rows)), table=ItemTable(None, items),
         key="a/b/c", encoder="x:y", space_id="", set_id="", revision_id="",
     )  # fmt: skip
 

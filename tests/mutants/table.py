@@ -575,6 +575,14 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             'every.keys() - gone', 'every.keys()',
             ('tests/featstore/store/test_withdrawal.py::test_neither_a_tag_nor_a_retry_nor_an_extension_nor_a_compaction_brings_it_back',)),
         Mutant(
+            'A group of rows that may hold a value is read.', 'featstore/store/parquet_guard.py',
+            'any(low <= text', 'any(low < text',
+            ('tests/featstore/store/test_files.py::test_groups_are_left_out_that_hold_none_of_the_values',)),
+        Mutant(
+            'The chunks that a filter reads are compared with the commit.',
+            'featstore/store/tables.py', 'if sha256_hex(parts[-1]) != digest:', 'if not parts:',
+            ('tests/featstore/store/test_files.py::test_a_flipped_byte_is_found_with_its_column_and_no_other',)),
+        Mutant(
             'A set is not extended to items of another content.', 'featstore/store/base.py',
             'columns = ["content_sha256"]', 'columns = list[str]()',
             ('tests/featstore/store/test_revisions.py::test_what_adds_nothing_is_refused',)),

@@ -56,7 +56,7 @@ class Hostile:
         facts = {"file": name, "bytes": len(data), "sha256": sha256_hex(data)}
         start = footer_start(len(data), data[-8:])
         try:
-            places = [place for _, place in column_chunks(data[start:], start)]
+            places = [chunk.place for chunk in column_chunks(data[start:], start)]
         except (ValueError, IndexError):
             places = []  # no table: it is refused whatever the hashes of its columns are
         hashes = [sha256_hex(data[place]) for place in (*places, slice(start, None))]

@@ -18,7 +18,7 @@ from featstore.store.rows import MemoryRows
 def view_of(rows: np.ndarray) -> EmbeddingsView:
     items = pl.DataFrame({"item_id": [f"i{i}" for i in range(len(rows))]})
     return EmbeddingsView(
-        source=MemoryRows(rows), rows=np.arange(len(rows)), table=ItemTable(lambda _: items),
+        source=MemoryRows(rows), rows=np.arange(len(rows)), table=ItemTable(None, items),
         key="d/image/x", encoder="x", space_id="s", set_id="s", revision_id="r",
     )  # fmt: skip
 
