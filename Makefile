@@ -168,7 +168,7 @@ gpu: $(DEV)
 	$(BIN)/python -m tests.gpu.run
 
 # What a machine with Python 3.12, torch and timm lacks, to be carried there beside the tree: 62 MiB.
-WHEELS = zarr donfig numcodecs google-crc32c polars polars-runtime-32 platformdirs
+WHEELS = zarr donfig numcodecs google-crc32c msgspec polars polars-runtime-32 platformdirs
 gpu-wheels: $(DEV)
 	rm -rf build/wheels
 	$(BIN)/python -m pip download --quiet --no-deps --only-binary=:all: --dest build/wheels \

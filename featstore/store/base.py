@@ -31,7 +31,7 @@ from featstore.store.layout import (
 from featstore.store.listing import find_damage
 from featstore.store.lock import Claim
 from featstore.store.log import present_commit
-from featstore.store.records import FIRST, Commit, key_of
+from featstore.store.records import FIRST, Commit, Table, key_of
 from featstore.store.staging import BlockRecord, Journal, StagedFiles, plan_digest, read_journal
 from featstore.store.tables import (
     WITHDRAWN,
@@ -146,7 +146,7 @@ class Base:
         if replace(commit, sequence=older.sequence, history=older.history) == older:
             return older  # trying failed items again, or a repair, has changed nothing
         again = np.flatnonzero(older.failed_rows() & ~commit.failed_rows()[: older.n])
-        readable, tables = older.n, list[dict[str, Any]]()
+        readable, tables = older.n, list[Table]()
         if self.damaged:
             # Rows that came out otherwise are in no earlier revision any more.
             other = (
@@ -156,8 +156,7 @@ class Base:
         if any(own.items != new.items for own, new in zip(older.parts, commit.parts, strict=False)):
             tables = older.tables
         history = tuple(
-            replace(
-                one,
+            one._replace(
                 recovered=tuple(sorted({*one.recovered, *again[again < one.n].tolist()})),
                 tables=one.tables or tuple(tables),
             )

@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import itertools
 import json
-import math
 import os
 import shutil
 import stat
@@ -18,6 +17,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+import msgspec
 
 from featstore.durable import write_durably, write_error
 from featstore.errors import CorruptStoreError
@@ -91,10 +92,9 @@ def parse_json(data: bytes, *, where: str) -> Any:
         nodes = brackets + data.count(b",")
         if nodes > MAX_JSON_NODES:
             raise ValueError(f"{nodes:,} values")
-        document = _DECODER.decode(data.decode("utf-8"))
-        # So few brackets cannot nest too deep, and only an escape can be half a character.
-        if brackets > MAX_JSON_DEPTH or b"\\u" in data:
-            _check_value(document, MAX_JSON_DEPTH)
+        document = msgspec.json.decode(data)
+        if brackets > MAX_JSON_DEPTH:  # fewer cannot nest too deep
+            _check_depth(document, MAX_JSON_DEPTH)
     except (ValueError, RecursionError, MemoryError) as err:
         raise CorruptStoreError(
             f"{where} is not JSON that a store holds: {str(err)[:200] or 'too large'}."
@@ -102,31 +102,17 @@ def parse_json(data: bytes, *, where: str) -> Any:
     return document
 
 
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError("a number that is not finite")
-    return value
-
-
 _NAME = json.encoder.encode_basestring
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
-_DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=_finite)
 
 
-def _check_value(value: Any, depth: int) -> None:
-    """Raise ValueError for what nests too deep, or UTF-8 could not write again."""
-    if isinstance(value, str):
-        if not value.isascii():
-            value.encode("utf-8")
-    elif isinstance(value, dict | list):
+def _check_depth(value: Any, depth: int) -> None:
+    """Raise ValueError for what nests too deep."""
+    if isinstance(value, dict | list):
         if depth == 0:
             raise ValueError(f"nested more than {MAX_JSON_DEPTH} deep")
-        for child in value:
-            _check_value(child, depth - 1)
-        if isinstance(value, dict):
-            for child in value.values():
-                _check_value(child, depth - 1)
+        for child in value.values() if isinstance(value, dict) else value:
+            _check_depth(child, depth - 1)
 
 
 class IrregularFileError(CorruptStoreError):

@@ -50,7 +50,8 @@ DTYPES: dict[str, np.dtype[Any]] = {name: np.dtype(code) for name, code in DTYPE
 #: Those whose values are whole numbers.
 INTEGERS = frozenset({"int8", "uint8"})
 
-_COMPONENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+#: The pattern of a safe path component.
+COMPONENT = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 _MISSING = 2**64 - 1
 
 
@@ -60,7 +61,7 @@ class LayoutError(FeatstoreError, ValueError):
 
 def is_component(name: str) -> bool:
     """Return whether a dataset, kind or set can have this name."""
-    return _COMPONENT.fullmatch(name) is not None
+    return re.fullmatch(COMPONENT, name) is not None
 
 
 def check_component(name: str, *, what: str) -> str:

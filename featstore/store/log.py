@@ -13,13 +13,15 @@ import contextlib
 import functools
 import heapq
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 from operator import eq
 from pathlib import Path
-from typing import Any
+from typing import Annotated, TypedDict
+
+import msgspec
+from msgspec import Meta
 
 from featstore.errors import (
     AmbiguousSetError,
@@ -39,15 +41,15 @@ from featstore.store.files import (
     read_regular,
     write_file,
 )
-from featstore.store.layout import FORMAT, SetKey, is_component
+from featstore.store.layout import COMPONENT, FORMAT, SetKey, is_component
 from featstore.store.lock import Claim, folder_lock
 from featstore.store.records import (
     REVISIONS,
     Commit,
+    Sha256,
     check_format,
-    is_sha256,
-    is_size,
     key_of,
+    one_of,
     parse_tag,
     read_commit,
     read_tag,
@@ -72,6 +74,21 @@ ROUNDS = 40
 MAX_COUNTER = 2**53 - 1
 
 
+_Name = Annotated[str, Meta(pattern=rf"\A{COMPONENT}\Z")]
+_Key = Annotated[str, Meta(pattern=rf"\A{COMPONENT}(/{COMPONENT}){{2}}\Z")]
+_Pictures = Annotated[
+    str, Meta(pattern=rf"\A({COMPONENT}/){{2}}thumbnails-[0-9a-f]{{8}}\.parquet\Z")
+]
+
+
+class Signed(TypedDict, total=False):
+    """What a log holds of a signature: all of these; see `featstore.store.signature.Signature`."""
+
+    public_key: Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+    counter: Annotated[int, Meta(ge=1, le=MAX_COUNTER)]
+    signature: Annotated[str, Meta(pattern=r"\A[0-9a-f]{128}\Z")]
+
+
 @dataclass(frozen=True)
 class Log:
     """What the log of a store says; a change is a function of one to the next.
@@ -86,16 +103,16 @@ class Log:
         Name -> digest of the tag, and sha256 of the file about the store.
     thumbnails : frozenset of str
         Paths of the files of thumbnails.
-    signature : dict
-        ``public_key``, ``counter`` and ``signature``, see `featstore.store.signature`; or empty.
+    signature : Signed
+        Or empty.
     """
 
-    hash: str = SHA256
-    sets: dict[str, str] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
-    about: dict[str, str] = field(default_factory=dict)
-    thumbnails: frozenset[str] = frozenset()
-    signature: dict[str, Any] = field(default_factory=dict)
+    hash: Annotated[str, Meta(pattern=one_of(*HASHES))] = SHA256
+    sets: dict[_Key, Sha256] = field(default_factory=dict)
+    tags: dict[_Name, Sha256] = field(default_factory=dict)
+    about: dict[Annotated[str, Meta(pattern=one_of(*ABOUT))], Sha256] = field(default_factory=dict)
+    thumbnails: frozenset[_Pictures] = frozenset()
+    signature: Signed = field(default_factory=Signed)
 
     def data(self) -> bytes:
         """Return the log as it is written."""
@@ -122,42 +139,15 @@ class Log:
         stated = document if isinstance(document, dict) else {}
         if stated == sealed(stated):  # else it was damaged, whatever it states
             check_format(stated.get("format"), where=where)
-        with contextlib.suppress(KeyError, TypeError, AttributeError, ValueError):
-            names = stated["thumbnails"]
-            found = cls(**{name: stated[name] for name in vars(cls())})
-            digests = (*found.sets.values(), *found.tags.values(), *found.about.values())
-            whole = (
-                found.hash in HASHES
-                and all(map(SetKey.parse, found.sets)) and all(map(is_component, found.tags))
-                and found.about.keys() <= {*ABOUT} and all(map(is_sha256, digests))
-                and isinstance(names, list) and all(map(_is_thumbnails, names))
-                and _is_signature(found.signature)
-            )  # fmt: skip
-            found = replace(found, thumbnails=frozenset(names))
-            if whole and found.data().strip() == data.strip():
+        with contextlib.suppress(ValueError):
+            found = msgspec.convert(stated, Log)
+            if len(found.signature) in (0, 3) and found.data().strip() == data.strip():
                 return found
         raise CorruptStoreError(
             f"{where} is not the log that Headstock wrote: it was changed. `headstock store "
             "repair` makes"
             " it again from the commits; if the store is remote, its owner does that, and pushes."
         )
-
-
-def _is_thumbnails(name: str) -> bool:
-    """Return whether this is the path of a file of thumbnails in the folder of a kind."""
-    *kind, file = name.split("/")
-    named = re.fullmatch(r"thumbnails-[0-9a-f]{8}\.parquet", file)
-    return len(kind) == 2 and all(map(is_component, kind)) and named is not None
-
-
-def _is_signature(stated: Any) -> bool:
-    """Return whether this is what a log holds of a signature, if anything."""
-    return stated == {} or (
-        stated.keys() == {"public_key", "counter", "signature"}
-        and is_size(stated["counter"], low=1, high=MAX_COUNTER)
-        and re.fullmatch("[0-9a-f]{64}", stated["public_key"]) is not None
-        and re.fullmatch("[0-9a-f]{128}", stated["signature"]) is not None
-    )
 
 
 @functools.lru_cache(8)

@@ -19,12 +19,14 @@ from __future__ import annotations
 import base64
 import functools
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NamedTuple, TypedDict
 
+import msgspec
 import numpy as np
+from msgspec import Meta
 
 from featstore.errors import (
     CorruptStoreError,
@@ -49,6 +51,7 @@ from featstore.store.files import (
     read_regular,
 )
 from featstore.store.layout import (
+    COMPONENT,
     DTYPES,
     FORMAT,
     ArrayLayout,
@@ -56,7 +59,6 @@ from featstore.store.layout import (
     SetLayout,
     SetSpec,
     check_component,
-    is_component,
     is_shard,
 )
 
@@ -70,9 +72,6 @@ MAX_FILE_BYTES = 2**44
 
 #: Revisions of a set, at most.
 MAX_HISTORY = MAX_METADATA_BYTES // 64
-
-#: What a commit may not name as metadata: data and the things that name the commit.
-_NOT_METADATA = ("revisions", "runs", ".staging", "zarr.json")
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -100,177 +99,58 @@ def check_format(found: Any, *, where: str) -> None:
         )
 
 
-def _is_facts(facts: Any, *more: str) -> bool:
-    return (
-        isinstance(facts, dict)
-        and facts.keys() == {"bytes", "sha256", *more}
-        and is_size(facts["bytes"], low=0, high=MAX_FILE_BYTES)
-        and is_sha256(facts["sha256"])
-    )
+def one_of(*names: str) -> str:
+    """Return the pattern of one of these names."""
+    return rf"\A({'|'.join(map(re.escape, names))})\Z"
 
 
-def _is_inside(name: Any, *, depth: int) -> bool:
-    parts = name.split("/") if isinstance(name, str) else []
-    return 0 < len(parts) <= depth and all(map(is_component, parts))
+# What a record states, in which form: a record that is read is held against these.
+
+Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+RowCount = Annotated[int, Meta(ge=1, le=MAX_ROWS)]
+
+#: A file of a set: neither data nor what names the commit.
+FileName = Annotated[
+    str,
+    Meta(pattern=rf"\A(?!(revisions|runs|zarr\.json)(/|\Z)){COMPONENT}(/{COMPONENT}){{0,3}}\Z"),
+]
 
 
-def _are_files(metadata: Any) -> bool:
-    return isinstance(metadata, dict) and all(
-        _is_inside(name, depth=4) and name.split("/")[0] not in _NOT_METADATA and _is_facts(facts)
-        for name, facts in metadata.items()
-    )
+class Facts(TypedDict):
+    """What a commit states of a file."""
+
+    bytes: Annotated[int, Meta(ge=0, le=MAX_FILE_BYTES)]
+    sha256: Sha256
 
 
-def _are_digests(ids: Any) -> bool:
-    return isinstance(ids, list) and all(map(is_sha256, ids))
+class Items(Facts):
+    """What it states of an item table."""
+
+    file: Annotated[str, Meta(pattern=rf"\A{COMPONENT}\Z")]
+    chunks: Annotated[list[Sha256], Meta(min_length=1)]
 
 
-def _is_base64(text: Any) -> bool:
-    try:
-        base64.b64decode(text, validate=True)
-    except (TypeError, ValueError):
-        return False
-    return isinstance(text, str)
+class Table(Items):
+    """What it states of one that only history names."""
+
+    n: RowCount
 
 
-def _integer(high: int) -> Check:
-    return (lambda value: is_size(value, low=1, high=high)), f"an integer from 1 to {high:,}"
+class Attributes(TypedDict):
+    """What a set says of itself; see `featstore.store.layout.SetSpec.attributes`."""
 
+    dataset: str
+    kind: str
+    encoder: str
+    space: dict[str, Any]
+    space_id: str
+    set_id: str
+    precision: str
+    facts: dict[str, Any]
 
-def _one_of(known: Collection[str]) -> Check:
-    return (lambda value: isinstance(value, str) and value in known), f"one of {', '.join(known)}"
-
-
-#: What a value is by which function, and in words.
-Check = tuple[Callable[[Any], bool], str]
-
-_TEXT: Check = (lambda value: isinstance(value, str), "a text")
-_TABLE: Check = (lambda value: isinstance(value, dict), "a table")
 
 #: Where the first part of a set lies, unless it is a later one's: an array by itself.
 FIRST = "embedding"
-
-_PART = re.compile(FIRST + "(/[0-9a-f]{16})?")
-
-
-def _is_part(part: Any) -> bool:
-    """Return whether this is what a commit states of a part."""
-    if not isinstance(part, dict) or part.keys() != Part.__annotations__.keys():
-        return False
-    return (
-        isinstance(part["path"], str) and _PART.fullmatch(part["path"]) is not None
-        and is_size(part["n"], low=1, high=MAX_ROWS)
-        and is_size(part["shard_rows"], low=0, high=MAX_ROWS)
-        and _are_digests(part["blocks"]) and _are_items(part["items"])
-    )  # fmt: skip
-
-
-def _are_items(items: Any) -> bool:
-    return (
-        _is_facts(items, "file", "chunks") and _is_inside(items["file"], depth=1)
-        and _are_digests(items["chunks"]) and bool(items["chunks"])
-    )  # fmt: skip
-
-
-def _is_revision(stated: Any) -> bool:
-    """Return whether this is what a commit states of a revision."""
-    if not isinstance(stated, list) or len(stated) != len(Revision.__annotations__):
-        return False
-    name, n, recovered, tables = stated
-    return (
-        is_sha256(name) and is_size(n, low=1, high=MAX_ROWS)
-        and isinstance(recovered, list) and all(is_size(r, low=0, high=n - 1) for r in recovered)
-        and recovered == sorted({*recovered})
-        and isinstance(tables, list) and all(map(_is_table, tables))
-    )  # fmt: skip
-
-
-def _is_table(items: Any) -> bool:
-    """Return whether this is what a commit states of an item table that only history names."""
-    if not isinstance(items, dict) or not is_size(items.get("n"), low=1, high=MAX_ROWS):
-        return False
-    return _are_items({name: items[name] for name in items if name != "n"})
-
-
-#: Each field of a commit.
-_COMMIT: dict[str, Check] = {
-    "dim": _integer(MAX_DIM),
-    "dtype": _one_of(DTYPES),
-    "block_rows": _integer(MAX_BLOCK_ROWS),
-    "parts": (
-        lambda parts: isinstance(parts, list) and bool(parts) and all(map(_is_part, parts)),
-        "a list of parts, each with path, rows, hashes and items",
-    ),
-    "metadata": (
-        lambda files: _are_files(files),
-        "a table of files, each of a name that a set can hold",
-    ),
-    "attributes": (lambda found: _are_attributes(found), "what a set says of itself"),
-    "sequence": _integer(MAX_ROWS),
-    "history": (
-        lambda found: (
-            isinstance(found, list)
-            and len(found) <= MAX_HISTORY
-            and all(map(_is_revision, found))
-            and len({one[0] for one in found}) == len(found)
-        ),
-        "a list of revisions, each of them once",
-    ),
-    "failed": (_is_base64, "base64 of a bit a row"),
-    "hash": _one_of(HASHES),
-    "format": (lambda value: value == FORMAT, f"{FORMAT}"),
-}
-
-#: Each field of the attributes of a set.
-_ATTRIBUTES: dict[str, Check] = {
-    **dict.fromkeys(("dataset", "kind", "encoder", "space_id", "set_id", "precision"), _TEXT),
-    "space": _TABLE,
-    "facts": _TABLE,
-}
-
-
-def _are_attributes(found: Any) -> bool:
-    return (
-        isinstance(found, dict)
-        and found.keys() == _ATTRIBUTES.keys()
-        and not _wrong(found, _ATTRIBUTES)
-    )
-
-
-def _wrong(document: Mapping[str, Any], checks: Mapping[str, Check]) -> str:
-    """Return which field of a record is not what it should be, or an empty string."""
-    for name, (holds, what) in checks.items():
-        if not holds(document.get(name)):
-            return f"its {name} is not {what}"
-    return ""
-
-
-def _wrong_commit(document: Mapping[str, Any]) -> str:
-    """Return why `document` is no commit record, or an empty string."""
-    if document.keys() != _COMMIT.keys():
-        odd = sorted(document.keys() ^ _COMMIT.keys())
-        return f"it lacks or adds {', '.join(map(repr, odd))[:200]}"
-    reason = _wrong(document, _COMMIT)
-    if reason:
-        return reason
-    parts, block_rows = document["parts"], document["block_rows"]
-    n = sum(part["n"] for part in parts)
-    if len({part["path"] for part in parts}) < len(parts) or n > MAX_ROWS:
-        return "its parts are not those of a set"
-    for part in parts:
-        if not is_shard(document["dim"], document["dtype"], block_rows, part["shard_rows"]):
-            return f"its shard_rows are not those of a part of {part['n']:,} rows"
-        n_blocks = -(-part["n"] // block_rows)
-        if len(part["blocks"]) != n_blocks:
-            return f"it lacks the hashes of {n_blocks:,} blocks"
-    for _, rows, _, tables in document["history"]:
-        if not rows <= (sum(one["n"] for one in tables) if tables else n) <= n:
-            return f"its history is not that of {n:,} rows"
-    bits = base64.b64decode(document["failed"])
-    if bits and (len(bits) != -(-n // 8) or bits[-1] & (0xFF >> ((n - 1) % 8 + 1))):
-        return f"its failed rows are not those of {n:,} rows"
-    return ""
-
 
 REVISIONS = "revisions"
 
@@ -290,19 +170,18 @@ class Part:
         Its rows, and those of a data file; 0 where one plain chunk holds the array.
     blocks : tuple of str
         Hash of each block's rows, as stored.
-    items : dict
-        ``{"file", "bytes", "sha256", "chunks"}`` of its item table.
+    items : Items
+        Its item table.
     """
 
-    path: str
-    n: int
-    shard_rows: int
-    blocks: tuple[str, ...]
-    items: dict[str, Any]
+    path: Annotated[str, Meta(pattern=rf"\A{FIRST}(/[0-9a-f]{{16}})?\Z")]
+    n: RowCount
+    shard_rows: Annotated[int, Meta(ge=0, le=MAX_ROWS)]
+    blocks: tuple[Sha256, ...]
+    items: Items
 
 
-@dataclass(frozen=True)
-class Revision:
+class Revision(NamedTuple):
     """A state of a set: its first rows.
 
     Attributes
@@ -313,14 +192,14 @@ class Revision:
         Its rows.
     recovered : tuple of int
         Those that had no embedding then, and have one now.
-    tables : tuple of dict
+    tables : tuple of Table
         Where what is known of its items was changed since: their tables, each with its rows ``n``.
     """
 
-    id: str
-    n: int
-    recovered: tuple[int, ...] = ()
-    tables: tuple[dict[str, Any], ...] = ()
+    id: Sha256
+    n: RowCount
+    recovered: tuple[Annotated[int, Meta(ge=0)], ...] = ()
+    tables: tuple[Table, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -337,9 +216,8 @@ class Commit:
         Its rows, in order.
     metadata : dict
         Relative path of each small file of the set -> its bytes and sha256.
-    attributes : dict
-        What the set is: ``dataset``, ``kind``, ``encoder``, ``space``, ``space_id``, ``set_id``,
-        ``precision`` and ``facts``; see `featstore.store.layout.SetSpec.attributes`.
+    attributes : Attributes
+        What the set is.
     sequence : int
         One more than that of the commit that this one was made from; 1 of the first.
     history : tuple of Revision
@@ -354,24 +232,24 @@ class Commit:
         The revision that is read, if it is not the present one; no part of the record.
     """
 
-    dim: int
-    dtype: str
-    block_rows: int
-    parts: tuple[Part, ...]
-    metadata: dict[str, dict[str, Any]]
-    attributes: dict[str, Any]
-    sequence: int = 1
-    history: tuple[Revision, ...] = ()
+    dim: Annotated[int, Meta(ge=1, le=MAX_DIM)]
+    dtype: Annotated[str, Meta(pattern=one_of(*DTYPES))]
+    block_rows: Annotated[int, Meta(ge=1, le=MAX_BLOCK_ROWS)]
+    parts: Annotated[tuple[Part, ...], Meta(min_length=1)]
+    metadata: dict[FileName, Facts]
+    attributes: Attributes
+    sequence: RowCount = 1
+    history: Annotated[tuple[Revision, ...], Meta(max_length=MAX_HISTORY)] = ()
     failed: str = ""
-    hash: str = SHA256
+    hash: Annotated[str, Meta(pattern=one_of(*HASHES))] = SHA256
     format: int = FORMAT
     past: Revision | None = None
 
     def record(self) -> dict[str, Any]:
         """Return the record as a document."""
-        stated = {name: value for name, value in vars(self).items() if name in _COMMIT}
-        history = [[*vars(one).values()] for one in self.history]
-        return {**stated, "parts": [vars(part) for part in self.parts], "history": history}
+        stated = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        del stated["past"]
+        return {**stated, "parts": [vars(part) for part in self.parts]}
 
     def block_hash(self, data: bytes | memoryview) -> str:
         """Return the hash of a block's rows, to be compared with that of `blocks`."""
@@ -408,8 +286,9 @@ class Commit:
     @property
     def spec(self) -> SetSpec:
         """What the set is."""
-        names = ("dataset", "kind", "encoder", "space", "precision")
-        return SetSpec(dtype=self.dtype, **{name: self.attributes[name] for name in names})
+        own = self.attributes
+        named = (own["dataset"], own["kind"], own["encoder"], own["space"])
+        return SetSpec(*named, self.dtype, own["precision"])
 
     @property
     def space_id(self) -> str:
@@ -433,9 +312,9 @@ class Commit:
         return self.revision.n
 
     @property
-    def tables(self) -> list[dict[str, Any]]:
+    def tables(self) -> list[Table]:
         """The item tables, in order, each with its rows ``n``: together, no fewer than `n`."""
-        return [*self.revision.tables] or [{"n": part.n, **part.items} for part in self.parts]
+        return [*self.revision.tables] or [Table(n=part.n, **part.items) for part in self.parts]
 
     @functools.cached_property
     def blocks(self) -> tuple[str, ...]:
@@ -535,13 +414,40 @@ def parse_commit(document: Any, *, where: str) -> Commit:
         If it has another format.
     """
     check_format(document.get("format") if isinstance(document, dict) else None, where=where)
-    reason = _wrong_commit(document)
+    try:
+        commit = msgspec.convert(document, Commit)
+        reason = _wrong(document, commit)
+    except ValueError as err:
+        reason = str(err)
     if reason:
         raise CorruptStoreError(f"{where} is not a commit record that Headstock writes: {reason}.")
-    parts = (Part(**{**part, "blocks": tuple(part["blocks"])}) for part in document["parts"])
-    past = (Revision(i, n, tuple(rows), tuple(t)) for i, n, rows, t in document["history"])
-    lists = {"parts": tuple(parts), "history": tuple(past)}
-    return Commit(**{**document, **lists})
+    return commit
+
+
+def _wrong(document: Mapping[str, Any], commit: Commit) -> str:
+    """Return why a document whose values have the right form is no commit, or an empty string."""
+    parts, history, n = commit.parts, commit.history, sum(part.n for part in commit.parts)
+    if odd := document.keys() ^ commit.record():
+        return f"it lacks or adds {', '.join(map(repr, sorted(odd)))[:200]}"
+    if len({part.path for part in parts}) < len(parts) or n > MAX_ROWS:
+        return "its parts are not those of a set"
+    for part in parts:
+        if not is_shard(commit.dim, commit.dtype, commit.block_rows, part.shard_rows):
+            return f"its shard_rows are not those of a part of {part.n:,} rows"
+        n_blocks = -(-part.n // commit.block_rows)
+        if len(part.blocks) != n_blocks:
+            return f"it lacks the hashes of {n_blocks:,} blocks"
+    for one in history:
+        held = sum(table["n"] for table in one.tables) if one.tables else n
+        recovered = sorted({*one.recovered}.intersection(range(one.n)))
+        if not one.n <= held <= n or [*one.recovered] != recovered:
+            return f"its history is not that of {n:,} rows"
+    if len({one.id for one in history}) < len(history):
+        return "its history has a revision twice"
+    bits = base64.b64decode(commit.failed, validate=True)
+    if bits and (len(bits) != -(-n // 8) or bits[-1] & (0xFF >> ((n - 1) % 8 + 1))):
+        return f"its failed rows are not those of {n:,} rows"
+    return ""
 
 
 def belongs(key: SetKey, commit: Commit) -> bool:

@@ -7,12 +7,20 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.perf import store_nearest, store_opening, store_peers, store_reading, store_writing
+from tests.perf import (
+    store_growing,
+    store_nearest,
+    store_opening,
+    store_peers,
+    store_reading,
+    store_writing,
+)
 from tests.perf.engine import Figure
 from tests.perf.sample import DIM, N, make_sample
 
-#: The set, the plain file, one more of each while writing is measured, and the peers' files.
-DISK_BYTES = 4 * N * DIM * 2 + 2 * 2**30
+#: The set, the plain file, one more of each while writing is measured, and the peers' files; and
+#: the sets that grow.
+DISK_BYTES = 4 * N * DIM * 2 + 3 * 2**30
 
 
 def figures(out: Path) -> Iterator[Figure]:
@@ -26,5 +34,8 @@ def figures(out: Path) -> Iterator[Figure]:
         raise SystemExit(msg)
     with tempfile.TemporaryDirectory(dir=out) as folder:
         sample = make_sample(Path(folder))
-        for module in (store_reading, store_opening, store_nearest, store_peers, store_writing):
+        modules = (
+            store_reading, store_opening, store_growing, store_nearest, store_peers, store_writing
+        )  # fmt: skip
+        for module in modules:
             yield from module.figures(sample)

@@ -18,16 +18,21 @@ import numpy as np
 import polars as pl
 
 from featstore import open_store
-from featstore.store.layout import SetSpec
+from featstore.store.gc import compact_set
+from featstore.store.layout import SetKey, SetSpec
 from featstore.store.writer import SetWriter
-from tests.perf.engine import Figure, compare, figure_of, not_measured
+from tests.perf.engine import Figure, compare, figure_of, not_measured, one_run
 from tests.perf.sample import BLOCK, DIM, Sample, write_set
+from tests.perf.store_opening import make_sets
 
 #: Rows before the appends, rows of each, and appends.
 START, ADDED, APPENDS = 100_000, 100, 1_000
 
 #: What an append may write beyond a tenth more than Lance does.
 FREE_BYTES = 64 * 2**10
+
+#: Pairs of scans and gathers.
+READING_PAIRS = 15
 
 #: Items that are filtered by one of so many classes.
 ITEMS, CLASSES = (100_000, 1_000_000), 1_000
@@ -36,21 +41,28 @@ ITEMS, CLASSES = (100_000, 1_000_000), 1_000
 def figures(sample: Sample) -> Iterator[Figure]:
     """Yield the lines of appends, of filters, and of reading after all appends."""
     half = sample.block.astype(np.float16)
-    grown = partial(write_set, sample.store, block=half, name="timm:grown")
-    key, sizes = grown(sample.items.head(START)), count(START + ADDED, ADDED)
+    many = sample.root / "many"
+    make_sets(many, sample, 1_000)
+    for store, among in ((sample.root / "grown", ""), (many, "/among-1000")):
+        key, sizes = _set_of(store, sample, START, half), count(START + ADDED, ADDED)
 
-    def ours() -> None:
-        append(sample.store, sample.items.head(next(sizes)), half[:ADDED])
+        def ours(store: Path = store, sizes: Iterator[int] = sizes) -> None:
+            append(store, sample.items.head(next(sizes)), half[:ADDED])
 
-    yield from _beside_lance(
-        ("store.append", "store.append_bytes"), lambda: append_figures(sample, half, ours)
-    )
+        names = f"store.append{among}", f"store.append_bytes{among}"
+        yield from _beside_lance(names, partial(append_figures, sample, half, ours, names))
+        if not among:
+            for _ in range(APPENDS):
+                ours()
+            yield from after_figures(sample, store, key, half)
     names = [f"store.filter_fresh/{ids}-{n}" for ids, n in product(("regular", "random"), ITEMS)]
     for name in names:
         yield from _beside_lance((name,), partial(filter_figures, sample, name))
-    for _ in range(APPENDS):
-        ours()
-    yield from after_figures(sample, key, half)
+
+
+def _set_of(store: Path, sample: Sample, n: int, half: np.ndarray) -> str:
+    """Write n rows as one part, and return the key of the set."""
+    return write_set(store, sample.items.head(n), half, "timm:grown")
 
 
 def _beside_lance(
@@ -71,7 +83,9 @@ def append(store: Path, items: pl.DataFrame, rows: np.ndarray) -> None:
         writer.finish()
 
 
-def append_figures(sample: Sample, half: np.ndarray, ours: Callable[[], None]) -> Iterator[Figure]:
+def append_figures(
+    sample: Sample, half: np.ndarray, ours: Callable[[], None], names: tuple[str, str]
+) -> Iterator[Figure]:
     """Compare processor time, and bytes, of 100 rows that are appended to 100,000."""
     import lance
     import pyarrow as pa
@@ -83,7 +97,7 @@ def append_figures(sample: Sample, half: np.ndarray, ours: Callable[[], None]) -
     path = str(sample.root / "grown.lance")
     for start in range(0, START, BLOCK):
         ids = sample.items[start : min(start + BLOCK, START)]
-        mode = "append" if start else "create"
+        mode = "append" if start else "overwrite"
         lance.write_dataset(table(ids, half[: ids.height]), path, mode=mode)
     more = table(sample.items[START : START + ADDED], half[:ADDED])
 
@@ -92,12 +106,12 @@ def append_figures(sample: Sample, half: np.ndarray, ours: Callable[[], None]) -
 
     against = f"Lance; {ADDED} × {DIM} float16 rows to {START:,}"
     yield compare(
-        "store.append", ours, theirs, against=f"{against}; processor time",
+        names[0], ours, theirs, against=f"{against}; processor time",
         clock=time.process_time,
     )  # fmt: skip
     ratios = [(1.1 * written(theirs) + FREE_BYTES) / written(ours) for _ in range(6)]
     bound = f"{against}; bytes written, of 1.1 × theirs and {FREE_BYTES:,} more"
-    yield figure_of("store.append_bytes", ratios, against=bound)
+    yield figure_of(names[1], ratios, against=bound)
 
 
 def written(run: Callable[[], None]) -> int:
@@ -142,21 +156,36 @@ def filter_figures(sample: Sample, name: str) -> Iterator[Figure]:
     yield compare(name, ours, theirs, against=against)
 
 
-def after_figures(sample: Sample, key: str, half: np.ndarray) -> Iterator[Figure]:
-    """Compare the set after all appends with the same rows as one part."""
-    n = open_store(sample.store).info(key).commit.n
-    fresh = write_set(sample.store, sample.items.head(n), half, "timm:fresh")
-    views = [open_store(sample.store).view(one).astype(np.float16) for one in (key, fresh)]
-    chosen = np.random.default_rng(0).integers(0, n, BLOCK)
-    against = f"the same {n:,} rows as one part, not {APPENDS:,} appends"
+def after_figures(sample: Sample, store: Path, key: str, half: np.ndarray) -> Iterator[Figure]:
+    """Compare the set after all appends, and once compacted, with the same rows as one part."""
+    n = open_store(store).info(key).commit.n
+    other = sample.root / "fresh"
+    _set_of(other, sample, n, half)
+    rows = f"the same {n:,} rows as one part"
+    ratio = 1.3 * disk_bytes(other) / disk_bytes(store)
+    yield one_run("store.after_appends/disk", ratio, against=f"1.3 × {rows}", cpu_seconds=0.0)
+    yield from _reading("store.after_appends", (store, other), key, f"{rows}, not {APPENDS:,}")
+    compact_set(store, SetKey(*key.split("/")))
+    yield from _reading("store.after_compact", (store, other), key, rows)
+
+
+def _reading(name: str, stores: tuple[Path, Path], key: str, against: str) -> Iterator[Figure]:
+    """Compare scans, and gathers of scattered rows, of the set in two stores."""
+    views = [open_store(store).view(key).astype(np.float16) for store in stores]
+    chosen = np.random.default_rng(0).integers(0, len(views[0]), BLOCK)
 
     def scan(view: Any) -> None:
         for _ in view.batches(BLOCK, reuse=True):
             pass
 
-    for name, read in (
-        ("scan", scan),
-        ("gather", lambda view: view.source.read(chosen)),
-    ):
+    def gather(view: Any) -> None:
+        view.source.read(chosen)
+
+    for read in (scan, gather):
         ours, theirs = (partial(read, view) for view in views)
-        yield compare(f"store.after_appends/{name}", ours, theirs, against=against)
+        yield compare(f"{name}/{read.__name__}", ours, theirs, against=against, pairs=READING_PAIRS)
+
+
+def disk_bytes(store: Path) -> int:
+    """Return what a store takes of its disk."""
+    return sum(path.lstat().st_blocks * 512 for path in store.rglob("*"))

@@ -84,14 +84,14 @@ def test_metadata_names_do_not_leave_the_set(hostile: Hostile, tmp_path: Path, n
     (tmp_path / "secret").write_text("secret")
     facts = {"bytes": 6, "sha256": "0" * 64}
     hostile.recommit(lambda document: document["metadata"].update({name: facts}))
-    with pytest.raises(CorruptStoreError, match="of a name that a set can hold"):
+    with pytest.raises(CorruptStoreError, match=r"`\$\.metadata`"):
         open_store(hostile.root).view(hostile.key)
 
 
 @pytest.mark.parametrize("name", [*NAMES[:10], "sub/items.parquet", 3, None, ["x"]])
 def test_item_names_do_not_leave_the_kind(hostile: Hostile, name: Any) -> None:
     hostile.recommit(lambda document: document["parts"][0]["items"].update(file=name))
-    with pytest.raises(CorruptStoreError, match="is not a list of parts"):
+    with pytest.raises(CorruptStoreError, match=r"`\$\.parts\[.*\.file`"):
         open_store(hostile.root).view(hostile.key)
 
 
@@ -135,7 +135,7 @@ def test_commits_of_other_types_and_sizes_are_refused(
     field, value = COMMITS[trick]
     hostile.recommit(lambda document: _stated(document, field).update({field: value}))
     path = hostile.commit_path
-    with pytest.raises(CorruptStoreError, match=r"not a commit record|not JSON"):
+    with pytest.raises(CorruptStoreError, match=r"not a commit record|not JSON|another hash"):
         read_commit(hostile.directory, path.stem)
     if trick.startswith("endless"):
         _refused(hostile, tmp_path)
