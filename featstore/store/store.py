@@ -56,7 +56,6 @@ from featstore.store.rows import (
 )
 from featstore.store.tables import (
     ItemTable,
-    Values,
     check_items_file,
     failures_file,
     read_failures,
@@ -439,8 +438,7 @@ class FeatureStore:
         UnknownSetError, AmbiguousSetError, IncompleteEmbeddingsError
             See `info`.
         CorruptStoreError
-            If files of the set disagree with its commit record. The items of a remote set are
-            fetched beside its first rows: what is wrong with them is raised when they are used.
+            If files of the set disagree with its commit record.
         """
         return self._lasting(self.info(name, revision=revision), self._view)
 
@@ -460,13 +458,8 @@ class FeatureStore:
     def _view(self, info: SetInfo) -> EmbeddingsView:
         directory = info.key.directory(self.root)
         commit = info.commit
-        self.place.fetch(info.key, commit, "rows")
-        check_metadata(
-            directory,
-            commit,
-            {BIAS} & commit.metadata.keys() if self.place.is_remote else commit.metadata,
-        )
-        self.place.begin_fetch(info.key, commit)
+        self.place.fetch(info.key, commit)
+        check_metadata(directory, commit, commit.metadata)
         if not self.place.is_remote:
             for items in commit.tables:
                 items_path = directory.parent / items["file"]
@@ -526,19 +519,18 @@ class FeatureStore:
         self,
         info: SetInfo,
         columns: Sequence[str] | None = None,
-        holding: Values | None = None,
+        texts: Sequence[str] | None = None,
     ) -> pl.DataFrame:
         """Return the items of a set, failed ones too, in the order of rows; raises as `view`.
 
-        With `columns` those alone are read; with `holding`, nulls may stand where none of these
-        values is.
+        With `columns` those alone are read; with `texts`, whether the one column is one of these.
         """
 
         def read(info: SetInfo) -> pl.DataFrame:
             self.place.fetch(info.key, info.commit, "items")
             folder = info.key.directory(self.root).parent
             check_no_links(self.root, [folder / one["file"] for one in info.commit.tables])
-            return read_parts(folder, info.commit, columns=columns, holding=holding)
+            return read_parts(folder, info.commit, columns=columns, texts=texts)
 
         return self._lasting(info, read)
 

@@ -39,6 +39,9 @@ GROUP_ROWS = 65_536
 MAX_FOOTER_BYTES = 2**26
 
 
+_EMPTY = pl.DataFrame()
+
+
 class ItemFile:
     """An item table and its file: serialised and hashed once, when first asked for.
 
@@ -90,13 +93,8 @@ def item_bytes(table: pl.DataFrame) -> bytes:
     return table_bytes(table, row_group_size=GROUP_ROWS, statistics=True)
 
 
-#: Values that a column is asked for; None among them is no value.
-Values = list[Any]
-
-#: Reads columns of an item table: see `ItemTable`.
-ReadItems = Callable[[Sequence[str] | None, Values | None], pl.DataFrame]
-
-_EMPTY = pl.DataFrame()
+#: Reads columns of an item table, all for None; or, of one, where it is one of some texts.
+ReadItems = Callable[[Sequence[str] | None, Sequence[str] | None], pl.DataFrame]
 
 
 class ItemTable:
@@ -107,8 +105,7 @@ class ItemTable:
     Parameters
     ----------
     read : callable or None
-        Returns the columns of some names, or for None all. Asked for the rows that hold one of some
-        values, it may leave nulls in groups of rows that hold none. None of a table that is known.
+        See `ReadItems`; None of a table that is known.
     known : DataFrame
         Columns that need not be read.
     """
@@ -127,28 +124,30 @@ class ItemTable:
                 self._read = None  # and with it whatever it was read from
             return self._known
 
-    def columns(self, names: Sequence[str], holding: Values | None = None) -> pl.DataFrame:
-        """Return some columns; a polars error if there is one of no such name.
-
-        Parameters
-        ----------
-        holding : list, optional
-            Only rows with one of these values are looked for: others may be null.
-        """
+    def columns(self, names: Sequence[str]) -> pl.DataFrame:
+        """Return some columns; a polars error if there is one of no such name."""
         with self._lock:
             lacks = [name for name in names if name not in self._known.columns]
-            found = self._known
             if lacks and self._read is not None:
-                found = pl.DataFrame([*found, *self._read(lacks, holding)])
-            if holding is None or not any(found[name].null_count() for name in lacks):
-                self._known = found
-            return found.select(names)
+                self._known = pl.DataFrame([*self._known, *self._read(lacks, None)])
+            return self._known.select(names)
+
+    def where(self, name: str, value: Any) -> pl.Series:
+        """Return where a column is `value`, or one of several; of unread texts nothing is kept."""
+        wanted = values_in(value)
+        with self._lock:
+            unread = self._read is not None and name not in self._known.columns
+            if unread and all(isinstance(one, str) for one in wanted):
+                return self._read([name], wanted)[name]
+        return where_equal(self.columns([name])[name], value)
 
     def take(self, rows: np.ndarray) -> ItemTable:
         """Return the table of these rows, in this order; still unread if this one is."""
 
-        def read(names: Sequence[str] | None, holding: Values | None) -> pl.DataFrame:
-            return (self.table if names is None else self.columns(names, holding))[rows]
+        def read(names: Sequence[str] | None, texts: Sequence[str] | None) -> pl.DataFrame:
+            if names is not None and texts is not None:
+                return pl.DataFrame({names[0]: self.where(names[0], texts)[rows]})
+            return (self.table if names is None else self.columns(names))[rows]
 
         return ItemTable(read)
 
@@ -167,7 +166,7 @@ def closest(name: str, ids: pl.Series) -> str:
     return max(near, key=lambda own: difflib.SequenceMatcher(None, name, own).ratio(), default="")
 
 
-def values_in(value: Any) -> Values:
+def values_in(value: Any) -> list[Any]:
     """Return the values that a condition names: those of a collection, or the one."""
     collection = isinstance(value, Collection) and not isinstance(value, str | bytes)
     return list(value) if collection else [value]
@@ -236,7 +235,7 @@ def read_items(
     *,
     n: int,
     columns: Sequence[str] | None = None,
-    holding: Values | None = None,
+    texts: Sequence[str] | None = None,
 ) -> pl.DataFrame:
     """Read an item table, or some columns of it, and check what is read against its commit.
 
@@ -244,9 +243,9 @@ def read_items(
     ----------
     columns : sequence of str, optional
         All by default.
-    holding : list, optional
-        Groups of rows in which, by their statistics, no column has one of these values are not
-        read: their rows are null.
+    texts : sequence of str, optional
+        Return booleans, whether the one column is one of these. Groups of rows that hold none, by
+        their statistics, are not read.
 
     Raises
     ------
@@ -258,7 +257,7 @@ def read_items(
     check_items_file(path, facts)
     try:
         with open_regular(path) as file:
-            found = _chosen_chunks(file, facts, columns, holding)
+            found = _chosen_chunks(file, facts, columns, texts)
     except (ValueError, MemoryError) as err:
         raise CorruptStoreError(
             f"{path} is not a table that a store holds: {str(err) or 'it is too large'}."
@@ -266,8 +265,8 @@ def read_items(
     if found is None:
         raise _unlike_commit(path, facts["bytes"])
     data, chosen = found
-    in_part = chosen.groups or (columns is not None and "item_id" not in columns)
-    schema = {} if in_part else {"item_id": pl.String}
+    with_ids = texts is None and (columns is None or "item_id" in columns)
+    schema = {"item_id": pl.String} if with_ids else {}
     table = read_table(data, where=str(path), schema=schema, rows=n, chosen=chosen)
     if table.height != n:
         raise CorruptStoreError(f"{path} has {table.height:,} items; its commit says {n:,}.")
@@ -279,11 +278,11 @@ def read_parts(
     commit: Commit,
     *,
     columns: Sequence[str] | None = None,
-    holding: Values | None = None,
+    texts: Sequence[str] | None = None,
 ) -> pl.DataFrame:
     """Read the items of all parts of a set from the folder of its kind; see `read_items`."""
     found = [
-        read_items(folder / one["file"], one, n=one["n"], columns=columns, holding=holding)
+        read_items(folder / one["file"], one, n=one["n"], columns=columns, texts=texts)
         for one in commit.tables
     ]
     try:
@@ -298,7 +297,7 @@ def _chosen_chunks(
     file: IO[bytes],
     facts: Mapping[str, Any],
     columns: Sequence[str] | None,
-    holding: Values | None,
+    texts: Sequence[str] | None,
 ) -> tuple[bytes, Chosen] | None:
     """Return the file with zeros for chunks not asked for; None if it differs from the commit."""
     size, hashes = facts["bytes"], facts["chunks"]
@@ -315,9 +314,8 @@ def _chosen_chunks(
     if unknown:
         raise pl.exceptions.ColumnNotFoundError(", ".join(sorted(unknown)))
     asked = [chunk for chunk in chunks if columns is None or chunk.name in columns]
-    if holding is not None and all(isinstance(value, str) for value in holding):
-        groups = {chunk.rows for chunk in asked if chunk.may_hold(holding)} or {asked[0].rows}
-        asked = [chunk for chunk in asked if chunk.rows in groups]
+    if texts is not None:
+        asked = [chunk for chunk in asked if chunk.may_hold(texts)]
     places = {chunk.place.start for chunk in asked}
     file.seek(0)
     parts = [file.read(4)]
@@ -330,9 +328,9 @@ def _chosen_chunks(
         parts.append(file.read(size))
         if sha256_hex(parts[-1]) != digest:
             return None
-    left = {chunk.rows for chunk in chunks} != {chunk.rows for chunk in asked}
-    groups_read = dict.fromkeys(chunk.rows for chunk in asked) if left else ()
-    return b"".join([*parts, footer]), Chosen(columns, places, tuple(groups_read))
+    some = texts is not None and len({chunk.rows for chunk in chunks}) > len(asked)
+    groups = [chunk.rows for chunk in asked] if some else None
+    return b"".join([*parts, footer]), Chosen(columns, places, texts, groups)
 
 
 def failures_file(metadata: Mapping[str, Any]) -> str | None:

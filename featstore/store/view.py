@@ -31,15 +31,8 @@ from featstore.matrices import BIAS, EMBEDDING, Rows
 from featstore.store.casting import Center, Normalize, Transform, as_tensor, decode
 from featstore.store.layout import DTYPES, INTEGERS
 from featstore.store.neighbours import Neighbours, nearest
-from featstore.store.rows import ForeseeingRows, Mode, RowSource, row_numbers
-from featstore.store.tables import (
-    ItemTable,
-    closest,
-    join_ids,
-    values_in,
-    values_of,
-    where_equal,
-)
+from featstore.store.rows import Mode, RowSource, row_numbers
+from featstore.store.tables import ItemTable, closest, join_ids, values_of
 
 if TYPE_CHECKING:
     import pyarrow
@@ -274,8 +267,7 @@ class Selection:
         keep = pl.Series(np.ones(len(self), dtype=bool))
         for column, value in equal.items():
             try:
-                items = self.table.columns([column], values_in(value))
-                keep &= where_equal(items[column], value)
+                keep &= self.table.where(column, value)
             except pl.exceptions.ColumnNotFoundError as err:
                 where = f"in the items of {self.key}"
                 message = unknown_name("column", column, self.items.columns, where=where)
@@ -464,9 +456,7 @@ class Selection:
             order = np.random.default_rng(shuffle).permutation(len(self))
             yield from self.take(order).batches(rows, reuse=reuse)
             return
-        foreseen = self.source if isinstance(self.source, ForeseeingRows) else None
-        if foreseen is not None:
-            foreseen.prefetch(self.rows)
+        self.source.prefetch(self.rows)
         size = min(rows, len(self))
         out = np.empty((size, self.dim), self.dtype) if reuse else None
         stored = np.empty((size, self.dim), DTYPES[self.source.dtype]) if reuse else None
@@ -474,8 +464,7 @@ class Selection:
             for start in range(0, len(self), rows):
                 yield self._read(self.rows[start : start + rows], stored, out)
         finally:
-            if foreseen is not None:
-                foreseen.prefetch(self.rows[:0])  # also where the caller broke off
+            self.source.prefetch(self.rows[:0])  # also where the caller broke off
 
     def nearest(
         self, rows: Rows, k: int = 10, *, metric: Literal["cosine", "dot"] = "cosine"

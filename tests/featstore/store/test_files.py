@@ -119,21 +119,31 @@ def test_a_flipped_byte_is_found_with_its_column_and_no_other(store):
 _TEXTS = st.sampled_from(["a", "b", "bb", "ä", "z" * 90]) | st.none()
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.lists(_TEXTS, min_size=1, max_size=12), st.lists(_TEXTS, max_size=3), st.booleans())
-def test_groups_are_left_out_that_hold_none_of_the_values(texts, wanted, ordered):
+@settings(max_examples=15, deadline=None)
+@given(
+    st.lists(_TEXTS, min_size=1, max_size=12), st.lists(_TEXTS.filter(bool), max_size=3),
+    st.booleans(), st.sampled_from([pl.String, pl.Categorical]),
+)  # fmt: skip
+def test_groups_are_left_out_that_hold_none_of_the_values(texts, wanted, ordered, dtype):
     texts = sorted(texts, key=str) if ordered else texts
-    items = pl.DataFrame({"item_id": [f"{i}" for i in range(len(texts))], "text": texts})
-    items = items.with_columns(n=pl.int_range(len(texts)))
+    items = pl.DataFrame({"item_id": [f"{i}" for i in range(len(texts))], "text": texts},
+                         schema_overrides={"text": dtype}).with_columns(n=1)  # fmt: skip
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patched:
         patched.setattr(tables, "GROUP_ROWS", 3)
         file = tables.ItemFile(items)
         path = Path(folder) / file.name
         path.write_bytes(file.data)
         read = partial(tables.read_items, path, file.facts, n=len(texts))
-        for values in (wanted, [*wanted, 1]):
-            found = read(columns=["text"], holding=values)["text"]
-            assert tables.where_equal(found, wanted).equals(
-                tables.where_equal(items["text"], wanted)
+        for name in ("text", "n"):
+            expected = tables.where_equal(items[name], wanted)
+            assert read(columns=[name], texts=wanted)[name].equals(expected)
+            table = tables.ItemTable(lambda names, texts: read(columns=names, texts=texts))
+            for values in (wanted, [*wanted, None]):
+                expected = tables.where_equal(items[name], values)
+                assert table.where(name, values).equals(expected)
+            some = np.flatnonzero(np.arange(len(texts)) % 2 == 0)
+            assert (
+                table.take(some)
+                .where(name, wanted)
+                .equals(tables.where_equal(items[name], wanted)[some])
             )
-        assert read(columns=["n"], holding=["a"]).equals(items.select("n"))
