@@ -57,9 +57,6 @@ SHA256 = "sha256"
 #: one. Ids and small files have sha256 always.
 HASHES: dict[str, Callable[[], Any]] = {SHA256: hashlib.sha256, "blake3": _blake3}
 
-#: Those that take less time than copying what they hash into the page cache.
-FASTER_THAN_COPYING = frozenset({"blake3"})
-
 
 def hash_hex(name: str, data: bytes | memoryview) -> str:
     """Return the hash of `data` by one of `HASHES` as 64 hexadecimal digits.

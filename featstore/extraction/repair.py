@@ -73,7 +73,7 @@ def repair_set(
         if commit is not None:
             damage = find_damage(root, set_key, commit)
             done.bad = [damage.describe(block) for block in damage.blocks]
-        attributes = {} if commit is None else commit.attributes
+        attributes: Mapping[str, Any] = {} if commit is None else commit.attributes
         done.commands = next_commands(root, set_key, attributes)
     return done
 

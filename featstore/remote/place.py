@@ -12,8 +12,8 @@ import os
 import re
 import time
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
@@ -75,8 +75,6 @@ class RemotePlace(Place):
         super().__init__(self.cache.store(objects.address), objects.address)
         self.objects = objects
         self.offline = os.environ.get("HEADSTOCK_OFFLINE", "") not in ("", "0")
-        self._asked: set[SetKey] = set()
-        self._coming: dict[tuple[SetKey, str], Future[None]] = {}
         root = self.root / LOG
         try:
             self.refresh()
@@ -178,20 +176,9 @@ class RemotePlace(Place):
         CorruptStoreError
             If a file is missing, larger, or has another hash.
         """
-        wanted, coming = {*(parts or PARTS)}, self._coming.get((key, commit.digest))
-        if wanted != {"rows"} and coming is not None:
-            coming.exception()
-        self._fetch_parts(key, commit, wanted)
-
-    def begin_fetch(self, key: SetKey, commit: Commit) -> None:
-        """Begin to fetch both, beside the first rows: they are there when the server is not."""
-        parts = {"items", "rest"}
-        small = [one for one in set_files(key, commit).values() if one.part in parts]
-        ready = (key, commit.digest)
-        if ready in self._coming or all((self.root / one.path).exists() for one in small):
-            return
-        # What was wrong is said when they are asked for.
-        self._coming[ready] = in_background(lambda: self._fetch_parts(key, commit, parts))
+        wanted = [one for one in set_files(key, commit).values() if one.part in (parts or PARTS)]
+        missing = [one for one in wanted if not same_file(self.root / one.path, one.facts)]
+        _at_once([functools.partial(self._fetch_file, one) for one in missing])
 
     def fetch_thumbnails(self, folder: str) -> None:
         """Fetch the thumbnails of ``dataset/kind`` that the log lists."""
@@ -205,11 +192,6 @@ class RemotePlace(Place):
 
     def _array(self, key: SetKey, commit: Commit, mode: Mode = "auto") -> RemoteRows:
         return RemoteRows(self.objects, key, commit=commit, cache=self.cache, mode=mode)
-
-    def _fetch_parts(self, key: SetKey, commit: Commit, parts: Collection[str]) -> None:
-        small = [one for one in set_files(key, commit).values() if one.part in parts]
-        missing = [one for one in small if not same_file(self.root / one.path, one.facts)]
-        _at_once([functools.partial(self._fetch_file, one) for one in missing])
 
     def _fetch_file(self, one: Listed) -> None:
         size = one.facts["bytes"]

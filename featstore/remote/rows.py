@@ -204,9 +204,6 @@ def plan_spans(wanted: np.ndarray, layout: SetLayout, *, whole: bool) -> Iterato
 #: Requests under way at once.
 REQUESTS = 8
 
-#: Fetched bytes after which the cache is held against its limit.
-_TRIM_BYTES = 256 * 2**20
-
 _REOPENED = 3
 
 #: Files that are fetched before the one that is read is done with.
@@ -266,7 +263,6 @@ class RemoteRows(Rows):
         self._mode: Mode = mode
         self._names = [shard_name(file, commit.blocks) for file in self._layout.files]
         self._lock = threading.Lock()
-        self._untrimmed = 0
         # The rows that will be read, and their files in order; the file that is read now; those
         # that are fetched meanwhile.
         self._foreseen = np.zeros(self._layout.n_blocks, dtype=bool)
@@ -391,15 +387,6 @@ class RemoteRows(Rows):
                 waiting = [pool.submit(self._fetch_span, span, state, progress) for span in spans]
                 for done in waiting:
                     done.result()
-        self._trim(n_new * block_bytes)
-
-    def _trim(self, n_bytes: int) -> None:
-        """Hold the cache against its limit, if enough has come since the last time."""
-        with self._ahead:
-            self._untrimmed += n_bytes
-            if self._untrimmed < min(_TRIM_BYTES, self._cache.limit // 16):
-                return
-            self._untrimmed = 0
         self._cache.trim(keep=set(self._names))
 
     def _spans(self, wanted: np.ndarray) -> list[Span]:
@@ -428,8 +415,7 @@ class RemoteRows(Rows):
         """Fetch spans of a file; whoever reads its blocks asks again, and says what was wrong."""
         for span in spans:
             self._fetch_span(span, state, None)
-        n_blocks = sum(span.last - span.first + 1 for span in spans)
-        self._trim(n_blocks * self._layout.block_rows * self._layout.row_bytes)
+        self._cache.trim(keep=set(self._names))
 
     def _await(self, touched: np.ndarray) -> None:
         """Wait until no file of these blocks is under way.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import polars as pl
 
@@ -39,7 +39,7 @@ from featstore.share.publish import (
 )
 from featstore.store.files import MAX_JSON_BYTES, json_bytes
 from featstore.store.layout import SetKey
-from featstore.store.log import ABOUT, MAX_COUNTER, Log
+from featstore.store.log import ABOUT, MAX_COUNTER, Log, Signed
 from featstore.store.records import tag_document, tag_file
 from featstore.store.signature import (
     Signature,
@@ -248,7 +248,7 @@ def sign_store(place: str | Path, key: Path) -> Signature:
     def enter(now: Log) -> Log:
         if (now.sets, now.tags) != (log.sets, log.tags):
             raise SignatureError(f"{store.address} was changed meanwhile. Sign it again.")
-        return replace(now, signature=vars(made))
+        return replace(now, signature=cast("Signed", vars(made)))
 
     objects.update_log(enter)
     remember(store.address, public, counter)
@@ -482,7 +482,8 @@ def _compare(
     if shape == (other.dim, other.dtype, other.block_rows):
         mine, theirs = one.by_rows, other.by_rows
         blocks = sum(mine[rows] != theirs[rows] for rows in mine.keys() & theirs)
-    values = {name: (one.attributes[name], other.attributes[name]) for name in one.attributes}
+    stated = dict[str, Any](other.attributes)
+    values = {name: (value, stated[name]) for name, value in one.attributes.items()}
     return SetDifference(
         key,
         "differs",

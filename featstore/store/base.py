@@ -28,7 +28,7 @@ from featstore.store.layout import (
     SetLayout,
     plan_array,
 )
-from featstore.store.listing import find_damage
+from featstore.store.listing import Damage, find_damage
 from featstore.store.lock import Claim
 from featstore.store.log import present_commit
 from featstore.store.records import FIRST, Commit, Table, key_of
@@ -64,9 +64,8 @@ class Base:
     kept : ndarray of shape (n,)
         True for the rows that stay. The others are failed rows that are tried again, rows that are
         withdrawn, and those of `bad` blocks.
-    bad, lost : frozenset
-        In a repair: blocks that are not those of the commit, and names of small files that are not.
-        They are made again.
+    damage : Damage, optional
+        In a repair: what is not as the commit says, and made again.
     """
 
     directory: Path
@@ -76,13 +75,17 @@ class Base:
     items: pl.DataFrame
     table: pl.DataFrame
     kept: np.ndarray
-    bad: frozenset[int] = frozenset()
-    lost: frozenset[str] = frozenset()
+    damage: Damage | None = None
 
     @property
     def damaged(self) -> bool:
         """Whether the new revision is a repair of this one."""
-        return bool(self.bad or self.lost)
+        return self.damage is not None and bool(self.damage.blocks or self.damage.lost)
+
+    @property
+    def lost(self) -> list[str]:
+        """Names of small files that a repair makes again."""
+        return self.damage.lost if self.damage else []
 
     def keeps_file(self, name: str) -> bool:
         """Return whether a small file stays as it is; a repair adds none that was not there."""
@@ -248,8 +251,7 @@ def read_base(
     layout = commit.layout
     if not repair:
         check_sizes(directory, layout)
-    bad = frozenset(damage.blocks) if damage else frozenset()
-    lost = frozenset(damage.lost) if damage else frozenset()
+    bad, lost = (damage.blocks, damage.lost) if damage else ([], [])
     reasons: dict[str, str] = {}
     name = failures_file(commit.metadata)
     if name is not None and name not in lost:
@@ -266,7 +268,7 @@ def read_base(
         out = {item for item, reason in failures.items() if reason == WITHDRAWN}
         kept &= ~commit.failed_rows() | where_equal(old["item_id"], out).to_numpy()
     kept &= ~where_equal(old["item_id"], withdraw).to_numpy()
-    return Base(directory, commit, failures, reasons, old, table, kept, bad=bad, lost=lost)
+    return Base(directory, commit, failures, reasons, old, table, kept, damage)
 
 
 def extended(key: SetKey, old: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:

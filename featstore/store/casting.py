@@ -10,7 +10,7 @@ it is not used: numkong 7.8 makes numbers of some NaN, which would then be store
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -40,58 +40,6 @@ EXPONENTS = {"float16": 0x7C00, "bfloat16": 0x7F80}
 _AT_ONCE = 2**16
 
 
-@dataclass(frozen=True)
-class Converted:
-    """Rows of a block in the stored dtype, not yet checked.
-
-    They are a value of their own so that a writer can hash them while they are checked: nothing
-    may be written before `check`.
-
-    Attributes
-    ----------
-    data : ndarray of shape (b, d)
-        C-ordered. Rows of failed items are NaN, or 0 where the dtype is a whole number. bfloat16
-        is its bits, uint16. Rows that needed no change are those given, not a copy.
-    """
-
-    data: np.ndarray
-    _given: np.ndarray
-    _whole: np.ndarray | None
-    _skipped: np.ndarray
-    _item_ids: Sequence[str] | pl.Series
-    _dtype: str
-    _where: str
-
-    def check(self) -> np.ndarray:
-        """Return `data` if it holds every row of an item that did not fail.
-
-        Raises
-        ------
-        NonFiniteEmbeddingError
-            If a row is NaN or Inf, or has values that the dtype cannot hold: too large, or not
-            whole where it holds whole numbers. The message names the first item.
-        """
-        held = finite_rows(self.data, self._dtype) if self._whole is None else self._whole
-        bad = ~held & ~self._skipped
-        if not bad.any():
-            return self.data
-        first = int(np.flatnonzero(bad)[0])
-        if not np.isfinite(self._given[first]).all():
-            what, remedy = "NaN or Inf", "Extract it in float32"
-        elif self._dtype in INTEGERS:
-            bounds = np.iinfo(DTYPES[self._dtype])
-            what = f"values that are no whole numbers of {bounds.min} to {bounds.max}"
-            remedy = "Store it as float32 (`dtype=float32`)"
-        else:
-            what = f"values too large for {self._dtype}"
-            remedy = "Store it as float32 (`dtype=float32`)"
-        raise NonFiniteEmbeddingError(
-            f"Got {what} for {int(bad.sum()):,} of {len(bad):,} items, first "
-            f"{self._item_ids[first]!r} ({self._where}). Nothing was written for this block. "
-            f"{remedy}, or drop the item from the manifest."
-        )
-
-
 def convert_rows(
     rows: np.ndarray,
     item_ids: Sequence[str] | pl.Series,
@@ -99,8 +47,14 @@ def convert_rows(
     failed: Collection[str],
     layout: ArrayLayout | SetLayout,
     where: str,
-) -> Converted:
-    """Convert `rows` to the stored dtype; see `cast_rows` for the parameters.
+) -> tuple[np.ndarray, Callable[[], None]]:
+    """Return `rows` in the stored dtype, and what checks them; see `cast_rows` for the parameters.
+
+    The check is apart so that a writer can hash the rows beside it: nothing may be written before.
+    Rows of failed items are NaN, or 0 where the dtype is a whole number. bfloat16 is its bits,
+    uint16. Rows that needed no change are those given, not a copy. The check raises
+    NonFiniteEmbeddingError if a row of an item that did not fail is NaN or Inf, or has values that
+    the dtype cannot hold; the message names the first item.
 
     Raises
     ------
@@ -118,7 +72,28 @@ def convert_rows(
         if data is rows:
             data = data.copy()
         data[skipped] = blank_value(layout.dtype)
-    return Converted(data, rows, whole, skipped, item_ids, layout.dtype, where)
+
+    def check() -> None:
+        held = finite_rows(data, layout.dtype) if whole is None else whole
+        bad = ~held & ~skipped
+        if not bad.any():
+            return
+        first = int(np.flatnonzero(bad)[0])
+        remedy = "Store it as float32 (`dtype=float32`)"
+        if not np.isfinite(rows[first]).all():
+            what, remedy = "NaN or Inf", "Extract it in float32"
+        elif layout.dtype in INTEGERS:
+            bounds = np.iinfo(DTYPES[layout.dtype])
+            what = f"values that are no whole numbers of {bounds.min} to {bounds.max}"
+        else:
+            what = f"values too large for {layout.dtype}"
+        raise NonFiniteEmbeddingError(
+            f"Got {what} for {int(bad.sum()):,} of {len(bad):,} items, first "
+            f"{item_ids[first]!r} ({where}). Nothing was written for this block. {remedy}, or "
+            "drop the item from the manifest."
+        )
+
+    return data, check
 
 
 def cast_rows(
@@ -129,7 +104,7 @@ def cast_rows(
     layout: ArrayLayout | SetLayout,
     where: str,
 ) -> np.ndarray:
-    """Return `rows` in the stored dtype, nothing lost but precision; see `Converted.data`.
+    """Return `rows` in the stored dtype, nothing lost but precision.
 
     Parameters
     ----------
@@ -145,9 +120,11 @@ def cast_rows(
     Raises
     ------
     LayoutError, NonFiniteEmbeddingError
-        See `convert_rows` and `Converted.check`.
+        See `convert_rows`.
     """
-    return convert_rows(rows, item_ids, failed=failed, layout=layout, where=where).check()
+    data, check = convert_rows(rows, item_ids, failed=failed, layout=layout, where=where)
+    check()
+    return data
 
 
 def _convert(rows: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray | None]:

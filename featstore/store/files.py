@@ -16,13 +16,24 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any, TypedDict
 
 import msgspec
+from msgspec import Meta
 
 from featstore.durable import write_durably, write_error
 from featstore.errors import CorruptStoreError
 from featstore.store.layout import DataFile, SetLayout
+
+Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+
+
+class Facts(TypedDict):
+    """What a commit states of a file, which has no more than 16 TiB."""
+
+    bytes: Annotated[int, Meta(ge=0, le=2**44)]
+    sha256: Sha256
+
 
 #: JSON files of a store are refused above this size, ...
 MAX_JSON_BYTES = 64 * 2**20
@@ -232,7 +243,7 @@ def check_no_links(root: Path, paths: Iterable[Path]) -> None:
                 )
 
 
-def facts_of(data: bytes) -> dict[str, Any]:
+def facts_of(data: bytes) -> Facts:
     """Return ``{"bytes": …, "sha256": …}`` of the content of a file."""
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
@@ -260,13 +271,13 @@ def walk_store(root: Path) -> tuple[set[str], set[str], dict[str, str]]:
     return files, folders, odd
 
 
-def file_facts(path: Path) -> dict[str, Any]:
+def file_facts(path: Path) -> Facts:
     """Return ``{"bytes": …, "sha256": …}`` of a file, read in pieces."""
     with open_regular(path) as file:
         return _facts(file, os.fstat(file.fileno()).st_size)
 
 
-def _facts(file: IO[bytes], n_bytes: int) -> dict[str, Any]:
+def _facts(file: IO[bytes], n_bytes: int) -> Facts:
     size, digest = 0, hashlib.sha256()
     for piece in pieces(file, n_bytes):
         size += len(piece)

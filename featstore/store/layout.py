@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from google_crc32c import value as crc32c
@@ -103,6 +103,19 @@ class SetKey:
         return root / self.dataset / self.kind / self.encoder
 
 
+class Attributes(TypedDict):
+    """What a commit states of a set: what it is, and facts that are recorded and not keyed."""
+
+    dataset: str
+    kind: str
+    encoder: str
+    space: dict[str, Any]
+    space_id: str
+    set_id: str
+    precision: str
+    facts: dict[str, Any]
+
+
 @dataclass(frozen=True)
 class SetSpec:
     """What a set is: the facts from which its ids and its key follow.
@@ -164,7 +177,7 @@ class SetSpec:
         """Return the directory of the set below the store's root."""
         return self.key.directory(root)
 
-    def attributes(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+    def attributes(self, facts: Mapping[str, Any]) -> Attributes:
         """Return what a commit states of the set.
 
         Parameters

@@ -138,16 +138,6 @@ def advise_soon(address: int, size: int) -> None:
     _libc().madvise(start, address + size - start, _WILLNEED)
 
 
-def is_resident(address: int) -> bool:
-    """Tell whether this byte of a mapped array is in memory, without reading it.
-
-    True also where the system will not say: for files that this user neither owns nor may write.
-    """
-    answer = ctypes.c_ubyte(1)
-    _libc().mincore(address - address % mmap.PAGESIZE, 1, ctypes.byref(answer))
-    return bool(answer.value & 1)
-
-
 def _mmap(
     address: int | None, size: int, protection: int, flags: int, descriptor: int, offset: int = 0
 ) -> int:
@@ -168,5 +158,4 @@ def _libc() -> Any:
     libc.mmap.restype = pointer
     libc.munmap.argtypes = [pointer, size]
     libc.madvise.argtypes = [pointer, size, number]
-    libc.mincore.argtypes = [pointer, size, pointer]
     return libc

@@ -180,6 +180,7 @@ class Chosen:
 
     Attributes
     ----------
+    file : BytesIO
     columns : sequence of str, optional
         None for all.
     places : collection of int
@@ -190,14 +191,15 @@ class Chosen:
         The groups of rows that are looked at for them; others hold none.
     """
 
+    file: io.BytesIO
     columns: Sequence[str] | None
     places: Collection[int]
     texts: Sequence[str] | None = None
     groups: Sequence[range] | None = None
 
-    def read(self, data: bytes, n: int) -> pl.DataFrame:
+    def read(self, n: int) -> pl.DataFrame:
         """Return the n rows of the file."""
-        scan = pl.scan_parquet(io.BytesIO(data), use_statistics=False, row_index_name=_ROW)
+        scan = pl.scan_parquet(self.file, use_statistics=False, row_index_name=_ROW)
         if self.texts is None or self.columns is None:
             names = pl.exclude(_ROW) if self.columns is None else self.columns
             return scan.select(names).collect()
@@ -205,8 +207,8 @@ class Chosen:
         parts = [scan]
         if self.groups is not None:
             parts = [scan.slice(rows.start, len(rows)) for rows in self.groups]
-        # Decoding and comparing in one is five times as fast. A number is no text.
         if scan.collect_schema()[name].base_type() in (pl.String, pl.Categorical, pl.Enum):
+            # Decoding and comparing in one is five times as fast. A number is no text.
             for part in parts:
                 hits = part.filter(pl.col(name).cast(pl.String).is_in(self.texts))
                 found[hits.select(_ROW).collect()[_ROW].to_numpy()] = True
@@ -214,7 +216,7 @@ class Chosen:
 
 
 def read_table(
-    data: bytes,
+    data: bytes | memoryview,
     *,
     where: str,
     schema: Mapping[str, Any],
@@ -256,7 +258,9 @@ def read_table(
     return table
 
 
-def unpack(data: bytes, *, rows: int = 0, chosen: Chosen | None = None) -> pl.DataFrame:
+def unpack(
+    data: bytes | memoryview, *, rows: int = 0, chosen: Chosen | None = None
+) -> pl.DataFrame:
     """Return the table in `data`, the bytes of a Parquet file; `rows`, `chosen` as `read_table`.
 
     Raises
@@ -267,7 +271,7 @@ def unpack(data: bytes, *, rows: int = 0, chosen: Chosen | None = None) -> pl.Da
     check_sizes(data, rows=rows, places=chosen.places if chosen else None)
     try:
         if chosen is not None:
-            return chosen.read(data, rows)
+            return chosen.read(rows)
         return pl.read_parquet(data, use_statistics=False)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as err:
         raise ValueError((str(err).splitlines() or [type(err).__name__])[0][:200]) from err

@@ -88,9 +88,6 @@ class Place:
     def fetch(self, key: SetKey, commit: Commit, *parts: str) -> None:
         """Fetch the small files of a revision: all, or these `featstore.store.listing.PARTS`."""
 
-    def begin_fetch(self, key: SetKey, commit: Commit) -> None:
-        """Begin to fetch what the first rows are read without, and do not wait for it."""
-
     def fetch_thumbnails(self, folder: str) -> None:
         """Fetch the thumbnails of ``dataset/kind``."""
 

@@ -22,7 +22,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypedDict
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -45,6 +45,8 @@ from featstore.identity import (
 from featstore.store.files import (
     MAX_JSON_BYTES,
     MAX_METADATA_BYTES,
+    Facts,
+    Sha256,
     json_bytes,
     parse_json,
     read_json,
@@ -55,6 +57,7 @@ from featstore.store.layout import (
     DTYPES,
     FORMAT,
     ArrayLayout,
+    Attributes,
     SetKey,
     SetLayout,
     SetSpec,
@@ -66,9 +69,6 @@ from featstore.store.layout import (
 MAX_ROWS = 2**40
 MAX_DIM = 2**24
 MAX_BLOCK_ROWS = 2**24
-
-#: A file of a set that a commit names is at most so large.
-MAX_FILE_BYTES = 2**44
 
 #: Revisions of a set, at most.
 MAX_HISTORY = MAX_METADATA_BYTES // 64
@@ -106,7 +106,6 @@ def one_of(*names: str) -> str:
 
 # What a record states, in which form: a record that is read is held against these.
 
-Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 RowCount = Annotated[int, Meta(ge=1, le=MAX_ROWS)]
 
 #: A file of a set: neither data nor what names the commit.
@@ -114,13 +113,6 @@ FileName = Annotated[
     str,
     Meta(pattern=rf"\A(?!(revisions|runs|zarr\.json)(/|\Z)){COMPONENT}(/{COMPONENT}){{0,3}}\Z"),
 ]
-
-
-class Facts(TypedDict):
-    """What a commit states of a file."""
-
-    bytes: Annotated[int, Meta(ge=0, le=MAX_FILE_BYTES)]
-    sha256: Sha256
 
 
 class Items(Facts):
@@ -134,19 +126,6 @@ class Table(Items):
     """What it states of one that only history names."""
 
     n: RowCount
-
-
-class Attributes(TypedDict):
-    """What a set says of itself; see `featstore.store.layout.SetSpec.attributes`."""
-
-    dataset: str
-    kind: str
-    encoder: str
-    space: dict[str, Any]
-    space_id: str
-    set_id: str
-    precision: str
-    facts: dict[str, Any]
 
 
 #: Where the first part of a set lies, unless it is a later one's: an array by itself.

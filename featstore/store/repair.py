@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -32,8 +32,8 @@ from featstore.store.files import (
     write_file,
 )
 from featstore.store.layout import SetKey
-from featstore.store.listing import Damage, Listed, find_damage, whole_commit
-from featstore.store.lock import Claim, claim_set, folder_lock
+from featstore.store.listing import Listed, find_damage, whole_commit
+from featstore.store.lock import claim_set, folder_lock
 from featstore.store.log import NAME as LOG
 from featstore.store.log import Log, read_log, rebuilt_log
 from featstore.store.records import Commit
@@ -42,67 +42,6 @@ from featstore.store.store import FeatureStore, SetInfo
 from featstore.store.tables import MAX_ITEM_BYTES, item_bytes
 from featstore.store.verify import Problem, verify_store
 from featstore.store.writer import settle_set
-
-
-class RepairWriter:
-    """The right to write files of one set again, as a context manager.
-
-    In a dry run nothing is claimed or written, and `written` is what would be.
-
-    Attributes
-    ----------
-    written : list of str
-        Paths relative to the store, in the order in which they were written.
-    """
-
-    def __init__(self, root: Path, key: SetKey, *, dry_run: bool = False) -> None:
-        self.root = root
-        self.key = key
-        self.directory = key.directory(root)
-        self.written: list[str] = []
-        self._dry_run = dry_run
-        self._claim: Claim | None = None
-
-    def __enter__(self) -> Self:
-        names = ("embedding", "bias", "revisions", ".staging")
-        check_no_links(self.root, [self.directory / name for name in names])
-        if not self._dry_run:
-            self._claim = claim_set(self.directory, self.key)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._claim is not None:
-            end_claim(self._claim)
-
-    def write(self, path: Path, parts: Iterable[bytes | memoryview]) -> None:
-        """Write a file whose bytes have only one right form."""
-        check_no_links(self.root, [path.parent])
-        if self._claim is not None:
-            self._claim.write_file(path, parts)
-            self._claim.sync()
-        self.written.append(path.relative_to(self.root).as_posix())
-
-    def write_data(
-        self, one: Listed, bad: Collection[int], source: Callable[[int], bytes | None]
-    ) -> bool:
-        """Write a damaged data file: good blocks from itself, the others from `source`.
-
-        Returns
-        -------
-        bool
-            False if a block could not be had, or is not the one that the commit names. The
-            file is then left as it is.
-        """
-        file, path = one.data, self.root / one.path
-        assert file is not None
-        parts = [bytes(file.part.padding)]
-        for block in file.blocks:
-            data = source(block) if block in bad else read_block(path, file, block)
-            if data is None or one.commit.block_hash(data) != one.commit.blocks[block]:
-                return False
-            parts.append(data)
-        self.write(path, [*parts, file.tail()])
-        return True
 
 
 class SetCopy:
@@ -253,10 +192,26 @@ def rebuild_set(
             settle_set(root, set_key)  # a repair that was killed before it could tidy up
         return Repair(key)
     source = None if copy is None else SetCopy(copy, set_key)
-    with RepairWriter(root, set_key, dry_run=dry_run) as writer:
-        fetched = _rebuild(writer, log, source, items)
+    directory, written = set_key.directory(root), list[str]()
+    names = ("embedding", "bias", "revisions", ".staging")
+    check_no_links(root, [directory / name for name in names])
+    claim = None if dry_run else claim_set(directory, set_key)
+
+    def write(path: Path, parts: Sequence[bytes]) -> None:
+        """Write a file whose bytes have only one right form; in a dry run only note it."""
+        check_no_links(root, [path.parent])
+        if claim is not None:
+            claim.write_file(path, parts)
+            claim.sync()
+        written.append(path.relative_to(root).as_posix())
+
+    try:
+        fetched = _rebuild(write, root, set_key, log, source, items)
+    finally:
+        if claim is not None:
+            end_claim(claim)
     if dry_run:
-        would = {*writer.written, LOG}
+        would = {*written, LOG}
         left = [problem for problem in before if problem.path not in would]
     else:
         left = verify_store(root, [key]).problems
@@ -285,18 +240,22 @@ def repair_log(root: Path, *, dry_run: bool = False) -> Log:
     return log
 
 
+#: Writes a file of a set.
+Write = Callable[[Path, Sequence[bytes]], None]
+
+
 def _rebuild(
-    writer: RepairWriter, log: Log, copy: SetCopy | None, items: pl.DataFrame | None
-) -> list[dict[str, Any]]:
+    write: Write, root: Path, key: SetKey, log: Log, copy: SetCopy | None,
+    items: pl.DataFrame | None,
+) -> list[dict[str, Any]]:  # fmt: skip
     """Write again what has only one right form; return the blocks that came from the copy."""
-    root, key = writer.root, writer.key
     metadata = root_metadata(log.hash)
     if not same_file(root / "zarr.json", facts_of(metadata)):
-        writer.write(root / "zarr.json", [metadata])
+        write(root / "zarr.json", [metadata])
     commit = whole_commit(root, key, log=log, fetch=copy.commit if copy else lambda _: None)
     if commit is None:
         return []
-    damage = find_damage(root, key, commit)
+    damage, fetched = find_damage(root, key, commit), list[dict[str, Any]]()
     tables = [] if items is None else [items]
     if copy is not None and damage.items:
         tables += copy.tables()
@@ -305,8 +264,35 @@ def _rebuild(
         if data is None and copy is not None:
             data = copy.file(one)
         if data is not None and facts_of(data) == dict(one.facts):
-            writer.write(root / one.path, [data])
-    return _rebuild_data(writer, damage, copy)
+            write(root / one.path, [data])
+    for one, bad in damage.data:
+        parts = _whole_parts(root, one, bad, copy)
+        # Blocks that are right are of no use without the others of their file.
+        if parts is not None:
+            write(root / one.path, parts)
+            fetched += map(damage.describe, bad)
+    return fetched
+
+
+def _whole_parts(
+    root: Path, one: Listed, bad: Collection[int], copy: SetCopy | None
+) -> list[bytes] | None:
+    """Return a damaged data file: good blocks from itself, the others from the copy.
+
+    None if a block cannot be had, or is not the one that the commit names.
+    """
+    file, path = one.data, root / one.path
+    assert file is not None
+    parts = [bytes(file.part.padding)]
+    for block in file.blocks:
+        if block in bad:
+            data = None if copy is None else copy.block(one.commit, block)
+        else:
+            data = read_block(path, file, block)
+        if data is None or one.commit.block_hash(data) != one.commit.blocks[block]:
+            return None
+        parts.append(data)
+    return [*parts, file.tail()]
 
 
 def derive_items(one: Listed, tables: Iterable[pl.DataFrame]) -> bytes | None:
@@ -319,20 +305,3 @@ def derive_items(one: Listed, tables: Iterable[pl.DataFrame]) -> bytes | None:
                 return data
         start += items["n"]
     return None
-
-
-def _rebuild_data(
-    writer: RepairWriter, damage: Damage, copy: SetCopy | None
-) -> list[dict[str, Any]]:
-    """Write the data files whose rows are whole, or in the copy; return the blocks from there."""
-    fetched: list[dict[str, Any]] = []
-    for one, bad in damage.data:
-        found: list[dict[str, Any]] = []
-
-        def source(block: int, one: Listed = one, found: list[Any] = found) -> bytes | None:
-            found.append(damage.describe(block))
-            return None if copy is None else copy.block(one.commit, block)
-
-        # Blocks that are right are of no use without the others of their file.
-        fetched += found if writer.write_data(one, bad, source) else []
-    return fetched

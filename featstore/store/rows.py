@@ -15,14 +15,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
 from featstore.errors import CorruptStoreError
 from featstore.store.files import OpenFile, check_sizes, opened, read_exactly
 from featstore.store.layout import DTYPES, ArrayLayout, SetLayout
-from featstore.store.mapping import MappingUnavailableError, advise_soon, is_resident, map_array
+from featstore.store.mapping import MappingUnavailableError, advise_soon, map_array
 from featstore.store.records import Commit
 
 
@@ -44,11 +44,6 @@ class RowSource(Protocol):
         view, even if `out` is given; otherwise it is `out`, or a new array.
         """
 
-
-@runtime_checkable
-class ForeseeingRows(RowSource, Protocol):
-    """Rows that are cheaper to read if it is known which ones will follow."""
-
     def prefetch(self, rows: np.ndarray) -> None:
         """Take notice that all these rows will be read soon, some at a time."""
 
@@ -68,6 +63,9 @@ class Rows:
     def dtype(self) -> str:
         """Stored dtype."""
         return self._layout.dtype
+
+    def prefetch(self, rows: np.ndarray) -> None:
+        """Take notice of rows that will be read: of no use to readers of files."""
 
     def _touched(self, rows: np.ndarray) -> np.ndarray:
         """Return a boolean for each block: whether it has one of these rows, which are checked."""
@@ -254,15 +252,12 @@ class MappedRows(Rows):
         return gather(self.array, rows, out)
 
     def _is_cold(self, rows: np.ndarray) -> bool:
-        """Tell whether rows lie on the disk: four are asked about, and up to three are timed.
+        """Tell whether rows lie on the disk: of four that are timed, two or more are slow.
 
-        All of them must be slow: one may be where the process had to wait for a processor.
+        One may be where the process had to wait for a processor.
         """
-        probe = rows[:: rows.size // 4][:4]
-        row_bytes = self._layout.row_bytes
-        if not all(is_resident(self._address + row * row_bytes) for row in probe.tolist()):
-            return True
-        return all(self._seconds(probe[one : one + 1]) > COLD_SECONDS for one in range(3))
+        seconds = map(self._seconds, rows[:: rows.size // 4][:4, None])
+        return sum(one > COLD_SECONDS for one in seconds) > 1
 
     def _seconds(self, rows: np.ndarray) -> float:
         started = time.perf_counter()

@@ -32,7 +32,7 @@ from featstore.store.files import (
     read_regular,
     same_file,
 )
-from featstore.store.layout import SetKey, check_component
+from featstore.store.layout import Attributes, SetKey, check_component
 from featstore.store.log import NAME as LOG
 from featstore.store.log import (
     Log,
@@ -84,7 +84,7 @@ class SetInfo:
     commit: Commit
 
     @property
-    def attributes(self) -> dict[str, Any]:
+    def attributes(self) -> Attributes:
         """What the set is; see `featstore.store.records.Commit`."""
         return self.commit.attributes
 

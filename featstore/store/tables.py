@@ -135,9 +135,9 @@ class ItemTable:
     def where(self, name: str, value: Any) -> pl.Series:
         """Return where a column is `value`, or one of several; of unread texts nothing is kept."""
         wanted = values_in(value)
+        texts = all(isinstance(one, str) for one in wanted)
         with self._lock:
-            unread = self._read is not None and name not in self._known.columns
-            if unread and all(isinstance(one, str) for one in wanted):
+            if texts and self._read is not None and name not in self._known.columns:
                 return self._read([name], wanted)[name]
         return where_equal(self.columns([name])[name], value)
 
@@ -257,16 +257,16 @@ def read_items(
     check_items_file(path, facts)
     try:
         with open_regular(path) as file:
-            found = _chosen_chunks(file, facts, columns, texts)
+            chosen = _chosen_chunks(file, facts, columns, texts)
     except (ValueError, MemoryError) as err:
         raise CorruptStoreError(
             f"{path} is not a table that a store holds: {str(err) or 'it is too large'}."
         ) from err
-    if found is None:
+    if chosen is None:
         raise _unlike_commit(path, facts["bytes"])
-    data, chosen = found
     with_ids = texts is None and (columns is None or "item_id" in columns)
     schema = {"item_id": pl.String} if with_ids else {}
+    data = chosen.file.getbuffer()
     table = read_table(data, where=str(path), schema=schema, rows=n, chosen=chosen)
     if table.height != n:
         raise CorruptStoreError(f"{path} has {table.height:,} items; its commit says {n:,}.")
@@ -298,8 +298,8 @@ def _chosen_chunks(
     facts: Mapping[str, Any],
     columns: Sequence[str] | None,
     texts: Sequence[str] | None,
-) -> tuple[bytes, Chosen] | None:
-    """Return the file with zeros for chunks not asked for; None if it differs from the commit."""
+) -> Chosen | None:
+    """Return what was asked for of the file; None if it differs from the commit."""
     size, hashes = facts["bytes"], facts["chunks"]
     file.seek(max(0, size - 8))
     start = footer_start(size, file.read(8))
@@ -317,20 +317,22 @@ def _chosen_chunks(
     if texts is not None:
         asked = [chunk for chunk in asked if chunk.may_hold(texts)]
     places = {chunk.place.start for chunk in asked}
+    found = io.BytesIO()
+    found.seek(start)
+    found.write(footer)
+    view = found.getbuffer()
     file.seek(0)
-    parts = [file.read(4)]
+    view[:4] = file.read(4)
     for chunk, digest in zip(chunks, hashes, strict=False):
-        size = chunk.place.stop - chunk.place.start
-        if chunk.place.start not in places:
-            parts.append(bytes(size))
-            continue
-        file.seek(chunk.place.start)
-        parts.append(file.read(size))
-        if sha256_hex(parts[-1]) != digest:
-            return None
+        if chunk.place.start in places:
+            file.seek(chunk.place.start)
+            view[chunk.place] = file.read(chunk.place.stop - chunk.place.start)
+            if sha256_hex(view[chunk.place]) != digest:
+                return None
+    found.seek(0)
     some = texts is not None and len({chunk.rows for chunk in chunks}) > len(asked)
     groups = [chunk.rows for chunk in asked] if some else None
-    return b"".join([*parts, footer]), Chosen(columns, places, texts, groups)
+    return Chosen(found, columns, places, texts, groups)
 
 
 def failures_file(metadata: Mapping[str, Any]) -> str | None:
@@ -342,7 +344,7 @@ def failures_file(metadata: Mapping[str, Any]) -> str | None:
     return next((name for name in metadata if name.startswith("failures")), None)
 
 
-def read_failures(path: Path, facts: dict[str, Any] | None, *, n: int) -> pl.DataFrame:
+def read_failures(path: Path, facts: Mapping[str, Any] | None, *, n: int) -> pl.DataFrame:
     """Read those of n items that have no embedding, with the reason; empty if `facts` is None.
 
     Raises

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import polars as pl
@@ -26,7 +26,7 @@ from featstore.errors import (
     NonFiniteEmbeddingError,
     StoreWriteError,
 )
-from featstore.identity import FASTER_THAN_COPYING, SHA256, SHORT, hash_hex, sha256_hex
+from featstore.identity import SHA256, SHORT, hash_hex, sha256_hex
 from featstore.store.base import Base, named, part_path, read_base, resume_journal, written
 from featstore.store.casting import convert_rows
 from featstore.store.convention import root_metadata, zarr_metadata
@@ -57,6 +57,7 @@ from featstore.store.records import (
     FIRST,
     REVISIONS,
     Commit,
+    Items,
     Part,
     commit_bytes,
     pack_failed,
@@ -217,10 +218,10 @@ def refuse_unfinished(
         )
 
 
-def write_items(claim: Claim, directory: Path, file: ItemFile) -> dict[str, Any]:
+def write_items(claim: Claim, directory: Path, file: ItemFile) -> Items:
     """Write an item table of the set in a folder, and return what a commit states of it."""
     write_file_once(claim, directory.parent / file.name, file.data)
-    return {"file": file.name, **file.facts}
+    return cast("Items", {"file": file.name, **file.facts})
 
 
 def enter_commit(root: Path, key: SetKey, claim: Claim, commit: Commit, *, after: str) -> None:
@@ -550,7 +551,7 @@ class SetWriter:
         ids = self.items["item_id"][where.start : where.stop]
         reasons = dict(failures or {})
         kept = self.kept(block)
-        converted = convert_rows(
+        data, check = convert_rows(
             rows,
             ids,
             failed=reasons.keys() | set(ids.filter(kept)) if kept.any() else reasons.keys(),
@@ -560,7 +561,6 @@ class SetWriter:
                 f"rows {where.start:,}-{where.stop - 1:,} of {self.key}"
             ),
         )
-        data = converted.data
         if self._base is not None and kept.any():
             data = np.where(kept[:, None], self._base.read(block), data)
             reasons |= self._base.failed(where)
@@ -569,7 +569,7 @@ class SetWriter:
         begin_last = staged.take_written()
 
         def stage() -> None:
-            converted.check()
+            check()
             claim.check()
             staged.write(block, view)
 
@@ -577,10 +577,7 @@ class SetWriter:
             return hash_hex(self._hash, view)
 
         with self._disk_errors():
-            if self._hash in FASTER_THAN_COPYING:
-                found, _ = run_beside(digest, stage, before=begin_last)
-            else:
-                _, found = run_beside(stage, digest, before=begin_last)
+            _, found = run_beside(stage, digest, before=begin_last)
         self._add_block(block, BlockRecord(found, reasons, self._hash))
 
     def records(self) -> dict[int, BlockRecord]:
@@ -680,7 +677,7 @@ class SetWriter:
         for name, data in small.items():
             write_file_once(claim, directory / name, data)
         metadata = {name: facts_of(data) for name, data in small.items()}
-        golden_facts = {} if base is None else base.commit.metadata.get("golden.json", {})
+        golden_facts = None if base is None else base.commit.metadata.get("golden.json")
         if base is not None and golden_facts and base.keeps_file("golden.json"):
             # What the first rows were computed with stays the measure for all that follow.
             metadata["golden.json"] = golden_facts
@@ -781,7 +778,7 @@ class SetWriter:
                     claim.rely_on(path)  # a writer that was killed brought it there
         return layout
 
-    def _items_of(self, claim: Claim, number: int, part: ArrayLayout) -> dict[str, Any]:
+    def _items_of(self, claim: Claim, number: int, part: ArrayLayout) -> Items:
         """Return what a commit states of the items of a part, whose table is there then."""
         rows = (part.start, part.n)
         old = () if self._base is None else self._base.commit.parts[number : number + 1]

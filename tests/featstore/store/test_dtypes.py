@@ -130,7 +130,7 @@ def test_numkong_converts_to_the_bits_of_numpy(rng):
     for values in (_hard_to_round(), drawn, special):
         rows = values.reshape(-1, 1)
         layout = plan_array(*rows.shape, "float16")
-        found = convert_rows(rows, range(len(rows)), failed=(), layout=layout, where="").data  # type: ignore[arg-type]
+        found = convert_rows(rows, range(len(rows)), failed=(), layout=layout, where="")[0]  # type: ignore[arg-type]
         with np.errstate(over="ignore", invalid="ignore"):
             expected = rows.astype("<f2")
         numbers = ~np.isnan(rows)
