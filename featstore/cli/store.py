@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -141,63 +141,45 @@ def describe(store: FeatureStore, info: SetInfo, *, quick: bool = False) -> dict
 
 
 def _sections(document: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
-    """Return the facts of `describe` by sections, ids and hashes last."""
+    """Return the facts of `describe` by sections, in words, ids and hashes last."""
     shape = f"{document['n']:,} × {document['dim']:,} {document['dtype']}"
-    rows = [("shape", f"{shape}, {human_bytes(document['bytes'])} on disk")]
-    splits = {name: n for name, n in document["splits"].items() if name != "None"}
-    if splits:
-        rows.append(("splits", in_words(splits)))
-    norms = document["norms"]
-    if norms is not None:
-        low, middle, high = (in_words(norms[name]) for name in ("min", "median", "max"))
-        zero = f"; {count(norms['zero'], 'row')} of zeros" if norms["zero"] else ""
-        rows.append(("norms", f"{low} to {high}, median {middle}{zero}"))
-    for label, what in (("embeddings", "equal rows"), ("content", "equal files")):
-        rows += _duplicates(what, document["duplicates"][label])
-    failures = document["failures"]
-    rows.append(("failed", warning(count(len(failures), "item")) if failures else "none"))
-    rows += [("", f"{item}: {reason}") for item, reason in list(failures.items())[:_SHOWN]]
-    if len(failures) > _SHOWN:
-        rows.append(("", f"{len(failures) - _SHOWN:,} more, which --json lists"))
+    failures, same = document["failures"], document["duplicates"].items()
+    equal = {name: one and (one if one["groups"] else "none") for name, one in same}
+    more = len(failures) - _SHOWN
     # The encoder's name has family and name.
     space = {name: v for name, v in document["space"].items() if name not in ("family", "name")}
     hashes = {name: space.pop(name) for name in [*space] if name.endswith("_sha256")}
-    facts = dict(document["facts"])
-    made = [str(facts.pop("source", "") or "manifest")]
-    if revision := facts.pop("manifest_revision", None):
-        made.append(f"revision {revision}")
-    # Which classifier a model has is said by its tag; the facts repeat the layer's name.
-    facts.pop("classifier", None)
-    facts.pop("of", None)  # the space of what it was derived from: --json has it
-    origin = [("made from", ", ".join(made))] if made != ["manifest"] else []
-    return {
-        "Rows": rows,
-        "Encoder": [
-            ("name", document["encoder"]),
-            ("computed in", document["precision"]),
-            *_facts(space),
-        ],
-        "Origin": [*origin, *_facts(facts)],
-        "Extraction": [fact for run in document["runs"] for fact in _run_facts(run)],
-        "Revisions": list(_revisions(document)),
-        "Identity": [("set", document["set_id"]), ("space", document["space_id"]), *_facts(hashes)],
+    # Which classifier a model has is said by its tag; --json has the space of what it was derived
+    # from.
+    facts = {k: v for k, v in document["facts"].items() if k not in ("classifier", "of")}
+    runs = [{name: run.get(name) for name in _RUN_FACTS} for run in document["runs"]]
+    revisions = {
+        one["revision_id"][:12]: {name: one[name] for name in ("n", "failed") if one[name]}
+        for one in document["revisions"]
     }
+    return {
+        "Rows": _facts({
+            "shape": f"{shape}, {human_bytes(document['bytes'])} on disk",
+            "splits": document["splits"],
+            "norms": document["norms"],
+            "equal rows": equal["embeddings"],
+            "equal files": equal["content"],
+            "failed": len(failures),
+            **dict([*failures.items()][:_SHOWN]),
+            "more failed": max(0, more) or None,
+        }),
+        "Encoder": _facts({
+            "name": document["encoder"], "computed in": document["precision"], **space,
+        }),
+        "Origin": _facts(facts),
+        "Extraction": [("run", in_words(run)) for run in runs],
+        "Revisions": _facts(revisions),
+        "Identity": _facts({"set": document["set_id"], "space": document["space_id"], **hashes}),
+    }  # fmt: skip
 
 
-def _duplicates(label: str, found: Mapping[str, Any] | None) -> Iterator[tuple[str, str]]:
-    if found is None:
-        return
-    groups, largest = found["groups"], found["largest"]
-    most = f"of {largest:,}" if groups == 1 else f"of up to {largest:,}"
-    yield label, f"{count(groups, 'group')} {most} items" if groups else "none"
-    for names in found["examples"]:
-        yield "", f"{len(names):,} × {names[0]}" if len(set(names)) == 1 else ", ".join(names)
-
-
-def _run_facts(run: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return when and how a run encoded, and with which packages."""
-    stated = {name: run.get(name) for name in ("date", "device", "batch", "threads")}
-    return [("run", in_words(stated)), ("", in_words(run.get("versions") or {}))]
+#: What is shown of a run.
+_RUN_FACTS = ("date", "device", "batch", "threads", "versions")
 
 
 def _facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -207,15 +189,6 @@ def _facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         for name, value in facts.items()
         if value or value == 0
     ]
-
-
-def _revisions(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for entry in document["revisions"]:
-        marks = [count(entry["n"], "item")]
-        marks += [f"{entry['failed']:,} failed"] if entry["failed"] else []
-        marks += ["current"] if entry["current"] else []
-        marks += ["shown here"] if entry["revision_id"] == document["revision_id"] else []
-        yield entry["revision_id"][:12], ", ".join(marks)
 
 
 def list_sets(
@@ -235,22 +208,22 @@ def list_sets(
     damaged = any(isinstance(info, CorruptStoreError) for _, info in listing)
     code = EXIT_VERIFY if damaged else 0
     begun = {str(key): _begun(opened.root, key) for key in opened.unfinished() if wanted is None}
+    rows: list[dict[str, Any]] = [
+        {"key": str(name), "state": "damaged", "reason": str(info)}
+        if isinstance(info, CorruptStoreError)
+        else {
+            **info.as_dict(),
+            "bytes": opened.stored_bytes(info),
+            "revisions": len(info.commit.published),
+            "state": "finished",
+        }
+        for name, info in listing
+    ]
+    rows += [{"key": name, "state": state} for name, state in begun.items()]
     if as_json:
-        rows: list[dict[str, Any]] = [
-            {"key": str(name), "state": "damaged", "reason": str(info)}
-            if isinstance(info, CorruptStoreError)
-            else {
-                **info.as_dict(),
-                "bytes": opened.stored_bytes(info),
-                "revisions": len(info.commit.published),
-                "state": "finished",
-            }
-            for name, info in listing
-        ]
-        rows += [{"key": name, "state": state} for name, state in begun.items()]
         print_json(rows)
         return code
-    _print_listing(opened, listing, begun)
+    _print_listing(opened, rows)
     if whole:
         signature = Signature.of(opened.log)
         signed = signature and f"number {signature.counter:,}, by {signature.public_key}"
@@ -258,44 +231,30 @@ def list_sets(
     return code
 
 
-def _print_listing(
-    opened: FeatureStore,
-    listing: Sequence[tuple[Any, SetInfo | CorruptStoreError]],
-    begun: Mapping[str, str],
-) -> None:
+def _print_listing(opened: FeatureStore, rows: Sequence[Mapping[str, Any]]) -> None:
     """Print the sets of a store, what hinders the reading of some, and the totals."""
-    from featstore.store.records import REVISIONS
-
-    table, sizes, n_rows = [], [], 0
-    for key, info in listing:
-        if isinstance(info, CorruptStoreError):
-            table.append(
-                (
-                    str(key),
-                    "",
-                    "",
-                    "",
-                    "",
-                    "",
-                    bad(f"damaged: {info}"),
-                )
-            )
-            continue
-        sizes.append(opened.stored_bytes(info))
-        n_rows += info.commit.n
-        shape = (f"{info.commit.n:,}", f"{info.commit.dim:,}", info.commit.dtype)
-        record = f"{key}/{REVISIONS}/{info.commit.digest}.json"
-        made = age((opened.root / record).stat().st_mtime)
-        notes = ", ".join(_notes(info))
-        table.append((str(key), *shape, human_bytes(sizes[-1]), made, warning(notes)))
-    advice = {"unfinished": "not finished: run `headstock extract` again"}
-    for name, state in begun.items():
-        table.append((name, "", "", "", "", "", warning(advice.get(state, state))))
-    if not table:
+    if not rows:
         click.echo(f"{opened.address} holds no sets. `headstock extract` makes one.")
         return
+    table = []
+    for row in rows:
+        if row["state"] == "finished":
+            made = (opened.root / row["key"] / "revisions").stat().st_mtime
+            told = {
+                f"computed in {row['precision']}": row["precision"] != "float32",
+                f"{row['revisions']:,} revisions": row["revisions"] > 1,
+                f"{row['failed']:,} failed": row["failed"],
+            }
+            shape = (f"{row['n']:,}", f"{row['dim']:,}", row["dtype"], human_bytes(row["bytes"]))
+            notes = warning(", ".join(note for note, holds in told.items() if holds))
+            table.append((row["key"], *shape, age(made), notes))
+        else:
+            what = f"damaged: {row['reason']}" if "reason" in row else row["state"]
+            what += ": run `headstock extract` again" if what == "unfinished" else ""
+            table.append((row["key"], *[""] * 5, (bad if "reason" in row else warning)(what)))
     TextTable(("NAME", "ROWS", "DIM", "DTYPE", "SIZE", "AGE", ""), table).show()
-    click.echo(f"{count(len(table), 'set')}, {count(n_rows, 'row')}, {human_bytes(sum(sizes))}")
+    n_rows, size = (sum(row.get(name, 0) for row in rows) for name in ("n", "bytes"))
+    click.echo(f"{count(len(table), 'set')}, {count(n_rows, 'row')}, {human_bytes(size)}")
 
 
 def _begun(root: Path, key: SetKey) -> str:
@@ -307,16 +266,6 @@ def _begun(root: Path, key: SetKey) -> str:
         return "unfinished"
     since = min(lock.stat().st_mtime for lock in (folder / ".staging").rglob(LOCK))
     return f"being written since {time.strftime('%Y-%m-%d %H:%M', time.localtime(since))}"
-
-
-def _notes(info: SetInfo) -> Iterator[str]:
-    """Yield what is unusual about a set."""
-    if info.attributes["precision"] != "float32":
-        yield f"computed in {info.attributes['precision']}"
-    if len(info.commit.published) > 1:
-        yield f"{len(info.commit.published):,} revisions"
-    if info.n_failed:
-        yield f"{info.n_failed:,} failed"
 
 
 @click.command(
@@ -599,32 +548,27 @@ def diff_command(a: StorePlace, b: StorePlace, as_json: bool) -> int:
     if not found:
         click.echo("No differences")
         return 0
-    table = [(difference.key, "; ".join(_differences(difference))) for difference in found]
+    table = [(difference.key, _differences(difference)) for difference in found]
     TextTable(("NAME", "DIFFERENCE"), table).show()
     click.echo(f"{count(len(found), 'set')} differ{'s' if len(found) == 1 else ''}")
     return 0
 
 
-def _differences(difference: SetDifference) -> Iterator[str]:
+def _differences(difference: SetDifference) -> str:
     if difference.state != "differs":
-        yield difference.state
-        return
-    yield " → ".join(revision[:12] for revision in difference.revisions)
-    for number, what in (
-        (difference.added, "items added"),
-        (difference.removed, "items removed"),
-        (difference.changed_items, "items with other facts"),
-    ):
-        if number:
-            yield f"{number:,} {what}"
-    if difference.changed_blocks is None:
-        yield "rows of another shape"
-    elif difference.changed_blocks:
-        yield f"{difference.changed_blocks:,} blocks of rows differ"
-    if difference.failed[0] != difference.failed[1]:
-        yield f"{difference.failed[0]:,} → {difference.failed[1]:,} failed"
-    if difference.attributes:
-        yield f"other {', '.join(difference.attributes)}"
+        return difference.state
+    blocks, (mine, theirs) = difference.changed_blocks, difference.failed
+    told = {
+        " → ".join(revision[:12] for revision in difference.revisions): True,
+        f"{difference.added:,} items added": difference.added,
+        f"{difference.removed:,} items removed": difference.removed,
+        f"{difference.changed_items:,} items with other facts": difference.changed_items,
+        "rows of another shape": blocks is None,
+        f"{blocks or 0:,} blocks of rows differ": blocks,
+        f"{mine:,} → {theirs:,} failed": mine != theirs,
+        f"other {', '.join(difference.attributes)}": difference.attributes,
+    }
+    return "; ".join(text for text, holds in told.items() if holds)
 
 
 _SIGNS = {"fine": good("OK"), "note": warning("note"), "wrong": bad("WRONG")}

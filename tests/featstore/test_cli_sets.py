@@ -88,16 +88,6 @@ def test_show_says_what_the_set_is(tmp_path: Path, capsys: pytest.CaptureFixture
     assert earlier["norms"]["max"] == 7
 
 
-def test_show_reads_no_rows_if_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _write(tmp_path, 5)
-    assert headstock("show", tmp_path, KEY, "--json", "--quick") == 0
-    shown = json.loads(capsys.readouterr().out)
-    assert shown["norms"] is None
-    assert shown["duplicates"] == {
-        "embeddings": None, "content": {"groups": 0, "largest": 0, "extra": 0, "examples": []}
-    }  # fmt: skip
-
-
 def _view(rows: np.ndarray) -> EmbeddingsView:
     items = pl.DataFrame({"item_id": [str(i) for i in range(len(rows))]})
     return EmbeddingsView(
@@ -149,29 +139,6 @@ def test_ls_has_precision_size_and_revisions(
     assert (row["precision"], row["revisions"], row["state"]) == ("float32", 2, "finished")
     assert f"  {human_bytes(row['bytes'])}  " in line
     assert total == f"1 set, 12 rows, {human_bytes(row['bytes'])}"
-
-
-def test_ls_names_what_is_unusual(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert headstock("store", "init", tmp_path) == 0
-    assert headstock("ls", tmp_path) == 0
-    assert capsys.readouterr().out.splitlines()[1:] == [
-        f"{tmp_path} holds no sets. `headstock extract` makes one."
-    ]
-    _write(tmp_path, 8, precision="bfloat16")
-    damaged = _write(tmp_path, 8, encoder="timm:zoo")
-    next((tmp_path / damaged / "revisions").iterdir()).write_bytes(b"{}")
-    assert headstock("ls", tmp_path) == 4
-    _, first, second, total = capsys.readouterr().out.splitlines()
-    assert first.endswith("computed in bfloat16")
-    assert "damaged: " in second
-    assert total.startswith("2 sets, ")
-
-
-def test_sizes_for_people() -> None:
-    sizes = [0, 999, 1000, 1023590, 1023 * 1024, 1_500_000, 5 * 2**40, 2**50]
-    assert [human_bytes(size) for size in sizes] == [
-        "0 B", "999 B", "0.977 KiB", "0.976 MiB", "0.999 MiB", "1.43 MiB", "5 TiB", "1 PiB"
-    ]  # fmt: skip
 
 
 def test_rm_asks_or_says_yes(

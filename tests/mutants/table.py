@@ -580,7 +580,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             ('tests/featstore/store/test_files.py::test_groups_are_left_out_that_hold_none_of_the_values',)),
         Mutant(
             'The chunks that a filter reads are compared with the commit.',
-            'featstore/store/tables.py', 'if sha256_hex(parts[-1]) != digest:', 'if not parts:',
+            'featstore/store/tables.py', 'if sha256_hex(view[chunk.place]) != digest:', 'if not view:',
             ('tests/featstore/store/test_files.py::test_a_flipped_byte_is_found_with_its_column_and_no_other',)),
         Mutant(
             'A set is not extended to items of another content.', 'featstore/store/base.py',
@@ -725,7 +725,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
         ),
         Mutant(
             'No value that overflows is stored.', 'featstore/store/casting.py',
-            '        bad = ~held & ~self._skipped', '        bad = ~held & self._skipped',
+            '        bad = ~held & ~skipped', '        bad = ~held & skipped',
             ('tests/featstore/store/test_dtypes.py::test_what_a_dtype_cannot_hold_is_an_error',)),
     ),
     "cache": (

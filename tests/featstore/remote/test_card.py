@@ -56,7 +56,3 @@ def test_names_of_strangers_make_no_markup(store_folder):
     text = markdown("x", cards)
     assert "<script>" not in text
     assert r"x \| &lt;script&gt; \[a](b)" in text
-
-
-def test_a_licence_needs_its_dataset(store_folder):
-    assert headstock("store", "card", store_folder, "--licence", "CC0") == 2

@@ -30,18 +30,6 @@ def run_json(capsys: pytest.CaptureFixture[str], *args: object) -> Any:
     return json.loads(out)
 
 
-def test_ls_and_show_of_an_address(served, store_folder, capsys):
-    remote = run_json(capsys, "ls", served.url)
-    local = run_json(capsys, "ls", store_folder)
-    for row in (*remote, *local):
-        row.pop("bytes")  # of a remote set: what the current revision names
-    assert remote == local
-    shown = run_json(capsys, "show", served.url, IMAGES)
-    here = run_json(capsys, "show", store_folder, IMAGES)
-    for name in ("norms", "duplicates", "failures", "space", "revisions"):
-        assert shown[name] == here[name]
-
-
 def test_pull_what_fits_a_pattern(served, tmp_path, capsys):
     code, out, _ = run(
         capsys, "store", "pull", served.url, tmp_path / "own", "--select", "*/caption/*"
@@ -77,16 +65,3 @@ def test_prefetch_and_the_cache(served, capsys):
     assert sum(row["bytes"] for row in left["kept"] if row["what"] == "shard") <= 300_000
     run_json(capsys, "cache", "--max-size", "0")
     assert run_json(capsys, "cache") == {"kept": [], "bytes": 0}
-
-
-def test_a_conflict_is_said_and_is_an_error(store_folder, tmp_path, capsys):
-    from tests.featstore.remote.test_buckets import extend
-
-    one, other = make_store(tmp_path / "one"), make_store(tmp_path / "other")
-    extend(one, 5, seed=1)
-    extend(other, 5, seed=2)
-    code, _, err = run(capsys, "store", "push", one, other)
-    assert code == 1
-    assert open_store(other).info(IMAGES).commit.revision_id[:12] in err
-    code, out, _ = run(capsys, "store", "push", store_folder, other)
-    assert (code, "1 unchanged, 1 newer there" in out) == (0, True)

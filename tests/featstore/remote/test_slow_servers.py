@@ -5,7 +5,6 @@ Each read runs in a child process: one that hung would be killed after a minute,
 
 from __future__ import annotations
 
-import itertools
 import multiprocessing
 import socket
 import threading
@@ -140,7 +139,7 @@ def addressed(scheme: str, url: str) -> tuple[str, dict[str, str]]:
 
 
 @pytest.mark.parametrize(
-    ("scheme", "how"), [*itertools.product(["http", "s3"], TRICKLES), ("hf", "body")]
+    ("scheme", "how"), [*(("http", how) for how in TRICKLES), ("s3", "headers"), ("hf", "body")]
 )
 def test_a_server_that_trickles_is_given_up(scheme, how):
     with trickling(*TRICKLES[how]) as url:
@@ -172,8 +171,9 @@ def test_a_list_of_too_many_files_is_given_up():
     assert "lists more than 29 files" in said
 
 
-@pytest.mark.parametrize("scheme", ["http", "s3"])
-@pytest.mark.parametrize("how", FLOODS)
+@pytest.mark.parametrize(
+    ("scheme", "how"), [*(("http", how) for how in FLOODS), ("s3", "headers"), ("s3", "body")]
+)
 def test_a_server_without_end_is_given_up(scheme, how):
     with trickling(*FLOODS[how], pause=0) as url:
         address, more = addressed(scheme, url)

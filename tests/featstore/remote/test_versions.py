@@ -21,7 +21,7 @@ from featstore.errors import (
 from featstore.identity import sealed
 from featstore.remote.objects import FolderObjects
 from featstore.share.copy import compare_stores, make_tag, send_tag
-from featstore.store import LayoutError, verify_store
+from featstore.store import verify_store
 from featstore.store.files import json_bytes
 from featstore.store.records import parse_tag, tag_document, tag_file
 from featstore.testing import item_table, write_set
@@ -76,26 +76,6 @@ def test_a_remote_store_at_a_tag(grown):
         with pytest.warns(UserWarning, match="cannot be reached"):
             offline = open_store(state.url, revision="v1")
         assert len(offline.view(IMAGES)) == 999
-
-
-def test_a_tag_never_changes(grown):
-    assert make_tag(grown, "v2") == make_tag(grown, "v2")
-    with pytest.raises(StoreWriteError, match="never change"):
-        make_tag(grown, "v1")
-    with pytest.raises(LayoutError):
-        make_tag(grown, "../v1")
-    with pytest.raises(UnknownSetError, match="that fits"):
-        make_tag(grown, "v4", select=["cats/*"])
-
-
-def test_tags_travel_with_their_sets(grown, tmp_path):
-    target = tmp_path / "copy"
-    assert not copy_sets(grown, target).failed
-    check_tags(target, grown)
-    assert verify_store(target).problems == []
-    part = tmp_path / "part"
-    copy_sets(grown, part, select=["*/caption/*"])
-    assert not (part / "tags").exists()
 
 
 @pytest.mark.parametrize(

@@ -114,15 +114,6 @@ def test_rows_items_and_fingerprint_are_the_same_elsewhere(folder, monkeypatch, 
         assert (ids, fingerprint) == (view.items["item_id"].to_list(), view.fingerprint)
 
 
-def test_it_says_little_and_opens_a_set_once(folder):
-    view = open_store(folder).view("birds/image/toy").take([1])
-    assert len(pickle.dumps(view)) < 1200
-    one, two = (pickle.loads(pickle.dumps(view)) for _ in range(2))
-    assert one.source is two.source
-    assert view.origin is not None
-    assert view.origin.address == str(folder)
-
-
 def test_rows_in_memory_do_not_travel(folder):
     items = item_table(
         [{"item_id": f"c/{i}", "kind": "class_name", "class_id": f"c/{i}", "variant": "name",

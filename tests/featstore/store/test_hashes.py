@@ -12,10 +12,8 @@ import numpy as np
 import pytest
 
 from featstore import SetSpec, SetWriter, copy_sets, open_store
-from featstore.errors import CorruptStoreError
-from featstore.store import LayoutLimits, rebuild_set, verify_store
+from featstore.store import LayoutLimits, verify_store
 from featstore.testing import item_table, write_set
-from tests.damage import flip, unseal
 from tests.typed import headstock
 
 blake3 = pytest.importorskip("blake3", reason="needs blake3, of the extra `blake3`")
@@ -72,28 +70,6 @@ def test_commits_name_the_hash_of_their_blocks(made):
     assert verify_store(root).problems == []
 
 
-def test_every_way_of_reading_compares(made, tmp_path):
-    _, root = made
-    copy_sets(root, tmp_path / "copy")
-    for verify in ("first-touch", "full"):
-        view = open_store(root, verify=verify).view(KEY)  # type: ignore[arg-type]
-        np.testing.assert_array_equal(view.numpy(), np.delete(rows(11), 2, axis=0))
-    unseal(root)
-    info = open_store(root).info(KEY)
-    last = info.commit.layout.files[-1]
-    file = info.key.directory(root) / last.path
-    flip(file, last.part.padding + 5)
-    assert [problem.path for problem in verify_store(root).problems] == [
-        file.relative_to(root).as_posix()
-    ]
-    for verify in ("first-touch", "full"):
-        with pytest.raises(CorruptStoreError, match=r"block \d"):
-            open_store(root, verify=verify).view(KEY).numpy()  # type: ignore[arg-type]
-    key = str(open_store(root).info(KEY).key)
-    assert rebuild_set(root, key, copy=open_store(tmp_path / "copy")).left == []
-    assert verify_store(root).problems == []
-
-
 def test_a_set_keeps_its_hash_in_a_store_that_has_another(made, tmp_path):
     name, root = made
     other = next(hash_name for hash_name in HASHES if hash_name != name)
@@ -137,17 +113,3 @@ def test_the_hash_of_a_store_never_changes(made, capsys):
     for again in (["--hash", name], []):
         assert headstock("store", "init", root, *again) == 0
     assert (root / "zarr.json").read_bytes() == before
-
-
-def test_root_and_log_name_the_hash_and_mend_each_other(made):
-    _, root = made
-    unseal(root)
-    key = str(open_store(root).info(KEY).key)
-    whole = {name: (root / name).read_bytes() for name in ("zarr.json", "log.json")}
-    for lost in (["zarr.json"], ["log.json"], ["zarr.json", "log.json"]):
-        for name in lost:
-            (root / name).write_bytes(b"{}")
-        assert {problem.path for problem in verify_store(root).problems} == set(lost)
-        rebuild_set(root, key)
-        assert {name: (root / name).read_bytes() for name in whole} == whole
-        unseal(root)

@@ -22,11 +22,10 @@ from featstore.errors import (
     UnknownSetError,
 )
 from featstore.identity import canonical_json, sealed, sha256_hex
-from featstore.share.copy import copy_sets, drop_tag, make_tag
+from featstore.share.copy import drop_tag, make_tag
 from featstore.store import (
     collect_garbage,
     make_store,
-    remove_set,
     verify_store,
     write_thumbnails,
     writer,
@@ -138,11 +137,6 @@ def test_a_commit_without_its_log_is_as_good_as_published_where_the_log_is_lost(
     view = open_store(store, verify="full").view(KEY)
     np.testing.assert_array_equal(view.numpy(), np.arange(28.0).reshape(7, 4))
     assert verify_store(store).problems == []
-
-
-def test_a_removed_set_does_not_come_back(store):
-    remove_set(store, str(open_store(store).info("fish/image/timm:toy").key))
-    assert rebuilt_log(store) == read_log(store)
 
 
 def test_a_store_that_is_made_while_its_log_is_looked_for(tmp_path, monkeypatch):
@@ -331,13 +325,6 @@ def test_the_same_command_mends_a_tag_that_the_log_lists(tagged):
     _write(tagged, "caption", 6)
     with pytest.raises(StoreWriteError, match="never change"):
         make_tag(tagged, "new")
-
-
-def test_the_other_copy_mends_a_tag(tagged, tmp_path):
-    copy_sets(tagged, tmp_path / "copy")
-    _exchange(tagged / "tags")
-    copy_sets(tmp_path / "copy", tagged)
-    assert verify_store(tagged).problems == []
 
 
 def test_a_tag_is_what_the_document_says(tagged):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from featstore import copy_sets, open_store
-from featstore.command_line import EXIT_USAGE, EXIT_VERIFY
+from featstore.command_line import EXIT_VERIFY
 from featstore.errors import CorruptStoreError, SignatureError, StoreWriteError
 from featstore.share.copy import drop_tag, make_tag, sign_store
 from featstore.store import verify_store
@@ -282,15 +282,6 @@ def test_a_key_that_another_process_makes_meanwhile_stays(tmp_path, monkeypatch)
         make_key(path)
     assert path.read_bytes() == b"theirs"
     assert [name.name for name in tmp_path.iterdir()] == ["me.pem"]
-
-
-def test_a_lowest_number_needs_a_key(signed, tmp_path):
-    root, _ = signed
-    for words in (
-        ["store", "verify", str(root)],
-        ["store", "pull", str(root), str(tmp_path / "there")],
-    ):
-        assert headstock(*words, "--at-least", "2") == EXIT_USAGE
 
 
 #: libsodium's list of the encodings of points of small order, without their signs.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 
 from featstore import open_store
-from featstore.command_line import EXIT_VERIFY
 from featstore.errors import UnknownSetError
 from featstore.share.copy import make_tag
 from featstore.store import (
@@ -87,20 +85,6 @@ def test_a_whole_store_is_right(whole):
         assert report.notes == []
         assert report.n_sets == 4
         assert report.n_files == len(_files(whole, runs=True))
-
-
-def test_the_store_of_these_tests_has_every_kind_of_file(whole):
-    names = {name.rsplit("/", 1)[-1].split("-")[0] for name in _files(whole)}
-    assert {
-        "zarr.json",
-        "log.json",
-        "items",
-        "thumbnails",
-        "golden.json",
-        "failures.parquet",
-    } <= names
-    big = next((whole / "birds" / "image").glob("timm.big-*"))
-    assert (big / "embedding" / "c" / "0" / "0").stat().st_size > 70 * 5 * 2  # padding and index
 
 
 def _flips(data: bytes) -> Iterator[bytes]:
@@ -200,13 +184,6 @@ def test_a_set_under_the_name_of_another_is_none(damaged):
     assert len(open_store(damaged)) == 4
 
 
-def test_a_whole_set_that_is_gone_is_named(damaged):
-    toy = next((damaged / "birds" / "image").glob("timm.toy-*"))
-    shutil.rmtree(toy)
-    record = f"{toy.relative_to(damaged)}/revisions/"
-    assert any(name.startswith(record) for name in _named(damaged))
-
-
 def test_one_set_is_checked_alone(damaged):
     toy, big = (next((damaged / "birds" / "image").glob(f"timm.{n}-*")) for n in ("toy", "big"))
     (toy / "embedding" / "c" / "0" / "0").write_bytes(b"")
@@ -230,19 +207,6 @@ def test_an_extraction_under_way_is_noted_not_blamed(damaged, images):
     report = verify_store(damaged)
     assert report.problems == []
     assert any("unfinished" in note.what for note in report.notes)
-
-
-def test_the_command_names_the_file_and_exits_4(damaged, capsys):
-    assert headstock("store", "verify", damaged) == 0
-    assert "4 sets" in capsys.readouterr().out
-    name = next(name for name in _files(damaged) if name.endswith("c/0/0"))
-    (damaged / name).write_bytes(b"")
-    assert headstock("store", "verify", damaged, "--quick") == EXIT_VERIFY
-    assert capsys.readouterr().out.startswith(f"{name} has 0 bytes, expected ")
-    assert headstock("store", "verify", damaged, "--json") == EXIT_VERIFY
-    document = json.loads(capsys.readouterr().out)
-    assert document["ok"] is False
-    assert [problem["path"] for problem in document["problems"]] == [name]
 
 
 @pytest.mark.parametrize("full", [True, False])

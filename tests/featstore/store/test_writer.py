@@ -13,7 +13,7 @@ import pytest
 
 from featstore import open_store
 from featstore.errors import IncompleteEmbeddingsError, NonFiniteEmbeddingError, StoreWriteError
-from featstore.store import LayoutError, LayoutLimits, SetSpec, SetWriter
+from featstore.store import LayoutLimits, SetSpec, SetWriter
 from featstore.testing import item_table
 
 TOY = SetSpec("birds", "image", "timm:toy", {"name": "toy"}, "float16")
@@ -103,12 +103,6 @@ def test_nan_is_an_error_unless_the_item_failed(tmp_path, images):
     assert view.n_failed == 1
     assert "birds/01" not in view.items["item_id"].to_list()
     assert store.failures("birds/image/toy").rows() == [("birds/01", "truncated file")]
-
-
-def test_a_wrong_shape_is_refused(tmp_path, images):
-    rows, items = images
-    with _writer(tmp_path, items) as writer, pytest.raises(LayoutError, match=r"expected \(5, 6\)"):
-        writer.write_block(0, rows[:4])
 
 
 def test_files_that_are_held_are_closed_and_opened_again(tmp_path):
