@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import heapq
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from difflib import SequenceMatcher
 from operator import eq
 from pathlib import Path
 from typing import Annotated, TypedDict
@@ -29,6 +27,7 @@ from featstore.errors import (
     FeatstoreError,
     UnknownSetError,
     did_you_mean,
+    listed,
 )
 from featstore.identity import HASHES, SHA256, encoder_slug, sealed
 from featstore.store.files import (
@@ -63,9 +62,6 @@ THUMBNAILS = "thumbnails-*.parquet"
 #: What `headstock store card` may write beside the sets, for people and catalogues; no reader needs
 #: it.
 ABOUT = ("README.md", "croissant.json")
-
-#: Sets that are named where none of the name that was typed exists.
-_NEAR = 3
 
 #: How often a log is changed again because another writer came between.
 ROUNDS = 40
@@ -417,23 +413,13 @@ def all_keys(root: Path) -> list[str]:
 
 
 def unknown_set(root: Path | str, name: str, keys: Iterable[str]) -> str:
-    """Return the sentence for a name that no set has: how many there are, and the closest."""
+    """Return the sentence for a name that no set has: what there is, and the closest."""
     known = sorted(keys)
-    # People type names without the digits.
-    short = {key.rsplit("-", 1)[0]: key for key in known}
-    wanted = name.strip("/")
-    hint = did_you_mean(wanted, [*known, *short])
-    near = heapq.nlargest(_NEAR, short, lambda one: SequenceMatcher(None, wanted, one).ratio())
-    shown = ", ".join(short[one] for one in near) or "no set at all"
-    holds = f" {len(known):,} sets, the closest" if len(known) > _NEAR else ":"
-    return f"{root} holds no set {name!r}. It holds{holds} {shown}.{hint}"
+    short = dict.fromkeys(key.rsplit("-", 1)[0] for key in known)  # people type no digits
+    hint = did_you_mean(name.strip("/"), [*known, *short])
+    return f"{root} holds no set {name!r}. It holds {listed(short)}.{hint}"
 
 
 def ambiguous_set(root: Path | str, name: str, keys: Iterable[str]) -> str:
     """Return the sentence for a name that several sets have."""
-    found = list(keys)
-    more = ", …" if len(found) > _NEAR else ""
-    return (
-        f"{name!r} fits {len(found):,} sets of {root}: {', '.join(found[:_NEAR])}{more}. Type more "
-        "of the name."
-    )
+    return f"{name!r} fits several sets of {root}: {listed(keys)}. Type more of the name."
