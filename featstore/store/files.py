@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
-import json
 import os
 import shutil
 import stat
@@ -23,6 +22,7 @@ from msgspec import Meta
 
 from featstore.durable import write_durably, write_error
 from featstore.errors import CorruptStoreError
+from featstore.identity import canonical_json
 from featstore.store.layout import DataFile, SetLayout
 
 Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
@@ -66,20 +66,7 @@ def write_file(path: Path, parts: Iterable[bytes | memoryview]) -> None:
 
 def json_bytes(document: Any) -> bytes:
     """Return `document` as readable, deterministic JSON: keys, all texts, sorted; two spaces."""
-    return (_pretty(document, "\n") + "\n").encode("utf-8")
-
-
-def _pretty(value: Any, margin: str) -> str:
-    """Return what `json.dumps` returns with an indent of 2; that does not use its C code."""
-    if isinstance(value, str):
-        return _NAME(value)
-    inner = margin + "  "
-    if isinstance(value, dict) and value:
-        rows = [f"{_NAME(name)}: {_pretty(value[name], inner)}" for name in sorted(value)]
-        return f"{{{inner}{f',{inner}'.join(rows)}{margin}}}"
-    if isinstance(value, list | tuple) and value:
-        return f"[{inner}{f',{inner}'.join([_pretty(one, inner) for one in value])}{margin}]"
-    return str(value) if type(value) is int else _ENCODER.encode(value)
+    return msgspec.json.format(canonical_json(document), indent=2) + b"\n"
 
 
 def read_json(path: Path, *, limit: int = MAX_JSON_BYTES) -> Any:
@@ -111,10 +98,6 @@ def parse_json(data: bytes, *, where: str) -> Any:
             f"{where} is not JSON that a store holds: {str(err)[:200] or 'too large'}."
         ) from err
     return document
-
-
-_NAME = json.encoder.encode_basestring
-_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
 
 def _check_depth(value: Any, depth: int) -> None:

@@ -182,10 +182,10 @@ def test_many_processes_share_one_cache(
 
     cache = str(cache_home.parent.parent)
 
-    with multiprocessing.get_context("spawn").Pool(3) as pool:
-        found = pool.starmap(_read_all, [(served.url, cache, seed) for seed in range(3)])
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        found = pool.starmap(_read_all, [(served.url, cache, seed) for seed in range(2)])
     right = zlib.crc32(open_store(store_folder).view(IMAGES).numpy().tobytes())
-    assert found == [right] * 3
+    assert found == [right] * 2
 
 
 def test_marks_of_an_earlier_start_are_not_believed(
