@@ -7,9 +7,8 @@ theirs. No recording is classified. The package is the user's to install; only s
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,9 +25,7 @@ from bench.statistics import DrawSums, proportion_interval
 from featstore.errors import MissingPackageError
 from fitters.alignment import Alignment
 from fitters.pairs import Pairs
-from fitters.prototypes import replace_by_covariance, shuffle_names
-
-Index = npt.NDArray[np.intp]
+from fitters.prototypes import CONTROLS, shuffle_within
 
 #: What its output and the box of the study state.
 LICENCE = (
@@ -98,35 +95,15 @@ def read() -> Species:
 
 def spellings(names: npt.NDArray[np.str_], width: int = 384) -> npt.NDArray[Any]:
     """Return rows that know names as strings alone: pieces of words, and the last word."""
-    from scipy.sparse import hstack
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.pipeline import make_pipeline, make_union
 
     pieces = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True)
     last = TfidfVectorizer(analyzer=lambda name: [name.split()[-1].casefold()])
-    both = [one.fit_transform(names.tolist()) for one in (pieces, last)]
     svd = TruncatedSVD(min(width, len(names) - 1), random_state=0)
-    found: npt.NDArray[Any] = svd.fit_transform(hstack(both).tocsr())
+    found: npt.NDArray[Any] = make_pipeline(make_union(pieces, last), svd).fit_transform(names)
     return found
-
-
-def held_out(genera: npt.NDArray[np.str_], by: str, rng: np.random.Generator) -> npt.NDArray[Any]:
-    """Return which species are held out: a fifth of them, or whole genera with a fifth of them."""
-    if by == "species":
-        return rng.permutation(len(genera)) < HELD * len(genera)
-    groups, codes, counts = np.unique(genera, return_inverse=True, return_counts=True)
-    order = rng.permutation(len(groups))
-    chosen = order[np.cumsum(counts[order]) <= HELD * len(genera)]
-    return np.isin(codes, chosen)
-
-
-def within_genus(pairs: Pairs, rng: np.random.Generator, *, genera: npt.NDArray[np.str_]) -> Pairs:
-    """Give each row the name of another species of its genus, where there is one."""
-    owner = np.arange(pairs.n)
-    for genus in np.unique(genera):
-        members = rng.permutation(np.flatnonzero(genera == genus))
-        owner[members] = np.roll(members, 1)
-    return replace(pairs, y=pairs.y[owner])
 
 
 def study(
@@ -144,7 +121,7 @@ def study(
     texts : ndarray of shape (n, q)
         Embeddings of the names.
     draws : int
-        Draws of what is held out, of controls too.
+        Draws of what is held out, a fifth of the species or of the genera, and of controls.
     on_fit : callable
         Called after each of the `FITS`.
 
@@ -152,39 +129,41 @@ def study(
     -------
     DataFrame
         ``eval``, ``method``, ``source``, ``metric``, ``value``, ``low``, ``high``, ``gallery``:
-        shares with their 95 % intervals over draws and genera.
+        shares with their 95 % intervals over draws and genera; of genera, the mean gallery.
     """
+    from sklearn.model_selection import GroupShuffleSplit
+
     sources = [*((method, "head") for method in METHODS), *(("ridge", name) for name in OTHERS)]
-    spelled = spellings(species.names)
-    found: dict[tuple[str, str, str], list[tuple[Index, Any]]] = {}
-    for by, draw in itertools.product(("species", "genera"), range(draws)):
-        out = held_out(species.genera, by, np.random.default_rng([draw, 11]))
-        own, places = np.unique(species.genera, return_inverse=True)[1][out], np.arange(out.sum())
-        one = Relevance.build(places, places, len(places), len(places))
-        controls: dict[str, Callable[..., Pairs]] = {
-            "shuffled": shuffle_names, "random-cov": replace_by_covariance,
-            "within-genus": partial(within_genus, genera=species.genera[~out]),
-        }  # fmt: skip
-        for method, source in sources:
-            side = spelled if source == "spelling" else texts
-            pairs = Pairs(species.rows[~out], side[~out], species.names[~out])
-            if source in controls:
-                pairs = controls[source](pairs, np.random.default_rng([draw, 12]))
-            made = Alignment(method, seed=draw).fit(prototypes=pairs)
-            ranks = rank_relevant(made.project_x(species.rows[out]), made.project_y(side[out]), one)
-            found.setdefault((by, method, source), []).append((own, ranks))
-            on_fit()
-    return pl.DataFrame([row for key, drawn in found.items() for row in _cells(key, drawn)])
+    spelled, genera = spellings(species.names), np.unique(species.genera, return_inverse=True)[1]
+    parts = []
+    for by, groups in (("species", np.arange(len(genera))), ("genera", genera)):
+        split = GroupShuffleSplit(draws, test_size=HELD, random_state=0)
+        for draw, (fitted, out) in enumerate(split.split(groups, groups=groups)):
+            places = np.arange(len(out))
+            one = Relevance.build(places, places, len(out), len(out))
+            controls = CONTROLS | {"within-genus": partial(shuffle_within, within=genera[fitted])}
+            for method, source in sources:
+                side = spelled if source == "spelling" else texts
+                pairs = Pairs(species.rows[fitted], side[fitted], species.names[fitted])
+                if source in controls:
+                    pairs = controls[source](pairs, np.random.default_rng([draw, 12]))
+                made = Alignment(method, seed=draw).fit(prototypes=pairs)
+                sides = made.project_x(species.rows[out]), made.project_y(side[out])
+                ranks = rank_relevant(*sides, one)
+                key = {"eval": by, "method": method, "source": source, "draw": draw}
+                hits = {metric: query_values(metric, ranks) for metric in METRICS}
+                parts.append(pl.DataFrame({**key, "genus": genera[out], **hits}))
+                on_fit()
+    drawn = pl.concat(parts).group_by("eval", "method", "source", maintain_order=True)
+    return pl.DataFrame([cell for key, part in drawn for cell in _cells(key, part)])
 
 
-def _cells(key: tuple[str, str, str], drawn: list[tuple[Index, Any]]) -> Iterator[dict[str, Any]]:
-    genera = np.concatenate([own for own, _ in drawn])
-    numbers = np.repeat(np.arange(len(drawn)), [len(own) for own, _ in drawn])
+def _cells(key: tuple[Any, ...], part: pl.DataFrame) -> Iterator[dict[str, Any]]:
     for metric in METRICS:
-        hits = np.concatenate([query_values(metric, ranks) for _, ranks in drawn])
-        sums = DrawSums.of(hits, numbers, genera)
+        sums = DrawSums.of(*(part[name].to_numpy() for name in (metric, "draw", "genus")))
         low, high = proportion_interval(sums, overlap=1 - HELD)
         yield {
             "eval": key[0], "method": key[1], "source": key[2], "metric": metric,
-            "value": sums.mean, "low": low, "high": high, "gallery": len(genera) // len(drawn),
+            "value": sums.mean, "low": low, "high": high,
+            "gallery": len(part) // part["draw"].n_unique(),
         }  # fmt: skip

@@ -241,7 +241,9 @@ def shuffle_names(pairs: Pairs, rng: np.random.Generator) -> Pairs:
     return _renamed(pairs, _derangement(codes, largest, rng))
 
 
-def shuffle_within(pairs: Pairs, rng: np.random.Generator, *, clusters: int = 10) -> Pairs:
+def shuffle_within(
+    pairs: Pairs, rng: np.random.Generator, *, clusters: int = 10, within: Index | None = None
+) -> Pairs:
     """Shuffle the names within clusters of like names: the dose of `shuffle_names`.
 
     Keeps: both sets of rows, and which family of names a row belongs to, the closer the more
@@ -256,12 +258,27 @@ def shuffle_within(pairs: Pairs, rng: np.random.Generator, *, clusters: int = 10
     rng : numpy.random.Generator
         Draws the clusters and the permutations.
     clusters : int
+    within : ndarray of int of shape (n,), optional
+        The cluster of each row, where it is known.
 
     Raises
     ------
     PairsError
         If there are fewer groups than clusters.
     """
+    codes = pairs.row_groups
+    owner, cluster_of = np.arange(pairs.n), within
+    if cluster_of is None:
+        cluster_of = _clusters(pairs, clusters, rng)
+    for cluster in np.unique(cluster_of):
+        members = np.flatnonzero(cluster_of == cluster)
+        _, own, sizes = np.unique(codes[members], return_inverse=True, return_counts=True)
+        if 2 * sizes.max() <= len(members):
+            owner[members] = members[_derangement(own, int(sizes.max()), rng)]
+    return _renamed(pairs, owner)
+
+
+def _clusters(pairs: Pairs, clusters: int, rng: np.random.Generator) -> Index:
     from sklearn.cluster import KMeans
 
     codes = pairs.row_groups
@@ -273,14 +290,8 @@ def shuffle_within(pairs: Pairs, rng: np.random.Generator, *, clusters: int = 10
         )
     names = normalize_rows(pairs.y[firsts], what="texts of the classes")
     means = KMeans(clusters, n_init=1, random_state=int(rng.integers(2**31)))
-    cluster_of = means.fit_predict(names)[codes]
-    owner = np.arange(pairs.n)
-    for cluster in range(clusters):
-        members = np.flatnonzero(cluster_of == cluster)
-        _, own, sizes = np.unique(codes[members], return_inverse=True, return_counts=True)
-        if 0 < 2 * sizes.max(initial=0) <= len(members):
-            owner[members] = members[_derangement(own, int(sizes.max()), rng)]
-    return _renamed(pairs, owner)
+    found: Index = means.fit_predict(names)[codes]
+    return found
 
 
 def _derangement(codes: Index, largest: int, rng: np.random.Generator) -> Index:
