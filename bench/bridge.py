@@ -20,8 +20,7 @@ import polars as pl
 from scipy.optimize import least_squares
 
 from bench.errors import ProtocolError
-from bench.metrics.geometry import unit_rows
-from bench.metrics.ranks import first_places
+from bench.metrics.geometry import nearest_rows, shared_rows
 from bench.options import FEWEST_PAIRS, BridgeConfig, BridgeSettings
 from bench.spaces import ENOUGH, Relation, relate
 from bench.statistics import DrawSums, Estimate, two_term
@@ -32,9 +31,9 @@ from featstore.options import take_options
 from featstore.store.pairs import pair_views
 from featstore.store.view import Selection
 from fitters.adapter import GOLDEN, Adapter
+from fitters.moments.transform import row_norms
 from fitters.space_maps import (
     Kind,
-    LinearMap,
     Setting,
     SpaceMap,
     kinds_for,
@@ -76,7 +75,7 @@ class Bridge:
     n_items, n_pairs, gallery : int
         Items of both sides, pairs of a draw, items among which a query's neighbours are looked for.
     kinds : mapping
-        Kind of map -> number of draws that chose it.
+        Kind of map -> number of draws that chose it, the most frequent first.
     kept : mapping
         (``the map`` or one of `CONTROLS`, direction, 1 or 10) -> share of the nearest item, and of
         the ten nearest, by the new encoder that is found again. Of ``old items``, new queries
@@ -118,11 +117,6 @@ class Bridge:
         return self.gate is None or self.own.interval()[0] >= self.gate
 
     @property
-    def shuffled(self) -> Estimate:
-        """The same by a map of shuffled pairs."""
-        return self.kept[CONTROLS[0], "old items", NEIGHBOURS]
-
-    @property
     def sentence(self) -> str:
         """The verdict: spaces, share with its interval, a control, and the gate."""
         return " ".join(self.sentences)
@@ -130,11 +124,14 @@ class Bridge:
     @property
     def sentences(self) -> tuple[str, ...]:
         """The sentences of the verdict; the last answers, by the gate where there is one."""
-        kind = max(self.kinds, key=lambda name: self.kinds[name])
+        kind, knowing_nothing = (
+            next(iter(self.kinds)),
+            self.kept[CONTROLS[0], "old items", NEIGHBOURS],
+        )
         keeps = (
             f"{kind.capitalize()} on {self.n_pairs:,} pairs keeps "
             f"{percent(self.own)} of the ten nearest among {self.gallery:,} items; "
-            f"{CONTROLS[0]} keep {100 * self.shuffled.mean:.1f} %."
+            f"{CONTROLS[0]} keep {100 * knowing_nothing.mean:.1f} %."
         )
         if self.gate is None:
             return self.relation.sentence, keeps
@@ -147,12 +144,11 @@ class Bridge:
     def facts(self) -> list[tuple[str, str]]:
         """What was measured beside the table, by name, as it is shown."""
         relation = self.relation
-        strangers = [f"{row:,}" for row in relation.strangers[: _SHOWN + 1]]
-        strangers[_SHOWN:] = ["…"] * (len(strangers) > _SHOWN)
+        strangers = listed(relation.strangers.tolist(), shown=_SHOWN)
         ahead = [f"{n:,}: {100 * a:.1f} to {100 * b:.1f}" for n, (a, b) in self.predicted.items()]
         found = {
             "spaces": " ".join([relation.sentence, *relation.undecided]),
-            "left out": ", ".join(strangers) and f"numbers {', '.join(strangers)} of items in both",
+            "left out": f"numbers {strangers} of items in both" if len(relation.strangers) else "",
             "items": f"{self.n_items:,} in both, {self.gallery:,} searched",
             "maps, by draws": ", ".join(f"{kind} {n}" for kind, n in self.kinds.items()),
             "% kept, by pairs": "  ".join(
@@ -163,10 +159,6 @@ class Bridge:
             "least is kept of": _listed(self.groups),
         }
         return [(name, value) for name, value in found.items() if value]
-
-    def save(self, path: Path | str) -> Path:
-        """Write the adapter; see `fitters.adapter.Adapter.save`."""
-        return self.adapter.save(Path(path))
 
     @property
     def table(self) -> list[tuple[str, str, str, str]]:
@@ -217,7 +209,9 @@ def bridge(old: Rows | Path, new: Rows | Path, **settings: Unpack[BridgeSettings
     MisalignedItemsError
         If the two share no ids, have an id twice, or arrays are of different lengths.
     ProtocolError
-        If they share fewer than `bench.spaces.ENOUGH` items, or a row is not finite or zero.
+        If they share fewer than `bench.spaces.ENOUGH` items.
+    ZeroRowError
+        If a row is not finite, or zero.
     UnknownColumnError
         If the items have no column of the groups or labels.
 
@@ -241,8 +235,10 @@ def bridge(old: Rows | Path, new: Rows | Path, **settings: Unpack[BridgeSettings
     asked = pl.concat([one.with_columns(draw=draw) for draw, (_, one) in enumerate(drawn)])
     n_pairs, n = int(asked["pairs"].max()), len(x)  # type: ignore[arg-type]
     curve = asked.filter(by="the map", mapped="old items")
-    whole, own_rows = asked.filter(pairs=n_pairs), curve.filter(pairs=n_pairs)
-    groups = own_rows.with_columns(group=items["group"].gather(own_rows["item"]))
+    whole = asked.filter(pairs=n_pairs)
+    maps = whole.filter(pl.col("mapped") != "")
+    own_rows = curve.filter(pairs=n_pairs)
+    groups = own_rows.with_columns(items["group"].gather(own_rows["item"]))
     enough = groups.drop_nulls("group").filter(pl.len().over("group") >= _OF_GROUP)
     labelled = whole.filter(pl.col("mapped") != "old queries").drop_nulls("right")
     setting = _chosen(x, y, kinds, rng)
@@ -252,14 +248,15 @@ def bridge(old: Rows | Path, new: Rows | Path, **settings: Unpack[BridgeSettings
         relation, n, n_pairs, min(n - n // 2, GALLERY),
         dict(Counter(kind for kind, _ in drawn).most_common()),
         {
-            (by, mapped, k): _estimate(part, what, n)
-            for (by, mapped), part in _parts(whole.filter(pl.col("mapped") != ""), "by", "mapped")
+            (by, mapped, k): found
             for k, what in ((1, "nearest"), (NEIGHBOURS, "ten"))
+            for (by, mapped), found in _by(maps, what, n, "by", "mapped")
         },
-        {pairs: _estimate(part, "ten", n) for (pairs,), part in reversed(_parts(curve, "pairs"))},
+        {pairs: found for (pairs,), found in reversed(_by(curve, "ten", n, "pairs"))},
         _predicted(curve),
-        dict(sorted(_by(enough, "group", "ten", n).items(), key=lambda pair: pair[1].mean)),
-        _by(labelled, "by", "right", n), config.gate,
+        dict(sorted(((group, found) for (group,), found in _by(enough, "ten", n, "group")),
+                    key=lambda pair: pair[1].mean)),
+        {by: found for (by,), found in _by(labelled, "right", n, "by")}, config.gate,
         Adapter(made, unit, x[:GOLDEN].astype(np.float32)),
     )  # fmt: skip
     return replace(result, adapter=replace(result.adapter, facts=_facts(result, setting, views)))
@@ -291,12 +288,7 @@ def _joined(
     if len(rows[0]) < ENOUGH:
         raise ProtocolError(f"{len(rows[0]):,} items are in both. A bridge needs {ENOUGH} or more.")
     for name, side in zip(("old", "new"), rows, strict=True):
-        bad = ~np.isfinite(side).all(axis=1) | ~side.any(axis=1)
-        if bad.any():
-            raise ProtocolError(
-                f"{int(bad.sum()):,} of the {name} rows are NaN, Inf or all zeros, first number "
-                f"{int(bad.argmax()):,} of those in both. Leave their items out."
-            )
+        row_norms(side, what=f"{name} rows of items in both")
         if (side == side[0]).all():
             raise ProtocolError(f"All {len(side):,} {name} rows are the same: nothing can be near.")
     known = {name: table[name] for table in reversed(tables) for name in table.columns}
@@ -346,8 +338,11 @@ def _drawn(
         for n in sizes if n >= FEWEST_PAIRS or n == len(pairs)
     ]  # fmt: skip
     shuffled = space_maps(x[pairs], y[rng.permutation(pairs)], setting.kind, rng)(setting)
-    maps.append((CONTROLS[0], len(pairs), shuffled))
-    maps += [(by, len(pairs), made) for by, made in _ignorant(x, y, rng).items()]
+    p, q = x.shape[1], y.shape[1]
+    turned = np.linalg.qr(rng.standard_normal((max(p, q), max(p, q))))[0][:p, :q]
+    ignorant = [shuffled, SpaceMap(np.zeros(q), turned)]
+    ignorant += [SpaceMap(np.zeros(q), np.eye(p))] * (p == q)
+    maps += [(by, len(pairs), made) for by, made in zip(CONTROLS, ignorant, strict=False)]
     lists = []
     for by, n, made in maps:
         mapped = made.apply(old)
@@ -365,15 +360,6 @@ def _drawn(
     return setting.kind, pl.concat(parts)
 
 
-def _ignorant(x: Matrix, y: Matrix, rng: np.random.Generator) -> dict[str, SpaceMap]:
-    """Return the maps that have seen no pair."""
-    p, q = x.shape[1], y.shape[1]
-    turned = np.linalg.qr(rng.standard_normal((max(p, q), max(p, q))))[0][:p, :q]
-    nothing = np.zeros(q)
-    found: dict[str, SpaceMap] = {CONTROLS[1]: LinearMap(nothing, turned)}
-    return found | ({CONTROLS[2]: LinearMap(nothing, np.eye(p))} if p == q else {})
-
-
 class Search:
     """Queries among the items of a gallery: query i is item i.
 
@@ -387,21 +373,15 @@ class Search:
 
     def __init__(self, rows: Matrix, most: int) -> None:
         self.n_queries, self._k = min(most, len(rows)), min(NEIGHBOURS, len(rows) - 1)
-        self._truth = nearest_items(rows[: self.n_queries], rows, self._k)
+        self._truth = nearest_rows(rows, self._k, queries=rows[: self.n_queries])
 
-    def kept(self, queries: Matrix, gallery: Matrix) -> tuple[npt.NDArray[np.intp], Matrix, Matrix]:
+    def kept(
+        self, queries: Matrix, gallery: Matrix
+    ) -> tuple[npt.NDArray[np.int64], Matrix, Matrix]:
         """Return the ten nearest, and the shares of the nearest and of the ten that are found."""
-        found = nearest_items(queries[: self.n_queries], gallery, self._k)
-        both = (found[:, :, None] == self._truth[:, None, :]).any(axis=2)
-        return found, (found[:, 0] == self._truth[:, 0]).astype(np.float64), both.mean(axis=1)
-
-
-def nearest_items(queries: Matrix, gallery: Matrix, k: int) -> npt.NDArray[np.intp]:
-    """Return the k nearest items by cosine, the best first; query i is item i and is left out."""
-    scores = unit_rows(queries) @ unit_rows(gallery).T
-    np.fill_diagonal(scores, -np.inf)
-    groups = np.full(len(scores), -1), np.zeros(len(gallery), np.int64)
-    return first_places(scores, *groups, k)
+        found = nearest_rows(gallery, self._k, queries=queries[: self.n_queries])
+        same = (found[:, 0] == self._truth[:, 0]).astype(np.float64)
+        return found, same, shared_rows(found, self._truth) / self._k
 
 
 def _chosen(x: Matrix, y: Matrix, kinds: Sequence[Kind], rng: np.random.Generator) -> Setting:
@@ -429,28 +409,26 @@ def _chosen(x: Matrix, y: Matrix, kinds: Sequence[Kind], rng: np.random.Generato
     return tried[max(kinds, key=gain)][0]
 
 
-def _parts(asked: pl.DataFrame, *by: str) -> list[tuple[Any, pl.DataFrame]]:
-    return [*asked.group_by(*by, maintain_order=True)]
+def _by(asked: pl.DataFrame, what: str, n: int, *names: str) -> list[tuple[Any, Estimate]]:
+    """Return the mean over draws and items by the values of columns, in their order.
 
-
-def _by(asked: pl.DataFrame, name: str, what: str, n: int) -> dict[str, Estimate]:
-    return {key: _estimate(part, what, n) for (key,), part in _parts(asked, name)}
-
-
-def _estimate(asked: pl.DataFrame, what: str, n: int) -> Estimate:
-    """Return the mean over draws and items, with an interval for both; draws are of one pool."""
-    sums = DrawSums.of(*(asked[name].to_numpy() for name in (what, "draw", "item")))
-    return two_term(sums, overlap=asked["pairs"][0] / n)
+    The interval is for other draws and other items; draws are of one pool.
+    """
+    found = []
+    for key, part in asked.group_by(*names, maintain_order=True):
+        sums = DrawSums.of(*(part[name].to_numpy() for name in (what, "draw", "item")))
+        found.append((key, two_term(sums, overlap=part["pairs"][0] / n)))
+    return found
 
 
 def _predicted(curve: pl.DataFrame) -> dict[int, tuple[float, float]]:
     """Return what more pairs would keep, by the power law of every draw: the least and the most."""
     means = curve.group_by("draw", "pairs", maintain_order=True).agg(pl.mean("ten"))
-    shares_by = [dict(part.select("pairs", "ten").iter_rows()) for _, part in _parts(means, "draw")]
-    if len(shares_by[0]) < 4:
+    if means["pairs"].n_unique() < 4:
         return {}
-    laws = [power_law(own) for own in shares_by]
-    steps = [max(shares_by[0]) * times for times in _AHEAD]
+    draws = means.group_by("draw", maintain_order=True)
+    laws = [power_law(dict(part.select("pairs", "ten").iter_rows())) for _, part in draws]
+    steps = [int(means["pairs"].max()) * times for times in _AHEAD]  # type: ignore[arg-type]
     return {n: (min(law(n) for law in laws), max(law(n) for law in laws)) for n in steps}
 
 

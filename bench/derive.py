@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from scipy.linalg import eigh
 
 from bench.bridge import GALLERY, QUERIES, Search, side
 from bench.errors import ProtocolError
@@ -25,7 +24,9 @@ from featstore.store.layout import SetSpec
 from featstore.store.store import FeatureStore, open_store
 from featstore.store.view import Selection
 from fitters.adapter import GOLDEN, Adapter
-from fitters.space_maps import LinearMap
+from fitters.moments.transform import mean_of
+from fitters.space_maps import SpaceMap
+from fitters.spectrum import eigen_gram
 
 Matrix = npt.NDArray[Any]
 
@@ -41,19 +42,17 @@ class Way:
     ----------
     facts : mapping
         What enters the space: all that changes what a coordinate means.
-    width : int
     dtype : str
         Stored dtype.
     apply : callable
-        Rows of shape (b, d) -> (b, width).
+        Rows of shape (b, d) -> those of the set.
     scale : callable, optional
         Rows -> the factor of each, (b,), which their items have.
     adapter : Adapter, optional
-        The map, for rows of other sets.
+        The map, for rows of other sets; it says what sets it was fitted on.
     """
 
     facts: Mapping[str, Any]
-    width: int
     dtype: str
     apply: Callable[[Matrix], Matrix]
     scale: Callable[[Matrix], Matrix] | None = None
@@ -133,14 +132,14 @@ def derive(
     if view.bias is not None or info.key.kind == "head_weight":
         raise ProtocolError(f"{info.key} is a head: derive the images that it is used on.")
     way = _way(str(by), view)
-    source, sides = info.attributes, _sides(way)
+    sides = [way.adapter.facts.get(name, {}) for name in ("old", "new")] if way.adapter else [{}]
     # Of files nothing says what space they were of.
     if sides[0].get("dataset") and sides[0]["space_id"] != info.commit.space_id:
         raise MisalignedItemsError(
             f"This adapter maps the space of {sides[0]['encoder']}; {info.key} lies in another. "
             f"`headstock bridge {info.key} NEW` makes one for it."
         )
-    facts = source["facts"]
+    source, facts = info.attributes, info.attributes["facts"]
     whose = {  # their licences are its own
         "models": _named(facts.get("models", [info.encoder]), sides[1:], "encoder"),
         "datasets": _named(facts.get("datasets", [info.key.dataset]), sides, "dataset"),
@@ -161,7 +160,9 @@ def derive(
     facts = {
         **facts, "provenance": "derived", "derived": own, **whose, "of": {"space": source["space"]},
     }  # fmt: skip
-    given = Given(map(way.apply, view.batches()), None, way.width, "float32")
+    given = Given(
+        map(way.apply, view.batches()), None, way.apply(view[:1].numpy()).shape[1], "float32"
+    )
     items = view.items
     if way.scale is not None:
         scales = [way.scale(block) for block in view.batches(reuse=True)]
@@ -192,34 +193,31 @@ def _way(by: str, view: Selection) -> Way:
     return _mapped(Adapter.read(Path(by)))
 
 
-def _int8(view: Selection, _: int) -> Way:
+def _int8(_view: Selection, _: int) -> Way:
     def scale(rows: Matrix) -> Matrix:
         found: Matrix = np.maximum(np.abs(rows).max(axis=1) / 127, np.finfo(np.float32).tiny)
         return found
 
     return Way(
-        {"int8": "a scale a row"}, view.dim, "int8",
+        {"int8": "a scale a row"}, "int8",
         lambda rows: np.round(rows / scale(rows)[:, None]), scale,
     )  # fmt: skip
 
 
 def _binary(view: Selection, _: int) -> Way:
-    total = sum(block.sum(axis=0, dtype=np.float64) for block in view.batches(reuse=True))
-    mean = (total / len(view)).astype(np.float32)
+    mean = mean_of((block.sum(axis=0, dtype=np.float64), len(block)) for block in view.batches())
+    mean = mean.astype(np.float32)
     return Way(
-        {"signs": sha256_hex(mean.tobytes())}, view.dim, "int8",
+        {"signs": sha256_hex(mean.tobytes())}, "int8",
         lambda rows: np.where(rows > mean, np.float32(1), np.float32(-1)),
     )  # fmt: skip
 
 
 def _svd(view: Selection, width: int) -> Way:
-    gram = np.zeros((view.dim, view.dim))
-    for block in view.batches(reuse=True):
-        rows = block.astype(np.float64)
-        gram += rows.T @ rows
-    axes = eigh(gram, subset_by_index=(view.dim - width, view.dim - 1))[1][:, ::-1]
+    gram = sum(rows.T @ rows for rows in view.astype(np.float64).batches(reuse=True))
+    axes = eigen_gram(gram)[1][:, ::-1][:, :width]
     axes *= np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(width)])  # else the sign is open
-    made = LinearMap(np.zeros(width, np.float32), axes.astype(np.float32))
+    made = SpaceMap(np.zeros(width), axes).astype(np.float32)
     facts = {
         "old": side(view, view.dim), "new": side(None, width), "map": {"kind": "svd"},
     }  # fmt: skip
@@ -230,24 +228,16 @@ def _mapped(adapter: Adapter) -> Way:
     arrays = sorted(adapter.map.arrays().items())
     digest = sha256_hex(b"".join(name.encode() + own.tobytes() for name, own in arrays))
     facts = {"adapter": digest, "unit": adapter.unit}
-    return Way(facts, adapter.widths[1], "float32", adapter.apply, adapter=adapter)
+    return Way(facts, "float32", adapter.apply, adapter=adapter)
 
 
 _WAYS: Mapping[str, Callable[[Selection, int], Way]] = {
     "int8": _int8,
     "binary": _binary,
-    "float16": lambda view, _: Way({"rounded": "float16"}, view.dim, "float16", np.asarray),
+    "float16": lambda _view, _: Way({"rounded": "float16"}, "float16", np.asarray),
     "svd:N": _svd,
-    "truncate:N": lambda view, n: Way(
-        {"columns": n}, n, view.source.dtype, lambda rows: rows[:, :n]
-    ),
+    "truncate:N": lambda view, n: Way({"columns": n}, view.source.dtype, lambda rows: rows[:, :n]),
 }
-
-
-def _sides(way: Way) -> list[Mapping[str, Any]]:
-    """Return what an adapter says of the sets that it was fitted on, the old one first."""
-    facts = {} if way.adapter is None else way.adapter.facts
-    return [facts.get(name, {}) for name in ("old", "new")]
 
 
 def _named(own: Sequence[str], sides: Sequence[Mapping[str, Any]], what: str) -> list[str]:
@@ -257,13 +247,12 @@ def _named(own: Sequence[str], sides: Sequence[Mapping[str, Any]], what: str) ->
 def _kept(view: Selection, way: Way) -> tuple[float, int, int]:
     """Return the share of the ten nearest that is kept, queries, and items of the gallery."""
     rng = np.random.default_rng(0)
-    old = view.take(np.sort(rng.permutation(len(view))[:GALLERY])).numpy()
+    old = view.take(rng.permutation(len(view))[:GALLERY]).numpy()
     new = way.apply(old)
     there = old.any(axis=1) & new.any(axis=1)
     old, new = old[there], new[there]
     if len(old) < 2:
         raise ProtocolError(f"{view.key} has {len(old):,} rows with a direction; 2 are needed.")
-    asked = rng.permutation(len(old))
-    search = Search(old[asked], QUERIES)
-    ten = search.kept(new[asked], new[asked])[2]
+    search = Search(old, QUERIES)
+    ten = search.kept(new, new)[2]
     return float(ten.mean()), search.n_queries, len(old)

@@ -19,6 +19,7 @@ from scipy.spatial.distance import pdist
 from bench.errors import ProtocolError
 from bench.foreign import on_grid
 from bench.metrics.calibrated import LinearCKA, calibrate, draw_orders
+from fitters.moments.transform import unit_or_zero
 
 Verdict = Literal["same", "same up to", "mixed", "related", "unrelated"]
 
@@ -139,7 +140,7 @@ def relate(x: Matrix, y: Matrix, rng: np.random.Generator) -> Relation:
         )
     places = np.sort(rng.permutation(len(x))[:MOST])
     x, y = np.asarray(x[places], np.float32), np.asarray(y[places], np.float32)
-    both = (_profiles(*sides, rng) for sides in ((x, y), (_unit(x), _unit(y))))
+    both = (_profiles(scaled(x), scaled(y), rng) for scaled in (np.asarray, unit_or_zero))
     rho = max(both, key=np.median)
     median, n = float(np.median(rho)), len(rho)
     # What does not follow is not asked whether it is the same.
@@ -153,11 +154,6 @@ def relate(x: Matrix, y: Matrix, rng: np.random.Generator) -> Relation:
             by = tuple(_same_up_to(x[bulk], y[bulk], median)) or tuple(_cut(x, y))
             verdict = "same up to" if by else _related(x, y, rng)
     return Relation(verdict, by, len(places), (x.shape[1], y.shape[1]), median, strangers)
-
-
-def _unit(rows: Matrix) -> Matrix:
-    norms: Matrix = np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    return rows / norms
 
 
 def _profiles(x: Matrix, y: Matrix, rng: np.random.Generator) -> npt.NDArray[np.float64]:
@@ -225,14 +221,14 @@ def _difference(x: Matrix, y: Matrix) -> float:
 def _same_up_to(a: Matrix, b: Matrix, median: float) -> Iterator[str]:
     """Yield what the spaces are the same up to, if they are, by rows that follow."""
     width, equal = min(a.shape[1], b.shape[1]), a.shape[1] == b.shape[1]
-    columns = max(_columns(f(a[:, :width]), f(b[:, :width])) for f in (np.asarray, _unit))
+    columns = max(_columns(f(a[:, :width]), f(b[:, :width])) for f in (np.asarray, unit_or_zero))
     signs = any(all(len(np.unique(column)) <= 2 for column in rows.T) for rows in (a, b))
     if signs and columns >= _SIGNS:
         yield "signs"
         return
     # Noise adds to all distances; of rows in few directions it leaves the profiles alike.
     if columns < _COLUMNS and (
-        median < _FOLLOWS or max(_alike(a, b), _alike(_unit(a), _unit(b))) < _SPREAD
+        median < _FOLLOWS or max(_alike(a, b), _alike(unit_or_zero(a), unit_or_zero(b))) < _SPREAD
     ):
         return
     if columns < _COLUMNS:

@@ -348,7 +348,7 @@ def unknown_name(
     return f"{unknown}. Known {what}s: {listed}.{did_you_mean(name, names)}"
 
 
-def listed(names: Iterable[str], *, shown: int = 5) -> str:
+def listed(names: Iterable[object], *, shown: int = 5) -> str:
     """Return the first few names for a message, quoted, and how many more there are.
 
     Examples

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from featstore.durable import write_durably
 from featstore.matrices import Rows, matrix
@@ -32,8 +32,6 @@ GOLDEN = 8
 
 #: A mapped golden row may be off by so much of its length: products round in another order.
 _CLOSE = 1e-4
-
-_MAX_BYTES = 4 * 2**30
 
 _FACTS, _FORMAT = "headstock", "format"
 
@@ -55,8 +53,7 @@ class Adapter:
 
     Examples
     --------
-    >>> from fitters.space_maps import LinearMap
-    >>> made = Adapter(LinearMap(np.zeros(3, "f4"), np.eye(2, 3, dtype="f4")), True, np.eye(2))
+    >>> made = Adapter(SpaceMap(np.zeros(3, "f4"), np.eye(2, 3, dtype="f4")), True, np.eye(2))
     >>> made.apply([[3.0, 4.0]])
     array([[0.6, 0.8, 0. ]], dtype=float32)
     """
@@ -96,14 +93,14 @@ class Adapter:
             )
         found = np.empty((len(given), new), np.float32) if out is None else out
         for start in range(0, len(given), BLOCK_ROWS):
-            block = found[start : start + BLOCK_ROWS]
-            block[...] = self.map.apply(given[start : start + BLOCK_ROWS].astype(np.float32))
+            own, block = (rows[start : start + BLOCK_ROWS] for rows in (given, found))
+            self.map.apply(own.astype(np.float32, copy=False), block)
             if self.unit:
                 norms = np.sqrt(np.einsum("nq,nq->n", block, block))
                 block /= np.maximum(norms, np.finfo(np.float32).tiny)[:, None]
         return found
 
-    def save(self, path: Path) -> Path:
+    def save(self, path: Path | str) -> Path:
         """Write the adapter, whole or not at all; equal ones have equal bytes.
 
         Raises
@@ -111,7 +108,7 @@ class Adapter:
         AlignmentWriteError
             If it cannot be written.
         """
-        facts = {"format": FORMAT, "unit": self.unit, **self.facts}
+        path, facts = Path(path), {"format": FORMAT, "unit": self.unit, **self.facts}
         arrays = {
             **self.map.arrays(),
             "golden_old": self.golden.astype(np.float32),
@@ -151,17 +148,14 @@ class Adapter:
             If it is no adapter, or maps its golden rows otherwise.
         """
         try:
-            size = path.stat().st_size
-            if size > _MAX_BYTES:
-                raise CorruptAlignmentError(f"{path} has {size:,} bytes: no adapter is so large.")
-            data = path.read_bytes()
-            arrays = load(data)
-            head = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-            facts = json.loads(head["__metadata__"][_FACTS])
+            with safe_open(path, "numpy") as file:
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                facts = json.loads(file.metadata()[_FACTS])
             golden, there = arrays.pop("golden_old"), arrays.pop("golden_new")
             (kind,) = (one for one in MAPS if {own.name for own in fields(one)} == arrays.keys())
             own = cls(kind(**arrays), facts.pop("unit"), golden, facts)
-            if facts.pop("format") != FORMAT or not all(map(_is_whole, arrays.values())):
+            whole = all(a.dtype == np.float32 and np.isfinite(a).all() for a in arrays.values())
+            if facts.pop("format") != FORMAT or not whole:
                 raise ValueError("its arrays are not those of a map")
             off = np.abs(own.apply(golden) - there).max() if golden.size else 0.0
             if not off <= _CLOSE * max(1.0, float(np.abs(there).max(initial=0.0))):
@@ -169,14 +163,10 @@ class Adapter:
                     f"{path} maps its golden rows to others than it states, off by up to "
                     f"{off:.2g}. It was changed: make it again by `headstock bridge`."
                 )
+        except FileNotFoundError:
+            raise
         except (OSError, SafetensorError, KeyError, TypeError, AttributeError, ValueError) as err:
-            if isinstance(err, FileNotFoundError):
-                raise
             raise CorruptAlignmentError(
                 f"{path} is no adapter that `headstock bridge` wrote: {err}."
             ) from err
         return own
-
-
-def _is_whole(array: npt.NDArray[Any]) -> bool:
-    return array.dtype == np.float32 and bool(np.isfinite(array).all())

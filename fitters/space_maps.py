@@ -8,7 +8,6 @@ mean, among the hubs of the index.
 from __future__ import annotations
 
 import functools
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
@@ -33,28 +32,39 @@ LANDMARKS, KERNEL_PAIRS = 1000, 1000
 
 
 @dataclass(frozen=True, eq=False)
-class SpaceMap(ABC):
-    """What maps old rows to new ones: arrays, and nothing else.
+class SpaceMap:
+    """A linear map from old rows to new ones: new = old @ weight + bias. Arrays, and nothing else.
 
     Attributes
     ----------
     bias : ndarray of shape (q,)
+    weight : ndarray of shape (p, q)
+        Of what `features` makes of old rows.
     LINES : tuple of str
         What makes `new` of `old` in NumPy, where `part` has the arrays by name.
     """
 
-    LINES: ClassVar[tuple[str, ...]]
+    LINES: ClassVar[tuple[str, ...]] = ("new = old @ part['weight'] + part['bias']",)
 
     bias: npt.NDArray[Any]
+    weight: npt.NDArray[Any]
 
     @property
-    @abstractmethod
     def width(self) -> int:
         """Columns of old rows."""
+        return len(self.weight)
 
-    @abstractmethod
-    def apply(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return the new rows of old ones: (n, p) → (n, q), in the precision of the map."""
+    def features(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return what the weight multiplies: the old rows."""
+        return rows
+
+    def apply(
+        self, rows: npt.NDArray[Any], out: npt.NDArray[Any] | None = None
+    ) -> npt.NDArray[Any]:
+        """Return the new rows of old ones, in `out` if given: (n, p) → (n, q)."""
+        found: npt.NDArray[Any] = np.matmul(self.features(rows), self.weight, out=out)
+        found += self.bias
+        return found
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Return what the map consists of, by name."""
@@ -66,48 +76,21 @@ class SpaceMap(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class LinearMap(SpaceMap):
-    """new = old @ weight + bias.
-
-    Attributes
-    ----------
-    weight : ndarray of shape (p, q)
-    """
-
-    LINES = ("new = old @ part['weight'] + part['bias']",)
-
-    weight: npt.NDArray[Any]
-
-    @property
-    def width(self) -> int:
-        """Columns of old rows."""
-        return len(self.weight)
-
-    def apply(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return the new rows of old ones."""
-        found: npt.NDArray[Any] = np.dot(rows, self.weight)
-        found += self.bias
-        return found
-
-
-@dataclass(frozen=True, eq=False)
 class KernelMap(SpaceMap):
-    """new = exp(-gamma ‖old - landmark‖²) @ coef + bias.
+    """A map of similarities to landmarks: new = exp(-gamma ‖old - landmark‖²) @ weight + bias.
 
     Attributes
     ----------
     landmarks : ndarray of shape (m, p)
-    coef : ndarray of shape (m, q)
     gamma : ndarray of shape (1,)
     """
 
     LINES = (
         "far = [((old - row) ** 2).sum(1) for row in part['landmarks']]",
-        "new = np.exp(-part['gamma'] * np.array(far).T) @ part['coef'] + part['bias']",
+        "new = np.exp(-part['gamma'] * np.array(far).T) @ part['weight'] + part['bias']",
     )
 
     landmarks: npt.NDArray[Any]
-    coef: npt.NDArray[Any]
     gamma: npt.NDArray[Any]
 
     @property
@@ -115,16 +98,13 @@ class KernelMap(SpaceMap):
         """Columns of old rows."""
         return int(self.landmarks.shape[1])
 
-    def apply(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return the new rows of old ones."""
-        kernel = gaussian(rows, self.landmarks, float(self.gamma[0]), dtype=self.coef.dtype)
-        found: npt.NDArray[Any] = kernel @ self.coef
-        found += self.bias
-        return found
+    def features(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return the similarity of each row to each landmark."""
+        return gaussian(rows, self.landmarks, float(self.gamma[0]), dtype=self.weight.dtype)
 
 
 #: What an adapter may hold.
-MAPS: tuple[type[SpaceMap], ...] = (LinearMap, KernelMap)
+MAPS = (SpaceMap, KernelMap)
 
 
 @dataclass(frozen=True)
@@ -204,7 +184,7 @@ _Solved = tuple[Matrix, Callable[[float], Matrix], Callable[[Matrix, Matrix, Mat
 
 
 def _linear(coef: Matrix, mean_x: Matrix, mean_y: Matrix) -> SpaceMap:
-    return LinearMap(mean_y - mean_x @ coef, coef)
+    return SpaceMap(mean_y - mean_x @ coef, coef)
 
 
 def _ridge(old: Matrix, new: Matrix, _: np.random.Generator) -> _Solved:
@@ -221,10 +201,6 @@ def _rotation(old: Matrix, new: Matrix, _: np.random.Generator) -> _Solved:
 
 
 def _diagonal(old: Matrix, new: Matrix, _: np.random.Generator) -> _Solved:
-    if old.shape[1] != new.shape[1]:
-        raise PairsError(
-            f"A diagonal map needs equal widths; got {old.shape[1]:,} and {new.shape[1]:,} columns."
-        )
     squares, cross = (old**2).sum(axis=0), (old * new).sum(axis=0)
     return old, lambda alpha: np.diag(cross / (squares + alpha)), _linear
 
@@ -239,8 +215,8 @@ def _kernel(old: Matrix, new: Matrix, rng: np.random.Generator) -> _Solved:
     mapped -= centre
 
     def of(coef: Matrix, mean_x: Matrix, mean_y: Matrix) -> SpaceMap:
-        bias, width = mean_y - centre @ coef, np.array([gamma])
-        return KernelMap(bias, features.landmarks + mean_x, features.root @ coef, width)
+        bias, landmarks = mean_y - centre @ coef, features.landmarks + mean_x
+        return KernelMap(bias, features.root @ coef, landmarks, np.array([gamma]))
 
     return mapped, Spectrum.of_rows(mapped, new).fit, of
 
@@ -248,7 +224,6 @@ def _kernel(old: Matrix, new: Matrix, rng: np.random.Generator) -> _Solved:
 _SOLVERS: Mapping[Kind, Callable[[Matrix, Matrix, np.random.Generator], _Solved]] = {
     "ridge": _ridge, "diagonal": _diagonal, "rotation": _rotation, "kernel": _kernel,
 }  # fmt: skip
-KINDS = (*_SOLVERS,)
 
 
 def kinds_for(n_pairs: int, p: int, q: int) -> list[Kind]:

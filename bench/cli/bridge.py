@@ -20,7 +20,6 @@ from featstore.command_line import (
     store_option,
     usage_error,
 )
-from featstore.errors import unknown_name
 from featstore.options import options_from
 from featstore.terminal import TextTable, print_facts
 
@@ -92,16 +91,12 @@ def bridge_command(
     nothing. The exit code is 5 if --gate is missed.
     """
     from bench.bridge import bridge
-    from fitters.space_maps import KINDS
 
-    for kind in given["methods"]:
-        if kind not in KINDS:
-            raise usage_error(unknown_name("map", kind, KINDS))
     one, two = (_opened(place, store, array) for place in (old, new))
     apart = join == "position"
     found = bridge(one.numpy() if apart else one, two.numpy() if apart else two, **given)
     if out is not None:
-        found.save(out)
+        found.adapter.save(out)
     if as_json:
         print_json({"sentence": found.sentence, "passes": found.passes, **found.adapter.facts})
     else:

@@ -31,9 +31,15 @@ from fitters.pairs import Rows
 
 
 def nearest_rows(
-    rows: NDArray[np.floating[Any]], k: int, *, block_scores: int = 8_000_000
+    rows: NDArray[np.floating[Any]],
+    k: int,
+    *,
+    queries: NDArray[np.floating[Any]] | None = None,
+    block_scores: int = 8_000_000,
 ) -> NDArray[np.int64]:
     """Return the k nearest other rows of every row by cosine, nearest first, shape (n, k).
+
+    Query i stands for row i where there are `queries`, (m, d): row i is not among its own, (m, k).
 
     At equal cosine the lower position comes first. At most `block_scores` scores are held at once:
     32 MiB.
@@ -44,15 +50,15 @@ def nearest_rows(
         If there are not more than k rows, or a row has no direction.
     """
     unit = unit_rows(rows)
-    n = len(unit)
+    asked, n = unit if queries is None else unit_rows(queries), len(unit)
     if not 0 < k < n:
         raise MetricError(f"{k} neighbours of a row need at least {k + 1} rows; got {n:,}.")
     none_relevant = np.full(n, -1), np.zeros(n, dtype=np.int64)
     size = max(1, block_scores // n)
     equal = EqualColumns.of(unit)
     found = []
-    for start in range(0, n, size):
-        scores = equal.tie(unit[start : start + size] @ unit.T)
+    for start in range(0, len(asked), size):
+        scores = equal.tie(asked[start : start + size] @ unit.T)
         own = np.arange(start, start + len(scores))
         scores[own - start, own] = -np.inf
         found.append(first_places(scores, none_relevant[0][own], none_relevant[1], k))

@@ -7,14 +7,10 @@ from typing import Any
 
 import polars as pl
 
-from bench.bridge import NEIGHBOURS, Bridge, percent, shares
-from bench.report.figures import draw_dots
+from bench.bridge import CONTROLS, NEIGHBOURS, Bridge, percent, shares
 from bench.report.page import render
 from bench.report.theme import DASHED, DOTTED, Figure, colour, numbered, with_ticks
 from featstore.store.files import write_file
-
-#: Name of a map -> role, as what else knows nothing is drawn.
-_ROLES = {"the map": "head", "shuffled pairs": "shuffled", "random rotation": "rotated"}
 
 
 def write_bridge(found: Bridge, out: Path) -> Path:
@@ -33,8 +29,7 @@ def write_bridge(found: Bridge, out: Path) -> Path:
     featstore.errors.StoreWriteError
         If it cannot be written.
     """
-    figures = numbered([curve_figure(found), controls_figure(found)])
-    verdict = found.sentences[-1]
+    figures, verdict = numbered([curve_figure(found)]), found.sentences[-1]
     context = {
         "title": f"{verdict} · Headstock", "description": verdict, "image": "",
         "dek": " ".join(found.sentences[:-1]), "figures": figures, "facts": found.facts,
@@ -58,7 +53,8 @@ def curve_figure(found: Bridge) -> Figure:
         axes.plot(pairs[:own], 100 * kept[:own], marker="o", color=ink, linewidth=2)
         if found.gate is not None:
             axes.axhline(100 * found.gate, color=colour("random"), linestyle=DASHED)
-        axes.axhline(100 * found.shuffled.mean, color=colour("shuffled"), linestyle=DOTTED)
+        shuffled = found.kept[CONTROLS[0], "old items", NEIGHBOURS]
+        axes.axhline(100 * shuffled.mean, color=colour("shuffled"), linestyle=DOTTED)
         axes.set_xscale("log", base=2)
         axes.set_xticks(pairs, [f"{n:,}" for n in pairs])
         axes.minorticks_off()
@@ -77,28 +73,4 @@ def curve_figure(found: Bridge) -> Figure:
         f"What a search keeps by the number of pairs, among {found.gallery:,} items, mean of "
         f"{found.own.n_draws} draws.",
         data, draw, 320, width=600.0,
-    )  # fmt: skip
-
-
-def controls_figure(found: Bridge) -> Figure:
-    """Draw the map and its controls, in both directions."""
-    tens = {(by, mapped): one for (by, mapped, k), one in found.kept.items() if k == NEIGHBOURS}
-    rows = [
-        {"label": f"{by}, {mapped} mapped", "value": one.mean,
-         "low": shares(one)[0], "high": shares(one)[1],
-         "role": _ROLES.get(by, "real"), "marker": "o" if mapped == "old items" else "s",
-         "strong": by == "the map", "text": f"{100 * one.mean:.1f}"}
-        for (by, mapped), one in tens.items()
-    ]  # fmt: skip
-    best = max(tens, key=lambda key: -1.0 if key[0] == "the map" else tens[key].mean)
-
-    def draw(figure: Any) -> None:
-        draw_dots(figure.subplots(), rows, None)
-
-    return Figure(
-        "bridge_controls",
-        f"The best of the controls, {best[0]}, keeps {percent(tens[best])}.",
-        f"Percent of the {NEIGHBOURS} nearest that are kept, with 95 % intervals.",
-        f"The map and controls in both directions, among {found.gallery:,} items.",
-        pl.DataFrame(rows).select("label", "value", "low", "high"), draw, 32 * len(rows) + 40,
     )  # fmt: skip

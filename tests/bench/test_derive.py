@@ -136,7 +136,7 @@ def test_an_adapter_of_a_bridge_makes_no_rows_of_the_new_encoder(store, rows, tm
     turn = np.random.default_rng(1).standard_normal((24, 16))
     hs.write(store, rows @ turn, dataset="docs", encoder="their:v2")
     old, new = store["docs/image/their.v1"], store["docs/image/their.v2"]
-    bridge(old, new, seeds=range(2)).save(tmp_path / "v1-v2.safetensors")
+    bridge(old, new, seeds=range(2)).adapter.save(tmp_path / "v1-v2.safetensors")
     made = derive(store, old.key, tmp_path / "v1-v2.safetensors")
     own = store[made.key]
     np.testing.assert_allclose(own.numpy(), rows @ turn, rtol=0.01, atol=0.5)
