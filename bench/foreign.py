@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import eigh, solve_triangular
 
+from fitters.moments.transform import unit_or_zero
+
 Matrix = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
 #: Returns blocks of rows, in their order.
@@ -25,7 +27,7 @@ ENOUGH = 1000
 _KEEP, _STEPS = 0.8, 2
 
 #: Principal coordinates whose split is a start, and rows that a column needs.
-_STARTS, _PER_COLUMN = 3, 6
+_STARTS, _PER_COLUMN = 3, 2
 
 #: Part of the mean variance that is added to each.
 _SHRINK = 1e-3
@@ -103,7 +105,7 @@ def unusual(blocks: Blocks, sample: Matrix) -> npt.NDArray[np.intp]:
     median. These are found from all rows, and from the larger side of Otsu's split of each of
     three principal coordinates: a tight group of foreign rows hides itself from the first start.
     It is told if .3 % of the rows or more are beyond 10 and no more lie between 5 and 10. A
-    heavy tail leaves no gap.
+    heavy tail leaves no gap. Rows of length 1 are asked first, then rows as they are.
 
     Parameters
     ----------
@@ -127,13 +129,17 @@ def unusual(blocks: Blocks, sample: Matrix) -> npt.NDArray[np.intp]:
     """
     if len(sample) < ENOUGH:
         return np.empty(0, np.intp)
-    distance = _trimmed(np.asarray(sample, np.float32))
-    far = np.concatenate([distance(block) for block in blocks()])
-    far /= np.median(far)
-    beyond = far > _FAR
-    between = np.count_nonzero((far > _EDGE) & ~beyond)
-    told = beyond.mean() >= _LEAST and between <= beyond.sum()
-    return np.flatnonzero(beyond & told)
+    for scaled in (unit_or_zero, np.asarray):
+        distance = _trimmed(np.asarray(scaled(sample), np.float32))
+        far = np.concatenate([distance(scaled(block)) for block in blocks()])
+        # A row pulls the covariance that it is measured by: without it, D would be D / (1 - D / n).
+        median = np.median(far)
+        far *= (1 - median / (_KEEP * len(sample))) / median
+        beyond = far > _FAR
+        between = np.count_nonzero((far > _EDGE) & ~beyond)
+        if beyond.mean() >= _LEAST and between <= beyond.sum():
+            return np.flatnonzero(beyond)
+    return np.empty(0, np.intp)
 
 
 def _trimmed(rows: Matrix) -> Callable[[Matrix], npt.NDArray[np.float32]]:
@@ -143,10 +149,11 @@ def _trimmed(rows: Matrix) -> Callable[[Matrix], npt.NDArray[np.float32]]:
     values, axes = eigh(np.asarray((rows - mean).T @ (rows - mean), np.float64))
     size = d if n >= _PER_COLUMN * d else max(2, n // _PER_COLUMN)
     axes = axes[:, -size:].astype(np.float32)
-    turned, gram = (rows - mean) @ axes, np.diag(values[-size:])
+    turned, gram = (rows - mean) @ axes, np.diag(values[-size:].astype(np.float32))
     starts = [np.ones(n, bool), *map(_larger, turned[:, -_STARTS:].T)]
-    # Of fewer rows than twice the columns there is no covariance to speak of.
-    found = [_concentrated(turned, gram, kept) for kept in starts if kept.sum() >= 2 * size]
+    # Later steps have so many rows a column.
+    least = _KEEP * _PER_COLUMN * size
+    found = [_concentrated(turned, gram, kept) for kept in starts if kept.sum() >= least]
     own, _ = max(found, key=lambda pair: pair[1])
     return lambda block: own((np.asarray(block, np.float32) - mean) @ axes)
 
@@ -172,10 +179,10 @@ def _mahalanobis(rows: Matrix, gram: Matrix, kept: Mask) -> _Distance:
     out = rows[~kept]
     n, d = len(rows) - len(out), rows.shape[1]
     mean = -out.sum(axis=0) / n
-    covariance = np.asarray((gram - out.T @ out) / n - np.outer(mean, mean), np.float64)
+    covariance = (gram - out.T @ out) / n - np.outer(mean, mean)
     covariance[np.diag_indices(d)] += _SHRINK * np.trace(covariance) / d
     root = np.linalg.cholesky(covariance)
-    turn = solve_triangular(root, np.eye(d), lower=True).T.astype(np.float32)
+    turn = solve_triangular(root, np.eye(d, dtype=np.float32), lower=True).T
 
     def distance(block: Matrix) -> npt.NDArray[np.float32]:
         turned = (block - mean) @ turn
@@ -188,8 +195,8 @@ def _mahalanobis(rows: Matrix, gram: Matrix, kept: Mask) -> _Distance:
 def _larger(values: Matrix) -> Mask:
     """Return the larger side of the split with most variance between its sides."""
     ordered = np.sort(np.asarray(values, np.float64))
-    sums, counts = np.cumsum(ordered)[:-1], np.arange(1, len(ordered))
-    rest = len(ordered) - counts
-    between = counts * rest * (sums / counts - (ordered.sum() - sums) / rest) ** 2
+    n, below_n = len(ordered), np.arange(1, len(ordered))
+    sums = np.cumsum(ordered - ordered.mean())[:-1]
+    between = sums**2 / (below_n * (n - below_n))
     below: Mask = values <= ordered[between.argmax()]
     return below if 2 * np.count_nonzero(below) >= len(below) else ~below

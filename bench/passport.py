@@ -23,6 +23,7 @@ from featstore.manifest.io import read_manifest
 from featstore.sources.reader import open_reader
 from featstore.store.store import Duplicates, Norms, row_facts
 from featstore.store.view import Selection
+from fitters.moments.transform import unit_or_zero
 
 #: Rows on which neighbours and variances are counted at most, and the mean and covariance of
 #: unusual rows: the latter more where there are many columns.
@@ -124,47 +125,40 @@ def passport(view: Selection, again: Again | None = None) -> Passport:
     (40, 0.0, True)
     """
     wide = view.astype(np.float64) if view.source.dtype == "float64" else view
-    whole, zero, parts = [], [], []
+    masks, parts = [], []
     for block in wide.batches():
         finite = np.isfinite(block).all(axis=1)
-        there = finite & block.any(axis=1)
-        whole.append(finite)
-        zero.append(~there)
-        if there.any():
-            parts.append(footprints(block[there]))
-    finite, good = np.concatenate(whole), np.flatnonzero(~np.concatenate(zero))
+        masks.append((finite, finite & block.any(axis=1)))
+        if masks[-1][1].any():
+            parts.append(footprints(block[masks[-1][1]]))
+    finite, there = np.concatenate(masks, axis=1)
+    good = np.flatnonzero(there)
     if not len(good):
         raise ProtocolError(f"All {len(view):,} rows of {view.key} are NaN, Inf or all zeros.")
     norms, duplicates = row_facts(view.take(np.flatnonzero(finite)))
     found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     rows = wide.take(good)
-    rng = np.random.default_rng(0)
-    some = np.sort(rng.permutation(len(good))[:SAMPLE])
-    near = rows.take(some).numpy(np.float32)
-    enough = np.sort(rng.permutation(len(good))[: max(SAMPLE, PER_COLUMN * view.dim)])
-    apart = None
+    some = np.random.default_rng(0).permutation(len(good))[: max(SAMPLE, PER_COLUMN * view.dim)]
+    sample = rows.take(some).numpy(np.float32)
+    near, apart = sample[:SAMPLE], None
     if len(good) >= ENOUGH:
-        sample = rows.take(enough).numpy(np.float32)
         apart = _numbers(good[unusual(lambda: rows.batches(reuse=True), sample)])
-    counts = np.zeros(len(some), np.int64)
-    if len(some) > NEIGHBOURS:
-        counts = np.bincount(nearest_rows(near, NEIGHBOURS).ravel(), minlength=len(some))
+    counts = np.zeros(len(near), np.int64)
+    if len(near) > NEIGHBOURS:
+        counts = np.bincount(nearest_rows(near, NEIGHBOURS).ravel(), minlength=len(near))
     return Passport(
         len(view), view.dim, view.source.dtype, _numbers(np.flatnonzero(~finite)), norms,
         duplicates, effective_rank(near), float(skew(counts)) if counts.any() else 0.0,
-        (int(good[some[counts.argmax()]]), int(counts.max())), len(some),
+        (int(good[some[counts.argmax()]]), int(counts.max())), len(near),
         {name: float(mask.mean()) for name, mask in found.items()},
-        {name: _fewer(good, mask) for name, mask in found.items() if 0 < mask.mean() < 1},
+        {name: _numbers(good[mask == (mask.mean() <= 0.5)])
+         for name, mask in found.items() if 0 < mask.mean() < 1},
         apart, again,
     )  # fmt: skip
 
 
 def _numbers(rows: npt.NDArray[Any]) -> tuple[int, ...]:
     return tuple(rows.tolist())
-
-
-def _fewer(rows: npt.NDArray[Any], mask: npt.NDArray[np.bool_]) -> tuple[int, ...]:
-    return _numbers(rows[mask if mask.mean() <= 0.5 else ~mask])
 
 
 def encoded_again(view: Selection, config: AgainConfig) -> Again:
@@ -206,12 +200,10 @@ def encoded_again(view: Selection, config: AgainConfig) -> Again:
             given = [reader.read(item) for item in asked]
     new, old = encode(given, name, weights=config.weights), chosen.numpy()
     width = min(new.shape[1], old.shape[1])
-    one, two = (np.asarray(rows[:, :width], np.float64) for rows in (old, new))
-    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(two, axis=1)
-    cosine = np.einsum("nd,nd->n", one, two) / np.maximum(lengths, np.finfo(float).tiny)
+    one, two = (unit_or_zero(rows[:, :width].astype(np.float64)) for rows in (old, new))
+    cosine = np.einsum("nd,nd->n", one, two)
     others = _numbers(places[~(cosine >= _OWN)])
-    relation = ""
-    whole = np.isfinite(old).all(axis=1)
+    relation, whole = "", one.any(axis=1) & two.any(axis=1)
     if others and np.count_nonzero(whole) >= ENOUGH_SHARED:
         relation = relate(old[whole], new[whole], np.random.default_rng(0)).sentence
-    return Again(name, len(places), float(np.nanmedian(cosine)), others, relation)
+    return Again(name, len(places), float(np.median(cosine)), others, relation)

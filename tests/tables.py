@@ -318,10 +318,6 @@ LEFT_OUT = (
 )  # fmt: skip
 
 
-#: How checks begin that stand in docs/bridge.md.
-BRIDGES = ("verdict, ", "coverage, what a bridge", "false passes", "no alarm", "foreign rows")
-
-
 def statistics_cells(data: list[Data]) -> list[str]:
     """Return the checks of `make validate-statistics`, cells of one kind in one line."""
     called = {name: line for line, names in CHECKS.items() for name in names}
@@ -338,16 +334,6 @@ def statistics_cells(data: list[Data]) -> list[str]:
         aim = goal.replace("printed", "–").replace("<= ", "≤").replace(">= ", "≥")
         rows.append([name, span, aim.replace(" to ", "–"), counted])
     return table(["check", "found", "goal", "held/cells"], rows)
-
-
-def of_bridges(data: list[Data]) -> list[str]:
-    """Return the checks of bridges alone, on planted truths and on rows of real encoders."""
-    return statistics_cells([row for row in data if row["name"].startswith(BRIDGES)])
-
-
-def but_bridges(data: list[Data]) -> list[str]:
-    """Return the checks of all other statistics."""
-    return statistics_cells([row for row in data if not row["name"].startswith(BRIDGES)])
 
 
 def collect_birds(certificate: Path, box: Path) -> None:
@@ -593,8 +579,7 @@ TABLES: dict[str, tuple[str | None, Callable[[Any], list[str]]]] = {
     "interleavings": ("interleavings.json", interleavings),
     "faults, more": ("reliability_more.json", more_faults),
     "few-shot": ("few_shot.json", few_shot),
-    "statistics": ("statistics.json", but_bridges),
-    "bridges": ("statistics.json", of_bridges),
+    "statistics": ("statistics.json", statistics_cells),
     "bridge, peers": ("bridge_peers.json", of_peers),
     "birds": ("birds.json", of_birds),
     "confidence": ("confidence.json", confidence),

@@ -12,16 +12,15 @@ import click
 
 from featstore.cli.options import open_at, set_named
 from featstore.cli.progress import ProgressBar
+from featstore.cli.store import rows_in_words
 from featstore.command_line import StorePlace, count, print_json
+from featstore.errors import listed
 from featstore.terminal import best, in_words, print_facts, say, warning
 
 if TYPE_CHECKING:
     from bench.options import AgainConfig
     from bench.passport import Passport
     from featstore.store.view import Selection
-
-#: Rows that are named.
-_SHOWN = 8
 
 
 def show_vectors(
@@ -64,16 +63,12 @@ def show_vectors(
 
 
 def _rows(found: Passport) -> list[tuple[str, str]]:
-    norms, equal, (row, times) = found.norms, found.duplicates, found.hub
-    low, middle, high = map(in_words, (norms.min, norms.median, norms.max))
-    zero = f"; {count(norms.zero, 'row')} of zeros" if norms.zero else ""
-    groups = f"{count(equal.groups, 'group')} of up to {equal.largest:,} rows"
+    row, times = found.hub
     often = f"row {row:,} is among the ten nearest of {times:,} of {found.sample:,} rows"
     return [
         ("shape", f"{found.n:,} × {found.dim:,} {found.dtype}"),
         ("NaN or Inf", warning(named(found.broken)) if found.broken else "none"),
-        ("norms", f"{low} to {high}, median {middle}{zero}"),
-        ("equal rows", groups if equal.groups else "none"),
+        *rows_in_words(asdict(found.norms), asdict(found.duplicates)),
         ("effective rank", f"{found.rank:.1f} of {found.dim:,}"),
         ("hubs", f"{often}; skewness {found.hubness:.2f}"),
     ]
@@ -92,5 +87,4 @@ def _signs(found: Passport) -> list[tuple[str, str]]:
 
 def named(rows: Sequence[int]) -> str:
     """Return how many rows there are, and the first of them: ``3 rows: 0, 7, 9``."""
-    more = " …" if len(rows) > _SHOWN else ""
-    return f"{count(len(rows), 'row')}: {', '.join(f'{row:,}' for row in rows[:_SHOWN])}{more}"
+    return f"{count(len(rows), 'row')}: {listed(rows, shown=8)}"

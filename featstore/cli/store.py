@@ -143,8 +143,7 @@ def describe(store: FeatureStore, info: SetInfo, *, quick: bool = False) -> dict
 def _sections(document: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
     """Return the facts of `describe` by sections, in words, ids and hashes last."""
     shape = f"{document['n']:,} × {document['dim']:,} {document['dtype']}"
-    failures, same = document["failures"], document["duplicates"].items()
-    equal = {name: one and (one if one["groups"] else "none") for name, one in same}
+    failures, equal = document["failures"], document["duplicates"]
     more = len(failures) - _SHOWN
     # The encoder's name has family and name.
     space = {name: v for name, v in document["space"].items() if name not in ("family", "name")}
@@ -158,16 +157,19 @@ def _sections(document: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
         for one in document["revisions"]
     }
     return {
-        "Rows": _facts({
-            "shape": f"{shape}, {human_bytes(document['bytes'])} on disk",
-            "splits": document["splits"],
-            "norms": document["norms"],
-            "equal rows": equal["embeddings"],
-            "equal files": equal["content"],
-            "failed": len(failures),
-            **dict([*failures.items()][:_SHOWN]),
-            "more failed": max(0, more) or None,
-        }),
+        "Rows": [
+            *_facts({
+                "shape": f"{shape}, {human_bytes(document['bytes'])} on disk",
+                "splits": document["splits"],
+            }),
+            *rows_in_words(document["norms"], equal["embeddings"]),
+            *_facts({
+                "equal files": equal["content"] and _groups(equal["content"]),
+                "failed": len(failures),
+                **dict([*failures.items()][:_SHOWN]),
+                "more failed": max(0, more) or None,
+            }),
+        ],
         "Encoder": _facts({
             "name": document["encoder"], "computed in": document["precision"], **space,
         }),
@@ -180,6 +182,15 @@ def _sections(document: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
 
 #: What is shown of a run.
 _RUN_FACTS = ("date", "device", "batch", "threads", "versions")
+
+
+def rows_in_words(norms: Any, equal: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """Return what `featstore.store.store.row_facts` found, name and value in words."""
+    return _facts({"norms": norms, "equal rows": equal and _groups(equal)})
+
+
+def _groups(equal: Mapping[str, Any]) -> Any:
+    return equal if equal["groups"] else "none"
 
 
 def _facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -316,12 +316,12 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             '    count[anchors] -= 1', '    pass',
             ('tests/bench/test_spaces.py::test_a_profile_is_a_correlation_without_the_item_itself',)),
         Mutant(
-            'A query is not its own neighbour.', 'bench/bridge.py',
-            '    np.fill_diagonal(scores, -np.inf)', '    pass',
+            'A query is not its own neighbour.', 'bench/metrics/geometry.py',
+            '        scores[own - start, own] = -np.inf', '        pass',
             ('tests/bench/test_bridge.py::test_what_is_kept_is_counted_query_by_query',)),
         Mutant(
             'Both halves of a draw are of one pool.', 'bench/bridge.py',
-            'overlap=asked["pairs"][0] / n', 'overlap=0.0',
+            'overlap=part["pairs"][0] / n', 'overlap=0.0',
             ('tests/bench/test_bridge.py::test_the_interval_is_of_draws_and_items',)),
         Mutant(
             'The gate is held by the lower end of the interval.', 'bench/bridge.py',
@@ -333,11 +333,11 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             ('tests/bench/test_spaces.py::test_noise_is_no_rotation_where_rows_lie_in_few_directions',)),
         Mutant(
             'Genera are held out whole.', 'bench/birds.py',
-            '    if by == "species":', '    if by in ("species", "genera"):',
-            ('tests/bench/test_birds.py::test_whole_genera_are_held_out',)),
+            'split.split(groups, groups=groups)', 'split.split(groups, groups=species.names)',
+            ('tests/bench/test_birds.py::test_names_of_species_and_genera_never_seen_are_found_by_true_pairs_alone',)),
         Mutant(
-            'A control within a genus gives every row another name.', 'bench/birds.py',
-            'np.roll(members, 1)', 'np.roll(members, 0)',
+            'A control within a genus gives every row another name.', 'fitters/prototypes.py',
+            '        if 2 * sizes.max() <= len(members):', '        if False:',
             ('tests/bench/test_birds.py::test_names_are_replaced_within_the_genus',)),
         Mutant(
             'An adapter that maps otherwise than it did is refused.', 'fitters/adapter.py',
@@ -348,6 +348,10 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             '    starts = [np.ones(n, bool), *map(_larger, turned[:, -_STARTS:].T)]',
             '    starts = [np.ones(n, bool)]',
             ('tests/bench/test_passport.py::test_a_tight_group_does_not_hide_itself',)),
+        Mutant(
+            'What is foreign is in the last columns, too.', 'bench/foreign.py',
+            '_STARTS, _PER_COLUMN = 3, 2', '_STARTS, _PER_COLUMN = 3, 6',
+            ('tests/bench/test_passport.py::test_rows_of_another_encoder_are_found',)),
         Mutant(
             'A heavy tail leaves no gap.', 'bench/foreign.py',
             ' and between <= beyond.sum()', '',
