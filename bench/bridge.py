@@ -20,6 +20,7 @@ import polars as pl
 from scipy.optimize import least_squares
 
 from bench.errors import ProtocolError
+from bench.foreign import footprints
 from bench.metrics.geometry import nearest_rows, shared_rows
 from bench.options import FEWEST_PAIRS, BridgeConfig, BridgeSettings
 from bench.spaces import ENOUGH, Relation, relate
@@ -54,9 +55,6 @@ _STEPS, _AHEAD = 6, (2, 4, 8)
 
 #: Queries that a group has at least to be named.
 _OF_GROUP = 30
-
-#: A new encoder whose rows are so close to length 1 normalises them.
-_UNIT = 2e-3
 
 #: What a map is compared with.
 CONTROLS = ("shuffled pairs", "random rotation", "identity")
@@ -243,7 +241,7 @@ def bridge(old: Rows | Path, new: Rows | Path, **settings: Unpack[BridgeSettings
     labelled = whole.filter(pl.col("mapped") != "old queries").drop_nulls("right")
     setting = _chosen(x, y, kinds, rng)
     made = space_maps(x, y, setting.kind, rng)(setting).astype(np.float32)
-    unit = bool((np.abs(np.linalg.norm(y, axis=1) - 1) < _UNIT).all())
+    unit = bool(footprints(y)["unit"].all())  # then the new encoder normalises its rows
     result = Bridge(
         relation, n, n_pairs, min(n - n // 2, GALLERY),
         dict(Counter(kind for kind, _ in drawn).most_common()),

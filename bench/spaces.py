@@ -221,20 +221,21 @@ def _difference(x: Matrix, y: Matrix) -> float:
 def _same_up_to(a: Matrix, b: Matrix, median: float) -> Iterator[str]:
     """Yield what the spaces are the same up to, if they are, by rows that follow."""
     width, equal = min(a.shape[1], b.shape[1]), a.shape[1] == b.shape[1]
-    columns = max(_columns(f(a[:, :width]), f(b[:, :width])) for f in (np.asarray, unit_or_zero))
+    raw, unit = (_crossed(f(a[:, :width]), f(b[:, :width])) for f in (np.asarray, unit_or_zero))
+    columns = max(float(np.median(np.diag(crossed))) for crossed in (raw, unit))
     signs = any(all(len(np.unique(column)) <= 2 for column in rows.T) for rows in (a, b))
     if signs and columns >= _SIGNS:
         yield "signs"
         return
+    if columns >= _COLUMNS:
+        if not equal:
+            yield f"its first {width:,} columns"
     # Noise adds to all distances; of rows in few directions it leaves the profiles alike.
-    if columns < _COLUMNS and (
-        median < _FOLLOWS or max(_alike(a, b), _alike(unit_or_zero(a), unit_or_zero(b))) < _SPREAD
-    ):
+    elif median < _FOLLOWS or max(_alike(a, b), _alike(unit_or_zero(a), unit_or_zero(b))) < _SPREAD:
         return
-    if columns < _COLUMNS:
-        yield "order of columns" if equal and _permuted(a, b) else "rotation"
-    elif not equal:
-        yield f"its first {width:,} columns"
+    else:
+        permuted = equal and np.median(raw.max(axis=1)) >= _COLUMNS
+        yield "order of columns" if permuted else "rotation"
     long_a, long_b = (np.linalg.norm(rows, axis=1) for rows in (a, b))
     scaled = abs(float(np.median(long_b / np.maximum(long_a, 1e-12))) - 1) > 0.02
     if scaled and equal:
@@ -271,23 +272,12 @@ def _cut(x: Matrix, y: Matrix) -> Iterator[str]:
             yield f"a linear map to {narrow.shape[1]:,} columns"
 
 
-def _columns(a: Matrix, b: Matrix) -> float:
-    """Return the median correlation of equal leading columns."""
-    width = min(a.shape[1], b.shape[1])
-    one, two = (_standard(rows[:, :width]) for rows in (a, b))
-    return float(np.median(np.einsum("np,np->p", one, two)))
-
-
-def _standard(rows: Matrix) -> Matrix:
-    centred = rows - rows.mean(axis=0)
-    scaled: Matrix = centred / np.maximum(np.linalg.norm(centred, axis=0), 1e-12)
-    return scaled
-
-
-def _permuted(a: Matrix, b: Matrix) -> bool:
-    """Return whether every column of one side is a column of the other, in another order."""
-    best = (_standard(a).T @ _standard(b)).max(axis=1)
-    return float(np.median(best)) >= _COLUMNS
+def _crossed(a: Matrix, b: Matrix) -> Matrix:
+    """Return the correlation of every column of one side with every column of the other."""
+    one, two = (rows - rows.mean(axis=0) for rows in (a, b))
+    lengths = (np.maximum(np.linalg.norm(rows, axis=0), 1e-12) for rows in (one, two))
+    found: Matrix = one.T @ two / np.outer(*lengths)
+    return found
 
 
 def _related(x: Matrix, y: Matrix, rng: np.random.Generator) -> Verdict:

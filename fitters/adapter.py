@@ -33,7 +33,7 @@ GOLDEN = 8
 #: A mapped golden row may be off by so much of its length: products round in another order.
 _CLOSE = 1e-4
 
-_FACTS, _FORMAT = "headstock", "format"
+_FACTS = "headstock"
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,8 @@ limit has no goal.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -82,16 +83,9 @@ def unit(x: Rows) -> Rows:
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
-def column_scales(x: Rows, rng: Rng) -> Rows:
-    return x * np.exp(0.5 * rng.standard_normal(x.shape[1])).astype(np.float32)
-
-
 #: What is done to rows -> function, by the verdict that it must give.
 CHANGES: Mapping[str, Mapping[str, Callable[[Rows, Rng], Rows]]] = {
-    "same": {
-        "equal": lambda x, rng: x.copy(),
-        "bfloat16": lambda x, rng: bfloat16(x),
-    },
+    "same": {"equal": lambda x, rng: x.copy(), "bfloat16": lambda x, rng: bfloat16(x)},
     "same up to": {
         "rotation": turned,
         "int8 by row": lambda x, rng: int8(x, 1),
@@ -100,7 +94,7 @@ CHANGES: Mapping[str, Mapping[str, Callable[[Rows, Rng], Rows]]] = {
         "signs": lambda x, rng: np.sign(x - x.mean(axis=0)),
         "rotation, int8 and scale": lambda x, rng: 5 * int8(turned(x, rng), 1),
         "rotation, unit": lambda x, rng: unit(turned(x, rng)),
-        "column scales": column_scales,
+        "column scales": lambda x, rng: x * np.exp(rng.normal(0, 0.5, x.shape[1])).astype("f4"),
         "noise of 0.1": lambda x, rng: noisy(x, 0.1, rng),
     },
     "related": {
@@ -258,25 +252,25 @@ def kept(trials: int, rng: Rng, strict: bool) -> Iterator[Row]:
     Items are drawn anew from 8,000 for every trial; the truth is the mean of all trials.
     """
     rows = real_rows(FILE)
-    for (old, new), n, draws in (
-        (("layer 3", "mean"), 150, 5),
-        (("layer 3", "mean"), 300, 5),
-        (("mean", "cls"), 300, 5),
-    ):
+    for old, new, n in (("layer 3", "mean", 150), ("layer 3", "mean", 300), ("mean", "cls", 300)):
         found = []
         for _ in range(trials):
             order = rng.permutation(len(rows[old]))[:n]
-            seeds = rng.integers(2**31, size=draws).tolist()
+            seeds = rng.integers(2**31, size=5).tolist()
             one = bridge(rows[old][order], rows[new][order], seeds=seeds, methods=("ridge",))
             found.append((one.own.mean, *one.own.interval()))
-        mean, low, high = np.array(found).T
-        truth = mean.mean()
-        setting = f"{old} to {new}, {n} items, {draws} draws"
-        covered, passed = int(((low <= truth) & (truth <= high)).sum()), int((low >= truth).sum())
-        yield row("coverage, what a bridge keeps", setting, covered, trials, (">=", 0.93),
-                  strict=strict)  # fmt: skip
-        yield row("false passes of the gate", setting, passed, trials, ("<=", 0.055),
-                  strict=strict)  # fmt: skip
+        mean, *ends = np.array(found).T
+        yield from _held(f"{old} to {new}, {n} items, 5 draws", ends, mean.mean(), strict)
+
+
+def _held(setting: str, ends: Sequence[Rows], truth: float, strict: bool) -> Iterator[Row]:
+    """Yield how often an interval covers the truth, and how often a gate at it is passed."""
+    (low, high), n = ends, len(ends[0])
+    for name, held, goal in (
+        ("coverage, what a bridge keeps", (low <= truth) & (truth <= high), (">=", 0.93)),
+        ("false passes of the gate", low >= truth, ("<=", 0.055)),
+    ):
+        yield row(name, setting, int(held.sum()), n, goal, strict=strict)
 
 
 def gates(trials: int, rng: Rng, strict: bool) -> Iterator[Row]:
@@ -285,23 +279,16 @@ def gates(trials: int, rng: Rng, strict: bool) -> Iterator[Row]:
     In every draw half of the items are pairs, whose effects have a standard error of .01, and the
     others are asked for ten neighbours each, of which an item keeps a share of its own.
     """
-    for share in (0.95, 0.55):
-        for n in (40, 60, 300, 948):
-            for draws in (5, 10):
-                passed = covered = 0
-                for _ in range(trials):
-                    own = rng.beta(6 * share, 6 * (1 - share), size=n)
-                    effects = 0.01 * np.sqrt(n / 2) * rng.standard_normal(n)
-                    order = np.argsort(rng.random((draws, n)), axis=1)
-                    pairs, asked = order[:, : n // 2], order[:, n // 2 :]
-                    values = rng.binomial(10, own[asked]) / 10 + effects[pairs].mean(1)[:, None]
-                    numbers = np.repeat(np.arange(draws), n - n // 2)
-                    sums = DrawSums.of(values.ravel(), numbers, asked.ravel())
-                    low, high = two_term(sums, overlap=0.5).interval()
-                    passed += low >= share
-                    covered += low <= share <= high
-                setting = f"planted, keeps {share}, {n} items, {draws} draws"
-                yield row("false passes of the gate", setting, passed, trials, ("<=", 0.055),
-                          strict=strict)  # fmt: skip
-                yield row("coverage, what a bridge keeps", setting, covered, trials, (">=", 0.93),
-                          strict=strict)  # fmt: skip
+    for share, n, draws in itertools.product((0.95, 0.55), (40, 60, 300, 948), (5, 10)):
+        found = []
+        for _ in range(trials):
+            own = rng.beta(6 * share, 6 * (1 - share), size=n)
+            effects = 0.01 * np.sqrt(n / 2) * rng.standard_normal(n)
+            order = np.argsort(rng.random((draws, n)), axis=1)
+            pairs, asked = order[:, : n // 2], order[:, n // 2 :]
+            values = rng.binomial(10, own[asked]) / 10 + effects[pairs].mean(1)[:, None]
+            numbers = np.repeat(np.arange(draws), n - n // 2)
+            sums = DrawSums.of(values.ravel(), numbers, asked.ravel())
+            found.append(two_term(sums, overlap=0.5).interval())
+        setting = f"planted, keeps {share}, {n} items, {draws} draws"
+        yield from _held(setting, np.array(found).T, share, strict)
