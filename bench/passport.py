@@ -16,8 +16,6 @@ from bench.errors import ProtocolError
 from bench.foreign import ENOUGH, footprints, unusual
 from bench.metrics.geometry import effective_rank, nearest_rows
 from bench.options import AgainConfig
-from bench.spaces import ENOUGH as ENOUGH_SHARED
-from bench.spaces import relate
 from featstore.encoders.registry import encode
 from featstore.manifest.io import read_manifest
 from featstore.sources.reader import open_reader
@@ -45,23 +43,20 @@ class Again:
         Median cosine of the rows and the new ones, over the columns that both have.
     others : tuple of int
         Numbers of the rows that are not the encoder's.
-    relation : str
-        How the spaces are related, where there are enough items and some rows are others; or "".
     """
 
     encoder: str
     n: int
     cosine: float
     others: tuple[int, ...]
-    relation: str = ""
 
     @property
     def sentence(self) -> str:
         """Whether the rows are the encoder's."""
         own = self.n - len(self.others)
         which = {0: "None of", self.n: "All"}.get(own, f"{own:,} of")
-        said = f"{which} {self.n:,} rows are those of {self.encoder} (median cosine "
-        return f"{said}{self.cosine:.4f}). {self.relation}".strip()
+        said = f"{which} {self.n:,} rows are those of {self.encoder}"
+        return f"{said} (median cosine {self.cosine:.4f})."
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,7 +198,4 @@ def encoded_again(view: Selection, config: AgainConfig) -> Again:
     one, two = (unit_or_zero(rows[:, :width].astype(np.float64)) for rows in (old, new))
     cosine = np.einsum("nd,nd->n", one, two)
     others = _numbers(places[~(cosine >= _OWN)])
-    relation, whole = "", one.any(axis=1) & two.any(axis=1)
-    if others and np.count_nonzero(whole) >= ENOUGH_SHARED:
-        relation = relate(old[whole], new[whole], np.random.default_rng(0)).sentence
-    return Again(name, len(places), float(np.median(cosine)), others, relation)
+    return Again(name, len(places), float(np.median(cosine)), others)
