@@ -37,7 +37,7 @@ PAIRS = (
     ("mean", "cls", 1_000, 3_000), ("mean", "letters", 1_000, 3_000),
     ("mean", "cls", 200, 3_000), ("lite0", "lite1", 660, 340),
 )  # fmt: skip
-QUERIES, DRAWS = 500, 1
+QUERIES = 500
 
 LOCK = Path(__file__).with_name("bridge.lock")
 
@@ -81,43 +81,33 @@ def peers() -> Mapping[str, Peer]:
 def measure(every: Mapping[str, Peer], rows: Mapping[str, Rows]) -> Iterator[dict[str, Any]]:
     """Yield a row for each pair of spaces and peer: share of the ten nearest kept, CPU seconds."""
     for old, new, n_pairs, gallery in PAIRS:
-        sums: dict[str, list[Any]] = {}
-        seconds: dict[str, float] = {}
-        failed: dict[str, str] = {}
-        for draw in range(DRAWS):
-            order = np.random.default_rng([draw, 5]).permutation(len(rows[old]))
-            x, y = (rows[name].astype(np.float64) for name in (old, new))
-            fitted, held = order[:n_pairs], order[n_pairs : n_pairs + gallery]
-            search = Search(y[held], QUERIES)
-            for name, fit in every.items():
-                started = time.process_time()
-                try:
-                    with warnings.catch_warnings():
-                        warnings.simplefilter("ignore")
-                        made = fit(x[fitted], y[fitted])
-                    seconds[name] = seconds.get(name, 0.0) + time.process_time() - started
-                    kept = search.kept(y[held], np.asarray(made(x[held]), np.float64))[2]
-                    sums.setdefault(name, []).append((held[: len(kept)], kept))
-                except Exception as err:  # whatever a peer raises, the others are still measured
-                    failed[name] = f"{type(err).__name__}: {str(err)[:80]}"
-        tables = {name: _sums(own) for name, own in sums.items()}
-        best = max(tables, key=lambda name: tables[name].mean)
+        order = np.random.default_rng([0, 5]).permutation(len(rows[old]))
+        x, y = (rows[name].astype(np.float64) for name in (old, new))
+        fitted, held = order[:n_pairs], order[n_pairs : n_pairs + gallery]
+        search, found = Search(y[held], QUERIES), {}
+        for name, fit in every.items():
+            started = time.process_time()
+            try:
+                with warnings.catch_warnings(action="ignore"):
+                    made = fit(x[fitted], y[fitted])
+                seconds = time.process_time() - started
+                kept = search.kept(y[held], np.asarray(made(x[held]), np.float64))[2]
+                found[name] = DrawSums.of(kept, np.zeros(len(kept)), held[: len(kept)]), seconds
+            except Exception as err:  # whatever a peer raises, the others are still measured
+                found[name] = f"{type(err).__name__}: {str(err)[:80]}"
+        whole = {name: one for name, one in found.items() if not isinstance(one, str)}
+        best = max((sums for sums, _ in whole.values()), key=lambda sums: sums.mean)
         for name in every:
             row = {"old": old, "new": new, "pairs": n_pairs, "peer": name}
-            if name in failed:
-                yield row | {"failed": failed[name]}
+            if name not in whole:
+                yield row | {"failed": found[name]}
                 continue
-            behind = two_term(tables[best] - tables[name])
+            sums, seconds = whole[name]
+            behind = two_term(best - sums)
             yield row | {
-                "kept": round(tables[name].mean, 4), "seconds": round(seconds[name] / DRAWS, 3),
+                "kept": round(sums.mean, 4), "seconds": round(seconds, 3),
                 "behind": round(behind.mean, 4), "se": round(float(behind.variance) ** 0.5, 4),
             }  # fmt: skip
-
-
-def _sums(own: list[Any]) -> DrawSums:
-    numbers = np.repeat(np.arange(len(own)), [len(items) for items, _ in own])
-    items, values = (np.concatenate(part) for part in zip(*own, strict=True))
-    return DrawSums.of(values, numbers, items)
 
 
 def figures(out: Path) -> Iterator[Figure]:
