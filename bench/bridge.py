@@ -482,7 +482,8 @@ def _facts(result: Bridge, setting: Setting, views: Sequence[Any]) -> dict[str, 
         "spaces": result.relation.verdict,
         "pairs": result.n_items,
         "map": {"kind": setting.kind, "penalty": setting.penalty, "matched": setting.matched},
-        "measured": {"pairs": result.n_pairs, "gallery": result.gallery, "kept": kept},
+        "measured": {"pairs": result.n_pairs, "gallery": result.gallery},
+        "kept": kept,
         "accuracy": told,
         "worst_group": next(
             ({"group": group, "kept": percent(one)} for group, one in result.groups.items()), None

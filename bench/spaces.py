@@ -92,7 +92,7 @@ class Relation:
         wide, low = max(self.widths), self.n < ENOUGH_MIXED and self.verdict != "mixed"
         found = {
             f"Below {ENOUGH_MIXED} items mixed rows are not told.": low,
-            "Mixed rows below 5 % may pass unseen.": self.verdict == "related" and not low,
+            "Mixed rows of 5 % or fewer may pass unseen.": self.verdict == "related" and not low,
             f"Below {2 * wide:,} items one side may be the other, turned and then cut.":
                 self.verdict == "related" and len({*self.widths}) == 2 and self.n < 2 * wide,
         }  # fmt: skip

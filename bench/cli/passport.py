@@ -15,7 +15,7 @@ from featstore.cli.progress import ProgressBar
 from featstore.cli.store import rows_in_words
 from featstore.command_line import StorePlace, count, print_json
 from featstore.errors import listed
-from featstore.terminal import best, in_words, print_facts, say, warning
+from featstore.terminal import TextTable, best, in_words, print_facts, say, warning
 
 if TYPE_CHECKING:
     from bench.options import AgainConfig
@@ -35,12 +35,15 @@ def show_vectors(
 
     if key is None and array is None and str(place).endswith(".safetensors"):
         with suppress(CorruptAlignmentError, FileNotFoundError):  # of vectors it is no adapter
-            facts = Adapter.read(Path(place)).facts
-            told = [(str(name).replace("_", " "), in_words(one)) for name, one in facts.items()]
+            facts = dict(Adapter.read(Path(place)).facts)
             if as_json:
-                print_json(dict(facts))
-            else:
-                print_facts({f"{place}, an adapter": told})
+                print_json(facts)
+                return
+            kept = facts.pop("kept", [])  # of directions that `store derive` saved there is none
+            told = [(name.replace("_", " "), in_words(one)) for name, one in facts.items() if one]
+            print_facts({f"{place}, an adapter": told})
+            rows = [[in_words(one) for one in row.values()] for row in kept]
+            TextTable([name.upper() for name in (kept or [{}])[0]], rows).show()
             return
     with ProgressBar(f"show {key or place}", doing="reading rows"):
         if key is None:

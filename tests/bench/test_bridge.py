@@ -259,7 +259,7 @@ def test_the_command_with_files(tmp_path, capsys):
     np.testing.assert_array_equal(Adapter.read(out).apply(x), own.adapter.apply(x))
     assert said.splitlines()[-1] == f"Page: {page}"
     assert page.read_text("utf-8").count("<svg") == 1
-    assert Adapter.read(out).facts["measured"]["kept"][6]["kept"] == round(own.own.mean, 6)
+    assert Adapter.read(out).facts["kept"][6]["kept"] == round(own.own.mean, 6)
     code, said, _ = run(capsys, *words, "--gate", "0.99", "--json")
     assert code == 5
     assert json.loads(said)["passes"] is False

@@ -84,7 +84,7 @@ def test_a_cut_after_a_rotation_is_told_from_twice_as_many_items_as_columns_on()
     for a, b in ((x, y), (y, x)):
         assert relate(a, b, rng).by == ("a linear map to 120 columns",)
         few = relate(a[:470], b[:470], rng)
-        said = ("Mixed rows below 5 % may pass unseen.",
+        said = ("Mixed rows of 5 % or fewer may pass unseen.",
                 "Below 480 items one side may be the other, turned and then cut.")  # fmt: skip
         assert (few.verdict, few.undecided) == ("related", said)
     assert relate(x, noisy(y, 0.1, rng), rng).verdict == "related"
