@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -35,15 +35,7 @@ def show_vectors(
 
     if key is None and array is None and str(place).endswith(".safetensors"):
         with suppress(CorruptAlignmentError, FileNotFoundError):  # of vectors it is no adapter
-            facts = dict(Adapter.read(Path(place)).facts)
-            if as_json:
-                print_json(facts)
-                return
-            kept = facts.pop("kept", [])  # of directions that `store derive` saved there is none
-            told = [(name.replace("_", " "), in_words(one)) for name, one in facts.items() if one]
-            print_facts({f"{place}, an adapter": told})
-            rows = [[in_words(one) for one in row.values()] for row in kept]
-            TextTable([name.upper() for name in (kept or [{}])[0]], rows).show()
+            _show_adapter(place, dict(Adapter.read(Path(place)).facts), as_json=as_json)
             return
     with ProgressBar(f"show {key or place}", doing="reading rows"):
         if key is None:
@@ -63,6 +55,17 @@ def show_vectors(
     own = [("encoded again", found.again.sentence)] if found.again else []
     others = [("others", named(found.again.others))] if found.again and found.again.others else []
     print_facts({"Rows": _rows(found), "Signs": _signs(found), "Encoder": [*own, *others]})
+
+
+def _show_adapter(place: StorePlace, facts: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json(facts)
+        return
+    kept = facts.pop("kept", [])  # of directions that `store derive` saved there is none
+    told = [(name.replace("_", " "), in_words(one)) for name, one in facts.items() if one]
+    print_facts({f"{place}, an adapter": told})
+    rows = [[in_words(one) for one in row.values()] for row in kept]
+    TextTable([name.upper() for name in (kept or [{}])[0]], rows).show()
 
 
 def _rows(found: Passport) -> list[tuple[str, str]]:

@@ -23,7 +23,8 @@ from threadpoolctl import threadpool_limits
 
 from bench.bridge import Search, _chosen
 from bench.statistics import DrawSums, two_term
-from fitters.space_maps import PENALTIES, kinds_for, space_maps
+from fitters.adapter import Adapter
+from fitters.space_maps import PENALTIES, SpaceMap, kinds_for, space_maps
 from tests.perf.engine import Figure, compare, not_measured, one_run
 from tests.spaces.rows import real_rows
 
@@ -110,8 +111,24 @@ def measure(every: Mapping[str, Peer], rows: Mapping[str, Rows]) -> Iterator[dic
             }  # fmt: skip
 
 
+def adapter() -> Figure:
+    """Compare an adapter, with bias and rows of length 1, with the bare product of its weight."""
+    rows, weight = (
+        np.random.default_rng(0).standard_normal((n, 768), dtype=np.float32) for n in (40_000, 768)
+    )
+    made, out = Adapter(SpaceMap(weight[0], weight), True, rows[:8]), np.empty_like(rows)
+    with threadpool_limits(limits=1):
+        return compare(
+            "bridge.adapter", lambda: made.apply(rows, out),
+            lambda: np.matmul(rows, weight, out=out),
+            against="the bare product, 40,000 × 768 to 768 columns, CPU s", pairs=PAIRED,
+            clock=time.process_time,
+        )  # fmt: skip
+
+
 def figures(out: Path) -> Iterator[Figure]:
     """Yield speed against isotrieve and RidgeCV, and how near the best peer ours is anywhere."""
+    yield adapter()
     names = ("bridge.isotrieve", "bridge.ridge_cv", "bridge.kept")
     with tempfile.TemporaryDirectory() as folder:
         command = (
