@@ -21,7 +21,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import compress
 from typing import TYPE_CHECKING, Any, Self
@@ -324,8 +324,6 @@ def exit_status(code: int | None) -> str:
 _LOOK_SHARE = 0.1
 _LOOK_SECONDS = 1.0
 
-_Job = tuple["Callable[[WorkerProcess, Any], Any]", Any, "Future[Any]"]
-
 
 class DecodePool:
     """Decode images in worker processes.
@@ -384,16 +382,14 @@ class DecodePool:
         self._processes = [
             WorkerProcess(decoder, arguments, timeout, self.memory) for _ in range(workers)
         ]
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._idle: queue.SimpleQueue[WorkerProcess] = queue.SimpleQueue()
+        for process in self._processes:
+            self._idle.put(process)
+        self._threads = ThreadPoolExecutor(workers, "decode")
         self._closed = threading.Event()
         self._look = min(_LOOK_SECONDS, timeout * _LOOK_SHARE)
-        self._threads = [
-            threading.Thread(target=self._serve, args=(process,), daemon=True)
-            for process in self._processes
-        ]
         self._watch = threading.Thread(target=self._kill_late, daemon=True)
-        for thread in (*self._threads, self._watch):
-            thread.start()
+        self._watch.start()
 
     def __enter__(self) -> Self:
         return self
@@ -423,7 +419,7 @@ class DecodePool:
         RuntimeError
             If the pool is closed.
         """
-        return self._submit(WorkerProcess.decode, data)
+        return self._threads.submit(self._by_one, WorkerProcess.decode, data)
 
     def submit_run(self, run: Run) -> Future[Decoded]:
         """Return what is to come of a run beside its pixels.
@@ -433,49 +429,33 @@ class DecodePool:
         RuntimeError
             If the pool is closed.
         """
-        return self._submit(WorkerProcess.decode_run, run)
+        return self._threads.submit(self._by_one, WorkerProcess.decode_run, run)
 
-    def _submit(self, work: Callable[[WorkerProcess, Any], Any], of: Any) -> Future[Any]:
-        if self._closed.is_set():
-            raise RuntimeError("The pool is closed; make another one.")
-        future: Future[Any] = Future()
-        self._jobs.put((work, of, future))
-        return future
+    def _by_one(self, work: Callable[[WorkerProcess, Any], Any], of: Any) -> Any:
+        """Have a process do some work; there are as many as threads."""
+        process = self._idle.get()
+        try:
+            return work(process, of)
+        finally:
+            self._idle.put(process)
 
     def close(self) -> None:
         """Cancel what has not begun, and runs; wait for the images, and end the processes."""
         if self._closed.is_set():
             return
-        self._closed.set()
-        for _ in self._threads:
-            self._jobs.put(None)
+        self._threads.shutdown(wait=False, cancel_futures=True)
         for process in self._processes:
             process.stop()
-        for thread in (*self._threads, self._watch):
-            thread.join()
+        self._threads.shutdown()
+        self._closed.set()
+        self._watch.join()
+        for process in self._processes:
+            process.close()
         if self.memory is not None:
             os.close(self.memory)
 
-    def _serve(self, process: WorkerProcess) -> None:
-        while (job := self._jobs.get()) is not None:
-            work, of, future = job
-            if self._closed.is_set():
-                future.cancel()
-                continue
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                future.set_result(work(process, of))
-            except BaseException as err:  # the future is how its owner hears of it
-                future.set_exception(err)
-        process.close()
-
     def _kill_late(self) -> None:
-        while any(thread.is_alive() for thread in self._threads):
-            self._closed.wait(self._look)
-            if self._closed.is_set():
-                # Only images in flight are waited for, so looking often costs nothing.
-                self._threads[0].join(self._look)
+        while not self._closed.wait(self._look):
             for process in self._processes:
                 process.kill_if_late()
 

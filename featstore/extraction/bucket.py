@@ -293,7 +293,7 @@ def _plan(
     return {
         "key": str(spec.key),
         "set_id": spec.set_id,
-        "items": items.sha256,
+        "items": items.digest,
         "base": base,
         "retry_failed": retry_failed,
         "settings": settings,

@@ -168,10 +168,10 @@ def check_paths(items: pl.DataFrame, what: str) -> None:
     """
     import polars as pl
 
-    doubtful = items.filter(~pl.col("uri").str.contains(_PLAIN))
+    doubtful = items.select("item_id", "uri").filter(~pl.col("uri").str.contains(_PLAIN))
     faults = [
         (item, uri, why)
-        for item, uri in doubtful.select("item_id", "uri").iter_rows()
+        for item, uri in doubtful.iter_rows()
         if (why := uri_fault(uri)) is not None
     ]
     _raise_if(faults, f"of {what} leave the root or are no plain relative path")
@@ -181,21 +181,28 @@ def check_files(root: Path, items: pl.DataFrame, what: str) -> None:
     """Raise ManifestError if the uri of an item is not (in) a regular file below `root`.
 
     Each folder is resolved once, so a million files cost a million `lstat` calls and no more;
-    the parts of one file cost one.
+    the parts of one file that stand together cost one.
     """
     import polars as pl
 
     real, folders = root.resolve(), dict[str, Path | None]()
     held = pl.coalesce(pl.col("uri").str.extract(LOCATOR, 1), pl.col("uri")).alias("file")
-    named = items.filter(pl.col("uri").is_not_null()).select("item_id", "uri", held)
-    faults = {
-        file: why
-        for file in named["file"].unique(maintain_order=True)
-        if not is_url(file) and (why := _file_fault(real, file, folders)) is not None
-    }
-    lost = named.filter(pl.col("file").is_in(list(faults))).iter_rows() if faults else ()
-    of_file = [(item, uri, faults[file]) for item, uri, file in lost]
-    _raise_if(of_file, f"of {what} cannot be used below {root}")
+    lost: list[tuple[str, str, str]] = []
+    for part in items.select("item_id", "uri").iter_slices(_AT_ONCE):  # all at once take memory
+        named = part.select("item_id", "uri", held)
+        faults = {
+            file: why
+            for file in named["file"].drop_nulls().unique(maintain_order=True)
+            if not is_url(file) and (why := _file_fault(real, file, folders)) is not None
+        }
+        if faults:
+            rows = named.filter(pl.col("file").is_in(list(faults))).iter_rows()
+            lost += [(item, uri, faults[file]) for item, uri, file in rows]
+    _raise_if(lost, f"of {what} cannot be used below {root}")
+
+
+#: Items whose files are looked for at once.
+_AT_ONCE = 2**18
 
 
 def _raise_if(faults: list[tuple[str, str, str]], what: str) -> None:

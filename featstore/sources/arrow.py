@@ -230,7 +230,7 @@ class ArrowCells:
     def __init__(self, path: Path) -> None:
         pyarrow = arrow()
         self.where = str(path)
-        self.batches: list[Any] = []
+        batches: list[Any] = []
         with _reading(self.where):
             with open_plain(path) as file:
                 data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -247,35 +247,29 @@ class ArrowCells:
                     raise ValueError("its batches are compressed; save the dataset uncompressed")
                 # Offsets that lead out of their buffer would be followed blindly later.
                 batch.validate(full=True)
-                self.batches.append(batch)
-        counts = [batch.num_rows for batch in self.batches]
-        self._starts = [0, *accumulate(counts)][: len(counts)]
-        self.n_rows = sum(counts)
+                batches.append(batch)
+            self.table = pyarrow.Table.from_batches(batches, self.schema)
 
     def rows(
         self, names: Sequence[str], *, at_once: int = BATCH_ROWS
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield number and values of each row, so many copied at once."""
-        parts = (
-            batch.slice(start, at_once)
-            for batch in self.batches for start in range(0, batch.num_rows, at_once)
-        )  # fmt: skip
-        return _numbered(parts, names)
+        return _numbered(self.table.to_batches(at_once), names)
 
     def get(self, column: str, row: int) -> bytes:
         """Return the bytes in one row of a column; see `ParquetCells.get`."""
-        if row >= self.n_rows:
-            raise ItemReadError(f"{self.where} has {self.n_rows:,} rows and no row {row:,}.")
-        at = bisect_right(self._starts, row) - 1
+        rows = self.table.num_rows
+        if row >= rows:
+            raise ItemReadError(f"{self.where} has {rows:,} rows and no row {row:,}.")
         try:
-            value = _column_cells(self.batches[at].slice(row - self._starts[at], 1), column)[0]
+            value = _column_cells(self.table.slice(row, 1), column)[0]
         except (KeyError, TypeError) as err:
             raise ItemReadError(f"{self.where} has no column {column!r}.") from err
         return value if isinstance(value, bytes) else b""
 
     def close(self) -> None:
         """Let the mapping go; it ends with the last batch."""
-        self.batches = []
+        self.table = None
 
 
 def _lies_in(batch: Any, mapped: Any) -> bool:

@@ -213,7 +213,8 @@ class ItemCollector:
         if self._captions:
             tables["caption"] = _frame(list(self._captions.values()))
         if classes is not None and not all(name.isdecimal() for name in classes["name"]):
-            tables["class_name"] = self._prompts(classes)
+            templates = self.templates or ("none", "photo")
+            tables["class_name"] = class_prompts(classes, templates=templates)
         return Contents(tables, classes)
 
     def _label(self, label: Label | None, where: str) -> Label | None:
@@ -256,23 +257,6 @@ class ItemCollector:
                 "name": names,
                 "shared_name": [name in shared for name in names],
             }
-        )
-
-    def _prompts(self, classes: pl.DataFrame) -> pl.DataFrame:
-        if not self.templates:
-            return class_prompts(classes)
-        return pl.DataFrame(
-            [
-                {
-                    "item_id": f"{class_id}#name#{template}",
-                    "text": text.replace("{}", name),
-                    "class_id": class_id,
-                    "variant": "name",
-                    "template_id": template,
-                }
-                for class_id, name in classes.select("class_id", "name").iter_rows()
-                for template, text in self.templates.items()
-            ]
         )
 
 

@@ -61,53 +61,63 @@ def _structure(data: Any, position: int, n_bytes: int) -> tuple[dict[int, Any], 
     Whole numbers, texts, lists and structures have a value. ValueError, IndexError or
     RecursionError where the bytes are no structure.
     """
-    left = _MOST_VALUES + n_bytes // _VALUE_BYTES
+    reader = _Thrift(data, position, _MOST_VALUES + n_bytes // _VALUE_BYTES)
+    return reader.structure(), reader.position
 
-    def varint() -> int:
-        nonlocal position
+
+class _Thrift:
+    """Reads values of Thrift's compact protocol, so many at most.
+
+    No closures: those that call one another would hold a file of gigabytes until the next
+    collection of garbage.
+    """
+
+    def __init__(self, data: Any, position: int, left: int) -> None:
+        self.data, self.position, self.left = data, position, left
+
+    def byte(self) -> int:
+        self.position += 1
+        byte: int = self.data[self.position - 1]
+        return byte
+
+    def varint(self) -> int:
         found = shift = 0
         while shift < 70:
-            byte: int = data[position]
-            position += 1
+            byte = self.byte()
             found |= (byte & 0x7F) << shift
             if byte < 0x80:
                 return found
             shift += 7
         raise ValueError("its metadata has an integer of more than 64 bits")
 
-    def value(kind: int) -> Any:
-        nonlocal left, position
-        left -= 1
-        if left < 0:
+    def value(self, kind: int) -> Any:
+        self.left -= 1
+        if self.left < 0:
             raise ValueError("its metadata states more values than a file of its size has")
         if kind in (4, 5, 6):
-            number = varint()
+            number = self.varint()
             return (number >> 1) ^ -(number & 1)
         if kind == 12:
-            return structure()
+            return self.structure()
         if kind in (9, 10):
-            head = data[position]
-            position += 1
-            size = head >> 4 if head >> 4 < 15 else varint()
-            return [value(head & 0x0F) for _ in range(size)]
+            head = self.byte()
+            size = head >> 4 if head >> 4 < 15 else self.varint()
+            return [self.value(head & 0x0F) for _ in range(size)]
         if kind not in _SKIPPED:
             raise ValueError(f"its metadata has a value of unknown type {kind}")
-        size = varint() if kind == _TEXT else _SKIPPED[kind]
-        position += size
-        return bytes(data[position - size : position]) if kind == _TEXT else None
+        size = self.varint() if kind == _TEXT else _SKIPPED[kind]
+        self.position += size
+        if kind == _TEXT:
+            return bytes(self.data[self.position - size : self.position])
+        return None
 
-    def structure() -> dict[int, Any]:
-        nonlocal position
+    def structure(self) -> dict[int, Any]:
         fields: dict[int, Any] = {}
         number = 0
-        while head := data[position]:
-            position += 1
-            number = number + (head >> 4) if head >> 4 else value(4)
-            fields[number] = value(head & 0x0F)
-        position += 1
+        while head := self.byte():
+            number = number + (head >> 4) if head >> 4 else self.value(4)
+            fields[number] = self.value(head & 0x0F)
         return fields
-
-    return structure(), position
 
 
 def table_bytes(
@@ -263,6 +273,9 @@ def unpack(
 ) -> pl.DataFrame:
     """Return the table in `data`, the bytes of a Parquet file; `rows`, `chosen` as `read_table`.
 
+    A column of one value is held as that value: seven columns of a usual manifest are. They are
+    unpacked one by one, and moved together once `data` is let go, if nobody else holds it.
+
     Raises
     ------
     ValueError
@@ -272,9 +285,22 @@ def unpack(
     try:
         if chosen is not None:
             return chosen.read(rows)
-        return pl.read_parquet(data, use_statistics=False)
+        names = [*pl.read_parquet_schema(io.BytesIO(data))]
+        found = [
+            _packed(pl.read_parquet(data, columns=[name], use_statistics=False)) for name in names
+        ]
+        del data
+        return pl.concat([found.pop(0).rechunk() for _ in names], how="horizontal")
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as err:
         raise ValueError((str(err).splitlines() or [type(err).__name__])[0][:200]) from err
+
+
+def _packed(column: pl.DataFrame) -> pl.DataFrame:
+    """Return a table of one column with one value in place of many that are equal."""
+    if not column.height or not column.select(pl.all().eq_missing(pl.all().first()).all()).item():
+        return column
+    value = pl.lit(column.item(0, 0), column.dtypes[0])
+    return column.with_columns(value.alias(column.columns[0]))
 
 
 def check_sizes(

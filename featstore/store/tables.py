@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import functools
+import hashlib
 import io
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -43,10 +44,11 @@ _EMPTY = pl.DataFrame()
 
 
 class ItemFile:
-    """An item table and its file: serialised and hashed once, when first asked for.
+    """An item table and its file: hashed, and serialised, once, when first asked for.
 
     Every set and every part of a job shares one, so that to begin a part costs nothing that grows
-    with the number of items.
+    with the number of items. The file is made when the first set is published: to make it takes
+    more time than all else before the first block, and to hold it a fifth of the memory.
 
     Attributes
     ----------
@@ -71,15 +73,26 @@ class ItemFile:
         hashes = [sha256_hex(self.data[place]) for place in places]
         return {"bytes": len(self.data), "sha256": sha256_hex(self.data), "chunks": hashes}
 
-    @property
-    def sha256(self) -> str:
-        """What a set's commit and the plan of its journal know the items by."""
-        return str(self.facts["sha256"])
+    @functools.cached_property
+    def digest(self) -> str:
+        """What the plan of an unfinished set knows the items by: the sha256 of types and CSV.
+
+        Where CSV cannot hold a type, that of the file.
+        """
+        hashed = hashlib.sha256(repr(self.table.schema).encode())
+        try:
+            for part in self.table.iter_slices(GROUP_ROWS):
+                buffer = io.BytesIO()
+                part.write_csv(buffer, include_header=False)
+                hashed.update(buffer.getbuffer())
+        except pl.exceptions.PolarsError:
+            return str(self.facts["sha256"])
+        return hashed.hexdigest()
 
     @property
     def name(self) -> str:
         """Name of the file."""
-        return f"items-{self.sha256[:SHORT]}.parquet"
+        return f"items-{self.facts['sha256'][:SHORT]}.parquet"
 
     def part(self, start: int, n: int) -> ItemFile:
         """Return the file of n items from `start` on: the same one, however often it is asked."""

@@ -474,7 +474,7 @@ class SetWriter:
         new = self.layout.n - old
         return {
             "set_id": self.spec.set_id,
-            "items": self._items.part(old, new).sha256 if new else "",
+            "items": self._items.part(old, new).digest if new else "",
             "layout": repr(self.layout),
             "base": self._base.commit.digest if self._base else "",
             "retry_failed": self._options.retry_failed,

@@ -107,7 +107,7 @@ def test_closing_cancels_what_waits_ends_the_processes_and_is_final():
         with pytest.raises(CancelledError):
             future.result()
     assert process.returncode is not None
-    with pytest.raises(RuntimeError, match="closed"):
+    with pytest.raises(RuntimeError, match="shutdown"):
         pool.submit(b"")
 
 

@@ -269,7 +269,7 @@ def test_every_damage_of_an_arrow_file_is_an_error_or_another_value(tmp_path):
         path.write_bytes(good[:at] if at % 3 == 0 else good[:at] + b"\xff" + good[at + 1 :])
         try:
             table = ArrowCells(path)
-            for row in range(table.n_rows):
+            for row in range(table.table.num_rows):
                 table.get("image", row)
             table.close()
         except (ManifestError, ItemReadError):
