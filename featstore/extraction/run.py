@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import sys
 import timeit
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -239,8 +240,10 @@ def _run_pass(
     limit = _failure_limit(job, sets, tracker, log)
     limit.check()
     on_step, on_progress = job.config.on_step, job.config.on_progress
-    geometry, usual = sets[0].runner.geometry, job.config.usual_pixels
-    resizing = partial(resizing_gain, geometry) if geometry is not None and usual else None
+    geometry, resizing = sets[0].runner.geometry, None
+    # Where no encoder has loaded it, importing torch for a line takes seconds and 200 MB.
+    if geometry is not None and job.config.usual_pixels and "torchvision" in sys.modules:
+        resizing = partial(resizing_gain, geometry)
 
     def count(rows: int) -> None:
         tracker.advance(rows, encoded=True)
@@ -280,13 +283,12 @@ def _run_pass(
     return results
 
 
+@functools.cache
 def resizing_gain(geometry: Geometry) -> float:
     """Return how many times as fast as Pillow torchvision resizes a photograph here, on a thread.
 
-    1 where there is no torchvision.
+    Measured once a process.
     """
-    if find_spec("torchvision") is None:
-        return 1.0
     image, seconds = golden_images()[0].resize((640, 480)), []
     with torch_threads(1):
         for resizer in ("torchvision", "pillow"):
