@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import tomli_w
 
 from featstore.address import Address, parse_address
 from featstore.errors import ManifestError
@@ -35,56 +35,26 @@ from featstore.manifest.paths import (
 )
 from featstore.store.parquet_guard import table_bytes, unpack
 
-_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
-
 
 def toml_text(facts: Mapping[str, Any]) -> str:
     """Return `facts` as TOML: plain values first, then one table a nested mapping.
 
-    The same facts in the same order give the same text, and `tomllib` reads it back as they
-    were. Strings, booleans, integers, finite floats, lists of those and mappings are known.
+    The same facts in the same order give the same text, and `tomllib` reads it back as they were.
 
     Raises
     ------
     ManifestError
-        If a value is anything else (None, a date, NaN, a list of mappings).
+        If a value is nothing that TOML has (None, bytes), or a text not Unicode.
     """
-    return "\n".join(_table((), facts)).strip("\n") + "\n"
-
-
-def _table(path: tuple[str, ...], facts: Mapping[str, Any]) -> list[str]:
-    plain = {key: value for key, value in facts.items() if not isinstance(value, Mapping)}
-    nested = {key: value for key, value in facts.items() if isinstance(value, Mapping)}
-    lines = []
-    if path and (plain or not nested):
-        lines += ["", f"[{'.'.join(map(_key, path))}]"]
-    lines += [f"{_key(key)} = {_value(value, (*path, key))}" for key, value in plain.items()]
-    for key, value in nested.items():
-        lines += _table((*path, key), value)
-    return lines
-
-
-def _key(key: Any) -> str:
-    if not isinstance(key, str):
-        raise ManifestError(f"The facts have a key that is not a string: {key!r}.")
-    return key if _BARE_KEY.fullmatch(key) else _value(key, (key,))
-
-
-def _value(value: Any, path: tuple[str, ...]) -> str:
-    if isinstance(value, list | tuple):
-        parts = [_value(part, path) for part in value]
-        if sum(map(len, parts)) > 80:
-            return "[\n" + "".join(f"    {part},\n" for part in parts) + "]"
-        return f"[{', '.join(parts)}]"
-    # What JSON writes of these is TOML, too, but for one control character.
-    with suppress(ValueError):  # no number, or half of a surrogate pair
-        if isinstance(value, str | int | float):
-            text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-            return text.encode().replace(b"\x7f", rb"\u007f").decode()
-    raise ManifestError(
-        f"The fact {'.'.join(map(str, path))} is {value!r} ({type(value).__name__}), which "
-        "dataset.toml cannot hold. Give a string, number, boolean, list of those or mapping."
-    )
+    try:
+        text = tomli_w.dumps(facts)
+        text.encode()  # not half of a surrogate pair
+    except (TypeError, ValueError) as err:
+        raise ManifestError(
+            f"dataset.toml cannot hold the facts {[*facts]}: {err}. Give strings, numbers, "
+            "booleans, dates, lists of those and mappings."
+        ) from err
+    return text
 
 
 #: Facts that are not the caller's to give.

@@ -130,9 +130,9 @@ def test_facts_survive_the_standard_librarys_reader(facts):
     assert text == toml_text(facts)
 
 
-@pytest.mark.parametrize("value", [None, float("nan"), float("inf"), b"x", Path("x"), [{"a": 1}]])
-def test_facts_that_toml_cannot_hold_are_named(value):
-    with pytest.raises(ManifestError, match=r"fact a.b is .*Give a string, number"):
+@pytest.mark.parametrize("value", [None, b"x", Path("x"), "\ud800"])
+def test_facts_that_toml_cannot_hold_are_refused(value):
+    with pytest.raises(ManifestError, match=r"cannot hold the facts \['a'\]: .*Give strings"):
         toml_text({"a": {"b": value}})
 
 
