@@ -96,7 +96,7 @@ class Data:
         `fitters.jobs.HeadTexts`.
     pair_variants, pair_templates : tuple of str
         Which prompts make the text that a class's training images are paired with. Empty: those
-        that are scored. Sentences on a class (``--descriptions-file``) are variant "description".
+        that are scored. Sentences on a class (``-s descriptions_file``) are variant "description".
     locales : tuple of str
         Which captions (their ``variant``); empty means all.
     """

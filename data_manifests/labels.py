@@ -133,7 +133,7 @@ def find_timm_info() -> Path:
     BuildError
         If timm is not installed.
     """
-    install = "timm, or give its folder with --source"
+    install = "timm, or give its folder with -s files=FOLDER"
     return package_file("timm", "data/_info", install=install)
 
 
@@ -143,7 +143,7 @@ def _read(path: Path) -> str:
     except OSError as err:
         raise BuildError(
             f"Cannot read {path}: {err.strerror}. timm 0.9 or later ships it; give a folder that "
-            "holds it with --source."
+            "holds it with -s files=FOLDER."
         ) from err
     except UnicodeDecodeError as err:
         raise BuildError(f"{path} is not UTF-8: byte {err.start:,}. Install timm again.") from err

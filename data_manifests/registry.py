@@ -16,7 +16,7 @@ from data_manifests.official.inspection import Read
 from data_manifests.plan import BuildError, Plan, read_facts
 
 #: Keyword arguments of every dataset that is read from its official layout.
-FROM_DISK = frozenset({"root", "splits", "subset", "images", "split_file"})
+FROM_DISK = frozenset({"root", "splits", "subset", "classes_only", "split_file"})
 _WITH_FLAGS = FROM_DISK | {"source", "locales"}
 
 

@@ -384,6 +384,27 @@ def print_json(value: Any) -> None:
     click.echo(json_text(value))
 
 
+def answer(document: Any, *parts: str | Sequence[str] | TextTable, as_json: bool) -> None:
+    """Print what a command has found: one JSON document on stdout, or lines and tables.
+
+    Parameters
+    ----------
+    document : object
+        All of it, for programs.
+    *parts
+        The same for people: a line, the texts of a line (`featstore.terminal.say`), or a table.
+    as_json : bool
+    """
+    if as_json:
+        print_json(document)
+        return
+    for part in parts:
+        if isinstance(part, TextTable):
+            part.show()
+        else:
+            say(*([part] if isinstance(part, str) else part))
+
+
 def completed(registry: str) -> Callable[..., list[CompletionItem]]:
     """Return what completes a parameter of click by the names in a registry, "module:name"."""
 
@@ -417,11 +438,8 @@ def name_argument(
 
 def print_listed(rows: Sequence[dict[str, str]], *, as_json: bool) -> None:
     """Print what registries list (`featstore.plugins.Registry.listed`): a line a thing, or JSON."""
-    if as_json:
-        print_json(rows)
-        return
-    keys = ("kind", "name", "package", "text")
-    TextTable(("KIND", "NAME", "PACKAGE", ""), [[row[key] for key in keys] for row in rows]).show()
+    cells = [[row[key] for key in ("kind", "name", "package", "text")] for row in rows]
+    answer(rows, TextTable(("KIND", "NAME", "PACKAGE", ""), cells), as_json=as_json)
 
 
 def human_bytes(size: int) -> str:

@@ -45,9 +45,8 @@ DATASETS: Registry[Builder] = Registry("dataset", BUILDERS, accept=_as_builder)
 A dataset of one's own (``register("dataset", NAME)``, an entry point of ``headstock.datasets``) is
 a folder with a ``dataset.toml`` like those of data_manifests, whose ``reader`` or ``synsets``
 says what reads it, or a function that returns a `data_manifests.plan.Plan`. The
-parameters of the function are the options that it takes: ``root``, ``source``, ``splits``,
-``subset``, ``images``, ``split_file`` and ``locales`` have flags of ``headstock data build``,
-others are given as ``-s NAME=VALUE``.
+parameters of the function are the options that it takes: ``root``, ``splits`` and ``subset`` have
+flags of ``headstock data build``, others are given as ``-s NAME=VALUE``.
 """
 
 
@@ -94,9 +93,9 @@ def build_dataset(
         Which names and templates the class_name items are made of; default: the dataset's own.
     **options
         Of the builder: ``source`` (Path; label sets and stamps), ``locales`` (stamps); of a
-        dataset on disk ``root`` (Path), ``splits``, ``subset``, ``images``, ``split_file`` (see
-        `data_manifests.official.dataset.plan_dataset`) and those of its dataset.toml. None means
-        the default.
+        dataset on disk ``root`` (Path), ``splits``, ``subset``, ``classes_only``, ``split_file``
+        (see `data_manifests.official.dataset.plan_dataset`) and those of its dataset.toml. None
+        means the default.
 
     Raises
     ------

@@ -428,29 +428,29 @@ class PromptChoice:
     """
 
     variants: tuple[str, ...] = option(
-        (),
-        help="Make prompts of these names: name, lemmas, clean, definition, paper, open_clip or "
-        "user [default: the dataset's own].",
+        (), help="Make prompts of these names, keys of VARIANTS.", flag=None
     )
     templates: tuple[str, ...] = option(
-        (),
-        help="Put the names into these templates, or sets of templates: none, photo, simple, "
-        "paper, icis or openai80 [default: the dataset's own].",
-    )
+        (), help="Put the names into these templates, keys of TEMPLATES or TEMPLATE_SETS.",
+        flag=None,
+    )  # fmt: skip
     names_file: Path | None = option(
         None,
         help="Read a name for each class from this JSON file, laid out as in "
         "CLIP_benchmark; they are the variant user.",
+        flag="-s",
     )
     templates_file: Path | None = option(
         None,
         help="Read templates from this JSON file, laid out as in CLIP_benchmark: {} or {c} "
         "stands for the name, {a} for its article.",
+        flag="-s",
     )
     descriptions_file: Path | None = option(
         None,
         help="Read sentences for each class from this JSON file, laid out as in CuPL; they "
         "are the variant description.",
+        flag="-s",
     )
 
     def make(

@@ -463,17 +463,17 @@ class FitRequest(FitConfig):
     )
     variants: tuple[str, ...] = option(
         VARIANTS,
-        help="Use these variants of class names: a --y of class names is fitted on them, and the "
+        help="Use these variants of class names: class names as texts are fitted in them, and the "
         "classes of a head are asked for in them.",
         flag=None,
     )
     templates: tuple[str, ...] = option(
-        TEMPLATES, help="Put the names of --variants into these prompt templates.", flag=None
+        TEMPLATES, help="Put the names of `variants` into these prompt templates.", flag=None
     )
     head_variants: tuple[str, ...] = option(
         (),
         help="Fit on these variants of the names of the head's classes, separated by commas; "
-        "auto chooses them on the head [default: --variants, and the definition where the "
+        "auto chooses them on the head [default: `variants`, and the definition where the "
         "label set has it].",
         needs=("head",),
         flag=None,
@@ -481,7 +481,7 @@ class FitRequest(FitConfig):
     head_templates: tuple[str, ...] = option(
         (),
         help="Put the names of the head's classes into these prompt templates, separated by "
-        "commas [default: --templates].",
+        "commas [default: `templates`].",
         needs=("head",),
         flag=None,
     )

@@ -194,7 +194,7 @@ def _manifest(dataset: str, kind: str) -> tuple[str, str]:
         folder = f"{folder}-val"
         words += ["--root", f"DATA/{dataset}", "--split", "val"]
     elif dataset == INAT_LABELS:
-        words += ["--root", f"DATA/{dataset}", "--classes-only"]
+        words += ["--root", f"DATA/{dataset}", "-s", "classes_only"]
     elif dataset not in BEIT:
         words += ["--root", f"DATA/{dataset}"]
     for option in OPTIONS.get(dataset, ()):

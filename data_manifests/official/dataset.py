@@ -45,7 +45,7 @@ def coop_reader(facts: Mapping[str, Any], file: Path) -> tuple[dict[str, Any], R
         If the dataset has no such split, or the file is missing or of another form.
     """
     if "coop" not in facts:
-        raise BuildError(f"CoOp has no split of {facts['name']!r}; leave --split-file out.")
+        raise BuildError(f"CoOp has no split of {facts['name']!r}; leave -s split_file out.")
     rows = _rows(file)
     counts = {split: sum(row[1] == split for row in rows) for split in ("train", "val", "test")}
     own = {
@@ -164,7 +164,7 @@ def plan_dataset(
     root: Path | None = None,
     splits: Sequence[str] | None = None,
     subset: bool = False,
-    images: bool = True,
+    classes_only: bool = False,
     split_file: Path | None = None,
     **options: str,
 ) -> Plan:
@@ -182,8 +182,8 @@ def plan_dataset(
         Which splits are wanted; all by default. Recorded in the manifest.
     subset : bool
         Take what is there of a partial or other copy; what is not there is recorded.
-    images : bool
-        False: the label set alone, from the dataset's own lists.
+    classes_only : bool
+        Take the label set alone, from the dataset's own lists.
     split_file : Path, optional
         A ``split_zhou_*.json`` of CoOp: its items, labels, names and splits instead of the
         dataset's own lists. No counts are known of it.
@@ -199,7 +199,7 @@ def plan_dataset(
     name = str(facts["name"])
     if split_file is not None:
         facts, read = coop_reader(facts, split_file)
-    inspection = inspect(facts, read, root, splits=splits, images=images, **options)
+    inspection = inspect(facts, read, root, splits=splits, classes_only=classes_only, **options)
     problems = inspection.fatal if subset else inspection.problems
     if problems or inspection.listing is None:
         raise BuildError(
@@ -208,13 +208,13 @@ def plan_dataset(
             + ("." if inspection.fatal else "; --subset builds what is there.")
         )
     listing = inspection.listing
-    if not images:
+    if classes_only:
         empty = listing.images.clear()
         listing = Listing(empty, listing.labels, listing.names, None, {}, listing.classes)
     chosen = {key: value for key, value in inspection.disk.options.items() if value}
     made_of = {
         **({"options": _portable(facts, chosen)} if chosen else {}),
-        "splits": list(inspection.disk.splits) if images else [],
+        "splits": [] if classes_only else list(inspection.disk.splits),
         "complete": not inspection.problems,
     }
     if inspection.problems:
@@ -224,7 +224,7 @@ def plan_dataset(
         facts={**published_facts(facts), **made_of},
         fingerprint=_fingerprint(folder, inspection, listing, made_of),
         make=partial(_make, name, facts, listing, inspection.disk.splits),
-        root=None if listing.arrays or not images else inspection.disk.root,
+        root=None if listing.arrays or classes_only else inspection.disk.root,
     )
 
 
@@ -297,10 +297,7 @@ def item_tables(name: str, listing: Listing, splits: Sequence[str]) -> dict[str,
 
 def _left_out(problems: Sequence[Problem]) -> dict[str, Any]:
     """Return what a partial build lacks: how much of each kind, and the first of it."""
-    kinds = dict.fromkeys(problem.kind for problem in problems)
-    counts: dict[str, int] = {
-        kind: sum(problem.kind == kind for problem in problems) for kind in kinds
-    }
+    counts = Counter[str](problem.kind for problem in problems)
     return {**counts, "first": [problem.text for problem in problems[:NAMED]]}
 
 

@@ -127,7 +127,7 @@ def inspect(
     root: Path | None = None,
     *,
     splits: Sequence[str] | None = None,
-    images: bool = True,
+    classes_only: bool = False,
     **options: str,
 ) -> Inspection:
     """Read a copy of a dataset and say everything that is wrong with it.
@@ -142,8 +142,8 @@ def inspect(
         The folder.
     splits : sequence of str, optional
         Which splits are wanted; all by default.
-    images : bool
-        False looks at the lists alone, not at the image files, and expects no counts of them.
+    classes_only : bool
+        Look at the lists alone, not at the image files, and expect no counts of them.
     **options
         Options of the dataset.
 
@@ -175,7 +175,7 @@ def inspect(
         message = str(err) if isinstance(err, BuildError) else message
         unreadable = Problem("unreadable list", str(disk.root), message)
         return Inspection(disk, None, expected, [*problems, unreadable])
-    if not images:
+    if classes_only:
         return Inspection(disk, listing, expected, [*problems, *_classes(listing, expected)])
     whole, sizes, faults = _files(disk, listing)
     problems += [*faults, *_counts(disk, whole, expected)]

@@ -88,7 +88,7 @@ def select_stamps(root: Path) -> list[Stamp]:
     if not stamps:
         raise BuildError(
             f"{root} holds no PNG with a .txt beside it. Give the stamps folder of Tux Paint, or a "
-            "folder with the .deb of tuxpaint-stamps-default, with --source."
+            "folder with the .deb of tuxpaint-stamps-default, with -s files=FOLDER."
         )
     return sorted(stamps, key=lambda stamp: stamp.path)
 
@@ -336,5 +336,5 @@ def _digest(file: Path) -> bytes:
             return hashlib.file_digest(opened, "sha256").digest()
     except OSError as err:
         raise BuildError(
-            f"Cannot read {file}: {err.strerror}. Give a readable folder with --source."
+            f"Cannot read {file}: {err.strerror}. Give a readable folder with -s files=FOLDER."
         ) from err

@@ -32,7 +32,7 @@ TIMEOUT_S = 900
 
 _ADVICE = (
     "Install the package (apt-get install tuxpaint-stamps-default), or give its stamps folder or "
-    "a folder with its .deb with --source."
+    "a folder with its .deb with -s files=FOLDER."
 )
 
 
@@ -153,7 +153,7 @@ def package_version(root: Path) -> str | None:
 
 def _in_folder(folder: Path, cache: Path) -> Path:
     if not folder.exists():
-        raise BuildError(f"--source {folder} does not exist. {_ADVICE}")
+        raise BuildError(f"{folder} does not exist. {_ADVICE}")
     for start in range(len(INSIDE.parts) + 1):
         inside = folder / Path(*INSIDE.parts[start:])
         if _has_stamps(inside):

@@ -30,6 +30,7 @@ from featstore.command_line import (
     SectionedCommand,
     StorePlace,
     StoreType,
+    answer,
     human_bytes,
     json_option,
     print_json,
@@ -59,7 +60,7 @@ _DECODER, _OF_HEADS = "an extraction", "a head"
 def _settings(named: Mapping[str, Any]) -> Owners:
     """Return what ``-s`` sets: of the encoders that a command line names, and of any extraction."""
     typed = named.get("encoder") or ()
-    names = [n if n.partition(":")[2] else f"{n.partition(':')[0]}:NAME" for n in typed]
+    names = [f"{name}NAME" if name.endswith(":") else name for name in typed]
     return {
         **encoder_settings(names),
         _DECODER: settings_of(ExtractConfig),
@@ -363,12 +364,12 @@ def _dry_run(plan: Plan, store: StorePlace, *, as_json: bool) -> None:
             states += [target.state(target.known_rows(None)) for target in job.open().targets]
     check_free_space(store, states)
     found = list(zip(states, specs, strict=True))
-    if as_json:
-        print_json([{**asdict(state), "encoder": spec.encoder} for state, spec in found])
-        return
-    for state, spec in found:
-        click.echo(f"{_named(state.key, spec)}: {_state_words(state)}")
-    click.echo(f"Total: {human_bytes(sum(state.write_bytes for state in states))} to write")
+    answer(
+        [{**asdict(state), "encoder": spec.encoder} for state, spec in found],
+        *(f"{_named(state.key, spec)}: {_state_words(state)}" for state, spec in found),
+        f"Total: {human_bytes(sum(state.write_bytes for state in states))} to write",
+        as_json=as_json,
+    )
 
 
 def _state_words(state: SetState) -> str:

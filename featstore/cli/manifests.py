@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from featstore.cli.options import prompt_fields, prompts_option
 from featstore.cli.progress import ProgressBar, show_log
 from featstore.command_line import (
     EXIT_VERIFY,
     SectionedCommand,
+    answer,
     count,
     json_option,
     print_json,
@@ -25,8 +27,10 @@ from featstore.options import (
     config_from,
     option,
     options_from,
+    options_of,
     plain_settings,
     settings_from,
+    settings_of,
 )
 from featstore.prompts import PromptChoice
 from featstore.terminal import TextTable, bad, good, in_words, print_facts, say, warning
@@ -53,22 +57,32 @@ def _of_source(named: Mapping[str, Any]) -> Owners:
     location, name = named.get("location"), named.get("source")
     if location is None and name is None:
         return {}
-    from featstore.sources.making import SOURCES, guessed
+    from featstore.sources.making import LABELS, SOURCES, guessed
 
     name = guessed(location) if name is None and isinstance(location, str) else name
+    if name == LABELS:
+        return {name: settings_of(PromptChoice)}
     if not isinstance(name, str) or name not in SOURCES:
         return {}
     return _of_texts(name, {key: {"what": text} for key, text in SOURCES[name].options.items()})
+
+
+#: What is said of the option that chooses texts of the classes: of a source, or of a dataset.
+_FORMS = (
+    "Write class names in these forms, such as name,definition:none,photo. They are name, lemmas, "
+    "clean, definition, paper, open_clip or user; templates, or sets of them, are none, photo, "
+    "simple, paper, icis or openai80 [default: the {}'s]."
+)
 
 
 @click.command(
     "make",
     cls=SectionedCommand,
     settings=_of_source,
-    sections={"Options": "-o --name --as --setting --variants --templates"},
+    sections={"Options": "-o --name --as --setting --prompts"},
     epilog="\b\nExample:"
     "\n  headstock data make pairs.csv -s images=photos"
-    "\n  headstock data make birds.txt --variants name",
+    "\n  headstock data make birds.txt --prompts name",
 )
 @click.argument("location")
 @click.option(
@@ -88,11 +102,11 @@ def _of_source(named: Mapping[str, Any]) -> Owners:
     help="Call the dataset this [default: made of the location's name].",
 )
 @setting_option("Set an option of the source; `data make --as SOURCE LOCATION --help` lists them")
-@options_from(PromptChoice)
+@prompts_option("--prompts", _FORMS.format("source"))
 @json_option
 def make_command(
     location: str, source: str | None, out: Path | None, name: str | None,
-    words: tuple[str, ...], as_json: bool, **given: Any,
+    words: tuple[str, ...], as_json: bool, prompts: Any,
 ) -> None:  # fmt: skip
     """Make a manifest of your own files or classes.
 
@@ -116,16 +130,16 @@ def make_command(
     if source is None:
         source = guessed(location)
         click.echo(f"{location} is read as {source} (--as SOURCE reads it as another)", err=True)
-    prompts = config_from(PromptChoice, given)
     if source != LABELS and source not in SOURCES:
         raise click.UsageError(unknown_name("source", source, [*SOURCES, LABELS]))
     options = settings_from(words, {source: {}, **_of_source({"source": source})})[source]
     out = out or Path("manifests") / (name or default_name(find_place(location)))
-    if prompts != PromptChoice() and source != LABELS:
+    if prompts and source != LABELS:
         raise click.UsageError("Prompts are for a list of classes: --as labels.")
     with ProgressBar(f"make {out}"):
         if source == LABELS:
-            manifest = write_label_set(location, out, name=name, prompts=prompts)
+            choice = config_from(PromptChoice, prompt_fields(prompts) | options)
+            manifest = write_label_set(location, out, name=name, prompts=choice)
         else:
             manifest = make_manifest(source, location, out, name=name, options=options)
     document = {
@@ -136,19 +150,17 @@ def make_command(
         "items": manifest.facts["counts"],
         "left_out": manifest.facts.get("left_out", 0),
     }
-    if as_json:
-        print_json(document)
-        return
-    click.echo(f"Made {manifest.name} in {out}. Its files are in {manifest.root}.")
-    echo_counts(document["classes"], document["items"])
+    parts: list[Any] = [f"Made {manifest.name} in {out}. Its files are in {manifest.root}."]
+    parts.append(counts_table(document["classes"], document["items"]))
     if document["left_out"]:
         left = count(document["left_out"], "file")
-        say(warning(f"{left} left out:"), f" {out / LEFT_OUT_FILE} says why")
+        parts.append((warning(f"{left} left out:"), f" {out / LEFT_OUT_FILE} says why"))
     alike: dict[str, list[str]] = {}
     for one in [] if manifest.classes is None else manifest.classes["name"]:
         alike.setdefault(re.sub(r"[\W_]+|s\b", "", one.lower()), []).append(one)
-    for names in filter(lambda names: len(names) > 1, alike.values()):
-        say(warning("names nearly equal:"), f" {', '.join(names)}")
+    equal = [", ".join(names) for names in alike.values() if len(names) > 1]
+    parts += [(warning("names nearly equal:"), f" {names}") for names in equal]
+    answer(document, *parts, as_json=as_json)
 
 
 def show_dataset(name: str, *, as_json: bool) -> None:
@@ -189,10 +201,8 @@ def verify_manifest(folder: Path, *, as_json: bool) -> int:
         say(bad("Damaged:"), f" {err}", err=True)
         return EXIT_VERIFY
     total = sum(splits["total"] for splits in document["counts"].values())
-    if as_json:
-        print_json({"ok": True, "items": total})
-    else:
-        say(good("OK:"), f" {count(total, 'item')} match the manifest")
+    said = good("OK:"), f" {count(total, 'item')} match the manifest"
+    answer({"ok": True, "items": total}, said, as_json=as_json)
     return 0
 
 
@@ -212,20 +222,20 @@ def _show(document: dict[str, Any], *, as_json: bool) -> None:
     )  # fmt: skip
     if counts is not None:
         click.echo()
-        echo_counts(classes, counts)
+        counts_table(classes, counts).show()
 
 
 def _facts(document: dict[str, Any]) -> list[tuple[str, str]]:
     return [(key.replace("_", " "), in_words(value)) for key, value in document.items()]
 
 
-def echo_counts(classes: int, counts: dict[str, dict[str, int]]) -> None:
-    """Print the classes, and the items of each kind by split."""
+def counts_table(classes: int, counts: dict[str, dict[str, int]]) -> TextTable:
+    """Return the classes, and the items of each kind by split."""
     rows = [("classes", f"{classes:,}", "")]
     for kind, splits in counts.items():
         parts = {split: n for split, n in splits.items() if split != "total"}
         rows.append((kind, f"{splits['total']:,}", in_words(parts)))
-    TextTable(("KIND", "ITEMS", "SPLITS"), rows).show()
+    return TextTable(("KIND", "ITEMS", "SPLITS"), rows)
 
 
 @dataclass(frozen=True)
@@ -241,42 +251,39 @@ class BuildConfig:
         "where they are.",
         metavar="DIR",
     )
-    source: Path | None = option(
-        None,
-        help="Read the source files from this folder: the stamps or the .deb of "
-        "tuxpaint-stamps-default (stamps), or timm's label files (imagenet…).",
-        metavar="DIR",
-    )
-    split: tuple[str, ...] = option(
-        (), help="Build only these splits, such as test [default: all]."
+    splits: tuple[str, ...] = option(
+        (), help="Build only these splits, such as test [default: all].", flag="--split"
     )
     subset: bool = option(
         False, help="Accept an incomplete copy; the manifest records that it is one."
     )
-    classes_only: bool = option(False, help="Build only the label set, without images.")
+    source: Path | None = option(
+        None,
+        help="Read the source files from this folder: the stamps or the .deb of "
+        "tuxpaint-stamps-default (stamps), or timm's label files (imagenet…).",
+        flag="-s files",
+        metavar="DIR",
+    )
+    classes_only: bool = option(False, help="Build only the label set, without images.", flag="-s")
     split_file: Path | None = option(
         None,
         help="Take items, names and splits from this file of CoOp (split_zhou_….json) instead of "
         "the official ones.",
+        flag="-s",
         metavar="FILE",
     )
-    locale: tuple[str, ...] = option(
-        (), help="Write captions in these languages, such as en,fr (stamps only) [default: en]."
+    locales: tuple[str, ...] = option(
+        (),
+        help="Write captions in these languages, such as en,fr [default: en].",
+        flag="-s locale",
     )
-
-
-#: Field of `BuildConfig` -> keyword of the builders.
-_KEYWORDS = {
-    "root": "root", "source": "source", "split": "splits", "subset": "subset",
-    "classes_only": "images", "split_file": "split_file", "locale": "locales",
-}  # fmt: skip
 
 
 _EXAMPLES = (
     "\b\nExample:"
-    "\n  headstock data build stamps -o build/stamps --locale en,fr"
+    "\n  headstock data build stamps -o build/stamps -s locale=en,fr"
     "\n  headstock data build food101 --root data -o build/food101 --split test \\"
-    "\n      --variants paper --templates paper"
+    "\n      --prompts paper:paper"
 )
 
 
@@ -289,7 +296,10 @@ def _of_dataset(named: Mapping[str, Any]) -> Owners:
 
     if name not in DATASETS:
         return {}
-    return _of_texts(name, DATASETS[name].facts.get("options", {}))
+    builder = DATASETS[name]
+    own = _of_texts(name, builder.facts.get("options", {}))[name]
+    taken = {one: o for one, o in settings_of(BuildConfig).items() if o.name in builder.options}
+    return {name: {**own, **taken, **settings_of(PromptChoice)}}
 
 
 @click.command(
@@ -297,9 +307,7 @@ def _of_dataset(named: Mapping[str, Any]) -> Owners:
     cls=SectionedCommand,
     settings=_of_dataset,
     sections={
-        "Options": "-o --name --root --source --split --locale --variants --templates --setting",
-        "Copies on disk": "--subset --dry-run --classes-only --split-file",
-        "Prompts of your own": "--names-file --templates-file --descriptions-file",
+        "Options": "-o --name --root --split --prompts --subset --dry-run --setting",
     },
     epilog=_EXAMPLES,
 )
@@ -317,26 +325,26 @@ def _of_dataset(named: Mapping[str, Any]) -> Owners:
     help="Compare the copy with what is known of it, and write nothing; exit 4 if it differs.",
 )  # fmt: skip
 @setting_option("Set an option of the dataset; `data build DATASET --help` lists them")
-@options_from(PromptChoice)
+@prompts_option("--prompts", _FORMS.format("dataset"))
 @json_option
 def build_command(
     dataset: str, out: Path | None, dry_run: bool, words: tuple[str, ...], as_json: bool,
-    **given: Any,
+    prompts: Any, **given: Any,
 ) -> int:  # fmt: skip
     """Build a dataset that Headstock knows by name.
 
     DATASET is one of those that `headstock ls --available datasets` lists. (Your own files:
-    `headstock data make`.) Building again from the same source touches nothing; with more
-    --variants or --templates it appends their items, and an extraction then encodes those alone. A
-    copy that lacks anything is refused without --subset; --dry-run lists what it lacks.
+    `headstock data make`.) Building again from the same source touches nothing; with more --prompts
+    it appends their items, and an extraction then encodes those alone. A copy that lacks anything
+    is refused without --subset; --dry-run lists what it lacks.
 
-    For stamps, without --source: the installed package, else the user's cache, else the package
+    For stamps, without -s files=DIR: the installed package, else the user's cache, else the package
     is downloaded (81 MB) through apt into that cache, without root.
     """
     from featstore.datasets import build_dataset
 
-    config, prompts = config_from(BuildConfig, given), config_from(PromptChoice, given)
-    chosen = builder_options(dataset, config, words)
+    config = config_from(BuildConfig, given)
+    chosen, files = builder_options(dataset, config, words)
     if dry_run:
         if config.root is None:
             raise click.UsageError("--dry-run compares a copy: give its folder as --root.")
@@ -345,8 +353,9 @@ def build_command(
     # The bar is there before the log: what is logged is then written above it.
     with ProgressBar(dataset, "images") as bar, show_log("data_manifests", "featstore.datasets"):
         result = build_dataset(
-            dataset, out, name=config.name, on_done=bar.update, prompts=prompts, **chosen
-        )
+            dataset, out, name=config.name, on_done=bar.update,
+            prompts=config_from(PromptChoice, prompt_fields(prompts) | files), **chosen,
+        )  # fmt: skip
     manifest = result.manifest
     document = {
         "name": manifest.name,
@@ -358,34 +367,30 @@ def build_command(
         "classes": 0 if manifest.classes is None else manifest.classes.height,
         "items": manifest.facts["counts"],
     }
-    if as_json:
-        print_json(document)
-        return 0
     partial = "" if document["complete"] else ", a partial copy"
     where = "" if manifest.root == out else f". Its files are in {manifest.root}."
     done = f"{result.status.capitalize()} {manifest.name} {document['revision']} in {out}"
-    click.echo(f"{done}{partial}{where}")
-    echo_counts(document["classes"], document["items"])
+    counts = counts_table(document["classes"], document["items"])
+    answer(document, f"{done}{partial}{where}", counts, as_json=as_json)
     return 0
 
 
-def builder_options(dataset: str, config: BuildConfig, words: Sequence[str]) -> dict[str, Any]:
-    """Return what a dataset is built with; what it does not take is wrong usage."""
+def builder_options(
+    dataset: str, config: BuildConfig, words: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what a dataset is built with, and the files of its prompts."""
     from featstore.datasets import find_builder
 
     try:
-        builder = find_builder(dataset)
+        find_builder(dataset)
     except ManifestError as err:
         raise click.UsageError(str(err)) from err
-    chosen: dict[str, Any] = {}
-    for field, keyword in _KEYWORDS.items():
-        value = getattr(config, field)
-        if value not in (None, (), False):
-            if keyword not in builder.options:
-                flag = field.replace("_", "-")
-                raise click.UsageError(f"The dataset {dataset!r} takes no --{flag}.")
-            chosen[keyword] = value if field != "classes_only" else False
-    return chosen | settings_from(words, _of_dataset({"dataset": dataset}))[dataset]
+    values = settings_from(words, _of_dataset({"dataset": dataset}))[dataset]
+    files = {
+        one.name: values.pop(one.name) for one in options_of(PromptChoice) if one.name in values
+    }
+    flags = {"root": config.root, "splits": config.splits, "subset": config.subset}
+    return values | {name: value for name, value in flags.items() if value}, files
 
 
 #: Problems that are printed.
@@ -403,24 +408,15 @@ def _check(dataset: str, chosen: dict[str, Any], *, as_json: bool) -> int:
     with ProgressBar(f"check {dataset}"):
         inspection = check_dataset(dataset, **chosen)
     problems = inspection.problems
-    if as_json:
-        print_json(
-            {
-                "name": dataset,
-                "root": str(inspection.disk.root),
-                "complete": not problems,
-                "images": inspection.counts(),
-                "problems": [asdict(problem) for problem in problems],
-            }
-        )
-    else:
-        counts = ", ".join(f"{split} {n:,}" for split, n in inspection.counts().items())
-        click.echo(f"{dataset} in {inspection.disk.root}: {counts or 'nothing'}")
-        for problem in problems[:SHOWN]:
-            click.echo(f"  {problem.kind}: {problem.text}")
-        if len(problems) > SHOWN:
-            click.echo(f"  and {len(problems) - SHOWN:,} more, which --json lists")
-        say(bad(count(len(problems), "problem")) if problems else good("OK: the copy is complete"))
-    if problems:
-        click.get_current_context().exit(EXIT_VERIFY)
-    return 0
+    document = {
+        "name": dataset, "root": str(inspection.disk.root), "complete": not problems,
+        "images": inspection.counts(), "problems": [asdict(problem) for problem in problems],
+    }  # fmt: skip
+    counts = ", ".join(f"{split} {n:,}" for split, n in inspection.counts().items())
+    lines = [f"  {problem.kind}: {problem.text}" for problem in problems[:SHOWN]]
+    if len(problems) > SHOWN:
+        lines.append(f"  and {len(problems) - SHOWN:,} more, which --json lists")
+    end = bad(count(len(problems), "problem")) if problems else good("OK: the copy is complete")
+    head = f"{dataset} in {inspection.disk.root}: {counts or 'nothing'}"
+    answer(document, head, *lines, end, as_json=as_json)
+    return EXIT_VERIFY if problems else 0

@@ -16,6 +16,7 @@ from featstore.command_line import (
     EXIT_SKIPPED,
     StorePlace,
     StoreType,
+    answer,
     check_signed_options,
     count,
     human_bytes,
@@ -296,22 +297,19 @@ def cache_command(max_size: int | None, as_json: bool) -> None:
 
 def _show_entries(entries: list[CacheEntry], verb: str, *, as_json: bool) -> None:
     total = sum(entry.bytes for entry in entries)
-    if as_json:
-        rows = [{"path": str(entry.path), "what": entry.what, "bytes": entry.bytes,
-                 "used": entry.used} for entry in entries]  # fmt: skip
-        print_json({verb: rows, "bytes": total})
-        return
+    rows = [{"path": str(entry.path), "what": entry.what, "bytes": entry.bytes, "used": entry.used}
+            for entry in entries]  # fmt: skip
     cells = [
         (f"shard {entry.path.name[:12]}" if entry.what == "shard" else entry.what,
          human_bytes(entry.bytes), age(entry.used))
         for entry in entries
     ]  # fmt: skip
-    if not cells:
-        click.echo("Nothing to remove" if verb == "removed" else "The cache is empty")
-        return
-    TextTable(("NAME", "SIZE", "LAST USED"), cells).show()
-    n = "1 entry" if len(cells) == 1 else f"{len(cells):,} entries"
-    click.echo(f"{'Removed ' * (verb == 'removed')}{n}, {human_bytes(total)}")
+    parts: list[Any] = ["Nothing to remove" if verb == "removed" else "The cache is empty"]
+    if cells:
+        n = "1 entry" if len(cells) == 1 else f"{len(cells):,} entries"
+        done = f"{'Removed ' * (verb == 'removed')}{n}, {human_bytes(total)}"
+        parts = [TextTable(("NAME", "SIZE", "LAST USED"), cells), done]
+    answer({verb: rows, "bytes": total}, *parts, as_json=as_json)
 
 
 def export_rows(place: StorePlace, key: str, out: Path, form: str, *, as_json: bool) -> None:
@@ -327,26 +325,16 @@ def export_rows(place: StorePlace, key: str, out: Path, form: str, *, as_json: b
     rows = info.commit.n - info.n_failed
     widened = form in WIDENING and info.commit.dtype == "bfloat16"
     dtype = "float32" if widened else info.commit.dtype
-    if as_json:
-        print_json(
-            {
-                "key": str(info.key),
-                "revision_id": info.commit.revision_id,
-                "out": str(out),
-                "format": form,
-                "rows": rows,
-                "failed": info.n_failed,
-                "dtype": dtype,
-            }
-        )
-        return
+    document = {
+        "key": str(info.key), "revision_id": info.commit.revision_id, "out": str(out),
+        "format": form, "rows": rows, "failed": info.n_failed, "dtype": dtype,
+    }  # fmt: skip
     failed = f" ({info.n_failed:,} failed items left out)" if info.n_failed else ""
-    click.echo(f"Wrote {count(rows, 'row')} of {info.key} to {out}{failed}")
-    if widened:
-        click.echo(
-            f"{form} has no bfloat16: the same values, as float32. Import them with --dtype "
-            "bfloat16."
-        )
+    wide = (
+        f"{form} has no bfloat16: the same values, as float32. Import them with --dtype bfloat16."
+    )
+    done = f"Wrote {count(rows, 'row')} of {info.key} to {out}{failed}"
+    answer(document, done, *([wide] if widened else []), as_json=as_json)
 
 
 @click.command(
@@ -373,8 +361,5 @@ def import_command(source: Path, store: Path, as_json: bool, **given: Any) -> in
         key = import_rows(source, store=store, **given)
     failures = dict(open_store(store).failures(key).iter_rows())
     show_failures(failures)
-    if as_json:
-        print_json({"key": key, "failed": len(failures)})
-    else:
-        click.echo(f"Imported {key}")
+    answer({"key": key, "failed": len(failures)}, f"Imported {key}", as_json=as_json)
     return EXIT_SKIPPED if failures else 0

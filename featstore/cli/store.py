@@ -19,6 +19,7 @@ from featstore.command_line import (
     EXIT_VERIFY,
     StorePlace,
     StoreType,
+    answer,
     check_signed_options,
     count,
     human_bytes,
@@ -69,11 +70,9 @@ def init_command(store: StorePlace, shared: bool, hash_name: str | None, as_json
         fresh = make_bucket_store(writable_objects(place), hash_name)
     else:
         fresh = make_store(place, shared=shared, hash_name=hash_name)
-    if as_json:
-        print_json({"store": str(store), "new": fresh, "shared": shared})
-        return
     done = f"Made an empty store in {store}" if fresh else f"{store} is a store already"
-    click.echo(f"{done}{', shared with its group' if shared else ''}")
+    done += ", shared with its group" if shared else ""
+    answer({"store": str(store), "new": fresh, "shared": shared}, done, as_json=as_json)
 
 
 #: Failed items that are listed.
@@ -210,62 +209,50 @@ def list_sets(
     Returns the exit code, 4 if something of it is damaged or may not be read. With `whole`, also
     tags and signature are printed.
     """
+    from featstore.store.records import REVISIONS
     from featstore.store.signature import Signature
 
     with ProgressBar(f"ls {place}"):
         opened = open_at(place)
         wanted = None if key is None else set_named(opened, key).key
         listing = [one for one in opened.listing() if wanted in (None, one[0])]
-    damaged = any(isinstance(info, CorruptStoreError) for _, info in listing)
-    code = EXIT_VERIFY if damaged else 0
-    begun = {str(key): _begun(opened.root, key) for key in opened.unfinished() if wanted is None}
-    rows: list[dict[str, Any]] = [
-        {"key": str(name), "state": "damaged", "reason": str(info)}
-        if isinstance(info, CorruptStoreError)
-        else {
-            **info.as_dict(),
-            "bytes": opened.stored_bytes(info),
-            "revisions": len(info.commit.published),
-            "state": "finished",
+    rows: list[dict[str, Any]] = []
+    table: list[Sequence[str]] = []
+    for name, info in listing:
+        if isinstance(info, CorruptStoreError):
+            rows.append({"key": str(name), "state": "damaged", "reason": str(info)})
+            table.append([str(name), *[""] * 5, bad(f"damaged: {info}")])
+            continue
+        commit, size = info.commit, opened.stored_bytes(info)
+        more = {"bytes": size, "revisions": len(commit.published), "state": "finished"}
+        rows.append(info.as_dict() | more)
+        record = opened.root / f"{name}/{REVISIONS}/{commit.digest}.json"
+        shape = f"{commit.n:,}", f"{commit.dim:,}", commit.dtype
+        cells = *shape, human_bytes(size), age(record.stat().st_mtime)
+        precision, revisions = info.attributes["precision"], len(commit.published)
+        told = {
+            f"computed in {precision}": precision != "float32",
+            f"{revisions:,} revisions": revisions > 1,
+            f"{info.n_failed:,} failed": info.n_failed,
         }
-        for name, info in listing
-    ]
-    rows += [{"key": name, "state": state} for name, state in begun.items()]
-    if as_json:
-        print_json(rows)
-        return code
-    _print_listing(opened, rows)
+        notes = ", ".join(note for note, holds in told.items() if holds)
+        table.append([str(name), *cells, warning(notes)])
+    for begun in opened.unfinished() if wanted is None else ():
+        state = _begun(opened.root, begun)
+        rows.append({"key": str(begun), "state": state})
+        advice = "not finished: run `headstock extract` again" if state == "unfinished" else state
+        table.append([str(begun), *[""] * 5, warning(advice)])
+    n_rows, size = (sum(row.get(what, 0) for row in rows) for what in ("n", "bytes"))
+    parts: list[Any] = [f"{opened.address} holds no sets. `headstock extract` makes one."]
+    if table:
+        total = f"{count(len(table), 'set')}, {count(n_rows, 'row')}, {human_bytes(size)}"
+        parts = [TextTable(("NAME", "ROWS", "DIM", "DTYPE", "SIZE", "AGE", ""), table), total]
     if whole:
         signature = Signature.of(opened.log)
         signed = signature and f"number {signature.counter:,}, by {signature.public_key}"
-        click.echo(f"Tags: {', '.join(opened.tags()) or 'none'}\nSigned: {signed or 'no'}")
-    return code
-
-
-def _print_listing(opened: FeatureStore, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print the sets of a store, what hinders the reading of some, and the totals."""
-    if not rows:
-        click.echo(f"{opened.address} holds no sets. `headstock extract` makes one.")
-        return
-    table = []
-    for row in rows:
-        if row["state"] == "finished":
-            made = (opened.root / row["key"] / "revisions").stat().st_mtime
-            told = {
-                f"computed in {row['precision']}": row["precision"] != "float32",
-                f"{row['revisions']:,} revisions": row["revisions"] > 1,
-                f"{row['failed']:,} failed": row["failed"],
-            }
-            shape = (f"{row['n']:,}", f"{row['dim']:,}", row["dtype"], human_bytes(row["bytes"]))
-            notes = warning(", ".join(note for note, holds in told.items() if holds))
-            table.append((row["key"], *shape, age(made), notes))
-        else:
-            what = f"damaged: {row['reason']}" if "reason" in row else row["state"]
-            what += ": run `headstock extract` again" if what == "unfinished" else ""
-            table.append((row["key"], *[""] * 5, (bad if "reason" in row else warning)(what)))
-    TextTable(("NAME", "ROWS", "DIM", "DTYPE", "SIZE", "AGE", ""), table).show()
-    n_rows, size = (sum(row.get(name, 0) for row in rows) for name in ("n", "bytes"))
-    click.echo(f"{count(len(table), 'set')}, {count(n_rows, 'row')}, {human_bytes(size)}")
+        parts += [f"Tags: {', '.join(opened.tags()) or 'none'}", f"Signed: {signed or 'no'}"]
+    answer(rows, *parts, as_json=as_json)
+    return EXIT_VERIFY if any(row["state"] == "damaged" for row in rows) else 0
 
 
 def _begun(root: Path, key: SetKey) -> str:
@@ -331,10 +318,7 @@ def rm_command(store: Path, key: str, items: Path | None, yes: bool, as_json: bo
         freed = remove_set(store, target)
         facts = {"removed": target, "bytes": freed}
         said = [f"Removed {target} and freed {human_bytes(freed)}"]
-    if as_json:
-        print_json(facts)
-    else:
-        click.echo("\n".join(said))
+    answer(facts, *said, as_json=as_json)
 
 
 @click.command("verify", epilog="Example: headstock store verify build/demo/store stamps/image")
@@ -373,24 +357,17 @@ def verify_command(
             open_store(store, key=key, at_least=at_least)
         except (SignatureError, CorruptStoreError) as err:
             report.problems.append(Problem(NAME, f"does not hold: {err}"))
-    if as_json:
-        print_json(report.as_dict())
-    else:
-        for note in report.notes:
-            say(warning("note:"), f" {note.path!r} {note.what}", err=True)
-        for problem in report.problems:
-            say(bad(problem.path), f" {problem.what}")
-        what = "have the right names, sizes and metadata" if quick else "match their checksums"
-        checked = f"{count(report.n_sets, 'set')}, {count(report.n_files, 'file')}"
-        if report.ok:
-            say(good("OK:"), f" {checked} {what}")
-        else:
-            wrong = count(len(report.problems), "problem")
-            say(
-                bad("Damaged:"),
-                f" {wrong} in {checked}; `headstock store repair` mends a set",
-                err=True,
-            )
+    for note in () if as_json else report.notes:
+        say(warning("note:"), f" {note.path!r} {note.what}", err=True)
+    what = "have the right names, sizes and metadata" if quick else "match their checksums"
+    checked = f"{count(report.n_sets, 'set')}, {count(report.n_files, 'file')}"
+    found = [(bad(problem.path), f" {problem.what}") for problem in report.problems]
+    answer(report.as_dict(), *(found or [(good("OK:"), f" {checked} {what}")]), as_json=as_json)
+    if found and not as_json:
+        wrong = (
+            f" {count(len(found), 'problem')} in {checked}; `headstock store repair` mends a set"
+        )
+        say(bad("Damaged:"), wrong, err=True)
     return 0 if report.ok else EXIT_VERIFY
 
 
@@ -428,17 +405,13 @@ def gc_command(store: Path, dry_run: bool, grace: float, as_json: bool) -> None:
 
     with ProgressBar(f"gc {store}"):
         found = collect_garbage(store, grace=grace, dry_run=dry_run)
-    if as_json:
-        print_json({"removed": not dry_run, "litter": [vars(litter) for litter in found]})
-        return
-    for litter in found:
-        click.echo(f"{litter.path} ({human_bytes(litter.bytes)}): {litter.what}")
-    if not found:
-        click.echo("Nothing to clean")
-        return
     total = human_bytes(sum(litter.bytes for litter in found))
-    verb = "Would remove" if dry_run else "Removed"
-    click.echo(f"{verb} {count(len(found), 'leftover')}, {total}")
+    done = f"{'Would remove' if dry_run else 'Removed'} {count(len(found), 'leftover')}, {total}"
+    answer(
+        {"removed": not dry_run, "litter": [vars(litter) for litter in found]},
+        *(f"{one.path} ({human_bytes(one.bytes)}): {one.what}" for one in found),
+        done if found else "Nothing to clean", as_json=as_json,
+    )  # fmt: skip
 
 
 @click.command("compact", epilog="Example: headstock store compact build/demo/store stamps/image")
@@ -465,12 +438,12 @@ def compact_command(store: Path, keys: tuple[str, ...], dry_run: bool, as_json: 
             bar.update(done, len(found), note=key)
             if not dry_run:
                 compact_set(store, SetKey(*key.split("/")))
-    if as_json:
-        print_json({"compacted": not dry_run, "parts": found})
-        return
-    for key, parts in found.items():
-        verb = "would become one" if dry_run else "are one now"
-        click.echo(f"{key}: {f'{parts:,} parts {verb}' if parts > 1 else 'one part, left alone'}")
+    verb = "would become one" if dry_run else "are one now"
+    said = {key: f"{parts:,} parts {verb}" for key, parts in found.items() if parts > 1}
+    answer(
+        {"compacted": not dry_run, "parts": found},
+        *(f"{key}: {said.get(key, 'one part, left alone')}" for key in found), as_json=as_json,
+    )  # fmt: skip
 
 
 @click.command(
@@ -533,17 +506,14 @@ def tag_command(
         document |= {"store": str(store), **vars(signature)}
         said += f"\nSigned {store}: signature number {signature.counter:,}"
         said += f"\nPublic key: {signature.public_key}"
-    if as_json:
-        print_json(document)
-    else:
-        click.echo(said.strip())
+    answer(document, said.strip(), as_json=as_json)
 
 
 @click.command("diff", epilog="Example: headstock store diff build/demo/store s3://team/features")
 @click.argument("a", type=StoreType())
 @click.argument("b", type=StoreType())
 @json_option
-def diff_command(a: StorePlace, b: StorePlace, as_json: bool) -> int:
+def diff_command(a: StorePlace, b: StorePlace, as_json: bool) -> None:
     """List the sets in which two stores differ.
 
     Compared are items, rows, failures and attributes; rows by the hashes of their blocks, without
@@ -553,16 +523,10 @@ def diff_command(a: StorePlace, b: StorePlace, as_json: bool) -> int:
 
     with ProgressBar("diff", doing="comparing"):
         found = compare_stores(open_at(a), open_at(b))
-    if as_json:
-        print_json([asdict(difference) for difference in found])
-        return 0
-    if not found:
-        click.echo("No differences")
-        return 0
     table = [(difference.key, _differences(difference)) for difference in found]
-    TextTable(("NAME", "DIFFERENCE"), table).show()
-    click.echo(f"{count(len(found), 'set')} differ{'s' if len(found) == 1 else ''}")
-    return 0
+    total = f"{count(len(found), 'set')} differ{'s' if len(found) == 1 else ''}"
+    parts = [TextTable(("NAME", "DIFFERENCE"), table), total] if found else ["No differences"]
+    answer([asdict(difference) for difference in found], *parts, as_json=as_json)
 
 
 def _differences(difference: SetDifference) -> str:
@@ -598,13 +562,10 @@ def doctor_command(store: StorePlace | None, as_json: bool) -> int:
 
     with ProgressBar("doctor", doing="checking"):
         findings = list(examine(store))
-    if as_json:
-        print_json([asdict(finding) for finding in findings])
-    else:
-        table = []
-        for finding in findings:
-            advice = "" if finding.state == "fine" else f" {finding.advice}"
-            text = f"{finding.text.removesuffix('.')}.{advice}" if advice.strip() else finding.text
-            table.append((_SIGNS[finding.state], finding.what, text))
-        TextTable((), table).show()
+    table = []
+    for finding in findings:
+        advice = "" if finding.state == "fine" else f" {finding.advice}"
+        text = f"{finding.text.removesuffix('.')}.{advice}" if advice.strip() else finding.text
+        table.append((_SIGNS[finding.state], finding.what, text))
+    answer([asdict(finding) for finding in findings], TextTable((), table), as_json=as_json)
     return EXIT_VERIFY if any(finding.state == "wrong" for finding in findings) else 0

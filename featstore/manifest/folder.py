@@ -161,11 +161,14 @@ def read_facts(folder: Path) -> dict[str, Any]:
     """
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
-        raise ManifestError(f"{folder} {what}. Build a dataset with `headstock data build`.")
+        raise ManifestError(
+            f"{folder} {what}. `headstock data make` makes a manifest of your own files, "
+            "`headstock data build` one of a known dataset."
+        )
     if not (folder / FACTS_FILE).is_file():
         raise ManifestError(
-            f"{folder} is not a manifest: it has no {FACTS_FILE}. If building it was interrupted, "
-            "run the same `headstock data build` again."
+            f"{folder} is not a manifest: it has no {FACTS_FILE}. `headstock data make {folder}` "
+            "makes one of its files; a `headstock data build` that was interrupted is typed again."
         )
     data = read_bytes(folder, FACTS_FILE, MAX_FACTS_BYTES)
     try:

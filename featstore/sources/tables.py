@@ -203,7 +203,7 @@ class ItemCollector:
             If there is nothing, or two class names differ only in case.
         """
         if self.is_empty():
-            _fail("The source holds no image.")
+            _fail("The source holds no image (.jpg, .png, .webp …). Say how to read it by --as.")
         classes = self._classes()
         rows = list(self._images.values())
         for row in rows:

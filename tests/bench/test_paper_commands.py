@@ -11,6 +11,8 @@ from bench.suites.paper import COSINE_HEADS, EXPERIMENTS, INAT
 from bench.suites.published import published_numbers
 from featstore import open_store
 from featstore.command_line import run_command
+from featstore.datasets import find_builder
+from featstore.options import settings_from
 from headstock.__main__ import cli
 
 
@@ -32,7 +34,11 @@ def test_every_command_for_an_empty_store_is_one_that_the_program_takes(tmp_path
         command, names = cli.get_command(program, words[1]), words[2:]
         while isinstance(command, click.Group):
             command = command.get_command(program, names.pop(0))
-        command.make_context(words[1], [*names], program)
+        given = command.make_context(words[1], [*names], program).params
+        if given.get("words"):
+            settings_from(given["words"], command.settings(given))
+        if words[1] == "data":
+            find_builder(given["dataset"])
         if words[1] == "extract":
             given = [*itertools.pairwise(names)]
             (kind,) = (value for option, value in given if option == "--kind")

@@ -110,7 +110,7 @@ def test_apt_is_called_with_a_state_of_its_own(package, tmp_path, commands):
 @pytest.mark.parametrize("absent", ["apt-get", "dpkg-deb"])
 def test_without_apt_or_dpkg_the_user_is_told_what_to_do(tmp_path, commands, absent):
     commands({"apt-get": "dpkg-deb", "dpkg-deb": "apt-get"}[absent], "exit 0")
-    with pytest.raises(BuildError, match=f"need {absent}, and it is not here. .*--source"):
+    with pytest.raises(BuildError, match=f"need {absent}, and it is not here. .*-s files="):
         find_source(file_system=tmp_path / "bare", cache=tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
@@ -119,7 +119,7 @@ def test_without_apt_or_dpkg_the_user_is_told_what_to_do(tmp_path, commands, abs
     ("script", "match"),
     [
         ("echo noise; echo 'E: Unable to locate package' >&2; exit 100",
-         "apt-get failed with status 100: E: Unable to locate package. .*--source"),
+         "apt-get failed with status 100: E: Unable to locate package. .*-s files="),
         ("exit 7", "apt-get failed with status 7: it said nothing"),
         ("exit 0", "left 0 packages instead of one"),
     ],

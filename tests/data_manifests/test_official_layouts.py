@@ -185,7 +185,7 @@ def test_inaturalist(name, tmp_path):
 
 def test_the_categories_of_inaturalist_are_a_label_set(tmp_path):
     root = miniatures.inat21(tmp_path / "data", torchvision=False, lists=True)
-    built = build_dataset("inat21", tmp_path / "out", root=root, images=False, subset=True)
+    built = build_dataset("inat21", tmp_path / "out", root=root, classes_only=True, subset=True)
     classes = built.manifest.classes
     assert classes["name"].to_list() == ["Common Earthworm", "Sabella spallanzanii"]
     assert classes["lemmas"].to_list() == [

@@ -121,7 +121,7 @@ def folder(tmp_path):
         (SYNSETS, b"n1\nn1\n", "holds 2 synsets, 1 of them distinct"),
         (SYNSETS, b"", "holds 0 synsets"),
         (SYNSETS, b"n\xff", "not UTF-8: byte 1. Install timm again"),
-        (SYNSETS, None, "Cannot read .*--source"),
+        (SYNSETS, None, "Cannot read .*-s files="),
     ],
 )
 def test_bad_files(folder, file, content, match):
@@ -134,7 +134,7 @@ def test_bad_files(folder, file, content, match):
 
 def test_without_timm_the_user_is_told_what_to_do(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(BuildError, match=r"timm is not installed.*pip install timm.*--source"):
+    with pytest.raises(BuildError, match=r"timm is not installed.*pip install timm.*-s files="):
         find_timm_info()
 
 

@@ -110,7 +110,7 @@ WRITES = (
     Command("data labels", _LABELS, "files", ()),
     Command("data build", "headstock data build dtd --root data -o built --subset",
             "official", ()),
-    Command("data build stamps", "headstock data build stamps --source stamps -o built",
+    Command("data build stamps", "headstock data build stamps -s files=stamps -o built",
             "stamps", ()),
     Command("card", "headstock store card store -o store", "birds"),
     # A shard of the cache that is complete loses its marks when it is opened next.

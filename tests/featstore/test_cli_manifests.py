@@ -49,8 +49,8 @@ def state(folder):
 
 
 def test_build_puts_data_on_stdout_and_progress_on_stderr(call, source, tmp_path):
-    done = call("data", "build", "stamps", "-o", tmp_path / "out", "--source", source, "--json",
-                "--locale", "en,fr", "--locale", "de")  # fmt: skip
+    done = call("data", "build", "stamps", "-o", tmp_path / "out", "-s", f"files={source}",
+                "--json", "-s", "locale=en,fr", "-s", "locale=de")  # fmt: skip
     assert done.exit_code == 0, done.output
     document = json.loads(done.stdout)
     assert document["status"] == "built"
@@ -75,7 +75,7 @@ def test_build_puts_data_on_stdout_and_progress_on_stderr(call, source, tmp_path
 
 
 def test_building_again_touches_nothing(call, source, tmp_path):
-    arguments = ("data", "build", "stamps", "-o", tmp_path / "out", "--source", source)
+    arguments = ("data", "build", "stamps", "-o", tmp_path / "out", "-s", f"files={source}")
     assert call(*arguments).stdout.startswith("Built stamps")
     before = state(tmp_path / "out")
     again = call(*arguments)
@@ -114,7 +114,7 @@ def test_ls_and_show(call, source, tmp_path):
     assert "karpathy=NAME" in helped
     assert json.loads(call("show", "stamps", "--json").stdout)["expected"]["images"] == 570
     out = tmp_path / "out"
-    call("data", "build", "stamps", "-o", out, "--source", source)
+    call("data", "build", "stamps", "-o", out, "-s", f"files={source}")
     shown = json.loads(call("show", out, "--json").stdout)
     assert shown["counts"]["image"]["total"] == 3
     assert shown["classes"] == 2

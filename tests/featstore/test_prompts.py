@@ -290,7 +290,7 @@ def test_appended_variants_extend_the_set_that_was_extracted(tmp_path):
     assert (first.new, first.reused) == (4, 0)
     old = featstore.open_store(store).view(first.key).numpy()
     words = ["make", str(names), "--as", "labels", "-o", str(folder)]
-    words += ["--variants", "name,definition"]
+    words += ["--prompts", "name,definition"]
     assert headstock("data", *words) == 0
     table = read_manifest(folder).tables["class_name"]
     assert table["item_id"].head(4).equals(before["item_id"])
