@@ -13,12 +13,14 @@ PIP    := -m pip install --quiet --disable-pip-version-check --no-compile
 # What pip would do, on all cores at once; no package's own tests.
 compiled = $(1)/bin/python -m compileall -qq -j 0 -x /tests/ $(1)/lib || true
 
-.PHONY: demo test test-minimal test-long check lock perf gpu gpu-wheels gpu-offline format clean help \
+.PHONY: demo test test-fast test-minimal test-long check lock perf gpu gpu-wheels gpu-offline format clean help \
   validate-statistics tables faults docs mutants goldens
 
 help:
 	@echo "make demo    build a store from real models and images, fit, benchmark, draw the report"
 	@echo "make test    check, and run every test (LOCKED=1: with the versions of dev.lock)"
+	@echo "make test-fast   for one's own loop, under two minutes of one core: lint, and the tests of"
+	@echo "             the store, the closed forms, the metrics and the command line"
 	@echo "make check   ruff, formatting, mypy, import layers, spelling, limits on size"
 	@echo "make test-minimal   the tests that need no extra, in a new environment without any (LOWEST=1:"
 	@echo "             with the lowest versions that pyproject.toml allows)"
@@ -98,6 +100,16 @@ test: $(DEV)
 	$(BIN)/mypy > build/mypy.txt 2>&1 & types=$$!; \
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE); tests=$$?; \
 	wait $$types; types=$$?; cat build/mypy.txt; exit $$((tests + types))
+
+# Tests that start no process and no server, and load no model.
+FAST = tests/test_commands.py tests/featstore/manifest tests/featstore/store tests/featstore/test_options.py \
+  tests/featstore/test_identity.py tests/featstore/test_cli_sets.py tests/fitters tests/bench/test_metrics_*.py \
+  tests/bench/test_runs.py tests/bench/test_protocol.py tests/bench/test_equal_rows.py
+NOT_FAST = tests/featstore/store/test_checked.py tests/featstore/store/test_revisions.py \
+  tests/fitters/few_shot tests/fitters/trained tests/fitters/test_ray_moments.py tests/fitters/test_cli.py
+test-fast: $(DEV)
+	$(lint)
+	$(BIN)/python -m pytest -m "not slow" $(FAST) $(addprefix --ignore=,$(NOT_FAST))
 
 # What needs an extra is skipped and says so; an import that no extra explains fails. LOWEST=1
 # installs the lowest versions that pyproject.toml allows, with a Python that has them: 3.11.

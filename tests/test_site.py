@@ -106,12 +106,6 @@ def test_a_link_of_the_repository_leads_to_its_page(page: str, link: str, there:
     assert HOOKS.relinked(link, page) == there
 
 
-def test_blocks_without_a_prompt_are_commands() -> None:
-    typed = "```console\nheadstock ls store\n```\n"
-    with_output = "```console\n$ headstock ls store\nNAME\n```\n"
-    assert HOOKS.coloured(typed + with_output) == typed.replace("console", "sh") + with_output
-
-
 def test_names_and_documents_in_docstrings_become_links() -> None:
     shown = (
         "<p><code>fitters.MiniVec2VecAligner</code>, <code>hs.open_store</code>, <code>fit</code>"
@@ -131,20 +125,3 @@ def test_the_notebook_is_a_page_with_its_outputs(pages: dict[str, str]) -> None:
         assert "".join(cell["source"]) in page
     assert page.count("```python") == sum(cell["cell_type"] == "code" for cell in cells)
     assert page.count("data:image/png") == 2
-
-
-def test_help_texts_are_shown_as_they_are() -> None:
-    @click.command(epilog="\b\nExample:\n  headstock x \\\n    --n 2")
-    @click.option("--n", default=1, show_default=True, help="Use <N> of a_b_c*, or `a_b`.")
-    def command() -> None:
-        """Do it.
-
-        \b
-        a  b
-        """
-
-    section = HOOKS._section(click.Context(command), ("headstock", "x"))
-    assert section.startswith("## headstock x\n\nDo it.\n")
-    assert "```text\na  b\n```" in section
-    assert "```console\nheadstock x \\\n  --n 2\n```" in section
-    assert ":   Use &lt;N&gt; of a\\_b\\_c\\*, or `a_b`." in section

@@ -8,12 +8,13 @@ import pytest
 
 from data_manifests.plan import BuildError
 from data_manifests.registry import BUILDERS
-from data_manifests.stamps.build import select_stamps
+from data_manifests.stamps.build import item_tables, select_stamps
 from data_manifests.stamps.fetch import (
     INSIDE,
     fetch_package,
     find_source,
     package_version,
+    read_stamp,
     unpack,
 )
 
@@ -168,13 +169,12 @@ def test_the_real_package_through_the_real_apt(tmp_path):
     """570 images, 517 descriptions: the facts on which every published number rests."""
     source = find_source(file_system=tmp_path / "bare", cache=tmp_path / "cache")
     assert [path.name.startswith(".") for path in (tmp_path / "cache").iterdir()] == [False]
-    plan = BUILDERS["stamps"].plan(source=source, locales=("en", "fr"))
-    if package_version(source) == BUILDERS["stamps"].facts["revision"]:
-        assert plan.facts["found"] == BUILDERS["stamps"].facts["expected"]
-        paths = sorted(stamp.path for stamp in select_stamps(source))
-        digest = hashlib.sha256("\n".join(paths).encode()).hexdigest()
-        assert digest == PATHS_SHA256
-    built = plan.make(tmp_path / "out", None)
-    assert built.facts["images_without_caption"]["fr"] == 0
-    assert built.tables["caption"].height == 2 * built.tables["image"].height
-    assert built.classes["name"].n_unique() == built.classes.height
+    stamps = select_stamps(source)
+    facts, texts = BUILDERS["stamps"].facts, {stamp.caption("en") for stamp in stamps}
+    if package_version(source) == facts["revision"]:
+        assert {"images": len(stamps), "descriptions": len(texts)} == facts["expected"]
+        paths = "\n".join(sorted(stamp.path for stamp in stamps))
+        assert hashlib.sha256(paths.encode()).hexdigest() == PATHS_SHA256
+    tables = item_tables(stamps, ("en", "fr"))
+    assert tables["caption"].height == 2 * tables["image"].height
+    assert read_stamp(source / f"{stamps[0].path}.png").mode == "RGB"

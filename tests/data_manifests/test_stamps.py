@@ -1,7 +1,6 @@
 """The stamps builder on a miniature package: selection, pictures, ids, split, captions."""
 
 import hashlib
-import logging
 import os
 import re
 from collections import Counter
@@ -268,15 +267,6 @@ def test_the_fingerprint_follows_pixels_captions_and_locales(stamps_root):
     assert now() == first
     Image.new("RGBA", (10, 40), "white").save(stamps_root / "animals" / "frog.png")
     assert now() != first
-
-
-def test_another_count_than_documented_is_a_warning(stamps_root, caplog):
-    with caplog.at_level(logging.WARNING):
-        plan = build.plan(source=stamps_root)
-    assert "holds 5 images; the documented selection" in caplog.text
-    assert "holds 4 descriptions" in caplog.text
-    assert plan.facts["found"] == {"images": 5, "descriptions": 4}
-    assert plan.facts["revision"] == f"sha256-{plan.fingerprint[:8]}"
 
 
 def test_a_locale_that_no_stamp_has_lists_those_there_are(stamps_root):

@@ -96,14 +96,6 @@ def test_the_orders_of_imagenet22k_differ_as_their_pitfalls_say():
     assert orders["imagenet22k_ms"][1000:] == rest
 
 
-def test_the_fingerprint_of_imagenet1k_is_pinned():
-    """Golden: a built folder with this fingerprint is not built again."""
-    source = plan().fingerprint
-    files = (SYNSETS, LEMMAS, DEFINITIONS)
-    texts = [(find_timm_info() / name).read_text(encoding="utf-8") for name in files]
-    assert source == fingerprint(["imagenet1k", "2", *texts])
-
-
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / SYNSETS).write_text("n1\nn2\n")

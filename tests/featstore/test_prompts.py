@@ -25,7 +25,6 @@ from featstore.prompts import (
     read_templates,
     template_texts,
 )
-from featstore.sources.reader import check_bytes
 from tests.data_manifests import miniatures
 from tests.typed import headstock
 
@@ -385,22 +384,6 @@ def test_what_is_no_label_file_says_why(tmp_path, file, content, message):
     with pytest.raises(ManifestError, match=message) as caught:
         read_label_file(tmp_path / file)
     assert "\n" not in str(caught.value)
-
-
-def test_a_label_set_is_a_manifest_with_prompts(tmp_path):
-    (tmp_path / "birds.txt").write_text(FORMS["birds.txt"])
-    write_label_set(tmp_path / "birds.txt", tmp_path / "out")
-    again = read_manifest(tmp_path / "out")
-    check_bytes(again)
-    assert again.name == "birds"
-    assert again.tables["class_name"]["text"].to_list()[:2] == [
-        "great auk",
-        "a photo of a great auk.",
-    ]
-    with pytest.raises(ManifestError, match="holds the dataset 'birds', not 'other'"):
-        write_label_set(tmp_path / "birds.txt", tmp_path / "out", name="other")
-    with pytest.raises(ManifestError):
-        write_label_set(tmp_path / "birds.txt", tmp_path / "new", name="No Name")
 
 
 # ---- Head items stand in the order of the rows of a head ------------------------------------

@@ -28,7 +28,8 @@ _NOT_COPIED = shutil.ignore_patterns(
 #: Has imported the libraries of others once, and runs pytest in a child for each request.
 _SERVER = """
 import contextlib, importlib, json, os, signal, sys
-for name in ("pytest", "polars", "scipy.stats", "sklearn.linear_model", "torch"):
+for name in ("pytest", "hypothesis", "polars", "scipy.stats", "sklearn.linear_model", "click",
+             *sys.argv[1:]):
     with contextlib.suppress(ImportError):
         importlib.import_module(name)
 for request in sys.stdin:
@@ -137,18 +138,21 @@ class Tree:
         shutil.copytree(source, folder, ignore=_NOT_COPIED, symlinks=True)
 
     @contextmanager
-    def serving(self) -> Iterator[None]:
-        """Keep the process that tests are run from: it imports no module of the tree."""
+    def serving(self, *libraries: str) -> Iterator[None]:
+        """Keep the process that tests are run from: it imports no module of the tree.
+
+        It imports these libraries, too, which take seconds and few tests need.
+        """
         environment = os.environ | {
             "PYTHONPATH": str(self.folder), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
-            "PYTEST_ADDOPTS": "",
+            "PYTEST_ADDOPTS": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
         }  # fmt: skip
         # Its worker's facts are those of the tests that run this one.
         for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_CURRENT_TEST"):
             environment.pop(name, None)
         with subprocess.Popen(
-            [sys.executable, "-c", _SERVER], cwd=self.folder, env=environment, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            [sys.executable, "-c", _SERVER, *libraries], cwd=self.folder, env=environment,
+            text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         ) as self._server:  # fmt: skip
             yield
 
@@ -159,9 +163,9 @@ class Tree:
         report, said = self.folder.with_suffix(".json"), self.folder.with_suffix(".txt")
         report.unlink(missing_ok=True)
         arguments = [
-            "-x", "-q", "--hypothesis-seed=0", "-p", "no:randomly", "-p", "no:cacheprovider",
-            "-p", "no:zarr", "-p", watch.__name__, "--mutant", module, "--mutant-report",
-            str(report), *tests,
+            "-x", "-q", "-p", "_hypothesis_pytestplugin", "--hypothesis-seed=0",
+            "-p", "no:cacheprovider", "-p", watch.__name__, "--mutant", module,
+            "--mutant-report", str(report), *tests,
         ]  # fmt: skip
         assert self._server.stdin is not None
         assert self._server.stdout is not None
@@ -254,7 +258,7 @@ def judge_all(mutants: Sequence[Mutant], folder: Path, *, jobs: int) -> Iterator
     parts = [tests[at::jobs] for at in range(min(jobs, len(tests)))]  # pytest of none runs all
     with ExitStack() as stack, ThreadPoolExecutor(jobs) as pool:
         for tree in made:
-            stack.enter_context(tree.serving())
+            stack.enter_context(tree.serving("torch", "statsmodels.api", "PIL.Image"))
         for outcome, said in pool.map(in_a_tree, parts):
             if outcome != "survived" and tests:
                 raise ValueError(f"Without a mutant a test fails: {said}")

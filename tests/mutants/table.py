@@ -270,8 +270,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             'bench/protocol.py',
             'wanted = np.where(counts > 1, np.minimum(wanted, counts - 1), wanted)',
             'wanted = np.minimum(wanted, counts)',
-            ('tests/bench/test_few_shot_task.py::test_both_sides_of_an_in_class_split_know_every_class_of_two_images',),
-            quick=True),
+            ('tests/bench/test_few_shot_task.py::test_both_sides_of_an_in_class_split_know_every_class_of_two_images',)),
         Mutant(
             'No class is on both sides of a held-out split.', 'bench/protocol.py',
             'return Split(train=train, test=np.flatnonzero(~in_train[codes]))',
@@ -422,8 +421,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             'Pairs of one group are in one fold.', 'fitters/select/grid.py',
             'labels, codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)',
             'labels, codes, sizes = np.unique(np.arange(len(groups)), return_inverse=True, return_counts=True)',
-            ('tests/fitters/test_select.py::test_folds_keep_groups_whole_and_none_is_empty',),
-            quick=True),
+            ('tests/fitters/test_select.py::test_folds_keep_groups_whole_and_none_is_empty',)),
         Mutant(
             'A fold is not fitted on the pairs that it holds out.', 'fitters/select/held_out.py',
             'training = real.take(folds != fold)', 'training = real',
@@ -469,8 +467,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             'A grid widens where its best point lies at its end.', 'fitters/select/grid.py',
             'if axis.searched and at == len(axis.values) - 1:',
             'if axis.searched and at == len(axis.values):',
-            ('tests/fitters/test_grid.py::test_the_grid_widens_until_the_best_is_inside',),
-            quick=True),
+            ('tests/fitters/test_grid.py::test_the_grid_widens_until_the_best_is_inside',)),
         Mutant(
             'A control chooses on the grid that its head explored.', 'fitters/select/grid.py',
             'return replace(self, lowest=self.values[0], highest=self.values[-1])', 'return self',
@@ -504,8 +501,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             'No name keeps a row of its own group when names are shuffled.',
             'fitters/prototypes.py', 'owner[np.roll(order, -largest)] = order',
             'owner[np.roll(order, -1)] = order',
-            ('tests/fitters/test_controls.py::test_shuffled_permutes_names_out_of_their_group',),
-            quick=True),
+            ('tests/fitters/test_controls.py::test_shuffled_permutes_names_out_of_their_group',)),
         Mutant(
             'Names are not shuffled where some row would keep its own.', 'fitters/prototypes.py',
             '    if 2 * largest > pairs.n:', '    if largest > pairs.n:',
@@ -605,8 +601,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             'A log that lists another revision than the one that was extended is not replaced.',
             'featstore/store/writer.py', 'not in (after, commit.digest)', 'in ()',
-            ('tests/featstore/store/test_log.py::test_a_revision_that_another_writer_published_stays',)
-        ),
+            ('tests/featstore/store/test_log.py::test_a_revision_that_another_writer_published_stays',), quick=True),
         Mutant(
             'A file is durable before it takes its name.', 'featstore/durable.py',
             '            if synced:\n                os.fsync(file.fileno())',
@@ -625,8 +620,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             'Nobody writes a set that another process writes.', 'featstore/store/lock.py',
             'if decided and (current is None or _is_dead(current)):', 'if decided:',
-            ('tests/featstore/store/test_writer.py::test_a_second_writer_is_refused_and_told_who_writes',)
-        ),
+            ('tests/featstore/store/test_writer.py::test_a_second_writer_is_refused_and_told_who_writes',), quick=True),
         Mutant(
             'A table that a commit names is not litter.', 'featstore/store/gc.py',
             '        if not all(files):', '        if not files:',
@@ -684,7 +678,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             'So is a log that is not written as a writer writes it.', 'featstore/store/verify.py',
             'if not self._is_file(LOG, log.data()):', 'if log is None:',
-            ('tests/featstore/store/test_verify.py::test_every_truncation_and_growth_is_named',)),
+            ('tests/featstore/store/test_verify.py::test_every_truncation_and_growth_is_named',), quick=True),
         Mutant(
             'Thumbnails have the hash that their name says.', 'featstore/store/verify.py',
             'if not file_facts(self.root / path)["sha256"].startswith(digest):', 'if not digest:',
@@ -771,7 +765,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             'All captions of an image weigh one together.', 'featstore/store/pairs.py',
             '        weight=1.0 / partners[x_rows],', '        weight=1.0 / np.ones(len(x_rows)),',
-            ('tests/featstore/store/test_pairs.py::test_captions_pair_as_a_double_loop_says',)),
+            ('tests/featstore/store/test_pairs.py::test_captions_pair_as_a_double_loop_says',), quick=True),
         Mutant(
             'Pairs are in the order of x, then of y.', 'featstore/store/tables.py',
             'how="inner").sort("x", "y")', 'how="inner").sort("y", "x")',
