@@ -187,10 +187,8 @@ def _table(path: Path, rows: int = 0) -> pl.DataFrame:
 
 
 def _load_npy(path: Path) -> Any:
-    data = np.load(path, mmap_mode="r", allow_pickle=False)
-    if not isinstance(data, np.ndarray):
-        raise ManifestError(f"{path} is an archive, not one array.")
-    return _matrix(data, str(path))
+    # np.load would name its own keyword, for pickles, of whatever is no array.
+    return _matrix(np.lib.format.open_memmap(path, mode="r"), str(path))
 
 
 def _matrix(data: Any, where: str) -> Any:
