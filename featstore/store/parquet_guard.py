@@ -297,10 +297,11 @@ def unpack(
 
 def _packed(column: pl.DataFrame) -> pl.DataFrame:
     """Return a table of one column with one value in place of many that are equal."""
-    if not column.height or not column.select(pl.all().eq_missing(pl.all().first()).all()).item():
+    (dtype,) = column.dtypes
+    equal = pl.all().eq_missing(pl.all().first()).all()
+    if dtype.is_nested() or not column.height or not column.select(equal).item():
         return column
-    value = pl.lit(column.item(0, 0), column.dtypes[0])
-    return column.with_columns(value.alias(column.columns[0]))
+    return column.with_columns(pl.lit(column.item(0, 0), dtype).alias(column.columns[0]))
 
 
 def check_sizes(
