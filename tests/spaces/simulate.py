@@ -221,7 +221,7 @@ def passports(trials: int, rng: Rng, strict: bool) -> Iterator[Row]:
                 own[:n] = planted * (_length(own) / _length(planted))
                 found = _unusual(own)
                 there = np.count_nonzero(found < n)
-                right += there >= n / 2 and len(found) - there <= 0.005 * (ROWS - n)
+                right += int(there >= n / 2 and len(found) - there <= 0.005 * (ROWS - n))
             name = "foreign rows are found" + " (known limit)" * limit
             setting = f"{100 * share:g} % {foreign} in {base}"
             yield row(name, setting, right, draws, None if limit else (">=", 0.95), strict=strict)
