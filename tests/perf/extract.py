@@ -25,7 +25,7 @@ from featstore.manifest.io import write_manifest
 from featstore.manifest.manifest import Manifest
 from featstore.parallel import available_cores
 from tests.perf import extract_feed, extract_peers, extract_rows, extract_text
-from tests.perf.engine import GOALS, Figure, compare, figure_of, not_measured, processor
+from tests.perf.engine import Figure, compare, figure_of, not_measured, one_run
 
 N, BATCH, PAIRS = 128, 32, 6
 
@@ -46,20 +46,15 @@ def figures(out: Path) -> Iterator[Figure]:
     root = out / "extract"
     shutil.rmtree(root, ignore_errors=True)
     yield from extract_feed.figures(root)
-    yield from image_figures(root)
-    yield memory_figure(root)
-    yield from extract_rows.figures(root / "rows")
-    yield from extract_text.figures(out)
-    shutil.rmtree(root, ignore_errors=True)
-
-
-def image_figures(root: Path) -> Iterator[Figure]:
-    """Compare extractions of photographs with their parts, and with what others do."""
     many, photographs = Photographs(root / "many", ITEMS), Photographs(root, N)
     yield from one_encoder_figures(many)
     yield from two_encoders_figures(many)
     yield loop_figure(photographs)
     yield clip_retrieval_figure(photographs)
+    yield memory_figure(root)
+    yield from extract_rows.figures(root / "rows")
+    yield from extract_text.figures(out)
+    shutil.rmtree(root, ignore_errors=True)
 
 
 class Photographs:
@@ -188,24 +183,11 @@ def memory_figure(root: Path) -> Figure:
         )
         peaks[count] = int(done.stdout)
         shutil.rmtree(folder)
-    ratio = peaks[FEW] / peaks[MANY]
     against = (
         f"peak of {FEW:,} images ({peaks[FEW] >> 20} MiB) over {MANY:,} ({peaks[MANY] >> 20} MiB)"
     )
-    goal = GOALS["extract.memory"]
     # One pair: a peak hardly varies, and 20,000 images take a while.
-    return Figure(
-        name="extract.memory",
-        ratio=round(ratio, 3),
-        low=None,
-        high=None,
-        against=against,
-        goal=goal,
-        holds=goal is None or ratio >= goal,
-        cpu=processor(),
-        cpu_seconds=0.0,
-        n=1,
-    )
+    return one_run("extract.memory", peaks[FEW] / peaks[MANY], against=against, cpu_seconds=0.0)
 
 
 def make_photographs(folder: Path, count: int) -> Manifest:

@@ -110,10 +110,6 @@ def plan(root: Path) -> dict[str, Any]:
     return {"rows": state.rows, "to_encode": state.new, "write_bytes": state.write_bytes}
 
 
-class _EnoughError(Exception):
-    """So many blocks were written."""
-
-
 #: Blocks of a job that is begun.
 SOME = 25
 
@@ -128,9 +124,9 @@ def encode(root: Path, most: float = float("inf")) -> dict[str, Any]:
             found["first_block"] = processor_seconds()
         (root / "blocks").write_text(str(done.rows_done))
         if next(blocks) >= most:
-            raise _EnoughError
+            raise KeyboardInterrupt
 
-    with suppress(_EnoughError):
+    with suppress(KeyboardInterrupt):
         made = extract(
             root / "manifest", root / "store", encoder=Colours(), space={"name": "colours"},
             kind="image", config=ExtractConfig(batch_size=1024, on_block=tell),
