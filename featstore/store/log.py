@@ -33,6 +33,7 @@ from featstore.identity import HASHES, SHA256, encoder_slug, sealed
 from featstore.store.files import (
     MAX_JSON_BYTES,
     MAX_METADATA_BYTES,
+    Sha256,
     file_facts,
     json_bytes,
     parse_json,
@@ -45,7 +46,6 @@ from featstore.store.lock import Claim, folder_lock
 from featstore.store.records import (
     REVISIONS,
     Commit,
-    Sha256,
     check_format,
     key_of,
     one_of,

@@ -8,6 +8,7 @@ so that whatever is published can be read.
 
 from __future__ import annotations
 
+import functools
 import io
 import itertools
 import os
@@ -118,6 +119,12 @@ class _Thrift:
             number = number + (head >> 4) if head >> 4 else self.value(4)
             fields[number] = self.value(head & 0x0F)
         return fields
+
+
+@functools.lru_cache(8)
+def _footer(data: bytes, n_bytes: int) -> dict[int, Any]:
+    """Return what the footer of a file of so many bytes states; asked for twice a reading."""
+    return _structure(data, 0, n_bytes)[0]
 
 
 def table_bytes(
@@ -287,7 +294,8 @@ def unpack(
             return chosen.read(rows)
         names = [*pl.read_parquet_schema(io.BytesIO(data))]
         found = [
-            _packed(pl.read_parquet(data, columns=[name], use_statistics=False)) for name in names
+            _packed(pl.read_parquet(io.BytesIO(data), columns=[name], use_statistics=False))
+            for name in names
         ]
         del data
         return pl.concat([found.pop(0).rechunk() for _ in names], how="horizontal")
@@ -334,7 +342,7 @@ def check_sizes(
     if start < 4:
         raise ValueError(f"its footer of {len(data) - 8 - start:,} bytes is longer than the file")
     try:
-        footer, _ = _structure(data[start:-8], 0, len(data))
+        footer = _footer(bytes(data[start:-8]), len(data))
         rows = _size(footer[3]) if rows is None else rows
         _allow(_unpacked_bytes(data, footer, pages=pages, places=places), len(data), rows)
     except (LookupError, TypeError, AttributeError, RecursionError) as err:
@@ -356,7 +364,7 @@ def column_chunks(footer: bytes, start: int) -> list[Chunk]:
         If they do not lie one behind the other, from the fifth byte to the footer.
     """
     try:
-        groups = _structure(footer[:-8], 0, start + len(footer))[0][4]
+        groups = _footer(footer[:-8], start + len(footer))[4]
         ends = [*itertools.accumulate(_size(group[3]) for group in groups)]
         of_group = [range(end - group[3], end) for group, end in zip(groups, ends, strict=True)]
         chunks = [(rows, chunk[3]) for rows, group in zip(of_group, groups, strict=True)
