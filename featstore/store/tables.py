@@ -22,6 +22,7 @@ from featstore.store.lock import folder_lock
 from featstore.store.log import has_log, list_thumbnails, present_commit, read_log
 from featstore.store.parquet_guard import (
     Chosen,
+    Chunk,
     allowed_bytes,
     column_chunks,
     footer_start,
@@ -323,12 +324,7 @@ def _chosen_chunks(
     if sha256_hex(footer) != hashes[-1]:
         return None
     chunks = column_chunks(footer, start)
-    unknown = {*(columns or ())} - {chunk.name for chunk in chunks}
-    if unknown:
-        raise pl.exceptions.ColumnNotFoundError(", ".join(sorted(unknown)))
-    asked = [chunk for chunk in chunks if columns is None or chunk.name in columns]
-    if texts is not None:
-        asked = [chunk for chunk in asked if chunk.may_hold(texts)]
+    asked = _asked(chunks, columns, texts)
     places = {chunk.place.start for chunk in asked}
     found = io.BytesIO()
     found.seek(start)
@@ -346,6 +342,17 @@ def _chosen_chunks(
     some = texts is not None and len({chunk.rows for chunk in chunks}) > len(asked)
     groups = [chunk.rows for chunk in asked] if some else None
     return Chosen(found, columns, places, texts, groups)
+
+
+def _asked(
+    chunks: Sequence[Chunk], columns: Sequence[str] | None, texts: Sequence[str] | None
+) -> list[Chunk]:
+    """Return the chunks that must be read; a polars error if there is no such column."""
+    unknown = {*(columns or ())} - {chunk.name for chunk in chunks}
+    if unknown:
+        raise pl.exceptions.ColumnNotFoundError(", ".join(sorted(unknown)))
+    asked = [chunk for chunk in chunks if columns is None or chunk.name in columns]
+    return asked if texts is None else [chunk for chunk in asked if chunk.may_hold(texts)]
 
 
 def failures_file(metadata: Mapping[str, Any]) -> str | None:
