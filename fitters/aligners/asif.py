@@ -14,7 +14,7 @@ on ImageNet's names that preferred power 1 to 2, and folds prefer 2 to 1.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
@@ -109,6 +109,7 @@ class _Best:
         self.columns, self.values = columns, values
 
 
+@dataclass(repr=False, eq=False, kw_only=True)
 class ASIFAligner(BaseAligner):
     """Align by relative representations: one column a training pair; nothing is fitted.
 
@@ -158,25 +159,16 @@ class ASIFAligner(BaseAligner):
     """
 
     method: ClassVar[str] = "asif"
+    top_k: int = field(default=800, kw_only=False)
+    power: float = 8.0
+    center: bool = False
+    precision: str = "float64"
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "top_k": [Interval(Integral, 1, None, closed="left")],
         "power": [Interval(Real, 0, MOST, closed="neither")],
         "center": ["boolean"],
         "precision": [StrOptions({"float64", "float32"})],
     }
-
-    def __init__(
-        self,
-        top_k: int = 800,
-        *,
-        power: float = 8.0,
-        center: bool = False,
-        precision: str = "float64",
-    ) -> None:
-        self.top_k = top_k
-        self.power = power
-        self.center = center
-        self.precision = precision
 
     def tune(self, data: Sources[Pairs], search: Search) -> Choice:
         """Choose how many anchors are kept, and the power of the similarities."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from fitters.settings import FitConfig
 
 
+@dataclass(repr=False, eq=False, kw_only=True)
 class ConSEAligner(BaseAligner):
     """Align by convex combination of semantic embeddings; nothing is fitted to pairs.
 
@@ -67,12 +69,10 @@ class ConSEAligner(BaseAligner):
     method: ClassVar[str] = "conse"
     fitted_on = "head"
     preparation: ClassVar[Preparation] = Preparation(images="raw")
+    top_k: int = 10
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "top_k": [Interval(Integral, 1, None, closed="left")]
     }
-
-    def __init__(self, *, top_k: int = 10) -> None:
-        self.top_k = top_k
 
     @classmethod
     def check_settings(cls, config: FitConfig, *, prototypes: bool, real: bool) -> None:  # noqa: ARG003

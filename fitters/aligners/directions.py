@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
@@ -116,6 +116,7 @@ class DirectionsAligner(FromMoments):
         return unit
 
 
+@dataclass(repr=False, eq=False, kw_only=True)
 class CCAAligner(DirectionsAligner):
     """Align by canonical correlation analysis; the score is the cosine of the projections.
 
@@ -157,18 +158,14 @@ class CCAAligner(DirectionsAligner):
     """
 
     method: ClassVar[str] = "cca"
+    n_components: int | None = field(default=None, kw_only=False)
+    alpha: float = 0.1
+    relative: bool = True
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "n_components": COMPONENTS,
         "alpha": [Interval(Real, 0, MOST, closed="left")],
         "relative": ["boolean"],
     }
-
-    def __init__(
-        self, n_components: int | None = None, *, alpha: float = 0.1, relative: bool = True
-    ) -> None:
-        self.n_components = n_components
-        self.alpha = alpha
-        self.relative = relative
 
     def _solve(self, about: Moments) -> tuple[Matrix, Matrix, Matrix]:
         # A weight counts as so many rows, so that n - 1 is Σ w - 1; lighter ones are proportions.
@@ -219,6 +216,7 @@ class CSAAligner(CCAAligner):
         return unit * np.sqrt(self.strengths_)
 
 
+@dataclass(repr=False, eq=False, kw_only=True)
 class PLSAligner(DirectionsAligner):
     """Align by the directions of both sides that covary most: those of Σ w x yᵀ = U diag(s) Vᵀ.
 
@@ -253,10 +251,8 @@ class PLSAligner(DirectionsAligner):
     """
 
     method: ClassVar[str] = "pls"
+    n_components: int | None = field(default=None, kw_only=False)
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {"n_components": COMPONENTS}
-
-    def __init__(self, n_components: int | None = None) -> None:
-        self.n_components = n_components
 
     def _solve(self, about: Moments) -> tuple[Matrix, Matrix, Matrix]:
         return leading_directions(about.sxy)

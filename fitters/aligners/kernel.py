@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -31,6 +31,7 @@ BLOCK_ROWS = 4096
 """Rows predicted at a time: the kernel between them and the support stays small."""
 
 
+@dataclass(repr=False, eq=False, kw_only=True)
 class KernelRidgeAligner(OneWay):
     """Align by kernel ridge regression from one space into the other.
 
@@ -103,6 +104,12 @@ class KernelRidgeAligner(OneWay):
 
     method: ClassVar[str] = "kernel-ridge"
     by_error: ClassVar[bool] = True
+    direction: str = field(default="y->x", kw_only=False)
+    gamma: float = 4.0
+    relative: bool = True
+    alpha: float = 0.01
+    center: bool = True
+    first_share: float = 0.0
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "direction": [StrOptions({"y->x", "x->y"})],
         "gamma": [Interval(Real, 0, MOST, closed="neither")],
@@ -111,23 +118,6 @@ class KernelRidgeAligner(OneWay):
         "center": ["boolean"],
         "first_share": [Interval(Real, 0, 1, closed="both")],
     }
-
-    def __init__(
-        self,
-        direction: str = "y->x",
-        *,
-        gamma: float = 4.0,
-        relative: bool = True,
-        alpha: float = 0.01,
-        center: bool = True,
-        first_share: float = 0.0,
-    ) -> None:
-        self.direction = direction
-        self.gamma = gamma
-        self.relative = relative
-        self.alpha = alpha
-        self.center = center
-        self.first_share = first_share
 
     @classmethod
     def check_settings(cls, config: FitConfig, *, prototypes: bool, real: bool) -> None:  # noqa: ARG003

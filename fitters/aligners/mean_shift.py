@@ -6,6 +6,7 @@ already writes into the space of its image tower.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from numbers import Real
 from typing import Any, ClassVar, Self
 
@@ -73,6 +74,7 @@ VARIANCE = 4.5
 """The original scales all entries of a space to this variance before fitting."""
 
 
+@dataclass(repr=False, eq=False, kw_only=True)
 class TextToConceptAligner(FromMoments):
     """Align by least squares from X, image features, to y, CLIP image features of the same images.
 
@@ -115,12 +117,10 @@ class TextToConceptAligner(FromMoments):
 
     method: ClassVar[str] = "text-to-concept"
     preparation: ClassVar[Preparation] = Preparation(images="raw", texts="raw")
+    alpha: float = 0.0
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "alpha": [Interval(Real, 0, MOST, closed="left")],
     }
-
-    def __init__(self, *, alpha: float = 0.0) -> None:
-        self.alpha = alpha
 
     def _fit(self, moments: Moments) -> Self:
         about = moments.centred

@@ -6,6 +6,7 @@ rows of each side lie to one another, and from nothing that says which belongs t
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, ClassVar, Self
 
@@ -35,6 +36,7 @@ Of few rows less: a tenth as many centres as rows, a twentieth as neighbours, ha
 """
 
 
+@dataclass(repr=False, eq=False, kw_only=True)
 class MiniVec2VecAligner(BaseAligner):
     """Align two spaces by matching clusters of their rows; which rows are pairs is not looked at.
 
@@ -84,20 +86,16 @@ class MiniVec2VecAligner(BaseAligner):
 
     method: ClassVar[str] = "mini-vec2vec"
     mixes: ClassVar[bool] = False
+    rounds: int = 30
+    refinements: int = 100
+    center: bool = True
+    seed: int = 0
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "rounds": [Interval(Integral, 1, None, closed="left")],
         "refinements": [Interval(Integral, 0, None, closed="left")],
         "center": ["boolean"],
         "seed": [Interval(Integral, 0, None, closed="left")],
     }
-
-    def __init__(
-        self, *, rounds: int = 30, refinements: int = 100, center: bool = True, seed: int = 0
-    ) -> None:
-        self.rounds = rounds
-        self.refinements = refinements
-        self.center = center
-        self.seed = seed
 
     def tune(self, data: Sources[Any], search: Search) -> Choice:  # noqa: ARG002
         """Draw the seed: there is nothing to choose."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, ClassVar, Self
 
@@ -18,6 +19,7 @@ from fitters.select.refitting import Folded
 from fitters.sources import Sources
 
 
+@dataclass(repr=False, eq=False, kw_only=True)
 class ProcrustesAligner(FromMoments):
     """Align by the (semi-)orthogonal map that takes one space nearest to the other.
 
@@ -73,14 +75,12 @@ class ProcrustesAligner(FromMoments):
 
     method: ClassVar[str] = "procrustes"
     reads_few_rows = True
+    center: bool = True
+    rank: int | None = None
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "center": ["boolean"],
         "rank": [Interval(Integral, 1, None, closed="left"), None],
     }
-
-    def __init__(self, *, center: bool = True, rank: int | None = None) -> None:
-        self.center = center
-        self.rank = rank
 
     def tune(self, data: Sources[Any], search: Search) -> Choice:
         """Choose the mixing weight by the rank of the texts of held-out pairs, in closed form."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any, ClassVar, Literal, Self
 
@@ -25,6 +26,7 @@ from fitters.sources import Sources
 from fitters.spectrum import Spectrum
 
 
+@dataclass(repr=False, eq=False, kw_only=True)
 class RidgeAligner(FromMoments, OneWay):
     """Align by ridge regression from one space into the other.
 
@@ -87,6 +89,11 @@ class RidgeAligner(FromMoments, OneWay):
     # Ranks are what is reported; the cosine, which grows as predictions shrink to their mean, takes
     # ten to a hundred times the penalty.
     criterion: ClassVar[Literal["cosine", "rank"]] = "rank"
+    direction: str = field(default="y->x", kw_only=False)
+    alpha: float = 0.3
+    relative: bool = True
+    center: bool = True
+    first_share: float = 0.0
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "direction": [StrOptions({"y->x", "x->y"})],
         "alpha": [Interval(Real, 0, MOST, closed="left")],
@@ -94,21 +101,6 @@ class RidgeAligner(FromMoments, OneWay):
         "center": ["boolean"],
         "first_share": [Interval(Real, 0, 1, closed="both")],
     }
-
-    def __init__(
-        self,
-        direction: str = "y->x",
-        *,
-        alpha: float = 0.3,
-        relative: bool = True,
-        center: bool = True,
-        first_share: float = 0.0,
-    ) -> None:
-        self.direction = direction
-        self.alpha = alpha
-        self.relative = relative
-        self.center = center
-        self.first_share = first_share
 
     def tune(self, data: Sources[Any], search: Search) -> Choice:
         """Choose penalty and mixing weight in closed form.
@@ -275,6 +267,7 @@ def by_squared_error(
     )
 
 
+@dataclass(repr=False, eq=False, kw_only=True)
 class TwoWayRidgeAligner(FromMoments):
     """Align by two ridge regressions, x → y and y → x: the score is the mean of their cosines.
 
@@ -307,16 +300,14 @@ class TwoWayRidgeAligner(FromMoments):
 
     method: ClassVar[str] = "ridge-both"
     by_error: ClassVar[bool] = True
+    alpha: float = 0.3
+    relative: bool = True
+    center: bool = True
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "alpha": [Interval(Real, 0, MOST, closed="left")],
         "relative": ["boolean"],
         "center": ["boolean"],
     }
-
-    def __init__(self, *, alpha: float = 0.3, relative: bool = True, center: bool = True) -> None:
-        self.alpha = alpha
-        self.relative = relative
-        self.center = center
 
     def tune(self, data: Sources[Any], search: Search) -> Choice:
         """Choose by the mean error of both directions in closed form, or by fitting again."""
