@@ -26,8 +26,8 @@ from bench.protocol import FRESH_SPLITS
 from bench.results import SUMMED, read_sums, summed_as
 from bench.runs import EVALS, FIT_SETTINGS, IDENTITY, SOURCES
 from bench.statistics import DrawSums
-from featstore.errors import unknown_name
 from featstore.identity import SHORT, canonical_json, sha256_hex
+from fitters.errors import check_names
 from fitters.methods import METHODS
 
 #: Which classes of a head are prototypes, and how like each other names are that were shuffled.
@@ -588,9 +588,9 @@ def only_series(root: Path, results: pl.DataFrame, *, suite: str | None = None) 
         raise NoResultsError(
             f"{root} holds results of {len(suites)} suites: {', '.join(suites)}. Name the `suite=`."
         )
-    if suite is not None and suite not in suites:
-        raise NoResultsError(unknown_name("suite", suite, suites, where=f"in {root}"))
-    own = results.filter(pl.col("suite") == (suite or suites[0]))
+    suite = suite or suites[0]
+    check_names([suite], suites, what="suite", error=NoResultsError, where=f"in {root}")
+    own = results.filter(pl.col("suite") == suite)
     marked = _with_series(own)
     last = marked.sort("written", maintain_order=True)["series"][-1]
     return marked.filter(pl.col("series") == last).drop("written", "fresh", "series")

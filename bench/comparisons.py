@@ -76,7 +76,8 @@ from bench.statistics import (
     proportion_interval,
     two_term,
 )
-from featstore.errors import listed, unknown_name
+from featstore.errors import listed
+from fitters.errors import check_names
 
 #: Controls whose comparison with the head alone is primary.
 PRIMARY_CONTROLS = ("random", "shuffled")
@@ -655,9 +656,8 @@ def choose(root: Path, series: pl.DataFrame, wanted: Mapping[str, str], *, where
         If there is no such field or row; the message says what there is.
     """
     rows = series
+    check_names(wanted, FIELDS, what="field", error=NoResultsError, where=f"in {where!r}")
     for name, value in wanted.items():
-        if name not in FIELDS:
-            raise NoResultsError(unknown_name("field", name, FIELDS, where=f"in {where!r}"))
         own = pl.col(name).cast(pl.String)
         kept = rows.filter(own.str.starts_with(value) if name == "run_id" else own == value)
         if kept.is_empty():

@@ -38,7 +38,8 @@ from bench.tables import (
     with_unit,
 )
 from featstore.cards import SHOWN, Card
-from featstore.errors import listed, unknown_name
+from featstore.errors import listed
+from fitters.errors import check_names
 
 #: Columns of a comparison that `Results.compare` shows, in this order.
 COMPARED = (
@@ -128,10 +129,13 @@ class Results:
         if columns is None:
             own = [name for name in varying(self.rows) if name not in FRAMED]
             columns = [*FRAMED, *own[: 20 - len(FRAMED)]]
-        for name in columns:
-            if name not in self.rows.columns:
-                where = "of these results"
-                raise NoResultsError(unknown_name("column", name, self.rows.columns, where=where))
+        check_names(
+            columns,
+            self.rows.columns,
+            what="column",
+            error=NoResultsError,
+            where="of these results",
+        )
         numbers = []
         for leaf in LEAVES:
             if leaf.dtype == pl.String and leaf.option.type in (int, float):
@@ -172,9 +176,9 @@ class Results:
             If there is no such metric in these results.
         """
         known = self.rows["metric"].unique().sort().to_list()
-        for name in metrics or ():
-            if name not in known:
-                raise NoResultsError(unknown_name("metric", name, known, where="of these results"))
+        check_names(
+            metrics or (), known, what="metric", error=NoResultsError, where="of these results"
+        )
         table = self._table if metrics is None else result_table(self.rows, metrics)
         shown = [name for name in metric_columns(table) if table[name].null_count() < table.height]
         values = [column for name in shown for column in (name, f"{name}_sd")]

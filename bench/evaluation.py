@@ -25,7 +25,7 @@ from bench.errors import ProtocolError
 from bench.evaluated import Results
 from bench.execution import run_all
 from bench.metrics.ranks import different_rows
-from bench.options import TASKS, options_of
+from bench.options import options_of
 from bench.protocol import FRESH_SPLITS
 from bench.results import finished
 from bench.runs import LEAVES, Protocol, Run
@@ -37,7 +37,7 @@ from bench.suites.demo import (
 from bench.suites.single import SUITE, SetNames, check_settings, combinations
 from featstore.arrays import write
 from featstore.cli.progress import ProgressBar
-from featstore.errors import listed, unknown_name
+from featstore.errors import listed
 from featstore.manifest.manifest import Kind
 from featstore.matrices import Rows, vector
 from featstore.parallel import Engine
@@ -364,12 +364,7 @@ def _tasks(
     of_tasks = asked if isinstance(asked, Mapping) else {name: {} for name in asked}
     if not of_tasks:
         raise ProtocolError("The store has neither class names nor captions of these images.")
-    found = []
-    for name, options in of_tasks.items():
-        if name not in TASKS:
-            raise ProtocolError(unknown_name("task", name, TASKS))
-        found.append((name, options_of(name, options)))
-    return found
+    return [(name, options_of(name, options)) for name, options in of_tasks.items()]
 
 
 def _sets(store: FeatureStore, given: dict[str, Any]) -> dict[str, Any]:

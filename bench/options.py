@@ -10,10 +10,11 @@ from typing import Any, Literal, TypeAlias, TypedDict, get_type_hints
 
 from bench.errors import ProtocolError
 from bench.metrics.summary import OWN_METRICS, Metric, check_own_metrics
-from featstore.errors import unknown_name
+from featstore.errors import lookup
 from featstore.identity import canonical_json
 from featstore.options import check_values, option
 from featstore.plugins import Registry, first_line
+from fitters.errors import check_names
 from fitters.settings import Scorer
 
 #: Numbers of items and rows are below it: more fit in no set.
@@ -256,7 +257,7 @@ def checked_options(task: str, options: Options | None) -> Options:
     ProtocolError
         If they are another task's, or hold a value that is not allowed.
     """
-    kind: type[Options] = TASKS[task].options
+    kind: type[Options] = lookup(TASKS, task, what="task", error=ProtocolError).options
     if options is None:
         return kind()
     if not isinstance(options, kind):
@@ -286,11 +287,9 @@ def options_of(task: str, values: Mapping[str, Any]) -> Options:
     ProtocolError
         If a name or a value is not one of the task's.
     """
-    kind = TASKS[task].options
+    kind = type(checked_options(task, None))
     known = [entry.name for entry in fields(kind)]
-    for name in values:
-        if name not in known:
-            raise ProtocolError(unknown_name("setting", name, known, where=f"of task {task}"))
+    check_names(values, known, what="setting", error=ProtocolError, where=f"of task {task}")
     given = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
     return checked_options(task, kind(**given))
 

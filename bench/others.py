@@ -31,7 +31,7 @@ from bench.statistics import (
     proportion_interval,
     two_term,
 )
-from featstore.errors import FeatstoreError, listed, unknown_name
+from featstore.errors import FeatstoreError, listed, lookup
 from featstore.identity import SHORT, canonical_json, sha256_hex
 from featstore.store.files import parse_json, read_json, read_regular
 
@@ -220,9 +220,7 @@ def other_boards(place: Path, tool: str, metric: str | None = None) -> list[Boar
     >>> [(line.submission.name, line.standing) for line in board.lines]
     [('b', 'leader'), ('a', 'behind')]
     """
-    if tool not in READERS:
-        raise SubmissionError(unknown_name("tool", tool, READERS))
-    reader = READERS[tool]()
+    reader = lookup(READERS, tool, what="tool", error=SubmissionError)()
     if not place.exists():
         raise SubmissionError(f"{place} does not exist. Name a folder or file of {tool}'s results.")
     metric = metric or reader.metric

@@ -25,7 +25,6 @@ from bench.errors import ProtocolError
 from bench.metrics.summary import METRIC_VERSION
 from bench.options import (
     MOST,
-    TASKS,
     FewShot,
     Generalised,
     Neighbours,
@@ -33,7 +32,7 @@ from bench.options import (
     checked_options,
     options_text,
 )
-from featstore.errors import unknown_name
+from featstore.errors import lookup
 from featstore.identity import canonical_json, sha256_hex
 from featstore.options import Option, check_values, hints_of, option, record_of
 from fitters.methods import METHODS, Method, methods_with
@@ -423,8 +422,6 @@ class Run:
     code: str = field(default_factory=code_digest)
 
     def __post_init__(self) -> None:
-        if self.task not in TASKS:
-            raise ProtocolError(unknown_name("task", self.task, TASKS))
         options = checked_options(self.task, self.options)
         object.__setattr__(self, "options", None if options == type(options)() else options)
         whole = whole_code(self.code, self.fit.method, self.learner, self.task)
@@ -766,9 +763,7 @@ def _by_part(values: dict[str, Any]) -> dict[str, Any]:
     """Return values by the part of a run that they are of; those of the run itself as they are."""
     parts: dict[str, Any] = {}
     for name, value in values.items():
-        if name not in _PATHS:
-            raise ProtocolError(unknown_name("field", name, _PATHS, where="of a run"))
-        part, *deeper = _PATHS[name]
+        part, *deeper = lookup(_PATHS, name, what="field", error=ProtocolError, where="of a run")
         if deeper:
             parts.setdefault(part, {})[name] = value
         else:

@@ -20,9 +20,10 @@ Each also inherits the builtin that a caller would expect.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from featstore.errors import FeatstoreError
+from featstore.errors import FeatstoreError, unknown_name
 
 
 class FittersError(FeatstoreError):
@@ -84,3 +85,22 @@ class CorruptAlignmentError(FittersError, RuntimeError):
 
 class UnequalNamesWarning(UserWarning):
     """A score takes names for equally frequent, and the scores say that they are not."""
+
+
+def check_names(
+    names: Iterable[str],
+    known: Collection[str],
+    *,
+    what: str,
+    error: type[FeatstoreError],
+    where: str,
+) -> None:
+    """Raise an error for the first name that is not known, in the words of `unknown_name`.
+
+    Examples
+    --------
+    >>> check_names(["penalty"], ["penalty", "mix"], what="setting", error=SettingError, where="")
+    """
+    for name in names:
+        if name not in known:
+            raise error(unknown_name(what, name, known, where=where))

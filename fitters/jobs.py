@@ -15,7 +15,7 @@ from typing import Any, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from featstore.errors import MisalignedItemsError, listed, lookup, unknown_name
+from featstore.errors import MisalignedItemsError, listed, lookup
 from featstore.labels import BARE, DEFINITION
 from featstore.matrices import Rows, matrix, vector
 from featstore.parallel import Workers
@@ -24,7 +24,7 @@ from featstore.store.store import FeatureStore, open_store
 from featstore.store.tables import join_ids
 from fitters.alignment import Alignment, OnStage
 from fitters.alignment import fit as fit_arrays
-from fitters.errors import SettingError, ZeroRowError
+from fitters.errors import SettingError, ZeroRowError, check_names
 from fitters.from_store import MomentsRequest, beside, moment_sources, training_sources
 from fitters.inventory import find_sets
 from fitters.methods import method_named, needs_rows, registered
@@ -164,9 +164,7 @@ def _request(
     elif n_pairs != "all":
         given["n_pairs"] = n_pairs
     known = [own.name for own in fields(FitRequest)]
-    for name in given:
-        if name not in known:
-            raise SettingError(unknown_name("setting", name, known, where="of a fit"))
+    check_names(given, known, what="setting", error=SettingError, where="of a fit")
     sets = {ROLES[role]: roles[role] for role in ROLES if role in roles}
     return FitRequest(**vars(config) | {"seed": seed} | sets | given)
 

@@ -12,9 +12,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, get_args
 
-from featstore.errors import unknown_name
 from featstore.options import check_values, option
-from fitters.errors import SettingError
+from fitters.errors import SettingError, check_names
 
 MOST = 10**12
 """Settings are below this: beyond, sums in float64 lose what they are added to, or overflow."""
@@ -357,9 +356,7 @@ class FitConfig:
             If there is no setting of a name, or a number is out of its range.
         """
         known = [setting.name for setting in fields(FitConfig) if setting.name != "method"]
-        for name in settings:
-            if name not in known:
-                raise SettingError(unknown_name("setting", name, known, where="of a fit"))
+        check_names(settings, known, what="setting", error=SettingError, where="of a fit")
         if isinstance(method, str):
             return cls(method, **settings)
         return replace(method, **settings)
