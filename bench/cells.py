@@ -57,26 +57,22 @@ DIRECTION_ORDER = [
 #: What a head is compared with: prototypes that carry no class or only its family, more rows of the
 #: same pairs, means of the same images.
 CONTROLS = tuple(source for source in SOURCES if source not in ("none", "head"))
-SOURCE_ORDER = [
-    "none", "repeated", "mixup", "class-means", "shuffled", "random", "random-cov", "rotated",
-    "shuffled-within", "head",
-]  # fmt: skip
 
 #: Titles of rows of a table that are not fitted.
 _NOT_FITTED = {"chance": "chance", IDENTITY: "the pair itself"}
 
-#: Names of the sources, of prototypes without real pairs beside them.
+#: Names of the sources, of prototypes without real pairs beside them, in the order of tables.
 SOURCE_NAMES = {
     "none": "real pairs",
-    "head": "head weights",
-    "random": "random rows",
-    "random-cov": "random rows, same covariance",
-    "shuffled": "head, names shuffled",
-    "rotated": "head, rotated",
-    "shuffled-within": "head, names shuffled within clusters",
     "repeated": "real pairs, repeated",
     "mixup": "real pairs and their mixtures",
     "class-means": "real + their class means",
+    "shuffled": "head, names shuffled",
+    "random": "random rows",
+    "random-cov": "random rows, same covariance",
+    "rotated": "head, rotated",
+    "shuffled-within": "head, names shuffled within clusters",
+    "head": "head weights",
 }
 
 
@@ -200,7 +196,7 @@ def in_order(frame: pl.DataFrame) -> pl.DataFrame:
         ("options", [""]),
         ("direction", DIRECTION_ORDER),
         ("method", _method_order()),
-        ("source", SOURCE_ORDER),
+        ("source", SOURCE_NAMES),
     ):
         if column in frame.columns:
             places = {name: place for place, name in enumerate(known)}

@@ -347,7 +347,7 @@ class AlignerContract(Contract):
         """Find nothing above chance where the rows of x, or who belongs to whom, were random."""
         # Images of one draw share their control: hence twice the bound of independent ones.
         n, most = DRAWS * HELD_OUT, 2 * int(binom.isf(1e-3, DRAWS * HELD_OUT, 1 / HELD_OUT))
-        for name in ("random", "random-cov", "shuffled", "rotated"):
+        for name in [*CONTROLS][:-1]:
             drawn = (
                 CONTROLS[name](self._world[0], np.random.default_rng([17, k])) for k in range(DRAWS)
             )

@@ -245,11 +245,11 @@ def _shown_metrics(
 ) -> list[str]:
     """Return the metrics that are named; without a name the usual ones, if there is one of them."""
     from bench.errors import NoResultsError
-    from bench.tables import with_generalised
+    from bench.tables import SHOWN, with_generalised
 
     have = set(rows["metric"])
     if metrics is None:
-        names = with_generalised(rows, _METRICS)
+        names = with_generalised(rows, SHOWN[:-2])
         lost = [] if have & set(names) else names
     else:
         names = list(metrics)
@@ -260,10 +260,6 @@ def _shown_metrics(
         )
     return names
 
-
-_METRICS = (
-    "top-1", "seen", "unseen", "top-5", "top-10", "R@1", "R@5", "R@10", "median_rank",
-)  # fmt: skip
 
 _EMPTY = {
     "gains": (

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import product
-from typing import Any
+from typing import Any, get_args
 
 from bench.runs import Run
 from bench.suites.demo import CONTROL_DRAWS, Pairs, demo_bases, has_meaning, possible_pairs
 from featstore.store.store import FeatureStore
 from fitters.methods import method_named
+from fitters.settings import Control, PairControl
 
 METHODS = ("ridge", "procrustes", "kernel-ridge")
 
@@ -32,8 +33,9 @@ SEEDS = tuple(range(10))
 
 N_PAIRS: tuple[Pairs, ...] = (16, 64)
 
-ALONE = ("random", "random-cov", "shuffled", "rotated")
-BESIDE = ("none", "head", *ALONE, "shuffled-within", "repeated", "mixup", "class-means")
+#: All but the last carry no class.
+ALONE = get_args(Control)[:-1]
+BESIDE = ("none", "head", *get_args(Control), *get_args(PairControl), "class-means")
 
 #: Clusters of like names; with real pairs the second.
 CLUSTERS = (10, 50, 150, 300)
