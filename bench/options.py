@@ -287,7 +287,7 @@ def options_of(task: str, values: Mapping[str, Any]) -> Options:
     ProtocolError
         If a name or a value is not one of the task's.
     """
-    kind = type(checked_options(task, None))
+    kind: Any = type(checked_options(task, None))
     known = [entry.name for entry in fields(kind)]
     check_names(values, known, what="setting", error=ProtocolError, where=f"of task {task}")
     given = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}

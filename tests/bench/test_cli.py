@@ -120,37 +120,6 @@ def test_table_formats(bench, smoke_results, form):
         assert out.count("\n|") > 10
 
 
-def test_lists_of_settings_then_table_and_compare(bench, smoke_store, tmp_path):
-    words = [
-        "eval", "task", "zero_shot", "--store", smoke_store, "-o", tmp_path / "r", "--method",
-        "ridge", "--eval", "held-out", "--n-pairs", "0,8,5000", "--seeds", "0,1", "-s",
-        "penalty=0.1,1", "-s", "mix=0.5,2", "--source", "none,head,random",
-    ]  # fmt: skip
-    code, out, err = bench(*words, "--dry-run")
-    assert "Left out: --n-pairs 5,000; a split has fewer images." in err
-    # none: 1 K x 2 penalties; head and random: K=0 2 penalties, K=8 2 penalties x 2 mixes.
-    assert (code, out) == (0, "task: 28 runs, 0 finished, 28 new in 28 fits.\n")
-    assert bench(*words)[0] == 0
-    assert "28 reused, 0 new" in bench(*words)[1]
-    code, out, _ = bench("eval", "table", tmp_path / "r", "--part", "results", "--metrics", "top-1")
-    assert code == 0
-    assert "penalty" in out
-    assert "mix" in out
-    left = f"{tmp_path / 'r'}:ridge/head/8:mix=2.0,penalty=0.1"
-    code, out, _ = bench(
-        "eval", "compare", left, f"{tmp_path / 'r'}:ridge/random/8:mix=2.0,penalty=0.1"
-    )
-    assert code == 0
-    assert out.splitlines()[0].startswith("task")
-    assert "8 real + head weights" in out
-    real = f"{tmp_path / 'r'}:ridge/none/8:penalty=0.1"
-    rows = json.loads(bench("eval", "compare", left, real, "--json")[1])
-    assert {row["comparison"] for row in rows} == {"a-b"}
-    code, _, err = bench("eval", "compare", left, f"{tmp_path / 'r'}:csa")
-    assert code == 1
-    one_line(err, "no method 'csa'", "It has: 'ridge'")
-
-
 def test_where_leaves_the_rows_of_a_value(bench, smoke_results):
     asked = ("eval", "table", smoke_results, "--json", "--part", "comparisons", "--where")
     out = bench(*asked, "task=zero_shot", "--where", "eval=all-names")[1]
@@ -205,25 +174,3 @@ def test_wrong_usage_is_one_line_and_exit_2(bench, tmp_path, monkeypatch, argume
 
 def test_scoring_loads_no_torch(limited):
     assert limited[1].stdout.endswith("0 False\n")
-
-
-def test_a_cell_is_shown_with_its_settings_and_its_numbers(bench, smoke_results):
-    code, out, _ = bench("show", smoke_results, "ridge/head/0:eval=all-names,task=zero_shot")
-    assert code == 0
-    facts = dict(line.split(maxsplit=1) for line in out.splitlines() if line.startswith("  "))
-    rows = read_results(smoke_results).filter(
-        method="ridge", source="head", n_pairs="0", eval="all-names", task="zero_shot"
-    )
-    (revision,) = set(rows["image_revision"])
-    assert (facts["method"], facts["source"], facts["image_revision"]) == (
-        "ridge",
-        "head",
-        revision,
-    )
-    top1 = rows.filter(metric="top-1")["value"].mean()
-    assert f"{top1:.5g}" in next(line for line in out.splitlines() if "top-1" in line)
-    code, out, _ = bench("show", smoke_results, "ridge/head/0", "--json")
-    assert {row["method"] for row in json.loads(out)} == {"ridge"}
-    code, _, err = bench("show", smoke_results, "ridge/haed/0")
-    assert code == 1
-    one_line(err, "no source 'haed'")

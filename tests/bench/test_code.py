@@ -6,7 +6,6 @@ import importlib
 import linecache
 import sys
 from dataclasses import replace
-from functools import partial
 from importlib import resources
 from pathlib import Path
 from types import ModuleType
@@ -22,7 +21,6 @@ from bench.errors import ProtocolError
 from featstore.errors import EngineError, PluginError
 from featstore.plugins import register
 from fitters import methods
-from fitters.few_shot.clap import CLAP
 from fitters.few_shot.registry import LEARNERS
 
 
@@ -125,20 +123,6 @@ def test_a_changed_method_of_ones_own_is_run_again(own, runs, smoke_store, tmp_p
     # What the package brings keeps its ids, whatever else is registered.
     assert first(runs).code == code.code_digest()
     assert first(runs) in runs
-
-
-def test_a_learner_of_ones_own_counts(own):
-    assert code.own_code("ridge", "class-means") == ""
-    register("learner", "voter", own().Voter)
-    before = code.own_code("ridge", "voter")
-    assert len(before) == 16
-    register("learner", "voter", own(source=METHOD + "\n# changed\n").Voter)
-    assert code.own_code("ridge", "voter") != before
-    digests = set()
-    for rate in (0.1, 0.2):
-        register("learner", "clap-2", partial(CLAP, learning_rate=rate))
-        digests.add(code.own_code("ridge", "clap-2"))
-    assert len(digests) == 2
 
 
 def test_what_cannot_be_read_or_is_the_packages_is_refused(own, runs):

@@ -432,18 +432,6 @@ def test_an_unfinished_control_draw_is_left_out_and_never_paired(tmp_path, rng):
     assert alone["control_error"] > 0
 
 
-def test_a_control_named_first_is_the_same_comparison(tmp_path, rng):
-    for seed in range(10):
-        for source, share in (("head", 0.5), ("random", 0.1)):
-            write_ranks(tmp_path, hand_run(source, 0, seed), ranks_with(rng, 60, share))
-    place = tmp_path.as_posix()
-    forth = compare_choices(f"{place}:ridge/head", f"{place}:ridge/random", metrics=["top-1"])
-    other = f"{place}/../{tmp_path.name}"  # the same folder by another name
-    back = compare_choices(f"{other}:ridge/random", f"{place}:ridge/head", metrics=["top-1"])
-    assert_frame_equal(forth, back)
-    assert forth["family"].item() == 1
-
-
 def test_an_unknown_pool_is_unknown_on_either_side(tmp_path, rng):
     for folder, pool in (("old", None), ("new", 500.0)):
         for seed in range(4):

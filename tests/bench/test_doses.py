@@ -4,13 +4,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from bench import read_results, run_all
+from bench import read_results
 from bench.doses import dose_table
 from bench.statistics import DrawSums, two_term
-from bench.suites.controls import control_runs
-from featstore import open_store
-from featstore.command_line import run_command
-from headstock.__main__ import cli
 from tests.bench.results_by_hand import hand_run, write_ranks
 
 SIZES, DRAWS, N = (10, 30, 100), range(4), 24
@@ -79,28 +75,3 @@ def test_slopes_are_least_squares_over_draws_and_clusters(tmp_path, hits):
     drawn = found.filter(pl.col("n_draws") == 4)
     assert drawn["sd"].null_count() == 0
     assert found.filter(pl.col("n_draws") == 1)["sd"].null_count() == 3
-
-
-def test_the_suite_s_doses_are_printed(smoke_store, tmp_path, capsys):
-    """A few draws of every dose, from the store to the table."""
-    runs = [
-        run
-        for run in control_runs(open_store(smoke_store), dataset="smoke", methods=("ridge",))
-        if run.protocol.eval == "all-names" and run.seed < 2
-    ]
-    root = tmp_path / "results"
-    run_all(runs, smoke_store, root)
-    found = dose_table(root, read_results(root))
-    assert set(found["dose"]) == {
-        "classes", "nearest classes", "farthest classes", "clusters of names",
-        "without the images' names",
-    }  # fmt: skip
-    # Planted: ten times as many classes of the head help.
-    slopes = dict(found.select("dose", "slope").unique().iter_rows())
-    assert slopes["classes"] > 0
-    within = found.filter(pl.col("dose") == "clusters of names")
-    assert within["own_names"].is_sorted()
-    assert run_command(cli, "headstock", ["eval", "table", str(root), "--part", "doses"]) == 0
-    text = capsys.readouterr().out
-    assert text.startswith("Doses of the head")
-    assert "farthest classes" in text

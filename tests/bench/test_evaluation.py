@@ -98,32 +98,6 @@ def test_arrays_give_what_the_store_gives_that_they_are_from(smoke_store):
     assert_frame_equal(*both)
 
 
-@pytest.mark.parametrize("several", [1, 3])
-def test_retrieval_on_arrays_is_that_of_a_loop(several, rng):
-    """Rows of a group with equal images are the captions of one image."""
-    images = rng.standard_normal((12, 5)).astype(np.float32)
-    owner = np.repeat(np.arange(12), several)
-    texts = (images[owner] + 0.8 * rng.standard_normal((12 * several, 5))).astype(np.float32)
-    groups = None if several == 1 else owner // 2
-    shuffled = rng.permutation(len(owner))
-    pairs = Pairs(images[owner][shuffled], texts[shuffled],
-                  None if groups is None else groups[shuffled])  # fmt: skip
-    found = evaluate("identity", pairs, tasks="retrieval", n_pairs=0, progress=False)
-    unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (images, texts)]
-    scores = unit[0] @ unit[1].T
-    hits = {
-        "image→caption": np.mean([owner[row.argmax()] == n for n, row in enumerate(scores)]),
-        "caption→image": np.mean(
-            [column.argmax() == n for n, column in zip(owner, scores.T, strict=True)]
-        ),
-    }
-    rows = found.rows.filter(metric="R@1")
-    assert dict(rows.select("direction", "value").iter_rows()) == pytest.approx(hits)
-    assert dict(rows.select("direction", "gallery").iter_rows()) == {
-        "image→caption": 12 * several, "caption→image": 12,
-    }  # fmt: skip
-
-
 def planted(rng, classes=60):
     """Return images of 30 classes with the texts of their names, and a head of other classes."""
     texts, to_images = rng.standard_normal((90, 6)), rng.standard_normal((6, 12))

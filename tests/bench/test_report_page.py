@@ -8,7 +8,6 @@ import polars as pl
 import pytest
 
 from bench import compare, read_results
-from bench.cells import method_title
 from bench.comparisons import compare_choices
 from bench.errors import BenchError, NoResultsError
 from bench.report.page import digest, filter_to_one_choice, write_changes, write_report
@@ -66,21 +65,6 @@ def test_the_html_is_whole_asks_for_nothing_and_keeps_captions_text(nasty):
     rules = ("default-src 'none'", "img-src data:", "style-src 'unsafe-inline'",
              f"script-src {digest(script)}")  # fmt: skip
     assert all(f"{rule};" in page.policy for rule in rules)
-
-
-def test_one_switch_shows_the_figure_tables_and_gains_of_a_method(nasty):
-    """Radio buttons and a style sheet: it works without scripts. The verdict's method is first."""
-    titles = re.findall(r'id="method-(\d+)"( checked)?> ([^<]+)</label>', nasty.html)
-    assert titles[0] == ("0", " checked", method_title(nasty.verdict.method))
-    assert [checked for _, checked, _ in titles[1:]] == [""] * (len(titles) - 1)
-    for place, _, title in titles:
-        assert f"#method-{place}:checked) .own:not(.own-{place})" in nasty.html
-        (drawn,) = [figure for figure in nasty.figures if method_title(figure.method) == title
-                    and figure.kind == "accuracy_by_pairs"]  # fmt: skip
-        assert f'<div class="own own-{place}">\n<figure class="figure" id="{drawn.name}">' in (
-            nasty.html.replace('"><figure', '">\n<figure')
-        )
-        assert f'class="own own-{place} task task-0"' in nasty.html
 
 
 def saved(html, name):

@@ -94,19 +94,6 @@ def test_grids_put_pairs_across_and_metrics_where_there_is_one_number(written_st
     assert every["columns"][:2] == ("top-1 %", "top-5 %")
 
 
-def test_lines_of_one_source_say_which_setting_tells_them_apart(tmp_path):
-    for fields in ({}, {"sequential": True}):
-        for method in ("paper-mlp", "ridge"):
-            if method == "paper-mlp" or not fields:
-                write_ranks(tmp_path, hand_run("head", 16, method=method, **fields), [1, 2, 3])
-    (grid,) = grids(result_table(read_results(tmp_path)))
-    assert {(line["method"], line["source"]) for _, lines in grid["groups"] for line in lines} == {
-        ("paper-mlp", "+ head weights (sequential False)"),
-        ("paper-mlp", "+ head weights (sequential True)"),
-        ("ridge", "+ head weights"), ("chance", ""),
-    }  # fmt: skip
-
-
 def test_a_cell_that_wins_its_primary_comparisons_is_bold(written_study):
     rows = read_results(written_study)
     bold = bold_cells(compare(written_study, rows), ["top-1"])

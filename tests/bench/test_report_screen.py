@@ -176,23 +176,6 @@ def test_seen_and_unseen_are_those_of_the_table_with_intervals_over_names(
     assert {"seen %", "unseen %"} <= set(line.headings)
 
 
-def test_the_screen_has_the_names_the_date_and_the_numbers_of_its_results(nasty, smoke_results):
-    screen, table = nasty.screen, result_table(read_results(smoke_results))
-    assert screen.crumbs[:3] == ("smoke", "synthetic:image → synthetic:text", "suite smoke")
-    assert re.fullmatch(r"\d+ \w{3} \d{4}", screen.crumbs[3])
-    assert screen.title == " · ".join(["Headstock", *screen.crumbs])
-    assert len(screen.doubts) == 5
-    # A number of the screen is one of the tables', to the digit.
-    cells = table.select(pl.selectors.float()).to_numpy().ravel()
-    sides = nasty.verdict.rows.select("a", "b", "chance").to_numpy().ravel()
-    known = {f"{100 * v:.1f}" for v in [*cells, *sides] if v is not None and np.isfinite(v)}
-    known |= {f"{float(text):.0f}" for text in known}
-    answers = " ".join([screen.finding, screen.dek, *(doubt.answer for doubt in screen.doubts)])
-    numbers = re.findall(r"([\d.]+) %", answers)
-    assert len(numbers) > 8
-    assert set(numbers) <= known
-
-
 @pytest.fixture
 def looked(tmp_path):
     """Ranks of 74 images, of ConSE and of random vectors, and their gallery."""

@@ -5,21 +5,16 @@ import re
 import numpy as np
 import polars as pl
 import pytest
-from click.testing import CliRunner
 
 from bench import compare, read_results
 from bench.evaluated import Results
-from bench.options import FewShot
 from bench.report.figures import pairs_figure
 from bench.report.gallery import Words
 from bench.report.page import _findings
 from bench.report.screen import Scene, Screen
 from bench.report.verdict import standing, verdict
-from bench.results import unfinished, write_session
 from bench.statistics import holm
-from bench.suites.few_shot import few_shot_claim
 from bench.tables import result_table, summary
-from headstock.__main__ import cli
 from tests.bench.results_by_hand import hand_run, write_ranks
 
 #: Names to choose from, images and images of a class.
@@ -153,72 +148,3 @@ def test_no_sentence_claims_that_there_is_no_difference(planted):
     if name == "pairs in vain":
         assert scene.real_pairs().answer.startswith("Not shown")
         assert "no difference by the head is shown" in curve.title
-
-
-def few_shot_results(root, values, seeds=10):
-    """Write few-shot runs: learner → its hit rate, on the same images of every seed."""
-    rng = np.random.default_rng(3)
-    for seed in range(seeds):
-        ease = rng.random(60)
-        for learner, rate in values.items():
-            options = FewShot(learner=learner, shots=2)
-            run = hand_run("none", 0, seed, task="few_shot", method="identity", eval="in-class",
-                           options=options)  # fmt: skip
-            ranks = np.where(ease + 0.1 * rng.standard_normal(60) < rate, 1, 5)
-            facts = {"learner": learner, "shots": 2, "n_shots": 40}
-            write_ranks(root, run, ranks, pool=4000.0, more=facts)
-
-
-@pytest.mark.parametrize(
-    ("values", "seeds", "says"),
-    [
-        ({"gda": 0.2, "class-means": 0.4, "proker": 0.7}, 10, "It is above class means: +"),
-        ({"gda": 0.9, "class-means": 0.7, "proker": 0.4}, 10, "It is below class means: −"),
-        ({"gda": 0.9, "class-means": 0.5, "proker": 0.5}, 10, "Whether it beats class means is"),
-        ({"gda": 0.9, "class-means": 0.4, "proker": 0.7}, 3, "Whether it beats class means is"),
-        ({"gda": 0.9, "class-means": 0.4}, 10, "Nothing is decided"),
-        ({"gda": 0.9}, 10, "Nothing is decided"),
-    ],
-)
-def test_a_few_shot_headline_is_on_the_learner_named_beforehand(tmp_path, values, seeds, says):
-    few_shot_results(tmp_path, values, seeds)
-    rows = read_results(tmp_path)
-    claim = few_shot_claim(tmp_path, rows)
-    assert claim.sentence.startswith(says)
-    means = rows.filter(pl.col("metric") == "top-1").group_by("learner").agg(pl.col("value").mean())
-    means = dict(means.iter_rows())
-    if "proker" in values:
-        assert claim.learner == "ProKeR"
-        assert claim.value == pytest.approx(means["proker"])
-        gap = 100 * (means["proker"] - means["class-means"])
-        assert f"{abs(gap):.1f} points [" in claim.sentence
-        assert f"{seeds} draws" in claim.sentence
-    else:
-        # Of several learners none is picked.
-        assert (claim.value is None) == (len(values) > 1)
-    verdict_text = Results(tmp_path).verdict
-    assert (claim.sentence in verdict_text) == (claim.value is not None)
-
-
-def test_an_unfinished_plan_is_said_to_be_one(tmp_path):
-    runs = [hand_run("head", seed=seed) for seed in range(3)]
-    for run in runs[:2]:
-        write_ranks(tmp_path, run, [1, 2, 3])
-    session = {"command": "headstock eval task x", "suite": "hand", "seconds": None}
-    write_session(tmp_path, "1", session | {"planned": [run.run_id for run in runs]})
-    (said,) = unfinished(tmp_path, "hand")
-    assert said.startswith(
-        "Unfinished: 1 of 3 runs are missing that `headstock eval task x` planned."
-    )
-    assert unfinished(tmp_path, "other") == []
-    shown = CliRunner().invoke(cli, ["eval", "table", str(tmp_path)])
-    assert shown.output.startswith(said)
-    machine = CliRunner().invoke(cli, ["eval", "table", str(tmp_path), "--json"])
-    assert said in machine.stderr
-    assert "Unfinished" not in machine.stdout
-    # The same command, ended; or all that it planned, though its end was not recorded.
-    write_session(tmp_path, "2", session | {"seconds": 1.0})
-    assert unfinished(tmp_path, "hand") == []
-    (tmp_path / "sessions" / "2.json").unlink()
-    write_ranks(tmp_path, runs[2], [1, 2, 3])
-    assert unfinished(tmp_path, "hand") == []

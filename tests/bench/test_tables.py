@@ -6,19 +6,11 @@ import polars as pl
 import pytest
 
 from bench import read_results
-from bench.cells import CELL, source_name
+from bench.cells import CELL
 from bench.tables import (
     comma_separated,
-    interval_text,
-    metric_name,
-    number_text,
-    p_text,
-    pairs_text,
     result_table,
-    signed_text,
     summary,
-    value_text,
-    with_unit,
 )
 from tests.bench.results_by_hand import hand_run, write_ranks
 
@@ -84,30 +76,3 @@ def test_csv_keeps_every_digit_and_quotes(written_study):
     assert len(read) == rows.height
     assert [float(row["value"]) for row in read] == rows["value"].to_list()
     assert comma_separated(pl.DataFrame({"a": ['x,"y'], "b": [None]})) == 'a,b\n"x,""y",\n'
-
-
-@pytest.mark.parametrize(
-    ("got", "expected"),
-    [
-        (value_text("top-1", 0.1234), "12.3"),
-        (with_unit("top-1", 0.1234), "12.3 %"),
-        (with_unit("mean_rank", 12.3), "12.3"),
-        (value_text("mean_rank", 12.0, 1.25), "12.0 ± 1.2"),
-        (value_text("top-1", 0.1234, 0.02), "12.3 ± 2.0"),
-        (signed_text(0.0123), "+1.2"),
-        (signed_text(-0.0123), "−1.2"),
-        (signed_text(-0.0001), "0.0"),
-        (interval_text(-0.01, 0.05), "[−1.0, +5.0]"),
-        (p_text(0.00009), "< 0.0001"),
-        (p_text(0.0001), "0.0001"),
-        (p_text(None), ""),
-        (number_text(20_784.4, 0), "20,784"),
-        (pairs_text("all", 344.4), "all (344)"),
-        (pairs_text("all", None), "all"),
-        (metric_name("top-1"), "top-1 %"),
-        (source_name("head", "0"), "head weights"),
-        (source_name("head", "all"), "real + head weights"),
-    ],
-)
-def test_texts(got, expected):
-    assert got == expected

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from fractions import Fraction
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +14,8 @@ from scipy.sparse import load_npz
 
 from featstore import open_store
 from featstore.command_line import run_command
-from featstore.plugins import first_line
 from featstore.testing import item_table, write_set
-from fitters import METHODS, load
-from fitters.few_shot.registry import LEARNERS, PROMPT_LEARNERS
-from fitters.methods import Method
+from fitters import load
 from fitters.scorers import csls, hub_corrected
 from headstock.__main__ import cli
 from tests.fitters.toy_store import CLASSES, HEAD, IMAGES, NAMES, P, X, Y, write_toy_store
@@ -111,37 +106,6 @@ def test_shorthand_and_seeds(store, tmp_path, capsys):
 
 
 IMAGE_KEY, HEAD_KEY, NAME_KEY = (key.replace(":", ".") for key in (X, HEAD, NAMES))
-TAKEN = [
-    # What is typed, and the options that the line on stderr then has.
-    (("--head", "labels"), f"--images {IMAGE_KEY} --head labels --head-names {NAME_KEY}"),
-    (("--images", "toy"), f"--images toy --head {HEAD_KEY} --head-names {NAME_KEY}"),
-    (("--captions", "caption/st:toy"), f"--images {IMAGE_KEY} --captions caption/st:toy"),
-    (("--n-pairs", "9", "--captions", Y), f"--images {IMAGE_KEY} --captions {Y} --n-pairs 9"),
-    (("--images", X, "--head", HEAD, "--head-names", NAMES), ""),
-]
-
-
-@pytest.mark.parametrize(("typed", "taken"), TAKEN, ids=[" ".join(typed) for typed, _ in TAKEN])
-def test_what_the_store_leaves_one_answer_for_is_taken_and_printed_as_a_line(
-    store, tmp_path, monkeypatch, capsys, typed, taken
-):
-    monkeypatch.setenv("HEADSTOCK_STORE", str(store))
-    words = ["fit", "ridge", *typed, "-s", "penalty=2", "-o", str(tmp_path / "a"), "--json"]
-    assert _run(*words) == 0
-    said = capsys.readouterr()
-    facts = json.loads(said.out)
-    assert facts["choice"]["penalty"] == 2
-    assert facts["request"]["x"] == X.replace(":", ".")
-    if not taken:
-        assert "Taken" not in said.err
-        return
-    line = said.err.partition("left out:\n")[2].splitlines()[0].split()
-    assert line == ["headstock", "fit", "ridge", "--store", str(store), *taken.split(),
-                    "--out", str(tmp_path / "a"), "-s", "penalty=2"]  # fmt: skip
-    assert _run(*line[1:], "--json") == 0
-    again = capsys.readouterr()
-    assert "Taken" not in again.err
-    assert json.loads(again.out)["fitted_on"] == facts["fitted_on"]
 
 
 def test_the_store_below_the_folder_and_a_place_for_the_alignment_are_taken(
@@ -160,29 +124,6 @@ def test_the_store_below_the_folder_and_a_place_for_the_alignment_are_taken(
     write_toy_store(tmp_path / "two")
     assert _run(*words) == 2
     assert "several stores: 'two', 'work/one'" in capsys.readouterr().err
-
-
-def test_ls_lists_aligners_and_learners_with_their_packages(capsys, monkeypatch):
-    monkeypatch.setitem(METHODS, "mine", Method(Fraction))  # gone after the test
-    METHODS.put("mine", Method(Fraction, "one of one's own"), "mypackage 1.2")
-    monkeypatch.setitem(LEARNERS, "third", partial(Fraction, 3))
-    rows = []
-    for kind in ("methods", "learners"):
-        assert _run("ls", "--available", kind, "--json") == 0
-        rows += json.loads(capsys.readouterr().out)
-    found = {(row["kind"], row["name"]): row for row in rows}
-    assert len(found) == len(rows) == len(METHODS) + len(LEARNERS) + len(PROMPT_LEARNERS)
-    # Whatever else this process has run may have registered more.
-    assert {row["package"] for row in rows} >= {"fitters", "mypackage 1.2", "this process"}
-    assert found["aligner", "mine"]["package"] == "mypackage 1.2"
-    assert found["learner", "third"]["text"] == first_line(Fraction)
-    for name in ("gda", "ape", "proker", "rehark", "ranpac", *PROMPT_LEARNERS):
-        assert found["learner", name]["text"].endswith(".")
-    assert found["aligner", "ridge"]["text"] == METHODS["ridge"].text
-    assert all("\n" not in row["text"] and set(row) == {"name", "kind", "package", "text"}
-               for row in rows)  # fmt: skip
-    assert _run("ls", "--available", "learners") == 0
-    assert "learner  gda " in capsys.readouterr().out
 
 
 def test_another_alignment_is_not_replaced_in_silence(store, own, capsys):

@@ -4,13 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binom
 from sklearn.linear_model import Ridge as SklearnRidge
 
-from fitters import CONTROLS, METHODS, FitConfig, Pairs, fit
-from fitters.alignment import select
+from fitters import CONTROLS, Pairs, fit
 from fitters.errors import PairsError
-from fitters.moments.transform import SideTransform
 from fitters.prototypes import PAIR_CONTROLS
 from tests.assertions import assert_close, assert_same
 
@@ -114,28 +111,6 @@ def test_names_are_shuffled_within_their_cluster_and_single_ones_stay(sizes, see
     assert_same(drawn.y, pairs.y)
 
 
-def test_shuffling_within_clusters_goes_from_the_shuffle_to_the_head(rng):
-    n = 40
-    pairs = Pairs(np.arange(n, dtype=float)[:, None], rng.standard_normal((n, 5)))
-    kept = []
-    for clusters in (1, 10, 30, n):
-        drawn = CONTROLS["shuffled-within"](pairs, np.random.default_rng(1), clusters=clusters)
-        kept.append(int((drawn.x == pairs.x).sum()))
-    assert kept[0] == 0
-    assert kept[-1] == n
-    assert kept == sorted(kept)
-    # Names of one group share a text: none of them takes the row of the other.
-    twins = draw_pairs(rng)
-    drawn = CONTROLS["shuffled-within"](twins, rng, clusters=5)
-    owner = np.array([int(np.flatnonzero((twins.x == row).all(axis=1))[0]) for row in drawn.x])
-    moved = owner != np.arange(twins.n)
-    assert moved.any()
-    assert (twins.groups[owner] != twins.groups)[moved].all()
-    for clusters in (0, n + 1):
-        with pytest.raises(PairsError, match="Ask for 1 to 40"):
-            CONTROLS["shuffled-within"](pairs, rng, clusters=clusters)
-
-
 def test_repeated_pairs_change_no_ridge(rng):
     """Of a relative penalty: the ridge of scikit-learn needs the absolute one scaled alike."""
     pairs = Pairs(rng.normal(size=(30, 6)), rng.normal(size=(30, 4)), np.arange(30) // 2)
@@ -185,24 +160,3 @@ def test_shuffled_needs_other_names_to_give():
     pairs = Pairs(np.eye(3), np.eye(3), np.array([0, 0, 1]))
     with pytest.raises(PairsError, match="Use more classes"):
         CONTROLS["shuffled"](pairs, np.random.default_rng(0))
-
-
-@pytest.mark.parametrize("name", CONTROLS)
-def test_kernel_ridge_on_a_control_is_at_chance(name, make_world):
-    head, real = make_world(n_classes=80, n_images=60)
-    mean = SideTransform.fit([real.x]).mean
-    grid = select("kernel-ridge", prototypes=head, rng=np.random.default_rng(0)).axes
-
-    def right(prototypes):
-        config = FitConfig("kernel-ridge")
-        data = METHODS["kernel-ridge"].sources(config, prototypes=prototypes, image_mean=mean)
-        fitted = fit(config, data, grid=grid, rng=np.random.default_rng(0))
-        scores = fitted.project_x(real.x) @ fitted.project_y(real.y).T
-        return int((scores.argmax(axis=1) == np.arange(real.n)).sum())
-
-    own = {"clusters": 1} if name == "shuffled-within" else {}
-    drawn = (CONTROLS[name](head, np.random.default_rng(k), **own) for k in range(20))
-    of_controls = sum(map(right, drawn))
-    assert right(head) > 30
-    # One in 60 by chance; images of one draw share their control, hence twice the binomial's 0.1 %.
-    assert of_controls < 2 * binom.ppf(0.999, 20 * real.n, 1 / real.n)

@@ -77,13 +77,6 @@ def test_a_limit_holds_and_the_edge_is_told():
     assert curve.to_facts()["edges"] == ["penalty high"]
 
 
-def test_what_is_given_is_not_searched():
-    curve = run(bowl(1.0, 50.0), penalties=Axis.fixed(3.0))
-    assert curve.chosen["penalty"] == 3.0
-    assert curve.edges == ()
-    assert "penalties" not in curve.to_facts()
-
-
 def test_equal_scores_go_to_the_larger_penalty_then_weight():
     weights = Axis((1.0, 2.0), 1.0, 2.0)
     penalties = Axis((0.1, 1.0, 10.0), 0.1, 10.0)

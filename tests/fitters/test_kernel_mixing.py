@@ -253,14 +253,6 @@ def test_of_many_pairs_some_whole_groups_say_how_noisy_they_are(make_world, monk
         assert facts["n_real"] == 60
 
 
-def test_many_good_pairs_leave_a_useless_head_no_say(make_world, rng):
-    head, real = make_world(n_classes=60, n_images=300, noise=0.1)
-    useless = Pairs(rng.standard_normal(head.x.shape), head.y, head.groups)
-    found = fit("kernel-ridge", prototypes=useless, real=real, rng=rng)
-    choice = found.facts["choice"]
-    assert choice["first_share"] < 0.01 or sum(choice["noise_weights"]) < 0.01
-
-
 def test_a_useless_head_takes_nothing_from_ridge(make_world, rng):
     head, images = make_world(n_classes=60, n_images=400, p=40, q=20, noise=0.6)
     useless = Pairs(rng.standard_normal(head.x.shape), head.y, head.groups)
@@ -345,31 +337,3 @@ def test_a_width_that_predicts_nothing_but_rounding_scores_as_nothing(rng):
     assert found.scores[:, -1].tolist() == [0.25, 0.25]
     assert (found.scores[:, :-1] != 0.25).all()
     assert found.chosen["gamma"] < 32
-
-
-def test_real_pairs_that_are_wrong_hardly_move_the_prototypes(make_world):
-    head, real = make_world(n_classes=60, n_images=24, noise=0.5)
-    wrong = Pairs(real.x, real.y[::-1].copy(), real.groups)
-
-    def fitted(**given):
-        return fit("kernel-ridge", prototypes=head, rng=rng_of(), **given)
-
-    mean = SideTransform.fit([real.x]).mean
-    alone, misled = fitted(image_mean=mean), fitted(image_mean=mean, real=wrong)
-    helped = fitted(image_mean=mean, real=real)
-    choice = misled.facts["choice"]
-    assert choice["mix"] is None
-    assert choice["penalty"] == alone.facts["choice"]["penalty"]
-    assert choice["of_prototypes"]["scores"] == alone.facts["choice"]["scores"]
-    # Fits without prototypes are no better than those with them: the wrong pairs are no help.
-    cosines = np.einsum(
-        "nr,nr->n", unit_or_zero(misled.project_y(head.y)), unit_or_zero(alone.project_y(head.y))
-    )
-    assert cosines.min() > 0.9
-    assert helped.facts["choice"]["score"] > misled.facts["choice"]["score"]
-    given = fitted(image_mean=mean, real=real, mix=2.0)
-    at = given.facts["choice"]["of_prototypes"]
-    best = np.unravel_index(np.argmax(at["scores"]), np.shape(at["scores"]))
-    assert given.facts["choice"]["penalty"] == 2.0 * at["penalties"][best[0]]
-    assert given.aligner.alpha == given.facts["choice"]["penalty"]
-    assert given.facts["choice"]["mix"] == 2.0

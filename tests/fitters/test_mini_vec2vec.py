@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from fitters import MiniVec2VecAligner, fit
+from fitters import MiniVec2VecAligner
 from fitters.aligners.mini_vec2vec import _matched_centres
-from fitters.prototypes import shuffle_names
 from tests.assertions import assert_close, assert_same
 from tests.shorthand import score_pairs
 
@@ -60,15 +59,3 @@ def test_wider_sides_are_brought_to_the_axes_of_the_narrower(rng):
     about = y - y.mean(axis=0)
     lengths = np.linalg.norm(about @ aligner.map_y_, axis=0)
     assert_close(np.sort(lengths), np.sort(np.linalg.svd(about)[1]))
-
-
-def test_names_shuffled_are_the_same_rows_to_it(make_world):
-    head, _ = make_world()
-    shuffled = shuffle_names(head, np.random.default_rng(1))
-    one, other = (
-        fit("mini-vec2vec", prototypes=pairs, rng=np.random.default_rng(0))
-        for pairs in (head, shuffled)
-    )
-    np.testing.assert_allclose(one.aligner.map_x_, other.aligner.map_x_, atol=1e-9)
-    drawn = fit("mini-vec2vec", prototypes=head, rng=np.random.default_rng(1))
-    assert drawn.aligner.seed != one.aligner.seed

@@ -65,17 +65,6 @@ def test_without_prototypes_the_cache_decides_alone():
     assert accuracy(ours, test) > 0.75
 
 
-def test_many_rows_are_scored_in_blocks(monkeypatch):
-    given, test = made(4, prototypes=noisy_prototypes())
-    ours = TipAdapter().fit(given)
-    whole = ours.scores(test[0])
-    monkeypatch.setattr("fitters.few_shot.tip_adapter._BLOCK", 40 * 7)
-    assert_close(ours.scores(test[0]), whole, "float32")
-    cache = Cache(given.x, given.labels, 10)
-    for beta, found in zip((1.0, 5.0), cache.paths(test[0], (1.0, 5.0)), strict=True):
-        assert_close(found, cache.logits(test[0], beta), "float32")
-
-
 def test_classes_of_unequally_many_shots_weigh_alike():
     given, test = made(16)
     kept = (given.labels >= 5) | (np.arange(160) < 60)

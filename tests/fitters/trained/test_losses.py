@@ -30,12 +30,6 @@ def drawn(n=6, d=4, seed=0):
     return (torch.randn(n, d, generator=generator, dtype=torch.float64) for _ in "xy")
 
 
-def test_cosine_by_hand():
-    assert_close(cosine_loss(X, Y), (0 + 1 + 0.04) / 3)
-    target = torch.ones(3, dtype=torch.float64)
-    assert_close(cosine_loss(X, Y), torch.nn.CosineEmbeddingLoss()(X, Y, target))
-
-
 def test_infonce_by_hand():
     def share(own, others):
         return -math.log(math.exp(own) / sum(math.exp(other) for other in others))
