@@ -224,7 +224,9 @@ def find_sets(
         fits = find_fits(store, dataset=dataset, label_set=label_set)
     else:
         dataset = dataset or have.only("image", "`dataset=`")
-        texts = (have.of(dataset, kind) or [None] for kind in ("class_name", "caption"))
+        texts: Iterator[Any] = (
+            have.of(dataset, kind) or [None] for kind in ("class_name", "caption")
+        )
         every = product(have.of(dataset, "image"), *texts)
         fits = [Fit(image, text, caption=caption) for image, text, caption in every]
     if len(fits) == 1:

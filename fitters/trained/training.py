@@ -363,13 +363,7 @@ def train(
             if due:
                 _check_parameters(objective, stand.epoch, stage)
             if due and checkpoint is not None:
-                states = {name: getattr(generators, name).get_state() for name in _RESUMED}
-                checkpoint.write(
-                    {
-                        "objective": objective.state_dict(), "optimiser": optimiser.state_dict(),
-                        "generators": states, "stand": vars(stand),
-                    }
-                )  # fmt: skip
+                _write(checkpoint, stand, objective, optimiser, generators)
             if on_epoch is not None:
                 seconds = time.monotonic() - begun
                 left = sum(s.epochs for s in stages[number:]) - stand.epoch
@@ -472,6 +466,23 @@ def _is_flat(losses: Sequence[float], slope: float) -> bool:
         if end > 21
     ]
     return len(falls) == 5 and bool(max(falls) < slope)
+
+
+def _write(
+    checkpoint: Checkpoint,
+    stand: _Stand,
+    objective: Objective,
+    optimiser: torch.optim.Optimizer,
+    generators: Generators,
+) -> None:
+    checkpoint.write(
+        {
+            "objective": objective.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "generators": {name: getattr(generators, name).get_state() for name in _RESUMED},
+            "stand": vars(stand),
+        }
+    )
 
 
 def _restore(found: dict[str, Any], objective: Objective, generators: Generators) -> _Stand:
