@@ -59,6 +59,9 @@ _HEAD = "--head labels/head_weight/toy --head-names labels/class_name/toy"
 _SETS = "--images toy/image/toy --captions toy/caption/toy"
 _EXTRACT = f"headstock extract manifest --kind image {_ENCODER} --thumbnails --jobs 1 --store store"
 _LABELS = "headstock data make birds.txt --as labels -o labels"
+_IMPORT = ("headstock import rows.npy --items items.csv --dataset birds --kind image "
+           "--encoder their:vit --store store")  # fmt: skip
+_SMOKE = "headstock eval run smoke --method conse --source head -o results"
 _PREFETCH = f"headstock store pull {{web}} --cache-only --select {IMAGES}"
 _MOMENTS = f"headstock fit ridge {_FIT} --captions toy/caption/toy -s penalty=1 -o ridge"
 _SWEEP = (
@@ -91,27 +94,21 @@ WRITES = (
     Command("sync", "headstock store push store other --both", "apart", _OTHER),
     Command("repair", f"headstock store repair store {IMAGES}", "lost"),
     Command("repair --from", f"headstock store repair store {IMAGES} --copy copy", "damaged"),
-    Command("import", "headstock import rows.npy --items items.csv --dataset birds --kind "
-    "image "
-            "--encoder their:vit --store store", "rows_of_others"),
-    Command("import, joining", "headstock import rows.npy --items items.csv --dataset birds "
-            "--kind image --encoder their:vit --store store", "grown"),
+    Command("import", _IMPORT, "rows_of_others"),
+    Command("import, joining", _IMPORT, "grown"),
     *(
-        Command(f"export {form}", f"headstock export store {IMAGES} --format {form} -o "
-        f"out/{name}",
+        Command(f"export {form}", f"headstock export store {IMAGES} --format {form} -o out/{name}",
                 "birds")
         for form, name in (("npy", "rows"), ("parquet", "rows.parquet"), ("h5", "rows.h5"),
                            ("safetensors", "rows.safetensors"))
     ),
     Command("data make", "headstock data make photos --as folder -o manifest", "files", ()),
-    Command("data make csv",
-            "headstock data make pairs.csv --as csv -o manifest -s images=photos", "files",
-            ()),
+    Command("data make csv", "headstock data make pairs.csv --as csv -o manifest -s images=photos",
+            "files", ()),
     Command("data labels", _LABELS, "files", ()),
-    Command("data build", "headstock data build dtd --root data -o built --subset",
-            "official", ()),
-    Command("data build stamps", "headstock data build stamps -s files=stamps -o built",
-            "stamps", ()),
+    Command("data build", "headstock data build dtd --root data -o built --subset", "official", ()),
+    Command("data build stamps", "headstock data build stamps -s files=stamps -o built", "stamps",
+            ()),
     Command("card", "headstock store card store -o store", "birds"),
     # A shard of the cache that is complete loses its marks when it is opened next.
     Command("prefetch", _PREFETCH, stores=(), threads=True, after=_PREFETCH),
@@ -122,18 +119,14 @@ WRITES = (
     Command("fit, trained",
             f"headstock fit paper-mlp {_FIT} {_HEAD} -o mlp -s epochs=2", "toy"),
     Command("export, an alignment", "headstock export ridge -o ridge.safetensors", **_FITTED),
-    Command("apply", "headstock apply ridge --store store --set toy/image/toy -o "
-    "rows.npy",
+    Command("apply", "headstock apply ridge --store store --set toy/image/toy -o rows.npy",
             **_FITTED),
     Command("bridge", "headstock bridge old.npy new.npy --seeds 0 -o map.safetensors",
             "two_spaces", ()),
     Command("derive", f"headstock store derive store {IMAGES} --by truncate:2", "birds"),
-    Command("eval run", "headstock eval run smoke --method conse --source head "
-    "-o results",
-            stores=("results/store",)),
-    Command("eval task", f"headstock eval task retrieval {_SETS} --eval split --method "
-    "ridge --source head "
-            f"{_HEAD} --store store -o results", "toy"),
+    Command("eval run", _SMOKE, stores=("results/store",)),
+    Command("eval task", f"headstock eval task retrieval {_SETS} --eval split --method ridge "
+            f"--source head {_HEAD} --store store -o results", "toy"),
     Command("eval task, lists", _SWEEP, "toy"),
     Command("report", "headstock report results --store store -o report.html", "toy",
             before=(_LITTLE,)),
@@ -149,9 +142,7 @@ WRITES = (
 WORKERS = {
     Command("extract, decoders", _EXTRACT.replace("--jobs 1", "--jobs 2"), "model"): ("socket:", 5),
     Command("extract, devices", f"{_EXTRACT} --device cpu,cpu", "model"): ("", 30),
-    Command("eval run, jobs", "headstock eval run smoke --method conse --source "
-    "head -o results "
-            "--jobs 2", stores=("results/store",)): ("", 30),
+    Command("eval run, jobs", f"{_SMOKE} --jobs 2", stores=("results/store",)): ("", 30),
 }  # fmt: skip
 
 #: Steps that `headstock reproduce demo` is given where it is killed as a whole: as its own, but
@@ -185,8 +176,8 @@ READS = (
             "headstock apply ridge --store store --set toy/image/toy --near toy/caption/toy",
             **_FITTED),
     Command("eval table", "headstock eval table results", **_SWEPT),
-    Command("eval compare", "headstock eval compare results:ridge/head/0 "
-    "results:ridge/head/4", **_SWEPT),
+    Command("eval compare", "headstock eval compare results:ridge/head/0 results:ridge/head/4",
+            **_SWEPT),
     Command("eval ls", "headstock ls results", **_SWEPT),
     Command("check", "headstock check learner class-means"),
     Command("eval leaderboard", "headstock eval leaderboard board", "toy",

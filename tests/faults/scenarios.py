@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from featstore import open_store
 from featstore.errors import AlreadyFinishedError
 from featstore.store import (
     LayoutLimits,
@@ -148,14 +147,13 @@ def damage(root: Path) -> None:
     (folder / "golden.json").unlink()
 
 
-def repair(root: Path, *, copy: str = "", bits: float = 1.0) -> str:
-    """Repair the set of images, from a copy or by writing its damaged blocks again.
+def repair(root: Path, *, bits: float = 1.0) -> str:
+    """Repair the set of images: what follows from other files, then its damaged blocks.
 
     With other `bits` its rows come out otherwise, as those of another library do.
     """
-    rebuild_set(root, str(key_of(root)), copy=open_store(copy) if copy else None)
-    if not copy:
-        write(root, SIZES[1], repair=True, bits=bits)
+    rebuild_set(root, str(key_of(root)))
+    write(root, SIZES[1], repair=True, bits=bits)
     return "repaired"
 
 

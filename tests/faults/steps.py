@@ -189,9 +189,8 @@ def killed(
     places: list[str],
     args: dict[str, Any],
     among: str = "",
-    by: int = signal.SIGKILL,
 ) -> Any:
-    """Run a step in this process and send it a signal before its `at`-th change of a file.
+    """Run a step in this process and kill it before its `at`-th change of a file.
 
     Counted are renames, removals, new folders and files opened for writing below `places`; with
     `among` only those whose path, the new one of a rename, holds this.
@@ -208,7 +207,7 @@ def killed(
                 return
             left -= 1
             if left == 0:
-                os.kill(os.getpid(), by)
+                os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(count)
     steps: dict[str, Callable[..., Any]] = {

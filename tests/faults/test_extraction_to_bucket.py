@@ -25,7 +25,7 @@ from tests.featstore.remote.s3_server import Bucket, Request, s3_server
 ADDRESS = "s3://team/store"
 
 #: Kills at a request, before or after it takes effect, and at a random time.
-AT_REQUESTS, BETWEEN = (200, 100) if EVERYTHING else (12, 6)
+AT_REQUESTS, BETWEEN = (200, 100) if EVERYTHING else (6, 3)
 
 MACHINES = ("m0", "m1")
 

@@ -2,7 +2,7 @@
 
 Whether the request takes effect or not, the same command again ends well, the store verifies,
 nothing is left over, and the files are those of a run that nobody disturbed. A default run kills at
-every second request, ``HEADSTOCK_FAULTS=all`` at each. Kills at file calls are in the matrix.
+every fifth request, ``HEADSTOCK_FAULTS=all`` at each. Kills at file calls are in the matrix.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def test_a_kill_at_the_requests(children, bucket, whole, damaged, memory, comman
     here = tree(root / "store") if (root / "store").exists() else {}
     shutil.rmtree(root)
     assert n > 3
-    for at in range(1, n + 1, 1 if EVERYTHING else 3):
+    for at in range(1, n + 1, 1 if EVERYTHING else 5):
         begin()
         pid: list[int] = []
         kill = _killer(at, pid, takes_effect=takes_effect)

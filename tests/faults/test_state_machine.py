@@ -2,7 +2,8 @@
 
 The model of a store is what its user has been promised: for every set the revisions that were
 published, each a number of items and those that failed, and for every tag the revisions that it
-names. After every step all of it must read so, and verify must find nothing else.
+names. After every step all of it must read so, and verify must find nothing else. Writers that wait
+for one another, or stand still, are in test_claims.py and test_interleavings.py.
 """
 
 from __future__ import annotations
@@ -11,11 +12,8 @@ import os
 import shutil
 import signal
 import tempfile
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from itertools import permutations
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,14 +33,13 @@ from featstore import open_store
 from featstore.errors import StoreWriteError, UnknownSetError
 from featstore.share.copy import drop_tag, make_tag
 from featstore.store import verify_store
-from featstore.store.lock import BEAT, EXPIRY
-from tests.faults import scenarios, steps
+from tests.faults import steps
 from tests.faults.conftest import Children
 from tests.faults.trees import litter
 
 #: Examples and steps of each; many more where all faults are asked for.
 EVERYTHING = os.environ.get("HEADSTOCK_FAULTS") == "all"
-EXAMPLES, STEPS = (400, 60) if EVERYTHING else (10, 30)
+EXAMPLES, STEPS = (400, 60) if EVERYTHING else (7, 30)
 
 #: Without shrinking, which takes many minutes: what failed is printed step by step anyway.
 PHASES = tuple(Phase) if EVERYTHING else (Phase.generate,)
@@ -224,30 +221,6 @@ class StoreMachine(RuleBasedStateMachine):
         with steps.set_writer(self.here.root, kind, arguments["n"]) as writer:
             assert writer.pending() == []
             steps.finish(writer)
-        self._published(kind, revision)
-
-    @rule(kind=KINDS, n=SIZES, failing=FAILING, waits=st.booleans())
-    def two_writers(self, kind: str, n: int, failing: frozenset[int], waits: bool) -> None:
-        """While a set is written it can be neither written nor removed; one may wait for it."""
-        arguments, revision = self._attempt(kind, n, failing, retry=False)
-        if revision is None:
-            return
-        root = self.here.root
-        with ThreadPoolExecutor(1) as pool:
-            with steps.set_writer(root, kind, arguments["n"]) as writer:
-                if waits:
-                    second = pool.submit(steps.write, root, **arguments, wait=60.0)
-                steps.write_blocks(writer, arguments["failing"])
-                with pytest.raises(StoreWriteError, match="is being written by process"):
-                    steps.write(root, **arguments)
-                with pytest.raises(StoreWriteError, match=r"is being written|is named by the tag"):
-                    steps.remove(root, key=self._key(kind))
-                steps.collect(root)
-                # What nobody was writing is gone with this.
-                self._tidied()
-                steps.finish(writer)
-            if waits:
-                assert second.result() == "reused"
         self._published(kind, revision)
 
     # -- removing and naming ---------------------------------------------------------------
@@ -474,85 +447,6 @@ class StoreMachine(RuleBasedStateMachine):
             for name in open_store(self.there.root).tags():
                 self.there.tags.setdefault(name, self.here.tags.get(name, {}))
         self.push()
-
-    # -- standing still --------------------------------------------------------------------
-
-    @rule(
-        kind=KINDS, n=SIZES, failing=FAILING, at=st.integers(1, 45), other=SIZES,
-        asleep=st.booleans(),
-    )  # fmt: skip
-    def stop_a_writer(
-        self, kind: str, n: int, failing: frozenset[int], at: int, other: int, asleep: bool
-    ) -> None:
-        """Stop a writer anywhere (SIGSTOP), write and clean meanwhile, and let it go on (SIGCONT).
-
-        One that sleeps for long loses its claim to the other.
-        """
-        root = self.here.root
-        arguments, _ = self._attempt(kind, n, failing, retry=False)
-        second = {**arguments, "n": self._size(kind, other), "wait": 5.0 if asleep else 0.0}
-        ended: list[bool] = []
-
-        def meanwhile() -> None:
-            with scenarios.quick(0.1 if asleep else EXPIRY, BEAT):
-                try:
-                    ended.append(bool(steps.write(root, **second)))
-                except StoreWriteError:
-                    ended.append(False)
-            if (root / "log.json").exists():
-                steps.collect(root)
-
-        args = {"step": "write", "at": at, "places": [str(self.base)], "args": arguments,
-                "by": signal.SIGSTOP}  # fmt: skip
-        pid = self.children.start("killed", root, args=args)
-        report = self._until_stopped(pid)
-        with ThreadPoolExecutor(1) as pool:
-            waiting = pool.submit(meanwhile)
-            # It may have stopped while it held a lock that the other waits for.
-            wait([waiting], timeout=1.0)
-            if not report:
-                os.kill(pid, signal.SIGCONT)
-                report = self.children.wait(pid)
-            waiting.result()
-        assert report["code"] in (0, 1), report
-        self._tidied()
-        writes = [(second["n"], ended[0]), (arguments["n"], report["code"] == 0)]
-        self._adopt(kind, writes, frozenset(arguments["failing"]))
-
-    def _until_stopped(self, pid: int) -> dict[str, Any]:
-        """Wait until a child stands still, or has ended; return its report then."""
-        while Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "TZ":
-            time.sleep(0.002)
-        return self.children.ended(pid)
-
-    def _adopt(self, kind: str, writes: list[tuple[int, bool]], failing: frozenset[int]) -> None:
-        """Note what writers of these sizes left, each of which said whether it ended well.
-
-        It must be what they leave one after another; one that failed may have published before.
-        """
-        before = self.here.sets.get(kind, [])
-        expected = []
-        for order in [order for n in range(3) for order in permutations(writes, n)]:
-            if all(one in order for one in writes if one[1]):
-                found = list(before)
-                for n, _ in order:
-                    old = found[-1] if found else Revision(0, frozenset(), "")
-                    new = frozenset(i for i in failing if old.n <= i < n)
-                    found += [Revision(n, old.failed | new, "")] if n > old.n else []
-                expected.append(found)
-        store, key = open_store(self.here.root), self._key(kind)
-        there = store.revisions(key) if key in {str(info.key) for info in store.sets()} else []
-        left = [
-            Revision(one.commit.n, frozenset(np.flatnonzero(one.commit.failed_rows()).tolist()),
-                     one.commit.revision_id)
-            for one in there
-        ]  # fmt: skip
-        assert left in expected
-        if len(left) > len(before):
-            self.here.sets[kind] = left
-            self.failing.pop(kind, None)
-        if (self.here.root / key / ".staging").exists():
-            self.begun.add(kind)
 
     # -- what must hold --------------------------------------------------------------------
 

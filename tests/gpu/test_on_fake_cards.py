@@ -219,12 +219,12 @@ def test_what_make_gpu_measures_has_the_right_rows(folder, monkeypatch, cards: C
     monkeypatch.setattr(
         torchvision.io, "decode_jpeg", lambda *a, **k: decode_as_nvjpeg(*a, **k, plain=plain)
     )
-    common = {"device": "cuda:0", "precision": "float32", "batch_size": 8, "decode_timeout": None}
+    common = {"device": "cuda:0", "precision": "float32", "batch_size": 4, "decode_timeout": None}
     with cards():
         found = [
-            *checks.two_encoders([VIT, CONV], folder, images=8, **common),
-            checks.decode_on_the_device(VIT, folder, images=8, **common),
-            checks.text_rate(folder, texts=12, width=32, layers=1, **common),
+            *checks.two_encoders([VIT, CONV], folder, images=4, **common),
+            checks.decode_on_the_device(VIT, folder, images=4, **common),
+            checks.text_rate(folder, texts=6, width=32, layers=1, **common),
         ]
         gc.collect()
     assert [one.wrong for one in found] == [False] * len(found)
