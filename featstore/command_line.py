@@ -87,15 +87,6 @@ class CommandGroup(click.Group):
             command.epilog = pasteable(command.epilog)
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the commands with a line of help."""
-        found = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
-        limit = formatter.width - 6 - max(map(len, found))
-        with formatter.section("Commands"):
-            formatter.write_dl(
-                [(name, one.get_short_help_str(limit)) for name, one in found.items() if one]
-            )
-
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -365,18 +356,6 @@ def run_command(group: click.Command, name: str, args: list[str] | None = None) 
         _complain(name, f"An argument or text is not valid Unicode ({err.reason}).")
         return EXIT_ERROR
     return result if isinstance(result, int) else 0
-
-
-def entry_point(group: click.Command, name: str) -> Callable[[], None]:
-    """Return the function that a console script calls."""
-
-    def main() -> None:
-        # Their bars move the cursor; the commands' own say how far it is.
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-        os.environ.setdefault("TQDM_DISABLE", "1")
-        sys.exit(run_command(group, name))
-
-    return main
 
 
 def print_json(value: Any) -> None:

@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import click
 
-from featstore.command_line import CommandGroup, entry_point
+from featstore.command_line import CommandGroup, run_command
 
 #: Each command by its place, in the order of their use, and what it is: ``module:attribute``. A
 #: module is imported when one of its commands is typed.
@@ -150,7 +152,13 @@ def eval_group() -> None:
     """Score alignments: run suites and tasks, and print their tables."""
 
 
-main = entry_point(cli, "headstock")
+def main() -> None:
+    """Run the program."""
+    # Their bars move the cursor; the commands' own say how far it is.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    sys.exit(run_command(cli, "headstock"))
+
 
 if __name__ == "__main__":
     main()

@@ -11,9 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.pipeline import make_pipeline
 
-import bench
-import featstore
-import fitters
 from featstore import open_store
 from featstore.cards import LINES, LONGEST, WIDTH, Card, printable
 from featstore.manifest.manifest import Manifest
@@ -152,12 +149,6 @@ def test_scikit_learn_does_not_show_its_diagram_instead(store):
         "text/plain": repr(made), "text/html": made._repr_html_()
     }  # fmt: skip
     assert "Alignment" in make_pipeline(made)._repr_html_()
-
-
-@pytest.mark.parametrize("package", [featstore, fitters, bench], ids=lambda one: one.__name__)
-def test_completion_offers_the_public_names(package):
-    assert dir(package) == sorted(package.__all__)
-    assert all(getattr(package, name) is not None for name in dir(package))
 
 
 def test_keys_of_stores_and_registries_are_completed(store):

@@ -99,6 +99,7 @@ def test_a_help_fits_a_terminal_and_its_examples_can_be_pasted(path: tuple[str, 
             assert len(re.findall(rf"^  .*{option.opts[-1]}\b(?!-)", text, re.MULTILINE)) >= 1
     if isinstance(command, click.Group):
         assert max(map(len, text.splitlines())) <= 80
+        assert "..." not in text.partition("Options:")[2]
         for name in command.list_commands(context):
             assert len(re.findall(rf"(?m)^  {name}  +\S.*[.]$", text)) == 1, f"{name}:\n{text}"
     else:

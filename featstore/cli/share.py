@@ -21,7 +21,6 @@ from featstore.command_line import (
     count,
     human_bytes,
     json_option,
-    print_json,
     signed_options,
     store_option,
     usage_error,
@@ -190,17 +189,15 @@ def _fetch(source: StorePlace, select: Sequence[str], *, as_json: bool, **signed
     if isinstance(parse_address(source), Path):
         raise usage_error(f"{source} lies on this machine already.")
     opened = open_at(source, **signed)
-    cached = []
+    cached, lines = [], []
     for key in [str(key) for key, _ in opened.listing() if fits(str(key), select)]:
         with ProgressBar(key, "bytes") as bar:
             opened.prefetch(key, progress=bar.advance)
         info = opened.info(key)
         size = opened.stored_bytes(info)
         cached.append({"key": key, "revision_id": info.commit.revision_id, "bytes": size})
-        if not as_json:
-            click.echo(f"{key}: {human_bytes(size)} in the cache")
-    if as_json:
-        print_json(cached)
+        lines.append(f"{key}: {human_bytes(size)} in the cache")
+    answer(cached, *lines, as_json=as_json)
     return 0
 
 
@@ -219,34 +216,30 @@ def _copy(
             return copy_sets(source, target, select=select, progress=bar.advance, **more)
 
     reports: list[CopyReport] = []
+    parts: list[Any] = []
     for source, target in ways:
         report = send(source, target)
         reports.append(report)
-        if as_json:
-            continue
         changed = [(key, words[how]) for key, how in report.sets.items() if how != "same"]
-        TextTable((), changed).show()
         counts = Counter(report.sets.values())
         done = [f"{counts[how]:,} {word}" for how, word in words.items() if counts[how]]
         total = count(len(report.sets), "set")
-        click.echo(f"{source} to {target}: {total}{', ' if done else ''}{', '.join(done)}")
-        if report.address:
-            click.echo(f"This state stays at {report.address}")
+        line = f"{source} to {target}: {total}{', ' if done else ''}{', '.join(done)}"
+        stays = [f"This state stays at {report.address}"] if report.address else []
+        table = [TextTable((), changed)] if changed else []
+        parts += [*table, line, *stays]
     if len(ways) > 1:
         # A tag whose writing was stopped in the first store is complete by the way back.
         for way, report in zip(ways, reports, strict=True):
             if report.failed:
                 report.failed = send(*way).failed
-    if as_json:
-        print_json(
-            [
-                {"from": str(source), "to": str(target), "sets": report.sets,
-                 "failed": report.failed,
-                 **({"address": report.address} if report.address else {})}
-                for (source, target), report in zip(ways, reports, strict=True)
-            ]
-        )  # fmt: skip
-    else:
+    document = [
+        {"from": str(source), "to": str(target), "sets": report.sets, "failed": report.failed,
+         **({"address": report.address} if report.address else {})}
+        for (source, target), report in zip(ways, reports, strict=True)
+    ]  # fmt: skip
+    answer(document, *parts, as_json=as_json)
+    if not as_json:
         _say_failures(reports)
     return EXIT_ERROR if any(report.failed for report in reports) else 0
 

@@ -281,7 +281,7 @@ def _begun(root: Path, key: SetKey) -> str:
 @click.option("-y", "--yes", is_flag=True, help="Do not ask; --json implies it.")
 @json_option
 def rm_command(store: Path, key: str, items: Path | None, yes: bool, as_json: bool) -> None:
-    """Remove a set, finished or not, or the rows of some of its pictures.
+    """Remove a set, finished or not, or rows of some pictures.
 
     KEY may be a short name. Item tables that other sets use stay. A set that a tag names is kept
     until `headstock store tag STORE NAME --delete` has dropped the tag. A withdrawn picture keeps
