@@ -9,6 +9,9 @@ from bench.results import file_of, files_of, finished
 from featstore import open_store
 from tests.bench.results_by_hand import has
 
+#: What differs between two runs of the same, here and in other files.
+TIMES = ["fit_seconds", "score_seconds", "learner_seconds", "finished_at"]
+
 
 def test_every_run_is_there_with_rows_and_ranks(runs, smoke_results):
     rows = read_results(smoke_results)
