@@ -429,7 +429,7 @@ def _read_all(paths: Sequence[Path], schema: dict[str, Any]) -> pl.DataFrame:
 
 def _read(path: Path, schema: dict[str, Any]) -> pl.DataFrame:
     try:
-        table = unpack(read_regular(path, limit=_MOST))
+        table = unpack(read_regular(path, limit=_MOST), columns=[*schema])
         return table.select(pl.col(name).cast(dtype) for name, dtype in schema.items())
     except _UNREADABLE as err:
         reason = str(err).splitlines()[0].partition(";")[0]  # polars goes on with all columns

@@ -52,6 +52,9 @@ _BYTES = 6
 
 _MAGIC = b"PAR1"
 
+#: Bytes of a file whose columns are unpacked one by one.
+_LARGE = 2**20
+
 #: The number of a row, beside the columns of a table.
 _ROW = "\0row"
 
@@ -276,12 +279,22 @@ def read_table(
 
 
 def unpack(
-    data: bytes | memoryview, *, rows: int = 0, chosen: Chosen | None = None
+    data: bytes | memoryview,
+    *,
+    rows: int = 0,
+    chosen: Chosen | None = None,
+    columns: Sequence[str] | None = None,
 ) -> pl.DataFrame:
     """Return the table in `data`, the bytes of a Parquet file; `rows`, `chosen` as `read_table`.
 
-    A column of one value is held as that value: seven columns of a usual manifest are. They are
-    unpacked one by one, and moved together once `data` is let go, if nobody else holds it.
+    All columns of a large file are unpacked one by one, and moved together once `data` is let go,
+    if nobody else holds it. One of equal values is held as that value: seven columns of a usual
+    manifest are.
+
+    Parameters
+    ----------
+    columns : sequence of str, optional
+        Return these alone; all are looked at.
 
     Raises
     ------
@@ -292,6 +305,9 @@ def unpack(
     try:
         if chosen is not None:
             return chosen.read(rows)
+        if columns is not None or len(data) < _LARGE:
+            names = None if columns is None else [*columns]
+            return pl.read_parquet(io.BytesIO(data), columns=names, use_statistics=False)
         names = [*pl.read_parquet_schema(io.BytesIO(data))]
         found = [
             _packed(pl.read_parquet(io.BytesIO(data), columns=[name], use_statistics=False))
