@@ -97,7 +97,7 @@ class Adapter:
             self.map.apply(own.astype(np.float32, copy=False), block)
             if self.unit:
                 norms = np.sqrt(np.einsum("nq,nq->n", block, block))
-                block /= np.maximum(norms, np.finfo(np.float32).tiny)[:, None]
+                block *= 1 / np.maximum(norms, np.finfo(np.float32).tiny)[:, None]
         return found
 
     def save(self, path: Path | str) -> Path:
