@@ -152,18 +152,18 @@ def _sections(document: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
     facts = {k: v for k, v in document["facts"].items() if k not in ("classifier", "of")}
     runs = [{name: run.get(name) for name in _RUN_FACTS} for run in document["runs"]]
     revisions = {
-        one["revision_id"][:12]: {name: one[name] for name in ("n", "failed") if one[name]}
+        one["revision_id"][:12]: {name: one[name] for name in _REVISION_FACTS if one[name]}
         for one in document["revisions"]
     }
     return {
         "Rows": [
             *_facts({
                 "shape": f"{shape}, {human_bytes(document['bytes'])} on disk",
-                "splits": document["splits"],
+                "splits": {name: n for name, n in document["splits"].items() if name != "None"},
             }),
             *rows_in_words(document["norms"], equal["embeddings"]),
+            *_duplicates("equal files", equal["content"]),
             *_facts({
-                "equal files": equal["content"] and _groups(equal["content"]),
                 "failed": len(failures),
                 **dict([*failures.items()][:_SHOWN]),
                 "more failed": max(0, more) or None,
@@ -179,17 +179,29 @@ def _sections(document: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
     }  # fmt: skip
 
 
-#: What is shown of a run.
+#: What is shown of a run, and of a revision.
 _RUN_FACTS = ("date", "device", "batch", "threads", "versions")
+_REVISION_FACTS = ("n", "failed", "current")
 
 
 def rows_in_words(norms: Any, equal: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     """Return what `featstore.store.store.row_facts` found, name and value in words."""
-    return _facts({"norms": norms, "equal rows": equal and _groups(equal)})
+    return [*_facts({"norms": norms}), *_duplicates("equal rows", equal)]
 
 
-def _groups(equal: Mapping[str, Any]) -> Any:
-    return equal if equal["groups"] else "none"
+def _duplicates(label: str, found: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """Return how many groups of equal items there are, and a line for each that is an example."""
+    if found is None:
+        return []
+    groups, largest = found["groups"], found["largest"]
+    most = f"of {largest:,}" if groups == 1 else f"of up to {largest:,}"
+    return [
+        (label, f"{count(groups, 'group')} {most} items" if groups else "none"),
+        *(
+            ("", f"{len(names):,} × {names[0]}" if len(set(names)) == 1 else ", ".join(names))
+            for names in found["examples"]
+        ),
+    ]
 
 
 def _facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:

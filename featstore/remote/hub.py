@@ -273,6 +273,7 @@ class HubDraft(HubObjects):
         self._kept: dict[str, Any] = {}
         self._batch: list[Any] = []
         self._sending: list[Future[None]] = []
+        self._n_kept = 0
         self.uploads = ThreadPoolExecutor(_CALLS, "upload")
         self.page = f"{self.endpoint}/datasets/{self.repository}"
         revision = quote(self.revision, safe="")
@@ -326,10 +327,16 @@ class HubDraft(HubObjects):
         for sent in self._sending:
             if arrived or sent.done():
                 sent.result()
-        self._kept = dict(self._staged)
+        self._n_kept, self._kept = len(self._sending), dict(self._staged)
 
     def undo(self) -> None:
-        """Drop what was entered since `keep`; what was sent of it stays unused."""
+        """Drop what was entered since `keep`; what was sent of it stays unused.
+
+        A file of it that the hub has refused hinders no other set.
+        """
+        for unkept in self._sending[self._n_kept :]:
+            unkept.cancel()
+        del self._sending[self._n_kept :]
         self._batch, self._staged = [], dict(self._kept)
 
     def publish(self, message: str) -> bool:
