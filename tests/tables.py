@@ -48,7 +48,7 @@ from bench.tables import (
     value_text,
 )
 from featstore.command_line import human_bytes
-from featstore.store.convention import KEY, SCHEMA, SHOULD
+from featstore.store.records import KEY, SCHEMA, SHOULD
 from tests.accuracy import elsewhere, parts, suggest, trained
 from tests.house import PACKAGES
 

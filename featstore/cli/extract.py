@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from featstore.extraction.progress import ExtractResult, Progress
     from featstore.extraction.targets import Job, SetState
     from featstore.manifest.manifest import Manifest
-    from featstore.store.repair import Repair
+    from featstore.store.verify import Repair
 
 
 #: What reads the names of its own classes in place of a manifest: files of one class a line.
@@ -414,8 +414,7 @@ def repair_command(
     left, the exit code is 4, and the command is printed that extracts it again.
     """
     from featstore.extraction.repair import repair_set
-    from featstore.store.repair import repair_log
-    from featstore.store.verify import verify_store
+    from featstore.store.verify import repair_log, verify_store
 
     every = []
     named = keys or sorted(repair_log(store, dry_run=True).sets)

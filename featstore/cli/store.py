@@ -221,8 +221,8 @@ def list_sets(
     Returns the exit code, 4 if something of it is damaged or may not be read. With `whole`, also
     tags and signature are printed.
     """
+    from featstore.store.log import Signature
     from featstore.store.records import REVISIONS
-    from featstore.store.signature import Signature
 
     with ProgressBar(f"ls {place}"):
         opened = open_at(place)
@@ -269,10 +269,10 @@ def list_sets(
 
 def _begun(root: Path, key: SetKey) -> str:
     """Return how it stands with a set that is not finished: whether somebody writes it now."""
-    from featstore.store.lock import EXPIRY, LOCK, is_claimed
+    from featstore.store.lock import LOCK, is_claimed
 
     folder = key.directory(root)
-    if not is_claimed(folder, stale=EXPIRY):
+    if not is_claimed(folder):
         return "unfinished"
     since = min(lock.stat().st_mtime for lock in (folder / ".staging").rglob(LOCK))
     return f"being written since {time.strftime('%Y-%m-%d %H:%M', time.localtime(since))}"
@@ -494,7 +494,7 @@ def tag_command(
     whenever the store has changed.
     """
     from featstore.share.copy import drop_tag, make_tag, sign_store
-    from featstore.store.signature import make_key
+    from featstore.store.log import make_key
 
     if name is None and (sign_key is None or delete or select):
         raise usage_error("Give the NAME of a tag, or --sign-key alone.")

@@ -50,13 +50,12 @@ from featstore.share.publish import (
     read_present,
     read_record,
 )
-from featstore.store.base import extended
 from featstore.store.files import MAX_JSON_BYTES, json_bytes
 from featstore.store.gc import make_store, remove_set
 from featstore.store.layout import SetKey, SetSpec
 from featstore.store.lock import folder_lock
 from featstore.store.log import Log, read_log
-from featstore.store.staging import BlockRecord
+from featstore.store.staging import BlockRecord, extended
 from featstore.store.store import FeatureStore, SetInfo, open_store
 from featstore.store.tables import ItemFile
 from featstore.store.writer import SetWriter

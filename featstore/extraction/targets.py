@@ -39,12 +39,11 @@ from featstore.images import FORMATS, WITH_TIFF
 from featstore.manifest.manifest import Manifest
 from featstore.parallel import available_cores
 from featstore.store import BLOCK_ROWS
-from featstore.store.base import Base, read_base, written
 from featstore.store.layout import LayoutLimits, SetLayout, SetSpec, plan_array
 from featstore.store.lock import claim_folders
 from featstore.store.log import read_log
 from featstore.store.pairs import EmbeddingsView
-from featstore.store.staging import read_journal, settings_of
+from featstore.store.staging import Base, read_base, read_journal, settings_of, written
 from featstore.store.store import FeatureStore, SetInfo, open_store
 from featstore.store.tables import ItemFile
 from featstore.store.writer import SetWriter, settle_set

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from featstore.durable import fsync_directory, remove_tree, write_durably
+from featstore.durable import fsync_path, remove_tree, write_durably
 from featstore.errors import ManifestError
 from featstore.manifest.manifest import FACTS_FILE
 from featstore.manifest.paths import path_fault, resolve_inside
@@ -106,7 +106,7 @@ def settle(folder: Path) -> None:
             made[name].replace(places[name])
         for name in replaced:
             places[name].unlink(missing_ok=True)
-        fsync_directory(folder)
+        fsync_path(folder)
         shutil.rmtree(staging)
 
 

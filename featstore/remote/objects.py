@@ -36,7 +36,7 @@ from featstore.store.files import (
 )
 from featstore.store.log import NAME as LOG
 from featstore.store.log import ROUNDS, Log, find_log, update_log
-from featstore.store.place import Place
+from featstore.store.rows import Place
 
 #: Times that an answer is asked for before it is given up; a read that got on begins anew.
 ATTEMPTS = 4

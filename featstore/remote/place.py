@@ -34,9 +34,8 @@ from featstore.store.layout import SetKey
 from featstore.store.listing import PARTS, Listed, set_files
 from featstore.store.log import NAME as LOG
 from featstore.store.log import Log, read_log
-from featstore.store.place import Place, Progress
 from featstore.store.records import REVISIONS, Commit, commit_of, parse_tag, tag_file
-from featstore.store.rows import Mode, RowSource
+from featstore.store.rows import Mode, Place, Progress, RowSource
 from featstore.store.tables import MAX_ITEM_BYTES, MAX_THUMBNAILS_BYTES
 
 if TYPE_CHECKING:

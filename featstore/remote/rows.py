@@ -45,9 +45,9 @@ from featstore.errors import (
 from featstore.identity import sha256_hex
 from featstore.parallel import in_background
 from featstore.remote.cache import Cache, kept_below
-from featstore.store.blocks import shard_name
 from featstore.store.files import open_descriptor
 from featstore.store.layout import DataFile, SetKey, SetLayout
+from featstore.store.listing import shard_name
 from featstore.store.lock import boot_id
 from featstore.store.records import Commit
 from featstore.store.rows import Mode, Rows, RowSource, open_rows

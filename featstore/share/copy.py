@@ -39,16 +39,19 @@ from featstore.share.publish import (
 )
 from featstore.store.files import MAX_JSON_BYTES, json_bytes
 from featstore.store.layout import SetKey
-from featstore.store.log import ABOUT, MAX_COUNTER, Log, Signed
-from featstore.store.records import tag_document, tag_file
-from featstore.store.signature import (
+from featstore.store.log import (
+    ABOUT,
+    MAX_COUNTER,
+    Log,
     Signature,
+    Signed,
     check_outside_stores,
     private_key,
     remember,
     remembered,
     signed_bytes,
 )
+from featstore.store.records import tag_document, tag_file
 from featstore.store.store import FeatureStore, SetInfo, open_store
 from featstore.store.tables import MAX_ITEM_BYTES, write_thumbnails
 

@@ -29,7 +29,7 @@ from featstore.remote.cache import user_cache
 from featstore.remote.place import RemotePlace
 from featstore.store.files import open_regular
 from featstore.store.log import NAME as LOG
-from featstore.store.mapping import MappingUnavailableError, check_mappable
+from featstore.store.rows import MappingUnavailableError, check_mappable
 from featstore.store.store import FeatureStore, open_store
 from featstore.store.verify import verify_store
 

@@ -35,7 +35,6 @@ from featstore.errors import (
 from featstore.identity import SHA256
 from featstore.remote.objects import FolderObjects, Objects
 from featstore.remote.place import RemotePlace
-from featstore.store.convention import root_metadata, zarr_metadata
 from featstore.store.files import (
     MAX_JSON_BYTES,
     open_regular,
@@ -49,7 +48,14 @@ from featstore.store.listing import Listed, set_files
 from featstore.store.lock import Claim, claim_set, folder_lock
 from featstore.store.log import NAME as LOG
 from featstore.store.log import Log, has_log, read_log
-from featstore.store.records import FIRST, REVISIONS, Commit, commit_of
+from featstore.store.records import (
+    FIRST,
+    REVISIONS,
+    Commit,
+    commit_of,
+    root_metadata,
+    zarr_metadata,
+)
 from featstore.store.store import FeatureStore, SetInfo
 from featstore.store.tables import MAX_ITEM_BYTES
 from featstore.store.writer import (
@@ -364,7 +370,7 @@ def publish_to_folder(
             return found
         for one in source.files(base):
             # Beside who takes out tables.
-            tables = folder_lock(directory.parent, patience=claim.patience)
+            tables = folder_lock(directory.parent)
             with tables if one.part == "items" else contextlib.nullcontext():
                 _copy_file(claim, root, source, one)
             progress(one.data.size if one.data else 0)

@@ -553,7 +553,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             'if one.fits(read_block(block))}', 'if read_block(block) is not None}',
             ('tests/featstore/store/test_writer.py::test_a_flipped_staged_block_is_done_again',)),
         Mutant(
-            'A part of another process is taken only if it fits.', 'featstore/store/base.py',
+            'A part of another process is taken only if it fits.', 'featstore/store/staging.py',
             '        if record.fits(data):', '        if data is not None:',
             ('tests/featstore/store/test_parts.py::test_a_flipped_block_of_a_part_is_done_again',)),
         Mutant(
@@ -563,7 +563,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             ('tests/featstore/store/test_revisions.py::test_failed_rows_stay_failed_or_are_tried_again',)
         ),
         Mutant(
-            'A picture that was withdrawn is not tried again.', 'featstore/store/base.py',
+            'A picture that was withdrawn is not tried again.', 'featstore/store/staging.py',
             'if reason == WITHDRAWN}', 'if not reason}',
             ('tests/featstore/store/test_withdrawal.py::test_neither_a_tag_nor_a_retry_nor_an_extension_nor_a_compaction_brings_it_back',)),
         Mutant(
@@ -583,7 +583,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             'featstore/store/tables.py', 'if sha256_hex(view[chunk.place]) != digest:', 'if not view:',
             ('tests/featstore/store/test_files.py::test_a_flipped_byte_is_found_with_its_column_and_no_other',)),
         Mutant(
-            'A set is not extended to items of another content.', 'featstore/store/base.py',
+            'A set is not extended to items of another content.', 'featstore/store/staging.py',
             'columns = ["content_sha256"]', 'columns = list[str]()',
             ('tests/featstore/store/test_revisions.py::test_what_adds_nothing_is_refused',)),
     ),
@@ -595,7 +595,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             ('tests/bench/test_results.py::test_a_folder_that_cannot_be_written_leaves_nothing',)),
         Mutant(
             'What the log names is durable before the log is.', 'featstore/store/writer.py',
-            'commit_bytes(commit))\n    claim.sync()\n', 'commit_bytes(commit))\n',
+            'rely_on_log()\n    claim.sync()\n', 'rely_on_log()\n',
             ('tests/faults/test_every_call.py::test_no_log_is_written_before_all_that_it_names_is_durable',)
         ),
         Mutant(
@@ -646,7 +646,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             'if first - start < JOINED:', 'if first - start <= JOINED:',
             ('tests/featstore/store/test_revisions.py::test_many_appends_leave_few_parts',)),
         Mutant(
-            'Rows that came out otherwise are in no earlier revision.', 'featstore/store/base.py',
+            'Rows that came out otherwise are in no earlier revision.', 'featstore/store/staging.py',
             'if one.n <= readable', 'if one.n',
             ('tests/featstore/extraction/test_repair.py::test_an_earlier_revision_that_is_still_stored_stays',)),
         Mutant(
@@ -684,7 +684,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             'if not file_facts(self.root / path)["sha256"].startswith(digest):', 'if not digest:',
             ('tests/featstore/store/test_verify.py::test_every_flipped_byte_is_named',)),
         Mutant(
-            "A shard's index is that of its blocks.", 'featstore/store/blocks.py',
+            "A shard's index is that of its blocks.", 'featstore/store/listing.py',
             '    if found[:-4] != index:', '    if len(found[:-4]) != len(index):',
             ('tests/featstore/store/test_verify.py::test_every_flipped_byte_is_named',)),
         Mutant(
@@ -693,11 +693,11 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             'return bool(size == facts["bytes"])',
             ('tests/featstore/store/test_verify.py::test_every_flipped_byte_is_named',)),
         Mutant(
-            'A signature is of the key that is asked for.', 'featstore/store/signature.py',
+            'A signature is of the key that is asked for.', 'featstore/store/log.py',
             '    if signature.public_key != wanted:', '    if not signature.public_key:',
             ('tests/featstore/store/test_signature.py::test_another_key_is_told',)),
         Mutant(
-            'An earlier signed state does not come back.', 'featstore/store/signature.py',
+            'An earlier signed state does not come back.', 'featstore/store/log.py',
             '    if signature.counter < max(at_least, seen):',
             '    if signature.counter < at_least:',
             ('tests/featstore/store/test_signature.py::test_a_whole_state_put_back_is_told_where_a_later_one_was_seen',)
@@ -773,7 +773,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             'Rows of two spaces are not mixed.', 'featstore/store/view.py',
             '        if self.space_id != other.space_id:', '        if not self.space_id:',
-            ('tests/featstore/store/test_views.py::test_spaces_must_agree',), quick=True),
+            ('tests/featstore/store/test_transforms.py::test_spaces_must_agree',), quick=True),
         Mutant(
             'Class texts are means of unit rows.', 'featstore/labels.py',
             '    data = chosen.normalized().numpy(np.float64)',

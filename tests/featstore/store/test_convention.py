@@ -15,7 +15,7 @@ import zarr
 
 from featstore import open_store
 from featstore.identity import canonical_json, sha256_hex
-from featstore.store.convention import KEY, SCHEMA
+from featstore.store.records import KEY, SCHEMA
 from featstore.testing import item_table, write_set
 from tests.goldens import world
 from tests.goldens.store_bytes import SHARDS, write_store

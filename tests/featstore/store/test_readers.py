@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import featstore.store.mapping as mapping
+import featstore.store.rows as mapping
 import featstore.store.rows as readers
 from featstore import open_store
 from featstore.errors import CorruptStoreError
@@ -25,7 +25,7 @@ from featstore.store import (
     plan_array,
 )
 from featstore.store.layout import SetLayout
-from featstore.store.mapping import MappingUnavailableError, map_array
+from featstore.store.rows import MappingUnavailableError, map_array
 from featstore.testing import item_table, write_set
 from tests.featstore.store.test_roundtrip import as_stored, some_rows
 
@@ -188,7 +188,7 @@ def test_a_failed_mapping_leaves_no_addresses(
     ("target", "value", "why"),
     [
         ("sys.platform", "win32", "cannot be mapped at chosen addresses"),
-        ("featstore.store.mapping.COPIED_BYTES", 2**10, "share a page"),
+        ("featstore.store.rows.COPIED_BYTES", 2**10, "share a page"),
     ],
 )
 def test_where_one_range_is_impossible(
