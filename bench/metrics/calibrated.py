@@ -27,8 +27,7 @@ from numpy.typing import NDArray
 
 from bench.errors import MetricError
 from bench.metrics.geometry import check_paired, nearest_rows, shared_rows, unit_rows
-from featstore.store.pairs import PairedView
-from featstore.store.view import Selection
+from featstore.store.pairs import EmbeddingsView, PairedView
 from fitters.pairs import Matrix, Rows
 
 #: An equal value counts as reached, whatever the order of its sums.
@@ -299,7 +298,7 @@ def mutual_knn_by_size(
 
     A number without the size of its gallery says little: the more items lie between an item and its
     neighbours, the more of them only one of the two views takes for near. Each gallery holds the
-    smaller ones, and the same queries are asked of all. `Selection.nearest` reads every gallery
+    smaller ones, and the same queries are asked of all. `EmbeddingsView.nearest` reads each gallery
     block by block.
 
     Parameters
@@ -365,7 +364,7 @@ def mutual_knn_by_size(
     return found
 
 
-def _others(view: Selection, own: NDArray[np.int64], k: int) -> NDArray[np.int64]:
+def _others(view: EmbeddingsView, own: NDArray[np.int64], k: int) -> NDArray[np.int64]:
     """Return the k nearest other rows of some rows of a view, shape (q, k)."""
     near = view.nearest(view.take(own).numpy(), k + 1).rows
     # The row itself goes to the end; behind k equal rows it may not be there.

@@ -227,7 +227,7 @@ def update_log(root: Path, change: Callable[[Log], Log], *, claim: Claim | None 
         If the file system refuses, or the claim is lost.
     """
     path, written = root / NAME, False
-    with folder_lock(root) as locked:
+    with folder_lock(root):
         # A writer looks again: where there are no locks, another one may have come between.
         for _ in range(ROUNDS):
             old = read_log(root)
@@ -240,10 +240,6 @@ def update_log(root: Path, change: Callable[[Log], Log], *, claim: Claim | None 
                 claim.write_file(path, [new.data()])
                 claim.sync()
             written = True
-        if locked:
-            # Under the lock nobody else is writing: these are what a kill left.
-            for staged in root.glob(f".{NAME}.*.staged"):
-                staged.unlink(missing_ok=True)
     return written
 
 

@@ -270,6 +270,7 @@ class StagedFiles:
         self._placed = placed
         self._dirty: set[int] = set()
         self._unnamed = True
+        self._last: tuple[int, int, int] | None = None
 
     def path(self, file: int) -> Path:
         """Return where a data file is staged."""
@@ -282,12 +283,20 @@ class StagedFiles:
     def write(self, block: int, data: memoryview) -> None:
         """Write a block's rows at their final offset; durable only after `sync`.
 
-        The disk begins with them at once, so that `sync` finds little left to do.
+        The disk begins with them when the next block is there, so that `sync` finds little to do.
         """
         file = int(self._layout.file_of[block])
         self._write(file, self._layout.files[file].place_of(block)[0], data)
 
+    def _begin_last(self) -> None:
+        """Let the disk begin with what was written last, and close its file."""
+        if self._last is not None:
+            begin_writeback(*self._last)
+            os.close(self._last[0])
+            self._last = None
+
     def _write(self, file: int, offset: int, data: memoryview) -> None:
+        self._begin_last()
         path = self.path(file)
         # Never truncated: it may hold the blocks of an interrupted run. A writer that was killed
         # right before the rename has made it read-only.
@@ -297,16 +306,14 @@ class StagedFiles:
             seal(path, like=self._staging, writable=True)
         self._dirty.add(file)
         handle = open_descriptor(path, os.O_RDWR | os.O_CREAT)
-        try:
-            if fresh:
-                seal(path, like=self._staging, writable=True)
-            write_at(handle, data, offset)
-            begin_writeback(handle, offset, len(data))
-        finally:
-            os.close(handle)
+        self._last = handle, offset, len(data)
+        if fresh:
+            seal(path, like=self._staging, writable=True)
+        write_at(handle, data, offset)
 
     def sync(self, *, names: bool = True) -> None:
         """Make every block that was written durable; with `names`, so that they can be resumed."""
+        self._begin_last()
         for file in sorted(self._dirty):
             fsync_path(self.path(file))
         self._dirty.clear()

@@ -409,11 +409,7 @@ def write_thumbnails(directory: Path, thumbnails: Mapping[str, bytes]) -> None:
     Thumbnails already there are kept for items that `thumbnails` lacks; items that were withdrawn
     have none. Untouched if nothing changed, but listed in the log as they are.
     """
-    with folder_lock(directory) as locked:
-        if locked:
-            # Under the lock nobody else is writing: these are what a kill left.
-            for staged in directory.glob(".thumbnails-*.staged"):
-                staged.unlink(missing_ok=True)
+    with folder_lock(directory):
         old = listed = sorted(directory.glob("thumbnails-*.parquet"))
         gone = _withdrawn(directory)
         if thumbnails or len(old) > 1 or (old and gone):

@@ -613,6 +613,10 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             'return None if (self.folder / _CLAIM).exists() else self.lost()', 'return None',
             ('tests/faults/test_claims.py::test_a_stopped_writer_cannot_publish',)),
         Mutant(
+            'Who takes over from another machine works on copies.', 'featstore/store/lock.py',
+            'return strange or record.get("boot", boot_id()) != boot_id()', 'return strange',
+            ('tests/faults/test_claims.py::test_a_foreign_claim_is_respected_while_its_lock_holds_and_continued_on_a_copy',)),
+        Mutant(
             'A lock that was removed is none.', 'featstore/store/lock.py',
             'yield held and _is_at(handle, path)', 'yield held',
             ('tests/faults/test_claims.py::test_a_lock_that_is_removed_while_it_is_looked_at_is_no_error',)

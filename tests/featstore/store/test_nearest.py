@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featstore import open_store
-from featstore.store import EmbeddingsView, ItemTable, neighbours
+from featstore.store import EmbeddingsView, ItemTable, pairs
 from featstore.store.rows import MemoryRows
 
 
@@ -50,8 +50,8 @@ def test_as_a_sort_of_all_scores(seed, n, dim, k, n_queries, few, dtype, metric,
     queries = rng.standard_normal((n_queries, dim))
     with pytest.MonkeyPatch.context() as patch:
         for name in ("PIECE_VALUES", "BLOCK_VALUES", "AGAIN_VALUES"):
-            patch.setattr(neighbours, name, values)
-        patch.setattr(neighbours, "QUERIES", 3)
+            patch.setattr(pairs, name, values)
+        patch.setattr(pairs, "QUERIES", 3)
         view = view_of(rows).astype(np.float64 if dtype == "float64" else np.float32)
         found = [view.nearest(queries, k, metric=metric) for _ in range(2)]  # norms known, too
     scores = sorted_scores(rows, queries, metric)
