@@ -23,6 +23,7 @@ import numpy as np
 
 from featstore.durable import fsync_path, is_free, make_folders
 from featstore.errors import (
+    ClaimLostError,
     FeatstoreError,
     StoreWriteError,
     UnknownItemError,
@@ -371,13 +372,16 @@ def remove_set(root: Path, key: str) -> int:
         claim = claim_set(directory, parts)
         try:
             update_log(root, drop, claim=claim)
-            kind, own = directory.parent, _item_tables(directory)
-            with folder_lock(kind):
-                claim.check()  # who has taken over may have written the set anew
-                tables = _unlisted_tables(root, kind, [directory])
-                pictures = [path for path in tables if path.name.startswith("thumbnails-")]
-                freed = _delete_tables(root, [*pictures, *(p for p in tables if p.name in own)])
-            return freed + _empty(directory, claim)
+            freed, kind, own = 0, directory.parent, _item_tables(directory)
+            # The set is gone. What another writer has taken over meanwhile is no longer ours.
+            with contextlib.suppress(ClaimLostError):
+                with folder_lock(kind):
+                    claim.check()
+                    tables = _unlisted_tables(root, kind, [directory])
+                    pictures = [path for path in tables if path.name.startswith("thumbnails-")]
+                    freed = _delete_tables(root, [*pictures, *(p for p in tables if p.name in own)])
+                freed += _empty(directory, claim)
+            return freed
         finally:
             claim.release()
     except StoreWriteError:
