@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from data_manifests.official.inspection import Inspection, inspect
+from data_manifests.copies import Inspection, inspect
 from data_manifests.plan import BuildError, Plan
 from data_manifests.registry import BUILDERS, Builder, OwnBuilder
 from featstore.errors import ManifestError, lookup, unknown_name
@@ -94,7 +94,7 @@ def build_dataset(
     **options
         Of the builder: ``source`` (Path; label sets and stamps), ``locales`` (stamps); of a
         dataset on disk ``root`` (Path), ``splits``, ``subset``, ``classes_only``, ``split_file``
-        (see `data_manifests.official.dataset.plan_dataset`) and those of its dataset.toml. None
+        (see `data_manifests.official.plan_dataset`) and those of its dataset.toml. None
         means the default.
 
     Raises

@@ -199,7 +199,7 @@ TRY = Job(
 
 def _downloads() -> str:
     """Return what will be downloaded, in a sentence."""
-    from data_manifests.stamps.fetch import PACKAGE, find_local
+    from data_manifests.stamps import PACKAGE, find_local
 
     if find_local() is not None:
         return "Nothing is downloaded: the images are on this machine, the models in packages."

@@ -89,7 +89,7 @@ def search_command(
     and the folder is never written to. Pictures that cannot be read are counted, and the exit code
     is then 3.
     """
-    from data_manifests.cache import cache_folder
+    from data_manifests import cache_folder
 
     if not folder.is_dir():
         raise usage_error(f"{folder} is no folder. Name the one that holds the pictures.")
@@ -193,7 +193,7 @@ def _answer(searcher: Searcher, text: str, *, as_json: bool) -> None:
 
 def _again(searcher: Searcher, text: str) -> str:
     """Return a search of the same folder, in the same way, as a line to paste."""
-    from data_manifests.cache import cache_folder
+    from data_manifests import cache_folder
 
     usual = vars(SearchConfig()) | {"store": cache_folder("search")}
     # The words of the command stay as they are: pictures that are listed, and who answers.

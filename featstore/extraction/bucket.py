@@ -26,7 +26,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-from data_manifests.cache import cache_folder
+from data_manifests import cache_folder
 from featstore.address import Address, parse_address
 from featstore.durable import local_folder
 from featstore.errors import (

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from data_manifests.cache import cache_folder
+from data_manifests import cache_folder
 from featstore.durable import write_durably
 from featstore.errors import CacheFullError, CorruptStoreError, FeatstoreError
 from featstore.identity import sha256_hex

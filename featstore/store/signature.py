@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_manifests.cache import cache_folder
+from data_manifests import cache_folder
 from featstore.durable import (
     fsync_directory,
     make_folders,

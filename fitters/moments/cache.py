@@ -23,7 +23,7 @@ import numpy.typing as npt
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from data_manifests.cache import cache_folder
+from data_manifests import cache_folder
 from featstore.durable import write_durably
 from featstore.identity import canonical_json, sha256_hex
 from fitters.moments.moments import Moments

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from data_manifests.cache import cache_folder
+from data_manifests import cache_folder
 from featstore.errors import CacheFullError
 from featstore.remote.cache import user_cache
 from fitters.moments.cache import entry_path

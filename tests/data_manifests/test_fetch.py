@@ -8,13 +8,14 @@ import pytest
 
 from data_manifests.plan import BuildError
 from data_manifests.registry import BUILDERS
-from data_manifests.stamps.build import item_tables, select_stamps
-from data_manifests.stamps.fetch import (
+from data_manifests.stamps import (
     INSIDE,
     fetch_package,
     find_source,
+    item_tables,
     package_version,
     read_stamp,
+    select_stamps,
     unpack,
 )
 

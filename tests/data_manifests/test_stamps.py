@@ -13,9 +13,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_manifests.plan import BuildError, write_pictures
-from data_manifests.stamps import build
-from data_manifests.stamps.build import Stamp, is_selected, read_caption, select_stamps
-from data_manifests.stamps.fetch import compose, read_stamp
+from data_manifests.stamps import (
+    Stamp,
+    build,
+    compose,
+    is_selected,
+    read_caption,
+    read_stamp,
+    select_stamps,
+)
 
 # ---- selection -----------------------------------------------------------------------------
 

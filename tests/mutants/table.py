@@ -717,7 +717,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
         ),
         Mutant(
             'A copy of a dataset has as many images as are known.',
-            'data_manifests/official/inspection.py', '    if found != wanted:',
+            'data_manifests/copies.py', '    if found != wanted:',
             '    if found > wanted:',
             ('tests/data_manifests/test_copies.py::test_a_copy_that_lacks_images_is_told_item_by_item',)
         ),

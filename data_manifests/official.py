@@ -13,8 +13,16 @@ from typing import Any
 
 import polars as pl
 
-from data_manifests.official.disk import Disk, Listing, image_frame
-from data_manifests.official.inspection import Inspection, Problem, Read, inspect, summary
+from data_manifests.copies import (
+    Disk,
+    Inspection,
+    Listing,
+    Problem,
+    Read,
+    image_frame,
+    inspect,
+    summary,
+)
 from data_manifests.plan import (
     BuildError,
     Built,
