@@ -20,10 +20,10 @@ from featstore.errors import (
     FeatstoreError,
     ManifestError,
     listed,
+    needs_extra,
     unknown_name,
 )
 from featstore.interop import ImportConfig
-from featstore.interop.apart import check_dataset, only_matrix, tensors_apart
 from featstore.manifest.paths import resolve_inside
 from featstore.matrices import numbers, readable
 from featstore.options import take_options
@@ -249,23 +249,106 @@ def _read_safetensors(source: Path, array: str | None) -> Rows:
     return _from_tensors(tensors, array, source, bits=bits)
 
 
-def _apart(form: str) -> Callable[[Path, str | None], Rows]:
-    """Return what reads files of a form in a process of its own."""
+def _read_h5(source: Path, array: str | None) -> Rows:
+    with needs_extra(f"Reading {source.name}"):
+        import h5py
 
-    def read(source: Path, array: str | None) -> Rows:
-        files = [source] if source.is_file() else source.rglob("*")
-        size = sum(path.lstat().st_size for path in files)
-        name = array or "embedding" if form == "lance" else array
-        tensors, bits = tensors_apart(form, source, name, allowed_bytes(size))
-        if form == "lance":
-            table = read_table(tensors["table"].tobytes(), where=str(source), schema={}, rows=0)
-            return _of_table(table, source, name or "")
-        ids = tensors.pop("ids", None) if form == "faiss" else None
-        rows = _from_tensors(tensors, array, source, bits=bits)
-        items = rows.items if ids is None else pl.DataFrame({"item_id": ids.astype(str)})
-        return replace(rows, items=items)
+    with h5py.File(source, "r") as file:
+        # External links and virtual sources lead to other files: only plain datasets count.
+        tensors = {
+            name: file[name]
+            for name in file
+            if isinstance(file.get(name, getlink=True), h5py.HardLink)
+            and isinstance(file[name], h5py.Dataset)
+            and not file[name].is_virtual
+            and file[name].external is None
+        }
+        here = {array or _only_matrix(tensors, source), "bias", "items_parquet"} & set(tensors)
+        for name in here:
+            _check_dataset(tensors[name], f"{source}: {name}", source.stat().st_size)
+        bits = {name for name in here if _is_bfloat16(tensors[name])}
+        return _from_tensors({name: tensors[name][()] for name in here}, array, source, bits=bits)
 
-    return read
+
+def _is_bfloat16(dataset: Any) -> bool:
+    """Return whether an HDF5 dataset says that its numbers are the bits of bfloat16."""
+    said = dataset.attrs.get("featstore_dtype") if dataset.dtype == np.uint16 else None
+    return isinstance(said, str) and said == "bfloat16"
+
+
+def _read_faiss(source: Path, array: str | None) -> Rows:
+    with needs_extra(f"Reading {source.name}"):
+        import faiss
+
+    # Before anything is read: sizes in the file may lie.
+    faiss.set_deserialization_vector_byte_limit(source.stat().st_size)
+    whole = index = faiss.read_index(str(source))
+    items = None
+    if isinstance(whole, faiss.IndexIDMap):  # IndexIDMap2 is one
+        items = pl.DataFrame({"item_id": faiss.vector_to_array(whole.id_map).astype(str)})
+        index = faiss.downcast_index(whole.index)  # which is freed with the whole
+    if not isinstance(index, faiss.IndexFlat):
+        raise ManifestError(
+            f"{source} is a {type(index).__name__}, which keeps no rows as they were: only a flat "
+            "index does."
+        )
+    rows = {array or "embedding": index.reconstruct_n(0, index.ntotal)}
+    return replace(_from_tensors(rows, array, source), items=items)
+
+
+def _read_lance(source: Path, array: str | None) -> Rows:
+    with needs_extra(f"Reading {source.name}"):
+        import lance
+        import pyarrow as pa
+
+    name = array or "embedding"
+    dataset, batches = lance.dataset(str(source)), []
+    left = allowed_bytes(sum(path.lstat().st_size for path in source.rglob("*")))
+    names = [own.name for own in dataset.schema
+             if own.name == name or not pa.types.is_nested(own.type)]  # fmt: skip
+    for batch in dataset.to_batches(columns=names):
+        left -= batch.nbytes
+        if left < 0:
+            raise ManifestError(
+                f"{source} unpacks to more than a dataset of its size may. It was not read."
+            )
+        batches.append(batch)
+    table = pl.DataFrame(pa.Table.from_batches(batches))
+    return _of_table(table, source, name)
+
+
+def _only_matrix(tensors: Mapping[str, Any], source: Path) -> str:
+    """Return the name of ``embedding``, or of the only matrix.
+
+    Raises
+    ------
+    ManifestError
+        If there are several, or none.
+    """
+    if "embedding" in tensors:
+        return "embedding"
+    matrices = [name for name, data in tensors.items() if data.ndim == 2]
+    if len(matrices) != 1:
+        raise ManifestError(
+            f"{source} holds {len(matrices)} matrices ({listed(sorted(matrices))}); say which "
+            "with --array."
+        )
+    return matrices[0]
+
+
+def _check_dataset(dataset: Any, where: str, n_bytes: int) -> None:
+    """Raise ManifestError for a dataset that a file of so many bytes cannot hold, or of no numbers.
+
+    What is not stored is filled with one value: a few bytes may claim any shape.
+    """
+    if dataset.shape is None or dataset.dtype.kind not in "fiu":
+        raise ManifestError(f"{where} holds {dataset.dtype} values; rows are a matrix of numbers.")
+    allowed = allowed_bytes(n_bytes)
+    if dataset.nbytes > allowed:
+        raise ManifestError(
+            f"{where} has shape {dataset.shape}: {dataset.nbytes:,} bytes, more than the "
+            f"{allowed:,} that a file of this size may unpack to. It was not read."
+        )
 
 
 def _read_zarr(source: Path, array: str | None) -> Rows:
@@ -282,10 +365,10 @@ def _read_zarr(source: Path, array: str | None) -> Rows:
     tensors: dict[str, Any] = {source.name: node}
     if isinstance(node, zarr.Group):
         tensors = dict(node.arrays())
-    name = array or (source.name if source.name in tensors else only_matrix(tensors, source))
+    name = array or (source.name if source.name in tensors else _only_matrix(tensors, source))
     bits = set()
     if name in tensors:
-        check_dataset(tensors[name], f"{source}: {name}", allowed_bytes(size))
+        _check_dataset(tensors[name], f"{source}: {name}", size)
         if tensors[name].attrs.get("featstore") == {"dtype": "bfloat16"}:  # as a store says it
             bits.add(name)
         tensors = {name: tensors[name][:]}
@@ -296,7 +379,7 @@ def _from_tensors(
     tensors: dict[str, Any], array: str | None, source: Path, *, bits: Collection[str] = ()
 ) -> Rows:
     """Return the rows among named arrays; those in `bits` are the bits of bfloat16."""
-    name = array or only_matrix(tensors, source)
+    name = array or _only_matrix(tensors, source)
     if name not in tensors:
         raise ManifestError(unknown_name("array", name, sorted(tensors), where=f"in {source}"))
     data = tensors[name]
@@ -323,10 +406,10 @@ SUFFIXES: Mapping[str, Callable[[Path, str | None], Rows]] = {
     ".npy": lambda source, _: Rows(_load_npy(source)),
     ".safetensors": _read_safetensors,
     ".parquet": lambda source, array: _of_table(_table(source), source, array or "embedding"),
-    ".h5": _apart("h5"),
-    ".hdf5": _apart("h5"),
-    ".faiss": _apart("faiss"),
-    ".lance": _apart("lance"),
+    ".h5": _read_h5,
+    ".hdf5": _read_h5,
+    ".faiss": _read_faiss,
+    ".lance": _read_lance,
 }
 
 

@@ -17,8 +17,18 @@ from typing import Any
 from featstore.errors import FeatstoreError, ItemReadError, ManifestError, needs_extra
 from featstore.identity import sha256_hex
 from featstore.manifest.paths import open_plain, part_uri
-from featstore.sources.location import files_below, folder
-from featstore.sources.roots import BLOCK, KEPT, PARQUET, Folder, LocalFile, OpenFile, Root, locate
+from featstore.sources.roots import (
+    BLOCK,
+    KEPT,
+    PARQUET,
+    Folder,
+    LocalFile,
+    OpenFile,
+    Root,
+    files_below,
+    folder,
+    locate,
+)
 from featstore.sources.tables import (
     MAX_RECORD_BYTES,
     Found,

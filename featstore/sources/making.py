@@ -14,11 +14,10 @@ import polars as pl
 
 from featstore.address import Address
 from featstore.errors import ManifestError, lookup
-from featstore.manifest.folder import building, publish, take_folder
-from featstore.manifest.io import check_name, write_manifest
+from featstore.manifest.io import building, check_name, publish, take_folder, write_manifest
 from featstore.manifest.manifest import Manifest
 from featstore.plugins import Registry, first_line
-from featstore.sources.location import find_place
+from featstore.sources.roots import find_place
 from featstore.sources.tables import COLUMN_OPTIONS, Found, Request
 
 _SPLIT = {"split": "split of every item"}
@@ -86,28 +85,28 @@ _BUILT_IN: dict[str, Source] = {
             "folder",
             "every image below a folder",
             "photos -o manifests/photos",
-            "folders:read_folder",
+            "pictures:read_folder",
             _SPLIT,
         ),
         _source(
             "class-folders",
             "one folder a class, perhaps below train, val and test",
             "imagenette -o manifests/imagenette",
-            "folders:read_class_folders",
+            "pictures:read_class_folders",
             _SPLIT,
         ),
         _source(
             "captions",
             "a.jpg with a.txt beside it, one caption a line",
             "pairs -o manifests/pairs -s split=test",
-            "folders:read_captions",
+            "pictures:read_captions",
             _SPLIT,
         ),
         _source(
             "webdataset",
             "a tar, a folder of tars, or their address, with samples by key",
             "wds_cars -o manifests/cars",
-            "tars:read_webdataset",
+            "pictures:read_webdataset",
             _SPLIT,
         ),
         _source(
@@ -121,28 +120,28 @@ _BUILT_IN: dict[str, Source] = {
             "csv",
             "a comma-separated table of paths, captions, labels, splits",
             "pairs.csv -o manifests/pairs -s images=photos",
-            "text_files:read_csv",
+            "tables:read_csv",
             COLUMN_OPTIONS,
         ),
         _source(
             "tsv",
             "the same, tab-separated",
             "pairs.tsv -o manifests/pairs -s caption=title",
-            "text_files:read_tsv",
+            "tables:read_tsv",
             COLUMN_OPTIONS,
         ),
         _source(
             "jsonl",
             "the same as a JSON object a line",
             "pairs.jsonl -o manifests/pairs",
-            "text_files:read_jsonl",
+            "tables:read_jsonl",
             COLUMN_OPTIONS,
         ),
         _source(
             "karpathy",
             "Karpathy's JSON of COCO or Flickr, with all captions",
             "dataset_coco.json -o manifests/coco -s images=coco",
-            "text_files:read_karpathy",
+            "tables:read_karpathy",
             {"images": COLUMN_OPTIONS["images"]},
         ),
         _source(
@@ -163,7 +162,7 @@ _BUILT_IN: dict[str, Source] = {
             "torchvision",
             "a dataset of torchvision that is no image files, by the name of its class",
             "data -o manifests/cifar10 -s name=CIFAR10 -s split=test",
-            "torchvision_sets:read_torchvision",
+            "pictures:read_torchvision",
             {
                 "name": "name of the class, such as CIFAR10",
                 "split": "split to open",

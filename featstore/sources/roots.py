@@ -1,8 +1,7 @@
-"""Roots: the folder or the remote address where files of a manifest lie, read part by part.
+"""Where the files of a source lie: a folder or a remote address, listed and read part by part.
 
-A remote file is read by ranges, a block of 1 MiB at a time and, where it is read forwards, up to
-eight in one request, so that neighbours cost one request together. What a server says is not
-believed: who reads an item compares its hash.
+A remote file is read by ranges of 4 MiB, so that neighbours cost one request together. What a
+server says is not believed: who reads an item compares its hash.
 """
 
 from __future__ import annotations
@@ -12,31 +11,171 @@ import re
 import threading
 import weakref
 from abc import ABC, abstractmethod
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from itertools import product, takewhile
+from functools import lru_cache, partial
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from featstore.address import Address, parse_address
 from featstore.errors import (
+    AddressError,
     CorruptStoreError,
     ItemReadError,
     ManifestError,
     RemoteStoreError,
     UnreachableError,
 )
-from featstore.manifest.paths import open_plain, path_fault
+from featstore.manifest.paths import open_plain, parse_locator, path_fault
 from featstore.remote.objects import Objects, open_objects
-from featstore.sources.location import containers, find_place
 
-#: Bytes of a block, blocks of the longest request, and blocks of a file that are kept.
-BLOCK = 2**20
-AHEAD = 8
-KEPT = 16
+#: Before a colon, at least two letters: one is a drive.
+_SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:")
+
+
+def local_path(location: str | Path) -> Path:
+    """Return `location` as an existing, resolved path.
+
+    Raises
+    ------
+    ManifestError
+        If it is a URL or a ``pipe:`` command, or does not exist.
+    """
+    text = str(location)
+    if _SCHEME.match(text) and not Path(text).exists():
+        what = "a command" if text.lower().startswith("pipe:") else "a URL"
+        raise ManifestError(
+            f"The location {text!r} is {what}. This source reads local files and folders: fetch "
+            "it first, then give the path. (webdataset, parquet and hf read addresses.)"
+        )
+    try:
+        return Path(text).expanduser().resolve(strict=True)
+    except (OSError, ValueError, RuntimeError) as err:
+        reason = getattr(err, "strerror", None) or err
+        raise ManifestError(f"The location {text!r} cannot be opened: {reason}.") from err
+
+
+def find_place(location: str | Path) -> Path | Address:
+    """Return `location` as an address, or else as `local_path` does.
+
+    Raises
+    ------
+    ManifestError
+        If the address is malformed or of a kind that is not read.
+    """
+    try:
+        found = parse_address(str(location))
+    except AddressError as err:
+        raise ManifestError(f"The location cannot be read. {err}") from err
+    return local_path(location) if isinstance(found, Path) else found
+
+
+def folder(location: str | Path) -> Path:
+    """Return `location` as a folder; raise ManifestError if it is none."""
+    path = local_path(location)
+    if not path.is_dir():
+        raise ManifestError(f"{path} is not a folder.")
+    return path
+
+
+def files_below(root: Path, wanted: Callable[[str], bool]) -> list[str]:
+    """Return the files below `root` whose names are wanted: relative, ``/`` between, sorted.
+
+    Hidden files and folders are passed over. Links to folders are not followed; links to files
+    are listed (and refused later if they lead out of the root).
+
+    Raises
+    ------
+    ManifestError
+        If a folder cannot be listed, or a name is not UTF-8 or looks like a locator.
+    """
+    found = []
+
+    def refuse(err: OSError) -> None:
+        raise ManifestError(f"Cannot list {err.filename}: {err.strerror}.") from err
+
+    for at, folders, names in os.walk(root, onerror=refuse):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        base = Path(at).relative_to(root).as_posix()
+        found += [
+            name if base == "." else f"{base}/{name}"
+            for name in names
+            if not name.startswith(".") and wanted(name)
+        ]
+    for path in found:
+        try:
+            path.encode("utf-8")
+        except UnicodeEncodeError as err:
+            raise ManifestError(
+                f"The file name {path!r} below {root} is not UTF-8. Rename the file."
+            ) from err
+        if parse_locator(path) is not None:
+            raise ManifestError(
+                f"The file name {path!r} below {root} looks like a part of a file. Rename it."
+            )
+    return sorted(found)
+
+
+def containers(location: str | Path, suffix: str) -> tuple[Path, list[str]]:
+    """Return (root, files below it) of one container file, or of a folder of them.
+
+    Raises
+    ------
+    ManifestError
+        If there is none, or the file has another suffix.
+    """
+    path = local_path(location)
+    if path.is_dir():
+        files = files_below(path, lambda name: name.endswith(suffix))
+        if not files:
+            raise ManifestError(f"{path} holds no {suffix} file.")
+        return path, files
+    if path.suffix != suffix:
+        raise ManifestError(
+            f"{path} does not end in {suffix}; that is what this source reads, uncompressed."
+        )
+    return path.parent, [path.name]
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to read; an OSError in the block becomes a ManifestError that names it."""
+    try:
+        with open_plain(path) as file:
+            yield file
+    except OSError as err:
+        raise ManifestError(f"Cannot read {path}: {err.strerror or err}.") from err
+
+
+def read_text(path: Path, *, limit: int) -> str:
+    """Return the text of a small UTF-8 file.
+
+    Raises
+    ------
+    ManifestError
+        If it cannot be read, is larger than `limit` bytes, or is not UTF-8.
+    """
+    with opened(path) as file:
+        return decode_text(file.read(limit + 1), where=str(path), limit=limit)
+
+
+def decode_text(data: bytes, *, where: str, limit: int) -> str:
+    """Return UTF-8 bytes as text, without a byte order mark; see `read_text`."""
+    if len(data) > limit:
+        raise ManifestError(f"{where} has more than {limit:,} bytes of text. It was not read.")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as err:
+        raise ManifestError(
+            f"{where} is not UTF-8 (byte {err.start:,}). Convert it, e.g. with iconv."
+        ) from err
+
+
+#: Bytes of a block, which one request asks for, and blocks of a file that are kept.
+BLOCK = 4 * 2**20
+KEPT = 4
 
 
 class OpenFile(ABC):
@@ -128,7 +267,7 @@ class LocalFile(OpenFile):
 class RemoteFile(OpenFile):
     """A file behind an address; of its blocks the last `KEPT` are held.
 
-    A thread that wants a block which another one is fetching waits for that one.
+    Threads take turns, so that no block is asked for twice.
 
     Parameters
     ----------
@@ -159,11 +298,8 @@ class RemoteFile(OpenFile):
         super().__init__(where, size)
         if pinned:
             objects.pins[name] = tag
-        self._objects = objects
-        self._name = name
         self._lock = threading.Lock()
-        self._blocks: OrderedDict[int, tuple[int, Future[bytes]]] = OrderedDict()
-        self._next, self._step = 0, 1
+        self._block = lru_cache(KEPT)(partial(_block, objects, name, size))
 
     def read_at(self, offset: int, n_bytes: int) -> bytes:
         """Return bytes from an offset on; see `OpenFile`.
@@ -177,7 +313,8 @@ class RemoteFile(OpenFile):
         if offset >= end:
             return b""
         first, last = offset // BLOCK, (end - 1) // BLOCK
-        parts = [self._block(number, last) for number in range(first, last + 1)]
+        with self._lock:
+            parts = [self._block(number) for number in range(first, last + 1)]
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         return data[offset - first * BLOCK : end - first * BLOCK]
 
@@ -187,46 +324,13 @@ class RemoteFile(OpenFile):
 
     def close(self) -> None:
         """Let the blocks go."""
-        self._blocks.clear()
+        self._block.cache_clear()
         super().close()
 
-    def _block(self, number: int, last: int) -> bytes:
-        with self._lock:
-            mine = number not in self._blocks
-            if mine:
-                self._claim(number, last)
-            first, run = self._blocks[number]
-            self._blocks.move_to_end(number)
-        if mine:
-            self._fetch(first, run)
-        start = (number - first) * BLOCK
-        return run.result()[start : start + BLOCK]
 
-    def _claim(self, number: int, last: int) -> None:
-        """Enter the blocks to fetch from `number` on: more, the longer reading goes forwards."""
-        self._step = min(AHEAD, 2 * self._step) if number == self._next else 1
-        stop = min(max(last + 1, number + self._step), -(-self.size // BLOCK))
-        new = [*takewhile(lambda one: one not in self._blocks, range(number, stop))]
-        self._next = new[-1] + 1
-        self._blocks |= dict.fromkeys(new, (number, Future()))
-        for old in [key for key, (_, run) in self._blocks.items() if run.done()]:
-            if len(self._blocks) <= KEPT:
-                break
-            del self._blocks[old]
-
-    def _fetch(self, first: int, run: Future[bytes]) -> None:
-        with self._lock:
-            numbers = [number for number, (_, own) in self._blocks.items() if own is run]
-        stop = min((first + len(numbers)) * BLOCK, self.size)
-        try:
-            run.set_result(b"".join(self._objects.stream(self._name, first * BLOCK, stop)))
-        except BaseException as err:
-            with self._lock:  # whoever wants them next asks again
-                for number in numbers:
-                    self._blocks.pop(number, None)
-            run.set_exception(err)
-            if not isinstance(err, Exception):
-                raise
+def _block(objects: Objects, name: str, size: int, number: int) -> bytes:
+    start = number * BLOCK
+    return b"".join(objects.stream(name, start, min(start + BLOCK, size)))
 
 
 class Root(ABC):

@@ -16,8 +16,10 @@ from featstore.errors import AddressError, CorruptStoreError, ManifestError, Rem
 from featstore.identity import sha256_hex
 from featstore.manifest.paths import file_sha256, is_url, uri_fault
 from featstore.remote.web import WebObjects
-from featstore.sources.location import local_path
+from featstore.sources.arrow import parquet_table
+from featstore.sources.roots import local_path
 from featstore.sources.tables import (
+    FORMS,
     Columns,
     Found,
     ItemCollector,
@@ -25,7 +27,6 @@ from featstore.sources.tables import (
     add_row,
     choose_columns,
 )
-from featstore.sources.text_files import FORMS
 
 #: Bytes of one image while URLs are listed, when many are held at once.
 MAX_LISTED_BYTES = 32 * 2**20
@@ -115,7 +116,7 @@ def read_urls(request: Request) -> Found:
         raise ManifestError(f"{path} is no list of URLs: .{', .'.join(_FORMS)}.")
     keep = Path(request.options["keep"]).resolve() if "keep" in request.options else None
     items, left_out = ItemCollector(request.dataset), dict[str, str]()
-    names, rows = FORMS[form](path)
+    names, rows = _FORMS[form](path)
     columns = choose_columns(names, request, str(path), first=URL_COLUMNS)
     fetch = partial(_fetch, UrlReader(), keep)
     for where, row, url, came in _fetched(rows(columns.used()), columns, fetch):
@@ -133,8 +134,8 @@ def read_urls(request: Request) -> Found:
     return Found(keep or request.out, items.contents(), left_out)
 
 
-#: What lists of URLs may be: keys of FORMS.
-_FORMS = ("txt", "csv", "tsv", "parquet")
+#: What opens a list of URLs, by the end of its name.
+_FORMS = {name: FORMS[name] for name in ("txt", "csv", "tsv")} | {"parquet": parquet_table}
 
 #: Uri and content hash of an image, or why there is none.
 Outcome = tuple[str, str] | str

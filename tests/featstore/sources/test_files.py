@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from featstore import read_manifest, write_manifest
 from featstore.errors import ItemReadError, ManifestError
+from featstore.sources.pictures import Member, members
 from featstore.sources.reader import ByteReader, check_bytes, open_reader
 from featstore.sources.roots import Folder
-from featstore.sources.tars import Member, members
 from tests.small_files import picture, write, write_tar
 
 

@@ -1,20 +1,29 @@
-"""Tar archives as datasets: members by offset, and samples of WebDataset."""
+"""Pictures as items: in folders, in tars, and in the files of torchvision's datasets."""
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
-from featstore.errors import ManifestError
+from featstore.durable import write_durably
+from featstore.errors import ManifestError, needs_extra, unknown_name
 from featstore.manifest.paths import part_uri, path_fault
 from featstore.prompts import TEMPLATES, template_ids
-from featstore.sources.location import decode_text
-from featstore.sources.roots import OpenFile, Root, locate
+from featstore.sources.roots import (
+    OpenFile,
+    Root,
+    decode_text,
+    files_below,
+    folder,
+    locate,
+    read_text,
+)
 from featstore.sources.tables import (
     IMAGE_SUFFIXES,
     MAX_RECORD_BYTES,
@@ -22,9 +31,96 @@ from featstore.sources.tables import (
     ItemCollector,
     Label,
     Request,
+    is_image,
     parse_json,
     split_folder,
 )
+
+
+def read_folder(request: Request) -> Found:
+    """List the images below a folder; the key of one is its relative path.
+
+    If every image lies below a folder named train, val, test or another word for these, that
+    is its split.
+    """
+    root, images = images_below(request)
+    items = ItemCollector(request.dataset)
+    for path, _, split in images:
+        items.image(path, path, split=split)
+    return Found(root, items.contents())
+
+
+def images_below(request: Request) -> tuple[Path, list[tuple[str, str, str | None]]]:
+    """Return a folder, and of each image below it the relative path, sorted by it.
+
+    Beside the path: the path below the folder of its split, if all images lie in one, and the
+    split, which an option may say instead.
+    """
+    root = folder(request.location)
+    paths = files_below(root, is_image)
+    splits = None not in map(split_folder, paths)  # as ImageNet has them
+    given = request.options.get("split")
+    return root, [
+        (path, path.partition("/")[2], given or split_folder(path)) if splits
+        else (path, path, given)
+        for path in paths
+    ]  # fmt: skip
+
+
+def read_class_folders(request: Request) -> Found:
+    """List images as ``[split/]class/…/file``; the key of one is its relative path.
+
+    Raises
+    ------
+    ManifestError
+        If an image lies in no class folder.
+    """
+    root, images = images_below(request)
+    items = ItemCollector(request.dataset)
+    for path, inside, split in images:
+        label, _, rest = inside.partition("/")
+        if not rest:
+            raise ManifestError(
+                f"The image {path!r} below {root} lies in no class folder. Use the source folder."
+            )
+        items.image(path, path, label=label, split=split)
+    return Found(root, items.contents())
+
+
+#: Longer captions of one image are refused.
+MAX_TEXT_BYTES = 2**20
+
+
+def read_captions(request: Request) -> Found:
+    """List the images below a folder with the captions beside them; images may have none.
+
+    Raises
+    ------
+    ManifestError
+        If two images share a stem whose captions could be either's, or captions are not UTF-8.
+    """
+    root, images = images_below(request)
+    items = ItemCollector(request.dataset)
+    owner: dict[str, str] = {}
+    for path, _, split in images:
+        parent = items.image(path, path, split=split)
+        stem = path.rpartition(".")[0]
+        text = root / f"{stem}.txt"
+        if not text.is_file():
+            continue
+        if not text.resolve().is_relative_to(root):
+            raise ManifestError(
+                f"The captions {text} are a link that leads out of {root}. They were not read."
+            )
+        if stem in owner:
+            raise ManifestError(
+                f"The captions {stem}.txt belong to both {owner[stem]!r} and {path!r}. Rename one."
+            )
+        owner[stem] = path
+        for line in read_text(text, limit=MAX_TEXT_BYTES).splitlines():
+            items.caption(parent, line)
+    return Found(root, items.contents())
+
 
 #: A header and its extended fields (names longer than 100 letters) take less.
 MAX_HEADER_BYTES = 2**20
@@ -274,3 +370,79 @@ def _templates(root: Root) -> dict[str, str] | None:
     texts = _lines(root, TEMPLATES_FILE)
     known = {text: name for name, text in TEMPLATES.items()}
     return None if texts is None else template_ids(texts, TEMPLATES_FILE, known)
+
+
+#: The classes that are opened: their pictures are no files that can be read where they lie.
+#: Others run pickles that no checksum covers. (CIFAR's pickles are opened only after torchvision
+#: compared their md5.)
+NAMES = (
+    "CIFAR10", "CIFAR100", "FER2013", "FashionMNIST", "GTSRB", "KMNIST", "MNIST", "PCAM", "STL10",
+    "SVHN", "USPS",
+)  # fmt: skip
+
+
+def read_torchvision(request: Request) -> Found:
+    """Write the pictures of a torchvision dataset, once, as lossless PNG files.
+
+    They lie below ``images/`` of the manifest's folder; split and index are the key.
+
+    Raises
+    ------
+    ManifestError
+        If the name is unknown, the files are missing, or an option does not fit the class.
+    """
+    split = request.options.get("split", "")
+    download = request.flag("download")
+    dataset = _open(request.options.get("name", ""), folder(request.location), split, download)
+    classes = getattr(dataset, "classes", None)
+    items = ItemCollector(request.dataset, [str(name) for name in classes] if classes else None)
+    for index in range(len(dataset)):
+        image, label = dataset[index]
+        where = f"images/{split}/{index:06d}.png"
+        _write_png(request.out / where, image)
+        # STL10 marks what has no label by -1.
+        known = None if label is None or int(label) < 0 else int(label)
+        items.image(where.removeprefix("images/"), where, label=known, split=split)
+    return Found(request.out, items.contents())
+
+
+def _open(name: str, root: Path, split: str, download: bool) -> Any:  # noqa: FBT001
+    if name not in NAMES:
+        where, by = "(option name)", "featstore.sources.pictures.NAMES"
+        raise ManifestError(
+            unknown_name("torchvision dataset", name, NAMES, where=where, listed_by=by)
+        )
+    with needs_extra("The source torchvision"):
+        from torchvision import datasets
+    kind = getattr(datasets, name)
+    known = inspect.signature(kind).parameters
+    arguments: dict[str, Any] = {"root": str(root)}
+    if download and "download" in known:
+        arguments["download"] = True
+    if split and "split" in known:
+        arguments["split"] = split
+    elif split in ("train", "test") and "train" in known:
+        arguments["train"] = split == "train"
+    else:
+        fault = f"no split {split!r}" if split else "splits: give one, e.g. -s split=test"
+        raise ManifestError(f"torchvision's {name} has {fault}.")
+    try:
+        return kind(**arguments)
+    except (RuntimeError, OSError, ValueError, ImportError) as err:
+        raise ManifestError(
+            f"torchvision's {name} cannot be opened in {root}: {err}. Nothing is downloaded unless "
+            "you say -s download=true."
+        ) from err
+
+
+def _write_png(path: Path, image: Any) -> None:
+    import io
+
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", compress_level=6)
+    try:
+        write_durably(path, [buffer.getvalue()])
+    except OSError as err:
+        raise ManifestError(
+            f"Cannot write {path}: {err.strerror or err}. Choose another folder."
+        ) from err
