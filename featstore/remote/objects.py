@@ -489,14 +489,8 @@ class Objects(ABC):
             )
         yield self
 
-    def keep(self, *, arrived: bool = False) -> None:  # noqa: B027
-        """Count what a draft holds of a set as complete; nothing to do elsewhere.
-
-        Parameters
-        ----------
-        arrived : bool
-            Wait until it has been sent: its files may not stay where they are.
-        """
+    def keep(self) -> None:  # noqa: B027
+        """Count what a draft holds of a set as complete, once sent; nothing to do elsewhere."""
 
     def undo(self) -> None:  # noqa: B027
         """Drop what was written to a draft since `keep`; nothing to do elsewhere."""

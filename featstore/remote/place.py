@@ -22,8 +22,7 @@ import numpy as np
 from featstore.durable import write_durably
 from featstore.errors import CorruptStoreError, RemoteStoreError, UnreachableError
 from featstore.parallel import in_background
-from featstore.remote.cache import kept_below, user_cache
-from featstore.remote.rows import REQUESTS, RemoteRows
+from featstore.remote.cache import REQUESTS, RemoteRows, kept_below, user_cache
 from featstore.store.files import (
     MAX_JSON_BYTES,
     facts_of,

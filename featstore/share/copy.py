@@ -373,7 +373,7 @@ class _Copying:
                 self.place.undo()
                 continue
             # The cache may drop the files of one remote set for those of the next.
-            self.place.keep(arrived=self.opened.place.is_remote)
+            self.place.keep()
             self.report.sets[key] = there
         if everything:
             self._send_tags()

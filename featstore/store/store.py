@@ -573,7 +573,7 @@ class FeatureStore:
         Raises
         ------
         CorruptStoreError, RemoteStoreError, CacheFullError
-            See `featstore.remote.rows.RemoteRows.read`.
+            See `featstore.remote.cache.RemoteRows.read`.
         """
         info = self.info(name, revision=revision)
         self.place.fetch(info.key, info.commit)

@@ -671,7 +671,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             (('tests/featstore/remote/test_buckets.py'
              '::test_of_two_publishers_of_a_first_revision_one_is_whole'),)),
         Mutant(
-            'A set in part is not copied into memory.', 'featstore/remote/rows.py',
+            'A set in part is not copied into memory.', 'featstore/remote/cache.py',
             '        whole = bool(have.all())', '        whole = True',
             (('tests/featstore/remote/test_reading.py'
              '::test_files_that_share_pages_are_read_in_part_and_whole'),)),
@@ -728,22 +728,22 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
     ),
     "cache": (
         Mutant(
-            'A block is there only if its whole mark is.', 'featstore/remote/rows.py',
+            'A block is there only if its whole mark is.', 'featstore/remote/cache.py',
             '(self._marks(descriptor) == self._right).all(axis=1)',
             '(self._marks(descriptor) == self._right).any(axis=1)',
             ('tests/featstore/remote/test_reading.py::test_no_mark_of_another_start_is_believed',)),
         Mutant(
             'A mark of before a restart counts for nothing until the bytes are hashed.',
-            'featstore/remote/rows.py', '        start = boot_id()', '        start = ""',
+            'featstore/remote/cache.py', '        start = boot_id()', '        start = ""',
             ('tests/featstore/remote/test_reading.py::test_marks_of_an_earlier_start_are_not_believed',)
         ),
         Mutant(
-            'Bytes of before a restart are hashed.', 'featstore/remote/rows.py',
+            'Bytes of before a restart are hashed.', 'featstore/remote/cache.py',
             '            if found == commit.blocks[self.blocks[index]]:', '            if found:',
             ('tests/featstore/remote/test_reading.py::test_no_mark_of_another_start_is_believed',)),
         Mutant(
             'No block of a server is used that the commit does not state.',
-            'featstore/remote/rows.py',
+            'featstore/remote/cache.py',
             'if self._commit.block_hash(found) != stated:\n            rows',
             'if not found:\n            rows',
             ('tests/featstore/remote/test_hostile_servers.py::test_a_lying_server_is_named_with_its_block',)

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 
 from featstore import open_store
 from featstore.errors import AddressError, CacheFullError, RemoteStoreError
-from featstore.remote.cache import user_cache
+from featstore.remote.cache import CachedShard, shard_name, user_cache
 from featstore.remote.place import RemotePlace
-from featstore.remote.rows import CachedShard, shard_name
 from featstore.store import Mode
 from featstore.testing import item_table, write_set
 from tests.featstore.remote.conftest import BLOCK, N, make_rows
@@ -101,7 +100,7 @@ def test_offline_by_the_environment_asks_nothing(
 def test_rows_are_asked_for_by_runs_of_blocks(
     served: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("featstore.remote.rows.GAP_BYTES", 0)
+    monkeypatch.setattr("featstore.remote.cache.GAP_BYTES", 0)
     view = open_store(served.url).view(IMAGES)
     rows = np.array([0, 1, BLOCK, 3 * BLOCK + 1, 9 * BLOCK, 10 * BLOCK])
     view.source.read(rows)
@@ -196,7 +195,7 @@ def test_marks_of_an_earlier_start_are_not_believed(
     (part,) = [path for path in cache_home.glob("shards/*/*") if path.stat().st_blocks]
     with part.open("r+b") as file:
         file.write(b"lost")  # what a loss of power makes of data that was not durable
-    monkeypatch.setattr("featstore.remote.rows.boot_id", lambda: "another start")
+    monkeypatch.setattr("featstore.remote.cache.boot_id", lambda: "another start")
     before = served.count("embedding/c/")
     assert_same_rows(served.url, store_folder)
     assert served.count("embedding/c/") > before
