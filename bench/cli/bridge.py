@@ -163,7 +163,7 @@ def derive_command(
 
 def _opened(place: str, store: StorePlace | None, array: str | None) -> Selection:
     """Return the rows of a file, or of a set of the store."""
-    from featstore.interop.reading import SUFFIXES, view_of
+    from featstore.interop.files import SUFFIXES, view_of
 
     path = Path(place)
     # The name of a set may have a dot, of a model or a version, and be that of a folder, too.

@@ -29,7 +29,7 @@ def show_vectors(
 ) -> None:  # fmt: skip
     """Show what a file of vectors, or a set, holds; with an encoder, whether its rows are its."""
     from bench.passport import encoded_again, passport
-    from featstore.interop.reading import view_of
+    from featstore.interop.files import view_of
     from fitters.adapter import Adapter
     from fitters.errors import CorruptAlignmentError
 

@@ -307,7 +307,7 @@ def _show_entries(entries: list[CacheEntry], verb: str, *, as_json: bool) -> Non
 
 def export_rows(place: StorePlace, key: str, out: Path, form: str, *, as_json: bool) -> None:
     """Export a set as npy, Parquet, safetensors or HDF5."""
-    from featstore.interop.writing import WIDENING, export_set
+    from featstore.interop.files import WIDENING, export_set
 
     if form not in FORMATS:
         raise usage_error(f"A set is written as {', '.join(FORMATS)}: give one as --format.")
@@ -347,7 +347,7 @@ def import_command(source: Path, store: Path, as_json: bool, **given: Any) -> in
     writes, clip-retrieval's folder, or a plain .npy or .h5 file or Zarr array with --items. Items
     whose row is all zeros are skipped and listed; the exit code is then 3.
     """
-    from featstore.interop.reading import import_rows
+    from featstore.interop.files import import_rows
     from featstore.store.store import open_store
 
     with ProgressBar(f"import {source}"):

@@ -155,7 +155,7 @@ _BUILT_IN: dict[str, Source] = {
             "urls",
             "a list of URLs (txt, csv, tsv, parquet), each fetched once for its hash",
             "list.parquet -o manifests/web -s keep=photos",
-            "urls:read_urls",
+            "pictures:read_urls",
             _COLUMNS_ALONE | {"keep": "folder where the images stay, to be read from there"},
         ),
         _source(

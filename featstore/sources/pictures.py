@@ -1,4 +1,4 @@
-"""Pictures as items: in folders, in tars, and in the files of torchvision's datasets."""
+"""Pictures as items: in folders, in tars, behind URLs, and in torchvision's datasets."""
 
 from __future__ import annotations
 
@@ -6,31 +6,48 @@ import hashlib
 import inspect
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
-from featstore.durable import write_durably
-from featstore.errors import ManifestError, needs_extra, unknown_name
-from featstore.manifest.paths import part_uri, path_fault
+from featstore.durable import write_durably, write_error
+from featstore.errors import (
+    AddressError,
+    CorruptStoreError,
+    ManifestError,
+    RemoteStoreError,
+    needs_extra,
+    unknown_name,
+)
+from featstore.identity import sha256_hex
+from featstore.manifest.paths import file_sha256, is_url, part_uri, path_fault
 from featstore.prompts import TEMPLATES, template_ids
+from featstore.sources.arrow import parquet_table
 from featstore.sources.roots import (
     OpenFile,
     Root,
     decode_text,
     files_below,
     folder,
+    local_path,
     locate,
     read_text,
 )
 from featstore.sources.tables import (
+    FORMS,
     IMAGE_SUFFIXES,
     MAX_RECORD_BYTES,
+    Columns,
     Found,
     ItemCollector,
     Label,
     Request,
+    add_row,
+    choose_columns,
     is_image,
     parse_json,
     split_folder,
@@ -446,3 +463,104 @@ def _write_png(path: Path, image: Any) -> None:
         raise ManifestError(
             f"Cannot write {path}: {err.strerror or err}. Choose another folder."
         ) from err
+
+
+#: Bytes of one image while URLs are listed, when many are held at once.
+MAX_LISTED_BYTES = 32 * 2**20
+
+#: Requests under way at once while URLs are listed.
+AT_ONCE = 16
+
+#: Columns that hold URLs, the first that exists is taken.
+URL_COLUMNS = ("url", "URL", "image_url", "image", "path")
+
+#: What the files of the images begin with that are decoded here.
+_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
+
+
+def read_urls(request: Request) -> Found:
+    """List the images at the URLs of a text file (one a line), a CSV, TSV or Parquet file.
+
+    Each is fetched once, for its content hash, which binds whoever reads the item later. One that
+    cannot be fetched, or is no image, is left out and listed. With the option ``keep`` the files
+    stay in that folder, by the hash of their URL, and are read from there; making the manifest
+    again, also after it was interrupted, fetches what the folder lacks. The key is the id, else
+    the URL.
+
+    Raises
+    ------
+    ManifestError
+        If the list or a kept file cannot be read, or not one image could be fetched.
+    StoreWriteError
+        If an image cannot be kept.
+    """
+    path = local_path(request.location)
+    form = path.suffix.lower().removeprefix(".")
+    if form not in _FORMS:
+        raise ManifestError(f"{path} is no list of URLs: .{', .'.join(_FORMS)}.")
+    keep = Path(request.options["keep"]).resolve() if "keep" in request.options else None
+    items, left_out = ItemCollector(request.dataset), dict[str, str]()
+    names, rows = _FORMS[form](path)
+    columns = choose_columns(names, request, str(path), first=URL_COLUMNS)
+    fetch = partial(_fetch, UrlReader(), keep)
+    for where, row, url, came in _fetched(rows(columns.used()), columns, fetch):
+        if isinstance(came, str):
+            left_out[url or where] = came
+            continue
+        kept = {} if keep is None else {"url": url}
+        add_row(items, row, columns, uri=came[0], key=url, where=where,
+                content_sha256=came[1], **kept)  # fmt: skip
+    if left_out and items.is_empty():
+        first, why = next(iter(left_out.items()))
+        raise ManifestError(
+            f"None of the {len(left_out):,} URLs of {path} gave an image (first {first!r}: {why})"
+        )
+    return Found(keep or request.out, items.contents(), left_out)
+
+
+#: What opens a list of URLs, by the end of its name.
+_FORMS = {name: FORMS[name] for name in ("txt", "csv", "tsv")} | {"parquet": parquet_table}
+
+#: Uri and content hash of an image, or why there is none.
+Outcome = tuple[str, str] | str
+
+
+def _fetched(
+    rows: Iterator[tuple[str, dict[str, Any]]],
+    columns: Columns,
+    fetch: Callable[[str], Outcome],
+) -> Iterator[tuple[str, dict[str, Any], str, Outcome]]:
+    """Yield each row, in order, with its URL and what fetching that gave; a URL once."""
+    done: dict[str, Outcome] = {}
+    with ThreadPoolExecutor(AT_ONCE, "urls") as pool:
+        while some := [*islice(rows, 16 * AT_ONCE)]:
+            urls = [str(row.get(columns.image or "") or "").strip() for _, row in some]
+            new = [url for url in dict.fromkeys(urls) if url not in done]
+            done |= zip(new, pool.map(fetch, new), strict=True)
+            for (where, row), url in zip(some, urls, strict=True):
+                yield where, row, url, done[url]
+
+
+def _fetch(reader: UrlReader, keep: Path | None, url: str) -> Outcome:
+    """Return uri and content hash of the image at a URL, or as a text why there is none.
+
+    The text instead of an error, whose traceback would hold what came.
+    """
+    if not is_url(url):
+        return f"{url!r} is no URL of a whole file."
+    name = sha256_hex(url.encode())
+    uri = url if keep is None else f"{name[:2]}/{name}"
+    if keep is not None and (keep / uri).is_file():
+        return uri, file_sha256(keep / uri)
+    try:
+        data = reader.read(url, limit=MAX_LISTED_BYTES)
+    except (AddressError, RemoteStoreError, CorruptStoreError) as err:
+        return " ".join(str(err).split())
+    if not data.startswith(_MAGIC):
+        return f"{url} is no image that is read here: it begins {data[:16]!r}."
+    if keep is not None:
+        try:
+            write_durably(keep / uri, [data])
+        except OSError as err:
+            raise write_error(keep / uri, err) from err
+    return uri, sha256_hex(data)

@@ -21,7 +21,7 @@ from featstore.errors import (
     RowsError,
     UnknownColumnError,
 )
-from featstore.interop.reading import view_of
+from featstore.interop.files import view_of
 from fitters.adapter import Adapter
 from fitters.errors import ZeroRowError
 from fitters.space_maps import SpaceMap

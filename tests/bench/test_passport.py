@@ -18,7 +18,7 @@ from bench.foreign import ENOUGH, footprints, unusual
 from bench.options import AgainConfig
 from bench.passport import encoded_again, passport
 from featstore.command_line import EXIT_ERROR, EXIT_USAGE, run_command
-from featstore.interop.reading import view_of
+from featstore.interop.files import view_of
 from featstore.plugins import register
 from featstore.testing import toy_manifest
 from headstock.__main__ import cli

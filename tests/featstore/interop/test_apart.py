@@ -9,11 +9,11 @@ import faiss
 import numpy as np
 import polars as pl
 import pytest
+from featstore.interop.apart import tensors_apart
 
 from featstore.errors import ManifestError, MissingPackageError
 from featstore.interop import apart
-from featstore.interop.apart import tensors_apart
-from featstore.interop.reading import view_of
+from featstore.interop.files import view_of
 
 ROWS = np.random.default_rng(0).standard_normal((40, 6)).astype(np.float32)
 

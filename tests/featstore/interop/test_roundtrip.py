@@ -22,8 +22,7 @@ from featstore import FeatstoreError, open_store, write
 from featstore.command_line import EXIT_ERROR, EXIT_SKIPPED
 from featstore.errors import ManifestError, NonFiniteEmbeddingError, StoreWriteError
 from featstore.interop import FORMATS
-from featstore.interop.reading import import_rows, read_rows
-from featstore.interop.writing import WIDENING, export_set
+from featstore.interop.files import WIDENING, export_set, import_rows, read_rows
 from featstore.manifest.manifest import ITEM_SCHEMA
 from featstore.store import DTYPES, verify_store
 from featstore.store.layout import INTEGERS

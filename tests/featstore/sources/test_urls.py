@@ -131,7 +131,7 @@ def test_the_order_and_the_bytes_do_not_depend_on_who_answers_first(site, tmp_pa
     listing = write(tmp_path, {"list.txt": "\n".join(f"{site.url}/{n}.png" for n in range(40))})
     tables = []
     for at_once in (1, 4):
-        monkeypatch.setattr("featstore.sources.urls.AT_ONCE", at_once)
+        monkeypatch.setattr("featstore.sources.pictures.AT_ONCE", at_once)
         made = make_manifest("urls", listing / "list.txt", tmp_path / f"at{at_once}")
         tables.append((tmp_path / f"at{at_once}" / "image.parquet").read_bytes())
     assert tables[0] == tables[1]
@@ -190,7 +190,7 @@ def test_an_image_that_cannot_be_kept_ends_the_listing(make, listing, site, tmp_
             raise OSError(errno.ENOSPC, "No space left on device")
         write_durably(path, parts)
 
-    monkeypatch.setattr("featstore.sources.urls.write_durably", full)
+    monkeypatch.setattr("featstore.sources.pictures.write_durably", full)
     with pytest.raises(StoreWriteError, match=r"kept.*No space left on device\. Free space"):
         make("urls", listing, keep=str(tmp_path / "kept"))
     assert not (tmp_path / "made0").exists()
