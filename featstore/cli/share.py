@@ -31,8 +31,7 @@ from featstore.terminal import TextTable, bad, say
 
 if TYPE_CHECKING:
     from featstore.remote.cache import CacheEntry
-    from featstore.share.copy import CopyReport
-    from featstore.share.publish import Relation
+    from featstore.share.copy import CopyReport, Relation
 
 
 _LICENCE = click.option(

@@ -33,7 +33,7 @@ from featstore.identity import HASHES, hash_hex
 from featstore.terminal import TextTable, bad, best, good, in_words, print_facts, say, warning
 
 if TYPE_CHECKING:
-    from featstore.share.copy import SetDifference
+    from featstore.share.doctor import SetDifference
     from featstore.store.layout import SetKey
     from featstore.store.store import Duplicates, FeatureStore, SetInfo
 
@@ -56,7 +56,7 @@ def init_command(store: StorePlace, shared: bool, hash_name: str | None, as_json
     """
     from featstore.address import Address, parse_address
     from featstore.remote.objects import writable_objects
-    from featstore.share.publish import make_bucket_store
+    from featstore.share.copy import make_bucket_store
     from featstore.store.gc import make_store
 
     place = parse_address(store)
@@ -531,7 +531,7 @@ def diff_command(a: StorePlace, b: StorePlace, as_json: bool) -> None:
     Compared are items, rows, failures and attributes; rows by the hashes of their blocks, without
     reading them. Exits 0 either way. STORE@TAG is a store as it was then.
     """
-    from featstore.share.copy import compare_stores
+    from featstore.share.doctor import compare_stores
 
     with ProgressBar("diff", doing="comparing"):
         found = compare_stores(open_at(a), open_at(b))

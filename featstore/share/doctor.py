@@ -1,4 +1,4 @@
-"""Checks of environment, cache and store, each with what to do."""
+"""What is wrong with environment, cache and store, and what to do; in what two stores differ."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ import stat
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import polars as pl
 
 from featstore.command_line import human_bytes
 from featstore.durable import try_lock
@@ -30,7 +32,7 @@ from featstore.remote.place import RemotePlace
 from featstore.store.files import open_regular
 from featstore.store.log import NAME as LOG
 from featstore.store.mapping import MappingUnavailableError, check_mappable
-from featstore.store.store import FeatureStore, open_store
+from featstore.store.store import FeatureStore, SetInfo, open_store
 from featstore.store.verify import verify_store
 
 State = Literal["fine", "note", "wrong"]
@@ -215,3 +217,89 @@ def _opening_advice(place: str | Path) -> str:
         return "Check the address. `headstock store init` or `headstock extract` makes a store."
     known = [f"{name} is {'set' if os.environ.get(name) else 'not set'}" for name in names.split()]
     return f"Check the address and the environment: {', '.join(known)}."
+
+
+@dataclass(frozen=True)
+class SetDifference:
+    """How a set differs.
+
+    Attributes
+    ----------
+    key : str
+    state : str
+        ``"only in A"``, ``"only in B"``, or ``"differs"``.
+    revisions : tuple of str
+        Of A and of B; empty where the set is missing.
+    added, removed : int
+        Items that only B, or only A, has.
+    changed_items : int
+        Items of both whose row of the item table differs.
+    changed_blocks : int or None
+        Blocks of rows with another hash, of those that both have in full; None if the two cannot be
+        compared by blocks (other dimension, dtype or block size).
+    failed : tuple of int
+        Items without an embedding in A and in B.
+    """
+
+    key: str
+    state: str
+    revisions: tuple[str, str]
+    added: int = 0
+    removed: int = 0
+    changed_items: int = 0
+    changed_blocks: int | None = None
+    failed: tuple[int, int] = (0, 0)
+    attributes: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+
+
+def compare_stores(a: FeatureStore, b: FeatureStore) -> list[SetDifference]:
+    """Return the sets in which two stores differ, by key; rows are compared by their hashes.
+
+    Of remote stores only records and item tables are fetched.
+    """
+    in_a = {str(info.key): info for info in a.sets()}
+    in_b = {str(info.key): info for info in b.sets()}
+    found = []
+    for key in sorted({*in_a, *in_b}):
+        one, other = in_a.get(key), in_b.get(key)
+        if one is None or other is None:
+            state = "only in A" if other is None else "only in B"
+            ids = tuple("" if info is None else info.commit.revision_id for info in (one, other))
+            found.append(SetDifference(key, state, (ids[0], ids[1])))
+        elif one.commit.revision_id != other.commit.revision_id:
+            found.append(_compare(key, (a, one), (b, other)))
+    return found
+
+
+def _compare(
+    key: str, a: tuple[FeatureStore, SetInfo], b: tuple[FeatureStore, SetInfo]
+) -> SetDifference:
+    one, other = a[1].commit, b[1].commit
+    first, second = (_facts(store.item_table(info)) for store, info in (a, b))
+    blocks: int | None = None
+    shape = (one.dim, one.dtype, one.block_rows)
+    if shape == (other.dim, other.dtype, other.block_rows):
+        mine, theirs = one.by_rows, other.by_rows
+        blocks = sum(mine[rows] != theirs[rows] for rows in mine.keys() & theirs)
+    stated = dict[str, Any](other.attributes)
+    values = {name: (value, stated[name]) for name, value in one.attributes.items()}
+    return SetDifference(
+        key,
+        "differs",
+        (one.revision_id, other.revision_id),
+        added=len(second.keys() - first),
+        removed=len(first.keys() - second),
+        changed_items=sum(second.get(item, facts) != facts for item, facts in first.items()),
+        changed_blocks=blocks,
+        failed=(one.n_failed, other.n_failed),
+        attributes={name: pair for name, pair in values.items() if pair[0] != pair[1]},
+    )
+
+
+def _facts(table: pl.DataFrame) -> dict[str, str]:
+    """Return item_id -> its facts as a text, in which a column without a value is as none."""
+    names = sorted(set(table.columns) - {"item_id"})
+    return {
+        row["item_id"]: repr([(name, row[name]) for name in names if row[name] is not None])
+        for row in table.iter_rows(named=True)
+    }

@@ -665,7 +665,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             ('tests/featstore/store/test_verify.py::test_every_flipped_byte_is_named',)),
         Mutant(
             'A file that another publisher may have put is not replaced.',
-            'featstore/share/publish.py',
+            'featstore/share/copy.py',
             'elif one.path in there or not objects.create(one.path, data):',
             'elif objects.put(one.path, data):  # type: ignore[func-returns-value]',
             (('tests/featstore/remote/test_buckets.py'

@@ -18,7 +18,7 @@ from featstore.address import parse_address
 from featstore.errors import RemoteStoreError
 from featstore.remote import bucket as bucket_module
 from featstore.remote.objects import Objects, open_objects
-from featstore.share.publish import make_bucket_store
+from featstore.share.copy import make_bucket_store
 from featstore.store import verify_store
 from featstore.testing import item_table, write_set
 from tests.featstore.remote.buckets import environment, plain_store

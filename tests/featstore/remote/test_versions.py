@@ -20,7 +20,8 @@ from featstore.errors import (
 )
 from featstore.identity import sealed
 from featstore.remote.objects import FolderObjects
-from featstore.share.copy import compare_stores, make_tag, send_tag
+from featstore.share.copy import make_tag, send_tag
+from featstore.share.doctor import compare_stores
 from featstore.store import verify_store
 from featstore.store.files import json_bytes
 from featstore.store.records import parse_tag, tag_document, tag_file
