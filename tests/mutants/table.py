@@ -377,9 +377,9 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             '            pass',
             ('tests/bench/test_derive.py::test_an_adapter_of_a_bridge_makes_no_rows_of_the_new_encoder',)),
         Mutant(
-            'What a reader sends is no larger than it may be.', 'featstore/interop/apart.py',
-            'size <= allowed and ', '',
-            ('tests/featstore/interop/test_apart.py::test_a_parser_that_dies_or_takes_all_memory_is_a_sentence',)),
+            'A dataset of others unpacks to no more than its size allows.', 'featstore/interop/files.py',
+            '        left -= batch.nbytes', '        left -= 0',
+            ('tests/featstore/interop/test_roundtrip.py::test_lance_with_its_items',)),
     ),
     "leaks": (
         Mutant(
