@@ -65,16 +65,6 @@ def test_a_folder_given_is_taken_whatever_else_there_is(package, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
-def test_the_installed_package_comes_before_the_cache(package, tmp_path):
-    system, deb = package
-    cache = tmp_path / "cache"
-    kept = unpack(deb, cache)
-    source = find_source(file_system=system, cache=cache)
-    assert source == (system / INSIDE).resolve()
-    source = find_source(file_system=tmp_path / "bare", cache=cache)
-    assert source == (kept / INSIDE).resolve()
-
-
 def test_a_deb_is_unpacked_once_into_the_cache(package, tmp_path, commands, selected):
     _, deb = package
     cache = tmp_path / "cache"
@@ -144,24 +134,6 @@ def test_another_package_or_a_broken_one_is_refused(tmp_path, commands):
     with pytest.raises(BuildError, match="status 2: dpkg-deb: error: not a Debian"):
         unpack(deb, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
-
-
-def test_two_processes_that_unpack_at_once_both_succeed(package, tmp_path, commands):
-    """While this one unpacks, another finishes: its folder is used."""
-    system, deb = package
-    target = tmp_path / "cache" / f"{DEB[:-4]}-{deb.stat().st_size}"
-    commands("dpkg-deb", f'cp -r {system} "$3"; mkdir -p {target}; cp -r {system}/. {target}')
-    assert unpack(deb, tmp_path / "cache") == target
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == [target.name]
-
-
-def test_a_damaged_changelog_gives_no_version(package):
-    system, _ = package
-    changelog = system / "usr/share/doc/tuxpaint-stamps-default/changelog.Debian.gz"
-    data = changelog.read_bytes()
-    for broken in (b"not gzip", data[:20], gzip.compress(b"no version here"), b""):
-        changelog.write_bytes(broken)
-        assert package_version(system / INSIDE) is None
 
 
 @pytest.mark.slow

@@ -1,7 +1,5 @@
 """Flickr30k and COCO, against tables worked out by hand."""
 
-import json
-
 import pytest
 
 from featstore.datasets import build_dataset
@@ -114,20 +112,3 @@ def test_the_counts_of_coco_are_consistent():
     flickr = BUILDERS["flickr30k"].facts
     assert sum(flickr["expected"]["image"].values()) == 31_014
     assert sum(flickr["expected_with"]["train=paper"]["image"].values()) == 31_783
-
-
-@pytest.mark.parametrize(
-    ("document", "match"),
-    [
-        ({"images": [{"filename": "a.jpg"}]}, "not in Karpathy's form .KeyError: 'imgid'"),
-        ({"annotations": []}, "not in Karpathy's form"),
-        ([1], "not in Karpathy's form"),
-        ("{", "is not JSON"),
-    ],
-)
-def test_another_form_is_told(document, match, tmp_path):
-    root = miniatures.coco(tmp_path / "data")
-    text = document if isinstance(document, str) else json.dumps(document)
-    (root / "dataset_coco.json").write_text(text)
-    with pytest.raises(ManifestError, match=match):
-        build("coco", tmp_path / "out", root)

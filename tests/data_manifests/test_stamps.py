@@ -1,7 +1,6 @@
 """The stamps builder on a miniature package: selection, pictures, ids, split, captions."""
 
 import hashlib
-import os
 import re
 from collections import Counter
 from functools import partial
@@ -95,12 +94,6 @@ def test_pictures_are_composited_on_white_in_a_square(width, height, mode, seed)
     assert got.mode == "RGB"
     # One grey level: Pillow blends in integers.
     assert np.abs(np.asarray(got, dtype=np.float64) - compose_slowly(stamp)).max() <= 1
-
-
-def test_the_side_is_one_point_one_times_the_long_side_up_to_1024():
-    for size, side in [((100, 10), 110), ((10, 100), 110), ((1, 1), 1), ((931, 5), 1024),
-                       ((932, 5), 1024), ((2348, 2000), 1024)]:  # fmt: skip
-        assert compose(Image.new("RGBA", size)).size == (side, side)
 
 
 def test_a_damaged_picture_is_named_and_leaves_nothing(tmp_path):
@@ -236,24 +229,6 @@ def test_a_split_alone_keeps_ids_names_and_classes(stamps_root, tmp_path, built)
     assert whole.fingerprint != plan.fingerprint
     named = build.plan(source=stamps_root, locales=("en", "fr"), splits=build.SPLITS)
     assert (named.fingerprint, named.facts) == (whole.fingerprint, whole.facts)
-
-
-def test_listing_order_changes_nothing(stamps_root, tmp_path, monkeypatch, built):
-    walk = os.walk
-
-    def backwards(root):
-        for folder, folders, names in walk(root):
-            folders.sort(reverse=True)
-            yield folder, folders, sorted(names, reverse=True)
-
-    monkeypatch.setattr(os, "walk", backwards)
-    plan = build.plan(source=stamps_root, locales=("en", "fr"))
-    again = plan.make(tmp_path / "again", None)
-    for kind, table in built.tables.items():
-        assert again.tables[kind].equals(table, null_equal=True)
-    assert again.classes.equals(built.classes, null_equal=True)
-    for uri in built.tables["image"]["uri"]:
-        assert (tmp_path / "again" / uri).read_bytes() == (tmp_path / "out" / uri).read_bytes()
 
 
 def test_the_fingerprint_follows_pixels_captions_and_locales(stamps_root):

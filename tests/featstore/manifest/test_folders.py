@@ -118,14 +118,6 @@ def test_bad_folders(tmp_path, files, match):
         read_manifest(tmp_path)
 
 
-def test_a_missing_folder_or_a_file_is_no_manifest(tmp_path):
-    with pytest.raises(ManifestError, match=r"does not exist.*headstock data build"):
-        read_manifest(tmp_path / "gone")
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ManifestError, match="is not a folder"):
-        read_manifest(tmp_path / "file")
-
-
 def test_a_table_behind_a_link_out_of_the_root_is_refused(tmp_path):
     folder = tmp_path / "zoo"
     folder.mkdir()

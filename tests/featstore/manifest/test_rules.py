@@ -17,7 +17,7 @@ from featstore import read_manifest, write_manifest
 from featstore.errors import ManifestError
 from featstore.manifest import manifest
 from featstore.manifest.io import toml_text
-from featstore.manifest.manifest import ITEM_SCHEMA, conform_items, validate_classes, validate_items
+from featstore.manifest.manifest import validate_classes, validate_items
 from tests.featstore.manifest.zoo import captions, classes, images
 
 # ---- rules of items ------------------------------------------------------------------------
@@ -67,16 +67,6 @@ def test_broken_rules_of_items(case):
         validate_items(tables, None if case == "no-labels" else classes())
 
 
-def test_no_items_at_all_and_empty_tables_are_valid():
-    validate_items({})
-    validate_items({"image": images()[:0], "caption": captions()[:0]})
-
-
-def test_null_columns_are_taken_as_text():
-    table = conform_items(pl.DataFrame({"item_id": ["a"], "text": ["b"], "uri": [None]}), "caption")
-    assert dict(table.schema) == ITEM_SCHEMA
-
-
 # ---- rules of label sets -------------------------------------------------------------------
 
 
@@ -97,10 +87,6 @@ def test_null_columns_are_taken_as_text():
 def test_broken_rules_of_label_sets(labels, match):
     with pytest.raises(ManifestError, match=match):
         validate_classes(labels)
-
-
-def test_classes_may_stand_in_any_order_and_share_names_knowingly():
-    validate_classes(classes(index=[1, 0], name=["crane", "crane"], shared_name=[True, True]))
 
 
 # ---- Facts of a manifest as TOML, against the standard library's reader ---------------------

@@ -16,7 +16,6 @@ import zarr
 from featstore import copy_sets, open_store
 from featstore.address import parse_address
 from featstore.errors import RemoteStoreError
-from featstore.remote import bucket as bucket_module
 from featstore.remote.objects import Objects, open_objects
 from featstore.share.copy import make_bucket_store
 from featstore.store import verify_store
@@ -246,22 +245,6 @@ def test_secrets_stay_out_of_errors(bucket: Proxy, monkeypatch: pytest.MonkeyPat
     with pytest.raises(RemoteStoreError) as caught:
         open_store(bucket.address)
     assert "not-a-secret" not in str(caught.value)
-
-
-@pytest.mark.parametrize("name", ["c/412/0", "c/409/0", "PreconditionFailed"])
-@pytest.mark.parametrize("put", ["put", "create", "replace"])
-def test_a_file_that_was_not_put_is_an_error_whatever_its_name(
-    name: str, put: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with s3_server() as server:
-        pass  # nobody listens there any more
-    for key, value in environment(server.url).items():
-        monkeypatch.setenv(key, value)
-    real = bucket_module.timedelta
-    monkeypatch.setattr(bucket_module, "timedelta", lambda seconds: real(seconds=0.2))
-    objects = open_objects(parse_address("s3://team/store"))  # type: ignore[arg-type]
-    with pytest.raises(RemoteStoreError, match="failed"):
-        getattr(objects, put)(name, b"rows", *(["tag"] if put == "replace" else []))
 
 
 @pytest.mark.parametrize("status", [409, 412])

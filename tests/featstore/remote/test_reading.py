@@ -97,23 +97,6 @@ def test_offline_by_the_environment_asks_nothing(
     assert not served.requests
 
 
-def test_rows_are_asked_for_by_runs_of_blocks(
-    served: Proxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("featstore.remote.cache.GAP_BYTES", 0)
-    view = open_store(served.url).view(IMAGES)
-    rows = np.array([0, 1, BLOCK, 3 * BLOCK + 1, 9 * BLOCK, 10 * BLOCK])
-    view.source.read(rows)
-    asked = [bytes_ for _, path, bytes_ in served.requests if "embedding/c/" in path]
-    size = BLOCK * 256 * 4
-    assert len(asked) == 3
-    assert set(asked) == {
-        f"bytes=0-{2 * size - 1}",  # blocks 0 and 1
-        f"bytes={size}-{3 * size - 1}",  # blocks 9 and 10, of the third file
-        f"bytes={3 * size}-{4 * size - 1}",  # block 3
-    }
-
-
 @pytest.mark.parametrize("mode", ["map", "pread"])
 def test_a_file_of_the_cache_that_is_made_anew_is_not_taken_for_the_old_one(
     served: Proxy, store_folder: Path, mode: Mode

@@ -29,7 +29,7 @@ from featstore.remote import objects as remote_objects
 from featstore.remote.objects import Objects, Pace
 from featstore.sources import roots
 from featstore.sources.reader import check_bytes, open_reader
-from featstore.sources.roots import RemoteFile, expand
+from featstore.sources.roots import RemoteFile
 from tests.featstore.extraction.conftest import SPACE, MeanColour
 from tests.featstore.remote.buckets import environment, make_bucket, plain_store
 from tests.featstore.remote.hub_server import COMMIT, CONVERTED, hub_server
@@ -258,28 +258,6 @@ def test_any_part_of_a_file_is_read_by_any_thread(data, reads):
     assert wrong == []
 
 
-def test_reading_on_asks_for_more_at_once_and_jumping_for_little(monkeypatch):
-    monkeypatch.setattr(roots, "BLOCK", 16)
-    objects = Memory(bytes(range(256)) * 4)
-    file = RemoteFile(objects, "x", pinned=False)
-    for at in range(0, 1024, 10):
-        file.read_at(at, 10)
-    sizes = [(stop - start) // 16 for start, stop in objects.asked]
-    assert sizes == [2, 4, 8, 8, 8, 8, 8, 8, 8, 2]
-    objects.asked.clear()
-    for at in (800, 16, 500):
-        file.read_at(at, 10)
-    assert [stop - start for start, stop in objects.asked if stop - start > 16] == []
-
-
-def test_only_the_last_blocks_are_held(monkeypatch):
-    monkeypatch.setattr(roots, "BLOCK", 16)
-    file = RemoteFile(Memory(bytes(16 * 1000)), "x", pinned=False)
-    for at in range(0, 16_000, 16):
-        file.read_at(at, 16)
-        assert len(file._blocks) <= roots.KEPT + roots.AHEAD
-
-
 # ---- Parquet, and the hub ------------------------------------------------------------------
 
 
@@ -398,14 +376,6 @@ def test_addresses_that_are_not_read(make, location, match):
     with pytest.raises(ManifestError, match=match) as caught:
         make("webdataset", location)
     assert "secret" not in str(caught.value)
-
-
-def test_patterns():
-    assert expand("a/{08..10}-{x,y}.tar") == [
-        f"a/{n}-{letter}.tar" for n in ("08", "09", "10") for letter in "xy"
-    ]
-    assert expand("a.tar") == ["a.tar"]
-    assert expand("{b}.tar") == ["b.tar"]
 
 
 def test_a_stranger_gets_nothing_that_he_does_not_know(tmp_path):

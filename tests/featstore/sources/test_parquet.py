@@ -133,16 +133,6 @@ def test_bad_columns_are_refused(make, tmp_path, columns, match):
         make("parquet", path)
 
 
-def test_a_row_that_is_not_there(big):
-    table = ParquetCells(big[0])
-    with pytest.raises(ItemReadError, match="1,000 rows and no row 1,000"):
-        table.get("image", 1000)
-    with pytest.raises(ItemReadError):
-        table.get("picture", 0)
-    assert table.get("image", 3) == big[1][3]
-    table.close()
-
-
 # ---- datasets saved to disk ----------------------------------------------------------------
 
 
