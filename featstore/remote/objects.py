@@ -271,8 +271,6 @@ class Objects(ABC):
         How slow the place may be.
     rule : callable
         What a name is held to before it is asked for; raises if it breaks the rule.
-    pins : dict
-        Name -> tag that every answer of `stream` for this file must carry.
     """
 
     what = "a folder"
@@ -287,7 +285,6 @@ class Objects(ABC):
         self.address = address
         self.limits = read_limits()
         self.rule: Callable[[str], object] = check_name
-        self.pins: dict[str, str] = {}
 
     def read(self, name: str, *, limit: int) -> bytes:
         """Return a whole file of at most `limit` bytes.
@@ -340,7 +337,7 @@ class Objects(ABC):
         FileNotFoundError, RemoteStoreError
             See `read`. Also if the file is shorter.
         CorruptStoreError
-            If more comes than was asked for, or the file is no longer the one that was pinned.
+            If more comes than was asked for.
         """
         self.rule(name)
         attempt, pace = 0, self._pace(name)
@@ -349,7 +346,6 @@ class Objects(ABC):
             got, left = 0, stop - start
             try:
                 with self._get(name, None if whole else (start, stop), pace) as answer:
-                    self._compare(name, answer.tag)
                     skip = 0 if answer.ranged else start
                     for piece in pace.over(answer.pieces):
                         view = memoryview(piece).cast("B")[skip:]
@@ -375,8 +371,8 @@ class Objects(ABC):
                 pace.pause(attempt, err.after)
             start += got
 
-    def stat(self, name: str) -> tuple[int, str]:
-        """Return the bytes of a file and the tag of its present content, perhaps empty.
+    def size(self, name: str) -> int:
+        """Return the bytes of a file.
 
         Raises
         ------
@@ -385,15 +381,15 @@ class Objects(ABC):
         """
         self.rule(name)
 
-        def once(pace: Pace) -> tuple[float, str]:
+        def once(pace: Pace) -> float:
             # Not every server that knows ranges answers HEAD as it does GET.
             with self._get(name, None if self.whole_first else (0, 1), pace) as answer:
-                return answer.size, answer.tag
+                return answer.size
 
-        size, tag = self._repeat(name, once)
+        size = self._repeat(name, once)
         if not 0 <= size <= LARGEST:
             raise RemoteStoreError(f"{self.address}/{name}: the server does not say its size.")
-        return int(size), tag
+        return int(size)
 
     def pinned(self) -> str:
         """Return an address at which nothing changes any more, or this one if there is none."""
@@ -514,14 +510,6 @@ class Objects(ABC):
         What the block raises while it takes pieces becomes, as what asking raises: TransientError
         if asking again may help, FileNotFoundError, or RemoteStoreError.
         """
-
-    def _compare(self, name: str, tag: str) -> None:
-        """Raise CorruptStoreError if an answer is not of the content that was pinned."""
-        if self.pins.get(name, tag) != tag:
-            raise CorruptStoreError(
-                f"{self.address}/{name} was changed while it was read (its tag was "
-                f"{self.pins[name]}, now it is {tag}). Run the same command again."
-            )
 
     def _pace(self, name: str) -> Pace:
         return Pace(f"{self.address}/{name}", self.limits)

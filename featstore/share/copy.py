@@ -313,7 +313,7 @@ def _compare(objects: Objects, name: str, data: bytes | Path, revision: str) -> 
     """Raise PublishConflictError if a file of a place holds other bytes than those."""
     with io.BytesIO(data) if isinstance(data, bytes) else open_regular(data) as own:
         size = own.seek(0, io.SEEK_END)
-        if objects.stat(name)[0] == size:
+        if objects.size(name) == size:
             own.seek(0)
             there = objects.stream(name, 0, size, size=size)
             if all(own.read(len(piece)) == piece for piece in there):

@@ -275,8 +275,6 @@ class RemoteFile(OpenFile):
     ----------
     objects : Objects
     name : str
-    pinned : bool
-        Refuse to go on once the server answers with other content than at first.
 
     Raises
     ------
@@ -286,10 +284,10 @@ class RemoteFile(OpenFile):
 
     is_far = True
 
-    def __init__(self, objects: Objects, name: str, *, pinned: bool) -> None:
+    def __init__(self, objects: Objects, name: str) -> None:
         where = f"{objects.address}/{name}"
         try:
-            size, tag = objects.stat(name)
+            size = objects.size(name)
         except FileNotFoundError as err:
             raise RemoteStoreError(f"{where} is not there. Check the address.") from err
         if not objects.has_ranges:
@@ -298,8 +296,6 @@ class RemoteFile(OpenFile):
                 "then give its path."
             )
         super().__init__(where, size)
-        if pinned:
-            objects.pins[name] = tag
         self._lock = threading.Lock()
         self._block = lru_cache(KEPT)(partial(_block, objects, name, size))
 
@@ -399,27 +395,19 @@ class Folder(Root):
 
 
 class Remote(Root):
-    """A remote address.
-
-    Parameters
-    ----------
-    address : Address
-    pinned : bool
-        See `RemoteFile`.
-    """
+    """A remote address."""
 
     #: Each holds up to `KEPT` blocks.
     keep_open = 4
 
-    def __init__(self, address: Address, *, pinned: bool = False) -> None:
+    def __init__(self, address: Address) -> None:
         self.place = address
         self.objects = open_objects(address)
         self.objects.rule = _check_name
-        self._pinned = pinned
 
     def open(self, name: str) -> OpenFile:
         """Open a file, which is asked for its size."""
-        return RemoteFile(self.objects, name, pinned=self._pinned)
+        return RemoteFile(self.objects, name)
 
     def read(self, name: str, *, limit: int) -> bytes:
         """Return a whole file."""
@@ -548,10 +536,10 @@ def locate(location: str | Path, suffix: str) -> tuple[Root, list[str]]:
 
 
 def _pinned(address: Address) -> Remote:
-    """Return the root of an address whose files cannot change, or not without being noticed."""
+    """Return the root of an address; of the hub that of the commit that it is now."""
     found = parse_address(open_objects(address).pinned())
     assert isinstance(found, Address)
-    return Remote(found, pinned=True)
+    return Remote(found)
 
 
 class _Pages(WebObjects):
