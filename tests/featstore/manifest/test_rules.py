@@ -92,30 +92,6 @@ def test_broken_rules_of_label_sets(labels, match):
 # ---- Facts of a manifest as TOML, against the standard library's reader ---------------------
 
 
-_SCALARS = (
-    st.text(st.characters(exclude_categories=["Cs"]))
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False, allow_infinity=False)
-)
-_FACTS = st.recursive(
-    st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), _SCALARS, max_size=4),
-    lambda inner: st.dictionaries(
-        st.text(st.characters(exclude_categories=["Cs"]), max_size=5),
-        inner | _SCALARS | st.lists(_SCALARS | st.lists(st.integers()), max_size=4),
-        max_size=4,
-    ),
-    max_leaves=8,
-)
-
-
-@given(_FACTS)
-def test_facts_survive_the_standard_librarys_reader(facts):
-    text = toml_text(facts)
-    assert tomllib.loads(text) == facts
-    assert text == toml_text(facts)
-
-
 @pytest.mark.parametrize("value", [None, b"x", Path("x"), "\ud800"])
 def test_facts_that_toml_cannot_hold_are_refused(value):
     with pytest.raises(ManifestError, match=r"cannot hold the facts \['a'\]: .*Give strings"):

@@ -110,23 +110,6 @@ def open_objects_of(bucket: Proxy) -> Objects:
     return open_objects(parse_address(bucket.address))  # type: ignore[arg-type]
 
 
-def test_an_interrupted_push_goes_on(bucket: Proxy, store_folder: Path) -> None:
-    def breaks(path: str, number: int, answer: Answer) -> Answer | None:
-        return Answer(403, {}, b"") if "/c/2/0" in path else None
-
-    bucket.harm = breaks
-    report = copy_sets(store_folder, bucket.address, select=["*/image/*"])
-    assert report.failed
-    assert open_store(bucket.address).sets() == []  # half of a set is no set
-    bucket.harm = None
-    bucket.requests.clear()
-    copy_sets(store_folder, bucket.address)
-    put = [path for method, path, _ in bucket.requests if method == "PUT" and "/c/" in path]
-    # The third file had arrived, though the answer was lost.
-    assert [p.split("/c/")[1] for p in put if "/image/" in p] == ["3/0"]
-    assert_same_store(bucket.address, store_folder)
-
-
 def test_what_another_publisher_has_begun_is_named_and_never_replaced(
     bucket: Proxy, store_folder: Path
 ) -> None:

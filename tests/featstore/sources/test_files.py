@@ -502,13 +502,6 @@ def test_hostile_members_refuse_the_tar(make, tmp_path, members, match):
     assert not (tmp_path / "made0").exists()
 
 
-def test_keys_repeated_between_tars_are_named(make, tmp_path):
-    write_tar(tmp_path / "in" / "0.tar", [GOOD])
-    write_tar(tmp_path / "in" / "1.tar", [GOOD])
-    with pytest.raises(ManifestError, match=r"'0\.tar::ok\.jpg' and for '1\.tar::ok\.jpg'"):
-        make("webdataset", tmp_path / "in")
-
-
 def test_every_truncation_and_damage_is_refused(tmp_path):
     """Also the one at the border of a member, which tarfile itself takes for an end."""
     members = [("a.jpg", b"1" * 700), ("b.jpg", b"2" * 30)]
