@@ -480,15 +480,11 @@ def import_rows(source: Path, *, store: Path, **options: Any) -> str:
 ZERO = "its imported row is all zeros"
 
 
-
 #: Formats that have no bfloat16; the rows become float32, which holds the same values.
 WIDENING = frozenset({"npy", "parquet"})
 
 #: What a file is written of.
 Parts = list[bytes | memoryview]
-
-#: Bytes of a file that are compared at once.
-STEP = 2**24
 
 
 def export_set(
@@ -529,7 +525,7 @@ def export_set(
     made = {out / name: parts for name, parts in _files(form, out, rows, text=text).items()}
     there = [path for path in (out, *out.rglob("*")) if path.is_file()]
     there = [path for path in there if path.suffix != ".staged"]  # those a kill left
-    if not all(path in made and _holds(path, made[path]) for path in there):
+    if not all(path in made and path.read_bytes() == b"".join(made[path]) for path in there):
         raise StoreWriteError(
             f"{out} exists, with other content. Name another file or folder; nothing was "
             "overwritten."
@@ -541,14 +537,6 @@ def export_set(
     except OSError as err:
         raise write_error(out, err) from err
     return out
-
-
-def _holds(path: Path, parts: Parts) -> bool:
-    """Return whether a file has these bytes, and no others."""
-    with path.open("rb") as file:
-        views = [memoryview(part) for part in parts]
-        pieces = (view[at : at + STEP] for view in views for at in range(0, len(view), STEP))
-        return all(file.read(len(piece)) == piece for piece in pieces) and not file.read(1)
 
 
 def _files(form: str, out: Path, rows: Rows, *, text: bool) -> dict[str, Parts]:

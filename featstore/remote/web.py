@@ -8,7 +8,6 @@ import itertools
 import logging
 import os
 import re
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -44,12 +43,6 @@ class WebObjects(Objects):
     """Files below an https address. The server need not list, nor know ranges.
 
     obstore's own reader of web servers follows redirects anywhere; this one must not.
-
-    Attributes
-    ----------
-    targets : dict
-        Name -> URL that a file was redirected to, which is asked at once until the time of
-        ``time.monotonic``. Empty unless `_moved` fills it.
     """
 
     what = "a web server"
@@ -59,7 +52,6 @@ class WebObjects(Objects):
         with needs_extra(address.url):
             import urllib3
         self._errors = urllib3.exceptions
-        self.targets: dict[str, tuple[str, float]] = {}
         # What a server sends is read as it is: nothing is unpacked, so nothing can swell.
         self._pool: Any = urllib3.PoolManager(
             maxsize=16, retries=False,
@@ -78,13 +70,10 @@ class WebObjects(Objects):
             if ranged and not message.startswith(asked):
                 raise TransientError(f"the server answered with the range {message[:80]!r}")
             size = number_in(answer, "Content-Range" if ranged else "Content-Length")
-            yield Answer(size, self._tag(answer), ranged, _pieces(answer, pace))
+            yield Answer(size, "", ranged, _pieces(answer, pace))
 
     def _url(self, name: str) -> str:
         return f"{self.address}/{quote(name)}"
-
-    def _moved(self, name: str, url: str, target: str) -> None:
-        """Look at what the URL of a file was redirected to."""
 
     def _credentials(self, url: str) -> dict[str, str]:  # noqa: ARG002
         """Return the headers that a request to this URL, perhaps of a redirect, may carry."""
@@ -92,10 +81,6 @@ class WebObjects(Objects):
 
     def _note(self, answer: Any) -> None:
         """Look at each answer, those that redirect included."""
-
-    def _tag(self, answer: Any) -> str:
-        """Return what tells this content of a file from an earlier one, or nothing."""
-        return str(answer.headers.get("ETag") or answer.headers.get("Last-Modified") or "")
 
     def _send(self, url: str, headers: dict[str, str], pace: Pace) -> Any:
         ask = functools.partial(
@@ -121,10 +106,7 @@ class WebObjects(Objects):
     @contextmanager
     def _asked(self, name: str, headers: dict[str, str], pace: Pace) -> Iterator[Any]:
         """Give an answer of status 200 or 206, and close its connection unless all was read."""
-        target, until = self.targets.get(name, ("", 0.0))
-        known = target if time.monotonic() < until else ""
-        first = url = known or self._url(name)
-        answer: Any = None
+        url, answer = self._url(name), None
         try:
             for _ in range(_REDIRECTS + 1):
                 answer = self._send(url, headers, pace)
@@ -132,17 +114,11 @@ class WebObjects(Objects):
                 if not target:
                     break
                 url = target
-            if known and answer.status not in (200, 206):
-                raise TransientError(f"the address that it was redirected to says {answer.status}")
             self._check(name, answer, asked_range="Range" in headers)
-            if url != first:
-                self._moved(name, first, url)
             yield answer
-        except (self._errors.HTTPError, OSError, TransientError) as err:
-            if self.targets.get(name, ("",))[0] == known:
-                self.targets.pop(name, None)  # the next attempt asks for the file anew
-            if isinstance(err, TransientError | RemoteStoreError | FileNotFoundError):
-                raise
+        except (RemoteStoreError, FileNotFoundError):
+            raise
+        except (self._errors.HTTPError, OSError) as err:
             if isinstance(err, self._errors.SSLError) or "CERTIFICATE" in str(err):
                 raise RemoteStoreError(
                     f"{self.address} has no certificate that can be trusted: {str(err)[:200]}."
@@ -207,10 +183,6 @@ _ANY_SIZE = 2**50
 #: Files that are sent at once.
 _AT_ONCE = 4
 
-#: Seconds for which the address that a large file was redirected to is asked again. The hub signs
-#: them for an hour.
-_REMEMBERED = 600.0
-
 _REFUSED = frozenset({"RepoNotFound", "RevisionNotFound", "GatedRepo"})
 
 
@@ -218,8 +190,6 @@ class HubObjects(WebObjects):
     """Files below ``hf://datasets/OWNER/NAME[@REVISION][/FOLDER]``; a token as the hub's own.
 
     The first answer says which commit the revision is; everything else is read from that commit.
-    Where a large file was redirected to is remembered for a while: each range of it would otherwise
-    cost a request to the hub, which counts them, and a round trip.
     """
 
     what = "a dataset of the Hugging Face hub"
@@ -390,11 +360,6 @@ class HubObjects(WebObjects):
         revision = quote(self._commit or self.revision, safe="")
         return f"{self.endpoint}/datasets/{self.repository}/resolve/{revision}/{quote(path)}"
 
-    def _moved(self, name: str, url: str, target: str) -> None:
-        # A commit never changes, so neither does what a file of it was redirected to.
-        if target and self._commit and f"/resolve/{self._commit}/" in url:
-            self.targets[name] = (target, time.monotonic() + _REMEMBERED)
-
     def _credentials(self, url: str) -> dict[str, str]:
         # Large files are redirected to other servers, which must not see the token.
         own = urlsplit(url)[:2] == urlsplit(self.endpoint)[:2]
@@ -404,9 +369,6 @@ class HubObjects(WebObjects):
         commit = str(answer.headers.get("X-Repo-Commit", ""))
         if not self._commit and _COMMIT.fullmatch(commit):
             self._commit = commit
-
-    def _tag(self, answer: Any) -> str:  # noqa: ARG002
-        return ""  # the commit is the tag of every file
 
     def _check(self, name: str, answer: Any, *, asked_range: bool) -> None:
         if answer.status in (401, 403) or answer.headers.get("X-Error-Code", "") in _REFUSED:

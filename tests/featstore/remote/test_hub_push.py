@@ -237,24 +237,6 @@ def test_secrets_stay_out_of_errors_and_logs(hub, store_folder, caplog):
     assert "Push again" in str(caught.value)
 
 
-def test_the_address_of_a_large_file_is_asked_for_once_until_it_expires(hub, store_folder):
-    copy_sets(store_folder, ADDRESS)
-    hub.requests.clear()
-    view = open_store(ADDRESS).view(IMAGES)
-    local = open_store(store_folder).view(IMAGES).numpy()
-    for row in (0, 100, 200):  # of one file
-        np.testing.assert_array_equal(view.take([row]).numpy()[0], local[row])
-    resolved, signed = "/embedding/c/0/0", "/signed/"
-    assert hub.count("GET", signed) == 3
-    assert hub.count("GET", resolved) - 3 == 1
-    view.take([300]).numpy()  # of another
-    for row, answer in zip((330, 400, 500), [(403, {}), (416, {}), "cut"], strict=True):
-        answers = iter([answer])
-        hub.harm = lambda method, path, left=answers: next(left, None) if signed in path else None
-        np.testing.assert_array_equal(view.take([row]).numpy()[0], local[row])
-    np.testing.assert_array_equal(view.numpy(), local)
-
-
 def test_a_push_from_an_address_through_a_small_cache(hub, tmp_path, monkeypatch):
     """Files of one set stay in the cache until they were sent; those of the next come then."""
     root = tmp_path / "two"
