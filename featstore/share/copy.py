@@ -41,6 +41,7 @@ from featstore.errors import (
 from featstore.identity import SHA256
 from featstore.remote.objects import FolderObjects, Objects, open_objects, writable_objects
 from featstore.remote.place import RemotePlace
+from featstore.share.card import send_card
 from featstore.store.convention import root_metadata, zarr_metadata
 from featstore.store.files import (
     MAX_JSON_BYTES,

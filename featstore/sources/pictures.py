@@ -30,6 +30,7 @@ from featstore.sources.arrow import parquet_table
 from featstore.sources.roots import (
     OpenFile,
     Root,
+    UrlReader,
     decode_text,
     files_below,
     folder,

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+import data_manifests.stamps as build
 from data_manifests.plan import BuildError, write_pictures
 from data_manifests.stamps import (
     Stamp,
-    build,
     compose,
     is_selected,
     read_caption,
