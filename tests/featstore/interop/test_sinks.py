@@ -131,7 +131,8 @@ def test_a_job_that_died_leaves_the_store_as_it_was_and_can_be_run_again(rows, w
     assert lasting(tmp_path) == whole
 
 
-def test_what_a_commit_could_not_write_is_kept_for_the_next(rows, whole, tmp_path):
+def test_what_a_commit_could_not_write_is_kept_for_the_next(rows, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr("featstore.arrays.PATIENCE", 0.1)
     sink = RowSink(tmp_path, **SET, columns=["source"])
     staged = [sink.stage([_table(rows, range(N))])]
     space = {"name": "mine:v1", "provenance": "imported"}
