@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featstore.cli.options import open_at, set_named
-from featstore.cli.progress import ProgressBar, age, show_failures
+from featstore.cli.progress import ProgressBar, show_failures
 from featstore.command_line import (
     EXIT_ERROR,
     EXIT_SKIPPED,
@@ -30,7 +30,6 @@ from featstore.options import options_from
 from featstore.terminal import TextTable, bad, say
 
 if TYPE_CHECKING:
-    from featstore.remote.cache import CacheEntry
     from featstore.share.copy import CopyReport, Relation
 
 
@@ -273,35 +272,24 @@ def _bytes(ctx: click.Context, parameter: click.Parameter, text: str | None) -> 
 )  # fmt: skip
 @json_option
 def cache_command(max_size: int | None, as_json: bool) -> None:
-    """Show or empty the cache of remote stores, the last used first.
+    """Say what the cache of remote stores holds, or empty it.
 
     What is deleted can be fetched again; a process that reads it goes on.
     """
     from featstore.remote.cache import user_cache
 
     cache = user_cache()
-    if max_size is None:
-        _show_entries([*cache.stores(), *cache.shards()], "kept", as_json=as_json)
-        return
-    removed = cache.trim(limit=max_size) if max_size else cache.forget()
-    _show_entries(removed, "removed", as_json=as_json)
-
-
-def _show_entries(entries: list[CacheEntry], verb: str, *, as_json: bool) -> None:
-    total = sum(entry.bytes for entry in entries)
-    rows = [{"path": str(entry.path), "what": entry.what, "bytes": entry.bytes, "used": entry.used}
-            for entry in entries]  # fmt: skip
-    cells = [
-        (f"shard {entry.path.name[:12]}" if entry.what == "shard" else entry.what,
-         human_bytes(entry.bytes), age(entry.used))
-        for entry in entries
-    ]  # fmt: skip
-    parts: list[Any] = ["Nothing to remove" if verb == "removed" else "The cache is empty"]
-    if cells:
-        n = "1 entry" if len(cells) == 1 else f"{len(cells):,} entries"
-        done = f"{'Removed ' * (verb == 'removed')}{n}, {human_bytes(total)}"
-        parts = [TextTable(("NAME", "SIZE", "LAST USED"), cells), done]
-    answer({verb: rows, "bytes": total}, *parts, as_json=as_json)
+    removed = [] if max_size is None else cache.trim(limit=max_size) if max_size else cache.forget()
+    held = cache.shards()
+    size, freed = (sum(entry.bytes for entry in entries) for entries in (held, removed))
+    document = {
+        "path": str(cache.root), "limit": cache.limit, "shards": len(held), "bytes": size,
+        "removed": len(removed), "removed_bytes": freed,
+    }  # fmt: skip
+    gone = f"Removed {count(len(removed), 'shard')}, {human_bytes(freed)}"
+    of = f"{human_bytes(size)} of {human_bytes(cache.limit)}"
+    line = f"{cache.root} holds {count(len(held), 'shard')}, {of}"
+    answer(document, *([] if max_size is None else [gone]), line, as_json=as_json)
 
 
 def export_rows(place: StorePlace, key: str, out: Path, form: str, *, as_json: bool) -> None:

@@ -44,7 +44,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from data_manifests import cache_folder
-from featstore.durable import write_at, write_durably
+from featstore.durable import write_at
 from featstore.errors import (
     CacheFullError,
     CorruptStoreError,
@@ -55,9 +55,7 @@ from featstore.identity import sha256_hex
 from featstore.parallel import in_background
 from featstore.store.blocks import shard_name
 from featstore.store.files import (
-    MAX_JSON_BYTES,
     open_descriptor,
-    read_regular,
 )
 from featstore.store.layout import DataFile, SetKey, SetLayout
 from featstore.store.lock import boot_id
@@ -71,8 +69,6 @@ T = TypeVar("T")
 
 #: Bytes of shards that are kept unless $HEADSTOCK_CACHE_SIZE says otherwise.
 LIMIT = 64 * 2**30
-
-_ADDRESS = ".address"
 
 
 @contextlib.contextmanager
@@ -92,21 +88,9 @@ def kept_below(root: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """A shard, or the small files of one store.
-
-    Attributes
-    ----------
-    path : Path
-    what : str
-        ``"shard"``, or the address of the store.
-    bytes : int
-        Disk space that it takes; of a shard in part, that part.
-    used : float
-        When it was last opened or written, seconds since the epoch.
-    """
+    """A shard: disk space that it takes, and when it was last used, seconds since the epoch."""
 
     path: Path
-    what: str
     bytes: int
     used: float
 
@@ -128,10 +112,8 @@ class Cache:
     def store(self, address: str) -> Path:
         """Return the folder of the small files of an address; it is made."""
         folder = self.root / "stores" / sha256_hex(address.encode())[:16]
-        if not (folder / _ADDRESS).exists():
-            with kept_below(self.root):
-                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-                write_durably(folder / _ADDRESS, [address.encode()], synced=False)
+        with kept_below(self.root):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return folder
 
     def shards(self) -> list[CacheEntry]:
@@ -140,22 +122,7 @@ class Cache:
         for path in self.root.glob("shards/*/*"):
             with contextlib.suppress(FileNotFoundError):
                 facts = path.lstat()
-                found.append(CacheEntry(path, "shard", facts.st_blocks * 512, facts.st_mtime))
-        return sorted(found, key=lambda entry: -entry.used)
-
-    def stores(self) -> list[CacheEntry]:
-        """Return the small files of each store, the last used first."""
-        found = []
-        for folder in self.root.glob("stores/*"):
-            with contextlib.suppress(OSError, CorruptStoreError):
-                files = [path.lstat() for path in folder.rglob("*") if path.is_file()]
-                size = sum(facts.st_size for facts in files)
-                used = max((facts.st_mtime for facts in files), default=0.0)
-                # Without an address where a removal was interrupted.
-                address = "a store in part"
-                if (folder / _ADDRESS).is_file():
-                    address = read_regular(folder / _ADDRESS, limit=MAX_JSON_BYTES).decode()
-                found.append(CacheEntry(folder, address, size, used))
+                found.append(CacheEntry(path, facts.st_blocks * 512, facts.st_mtime))
         return sorted(found, key=lambda entry: -entry.used)
 
     def trim(self, *, limit: int | None = None, keep: Collection[str] = ()) -> list[CacheEntry]:
@@ -182,12 +149,10 @@ class Cache:
         return removed
 
     def forget(self) -> list[CacheEntry]:
-        """Remove everything."""
-        shards, stores = self.trim(limit=-1), self.stores()
-        for entry in stores:
-            with contextlib.suppress(FileNotFoundError):  # another process removes it, too
-                shutil.rmtree(entry.path)
-        return [*shards, *stores]
+        """Remove everything, and return the shards."""
+        shards = self.trim(limit=-1)
+        shutil.rmtree(self.root / "stores", ignore_errors=True)
+        return shards
 
     def check_room(self, n_bytes: int, *, what: str) -> None:
         """Raise CacheFullError if `n_bytes` of one set can never be held."""

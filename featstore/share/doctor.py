@@ -27,7 +27,7 @@ from featstore.errors import (
     install_command,
     package_of,
 )
-from featstore.remote.cache import user_cache
+from featstore.remote.cache import kept_below, user_cache
 from featstore.remote.place import RemotePlace
 from featstore.store.files import open_regular
 from featstore.store.log import NAME as LOG
@@ -103,16 +103,12 @@ def _version(package: str) -> str:
 def _cache() -> Iterator[Finding]:
     try:
         cache = user_cache()
+        with kept_below(cache.root):
+            cache.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with tempfile.TemporaryFile(dir=cache.root):
+                pass
     except CacheFullError as err:
-        yield Finding("cache", "wrong", str(err), "Correct the variable.")
-        return
-    try:
-        cache.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryFile(dir=cache.root):
-            pass
-    except OSError as err:
-        text = f"{cache.root} cannot be written: {err.strerror or err}"
-        yield Finding("cache", "wrong", text, "Set HEADSTOCK_CACHE to a folder of yours.")
+        yield Finding("cache", "wrong", str(err), "Correct HEADSTOCK_CACHE or its size.")
         return
     held = sum(entry.bytes for entry in cache.shards())
     free = shutil.disk_usage(cache.root).free
@@ -121,12 +117,8 @@ def _cache() -> Iterator[Finding]:
         f"{human_bytes(free)} are free on its disk"
     )
     tight = free < _FREE or held > cache.limit
-    advice = (
-        "`headstock cache --max-size` empties it; HEADSTOCK_CACHE_SIZE is its limit."
-        if tight
-        else ""
-    )
-    yield Finding("cache", "note" if tight else "fine", text, advice)
+    advice = "`headstock cache --max-size` empties it; HEADSTOCK_CACHE_SIZE is its limit."
+    yield Finding("cache", "note" if tight else "fine", text, advice * tight)
     if os.environ.get("HEADSTOCK_OFFLINE", "") not in ("", "0"):
         advice = "Unset HEADSTOCK_OFFLINE to read what is not in the cache."
         yield Finding("offline", "note", "no server is asked", advice)
