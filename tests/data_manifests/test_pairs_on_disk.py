@@ -66,21 +66,6 @@ def test_the_papers_train_needs_all_captions(tmp_path):
         build("flickr30k", tmp_path / "out", root, train="paper")
 
 
-def test_karpathys_file_may_lie_elsewhere(tmp_path):
-    root = miniatures.flickr30k(tmp_path / "data")
-    whole = build("flickr30k", tmp_path / "out", root)
-    (tmp_path / "lists").mkdir()
-    (root / "dataset_flickr30k.json").rename(tmp_path / "lists/dataset_flickr30k.json")
-    with pytest.raises(
-        ManifestError, match=r"dataset_flickr30k.json is missing. It is Karpathy's.*karpathy=PATH"
-    ):
-        build("flickr30k", tmp_path / "none", root)
-    for place in ("lists", "lists/dataset_flickr30k.json"):
-        moved = build("flickr30k", tmp_path / "moved", root, karpathy=str(tmp_path / place))
-        assert moved.items("caption").equals(whole.items("caption"))
-        assert moved.facts["options"]["karpathy"] in ("lists", "dataset_flickr30k.json")
-
-
 def test_coco_keeps_restval_and_every_caption(tmp_path):
     root = miniatures.coco(tmp_path / "data")
     manifest = build("coco", tmp_path / "out", root)

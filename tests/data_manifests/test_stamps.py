@@ -213,24 +213,6 @@ def test_images_and_captions_by_hand(built, tmp_path, selected):
     ]  # fmt: skip
 
 
-def test_a_split_alone_keeps_ids_names_and_classes(stamps_root, tmp_path, built):
-    splits = built.tables["image"]["split"].unique().to_list()
-    for split in splits:
-        plan = build.plan(source=stamps_root, locales=("en", "fr"), splits=(split,))
-        part = plan.make(tmp_path / split, None)
-        assert plan.facts["splits"] == [split]
-        for kind, table in built.tables.items():
-            assert part.tables[kind].equals(table.filter(split=split), null_equal=True)
-        assert part.classes.equals(built.classes, null_equal=True)
-        pictures = {path.relative_to(tmp_path / split).as_posix()
-                    for path in (tmp_path / split).rglob("*.png")}  # fmt: skip
-        assert pictures == set(part.tables["image"]["uri"])
-    whole = build.plan(source=stamps_root, locales=("en", "fr"))
-    assert whole.fingerprint != plan.fingerprint
-    named = build.plan(source=stamps_root, locales=("en", "fr"), splits=build.SPLITS)
-    assert (named.fingerprint, named.facts) == (whole.fingerprint, whole.facts)
-
-
 def test_the_fingerprint_follows_pixels_captions_and_locales(stamps_root):
     def now(**options):
         return build.plan(source=stamps_root, **options).fingerprint

@@ -23,7 +23,7 @@ from featstore.testing import item_table, write_set
 from tests.featstore.remote.buckets import environment, plain_store
 from tests.featstore.remote.conftest import BLOCK, make_rows
 from tests.featstore.remote.proxy import Answer, Proxy, _serving
-from tests.featstore.remote.s3_server import Request, s3_server, tag_of
+from tests.featstore.remote.s3_server import s3_server, tag_of
 from tests.typed import headstock
 
 IMAGES = "birds/image/toy"
@@ -202,27 +202,6 @@ def test_making_a_store_in_a_bucket(bucket: Proxy) -> None:
     assert headstock("store", "init", bucket.address, "--shared") == 2
 
 
-def test_a_store_that_another_makes_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has its log before its group: who finds only the group looks for the log again."""
-    with s3_server() as server:
-        for name, value in environment(server.url).items():
-            monkeypatch.setenv(name, value)
-        slower, faster = (open_objects(parse_address("s3://team/store")) for _ in range(2))
-        asked = []
-
-        def meanwhile(request: Request) -> None:
-            asked.append(request.path)
-            if len(asked) == 1:
-                assert make_bucket_store(faster)
-
-        server.after = meanwhile
-        assert not make_bucket_store(slower)
-        assert asked[0].endswith("log.json")
-        server.objects.pop("team/store/log.json")
-        with pytest.raises(RemoteStoreError, match=r"log\.json is missing.*store repair"):
-            make_bucket_store(slower)
-
-
 def test_secrets_stay_out_of_errors(bucket: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     bucket.down = True
     with pytest.raises(RemoteStoreError) as caught:
@@ -283,21 +262,3 @@ def test_googles_store_replaces_by_generation(monkeypatch: pytest.MonkeyPatch) -
         assert data == b"old"
         assert objects.replace("pointer", b"new", tag)
         assert not objects.replace("pointer", b"late", tag)
-
-
-def test_of_an_appended_part_a_file_is_there_if_it_has_its_size(
-    bucket: Proxy, store_folder: Path, tmp_path: Path
-) -> None:
-    ours = tmp_path / "ours"
-    shutil.copytree(store_folder, ours)
-    copy_sets(ours, bucket.address)
-    extend(ours, 300)
-    info, objects = open_store(ours).info(IMAGES), open_objects_of(bucket)
-    there, cut = (f"{info.key}/{info.commit.layout.files[number].path}" for number in (4, 5))
-    objects.put(there, ours / there)
-    objects.put(cut, b"not whole")
-    bucket.requests.clear()
-    copy_sets(ours, bucket.address)
-    put = [path for method, path, _ in bucket.requests if method == "PUT" and path.endswith("/0")]
-    assert [path.endswith(cut) for path in put] == [True]
-    assert_same_store(bucket.address, ours)

@@ -343,7 +343,6 @@ def test_parquet_that_claims_gigabytes_or_holds_paths_is_refused(make, tmp_path)
     ("location", "match"),
     [
         ("https://example.org/photos", "is a URL of a server that cannot list"),
-        ("https://example.org/photos.tar.gz", "is a URL of a server that cannot list"),
         ("http://example.org/a.tar", "read in the clear"),
         ("https://me:secret@example.org/a.tar", "holds credentials"),
         ("https://example.org/../a.tar", r"'\.\.' step"),
@@ -353,7 +352,6 @@ def test_parquet_that_claims_gigabytes_or_holds_paths_is_refused(make, tmp_path)
         (f"https://example.org/{'{a,b}' * 20}.tar", "names 1,048,576 files; 1 to 1,000,000 are"),
         ("https://example.org/{a,../b}.tar", "climbs out"),
         ("https://{a,b}.org/x.tar", r"names no \.tar file of a server\. Give the server"),
-        ("s3://{a,b}/{c,d}.tar", r"names no \.tar file of a server"),
         ("https://example.tar", r"names no \.tar file of a server"),
         ("https://example.org/{a,b}.zip", r"does not end in \.tar"),
     ],

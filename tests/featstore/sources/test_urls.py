@@ -81,15 +81,6 @@ def test_what_is_there_is_listed_with_its_hash_and_the_rest_with_its_reason(
     assert rows_of(again) == FOUND
 
 
-def test_the_list_that_was_whole_forgets_what_was_left_out(listing, site, tmp_path):
-    out = tmp_path / "out"
-    make_manifest("urls", listing, out)
-    assert (out / "left_out.csv").exists()
-    listing.write_text(f"url\n{site.url}/1.png\n")
-    assert "complete" not in make_manifest("urls", listing, out).facts
-    assert not (out / "left_out.csv").exists()
-
-
 @pytest.mark.parametrize("form", ["txt", "tsv", "parquet"])
 def test_forms_of_lists(make, site, tmp_path, form):
     urls = [f"{site.url}/{n}.png" for n in (3, 1)]
