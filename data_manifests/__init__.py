@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from platformdirs import user_cache_path
-
 
 def cache_folder(part: str) -> Path:
     """Return the folder of one part of the cache, whether it exists or not.
@@ -24,6 +22,8 @@ def cache_folder(part: str) -> Path:
     part : str
         ``"manifests"``, ``"moments"``, ``"remote"`` …; ``""`` for the folder of all parts.
     """
+    from platformdirs import user_cache_path  # not for the help of a command
+
     if own := os.environ.get("HEADSTOCK_CACHE"):
         return Path(own).absolute() / part
     stated = Path(os.environ.get("XDG_CACHE_HOME", ""))

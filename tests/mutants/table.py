@@ -756,8 +756,8 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             'The least recently used goes first, and nothing that is read.',
             'featstore/remote/cache.py',
-            '        return sorted(found, key=lambda entry: -entry.used)\n\n    def stores',
-            '        return sorted(found, key=lambda entry: entry.used)\n\n    def stores',
+            '        return sorted(found, key=lambda entry: -entry.used)',
+            '        return sorted(found, key=lambda entry: entry.used)',
             ('tests/featstore/remote/test_reading.py::test_the_least_recently_used_shards_go_first',)
         ),
     ),
