@@ -29,7 +29,7 @@ class BucketObjects(Objects):
     """
 
     what = "a bucket"
-    can_write = can_push = whole_first = True
+    can_write = whole_first = True
 
     def __init__(self, address: Address) -> None:
         super().__init__(address.url)

@@ -259,8 +259,6 @@ class Objects(ABC):
         What such a place is, for people.
     can_write : bool
         Whether `put`, `create` and `replace` work.
-    can_push : bool
-        Whether `draft` returns what can be written.
     is_atomic : bool
         Whether all that is written becomes visible at once, by `publish`, and only if nothing was
         written meanwhile by others: nothing need be claimed then.
@@ -277,7 +275,6 @@ class Objects(ABC):
     has_ranges = True
     whole_first = False
     can_write = False
-    can_push = False
     is_atomic = False
     page = downloads = ""
 

@@ -193,7 +193,6 @@ class HubObjects(WebObjects):
     """
 
     what = "a dataset of the Hugging Face hub"
-    can_push = True
 
     def __init__(self, address: Address) -> None:
         super().__init__(address)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import mmap
 import os
 import platform
 import shutil
@@ -31,7 +30,6 @@ from featstore.remote.cache import kept_below, user_cache
 from featstore.remote.place import RemotePlace
 from featstore.store.files import open_regular
 from featstore.store.log import NAME as LOG
-from featstore.store.mapping import MappingUnavailableError, check_mappable
 from featstore.store.store import FeatureStore, SetInfo, open_store
 from featstore.store.verify import verify_store
 
@@ -86,12 +84,6 @@ def _environment() -> Iterator[Finding]:
             text = f"{', '.join(map(package_of, missing))} not installed"
             advice = f"Needed only for that: {install_command(missing)}."
             yield Finding(extra, "note", text, advice)
-    try:
-        check_mappable()
-    except MappingUnavailableError as err:
-        yield Finding("mapping", "note", str(err), "Rows are read file by file, more slowly.")
-    else:
-        yield Finding("mapping", "fine", f"arrays are mapped; pages of {mmap.PAGESIZE:,} bytes")
 
 
 def _version(package: str) -> str:
@@ -173,12 +165,8 @@ def _remote(place: RemotePlace) -> Iterator[Finding]:
         yield Finding("server", "note", text, "Check the network, or HEADSTOCK_OFFLINE.")
         return
     yield Finding("server", "fine", f"{place.objects.what} answers")
-    writable = place.objects.can_write
-    if writable:
+    if place.objects.can_write:
         yield from _unfinished(place)
-    pushes = place.objects.can_push
-    text = "sets can be pushed, if your credentials allow it" if pushes else "read only"
-    yield Finding("pushing", "fine", text)
 
 
 def _unfinished(place: RemotePlace) -> Iterator[Finding]:
