@@ -238,12 +238,9 @@ def _parts(source: Path, folder: str) -> list[Path]:
 
 
 def _read_safetensors(source: Path, array: str | None) -> Rows:
-    from safetensors import SafetensorError, deserialize
+    from safetensors import deserialize
 
-    try:
-        found = dict(deserialize(source.read_bytes()))  # type: ignore[no-untyped-call]
-    except SafetensorError as err:
-        raise ManifestError(f"{source} is no safetensors file: {err}.") from err
+    found = dict(deserialize(source.read_bytes()))  # type: ignore[no-untyped-call]
     tensors = {}
     known = {name: DTYPES[dtype] for dtype, name in TENSOR_DTYPES.items()}
     for name, tensor in found.items():

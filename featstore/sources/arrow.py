@@ -324,7 +324,7 @@ def read_parquet(request: Request) -> Found:
     root, files = locate(request.location, PARQUET)
     items, place = ItemCollector(request.dataset), root.place
     for file in files:
-        with root.opened(file) as source, closing(ParquetCells(source)) as table:
+        with closing(root.open(file)) as source, closing(ParquetCells(source)) as table:
             # As the hub converts datasets: CONFIG/SPLIT/0000.parquet.
             split = split_of("/".join(file.split("/")[-2:]) if source.is_far else file)
             if request.flag("texts"):

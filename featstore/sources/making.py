@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from featstore.address import Address
-from featstore.errors import ManifestError, lookup
+from featstore.errors import FeatstoreError, ManifestError, lookup
 from featstore.manifest.io import building, check_name, publish, take_folder, write_manifest
 from featstore.manifest.manifest import Manifest
 from featstore.plugins import Registry, first_line
@@ -58,7 +58,13 @@ class Source:
             lookup(self.options, name, what="option", where=where, error=ManifestError)
         own = self.function
         find = resolve_name(f"featstore.sources.{own}") if isinstance(own, str) else own
-        found = find(request)
+        try:
+            found = find(request)
+        except FeatstoreError:
+            raise
+        except OSError as err:
+            what = f"{err.filename or request.location}: {err.strerror or err}"
+            raise ManifestError(f"The source {self.name!r} cannot go on at {what}.") from err
         if not isinstance(found, Found):
             raise ManifestError(
                 f"The source {self.name!r} returned {type(found).__name__}; a source returns what "

@@ -8,6 +8,7 @@ import re
 import tarfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -194,7 +195,7 @@ def _members(file: OpenFile) -> Iterator[Member]:
         for member in tar:
             tar.members = []  # else the tar keeps them all
             _check(file.where, member)
-            if member.offset_data + member.size > file.size:
+            if not 0 <= member.size <= file.size - member.offset_data:
                 _refuse(file.where, f"the member {member.name!r} ends behind the end of the file")
             if member.isreg():
                 yield Member(member.name, member.offset_data, member.size)
@@ -275,7 +276,7 @@ def read_webdataset(request: Request) -> Found:
     items = ItemCollector(request.dataset, _lines(root, CLASS_NAMES_FILE), _templates(root))
     for file in files:
         samples: dict[str, dict[str, _Part]] = {}
-        with root.opened(file) as tar:
+        with closing(root.open(file)) as tar:
             for member in members(tar):
                 _sort_in(samples, member, tar)
         folder = str(PurePosixPath(file).parent)
@@ -458,12 +459,7 @@ def _write_png(path: Path, image: Any) -> None:
 
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", compress_level=6)
-    try:
-        write_durably(path, [buffer.getvalue()])
-    except OSError as err:
-        raise ManifestError(
-            f"Cannot write {path}: {err.strerror or err}. Choose another folder."
-        ) from err
+    write_durably(path, [buffer.getvalue()])
 
 
 #: Bytes of one image while URLs are listed, when many are held at once.

@@ -11,13 +11,13 @@ import re
 import threading
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import replace
 from functools import cache, lru_cache, partial
 from itertools import product
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
 from featstore.address import Address, parse_address
@@ -90,13 +90,15 @@ def files_below(root: Path, wanted: Callable[[str], bool]) -> list[str]:
 
     Raises
     ------
+    OSError
+        If a folder cannot be listed.
     ManifestError
-        If a folder cannot be listed, or a name is not UTF-8 or looks like a locator.
+        If a name is not UTF-8 or looks like a locator.
     """
     found = []
 
     def refuse(err: OSError) -> None:
-        raise ManifestError(f"Cannot list {err.filename}: {err.strerror}.") from err
+        raise err
 
     for at, folders, names in os.walk(root, onerror=refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -141,25 +143,15 @@ def containers(location: str | Path, suffix: str) -> tuple[Path, list[str]]:
     return path.parent, [path.name]
 
 
-@contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
-    """Open a file to read; an OSError in the block becomes a ManifestError that names it."""
-    try:
-        with open_plain(path) as file:
-            yield file
-    except OSError as err:
-        raise ManifestError(f"Cannot read {path}: {err.strerror or err}.") from err
-
-
 def read_text(path: Path, *, limit: int) -> str:
     """Return the text of a small UTF-8 file.
 
     Raises
     ------
     ManifestError
-        If it cannot be read, is larger than `limit` bytes, or is not UTF-8.
+        If it is larger than `limit` bytes, or is not UTF-8.
     """
-    with opened(path) as file:
+    with open_plain(path) as file:
         return decode_text(file.read(limit + 1), where=str(path), limit=limit)
 
 
@@ -357,17 +349,6 @@ class Root(ABC):
     def small(self, name: str, *, limit: int) -> bytes | None:
         """Return a small file, or None if there is none that may be read."""
 
-    @contextmanager
-    def opened(self, name: str) -> Iterator[OpenFile]:
-        """Open a file to read; an OSError in the block becomes an error that names it."""
-        try:
-            with closing(self.open(name)) as file:
-                yield file
-        except (RemoteStoreError, ManifestError):
-            raise
-        except OSError as err:
-            raise ManifestError(f"Cannot read {self.place}/{name}: {err.strerror or err}.") from err
-
 
 class Folder(Root):
     """A folder of this machine."""
@@ -390,7 +371,7 @@ class Folder(Root):
         """Return a small file, one byte beyond the limit at most."""
         if not (self.path / name).is_file():
             return None
-        with self.opened(name) as file:
+        with closing(self.open(name)) as file:
             return file.read_at(0, limit + 1)
 
 

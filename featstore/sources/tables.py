@@ -16,9 +16,9 @@ import polars as pl
 
 from featstore.address import Address
 from featstore.errors import LISTED, ManifestError, listed, unknown_name
-from featstore.manifest.paths import is_url
+from featstore.manifest.paths import is_url, open_plain
 from featstore.prompts import class_prompts
-from featstore.sources.roots import local_path, opened
+from featstore.sources.roots import local_path
 
 #: Suffixes of images, in lower case. TIFF is listed here; decoding it must be asked for.
 IMAGE_SUFFIXES = frozenset(
@@ -429,12 +429,7 @@ def image_root(request: Request, table: Path) -> Path:
     """Return the folder that paths in a table are relative to."""
     given = request.options.get("images")
     root = table.parent if given is None else Path(given).expanduser()
-    try:
-        return root.resolve(strict=True)
-    except OSError as err:
-        raise ManifestError(
-            f"The folder of the images, {root}, cannot be opened: {err.strerror}."
-        ) from err
+    return root.resolve(strict=True)
 
 
 def relative_uri(path: Any, root: Path, where: str) -> str:
@@ -608,7 +603,7 @@ def _delimited(delimiter: str, path: Path) -> tuple[Sequence[str], Rows]:
 
 def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     try:
-        with opened(path) as file:
+        with open_plain(path) as file:
             text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
             reader = csv.reader(text, delimiter=delimiter, strict=True)
             for fields in reader:
@@ -628,7 +623,7 @@ def _json_lines(path: Path) -> tuple[Sequence[str], Rows]:
 
 
 def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    with opened(path) as file:
+    with open_plain(path) as file:
         lines = iter(lambda: file.readline(MAX_RECORD_BYTES + 1), b"")
         for number, line in enumerate(lines, start=1):
             where = f"{path}, line {number:,}"
@@ -645,7 +640,7 @@ def _karpathy(path: Path) -> tuple[Sequence[str], Rows]:
 
     A file without them falls back on the path, and on counting within the image.
     """
-    with opened(path) as file:
+    with open_plain(path) as file:
         data = file.read(MAX_LIST_BYTES + 1)
     document = parse_json(data, where=str(path), limit=MAX_LIST_BYTES)
     images = document.get("images") if isinstance(document, dict) else None
@@ -676,7 +671,7 @@ def _key(value: Any) -> str | None:
 
 def _lines(path: Path) -> tuple[Sequence[str], Rows]:
     def rows(_: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-        with opened(path) as file:
+        with open_plain(path) as file:
             lines = iter(lambda: file.readline(MAX_RECORD_BYTES), b"")
             for number, line in enumerate(lines, start=1):
                 if line.strip():

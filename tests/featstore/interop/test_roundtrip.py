@@ -314,7 +314,7 @@ def test_what_cannot_be_imported_says_why(tmp_path, exported):
             items=exported / "x.npy" / "metadata" / "metadata_0.parquet",
         )  # fmt: skip
     (tmp_path / "x.safetensors").write_bytes(b"\xff" * 20)
-    with pytest.raises(FeatstoreError, match="is no safetensors file"):
+    with pytest.raises(FeatstoreError, match="cannot be read as embeddings"):
         _again(tmp_path / "x.safetensors", tmp_path / "s")
 
 

@@ -7,6 +7,7 @@ import os
 import re
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import polars as pl
 import pytest
@@ -358,7 +359,7 @@ def test_a_gigantic_json_is_not_read(make, root):
 
 
 def index_tar(path) -> list[Member]:
-    with Folder(path.parent).opened(path.name) as file:
+    with closing(Folder(path.parent).open(path.name)) as file:
         return list(members(file))
 
 
