@@ -12,7 +12,7 @@ import polars as pl
 from featstore.address import Address
 from featstore.cards import Card, Shown
 from featstore.errors import LISTED, ManifestError, did_you_mean, listed, lookup, unknown_name
-from featstore.manifest.paths import check_files, check_paths, resolve_inside
+from featstore.manifest.paths import check_files, check_paths
 
 #: The file of facts; written last, so that a folder without it is no manifest.
 FACTS_FILE = "dataset.toml"
@@ -92,20 +92,6 @@ class Manifest(Shown):
         # What lies at an address has hashes, which are compared as it is read.
         if self.unchecked and isinstance(self.root, Path) and "uri" in items.columns:
             check_files(self.root, items, f"items of {self.name}")
-
-    def file(self, uri: str) -> Path:
-        """Return the file that a uri of this manifest names.
-
-        Raises
-        ------
-        ManifestError
-            If it leaves the root, is not there (any more), or lies on a server.
-        """
-        if not isinstance(self.root, Path):
-            raise ManifestError(
-                f"{uri!r} lies at {self.root}; read it with featstore.sources.open_reader."
-            )
-        return resolve_inside(self.root, uri)
 
     def _card(self) -> Card:
         counts = ", ".join(f"{len(table):,} {kind}" for kind, table in self.tables.items())

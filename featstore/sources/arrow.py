@@ -117,8 +117,6 @@ class ParquetCells:
     ----------
     file : OpenFile or Path
         Closed with the cells.
-    window_bytes : int
-        Cells that are kept after they were passed.
 
     Raises
     ------
@@ -126,8 +124,7 @@ class ParquetCells:
         If the file is truncated, is no Parquet, or claims far more than it can hold.
     """
 
-    def __init__(self, file: OpenFile | Path, *, window_bytes: int = WINDOW_BYTES) -> None:
-        self._most = window_bytes
+    def __init__(self, file: OpenFile | Path) -> None:
         pyarrow = arrow()
         with _reading(str(file)):
             self._source = LocalFile(file) if isinstance(file, Path) else file
@@ -215,7 +212,7 @@ class ParquetCells:
         new = [cell if isinstance(cell, bytes) else b"" for cell in cells]
         self._cells.extend(new)
         self._held += sum(map(len, new))
-        while self._held > self._most and len(self._cells) > batch.num_rows:
+        while self._held > WINDOW_BYTES and len(self._cells) > batch.num_rows:
             self._held -= len(self._cells.popleft())
             self._first += 1
 

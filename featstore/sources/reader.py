@@ -45,21 +45,13 @@ class ByteReader:
         Folder or address that uris are relative to.
     max_bytes : int
         Larger items are refused.
-    open_tars : int, optional
-        Tars that stay open between reads; default: 32, of an address 4.
     """
 
-    def __init__(
-        self,
-        root: Path | Address,
-        *,
-        max_bytes: int = MAX_ITEM_BYTES,
-        open_tars: int | None = None,
-    ) -> None:
+    def __init__(self, root: Path | Address, *, max_bytes: int = MAX_ITEM_BYTES) -> None:
         self._root: Root = Folder(root) if isinstance(root, Path) else Remote(root)
         self._max_bytes = max_bytes
         # What falls out of them is closed when the last thread has let it go.
-        self._tars = lru_cache(open_tars or self._root.keep_open)(self._root.open)
+        self._tars = lru_cache(self._root.keep_open)(self._root.open)
         self._tables = lru_cache(OPEN_TABLES)(partial(_open_table, self._root))
         self._opening = threading.Lock()
         self._urls = UrlReader()

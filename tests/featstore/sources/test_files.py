@@ -601,13 +601,14 @@ def test_what_is_not_read(tmp_path, item, match):
         reader.read({"item_id": "x", **item})
 
 
-def test_threads_read_many_tars_with_few_open(make, tmp_path):
+def test_threads_read_many_tars_with_few_open(make, tmp_path, monkeypatch):
+    monkeypatch.setattr(Folder, "keep_open", 2)
     for shard in range(7):
         members = [(f"{shard}-{n}.png", picture(10 * shard + n)) for n in range(9)]
         write_tar(tmp_path / "in" / f"{shard}.tar", members)
     manifest = make("webdataset", tmp_path / "in")
     rows = manifest.items("image").to_dicts() * 3
-    with ByteReader(manifest.root, open_tars=2) as reader, ThreadPoolExecutor(8) as threads:
+    with ByteReader(manifest.root) as reader, ThreadPoolExecutor(8) as threads:
         read = list(threads.map(reader.read, rows))
         assert reader._tars.cache_info().currsize <= 2
     assert read == [picture(10 * shard + n) for shard in range(7) for n in range(9)] * 3

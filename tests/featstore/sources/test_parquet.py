@@ -91,9 +91,10 @@ def test_cells_in_any_order(big, order):
     table.close()
 
 
-def test_threads_share_a_table_of_bounded_memory(big):
+def test_threads_share_a_table_of_bounded_memory(big, monkeypatch):
+    monkeypatch.setattr("featstore.sources.arrow.WINDOW_BYTES", 2**20)
     path, cells = big
-    table = ParquetCells(path, window_bytes=2**20)
+    table = ParquetCells(path)
     with ThreadPoolExecutor(8) as threads:
         found = threads.map(lambda row: table.get("image", row), range(len(cells)))
         assert list(found) == cells
