@@ -53,6 +53,8 @@ _LONGEST = 4
 #: Bytes that a file of a server may have: every reader of JSON holds this number exactly.
 LARGEST = 2**53 - 1
 
+QUERY = re.compile(r"\?[^\s\"')]+")
+
 _NAME = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
 
 T = TypeVar("T")
@@ -614,6 +616,11 @@ def check_name(name: str) -> str:
             f"{name[:200]!r} is not the name of a file of a store. It was not asked for."
         )
     return name
+
+
+def one_line(text: str) -> str:
+    """Return what an error says in one short line, without queries, which may be signed."""
+    return QUERY.sub("?…", " ".join(text.split()))[:300]
 
 
 def backoff(attempt: int) -> float:

@@ -25,7 +25,15 @@ from featstore.errors import (
     needs_extra,
 )
 from featstore.identity import sha256_hex
-from featstore.remote.objects import LARGEST, Answer, Objects, Pace, TransientError
+from featstore.remote.objects import (
+    LARGEST,
+    QUERY,
+    Answer,
+    Objects,
+    Pace,
+    TransientError,
+    one_line,
+)
 
 _PIECE = 2**20
 
@@ -540,13 +548,9 @@ def _answer_of(err: BaseException | None) -> Any:
     return None
 
 
-_QUERY = re.compile(r"\?[^\s\"')]+")
-
-
 def _said(err: BaseException) -> str:
-    """Return an error's words in one line, without queries, which may be signed."""
     cause = err.__cause__ or err
-    return _QUERY.sub("?…", " ".join(f"{type(cause).__name__}: {cause}".split()))[:300]
+    return one_line(f"{type(cause).__name__}: {cause}")
 
 
 def _no_secrets(err: Exception) -> Exception:
@@ -558,7 +562,7 @@ class _WithoutQueries(logging.Filter):
     """Takes queries out of what is logged: the address of an upload is signed."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = _QUERY.sub("?…", record.getMessage()), ()
+        record.msg, record.args = QUERY.sub("?…", record.getMessage()), ()
         return True
 
 

@@ -151,31 +151,6 @@ def test_wrong_usage(tmp_path, call):
         assert said in done.output + str(done.exception)
 
 
-def test_a_full_copy_of_dtd_meets_its_counts(tmp_path):
-    """47 classes of 120 images, in the three lists of every partition: the real numbers."""
-    labels = [f"texture-{n:02d}" for n in range(47)]
-    one = tmp_path / "one.jpg"
-    one.write_bytes(b"x")
-    for label in labels:
-        (tmp_path / "dtd/images" / label).mkdir(parents=True)
-        for n in range(120):
-            (tmp_path / "dtd/images" / label / f"{label}_{n:04d}.jpg").hardlink_to(one)
-    (tmp_path / "dtd/labels").mkdir()
-    for place, split in enumerate(("train", "val", "test")):
-        numbers = range(40 * place, 40 * place + 40)
-        lines = [f"{label}/{label}_{n:04d}.jpg" for label in labels for n in numbers]
-        (tmp_path / f"dtd/labels/{split}1.txt").write_text("\n".join(lines))
-    inspection = check_dataset("dtd", root=tmp_path)
-    assert list(inspection.problems) == []
-    assert inspection.counts() == {"train": 1880, "val": 1880, "test": 1880}
-    (tmp_path / "dtd/images/texture-07/texture-07_0041.jpg").unlink()
-    assert [problem.text for problem in check_dataset("dtd", root=tmp_path).problems] == [
-        "images/texture-07/texture-07_0041.jpg is missing.",
-        "val has 1,879 images, not 1,880.",
-        "val/texture-07 has 39 images, not 40.",
-    ]
-
-
 def test_arrays_that_are_missing_or_damaged_are_told(tmp_path):
     root = miniatures.cifar_binary(tmp_path / "cifar", "cifar10")
     folder = root / "cifar-10-batches-bin"

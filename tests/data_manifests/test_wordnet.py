@@ -66,14 +66,6 @@ def test_the_real_label_sets_agree_with_timms_own_reader(name):
 LABELS = {"n01440764": "tench, Tinca tinca", "n00004475": "organism", "n02084071": "dog"}
 
 
-def test_ambiguous_names_of_imagenet1k():
-    classes = plan().make(None, None).classes
-    shared = classes.filter(pl.col("shared_name"))
-    assert sorted(shared["name_group"].to_list()) == [
-        "cardigan", "cardigan", "crane", "crane", "maillot", "maillot",
-    ]  # fmt: skip
-
-
 def test_the_orders_of_imagenet22k_differ_as_their_pitfalls_say():
     orders = {
         name: BUILDERS[name].plan().make(None, None).classes["synset"].to_list()

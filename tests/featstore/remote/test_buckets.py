@@ -202,13 +202,6 @@ def test_making_a_store_in_a_bucket(bucket: Proxy) -> None:
     assert headstock("store", "init", bucket.address, "--shared") == 2
 
 
-def test_secrets_stay_out_of_errors(bucket: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    bucket.down = True
-    with pytest.raises(RemoteStoreError) as caught:
-        open_store(bucket.address)
-    assert "not-a-secret" not in str(caught.value)
-
-
 @pytest.mark.parametrize("status", [409, 412])
 def test_only_a_put_with_a_condition_may_come_second(bucket: Proxy, status: int) -> None:
     objects = open_objects_of(bucket)
