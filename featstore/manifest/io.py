@@ -14,7 +14,6 @@ import shutil
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -424,15 +423,7 @@ def read_manifest(root: Path | str, *, unchecked: bool = False) -> Manifest:
     tables = {kind: conform_items(found[kind], kind) for kind in KINDS if kind in found}
     for kind, table in tables.items():
         require_hashes(table, kind, every=files != folder)
-    again = partial(_read_again, folder.absolute(), facts)
-    return Manifest(name, files, facts, tables, classes, unchecked, again)
-
-
-def _read_again(folder: Path, facts: Mapping[str, Any]) -> Manifest:
-    manifest = read_manifest(folder, unchecked=True)
-    if manifest.facts != facts:
-        raise ManifestError(f"{folder} was changed while a job used it. Start the job again.")
-    return manifest
+    return Manifest(name, files, facts, tables, classes, unchecked)
 
 
 def _data_root(folder: Path, facts: Mapping[str, Any]) -> Path | Address:

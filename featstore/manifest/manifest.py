@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args
@@ -56,15 +56,6 @@ class Manifest(Shown):
     unchecked: bool = False
     """Whether nobody has looked yet if the files of its items are there, and inside the root."""
 
-    again: Callable[[], Manifest] | None = None
-    """What reads it anew, if it was read from a folder."""
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        """Send a large one to another process as its folder."""
-        if self.again is None or sum(map(len, self.tables.values())) < SENT_ROWS:
-            return super().__reduce_ex__(protocol)
-        return self.again, ()
-
     def items(self, kind: str) -> pl.DataFrame:
         """Return the item table of `kind`.
 
@@ -99,10 +90,6 @@ class Manifest(Shown):
         licence = self.facts.get("licence")
         about = {"items": counts, "classes": classes, "licence": licence, "root": self.root}
         return Card(f"Manifest {self.name!r}", about)
-
-
-#: A manifest of more items is read by each process for itself.
-SENT_ROWS = 2**17
 
 
 #: What an item can be. All four are the same thing to a fitter: rows that have an embedding.
