@@ -266,7 +266,8 @@ def _same(earlier: Manifest, plan: Plan, identity: str) -> bool:
     """Return whether a manifest is what this plan would make, with its files where they are."""
     if plan.root is not None and earlier.root.resolve() != plan.root.resolve():
         return False
-    return _fingerprint(earlier.facts) == identity
+    source = earlier.facts.get("source")
+    return isinstance(source, dict) and source.get("fingerprint") == identity
 
 
 def _earlier(folder: Path) -> Manifest | None:
@@ -280,11 +281,6 @@ def _earlier(folder: Path) -> Manifest | None:
         logger.info("building %s again: %s", folder, err)
         return None
     return manifest
-
-
-def _fingerprint(facts: Any) -> str | None:
-    source = facts.get("source")
-    return source.get("fingerprint") if isinstance(source, dict) else None
 
 
 def _replaced(

@@ -216,17 +216,15 @@ def _show(document: dict[str, Any], *, as_json: bool) -> None:
     document |= document.pop("source", {})
     print_facts(
         {
-            str(document.pop("name", "")): _facts(document),
+            str(document.pop("name", "")): [
+                (key.replace("_", " "), in_words(value)) for key, value in document.items()
+            ],
             "Pitfalls": [("", text) for text in pitfalls],
         }
     )  # fmt: skip
     if counts is not None:
         click.echo()
         counts_table(classes, counts).show()
-
-
-def _facts(document: dict[str, Any]) -> list[tuple[str, str]]:
-    return [(key.replace("_", " "), in_words(value)) for key, value in document.items()]
 
 
 def counts_table(classes: int, counts: dict[str, dict[str, int]]) -> TextTable:
