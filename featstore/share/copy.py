@@ -160,12 +160,7 @@ ROUNDS = 40
 
 
 def make_bucket_store(objects: Objects, hash_name: str | None = None) -> bool:
-    """Make an empty store in a bucket; True if it was made now.
-
-    Parameters
-    ----------
-    hash_name : str, optional
-        The hash of the blocks of a new store; sha256 by default.
+    """Make an empty store in a bucket, of blocks hashed so (sha256); True if it was made now.
 
     Raises
     ------
@@ -579,9 +574,8 @@ def copy_sets(
     ----------
     source, target : path or address
         Any that `open_store` knows; the target one that can be written: a folder, a bucket or a
-        dataset of the hub, which gets one commit, with a card. If
-        all sets are copied, so are the tags,
-        and a signature if it covers what the target then holds.
+        dataset of the hub, which gets one commit, with a card. If all sets are copied, so are the
+        tags, and a signature if it covers what the target then holds.
     select : sequence of str
         Patterns of keys such as ``stamps/image/*`` or ``*/*/timm.*``; a set that fits one of them
         is copied. All by default.
@@ -637,13 +631,7 @@ class _Copying:
     def send(
         self, chosen: Sequence[str], *, everything: bool, licences: Mapping[str, str]
     ) -> list[str]:
-        """Send these sets and, with `everything`, what else the store holds.
-
-        Returns
-        -------
-        list of str
-            Keys of the sets that were sent.
-        """
+        """Send these sets and, with `everything`, what else the store holds; return keys sent."""
         # What a kill left untidy in a folder is tidied up.
         in_folder, current = isinstance(self.place, FolderObjects), dict[str, str]()
         if not in_folder:
