@@ -36,12 +36,12 @@ from bench.suites.demo import (
 )
 from bench.suites.single import SUITE, SetNames, check_settings, combinations
 from featstore.arrays import write
-from featstore.cli.progress import ProgressBar
 from featstore.errors import listed
 from featstore.manifest.manifest import Kind
 from featstore.matrices import Rows, vector
 from featstore.parallel import Engine
 from featstore.store.store import FeatureStore, open_store
+from featstore.terminal import ProgressBar
 from fitters.errors import SettingError
 from fitters.inventory import find_sets
 from fitters.kept import digest_of

@@ -72,7 +72,7 @@ if __name__ == "__main__":
     import sys
     import headstock as hs
     from pathlib import Path
-    from featstore.decoding.pool import DecodePool
+    from featstore.decoding import DecodePool
     from featstore.parallel import Workers
     picture = Path(sys.argv[1], "images/00.png").read_bytes()
     with DecodePool(1, timeout=60) as pool:

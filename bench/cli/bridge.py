@@ -9,7 +9,6 @@ import click
 
 from bench.options import BridgeConfig
 from featstore.cli.options import KEY, open_at, seeds_option, set_named, the_store
-from featstore.cli.progress import ProgressBar
 from featstore.command_line import (
     EXIT_GATE,
     SectionedCommand,
@@ -21,7 +20,7 @@ from featstore.command_line import (
     usage_error,
 )
 from featstore.options import options_from
-from featstore.terminal import TextTable, print_facts
+from featstore.terminal import ProgressBar, TextTable, print_facts
 
 if TYPE_CHECKING:
     from bench.bridge import Bridge

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featstore.cli.options import open_at, set_named
-from featstore.cli.progress import ProgressBar
 from featstore.cli.store import rows_in_words
 from featstore.command_line import StorePlace, count, print_json
 from featstore.errors import listed
-from featstore.terminal import TextTable, best, in_words, print_facts, say, warning
+from featstore.terminal import ProgressBar, TextTable, best, in_words, print_facts, say, warning
 
 if TYPE_CHECKING:
     from bench.options import AgainConfig

@@ -19,16 +19,8 @@ from bench.cli.main import (
     suite_option,
 )
 from featstore.cli.options import say_taken, take, the_store
-from featstore.cli.progress import ProgressBar, age
-from featstore.command_line import (
-    StorePlace,
-    human_bytes,
-    json_option,
-    print_json,
-    store_option,
-    usage_error,
-)
-from featstore.terminal import TextTable, dim, print_facts
+from featstore.command_line import StorePlace, json_option, print_json, store_option, usage_error
+from featstore.terminal import ProgressBar, TextTable, age, dim, human_bytes, print_facts
 
 if TYPE_CHECKING:
     import polars as pl

@@ -37,7 +37,6 @@ from featstore.cli.options import (
     take,
     the_store,
 )
-from featstore.cli.progress import ProgressBar, duration
 from featstore.command_line import (
     EXIT_VERIFY,
     SectionedCommand,
@@ -59,7 +58,7 @@ from featstore.options import (
     typed,
 )
 from featstore.plugins import KINDS
-from featstore.terminal import bad, dim, good, say
+from featstore.terminal import ProgressBar, bad, dim, duration, good, say
 from fitters.settings import Control
 
 if TYPE_CHECKING:

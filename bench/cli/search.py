@@ -19,18 +19,16 @@ from urllib.parse import quote
 import click
 
 from bench.options import SearchConfig
-from featstore.cli.progress import ProgressBar
 from featstore.command_line import (
     EXIT_SKIPPED,
     SectionedCommand,
     count,
-    human_bytes,
     json_option,
     print_json,
     usage_error,
 )
 from featstore.options import config_from, options_from
-from featstore.terminal import drawing_on, encodable, say, visible
+from featstore.terminal import ProgressBar, drawing_on, encodable, human_bytes, say, visible
 
 if TYPE_CHECKING:
     from bench.search import Searcher

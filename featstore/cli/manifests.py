@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featstore.cli.options import prompt_fields, prompts_option
-from featstore.cli.progress import ProgressBar, show_log
 from featstore.command_line import (
     EXIT_VERIFY,
     SectionedCommand,
@@ -33,7 +32,17 @@ from featstore.options import (
     settings_of,
 )
 from featstore.prompts import PromptChoice
-from featstore.terminal import TextTable, bad, good, in_words, print_facts, say, warning
+from featstore.terminal import (
+    ProgressBar,
+    TextTable,
+    bad,
+    good,
+    in_words,
+    print_facts,
+    say,
+    show_log,
+    warning,
+)
 
 if TYPE_CHECKING:
     from featstore.manifest.manifest import Manifest

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featstore.cli.options import open_at, set_named
-from featstore.cli.progress import ProgressBar, age, show_failures
 from featstore.command_line import (
     EXIT_ERROR,
     EXIT_SKIPPED,
@@ -19,7 +18,6 @@ from featstore.command_line import (
     answer,
     check_signed_options,
     count,
-    human_bytes,
     json_option,
     signed_options,
     store_option,
@@ -27,7 +25,7 @@ from featstore.command_line import (
 )
 from featstore.interop import FORMATS, ImportConfig
 from featstore.options import options_from
-from featstore.terminal import TextTable, bad, say
+from featstore.terminal import ProgressBar, TextTable, age, bad, human_bytes, say, show_failures
 
 if TYPE_CHECKING:
     from featstore.remote.cache import CacheEntry

@@ -14,7 +14,6 @@ import click
 
 from featstore.cli.manifests import verify_manifest
 from featstore.cli.options import KEY, open_at, set_named
-from featstore.cli.progress import ProgressBar, age
 from featstore.command_line import (
     EXIT_VERIFY,
     StorePlace,
@@ -22,7 +21,6 @@ from featstore.command_line import (
     answer,
     check_signed_options,
     count,
-    human_bytes,
     json_option,
     print_json,
     signed_options,
@@ -30,7 +28,19 @@ from featstore.command_line import (
 )
 from featstore.errors import CorruptStoreError, SignatureError
 from featstore.identity import HASHES, hash_hex
-from featstore.terminal import TextTable, bad, best, good, in_words, print_facts, say, warning
+from featstore.terminal import (
+    ProgressBar,
+    TextTable,
+    age,
+    bad,
+    best,
+    good,
+    human_bytes,
+    in_words,
+    print_facts,
+    say,
+    warning,
+)
 
 if TYPE_CHECKING:
     from featstore.share.copy import SetDifference

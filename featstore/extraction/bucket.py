@@ -37,7 +37,7 @@ from featstore.errors import (
     StoreWriteError,
     UnknownSetError,
 )
-from featstore.extraction.golden_check import GOLDEN_FILE, Golden
+from featstore.extraction.opening import GOLDEN_FILE, Golden
 from featstore.extraction.progress import ExtractResult
 from featstore.identity import SHORT, canonical_json, sha256_hex
 from featstore.remote.objects import Objects, open_objects, writable_objects

@@ -131,11 +131,11 @@ def recorded_runs(directory: Path) -> list[Mapping[str, Any]]:
 
 
 def run_settings(directory: Path) -> list[dict[str, Any]]:
-    """Return batch size, threads, device type and window of the runs of a set."""
+    """Return batch size, threads and device type of the runs of a set."""
     return [
         {
             "device": str(run.get("device", "cpu")).partition(":")[0],
-            **{name: _count(run.get(name)) for name in ("batch", "threads", "window")},
+            **{name: _count(run.get(name)) for name in ("batch", "threads")},
         }
         for run in recorded_runs(directory)
     ]

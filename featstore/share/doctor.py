@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from featstore.command_line import human_bytes
 from featstore.durable import try_lock
 from featstore.errors import (
     EXTRAS,
@@ -32,6 +31,7 @@ from featstore.store.log import NAME as LOG
 from featstore.store.mapping import MappingUnavailableError, check_mappable
 from featstore.store.store import FeatureStore, open_store
 from featstore.store.verify import verify_store
+from featstore.terminal import human_bytes
 
 State = Literal["fine", "note", "wrong"]
 

@@ -24,7 +24,6 @@ from featstore.cli.options import (
     take,
     the_store,
 )
-from featstore.cli.progress import ProgressBar
 from featstore.command_line import (
     SectionedCommand,
     StorePlace,
@@ -45,6 +44,7 @@ from featstore.options import (
     settings_from,
     settings_of,
 )
+from featstore.terminal import ProgressBar
 from fitters.settings import MOST, FitRequest, TrainingOptions
 
 if TYPE_CHECKING:

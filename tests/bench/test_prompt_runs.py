@@ -16,7 +16,7 @@ from bench.protocol import first_per_class, in_class_split
 from bench.scoring import open_prompt_side
 from bench.tasks.few_shot import _dense
 from featstore import open_store
-from featstore.encoders.open_clip_text import open_prompt_tower
+from featstore.encoders.open_clip_towers import open_prompt_tower
 from featstore.encoders.registry import open_encoder
 from featstore.parallel import Workers
 from featstore.testing import item_table, write_set

@@ -157,7 +157,7 @@ def test_a_query_is_answered_by_what_was_fitted(mixed, clean, monkeypatch):
     with monkeypatch.context() as patch:
         refuse(patch, "locked.png")
         patch.setattr(search, "fit_from_store", lambda *_: pytest.fail("fitted again"))
-        patch.setattr(search, "run_logged", lambda *_: pytest.fail("encoded again"))
+        patch.setattr(search, "run_here", lambda *_: pytest.fail("encoded again"))
         queries = [command(mixed, "a cat", "--store", store, "--source", by) for by in SOURCES]
         asked = command(mixed, "-i", "--store", store, input="a cat\na cat\n\n")
     lines = [query.stdout.splitlines() for query in queries]
@@ -248,7 +248,7 @@ def test_encoders_and_head_are_those_that_are_named(tmp_path, monkeypatch, head)
         return made
 
     for name, stand_in in {
-        "run_logged": lambda job: [
+        "run_here": lambda job: [
             note(job.kind, ExtractResult(f"x/{job.kind}/y", 0, 1, 0, "0"), job.encoders[0].encoder)
         ],
         "draw_thumbnails": lambda *_, **__: None,

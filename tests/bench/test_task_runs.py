@@ -11,7 +11,7 @@ from bench.errors import ProtocolError
 from bench.metrics.summary import METRIC_VERSION
 from bench.options import FewShot, Neighbours, ZeroShot
 from featstore import open_store
-from featstore.extraction.views import view_items
+from featstore.images import view_items
 from featstore.testing import item_table, write_set
 from tests.shorthand import execute, task_runs
 

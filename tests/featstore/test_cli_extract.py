@@ -32,29 +32,24 @@ def test_a_dry_run_writes_nothing_and_what_is_asked_for_is_recorded(manifest, tm
     assert (state["state"], state["new"]) == ("missing", 1)
     assert state["write_bytes"] == 1280 * 4
     # What says where the extraction runs changes nothing, and is looked at all the same.
-    elsewhere = ["--device", "cpu,cpu", "--log", tmp_path / "log.jsonl"]
+    elsewhere = ["--device", "cpu,cpu"]
     assert headstock(*dry, "--json", *elsewhere) == 0
     assert json.loads(capsys.readouterr().out) == [state]
     assert headstock(*dry, "--shard", "0/2", "--device", "all") == EXIT_USAGE
     assert "A shard is one process" in capsys.readouterr().err
     assert headstock(*dry, "--shard", "1") == EXIT_USAGE
     assert "--shard is I/N" in capsys.readouterr().err
-    assert not (tmp_path / "log.jsonl").exists()
     assert not store.exists()
-    assert headstock(*words, "--limit", "3", "--json", "--log", "none") == 0
+    assert headstock(*words, "--limit", "3", "--json") == 0
     (result,) = json.loads(capsys.readouterr().out)
     assert result["new"] == 3
     (run,) = (store / result["key"] / "runs").glob("*.json")
     settings = json.loads(run.read_text())["settings"]
     assert (settings["limit"], settings["batch_size"], settings["dtype"]) == (3, 2, "float32")
     assert settings["encoders"] == [{"encoder": LITE0[0], "weights": LITE0[1]}]
-    assert not list(tmp_path.glob("*.jsonl"))
     assert featstore.open_store(store).sets()[0].commit.dtype == "float32"
-    # The default log lies beside the store, not inside it.
     assert headstock(*words, "--limit", "3") == 0
     assert "3 reused, 0 new" in capsys.readouterr().out
-    events = (tmp_path / "store.extract.jsonl").read_text().splitlines()
-    assert [json.loads(line)["event"] for line in events] == ["started", "finished"]
     assert headstock("store", "verify", store) == 0
 
 
@@ -65,17 +60,17 @@ def test_kinds_encoders_and_their_weights_are_taken_from_manifest_and_store(
     assert headstock("extract", manifest) == EXIT_USAGE
     assert "Missing option '--encoder': store has none of them" in capsys.readouterr().err
     one = ["--encoder", LITE0[0], "--weights", LITE0[1]]
-    assert headstock("extract", manifest, *one, "--log", "none") == 0
+    assert headstock("extract", manifest, *one) == 0
     said = capsys.readouterr()
     assert "3 new" in said.out
     taken = f"  headstock extract {manifest} {shlex.join(one)} --kind image --store store"
-    assert f"{taken} --log none\n" in said.err
+    assert f"{taken}\n" in said.err
     more = toy_manifest(tmp_path / "more", 2, sizes=[(20, 20)], seed=2, name="more").root
-    assert headstock("extract", more, "--log", "none") == 0
+    assert headstock("extract", more) == 0
     said = capsys.readouterr()
     assert "2 new" in said.out
     assert shlex.join([*one, "--kind", "image"]) in said.err
-    assert headstock("extract", more, "--encoder", "st:none", "--log", "none") == EXIT_USAGE
+    assert headstock("extract", more, "--encoder", "st:none") == EXIT_USAGE
     assert "No encoder that is named takes what there is: 'image'" in capsys.readouterr().err
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from timm.data import create_transform
 from torchvision import transforms
 
-from featstore.encoders.preprocessing import Preprocessing
+from featstore.encoders.runtime import Preprocessing
 from featstore.images import Geometry, ImageError, decode_image, thumbnail_webp
 
 WHITE = (255, 255, 255)

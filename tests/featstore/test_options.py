@@ -189,9 +189,8 @@ def test_arguments_win_over_the_config_and_the_spec():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"batch_size": 0}, "'batch_size' of an extraction must be at least 1 or 'auto'; got 0"),
-        ({"batch_size": "all"}, "must be at least 1 or 'auto'; got 'all'"),
-        ({"batch_size": True}, "must be at least 1 or 'auto'; got True"),
+        ({"batch_size": "auto"}, "'batch_size' of an extraction must be at least 1; got 'auto'"),
+        ({"batch_size": True}, "must be at least 1; got True"),
         ({"views": None}, "'views' of an extraction must be at least 0; got None"),
         ({"limit": 1.5}, "'limit' of an extraction must be at least 1; got 1.5"),
         ({"decode_timeout": -1}, "'decode_timeout' of an extraction must be at least 0; got -1"),

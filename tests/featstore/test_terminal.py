@@ -22,8 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.tables import comma_separated
-from featstore.cli.progress import ProgressBar
-from featstore.terminal import TextTable, good, say
+from featstore.terminal import ProgressBar, TextTable, good, say
 from featstore.testing import item_table, write_set
 from headstock.__main__ import cli
 from tests.assertions import ends_what_it_starts

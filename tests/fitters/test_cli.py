@@ -332,7 +332,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
-    monkeypatch.setattr("featstore.cli.progress.SOON", 600.0)  # a slow machine says more
+    monkeypatch.setattr("featstore.terminal.SOON", 600.0)  # a slow machine says more
     places = {"S": str(store), "R": str(ridge)}
     assert _run(*(places.get(arg, arg) for arg in args)) == code
     said = capsys.readouterr()

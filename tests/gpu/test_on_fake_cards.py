@@ -21,16 +21,15 @@ import torchvision.io
 
 import featstore
 from featstore import EncoderSpec, ExtractConfig, Manifest, extract_many
-from featstore.decoding.pool import decode_batch, own_stream
 from featstore.encoders import runtime
-from featstore.encoders.golden import golden_cosine, golden_images, golden_inputs
+from featstore.encoders.base import golden_cosine, golden_images, golden_inputs
 from featstore.encoders.registry import open_encoder
 from featstore.encoders.timm_image import TimmEncoder
 from featstore.errors import EncoderError
 from featstore.extraction import batches
 from featstore.extraction.targets import Job
 from featstore.extraction.workers import Crew, conduct, open_on, parse_devices, to_send
-from featstore.images import decode_image
+from featstore.images import decode_batch, decode_image, own_stream
 from featstore.parallel import stay_beside
 from fitters.trained.mlp import MLPAligner
 from tests.gpu import checks
@@ -285,11 +284,11 @@ def test_two_cards_share_a_job_and_one_that_dies_leaves_it_to_the_other(
 
 
 def test_a_batch_that_does_not_fit_is_halved_said_once_and_the_rows_are_the_same(
-    pictures, folder, on_the_cpu, tmp_path, caplog, monkeypatch, cards: Cards
+    pictures, folder, on_the_cpu, tmp_path, caplog, cards: Cards
 ):
-    monkeypatch.setattr(batches, "FIRST_GUESS", 16)
+    usual = {"device": "cuda:0", "batch_size": None, "block_rows": 16}
     with cards(Card(memory=10 << 20)), caplog.at_level(logging.WARNING):
-        (rows,) = rows_of(pictures, folder, tmp_path / "t", device="cuda:0", batch_size="auto")
+        (rows,) = rows_of(pictures, folder, tmp_path / "t", **usual)
     np.testing.assert_allclose(rows, on_the_cpu[0], atol=SAME, rtol=SAME)
     assert caplog.messages.count(f"{VIT} ran out of memory with 16 items; going on with 8.") == 1
     assert caplog.text.count("ran out of memory") == 1

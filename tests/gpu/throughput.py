@@ -31,7 +31,6 @@ import featstore
 from featstore.encoders.registry import open_encoder
 from featstore.extraction.job import run_job
 from featstore.extraction.options import EncoderSpec, ExtractConfig
-from featstore.extraction.progress import JobLog
 from featstore.extraction.targets import Job
 from featstore.images import decode_image
 from featstore.manifest.io import read_manifest, write_manifest
@@ -243,7 +242,7 @@ def measure(
         ).open([used])
         with utilisation(device) as busy[name]:
             started = time.perf_counter()
-            (result,) = run_job(job, JobLog(None))
+            (result,) = run_job(job)
             speeds[name] = images / (time.perf_counter() - started)
         assert (result.new, result.failed) == (images, 0)
     view = featstore.open_store(store).view(result.key)

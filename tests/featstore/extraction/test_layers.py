@@ -20,7 +20,6 @@ from featstore.errors import EncoderError
 from featstore.extraction.batches import BatchRunner
 from featstore.extraction.pipeline import Preparation
 from featstore.extraction.targets import Job
-from featstore.extraction.workers import to_send
 from featstore.sources.reader import ByteReader
 from tests.damage import lasting
 from tests.featstore.extraction.conftest import encode_block
@@ -190,8 +189,3 @@ def test_what_cannot_be_asked_of_layers(manifest, store, weights, capsys):
     (one,) = extracted(manifest, store, EncoderSpec(NAME, weights, layers=("norm",)))
     same = featstore.extract(manifest, layers=("norm",), threads=1, dtype="float32", **both)
     assert (same.key, same.new) == (one.key, 0)
-
-
-def test_other_processes_get_a_spec_a_layer(manifest, store):
-    sent = to_send(Job(manifest, "image", [EncoderSpec(NAME, layers=LAYERS)], store, CONFIG))
-    assert [spec.pool for spec in sent.encoders] == [f"layer:{layer}" for layer in LAYERS]

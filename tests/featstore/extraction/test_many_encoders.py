@@ -19,8 +19,7 @@ from featstore.errors import EncoderError
 from featstore.extraction import pipeline
 from featstore.extraction.batches import BatchRunner
 from featstore.extraction.pipeline import BlockTask, Preparation, encode_blocks
-from featstore.extraction.views import draw_view, view_items
-from featstore.images import decode_image
+from featstore.images import decode_image, draw_view, view_items
 from featstore.sources.reader import ByteReader
 from tests.damage import lasting
 from tests.featstore.extraction.conftest import SPACE, MeanColour, expected_row
@@ -183,19 +182,8 @@ def test_texts_in_runs_meet_in_the_slots_of_their_rows(data):
         np.testing.assert_array_equal(rows[:, 0], np.where(mask, np.arange(n), np.nan))
 
 
-def test_auto_halves_the_batch_and_pins_it(manifest, store):
-    encoder = Small()
-    result = _single(manifest, store, encoder=encoder, batch_size="auto", block_rows=11)
-    assert result.new == 11
-    # The guess of 32 was halved to 2, tried; then eleven rows, and the four golden inputs.
-    assert encoder.batches == [1, *[2] * 16, *[2] * 5, 1, 2, 2]
-    view = featstore.open_store(store).view(result.key)
-    expected = [expected_row(manifest.root / uri) for uri in view.items["uri"]]
-    np.testing.assert_allclose(view.numpy(), expected, rtol=1e-6)
-
-
 def test_a_fixed_batch_that_does_not_fit_says_what_to_do(manifest, store):
-    with pytest.raises(EncoderError, match=r"with 8 items at once.*batch_size=auto"):
+    with pytest.raises(EncoderError, match=r"with 8 items at once.*smaller `batch_size=`"):
         _single(manifest, store, encoder=Small(), batch_size=8, block_rows=11)
 
 

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 import featstore
-import featstore.encoders.object_encoder
+import featstore.encoders.registry
 from featstore import Manifest, write_manifest
 from featstore.errors import CorruptStoreError, EncoderError, StoreWriteError, TooManyFailuresError
 from featstore.extraction.repair import repair_set
@@ -34,7 +34,7 @@ def test_a_flipped_byte_costs_one_block(manifest, store):
 def _shards(manifest: Manifest, store: Path) -> str:
     """Extract into several data files, which a job of so few rows would not make."""
     items = manifest.tables["image"]
-    encoder = featstore.encoders.object_encoder.ObjectEncoder(BatchSensitive(), SPACE, {"image"})
+    encoder = featstore.encoders.registry.ObjectEncoder(BatchSensitive(), SPACE, {"image"})
     from featstore.extraction.batches import BatchRunner
     from featstore.extraction.pipeline import Preparation
     from featstore.sources.reader import ByteReader

@@ -7,7 +7,7 @@ import json
 import pytest
 
 import featstore
-import featstore.encoders.object_encoder
+import featstore.encoders.registry
 from data_manifests.registry import BUILDERS
 from featstore import Manifest
 from featstore.command_line import EXIT_VERIFY

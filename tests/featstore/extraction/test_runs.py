@@ -17,9 +17,9 @@ from PIL import Image
 
 import featstore
 from featstore import EncoderSpec, ExtractConfig
-from featstore.decoding.pool import DecodePool
-from featstore.decoding.worker import Feed, Ring, shared_memory
-from featstore.extraction import runs, targets
+from featstore.decoding import DecodePool, Feed, Ring, shared_memory
+from featstore.extraction import batches as runs
+from featstore.extraction import targets
 from featstore.extraction.batches import BatchRunner
 from featstore.extraction.job import extract, extract_many
 from featstore.extraction.progress import StageClock
@@ -120,10 +120,10 @@ def test_a_picture_that_a_device_cannot_resize_costs_itself(manifest, monkeypatc
     feed = Feed(reader, (Square(5).geometry, Square(9).geometry))
     made = runs.DeviceRuns(runners, feed, "cpu", {}, 1, StageClock())
     items = [(f"images/{number:02}.png",) for number in range(4)]  # from 4 pixels wide to 7
-    found = made.submit(("uri",), items).result()
+    found = made.submit(("uri",), items)()
     made.close()
     reason = "RuntimeError: The size of a picture must be positive."
-    assert found.decoded.failures == {2: f"Cannot decode the image: {reason}"}
+    assert found.failures == {2: f"Cannot decode the image: {reason}"}
     for rows in found.prepared:
         assert [row is None for row in rows] == [False, False, True, False]
 

@@ -21,8 +21,8 @@ from featstore.errors import (
     RemoteStoreError,
     StoreWriteError,
 )
+from featstore.extraction.engines import Rank, extract_rank
 from featstore.extraction.options import EncoderSpec, ExtractConfig
-from featstore.extraction.ranks import Rank, extract_rank
 from featstore.extraction.targets import Job
 from featstore.share.doctor import examine
 from featstore.testing import toy_manifest

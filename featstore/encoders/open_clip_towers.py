@@ -1,9 +1,9 @@
-"""Text encoders of open_clip, and the tower that learned prompts go through.
+"""Image and text encoders of open_clip, and the tower that learned prompts go through.
 
-`OpenClipTextEncoder` takes texts. Learning a prompt needs the step behind that: some of the token
-embeddings are parameters, and a gradient must reach them. Only towers are served that look at
-earlier tokens alone and are read at the end token, as CLIP's: behind it nothing counts, so that a
-prompt is as long as its tokens instead of the whole context.
+Learning a prompt needs the step behind the text encoder: some of the token embeddings are
+parameters, and a gradient must reach them. Only towers are served that look at earlier tokens alone
+and are read at the end token, as CLIP's: behind it nothing counts, so that a prompt is as long as
+its tokens instead of the whole context.
 """
 
 from __future__ import annotations
@@ -11,17 +11,108 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Self
 
+import numpy as np
 import open_clip
 import torch
 from open_clip.tokenizer import SimpleTokenizer
+from open_clip.transform import PreprocessCfg, image_transform_v2
 from torch import Tensor, nn
 
-from featstore.encoders.base import DEFAULT_OPTIONS, EncoderOptions
+from featstore.encoders.base import (
+    DEFAULT_OPTIONS,
+    IMAGE_KINDS,
+    TEXT_KINDS,
+    EncoderOptions,
+    golden_images,
+)
 from featstore.encoders.open_clip_model import OpenClipPair, OpenClipTokens, open_pair
-from featstore.encoders.runtime import quiet
+from featstore.encoders.runtime import (
+    DeviceCopies,
+    HostCopy,
+    Preprocessing,
+    TorchImageEncoder,
+    quiet,
+)
 from featstore.encoders.torch_text import TorchTextEncoder
 from featstore.encoders.weights import hub_unreachable, one_line
 from featstore.errors import EncoderError
+from featstore.images import DECODE_RULE
+
+
+class OpenClipImageEncoder(TorchImageEncoder):
+    """``encode_image(normalize=False)`` of an open_clip model.
+
+    Parameters
+    ----------
+    pair : OpenClipPair
+    options : EncoderOptions
+        How it is computed.
+    """
+
+    def __init__(self, pair: OpenClipPair, options: EncoderOptions) -> None:
+        super().__init__(pair.name, options)
+        self._model: Any = pair.model
+        visual: Any = self._model.visual
+        config = PreprocessCfg(**visual.preprocess_cfg)
+        self.preprocessing = Preprocessing(
+            image_transform_v2(config, is_train=False), tuple(int(n) for n in config.input_size)
+        )
+        state = {
+            key: value
+            for key, value in self._model.state_dict().items()
+            if key.startswith("visual.")
+        }
+        self.space = {
+            **pair.tower_space("image", state, visual),
+            "preprocessing": {
+                "input_size": [int(side) for side in config.input_size],
+                "resize_mode": config.resize_mode,
+                "interpolation": config.interpolation,
+                # Only where a picture does not fill the square.
+                "fill_color": config.fill_color if config.resize_mode == "longest" else None,
+                "mean": [float(value) for value in config.mean],
+                "std": [float(value) for value in config.std],
+                "decode": dict(DECODE_RULE),
+            },
+        }
+        visual.to(self._device)  # the only part that is run
+        self._copies = DeviceCopies(self.name, self.preprocessing, self._device)
+        self._weights.of = [*visual.parameters(), *visual.buffers()]
+        self.dim = int(self.encode_float32([self.prepare(golden_images()[0])]).shape[1])
+        self.facts |= pair.facts(state)
+
+    def _computed(self, batch: Sequence[np.ndarray], *, exact: bool) -> np.ndarray:
+        pictures = self._copies.to_device(batch, self._pixels_in(exact=exact))
+        with self._running(exact=exact):
+            vectors = HostCopy(self._model.encode_image(pictures, normalize=False))
+        return vectors.numpy()
+
+
+def open_open_clip(
+    name: str, options: EncoderOptions
+) -> OpenClipImageEncoder | OpenClipTextEncoder:
+    """Build one tower of ``oc:<model>/<tag>``, or of ``oc:<model>`` with given weights.
+
+    The kind of the options says which: ``image``, or ``caption`` or ``class_name``.
+
+    Raises
+    ------
+    UnknownEncoderError
+        If open_clip has no such model or tag.
+    EncoderError
+        If no tower is named, the weights do not come or do not fit, or the tag was trained with
+        another activation.
+    """
+    if options.kind not in IMAGE_KINDS | TEXT_KINDS:
+        known = ", ".join(sorted(IMAGE_KINDS | TEXT_KINDS))
+        raise EncoderError(
+            f"{name} has two towers: say kind=, one of {known}. Got {options.kind!r}."
+        )
+    pair = open_pair(name, options)
+    return (OpenClipImageEncoder if options.kind in IMAGE_KINDS else OpenClipTextEncoder)(
+        pair, options
+    )
+
 
 #: Tensors of a pair that are not the text tower's.
 _OTHER = ("visual.", "logit_", "text_decoder.")
