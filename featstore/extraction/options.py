@@ -188,9 +188,9 @@ class ExtractConfig:
     )
     batch_size: int | None = option(
         None,
-        help="Encode this many items at once. A resumed job keeps its number, and begins anew "
-        "with another [default: the encoder's, 256 on cuda, or half of it where that does not "
-        "fit].",
+        help="Encode this many items at once; without it, a GPU takes half of them where they do "
+        "not fit. A resumed job keeps its number, and begins anew with another [default: the "
+        "encoder's, 256 on cuda].",
         at_least=1,
     )
     threads: int | None = option(
