@@ -143,7 +143,7 @@ def _run(commands: list[list[str]], *, terminal: str | None) -> str:
 
 
 @pytest.mark.usefixtures("forked")
-@pytest.mark.parametrize("terminal", [None, "dumb", "xterm"])
+@pytest.mark.parametrize("terminal", [None, "xterm"])
 def test_no_command_prints_what_acts_on_a_terminal(stranger: Path, terminal: str | None) -> None:
     commands = list(_commands(stranger))
     printed = _run(commands, terminal=terminal)

