@@ -179,7 +179,7 @@ def check(ring: Ring, run: Run, decoded: Decoded) -> None:
 
 
 @pytest.mark.parametrize(
-    ("bad", "place"), [(b"segfault", 3), (b"exit", 0), (b"exit", 6), (b"hang", 0), (b"memory", 3)]
+    ("bad", "place"), [(b"segfault", 3), (b"exit", 0), (b"exit", 6), (b"hang", 4), (b"memory", 3)]
 )
 def test_a_bad_picture_costs_itself_and_no_other(ring, pool, bad, place):
     names = [str(number) for number in range(7)]

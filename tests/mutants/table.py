@@ -836,7 +836,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             'Layers share a pass only where their batches have the same rows.',
             'featstore/extraction/pipeline.py', '"pass_key", number), tuple(rows)',
             '"pass_key", number), len(rows)',
-            ('tests/featstore/extraction/test_layers.py::test_layers_at_different_places_go_on_to_the_same_end',)
+            ('tests/featstore/extraction/test_layers.py::test_layers_of_which_other_rows_are_asked_do_not_share_a_pass',)
         ),
     ),
     # Each is a race on a GPU, which the cards of tests/gpu/fake_card.py see without one.

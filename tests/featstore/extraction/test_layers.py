@@ -18,7 +18,7 @@ from featstore.encoders.base import EncoderOptions
 from featstore.encoders.timm_image import PooledTimmEncoder
 from featstore.errors import EncoderError
 from featstore.extraction.batches import BatchRunner
-from featstore.extraction.pipeline import Preparation
+from featstore.extraction.pipeline import BlockTask, Preparation, encode_blocks
 from featstore.extraction.targets import Job
 from featstore.sources.reader import ByteReader
 from tests.damage import lasting
@@ -167,6 +167,20 @@ def test_a_pipeline_with_batches_under_way_shares_them_too(manifest, weights, pa
     for one, other in zip(*found, strict=True):
         assert one.tobytes() == other.tobytes()
         assert np.isfinite(one).all()
+
+
+def test_layers_of_which_other_rows_are_asked_do_not_share_a_pass(manifest, weights):
+    """Batches of the same size are full at the same time, and hold different pictures."""
+    runners = [BatchRunner(one, 3, device="cpu", halve=False) for one in encoders(weights)[:2]]
+    needed = [np.arange(11) != 2, np.arange(11) != 1]
+    task = BlockTask(0, manifest.tables["image"], needed)
+    with (
+        ByteReader(manifest.root) as reader,
+        Preparation(reader, runners, workers=2) as preparation,
+    ):
+        (output,) = encode_blocks([task], preparation)
+    for rows, own in zip(output.rows, needed, strict=True):
+        assert np.isfinite(rows).all(axis=1).tolist() == own.tolist()
 
 
 def test_what_cannot_be_asked_of_layers(manifest, store, weights, capsys):
