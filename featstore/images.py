@@ -210,11 +210,6 @@ class Geometry:
         """Height, width and channels of the result."""
         return (*self.crop, 3)
 
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of the result."""
-        return 3 * self.crop[0] * self.crop[1]
-
     def facts(self) -> dict[str, Any]:
         """Return what is keyed of it: all but the device."""
         return {name: value for name, value in asdict(self).items() if name != "device"}

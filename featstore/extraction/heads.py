@@ -51,14 +51,15 @@ class OpenedHead:
         Name of the label set.
     items : DataFrame
         One a class, in the order of the rows.
-    check : NameCheck or None
-        That the rows are in the order of the names; None if no names were there to compare.
+    check : dict or None
+        What is recorded of the check that the rows are in the order of the names; None if no names
+        were there to compare.
     """
 
     head: Head
     dataset: str
     items: pl.DataFrame
-    check: NameCheck | None
+    check: dict[str, Any] | None
 
     @property
     def spec(self) -> SetSpec:
@@ -163,7 +164,7 @@ def write_head(
     head = opened.head
     facts: dict[str, Any] = {**lasting_facts(head.facts), "label_set": head.label_set}
     run = run_facts(head.facts, device=config.device)
-    run["row_order"] = "not checked" if opened.check is None else opened.check.facts()
+    run["row_order"] = opened.check or "not checked"
     with SetWriter(
         store,
         opened.spec,
@@ -241,7 +242,7 @@ def label_set_of(source: Manifest) -> pl.DataFrame:
     return source.classes
 
 
-def _check_names(head: Head, classes: pl.DataFrame, store: StorePlace) -> NameCheck | None:
+def _check_names(head: Head, classes: pl.DataFrame, store: StorePlace) -> dict[str, Any] | None:
     """Check the order of the rows by the names in the store, if there are any."""
     from featstore.encoders.timm_image import GUESSED
 
@@ -455,26 +456,9 @@ def _fits(alike: np.ndarray, texts: np.ndarray, chosen: np.ndarray, shift: int) 
     return fits
 
 
-@dataclass(frozen=True)
-class NameCheck:
-    """The result of a check that was passed."""
-
-    against: str
-    """Key of the class_name set, or name of the encoder, that the names came from."""
-    order: RowOrder
-
-    def facts(self) -> dict[str, Any]:
-        """Return what a run records."""
-        return {
-            "against": self.against,
-            "correlation": round(self.order.correlation, 4),
-            "p_value": self.order.p_value,
-            "permutations": self.order.permutations,
-            "classes": self.order.classes,
-        }
-
-
-def check_against_store(head: Head, classes: pl.DataFrame, store: StorePlace) -> NameCheck | None:
+def check_against_store(
+    head: Head, classes: pl.DataFrame, store: StorePlace
+) -> dict[str, Any] | None:
     """Check a head against the class_name sets of its label set in a store.
 
     The first set, by key, that embeds at least 50 classes with a name of their own is taken,
@@ -482,8 +466,8 @@ def check_against_store(head: Head, classes: pl.DataFrame, store: StorePlace) ->
 
     Returns
     -------
-    NameCheck or None
-        None if the store has no such set.
+    dict or None
+        What a run records of the check; None if the store has no such set.
 
     Raises
     ------
@@ -502,19 +486,21 @@ def check_against_store(head: Head, classes: pl.DataFrame, store: StorePlace) ->
         rows = np.array([place.get(class_id, -1) for class_id in classes["class_id"]])
         names[rows >= 0] = texts.numpy(np.float32)[rows[rows >= 0]]
         usable = (rows >= 0) & ~classes["shared_name"].to_numpy()
-        if np.count_nonzero(usable) >= MIN_CLASSES:
-            return _checked(head, names, usable, str(info.key))
+        if np.count_nonzero(usable) < MIN_CLASSES:
+            continue
+        order, against = check_row_order(head.weight, names, usable=usable), str(info.key)
+        if not order.agrees:
+            raise EncoderError(
+                f"The rows of the head of {head.name} are not in the order of label set "
+                f"{head.label_set!r}: by {against}, {order.describe()}. Give the classes in the "
+                "order of the rows in a file in place of MANIFEST (API: label_file=), or the label "
+                "set that they are."
+            )
+        return {
+            "against": against,
+            "correlation": round(order.correlation, 4),
+            "p_value": order.p_value,
+            "permutations": order.permutations,
+            "classes": order.classes,
+        }
     return None
-
-
-def _checked(head: Head, names: np.ndarray, usable: np.ndarray, against: str) -> NameCheck:
-    order = check_row_order(head.weight, names, usable=usable)
-    if not order.agrees:
-        raise EncoderError(
-            f"The rows of the head of {head.name} are not in the order of label set "
-            f"{head.label_set!r}: by {against}, {order.describe()}. Give the classes in the order "
-            "of the rows in a file in place of MANIFEST (API: label_file=), or the label set that "
-            "they are."
-        )
-    logger.info("head of %s against %s: %s", head.name, against, order.describe())
-    return NameCheck(against, order)

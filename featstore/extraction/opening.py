@@ -293,18 +293,13 @@ class Golden:
         return float(cosines.min())
 
 
-def require_same_encoder(golden: Golden, key: str, directory: Path, commit: Commit) -> float | None:
+def require_same_encoder(golden: Golden, key: str, directory: Path, commit: Commit) -> None:
     """Raise if the encoder no longer reproduces the golden vectors of a set.
-
-    Returns
-    -------
-    float or None
-        The smallest cosine; None if the set has no golden vectors.
 
     Raises
     ------
     EncoderError
-        If it is below 0.999.
+        If their smallest cosine is below 0.999.
     """
     cosine = golden.cosine(directory, commit)
     if cosine is not None and cosine < GOLDEN_COSINE:
@@ -316,7 +311,6 @@ def require_same_encoder(golden: Golden, key: str, directory: Path, commit: Comm
             f"compare {directory.name}/runs with what is installed. Use what it was made with, "
             "or remove the set with `headstock store rm` and extract it whole."
         )
-    return cosine
 
 
 def _parsed(document: Any, where: str) -> np.ndarray:

@@ -93,22 +93,11 @@ class EncoderSpec:
     space: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        given: Any = self.layers
-        if isinstance(given, str):
-            names = tuple(name.strip() for name in given.split(","))
-            object.__setattr__(self, "layers", names)
-        if not self.layers:
-            return
-        if self.pool is not None:
+        if self.layers and self.pool is not None:
             raise EncoderError(
                 f"{self.encoder} is asked for layers {', '.join(self.layers)} and for pool "
                 f"{self.pool!r}. Layers are averaged: leave the pool out, or name the encoder once "
                 "more for it."
-            )
-        if "" in self.layers or len(set(self.layers)) < len(self.layers):
-            raise EncoderError(
-                f"The layers of {self.encoder} must be different names; got "
-                f"{','.join(self.layers)!r}."
             )
 
     def each_layer(self) -> list[EncoderSpec]:

@@ -131,14 +131,10 @@ class Preparation:
             if preparing is not None:
                 preparing.close()
 
-    def prepare_texts(self, texts: list[str], wanted: np.ndarray) -> Decoded:
-        """Prepare texts, each for the encoders that want it."""
-        made = []
+    def prepare_texts(self, texts: list[str]) -> Decoded:
+        """Prepare texts for each encoder."""
         with self.clock.measure("prepare"):
-            for runner, wants in zip(self.runners, wanted, strict=True):
-                own = iter(prepare_many(runner.encoder, list(compress(texts, wants))))
-                made.append([next(own) if wanted_here else None for wanted_here in wants])
-        return Decoded(prepared=made)
+            return Decoded(prepared=[prepare_many(one.encoder, texts) for one in self.runners])
 
     def encode(self, numbers: Sequence[int], batch: list[Any]) -> Future[np.ndarray]:
         """Return the vectors to come of a batch: at once, unless the encoder overlaps.
@@ -171,18 +167,15 @@ class Preparation:
         self.clock.at_work(-1)
         self._room[number].release()
 
-    def prepare(self, records: list[dict[str, Any]], wanted: np.ndarray) -> Decoded:
-        """Prepare items that share one image, each for the encoders that want it."""
+    def prepare(self, records: list[dict[str, Any]]) -> Decoded:
+        """Prepare items that share one image for each encoder."""
         try:
             with self.clock.measure("read"):
                 data = self._reader.read(source_item(records[0]))
             with self.clock.measure("decode"), on_device(self._gpu):
                 image = self._decode(data)
             with self.clock.measure("prepare"), on_device(self._gpu):
-                made = [
-                    self._for_each(draw_view(image, record), wanted[:, row])
-                    for row, record in enumerate(records)
-                ]
+                made = [self._for_each(draw_view(image, record)) for record in records]
             return Decoded(prepared=[list(of_one) for of_one in zip(*made, strict=True)])
         except (ImageError, OSError) as err:
             failures = dict.fromkeys(range(len(records)), str(err))
@@ -195,15 +188,12 @@ class Preparation:
             return decode_image(data, **self._accepted)
         return self._pool.submit(data).result()
 
-    def _for_each(self, item: Any, wanted: np.ndarray) -> tuple[Any, ...]:
+    def _for_each(self, item: Any) -> tuple[Any, ...]:
         made: dict[int, Any] = {}
-        for runner, wants in zip(self.runners, wanted, strict=True):
-            if wants and id(runner.trunk) not in made:
+        for runner in self.runners:
+            if id(runner.trunk) not in made:
                 made[id(runner.trunk)] = runner.encoder.prepare(item)
-        return tuple(
-            made[id(runner.trunk)] if wants else None
-            for runner, wants in zip(self.runners, wanted, strict=True)
-        )
+        return tuple(made[id(runner.trunk)] for runner in self.runners)
 
 
 #: A task, rows of it, and what comes of them.
@@ -422,8 +412,7 @@ def _prepared(tasks: Iterable[BlockTask], preparation: Preparation) -> Iterator[
     queue: deque[_Entry] = deque()
     pending = 0
     for task in tasks:
-        wanted = np.stack([np.asarray(needed, dtype=bool) for needed in task.needed])
-        rows = np.flatnonzero(wanted.any(axis=0))
+        rows = np.flatnonzero(np.any(task.needed, axis=0))
         if not rows.size:
             queue.append((task, [], None))
             continue
@@ -443,7 +432,7 @@ def _prepared(tasks: Iterable[BlockTask], preparation: Preparation) -> Iterator[
         ahead = max(usual, len(rows)) if texts else usual
         for group in groups:
             own = [every[row] for row in group]
-            future = preparation.threads.submit(prepare, own, wanted[:, group])
+            future = preparation.threads.submit(prepare, own)
             queue.append((task, group, future.result))
             pending += len(group)
             while pending > ahead:

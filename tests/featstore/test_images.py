@@ -236,7 +236,6 @@ def test_it_is_that_of_torchvision(size, resize, crop, name):
     pixels = ours.pixels(image)
     np.testing.assert_array_equal(pixels, np.asarray(theirs(image)))
     assert pixels.shape == ours.shape
-    assert pixels.nbytes == ours.n_bytes
 
 
 def _timm(**options: Any) -> Any:

@@ -184,14 +184,8 @@ def test_layers_of_which_other_rows_are_asked_do_not_share_a_pass(manifest, weig
 
 
 def test_what_cannot_be_asked_of_layers(manifest, store, weights, capsys):
-    assert EncoderSpec(NAME, layers="a, b").layers == ("a", "b")  # type: ignore[arg-type]
-    for wrong, message in (
-        ({"layers": ("norm",), "pool": "cls"}, "layers norm and for pool 'cls'. Layers are aver"),
-        ({"layers": ("norm", "norm")}, "must be different names; got 'norm,norm'"),
-        ({"layers": "norm,"}, "must be different names; got 'norm,'"),
-    ):
-        with pytest.raises(EncoderError, match=message):
-            EncoderSpec(NAME, **wrong)  # type: ignore[arg-type]
+    with pytest.raises(EncoderError, match="layers norm and for pool 'cls'. Layers are aver"):
+        EncoderSpec(NAME, layers=("norm",), pool="cls")
     both = {"kind": "image", "encoder": NAME, "weights": weights, "store": store}
     with pytest.raises(EncoderError, match=r"2 layers are 2 sets, and extract makes one. Call ex"):
         featstore.extract(manifest, layers=LAYERS[:2], **both)
