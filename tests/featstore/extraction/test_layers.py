@@ -184,7 +184,7 @@ def test_layers_of_which_other_rows_are_asked_do_not_share_a_pass(manifest, weig
 
 
 def test_what_cannot_be_asked_of_layers(manifest, store, weights, capsys):
-    with pytest.raises(EncoderError, match="layers norm and for pool 'cls'. Layers are aver"):
+    with pytest.raises(EncoderError, match=r"layers norm and for pool 'cls'\. Layers are aver"):
         EncoderSpec(NAME, layers=("norm",), pool="cls")
     both = {"kind": "image", "encoder": NAME, "weights": weights, "store": store}
     with pytest.raises(EncoderError, match=r"2 layers are 2 sets, and extract makes one. Call ex"):
