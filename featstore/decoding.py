@@ -194,7 +194,7 @@ class Ring:
         return self._taken == self.flying
 
     def take(self) -> int:
-        """Return a free slot; there is one unless the ring is full."""
+        """Return a free slot: there is one unless the ring is full."""
         self._taken += 1
         return self._free.pop()  # the one used last: its memory is there already
 
@@ -249,12 +249,8 @@ def main(handle: str) -> None:
 
     The first says ``decoder`` (module:function), ``arguments`` for it, ``timeout`` and ``start`` in
     seconds, and ``ring``, None or the facts of the ring for runs. Others are a `Run`, whose answer
-    is a `Decoded`; or a pickled `Feed`, whose answer says whether it can be read here.
-
-    Parameters
-    ----------
-    handle : str
-        Descriptor of this end of the pipe, a socket.
+    is a `Decoded`; or a pickled `Feed`, whose answer says whether it can be read here. `handle` is
+    the descriptor of this end of the pipe, a socket.
     """
     _set_alarm(START_TIMEOUT)
     pipe = socket.socket(fileno=int(handle)).makefile("rwb")
@@ -489,10 +485,7 @@ class WorkerProcess:
     def _ended(self) -> int | None:
         """Return the exit status of a process that has closed its end of the pipe.
 
-        Raises
-        ------
-        CancelledError
-            If `stop` ended it.
+        What `stop` ended is a CancelledError.
         """
         if self._process is not None:
             # The pipe closes a moment before the exit status is there.
@@ -681,13 +674,7 @@ class DecodePool:
         return self._threads.submit(self._by_one, WorkerProcess.decode, data)
 
     def submit_run(self, run: Run) -> Future[Decoded]:
-        """Return what is to come of a run beside its pixels.
-
-        Raises
-        ------
-        RuntimeError
-            If the pool is closed.
-        """
+        """Return what is to come of a run beside its pixels; errors as of `submit`."""
         return self._threads.submit(self._by_one, WorkerProcess.decode_run, run)
 
     def _by_one(self, work: Callable[[WorkerProcess, Any], Any], of: Any) -> Any:
