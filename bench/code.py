@@ -33,7 +33,7 @@ BENCH_PARTS = (
 
 #: What makes a claim of numbers.
 ANALYSIS_PARTS = (
-    "cells.py", "comparisons.py", "confirmatory.py", "random_effects.py", "statistics.py",
+    "cells.py", "comparisons.py", "confirmatory.py", "statistics.py",
 )  # fmt: skip
 
 

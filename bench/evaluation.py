@@ -29,12 +29,12 @@ from bench.options import options_of
 from bench.protocol import FRESH_SPLITS
 from bench.results import finished
 from bench.runs import LEAVES, Protocol, Run
+from bench.suites import SUITE, SetNames, check_settings, combinations
 from bench.suites.demo import (
     CONTROL_DRAWS,
     Plan,
     possible_pairs,
 )
-from bench.suites.single import SUITE, SetNames, check_settings, combinations
 from featstore.arrays import write
 from featstore.cli.progress import ProgressBar
 from featstore.errors import listed

@@ -121,7 +121,7 @@ def run_all(
             for done in _run_groups(groups, _Corpora(store, weights), root):
                 report(done)
     elif groups:
-        batches = _batches(groups)
+        batches = [groups[at : at + _BATCH] for at in range(0, len(groups), _BATCH)]
         # A process elsewhere may have another working directory; an address stays as it is.
         place = store if "://" in str(store) else Path(store).resolve()
         if weights is not None and Path(weights).exists():
@@ -152,30 +152,6 @@ def _by_fit(runs: Sequence[Run]) -> list[list[Run]]:
     for run in runs:
         groups.setdefault(run.fit_key, []).append(run)
     return list(groups.values())
-
-
-def _batches(groups: Sequence[list[Run]]) -> list[list[list[Run]]]:
-    """Return the groups that one process makes after another.
-
-    Fits on the same control draw stay together, and so do a head and its controls beside the same
-    real pairs: what was decomposed and chosen for one of them serves the next.
-    """
-    batches: list[list[list[Run]]] = []
-    last: tuple[Any, ...] | None = None
-    for group in groups:
-        key = _in_common(group[0])
-        if not batches or (len(batches[-1]) >= _BATCH and key != last):
-            batches.append([])
-        batches[-1].append(group)
-        last = key
-    return batches
-
-
-def _in_common(run: Run) -> tuple[Any, ...]:
-    if run.protocol.control_draw is None and run.protocol.n_pairs != 0:
-        return run.fit.method, run.data.image_set, run.seed, run.protocol.n_pairs
-    draw = run.seed if run.protocol.control_draw is None else run.protocol.control_draw
-    return run.fit.method, run.protocol.source, draw
 
 
 def _run_batch(

@@ -58,7 +58,7 @@ IDENTITY = "identity"
 _NOTHING = FitConfig(IDENTITY)
 
 #: Fields that change no result.
-_NO_RESULT = ("checkpoint", "on_epoch", "device")
+_NO_RESULT = ("on_epoch", "device")
 
 #: Fields that are part of every id, at their defaults too.
 _ALWAYS = ("metric_version", "protocol_version", "code")
@@ -564,7 +564,7 @@ class Run:
             )
             return
         # Here, because it loads every learner, and other tasks have none.
-        from fitters.few_shot.registry import PROMPT_LEARNERS
+        from fitters.few_shot import PROMPT_LEARNERS
 
         refuse(
             (

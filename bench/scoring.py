@@ -31,21 +31,19 @@ from bench.protocol import (
     stream,
 )
 from bench.runs import IDENTITY, Run
-from bench.tasks.confidence import Confidence
 from bench.tasks.diagnostics import (
     score_cosine_head,
     score_modality_gap,
     score_neighbours,
 )
 from bench.tasks.few_shot import score_few_shot
-from bench.tasks.outcome import KEPT, Outcome, Prepared, Projector, outcomes_of
-from bench.tasks.retrieval import prepare_retrieval
-from bench.tasks.zero_shot import prepare_zero_shot, score_generalised
+from bench.tasks.outcome import KEPT, Confidence, Outcome, Prepared, Projector, outcomes_of
+from bench.tasks.ranked import prepare_retrieval, prepare_zero_shot, score_generalised
 from featstore.errors import FeatstoreError, needs_extra
 from featstore.identity import SHORT, space_id
 from featstore.store.store import FeatureStore
+from fitters.few_shot import PROMPT_LEARNERS, prompt_learner
 from fitters.few_shot.learner import Learner
-from fitters.few_shot.registry import PROMPT_LEARNERS, prompt_learner
 from fitters.kept import kept
 from fitters.scorers import FEWEST_UNLABELLED
 

@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from featstore.errors import MisalignedItemsError
-from featstore.identity import canonical_json, sha256_hex
 from featstore.parallel import Run, Workers
 from featstore.store.pairs import EmbeddingsView, PairedView
 from featstore.store.tables import join_ids
 from fitters.aligners.base import Projection
 from fitters.alignment import Alignment
-from fitters.moments.accumulation import (
+from fitters.moments import (
     BLOCK_ROWS,
+    Folds,
+    Moments,
     accumulate_part,
     add_parts,
+    moments_of,
     part_slices,
     pilot_shifts,
 )
-from fitters.moments.cache import read_entry, write_entry
-from fitters.moments.moments import Folds, Moments, moments_of
-from fitters.moments.transform import SideTransform, Sums, mean_of, row_norms, sum_rows
 from fitters.pairs import Matrix, Pairs, Rows
 from fitters.select.grid import folds_by_group
-from fitters.settings import MomentsPrecision, Preparation
-from fitters.sources import Sources, prepare
-from fitters.trained.base import ArrayRows
-
-if TYPE_CHECKING:
-    from fitters.trained.training import PairSource
+from fitters.settings import MomentsPrecision
+from fitters.sources import SideTransform, Sources, Sums, mean_of, prepare, row_norms, sum_rows
 
 N_FOLDS = 4
 
@@ -54,8 +48,6 @@ class MomentsRequest:
         The real pairs.
     prototypes : Pairs, optional
         Small, and in memory.
-    name_facts : dict
-        What decides the prototypes.
     precision : {"float32", "float64", "bf16"}
     seed : int
         Draws the folds.
@@ -66,59 +58,24 @@ class MomentsRequest:
     pool: EmbeddingsView
     paired: PairedView[EmbeddingsView]
     prototypes: Pairs | None
-    name_facts: dict[str, Any]
     precision: MomentsPrecision
     seed: int
     raw: bool = False
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """Everything that decides the moments."""
-        weight = np.ascontiguousarray(self.paired.weight, dtype="<f8")
-        return {
-            "x": {"set": self.paired.x.key, "fingerprint": self.paired.x.fingerprint},
-            "y": {"set": self.paired.y.key, "fingerprint": self.paired.y.fingerprint},
-            "weight": sha256_hex(weight.tobytes()),
-            "image_mean": None if self.raw else self.pool.fingerprint,
-            "prototypes": self.name_facts,
-            "preprocessing": "none" if self.raw else "unit, centred by source, unit",
-            "folds": {"n": N_FOLDS, "seed": self.seed, "groups": self.paired.group_column},
-            "precision": self.precision,
-        }
 
 
 def moment_sources(request: MomentsRequest, *, workers: Workers | None = None) -> Sources[Folds]:
     """Return the moments of the transformed pairs.
 
-    What is fitted does not record whether they came from the cache: a fit that was killed ends in
-    the same bytes when it is asked for again. Nothing is kept if the cache cannot be written: it
-    only saves time. Who accumulates them is this process unless `workers` says otherwise; with as
-    many threads the bits are the same.
+    Who accumulates them is this process unless `workers` says otherwise; with as many threads the
+    bits are the same.
 
     Raises
     ------
     EngineError
         If Ray is asked for and not installed, or gave a worker up.
     """
-    facts = request.facts
-    held = read_entry(facts)
-    if held is None:
-        with (workers or Workers()).connected() as run:
-            parts, vectors = _read(request, run)
-        with contextlib.suppress(OSError):
-            write_entry(facts, parts, vectors)
-    else:
-        parts, vectors = held
-    folds = Folds(parts[name] for name in sorted(parts) if name.startswith("fold"))
-    prototypes = Folds([parts["prototypes"]]) if "prototypes" in parts else None
-    if request.raw:
-        image, text = SideTransform.identity("images"), SideTransform.identity("texts")
-        whose = "none", "none"
-    else:
-        image = SideTransform(mean=vectors["image_mean"], label="images")
-        text = SideTransform(mean=vectors["text_mean"], label="texts")
-        whose = "given mean", "real texts" if prototypes is None else "class texts"
-    return Sources(prototypes, folds, image, text, *whose)
+    with (workers or Workers()).connected() as run:
+        return _read(request, run)
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,18 +110,21 @@ def _prepared(
             yield image.apply(x), text.apply(y), weight
 
 
-def _read(
-    request: MomentsRequest, run: Run
-) -> tuple[dict[str, Moments], dict[str, npt.NDArray[np.float64]]]:
+def _read(request: MomentsRequest, run: Run) -> Sources[Folds]:
     """Read the rows: the means first, then the moments of the rows about them."""
-    paired = request.paired
-    parts: dict[str, Moments] = {}
-    means: dict[str, npt.NDArray[np.float64]] = {}
-    transforms = None
+    paired, prototypes, transforms = request.paired, None, None
+    image, text = SideTransform.identity("images"), SideTransform.identity("texts")
+    whose = "none", "none"
     if not request.raw:
-        transforms = _transforms(request, parts, run)
-        named = zip(("image_mean", "text_mean"), transforms, strict=True)
-        means = {name: side.mean for name, side in named if side.mean is not None}
+        image = _centred(request.pool, np.ones(len(request.pool)), "images", run)
+        whose = "given mean", "real texts" if request.prototypes is None else "class texts"
+        if request.prototypes is None:
+            text = _centred(paired.y, paired.weight, "texts", run)
+        else:
+            sources = prepare(request.prototypes, None, image.mean)
+            assert sources.prototypes is not None
+            prototypes, text = Folds([moments_of(sources.prototypes)]), sources.text
+        transforms = image, text
     # As numbers, in the order of their labels: sorting a million texts takes longer than the rest.
     groups = np.unique(paired.groups, return_inverse=True)[1]
     n_folds = min(N_FOLDS, int(groups.max()) + 1)
@@ -177,22 +137,8 @@ def _read(
         _Part(paired[rows], transforms, folds[rows], n_folds, shifts, request.precision)
         for rows in part_slices(len(paired))
     )
-    found = add_parts(run(_moments_of, tasks, ordered=True))
-    parts |= {f"fold {number}": moments for number, moments in enumerate(found)}
-    return parts, means
-
-
-def _transforms(
-    request: MomentsRequest, parts: dict[str, Moments], run: Run
-) -> tuple[SideTransform, SideTransform]:
-    """Return what is done to images and texts, and add the moments of the prototypes."""
-    image = _centred(request.pool, np.ones(len(request.pool)), "images", run)
-    if request.prototypes is None:
-        return image, _centred(request.paired.y, request.paired.weight, "texts", run)
-    sources = prepare(request.prototypes, None, image.mean)
-    assert sources.prototypes is not None
-    parts["prototypes"] = moments_of(sources.prototypes)
-    return image, sources.text
+    found = Folds(add_parts(run(_moments_of, tasks, ordered=True)))
+    return Sources(prototypes, found, image, text, *whose)
 
 
 def _centred(
@@ -208,101 +154,6 @@ def _sum_of(task: tuple[EmbeddingsView, npt.NDArray[np.float64], str]) -> Sums:
     batches = ((rows, weight[number * BLOCK_ROWS :][: len(rows)])
                for number, rows in enumerate(view.batches(BLOCK_ROWS, reuse=True)))  # fmt: skip
     return sum_rows(batches, label=label)
-
-
-@dataclass(frozen=True, eq=False)
-class PairedRows:
-    """The pairs of two views; see `fitters.trained.training.PairSource`. Every pair counts alike.
-
-    Attributes
-    ----------
-    paired : PairedView
-    image, text : SideTransform
-        Done to rows as they are read.
-    groups : ndarray of int, shape (n,)
-    """
-
-    paired: PairedView[EmbeddingsView]
-    image: SideTransform
-    text: SideTransform
-    groups: npt.NDArray[np.int64]
-
-    @property
-    def n(self) -> int:
-        """Pairs."""
-        return len(self.paired)
-
-    @property
-    def widths(self) -> tuple[int, int]:
-        """Columns of x and y as they come out of the transforms."""
-        return self.paired.x.dim + self.image.homogeneous, self.paired.y.dim
-
-    @property
-    def fingerprint(self) -> str:
-        """Digest of the rows and of what is done to them."""
-        facts: dict[str, Any] = {"x": self.paired.x.fingerprint, "y": self.paired.y.fingerprint}
-        for side, transform in (("image", self.image), ("text", self.text)):
-            mean = None if transform.mean is None else sha256_hex(transform.mean.tobytes())
-            facts[side] = {"mean": mean, "homogeneous": transform.homogeneous}
-        facts["groups"] = sha256_hex(np.ascontiguousarray(self.groups).tobytes())
-        return sha256_hex(canonical_json(facts))
-
-    def read(
-        self, start: int, stop: int
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Return pairs `start` to `stop`, transformed."""
-        x, y = self.paired[start:stop].numpy()
-        return self.image.apply(x).astype(np.float32), self.text.apply(y).astype(np.float32)
-
-    def take(self, rows: npt.NDArray[np.int64]) -> PairedRows:
-        """Return some of the pairs."""
-        return replace(self, paired=self.paired[rows], groups=self.groups[rows])
-
-
-def training_sources(
-    pool: EmbeddingsView,
-    paired: PairedView[EmbeddingsView],
-    prototypes: Pairs | None,
-    bias: npt.NDArray[Any] | None,
-    *,
-    how: Preparation,
-) -> Sources[PairSource]:
-    """Return both sources as `fitters.alignment.fit` would transform them.
-
-    Parameters
-    ----------
-    pool : EmbeddingsView
-        Unlabelled images, whose mean centres the images.
-    paired : PairedView
-        The real pairs.
-    prototypes : Pairs, optional
-        Small, and in memory.
-    bias : ndarray of shape (c,), optional
-        Goes to the prototypes as a column more.
-    how : Preparation
-        Rows that are centred, or of unit length and no more.
-    """
-    wide = bias is not None
-    image, text = SideTransform(label="images", homogeneous=wide), SideTransform(label="texts")
-    image_centre, text_centre = "none", "none"
-    if how.images == "centred":
-        batches = pool.batches(reuse=True)
-        image = SideTransform.fit(batches, label="images", homogeneous=wide)
-        image_centre = "given mean"
-    made = None
-    if prototypes is not None:
-        prepared = prepare(prototypes, None, image.mean, how=how, bias_column=bias)
-        assert prepared.prototypes is not None
-        made, text, text_centre = (
-            ArrayRows.of(prepared.prototypes), prepared.text, prepared.text_centre
-        )  # fmt: skip
-    elif how.texts == "centred":
-        texts = ((y, weight) for _, y, weight in paired.batches(reuse=True))
-        text, text_centre = SideTransform.fit(texts, label="texts"), "real texts"
-    first = 0 if made is None else int(made.groups.max()) + 1
-    groups = np.unique(paired.groups, return_inverse=True)[1].astype(np.int64) + first
-    real = PairedRows(paired, image, text, groups)
-    return Sources(made, real, image, text, image_centre, text_centre)
 
 
 def project_view(

@@ -14,9 +14,6 @@ from fitters.errors import SettingError
 #: A variant of a class's name, and the template around it.
 Text: TypeAlias = tuple[str, str]
 
-#: Encoders that commands name where a store says none.
-IMAGES_BY, TEXTS_BY = "timm:tf_efficientnet_lite0.in1k", "st:all-MiniLM-L6-v2"
-
 
 def beside_fields(heads: Sequence[SetInfo], images: Sequence[SetInfo]) -> dict[str, Any]:
     """Return the fields of a run that name further heads, and images by their encoders."""
@@ -240,28 +237,17 @@ def find_sets(
 
 
 def _lacking(have: Inventory, dataset: str, label_set: str) -> str:
-    """Return what a store lacks, and the commands that make it."""
-    commands: dict[str, str] = {}
-    place = have.store.address
-    for scored, kind, usual in (
-        ("image", "head_weight", IMAGES_BY), ("class_name", "class_name", TEXTS_BY),
-    ):  # fmt: skip
-        own, others = have.of(dataset, scored), have.of(label_set, kind)
-        spaces = {info.commit.space_id for info in own}
-        fitting = [info for info in others if not own or info.commit.space_id in spaces]
-        encoder = (own or others)[0].encoder if own or others else usual
-        for name, of_kind in [(dataset, scored)] * (not own) + [(label_set, kind)] * (not fitting):
-            commands[f"{name}/{of_kind}"] = (
-                f"`headstock extract manifests/{name} --kind {of_kind} --encoder {encoder} "
-                f"--store {place}`"
-            )
+    """Return what a store lacks, and what makes it."""
+    wanted = (dataset, "image"), (dataset, "class_name"), (label_set, "head_weight"), (
+        label_set, "class_name"
+    )  # fmt: skip
+    lost = [f"{name}/{kind}" for name, kind in wanted if not have.of(name, kind)]
     images = have.datasets("image")
     more = ""
     if images and dataset not in images:
         more = f" For images that the store has, give `dataset=`: {listed(images, shown=8)}."
     return (
-        f"{place} has no {', '.join(commands)} that fits its other sets (`headstock ls "
-        f"{place}` "
-        "lists them). Make what is missing from the manifests (`headstock data build` or "
-        f"`make`), with the same encoders: {'; '.join(commands.values())}.{more}"
+        f"{have.store.address} has {f'no {listed(lost)}' if lost else 'no sets'} that fit the "
+        "others. Extract what is missing from the manifests (`headstock data build` or `make`), "
+        f"images and head by one encoder, all names by another.{more}"
     )

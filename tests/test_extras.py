@@ -108,7 +108,7 @@ _CIFAR = "{out} -o {out}/m -s name=CIFAR10"
 _OPEN = "import featstore; featstore.open_store({store!r})"
 _EXTRACT = "import featstore; featstore.extract({images!r}, kind='image'"
 _OPTIMISERS = "import fitters, fitters.trained.training as o; a = fitters.preset('sail'); o"
-_PROMPTS = "import fitters.few_shot.registry as p; p"
+_PROMPTS = "import fitters.few_shot as p; p"
 _LION = "a._objective(a._parts(2, 2)), a"
 _MINE = "encoder=lambda b: np.ones((len(b), 2)), space={{'name': 'mine'}}, store={out!r} + '/new'"
 

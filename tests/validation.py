@@ -23,8 +23,9 @@ import numpy as np
 from scipy import stats
 from scipy.special import ndtr, ndtri
 
-from bench.confirmatory import ENOUGH_ENCODERS
-from bench.metrics.calibrated import (
+from bench.confirmatory import ENOUGH_ENCODERS, ENOUGH_SETS, random_effects
+from bench.metrics.confidence import calibration, of_rejection
+from bench.metrics.geometry import (
     LinearCKA,
     MeanCCA,
     MutualKNN,
@@ -32,8 +33,6 @@ from bench.metrics.calibrated import (
     calibrate,
     draw_orders,
 )
-from bench.metrics.confidence import calibration, of_rejection
-from bench.random_effects import ENOUGH_SETS, random_effects
 from bench.report.verdict import judged
 from bench.statistics import (
     ENOUGH_CONTROLS,

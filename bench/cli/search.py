@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import os
 import re
 import shlex
@@ -34,9 +32,6 @@ from featstore.terminal import drawing_on, encodable, say, visible
 
 if TYPE_CHECKING:
     from bench.search import Searcher
-
-#: Pixels of the side of a picture in a terminal, and bytes of a part of it, as kitty takes them.
-_SIDE, _PART = 96, 4096
 
 
 @click.command(
@@ -180,7 +175,6 @@ def _answer(searcher: Searcher, text: str, *, as_json: bool) -> None:
         click.echo("\n".join(lines))
         return
     screen = drawing_on(sys.stdout)
-    screen.write(_strip([searcher.thumbnails[row] for row, _ in found]))
     for rank, (path, score) in enumerate(answers, 1):
         # A link as terminals open it (OSC 8).
         address = f"file://{socket.gethostname()}{quote(str(searcher.root / path))}"
@@ -200,27 +194,6 @@ def _again(searcher: Searcher, text: str) -> str:
     given = vars(searcher.config) | {"store": searcher.store, "top": 10, "source": "head"}
     more = [f"--{k.replace('_', '-')}={v}" for k, v in given.items() if v != usual[k]]
     return shlex.join(["headstock", "search", str(searcher.root), text, *more])
-
-
-def _strip(thumbnails: list[bytes]) -> str:
-    """Return thumbnails side by side, as the terminal shows them; nothing where it shows none."""
-    kitty = "KITTY_WINDOW_ID" in os.environ or os.environ.get("TERM") == "xterm-kitty"
-    if not kitty and os.environ.get("TERM_PROGRAM") not in ("iTerm.app", "WezTerm"):
-        return ""
-    from PIL import Image, ImageOps
-
-    whole, buffer = Image.new("RGB", (_SIDE * len(thumbnails), _SIDE), "white"), io.BytesIO()
-    for number, data in enumerate(thumbnails):
-        if data:
-            small = Image.open(io.BytesIO(data)).convert("RGB")
-            whole.paste(ImageOps.contain(small, (_SIDE, _SIDE)), (number * _SIDE, 0))
-    whole.save(buffer, format="PNG")
-    text = base64.b64encode(buffer.getvalue()).decode()
-    if not kitty:
-        return f"\033]1337;File=inline=1:{text}\a\n"
-    parts = [text[at : at + _PART] for at in range(0, len(text), _PART)]
-    ends = [f"m={int(n < len(parts))};{part}\033\\" for n, part in enumerate(parts, 1)]
-    return "\033_Ga=T,f=100," + "\033_G".join(ends) + "\n"
 
 
 def _prompt(searcher: Searcher, *, as_json: bool) -> None:
@@ -268,7 +241,7 @@ def _open(page: Path) -> None:
 
 def _serve(searcher: Searcher, *, named: bool) -> None:
     """Serve the page until Ctrl-C."""
-    from bench.serving import Server
+    from bench.report.search import Server
 
     with ProgressBar(f"search {searcher.root.name}", doing="laying out the page"):
         running = Server(searcher, named=named)

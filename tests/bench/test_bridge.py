@@ -12,7 +12,7 @@ import pytest
 from bench.bridge import Bridge, Search, bridge, percent, power_law
 from bench.errors import ProtocolError
 from bench.options import BridgeConfig
-from bench.report.bridge import curve_figure, write_bridge
+from bench.report.page import curve_figure, write_bridge
 from featstore.command_line import run_command
 from featstore.errors import (
     EmptySelectionError,
@@ -22,9 +22,8 @@ from featstore.errors import (
     UnknownColumnError,
 )
 from featstore.interop.reading import view_of
-from fitters.adapter import Adapter
+from fitters.adapter import Adapter, SpaceMap
 from fitters.errors import ZeroRowError
-from fitters.space_maps import SpaceMap
 from headstock.__main__ import cli
 
 FIVE = {"seeds": range(5), "methods": ("ridge",)}

@@ -9,16 +9,20 @@ from hypothesis import strategies as st
 from sklearn.cross_decomposition import CCA
 
 from bench.errors import MetricError
-from bench.metrics.calibrated import (
+from bench.metrics.geometry import (
     Calibrated,
     LinearCKA,
     MeanCCA,
     MutualKNN,
+    biased_cka,
     calibrate,
+    cka_chance,
     draw_orders,
+    mutual_knn,
     mutual_knn_by_size,
+    unbiased_cka,
+    unit_rows,
 )
-from bench.metrics.geometry import biased_cka, cka_chance, mutual_knn, unbiased_cka, unit_rows
 from featstore import open_store
 from featstore.testing import item_table, write_set
 

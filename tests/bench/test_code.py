@@ -21,12 +21,10 @@ from bench.errors import ProtocolError
 from featstore.errors import EngineError, PluginError
 from featstore.plugins import register
 from fitters import methods
-from fitters.few_shot.registry import LEARNERS
+from fitters.few_shot import LEARNERS
 
 
-@pytest.mark.parametrize(
-    "name", ["bench/fits.py", "fitters/aligners/solvers.py", "bench/tasks/new.py"]
-)
+@pytest.mark.parametrize("name", ["bench/fits.py", "fitters/solvers.py", "bench/tasks/new.py"])
 def test_a_changed_or_new_source_changes_it(tmp_path, monkeypatch, name):
     import shutil
 

@@ -22,9 +22,9 @@ from bench.options import FewShot, ZeroShot
 from bench.protocol import in_class_split
 from bench.results import read_results
 from bench.statistics import DrawSums, two_term
-from bench.tasks.confidence import HALVINGS, Confidence
 from bench.tasks.few_shot import score_few_shot
-from bench.tasks.zero_shot import prepare_zero_shot, score_zero_shot
+from bench.tasks.outcome import HALVINGS, Confidence
+from bench.tasks.ranked import prepare_zero_shot, score_zero_shot
 from featstore.command_line import run_command
 from headstock.__main__ import cli
 from tests.accuracy.near import Nouns

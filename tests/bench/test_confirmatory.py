@@ -9,9 +9,8 @@ from click.testing import CliRunner
 
 from bench import confirmatory, read_results, run_all
 from bench.cli.run import run_command
-from bench.confirmatory import outcome, read_plan, store_plan
+from bench.confirmatory import outcome, random_effects, read_plan, store_plan
 from bench.errors import BoxError, NoResultsError, ProtocolError
-from bench.random_effects import random_effects
 from bench.results import read_sums, summed_as
 from bench.statistics import DrawSums, compare, two_term
 from bench.suites.demo import _write

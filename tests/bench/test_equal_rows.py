@@ -11,7 +11,7 @@ from bench.corpus import Items
 from bench.metrics.geometry import nearest_rows
 from bench.metrics.ranks import EqualColumns, first_equal
 from bench.options import Retrieval, ZeroShot
-from bench.tasks.zero_shot import score_zero_shot
+from bench.tasks.ranked import score_zero_shot
 from tests.shorthand import rank_projections, score_retrieval
 
 

@@ -11,8 +11,8 @@ from bench.errors import ProtocolError
 from bench.options import FewShot
 from bench.protocol import first_per_class, in_class_split, manifest_split
 from bench.tasks.few_shot import score_few_shot
+from fitters.few_shot import LEARNERS
 from fitters.few_shot.learner import ClassMeans
-from fitters.few_shot.registry import LEARNERS
 from tests.bench.test_tasks import Identity, items
 from tests.oracles import unit
 

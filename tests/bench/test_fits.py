@@ -10,8 +10,8 @@ from bench.protocol import first_pairs, held_out_split
 from bench.scoring import Scoring
 from featstore import open_store
 from fitters import Pairs, fit
-from fitters.moments.transform import SideTransform
 from fitters.prototypes import adapted_prototypes
+from fitters.sources import SideTransform
 from tests.bench.results_by_hand import has
 
 

@@ -47,9 +47,8 @@ CHOICES = {
     "bench/scoring.py: tasks",
     "bench/suites/demo.py: controls",
     "bench/tables.py: metrics",
-    "bench/tasks/confidence.py: metrics",
     "bench/tasks/outcome.py: metrics",
-    "bench/tasks/retrieval.py: metrics",
+    "bench/tasks/ranked.py: metrics",
 }
 
 

@@ -19,10 +19,9 @@ from bench.metrics.geometry import biased_cka, mutual_knn
 from bench.options import Neighbours
 from bench.protocol import stream
 from bench.scoring import split_of
-from bench.suites import paper
+from bench.suites import paper, with_lists
 from bench.suites.paper import paper_runs
 from bench.suites.published import published_numbers, published_table
-from bench.suites.registry import with_lists
 from bench.tasks.diagnostics import score_neighbours
 from featstore import open_store
 from featstore.command_line import run_command

@@ -14,9 +14,9 @@ from safetensors import safe_open
 
 import headstock as hs
 from bench.errors import ProtocolError
-from bench.foreign import ENOUGH, footprints, unusual
 from bench.options import AgainConfig
 from bench.passport import encoded_again, passport
+from bench.spaces import ENOUGH, footprints, unusual
 from featstore.command_line import EXIT_ERROR, EXIT_USAGE, run_command
 from featstore.interop.reading import view_of
 from featstore.plugins import register

@@ -11,7 +11,7 @@ from bench.evaluated import Results
 from bench.report.figures import pairs_figure
 from bench.report.gallery import Words
 from bench.report.page import _findings
-from bench.report.screen import Scene, Screen
+from bench.report.screen import Scene
 from bench.report.verdict import standing, verdict
 from bench.statistics import holm
 from bench.tables import result_table, summary
@@ -137,7 +137,7 @@ def test_no_sentence_claims_that_there_is_no_difference(planted):
     doubts = (scene.weights(), scene.fitting(), scene.real_pairs(), scene.quotable(""))
     curve = pairs_figure(own.table, own.comparisons, "ridge")
     texts = [
-        own.found.sentence, Screen((), scene.headline(), "", ()).finding,
+        own.found.sentence,
         *(f"{doubt.answer} {doubt.detail}" for doubt in doubts),
         *_findings(own.comparisons, []).values(),
         "" if curve is None else curve.title,

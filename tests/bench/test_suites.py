@@ -5,10 +5,16 @@ import pytest
 
 from bench import read_results, run_all
 from bench.errors import ProtocolError
-from bench.suites.controls import control_runs
-from bench.suites.demo import Plan, create_smoke_store, demo_bases, demo_runs, plan, smoke_runs
-from bench.suites.registry import with_lists
-from bench.suites.single import combinations
+from bench.suites import combinations, with_lists
+from bench.suites.demo import (
+    Plan,
+    control_runs,
+    create_smoke_store,
+    demo_bases,
+    demo_runs,
+    plan,
+    smoke_runs,
+)
 from featstore import open_store
 from featstore.store.gc import remove_set
 from featstore.testing import write_set

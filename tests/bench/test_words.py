@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.words import BLOCKED, MODIFIERS, PLAIN, is_blocked, is_printed, name_words, vocabulary
+from bench.search import BLOCKED, MODIFIERS, PLAIN, is_blocked, is_printed, name_words, vocabulary
 from data_manifests.labels import find_timm_info
 
 #: What nobody shall read on a picture, by whatever way it came into WordNet.

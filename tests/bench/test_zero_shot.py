@@ -11,7 +11,7 @@ from sklearn.metrics import balanced_accuracy_score, f1_score, top_k_accuracy_sc
 from bench.errors import ProtocolError
 from bench.metrics.summary import class_metrics, harmonic_mean
 from bench.options import Generalised, ZeroShot
-from bench.tasks.zero_shot import score_generalised, score_zero_shot
+from bench.tasks.ranked import score_generalised, score_zero_shot
 from tests.bench.test_tasks import Identity, items
 from tests.oracles import unit
 

@@ -7,7 +7,6 @@ import pytest
 from data_manifests.cache import cache_folder
 from featstore.errors import CacheFullError
 from featstore.remote.cache import user_cache
-from fitters.moments.cache import entry_path
 
 
 def test_the_variable_names_the_cache_on_every_system(tmp_path, monkeypatch):
@@ -27,7 +26,6 @@ def test_every_part_lies_where_it_lay(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("HEADSTOCK_CACHE_SIZE", raising=False)
     assert user_cache().root == tmp_path / "headstock" / "remote"
-    assert entry_path({"of": "x"}).parent == tmp_path / "headstock" / "moments"
     assert not list(tmp_path.iterdir())
 
 

@@ -26,7 +26,7 @@ from fitters import (
 )
 from fitters.errors import UnknownMethodError
 from fitters.methods import aligner_class
-from fitters.moments.moments import merge_pooled
+from fitters.moments import merge_pooled
 from fitters.saved import fitted_arrays
 from tests.assertions import assert_close
 from tests.oracles import conse_mix

@@ -18,10 +18,9 @@ from fitters import Pairs, TextToConceptAligner, fit, load
 from fitters.errors import PairsError, SettingError, ZeroRowError
 from fitters.from_store import project_view
 from fitters.jobs import HeadTexts, fit_from_store, pair_images
-from fitters.moments.transform import SideTransform
 from fitters.select.left_out import choose_on_prototypes
 from fitters.settings import FitRequest
-from fitters.sources import prepare
+from fitters.sources import SideTransform, prepare
 from tests.assertions import assert_close
 from tests.fitters.toy_store import CLASSES, HEAD, NAMES, P, X, Y, write_toy_store
 from tests.goldens.world import SETS, write_world

@@ -8,7 +8,6 @@ from fitters import Pairs, SideTransform, fit
 from fitters.aligners.kernel import KernelRidgeAligner
 from fitters.aligners.ridge import RidgeAligner
 from fitters.methods import METHODS
-from fitters.moments.transform import unit_or_zero
 from fitters.saved import fitted_arrays
 from fitters.select.grid import Axis, Choice, Search, folds_by_group
 from fitters.select.left_out import choose_on_prototypes, leave_one_group_out, parts_of, several
@@ -21,8 +20,8 @@ from fitters.select.noise import (
     weigh_noise,
 )
 from fitters.settings import FitConfig
-from fitters.sources import Sources, prepare
-from fitters.spectrum import Spectrum
+from fitters.solvers import Spectrum
+from fitters.sources import Sources, prepare, unit_or_zero
 from tests.oracles import reciprocal_rank_of_text, unit
 
 
@@ -159,7 +158,7 @@ def test_the_fit_is_the_average_over_noise_and_the_prototypes_alone(
     first_share, in_double, sources, rng, monkeypatch
 ):
     if not in_double:
-        monkeypatch.setattr("fitters.aligners.kernel_solvers.DOUBLE_ROWS", 5)
+        monkeypatch.setattr("fitters.kernels.DOUBLE_ROWS", 5)
     prototypes, real = sources
     plain = SideTransform.identity()
     shares, without = {0.1: 0.25, 1.0: 0.25, np.inf: 0.25}, {0.5: 0.25, 3.0: 0.0}

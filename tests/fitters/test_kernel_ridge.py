@@ -5,11 +5,10 @@ from hypothesis import strategies as st
 from sklearn.kernel_ridge import KernelRidge
 
 from fitters import KernelRidgeAligner, Pairs
-from fitters.aligners import kernel_solvers as solvers
-from fitters.aligners.kernel_solvers import decompose_kernel, solve_kernel
+from fitters import kernels as solvers
 from fitters.errors import SettingError, SingularMomentsError
-from fitters.feature_maps import NystroemMap, gaussian
 from fitters.kept import _ENTRY, Kept
+from fitters.kernels import NystroemMap, decompose_kernel, gaussian, solve_kernel
 from fitters.select.grid import Axis
 from fitters.select.left_out import (
     SINGLE_LOWEST,
@@ -19,7 +18,7 @@ from fitters.select.left_out import (
     parts_of,
     several,
 )
-from fitters.spectrum import Spectrum
+from fitters.solvers import Spectrum
 from tests.assertions import assert_close, assert_same
 from tests.oracles import unit
 
@@ -165,7 +164,7 @@ def test_the_penalty_goes_as_low_as_it_pays_and_no_lower(rng, monkeypatch):
 
 
 def test_from_landmarks_the_surface_is_that_of_refitting_on_their_features(rng, monkeypatch):
-    from fitters.feature_maps import NystroemMap
+    from fitters.kernels import NystroemMap
     from tests.oracles import refit_without_group
 
     head, texts = bent_pairs(rng, n=60)

@@ -9,9 +9,9 @@ from threadpoolctl import threadpool_limits
 from featstore import open_store
 from featstore.parallel import Workers
 from featstore.testing import item_table, write_set
+from fitters import moments
 from fitters.errors import SettingError, ZeroRowError
 from fitters.jobs import fit_from_store
-from fitters.moments import accumulation
 from fitters.saved import fitted_arrays
 from fitters.settings import FitRequest
 from tests.assertions import assert_close
@@ -107,8 +107,8 @@ def test_workers_are_refused_where_they_would_play_no_part(store_path, changes, 
 
 @pytest.mark.parametrize("n", [1, 7, 8, 30, 7 * 1024 * 4096 + 1])
 def test_parts_cover_every_row_once_and_depend_on_the_number_alone(n):
-    slices = accumulation.part_slices(n)
+    slices = moments.part_slices(n)
     assert [s.start for s in slices] == [0, *(s.stop for s in slices[:-1])]
     assert slices[-1].stop == n
-    assert len(slices) <= accumulation.MOST_PARTS
+    assert len(slices) <= moments.MOST_PARTS
     assert len({s.stop - s.start for s in slices[:-1]}) <= 1

@@ -17,7 +17,7 @@ from fitters.select.left_out import (
     several,
 )
 from fitters.select.ranking import METRICS, Gallery, HeldOut, reciprocal_ranks
-from fitters.spectrum import Spectrum
+from fitters.solvers import Spectrum
 from tests.assertions import assert_close, assert_same
 from tests.oracles import (
     cosine,

@@ -18,7 +18,7 @@ from bench.metrics.summary import CLASS_METRICS, METRICS
 from bench.options import TASKS
 from bench.runs import EVALS, LEAVES, SOURCES
 from fitters import METHODS, load
-from fitters.few_shot.registry import LEARNERS
+from fitters.few_shot import LEARNERS
 from fitters.scorers import SCORERS
 from tests.goldens import files
 from tests.goldens.chosen_settings import chosen_settings

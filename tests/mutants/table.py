@@ -13,11 +13,11 @@ from tests.mutants.run import Mutant
 MUTANTS: dict[str, tuple[Mutant, ...]] = {
     "search": (
         Mutant(
-            'The printed address works once.', 'bench/serving.py',
+            'The printed address works once.', 'bench/report/search.py',
             'self.key = "" if fits else self.key', 'self.key = self.key',
             ('tests/bench/test_serving.py::test_the_key_is_changed_into_a_cookie_once',)),
         Mutant(
-            'A name that was pointed at this machine is refused.', 'bench/serving.py',
+            'A name that was pointed at this machine is refused.', 'bench/report/search.py',
             'if self.headers.get_all("Host") not in (', 'if None in (',
             ('tests/bench/test_serving.py::test_a_name_that_was_pointed_here_is_refused',)),
         Mutant(
@@ -57,7 +57,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             'len(finished(root).intersection(ids))', '0',
             ('tests/bench/test_confirmatory.py::test_what_changed_is_not_confirmatory',)),
         Mutant(
-            'Effects of sets have an error of at least their weights.', 'bench/random_effects.py',
+            'Effects of sets have an error of at least their weights.', 'bench/confirmatory.py',
             'max(1.0, spread / (n - 1))', '(spread / (n - 1))',
             ('tests/bench/test_random_effects.py::test_the_summary_is_that_of_statsmodels',)),
         Mutant(
@@ -65,7 +65,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             'if task not in inside}', 'if task}',
             ('tests/bench/test_others.py::test_a_group_stands_for_its_tasks_and_a_loss_is_no_score',)),
         Mutant(
-            'What a head knows is not suggested again.', 'fitters/suggest.py',
+            'What a head knows is not suggested again.', 'fitters/solvers.py',
             'np.eye(p) + rows.T @ rows', 'np.eye(p)',
             ('tests/fitters/test_suggest.py::test_each_step_is_the_best_of_all_by_brute_force',)),
         Mutant(
@@ -197,16 +197,16 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             'yield min(parts, key=lambda part: part.sides[1].mean)',
             ('tests/bench/test_comparisons.py::test_differences_are_those_of_the_queries',)),
         Mutant(
-            "A permutation's p counts the order as it is.", 'bench/metrics/calibrated.py',
+            "A permutation's p counts the order as it is.", 'bench/metrics/geometry.py',
             'float(1 + np.count_nonzero(null >= value - _EQUAL)) / (len(null) + 1)',
             'float(np.count_nonzero(null >= value - _EQUAL)) / len(null)',
             ('tests/bench/test_calibrated.py::test_values_and_draws_are_those_of_a_loop',)),
         Mutant(
-            'A gallery of n has n - 1 others.', 'bench/metrics/calibrated.py',
+            'A gallery of n has n - 1 others.', 'bench/metrics/geometry.py',
             'null, k / (size - 1), 0.05)', 'null, k / size, 0.05)',
             ('tests/bench/test_calibrated.py::test_mutual_knn_of_stored_views_is_that_of_arrays_and_falls_with_the_gallery',)),
         Mutant(
-            'An item is no neighbour of itself.', 'bench/metrics/calibrated.py',
+            'An item is no neighbour of itself.', 'bench/metrics/geometry.py',
             'np.argsort(near == own[:, None], axis=1, kind="stable")[:, :k]',
             'np.argsort(near != own[:, None], axis=1, kind="stable")[:, :k]',
             ('tests/bench/test_calibrated.py::test_mutual_knn_of_stored_views_is_that_of_arrays_and_falls_with_the_gallery',)),
@@ -304,7 +304,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             ('tests/bench/test_few_shot_task.py::test_the_task_hands_a_learner_validation_images_that_are_none_of_its_shots',)
         ),
         Mutant(
-            'Unseen classes are those that the head lacks.', 'bench/tasks/zero_shot.py',
+            'Unseen classes are those that the head lacks.', 'bench/tasks/ranked.py',
             'kept = seen if options.classes == "seen" else ~seen',
             'kept = ~seen if options.classes == "seen" else seen',
             ('tests/bench/test_zero_shot.py::test_seen_classes_leave_the_images_and_the_gallery',)),
@@ -343,20 +343,20 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             '            if not off <= _CLOSE', '            if False and not off <= _CLOSE',
             ('tests/fitters/test_space_maps.py::test_what_was_changed_is_refused',)),
         Mutant(
-            'A tight group does not hide itself.', 'bench/foreign.py',
+            'A tight group does not hide itself.', 'bench/spaces.py',
             '    starts = [np.ones(n, bool), *map(_larger, turned[:, -_STARTS:].T)]',
             '    starts = [np.ones(n, bool)]',
             ('tests/bench/test_passport.py::test_a_tight_group_does_not_hide_itself',)),
         Mutant(
-            'What is foreign is in the last columns, too.', 'bench/foreign.py',
+            'What is foreign is in the last columns, too.', 'bench/spaces.py',
             '_STARTS, _PER_COLUMN = 3, 2', '_STARTS, _PER_COLUMN = 3, 6',
             ('tests/bench/test_passport.py::test_rows_of_another_encoder_are_found',)),
         Mutant(
-            'A heavy tail leaves no gap.', 'bench/foreign.py',
+            'A heavy tail leaves no gap.', 'bench/spaces.py',
             ' and between <= beyond.sum()', '',
             ('tests/bench/test_passport.py::test_nothing_is_found_in_unmixed_rows',)),
         Mutant(
-            'A value that is nearly 0 is on no grid.', 'bench/foreign.py',
+            'A value that is nearly 0 is on no grid.', 'bench/spaces.py',
             ' & ((nearest > 0) | (sizes == 0))', '',
             ('tests/bench/test_passport.py::test_footprints_by_hand',)),
         Mutant(
@@ -399,7 +399,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             ('tests/fitters/test_select.py::test_left_out_predictions_are_those_of_refitting',)),
         Mutant(
             "A kernel fit without a name does not see the name's other rows.",
-            'fitters/spectrum.py', 'x[part] = np.linalg.solve(left, scaled[part])',
+            'fitters/solvers.py', 'x[part] = np.linalg.solve(left, scaled[part])',
             'x[part] = scaled[part] * (-1.0 if self.dual else 1.0)',
             ('tests/fitters/test_kernel_ridge.py::test_left_out_predictions_are_those_of_refitting',)
         ),
@@ -409,12 +409,12 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             ('tests/fitters/test_kernel_ridge.py::test_in_float32_the_scores_of_a_control_are_those_of_float64',)
         ),
         Mutant(
-            'What is left out in closed form is left out.', 'fitters/spectrum.py',
+            'What is left out in closed form is left out.', 'fitters/solvers.py',
             'x: Matrix = -scaled / own if self.dual else scaled / (1 - own)',
             'x: Matrix = -scaled if self.dual else scaled',
             ('tests/fitters/test_select.py::test_left_out_predictions_are_those_of_refitting',)),
         Mutant(
-            'What is left out has no part in its prediction.', 'fitters/spectrum.py',
+            'What is left out has no part in its prediction.', 'fitters/solvers.py',
             '        own = -_products(x, self.rows)\n', '        own = 0.9 * -_products(x, self.rows)\n',
             ('tests/fitters/test_select.py::test_left_out_predictions_are_those_of_refitting',)),
         Mutant(
@@ -433,7 +433,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             ('tests/fitters/test_choice.py::test_the_error_from_moments_is_that_of_refitting_on_rows',)
         ),
         Mutant(
-            'The same, where a method is fitted again.', 'fitters/select/refitting.py',
+            'The same, where a method is fitted again.', 'fitters/select/held_out.py',
             'self.real.take(self.folds != fold))', 'self.real)',
             ('tests/fitters/test_relative_choice.py::test_what_is_fitted_without_a_fold_knows_none_of_its_pairs',)
         ),
@@ -459,7 +459,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             ('tests/bench/test_task_runs.py::test_two_spaces_as_they_are_are_not_compared',)),
         Mutant(
             'A few-shot learner chooses by shots that it was not fitted on.',
-            'fitters/few_shot/class_moments.py', '% n_folds\n', '* 0\n',
+            'fitters/few_shot/probes.py', '% n_folds\n', '* 0\n',
             ('tests/fitters/few_shot/test_gda.py::test_rows_of_a_class_lie_in_different_folds',)),
     ),
     "choices": (
@@ -473,7 +473,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             'return replace(self, lowest=self.values[0], highest=self.values[-1])', 'return self',
             ('tests/bench/test_fits.py::test_a_control_does_not_follow_its_noise_off_the_grid',)),
         Mutant(
-            'A penalty is relative to the mean square of the rows.', 'fitters/aligners/solvers.py',
+            'A penalty is relative to the mean square of the rows.', 'fitters/solvers.py',
             'return penalty * float(np.trace(gram)) / len(gram)',
             'return penalty * float(np.trace(gram))',
             ('tests/fitters/test_solvers.py::test_relative_penalty_is_the_mean_squared_column',)),
@@ -539,8 +539,8 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             ('tests/bench/test_corpus.py::test_a_run_planned_for_another_revision_is_refused',)),
         Mutant(
             'Where a seed changes a run, it changes its id.', 'bench/runs.py',
-            '_NO_RESULT = ("checkpoint", "on_epoch", "device")',
-            '_NO_RESULT = ("checkpoint", "on_epoch", "device", "penalty")',
+            '_NO_RESULT = ("on_epoch", "device")',
+            '_NO_RESULT = ("on_epoch", "device", "penalty")',
             ('tests/bench/test_runs.py::test_the_id_is_the_hash_of_what_is_not_at_its_default',)),
         Mutant(
             'What was staged under another plan is dropped.', 'featstore/store/staging.py',
@@ -780,7 +780,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             '    data = chosen.numpy(np.float64)',
             ('tests/featstore/store/test_pairs.py::test_by_hand',)),
         Mutant(
-            'A class takes the best of its prompts.', 'bench/tasks/zero_shot.py',
+            'A class takes the best of its prompts.', 'bench/tasks/ranked.py',
             'order = np.argsort(owner, kind="stable")', 'order = np.arange(len(owner))',
             ('tests/bench/test_zero_shot.py::test_the_best_prompt_of_a_class_is_its_score',)),
         Mutant(

@@ -8,12 +8,17 @@ from sklearn.preprocessing import normalize
 
 from fitters import Pairs
 from fitters.errors import PairsError, SettingError, UnknownMethodError
-from fitters.few_shot.class_moments import ClassMoments
-from fitters.few_shot.cross_modal import CrossModal
+from fitters.few_shot import LEARNERS, learner_named
+from fitters.few_shot.descent import CrossModal
 from fitters.few_shot.learner import ClassMeans, Shots, reciprocal_rank
-from fitters.few_shot.logistic_probe import LogisticProbe
-from fitters.few_shot.registry import LEARNERS, learner_named
-from fitters.few_shot.ridge_probe import RanPAC, RidgeProbe, _Path, random_relu
+from fitters.few_shot.probes import (
+    ClassMoments,
+    LogisticProbe,
+    RanPAC,
+    RidgeProbe,
+    _Path,
+    random_relu,
+)
 from tests.assertions import assert_close, assert_same
 from tests.fitters.few_shot.digits import accuracy, made, noisy_prototypes
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from fitters.few_shot.learner import Shots
-from fitters.few_shot.logistic_probe import STRENGTHS, LogisticProbe, search
+from fitters.few_shot.probes import STRENGTHS, LogisticProbe, search
 from tests.assertions import assert_close
 from tests.fitters.few_shot.digits import digits, made, noisy_prototypes
 
@@ -51,7 +51,7 @@ def test_classes_weigh_alike():
 
 
 def test_two_classes_are_sklearns_too(monkeypatch):
-    monkeypatch.setattr("fitters.few_shot.logistic_probe.STRENGTHS", (3.0,))
+    monkeypatch.setattr("fitters.few_shot.probes.STRENGTHS", (3.0,))
     (x, labels), (vx, vl), test = digits(5)
     few, held = labels < 2, vl < 2
     shots = Shots(x[few], labels[few], 2, None, vx[held], vl[held])

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from fitters.few_shot.descent import LPPlusPlus
 from fitters.few_shot.learner import reciprocal_rank
-from fitters.few_shot.lp_plus_plus import LPPlusPlus
 from tests.assertions import assert_close
 from tests.fitters.few_shot.digits import made, noisy_prototypes
 

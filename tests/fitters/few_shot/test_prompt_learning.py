@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fitters.errors import DivergedError, PairsError, SettingError, UnknownMethodError
-from fitters.few_shot import prompt_learning
+from fitters.few_shot import prompt_learner, prompt_learning
 from fitters.few_shot.learner import Shots
 from fitters.few_shot.prompt_learning import (
     CoCoOp,
@@ -18,7 +18,6 @@ from fitters.few_shot.prompt_learning import (
     text_rows,
     word_vectors,
 )
-from fitters.few_shot.registry import prompt_learner
 from tests.assertions import assert_close, assert_same
 from tests.featstore.encoders.open_clip_models import build, known_to_open_clip
 from tests.fitters.few_shot.tiny_tower import TOKENIZER, tiny_tower, tower_of

@@ -13,9 +13,9 @@ from fitters import METHODS, PRESETS, ICISAligner, Pairs, fit, load, preset
 from fitters.errors import SettingError, UnknownMethodError
 from fitters.from_store import project_view
 from fitters.jobs import fit_from_store
-from fitters.moments.transform import normalize_rows
 from fitters.saved import fitted_arrays
 from fitters.settings import FitRequest, TrainingOptions
+from fitters.sources import normalize_rows
 from headstock.__main__ import cli
 from tests.assertions import assert_same
 from tests.fitters.toy_store import HEAD, NAMES, X, Y
@@ -160,7 +160,7 @@ def _fit(store, out, *more, method="paper-mlp"):
     return run_command(cli, "headstock", [str(word) for word in (*words, *more)])
 
 
-def test_the_command_trains_resumes_and_cleans_up(store_path, tmp_path, capsys, monkeypatch):
+def test_the_command_trains(store_path, tmp_path, capsys):
     few = ("-s", "epochs=3", "-s", "batch_size=8")
     assert _fit(store_path, tmp_path / "whole", *few) == 0
     assert "paper-mlp, fitted on 30 prototypes" in capsys.readouterr().out
@@ -171,19 +171,6 @@ def test_the_command_trains_resumes_and_cleans_up(store_path, tmp_path, capsys, 
     assert facts["choice"]["sequential"] is True
     assert len(facts["training"]["metric"]) == facts["training"]["epochs"]
 
-    def interrupt(*_, **__):
-        raise KeyboardInterrupt
-
-    # Killed after the training, before anything was saved: the state is there.
-    with monkeypatch.context() as patch:
-        patch.setattr("fitters.alignment.Alignment.save", interrupt)
-        assert _fit(store_path, tmp_path / "again", *few) != 0
-    assert (tmp_path / ".again.training").is_file()
-    assert _fit(store_path, tmp_path / "again", *few) == 0
-    for file in (tmp_path / "whole").iterdir():
-        assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "deep", "whole"]
-    capsys.readouterr()
     for method, word, said in [
         ("paper-mlp", "sequential=yes", "-s sequential has no effect without --captions"),
         ("paper-mlp", "penalty=1", "paper-mlp has no setting 'penalty'. These have: ridge, "),

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
 from threadpoolctl import threadpool_limits
 
 from fitters import MLPAligner, RidgeAligner
-from fitters.errors import AlignmentWriteError, DivergedError, SelectionError, SettingError
+from fitters.errors import DivergedError, SelectionError, SettingError
 from fitters.saved import fitted_arrays
 from fitters.settings import EpochDone
 from fitters.trained.base import ArrayRows
@@ -80,64 +78,6 @@ def test_same_seed_same_bytes_and_torchs_global_state_untouched(pairs, torch_thr
     assert torch.equal(torch_state, torch.get_rng_state())
     assert np.array_equal(numpy_state, np.random.get_state()[1])  # noqa: NPY002
     assert torch.get_num_threads() == torch_threads
-
-
-class Interrupted(Exception):
-    pass
-
-
-def stop_after(n):
-    left = itertools.count(1)
-
-    def on_epoch(_):
-        if next(left) == n:
-            raise Interrupted
-
-    return on_epoch
-
-
-RESUMED = {
-    "adam": {}, "adamw, clip, warm-up": {"optimizer": "adamw", "clip": 0.5, "warmup_epochs": 1.5},
-    "lion": {"optimizer": "lion", "learning_rate": 1e-3}, "adagrad": {"optimizer": "adagrad"},
-    "learned temperature": {"direction": "both", "loss": "siglip", "n_components": 8},
-    "early stopping": {"patience": 50, "validation_fraction": 0.25},
-    "two stages": {"sequential": True}, "devise": {"loss": "devise"},
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", RESUMED)
-@pytest.mark.parametrize("at", [1, 4])
-def test_resumed_is_uninterrupted_to_the_byte(name, at, pairs, tmp_path):
-    settings = SMALL | RESUMED[name]
-    given = (ArrayRows(*(r[:12] for r in pairs), np.arange(12)),
-             ArrayRows(*(r[12:] for r in pairs), np.arange(20) + 12))  # fmt: skip
-    whole = MLPAligner(**settings).fit_rows(*given)
-    how = {"checkpoint": tmp_path / "state", "checkpoint_seconds": 0.0}
-    with pytest.raises(Interrupted):
-        MLPAligner(**settings).fit_rows(*given, **how, on_epoch=stop_after(at))
-    told = []
-    resumed = MLPAligner(**settings).fit_rows(*given, **how, on_epoch=told.append)
-    assert_same_arrays(resumed, whole)
-    assert resumed.history_ == whole.history_
-    assert len(told) == len(whole.history_) - at
-    assert (resumed.scale_, resumed.shift_) == (whole.scale_, whole.shift_)
-
-
-def test_a_checkpoint_of_another_training_is_left_unread(pairs, tmp_path, caplog):
-    path = tmp_path / "state"
-    MLPAligner(**SMALL, seed=1).fit(*pairs, checkpoint=path)
-    found = MLPAligner(**SMALL).fit(*pairs, checkpoint=path)
-    assert "is of another training" in caplog.text
-    assert_same_arrays(found, MLPAligner(**SMALL).fit(*pairs))
-    x, y = pairs
-    moved = MLPAligner(**SMALL).fit(x + 1, y, checkpoint=path)
-    assert_same_arrays(moved, MLPAligner(**SMALL).fit(x + 1, y))
-    path.write_bytes(b"\x08\0\0\0\0\0\0\0not json")
-    again = MLPAligner(**SMALL).fit(*pairs, checkpoint=path)
-    assert "cannot be read" in caplog.text
-    assert_same_arrays(again, found)
-    with pytest.raises(AlignmentWriteError, match="folder that you may write"):
-        MLPAligner(**SMALL).fit(*pairs, checkpoint=path / "below")
 
 
 def test_early_stopping_keeps_the_best_epoch(rng):
