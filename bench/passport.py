@@ -15,7 +15,7 @@ from bench.bridge import NEIGHBOURS
 from bench.errors import ProtocolError
 from bench.metrics.geometry import effective_rank, nearest_rows
 from bench.options import AgainConfig
-from bench.spaces import ENOUGH, footprints, unusual
+from bench.spaces import ENOUGH_ROWS, footprints, unusual
 from featstore.encoders.registry import encode
 from featstore.manifest.io import read_manifest
 from featstore.sources.reader import open_reader
@@ -136,7 +136,7 @@ def passport(view: Selection, again: Again | None = None) -> Passport:
     some = np.random.default_rng(0).permutation(len(good))[: max(SAMPLE, PER_COLUMN * view.dim)]
     sample = rows.take(some).numpy(np.float32)
     near, apart = sample[:SAMPLE], None
-    if len(good) >= ENOUGH:
+    if len(good) >= ENOUGH_ROWS:
         apart = _numbers(good[unusual(lambda: rows.batches(reuse=True), sample)])
     counts = np.zeros(len(near), np.int64)
     if len(near) > NEIGHBOURS:

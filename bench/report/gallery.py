@@ -127,10 +127,11 @@ def gallery(
 ) -> dict[str, Any] | None:
     """Return examples of a method fitted on head weights alone, or None if none can be shown.
 
-    They are what the template ``examples.html`` reads: which run it is (``setting``), ``groups`` of
-    at most `CARDS` cards with their ``title`` and ``total``. A card has the right
-    answer (``text``), an ``image`` or "", and ``answers``, the method's first, each
-    ``by`` someone in the colour of a ``role``, with its ``text`` and the ``rank`` of the right one.
+    They are what the template ``examples.html`` reads: which run it is (``setting``), how many of
+    ``total`` images are ``hits``, among how many (``pool``), and ``groups`` of at most `CARDS`
+    cards with their ``title`` and ``total``. A card has the right answer (``text``), an ``image``
+    or "", and ``answers``, the method's first, each ``by`` someone in the colour of a ``role``,
+    with its ``text`` and the ``rank`` of the right one.
 
     All names come before held-out ones, a lower seed before a higher. The same images are shown as
     ConSE and as random vectors name them, where these were run on the same images.
@@ -171,8 +172,11 @@ def gallery(
     held = "none held out" if run["eval"] == "all-names" else evaluation_text(run["eval"])
     pool = f"{among(direction, run['gallery'])} ({held})"
     return {
+        "hits": list(places.values()).count(1),
+        "total": len(first),
+        "pool": pool,
         "setting": (
-            f"{method_title(method)} on head weights alone: {len(first):,} images, {pool}. "
+            f"{method_title(method)} on head weights alone. "
             "Examples are drawn by a hash of their ids; blank thumbnails are passed over."
         ),
         "groups": [

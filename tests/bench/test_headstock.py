@@ -68,8 +68,6 @@ def test_the_state_of_a_folder_is_what_was_made_there(tmp_path, monkeypatch, cap
     state = _state(tmp_path, monkeypatch, capsys)
     assert [one["path"] for one in state["reports"]] == ["report.html"]
     assert state["next"] == "headstock ls --available sources"
-    toy_manifest(tmp_path / "data" / "more", name="more")
-    assert _state(tmp_path, monkeypatch, capsys)["next"].startswith("headstock extract data/more ")
 
 
 def test_a_job_ends_at_the_first_step_that_fails(tmp_path, monkeypatch, capfd):

@@ -16,7 +16,7 @@ import headstock as hs
 from bench.errors import ProtocolError
 from bench.options import AgainConfig
 from bench.passport import encoded_again, passport
-from bench.spaces import ENOUGH, footprints, unusual
+from bench.spaces import ENOUGH_ROWS, footprints, unusual
 from featstore.command_line import EXIT_ERROR, EXIT_USAGE, run_command
 from featstore.interop.reading import view_of
 from featstore.plugins import register
@@ -120,7 +120,7 @@ def test_nothing_is_found_in_unmixed_rows(tokens):
         heavy = topics(rng, 1200) * np.exp(0.5 * rng.standard_normal((1200, 1)))
         assert not len(found(heavy.astype(np.float32)))
         assert not len(found(tokens[rng.permutation(6000)[:1500], :96]))
-    assert not len(found(topics(rng, ENOUGH - 1)))
+    assert not len(found(topics(rng, ENOUGH_ROWS - 1)))
 
 
 def test_a_tight_group_does_not_hide_itself():

@@ -1,4 +1,4 @@
-"""Batches: every row once an epoch, in memory or by chunks."""
+"""Batches: every row once an epoch."""
 
 import numpy as np
 import torch
@@ -18,12 +18,10 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-@given(st.integers(1, 60), st.integers(0, 40), st.integers(2, 17), st.booleans())
-def test_an_epoch_has_every_row_once_however_it_is_read(n, m, size, chunked):
+@given(st.integers(1, 60), st.integers(0, 40), st.integers(2, 17))
+def test_an_epoch_has_every_row_once(n, m, size):
     sources = [rows(n), rows(m, first=n)] if m else [rows(n)]
     stream = Stream(sources)
-    if chunked:
-        stream = Stream(sources, resident_bytes=0, chunk_rows=5, pool_chunks=3)
     found = list(stream.epoch(size, generator()))
     assert len(found) == stream.steps(size)
     assert [len(batch) for batch in found[:-1]] == [size] * (len(found) - 1)
