@@ -21,9 +21,9 @@ from scipy.stats import binom
 from sklearn.base import BaseEstimator, clone
 
 from bench.corpus import Corpus, Head, Items
+from bench.execution import Scoring, split_of
 from bench.options import TASKS, FewShot, checked_options
 from bench.runs import Run
-from bench.scoring import Scoring, split_of
 from featstore import contracts
 from featstore.contracts import Contract, Inapplicable, defined, equal, expect, unchanged
 from featstore.errors import ContractError, FeatstoreError, PluginError, lookup

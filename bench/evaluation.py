@@ -43,7 +43,7 @@ from featstore.matrices import Rows, vector
 from featstore.parallel import Engine
 from featstore.store.store import FeatureStore, open_store
 from fitters.errors import SettingError
-from fitters.inventory import find_sets
+from fitters.from_store import find_sets
 from fitters.kept import digest_of
 from fitters.methods import registered
 from fitters.pairs import Pairs, Prototypes

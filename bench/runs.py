@@ -80,7 +80,7 @@ class Data:
         Augmented views of the images, for few-shot learners that look at some.
     more_heads, more_images : tuple of str
         Further heads of the same classes, and the same images by their encoders, each
-        ``key@revision``; see `fitters.inventory.beside_fields`.
+        ``key@revision``; see `fitters.from_store.beside_fields`.
     pairs_from : tuple of str
         Images of another data set and their captions or class names, each ``key@revision``: what
         real pairs are made of, in place of images of `image_set`.

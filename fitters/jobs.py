@@ -25,8 +25,7 @@ from featstore.store.tables import join_ids
 from fitters.alignment import Alignment, OnStage
 from fitters.alignment import fit as fit_arrays
 from fitters.errors import SettingError, ZeroRowError, check_names
-from fitters.from_store import MomentsRequest, beside, moment_sources
-from fitters.inventory import find_sets
+from fitters.from_store import MomentsRequest, beside, find_sets, moment_sources
 from fitters.methods import method_named, needs_rows, registered
 from fitters.pairs import Pairs, Prototypes
 from fitters.prototypes import CONTROLS

@@ -90,7 +90,7 @@ class SetNames:
         featstore.errors.UnknownSetError, featstore.errors.AmbiguousSetError
             If a set is not in the store, or several fit.
         """
-        from fitters.inventory import beside_fields, set_fields
+        from fitters.from_store import beside_fields, set_fields
         from fitters.jobs import images_beside
 
         if bool(self.head) != bool(self.head_names):
@@ -133,7 +133,7 @@ def caption_fields(
     fitters.errors.SettingError
         If the store lacks the images of that data set in the space of these.
     """
-    from fitters.inventory import pinned, set_fields
+    from fitters.from_store import pinned, set_fields
     from fitters.jobs import images_beside
 
     of_images: dict[str, Any] = {}

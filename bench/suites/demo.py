@@ -44,7 +44,7 @@ from featstore.errors import AlreadyFinishedError
 from featstore.identity import sha256_hex
 from featstore.store.store import FeatureStore
 from featstore.testing import item_table, write_set
-from fitters.inventory import find_fits
+from fitters.from_store import find_fits
 from fitters.methods import METHODS, method_named
 from fitters.settings import Control, PairControl
 

@@ -29,7 +29,7 @@ from featstore.command_line import count
 from featstore.errors import listed
 from featstore.store.store import FeatureStore
 from fitters.few_shot import LEARNERS, learner_named
-from fitters.inventory import Fit, Inventory
+from fitters.from_store import Fit, Inventory
 
 SUITE = "few-shot"
 

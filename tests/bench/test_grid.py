@@ -12,7 +12,7 @@ from bench.results import finished
 from featstore import open_store
 from fitters import Pairs
 from fitters.aligners.ridge import RidgeAligner
-from fitters.inventory import find_sets
+from fitters.from_store import find_sets
 from fitters.kept import Kept
 from fitters.select.held_out import LinearFits
 from fitters.sources import normalize_rows

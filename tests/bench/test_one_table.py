@@ -44,7 +44,7 @@ CHOICES = {
     "bench/report/theme.py: controls",
     "bench/report/verdict.py: controls",
     "bench/runs.py: tasks",
-    "bench/scoring.py: tasks",
+    "bench/execution.py: tasks",
     "bench/suites/demo.py: controls",
     "bench/tables.py: metrics",
     "bench/tasks/outcome.py: metrics",

@@ -16,11 +16,11 @@ from bench.cells import only_series
 from bench.comparisons import compare
 from bench.corpus import read_corpus
 from bench.errors import MetricError, ProtocolError
+from bench.execution import Scoring
 from bench.fits import fit_run
 from bench.metrics import Metric
 from bench.options import Task
 from bench.results import read_ranks, read_sessions, read_sums
-from bench.scoring import Scoring
 from bench.tables import value_text
 from bench.tasks.outcome import outcomes_of
 from bench.tasks.ranked import score_zero_shot

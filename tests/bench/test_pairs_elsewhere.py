@@ -6,8 +6,8 @@ from sklearn.preprocessing import normalize
 
 from bench import read_ranks, read_results
 from bench.corpus import read_corpus
+from bench.execution import split_of
 from bench.fits import prototype_pairs
-from bench.scoring import split_of
 from featstore import open_store
 from featstore.command_line import run_command
 from fitters import Pairs, fit

@@ -13,11 +13,11 @@ from sklearn.preprocessing import normalize
 from bench import read_results, run_all
 from bench.corpus import Items, read_corpus
 from bench.errors import ProtocolError
+from bench.execution import split_of
 from bench.fits import class_mean_pairs, fit_run
 from bench.metrics.geometry import biased_cka, mutual_knn
 from bench.options import Neighbours
 from bench.protocol import stream
-from bench.scoring import split_of
 from bench.suites import paper, with_lists
 from bench.suites.paper import paper_runs
 from bench.suites.published import published_numbers, published_table

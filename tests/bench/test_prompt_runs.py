@@ -10,10 +10,10 @@ from threadpoolctl import threadpool_limits
 
 from bench import read_results, run_all
 from bench.corpus import read_corpus
+from bench.execution import open_prompt_side
 from bench.fits import Identity
 from bench.options import FewShot
 from bench.protocol import first_per_class, in_class_split
-from bench.scoring import open_prompt_side
 from bench.tasks.few_shot import _dense
 from featstore import open_store
 from featstore.encoders.open_clip_text import open_prompt_tower

@@ -15,7 +15,7 @@ from bench import run_all, write_report
 from bench.report.theme import INKS
 from featstore import open_store
 from fitters.aligners.ridge import RidgeAligner
-from fitters.inventory import find_sets
+from fitters.from_store import find_sets
 from fitters.methods import METHODS, Method
 from tests.bench.hostile_store import TEXTS, write_hostile_store
 from tests.shorthand import sweep_runs

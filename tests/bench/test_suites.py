@@ -17,7 +17,7 @@ from featstore import open_store
 from featstore.store.gc import remove_set
 from featstore.testing import write_set
 from fitters.errors import SettingError, UnknownMethodError
-from fitters.inventory import find_fits, find_sets
+from fitters.from_store import find_fits, find_sets
 from tests.shorthand import sweep_runs
 
 
