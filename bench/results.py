@@ -229,7 +229,7 @@ def _runs_at(
             continue
         ids = set(frames[-1]["run_id"])
         # Its name is that of all its runs: a part of a file is none.
-        if ids and path.stem == _name_of(ids) and (ranks / path.name).is_file():
+        if path.stem == _name_of(ids) and (ranks / path.name).is_file():
             named |= dict.fromkeys(ids - named.keys(), path.stem)
     return pl.concat(frames), named, wrong
 

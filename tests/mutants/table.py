@@ -530,7 +530,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
         ),
         Mutant(
             'A run counts as finished only with its ranks beside it.', 'bench/results.py',
-            'if path.stem == _name_of(ids) and file_of(root, "ranks", path.stem).is_file():',
+            'if path.stem == _name_of(ids) and (ranks / path.name).is_file():',
             'if path.stem == _name_of(ids):',
             ('tests/bench/test_results.py::test_a_damaged_run_counts_as_not_finished',)),
         Mutant(
