@@ -3,10 +3,8 @@
 One TOML file names hypotheses, sets, encoders, one primary comparison and the number of draws
 after which it ends. `store_plan` writes its digest, the digest of the code and the id of every run
 before any is made. What `outcome` reports is called confirmatory only if all of that still holds.
-Its summary takes sets as a sample of sets (`bench.confirmatory`), and where the plan says so
+Its summary takes sets as a sample of sets (`random_effects`), and where the plan says so
 encoders as a sample of encoders (`bench.statistics.two_term` over encoders × sets).
-
-One summary of an effect that was measured on several sets: sets as a sample of sets.
 
 An effect differs between sets by more than its standard errors say. The differences are a variance
 of their own, and an interval for *other* sets has to hold it. docs/statistics.md says how often

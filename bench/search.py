@@ -4,10 +4,9 @@ Everything stays on this machine. The folder is read and never written to; vecto
 lie in a store in the user's cache, where only the user may read them. Pictures are known by the
 hash of their content, so a second run encodes what is new, and what has gone is no longer found.
 
-The words that a search knows: the things of WordNet, without persons.
-
-WordNet's tree names persons by what they do, where they come from and what is thought of them; its
-words for them hold slurs and insults. Three rules keep them away from pictures:
+The words that a search knows are the things of WordNet, without persons. WordNet's tree names
+persons by what they do, where they come from and what is thought of them; its words for them hold
+slurs and insults. Three rules keep them away from pictures:
 
 1. A word that only names persons is in no vocabulary, but for PLAIN; nor is a word of BLOCKED.
 2. Of the words that are there, those that somebody could be called are found when they are typed,

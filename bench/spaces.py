@@ -1,13 +1,11 @@
 """What vectors say of their spaces, without a label.
 
-Rows of another encoder in one column of vectors, without labels.
+In one column of vectors rows of another encoder are looked for. `footprints` are facts of a row's
+bits. `unusual` is a guess, by distance: rows that lie apart from the others with a gap between.
+docs/bridge.md says what neither sees.
 
-`footprints` are facts of a row's bits. `unusual` is a guess, by distance: rows that lie apart from
-the others with a gap between. docs/bridge.md says what neither sees.
-
-Whether two sets of vectors of the same items are of one space: a verdict without a fit.
-
-Of every item the similarities to some anchors are correlated between both sides. That is free of
+Whether two sets of vectors of the same items are of one space is a verdict without a fit: of every
+item the similarities to some anchors are correlated between both sides. That is free of
 rotation, scale, shift and the order of columns, and takes any two widths. docs/bridge.md says on
 what the thresholds were set, and what they cannot decide.
 """

@@ -1,13 +1,11 @@
-"""Maps from the vectors of one encoder to those of another, for the same items.
+"""Adapters: one safetensors file that maps the vectors of an old encoder to those of a new one.
 
-They are chosen by what a search keeps, so nothing is centred away: the mean of the new rows comes
+Maps are chosen by what a search keeps, so nothing is centred away: the mean of the new rows comes
 back, and rows are as long as the new ones are if that was better. Shrunk rows would lie around the
 mean, among the hubs of the index.
 
-Adapters: one safetensors file that maps the vectors of an old encoder to those of a new one.
-
-NumPy alone applies it, in the lines of `Adapter.lines`. It holds what it was measured to keep, and
-rows whose mapping is compared when it is read.
+NumPy alone applies an adapter, in the lines of `Adapter.lines`. It holds what it was measured to
+keep, and rows whose mapping is compared when it is read.
 """
 
 from __future__ import annotations

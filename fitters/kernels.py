@@ -1,11 +1,9 @@
-"""The Gaussian kernel, and its features by Nyström landmarks.
+"""The Gaussian kernel: its features by Nyström landmarks, and solvers of kernel ridge regression.
 
-Solvers of kernel ridge regression.
-
-Up to `DOUBLE_ROWS` rows by a float64 Cholesky factor. Beyond, in place by a float32 factor (4 n²
-bytes, the one matrix held), then refined: the residual is taken in float64 from kernel blocks made
-anew, and the factor solves for the correction until the residual is below `TOLERANCE`. Whether it
-is, `SAMPLE` rows say: all rows of 21,841 take as long as the factor.
+A solution is exact up to `DOUBLE_ROWS` rows by a float64 Cholesky factor. Beyond, in place by a
+float32 factor (4 n² bytes, the one matrix held), then refined: the residual is taken in float64
+from kernel blocks made anew, and the factor solves for the correction until the residual is below
+`TOLERANCE`. Whether it is, `SAMPLE` rows say: all rows of 21,841 take as long as the factor.
 
 A benchmark solves for the same prototypes with ever other real pairs, and decomposes one kernel of
 class texts for ever other image rows. Both are kept a while: `solve_first` and `decompose_kernel`.

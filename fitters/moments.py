@@ -6,10 +6,9 @@ reading a row twice, and large means cost no precision.
 
 `merge_pooled` gives the moments of all rows together, about one common mean.
 
-Moments of many rows: sums of parts, added exactly enough.
-
-Where a part begins depends on the number of rows alone, and parts are added one after the other:
-who accumulated which, and who was first, changes no bit of the sum.
+Those of many rows are sums of parts. Where a part begins depends on the number of rows alone, and
+parts are added one after the other: who accumulated which, and who was first, changes no bit of the
+sum.
 
 Products are taken in float32 over the rows of a fold in a batch and added in float64: batches have
 some thousand rows, or a product would run at a fraction of the speed. The shift is the mean of the

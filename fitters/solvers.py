@@ -1,6 +1,7 @@
-"""Penalised least squares, decomposed once: every penalty, average and left-out group follow.
+"""Closed-form solvers, arrays in, arrays out, float64; and which captions would help most.
 
-Over the weighted rows Φ = √w φ(a) and targets B = √w b the problem is::
+Penalised least squares is decomposed once: every penalty, average and left-out group follow. Over
+the weighted rows Φ = √w φ(a) and targets B = √w b the problem is::
 
     minimise over C   ‖Φ C − B‖² + α ‖C‖²,      C = lhs · 1 / (λ + α) · rhs
 
@@ -11,14 +12,13 @@ nothing but blocks of I. With H = Φ (ΦᵀΦ + α)⁻¹ Φᵀ, X is (I − H_II
 the dual, with G = (ΦΦᵀ + α)⁻¹, it is −G_II⁻¹ G_I. What is left out has no part in its prediction:
 O_II = 0, which says what D is.
 
-Closed-form solvers: arrays in, arrays out, float64.
-
 Notation: `a` is the side that predicts and `b` the side that is predicted, whichever of x and y
 they are. gram = Σ w a aᵀ and cross = Σ w a bᵀ, about the mean or about 0 as the caller chose.
 
 The shapes in the annotations are executable: the tests check every call with beartype.
 
-Which images' captions would help most: a design of experiments before any caption is written.
+Which images' captions would help most (`suggest`) is a design of experiments: no caption is there
+yet.
 """
 
 from __future__ import annotations

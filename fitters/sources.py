@@ -1,11 +1,11 @@
-"""Row-wise preprocessing of one side: L2 → centre → L2 → feature map.
+"""What an alignment is fitted on: prototypes and real pairs, prepared side by side.
+
+The rows of a side go through L2 → centre → L2 → feature map.
 
 Unit rows first, because a long row is not a more certain one; then the mean goes, because image
 embeddings and head rows each sit in a narrow cone of their own, and the offset between the cones
 says nothing about classes; then unit rows again, because scores are cosines. A feature map after
 that makes whatever is fitted nonlinear in the rows.
-
-What an alignment is fitted on: prototypes and real pairs, prepared side by side.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""`headstock bridge`, and `headstock store derive`, which applies what it saves.
+"""Commands on vectors: `headstock bridge`, and `headstock store derive` that applies what it saves.
 
-What `headstock show` prints of a file of vectors, and of a set whose items it encodes again.
+`headstock show` prints here of a file of vectors, and of a set whose items it encodes again.
 """
 
 from __future__ import annotations

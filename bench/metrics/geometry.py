@@ -1,4 +1,4 @@
-"""Geometry of embeddings: CKA, modality gap, neighbours.
+"""Geometry of embeddings: CKA, CCA, modality gap, neighbours; raw, and beside their null.
 
 Blockwise: 21,000 rows need the rows and one block of scores, never all 4.4e8 scores.
 
@@ -11,13 +11,6 @@ K̃ is K without its diagonal, and CKA = HSIC(K, L) / √(HSIC(K, K) · HSIC(L, 
 and not n × n. The biased one nears 1 for any two sets where n is small beside d; the unbiased one
 is about 0 for unrelated sets and may be negative.
 
-References
-----------
-Kornblith et al., Similarity of Neural Network Representations Revisited, ICML 2019; Song et al.,
-Feature Selection via Dependence Maximization, JMLR 2012, eq. 4.
-
-Similarities of row-aligned views beside their permutation null: CKA, CCA, mutual k-NN.
-
 The raw number of two unrelated views follows from n and d: biased CKA nears 1 where n is small
 beside d, and the best of many pairs of layers is high by selection. Here the rows of the second
 view are permuted, and the number is read against what permuted rows give.
@@ -28,9 +21,11 @@ three is an inner product of two n × n matrices, which are computed once and re
 
 References
 ----------
-Null-calibrated similarity: arXiv 2602.14486 (ICML 2026), Algorithms 1 and 2. p: Phipson and Smyth,
-Permutation P-values Should Never Be Zero, 2010. The adjusted form is that of the adjusted Rand
-index: Hubert and Arabie, Comparing Partitions, 1985.
+Kornblith et al., Similarity of Neural Network Representations Revisited, ICML 2019; Song et al.,
+Feature Selection via Dependence Maximization, JMLR 2012, eq. 4. Null-calibrated similarity:
+arXiv 2602.14486 (ICML 2026), Algorithms 1 and 2. p: Phipson and Smyth, Permutation
+P-values Should Never Be Zero, 2010. The adjusted form is that of the adjusted Rand index: Hubert
+and Arabie, Comparing Partitions, 1985.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The pages of a report, of what changed between two, and of a bridge.
+"""The pages of a report and of a bridge.
 
 A verdict, a curve or a map over several datasets at once would mean nothing. A suite that reads
 many sets has a page for each; what is not shown is named.
 
-The page of a bridge: its verdict, the curve over pairs, the controls, and the numbers.
+The page of a bridge has its verdict, the curve over pairs, the controls, and the numbers.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
-"""The page of a search: one offline file that answers from lists made beforehand.
+"""The page of a search: one offline file, or served to this machine.
+
+The file answers from lists made beforehand.
 
 The lists of words are exact. Phrases are put together in the page from vectors of few dimensions:
 of texts their principal components, of pictures the directions that matter for scores of words.
 
-A search served to this machine: the page, its thumbnails, and answers to any text.
-
-Who may ask is whoever was given the address: it holds a key that works once, and is changed into a
-cookie. Other pages in the browser have neither, and a name that an attacker points at 127.0.0.1 is
-refused by the Host that the browser sends. Nothing is read but the request line and the headers,
-no path of the disk is made of a request, and nothing of it is kept.
+What is served is the page, its thumbnails, and answers to any text. Who may ask is whoever was
+given the address: it holds a key that works once, and is changed into a cookie. Other pages in the
+browser have neither, and a name that an attacker points at 127.0.0.1 is refused by the Host that
+the browser sends. Nothing is read but the request line and the headers, no path of the disk is made
+of a request, and nothing of it is kept.
 """
 
 from __future__ import annotations

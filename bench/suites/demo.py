@@ -1,4 +1,4 @@
-"""The suites `demo` and `smoke`, and the sets of a store that they need.
+"""The suites `demo`, `smoke` and `controls`, and the sets of a store that they need.
 
 Two evaluations of the stamps. *All names*: nothing of the dataset is trained on, every image
 is ranked against every name, and the head is compared with 19 draws of each control. *Held out*:
@@ -7,13 +7,12 @@ scored. There ridge and Procrustes have a new draw of each control a seed, and k
 on every split, without real pairs and with 64. Rows of the head's covariance have no real pairs
 beside them here, but in the suite `controls`.
 
-The data are planted: classes are points of a latent space, images and texts are noisy linear
-views of them, and the head's rows are views of other classes of the same latent space. So head
-weights help, random and shuffled rows do not, and a broken protocol shows in seconds.
+The data of `smoke` are planted: classes are points of a latent space, images and texts are noisy
+linear views of them, and the head's rows are views of other classes of the same latent space. So
+head weights help, random and shuffled rows do not, and a broken protocol shows in seconds.
 
-The suite `controls`: what could stand in for a head, and how much of a head it takes.
-
-What a head is compared with has doses here, and its real pairs have controls too:
+The suite `controls` asks what could stand in for a head, and how much of a head it takes. What a
+head is compared with has doses, and its real pairs have controls too:
 
 - over all names, 19 draws each: every control of the head, names shuffled within 10 to 300
   clusters of like names, and heads of 10 to 500 classes; once also the nearest and the farthest

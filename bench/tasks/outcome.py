@@ -1,7 +1,6 @@
 """Task results, and the projection protocol that tasks depend on.
 
-Confidence: the probability of an answer, and whether a picture without a name is told apart.
-
+Confidence is the probability of an answer, and whether a picture without a name is told apart.
 A probability is the softmax of the scores over the candidates, divided by a temperature that comes
 from training data alone. For rejection the candidates are cut into two halves at random, several
 times: each image is scored by the half that has its name, and by the half that has not.

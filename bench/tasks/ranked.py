@@ -1,19 +1,16 @@
 """Tasks of ranks: zero-shot classification, its generalised form, and retrieval.
 
-Zero-shot classification, and its generalised form.
-
-A name counts as found only if it is the image's own class; names that merely mean the same
-are wrong. The gallery is every class given, also those without an image.
+Of zero-shot classification a name counts as found only if it is the image's own class; names that
+merely mean the same are wrong. The gallery is every class given, also those without an image.
 
 An aligner that learned from a head's rows favours their classes. What counts is therefore how well
 the images of either kind do when the names of both kinds are in the gallery. The easier
 question, unseen images among unseen names alone, is scored too.
 
-Image ↔ caption retrieval, both directions.
-
-Relevance by ``"parent_id"``: a caption is relevant to its own image only (Flickr30k, COCO;
-an image has several captions, and hit recall asks for any of them). By ``"class_id"``: to
-every image of its class, for data where several images carry the same words.
+Retrieval is image ↔ caption, both directions. Relevance by ``"parent_id"``: a caption is relevant
+to its own image only (Flickr30k, COCO; an image has several captions, and hit recall asks for any
+of them). By ``"class_id"``: to every image of its class, for data where several images carry the
+same words.
 """
 
 from __future__ import annotations

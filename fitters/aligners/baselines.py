@@ -2,8 +2,7 @@
 
 Text-to-concept is fitted on images alone, each seen by both encoders. Texts then need no map:
 CLIP's text tower already writes into the space of its image tower.
-
-ConSE: an image is the mix of the class texts that its own classifier believes in.
+Of ConSE an image is the mix of the class texts that its own classifier believes in.
 """
 
 from __future__ import annotations

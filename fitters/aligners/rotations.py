@@ -1,11 +1,9 @@
 """Rotations between two spaces: Procrustes, and mini-vec2vec, which sees no pair.
 
-Orthogonal Procrustes: a rotation between two spaces, and no penalty to choose.
-
-mini-vec2vec: a rotation between two spaces from their geometry alone, without a pair.
-
-It is the strict control of everything that is fitted on pairs: what it reaches follows from how the
-rows of each side lie to one another, and from nothing that says which belongs to which.
+Orthogonal Procrustes has no penalty to choose. mini-vec2vec finds the rotation from the geometry of
+the two spaces alone. It is the strict control of everything that is fitted on pairs: what it
+reaches follows from how the rows of each side lie to one another, and from nothing that says which
+belongs to which.
 """
 
 from __future__ import annotations

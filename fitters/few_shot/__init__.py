@@ -1,6 +1,6 @@
 """Few-shot learners: a few labelled rows of every class in, a score for every class out.
 
-And the registry of them by name, those that learn prompts included.
+`LEARNERS` has them by name; those that learn prompts are `PROMPT_LEARNERS`.
 """
 
 from __future__ import annotations

@@ -1,12 +1,9 @@
 """Learners that go downhill from the prototypes, in steps.
 
-CLAP and ZS-LP: prototypes trained on the shots, held near where they started, or not.
-
-Cross-modal adaptation: prototypes are shots too, half of every batch.
-
-LP++: a linear probe beside the prototypes, with step sizes that need no search.
-
-The paper's few-shot: a map from names to images, trained on a head, then on class means.
+- CLAP and ZS-LP train prototypes on the shots, held near where they started, or not.
+- Of cross-modal adaptation prototypes are shots too, half of every batch.
+- LP++ is a linear probe beside the prototypes, with step sizes that need no search.
+- The paper's few-shot is a map from names to images, trained on a head, then on class means.
 """
 
 from __future__ import annotations

@@ -1,12 +1,9 @@
 """Probes of labelled rows: Gaussians, ridge, ridge on random features, logistic regression.
 
-Counts, sums and second moments of labelled rows: all that several closed forms look at.
-
-Gaussian discriminant analysis beside the prototypes.
-
-Ridge regression onto class labels, of rows or of a random feature map: RidgeProbe, RanPAC.
-
-Multinomial logistic regression with an L2 penalty, its strength by CoOp's schedule.
+The closed forms look at counts, sums and second moments of labelled rows alone: Gaussian
+discriminant analysis beside the prototypes, and ridge regression onto class labels, of rows
+(RidgeProbe) or of a random feature map (RanPAC). Multinomial logistic regression has an L2 penalty,
+its strength by CoOp's schedule.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Held-out scores of linear aligners in closed form.
+"""Held-out scores: of linear aligners in closed form, of others by fitting again.
 
 A fit of C = w C₀ + C₁ (prototypes, real pairs) is only needed through its products with itself and
 with the rows that are scored: CCᵀ is a quadratic in w, C bᵀ is linear. In the eigenbasis of the
@@ -18,10 +18,8 @@ The prototypes are always in training: they are what is being mixed in, not what
 The gallery of a fold is that fold's texts only, as at test time; one that also held the training
 texts would reward small prototype weights, because fitted texts lie among the real images.
 
-Held-out scores by fitting again.
-
-The criteria are those of `fitters.select.held_out`. Where the closed forms there do not apply, this
-costs one fit for each fold and setting; from moments, none of them reads a row again.
+Where the closed forms do not apply, the same criteria cost one fit for each fold and setting; from
+moments, none of them reads a row again.
 """
 
 from __future__ import annotations

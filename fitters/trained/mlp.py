@@ -1,6 +1,6 @@
 """`MLPAligner`: a configurable head, loss and schedule, trained on pairs.
 
-`ICISAligner`: predict the row of a head, bias and all, from the class's text.
+`ICISAligner` predicts the row of a head, bias and all, from the class's text.
 """
 
 from __future__ import annotations
