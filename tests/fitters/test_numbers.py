@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 import click
@@ -15,7 +15,7 @@ from scipy.sparse import issparse
 from bench.cli.main import run_settings
 from bench.options import TASKS
 from featstore.command_line import run_command
-from fitters import METHODS, CCAAligner, KernelRidgeAligner, RidgeAligner, fit
+from fitters import METHODS, fit
 from fitters.errors import FittersError, SettingError
 from fitters.settings import OPTIONS, TRAINING, FitConfig, FitRequest, TrainingOptions
 from headstock.__main__ import cli
@@ -45,33 +45,24 @@ def commands(group: click.Group, path: str = "") -> Iterator[tuple[str, click.Co
             yield f"{path}{name}", found
 
 
-def numbers() -> list[tuple[str, click.Parameter]]:
-    """Return every option of every command that takes a number, by what its help shows for it."""
-    return [
-        (name, parameter)
-        for name, command in commands(cli)
-        if name in LINES
-        for parameter in command.params
-        if isinstance(parameter, click.Option)
-        and (parameter.metavar or "").split("|")[0] in ("N", "X", "SEEDS")
-        and parameter.metavar
-    ]
-
-
-NUMBERS = numbers()
-IDS = [f"{command} {parameter.name}" for command, parameter in NUMBERS]
+#: Every option of every command that takes a number, by what its help shows for it.
+NUMBERS = [
+    (name, parameter)
+    for name, command in commands(cli)
+    if name in LINES
+    for parameter in command.params
+    if isinstance(parameter, click.Option)
+    and (parameter.metavar or "").split("|")[0] in ("N", "X", "SEEDS")
+]
 
 
 #: A setting that is a number, with a method that has it.
-SETTINGS = [
-    (method, name)
-    for name, method in {
-        name: method
-        for method, spec in METHODS.items()
-        for name, one in spec.settings.items()
-        if one.type in (int, float)
-    }.items()
-]
+SETTINGS = {
+    name: method
+    for method, spec in METHODS.items()
+    for name, one in spec.settings.items()
+    if one.type in (int, float)
+}
 
 
 @pytest.fixture
@@ -80,18 +71,11 @@ def work(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("name", [name for name, one in METHODS.items() if one.has is not None])
-def test_the_settings_that_are_stated_are_those_that_the_class_takes(name):
-    assert {*replace(METHODS[name], has=None).settings} == {*METHODS[name].settings}
-
-
 def test_no_number_is_left_out():
-    assert {str(one.name) for command, one in NUMBERS if command == "fit"} == {
-        "n_pairs", "jobs", "seeds", "suggest",
-    }  # fmt: skip
-    fields = {METHODS[method].settings[name].name for method, name in SETTINGS}
-    assert fields == {*OPTIONS, *TRAINING} - {"sequential"}
     assert {command for command, _ in NUMBERS} == {*LINES}
+    assert len(NUMBERS) > len(LINES)
+    fields = {METHODS[method].settings[name].name for name, method in SETTINGS.items()}
+    assert fields == {*OPTIONS, *TRAINING} - {"sequential"}
 
 
 def line(command, method="ridge", task="zero_shot"):
@@ -99,23 +83,22 @@ def line(command, method="ridge", task="zero_shot"):
     return [word.replace("METHOD", method).replace("TASK", task) for word in LINES[command]]
 
 
-@pytest.mark.parametrize(("command", "parameter"), NUMBERS, ids=IDS)
+@pytest.mark.parametrize(("command", "parameter"), NUMBERS)
 def test_a_wrong_number_is_one_line_before_anything_is_read(work, capsys, command, parameter):
     flag = max(parameter.opts, key=len)
     # Several values may be given where a benchmark is asked for.
     right = {"1,2"} if command == "eval task" or flag == "--seeds" else set()
-    for value in WRONG:
-        if value not in right:
-            refused(capsys, [*line(command), flag, value], f"Invalid value for '{flag}'", value)
+    for value in {*WRONG} - right:
+        refused(capsys, [*line(command), flag, value], f"Invalid value for '{flag}'", value)
     assert list(work.glob("*")) in ([], [work / "user-cache"])
 
 
-@pytest.mark.parametrize(("method", "name"), SETTINGS, ids=[name for _, name in SETTINGS])
-def test_a_wrong_setting_is_one_line_before_anything_is_read(work, capsys, method, name):
-    words = line("fit", method)
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_wrong_setting_is_one_line_before_anything_is_read(work, capsys, name):
+    method = SETTINGS[name]
     for value in WRONG:
-        said = f"{name} of {method}: expected a"
-        refused(capsys, [*words, "-s", f"{name}={value}"], said, value)
+        words = [*line("fit", method), "-s", f"{name}={value}"]
+        refused(capsys, words, f"{name} of {method}: expected a", value)
     assert list(work.glob("*")) in ([], [work / "user-cache"])
 
 
@@ -166,7 +149,7 @@ def finite(rows: Any) -> bool:
 
 
 EXTREME = {
-    "penalty": [0.0, 1e-300, 9e11], "mix": [1e-300, 1e-12, 9e11], "gamma": [1e-300, 1e-12, 999.0],
+    "penalty": [0.0, 1e-300, 9e11], "mix": [1e-300, 9e11], "gamma": [1e-300, 999.0],
     "n_components": [1, 10**11], "rank": [1, 10**11], "top_k": [1, 10**11],
     "power": [1e-300, 999.0],
 }  # fmt: skip
@@ -193,14 +176,6 @@ def test_a_number_that_is_allowed_gives_finite_rows_or_is_named(name, make_world
     assert all(name in message or "penalty" in message for message in said), said
 
 
-@pytest.mark.parametrize("aligner", [RidgeAligner, KernelRidgeAligner, CCAAligner])
-@pytest.mark.parametrize("alpha", [math.nan, math.inf, -1.0, 1e300])
-def test_an_estimator_blames_its_alpha_and_not_the_rows(aligner, alpha, make_world):
-    _, real = make_world()
-    with pytest.raises(ValueError, match=f"The 'alpha' parameter of {aligner.__name__} must be"):
-        aligner(alpha=alpha).fit(real.x, real.y)
-
-
 def test_a_kernel_that_is_too_narrow_is_blamed_itself(make_world):
     head, real = make_world()
     made = fit("kernel-ridge", prototypes=head, gamma=999.0, rng=np.random.default_rng(0))
@@ -208,9 +183,9 @@ def test_a_kernel_that_is_too_narrow_is_blamed_itself(make_world):
         made.project_y(real.y)
 
 
-@pytest.mark.parametrize("n_folds", [math.nan, math.inf, -1, 0, 1, 2.5])
-def test_folds_are_at_least_two(n_folds, make_world):
+def test_folds_are_at_least_two(make_world):
     head, real = make_world()
     data = METHODS["ridge"].sources(FitConfig("ridge"), prototypes=head, real=real)
-    with pytest.raises(SettingError, match="n_folds is an integer of at least 2"):
-        fit("ridge", data, rng=np.random.default_rng(0), n_folds=n_folds)
+    for n_folds in (math.nan, math.inf, -1, 0, 1, 2.5):
+        with pytest.raises(SettingError, match="n_folds is an integer of at least 2"):
+            fit("ridge", data, rng=np.random.default_rng(0), n_folds=n_folds)
