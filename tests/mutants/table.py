@@ -232,7 +232,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             'Equal items score alike, whatever a BLAS rounds.', 'bench/metrics/ranks.py',
             'return function(scores if equal is None else equal.tie(scores), start)',
             'return function(scores, start)',
-            ('tests/bench/test_equal_rows.py::test_copies_of_the_relevant_item_stand_before_it',)),
+            ('tests/bench/test_metrics_ranks.py::test_copies_of_the_relevant_item_stand_before_it',)),
         Mutant(
             'Of items that tie, the wrong ones are shown first.', 'bench/metrics/ranks.py',
             'order = np.lexsort((positions, relevant, -scores[rows, positions], rows))',
@@ -253,7 +253,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             'Recall divides by the relevant items of a query.', 'bench/metrics/summary.py',
             '(of.n_relevant if of_relevant else k)', 'k',
-            ('tests/bench/test_metrics_retrieval.py::test_equal_to_double_loops_on_tied_scores',)),
+            ('tests/bench/test_metrics_ranks.py::test_equals_double_loops_and_sklearn_on_tied_scores',)),
         Mutant(
             'What chance gives knows how many items are relevant.', 'bench/metrics/summary.py',
             'spread = (relevant - 1) / max(1, gallery - 1)', 'spread = relevant / gallery',
@@ -301,7 +301,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             'The same, in the task that learns from shots.', 'bench/tasks/few_shot.py',
             'images.classes, held, after=options.shots)', 'images.classes, held)',
-            ('tests/bench/test_few_shot_task.py::test_the_task_hands_a_learner_validation_images_that_are_none_of_its_shots',)
+            ('tests/bench/test_few_shot_task.py::test_what_the_task_hands_a_learner_holds_no_image_twice',)
         ),
         Mutant(
             'Unseen classes are those that the head lacks.', 'bench/tasks/zero_shot.py',
