@@ -196,9 +196,7 @@ def test_zero_shot_ranks_all_class_texts(make_world):
         scorer = scoring(name, texts=texts)
         assert scorer(made, real.x, labels) == scorer(made, real.x, texts[labels]) == top.mean()
     assert pickle.loads(pickle.dumps(scorer))(made, real.x, labels) == top.mean()
-    with pytest.raises(
-        PairsError, match=r"1 of 48 rows of y are none of the 20 class texts \(first: row 3"
-    ):
+    with pytest.raises(PairsError, match=r"1 of 48 rows of y .* \(first: row 3"):
         scorer(made, real.x, np.where(np.arange(48) == 3, 20, labels))
     with pytest.raises(SettingError, match="ranked for images"):
         scoring("top-1", direction="both", texts=texts)
@@ -214,9 +212,7 @@ def test_labels_are_texts_at_right_angles(make_world, tmp_path):
     for one in (made, again):
         assert_same(one.project_y(labels), same.project_y(one_hot))
     assert made.score(real.x, labels) == same.score(real.x, one_hot)
-    with pytest.raises(
-        PairsError, match=r"1 of 2 labels are none of the 3 .* \(first: .*emu.*, row 1"
-    ):
+    with pytest.raises(PairsError, match=r"1 of 2 labels .* \(first: .*emu.*, row 1"):
         again.project_y(["cat", "emu"])
     with pytest.raises(ValueError, match="Unknown label type: continuous"):
         Alignment().fit(real.x, np.linspace(0, 1, 48))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
@@ -34,23 +33,18 @@ LINES = {
 WRONG = ["nan", "inf", "-inf", "-1", "1e300", "1" + "0" * 300, "9" * 5000, "", "1,2", "[]", "one"]
 
 
-def commands(group: click.Group, path: str = "") -> Iterator[tuple[str, click.Command]]:
-    context = click.Context(group)
-    for name in group.list_commands(context):
-        found = group.get_command(context, name)
-        assert found is not None
-        if isinstance(found, click.Group):
-            yield from commands(found, f"{path}{name} ")
-        else:
-            yield f"{path}{name}", found
+def command_of(path):
+    found = cli
+    for word in path.split():
+        found = found.get_command(click.Context(found), word)
+    return found
 
 
 #: Every option of every command that takes a number, by what its help shows for it.
 NUMBERS = [
     (name, parameter)
-    for name, command in commands(cli)
-    if name in LINES
-    for parameter in command.params
+    for name in LINES
+    for parameter in command_of(name).params
     if isinstance(parameter, click.Option)
     and (parameter.metavar or "").split("|")[0] in ("N", "X", "SEEDS")
 ]
