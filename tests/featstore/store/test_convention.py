@@ -58,25 +58,15 @@ def _run(heading: str) -> None:
     exec(compile(PROGRAMS[heading], PAGE.name, "exec"), {"__name__": "embeddings_convention"})
 
 
-@pytest.fixture
-def birds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The group that the page writes with zarr alone: four rows of three numbers."""
+def test_the_group_that_the_page_writes_is_read_by_zarr_xarray_and_datasets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None knows Headstock, nor this convention: the group says what they need."""
     monkeypatch.chdir(tmp_path)
-    _run("Write it with zarr")
-    return tmp_path / "birds"
-
-
-def test_what_the_page_writes_conforms(birds: Path) -> None:
+    _run("Write it with zarr")  # four rows of three numbers
+    birds = tmp_path / "birds"
     assert _faults(birds) == []
-
-
-def test_the_page_reads_it_with_zarr(birds: Path) -> None:
-    assert birds.is_dir()
     _run("Read it with zarr")
-
-
-def test_xarray_and_datasets_read_it(birds: Path) -> None:
-    """Neither knows Headstock, nor this convention: the group says what they need."""
     xarray, datasets = pytest.importorskip("xarray"), pytest.importorskip("datasets")
     data = xarray.open_zarr("birds", consolidated=False)
     stated = data.attrs["embeddings"]

@@ -115,12 +115,7 @@ def test_bias_follows_the_selection(
     assert chosen.bias.tolist() == [7, 2]
 
 
-def test_a_damaged_set_is_listed_and_can_be_removed(
-    store_path: Path,
-    images: Images,
-    make_set: Callable[..., str],
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_damaged_set_is_listed_and_can_be_removed(store_path, images, make_set, capsys) -> None:
     healthy = make_set(store_path, *images, encoder="timm:other")
     mine = str(open_store(store_path).info("birds/image/toy").key)
     for commit in (store_path / mine / "revisions").iterdir():
