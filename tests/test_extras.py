@@ -112,20 +112,15 @@ _PROMPTS = "import fitters.few_shot.registry as p; p"
 _LION = "a._objective(a._parts(2, 2)), a"
 _MINE = "encoder=lambda b: np.ones((len(b), 2)), space={{'name': 'mine'}}, store={out!r} + '/new'"
 
-_SINKS = "import featstore.interop.sinks as sinks; sinks"
-_SINK = "dataset='toy', kind='image', encoder='their:vit'"
-
 #: Extra, module to hide, and a command that needs it, or Python code where a command would have
 #: to compute for long before it gets there.
 CASES = [
-    ("hdf5", "h5py", "headstock export {store} toy/image/toy -o {out}/out.h5 --format h5"),
     ("hdf5", "h5py", f"headstock import {_IMPORT}"),
     ("sources", "pyarrow", "headstock data make {parquet} --as parquet -o {out}/m"),
     ("remote", "obstore", "headstock ls s3://team/features"),
     ("remote", "urllib3", "headstock show https://127.0.0.1:9/store toy/image/toy"),
     ("remote", "huggingface_hub", "headstock ls hf://datasets/a/b"),
     ("ray", "ray", "headstock eval run smoke -o {out}/results --engine ray"),
-    ("ray", "ray", f"{_SINKS}.ray_sink({{out!r}}, {_SINK})"),
     ("report", "jinja2", "headstock report {out}/none --store {store} -o {out}/report.html"),
     ("report", "matplotlib", "headstock report {out}/none --store {store} -o {out}/report.html"),
     ("extract", "torch", f"headstock extract {_IMAGES}"),
