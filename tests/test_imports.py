@@ -7,10 +7,9 @@ import subprocess
 import sys
 from importlib import import_module
 
-import click
 import pytest
 
-from headstock.__main__ import cli
+from tests.typed import commands
 
 OURS = {"headstock", "featstore", "fitters", "bench", "data_manifests"}
 
@@ -43,19 +42,7 @@ for program, *words in json.load(sys.stdin):
 """
 
 
-def _commands(command: click.Command, path: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """Return the paths of a command and of all below it."""
-    found = [path]
-    if isinstance(command, click.Group):
-        ctx = click.Context(command, info_name=path[-1])
-        for name in command.list_commands(ctx):
-            inner = command.get_command(ctx, name)
-            assert inner is not None
-            found += _commands(inner, (*path, name))
-    return found
-
-
-COMMANDS = _commands(cli, ("headstock",))
+COMMANDS = [path for path, _ in commands()]
 
 
 @pytest.fixture(scope="module")
