@@ -53,17 +53,6 @@ def test_a_flipped_bit_is_found_in_every_mode(tmp_path, key, rows, mode):
         open_store(tmp_path, mode=mode, verify="full").view(key)
 
 
-def test_a_block_is_checked_once(tmp_path, key, rows):
-    view = open_store(tmp_path, verify="first-touch").view(key)
-    assert view.take([0]).numpy().tobytes() == rows[[0]].tobytes()
-    _flip(tmp_path, key, 1)
-    # Its block was checked before; the next one is not.
-    assert view.take([1]).numpy().shape == (1, 32)
-    _flip(tmp_path, key, BLOCK)
-    with pytest.raises(CorruptStoreError, match="block 1 "):
-        view.take([BLOCK]).numpy()
-
-
 def test_full_reads_the_items_too(tmp_path, key):
     (path,) = (tmp_path / key).parent.glob("items-*.parquet")
     flip(path, path.stat().st_size // 2)

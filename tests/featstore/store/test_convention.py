@@ -101,39 +101,27 @@ def test_every_set_of_headstock_conforms(tmp_path: Path) -> None:
     assert stated["head_weight", "float32"]["space"] == stated["image", "float16"]["space"]
 
 
-#: The facts of a space that encoders of images and texts record.
-SPACE = {
-    "name": "toy", "weights_sha256": "ab" * 32, "layer": "input of head", "normalized": True,
-    "preprocessing": {"input_size": [3, 8, 8]},
-}  # fmt: skip
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    """Two sets of unit rows in one space: images, and rows of a head, which have other norms."""
-    rows = np.eye(5, 4, dtype=np.float32) + np.eye(5, 4, k=-4, dtype=np.float32)
-    items = item_table([f"birds/{i}" for i in range(5)])
-    facts = {"manifest_revision": "3"}
-    sizes = {"block_rows": 2, "plain_bytes": 0, "shard_bytes": 1}
-    write_set(tmp_path / "s", rows, items, space=SPACE, facts=facts, dataset="birds", **sizes)
-    write_set(
-        tmp_path / "s", 3 * rows, items.with_columns(kind=pl.lit("head_weight")), space=SPACE,
-        kind="head_weight", dataset="labels", bias=np.ones(5),
-    )  # fmt: skip
-    return tmp_path / "s"
-
-
-def test_facts_of_an_encoder_are_stated(store: Path) -> None:
-    (path,) = store.glob("birds/image/*/zarr.json")
-    document = json.loads(path.read_text())["attributes"]
+def test_facts_of_an_encoder_are_stated(tmp_path: Path) -> None:
+    """Of unit rows, and of rows of a head in the same space, which have other norms."""
+    space = {
+        "name": "toy", "weights_sha256": "ab" * 32, "layer": "input of head", "normalized": True,
+        "preprocessing": {"input_size": [3, 8, 8]},
+    }  # fmt: skip
+    rows, items = np.eye(4, dtype=np.float32), item_table([f"birds/{i}" for i in range(4)])
+    key = write_set(tmp_path, rows, items, space=space, facts={"manifest_revision": "3"})
+    document = json.loads((tmp_path / key / "zarr.json").read_text())["attributes"]
     stated, ours = document["embeddings"], document["featstore"]
     assert stated["weights_digest"] == f"sha256:{'ab' * 32}"
     assert stated["space"] == {"id": ours["space_id"], "layer": "input of head"}
-    assert stated["preprocessing"] == SPACE["preprocessing"]
+    assert stated["preprocessing"] == space["preprocessing"]
     assert (stated["normalized"], stated["source_data"]) == (True, ["birds@3"])
     assert stated["revision"]["id"] == ours["revision"]
-    (path,) = store.glob("labels/*/*/zarr.json")
-    assert json.loads(path.read_text())["attributes"]["embeddings"]["normalized"] is False
+    head = write_set(
+        tmp_path, 3 * rows, items.with_columns(kind=pl.lit("head_weight")), space=space,
+        kind="head_weight", dataset="labels", bias=np.ones(4),
+    )  # fmt: skip
+    document = json.loads((tmp_path / head / "zarr.json").read_text())["attributes"]
+    assert document["embeddings"]["normalized"] is False
 
 
 def test_the_reader_of_the_format_reads_parts_and_leaves_out_failed_rows(tmp_path):

@@ -126,11 +126,9 @@ def test_rows_of_a_set(tmp_path, images, make_set):
     ("queries", "options", "said"),
     [
         (np.ones((2, 5)), {}, r"have shape \(q, 6\); got \(2, 5\)\. Take rows of the same encoder"),
-        (np.ones((1, 1, 6)), {}, r"got float64 of shape \(1, 1, 6\)"),
         ([[1] * 6, [np.nan] * 6], {}, "1 of 2 queries .* first number 1. Leave them out"),
         (np.zeros(6), {}, "1 of 1 queries of d/image/x are NaN, Inf or .* all zeros"),
         (np.ones(6), {"k": 0}, "Ask for k >= 1 rows by cosine or dot; got k=0"),
-        (np.ones(6), {"metric": "l2"}, "metric='l2'"),
     ],
 )
 def test_queries_that_cannot_be_answered(queries, options, said):

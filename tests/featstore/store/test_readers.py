@@ -32,10 +32,6 @@ from tests.featstore.store.test_roundtrip import as_stored, some_rows
 SHARDED = {"block_rows": 16, "plain_bytes": 0, "shard_bytes": 1}
 
 
-def _items(n: int) -> object:
-    return item_table([{"item_id": f"i/{i}", "kind": "image"} for i in range(n)])
-
-
 def _layout(*sizes: int) -> SetLayout:
     """Return parts of so many rows of 32 float32; the first is in shards of 512 rows."""
     limits, starts = LayoutLimits(**SHARDED), np.cumsum([0, *sizes]).tolist()
@@ -62,7 +58,8 @@ def test_every_way_reads_the_same_bytes(
     # 64 dimensions: a shard is 1,024 rows of the 1-byte types and 128 of float64.
     n = 2500 if sharded else 300
     rows = some_rows(rng, n, 64, dtype)
-    key = write_set(tmp_path, rows, _items(n), dtype=dtype, **(SHARDED if sharded else {}))
+    items, limits = item_table([f"i/{i}" for i in range(n)]), SHARDED if sharded else {}
+    key = write_set(tmp_path, rows, items, dtype=dtype, **limits)
     original = as_stored(rows, dtype)
     source = open_store(tmp_path, mode=mode).view(key).source
     assert source.shape == (n, 64)
@@ -173,7 +170,7 @@ def test_damaged_files_are_named_before_a_row_is_served(
     tmp_path: Path, rng: np.random.Generator, mode: Mode, damage: str
 ) -> None:
     rows = rng.standard_normal((1200, 32)).astype(np.float32)
-    key = write_set(tmp_path, rows, _items(1200), **SHARDED)
+    key = write_set(tmp_path, rows, item_table([f"i/{i}" for i in range(1200)]), **SHARDED)
     path = tmp_path / key / "embedding" / "c" / "1" / "0"
     data = path.read_bytes()
     if damage == "short later":
