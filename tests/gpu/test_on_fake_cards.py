@@ -154,23 +154,6 @@ def test_bfloat16_has_weights_in_bfloat16_where_the_golden_inputs_allow_it(
         torch.testing.assert_close(*seen, atol=2.0**-9, rtol=2.0**-8)
 
 
-def test_a_batch_waits_for_its_own_copy_alone(folder, cards: Cards):
-    with cards():
-        encoder = open_encoder(
-            VIT, kind="image", weights=random_weights(VIT, folder), device="cuda"
-        )
-        batch = [encoder.prepare(image) for image in golden_images()]
-        copies = encoder._copies
-        mine = copies.to_device(batch)
-        arrived = copies._here.arrived
-        later = copies.to_device(batch)
-        copies._here.arrived = arrived  # as the thread of the first batch knows it
-        with copies.turn():
-            mine.sum().item()
-        assert not copies._stream.query()
-        del later
-
-
 def test_batches_under_way_do_not_touch_one_another(folder, cards: Cards):
     """Four of them, begun before the first one waits; a constant's copy waits for the first."""
     weights = random_weights(VIT, folder)
@@ -293,21 +276,6 @@ def test_a_batch_that_does_not_fit_is_halved_said_once_and_the_rows_are_the_same
     np.testing.assert_allclose(rows, on_the_cpu[0], atol=SAME, rtol=SAME)
     assert caplog.messages.count(f"{VIT} ran out of memory with 16 items; going on with 8.") == 1
     assert caplog.text.count("ran out of memory") == 1
-
-
-def test_what_precision_was_chosen_is_said(pictures, folder, tmp_path, caplog, cards: Cards):
-    with cards(Card(capability=(7, 5)), Card(capability=(8, 0))), caplog.at_level(logging.INFO):
-        rows_of(pictures, folder, tmp_path / "s", device="cuda:0", precision="auto", limit=4)
-        other: Any = open_encoder(
-            VIT, kind="image", weights=random_weights(VIT, folder), device="cuda:1"
-        )
-        assert other.best_precision()[0] == "bfloat16"
-        del other
-        gc.collect()
-    assert (
-        "Encoding on cuda:0 (as asked for), in float32 (bfloat16 needs compute capability 8.0, and "
-        "this GPU has 7.5)"
-    ) in caplog.text
 
 
 @pytest.fixture
