@@ -68,21 +68,6 @@ def test_nothing_that_is_shown_is_markup_or_moves_the_cursor(title, facts, table
     assert len(lines[0]) <= LONGEST
 
 
-def test_a_card_worked_by_hand():
-    card = Card(
-        "Things <3", {"n": 3, "nothing": None, "empty": "", "name": "x"}, ("k",), [("v",)], 2
-    )
-    assert str(card) == "Things <3\n  n     3\n  name  x"
-    left = 'style="text-align:left"'
-    assert card.html == (
-        f'<div {FITS[0]}="{FITS[1]}"><strong>Things &lt;3</strong><table><tbody>'
-        f'<tr><th {left} scope="row">n</th><td {left}>3</td></tr>'
-        f'<tr><th {left} scope="row">name</th><td {left}>x</td></tr></tbody></table>'
-        f"<table><thead><tr><th {left}>k</th></tr></thead>"
-        f"<tbody><tr><td {left}>v</td></tr></tbody></table><div>… and 2 more</div></div>"
-    )
-
-
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     root = tmp_path_factory.mktemp("shown") / "store"

@@ -175,11 +175,7 @@ def _nothing(_: Model) -> None:
 class Typed:
     """Steps that are typed one after another, and what they do to the model.
 
-    Attributes
-    ----------
-    partial : bool
-        What was refused may have had the effect all the same, or a part of it: of several sets
-        and tags some were sent.
+    What was refused may have had a part of its effect if it is `partial`: some sets were sent.
     """
 
     name: str
@@ -323,14 +319,8 @@ WORLDS = (plain, untidy, grown, begun, copying, tagged, damaged, new, pushed)
 class Stage:
     """Lets the first command stand still at a place while another runs in a thread of its own.
 
-    Parameters
-    ----------
-    at : int
-        Number of the place, from 1; 0 for none.
-    gap : callable
-        What runs there, to its end, or until it waits for a lock that the first command holds.
-    asleep : bool
-        The first one sleeps for so long that its claim can be taken over.
+    That one runs to its end, or until it waits for a lock that the first holds. The first sleeps
+    for so long that its claim can be taken over, if it is `asleep`. Places count from 1; 0 is none.
     """
 
     def __init__(self, at: int, gap: Callable[[], Any], *, asleep: bool) -> None:
@@ -442,13 +432,7 @@ class Interleaving:
 
 
 def observed() -> Model:
-    """Return what the stores hold; every set must read, and every tag.
-
-    Raises
-    ------
-    AssertionError, FeatstoreError
-        If a row is not the one of its text, or something cannot be read.
-    """
+    """Return what the stores hold; every set must read, and every tag, row by row."""
     found: Model = {}
     for place in ("here", "there", BUCKET):
         found[place] = {"sets": {}, "tags": {}}
