@@ -14,13 +14,15 @@ import io
 import sys
 import tokenize
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
+from scipy.sparse.csgraph import connected_components
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("headstock", "featstore", "fitters", "bench", "data_manifests")
@@ -133,24 +135,13 @@ def imported(tree: ast.Module, modules: AbstractSet[str]) -> set[str]:
     return found & modules
 
 
-def circles(imports: Mapping[str, Iterable[str]]) -> list[list[str]]:
+def circles(imports: Mapping[str, Collection[str]]) -> list[list[str]]:
     """Return the groups of modules that reach each other by what each imports, each sorted."""
-    reached: dict[str, set[str]] = {}
-    for module in imports:
-        seen: set[str] = set()
-        waiting = [*imports[module]]
-        while waiting:
-            other = waiting.pop()
-            if other not in seen:
-                seen.add(other)
-                waiting += imports[other]
-        reached[module] = seen
-    groups = {
-        tuple(sorted(other for other in seen if module in reached[other]))
-        for module, seen in reached.items()
-        if module in seen
-    }
-    return [list(group) for group in sorted(groups)]
+    names = sorted(imports)
+    edges = np.array([[other in imports[module] for other in names] for module in names])
+    n, label = connected_components(edges, connection="strong")
+    groups = [[name for name, own in zip(names, label, strict=True) if own == k] for k in range(n)]
+    return sorted(group for group in groups if len(group) > 1)
 
 
 def faces(group: click.Group) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from featstore import plugins
-from featstore.datasets import DATASETS, build_dataset, find_builder
+from featstore.datasets import DATASETS
 from featstore.encoders.registry import FAMILIES, check_kind, check_name, open_encoder
 from featstore.errors import EncoderError, ManifestError, PluginError
 from featstore.plugins import KINDS, Registry, register, registry_of, use_plugins
@@ -118,11 +118,8 @@ def test_there_is_a_registry_of_each_kind(kind):
 
 PLUGIN = '''
 import numpy as np
-import polars as pl
 from beside import SCALE
-from data_manifests.plan import Built, Plan
 from featstore.plugins import register
-from featstore.sources.tables import Contents, Found, ItemCollector
 
 
 @register("encoder", "length")
@@ -143,17 +140,6 @@ class Length:
         return np.array([[len(text), SCALE] for text in batch], np.float32)
 
 
-@register("dataset", "two-words")
-def two_words(root=None, first="a"):
-    """Two classes."""
-    classes = pl.DataFrame({
-        "class_id": ["two-words/a", "two-words/b"], "index": [0, 1], "name": [first, "b"],
-        "shared_name": [False, False],
-    })
-    made = Built({}, classes, {"name": ("none",)})
-    return Plan("two-words", {"summary": "two classes"}, "f" * 64, lambda folder, on_done: made)
-
-
 def nothing(request):
     """Never what it should be."""
     return None
@@ -172,7 +158,8 @@ def plugin(tmp_path, no_plugins) -> Path:
     sys.modules.pop("beside", None)
 
 
-def test_a_file_registers_encoders_sources_and_datasets(plugin, tmp_path, capsys):
+def test_a_file_registers_encoders_and_sources(plugin, tmp_path, capsys):
+    """The documents' commands use files of each kind, datasets too: docs/ref/extend.md."""
     assert headstock("ls", "--available", "encoders", "--plugin", plugin) == 0
     line = capsys.readouterr().out.splitlines()[-1]
     assert line.split()[:4] == ["encoder", "length", "my", "things.py"]
@@ -190,11 +177,6 @@ def test_a_file_registers_encoders_sources_and_datasets(plugin, tmp_path, capsys
     with pytest.raises(ManifestError, match="'nothing' returned NoneType"):
         make_manifest("nothing", tmp_path, tmp_path / "m")
     assert SOURCES.about("nothing") == "Never what it should be."
-    build = ["data", "build", "two-words", "-o", str(tmp_path / "out"), "-s", "first=c"]
-    assert headstock(*build) == 0
-    assert find_builder("two-words").options == {"root", "first"}
-    made = build_dataset("two-words", tmp_path / "out", first="c")
-    assert (made.status, made.manifest.classes["name"].to_list()) == ("unchanged", ["c", "b"])
 
 
 def test_a_dataset_is_a_folder_with_a_dataset_toml(tmp_path, no_plugins):

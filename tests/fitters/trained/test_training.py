@@ -223,6 +223,6 @@ def test_bf16_reaches_the_same_metric(rng):
         MLPAligner(**settings, **more).fit(x, y, on_epoch=told.append)
         return max(done.metric for done in told)
 
-    spread = [best(precision="float32", seed=seed) for seed in range(4)]
-    found = [best(precision="bf16", seed=seed) for seed in range(4)]
+    spread = [best(precision="float32", seed=seed) for seed in range(3)]
+    found = [best(precision="bf16", seed=seed) for seed in range(3)]
     assert abs(np.mean(found) - np.mean(spread)) < max(spread) - min(spread)
