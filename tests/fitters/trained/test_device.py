@@ -1,11 +1,9 @@
-"""Training on another device, where there is none: on the meta device, which computes shapes alone.
+"""Devices: which one trains, and prompts on another, the meta device, which computes shapes alone.
 
-An operation on tensors of two devices is an error there, as it would be on a GPU.
+Every preset is trained on a fake card in tests/gpu/test_on_fake_cards.py.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,33 +16,10 @@ from fitters.methods import METHODS
 from fitters.settings import FitRequest, TrainingOptions
 from fitters.trained import base
 from fitters.trained.base import gains_from_bf16, resolve, training_device
-from fitters.trained.modules import Dropout, FeatureDropout
-from fitters.trained.presets import PRESETS, preset
-from fitters.trained.training import Batch
 from tests.featstore.encoders.open_clip_models import known_to_open_clip
 from tests.fitters.few_shot.tiny_tower import tiny_tower
 
 META = torch.device("meta")
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_the_loss_stays_on_its_device(name, monkeypatch):
-    aligner: Any = preset(name)
-    objective = aligner._objective(aligner._parts(6, 5)).to("meta")
-    # What looks at values cannot be faked.
-    monkeypatch.setattr(FeatureDropout, "forward", Dropout.forward)
-    with torch.no_grad():
-        objective.to_empty(device=META)
-        objective.after_step()
-        same = torch.zeros(8, 8, dtype=torch.bool, device=META)
-        monkeypatch.setattr(Batch, "same", property(lambda _: same))
-        groups = torch.arange(8)
-        batch = Batch(torch.ones(8, 6), torch.ones(8, 5), groups).to(META)
-        loss = objective.loss(batch, objective.outputs(batch), 3)
-        objective.after_step()
-        assert loss.device.type == "meta"
-        assert {p.device.type for p in objective.parameters()} == {"meta"}
-        assert objective.project("y", batch.y).device.type == "meta"
 
 
 @pytest.mark.parametrize("per_image", [False, True])
