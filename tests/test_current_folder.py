@@ -184,17 +184,3 @@ def test_a_program_of_ones_own_runs_none_of_them(world: dict[str, str], tmp_path
     engine = "ray" if importlib.util.find_spec("ray") else "local"
     script = _script(tmp_path, A_PROGRAM)
     assert "karpathy" in _run(world, *script, world["pictures"], engine, str(tmp_path / "out"))
-
-
-def test_a_plugin_of_the_current_folder_is_loaded_where_it_is_typed(
-    world: dict[str, str], tmp_path: Path
-) -> None:
-    (tmp_path / "mine.py").write_text(
-        "import headstock as hs\n"
-        "@hs.register('aligner', 'same-axes')\n"
-        "def same_axes(x, y):\n"
-        "    'Compare column i with column i.'\n"
-    )
-    listed = (_program("headstock"), "ls", "--available", "methods")
-    assert "same-axes" not in _run(world, *listed, folder=tmp_path)
-    assert "same-axes" in _run(world, *listed, "--plugin", "mine.py", folder=tmp_path)
