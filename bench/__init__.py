@@ -12,7 +12,7 @@ from featstore.errors import lazily
 if TYPE_CHECKING:
     from bench.comparisons import compare
     from bench.execution import run_all
-    from bench.metrics.calibrated import mutual_knn_by_size
+    from bench.metrics.geometry import mutual_knn_by_size
     from bench.report.page import write_report
     from bench.results import read_ranks, read_results
     from bench.runs import Run
@@ -32,7 +32,7 @@ __getattr__, __dir__ = lazily(
     {
         "bench.comparisons": "compare",
         "bench.execution": "run_all",
-        "bench.metrics.calibrated": "mutual_knn_by_size",
+        "bench.metrics.geometry": "mutual_knn_by_size",
         "bench.report.page": "write_report",
         "bench.results": "read_ranks read_results",
         "bench.runs": "Run",

@@ -20,20 +20,19 @@ import polars as pl
 from scipy.optimize import least_squares
 
 from bench.errors import ProtocolError
-from bench.foreign import footprints
 from bench.metrics.geometry import nearest_rows, shared_rows
 from bench.options import FEWEST_PAIRS, BridgeConfig, BridgeSettings
-from bench.spaces import ENOUGH, Relation, relate
+from bench.spaces import ENOUGH, Relation, footprints, relate
 from bench.statistics import DrawSums, Estimate, two_term
 from featstore.errors import MisalignedItemsError, UnknownColumnError, listed, unknown_name
-from featstore.interop.reading import view_of
+from featstore.interop.files import view_of
 from featstore.matrices import Rows, matrix
 from featstore.options import take_options
 from featstore.store.pairs import pair_views
 from featstore.store.view import Selection
-from fitters.adapter import GOLDEN, Adapter
-from fitters.moments.transform import row_norms
-from fitters.space_maps import (
+from fitters.adapter import (
+    GOLDEN,
+    Adapter,
     Kind,
     Setting,
     SpaceMap,
@@ -41,6 +40,7 @@ from fitters.space_maps import (
     settings_of,
     space_maps,
 )
+from fitters.sources import row_norms
 
 Matrix = npt.NDArray[Any]
 
@@ -197,7 +197,7 @@ def bridge(old: Rows | Path, new: Rows | Path, **settings: Unpack[BridgeSettings
     Parameters
     ----------
     old, new : view, Path or Rows of shape (n, p), (n, q)
-        Views and files (`featstore.interop.reading.view_of`) are joined by the ids of their items;
+        Views and files (`featstore.interop.files.view_of`) are joined by the ids of their items;
         of arrays, row i of both is one item.
     **settings
         Fields of `bench.options.BridgeConfig`.

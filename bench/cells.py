@@ -7,7 +7,6 @@ again. Only runs over the same revisions, prompts, limit and definitions compare
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -129,43 +128,6 @@ def set_name(column: str, value: Any) -> str:
         return str(value)
     encoder = parts[2].split(".", 1)[-1].rsplit("-", 1)[0]
     return f"{parts[0]} · {encoder}"
-
-
-#: How words in names of models and label sets are spelled; a store has them in lower case.
-_SPELLINGS = {
-    name.lower(): name
-    for name in (
-        "BEiT", "BERT", "CLIP", "ConvNeXt", "DeiT", "DenseNet", "DINO", "EfficientNet", "EVA",
-        "GTE", "ImageNet", "iNat", "MiniLM", "MobileNet", "MPNet", "RegNet", "ResNet", "ResNeXt",
-        "RoBERTa", "SigLIP", "Swin", "ViT",
-    )
-}  # fmt: skip
-
-
-def spelled(name: str) -> str:
-    """Return the name of a model as people write it.
-
-    Its version and the tag that tells weights apart stay: without them it would be another model.
-
-    Examples
-    --------
-    >>> spelled("tf_efficientnet_lite0"), spelled("all-MiniLM-L6-v2"), spelled("one's own")
-    ('EfficientNet-lite0', 'MiniLM-L6-v2', "one's own")
-    >>> spelled("vit_base_patch14_dinov2.lvd142m"), spelled("bge-base-en-v1.5")
-    ('ViT-base-patch14-DINOv2.lvd142m', 'bge-base-en-v1.5')
-    """
-    stem, *tag = re.split(r"(?=\.[A-Za-z])", name.rsplit("/", 1)[-1], maxsplit=1)
-    words = re.split(r"[-_]", stem)
-    known = [re.fullmatch(r"([A-Za-z]+?)(v?\d\w*)?", word) for word in words]
-    spelt = [
-        word if found is None else _SPELLINGS.get(found[1].lower(), found[1]) + (found[2] or "")
-        for word, found in zip(words, known, strict=True)
-    ]
-    # A name of one's own may begin so too, such as tf_flowers.
-    families = [None if own is None else own[1].lower() for own in known]
-    if words[0] in ("tf", "all") and len(words) > 1 and families[1] in _SPELLINGS:
-        del spelt[0]
-    return "".join(["-".join(spelt), *tag])
 
 
 #: Label sets whose names people write otherwise than a store.

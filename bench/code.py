@@ -27,13 +27,13 @@ from featstore.plugins import Registry, distributions, registry_of
 
 #: What decides a number: everything of fitters, and these parts of bench.
 BENCH_PARTS = (
-    "corpus.py", "fits.py", "protocol.py", "scoring.py", "metrics", "tasks",
+    "corpus.py", "execution.py", "fits.py", "protocol.py", "metrics", "tasks",
 )  # fmt: skip
 
 
 #: What makes a claim of numbers.
 ANALYSIS_PARTS = (
-    "cells.py", "comparisons.py", "confirmatory.py", "random_effects.py", "statistics.py",
+    "cells.py", "comparisons.py", "confirmatory.py", "statistics.py",
 )  # fmt: skip
 
 
@@ -56,6 +56,7 @@ def _sources_digest(*parts: str) -> str:
     digest = hashlib.sha256()
     named = (part.partition("/") for part in parts)
     for place in (Path(str(resources.files(name))) / rest for name, _, rest in named):
+        assert place.exists(), place
         for path in sorted([place, *place.rglob("*.py")]):
             name = path.relative_to(place).as_posix()
             if path.is_file() and not name.startswith("cli/"):

@@ -60,7 +60,7 @@ from bench.cells import (
 )
 from bench.errors import NoResultsError
 from bench.metrics.summary import METRICS, cutoff, metric_named
-from bench.results import RUN_COLUMNS, SUMMED, read_ranks, read_results, summed_as, sums_of
+from bench.results import RUN_COLUMNS, read_results
 from bench.runs import CLASS_MEANS
 from bench.statistics import (
     ENOUGH_CONTROLS,
@@ -136,8 +136,6 @@ SCHEMA: dict[str, Any] = {
     "df": pl.Float64,
     "overlap": pl.Float64,  # share of the pool of real pairs that a draw takes
     "population": pl.String,  # what the interval is about
-    "image_low": pl.Float64,  # of one run over few classes: for new images of these classes
-    "image_high": pl.Float64,
     "n_seeds": pl.Int64,
     "n_queries": pl.Int64,
     "n_clusters": pl.Int64,
@@ -309,7 +307,6 @@ class Claim:
         base, each = self.chance, a.runs(self.metric).means - self.chance
         if other:
             base, each = other[0].mean, first.means - other[0].means
-        image_low, image_high = _over_images(self) or (None, None)
         drawn = estimate.n_draws > 1
         how = "t, draws and clusters" if drawn else "t, clusters"
         row = {
@@ -336,8 +333,6 @@ class Claim:
             "df": _finite(estimate.df),
             "overlap": _finite(self.overlap),
             "population": _population(self),
-            "image_low": image_low,
-            "image_high": image_high,
             "n_seeds": len(self.seeds or ()),
             "n_queries": estimate.n_rows,
             "n_clusters": estimate.n_clusters,
@@ -536,34 +531,6 @@ def _population(found: Claim) -> str:
     if any(cell.source in CONTROLS for cell in found.cells):
         parts.append("controls")
     return f"{new}, new {' and '.join(parts)}" if parts else f"{new}, new seeds"
-
-
-def _over_images(found: Claim) -> tuple[float, float] | None:
-    """Return the interval of one run over few classes for new images of the same classes."""
-    few = found.estimate.n_draws == 1 and found.estimate.n_clusters <= FEW_CLASSES
-    of_classes = found.a.clusters_of == "classes"
-    if not few or not of_classes or any(len(cell.run_ids) > 1 for cell in found.cells):
-        return None
-    sides = [_per_query(cell, found.metric) for cell in found.cells]
-    both = sides[0] if len(sides) == 1 else sides[0] - sides[1]
-    low, high = two_term(both).interval()
-    if found.b is None and cutoff(found.metric) is not None:
-        low, high = proportion_interval(sides[0])
-    shift = found.estimate.mean - both.mean if found.b is None else 0.0
-    return low + shift, high + shift
-
-
-def _per_query(cell: Cell, metric: str) -> DrawSums:
-    """Return the values of a cell's one run, every query a cluster of its own."""
-    ranks = read_ranks(cell.root, cell.run_ids).filter(
-        pl.col("direction") == cell.arena[ARENA.index("direction")]
-    )
-    own = sums_of(ranks.with_columns(pl.col("query_id").alias("cluster_id"))).sort("cluster_id")
-    columns = cell.sums.columns
-    others = columns[columns.index(SUMMED[-1]) + 1 :]
-    place = pl.col("own").list.get(others.index(metric)) if metric in others else summed_as(metric)
-    total = own.select(place).to_series().to_numpy()[None]
-    return DrawSums(total, own["n_queries"].cast(pl.Float64).to_numpy()[None])
 
 
 def bold_cells(comparisons: pl.DataFrame, metrics: Collection[str]) -> set[tuple[Any, ...]]:

@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
-from numbers import Number
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +21,24 @@ from scipy.stats import binom
 from sklearn.base import BaseEstimator, clone
 
 from bench.corpus import Corpus, Head, Items
+from bench.execution import Scoring, split_of
 from bench.options import TASKS, FewShot, checked_options
 from bench.runs import Run
-from bench.scoring import Scoring, split_of
 from featstore import contracts
 from featstore.contracts import Contract, Inapplicable, defined, equal, expect, unchanged
 from featstore.errors import ContractError, FeatstoreError, PluginError, lookup
-from featstore.options import plain_settings
 from featstore.plugins import registry_of
 from fitters.aligners.base import params_of, stacked, takes_weights
 from fitters.alignment import Alignment, fit
+from fitters.few_shot import LEARNERS, learner_named
 from fitters.few_shot.learner import Learner, Shots
-from fitters.few_shot.registry import LEARNERS, learner_named
 from fitters.methods import Method, method_named
-from fitters.moments.moments import moments_of
-from fitters.moments.transform import SideTransform, normalize_rows
+from fitters.moments import moments_of
 from fitters.pairs import Pairs
 from fitters.prototypes import CONTROLS
 from fitters.select.grid import Choice
 from fitters.settings import FitConfig
-from fitters.sources import Sources
+from fitters.sources import SideTransform, Sources, normalize_rows
 
 Matrix = npt.NDArray[Any]
 
@@ -242,16 +239,6 @@ class AlignerContract(Contract):
             "Treat all pairs alike, or draw their order by a parameter `seed`.",
         )
 
-    def scale(self) -> str:
-        """Depend on no length of raw rows, which the protocol brings to unit length."""
-        if "raw" in (self._method.rows.images, self._method.rows.texts):
-            raise Inapplicable("It asks for raw rows, whose length may count.")
-        scaled = Pairs(self._world[0].x * 3, self._world[0].y / 7)
-        return self._same(
-            self._fitted(scaled), "if all rows of a side are multiplied by a constant",
-            "They differ by rounding alone: use a larger penalty, or a stabler solver.",
-        )  # fmt: skip
-
     def weights(self) -> str:
         """Take a pair of weight 2 for two pairs."""
         if not takes_weights(self._make()):
@@ -273,22 +260,6 @@ class AlignerContract(Contract):
             raise Inapplicable("It has no fit_moments: it is fitted on rows.")
         made = self._make().fit_moments(moments_of(self._given))
         return self._same(made, "between rows and their moments", "Make both one solution.")
-
-    def widths(self) -> None:
-        """Refuse rows of another width than it was fitted on."""
-        projects = self._fit.project_x, self._fit.project_y
-        for side, own in enumerate(self._rows):
-            wide = np.concatenate([own, own[:, :1]], axis=1)
-            try:
-                columns = projects[side](wide).shape[1]
-            except _CLEAR:
-                continue
-            expect(
-                columns != projects[1 - side](self._rows[1 - side]).shape[1],
-                f"Expected a ValueError for {'xy'[side]} of {wide.shape[1]} columns after a fit on "
-                f"{own.shape[1]}; {columns} columns came out, as if nothing were wrong. Compare "
-                "the shape with that of the fit.",
-            )
 
     def small_data(self) -> None:
         """Give finite rows or a ValueError for few, equal or constant rows and any two widths."""
@@ -431,12 +402,6 @@ class LearnerContract(Contract):
         """Learn from shots, and score every row for every class in finite numbers."""
         self._scores()
 
-    def facts(self) -> None:
-        """Say in `facts` what was chosen: numbers by name."""
-        facts = self._make().fit(self._shots).facts
-        bad = [name for name, value in facts.items() if not isinstance(value, Number)]
-        expect(not bad, f"Expected numbers; {', '.join(bad)} is none. Leave it out.")
-
     def inputs(self) -> None:
         """Leave the shots as they are."""
         passed = {
@@ -475,15 +440,6 @@ class LearnerContract(Contract):
             "A label is a number without an order.",
         )
         return self._stays(when, todo, self._scores()[:, order], **changes, **by_class)
-
-    def fewer_sources(self) -> str:
-        """Learn without validation rows, and without prototypes or with a clear error."""
-        self._scores(validation_x=None, validation_labels=None)
-        try:
-            self._scores(prototypes=None)
-        except _CLEAR as err:
-            return f"Without prototypes: {err}"
-        return ""
 
     def no_shots(self) -> str:
         """Score by the prototypes where a class, or every class, has no shot."""
@@ -596,18 +552,6 @@ class TaskContract(Contract):
         expect(not moved, f"Expected equal values in another order; got {', '.join(moved)}. Join "
                "rows by id, parent and class, never by position.")  # fmt: skip
         return ""
-
-    def options(self) -> None:
-        """Take each of its options as a command line gives it, and tell changed ones apart."""
-        made = checked_options(self._name, None)
-        for name, one in plain_settings(type(made)).items():
-            value = getattr(made, name)
-            parts = [str(part) for part in (value if one.many else (value,))]
-            parts = ["yes" if value else "no"] if one.type is bool else parts
-            found = tuple(map(one.parse, parts))
-            expect(found == (value if one.many else (value,)),
-                   f"Expected {name}={','.join(parts)} to give {value!r}; it gave {found!r}. Use "
-                   "int, float, bool, str, or a tuple of them.")  # fmt: skip
 
 
 CONTRACTS: dict[str, type[Contract]] = {

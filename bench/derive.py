@@ -23,10 +23,9 @@ from featstore.identity import sha256_hex
 from featstore.store.layout import SetSpec
 from featstore.store.store import FeatureStore, open_store
 from featstore.store.view import Selection
-from fitters.adapter import GOLDEN, Adapter
-from fitters.moments.transform import mean_of
-from fitters.space_maps import SpaceMap
-from fitters.spectrum import eigen_gram
+from fitters.adapter import GOLDEN, Adapter, SpaceMap
+from fitters.solvers import eigen_gram
+from fitters.sources import mean_of
 
 Matrix = npt.NDArray[Any]
 

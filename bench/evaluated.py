@@ -13,7 +13,6 @@ import polars as pl
 
 from bench.cells import in_order, method_title, only_series, path_fields, whole_heads
 from bench.comparisons import (
-    PRIMARY_METRICS,
     choose,
     compare,
     compare_choices,
@@ -22,20 +21,17 @@ from bench.errors import NoResultsError
 from bench.report.figures import headline_figure, pairs_figure
 from bench.report.page import write_report
 from bench.report.theme import Figure
-from bench.report.verdict import among, chance_text, verdict
+from bench.report.verdict import first_question, verdict, without_head
 from bench.results import CHOSEN, read_results
 from bench.runs import LEAVES
 from bench.statistics import holm
-from bench.suites.few_shot import few_shot_claim
 from bench.tables import (
     gain_text,
     metric_columns,
     p_text,
     result_lines,
     result_table,
-    value_text,
     varying,
-    with_unit,
 )
 from featstore.cards import SHOWN, Card
 from featstore.errors import listed
@@ -238,34 +234,16 @@ class Results:
     @cached_property
     def _verdict(self) -> str:
         method = next((name for name in self._methods if name != "conse"), None)
-        question = direction, metric = self._question()
-        claim = few_shot_claim(self.folder, self.rows) if direction == "image→class" else None
-        if claim is not None and claim.value is not None:
-            return (
-                f"{value_text(metric, claim.value)} % of images are named right "
-                f"{among(direction, claim.gallery)} by {claim.learner} with {claim.shots} labelled "
-                f"images a class. {claim.sentence}"
-            )
-        found = verdict(self._comparisons, self._table, method=method, question=question)
-        if found is not None:
-            return found.sentence
-        cells = self._table.filter(
-            (pl.col("direction") == direction)
-            & pl.col(metric).is_not_null()
-            & ~pl.col("method").is_in(["chance", "conse"])
-        )
-        if cells.is_empty():
-            return "No method that was fitted is scored here, so there is no verdict."
-        name = str(method if method in cells["method"] else cells["method"][0])
-        first = cells.filter(pl.col("method") == name).row(-1, named=True)
-        levels = self.rows.filter(
-            (pl.col("direction") == direction) & (pl.col("metric") == metric)
-        )["chance"].drop_nulls()
-        chance = chance_text(metric, None if levels.is_empty() else float(levels.to_numpy().mean()))
-        text = (
-            f"{metric} of {direction} is {with_unit(metric, first[metric])} "
-            f"{among(direction, first['gallery'])} by {method_title(name)}{chance}"
-        )
+        question = direction, metric = first_question(self._comparisons, self.rows)
+        if direction != "image→class":
+            found = verdict(self._comparisons, self._table, method=method, question=question)
+            if found is not None:
+                return found.sentence
+        text, first = without_head(self.folder, self.rows, self._table, question, method)
+        if first is None:
+            return text
+        cells = self._table.filter(pl.col("direction") == direction, pl.col(metric).is_not_null())
+        name = first["method"]
         others = [other for other in self.methods if other in cells["method"] and other != name]
         rows = [row for other in others for row in self._against(first, other, metric)]
         # Which of them differ is one claim of many.
@@ -276,7 +254,7 @@ class Results:
             f"over {row['side_b']} (p {p_text(p)}{how})"
             for row, p in zip(rows, corrected, strict=True)
         ]
-        return ", ".join([text, *parts]) + "."
+        return ", ".join([text.removesuffix("."), *parts]) + "."
 
     def _against(self, first: Mapping[str, Any], other: str, metric: str) -> list[dict[str, Any]]:
         """Return the comparison of a cell with that of another method; none if it has none."""
@@ -287,12 +265,6 @@ class Results:
             return []
         found = found.filter(*(pl.col(name) == first[name] for name in names)).head(1)
         return found.with_columns(side_b=pl.lit(method_title(other))).to_dicts()
-
-    def _question(self) -> tuple[str, str]:
-        """Return the first direction and metric of `PRIMARY_METRICS` that was scored, or of all."""
-        frames = [self._comparisons, in_order(self.rows)]
-        have = [asked for frame in frames for asked in frame.select("direction", "metric").rows()]
-        return next((asked for asked in PRIMARY_METRICS if asked in have), have[0])
 
     def _drawn(self, method: str | None) -> str:
         """Return the method that a figure is about: the first that was named, where none is."""

@@ -29,21 +29,21 @@ from bench.options import options_of
 from bench.protocol import FRESH_SPLITS
 from bench.results import finished
 from bench.runs import LEAVES, Protocol, Run
+from bench.suites import SUITE, SetNames, check_settings, combinations
 from bench.suites.demo import (
     CONTROL_DRAWS,
     Plan,
     possible_pairs,
 )
-from bench.suites.single import SUITE, SetNames, check_settings, combinations
 from featstore.arrays import write
-from featstore.cli.progress import ProgressBar
 from featstore.errors import listed
 from featstore.manifest.manifest import Kind
 from featstore.matrices import Rows, vector
 from featstore.parallel import Engine
 from featstore.store.store import FeatureStore, open_store
+from featstore.terminal import ProgressBar
 from fitters.errors import SettingError
-from fitters.inventory import find_sets
+from fitters.from_store import find_sets
 from fitters.kept import digest_of
 from fitters.methods import registered
 from fitters.pairs import Pairs, Prototypes

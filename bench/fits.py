@@ -27,22 +27,20 @@ from bench.protocol import (
 )
 from bench.results import CHOSEN
 from bench.runs import CLASS_MEANS, IDENTITY, Run
-from bench.tasks.confidence import SCALES
 from bench.tasks.diagnostics import for_head
-from bench.tasks.outcome import Projector
+from bench.tasks.outcome import SCALES, Projector
 from featstore.store.tables import join_ids
 from fitters.aligners.ridge import RidgeAligner
 from fitters.alignment import Alignment, fit, select
 from fitters.few_shot.learner import PUBLISHED, likely_scale, sum_by_class
 from fitters.kept import kept, remember
 from fitters.methods import METHODS
-from fitters.moments.transform import SideTransform, normalize_rows
 from fitters.pairs import Pairs
 from fitters.prototypes import CONTROLS, HEAD_ROWS, PAIR_CONTROLS
 from fitters.select.grid import Axis, Choice, folds_of_pairs
 from fitters.select.held_out import Both, LinearFits, Seen, Source
 from fitters.settings import FitConfig, Preparation
-from fitters.sources import Sources, prepare
+from fitters.sources import SideTransform, Sources, normalize_rows, prepare
 
 
 @dataclass(frozen=True, eq=False)

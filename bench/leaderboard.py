@@ -37,7 +37,6 @@ from bench.cells import (
     read_cells,
     set_name,
     source_name,
-    spelled,
 )
 from bench.comparisons import (
     LEVEL,
@@ -172,7 +171,7 @@ class Submission:
         """What a table tells entries by: encoders of images and texts, method, real pairs."""
         row = self.first
         keys = row["image_set"], row["name_set"] or row["caption_set"] or ""
-        images, texts = (spelled(set_name("_set", key).split(" · ")[-1]) for key in keys)
+        images, texts = (set_name("_set", key).split(" · ")[-1] for key in keys)
         pairs = pairs_text(row["n_pairs"], self.rows["n_images_fitted"].mean(), short=True)
         given = "" if row["source"] == "none" else f", {source_name(row['source'], '0')}"
         return images, texts, f"{method_title(row['method'])}{given}", pairs

@@ -170,7 +170,7 @@ Options: TypeAlias = (
 
 @dataclass(frozen=True)
 class Task:
-    """A task, as `bench.scoring` scores it.
+    """A task, as `bench.execution` scores it.
 
     Attributes
     ----------

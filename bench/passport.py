@@ -13,15 +13,15 @@ from scipy.stats import skew
 
 from bench.bridge import NEIGHBOURS
 from bench.errors import ProtocolError
-from bench.foreign import ENOUGH, footprints, unusual
 from bench.metrics.geometry import effective_rank, nearest_rows
 from bench.options import AgainConfig
+from bench.spaces import ENOUGH_ROWS, footprints, unusual
 from featstore.encoders.registry import encode
 from featstore.manifest.io import read_manifest
 from featstore.sources.reader import open_reader
 from featstore.store.store import Duplicates, Norms, row_facts
 from featstore.store.view import Selection
-from fitters.moments.transform import unit_or_zero
+from fitters.sources import unit_or_zero
 
 #: Rows on which neighbours and variances are counted at most, and the mean and covariance of
 #: unusual rows: the latter more where there are many columns.
@@ -79,12 +79,12 @@ class Passport:
     sample : int
         Rows that `rank`, `hubness` and `hub` are of.
     footprints : mapping
-        Name -> share of rows (`bench.foreign.footprints`).
+        Name -> share of rows (`bench.spaces.footprints`).
     minority : mapping
         Name -> numbers of the rows that have it, or lack it if they are fewer; only where the share
         is between 0 and 1.
     unusual : tuple of int, optional
-        `bench.foreign.unusual`; None of too few rows.
+        `bench.spaces.unusual`; None of too few rows.
     again : Again, optional
     """
 
@@ -136,7 +136,7 @@ def passport(view: Selection, again: Again | None = None) -> Passport:
     some = np.random.default_rng(0).permutation(len(good))[: max(SAMPLE, PER_COLUMN * view.dim)]
     sample = rows.take(some).numpy(np.float32)
     near, apart = sample[:SAMPLE], None
-    if len(good) >= ENOUGH:
+    if len(good) >= ENOUGH_ROWS:
         apart = _numbers(good[unusual(lambda: rows.batches(reuse=True), sample)])
     counts = np.zeros(len(near), np.int64)
     if len(near) > NEIGHBOURS:

@@ -9,24 +9,26 @@ read, versions, and a digest. docs/reproduce.md says how to write a box.
 from __future__ import annotations
 
 import json
+import math
 import platform
-import re
 import reprlib
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import polars as pl
+from msgspec import Meta, MsgspecError, convert, defstruct
+from msgspec.structs import asdict
 
 from bench.cells import only_series, whole_heads
 from bench.errors import BoxError, NoResultsError
 from bench.results import read_results, versions
 from bench.runs import Run
+from bench.suites import SUITES, suite_runs
 from bench.suites.published import published_table
-from bench.suites.registry import SUITES, suite_runs
 from bench.tables import metric_columns, result_table
 from featstore.address import parse_address
 from featstore.errors import AddressError, FeatstoreError, listed
@@ -52,26 +54,59 @@ COLUMNS = (
     "task", "eval", "direction", "method", "source", "n_pairs", "metric", "percent", "tolerance",
 )  # fmt: skip
 
-#: What a box may ask of its suite, as `headstock eval run` does -> the type of its value.
-_ONE = {"limit": int, "penalty": float, "mix": float, "dataset": str, "label_set": str}
-#: The same of what takes a list -> the type of its values.
-_LISTS = {
-    "methods": str, "sources": str, "variants": str, "templates": str, "head_variants": str,
-    "head_templates": str, "shots": int, "learners": str,
-}  # fmt: skip
-#: Those of them that only some suites take, and those that set a field of every run.
+#: What only some suites take, and what sets a field of every run.
 _SPECIAL = ("dataset", "label_set", "shots", "learners")
 _FIELDS = ("penalty", "mix", "variants", "templates", "head_variants", "head_templates")
 
 #: Names that are Headstock's own, and not a plugin's -> the kind of their registry.
 _KINDS = {"methods": "aligner", "learners": "learner"}
 
-#: No number of a box is larger, and no list of a suite's option is longer.
-_LARGEST, _MOST_VALUES = 1e9, 100
+#: A name that is safe as a file's; a text that is not empty; a number that is not too large.
+Name = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._+-]{0,127}\Z")]
+Text = Annotated[str, Meta(min_length=1)]
+_Whole = Annotated[int, Meta(ge=-(10**9), le=10**9)]
+_Number = Annotated[float, Meta(ge=-1e9, le=1e9)]
+_Names = Annotated[tuple[Name, ...], Meta(min_length=1, max_length=100)]
+_Set = Annotated[str, Meta(pattern=r"\A[^@\s]{1,400}(@[0-9a-f]{64})?\Z")]
 
-#: A name that is safe as a file's.
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
-_SET = re.compile(r"([^@\s]{1,400})(?:@([0-9a-f]{64}))?")
+
+def record(name: str, *fields: tuple[Any, ...]) -> Any:
+    """Return the type of a table of a TOML file, which has no other keys.
+
+    Parameters
+    ----------
+    name : str
+    *fields : tuple of (str, type) or (str, type, default)
+    """
+    return defstruct(name, fields, frozen=True, forbid_unknown_fields=True)
+
+
+_STORE = record("Store", ("address", str, ""), ("sets", tuple[_Set, ...], ()))
+
+#: What a box may ask of its suite, as `headstock eval run` does.
+_SUITE = record(
+    "Suite",
+    ("name", Name),
+    ("limit", _Whole | None, None),
+    *((name, _Number | None, None) for name in ("penalty", "mix")),
+    *((name, Name | None, None) for name in ("dataset", "label_set")),
+    *((name, _Names | None, None) for name in (
+        "methods", "sources", "variants", "templates", "head_variants", "head_templates",
+        "learners",
+    )),
+    ("shots", Annotated[tuple[_Whole, ...], Meta(min_length=1, max_length=100)] | None, None),
+)  # fmt: skip
+_EXPECTED = record(
+    "Expected",
+    ("tolerance", Annotated[float, Meta(ge=0, le=1e9)], 0.0),
+    ("origin", str, ""),
+    ("columns", tuple[str, ...], ()),
+    ("rows", tuple[tuple[str | _Number, ...], ...], ()),
+)
+_DOCUMENT = record(
+    "Box", ("format", int), ("name", Name), ("title", Text), ("store", _STORE), ("suite", _SUITE),
+    ("expected", _EXPECTED),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -169,110 +204,69 @@ def parse_box(data: bytes) -> Box:
     BoxError
         If it is not TOML, lacks something, or holds what is unknown or out of its range.
     """
-    try:
-        found = tomllib.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError) as err:
-        raise BoxError(f"it is not TOML: {err}.") from err
-    if found.get("format") != FORMAT:
-        raise BoxError(f"its format is {_shown(found.get('format'))}; this version reads {FORMAT}.")
-    parts = "store", "suite", "expected"
-    store, suite, expected = (value_of(found, part, dict) for part in parts)
-    known_keys(found, "format", "name", "title", *parts, where="")
-    known_keys(store, "address", "sets", where="store.")
-    known_keys(expected, "tolerance", "origin", "columns", "rows", where="expected.")
-    columns = texts_of(expected, "expected.columns")
+    found = parse(data, _DOCUMENT)
+    columns = found.expected.columns
+    if found.format != FORMAT:
+        raise BoxError(f"its format is {found.format}; this version reads {FORMAT}.")
     if unknown := set(columns) - {*COLUMNS}:
         raise BoxError(
             f"expected.columns has {listed(sorted(unknown), shown=5)}; known are "
             f"{', '.join(COLUMNS)}."
         )
-    rows = value_of(expected, "expected.rows", list, [])
-    name, address, options = value_of(found, "name", str), _address(store), _options(suite)
-    if not NAME.fullmatch(name):
-        raise BoxError(f"name must be of letters, digits and '._+-', got {_shown(name)}.")
+    address = _address(found.store.address)
     return Box(
-        name=name,
-        title=value_of(found, "title", str),
+        name=found.name,
+        title=found.title,
         digest=sha256_hex(data),
         store=address,
-        sets=_sets(store, address),
-        suite=suite["name"],
-        options=options,
-        expected=tuple(_expected(number, columns, row) for number, row in enumerate(rows, 1)),
-        tolerance=_number(expected.get("tolerance", 0.0), "expected.tolerance", least=0.0),
-        origin=value_of(expected, "expected.origin", str, ""),
+        sets=_sets(found.store.sets, address),
+        suite=found.suite.name,
+        options=_options(found.suite),
+        expected=tuple(
+            _expected(number, columns, row) for number, row in enumerate(found.expected.rows, 1)
+        ),
+        tolerance=found.expected.tolerance,
+        origin=found.expected.origin,
     )
 
 
-#: What a message shows of a value, which may be long or deep.
-_shown = reprlib.repr
+def parse(data: bytes, kind: Any) -> Any:
+    """Return a TOML document as a kind of `record`.
+
+    Raises
+    ------
+    BoxError
+        If it is not TOML, lacks something, or holds what is unknown or out of its range.
+    """
+    try:
+        return convert(tomllib.loads(data.decode("utf-8"), parse_float=_finite), kind)
+    except (ValueError, RecursionError, OverflowError, MsgspecError) as err:
+        raise BoxError(ascii(" ".join(str(err).split())[:300])) from err
 
 
-_CALLED: dict[type, str] = {
-    dict: "a table", str: "a text", list: "a list", int: "a whole number",
-}  # fmt: skip
+def _finite(text: str) -> float:
+    if not math.isfinite(float(text)):
+        raise ValueError(f"{text} is no number that another is compared with")
+    return float(text)
 
 
-def value_of(table: Mapping[str, Any], where: str, kind: type, default: Any = None) -> Any:
-    """Return the value of a table under the last part of a dotted name, which is of a kind."""
-    value = table.get(where.rpartition(".")[2], default)
-    if not isinstance(value, kind) or (value == "" and default is None):
-        raise BoxError(f"{where} must be {_CALLED[kind]}, got {_shown(value)}.")
-    return value
-
-
-def known_keys(table: Mapping[str, Any], *names: str, where: str) -> None:
-    """Raise if a table has another key than these."""
-    if unknown := sorted({*table} - {*names}):
-        raise BoxError(f"{where}{unknown[0][:60]} is unknown; known are {', '.join(names)}.")
-
-
-def texts_of(table: Mapping[str, Any], where: str) -> list[str]:
-    """Return the list of texts of a table under the last part of a dotted name."""
-    values: list[str] = value_of(table, where, list, [])
-    if not all(isinstance(value, str) for value in values):
-        raise BoxError(f"{where} must be a list of texts, got {_shown(values)}.")
-    return values
-
-
-def _is(kind: type, value: Any) -> bool:
-    """Whether a value is a name, or a number that is not too large, of a type."""
-    if kind is str:
-        return isinstance(value, str) and NAME.fullmatch(value) is not None
-    # Not isinstance: true is an int. No comparison of a NaN holds.
-    return type(value) in (int, kind) and -_LARGEST <= value <= _LARGEST
-
-
-def _number(value: Any, where: str, *, least: float = -_LARGEST) -> float:
-    if not _is(float, value) or value < least:
-        raise BoxError(
-            f"{where} must be a number from {least:g} to {_LARGEST:g}, got {_shown(value)}."
-        )
-    return float(value)
-
-
-def _address(store: Mapping[str, Any]) -> str:
+def _address(text: str) -> str:
     """Return the address of a box's store; "" where it has none."""
-    text = value_of(store, "store.address", str, "")
     try:
         address = parse_address(text)
     except AddressError as err:
         raise BoxError(f"store.address cannot be used: {err}") from err
     if text and (isinstance(address, Path) or address.scheme not in ("https", "hf")):
         raise BoxError(
-            f"store.address must begin with https:// or hf://, got {_shown(text)}. Another place "
-            "is named by whoever repeats the study: --store."
+            f"store.address must begin with https:// or hf://, got {text[:60]!r}. Another "
+            "place is named by whoever repeats the study: --store."
         )
     return str(address) if text else ""
 
 
-def _sets(store: Mapping[str, Any], address: str) -> dict[str, str]:
+def _sets(texts: Sequence[str], address: str) -> dict[str, str]:
     """Return key -> revision of the sets that a box reads; "" is any revision."""
-    texts = texts_of(store, "store.sets")
-    found = {text: _SET.fullmatch(text) for text in texts}
-    if wrong := [text for text, match in found.items() if match is None]:
-        raise BoxError(f"store.sets has {_shown(wrong[0])}, which is no KEY or KEY@REVISION.")
-    sets = {match[1]: match[2] or "" for match in found.values() if match is not None}
+    sets = {key: revision for key, _, revision in (text.partition("@") for text in texts)}
     if address and not (sets and all(sets.values())):
         raise BoxError(
             f"store.sets must name every set at {address} as KEY@REVISION, with the 64 digits of "
@@ -281,54 +275,36 @@ def _sets(store: Mapping[str, Any], address: str) -> dict[str, str]:
     return sets
 
 
-def _options(suite: Mapping[str, Any]) -> dict[str, Any]:
+def _options(suite: Any) -> dict[str, Any]:
     """Return what a box asks of its suite, beside its name."""
-    name = value_of(suite, "suite.name", str)
-    if name in STUDIES:
-        known_keys(suite, "name", where=f"study {name}: suite.")
-        return {}
-    if name not in SUITES.built_in:
+    name, given = suite.name, {k: v for k, v in asdict(suite).items() if v is not None}
+    del given["name"]
+    if name not in (*SUITES.built_in, *STUDIES):
         raise BoxError(f"suite.name must be one of {', '.join(SUITES.built_in)}, got {name!r}.")
-    types = _ONE | _LISTS
-    takes = [one for one in types if one not in _SPECIAL or one in SUITES.built_in[name].takes]
-    known_keys(suite, "name", *takes, where=f"suite {name}: suite.")
-    return {option: _asked(option, types[option], suite[option]) for option in takes
-            if option in suite}  # fmt: skip
+    takes = () if name in STUDIES else SUITES.built_in[name].takes
+    refused = [one for one in given if name in STUDIES or (one in _SPECIAL and one not in takes)]
+    if refused:
+        raise BoxError(f"suite.{refused[0]} is unknown to {name}.")
+    for option, kind in _KINDS.items():
+        ours = registry_of(kind).built_in
+        if foreign := [one for one in given.get(option, ()) if one not in ours]:
+            raise BoxError(
+                f"suite.{option} has {foreign[0]!r}; a box names those of Headstock: "
+                f"{', '.join(ours)}."
+            )
+    return given
 
 
-def _asked(option: str, kind: type, value: Any) -> Any:
-    """Return the value of an option of a suite."""
-    several = option in _LISTS
-    values = value if several else [value]
-    if (
-        not isinstance(values, list)
-        or not 0 < len(values) <= _MOST_VALUES
-        or not all(_is(kind, one) for one in values)
-    ):
-        what = {str: "name", int: "whole number", float: "number"}[kind]
-        many = f"a list of 1 to {_MOST_VALUES} values, each " if several else ""
-        raise BoxError(f"suite.{option} must be {many}a {what}, got {_shown(value)}.")
-    ours = registry_of(_KINDS[option]).built_in if option in _KINDS else values
-    if foreign := [one for one in values if one not in ours]:
-        raise BoxError(
-            f"suite.{option} has {foreign[0]!r}; a box names those of Headstock: {', '.join(ours)}."
-        )
-    return tuple(values) if several else value
-
-
-def _expected(number: int, columns: Sequence[str], row: Any) -> dict[str, Any]:
+def _expected(number: int, columns: Sequence[str], row: Sequence[Any]) -> dict[str, Any]:
     where = f"row {number} of expected.rows"
-    if not isinstance(row, list) or len(row) != len(columns):
-        raise BoxError(f"{where} must have {len(columns)} values, one a column, got {_shown(row)}.")
+    if len(row) != len(columns):
+        raise BoxError(f"{where} must have {len(columns)} values, one a column, got {len(row)}.")
     found = dict(zip(columns, row, strict=True))
-    if "percent" not in found or "metric" not in found:
-        raise BoxError(f"{where} needs a metric and a percent: {_shown(row)}.")
+    if not {"percent", "metric"} <= found.keys() or found.get("tolerance", 0) < 0:
+        raise BoxError(f"{where} needs a metric and a percent, and a tolerance of 0 or more.")
     for name, value in found.items():
-        if name in ("percent", "tolerance"):
-            least = 0.0 if name == "tolerance" else -_LARGEST
-            found[name] = _number(value, f"the {name} of {where}", least=least)
-        elif not isinstance(value, str):
-            raise BoxError(f"{where} must have a text as {name}, got {_shown(value)}.")
+        if isinstance(value, str) == (name in ("percent", "tolerance")):
+            raise BoxError(f"{where} has {reprlib.repr(value)} as {name}.")
     return found
 
 

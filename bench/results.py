@@ -202,24 +202,36 @@ def files_of(root: Path) -> dict[str, str]:
     A file that does not open, that holds other runs than its name says, or that has no ranks
     beside it, does not count: its runs are redone.
     """
-    folder = root / "runs"
-    # Whatever is written or renamed into a folder changes its stamp: until then nothing is new.
-    stamps = tuple(
-        place.stat().st_mtime_ns if place.is_dir() else 0 for place in (folder, root / "ranks")
-    )
-    return dict(_files_at(root.absolute(), stamps))
+    return dict(_read_runs(root)[1])
+
+
+def _read_runs(root: Path) -> tuple[pl.DataFrame, dict[str, str], str]:
+    """Return all rows, the file of every finished run, and what is wrong with the first bad file.
+
+    Commands ask for rows and for files: both come of one reading until a file changes.
+    """
+    facts = [(path, path.stat()) for path in _run_files(root.absolute())]
+    stamps = tuple((path, stat.st_mtime_ns, stat.st_size) for path, stat in facts)
+    ranks = root / "ranks"
+    return _runs_at(stamps, ranks.absolute(), ranks.stat().st_mtime_ns if ranks.is_dir() else 0)
 
 
 @lru_cache(maxsize=4)
-def _files_at(root: Path, _stamps: tuple[int, ...]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for path in _run_files(root):
-        with suppress(NoResultsError):
-            ids = set(_read(path, {"run_id": pl.String})["run_id"])
-            # Its name is that of all its runs: a part of a file is none.
-            if path.stem == _name_of(ids) and file_of(root, "ranks", path.stem).is_file():
-                found |= dict.fromkeys(ids - found.keys(), path.stem)
-    return found
+def _runs_at(
+    stamps: tuple[tuple[Path, int, int], ...], ranks: Path, _changed: int
+) -> tuple[pl.DataFrame, dict[str, str], str]:
+    frames, named, wrong = [pl.DataFrame(schema=RESULT_SCHEMA)], dict[str, str](), ""
+    for path, *_ in stamps:
+        try:
+            frames.append(_read(path, RESULT_SCHEMA))
+        except NoResultsError as err:
+            wrong = wrong or str(err)
+            continue
+        ids = set(frames[-1]["run_id"])
+        # Its name is that of all its runs: a part of a file is none.
+        if path.stem == _name_of(ids) and (ranks / path.name).is_file():
+            named |= dict.fromkeys(ids - named.keys(), path.stem)
+    return pl.concat(frames), named, wrong
 
 
 def finished(root: Path) -> set[str]:
@@ -244,15 +256,17 @@ def read_results(root: Path | str) -> pl.DataFrame:
     ['conse', 'ridge']
     """
     root = Path(root)
-    paths = _run_files(root)
-    if not paths:
+    if not _run_files(root):
         what = "holds no finished run" if root.is_dir() else "does not exist"
         raise NoResultsError(
             f"{root} {what}. Make one with `headstock eval run demo --store STORE -o {root}`."
         )
     keys = ["suite", "task", "eval", "direction", "method", "source", "seed", "run_id", "metric"]
     # Two sweeps at once may hold the same run, with the same numbers: it counts once.
-    once = _read_all(paths, RESULT_SCHEMA).unique(["run_id", "direction", "metric"], keep="first")
+    rows, _, wrong = _read_runs(root)
+    if wrong:
+        raise NoResultsError(wrong)
+    once = rows.unique(["run_id", "direction", "metric"], keep="first")
     return once.sort(keys, maintain_order=True)
 
 

@@ -58,7 +58,7 @@ IDENTITY = "identity"
 _NOTHING = FitConfig(IDENTITY)
 
 #: Fields that change no result.
-_NO_RESULT = ("checkpoint", "on_epoch", "device")
+_NO_RESULT = ("on_epoch", "device")
 
 #: Fields that are part of every id, at their defaults too.
 _ALWAYS = ("metric_version", "protocol_version", "code")
@@ -80,7 +80,7 @@ class Data:
         Augmented views of the images, for few-shot learners that look at some.
     more_heads, more_images : tuple of str
         Further heads of the same classes, and the same images by their encoders, each
-        ``key@revision``; see `fitters.inventory.beside_fields`.
+        ``key@revision``; see `fitters.from_store.beside_fields`.
     pairs_from : tuple of str
         Images of another data set and their captions or class names, each ``key@revision``: what
         real pairs are made of, in place of images of `image_set`.
@@ -564,7 +564,7 @@ class Run:
             )
             return
         # Here, because it loads every learner, and other tasks have none.
-        from fitters.few_shot.registry import PROMPT_LEARNERS
+        from fitters.few_shot import PROMPT_LEARNERS
 
         refuse(
             (

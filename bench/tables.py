@@ -519,7 +519,6 @@ def gain_lines(gains: pl.DataFrame) -> Table:
         (f"a {MINUS} b, points", _difference),
         ("relative", lambda row: relative_text(row["relative"])),
         ("95 % interval", lambda row: interval_text(row["low"], row["high"])),
-        ("for new images", lambda row: interval_text(row["image_low"], row["image_high"])),
         ("p", side_p),
         ("p, Holm", lambda row: p_text(row["p_holm"])),
         ("family", lambda row: "exploratory" if row["family"] is None else f"of {row['family']}"),
@@ -538,9 +537,7 @@ def gain_lines(gains: pl.DataFrame) -> Table:
         ("gallery", lambda row: number_text(row["gallery"], 0)),
         ("chance", lambda row: value_text(row["metric"], row["chance"])),
     ]
-    return Table.of(
-        gains, columns, optional=("for new images", "rank", "best control", "s.e. controls")
-    )
+    return Table.of(gains, columns, optional=("rank", "best control", "s.e. controls"))
 
 
 def side_p(row: Row) -> str:
@@ -652,8 +649,6 @@ def learner_lines(table: pl.DataFrame) -> Table:
         ("f", lambda row: "" if row["overlap"] is None else f"{row['overlap']:.2f}"),
         ("gallery", lambda row: number_text(row["gallery"], 0)),
         ("CPU s", lambda row: number_text(row["seconds"], 3)),
-        ("published", lambda row: value_text("top-1", row["theirs"])),
-        ("of", lambda row: row["known"] or ""),
     ]
     return Table.of(table, columns)
 

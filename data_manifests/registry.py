@@ -10,9 +10,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from data_manifests import readers
+from data_manifests.copies import Read
 from data_manifests.labels import plan_label_set
-from data_manifests.official.dataset import plan_dataset
-from data_manifests.official.inspection import Read
+from data_manifests.official import plan_dataset
 from data_manifests.plan import BuildError, Plan, read_facts
 
 #: Keyword arguments of every dataset that is read from its official layout.
@@ -26,7 +27,7 @@ class Builder:
 
     A key there says what reads it: ``reader``, its official layout on disk (a function of
     `data_manifests.readers`); ``synsets``, a label set of timm's files. Without either a function
-    `plan` in its own ``build.py`` does.
+    `plan` in the module of its name does.
     """
 
     folder: Path
@@ -69,21 +70,20 @@ class Builder:
         """
         if "reader" not in self.facts:
             return None
-        module, _, function = str(self.facts["reader"]).partition(".")
-        try:
-            read: Read = getattr(import_module(f"data_manifests.readers.{module}"), function)
-        except (ModuleNotFoundError, AttributeError) as err:
+        read: Read | None = getattr(readers, str(self.facts["reader"]), None)
+        if read is None:
             raise BuildError(
-                f"{self.folder / 'dataset.toml'} names the reader {self.facts['reader']!r}: {err}."
-            ) from err
+                f"{self.folder / 'dataset.toml'} names the reader {self.facts['reader']!r}, which "
+                "data_manifests.readers has not."
+            )
         return read
 
     @property
     def _own_plan(self) -> Callable[..., Plan] | None:
-        """The function `plan` of its build.py, if neither key says what reads it."""
+        """The function `plan` of its own module, if neither key says what reads it."""
         if self.facts.keys() & {"reader", "synsets"}:
             return None
-        plan: Callable[..., Plan] = import_module(f"data_manifests.{self.folder.name}.build").plan
+        plan: Callable[..., Plan] = import_module(f"data_manifests.{self.folder.name}").plan
         return plan
 
     def plan(self, **options: Any) -> Plan:

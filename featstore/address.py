@@ -27,7 +27,7 @@ PLACES: Registry[Any] = Registry(
         "az": "featstore.remote.bucket:BucketObjects",
         "https": "featstore.remote.web:WebObjects",
         "http": "featstore.remote.web:WebObjects",
-        "hf": "featstore.remote.hub:HubObjects",
+        "hf": "featstore.remote.web:HubObjects",
     },
     accept=_as_place,
 )

@@ -213,25 +213,10 @@ class SectionedCommand(click.Command):
             ctx.resilient_parsing = before
 
 
-class _SettingType(click.types.StringParamType):
-    """A ``NAME=VALUE``: the shell completes the names of what was named."""
-
-    def shell_complete(
-        self, ctx: click.Context, _: click.Parameter, incomplete: str
-    ) -> list[CompletionItem]:
-        """Return the settings that begin so."""
-        command = ctx.command
-        with contextlib.suppress(FeatstoreError, click.UsageError):
-            if isinstance(command, SectionedCommand) and command.settings is not None:
-                names = {n for has in command.settings(ctx.params).values() for n in has}
-                return [CompletionItem(f"{n}=") for n in sorted(names) if n.startswith(incomplete)]
-        return []
-
-
 def setting_option(text: str) -> Callable[[_Function], _Function]:
     """Return the option ``-s NAME=VALUE``, with its help; `take_settings` reads it."""
     return click.option(
-        "-s", "--setting", "words", multiple=True, metavar="NAME=VALUE", type=_SettingType(),
+        "-s", "--setting", "words", multiple=True, metavar="NAME=VALUE",
         help=f"{text}; repeatable.",
     )  # fmt: skip
 
@@ -419,16 +404,6 @@ def print_listed(rows: Sequence[dict[str, str]], *, as_json: bool) -> None:
     """Print what registries list (`featstore.plugins.Registry.listed`): a line a thing, or JSON."""
     cells = [[row[key] for key in ("kind", "name", "package", "text")] for row in rows]
     answer(rows, TextTable(("KIND", "NAME", "PACKAGE", ""), cells), as_json=as_json)
-
-
-def human_bytes(size: int) -> str:
-    """Return a size in the unit that leaves one to three digits before the point."""
-    value, unit = float(size), "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB", "PiB"):
-        if value < 999.5:  # what is printed is rounded
-            break
-        value, unit = value / 1024, larger
-    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.3g} {unit}"
 
 
 def count(n: int, what: str) -> str:

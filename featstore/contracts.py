@@ -29,8 +29,14 @@ import numpy as np
 import numpy.typing as npt
 
 from featstore.datasets import build_dataset, find_builder
-from featstore.encoders.base import IMAGE_KINDS, TEXT_KINDS, Encoder, prepare_many
-from featstore.encoders.golden import golden_images, golden_inputs
+from featstore.encoders.base import (
+    IMAGE_KINDS,
+    TEXT_KINDS,
+    Encoder,
+    golden_images,
+    golden_inputs,
+    prepare_many,
+)
 from featstore.encoders.registry import open_encoder
 from featstore.errors import ContractError, FeatstoreError, PluginError
 from featstore.identity import canonical_json, space_id

@@ -10,13 +10,12 @@ from typing import Any, Literal
 
 import polars as pl
 
-from data_manifests.official.inspection import Inspection, inspect
+from data_manifests.copies import Inspection, inspect
 from data_manifests.plan import BuildError, Plan
 from data_manifests.registry import BUILDERS, Builder, OwnBuilder
 from featstore.errors import ManifestError, lookup, unknown_name
 from featstore.labels import read_label_file
-from featstore.manifest.folder import building, take_folder
-from featstore.manifest.io import check_name, read_manifest, write_manifest
+from featstore.manifest.io import building, check_name, read_manifest, take_folder, write_manifest
 from featstore.manifest.manifest import FACTS_FILE, Manifest
 from featstore.plugins import Registry
 from featstore.prompts import PromptChoice
@@ -94,7 +93,7 @@ def build_dataset(
     **options
         Of the builder: ``source`` (Path; label sets and stamps), ``locales`` (stamps); of a
         dataset on disk ``root`` (Path), ``splits``, ``subset``, ``classes_only``, ``split_file``
-        (see `data_manifests.official.dataset.plan_dataset`) and those of its dataset.toml. None
+        (see `data_manifests.official.plan_dataset`) and those of its dataset.toml. None
         means the default.
 
     Raises
@@ -267,7 +266,8 @@ def _same(earlier: Manifest, plan: Plan, identity: str) -> bool:
     """Return whether a manifest is what this plan would make, with its files where they are."""
     if plan.root is not None and earlier.root.resolve() != plan.root.resolve():
         return False
-    return _fingerprint(earlier.facts) == identity
+    source = earlier.facts.get("source")
+    return isinstance(source, dict) and source.get("fingerprint") == identity
 
 
 def _earlier(folder: Path) -> Manifest | None:
@@ -281,11 +281,6 @@ def _earlier(folder: Path) -> Manifest | None:
         logger.info("building %s again: %s", folder, err)
         return None
     return manifest
-
-
-def _fingerprint(facts: Any) -> str | None:
-    source = facts.get("source")
-    return source.get("fingerprint") if isinstance(source, dict) else None
 
 
 def _replaced(

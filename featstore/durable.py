@@ -45,19 +45,19 @@ def write_at(handle: int, data: bytes | memoryview, offset: int) -> None:
         left, offset = left[done:], offset + done
 
 
-def fsync_directory(directory: Path, later: set[Path] | None = None) -> None:
-    """Make the names in `directory` durable.
+def fsync_path(path: Path, later: set[Path] | None = None) -> None:
+    """Make the bytes of a file durable, or the names in a folder.
 
     Parameters
     ----------
     later : set of Path, optional
-        The folder is added to it instead, for who makes several durable at once: the first
+        It is added to these instead, for who makes several durable at once: the first
         fsync writes the changes of all, the others find little to do.
     """
     if later is not None:
-        later.add(directory)
+        later.add(path)
         return
-    handle = os.open(directory, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
@@ -126,7 +126,7 @@ def make_folders(path: Path, later: set[Path] | None = None) -> None:
     Parameters
     ----------
     later : set of Path, optional
-        See `fsync_directory`.
+        See `fsync_path`.
 
     Raises
     ------
@@ -144,7 +144,7 @@ def make_folders(path: Path, later: set[Path] | None = None) -> None:
             for folder in reversed(missing):
                 folder.mkdir(exist_ok=True)
                 hand_down(folder)
-                fsync_directory(folder.parent, later)
+                fsync_path(folder.parent, later)
             if not missing:
                 hand_down(path)  # its maker may have been killed before this
         except FileNotFoundError:
@@ -265,7 +265,7 @@ def write_durably(
     new : bool
         Link it to its place, which, unlike a rename, replaces nothing.
     later : set of Path, optional
-        Folders whose fsync is left to the caller: see `fsync_directory`. The file itself is
+        Folders whose fsync is left to the caller: see `fsync_path`. The file itself is
         fsynced before its rename all the same.
 
     Raises
@@ -296,7 +296,7 @@ def write_durably(
             else:
                 staged.replace(path)
         if synced:
-            fsync_directory(path.parent, later)
+            fsync_path(path.parent, later)
     except BaseException as err:
         with contextlib.suppress(OSError):
             if staged is not None:
@@ -328,11 +328,11 @@ def replace_folder(path: Path, files: Mapping[str, bytes]) -> None:
         new.mkdir()
         for name, data in files.items():
             write_durably(new / name, [data])
-        fsync_directory(new)
+        fsync_path(new)
         if path.exists():
             path.rename(staging / "old")
         new.rename(path)
-        fsync_directory(path.parent)
+        fsync_path(path.parent)
 
 
 @contextlib.contextmanager

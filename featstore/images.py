@@ -1,4 +1,4 @@
-"""Decoding images: whatever the file, the result is an upright RGB picture, or an ImageError.
+"""Images: whatever the file, what is decoded is an upright RGB picture, or an ImageError.
 
 The rules are part of what an embedding means, so they stand in :data:`DECODE_RULE`, which the
 image encoders put into their keyed facts.
@@ -9,16 +9,19 @@ from __future__ import annotations
 import io
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import compress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
-from featstore.errors import FeatstoreError, needs_extra
+from featstore.errors import FeatstoreError, ManifestError, is_out_of_memory, needs_extra
+from featstore.identity import canonical_json, sha256_hex
 
 if TYPE_CHECKING:
     import numpy as np
+    import polars as pl
     import torch
     from PIL import Image
 
@@ -47,6 +50,15 @@ SCALED_SIDE = 512
 
 #: What is keyed beside the other rules of decoding then.
 SCALED_RULE = f"large JPEG scaled by its transform, to at least {SCALED_SIDE}"
+
+#: What is keyed where nvJPEG decodes: it rounds differently from Pillow's decoder.
+GPU_RULE = "upright grey and RGB JPEG by nvJPEG, all else by Pillow"
+
+#: Likewise, of those who resize there.
+GPU_RESIZE_RULE = "torchvision, antialiased, on the device that decodes"
+
+#: Bytes at the end of a JPEG among which the end marker of a whole one is.
+_TAIL = 1024
 
 #: Who resizes: Pillow, or torchvision's antialiased filters on uint8 tensors.
 Resizer = Literal["pillow", "torchvision"]
@@ -198,11 +210,6 @@ class Geometry:
         """Height, width and channels of the result."""
         return (*self.crop, 3)
 
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of the result."""
-        return 3 * self.crop[0] * self.crop[1]
-
     def facts(self) -> dict[str, Any]:
         """Return what is keyed of it: all but the device."""
         return {name: value for name, value in asdict(self).items() if name != "device"}
@@ -346,3 +353,214 @@ def opened_image(source: IO[bytes], formats: Sequence[str]) -> Iterator[Image.Im
                 Image.MAX_IMAGE_PIXELS = limit
         with opened as image:
             yield image
+
+
+def decode_on_gpu(data: bytes, device: str, **accepted: Any) -> Image.Image:
+    """Decode an image file into an upright RGB picture, a plain JPEG on `device`.
+
+    Parameters
+    ----------
+    data : bytes
+    device : str
+    **accepted
+        ``formats`` and ``max_pixels`` of `decode_image`.
+
+    Raises
+    ------
+    ImageError
+        As `decode_image`.
+    """
+    from PIL import Image
+
+    (found,) = decode_batch([data], device, **accepted)
+    if isinstance(found, str):
+        raise ImageError(found)
+    return Image.fromarray(found.contiguous().cpu().numpy())
+
+
+def decode_batch(
+    files: Sequence[bytes | str], device: str, **accepted: Any
+) -> list[torch.Tensor | str]:
+    """Decode image files into (h, w, 3) uint8 tensors on a device, all plain JPEGs in one call.
+
+    Parameters
+    ----------
+    files : sequence of bytes or str
+        A str says why a file could not be read, and comes back.
+    device : str
+    **accepted
+        ``formats`` and ``max_pixels`` of `decode_image`.
+
+    Returns
+    -------
+    list of tensor or str
+        Upright RGB pictures; a str says why there is none.
+    """
+    import numpy as np
+    import torch
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    most = accepted.get("max_pixels", MAX_PIXELS)
+    plain = [isinstance(file, bytes) and is_plain_jpeg(file, max_pixels=most) for file in files]
+    whole: Iterable[Any] = compress(files, plain)
+    encoded = [torch.frombuffer(bytearray(file), dtype=torch.uint8) for file in whole]
+    try:
+        decoded = decode_jpeg(encoded, mode=ImageReadMode.RGB, device=device) if encoded else []
+    except RuntimeError as err:  # one is damaged, or of a kind that nvJPEG lacks
+        if len(files) > 1:
+            return [one for file in files for one in decode_batch([file], device, **accepted)]
+        if is_out_of_memory(err):
+            raise
+        decoded, plain = [], [False]
+    pictures, found = iter(decoded), []
+    for file, is_plain in zip(files, plain, strict=True):
+        if is_plain:
+            found.append(next(pictures).permute(1, 2, 0))
+        elif isinstance(file, str):
+            found.append(file)
+        else:
+            try:
+                pixels = np.array(decode_image(file, **accepted))
+                found.append(torch.from_numpy(pixels).to(device))
+            except ImageError as err:
+                found.append(str(err))
+    return found
+
+
+@contextmanager
+def own_stream(device: str) -> Iterator[None]:
+    """Run the block's work on a stream of this thread; on return it is done, for every stream."""
+    if not device.startswith("cuda"):
+        yield
+        return
+    import torch
+
+    stream: torch.cuda.Stream | None = getattr(_streams, device, None)
+    if stream is None:
+        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        setattr(_streams, device, stream)
+    with torch.cuda.stream(stream):
+        yield
+    stream.synchronize()
+
+
+_streams = threading.local()
+
+
+def is_plain_jpeg(data: bytes, *, max_pixels: int = MAX_PIXELS) -> bool:
+    """Return whether the bytes are a whole, upright JPEG of grey or RGB, of an allowed size."""
+    if not data.startswith(b"\xff\xd8") or b"\xff\xd9" not in data[-_TAIL:]:
+        return False
+    try:
+        with opened_image(io.BytesIO(data), ["JPEG"]) as image:
+            upright = image.getexif().get(_EXIF_ORIENTATION, 1) in (0, 1)
+            small = image.width * image.height <= max_pixels
+            return upright and small and image.mode in ("L", "RGB")
+    except Exception:  # whatever it is, decode_image says it in its own words
+        return False
+
+
+#: What a view is, as facts of its set; part of its content hash.
+RECIPE: dict[str, Any] = {
+    "name": "random resized crop, horizontal flip",
+    "version": 1,
+    "area": [0.5, 1.0],
+    "aspect": [3 / 4, 4 / 3],
+    "flip": 0.5,
+    "attempts": 10,
+}
+
+#: Columns that views have beside those of an image.
+VIEW_ID = "view_id"
+SEED = "view_seed"
+IMAGE_HASH = "image_sha256"
+
+
+def view_items(images: pl.DataFrame, *, views: int, seed: int) -> pl.DataFrame:
+    """Return the items of the views of images: those of one image stand together.
+
+    Parameters
+    ----------
+    images : DataFrame
+        Items of kind image, each with its content hash.
+    views : int
+        Views an image, numbered from 0.
+    seed : int
+
+    Returns
+    -------
+    DataFrame
+        The columns of `images`, with ``item_id`` ``<image>@v<view>``, ``parent_id`` the image,
+        a ``content_sha256`` over image, recipe, seed and view, and ``view_id``, ``view_seed``
+        and ``image_sha256`` behind.
+
+    Raises
+    ------
+    ManifestError
+        If an image has no content hash.
+    """
+    import numpy as np
+    import polars as pl
+
+    if images["content_sha256"].null_count():
+        raise ManifestError("Views need the content hash of every image; build the manifest again.")
+    repeated = images.select(pl.all().repeat_by(views).explode())
+    numbers = np.tile(np.arange(views), images.height)
+    digests = [
+        sha256_hex(canonical_json({"image": image, "recipe": RECIPE, "seed": seed, "view": view}))
+        for image, view in zip(repeated["content_sha256"], numbers.tolist(), strict=True)
+    ]
+    return repeated.with_columns(
+        item_id=repeated["item_id"] + pl.Series([f"@v{view}" for view in numbers.tolist()]),
+        parent_id=repeated["item_id"],
+        content_sha256=pl.Series(digests, dtype=pl.String),
+    ).with_columns(
+        pl.Series(VIEW_ID, numbers, dtype=pl.Int64),
+        pl.lit(seed, dtype=pl.Int64).alias(SEED),
+        repeated["content_sha256"].alias(IMAGE_HASH),
+    )
+
+
+def source_item(item: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the row of the image that an item is a view of; other items as they are."""
+    if item.get(IMAGE_HASH) is None:
+        return item
+    return {**item, "content_sha256": item[IMAGE_HASH]}
+
+
+def draw_view(image: Image.Image, item: Mapping[str, Any]) -> Image.Image:
+    """Return the view of `image` that an item stands for; the image itself if it is none.
+
+    A part of 50 to 100 % of the area, its aspect 3/4 to 4/3 of the image's own, drawn
+    uniformly (the aspect in its logarithm) as in torchvision's RandomResizedCrop, except that
+    there the aspect is absolute; then mirrored in half of the cases. It is not resized: every
+    encoder does that in its own way.
+    """
+    if item.get(VIEW_ID) is None:
+        return image
+    import numpy as np
+    from PIL import Image as Pillow
+
+    key = canonical_json(
+        {"image": item[IMAGE_HASH], "seed": item[SEED], "view": item[VIEW_ID], "recipe": RECIPE}
+    )
+    rng = np.random.default_rng(int(sha256_hex(key), 16))
+    view = image.crop(_crop(image.width, image.height, rng))
+    return view.transpose(Pillow.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else view
+
+
+def _crop(width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """Return (left, upper, right, lower) of a part of a picture."""
+    import numpy as np
+
+    low, high = np.log(RECIPE["aspect"])
+    for _ in range(RECIPE["attempts"]):
+        area = rng.uniform(*RECIPE["area"])
+        aspect = np.exp(rng.uniform(low, high))
+        w = max(1, round(width * np.sqrt(area * aspect)))
+        h = max(1, round(height * np.sqrt(area / aspect)))
+        if w <= width and h <= height:
+            left = int(rng.integers(width - w + 1))
+            upper = int(rng.integers(height - h + 1))
+            return left, upper, left + w, upper + h
+    return 0, 0, width, height

@@ -32,13 +32,13 @@ F = TypeVar("F")
 #: Kind -> where its registry is. Looked up by name: it lies in a layer above this one.
 KINDS = {
     "aligner": "fitters.methods:METHODS",
-    "learner": "fitters.few_shot.registry:LEARNERS",
+    "learner": "fitters.few_shot:LEARNERS",
     "task": "bench.options:TASKS",
     "encoder": "featstore.encoders.registry:FAMILIES",
     "source": "featstore.sources.making:SOURCES",
     "place": "featstore.address:PLACES",
     "dataset": "featstore.datasets:DATASETS",
-    "suite": "bench.suites.registry:SUITES",
+    "suite": "bench.suites:SUITES",
 }
 
 #: Modules and files that this process and those that it starts load, parted as PATH is.

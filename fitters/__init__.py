@@ -14,24 +14,20 @@ from featstore.errors import lazily
 if TYPE_CHECKING:
     from fitters.aligners.asif import ASIFAligner
     from fitters.aligners.base import BaseAligner
-    from fitters.aligners.conse import ConSEAligner
+    from fitters.aligners.baselines import ConSEAligner, MeanShiftAligner, TextToConceptAligner
     from fitters.aligners.directions import CCAAligner, CSAAligner, PLSAligner
     from fitters.aligners.kernel import KernelRidgeAligner
-    from fitters.aligners.mean_shift import MeanShiftAligner, TextToConceptAligner
-    from fitters.aligners.mini_vec2vec import MiniVec2VecAligner
-    from fitters.aligners.procrustes import ProcrustesAligner
     from fitters.aligners.ridge import RidgeAligner, TwoWayRidgeAligner
+    from fitters.aligners.rotations import MiniVec2VecAligner, ProcrustesAligner
     from fitters.alignment import Alignment, fit, load
     from fitters.methods import ALIGNERS, METHODS, Method
-    from fitters.moments.moments import Moments
-    from fitters.moments.transform import SideTransform
+    from fitters.moments import Moments
     from fitters.pairs import Pairs
     from fitters.prototypes import CONTROLS
     from fitters.select.ranking import scoring
     from fitters.settings import FitConfig, Preparation
-    from fitters.sources import Sources
-    from fitters.trained.icis import ICISAligner
-    from fitters.trained.mlp import MLPAligner
+    from fitters.sources import SideTransform, Sources
+    from fitters.trained.mlp import ICISAligner, MLPAligner
     from fitters.trained.presets import PRESETS, preset
 
 __all__ = [
@@ -73,24 +69,20 @@ __getattr__, __dir__ = lazily(
     {
         "fitters.aligners.asif": "ASIFAligner",
         "fitters.aligners.base": "BaseAligner",
-        "fitters.aligners.conse": "ConSEAligner",
+        "fitters.aligners.baselines": "ConSEAligner MeanShiftAligner TextToConceptAligner",
         "fitters.aligners.directions": "CCAAligner CSAAligner PLSAligner",
         "fitters.aligners.kernel": "KernelRidgeAligner",
-        "fitters.aligners.mean_shift": "MeanShiftAligner TextToConceptAligner",
-        "fitters.aligners.mini_vec2vec": "MiniVec2VecAligner",
-        "fitters.aligners.procrustes": "ProcrustesAligner",
+        "fitters.aligners.rotations": "MiniVec2VecAligner ProcrustesAligner",
         "fitters.aligners.ridge": "RidgeAligner TwoWayRidgeAligner",
         "fitters.alignment": "Alignment fit load",
         "fitters.methods": "ALIGNERS METHODS Method",
-        "fitters.moments.moments": "Moments",
-        "fitters.moments.transform": "SideTransform",
+        "fitters.moments": "Moments",
         "fitters.pairs": "Pairs",
         "fitters.prototypes": "CONTROLS",
         "fitters.select.ranking": "scoring",
         "fitters.settings": "FitConfig Preparation",
-        "fitters.sources": "Sources",
-        "fitters.trained.icis": "ICISAligner",
-        "fitters.trained.mlp": "MLPAligner",
+        "fitters.sources": "SideTransform Sources",
+        "fitters.trained.mlp": "ICISAligner MLPAligner",
         "fitters.trained.presets": "PRESETS preset",
     },
 )

@@ -26,14 +26,13 @@ from fitters.adapter import Adapter
 from fitters.aligners.base import Projection, fit_on
 from fitters.errors import PairsError, SettingError
 from fitters.methods import method_named, needs_rows
-from fitters.moments.moments import Folds
-from fitters.moments.transform import SideTransform
+from fitters.moments import Folds
 from fitters.pairs import Pairs, Prototypes, Rows, rows_or_labels
 from fitters.saved import read_parts, save_parts
 from fitters.select.grid import Axis, Choice
 from fitters.select.ranking import scoring
 from fitters.settings import Criterion, FitConfig, Metric, TrainingOptions, Validation
-from fitters.sources import Sources
+from fitters.sources import SideTransform, Sources
 
 BLOCK_ROWS = 8192
 """Rows that are transformed at a time: what a projection needs beyond its result stays small."""
@@ -459,11 +458,10 @@ def fit(
     ----------
     method : str or FitConfig
         One of `METHODS`, or one with its settings.
-    data : Sources of Pairs, of Folds, or of PairSource, optional
+    data : Sources of Pairs, or of Folds, optional
         Both sources as `Method.sources` prepares them, in place of raw ones. Moments serve methods
         that need no more; what is "auto" is then chosen by the held-out squared error, which ridges
-        alone have, and real pairs are given by fold. A `fitters.trained.training.PairSource` is for
-        trained methods.
+        alone have, and real pairs are given by fold.
     prototypes : Pairs, optional
         Head weights and class texts, raw; `groups` are the names.
     real : Pairs, optional

@@ -1,40 +1,282 @@
-"""Training pairs and moments from a store."""
+"""What a fit takes of a store: which sets fit together, and their training pairs and moments.
+
+Sets fit together if a head is of the images' model, and all texts are of one encoder.
+"""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from itertools import product
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from featstore.errors import MisalignedItemsError
-from featstore.identity import canonical_json, sha256_hex
+from featstore.errors import MisalignedItemsError, listed
 from featstore.parallel import Run, Workers
 from featstore.store.pairs import EmbeddingsView, PairedView
+from featstore.store.store import FeatureStore, SetInfo
 from featstore.store.tables import join_ids
 from fitters.aligners.base import Projection
 from fitters.alignment import Alignment
-from fitters.moments.accumulation import (
+from fitters.errors import SettingError
+from fitters.moments import (
     BLOCK_ROWS,
+    Folds,
+    Moments,
     accumulate_part,
     add_parts,
+    moments_of,
     part_slices,
     pilot_shifts,
 )
-from fitters.moments.cache import read_entry, write_entry
-from fitters.moments.moments import Folds, Moments, moments_of
-from fitters.moments.transform import SideTransform, Sums, mean_of, row_norms, sum_rows
 from fitters.pairs import Matrix, Pairs, Rows
 from fitters.select.grid import folds_by_group
-from fitters.settings import MomentsPrecision, Preparation
-from fitters.sources import Sources, prepare
-from fitters.trained.base import ArrayRows
+from fitters.settings import MomentsPrecision
+from fitters.sources import SideTransform, Sources, Sums, mean_of, prepare, row_norms, sum_rows
 
-if TYPE_CHECKING:
-    from fitters.trained.training import PairSource
+#: A variant of a class's name, and the template around it.
+Text: TypeAlias = tuple[str, str]
+
+
+def beside_fields(heads: Sequence[SetInfo], images: Sequence[SetInfo]) -> dict[str, Any]:
+    """Return the fields of a run that name further heads, and images by their encoders."""
+    named = {"more_heads": heads, "more_images": images}
+    return {name: tuple(map(pinned, sets)) for name, sets in named.items()} if heads else {}
+
+
+def pinned(info: SetInfo) -> str:
+    """Return what names a set in its revision: ``key@revision``."""
+    return f"{info.key}@{info.commit.revision_id}"
+
+
+def set_fields(**sets: SetInfo | None) -> dict[str, str]:
+    """Return the fields of a run that name sets and their revisions, by role (image, name …).
+
+    A set that is None is left out.
+    """
+    found = {}
+    for role, info in sets.items():
+        if info is not None:
+            found[f"{role}_set"] = str(info.key)
+            found[f"{role}_revision"] = info.commit.revision_id
+    return found
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Sets that fit together: images, the head of their model, and texts of one encoder.
+
+    `text` are class names or captions of the images' dataset; `caption` are captions beside names.
+    """
+
+    image: SetInfo
+    text: SetInfo | None = None
+    head: SetInfo | None = None
+    head_name: SetInfo | None = None
+    caption: SetInfo | None = None
+
+    def fields(self) -> dict[str, str]:
+        """Return the fields of a run that name these sets and their revisions."""
+        captions = self.text is not None and self.text.key.kind == "caption"
+        own = {"image": self.image, "caption": self.caption, "head": self.head}
+        own |= {"head_name": self.head_name, "caption" if captions else "name": self.text}
+        return set_fields(**own)
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """The keys of these sets by the names that a fit on a store has for them."""
+        captions = self.caption or self.text
+        sets = {"images": self.image, "captions": captions, "head": self.head,
+                "head_names": self.head_name}  # fmt: skip
+        return {role: str(info.key) for role, info in sets.items() if info is not None}
+
+
+class Inventory:
+    """The sets of a store by dataset and kind.
+
+    Parameters
+    ----------
+    store : FeatureStore
+    limit : int, optional
+        Images kept of every set.
+    """
+
+    def __init__(self, store: FeatureStore, limit: int | None = None) -> None:
+        self.store, self.limit = store, limit
+        self._sets = store.sets()
+        self._texts: dict[str, frozenset[Text]] = {}
+
+    def of(self, dataset: str, kind: str) -> list[SetInfo]:
+        """Return the sets of a dataset and kind, one an encoder."""
+        return [i for i in self._sets if (i.key.dataset, i.key.kind) == (dataset, kind)]
+
+    def splits(self, info: SetInfo) -> set[str]:
+        """Return the splits that the items of a set name."""
+        column = self.store.view(str(info.key)).items.get_column("split", default=None)
+        return set() if column is None else set(column.drop_nulls())
+
+    def only(self, kind: str, option: str) -> str:
+        """Return the only dataset with a kind of sets; `option` names one of several."""
+        found = self.datasets(kind)
+        if len(found) == 1:
+            return found[0]
+        several = f"several datasets of kind {kind}: {listed(found, shown=8)}"
+        raise SettingError(
+            f"{self.store.address} has {several if found else f'no {kind} set'}. Name one with "
+            f"{option}, or extract it."
+        )
+
+    def n_train(self, info: SetInfo, splits: Sequence[str]) -> int:
+        """Return how many of the images that are kept of a set may be trained on."""
+        items = self.store.view(str(info.key)).items
+        return int(items.head(self.limit or items.height)["split"].is_in(splits).sum())
+
+    def n_classes(self, info: SetInfo) -> int:
+        """Return how many classes the items of a set are of."""
+        return int(self.store.view(str(info.key)).items["class_id"].n_unique())
+
+    def texts(self, info: SetInfo, wanted: tuple[Text, ...], prefix: str = "") -> dict[str, Any]:
+        """Return the fields of a run that choose the first wanted text which a set of names has.
+
+        Parameters
+        ----------
+        prefix : str
+            Of the fields: "head_" or "pair_".
+
+        Returns
+        -------
+        dict
+            Empty if the set has none of them: the run takes what it usually does.
+        """
+        key = str(info.key)
+        if key not in self._texts:
+            rows = self.store.view(key).items.select("variant", "template_id").unique()
+            self._texts[key] = frozenset(rows.iter_rows())
+        for variant, template in wanted:
+            if (variant, template) in self._texts[key]:
+                return {f"{prefix}variants": (variant,), f"{prefix}templates": (template,)}
+        return {}
+
+    def datasets(self, kind: str) -> list[str]:
+        """Return the datasets and label sets that have a set of a kind, sorted."""
+        return sorted({info.key.dataset for info in self._sets if info.key.kind == kind})
+
+    def with_heads(
+        self, dataset: str, kind: str, label_sets: Sequence[str] | None = None
+    ) -> Iterator[Fit]:
+        """Yield images with texts of `kind` and every head of the store that fits both.
+
+        A head fits images of its own space, and texts where the names of its classes are in
+        their space.
+        """
+        for image, text in product(self.of(dataset, "image"), self.of(dataset, kind)):
+            spaces = image.commit.space_id, text.commit.space_id
+            for head, names in self.heads_and_names(label_sets):
+                if (head.commit.space_id, names.commit.space_id) == spaces:
+                    yield Fit(image, text, head, names)
+
+    def pairs(self, dataset: str, kind: str) -> Iterator[Fit]:
+        """Yield images and texts of the two towers of one model, such as CLIP's."""
+        for image, text in product(self.of(dataset, "image"), self.of(dataset, kind)):
+            pair = image.attributes["space"].get("pair")
+            if pair is not None and text.attributes["space"].get("pair") == pair:
+                yield Fit(image, text)
+
+    def heads_and_names(
+        self, label_sets: Sequence[str] | None = None
+    ) -> Iterator[tuple[SetInfo, SetInfo]]:
+        """Yield every head, or those of some label sets, with every set of names of its classes."""
+        for label_set in self.datasets("head_weight") if label_sets is None else label_sets:
+            yield from product(self.of(label_set, "head_weight"), self.of(label_set, "class_name"))
+
+    def in_space(self, kind: str, space_id: str, *datasets: str) -> SetInfo | None:
+        """Return a set of a kind in a space, of the first of these datasets that has one."""
+        sets = (info for dataset in datasets for info in self.of(dataset, kind))
+        return next((info for info in sets if info.commit.space_id == space_id), None)
+
+
+def find_fits(
+    store: FeatureStore, *, dataset: str | None = None, label_set: str | None = None
+) -> list[Fit]:
+    """Return the sets of every image and text encoder of a store that fit a head together.
+
+    Parameters
+    ----------
+    store : FeatureStore
+    dataset : str, optional
+        Has images, class names and perhaps captions; if left out, the only one with images.
+    label_set : str, optional
+        Has head weights and class names; if left out, the only one with head weights.
+
+    Raises
+    ------
+    SettingError
+        If sets are missing, with the commands that make them.
+    """
+    have = Inventory(store)
+    dataset = dataset or have.only("image", "`dataset=`")
+    label_set = label_set or have.only("head_weight", "`label_set=`")
+    fits = [
+        replace(fit, caption=have.in_space("caption", fit.text.commit.space_id, dataset))
+        for fit in have.with_heads(dataset, "class_name", [label_set])
+        if fit.text is not None
+    ]
+    if not fits:
+        raise SettingError(_lacking(have, dataset, label_set))
+    return fits
+
+
+def find_sets(
+    store: FeatureStore, *, dataset: str | None = None, label_set: str | None = None
+) -> Fit:
+    """Return the only sets that fit together.
+
+    With a head, where the store has one or a label set is named; else images with their names and
+    captions.
+
+    Raises
+    ------
+    SettingError
+        If sets are missing, or several fit.
+    """
+    have = Inventory(store)
+    if label_set or have.datasets("head_weight"):
+        fits = find_fits(store, dataset=dataset, label_set=label_set)
+    else:
+        dataset = dataset or have.only("image", "`dataset=`")
+        texts: Iterator[Any] = (
+            have.of(dataset, kind) or [None] for kind in ("class_name", "caption")
+        )
+        every = product(have.of(dataset, "image"), *texts)
+        fits = [Fit(image, text, caption=caption) for image, text, caption in every]
+    if len(fits) == 1:
+        return fits[0]
+    names = (" with ".join(fit.fields()[f"{role}_set"] for role in ("image", "name", "caption")
+                           if f"{role}_set" in fit.fields()) for fit in fits)  # fmt: skip
+    raise SettingError(
+        f"{store.address} has several sets that fit together: {listed(names, shown=8)}. Name the "
+        "sets, or run a suite, which takes all of them."
+    )
+
+
+def _lacking(have: Inventory, dataset: str, label_set: str) -> str:
+    """Return what a store lacks, and what makes it."""
+    wanted = (dataset, "image"), (dataset, "class_name"), (label_set, "head_weight"), (
+        label_set, "class_name"
+    )  # fmt: skip
+    lost = [f"{name}/{kind}" for name, kind in wanted if not have.of(name, kind)]
+    images = have.datasets("image")
+    more = ""
+    if images and dataset not in images:
+        more = f" For images that the store has, give `dataset=`: {listed(images, shown=8)}."
+    return (
+        f"{have.store.address} has {f'no {listed(lost)}' if lost else 'no sets'} that fit the "
+        "others. Extract what is missing from the manifests (`headstock data build` or `make`), "
+        f"images and head by one encoder, all names by another.{more}"
+    )
+
 
 N_FOLDS = 4
 
@@ -54,8 +296,6 @@ class MomentsRequest:
         The real pairs.
     prototypes : Pairs, optional
         Small, and in memory.
-    name_facts : dict
-        What decides the prototypes.
     precision : {"float32", "float64", "bf16"}
     seed : int
         Draws the folds.
@@ -66,59 +306,24 @@ class MomentsRequest:
     pool: EmbeddingsView
     paired: PairedView[EmbeddingsView]
     prototypes: Pairs | None
-    name_facts: dict[str, Any]
     precision: MomentsPrecision
     seed: int
     raw: bool = False
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """Everything that decides the moments."""
-        weight = np.ascontiguousarray(self.paired.weight, dtype="<f8")
-        return {
-            "x": {"set": self.paired.x.key, "fingerprint": self.paired.x.fingerprint},
-            "y": {"set": self.paired.y.key, "fingerprint": self.paired.y.fingerprint},
-            "weight": sha256_hex(weight.tobytes()),
-            "image_mean": None if self.raw else self.pool.fingerprint,
-            "prototypes": self.name_facts,
-            "preprocessing": "none" if self.raw else "unit, centred by source, unit",
-            "folds": {"n": N_FOLDS, "seed": self.seed, "groups": self.paired.group_column},
-            "precision": self.precision,
-        }
 
 
 def moment_sources(request: MomentsRequest, *, workers: Workers | None = None) -> Sources[Folds]:
     """Return the moments of the transformed pairs.
 
-    What is fitted does not record whether they came from the cache: a fit that was killed ends in
-    the same bytes when it is asked for again. Nothing is kept if the cache cannot be written: it
-    only saves time. Who accumulates them is this process unless `workers` says otherwise; with as
-    many threads the bits are the same.
+    Who accumulates them is this process unless `workers` says otherwise; with as many threads the
+    bits are the same.
 
     Raises
     ------
     EngineError
         If Ray is asked for and not installed, or gave a worker up.
     """
-    facts = request.facts
-    held = read_entry(facts)
-    if held is None:
-        with (workers or Workers()).connected() as run:
-            parts, vectors = _read(request, run)
-        with contextlib.suppress(OSError):
-            write_entry(facts, parts, vectors)
-    else:
-        parts, vectors = held
-    folds = Folds(parts[name] for name in sorted(parts) if name.startswith("fold"))
-    prototypes = Folds([parts["prototypes"]]) if "prototypes" in parts else None
-    if request.raw:
-        image, text = SideTransform.identity("images"), SideTransform.identity("texts")
-        whose = "none", "none"
-    else:
-        image = SideTransform(mean=vectors["image_mean"], label="images")
-        text = SideTransform(mean=vectors["text_mean"], label="texts")
-        whose = "given mean", "real texts" if prototypes is None else "class texts"
-    return Sources(prototypes, folds, image, text, *whose)
+    with (workers or Workers()).connected() as run:
+        return _read(request, run)
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,18 +358,21 @@ def _prepared(
             yield image.apply(x), text.apply(y), weight
 
 
-def _read(
-    request: MomentsRequest, run: Run
-) -> tuple[dict[str, Moments], dict[str, npt.NDArray[np.float64]]]:
+def _read(request: MomentsRequest, run: Run) -> Sources[Folds]:
     """Read the rows: the means first, then the moments of the rows about them."""
-    paired = request.paired
-    parts: dict[str, Moments] = {}
-    means: dict[str, npt.NDArray[np.float64]] = {}
-    transforms = None
+    paired, prototypes, transforms = request.paired, None, None
+    image, text = SideTransform.identity("images"), SideTransform.identity("texts")
+    whose = "none", "none"
     if not request.raw:
-        transforms = _transforms(request, parts, run)
-        named = zip(("image_mean", "text_mean"), transforms, strict=True)
-        means = {name: side.mean for name, side in named if side.mean is not None}
+        image = _centred(request.pool, np.ones(len(request.pool)), "images", run)
+        whose = "given mean", "real texts" if request.prototypes is None else "class texts"
+        if request.prototypes is None:
+            text = _centred(paired.y, paired.weight, "texts", run)
+        else:
+            sources = prepare(request.prototypes, None, image.mean)
+            assert sources.prototypes is not None
+            prototypes, text = Folds([moments_of(sources.prototypes)]), sources.text
+        transforms = image, text
     # As numbers, in the order of their labels: sorting a million texts takes longer than the rest.
     groups = np.unique(paired.groups, return_inverse=True)[1]
     n_folds = min(N_FOLDS, int(groups.max()) + 1)
@@ -177,22 +385,8 @@ def _read(
         _Part(paired[rows], transforms, folds[rows], n_folds, shifts, request.precision)
         for rows in part_slices(len(paired))
     )
-    found = add_parts(run(_moments_of, tasks, ordered=True))
-    parts |= {f"fold {number}": moments for number, moments in enumerate(found)}
-    return parts, means
-
-
-def _transforms(
-    request: MomentsRequest, parts: dict[str, Moments], run: Run
-) -> tuple[SideTransform, SideTransform]:
-    """Return what is done to images and texts, and add the moments of the prototypes."""
-    image = _centred(request.pool, np.ones(len(request.pool)), "images", run)
-    if request.prototypes is None:
-        return image, _centred(request.paired.y, request.paired.weight, "texts", run)
-    sources = prepare(request.prototypes, None, image.mean)
-    assert sources.prototypes is not None
-    parts["prototypes"] = moments_of(sources.prototypes)
-    return image, sources.text
+    found = Folds(add_parts(run(_moments_of, tasks, ordered=True)))
+    return Sources(prototypes, found, image, text, *whose)
 
 
 def _centred(
@@ -208,101 +402,6 @@ def _sum_of(task: tuple[EmbeddingsView, npt.NDArray[np.float64], str]) -> Sums:
     batches = ((rows, weight[number * BLOCK_ROWS :][: len(rows)])
                for number, rows in enumerate(view.batches(BLOCK_ROWS, reuse=True)))  # fmt: skip
     return sum_rows(batches, label=label)
-
-
-@dataclass(frozen=True, eq=False)
-class PairedRows:
-    """The pairs of two views; see `fitters.trained.training.PairSource`. Every pair counts alike.
-
-    Attributes
-    ----------
-    paired : PairedView
-    image, text : SideTransform
-        Done to rows as they are read.
-    groups : ndarray of int, shape (n,)
-    """
-
-    paired: PairedView[EmbeddingsView]
-    image: SideTransform
-    text: SideTransform
-    groups: npt.NDArray[np.int64]
-
-    @property
-    def n(self) -> int:
-        """Pairs."""
-        return len(self.paired)
-
-    @property
-    def widths(self) -> tuple[int, int]:
-        """Columns of x and y as they come out of the transforms."""
-        return self.paired.x.dim + self.image.homogeneous, self.paired.y.dim
-
-    @property
-    def fingerprint(self) -> str:
-        """Digest of the rows and of what is done to them."""
-        facts: dict[str, Any] = {"x": self.paired.x.fingerprint, "y": self.paired.y.fingerprint}
-        for side, transform in (("image", self.image), ("text", self.text)):
-            mean = None if transform.mean is None else sha256_hex(transform.mean.tobytes())
-            facts[side] = {"mean": mean, "homogeneous": transform.homogeneous}
-        facts["groups"] = sha256_hex(np.ascontiguousarray(self.groups).tobytes())
-        return sha256_hex(canonical_json(facts))
-
-    def read(
-        self, start: int, stop: int
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Return pairs `start` to `stop`, transformed."""
-        x, y = self.paired[start:stop].numpy()
-        return self.image.apply(x).astype(np.float32), self.text.apply(y).astype(np.float32)
-
-    def take(self, rows: npt.NDArray[np.int64]) -> PairedRows:
-        """Return some of the pairs."""
-        return replace(self, paired=self.paired[rows], groups=self.groups[rows])
-
-
-def training_sources(
-    pool: EmbeddingsView,
-    paired: PairedView[EmbeddingsView],
-    prototypes: Pairs | None,
-    bias: npt.NDArray[Any] | None,
-    *,
-    how: Preparation,
-) -> Sources[PairSource]:
-    """Return both sources as `fitters.alignment.fit` would transform them.
-
-    Parameters
-    ----------
-    pool : EmbeddingsView
-        Unlabelled images, whose mean centres the images.
-    paired : PairedView
-        The real pairs.
-    prototypes : Pairs, optional
-        Small, and in memory.
-    bias : ndarray of shape (c,), optional
-        Goes to the prototypes as a column more.
-    how : Preparation
-        Rows that are centred, or of unit length and no more.
-    """
-    wide = bias is not None
-    image, text = SideTransform(label="images", homogeneous=wide), SideTransform(label="texts")
-    image_centre, text_centre = "none", "none"
-    if how.images == "centred":
-        batches = pool.batches(reuse=True)
-        image = SideTransform.fit(batches, label="images", homogeneous=wide)
-        image_centre = "given mean"
-    made = None
-    if prototypes is not None:
-        prepared = prepare(prototypes, None, image.mean, how=how, bias_column=bias)
-        assert prepared.prototypes is not None
-        made, text, text_centre = (
-            ArrayRows.of(prepared.prototypes), prepared.text, prepared.text_centre
-        )  # fmt: skip
-    elif how.texts == "centred":
-        texts = ((y, weight) for _, y, weight in paired.batches(reuse=True))
-        text, text_centre = SideTransform.fit(texts, label="texts"), "real texts"
-    first = 0 if made is None else int(made.groups.max()) + 1
-    groups = np.unique(paired.groups, return_inverse=True)[1].astype(np.int64) + first
-    real = PairedRows(paired, image, text, groups)
-    return Sources(made, real, image, text, image_centre, text_centre)
 
 
 def project_view(

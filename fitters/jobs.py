@@ -25,10 +25,8 @@ from featstore.store.tables import join_ids
 from fitters.alignment import Alignment, OnStage
 from fitters.alignment import fit as fit_arrays
 from fitters.errors import SettingError, ZeroRowError, check_names
-from fitters.from_store import MomentsRequest, beside, moment_sources, training_sources
-from fitters.inventory import find_sets
+from fitters.from_store import MomentsRequest, beside, find_sets, moment_sources
 from fitters.methods import method_named, needs_rows, registered
-from fitters.moments.transform import SideTransform
 from fitters.pairs import Pairs, Prototypes
 from fitters.prototypes import CONTROLS
 from fitters.select.left_out import choose_on_prototypes
@@ -40,8 +38,8 @@ from fitters.settings import (
     FitSettings,
     OnEpoch,
 )
-from fitters.sources import Sources, prepare
-from fitters.suggest import most_informative
+from fitters.solvers import most_informative
+from fitters.sources import SideTransform, Sources, prepare
 
 KINDS = {
     "x": ("image",), "y": ("caption", "class_name"), "head": ("head_weight",),
@@ -179,7 +177,6 @@ def fit_from_store(
     store: FeatureStore,
     request: FitRequest,
     *,
-    checkpoint: Path | None = None,
     on_epoch: OnEpoch | None = None,
     on_stage: OnStage | None = None,
     workers: Workers | None = None,
@@ -190,7 +187,7 @@ def fit_from_store(
     ----------
     store : FeatureStore
     request : FitRequest
-    checkpoint, on_epoch
+    on_epoch : callable, optional
         Of the trained methods; see `fitters.settings.TrainingOptions`.
     on_stage : callable, optional
         Is given what is done next: "reading pairs", "choosing penalty and mix", "fitting".
@@ -211,8 +208,7 @@ def fit_from_store(
         If a set or a split is missing, or its extraction has not finished.
     """
     check_request(request)
-    training = replace(request.training, checkpoint=checkpoint, on_epoch=on_epoch)
-    request = replace(request, training=training)
+    request = replace(request, training=replace(request.training, on_epoch=on_epoch))
     subset_rng, choice_rng, control_rng = np.random.default_rng(request.seed).spawn(3)
     if on_stage is not None:
         on_stage("reading pairs")
@@ -438,14 +434,11 @@ def _prepared(
         )
     if paired is not None and not by_rows:
         wanted = MomentsRequest(
-            pool, paired, read.prototypes, _name_facts(request, read.used), request.moments,
+            pool, paired, read.prototypes, request.moments,
             request.seed, how.texts == "raw",
         )  # fmt: skip
         moments = moment_sources(wanted, workers=workers)
         return moments, {"moments": {"precision": request.moments}}
-    if paired is not None and spec.fitted_on == "training":
-        column = read.bias if wide else None
-        return training_sources(pool, paired, read.prototypes, column, how=how), {}
     mean = None
     if how.images == "centred" or wide:
         mean = SideTransform.fit(
@@ -478,15 +471,6 @@ def _zero_rows_by_name(used: Mapping[str, EmbeddingsView]) -> Iterator[None]:
                     f"direction: {listed}. Extract them again, or leave them out of the manifest."
                 ) from err
         raise
-
-
-def _name_facts(request: FitRequest, used: Mapping[str, EmbeddingsView]) -> dict[str, Any]:
-    """Return what decides the prototypes, for the key of their moments."""
-    if not request.head:
-        return {}
-    facts: dict[str, Any] = {role: used[role].fingerprint for role in ("head", "names")}
-    facts["source"] = request.source
-    return facts if request.source == "head" else {**facts, "seed": request.seed}
 
 
 @dataclass(frozen=True, eq=False)

@@ -379,13 +379,13 @@ _BUILT_IN: dict[str, Method] = {
         center=False,
     ),
     "text-to-concept": _method(
-        "aligners.mean_shift:TextToConceptAligner",
+        "aligners.baselines:TextToConceptAligner",
         "affine map into the image space of a CLIP model, whose texts then need none",
         "Text-to-Concept",
         alpha=0.0,
     ),
     "procrustes": _method(
-        "aligners.procrustes:ProcrustesAligner",
+        "aligners.rotations:ProcrustesAligner",
         "the rotation between both spaces that fits best",
         "Procrustes",
         f"{_MIXED} rank",
@@ -423,12 +423,12 @@ _BUILT_IN: dict[str, Method] = {
         f"{_MIXED} n_components",
     ),
     "mean-shift": _method(
-        "aligners.mean_shift:MeanShiftAligner",
+        "aligners.baselines:MeanShiftAligner",
         "subtract the mean of each side and nothing else: a baseline",
         "Mean shift",
     ),
     "mini-vec2vec": _method(
-        "aligners.mini_vec2vec:MiniVec2VecAligner",
+        "aligners.rotations:MiniVec2VecAligner",
         "a rotation from the geometry of each side alone, blind to which rows are pairs: a control",
         "mini-vec2vec (no pairs)",
         center=False,
@@ -441,7 +441,7 @@ _BUILT_IN: dict[str, Method] = {
         precision="float32",
     ),
     "conse": _method(
-        "aligners.conse:ConSEAligner",
+        "aligners.baselines:ConSEAligner",
         "the mix of the class texts that the classifier believes in; uses no real pair",
         "ConSE",
         "top_k centre",

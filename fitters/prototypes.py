@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fitters.errors import PairsError
-from fitters.moments.transform import SideTransform, normalize_rows
 from fitters.pairs import Pairs, Rows
+from fitters.sources import SideTransform, normalize_rows
 
 Index = npt.NDArray[np.intp]
 

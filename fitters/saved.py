@@ -13,11 +13,13 @@ import stat
 from collections.abc import Collection
 from pathlib import Path
 from types import FunctionType
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
+from msgspec import Meta, defstruct
 from safetensors import SafetensorError
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
@@ -33,7 +35,7 @@ from fitters.errors import (
     unwritable,
 )
 from fitters.methods import ALIGNERS, aligner_class
-from fitters.moments.transform import SideTransform
+from fitters.sources import SideTransform
 
 FORMAT = 1
 JSON_NAME, ARRAYS_NAME = "alignment.json", "arrays.safetensors"
@@ -103,20 +105,23 @@ def read_parts(path: Path | str) -> Parts:
         raise MissingAlignmentError(
             f"There is no alignment at {path}: it has no {JSON_NAME}. `headstock fit` makes one."
         )
-    facts = _read_json(path / JSON_NAME)
+    record = _read_json(path / JSON_NAME)
     try:
-        aligner = _empty_aligner(facts)
-        arrays = _read_arrays(path / ARRAYS_NAME, facts, _dtype_of(aligner))
-        _fill(aligner, facts, arrays)
-        sides = {side: _transform(facts[side], arrays, side) for side in ("x", "y")}
-        return sides["x"], sides["y"], aligner, _field(facts, "facts", dict)
+        aligner = _empty_aligner(record)
+        arrays = _read_arrays(path / ARRAYS_NAME, record, _dtype_of(aligner))
+        for name, value in (*arrays.items(), *record.values.items()):
+            if name not in _MEANS:
+                if not _is_fitted_name(aligner, name):
+                    raise ValueError(f"{name!r} is no name of what is fitted.")
+                setattr(aligner, name, value)
+        x, y = (_transform(getattr(record, side), arrays.get(f"{side}.mean")) for side in "xy")
     except (KeyError, TypeError, ValueError, FittersError) as err:
         if isinstance(err, CorruptAlignmentError):
             raise
-        detail = f"field {err} is missing" if type(err) is KeyError else str(err)
         raise CorruptAlignmentError(
-            f"{path / JSON_NAME} does not describe an alignment: {detail} Fit it again."
+            f"{path / JSON_NAME} does not describe an alignment: {err} Fit it again."
         ) from err
+    return x, y, aligner, record.facts
 
 
 def read_facts(path: Path | str) -> dict[str, Any]:
@@ -127,15 +132,8 @@ def read_facts(path: Path | str) -> dict[str, Any]:
     MissingAlignmentError, CorruptAlignmentError
         As `read_parts`, of what the JSON alone says.
     """
-    file = Path(path) / JSON_NAME
-    record = _read_json(file)
-    try:
-        facts: dict[str, Any] = {"method": record["method"], **_field(record, "facts", dict)}
-    except (KeyError, TypeError) as err:
-        raise CorruptAlignmentError(
-            f"{file} does not describe an alignment: {err}. Fit it again."
-        ) from err
-    return facts
+    record = _read_json(Path(path) / JSON_NAME)
+    return {"method": record.method, **record.facts}
 
 
 def fitted_arrays(aligner: Any) -> Arrays:
@@ -205,19 +203,44 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{value!r} is of type {type(value).__name__}")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+_SIDE = defstruct(
+    "Side",
+    (
+        *((name, bool) for name in ("normalize", "renormalize", "centred")),
+        ("label", str),
+        ("homogeneous", bool, False),
+        ("blocks", tuple[Annotated[int, Meta(gt=0)], ...], ()),
+    ),
+    forbid_unknown_fields=True,
+)
+_RECORD = defstruct(
+    "Record",
+    (
+        ("format", int),
+        ("method", str),
+        ("params", dict[str, Any]),
+        ("values", dict[str, int | float]),
+        ("facts", dict[str, Any]),
+        ("x", _SIDE),
+        ("y", _SIDE),
+        ("arrays", dict[str, list[Annotated[int, Meta(gt=0, lt=2**31)]]]),
+        ("sha256", str),
+    ),
+    forbid_unknown_fields=True,
+)
+
+
+def _read_json(path: Path) -> Any:
     data = _read_regular(path, MAX_JSON_BYTES)
     try:
-        record = json.loads(data)
-    except (ValueError, RecursionError) as err:
-        raise CorruptAlignmentError(f"{path} is not JSON: {err}. Fit the alignment again.") from err
-    if not isinstance(record, dict):
+        record: Any = msgspec.json.decode(data, type=_RECORD)
+    except (msgspec.MsgspecError, RecursionError) as err:
         raise CorruptAlignmentError(
-            f"{path} does not describe an alignment: it holds no object. Fit it again."
-        )
-    if record.get("format") != FORMAT:
+            f"{path} does not describe an alignment: {str(err)[:300]}. Fit it again."
+        ) from err
+    if record.format != FORMAT:
         raise CorruptAlignmentError(
-            f"{path} has format {record.get('format')!r}; this Headstock reads format {FORMAT}. "
+            f"{path} has format {record.format}; this Headstock reads format {FORMAT}. "
             "Use the version that wrote it, or fit the alignment again."
         )
     return record
@@ -272,9 +295,9 @@ def _is_fitted_name(aligner: Any, name: str) -> bool:
     return own or name in getattr(type(aligner), "arrays", ())
 
 
-def _empty_aligner(record: dict[str, Any]) -> Any:
+def _empty_aligner(record: Any) -> Any:
     """Return the estimator, not yet fitted, with valid parameters."""
-    method = _field(record, "method", str)
+    method = record.method
     try:
         cls = aligner_class(method)
     except UnknownMethodError as err:
@@ -282,21 +305,18 @@ def _empty_aligner(record: dict[str, Any]) -> Any:
             f"This alignment is of the method {method!r}. Known here: {', '.join(ALIGNERS)}. If "
             "another package or a file defines it, install that, or name it with --plugin."
         ) from err
-    aligner = cls(**_field(record, "params", dict))
+    aligner = cls(**record.params)
     if isinstance(aligner, BaseAligner):
         aligner._validate_params()
     return aligner
 
 
-def _read_arrays(path: Path, record: dict[str, Any], dtype: str) -> Arrays:
-    shapes = _field(record, "arrays", dict)
-    for name, shape in shapes.items():
-        if not (isinstance(shape, list) and all(type(n) is int and 0 < n < 2**31 for n in shape)):
-            raise ValueError(f"array {name!r} has the shape {shape!r}.")
+def _read_arrays(path: Path, record: Any, dtype: str) -> Arrays:
+    shapes = record.arrays
     size = sum(int(np.prod(shape, dtype=object)) * 8 for shape in shapes.values())
     # The header of a safetensors file: 8 bytes, then JSON of well under 1 kB an array.
     data = _read_regular(path, min(size, MAX_ARRAY_BYTES) + 8 + 1024 * (len(shapes) + 1))
-    if hashlib.sha256(data).hexdigest() != record["sha256"]:
+    if hashlib.sha256(data).hexdigest() != record.sha256:
         raise CorruptAlignmentError(
             f"{path} is not the file that {JSON_NAME} describes: digests differ. Fit it again."
         )
@@ -318,44 +338,12 @@ def _read_arrays(path: Path, record: dict[str, Any], dtype: str) -> Arrays:
     return arrays
 
 
-def _fill(aligner: Any, record: dict[str, Any], arrays: Arrays) -> None:
-    """Set the fitted attributes."""
-    values = _field(record, "values", dict)
-    for name, value in values.items():
-        if type(value) not in (int, float):
-            raise ValueError(f"value {name!r} is {value!r}, not a number.")
-    for name, value in (*arrays.items(), *values.items()):
-        if name not in _MEANS:
-            if not _is_fitted_name(aligner, name):
-                raise ValueError(f"{name!r} is no name of what is fitted.")
-            setattr(aligner, name, value)
-
-
-def _transform(values: Any, arrays: Arrays, side: str) -> SideTransform:
-    kinds: dict[str, type] = {
-        "normalize": bool, "renormalize": bool, "centred": bool, "label": str,
-    }  # fmt: skip
-    if isinstance(values, dict):
-        rarely = {"homogeneous": bool, "blocks": list}
-        kinds |= {name: kind for name, kind in rarely.items() if name in values}
-    if not isinstance(values, dict) or {k: type(v) for k, v in values.items()} != kinds:
-        raise ValueError(f"the transform of {side} is {values!r}.")
-    mean: npt.NDArray[np.float64] | None = None
-    if values["centred"]:
-        mean = arrays[f"{side}.mean"].astype(np.float64, copy=False)
-        if mean.ndim != 1:
-            raise ValueError(f"the mean of {side} has the shape {mean.shape}.")
-    kept = {key: values[key] for key in kinds if key != "centred"}
-    kept["blocks"] = tuple(kept.get("blocks", ()))
-    if not all(type(width) is int and width > 0 for width in kept["blocks"]):
-        raise ValueError(f"the blocks of {side} are {values['blocks']!r}.")
-    return SideTransform(mean=mean, **kept)
-
-
-def _field(record: dict[str, Any], name: str, kind: type) -> Any:
-    if not isinstance(record[name], kind):
-        raise TypeError(f"field '{name}' is not a {kind.__name__}.")
-    return record[name]
+def _transform(record: Any, mean: npt.NDArray[Any] | None) -> SideTransform:
+    if record.centred != (mean is not None) or (mean is not None and mean.ndim != 1):
+        raise ValueError(f"the mean of {record.label} is not what it says.")
+    return SideTransform(
+        record.normalize, mean, record.renormalize, record.label, record.homogeneous, record.blocks
+    )
 
 
 def _read_regular(path: Path, at_most: int) -> bytes:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, get_args
 
 from featstore.options import check_values, option
@@ -37,7 +36,7 @@ TrainingPrecision = Literal["auto", "float32", "bf16"]
 """Precisions of a training; see `fitters.MLPAligner`."""
 
 MomentsPrecision = Literal["float32", "float64"]
-"""Precisions of moments; see `fitters.moments.accumulation.PRECISIONS`."""
+"""Precisions of moments; see `fitters.moments.PRECISIONS`."""
 
 Centring = Literal["centred", "unit", "raw"]
 """Unit length, less the mean of their source, unit length again; unit length alone; as stored."""
@@ -148,8 +147,6 @@ class TrainingOptions:
         See `fitters.MLPAligner`.
     device : str
         As torch names it, or "auto"; neither recorded as a setting nor part of an id.
-    checkpoint : Path, optional
-        File that the state is kept in; see `TrainedAligner.fit`.
     on_epoch : callable, optional
         Is given an `EpochDone` after each epoch.
     """
@@ -197,7 +194,6 @@ class TrainingOptions:
         "torch can use one. The device changes the last bits of the "
         "result, and no id.",
     )
-    checkpoint: Path | None = None
     on_epoch: OnEpoch | None = None
 
     def __post_init__(self) -> None:
@@ -249,7 +245,7 @@ class FitConfig:
         `fitters.select.ranking`; of ridges also "squared", which is criterion "error". Of kernel
         ridge: see `VALIDATIONS` in `fitters.select.noise`.
     training : TrainingOptions
-        Of the trained methods: epochs, mixing, early stopping, checkpoint, progress.
+        Of the trained methods: epochs, mixing, early stopping, progress.
 
     Raises
     ------

@@ -1,17 +1,305 @@
-"""What an alignment is fitted on: prototypes and real pairs, prepared side by side."""
+"""What an alignment is fitted on: prototypes and real pairs, prepared side by side.
+
+The rows of a side go through L2 → centre → L2 → feature map.
+
+Unit rows first, because a long row is not a more certain one; then the mean goes, because image
+embeddings and head rows each sit in a narrow cone of their own, and the offset between the cones
+says nothing about classes; then unit rows again, because scores are cosines. A feature map after
+that makes whatever is fitted nonlinear in the rows.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 import numpy.typing as npt
 
 from featstore.cards import Card, Shown
-from fitters.errors import PairsError
-from fitters.moments.transform import SideTransform, append_column, row_norms
-from fitters.pairs import Pairs
+from fitters.errors import PairsError, ZeroRowError
+from fitters.pairs import Pairs, Rows
 from fitters.settings import Centring, Preparation
+
+ROUNDING = 1e-8
+"""A centred row this short, relative to the row before, is the mean itself plus rounding."""
+
+
+def normalize_rows(
+    rows: Rows, *, what: str = "rows", shortest: float = 0.0, overwrite: bool = False
+) -> npt.NDArray[np.float64]:
+    """Return the rows divided by their L2 norms, float64, shape unchanged.
+
+    With `overwrite` rows of float64 are divided where they are.
+
+    Raises
+    ------
+    ZeroRowError
+        If a norm is not above `shortest`, or not finite; the message names the rows, `what` they
+        are, and their count.
+    """
+    rows64 = np.asarray(rows, dtype=np.float64)
+    norms = row_norms(rows64, what=what, shortest=shortest)
+    # A copy that was made here, or may be lost, need not be made again.
+    ours = rows64 is not rows and rows64.flags.owndata
+    into = rows64 if overwrite or ours else None
+    return np.divide(rows64, norms[:, None], out=into)
+
+
+def unit_or_zero(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return unit rows, and rows of 0 as they are."""
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
+
+
+def row_norms(rows: Rows, *, what: str = "rows", shortest: float = 0.0) -> npt.NDArray[np.float64]:
+    """Return the L2 norms of rows, shape (n,); see `normalize_rows` for the arguments.
+
+    Raises
+    ------
+    ZeroRowError
+        If a row has no direction.
+    """
+    rows64 = np.asarray(rows, dtype=np.float64)
+    norms: npt.NDArray[np.float64] = np.sqrt(np.einsum("nd,nd->n", rows64, rows64))
+    bad = np.flatnonzero(~((norms > shortest) & np.isfinite(norms)))
+    if len(bad):
+        listed = ", ".join(f"{row:,}" for row in bad[:5]) + (", …" if len(bad) > 5 else "")
+        raise ZeroRowError(
+            f"{len(bad):,} of {len(rows64):,} {what} have norm 0 or a value that is not finite, "
+            f"so they have no direction: row {listed}. Drop them before fitting or scoring."
+        )
+    return norms
+
+
+def append_column(rows: Rows, last: npt.NDArray[Any] | float) -> Rows:
+    """Return the rows with one column more: [w, b] for a head, [f, 1] for images.
+
+    Then w·f + b is a dot product, and the bias plays its part in a cosine.
+    """
+    column = np.broadcast_to(np.asarray(last, dtype=rows.dtype), (len(rows),))
+    return np.concatenate([rows, column[:, None]], axis=1)
+
+
+Sums = tuple[npt.NDArray[np.float64] | None, float]
+"""Σ w row, shape (d,), None if there was no row; and Σ w."""
+
+
+def sum_rows(
+    batches: Iterable[Rows | tuple[Rows, npt.NDArray[Any]]],
+    *,
+    normalize: bool = True,
+    label: str = "rows",
+    homogeneous: bool = False,
+    blocks: tuple[int, ...] = (),
+) -> Sums:
+    """Return the weighted sum of rows and the mass; see `SideTransform.fit` for the arguments."""
+    total, mass = None, 0.0
+    for batch in batches:
+        rows, weight = batch if isinstance(batch, tuple) else (batch, None)
+        rows = append_column(rows, 1.0) if homogeneous else rows
+        if not normalize:
+            rows64 = np.asarray(rows, np.float64)
+        else:
+            parts = [normalize_rows(rows[:, at], what=label) for at in columns_of(blocks, rows)]
+            rows64 = parts[0] if len(parts) == 1 else np.hstack(parts)
+        weight64 = np.ones(len(rows64)) if weight is None else np.asarray(weight, np.float64)
+        part = weight64 @ rows64
+        total = part if total is None else total + part
+        mass += float(weight64.sum())
+    return total, mass
+
+
+def columns_of(blocks: tuple[int, ...], rows: Rows) -> list[slice]:
+    """Return the columns of each block of rows; without blocks, all of them.
+
+    Raises
+    ------
+    PairsError
+        If the rows have another number of columns than the blocks.
+    """
+    if not blocks:
+        return [slice(None)]
+    if sum(blocks) != rows.shape[1]:
+        raise PairsError(
+            f"Rows of {len(blocks)} encoders have {' + '.join(map(str, blocks))} columns; got "
+            f"{rows.shape[1]:,}. Put the rows of all encoders side by side, in their order."
+        )
+    ends = np.cumsum(blocks).tolist()
+    return [slice(end - width, end) for end, width in zip(ends, blocks, strict=True)]
+
+
+def mean_of(parts: Iterable[Sums], *, label: str = "rows") -> npt.NDArray[np.float64]:
+    """Return the mean of the rows of all parts, added in the order given.
+
+    Raises
+    ------
+    PairsError
+        If there is no row, or no mass.
+    """
+    total, mass = None, 0.0
+    for part, weight in parts:
+        if part is not None:
+            total = part if total is None else total + part
+        mass += weight
+    if total is None or mass <= 0:
+        raise PairsError(
+            f"There are no {label} to take a mean of. Choose a selection that is not empty."
+        )
+    return total / mass
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SideTransform(Shown):
+    """What is done to every row of one side before an aligner sees it.
+
+    Attributes
+    ----------
+    normalize : bool
+        Divide each row by its L2 norm first.
+    mean : ndarray of shape (d,) or None
+        Then subtract this: a mean of rows that went through the first step.
+    renormalize : bool
+        Then divide by the L2 norm again. Without `mean` it changes nothing after `normalize`.
+    homogeneous : bool
+        Before all of it, append a column of 1, which meets the bias of a head.
+    label : str
+        What a row is, for error messages.
+    blocks : tuple of int
+        Columns of each encoder, where a row is those of several side by side. Each block is brought
+        to unit length, centred and brought to unit length by itself, and all are divided by the
+        root of their number: a cosine of such rows is the mean of the blocks' cosines.
+
+    Examples
+    --------
+    >>> rows = np.random.default_rng(0).standard_normal((40, 8)) + 3
+    >>> unit = SideTransform.fit([rows]).apply(rows)
+    >>> np.linalg.norm(unit, axis=1).round(6)[:3], bool(np.abs(unit.mean(axis=0)).max() < 0.1)
+    (array([1., 1., 1.]), True)
+    """
+
+    normalize: bool = True
+    mean: npt.NDArray[np.float64] | None = None
+    renormalize: bool = True
+    label: str = field(default="rows")
+    homogeneous: bool = False
+    blocks: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.mean is not None:
+            mean = np.asarray(self.mean, dtype=np.float64)
+            if mean.ndim != 1 or not np.isfinite(mean).all():
+                raise PairsError(
+                    f"A mean must be a finite vector of shape (d,). Got shape {mean.shape}."
+                )
+            object.__setattr__(self, "mean", mean)
+
+    @classmethod
+    def identity(cls, label: str = "rows") -> SideTransform:
+        """Return the transform that changes nothing."""
+        return cls(normalize=False, mean=None, renormalize=False, label=label)
+
+    @classmethod
+    def fit(
+        cls,
+        batches: Iterable[Rows | tuple[Rows, npt.NDArray[Any]]],
+        *,
+        normalize: bool = True,
+        renormalize: bool = True,
+        label: str = "rows",
+        homogeneous: bool = False,
+        blocks: tuple[int, ...] = (),
+    ) -> SideTransform:
+        """Return the transform that centres on the mean of the rows in `batches` (first pass).
+
+        Parameters
+        ----------
+        batches : iterable of ndarray of shape (b, d), or of (rows, weight)
+            Training rows only, read once; ``weight`` of shape (b,).
+        normalize, renormalize, homogeneous, blocks
+            As the attributes; the mean is that of the rows after `normalize`.
+        label : str
+            What a row is, for error messages.
+
+        Raises
+        ------
+        PairsError
+            If there is no row, or no mass.
+        """
+        sums = sum_rows(
+            batches, normalize=normalize, label=label, homogeneous=homogeneous, blocks=blocks
+        )
+        mean = mean_of([sums], label=label)
+        return cls(normalize, mean, renormalize, label, homogeneous, blocks=blocks)
+
+    def apply(self, rows: Rows) -> npt.NDArray[np.float64]:
+        """Return the transformed rows, float64, shape (n, d) (second pass).
+
+        Raises
+        ------
+        PairsError
+            If the rows have another number of columns than the mean.
+        ZeroRowError
+            If a row has no direction, before centring or after it.
+        """
+        if self.blocks and self.normalize:
+            parts = [
+                SideTransform(
+                    mean=None if self.mean is None else self.mean[at],
+                    renormalize=self.renormalize,
+                    label=self.label,
+                ).apply(rows[:, at])
+                for at in columns_of(self.blocks, rows)
+            ]
+            return np.hstack(parts) / np.sqrt(len(parts))
+        if self.homogeneous:
+            rows = append_column(rows, 1.0)
+        out = (
+            normalize_rows(rows, what=self.label)
+            if self.normalize
+            else np.asarray(rows, dtype=np.float64)
+        )
+        if self.mean is not None:
+            if out.ndim != 2 or out.shape[1] != len(self.mean):
+                raise PairsError(
+                    f"The {self.label} have shape {out.shape}; this transform was fitted on rows "
+                    f"of {len(self.mean)} columns. Pass embeddings of the same encoder."
+                )
+            length = float(np.linalg.norm(out) / np.sqrt(max(len(out), 1)))
+            out = np.subtract(out, self.mean, out=out if self.normalize else None)
+        if self.renormalize and self.mean is None:
+            out = normalize_rows(out, what=self.label)
+        elif self.renormalize:
+            what = f"{self.label}, after centring,"
+            out = normalize_rows(out, what=what, shortest=ROUNDING * length, overwrite=True)
+        return out
+
+    @property
+    def steps(self) -> str:
+        """What it does, in words."""
+        mean = None if self.mean is None else f"less a mean of {len(self.mean):,} values"
+        done = {
+            "a column of 1": self.homogeneous, "unit length": self.normalize, mean: mean,
+            "unit length again": self.renormalize and mean,
+        }  # fmt: skip
+        blocks = f" in {len(self.blocks)} blocks" if self.blocks else ""
+        return (", ".join(str(step) for step, does in done.items() if does) or "as stored") + blocks
+
+    def _card(self) -> Card:
+        return Card(f"SideTransform of {self.label}", {"steps": self.steps})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the transform as plain values, `mean` as an array or None."""
+        return {
+            "normalize": self.normalize,
+            "mean": self.mean,
+            "renormalize": self.renormalize,
+            "label": self.label,
+            "homogeneous": self.homogeneous,
+            "blocks": self.blocks,
+        }
+
 
 #: What has a number of rows, `n`.
 P = TypeVar("P", bound=Any)
@@ -24,7 +312,7 @@ class Sources(Shown, Generic[P]):
     Attributes
     ----------
     prototypes, real : P or None
-        `Pairs`, `Folds` of moments, or a `fitters.trained.training.PairSource`: what has `n`.
+        `Pairs`, or `Folds` of moments: what has `n`.
     image, text : SideTransform
         What is done to rows to come.
     image_centre, text_centre : str

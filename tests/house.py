@@ -2,8 +2,9 @@
 
 Counted are, of each package, its modules, statements, tokens, lines of source that is not Python
 and circles of imports; the commands and options of `headstock`; the words of the documents; the
-lines of the tests; and the lines of each module and the complexity of each function. `make check`
-runs this; what is above its limit in `[tool.headstock.limits]` is named, and the exit code is 1.
+lines of the tests; and the lines of each module. How complex a function may be, ruff knows. `make
+check` runs this; what is above its limit in `[tool.headstock.limits]` is named, and the exit code
+is 1.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ import io
 import sys
 import tokenize
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
+from scipy.sparse.csgraph import connected_components
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("headstock", "featstore", "fitters", "bench", "data_manifests")
@@ -38,32 +41,13 @@ SUMS = (
 #: Files in a package that are no source in another language: Python, documents, caches.
 _NO_SOURCE = (".py", ".pyc", ".md")
 
-_FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
-
 
 @dataclass
 class Count:
-    """What was counted.
+    """What was counted: by package, in all, and at last by module.
 
-    Attributes
-    ----------
-    modules, statements, tokens : dict of str to int
-        For each package; see `statements` and `tokens`.
-    source : dict of str to int
-        For each package, the lines of what is neither Python nor a document: pages, styles,
-        scripts, schemas, definitions.
-    circles : dict of str to int
-        For each package; see `circles`.
-    commands, options : int
-        Of `headstock`; see `faces`.
-    words : int
-        Of README.md and docs, as ``wc -w`` counts them.
-    tests : int
-        Lines of the Python files of the tests.
-    lines : dict of str to int
-        For each module, by its path.
-    complexity : dict of str to int
-        For each function, by its full name.
+    `source` are the lines of what is neither Python nor a document, `words` those of README.md and
+    docs as ``wc -w`` counts them, `tests` the lines of Python in tests.
     """
 
     modules: dict[str, int] = field(default_factory=dict)
@@ -76,7 +60,6 @@ class Count:
     words: int = 0
     tests: int = 0
     lines: dict[str, int] = field(default_factory=dict)
-    complexity: dict[str, int] = field(default_factory=dict)
 
     def sum_of(self, what: str) -> int:
         """Return one of `SUMS`, over all packages."""
@@ -152,30 +135,13 @@ def imported(tree: ast.Module, modules: AbstractSet[str]) -> set[str]:
     return found & modules
 
 
-def circles(imports: Mapping[str, Iterable[str]]) -> list[list[str]]:
-    """Return the groups of modules that reach each other by imports, each sorted.
-
-    Parameters
-    ----------
-    imports : mapping of str to iterable of str
-        What each module imports.
-    """
-    reached: dict[str, set[str]] = {}
-    for module in imports:
-        seen: set[str] = set()
-        waiting = [*imports[module]]
-        while waiting:
-            other = waiting.pop()
-            if other not in seen:
-                seen.add(other)
-                waiting += imports[other]
-        reached[module] = seen
-    groups = {
-        tuple(sorted(other for other in seen if module in reached[other]))
-        for module, seen in reached.items()
-        if module in seen
-    }
-    return [list(group) for group in sorted(groups)]
+def circles(imports: Mapping[str, Collection[str]]) -> list[list[str]]:
+    """Return the groups of modules that reach each other by what each imports, each sorted."""
+    names = sorted(imports)
+    edges = np.array([[other in imports[module] for other in names] for module in names])
+    n, label = connected_components(edges, connection="strong")
+    groups = [[name for name, own in zip(names, label, strict=True) if own == k] for k in range(n)]
+    return sorted(group for group in groups if len(group) > 1)
 
 
 def faces(group: click.Group) -> tuple[int, int]:
@@ -197,63 +163,6 @@ def faces(group: click.Group) -> tuple[int, int]:
     return commands, options
 
 
-def complexities(tree: ast.AST, name: str) -> Iterator[tuple[str, int]]:
-    """Yield each function's full name and cyclomatic complexity, as radon counts it.
-
-    One, and one more for each `if`, loop, `else` of a loop or of a `try`, `except`, `case`,
-    comprehension, condition in a comprehension, `assert`, and each `and` and `or`. A function
-    within a function is counted by itself.
-
-    Parameters
-    ----------
-    tree : ast.AST
-        A module, a class or a function.
-    name : str
-        Its full name.
-    """
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, _FUNCTION):
-            full = f"{name}.{node.name}"
-            yield full, 1 + sum(map(_decisions, node.body))
-            yield from complexities(node, full)
-        elif isinstance(node, ast.ClassDef):
-            yield from complexities(node, f"{name}.{node.name}")
-        else:
-            yield from complexities(node, name)
-
-
-def _decisions(node: ast.AST) -> int:
-    """Return the decisions in a node, without those in functions and classes that it defines."""
-    if isinstance(node, _FUNCTION | ast.ClassDef):
-        return 0
-    if isinstance(node, ast.Assert):
-        # What an assertion says is one condition, however it is put together.
-        return 1
-    return _own_decisions(node) + sum(map(_decisions, ast.iter_child_nodes(node)))
-
-
-def _own_decisions(node: ast.AST) -> int:
-    match node:
-        case ast.If() | ast.IfExp():
-            return 1
-        case ast.For() | ast.AsyncFor() | ast.While():
-            return 1 + bool(node.orelse)
-        case ast.Try() | ast.TryStar():
-            return len(node.handlers) + bool(node.orelse)
-        case ast.BoolOp():
-            return len(node.values) - 1
-        case ast.comprehension():
-            return 1 + len(node.ifs)
-        case ast.Match():
-            return sum(not _takes_all(case.pattern) for case in node.cases)
-        case _:
-            return 0
-
-
-def _takes_all(pattern: ast.pattern) -> bool:
-    return isinstance(pattern, ast.MatchAs) and pattern.pattern is None
-
-
 def count(root: Path, program: click.Group | None = None) -> Count:
     """Count the project in a folder, and the commands of `program`."""
     found = Count()
@@ -270,9 +179,6 @@ def count(root: Path, program: click.Group | None = None) -> Count:
             found.statements[package] += statements(tree)
             found.tokens[package] += tokens(text, tree)
             found.lines[path.relative_to(root).as_posix()] = len(text.splitlines())
-            for function, value in complexities(tree, name):
-                # Of two of one name, as overloads are, the higher counts.
-                found.complexity[function] = max(value, found.complexity.get(function, 0))
         found.source[package] = sum(
             _lines_of(path)
             for path in (root / package).rglob("*")
@@ -293,38 +199,17 @@ def _lines_of(path: Path) -> int:
 
 
 def complaints(found: Count, limits: Mapping[str, Any]) -> list[str]:
-    """Return a line for everything that is above its limit, and for exceptions without a use.
-
-    Parameters
-    ----------
-    found : Count
-        What was counted.
-    limits : mapping
-        Each of `SUMS`, `lines` of a module, `complexity` of a function, and `complex`: the full
-        names of functions that may have more, with how much.
-    """
+    """Return a line for everything that is above its limit."""
     said = [
         f"{what}: {found.sum_of(what):,}, the limit is {limits[what]:,}. {HOW}"
         for what in SUMS
         if found.sum_of(what) > limits[what]
     ]
-    said += [
+    return said + [
         f"{path}: {lines:,} lines, the limit is {limits['lines']:,}. {HOW}"
         for path, lines in found.lines.items()
         if lines > limits["lines"]
     ]
-    exceptions = limits["complex"]
-    for name, value in found.complexity.items():
-        limit = exceptions.get(name, limits["complexity"])
-        if value > limit:
-            said.append(f"{name}: complexity {value}, the limit is {limit}. {HOW}")
-    for name, limit in exceptions.items():
-        value = found.complexity.get(name, 0)
-        if value <= limits["complexity"]:
-            said.append(f"{name}: complexity {value} needs no exception; remove it from `complex`.")
-        elif value < limit:
-            said.append(f"{name}: complexity {value}; lower its exception from {limit} to that.")
-    return said
 
 
 def main(root: Path = ROOT, program: click.Group | None = None) -> int:

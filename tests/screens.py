@@ -123,7 +123,7 @@ def rerun(page: str, folder: Path) -> str:
 def draw_still(page: str) -> None:
     """Draw what a search page answers to "bird", the head above and random vectors below.
 
-    Light and dark, in RGB. Its files are printed, for docs/licences.md.
+    Light and dark, wide and as on a telephone, in RGB. Its files are printed, for docs/licences.md.
     """
     from PIL import Image
     from playwright.sync_api import sync_playwright
@@ -131,16 +131,22 @@ def draw_still(page: str) -> None:
     with sync_playwright() as playwright:
         path = shutil.which("chromium")
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        for scheme, name in (("light", "search.png"), ("dark", "search-dark.png")):
-            size = {"width": 1060, "height": 900}
-            seen = browser.new_page(color_scheme=scheme, viewport=size, device_scale_factor=1.5)
+        for scheme, width, name in (
+            ("light", 1060, "search"), ("dark", 1060, "search-dark"),
+            ("light", 390, "search-narrow"), ("dark", 390, "search-narrow-dark"),
+        ):  # fmt: skip
+            size = {"width": width, "height": 900}
+            seen = browser.new_page(
+                color_scheme=scheme, viewport=size, device_scale_factor=1.5 if width > 600 else 2
+            )
             seen.goto(f"{Path(page).resolve().as_uri()}#q=bird&by=all")
             seen.evaluate(
                 "document.querySelectorAll('.under, .shuffled, .pick').forEach(e => e.remove());"
-                "document.querySelector('#answer').style.padding = '20px'"
+                "document.querySelector('#answer').style.padding = '20px';"
+                "document.querySelector('#answer').style.marginTop = '9px'"
             )
             picture = Image.open(io.BytesIO(seen.locator("#answer").screenshot()))
-            picture.convert("RGB").save(ROOT / "docs" / name, optimize=True)
+            picture.convert("RGB").save(ROOT / "docs" / f"{name}.png", optimize=True)
         files = seen.locator("#answer button").evaluate_all("all => all.map(one => one.title)")
         print("\n".join(sorted(files)))
 

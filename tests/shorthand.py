@@ -14,21 +14,19 @@ import polars as pl
 from scipy.sparse import issparse
 
 from bench.corpus import Corpus, Items
-from bench.execution import Table, scored
+from bench.execution import PromptSide, Table, scored
 from bench.metrics.ranks import Ranks, Relevance, rank_blocks, rank_relevant
 from bench.runs import Run
-from bench.scoring import PromptSide
 from bench.statistics import Estimate
+from bench.suites import SUITE, Lists, SetNames, check_settings, combinations
 from bench.suites.demo import possible_pairs
-from bench.suites.single import SUITE, Lists, SetNames, check_settings, combinations
 from bench.tasks.outcome import Outcome, Projector
-from bench.tasks.retrieval import prepare_retrieval
+from bench.tasks.ranked import prepare_retrieval
 from featstore.store.store import FeatureStore
 from fitters.alignment import Alignment
-from fitters.inventory import Fit
-from fitters.moments.accumulation import accumulate_part, pilot_shifts
-from fitters.moments.moments import Moments
-from fitters.moments.transform import SideTransform
+from fitters.from_store import Fit
+from fitters.moments import Moments, accumulate_part, pilot_shifts
+from fitters.sources import SideTransform
 
 
 def task_runs(

@@ -47,8 +47,8 @@ from bench.tables import (
     signed_text,
     value_text,
 )
-from featstore.command_line import human_bytes
-from featstore.store.convention import KEY, SCHEMA, SHOULD
+from featstore.store.records import KEY, SCHEMA, SHOULD
+from featstore.terminal import human_bytes
 from tests.accuracy import elsewhere, parts, suggest, trained
 from tests.house import PACKAGES
 

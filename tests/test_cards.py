@@ -68,21 +68,6 @@ def test_nothing_that_is_shown_is_markup_or_moves_the_cursor(title, facts, table
     assert len(lines[0]) <= LONGEST
 
 
-def test_a_card_worked_by_hand():
-    card = Card(
-        "Things <3", {"n": 3, "nothing": None, "empty": "", "name": "x"}, ("k",), [("v",)], 2
-    )
-    assert str(card) == "Things <3\n  n     3\n  name  x"
-    left = 'style="text-align:left"'
-    assert card.html == (
-        f'<div {FITS[0]}="{FITS[1]}"><strong>Things &lt;3</strong><table><tbody>'
-        f'<tr><th {left} scope="row">n</th><td {left}>3</td></tr>'
-        f'<tr><th {left} scope="row">name</th><td {left}>x</td></tr></tbody></table>'
-        f"<table><thead><tr><th {left}>k</th></tr></thead>"
-        f"<tbody><tr><td {left}>v</td></tr></tbody></table><div>… and 2 more</div></div>"
-    )
-
-
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     root = tmp_path_factory.mktemp("shown") / "store"
@@ -109,16 +94,13 @@ def shown(store):
         "moments": (Moments.from_rows(x, y), ["Moments of 12 pairs", "4 columns", "12 in all"]),
         "transform": (SideTransform.fit([x], label="images"), [
             "SideTransform of images", "unit length, less a mean of 4 values, unit length again"]),
-        "identity": (SideTransform.identity("texts"), ["as stored"]),
         "blocks": (SideTransform(blocks=(1, 3), homogeneous=True), [
             "a column of 1, unit length in 2 blocks"]),
         "sources": (prepare(pairs, pairs, None), ["prototypes", "real pairs", "12"]),
         "alignment": (made, ["Alignment('ridge'), fitted", "12 real pairs", "penalty 0.3"]),
         "not fitted": (Alignment("cca"), ["Alignment(method='cca')"]),
         "store": (store, ["5", image.key, "40 × 12", "st:toy"]),
-        "view": (image, [repr(image), "toy/39" if len(image) < 20 else "toy/19",
-                         "… and 20 more"]),
-        "changed": (image.normalized(), [repr(image.normalized())]),
+        "view": (image, [repr(image), "toy/19", "… and 20 more"]),
         "foreign view": (evil, [printable(HOSTILE), "</div>"]),
         "pair": (pair, [repr(pair), repr(pair.x), repr(pair.y)]),
         "registry": (METHODS, [f"Registry of {len(METHODS)} aligners", "procrustes", "fitters"]),
@@ -127,30 +109,19 @@ def shown(store):
     }  # fmt: skip
 
 
-NAMES = ("pairs", "moments", "transform", "identity", "blocks", "sources", "alignment",
-         "not fitted", "store", "view", "changed", "foreign view", "registry", "pair",
-         "manifest")  # fmt: skip
+def test_objects_show_themselves_in_few_lines_and_as_a_table(store):
+    for name, (thing, expected) in shown(store).items():
+        lines = repr(thing).split("\n")
+        assert len(lines) <= LINES, name
+        assert all(line.isprintable() for line in lines), name
+        texts = Reader(thing._repr_html_()).texts
+        assert [text for text in expected if text not in texts] == [], name
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_objects_show_themselves_in_few_lines_and_as_a_table(name, store):
-    thing, expected = shown(store)[name]
-    lines = repr(thing).split("\n")
-    assert len(lines) <= LINES
-    assert all(line.isprintable() for line in lines)
-    texts = Reader(thing._repr_html_()).texts
-    for text in expected:
-        assert text in texts
-
-
-def test_scikit_learn_does_not_show_its_diagram_instead(store):
-    made = shown(store)["alignment"][0]
+def test_scikit_learn_does_not_show_its_diagram_instead():
+    rng = np.random.default_rng(0)
+    made = Alignment(penalty=0.3).fit(rng.standard_normal((9, 4)), rng.standard_normal((9, 3)))
     assert made._repr_mimebundle_(include=None) == {
         "text/plain": repr(made), "text/html": made._repr_html_()
     }  # fmt: skip
     assert "Alignment" in make_pipeline(made)._repr_html_()
-
-
-def test_keys_of_stores_and_registries_are_completed(store):
-    assert "kernel-ridge" in METHODS._ipython_key_completions_()
-    assert store._ipython_key_completions_() == [str(info.key) for info in store.sets()]

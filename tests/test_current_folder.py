@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from importlib import metadata
@@ -57,23 +58,17 @@ if __name__ == "__main__":
             print(*path, *words, *job, code, file=said, flush=True)
 """
 
-#: A step of the demo, as it starts one: in a process of its own.
-A_STEP = """
-if __name__ == "__main__":
-    import sys
-    from bench.cli.demo import Job, Step
-    job = Job("demo", "a second", "", (Step("List", "headstock ls --available sources"),))
-    sys.exit(job.run(sys.argv[1]))
-"""
-
 #: What a program of one's own starts, which lies in another folder than the one it works in.
 A_PROGRAM = """
 if __name__ == "__main__":
     import sys
     import headstock as hs
     from pathlib import Path
-    from featstore.decoding.pool import DecodePool
+    from featstore.decoding import DecodePool
     from featstore.parallel import Workers
+    from bench.cli.demo import Job, Step
+    job = Job("demo", "a second", "", (Step("List", "headstock ls --available sources"),))
+    assert job.run(sys.argv[3]) == 0
     picture = Path(sys.argv[1], "images/00.png").read_bytes()
     with DecodePool(1, timeout=60) as pool:
         assert pool.submit(picture).result().size == (8, 8)
@@ -157,11 +152,8 @@ def test_every_command_runs_none_of_them(world: dict[str, str], tmp_path: Path) 
     _run(world, *script, world["store"], world["pictures"], str(listed))
     typed = listed.read_text().splitlines()
     assert len(typed) >= 3 * 30
-    assert {line.split()[-1] for line in typed if "--help" in line} == {"0"}
-
-
-def test_the_program_itself_runs_none_of_them(world: dict[str, str]) -> None:
     assert "Usage" in _run(world, _program("headstock"), "--help")
+    assert {line.split()[-1] for line in typed if "--help" in line} == {"0"}
 
 
 def test_the_module_runs_none_of_them_either(world: dict[str, str], tmp_path: Path) -> None:
@@ -185,26 +177,10 @@ def test_an_extraction_and_its_processes_run_none_of_them(world, tmp_path):
     )  # fmt: skip
 
 
-def test_a_step_of_the_demo_runs_none_of_them(world: dict[str, str], tmp_path: Path) -> None:
-    said = _run(world, *_script(tmp_path, A_STEP), str(tmp_path / "out"))
-    assert "karpathy" in said
-
-
 def test_a_program_of_ones_own_runs_none_of_them(world: dict[str, str], tmp_path: Path) -> None:
-    """Nor its processes, on this machine and on Ray."""
+    """Nor its processes, steps of the demo and on Ray, nor what has our names in its own folder."""
+    for name in OWN[2:]:
+        shutil.copy(Path(world["hostile"], f"{name}.py"), tmp_path)
     engine = "ray" if importlib.util.find_spec("ray") else "local"
-    _run(world, *_script(tmp_path, A_PROGRAM), world["pictures"], engine)
-
-
-def test_a_plugin_of_the_current_folder_is_loaded_where_it_is_typed(
-    world: dict[str, str], tmp_path: Path
-) -> None:
-    (tmp_path / "mine.py").write_text(
-        "import headstock as hs\n"
-        "@hs.register('aligner', 'same-axes')\n"
-        "def same_axes(x, y):\n"
-        "    'Compare column i with column i.'\n"
-    )
-    listed = (_program("headstock"), "ls", "--available", "methods")
-    assert "same-axes" not in _run(world, *listed, folder=tmp_path)
-    assert "same-axes" in _run(world, *listed, "--plugin", "mine.py", folder=tmp_path)
+    script = _script(tmp_path, A_PROGRAM)
+    assert "karpathy" in _run(world, *script, world["pictures"], engine, str(tmp_path / "out"))

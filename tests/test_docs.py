@@ -11,7 +11,6 @@ import re
 import shlex
 import shutil
 from collections import Counter
-from collections.abc import Iterator
 from itertools import chain, product
 from pathlib import Path
 
@@ -25,14 +24,14 @@ import featstore
 from bench import run_all
 from bench.cli.demo import DEMO, TRY, run_here, run_step
 from bench.suites.demo import create_smoke_store, demo_runs
-from featstore.command_line import EXIT_USAGE, SectionedCommand, run_command
+from featstore.command_line import EXIT_USAGE, run_command
 from featstore.extraction.options import EncoderSpec
 from featstore.extraction.targets import Job
 from featstore.manifest.io import read_manifest
 from featstore.sources.making import SOURCES
 from featstore.store.writer import SetWriter
 from headstock.__main__ import cli
-from tests import extend, screens, tables
+from tests import extend, screens, tables, typed
 from tests.featstore.remote.buckets import environment, make_bucket
 from tests.small_files import picture, write, write_tar
 from tests.test_notebook import NOTEBOOK, OF_DOCUMENTS
@@ -49,29 +48,16 @@ DOCUMENTS = [ROOT / "README.md", FIRST, ROOT / "data_manifests" / "README.md",
 def _documented(document: Path) -> list[str]:
     """Return the commands of the console blocks of a document, as they are typed."""
     text = document.read_text(encoding="utf-8")
-    typed = screens.commands(text)
+    screen = screens.commands(text)
     text = text.replace("\\\n", " ")
     # Of a block whose commands begin with "$", the other lines are what they print.
-    blocks = ["\n".join(typed), *re.findall(r"```(?:console|bash)\n([^$].*?)```", text, re.DOTALL)]
+    blocks = ["\n".join(screen), *re.findall(r"```(?:console|bash)\n([^$].*?)```", text, re.DOTALL)]
     lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
     lines = [re.sub(r"^(?:RAY_ADDRESS=\S+|srun) ", "", line) for line in lines]
     return [line for line in lines if line.split(" ")[0] == "headstock"]
 
 
-def _leaves(
-    command: click.Command, path: tuple[str, ...]
-) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    """Yield every command below a group, and the groups themselves, with their paths."""
-    yield path, command
-    if isinstance(command, click.Group):
-        context = click.Context(command, info_name=path[-1])
-        for name in command.list_commands(context):
-            below = command.get_command(context, name)
-            assert below is not None
-            yield from _leaves(below, (*path, name))
-
-
-COMMANDS = dict(_leaves(cli, ("headstock",)))
+COMMANDS = dict(typed.commands())
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
@@ -87,10 +73,10 @@ def test_a_help_fits_a_terminal_and_its_examples_can_be_pasted(path: tuple[str, 
     _, _, shown = text.partition("\n  Example")
     assert max(map(len, shown.splitlines())) <= 80
     lines = re.sub(r" \\\n\s*", " ", shown).splitlines()
-    typed = [line.strip() for line in lines if line.strip().split(" ")[0] == "headstock"]
-    assert typed == _examples(command)
-    assert path in [tuple(example.split()[: len(path)]) for example in typed]
-    for line in typed:
+    examples = [line.strip() for line in lines if line.strip().split(" ")[0] == "headstock"]
+    assert examples == _examples(command)
+    assert path in [tuple(example.split()[: len(path)]) for example in examples]
+    for line in examples:
         _parse(line)
     for option in command.params:
         if isinstance(option, click.Option) and not option.hidden:
@@ -104,20 +90,6 @@ def test_a_help_fits_a_terminal_and_its_examples_can_be_pasted(path: tuple[str, 
             assert len(re.findall(rf"(?m)^  {name}  +\S.*[.]$", text)) == 1, f"{name}:\n{text}"
     else:
         assert any("--json" in param.opts for param in command.params)
-
-
-SECTIONED = [path for path, one in COMMANDS.items() if len(one.params) >= 15]
-
-
-@pytest.mark.parametrize("path", SECTIONED, ids=" ".join)
-def test_the_help_of_many_options_begins_with_those_of_every_day(path: tuple[str, ...]) -> None:
-    command = COMMANDS[path]
-    assert isinstance(command, SectionedCommand)
-    given = [flag for flags in command.sections.values() for flag in flags]
-    assert len(given) == len(set(given))
-    assert len(command.sections["Options"]) <= 12
-    required = {one.opts[0] for one in command.params if one.required and one.opts[0][0] == "-"}
-    assert required <= set(command.sections["Options"])
 
 
 def _examples(command: click.Command) -> list[str]:
@@ -356,15 +328,15 @@ def test_commands_in_documents_run(
     Then the notebook's code, on the store that these commands made.
     """
     failed = []
-    typed: set[tuple[str, ...]] = set()
+    seen: set[tuple[str, ...]] = set()
     for place, commands in SAID.items():
         for command in commands:
             words = tuple(shlex.split(command))
             # What is pushed grows from place to place; the rest would say that it is there.
-            again = words in typed and "push" not in words
+            again = words in seen and "push" not in words
             if again or _why_parsed(command) is not None:
                 continue
-            typed.add(words)
+            seen.add(words)
             code = _run(command)
             said = capfd.readouterr().err.strip().splitlines()
             if code:
@@ -447,9 +419,9 @@ def test_what_commands_print_on_a_page_was_written_by_running_them(page: str) ->
     text = (ROOT / page).read_text("utf-8")
     assert SAID[page]
     assert screens.sealed(text), f"run `python -m tests.screens write {page}`"
-    typed = text.replace("\n$ headstock ", "\n$ headstock  ", 1)
-    assert typed != text
-    assert not screens.sealed(typed)
+    changed = text.replace("\n$ headstock ", "\n$ headstock  ", 1)
+    assert changed != text
+    assert not screens.sealed(changed)
 
 
 def test_the_readme_is_short() -> None:
@@ -521,18 +493,14 @@ def test_links_between_documents_lead_somewhere() -> None:
     assert not missing, f"documents name files that do not exist: {missing}"
 
 
-def test_the_demo_measures_each_step_and_passes_on_its_exit_code() -> None:
-    code, cost = run_step("headstock demmo")
-    assert code == EXIT_USAGE
-    seconds, peak = re.findall(r"\d[\d.,]*", cost)
-    assert float(seconds) > 0
-    assert float(peak.replace(",", "")) > 1
-
-
-def test_a_quiet_step_shows_its_errors_and_drops_its_output(
+def test_a_step_of_the_demo_is_measured_and_a_quiet_one_shows_its_errors_alone(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with click.Context(cli):
+        code, cost = run_step("headstock demmo")
+        seconds, peak = re.findall(r"\d[\d.,]*", cost)
+        assert (code, float(seconds) > 0, float(peak.replace(",", "")) > 1) == (2, True, True)
+        capsys.readouterr()
         assert run_here("headstock demmo", is_shown=False)[0] == EXIT_USAGE
         assert run_here("headstock reproduce demo --dry-run", is_shown=False)[0] == 0
     said = capsys.readouterr()

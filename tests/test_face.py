@@ -111,29 +111,6 @@ def own(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return x.T @ y, np.eye(y.shape[1])
 
 
-SCRIPT = """
-if __name__ == "__main__":
-    import headstock as hs
-    from bench.errors import BenchError
-    from featstore.parallel import Workers
-
-    print(hs.compare([1, 1, 0], [0, 0, 0]).mean)
-    with Workers(jobs=2).connected() as run:
-        print(sorted(map(str, run(BenchError, ["a worker", "another"]))))
-"""
-
-
-def test_modules_of_our_names_in_the_folder_of_a_script_do_no_harm(tmp_path: Path) -> None:
-    """In the script, and in its workers, which do not import it."""
-    for name in ("bench", "fitters", "data_manifests"):
-        (tmp_path / f"{name}.py").write_text(f"open({name + '.ran'!r}, 'w')\nraise SystemExit(3)\n")
-    (tmp_path / "script.py").write_text(SCRIPT)
-    done = python(tmp_path, "script.py")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "['a worker', 'another']"
-    assert not list(tmp_path.glob("*.ran"))
-
-
 def test_a_module_of_our_name_that_is_imported_already_is_named(tmp_path: Path) -> None:
     (tmp_path / "bench.py").write_text("timings = {}\n")
     done = python(tmp_path, "-c", "import bench, headstock")

@@ -7,85 +7,39 @@ import subprocess
 import sys
 from importlib import import_module
 
-import click
 import pytest
 
-from headstock.__main__ import cli
+from tests.typed import commands
 
 OURS = {"headstock", "featstore", "fitters", "bench", "data_manifests"}
 
-#: Prints what the help of each command is, and the modules that it imports. Each has a process of
-#: its own, which has imported nothing but click.
+#: Says how each of some programs ends, what it says, and the modules that it imports. Each has a
+#: process of its own, which has imported nothing but click.
 _RUNNER = """
-import contextlib, importlib, io, json, os, sys
+import contextlib, io, json, os, sys
 import click
 there = set(sys.modules)
-
-def helped(program, args):
-    sys.argv, out = [program, *args], io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
-        try:
-            importlib.import_module("headstock.__main__").main()
-        except SystemExit as end:
-            code = end.code
-    return code, out.getvalue()
-
-for program, *words in json.load(sys.stdin):
-    sys.stdout.flush()
-    pid = os.fork()
-    if pid == 0:
-        code, text = helped(program, [*words, "--help"])
+for program in json.load(sys.stdin):
+    if not (pid := os.fork()):
+        out, code = io.StringIO(), 0
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+            try:
+                exec(program, {})
+            except SystemExit as end:
+                code = end.code
+            except Exception as err:
+                code = repr(err)
         modules = sorted(set(sys.modules) - there)
-        print(json.dumps({"code": code, "text": text, "modules": modules}))
-        sys.stdout.flush()
+        print(json.dumps({"code": code, "text": out.getvalue(), "modules": modules}), flush=True)
         os._exit(0)
     os.waitpid(pid, 0)
 """
 
-
-def _commands(command: click.Command, path: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """Return the paths of a command and of all below it."""
-    found = [path]
-    if isinstance(command, click.Group):
-        ctx = click.Context(command, info_name=path[-1])
-        for name in command.list_commands(ctx):
-            inner = command.get_command(ctx, name)
-            assert inner is not None
-            found += _commands(inner, (*path, name))
-    return found
-
-
-COMMANDS = _commands(cli, ("headstock",))
-
-
-@pytest.fixture(scope="module")
-def helps() -> dict[tuple[str, ...], dict]:
-    done = subprocess.run(
-        [sys.executable, "-c", _RUNNER], input=json.dumps(COMMANDS), capture_output=True,
-        text=True, check=True,
-    )  # fmt: skip
-    answers = [json.loads(line) for line in done.stdout.splitlines()]
-    return dict(zip(COMMANDS, answers, strict=True))
-
-
-def test_there_are_all_commands() -> None:
-    assert len(COMMANDS) > 30
-    assert ("headstock", "store", "verify") in COMMANDS
-
-
-@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
-def test_a_help_imports_click_and_no_other_library(
-    path: tuple[str, ...], helps: dict[tuple[str, ...], dict]
-) -> None:
-    found = helps[path]
-    assert found["code"] == 0, found["text"]
-    assert found["text"].startswith(f"Usage: {' '.join(path)}")
-    loaded = set(found["modules"])
-    foreign = {name.partition(".")[0] for name in loaded} - OURS - sys.stdlib_module_names
-    assert not foreign - {"click"}
-    # What looks through every installed package, and what starts processes.
-    assert not loaded & {"importlib.metadata", "multiprocessing", "concurrent.futures", "asyncio"}
-
+#: Path of a command -> what shows its help.
+HELPS = {
+    path: f"import sys; sys.argv = {[*path, '--help']}; import headstock.__main__ as h; h.main()"
+    for path, _ in commands()
+}
 
 #: Libraries that take a second or more to load, or that only one extra brings.
 HEAVY = {"torch", "torchvision", "timm", "transformers", "sentence_transformers", "open_clip",
@@ -115,36 +69,38 @@ LOADS = {
     "BUILDERS['imagenet1k'].plan().make(None, None)": {"torch", "timm", "featstore"},
 }
 
-#: Does each in a process of its own, which has loaded nothing.
-_LOADER = """
-import json, os, sys
-for code in json.load(sys.stdin):
-    if not (pid := os.fork()):
-        exec(code)
-        print(json.dumps(sorted(sys.modules)), flush=True)
-        os._exit(0)
-    if os.waitpid(pid, 0)[1]:
-        print("null", flush=True)
-"""
-
 
 @pytest.fixture(scope="module")
-def loaded() -> tuple[dict[str, list[str] | None], str]:
-    """What was loaded by each, None if it failed; and what was said of that."""
+def ran() -> dict[str, dict]:
+    programs = [*HELPS.values(), *LOADS]
     done = subprocess.run(
-        [sys.executable, "-c", _LOADER], input=json.dumps([*LOADS]), capture_output=True,
+        [sys.executable, "-c", _RUNNER], input=json.dumps(programs), capture_output=True,
         text=True, check=True,
     )  # fmt: skip
-    return dict(zip(LOADS, map(json.loads, done.stdout.splitlines()), strict=True)), done.stderr
+    return dict(zip(programs, map(json.loads, done.stdout.splitlines()), strict=True))
+
+
+@pytest.mark.parametrize("path", HELPS, ids=" ".join)
+def test_a_help_imports_click_and_no_other_library(
+    path: tuple[str, ...], ran: dict[str, dict]
+) -> None:
+    assert len(HELPS) > 30
+    found = ran[HELPS[path]]
+    assert found["code"] == 0, found["text"]
+    assert found["text"].startswith(f"Usage: {' '.join(path)}")
+    loaded = set(found["modules"])
+    foreign = {name.partition(".")[0] for name in loaded} - OURS - sys.stdlib_module_names
+    assert not foreign - {"click"}
+    # What looks through every installed package, and what starts processes.
+    assert not loaded & {"importlib.metadata", "multiprocessing", "concurrent.futures", "asyncio"}
 
 
 @pytest.mark.parametrize("code", LOADS, ids=lambda code: code[:50])
 def test_what_is_imported_or_done_loads_no_more_than_it_needs(
-    code: str, loaded: tuple[dict[str, list[str] | None], str]
+    code: str, ran: dict[str, dict]
 ) -> None:
-    found = loaded[0][code]
-    assert found is not None, loaded[1]
-    assert {*found} & LOADS[code] == set()
+    assert ran[code]["code"] == 0, ran[code]["code"]
+    assert {*ran[code]["modules"]} & LOADS[code] == set()
 
 
 @pytest.mark.parametrize("face", FACES[:-1])

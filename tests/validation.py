@@ -23,8 +23,9 @@ import numpy as np
 from scipy import stats
 from scipy.special import ndtr, ndtri
 
-from bench.confirmatory import ENOUGH_ENCODERS
-from bench.metrics.calibrated import (
+from bench.confirmatory import ENOUGH_ENCODERS, ENOUGH_SETS, random_effects
+from bench.metrics.confidence import calibration, of_rejection
+from bench.metrics.geometry import (
     LinearCKA,
     MeanCCA,
     MutualKNN,
@@ -32,8 +33,6 @@ from bench.metrics.calibrated import (
     calibrate,
     draw_orders,
 )
-from bench.metrics.confidence import calibration, of_rejection
-from bench.random_effects import ENOUGH_SETS, random_effects
 from bench.report.verdict import judged
 from bench.statistics import (
     ENOUGH_CONTROLS,
@@ -697,9 +696,9 @@ def self_null(store, trials, rng, strict, *, draws=13, n_pairs=(16, 64), splits=
     from threadpoolctl import threadpool_limits
 
     from bench.corpus import read_corpus
+    from bench.execution import Scoring
     from bench.fits import fit_run, n_pool
     from bench.protocol import Split, held_out_split
-    from bench.scoring import Scoring
     from bench.suites.demo import demo_runs
     from featstore import open_store
 

@@ -199,7 +199,7 @@ TRY = Job(
 
 def _downloads() -> str:
     """Return what will be downloaded, in a sentence."""
-    from data_manifests.stamps.fetch import PACKAGE, find_local
+    from data_manifests.stamps import PACKAGE, find_local
 
     if find_local() is not None:
         return "Nothing is downloaded: the images are on this machine, the models in packages."
@@ -374,9 +374,8 @@ def _certified(outcome: Outcome, out: Path, *, as_json: bool) -> int:
 def _study(box: Box, out: Path, *, dry_run: bool, as_json: bool) -> int:
     """Run a study, whose package the user installs."""
     from bench.reproduction import STUDIES, compare_study
-    from featstore.cli.progress import ProgressBar
     from featstore.encoders.registry import encode
-    from featstore.terminal import TextTable
+    from featstore.terminal import ProgressBar, TextTable
 
     own = import_module(STUDIES[box.suite])
     click.echo(f"{box.title}.\n{own.LICENCE}", err=as_json)

@@ -34,9 +34,9 @@ from featstore.terminal import TextTable
 #: What is looked for by name -> where its registry is.
 AVAILABLE = {
     "methods": "fitters.methods:METHODS",
-    "learners": "fitters.few_shot.registry:LEARNERS",
+    "learners": "fitters.few_shot:LEARNERS",
     "tasks": "bench.options:TASKS",
-    "suites": "bench.suites.registry:SUITES",
+    "suites": "bench.suites:SUITES",
     "encoders": "featstore.encoders.registry:FAMILIES",
     "datasets": "featstore.datasets:DATASETS",
     "sources": "featstore.sources.making:SOURCES",
@@ -51,7 +51,7 @@ _LOOKS = {
     "results": ("bench.cli.results:list_series", "bench.cli.results:show_results"),
     "boards": ("bench.cli.results:show_boards", "bench.cli.results:show_boards"),
     "boxes": ("bench.cli.demo:show_box", "bench.cli.demo:show_box"),
-    "vectors": ("bench.cli.passport:show_vectors", "bench.cli.passport:show_vectors"),
+    "vectors": ("bench.cli.vectors:show_vectors", "bench.cli.vectors:show_vectors"),
     "folders": ("bench.cli.look:list_folder", "bench.cli.look:list_folder"),
 }
 
@@ -91,7 +91,7 @@ def look_at(path: str) -> tuple[str, StorePlace, str]:
 def _is_vectors(path: Path) -> bool:
     if not path.is_file() and (path.suffix != ".lance" or not path.is_dir()):
         return False
-    from featstore.interop.reading import SUFFIXES
+    from featstore.interop.files import SUFFIXES
 
     return path.suffix in SUFFIXES
 
@@ -162,7 +162,7 @@ def ls_command(path: str | None, available: str | None, as_json: bool) -> int:
         registry = resolve_name(AVAILABLE[available])
         rows = registry.listed()
         if available == "learners":
-            from fitters.few_shot.registry import PROMPT_LEARNERS
+            from fitters.few_shot import PROMPT_LEARNERS
 
             rows += [
                 {
@@ -366,7 +366,7 @@ _SIGNS: dict[str, Callable[[set[str]], list[str]]] = {
 def _store_facts(path: Path) -> dict[str, Any]:
     from featstore.store.log import read_log
 
-    return {"sets": sorted(read_log(path).sets), "made": _utc(_last_change(path / "zarr.json"))}
+    return {"sets": sorted(read_log(path).sets)}
 
 
 def _results_facts(path: Path) -> dict[str, Any]:
@@ -391,58 +391,22 @@ _FACTS = {"manifests": _manifest_facts, "stores": _store_facts, "results": _resu
 
 
 def next_command(found: dict[str, list[dict[str, Any]]]) -> str:
-    """Return the command that goes on from what `find_work` found.
-
-    What was changed last counts: results that are older than the last change of a store are not
-    gone on from.
-    """
-    tried = Path(TRY_OUT)
-    work = {
-        kind: [one for one in entries if not Path(one["path"]).is_relative_to(tried)]
-        for kind, entries in found.items()
-    }
-    stores, manifests = work["stores"], work["manifests"]
-    if not stores and manifests:
-        return _first_extraction(manifests)
-    if not stores:
-        return "headstock reproduce demo" if found["results"] else "headstock try"
-    store, place = stores[0], shlex.quote(stores[0]["path"])
-    results = _since(store["changed"], work["results"])
-    if results and not _since(results[0]["changed"], work["reports"]):
-        return f"headstock report {shlex.quote(results[0]['path'])} --store {place}"
-    if results:
-        stored = {key.split("/")[0] for one in stores for key in one.get("sets", [])}
-        new = [one for one in manifests if one["kinds"] and one.get("name") not in stored]
-        return _first_extraction(new) if new else "headstock ls --available sources"
-    # Names that are added to a store ask for no other fit, but a new store does.
-    fits = _since(store.get("made", store["changed"]), work["alignments"])
-    return _after_extraction(store, fits)
-
-
-def _after_extraction(store: dict[str, Any], fits: list[dict[str, Any]]) -> str:
-    """Return the command that goes on from a store without results, and from fits on it."""
+    """Return the command that goes on from what `find_work` found, from what is furthest on."""
+    manifests = found["manifests"]
+    if not found["stores"]:
+        return _first_extraction(manifests) if manifests else "headstock try"
+    store = found["stores"][0]
     place = shlex.quote(store["path"])
-    keys = [tuple(key.split("/")) for key in store.get("sets", [])]
-    kinds = {key[:2] for key in keys}
-    if fits:
-        suite = _suite_options(kinds)
-        done = f"headstock show {shlex.quote(fits[0]['path'])}"
-        return f"headstock eval run {suite} --store {place} -o results" if suite else done
-    both = [one[0] for one in keys if one[1] == "image" and (one[0], "caption") in kinds]
-    return (
-        f"headstock fit ridge --store {place} --captions {both[0]}"
-        if both
-        else f"headstock ls {place}"
-    )
-
-
-#: Where `headstock try` writes: a taste, from which nothing goes on but the demo.
-TRY_OUT = "build/try"
-
-
-def _since(time: str, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the entries that were changed at a time or later."""
-    return [one for one in entries if one["changed"] >= time]
+    if found["results"]:
+        report = f"headstock report {shlex.quote(found['results'][0]['path'])} --store {place}"
+        return "headstock ls --available sources" if found["reports"] else report
+    if found["alignments"]:
+        return f"headstock show {shlex.quote(found['alignments'][0]['path'])}"
+    keys = [key.split("/") for key in store.get("sets", [])]
+    captioned = {dataset for dataset, kind, *_ in keys if kind == "caption"}
+    both = [one[0] for one in keys if one[1] == "image" and one[0] in captioned]
+    fit = f"headstock fit ridge --store {place} --captions {both[0]}" if both else ""
+    return fit or f"headstock ls {place}"
 
 
 #: Encoders that a first extraction names, by the kind of items.
@@ -457,22 +421,6 @@ def _first_extraction(manifests: list[dict[str, Any]]) -> str:
                 options = f"--kind {kind} --encoder {encoder} --store store"
                 return f"headstock extract {shlex.quote(one['path'])} {options}"
     return f"headstock show {shlex.quote(manifests[0]['path'])}"
-
-
-def _suite_options(kinds: set[tuple[str, str]]) -> str:
-    """Return the options of the suite that a store of these (dataset, kind) can run, or ""."""
-    heads = sorted(one for one, kind in kinds if kind == "head_weight" and (one, _NAMES) in kinds)
-    scored = sorted(one for one, kind in kinds if kind == "image" and (one, _NAMES) in kinds)
-    if "stamps" in scored and "imagenet1k" in heads:
-        return "demo"
-    if not heads or not scored:
-        return ""
-    several = len({one for one, kind in kinds if kind == "head_weight"}) > 1
-    label_set = f" --label-set {heads[0]}" if several else ""
-    return f"demo --dataset {scored[0]}{label_set}"
-
-
-_NAMES = "class_name"
 
 
 def _print_state(found: dict[str, list[dict[str, Any]]]) -> None:

@@ -93,7 +93,7 @@ def run_settings(methods: Iterable[str] | None, task: str | None = None) -> Owne
     """
     from bench.options import TASKS
     from bench.runs import IDENTITY, Data, Protocol
-    from bench.suites.single import SetNames
+    from bench.suites import SetNames
     from fitters.methods import METHODS, method_named
 
     of_task = {} if not task else {task: plain_settings(TASKS[task].options)}

@@ -19,16 +19,8 @@ from bench.cli.main import (
     suite_option,
 )
 from featstore.cli.options import say_taken, take, the_store
-from featstore.cli.progress import ProgressBar, age
-from featstore.command_line import (
-    StorePlace,
-    human_bytes,
-    json_option,
-    print_json,
-    store_option,
-    usage_error,
-)
-from featstore.terminal import TextTable, dim, print_facts
+from featstore.command_line import StorePlace, json_option, print_json, store_option, usage_error
+from featstore.terminal import ProgressBar, TextTable, age, dim, human_bytes, print_facts
 
 if TYPE_CHECKING:
     import polars as pl
@@ -175,7 +167,7 @@ def _suite_tables(
 ) -> dict[str, pl.DataFrame]:
     """Return the tables that are named, and with the results those of the rows' own suite."""
     from bench.confidence import confidence_table
-    from bench.suites.registry import SUITES
+    from bench.suites import SUITES
 
     planned = SUITES.get(rows["suite"][0])
     own = planned.tables if planned and "results" in parts else ()
@@ -287,8 +279,7 @@ _TITLES = {
     ),
     "learners": (
         "Few-shot learners, percent: mean over all queries of all draws of shots, 95 % interval "
-        "for other shots and images of these classes. Published numbers are of other images, "
-        "backbones and choices, which are named: they are no goal."
+        "for other shots and images of these classes."
     ),
     "confidence": (
         "Confidence, percent: calibration error without its bias, with its 95 % interval for other "
@@ -409,12 +400,9 @@ def list_series(results: Path, *, as_json: bool) -> None:
 
 @click.command(
     "report",
-    epilog="\b\nExample:"
-    "\n  headstock report build/demo/results -o build/demo/report.html"
-    "\n  headstock report old/results new/results -o changes.html",
+    epilog="\b\nExample:\n  headstock report build/demo/results -o build/demo/report.html",
 )
 @results_argument
-@click.argument("other", required=False, type=click.Path(path_type=Path, file_okay=False))
 @store_option("Read texts and thumbnails from this store.", required=False)
 @click.option(
     "-o",
@@ -443,7 +431,6 @@ def list_series(results: Path, *, as_json: bool) -> None:
 @json_option
 def report_command(
     results: Path,
-    other: Path | None,
     store: StorePlace | None,
     out: Path | None,
     suite: str | None,
@@ -452,26 +439,21 @@ def report_command(
     url: str | None,
     as_json: bool,
 ) -> None:
-    """Draw the report of a results folder, or what differs between two.
+    """Draw the report of a results folder.
 
     The store is read for texts, thumbnails and the health of the data; nothing is fitted. Without
     --store it is the one beside the results. A page is of one set of images; of the paper suite it
     also has every published number. It needs no network and no other file.
-    With OTHER, the page has the paired differences RESULTS - OTHER, and no store is read.
     """
-    names = results.name if other is None else f"{results.name}-{other.name}"
-    out = out or take("out", results.with_name(f"{names}.html"))
-    store = None if other is not None else the_store(store, beside=results.parent)
+    out = out or take("out", results.with_name(f"{results.name}.html"))
+    store = the_store(store, beside=results.parent)
     say_taken()
     with ProgressBar(f"report {out}", doing="reading results"):
-        from bench.report.page import write_changes, write_report
+        from bench.report.page import write_report
 
-        if store is None:
-            written = write_changes(results, str(other), out=out, paper=paper)
-        else:
-            written = write_report(
-                results, store=store, out=out, suite=suite, images=images, paper=paper, url=url
-            )
+        written = write_report(
+            results, store=store, out=out, suite=suite, images=images, paper=paper, url=url
+        )
     size = out.stat().st_size
     if as_json:
         print_json(

@@ -27,7 +27,7 @@ from bench.cli.main import (
 )
 from bench.options import FewShot
 from bench.runs import IDENTITY, Protocol
-from bench.suites.single import SetNames
+from bench.suites import SetNames
 from featstore.cli.options import (
     complete_keys,
     fitting,
@@ -37,7 +37,6 @@ from featstore.cli.options import (
     take,
     the_store,
 )
-from featstore.cli.progress import ProgressBar, duration
 from featstore.command_line import (
     EXIT_VERIFY,
     SectionedCommand,
@@ -59,15 +58,14 @@ from featstore.options import (
     typed,
 )
 from featstore.plugins import KINDS
-from featstore.terminal import bad, dim, good, say
+from featstore.terminal import ProgressBar, bad, dim, duration, good, say
 from fitters.settings import Control
 
 if TYPE_CHECKING:
     from bench.options import Options
     from bench.runs import Run
+    from bench.suites import Lists, Suite
     from bench.suites.paper import Lacking
-    from bench.suites.registry import Suite
-    from bench.suites.single import Lists
     from featstore.store.store import FeatureStore
 
 _PACKAGES = ("headstock", "numpy", "scipy", "scikit-learn", "polars", "zarr")
@@ -196,7 +194,7 @@ def _task_settings(named: Mapping[str, Any]) -> Owners:
 @click.command(
     "run",
     cls=SectionedCommand,
-    named=("Suites", "bench.suites.registry:SUITES"),
+    named=("Suites", "bench.suites:SUITES"),
     settings=_suite_settings,
     sections={
         "Options": "--store --out --dataset --method --dry-run --jobs --setting",
@@ -213,7 +211,7 @@ def _task_settings(named: Mapping[str, Any]) -> Owners:
     "\n  headstock eval run paper --store store -o results --dry-run"
     "\n  headstock eval run plan.toml --store store -o results",
 )
-@name_argument("suite", "bench.suites.registry:SUITES", suffix=".toml")
+@name_argument("suite", "bench.suites:SUITES", suffix=".toml")
 @store_option(
     "Read from this store, a folder or an address. The smoke suite makes its own if none is given.",
     required=False,
@@ -270,7 +268,7 @@ def _run_suite(
     import tempfile
 
     from bench.errors import ProtocolError
-    from bench.suites.registry import suite_named, suite_runs
+    from bench.suites import suite_named, suite_runs
     from featstore.store.gc import make_store
     from featstore.store.store import open_store
     from fitters.methods import methods_with
@@ -353,7 +351,7 @@ def _run_plan(
 
 def _own_options(chosen: Suite, suite: str, given: dict[str, Any]) -> dict[str, Any]:
     """Return the given options that only some suites have; usage error for those of others."""
-    from bench.suites.registry import SUITES
+    from bench.suites import SUITES
 
     special = dict.fromkeys(name for one in SUITES.values() for name in one.takes)
     data = {name: given[name] for name in special if given[name]}
@@ -475,7 +473,7 @@ def task_command(task: str, seeds: tuple[int, ...], **given: Any) -> None:
     """
     from bench.errors import ProtocolError
     from bench.runs import Run
-    from bench.suites.single import SUITE, combinations
+    from bench.suites import SUITE, combinations
     from featstore.store.store import open_store
     from fitters.methods import methods_with
 

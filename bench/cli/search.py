@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import os
 import re
 import shlex
@@ -19,24 +17,19 @@ from urllib.parse import quote
 import click
 
 from bench.options import SearchConfig
-from featstore.cli.progress import ProgressBar
 from featstore.command_line import (
     EXIT_SKIPPED,
     SectionedCommand,
     count,
-    human_bytes,
     json_option,
     print_json,
     usage_error,
 )
 from featstore.options import config_from, options_from
-from featstore.terminal import drawing_on, encodable, say, visible
+from featstore.terminal import ProgressBar, drawing_on, encodable, human_bytes, say, visible
 
 if TYPE_CHECKING:
     from bench.search import Searcher
-
-#: Pixels of the side of a picture in a terminal, and bytes of a part of it, as kitty takes them.
-_SIDE, _PART = 96, 4096
 
 
 @click.command(
@@ -89,7 +82,7 @@ def search_command(
     and the folder is never written to. Pictures that cannot be read are counted, and the exit code
     is then 3.
     """
-    from data_manifests.cache import cache_folder
+    from data_manifests import cache_folder
 
     if not folder.is_dir():
         raise usage_error(f"{folder} is no folder. Name the one that holds the pictures.")
@@ -180,7 +173,6 @@ def _answer(searcher: Searcher, text: str, *, as_json: bool) -> None:
         click.echo("\n".join(lines))
         return
     screen = drawing_on(sys.stdout)
-    screen.write(_strip([searcher.thumbnails[row] for row, _ in found]))
     for rank, (path, score) in enumerate(answers, 1):
         # A link as terminals open it (OSC 8).
         address = f"file://{socket.gethostname()}{quote(str(searcher.root / path))}"
@@ -193,34 +185,13 @@ def _answer(searcher: Searcher, text: str, *, as_json: bool) -> None:
 
 def _again(searcher: Searcher, text: str) -> str:
     """Return a search of the same folder, in the same way, as a line to paste."""
-    from data_manifests.cache import cache_folder
+    from data_manifests import cache_folder
 
     usual = vars(SearchConfig()) | {"store": cache_folder("search")}
     # The words of the command stay as they are: pictures that are listed, and who answers.
     given = vars(searcher.config) | {"store": searcher.store, "top": 10, "source": "head"}
     more = [f"--{k.replace('_', '-')}={v}" for k, v in given.items() if v != usual[k]]
     return shlex.join(["headstock", "search", str(searcher.root), text, *more])
-
-
-def _strip(thumbnails: list[bytes]) -> str:
-    """Return thumbnails side by side, as the terminal shows them; nothing where it shows none."""
-    kitty = "KITTY_WINDOW_ID" in os.environ or os.environ.get("TERM") == "xterm-kitty"
-    if not kitty and os.environ.get("TERM_PROGRAM") not in ("iTerm.app", "WezTerm"):
-        return ""
-    from PIL import Image, ImageOps
-
-    whole, buffer = Image.new("RGB", (_SIDE * len(thumbnails), _SIDE), "white"), io.BytesIO()
-    for number, data in enumerate(thumbnails):
-        if data:
-            small = Image.open(io.BytesIO(data)).convert("RGB")
-            whole.paste(ImageOps.contain(small, (_SIDE, _SIDE)), (number * _SIDE, 0))
-    whole.save(buffer, format="PNG")
-    text = base64.b64encode(buffer.getvalue()).decode()
-    if not kitty:
-        return f"\033]1337;File=inline=1:{text}\a\n"
-    parts = [text[at : at + _PART] for at in range(0, len(text), _PART)]
-    ends = [f"m={int(n < len(parts))};{part}\033\\" for n, part in enumerate(parts, 1)]
-    return "\033_Ga=T,f=100," + "\033_G".join(ends) + "\n"
 
 
 def _prompt(searcher: Searcher, *, as_json: bool) -> None:
@@ -268,7 +239,7 @@ def _open(page: Path) -> None:
 
 def _serve(searcher: Searcher, *, named: bool) -> None:
     """Serve the page until Ctrl-C."""
-    from bench.serving import Server
+    from bench.report.search import Server
 
     with ProgressBar(f"search {searcher.root.name}", doing="laying out the page"):
         running = Server(searcher, named=named)

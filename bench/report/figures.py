@@ -17,7 +17,7 @@ from bench.cells import (
     source_name,
     whole_heads,
 )
-from bench.comparisons import LEVEL, MAIN_EVALS, PRIMARY_METRICS
+from bench.comparisons import LEVEL
 from bench.doses import DOSES
 from bench.report.theme import (
     DASHED,
@@ -27,7 +27,6 @@ from bench.report.theme import (
     capital,
     colour,
     draws_text,
-    end_labels,
     evaluation_text,
     panels,
     way,
@@ -120,60 +119,24 @@ def _dot(row: dict[str, Any], method: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-#: Differences between two folders that are drawn, the largest first.
-_MOST = 30
-
-
-def changes_figure(found: pl.DataFrame) -> Figure:
-    """Draw the differences between two folders, of one metric and evaluation.
-
-    Rows are of `bench.comparisons.compare_choices`; ``bold`` marks those that hold.
-    """
-    have = found.select("direction", "metric").rows()
-    direction, metric = next((one for one in PRIMARY_METRICS if one in have), have[0])
-    own = found.filter((pl.col("direction") == direction) & (pl.col("metric") == metric))
-    evaluation = next((one for one in MAIN_EVALS if one in own["eval"]), own["eval"][0])
-    own = own.filter(pl.col("eval") == evaluation)
-    most = own.sort(pl.col("difference").abs(), descending=True, maintain_order=True).head(_MOST)
-    rows = [
-        {
-            "label": f"{method_title(row['method'])}, {row['side_a']}",
-            "value": row["difference"], "low": row["low"], "high": row["high"],
-            "role": ("random" if row["difference"] < 0 else "head") if row["bold"] else "muted",
-            "marker": "o", "strong": row["bold"], "text": signed_text(row["difference"]),
-        }
-        for row in most.iter_rows(named=True)
-    ]  # fmt: skip
-    caption = (
-        f"{capital(metric)} of {way(direction)}, {evaluation_text(evaluation)}: A \N{MINUS SIGN} B "
-        f"in points, {among(direction, own['gallery'][0])}; the {len(rows)} largest of "
-        f"{own.height}."
-    )
-    size = rows[0]["text"].lstrip("+\N{MINUS SIGN}")
-    title = f"{capital(metric)} of {way(direction)} differs by at most {size} points."
-    subtitle = "A \N{MINUS SIGN} B with 95 % intervals; coloured: shown after correction."
-    data = pl.DataFrame(rows).select("label", "value", "low", "high", "strong")
-    return _dots(("changes", title, subtitle, caption), data, rows, 0.0, "muted", "points")
-
-
 def _dots(
     words: tuple[str, str, str, str], data: pl.DataFrame, rows: list[dict[str, Any]],
-    level: float | None = None, role: str = "conse", unit: str = "%",
+    level: float | None = None,
 ) -> Figure:  # fmt: skip
-    """Return the figure of `draw_dots`; its kind, title, subtitle and caption are given."""
+    """Return a figure of a line of text, a dot and its interval a row.
+
+    Its kind, title, subtitle and caption are given; a level is dashed.
+    """
 
     def draw(figure: Any) -> None:
-        draw_dots(figure.subplots(), rows, level, role, unit)
+        _draw_dots(figure.subplots(), rows, level)
 
     return Figure(*words, data, draw, 32 * len(rows) + 40)
 
 
-def draw_dots(
-    axes: Any, rows: list[dict[str, Any]], level: float | None, role: str = "conse", unit: str = "%"
-) -> None:
-    """Draw values with their intervals, a row each, and a level across."""
+def _draw_dots(axes: Any, rows: list[dict[str, Any]], level: float | None) -> None:
     if level is not None:
-        axes.axvline(level, color=colour(role), linestyle=DASHED, linewidth=1.3)
+        axes.axvline(level, color=colour("conse"), linestyle=DASHED, linewidth=1.3)
     for y, row in enumerate(rows):
         value, ink, end = 100 * row["value"], colour(row["role"]), row["value"]
         if row["low"] is not None and row["high"] is not None:
@@ -195,7 +158,7 @@ def draw_dots(
     axes.set_ylim(len(rows) - 0.4, -0.6)
     low, high = min(0.0, axes.get_xlim()[0]), max(0.0, axes.get_xlim()[1])
     axes.set_xlim(low, high + 0.12 * (high - low))
-    with_ticks(axes, "x", unit)
+    with_ticks(axes, "x")
 
 
 def _scope(row: dict[str, Any]) -> str:
@@ -270,15 +233,16 @@ def pairs_figure(table: pl.DataFrame, comparisons: pl.DataFrame, method: str) ->
 
     def draw(figure: Any) -> None:
         upper, lower = figure.subfigures(2, 1, height_ratios=(3, 2)) if small else (figure, None)
-        for own, part in ((large, upper), (small, lower))[: 1 + bool(small)]:
+        parts: Any = ((large, upper), (small, lower))
+        for own, part in parts[: 1 + bool(small)]:
             drawn = panels(part, len(own), 4, sharey=True)
             for axes, panel in zip(drawn, own, strict=True):
                 _curves(axes, lines[panel])
                 axes.set_title(f"{way(panel[0])},\n{panel[1]}")
-            # Labels keep a distance on the axis that all panels share: only now is it known.
-            for axes, panel in zip(drawn, own, strict=True) if own is large else ():
-                axes.set_xlabel("real pairs, in even steps")
-                end_labels(axes, _ends(lines[panel], panel[1]))
+                axes.set_xlabel("real pairs, in even steps" if own is large else "")
+            if own is large:
+                known = drawn[0].get_legend_handles_labels()
+                part.legend(*known, loc="outside lower center", ncols=3)
 
     title = method_title(method)
     counts = {row["n_pairs"]: row["pairs"] for row in lines[large[0]]}
@@ -422,21 +386,5 @@ def _controls_band(axes: Any, lines: list[dict[str, Any]], at: dict[str, int]) -
         if row["source"] in CONTROLS:
             means.setdefault(row["n_pairs"], []).append(100 * row["mean"])
     low, high = ([end(own) for own in means.values()] for end in (min, max))
-    axes.fill_between([at[k] for k in means], low, high, color=colour("muted"), alpha=0.3)
-
-
-def _ends(lines: list[dict[str, Any]], metric: str) -> list[tuple[float, str, str]]:
-    """Return value, text and role of what is said at the end of every line."""
-    last = {row["source"] or row["line"]: row for row in lines}
-    names = {"head": "with head", "none": "pairs alone", "ConSE": "ConSE"}
-    ends = [
-        (100 * row["mean"], f"{names[name]} {value_text(metric, row['mean'])}",
-         {"none": "real", "ConSE": "conse"}.get(name, name))
-        for name, row in last.items() if name in names
-    ]  # fmt: skip
-    controls = [row for name, row in last.items() if name in CONTROLS]
-    if controls:
-        best = max(controls, key=lambda row: row["mean"])
-        text = f"controls {value_text(metric, best['mean'])} at {best['pairs']}"
-        ends.append((100 * best["mean"], text, "muted"))
-    return ends
+    own = {"label": "controls"} if means else {}
+    axes.fill_between([at[k] for k in means], low, high, color=colour("muted"), alpha=0.3, **own)

@@ -29,9 +29,6 @@ NEAR = 5
 #: Cards of every group on the page; the template shows three before a reader asks for more.
 CARDS = 8
 
-#: Hits and misses in the strip of the first screen.
-HITS, MISSES = 5, 2
-
 #: The standard deviation of the grey levels of a thumbnail, of 255, below which it looks blank.
 CONTRAST = 8.0
 
@@ -130,11 +127,11 @@ def gallery(
 ) -> dict[str, Any] | None:
     """Return examples of a method fitted on head weights alone, or None if none can be shown.
 
-    They are what the template ``examples.html`` reads: which run it is (``setting``), ``groups`` of
-    at most `CARDS` cards with their ``title`` and ``total``, the ``strip`` of the first screen,
-    ``hits`` and ``total`` of the run, and what each image is ranked against (``pool``). A card has
-    the right answer (``text``), an ``image`` or "", and ``answers``, the method's first, each
-    ``by`` someone in the colour of a ``role``, with its ``text`` and the ``rank`` of the right one.
+    They are what the template ``examples.html`` reads: which run it is (``setting``), how many of
+    ``total`` images are ``hits``, among how many (``pool``), and ``groups`` of at most `CARDS`
+    cards with their ``title`` and ``total``. A card has the right answer (``text``), an ``image``
+    or "", and ``answers``, the method's first, each ``by`` someone in the colour of a ``role``,
+    with its ``text`` and the ``rank`` of the right one.
 
     All names come before held-out ones, a lower seed before a higher. The same images are shown as
     ConSE and as random vectors name them, where these were run on the same images.
@@ -171,17 +168,15 @@ def gallery(
     order = sorted(first, key=lambda item: sha256_hex(item.encode("utf-8")))
     places = {query: first[query]["rank"] for query in order}
     kinds = _kinds(places, words, head)
-    hits = [query for query in order if places[query] == 1]
-    misses = [query for query in order if places[query] > 1]
-    # The better half of the misses: an image that is ranked last says little about the others.
-    bound = sorted(places[query] for query in misses)[: (len(misses) + 1) // 2]
-    nearer = [query for query in misses if places[query] <= bound[-1]]
     run = next(iter(first.values()))
     held = "none held out" if run["eval"] == "all-names" else evaluation_text(run["eval"])
     pool = f"{among(direction, run['gallery'])} ({held})"
     return {
+        "hits": list(places.values()).count(1),
+        "total": len(first),
+        "pool": pool,
         "setting": (
-            f"{method_title(method)} on head weights alone: {len(first):,} images, {pool}. "
+            f"{method_title(method)} on head weights alone. "
             "Examples are drawn by a hash of their ids; blank thumbnails are passed over."
         ),
         "groups": [
@@ -189,13 +184,6 @@ def gallery(
             for title, kind in kinds.items()
             if (own := cards(kind, CARDS))
         ],
-        "strip": [
-            *cards(_one_a_class(hits, words), HITS),
-            *cards(_one_a_class(nearer, words), MISSES),
-        ],
-        "hits": len(hits),
-        "total": len(first),
-        "pool": pool,
     }
 
 
@@ -245,14 +233,6 @@ def _read_answers(
         if not found.is_empty():
             answers[by, role] = {row["query_id"]: row for row in found.iter_rows(named=True)}
     return answers if (method_title(method), "head") in answers else {}
-
-
-def _one_a_class(queries: Iterable[str], words: Words) -> list[str]:
-    """Return the first image of every class, in order."""
-    first: dict[str, str] = {}
-    for query in queries:
-        first.setdefault(words.class_of(query), query)
-    return list(first.values())
 
 
 def _pairs(table: pl.DataFrame, key: str, value: str) -> dict[str, str]:

@@ -1,7 +1,9 @@
-"""The page of a report.
+"""The pages of a report and of a bridge.
 
 A verdict, a curve or a map over several datasets at once would mean nothing. A suite that reads
 many sets has a page for each; what is not shown is named.
+
+The page of a bridge has its verdict, the curve over pairs, the controls, and the numbers.
 """
 
 from __future__ import annotations
@@ -19,31 +21,27 @@ from urllib.parse import quote, urljoin
 
 import polars as pl
 
-from bench.cells import (
-    CELL,
-    label_set_title,
-    method_title,
-    metric_texts,
-    only_series,
-    whole_heads,
-)
-from bench.comparisons import LEVEL, bold_cells, chosen_rows, compare, compare_choices
+from bench.bridge import CONTROLS, NEIGHBOURS, Bridge, percent, shares
+from bench.cells import label_set_title, method_title, metric_texts, only_series, whole_heads
+from bench.comparisons import LEVEL, bold_cells, compare
 from bench.doses import dose_table
 from bench.errors import BenchError, NoResultsError
-from bench.report.figures import (
-    METHOD,
-    changes_figure,
-    doses_figure,
-    headline_figure,
-    pairs_figure,
-)
+from bench.report.figures import METHOD, doses_figure, headline_figure, pairs_figure
 from bench.report.gallery import gallery, read_words, shown_text
 from bench.report.grids import gain_rows, grids
 from bench.report.screen import Screen, first_screen
-from bench.report.theme import Figure, css_variables, data_uri, numbered
-from bench.report.verdict import Verdict, verdict
+from bench.report.theme import (
+    DASHED,
+    DOTTED,
+    Figure,
+    colour,
+    css_variables,
+    data_uri,
+    numbered,
+    with_ticks,
+)
+from bench.report.verdict import Verdict, first_question, verdict
 from bench.results import read_results, read_sessions, unfinished, versions
-from bench.statistics import holm
 from bench.suites.few_shot import few_shot_table
 from bench.suites.published import published_table
 from bench.tables import (
@@ -220,49 +218,7 @@ def write_report(
         files |= {Path(paper, f"{figure.name}.pdf"): figure.pdf() for figure in page.figures}
     for path, content in (*files.items(), (out, page.html.encode("utf-8"))):
         write_file(path, [content])
-    return Written(out, tuple(files), page.screen.finding)
-
-
-def write_changes(
-    a: Path | str, b: Path | str, *, out: Path | str, paper: Path | str | None = None
-) -> Written:
-    """Write what differs between two folders of results: one figure and one table.
-
-    Parameters
-    ----------
-    a, b : Path
-        Folders, or choices of their cells; see `bench.comparisons.chosen_rows`.
-    out, paper
-        As of `write_report`.
-
-    Raises
-    ------
-    NoResultsError
-        If a folder holds no result, or no two cells can be paired.
-    """
-    sides, out = (chosen_rows(str(a)), chosen_rows(str(b))), Path(out)
-    found = compare_choices(*sides).filter(pl.col("p").is_not_null())
-    corrected = pl.Series("p_holm", holm(found["p"].to_numpy()))
-    held = (pl.col("p_holm") < LEVEL) & (pl.col("limit") == "")
-    found = found.with_columns(corrected, family=pl.lit(found.height)).with_columns(bold=held)
-    n, of = found["bold"].sum(), f"{found.height:,} paired comparisons"
-    said = f"A and B differ in {n:,} of {of}, after correction."
-    if (found["difference"] == 0).all():
-        said = f"A and B agree in all {of}."
-    cells = [set(rows.select(CELL).rows()) for _, _, rows in sides]
-    (figure,) = numbered([changes_figure(found)])
-    # A page is mailed: folders go by their names, of two alike with those that they lie in.
-    parts = [Path(one).absolute().parts for one in (a, b)]
-    names = ["/".join(own[-1 if parts[0][-1] != parts[1][-1] else -2 :]) for own in parts]
-    context = {
-        "title": f"{names[0]} against {names[1]} · Headstock", "description": said, "image": "",
-        "sides": names, "rows": gain_rows(found, {}), "figure": figure,
-        "alone": {"A": len(cells[0] - cells[1]), "B": len(cells[1] - cells[0])},
-    }  # fmt: skip
-    files = {} if paper is None else {Path(paper, f"{figure.name}.pdf"): figure.pdf()}
-    for path, content in (*files.items(), (out, render("changes.html", context).encode("utf-8"))):
-        write_file(path, [content])
-    return Written(out, tuple(files), said)
+    return Written(out, tuple(files), page.screen.headline)
 
 
 @dataclass(frozen=True)
@@ -335,7 +291,7 @@ def build_page(
             else doses_figure(doses, evaluation=found.eval, method=found.method),
         ]
     )
-    screen = first_screen(root, rows, table, found, store, words)
+    screen = first_screen(root, rows, table, found, first_question(comparisons, rows), store, words)
     looked = None
     if found is not None:
         head = label_set_title(str(first["head_set"]).split("/")[0])
@@ -343,7 +299,7 @@ def build_page(
     health = set_health(store, first)
     context: dict[str, Any] = {
         "title": screen.title,
-        "description": screen.finding,
+        "description": screen.headline,
         "unfinished": unfinished(root, str(rows["suite"][0])),
         "figures": {
             kind: [figure for figure in figures if figure.kind == kind]
@@ -513,3 +469,66 @@ def _facts(rows: pl.DataFrame, first: dict[str, Any]) -> list[tuple[str, str]]:
         ("protocol version", str(first["protocol_version"])),
         ("report drawn with", f"Python {platform.python_version()}; {', '.join(found)}"),
     ]
+
+
+def write_bridge(found: Bridge, out: Path) -> Path:
+    """Write one page that says what a bridge keeps; it holds all and asks for nothing.
+
+    Parameters
+    ----------
+    found : Bridge
+    out : Path
+        The HTML file.
+
+    Raises
+    ------
+    MissingPackageError
+        If jinja2 or matplotlib is missing.
+    featstore.errors.StoreWriteError
+        If it cannot be written.
+    """
+    figures, verdict = numbered([curve_figure(found)]), found.sentences[-1]
+    context = {
+        "title": f"{verdict} · Headstock", "description": verdict, "image": "",
+        "dek": " ".join(found.sentences[:-1]), "figures": figures, "facts": found.facts,
+        "rows": found.table,
+    }  # fmt: skip
+    write_file(out, [render("bridge.html", context).encode("utf-8")])
+    return out
+
+
+def curve_figure(found: Bridge) -> Figure:
+    """Draw what is kept by the number of pairs, what more may keep, and the gate."""
+    rows = [(n, one.mean, *shares(one), False) for n, one in found.curve.items()]
+    rows += [(n, (a + b) / 2, a, b, True) for n, (a, b) in found.predicted.items()]
+    data = pl.DataFrame(rows, ["pairs", "kept", "low", "high", "predicted"], orient="row")
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        pairs, kept, low, high, _ = (column.to_numpy() for column in data)
+        own, ink = len(found.curve), colour("head")
+        axes.fill_between(pairs, 100 * low, 100 * high, color=ink, alpha=0.2, lw=0)
+        axes.plot(pairs[:own], 100 * kept[:own], marker="o", color=ink, linewidth=2)
+        if found.gate is not None:
+            axes.axhline(100 * found.gate, color=colour("random"), linestyle=DASHED)
+        shuffled = found.kept[CONTROLS[0], "old items", NEIGHBOURS]
+        axes.axhline(100 * shuffled.mean, color=colour("shuffled"), linestyle=DOTTED)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(pairs, [f"{n:,}" for n in pairs])
+        axes.minorticks_off()
+        axes.set_xlabel("pairs, doubling")
+        axes.set_ylim(0, 104)
+        with_ticks(axes, "y")
+
+    ahead = ", beyond them predictions by power laws of the draws" if found.predicted else ""
+    marks = [f"band: 95 % intervals{ahead}", "dotted: shuffled pairs"]
+    marks += ["dashed: the gate"] * (found.gate is not None)
+    return Figure(
+        "bridge_curve",
+        f"{found.n_pairs:,} pairs keep {percent(found.own)} of the {NEIGHBOURS} nearest.",
+        f"Percent of the {NEIGHBOURS} nearest that new queries find among mapped old items; "
+        f"{'; '.join(marks)}.",
+        f"What a search keeps by the number of pairs, among {found.gallery:,} items, mean of "
+        f"{found.own.n_draws} draws.",
+        data, draw, 320, width=600.0,
+    )  # fmt: skip

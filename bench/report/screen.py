@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -21,28 +21,22 @@ from bench.cells import (
     method_title,
     pairs_order,
     read_cells,
-    source_name,
-    spelled,
 )
 from bench.comparisons import (
     FEW_CLASSES,
     LEVEL,
     PRIMARY_CONTROLS,
-    PRIMARY_METRICS,
 )
-from bench.metrics.summary import METRICS
 from bench.protocol import FRESH_SPLITS
 from bench.report.gallery import Words, shown_text
 from bench.report.theme import capital
 from bench.report.verdict import (
     Verdict,
-    among,
-    first_of_order,
     standing,
+    without_head,
 )
 from bench.results import unfinished
 from bench.statistics import ENOUGH_DRAWS, DrawSums, proportion_interval
-from bench.suites.few_shot import Finding, few_shot_claim
 from bench.tables import BY_NAME, gain_text, p_text, pairs_text, value_text
 from featstore.datasets import DATASETS
 from featstore.store.store import FeatureStore
@@ -51,75 +45,19 @@ from featstore.store.store import FeatureStore
 DEVELOPMENT = "Development set"
 
 
-class Subject(NamedTuple):
-    """What a headline is about, whether that is one thing, and what it is called in a list."""
-
-    name: str
-    one: bool
-    short: str = ""
-
-
-#: What a headline calls a control.
-_CONTROLS = {
-    "random": Subject("random vectors", one=False, short="random vectors"),
-    "random-cov": Subject(
-        "random vectors of the head's covariance",
-        one=False,
-        short="random vectors of its covariance",
-    ),
-    "shuffled": Subject("the head with shuffled names", one=True, short="shuffled names"),
-    "rotated": Subject("the head after a random rotation", one=True, short="rotated rows"),
-}  # fmt: skip
+#: What a control is called in a list.
+_SHORT = {
+    "random": "random vectors",
+    "random-cov": "random vectors of its covariance",
+    "shuffled": "shuffled names",
+    "rotated": "rotated rows",
+}
 
 #: Why controls do not decide, by the tone of the verdict.
 _OPEN = {
     "undecided": "there are too few control draws",
     "unknown": "a control was drawn only once",
 }
-
-#: Parts of a headline, each with the role of its colour or none.
-Parts: TypeAlias = tuple[tuple[str, str], ...]
-
-
-class Wording(NamedTuple):
-    """How a headline says a value: the verbs of several and of one, and what follows the number.
-
-    `again` are the verbs of a second sentence, which does not repeat what was counted.
-    """
-
-    verbs: tuple[str, str]
-    tail: str
-    again: tuple[str, str]
-
-    def first(self, subject: Subject, value: float, role: str, *, pool: str) -> Parts:
-        """Return a sentence that says what was counted, and among how many."""
-        before = f"{capital(subject.name)} {self.verbs[subject.one]} "
-        return (before, ""), (_percent(value), role), (f"{self.tail} {pool}.", "")
-
-    def second(
-        self, subject: Subject, value: float, role: str, *, lead: str = "", end: str = "."
-    ) -> Parts:
-        """Return a sentence that does not repeat it, with words before and after its number."""
-        before = f"{capital(subject.name)} {self.again[subject.one]} {lead}"
-        return (before, ""), (_percent(value), role), (end, "")
-
-
-_NAMES = Wording(("name", "names"), " of images correctly", ("name", "names"))
-_WORDINGS = {
-    ("image→name", "top-1"): _NAMES,
-    ("image→class", "top-1"): _NAMES,
-    ("image→caption", "R@1"): Wording(
-        ("rank the right caption first for", "ranks the right caption first for"),
-        " of images",
-        ("do so for", "does so for"),
-    ),
-}
-
-
-def _wording(direction: str, metric: str) -> Wording:
-    reach = ("reach", "reaches")
-    other = Wording(reach, f" in {metric} of {direction.replace('→', ' → ')}", reach)
-    return _WORDINGS.get((direction, metric), other)
 
 
 @dataclass(frozen=True)
@@ -148,22 +86,17 @@ class Screen:
     ----------
     crumbs : tuple of str
         Dataset, encoders, suite and date.
-    headline : tuple of tuple of (text, role)
-        One or two sentences in parts; numbers have the role of their colour, other parts none.
+    headline : str
+        What was found.
     dek : str
         What was fitted on what, and how it was scored.
     doubts : tuple of Doubt
     """
 
     crumbs: tuple[str, ...]
-    headline: tuple[Parts, ...]
+    headline: str
     dek: str
     doubts: tuple[Doubt, ...]
-
-    @property
-    def finding(self) -> str:
-        """The headline as plain text."""
-        return " ".join("".join(text for text, _ in parts) for parts in self.headline)
 
     @property
     def title(self) -> str:
@@ -176,6 +109,7 @@ def first_screen(
     rows: pl.DataFrame,
     table: pl.DataFrame,
     found: Verdict | None,
+    question: tuple[str, str],
     store: FeatureStore,
     words: Words,
 ) -> Screen:
@@ -190,6 +124,8 @@ def first_screen(
     table : DataFrame
         Of `bench.tables.result_table`.
     found : Verdict or None
+    question : tuple of direction and metric
+        What is said where there is no verdict.
     store : FeatureStore
         Has the names of the encoders, and the note of the dataset.
     words : Words
@@ -209,7 +145,7 @@ def first_screen(
     crumbs = (str(sets["image_set"]).split("/")[0], encoders, f"suite {suite}", *date)
     note = shown_text(str(store.info(sets["image_set"]).attributes["facts"].get("note", "")))
     if found is None:
-        return Screen(crumbs, _without_head(table, few_shot_claim(root, rows)), "", ())
+        return Screen(crumbs, without_head(root, rows, table, question)[0], "", ())
     head = label_set_title(sets["head_set"].split("/")[0])
     left = bool(unfinished(root, suite))
     scene = Scene(found, rows, table, head, is_unfinished=left)
@@ -218,19 +154,12 @@ def first_screen(
         scene.weights(), scene.fitting(), scene.known_names(root, words), scene.real_pairs(),
         scene.quotable(note),
     )  # fmt: skip
-    return Screen(crumbs, scene.headline(), dek, doubts)
+    return Screen(crumbs, found.headline, dek, doubts)
 
 
 def _encoder(store: FeatureStore, key: str) -> str:
     info = store.info(key)
-    return spelled(
-        shown_text(str(info.attributes["space"].get("name") or info.encoder.split(":", 1)[-1]))
-    )
-
-
-def _percent(value: float) -> str:
-    """Return a share as people quote it: whole from ten percent on."""
-    return f"{100 * value:.0f} %" if value >= 0.0995 else f"{value_text('top-1', value)} %"
+    return shown_text(str(info.attributes["space"].get("name") or info.encoder.split(":", 1)[-1]))
 
 
 def _range(low: float, high: float) -> str:
@@ -245,50 +174,6 @@ def _gain(row: Mapping[str, Any]) -> str:
 
 def _and(texts: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(texts[:-1]), texts[-1]]))
-
-
-def _has_head_alone(table: pl.DataFrame) -> bool:
-    of_head = (pl.col("source") == "head") & (pl.col("n_pairs") == "0")
-    return not table.filter(of_head & (pl.col("method") != "conse")).is_empty()
-
-
-def _without_head(table: pl.DataFrame, claim: Finding | None = None) -> tuple[Parts, ...]:
-    """Return the headline, by sentences, of results without a verdict."""
-    if claim is not None:
-        return _learner(claim)
-    scored = table.filter(
-        ~pl.col("method").is_in(["chance", "conse"]) & ~pl.col("source").is_in([*_CONTROLS])
-    )
-    present = [m for m, one in METRICS.items() if m in table.columns and one.higher_is_better]
-    for metric in dict.fromkeys([*(metric for _, metric in PRIMARY_METRICS), *present]):
-        own = scored.filter(pl.col(metric).is_not_null()) if metric in present else scored.clear()
-        if own.is_empty():
-            continue
-        method = first_of_order(own["method"])
-        own = own.filter(
-            (pl.col("method") == method) & (pl.col("direction") == own["direction"][0])
-        )
-        row = max(own.iter_rows(named=True), key=lambda one: pairs_order(one["n_pairs"]))
-        given = source_name(row["source"], row["n_pairs"])
-        k = pairs_text(row["n_pairs"], row["n_images_fitted"])
-        subject = f"{method_title(method)} on {given.replace('real', f'{k} real', 1)}"
-        then = "No head was scored alone, so nothing here says what its weights add."
-        if _has_head_alone(table):
-            then = "The tables have every run on head weights; none of them gives a verdict."
-        pool = among(row["direction"], row["gallery"])
-        wording, one = _wording(row["direction"], metric), Subject(subject, one=True)
-        return wording.first(one, row[metric], "real", pool=pool), ((then, ""),)
-    return ((("No run on head weights answers the question yet.", ""),),)
-
-
-def _learner(claim: Finding) -> tuple[Parts, ...]:
-    """Return the headline of few-shot learners: the one named beforehand, and what is shown."""
-    value, wording = claim.value, _wording("image→class", "top-1")
-    if value is None:
-        return (((f"{claim.sentence} The table of learners has all.", ""),),)
-    subject = Subject(f"{claim.learner} with {claim.shots} labelled images a class", one=True)
-    first = wording.first(subject, value, "real", pool=among("image→class", claim.gallery))
-    return first, ((claim.sentence, ""),)
 
 
 @dataclass(frozen=True)
@@ -310,30 +195,6 @@ class Scene:
     table: pl.DataFrame
     head: str
     is_unfinished: bool = False
-
-    def headline(self) -> tuple[Parts, ...]:
-        """Return the finding, whichever it is."""
-        found, wording = self.found, _wording(self.found.direction, self.found.metric)
-        value = found.cells["head"][found.metric]
-        head = Subject(f"a discarded {self.head} head", one=True), value, "head"
-        first, controls = wording.first(*head, pool=found.pool), found.controls
-        if not controls:
-            return first, (("No control was run, so the weights may not be the reason.", ""),)
-        shown = self._deciding()
-        subject = _CONTROLS[shown["source"]]
-        control = subject, shown["b"], shown["source"]
-        if found.tone == "worse":
-            lost = wording.second(*head, lead="only ")
-            return wording.first(*control, pool=found.pool), lost
-        if found.tone == "same":
-            end = ", so the weights may not be the reason."
-            return first, wording.second(*control, end=end)
-        ends = {
-            "better": ".",
-            "undecided": ", but there are too few control draws to decide.",
-            "unknown": ", but one draw decides nothing.",
-        }
-        return first, wording.second(*control, end=ends[found.tone])
 
     def _deciding(self) -> dict[str, Any]:
         """Return the control that the tone follows from: of several, the best.
@@ -379,7 +240,7 @@ class Scene:
         telling = [] if yes else [nearest, self._deciding()]
         shown = [row for row in controls if row["source"] in PRIMARY_CONTROLS or row in telling]
         levels = [f"{found.value('head')} with the head"] + [
-            f"{value_text(found.metric, row['b'])} % with {_CONTROLS[row['source']].short}"
+            f"{value_text(found.metric, row['b'])} % with {_SHORT[row['source']]}"
             for row in shown or controls
         ]
         says = {

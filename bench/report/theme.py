@@ -12,13 +12,12 @@ import io
 import re
 import textwrap
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from bench.tables import comma_separated
@@ -275,27 +274,6 @@ def with_ticks(axes: Any, side: str, unit: str = "%") -> None:
     axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
     axis.set_major_formatter(lambda value, _: f"{value:g} {unit}".replace("-", "\N{MINUS SIGN}"))
     axes.grid(visible=True, axis=side)
-
-
-def end_labels(axes: Any, ends: Sequence[tuple[float, str, str]]) -> None:
-    """Write texts at the right of axes, from a value, text and role each, apart from one another.
-
-    The nearest places by the sum of squares: an isotonic regression after the gaps are taken off.
-    """
-    from scipy.optimize import isotonic_regression
-
-    low, high = axes.get_ylim()
-    ends = sorted(ends)
-    gaps = (high - low) / 10 * np.arange(len(ends))
-    places = isotonic_regression(np.array([value for value, *_ in ends]) - gaps).x + gaps
-    for (value, text, role), place in zip(ends, places, strict=True):
-        axes.annotate(
-            text, (1, value), (1.06, place), xycoords=("axes fraction", "data"), va="center",
-            textcoords=("axes fraction", "data"), color=colour(role), annotation_clip=False,
-            weight="bold" if role == "head" else "normal",
-            arrowprops={"arrowstyle": "-", "color": colour(role), "linewidth": 0.6, "shrinkB": 0,
-                        "relpos": (0, 0.5)},
-        )  # fmt: skip
 
 
 _EVALS = {

@@ -7,17 +7,19 @@ says which method that is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from bench.cells import HEAD_PARTS, SETTINGS, method_title, whole_heads
+from bench.cells import HEAD_PARTS, SETTINGS, in_order, method_title, whole_heads
 from bench.comparisons import LEVEL, MAIN_EVALS, PRIMARY_METRICS
 from bench.runs import LEAVES
 from bench.statistics import ENOUGH_CONTROLS, holm
+from bench.suites.few_shot import few_shot_claim
 from bench.tables import gain_text, p_text, value_text, with_unit
 
 #: What the first screen is about, fixed in advance, beside the method.
@@ -53,8 +55,8 @@ class Verdict:
 
     Attributes
     ----------
-    sentence : str
-        The answer with its numbers, to stand alone.
+    headline, numbers : str
+        The answer, and how it follows.
     tone : str
         How the head stands beside its controls, by what weighs most against it: ``"worse"``,
         ``"same"``, ``"undecided"`` (too few draws of a control), ``"unknown"`` (no control, or one
@@ -73,7 +75,8 @@ class Verdict:
         In how many settings the method was scored on the head alone.
     """
 
-    sentence: str
+    headline: str
+    numbers: str
     tone: str
     method: str
     direction: str
@@ -84,6 +87,11 @@ class Verdict:
     controls: list[dict[str, Any]]
     settings: Mapping[str, Any]
     n_settings: int
+
+    @property
+    def sentence(self) -> str:
+        """The answer with its numbers, to stand alone."""
+        return f"{self.headline.removesuffix('.')}{self.numbers}."
 
     def cell(self, frame: pl.DataFrame, source: str = "head") -> pl.DataFrame:
         """Return the rows of a frame that belong to one of `cells`."""
@@ -196,11 +204,6 @@ def as_planned(frame: pl.DataFrame) -> pl.DataFrame:
     return pl.concat(kept) if kept else frame
 
 
-def first_of_order(methods: Iterable[str]) -> str:
-    """Return the first method by `ORDER`; where none is in it, the first that is given."""
-    return min(methods, key=_place)
-
-
 def _place(method: str) -> int:
     return ORDER.index(method) if method in ORDER else len(ORDER)
 
@@ -251,18 +254,16 @@ def verdict(
     found_tones = {row["stands"] for row in controls} or {"unknown"}
     tone = next(tone for tone in _CLAUSES if tone in found_tones)
     head = alone.row(0, named=True)
-    found = f"{value_text(metric, head['a'])} % of images are named right"
+    found = f"names {value_text(metric, head['a'])} % of images right"
     if direction != DIRECTION:
-        found = f"{metric} of {direction} is {with_unit(metric, head['a'])}"
-    found += f" {among(direction, head['gallery'])}"
+        found = f"reaches {with_unit(metric, head['a'])} in {metric} of {direction}"
+    found += f" {among(direction, head['gallery'])}{chance_text(metric, head['chance'])}"
     numbers = ""
     if controls:
         numbers = f": the head differs from {' and from '.join(map(_beside, controls))}"
     return Verdict(
-        sentence=(
-            f"{found} by {method_title(method)} on head weights alone"
-            f"{chance_text(metric, head['chance'])}, and {_CLAUSES[tone]}{numbers}."
-        ),
+        headline=(f"{method_title(method)} on head weights alone {found}. {_CLAUSES[tone]}."),
+        numbers=numbers,
         tone=tone,
         method=method,
         direction=direction,
@@ -274,6 +275,56 @@ def verdict(
         settings=every[0],
         n_settings=len(every),
     )
+
+
+def first_question(comparisons: pl.DataFrame, results: pl.DataFrame) -> tuple[str, str]:
+    """Return the first direction and metric of `PRIMARY_METRICS` that was scored, or of all."""
+    frames = [comparisons, in_order(results)]
+    have = [asked for frame in frames for asked in frame.select("direction", "metric").rows()]
+    return next((asked for asked in PRIMARY_METRICS if asked in have), have[0])
+
+
+def without_head(
+    root: Path,
+    results: pl.DataFrame,
+    table: pl.DataFrame,
+    question: tuple[str, str],
+    method: str | None = None,
+) -> tuple[str, dict[str, Any] | None]:
+    """Return what is said of results without a verdict, and the row of the table that it is of.
+
+    Parameters
+    ----------
+    root : Path
+        Results folder; sums of few-shot learners are read from it.
+    results : DataFrame
+    table : DataFrame
+        Of `bench.tables.result_table`.
+    question : tuple of direction and metric
+    method : str, optional
+        Instead of the first one that is scored.
+    """
+    direction, metric = question
+    claim = few_shot_claim(root, results) if direction == "image→class" else None
+    if claim is not None and claim.value is not None:
+        named = f"{value_text(metric, claim.value)} % of images are named right"
+        by = f"by {claim.learner} with {claim.shots} labelled images a class"
+        return f"{named} {among(direction, claim.gallery)} {by}. {claim.sentence}", None
+    cells = table.filter(
+        (pl.col("direction") == direction)
+        & pl.col(metric).is_not_null()
+        & ~pl.col("method").is_in(["chance", "conse"])
+    )
+    if cells.is_empty():
+        return "No method that was fitted is scored here, so there is no verdict.", None
+    name = str(method if method in cells["method"] else cells["method"][0])
+    row = cells.filter(pl.col("method") == name).row(-1, named=True)
+    scored = results.filter((pl.col("direction") == direction) & (pl.col("metric") == metric))
+    levels = scored["chance"].drop_nulls()
+    chance = chance_text(metric, None if levels.is_empty() else float(levels.to_numpy().mean()))
+    value = f"{metric} of {direction} is {with_unit(metric, row[metric])}"
+    pool = among(direction, row["gallery"])
+    return f"{value} {pool} by {method_title(name)}{chance}.", row
 
 
 def _of_settings(own: pl.DataFrame, settings: Mapping[str, Any]) -> pl.DataFrame:
@@ -319,13 +370,13 @@ def _stands(row: Mapping[str, Any], p_lower: float | None) -> str:
 
 #: What the sentence of a verdict ends with, by what weighs most against the head.
 _CLAUSES = {
-    "worse": "a control did better",
-    "same": "a control may have done as well",
+    "worse": "A control did better",
+    "same": "A control may have done as well",
     "undecided": (
-        "there are too few control draws to say whether random vectors would have done as well"
+        "There are too few control draws to say whether random vectors would have done as well"
     ),
-    "unknown": "no control says whether random vectors would have done as well",
-    "better": "random vectors would not have done as well",
+    "unknown": "No control says whether random vectors would have done as well",
+    "better": "Random vectors would not have done as well",
 }
 
 

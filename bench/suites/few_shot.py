@@ -7,10 +7,8 @@ head of these very classes. Ten draws each, the same shots for every learner.
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib import resources
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -30,8 +28,8 @@ from bench.tables import gain_text, p_text
 from featstore.command_line import count
 from featstore.errors import listed
 from featstore.store.store import FeatureStore
-from fitters.few_shot.registry import LEARNERS, learner_named
-from fitters.inventory import Fit, Inventory
+from fitters.few_shot import LEARNERS, learner_named
+from fitters.from_store import Fit, Inventory
 
 SUITE = "few-shot"
 
@@ -161,18 +159,6 @@ def _most_shots(store: FeatureStore, run: Run) -> int:
     return int(np.unique(classes[split.train], return_counts=True)[1].max())
 
 
-#: Columns of ``few_shot.csv``: top-1 as published. ``dataset`` is empty for the mean of eleven;
-#: ``tuned`` says which images a learner's settings were chosen on there.
-NUMBERS: dict[str, Any] = {
-    "learner": pl.String,
-    "dataset": pl.String,
-    "shots": pl.Int64,
-    "backbone": pl.String,
-    "theirs": pl.Float64,
-    "tuned": pl.String,
-    "where": pl.String,
-}
-
 TABLE: dict[str, Any] = {
     "dataset": pl.String,
     "images": pl.String,
@@ -190,18 +176,7 @@ TABLE: dict[str, Any] = {
     "overlap": pl.Float64,
     "gallery": pl.Float64,
     "seconds": pl.Float64,
-    "theirs": pl.Float64,
-    "known": pl.String,
-    "where": pl.String,
 }
-
-
-def few_shot_numbers() -> pl.DataFrame:
-    """Return the published numbers of few-shot learners as shares, schema `NUMBERS`."""
-    data = resources.files("bench.suites").joinpath("few_shot.csv").read_bytes()
-    return pl.read_csv(io.BytesIO(data), schema=NUMBERS).with_columns(
-        pl.col("dataset").fill_null("")
-    )
 
 
 def few_shot_table(root: Path, results: pl.DataFrame) -> pl.DataFrame:
@@ -221,12 +196,9 @@ def few_shot_table(root: Path, results: pl.DataFrame) -> pl.DataFrame:
         its 95 % interval over draws × clusters (`bench.statistics.proportion_interval`), for other
         shots and other images of these classes; where ``overlap``, the share of the pool that a
         draw takes, is 1 or unknown, for these shots. ``n_shots`` and ``seconds``, processor time of
-        the learner, are means over draws. ``theirs`` is published, of the backbone and settings
-        that ``known`` names: of this dataset where there is such a number, else the mean of the
-        eleven datasets that it is one of.
+        the learner, are means over draws.
     """
-    numbers = few_shot_numbers()
-    rows = [row | _published(numbers, row) for _, row in _learners(root, results)]
+    rows = [row for _, row in _learners(root, results)]
     place = {learner: number for number, learner in enumerate(LEARNERS)}
     rows.sort(
         key=lambda row: (*(row[name] for name in _SETTING), place.get(row["learner"], len(place)))
@@ -336,17 +308,3 @@ def _row(cell: Cell, runs: pl.DataFrame) -> dict[str, Any]:
         "clusters_of": cell.clusters_of, "overlap": share, "gallery": runs["gallery"].mean(),
         "seconds": runs["learner_seconds"].mean(),
     }  # fmt: skip
-
-
-def _published(numbers: pl.DataFrame, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the published number of a dataset, or of the mean of eleven; of others nothing."""
-    own = numbers.filter(learner=row["learner"], shots=row["shots"])
-    if row["dataset"] not in set(numbers["dataset"]):
-        return {}
-    for dataset, said in ((row["dataset"], ""), ("", ", mean of eleven sets")):
-        found = own.filter(dataset=dataset)
-        if found.height:
-            one = found.row(0, named=True)
-            known = f"{one['backbone']}{said}; settings chosen on {one['tuned']}"
-            return {"theirs": one["theirs"], "known": known, "where": one["where"]}
-    return {}

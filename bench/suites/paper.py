@@ -19,7 +19,7 @@ from bench.options import FewShot, ModalityGap, Neighbours, Options, Retrieval
 from bench.runs import IDENTITY, Run
 from featstore.command_line import count
 from featstore.store.store import FeatureStore, SetInfo
-from fitters.inventory import Fit, Inventory, Text, pinned
+from fitters.from_store import Fit, Inventory, Text, pinned
 
 #: The nine datasets of the paper's zero-shot figure.
 NINE = (

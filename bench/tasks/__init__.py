@@ -7,8 +7,12 @@ from bench.tasks.diagnostics import (
 )
 from bench.tasks.few_shot import score_few_shot
 from bench.tasks.outcome import KEPT, Outcome, Prepared, Projector, Queries
-from bench.tasks.retrieval import prepare_retrieval
-from bench.tasks.zero_shot import prepare_zero_shot, score_generalised, score_zero_shot
+from bench.tasks.ranked import (
+    prepare_retrieval,
+    prepare_zero_shot,
+    score_generalised,
+    score_zero_shot,
+)
 
 __all__ = [
     "KEPT",

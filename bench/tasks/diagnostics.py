@@ -12,19 +12,17 @@ from scipy.sparse import issparse
 
 from bench.corpus import Corpus, Head, Items
 from bench.errors import ProtocolError
-from bench.metrics.calibrated import (
+from bench.metrics.geometry import (
     Calibrated,
     LinearCKA,
     MeanCCA,
     MutualKNN,
     Similarity,
-    calibrate,
-    draw_orders,
-)
-from bench.metrics.geometry import (
     biased_cka,
+    calibrate,
     centroid_gap,
     cka_chance,
+    draw_orders,
     linear_separability,
     mutual_knn,
     unbiased_cka,
@@ -39,14 +37,14 @@ from bench.tasks.outcome import (
     Question,
     with_class_metrics,
 )
-from bench.tasks.retrieval import first_captions
+from bench.tasks.ranked import first_captions
 from featstore.datasets import synsets_of
 from featstore.errors import ManifestError
 from featstore.store.tables import join_ids
 from fitters.alignment import Alignment
 from fitters.few_shot.learner import sum_by_class
-from fitters.moments.transform import SideTransform, normalize_rows
 from fitters.pairs import Rows
+from fitters.sources import SideTransform, normalize_rows
 
 
 def for_head(alignment: Projector, weight: Rows) -> Projector:
@@ -70,7 +68,7 @@ def score_neighbours(
         Direction ``"head~name"``, ``"class-mean~name"`` or ``"image~caption"``. Values:
         ``mutual-knn@k`` (chance k / (n − 1)), ``CKA`` (biased), ``CKA-unbiased`` (chance 0) and
         ``CCA``; each again with ``-calibrated``, ``-adjusted`` and ``-p``, see
-        `bench.metrics.calibrated.Calibrated`. With layers one for each, their keys behind the
+        `bench.metrics.geometry.Calibrated`. With layers one for each, their keys behind the
         direction, and one for the best of all sets, whose p counts the search.
 
     Raises

@@ -22,13 +22,20 @@ from bench.corpus import Head, ImageViews, Items, places_of
 from bench.errors import ProtocolError
 from bench.options import FewShot
 from bench.protocol import Split, first_per_class, stream
-from bench.tasks.confidence import SCALES, Confidence
 from bench.tasks.diagnostics import for_head
-from bench.tasks.outcome import METRICS, Outcome, Projector, Question, with_class_metrics
+from bench.tasks.outcome import (
+    METRICS,
+    SCALES,
+    Confidence,
+    Outcome,
+    Projector,
+    Question,
+    with_class_metrics,
+)
+from fitters.few_shot import learner_named
 from fitters.few_shot.learner import Classifier, Learner, Shots, likely_scale
-from fitters.few_shot.registry import learner_named
-from fitters.moments.transform import normalize_rows
 from fitters.pairs import Pairs
+from fitters.sources import normalize_rows
 
 #: Validation images of a class, at most.
 MOST_VALIDATION = 4

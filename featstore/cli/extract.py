@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -23,7 +22,6 @@ from featstore.cli.options import (
     say_taken,
     take,
 )
-from featstore.cli.progress import ProgressBar, show_failures, show_log
 from featstore.command_line import (
     EXIT_SKIPPED,
     EXIT_VERIFY,
@@ -31,7 +29,6 @@ from featstore.command_line import (
     StorePlace,
     StoreType,
     answer,
-    human_bytes,
     json_option,
     print_json,
     usage_error,
@@ -39,13 +36,13 @@ from featstore.command_line import (
 from featstore.errors import EncoderError, listed
 from featstore.extraction.options import EncoderSpec, ExtractConfig, HeadConfig
 from featstore.options import Owners, config_from, settings_from, settings_of
-from featstore.terminal import bad, good, say
+from featstore.terminal import ProgressBar, bad, good, human_bytes, say, show_failures, show_log
 
 if TYPE_CHECKING:
     from featstore.extraction.progress import ExtractResult, Progress
     from featstore.extraction.targets import Job, SetState
     from featstore.manifest.manifest import Manifest
-    from featstore.store.repair import Repair
+    from featstore.store.verify import Repair
 
 
 #: What reads the names of its own classes in place of a manifest: files of one class a line.
@@ -228,7 +225,6 @@ def extract_command(
     manifest: Path | None,
     kinds: tuple[str, ...],
     store: StorePlace | None,
-    log: str | None,
     dry_run: bool,
     as_json: bool,
     seeds: tuple[int, ...],
@@ -269,7 +265,6 @@ def extract_command(
                     head = extract_head(plan.labels, encoder=spec, store=store, config=plan.heads)
                 found.append(head)
         else:
-            path = _log_of(log, store)
             names = dict.fromkeys(spec.encoder for spec in encoders)
             loading = f"loading encoder {', '.join(names)}"
             # How it encodes is logged once, above the bar.
@@ -278,7 +273,7 @@ def extract_command(
                 show_log("featstore.extraction.options"),
             ):
                 show = partial(show_progress, bar)
-                job.config = replace(job.config, log=path, on_progress=show)
+                job.config = replace(job.config, on_progress=show)
                 found = run_extraction(job, place)
         results += found
         for spec, result in zip(encoders, found, strict=True):
@@ -300,26 +295,6 @@ def show_progress(bar: ProgressBar, progress: Progress) -> None:
     )
 
 
-def _log_of(named: str | None, store: StorePlace) -> Path | None:
-    """Return the log that was named, or that beside a store; None without one.
-
-    Nobody asked for that beside a store: it may be that it cannot be written.
-    """
-    if named is not None:
-        return None if named == "none" else Path(named)
-    from featstore.address import parse_address
-    from featstore.extraction.bucket import staging_folder
-
-    address = parse_address(store)
-    place = address if isinstance(address, Path) else staging_folder(address, None)
-    log = place.absolute().with_name(f"{place.absolute().name}.extract.jsonl")
-    folder = next((parent for parent in log.parents if parent.exists()), log.parent)
-    if os.access(log if log.exists() else folder, os.W_OK):
-        return log
-    click.echo(f"no log: {folder} cannot be written; name a file with --log", err=True)
-    return None
-
-
 def _named(key: str, spec: EncoderSpec) -> str:
     """Return the key of a set, and of which layer it is: keys of layers differ in digits alone."""
     return f"{key} ({spec.pool})" if str(spec.pool).startswith("layer:") else key
@@ -333,7 +308,7 @@ def _show_result(result: ExtractResult, spec: EncoderSpec, *, quiet: bool) -> No
         first = ", ".join(result.truncated_items[:5])
         click.echo(
             f"{result.truncated:,} texts were cut at the encoder's context length (first {first}); "
-            "the log lists them",
+            "--json lists them",
             err=True,
         )
     if not quiet:
@@ -414,8 +389,7 @@ def repair_command(
     left, the exit code is 4, and the command is printed that extracts it again.
     """
     from featstore.extraction.repair import repair_set
-    from featstore.store.repair import repair_log
-    from featstore.store.verify import verify_store
+    from featstore.store.verify import repair_log, verify_store
 
     every = []
     named = keys or sorted(repair_log(store, dry_run=True).sets)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featstore.cli.options import prompt_fields, prompts_option
-from featstore.cli.progress import ProgressBar, show_log
 from featstore.command_line import (
     EXIT_VERIFY,
     SectionedCommand,
@@ -33,7 +32,17 @@ from featstore.options import (
     settings_of,
 )
 from featstore.prompts import PromptChoice
-from featstore.terminal import TextTable, bad, good, in_words, print_facts, say, warning
+from featstore.terminal import (
+    ProgressBar,
+    TextTable,
+    bad,
+    good,
+    in_words,
+    print_facts,
+    say,
+    show_log,
+    warning,
+)
 
 if TYPE_CHECKING:
     from featstore.manifest.manifest import Manifest
@@ -117,7 +126,6 @@ def make_command(
     content hash; none is copied or changed. The same location and options give the same bytes.
     """
     from featstore.datasets import write_label_set
-    from featstore.sources.location import find_place
     from featstore.sources.making import (
         LABELS,
         LEFT_OUT_FILE,
@@ -126,6 +134,7 @@ def make_command(
         guessed,
         make_manifest,
     )
+    from featstore.sources.roots import find_place
 
     if source is None:
         source = guessed(location)
@@ -216,17 +225,15 @@ def _show(document: dict[str, Any], *, as_json: bool) -> None:
     document |= document.pop("source", {})
     print_facts(
         {
-            str(document.pop("name", "")): _facts(document),
+            str(document.pop("name", "")): [
+                (key.replace("_", " "), in_words(value)) for key, value in document.items()
+            ],
             "Pitfalls": [("", text) for text in pitfalls],
         }
     )  # fmt: skip
     if counts is not None:
         click.echo()
         counts_table(classes, counts).show()
-
-
-def _facts(document: dict[str, Any]) -> list[tuple[str, str]]:
-    return [(key.replace("_", " "), in_words(value)) for key, value in document.items()]
 
 
 def counts_table(classes: int, counts: dict[str, dict[str, int]]) -> TextTable:

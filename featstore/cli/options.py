@@ -382,9 +382,8 @@ def run_extraction(job: Job, place: Place) -> list[ExtractResult]:
     FeatstoreError
         As for `featstore.extract`.
     """
-    from featstore.extraction.job import run_logged
-    from featstore.extraction.ranks import extract_rank, rank_of
-    from featstore.extraction.ray_engine import extract_on_ray
+    from featstore.extraction.engines import extract_on_ray, extract_rank, rank_of
+    from featstore.extraction.job import run_here
     from featstore.extraction.workers import extract_on_devices
 
     if place.engine == "ray":
@@ -392,7 +391,7 @@ def run_extraction(job: Job, place: Place) -> list[ExtractResult]:
     if place.devices is not None:
         return extract_on_devices(job, place.devices)
     if place.shard is None:
-        return run_logged(job)
+        return run_here(job)
     which = rank_of(place.shard)
     found = extract_rank(job, which)
     for result in found:
@@ -459,12 +458,6 @@ def job_options(function: _Function) -> _Function:
             "N-th encoder, and `extract --encoder FAMILY: --help` lists them"
         ),
         seeds_option("Draw the views of --augment with this seed."),
-        click.option(
-            "--log",
-            metavar="FILE|none",
-            help="Write events as JSON lines to this file [default: STORE.extract.jsonl beside "
-            "the store].",
-        ),
     ]
     for add in reversed(options):
         function = add(function)

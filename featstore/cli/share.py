@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featstore.cli.options import open_at, set_named
-from featstore.cli.progress import ProgressBar, age, show_failures
 from featstore.command_line import (
     EXIT_ERROR,
     EXIT_SKIPPED,
@@ -19,7 +18,6 @@ from featstore.command_line import (
     answer,
     check_signed_options,
     count,
-    human_bytes,
     json_option,
     signed_options,
     store_option,
@@ -27,12 +25,10 @@ from featstore.command_line import (
 )
 from featstore.interop import FORMATS, ImportConfig
 from featstore.options import options_from
-from featstore.terminal import TextTable, bad, say
+from featstore.terminal import ProgressBar, TextTable, bad, human_bytes, say, show_failures
 
 if TYPE_CHECKING:
-    from featstore.remote.cache import CacheEntry
-    from featstore.share.copy import CopyReport
-    from featstore.share.publish import Relation
+    from featstore.share.copy import CopyReport, Relation
 
 
 _LICENCE = click.option(
@@ -274,40 +270,29 @@ def _bytes(ctx: click.Context, parameter: click.Parameter, text: str | None) -> 
 )  # fmt: skip
 @json_option
 def cache_command(max_size: int | None, as_json: bool) -> None:
-    """Show or empty the cache of remote stores, the last used first.
+    """Say what the cache of remote stores holds, or empty it.
 
     What is deleted can be fetched again; a process that reads it goes on.
     """
     from featstore.remote.cache import user_cache
 
     cache = user_cache()
-    if max_size is None:
-        _show_entries([*cache.stores(), *cache.shards()], "kept", as_json=as_json)
-        return
-    removed = cache.trim(limit=max_size) if max_size else cache.forget()
-    _show_entries(removed, "removed", as_json=as_json)
-
-
-def _show_entries(entries: list[CacheEntry], verb: str, *, as_json: bool) -> None:
-    total = sum(entry.bytes for entry in entries)
-    rows = [{"path": str(entry.path), "what": entry.what, "bytes": entry.bytes, "used": entry.used}
-            for entry in entries]  # fmt: skip
-    cells = [
-        (f"shard {entry.path.name[:12]}" if entry.what == "shard" else entry.what,
-         human_bytes(entry.bytes), age(entry.used))
-        for entry in entries
-    ]  # fmt: skip
-    parts: list[Any] = ["Nothing to remove" if verb == "removed" else "The cache is empty"]
-    if cells:
-        n = "1 entry" if len(cells) == 1 else f"{len(cells):,} entries"
-        done = f"{'Removed ' * (verb == 'removed')}{n}, {human_bytes(total)}"
-        parts = [TextTable(("NAME", "SIZE", "LAST USED"), cells), done]
-    answer({verb: rows, "bytes": total}, *parts, as_json=as_json)
+    removed = [] if max_size is None else cache.trim(limit=max_size) if max_size else cache.forget()
+    held = cache.shards()
+    size, freed = (sum(entry.bytes for entry in entries) for entries in (held, removed))
+    document = {
+        "path": str(cache.root), "limit": cache.limit, "shards": len(held), "bytes": size,
+        "removed": len(removed), "removed_bytes": freed,
+    }  # fmt: skip
+    gone = f"Removed {count(len(removed), 'shard')}, {human_bytes(freed)}"
+    of = f"{human_bytes(size)} of {human_bytes(cache.limit)}"
+    line = f"{cache.root} holds {count(len(held), 'shard')}, {of}"
+    answer(document, *([] if max_size is None else [gone]), line, as_json=as_json)
 
 
 def export_rows(place: StorePlace, key: str, out: Path, form: str, *, as_json: bool) -> None:
     """Export a set as npy, Parquet, safetensors or HDF5."""
-    from featstore.interop.writing import WIDENING, export_set
+    from featstore.interop.files import WIDENING, export_set
 
     if form not in FORMATS:
         raise usage_error(f"A set is written as {', '.join(FORMATS)}: give one as --format.")
@@ -347,7 +332,7 @@ def import_command(source: Path, store: Path, as_json: bool, **given: Any) -> in
     writes, clip-retrieval's folder, or a plain .npy or .h5 file or Zarr array with --items. Items
     whose row is all zeros are skipped and listed; the exit code is then 3.
     """
-    from featstore.interop.reading import import_rows
+    from featstore.interop.files import import_rows
     from featstore.store.store import open_store
 
     with ProgressBar(f"import {source}"):

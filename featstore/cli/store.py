@@ -14,7 +14,6 @@ import click
 
 from featstore.cli.manifests import verify_manifest
 from featstore.cli.options import KEY, open_at, set_named
-from featstore.cli.progress import ProgressBar, age
 from featstore.command_line import (
     EXIT_VERIFY,
     StorePlace,
@@ -22,7 +21,6 @@ from featstore.command_line import (
     answer,
     check_signed_options,
     count,
-    human_bytes,
     json_option,
     print_json,
     signed_options,
@@ -30,10 +28,22 @@ from featstore.command_line import (
 )
 from featstore.errors import CorruptStoreError, SignatureError
 from featstore.identity import HASHES, hash_hex
-from featstore.terminal import TextTable, bad, best, good, in_words, print_facts, say, warning
+from featstore.terminal import (
+    ProgressBar,
+    TextTable,
+    age,
+    bad,
+    best,
+    good,
+    human_bytes,
+    in_words,
+    print_facts,
+    say,
+    warning,
+)
 
 if TYPE_CHECKING:
-    from featstore.share.copy import SetDifference
+    from featstore.share.doctor import SetDifference
     from featstore.store.layout import SetKey
     from featstore.store.store import Duplicates, FeatureStore, SetInfo
 
@@ -56,7 +66,7 @@ def init_command(store: StorePlace, shared: bool, hash_name: str | None, as_json
     """
     from featstore.address import Address, parse_address
     from featstore.remote.objects import writable_objects
-    from featstore.share.publish import make_bucket_store
+    from featstore.share.copy import make_bucket_store
     from featstore.store.gc import make_store
 
     place = parse_address(store)
@@ -221,8 +231,8 @@ def list_sets(
     Returns the exit code, 4 if something of it is damaged or may not be read. With `whole`, also
     tags and signature are printed.
     """
+    from featstore.store.log import Signature
     from featstore.store.records import REVISIONS
-    from featstore.store.signature import Signature
 
     with ProgressBar(f"ls {place}"):
         opened = open_at(place)
@@ -269,10 +279,10 @@ def list_sets(
 
 def _begun(root: Path, key: SetKey) -> str:
     """Return how it stands with a set that is not finished: whether somebody writes it now."""
-    from featstore.store.lock import EXPIRY, LOCK, is_claimed
+    from featstore.store.lock import LOCK, is_claimed
 
     folder = key.directory(root)
-    if not is_claimed(folder, stale=EXPIRY):
+    if not is_claimed(folder):
         return "unfinished"
     since = min(lock.stat().st_mtime for lock in (folder / ".staging").rglob(LOCK))
     return f"being written since {time.strftime('%Y-%m-%d %H:%M', time.localtime(since))}"
@@ -494,7 +504,7 @@ def tag_command(
     whenever the store has changed.
     """
     from featstore.share.copy import drop_tag, make_tag, sign_store
-    from featstore.store.signature import make_key
+    from featstore.store.log import make_key
 
     if name is None and (sign_key is None or delete or select):
         raise usage_error("Give the NAME of a tag, or --sign-key alone.")
@@ -531,7 +541,7 @@ def diff_command(a: StorePlace, b: StorePlace, as_json: bool) -> None:
     Compared are items, rows, failures and attributes; rows by the hashes of their blocks, without
     reading them. Exits 0 either way. STORE@TAG is a store as it was then.
     """
-    from featstore.share.copy import compare_stores
+    from featstore.share.doctor import compare_stores
 
     with ProgressBar("diff", doing="comparing"):
         found = compare_stores(open_at(a), open_at(b))

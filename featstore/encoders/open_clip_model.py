@@ -306,7 +306,7 @@ class OpenClipTokens:
     Raises
     ------
     EncoderError
-        If it is another kind, or one that drops tokens by chance.
+        If it is another kind.
     """
 
     def __init__(self, tokenizer: Any, encoder: str) -> None:
@@ -314,10 +314,6 @@ class OpenClipTokens:
             raise EncoderError(
                 f"{encoder} has a tokenizer of kind {type(tokenizer).__name__}, which is not "
                 "served: only SimpleTokenizer and HFTokenizer are."
-            )
-        if getattr(tokenizer, "reduction_fn", None) is not None:
-            raise EncoderError(
-                f"The tokenizer of {encoder} drops tokens by chance, as in training only."
             )
         self.tokenizer = tokenizer
         self._encoder = encoder
@@ -344,12 +340,9 @@ class OpenClipTokens:
             ids = self.tokenizer(texts).numpy().astype(np.int64)
             prepared = []
             for text, row in zip(texts, ids, strict=True):
-                if row[last] == pad:
-                    # A text that leaves room was not cut, and is not tokenized twice.
-                    n_tokens = len(row) - int(np.argmax(row[last::-1] != pad))
-                else:
-                    n_tokens = self._count(text)
-                prepared.append(PreparedText(row, None, n_tokens))
+                # A text that leaves room was not cut, and is not tokenized twice.
+                cut = row[last] != pad and self._count(text) > len(row)
+                prepared.append(PreparedText(row, None, bool(cut)))
         return prepared
 
     def batch(self, texts: Sequence[PreparedText]) -> dict[str, torch.Tensor]:

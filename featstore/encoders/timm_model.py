@@ -19,10 +19,8 @@ import torch
 from timm.data import create_transform, resolve_model_data_config
 from torch import nn
 
-from featstore.encoders.base import DEFAULT_OPTIONS, EncoderOptions
-from featstore.encoders.golden import cosine_of
-from featstore.encoders.preprocessing import Preprocessing
-from featstore.encoders.runtime import DeviceCopies, TorchImageEncoder
+from featstore.encoders.base import DEFAULT_OPTIONS, EncoderOptions, cosine_of
+from featstore.encoders.runtime import DeviceCopies, Preprocessing, TorchImageEncoder
 from featstore.encoders.weights import (
     PACKAGES,
     WeightsSource,

@@ -14,7 +14,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 import transformers
-from tokenizers import Encoding, Tokenizer
 from torch import nn
 
 from featstore.encoders.base import TEXT_KINDS, EncoderOptions
@@ -142,18 +141,13 @@ class PreparedText:
     """(length,) int64, prefix and special tokens included."""
     type_ids: np.ndarray | None
     """(length,) int64 segments, for models that take them."""
-    n_tokens: int
-    """Tokens before the cut."""
+    truncated: bool
+    """Whether tokens were cut off."""
 
     @property
     def length(self) -> int:
         """Tokens that the model sees."""
         return len(self.ids)
-
-    @property
-    def truncated(self) -> bool:
-        """Whether tokens were cut off."""
-        return self.n_tokens > self.length
 
 
 def checked_text(item: Any, encoder: str) -> str:
@@ -178,8 +172,8 @@ def checked_text(item: Any, encoder: str) -> str:
 class TextTokenizer:
     """The tokenizer of a transformers model, with the model's longest input and a prefix.
 
-    Safe in threads: of a tokenizer that keeps its truncation as state it owns a copy, whose
-    state is set once.
+    Safe in threads: the library's tokenizers keep their truncation as state, so one thread at a
+    time uses it.
 
     Parameters
     ----------
@@ -207,19 +201,12 @@ class TextTokenizer:
         self._lock = threading.Lock()
         self._pad = 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
         self._with_types = "token_type_ids" in tokenizer.model_input_names
-        self._special = int(tokenizer.num_special_tokens_to_add(pair=False))
-        if limit is not None and limit <= self._special:
+        special = int(tokenizer.num_special_tokens_to_add(pair=False))
+        if limit is not None and limit <= special:
             raise EncoderError(
-                f"{encoder} adds {self._special} special tokens to every text, so its longest "
+                f"{encoder} adds {special} special tokens to every text, so its longest "
                 f"input must be more than that. Got {limit} instead."
             )
-        self._fast: Tokenizer | None = None
-        if tokenizer.is_fast:
-            self._fast = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-            self._fast.no_padding()
-            self._fast.no_truncation()
-            if limit is not None:
-                self._fast.enable_truncation(limit, direction=tokenizer.truncation_side)
 
     def prepare_many(self, items: Sequence[Any]) -> list[PreparedText]:
         """Return the tokens of each text, by one call of the tokenizer.
@@ -230,27 +217,20 @@ class TextTokenizer:
             If one is no text.
         """
         texts = [self._prefix + checked_text(item, self._encoder) for item in items]
-        if self._fast is None:
-            return [self._prepare_slowly(text) for text in texts]
-        # Without offsets, which nothing here reads; tokenizers before 0.20 always make them.
-        encode = getattr(self._fast, "encode_batch_fast", self._fast.encode_batch)
-        return [self._prepared(encoding) for encoding in encode(texts)]
-
-    def _prepared(self, encoding: Encoding) -> PreparedText:
-        ids = np.array(encoding.ids, np.int64)
-        # Every piece that was cut off carries special tokens of its own.
-        beyond = sum(len(piece.ids) - self._special for piece in encoding.overflowing)
-        types = np.array(encoding.type_ids, np.int64) if self._with_types else None
-        return PreparedText(ids, types, len(ids) + beyond)
-
-    def _prepare_slowly(self, text: str) -> PreparedText:
+        cut = {"truncation": self._limit is not None, "max_length": self._limit}
+        prepared = []
         with self._lock:
-            tokens = self._tokenizer(text, truncation=False, verbose=False)
-            whole = len(tokens["input_ids"])
-            if self._limit is not None and whole > self._limit:
-                tokens = self._tokenizer(text, truncation=True, max_length=self._limit)
-        types = np.array(tokens["token_type_ids"], np.int64) if self._with_types else None
-        return PreparedText(np.array(tokens["input_ids"], np.int64), types, whole)
+            tokens = self._tokenizer(texts, verbose=False, **cut)
+            types = tokens["token_type_ids"] if self._with_types else [None] * len(texts)
+            for text, ids, own in zip(texts, tokens["input_ids"], types, strict=True):
+                # Only a text that fills the input may have been cut: it is tokenized once more.
+                full = len(ids) == self._limit
+                whole = self._tokenizer(text, verbose=False)["input_ids"] if full else ids
+                segments = None if own is None else np.array(own, np.int64)
+                prepared.append(
+                    PreparedText(np.array(ids, np.int64), segments, len(whole) > len(ids))
+                )
+        return prepared
 
     def batch(self, texts: Sequence[PreparedText]) -> dict[str, torch.Tensor]:
         """Return the model's inputs, padded on the right to the longest text of the batch."""

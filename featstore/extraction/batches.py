@@ -1,7 +1,8 @@
-"""Batches of a job, and the batch size that the device takes.
+"""Batches of a job, what a device does with them, and the runs of pictures that they are made of.
 
-The size is settled before the first block, because it is part of the plan: blocks of another
-size may differ in bits. A job that is resumed takes the size that it was begun with.
+Runs are prepared by processes, or on a device, and heard of once a run. What is done here for an
+image is done in loops of C: a process of Python can hand out ten thousand runs a second, but not as
+many images as a device takes.
 """
 
 from __future__ import annotations
@@ -10,17 +11,20 @@ import gc
 import logging
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal
+from math import prod
+from typing import Any
 
 import numpy as np
 
-from featstore.encoders.base import IMAGE_KINDS, TEXT_KINDS, Encoder, text_batches
-from featstore.encoders.golden import golden_inputs
+from featstore.decoding import Decoded, DecodePool, Feed, Ring, Run, reason_of
+from featstore.encoders.base import TEXT_KINDS, Encoder, text_batches
 from featstore.errors import DeviceError, is_out_of_memory
-from featstore.images import Geometry
+from featstore.extraction.progress import StageClock
+from featstore.images import MAX_PIXELS, Geometry, decode_batch, own_stream
 from featstore.parallel import stay_beside
 
 logger = logging.getLogger(__name__)
@@ -68,25 +72,6 @@ class Batches:
             ([rows[place] for place in places], [prepared[place] for place in places])
             for places in text_batches(self._encoder, prepared, self._size)
         ]
-
-
-#: Batches that texts are sorted into: with so many, few of them hold texts of unlike length.
-WINDOW_BATCHES = 256
-
-#: Blocks of a window at most: of a window none is finished long before the last.
-MAX_WINDOW = 16
-
-
-def sorting_window(encoder: Encoder, batch: int, *, items: int, block_rows: int) -> int:
-    """Return over how many blocks the texts of a set are sorted by length into batches.
-
-    Windows begin at multiples of that number, whatever else is encoded, so that the batches
-    follow from the texts alone. With other encoders than those that sort, it is 1.
-    """
-    if not hasattr(encoder, "length"):
-        return 1
-    enough = -(-WINDOW_BATCHES * batch // block_rows)
-    return max(1, min(enough, MAX_WINDOW, -(-items // block_rows)))
 
 
 class BatchRunner:
@@ -165,7 +150,7 @@ class BatchRunner:
             if not self._halve or len(part) == 1:
                 raise DeviceError(
                     f"{self.encoder.name} ran out of memory on {self.device} with "
-                    f"{len(part):,} items at once. Take `batch_size=auto`, or a smaller one."
+                    f"{len(part):,} items at once. Take a smaller `batch_size=`."
                 ) from err
         # What a failed forward pass has left is given back.
         gc.collect()
@@ -240,67 +225,184 @@ def use_device(device: str | None) -> None:
         stay_beside(torch.cuda.get_device_properties(number))
 
 
-#: What is tried first on a device other than the CPU.
-FIRST_GUESS = 256
+#: Batches of an encoder that overlaps, at once: one is encoded, one waits in the device's queue,
+#: one is being copied there.
+IN_FLIGHT = 3
 
-#: Words of the text that is tried: longer than any context, it is cut.
-_LONG_TEXT = "photograph " * 2048
+#: Batches that are prepared ahead of the encoders.
+LOOKAHEAD = 2
 
 
-def settle_batch_size(
-    encoder: Encoder,
-    requested: int | Literal["auto"] | None,
-    *,
-    begun: int | None,
-    device: str,
-) -> int:
-    """Return the items of a batch.
+#: Items of a run.
+RUN = 32
+
+#: Runs of a job for each process, at least, so that none is idle while another ends.
+SHARES = 4
+
+
+class Runs:
+    """Runs of pictures that processes read, decode, resize and crop.
 
     Parameters
     ----------
-    requested : int, "auto" or None
-        None is the encoder's own.
-    begun : int, optional
-        Size with which an interrupted attempt was begun; a number that was asked for wins.
-    device : str
-
-    Raises
-    ------
-    EncoderError
-        If not even one item fits.
+    runners : sequence of BatchRunner
+        With a geometry each; equal ones share their pixels.
+    feed : Feed
+    workers : int
+        Processes.
+    clock : StageClock
+    pool : DecodePool
     """
-    if isinstance(requested, int):
-        return requested
-    if begun is not None:
-        return begun
-    if requested is None:
-        return encoder.batch_size
-    guess = encoder.batch_size if device == "cpu" else FIRST_GUESS
-    # It needs as much memory as any.
-    inputs = golden_inputs(encoder.kinds) if IMAGE_KINDS & encoder.kinds else [_LONG_TEXT]
-    largest = encoder.prepare(inputs[0])
-    runner = BatchRunner(encoder, guess, device=device, halve=True)
-    runner.encode([largest] * guess)
-    if device == "cpu" or runner.limit < guess:
-        return runner.limit
-    return _doubled(encoder, largest, guess, device=device)
+
+    def __init__(
+        self,
+        runners: Sequence[BatchRunner],
+        feed: Feed,
+        workers: int,
+        clock: StageClock,
+        pool: DecodePool,
+    ) -> None:
+        assert pool.memory is not None
+        self._pool = pool
+        self.geometries = feed.geometries
+        self.shapes = [self.geometries.index(runner.geometry) for runner in runners]
+        self._workers, self._clock = workers, clock
+        size = max(runner.size for runner in runners)
+        # A run at work and one that waits for each process; the runs of a batch, which are short
+        # where `parts` shares a block out, for each that is encoded, waits, or is being made.
+        of_batch = max(-(-size // RUN), min(size, SHARES * workers)) + 1
+        self._ring = Ring.make(
+            pool.memory,
+            RUN,
+            [geometry.shape for geometry in self.geometries],
+            flying=2 * workers + LOOKAHEAD,
+            spare=(IN_FLIGHT + 1) * of_batch,
+        )
+        pool.take_runs(feed, self._ring)
+
+    @property
+    def full(self) -> bool:
+        """Whether a run must be taken before the next one is submitted."""
+        return self._ring.full
+
+    def parts(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield rows of a block run by run."""
+        length = min(RUN, max(1, -(-len(rows) // (SHARES * self._workers))))
+        for start in range(0, len(rows), length):
+            yield rows[start : start + length]
+
+    def submit(self, names: tuple[str, ...], items: list[tuple[Any, ...]]) -> Callable[[], Decoded]:
+        """Begin to prepare items; return what waits for them. There must be room."""
+        slot = self._ring.take()
+        decoded = self._pool.submit_run(Run(slot, names, items))
+        return lambda: self._taken(slot, len(items), decoded.result())
+
+    def close(self) -> None:
+        """End the processes."""
+        self._pool.close()
+
+    def _taken(self, slot: int, count: int, decoded: Decoded) -> Decoded:
+        self._count(decoded)
+        lent = self._ring.lend(slot, count)
+        for rows in lent:
+            for place in decoded.failures:
+                rows[place] = None
+        decoded.prepared = [lent[shape] for shape in self.shapes]
+        return decoded
+
+    def _count(self, decoded: Decoded) -> None:
+        for stage, seconds in zip(("read", "decode", "prepare"), decoded.seconds, strict=True):
+            self._clock.add(stage, seconds)
 
 
-#: A batch is not doubled beyond this many items, nor where an item then takes more than this share
-#: of the time.
-MOST, PAYS = 4096, 0.95
+class DeviceRuns(Runs):
+    """Runs of pictures that are decoded, resized and cropped on a device, on a stream of its own.
 
+    Parameters
+    ----------
+    runners : sequence of BatchRunner
+        With a geometry each.
+    feed : Feed
+    device : str
+    accepted : mapping
+        ``formats`` and ``max_pixels`` of `featstore.images.decode_image`.
+    workers, clock
+        As of `Runs`: threads that read.
+    """
 
-def _doubled(encoder: Encoder, item: Any, size: int, *, device: str) -> int:
-    """Return a size that fits, doubled while that fits and pays."""
-    trial, best = size, float("inf")
-    while trial <= MOST:
-        runner = BatchRunner(encoder, trial, device=device, halve=True)
-        for _ in range(2):  # the first warms up
-            started = time.perf_counter()
-            runner.encode([item] * trial)
-            each = (time.perf_counter() - started) / trial
-        if runner.limit < trial or each > PAYS * best:
-            break
-        size, best, trial = trial, each, 2 * trial
-    return size
+    def __init__(
+        self,
+        runners: Sequence[BatchRunner],
+        feed: Feed,
+        device: str,
+        accepted: Mapping[str, Any],
+        workers: int,
+        clock: StageClock,
+    ) -> None:
+        self.geometries = feed.geometries
+        self.shapes = [self.geometries.index(runner.geometry) for runner in runners]
+        self._workers, self._clock = workers, clock
+        self._there = [bool(getattr(runner.encoder, "overlaps", False)) for runner in runners]
+        self._feed, self._device, self._accepted = feed, device, accepted
+        self._readers = ThreadPoolExecutor(workers, thread_name_prefix="prepare")
+        self._decoding = ThreadPoolExecutor(1, "prepare", use_device, (device,))
+        self._flying = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether a run must be taken before the next one is submitted."""
+        return self._flying >= IN_FLIGHT + LOOKAHEAD
+
+    def submit(self, names: tuple[str, ...], items: list[tuple[Any, ...]]) -> Callable[[], Decoded]:
+        """Begin to prepare items; return what waits for them. There must be room."""
+        self._flying += 1
+        records = [dict(zip(names, values, strict=True)) for values in items]
+        files = [self._readers.submit(self._read, record) for record in records]
+        found = self._decoding.submit(self._decode, files)
+        return lambda: self._landed(found.result())
+
+    def close(self) -> None:
+        """End the threads."""
+        for threads in (self._readers, self._decoding):
+            threads.shutdown(wait=True, cancel_futures=True)
+
+    def _read(self, record: Mapping[str, Any]) -> bytes | str:
+        try:
+            with self._clock.measure("read"):
+                return self._feed.reader.read(record) if self._feed.reader else ""
+        except OSError as err:
+            return str(err)
+
+    def _landed(self, found: Decoded) -> Decoded:
+        self._flying -= 1
+        self._count(found)
+        return found
+
+    def _decode(self, files: list[Future[bytes | str]]) -> Decoded:
+        """Decode the files, and make of each what the encoders see."""
+        data, decoded, begun = [file.result() for file in files], Decoded(), time.perf_counter()
+        rows: list[list[Any]] = [[None] * len(data) for _ in self.geometries]
+        with on_device(self._device), own_stream(self._device):
+            pictures = decode_batch(data, self._device, **self._accepted)
+            ended = time.perf_counter()
+            for place, picture in enumerate(pictures):
+                if isinstance(picture, str):
+                    decoded.failures[place] = picture
+                    continue
+                try:
+                    made = [geometry.on_tensor(picture) for geometry in self.geometries]
+                except RuntimeError as err:
+                    sizes = [one.resized(*picture.shape[1::-1]) for one in self.geometries]
+                    # A picture long and thin may be too large once it is as high as the others.
+                    if is_out_of_memory(err) and max(map(prod, sizes)) <= MAX_PIXELS:
+                        raise
+                    decoded.failures[place] = reason_of(err)
+                    continue
+                for row, one in zip(rows, made, strict=True):
+                    row[place] = one
+        decoded.seconds = [0.0, ended - begun, time.perf_counter() - ended]
+        decoded.prepared = [
+            [one if one is None or there else one.cpu().numpy() for one in rows[shape]]
+            for shape, there in zip(self.shapes, self._there, strict=True)
+        ]
+        return decoded

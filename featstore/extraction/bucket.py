@@ -11,7 +11,7 @@ encoders its blocks are put into the bucket, each as one file below
 A block is put on the condition that there is none: the first one is the block of the set, and
 whoever made another takes that one. The golden vectors are agreed on likewise. So all machines that
 share a plan end with the same blocks and the same golden vectors, hence with the same revision, and
-the last step of each is the push of `featstore.share.publish`, which one of them may begin and
+the last step of each is the push of `featstore.share.copy`, which one of them may begin and
 another end. Only then does the set exist for readers. The blocks are removed after the log lists
 it, never before.
 """
@@ -26,7 +26,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-from data_manifests.cache import cache_folder
+from data_manifests import cache_folder
 from featstore.address import Address, parse_address
 from featstore.durable import local_folder
 from featstore.errors import (
@@ -37,26 +37,25 @@ from featstore.errors import (
     StoreWriteError,
     UnknownSetError,
 )
-from featstore.extraction.golden_check import GOLDEN_FILE, Golden
+from featstore.extraction.opening import GOLDEN_FILE, Golden
 from featstore.extraction.progress import ExtractResult
 from featstore.identity import SHORT, canonical_json, sha256_hex
 from featstore.remote.objects import Objects, open_objects, writable_objects
-from featstore.share.copy import send_thumbnails
-from featstore.share.publish import (
+from featstore.share.copy import (
     Relation,
     SetSource,
     make_bucket_store,
     publish,
     read_present,
     read_record,
+    send_thumbnails,
 )
-from featstore.store.base import extended
 from featstore.store.files import MAX_JSON_BYTES, json_bytes
 from featstore.store.gc import make_store, remove_set
 from featstore.store.layout import SetKey, SetSpec
 from featstore.store.lock import folder_lock
 from featstore.store.log import Log, read_log
-from featstore.store.staging import BlockRecord
+from featstore.store.staging import BlockRecord, extended
 from featstore.store.store import FeatureStore, SetInfo, open_store
 from featstore.store.tables import ItemFile
 from featstore.store.writer import SetWriter

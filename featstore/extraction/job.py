@@ -1,30 +1,319 @@
-"""Extract embeddings: run a job, and complete what it leaves."""
+"""Extract embeddings: run a job, encode and write its sets, and complete what it leaves."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+import functools
+import sys
+import timeit
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from featstore.errors import EncoderError
-from featstore.extraction.options import EncoderSpec, ExtractConfig, settle_options
-from featstore.extraction.progress import ExtractResult, JobLog, Progress
-from featstore.extraction.run import encode_sets
-from featstore.extraction.targets import Job
-from featstore.extraction.views import draw_view, source_item
-from featstore.images import ImageError, decode_image, thumbnail_webp
+from featstore.encoders.base import golden_images, golden_inputs
+from featstore.errors import AlreadyFinishedError, EncoderError
+from featstore.extraction.batches import (
+    BatchRunner,
+    torch_threads,
+)
+from featstore.extraction.opening import (
+    GOLDEN_FILE,
+    Golden,
+    require_same_encoder,
+)
+from featstore.extraction.options import EncoderSpec, ExtractConfig, settle_options, tell_how
+from featstore.extraction.pipeline import (
+    BlockTask,
+    FailureLimit,
+    Preparation,
+    encode_blocks,
+)
+from featstore.extraction.progress import (
+    ExtractResult,
+    Progress,
+    StageClock,
+    Tracker,
+)
+from featstore.extraction.targets import Job, Target, check_free_space
+from featstore.images import (
+    Geometry,
+    ImageError,
+    decode_image,
+    draw_view,
+    source_item,
+    thumbnail_webp,
+)
 from featstore.manifest.io import read_manifest
 from featstore.manifest.manifest import Manifest
 from featstore.options import document
+from featstore.parallel import gains_from_bf16
 from featstore.sources.reader import ByteReader
 from featstore.store import BLOCK_ROWS
+from featstore.store.layout import LayoutLimits
 from featstore.store.tables import read_thumbnails, write_thumbnails
+from featstore.store.writer import SetWriter, WriteOptions
+
+
+def encode_sets(job: Job, targets: Sequence[Target]) -> dict[str, ExtractResult]:
+    """Make these sets; return set_id -> result.
+
+    Sets whose blocks have the same rows share one pass.
+    """
+    results: dict[str, ExtractResult] = {}
+    with ByteReader(job.source.root) as reader, contextlib.ExitStack() as stack:
+        # Layout and dtype are checked, and disks measured, before anything is written.
+        for target in targets:
+            _prepare_set(job, target)
+        if job.config.pinned is None:
+            tell_how(say_how(job, {target.spec.set_id: target.settings for target in targets}))
+        if not job.config.part:  # of parts, `settle` looks once for all
+            new = [target for target in targets if not target.repair]
+            check_free_space(job.folder, [target.state() for target in new])
+        for encoder in (target.encoder for target in targets):
+            if (check := getattr(encoder, "check_head", None)) is not None:
+                check([encoder.prepare(item) for item in golden_inputs(encoder.kinds)])
+        opened: list[Target] = []
+        for target in targets:
+            done = _open_writer(job, target, stack)
+            if done is not None:
+                results[target.spec.set_id] = done
+                continue
+            _check_golden(target)
+            target.known = target.known_rows(target.golden)
+            opened.append(target)
+        shapes = [
+            (one.writer.layout.block_rows, [p.start for p in one.writer.layout.parts],
+             number * (one.writer.items is not job.items))
+            for number, one in enumerate(opened)
+        ]  # fmt: skip
+        for shape in sorted({repr(shape): shape for shape in shapes}.values()):
+            group = [one for one, own in zip(opened, shapes, strict=True) if own == shape]
+            results |= _run_pass(job, group, reader)
+    return results
+
+
+def _prepare_set(job: Job, target: Target) -> None:
+    """Make the writer, with batch size and threads settled.
+
+    Raises
+    ------
+    EncoderError
+        If the job's plan has no such set.
+    """
+    config, pinned = job.config, job.config.pinned
+    if pinned is not None and target.spec.set_id not in pinned:
+        raise EncoderError(
+            f"The plan of the job has no {target.spec.key}, in {target.spec.precision} as "
+            f"{config.device} settled it. Give every worker one `precision=`, and run the same "
+            "command again."
+        )
+    settings = settle_settings(job, target) if pinned is None else dict(pinned[target.spec.set_id])
+    target.settings = settings
+    target.writer = SetWriter(
+        job.folder,
+        target.spec,
+        job.file,
+        target.encoder.dim,
+        facts=target.facts(),
+        # What a repair has staged is not taken for an extension, and goes on as a repair.
+        plan={"settings": {**settings, "repair": True} if target.repair else settings},
+        options=WriteOptions(
+            config.retry_failed,
+            repair=target.repair,
+            part=config.part,
+            wait=config.wait,
+        ),
+        limits=LayoutLimits(block_rows=config.block_rows),
+    )
+    target.runner = BatchRunner(
+        target.encoder,
+        settings["batch"],
+        device=config.device,
+        halve=config.may_halve,
+        threads=settings["threads"],
+    )
+    target.golden = Golden(target.encoder, settings["threads"])
+
+
+def settle_settings(job: Job, target: Target) -> dict[str, Any]:
+    """Return batch size, threads and device type, on which the bits of a row depend."""
+    config = job.config
+    # Not which of several equal devices: they share the blocks of a set.
+    device = config.device.partition(":")[0]
+    # On another device the bits of a row differ.
+    begun = next((one for one in target.begun_settings() if one.get("device") == device), {})
+    return {
+        "batch": config.batch_size or begun.get("batch") or target.encoder.batch_size,
+        "threads": config.threads or begun.get("threads") or job.threads,
+        "device": device,
+    }
+
+
+def say_how(job: Job, settings: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return in one line where and how sets are encoded, why, and what would be faster.
+
+    Parameters
+    ----------
+    job : Job
+    settings : mapping
+        set_id -> what `settle_settings` returned, for the sets that are not finished.
+
+    Returns
+    -------
+    str
+        Empty where no encoder of torch has anything to do.
+    """
+    targets = [target for target in job.targets if target.spec.set_id in settings]
+    targets = [target for target in targets if hasattr(target.encoder, "precision_reason")]
+    if not targets:
+        return ""
+    device, why = job.config.device, job.config.device_reason or "as asked for"
+    reasons: dict[str, str] = {}
+    for target in targets:
+        reasons.setdefault(target.spec.precision, target.encoder.precision_reason)  # type: ignore[attr-defined]
+    own = [settings[target.spec.set_id] for target in targets]
+    batches = " and ".join(dict.fromkeys(str(one["batch"]) for one in own))
+    precisions = ", ".join(f"in {name} ({reason})" for name, reason in reasons.items())
+    on_gpu = device.startswith("cuda")
+    faster = [] if on_gpu else ["a GPU"]
+    if "float32" in reasons and (on_gpu or gains_from_bf16()):
+        faster.append("`precision=bfloat16`, which makes another set")
+    return (
+        f"Encoding on {device} ({why}), {precisions}, batches of {batches}, "
+        f"threads: {own[0]['threads']}."
+        + (f" May be faster: {'; '.join(faster)}." if faster else "")
+    )
+
+
+def _open_writer(job: Job, target: Target, stack: contextlib.ExitStack) -> ExtractResult | None:
+    """Claim the set; return its result if another process has finished it meanwhile."""
+    try:
+        stack.enter_context(target.writer)
+        pending = set(target.writer.pending())
+        if job.bucket is not None:
+            retry = job.config.retry_failed
+            shared = job.bucket.blocks(target.writer, job.file, target.settings, retry=retry)
+            target.shared = stack.enter_context(shared)
+            if job.config.part is None:
+                shared.agree(target.golden)
+            pending = shared.settle(publishes=job.config.part is None)
+        target.pending = frozenset(pending)
+    except AlreadyFinishedError:
+        done = target.finished()
+        if done is None:
+            raise
+        return done
+    return None
+
+
+def _check_golden(target: Target) -> None:
+    base = target.writer.base
+    if base is not None and GOLDEN_FILE not in base.lost:
+        require_same_encoder(target.golden, str(target.spec.key), base.directory, base.commit)
+
+
+def _run_pass(job: Job, sets: list[Target], reader: ByteReader) -> dict[str, ExtractResult]:
+    """Encode every pending block once for all sets that lack it, and publish the sets."""
+    clock = StageClock()
+    tracker = Tracker(
+        clock,
+        rows_total=sum(one.writer.layout.n for one in sets),
+        rows_done=sum(one.n_done_at_start() for one in sets),
+        encoders=len(sets),
+        workers=job.workers,
+        device=job.config.device,
+    )
+    limit = _failure_limit(job, sets, tracker)
+    limit.check()
+    on_step, on_progress = job.config.on_step, job.config.on_progress
+    geometry, resizing = sets[0].runner.geometry, None
+    # Where no encoder has loaded it, importing torch for a line takes seconds and 200 MB.
+    if geometry is not None and job.config.usual_pixels and "torchvision" in sys.modules:
+        resizing = partial(resizing_gain, geometry)
+
+    def count(rows: int) -> None:
+        tracker.advance(rows, encoded=True)
+        if on_step is not None:
+            on_step(tracker.step())
+            return
+        tell_how(tracker.first_bottleneck(resizing))
+        if on_progress is not None:
+            on_progress(tracker.progress())
+
+    with Preparation(
+        reader,
+        [one.runner for one in sets],
+        workers=job.workers,
+        pool=job.early.pop() if job.early else job.decoders(),
+        gpu=job.config.device if job.config.decode == "gpu" else None,
+        accepted=job.accepted,
+        clock=clock,
+    ) as preparation:
+        outputs = encode_blocks(_tasks(job, sets), preparation, on_failure=limit.add, on_rows=count)
+        for output in outputs:
+            for number, one in enumerate(sets):
+                if output.number not in one.pending:
+                    continue
+                with clock.measure("write"):
+                    tracker.advance(one.write(output, number), encoded=False)
+                if job.config.on_block is not None:
+                    job.config.on_block(one.block_done(output.number))
+    run = {
+        "seconds": round(tracker.elapsed, 3),
+        "shares": tracker.shares(),
+        "settings": job.settings(),
+    }
+    results = {}
+    for one in sets:
+        results[one.spec.set_id] = one.end_part() if job.config.part else one.finish(run)
+    return results
+
+
+@functools.cache
+def resizing_gain(geometry: Geometry) -> float:
+    """Return how many times as fast as Pillow torchvision resizes a photograph here, on a thread.
+
+    Measured once a process.
+    """
+    image, seconds = golden_images()[0].resize((640, 480)), []
+    with torch_threads(1):
+        for resizer in ("torchvision", "pillow"):
+            resize = partial(replace(geometry, resizer=resizer).data, image)
+            resize()  # what is imported once
+            seconds.append(min(timeit.repeat(resize, number=1, repeat=5)))
+    return seconds[1] / seconds[0]
+
+
+def _tasks(job: Job, sets: Sequence[Target]) -> Iterator[BlockTask]:
+    """Yield every block that some set lacks."""
+    for block in sorted(frozenset().union(*(one.pending for one in sets))):
+        items = sets[0].writer.items[sets[0].writer.layout.block_slice(block)]
+        job.source.check_files(items)
+        yield BlockTask(block, items, [one.needed(block) for one in sets])
+
+
+def _failure_limit(job: Job, sets: Sequence[Target], tracker: Tracker) -> FailureLimit:
+    before: dict[str, str] = {}
+    tried_again = 0
+    for one in sets:
+        before |= one.new_failures_before()
+        if one.writer.base is not None:
+            base = one.writer.base
+            tried_again = max(tried_again, int((~base.kept & base.commit.failed_rows()).sum()))
+    tracker.failures = set(before)
+    config = job.config
+    if config.max_failures is None and any(one.repair for one in sets):
+        # What was embedded must be again; only what failed before may fail.
+        config = replace(config, max_failures=tried_again)
+    return FailureLimit(
+        str(sets[0].spec.key), job.items.height, config, before=before, known=tried_again,
+        on_failure=lambda item, _: tracker.failures.add(item),
+    )  # fmt: skip
 
 
 def draw_thumbnails(job: Job, *, skip: Collection[str], side: int = 96) -> None:
@@ -49,9 +338,6 @@ def draw_thumbnails(job: Job, *, skip: Collection[str], side: int = 96) -> None:
             list(threads.map(draw, part.iter_rows(named=True)))
     # Without a new one, too: a job that was stopped may not have listed, or united, what it wrote.
     write_thumbnails(directory, small)
-
-
-logger = logging.getLogger(__name__)
 
 
 def extract(
@@ -168,29 +454,24 @@ def extract_many(
     [4, 4]
     """
     source = manifest if isinstance(manifest, Manifest) else read_manifest(Path(manifest))
-    return run_logged(Job(source, kind, encoders, store, config or ExtractConfig()))
+    return run_here(Job(source, kind, encoders, store, config or ExtractConfig()))
 
 
-def run_logged(job: Job) -> list[ExtractResult]:
-    """Open a job and run it in this process; errors are logged, too."""
-    with contextlib.closing(JobLog(job.config.log)) as log, contextlib.closing(job):
-        try:
-            return run_job(job.open(begin=True), log)
-        except BaseException as err:
-            log.write("error", error=type(err).__name__, message=" ".join(str(err).split()))
-            raise
+def run_here(job: Job) -> list[ExtractResult]:
+    """Open a job and run it in this process."""
+    with contextlib.closing(job):
+        return run_job(job.open(begin=True))
 
 
-def run_job(job: Job, log: JobLog) -> list[ExtractResult]:
+def run_job(job: Job) -> list[ExtractResult]:
     """Make the sets of an open job that are not there, and the thumbnails."""
-    log.write("started", store=str(job.folder), items=job.items.height, settings=job.settings())
     for target in job.targets:
         target.mend()
     found = {target.spec.set_id: target.finished() for target in job.targets}
     results = {set_id: done for set_id, done in found.items() if done is not None}
     missing = [target for target in job.targets if target.spec.set_id not in results]
     if missing:
-        results |= encode_sets(job, missing, log)
+        results |= encode_sets(job, missing)
     if job.thumbnails and not job.config.part:
         if job.bucket is not None:
             job.bucket.fetch_thumbnails(job.targets[0].spec.key)
@@ -201,8 +482,4 @@ def run_job(job: Job, log: JobLog) -> list[ExtractResult]:
         for target in job.targets:
             ended = job.bucket.publish(target.spec, job.file, retry_failed=retry)
             results |= {target.spec.set_id: ended} if ended else {}
-    ordered = [results[target.spec.set_id] for target in job.targets]
-    for result in ordered:
-        summary = {k: v for k, v in result.as_dict().items() if not isinstance(v, dict | list)}
-        log.write("finished", **summary)
-    return ordered
+    return [results[target.spec.set_id] for target in job.targets]

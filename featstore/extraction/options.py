@@ -93,22 +93,11 @@ class EncoderSpec:
     space: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        given: Any = self.layers
-        if isinstance(given, str):
-            names = tuple(name.strip() for name in given.split(","))
-            object.__setattr__(self, "layers", names)
-        if not self.layers:
-            return
-        if self.pool is not None:
+        if self.layers and self.pool is not None:
             raise EncoderError(
                 f"{self.encoder} is asked for layers {', '.join(self.layers)} and for pool "
                 f"{self.pool!r}. Layers are averaged: leave the pool out, or name the encoder once "
                 "more for it."
-            )
-        if "" in self.layers or len(set(self.layers)) < len(self.layers):
-            raise EncoderError(
-                f"The layers of {self.encoder} must be different names; got "
-                f"{','.join(self.layers)!r}."
             )
 
     def each_layer(self) -> list[EncoderSpec]:
@@ -164,7 +153,7 @@ class ExtractConfig:
 
     Examples
     --------
-    >>> ExtractConfig(batch_size="auto", dtype="float32").precision
+    >>> ExtractConfig(batch_size=64, dtype="float32").precision
     'auto'
     """
 
@@ -186,11 +175,11 @@ class ExtractConfig:
         choices=("float16", "bfloat16", "float32"),
         flag="--dtype",
     )
-    batch_size: int | Literal["auto"] | None = option(
+    batch_size: int | None = option(
         None,
-        help="Encode this many items at once; auto halves the number until it fits, and doubles "
-        "it on a GPU while that pays. A resumed job keeps its number, and begins anew with "
-        "another [default: the encoder's, 256 on cuda].",
+        help="Encode this many items at once; without it, a GPU takes half of them where they do "
+        "not fit. A resumed job keeps its number, and begins anew with another [default: the "
+        "encoder's, 256 on cuda].",
         at_least=1,
     )
     threads: int | None = option(
@@ -278,9 +267,6 @@ class ExtractConfig:
         flag=None,
     )
     block_rows: int = option(BLOCK_ROWS, help="Rows of a block.", flag=None, at_least=1)
-    log: str | Path | None = option(
-        None, help="File to which events are appended as JSON lines.", flag=None
-    )
     device_reason: str = field(default="", repr=False)
     part: tuple[int, int] | None = None
     pinned: Mapping[str, Mapping[str, Any]] | None = field(default=None, repr=False)
@@ -303,7 +289,7 @@ class ExtractConfig:
     @property
     def may_halve(self) -> bool:
         """Whether a batch that does not fit is run in parts: on a GPU, unless a size was given."""
-        return self.batch_size == AUTO or (self.batch_size is None and self.device != "cpu")
+        return self.batch_size is None and self.device != "cpu"
 
     @property
     def usual_pixels(self) -> bool:
@@ -312,8 +298,8 @@ class ExtractConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the options as plain values, for the provenance: no path, no callable."""
-        names = set(option_names(type(self))) - {"log", "staging"}
-        return {name: getattr(self, name) for name in option_names(type(self)) if name in names}
+        names = option_names(type(self))
+        return {name: getattr(self, name) for name in names if name != "staging"}
 
 
 @with_options
@@ -345,19 +331,13 @@ class HeadConfig:
         ".json file instead of MANIFEST.",
         flag=None,
     )
-    check_names: str | None = option(
-        None, help="Compare a head's rows with the class names by this text encoder.", flag="-s"
-    )
-    check_weights: str | None = option(
-        None, help="Load the weights of the check_names encoder from here.", flag="-s"
-    )
     device: str = "cpu"
     wait: float = 0.0
     staging: Path | None = None
     repair: bool = False
 
     def __post_init__(self) -> None:
-        # A GPU gains nothing: four pictures are encoded, in float32, and a text a class at most.
+        # A GPU gains nothing: four pictures are encoded, in float32.
         if self.device == AUTO:
             object.__setattr__(self, "device", "cpu")
 

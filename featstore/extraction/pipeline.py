@@ -23,16 +23,31 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import polars as pl
 
-from featstore.decoding.pool import DecodePool, decode_on_gpu
-from featstore.decoding.worker import SUPPORTED, Decoded, Feed, Reader
+from featstore.decoding import SUPPORTED, Decoded, DecodePool, Feed, Reader
 from featstore.encoders.base import TEXT_KINDS, prepare_many
 from featstore.errors import TooManyFailuresError
-from featstore.extraction.batches import Batch, Batches, BatchRunner, on_device, use_device
+from featstore.extraction.batches import (
+    IN_FLIGHT,
+    LOOKAHEAD,
+    Batch,
+    Batches,
+    BatchRunner,
+    DeviceRuns,
+    Runs,
+    on_device,
+    use_device,
+)
 from featstore.extraction.options import ExtractConfig
 from featstore.extraction.progress import StageClock, ignore
-from featstore.extraction.runs import IN_FLIGHT, LOOKAHEAD, Coming, DeviceRuns, Pixels, Runs
-from featstore.extraction.views import VIEW_ID, draw_view, source_item
-from featstore.images import LEFT_OUT, ImageError, decode_image
+from featstore.images import (
+    LEFT_OUT,
+    VIEW_ID,
+    ImageError,
+    decode_image,
+    decode_on_gpu,
+    draw_view,
+    source_item,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -116,14 +131,10 @@ class Preparation:
             if preparing is not None:
                 preparing.close()
 
-    def prepare_texts(self, texts: list[str], wanted: np.ndarray) -> Pixels:
-        """Prepare texts, each for the encoders that want it."""
-        made = []
+    def prepare_texts(self, texts: list[str]) -> Decoded:
+        """Prepare texts for each encoder."""
         with self.clock.measure("prepare"):
-            for runner, wants in zip(self.runners, wanted, strict=True):
-                own = iter(prepare_many(runner.encoder, list(compress(texts, wants))))
-                made.append([next(own) if wanted_here else None for wanted_here in wants])
-        return Pixels(made, Decoded())
+            return Decoded(prepared=[prepare_many(one.encoder, texts) for one in self.runners])
 
     def encode(self, numbers: Sequence[int], batch: list[Any]) -> Future[np.ndarray]:
         """Return the vectors to come of a batch: at once, unless the encoder overlaps.
@@ -156,22 +167,19 @@ class Preparation:
         self.clock.at_work(-1)
         self._room[number].release()
 
-    def prepare(self, records: list[dict[str, Any]], wanted: np.ndarray) -> Pixels:
-        """Prepare items that share one image, each for the encoders that want it."""
+    def prepare(self, records: list[dict[str, Any]]) -> Decoded:
+        """Prepare items that share one image for each encoder."""
         try:
             with self.clock.measure("read"):
                 data = self._reader.read(source_item(records[0]))
             with self.clock.measure("decode"), on_device(self._gpu):
                 image = self._decode(data)
             with self.clock.measure("prepare"), on_device(self._gpu):
-                made = [
-                    self._for_each(draw_view(image, record), wanted[:, row])
-                    for row, record in enumerate(records)
-                ]
-            return Pixels([list(of_one) for of_one in zip(*made, strict=True)], Decoded())
+                made = [self._for_each(draw_view(image, record)) for record in records]
+            return Decoded(prepared=[list(of_one) for of_one in zip(*made, strict=True)])
         except (ImageError, OSError) as err:
             failures = dict.fromkeys(range(len(records)), str(err))
-            return Pixels([[None] * len(records)] * len(self.runners), Decoded(failures))
+            return Decoded(failures, prepared=[[None] * len(records)] * len(self.runners))
 
     def _decode(self, data: bytes) -> Image.Image:
         if self._gpu is not None:
@@ -180,15 +188,12 @@ class Preparation:
             return decode_image(data, **self._accepted)
         return self._pool.submit(data).result()
 
-    def _for_each(self, item: Any, wanted: np.ndarray) -> tuple[Any, ...]:
+    def _for_each(self, item: Any) -> tuple[Any, ...]:
         made: dict[int, Any] = {}
-        for runner, wants in zip(self.runners, wanted, strict=True):
-            if wants and id(runner.trunk) not in made:
+        for runner in self.runners:
+            if id(runner.trunk) not in made:
                 made[id(runner.trunk)] = runner.encoder.prepare(item)
-        return tuple(
-            made[id(runner.trunk)] if wants else None
-            for runner, wants in zip(self.runners, wanted, strict=True)
-        )
+        return tuple(made[id(runner.trunk)] for runner in self.runners)
 
 
 #: A task, rows of it, and what comes of them.
@@ -200,24 +205,21 @@ TEXT_RUN = 256
 
 @dataclass(frozen=True)
 class BlockTask:
-    """A block to encode, or a window of blocks over which texts are sorted.
+    """A block to encode.
 
     Attributes
     ----------
     number : int
-        Of the block, or of the first one.
+        Of the block.
     items : DataFrame
         All items of the block.
     needed : sequence of boolean ndarrays of shape (rows of the block,)
-        One an encoder: the rows that it is to encode, which meet in its batches.
-    asked : sequence of boolean ndarrays of shape (rows of the block,), optional
-        Rows among them that are not there yet; by default all. A batch without any is left out.
+        One an encoder: the rows that it is to encode.
     """
 
     number: int
     items: pl.DataFrame
     needed: Sequence[np.ndarray]
-    asked: Sequence[np.ndarray] | None = None
 
 
 @dataclass
@@ -311,7 +313,6 @@ class _Block:
             deque()
         )
         self._batches = [Batches(runner) for runner in self._runners]
-        self._asked = task.needed if task.asked is None else task.asked
         self._on_failure, self._on_rows = on_failure, on_rows
         self._output = BlockOutput(
             task.number,
@@ -322,14 +323,14 @@ class _Block:
             truncated=[[] for _ in self._runners],
         )
 
-    def add_run(self, rows: list[int], coming: Future[Pixels] | Coming | None) -> None:
+    def add_run(self, rows: list[int], coming: Callable[[], Decoded] | None) -> None:
         """Begin the batches that the next items fill, once they are prepared."""
         if coming is None:
             return
         with self._clock.measure("wait"):
-            found = coming.result()
+            found = coming()
         self._clock.add("prepared", len(rows))
-        for place, reason in found.decoded.failures.items():
+        for place, reason in found.failures.items():
             self._fail(rows[place], reason)
         full: list[tuple[int, Batch]] = []
         for number, batches in enumerate(self._batches):
@@ -343,7 +344,7 @@ class _Block:
                 self._output.truncated[number] += [
                     self._ids[row]
                     for row, text in zip(mine, prepared, strict=True)
-                    if self._asked[number][row] and is_truncated(text)
+                    if is_truncated(text)
                 ]
             full += [(number, batch) for batch in batches.add(mine, prepared)]
         for one in self._passes(full):
@@ -363,12 +364,11 @@ class _Block:
     def _passes(
         self, batches: Iterable[tuple[int, Batch]]
     ) -> Iterable[tuple[list[int], list[int], list[Any]]]:
-        """Return what is asked for, by passes: equal batches of layers of a model are one."""
+        """Return batches by passes: equal ones of layers of a model are one."""
         found: dict[Any, tuple[list[int], list[int], list[Any]]] = {}
         for number, (rows, prepared) in batches:
-            if self._asked[number][rows].any():
-                key = getattr(self._runners[number].encoder, "pass_key", number), tuple(rows)
-                found.setdefault(key, ([], rows, prepared))[0].append(number)
+            key = getattr(self._runners[number].encoder, "pass_key", number), tuple(rows)
+            found.setdefault(key, ([], rows, prepared))[0].append(number)
         return found.values()
 
     def encoded(self) -> bool:
@@ -402,7 +402,7 @@ class _Block:
             for number in numbers:
                 own = self._output.rows[number]
                 own[rows[good]] = encoded[good, start : (start := start + own.shape[1])]
-                self._on_rows(int(np.count_nonzero(self._asked[number][rows])))
+                self._on_rows(len(rows))
 
 
 def _prepared(tasks: Iterable[BlockTask], preparation: Preparation) -> Iterator[_Entry]:
@@ -412,8 +412,7 @@ def _prepared(tasks: Iterable[BlockTask], preparation: Preparation) -> Iterator[
     queue: deque[_Entry] = deque()
     pending = 0
     for task in tasks:
-        wanted = np.stack([np.asarray(needed, dtype=bool) for needed in task.needed])
-        rows = np.flatnonzero(wanted.any(axis=0))
+        rows = np.flatnonzero(np.any(task.needed, axis=0))
         if not rows.size:
             queue.append((task, [], None))
             continue
@@ -433,8 +432,8 @@ def _prepared(tasks: Iterable[BlockTask], preparation: Preparation) -> Iterator[
         ahead = max(usual, len(rows)) if texts else usual
         for group in groups:
             own = [every[row] for row in group]
-            future = preparation.threads.submit(prepare, own, wanted[:, group])
-            queue.append((task, group, future))
+            future = preparation.threads.submit(prepare, own)
+            queue.append((task, group, future.result))
             pending += len(group)
             while pending > ahead:
                 entry = queue.popleft()
@@ -445,7 +444,7 @@ def _prepared(tasks: Iterable[BlockTask], preparation: Preparation) -> Iterator[
 
 def _grouped(
     task: BlockTask, rows: np.ndarray, preparation: Preparation
-) -> tuple[Callable[..., Pixels], list[Any], list[list[int]]]:
+) -> tuple[Callable[..., Decoded], list[Any], list[list[int]]]:
     """Return what prepares items, the items, and which rows it takes at once."""
     if preparation.takes_texts:
         runs = np.split(rows, range(TEXT_RUN, len(rows), TEXT_RUN))

@@ -1,20 +1,13 @@
-"""Progress of a job: what happened, how fast, how long it will take, and its log."""
+"""Progress of a job: what happened, how fast, and how long it will take."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
-
-from featstore.errors import StoreWriteError
 
 #: Stages that run in worker threads, ...
 IN_WORKERS = ("read", "decode", "prepare")
@@ -31,9 +24,6 @@ FIRST_BATCHES = 8
 
 #: A side limits where every other one is at least so many times as fast.
 APART = 1.25
-
-#: Seconds over which the speed is taken.
-WINDOW = 30.0
 
 
 def ignore(*_: object) -> None:
@@ -89,8 +79,8 @@ class Progress:
     failed : int
         Items without an embedding so far.
     per_second : float
-        Items a second over the last half minute; an item is done when every encoder asked for
-        has its row.
+        Items a second since the beginning; an item is done when every encoder asked for has its
+        row.
     eta_seconds : float or None
         What is left, at that speed; None while it is unknown.
     shares : dict
@@ -163,7 +153,6 @@ class Tracker:
         self._encoders, self._device = max(1, encoders), device
         self._workers, self._processes = max(1, workers), processes
         self._started = time.monotonic()
-        self._recent: deque[tuple[float, float]] = deque([(self._started, 0)])
         self._told = Step(clock.counted(), frozenset())
 
     def advance(self, rows: int, *, encoded: bool) -> None:
@@ -172,14 +161,6 @@ class Tracker:
         if encoded:
             self.clock.add("batches", 1)
             self.clock.add("encoded", rows)
-            self._note()
-
-    def _note(self) -> None:
-        """Note how many are encoded now."""
-        now = time.monotonic()
-        self._recent.append((now, self.clock.counted()["encoded"]))
-        while len(self._recent) > 2 and now - self._recent[0][0] > WINDOW:
-            self._recent.popleft()
 
     def step(self) -> Step:
         """Return what was done since the last call, for `take` of another process."""
@@ -195,7 +176,6 @@ class Tracker:
         self.failures |= step.failures
         for name, amount in step.counted.items():
             self.clock.add(name, amount)
-        self._note()
 
     @property
     def elapsed(self) -> float:
@@ -204,10 +184,10 @@ class Tracker:
 
     def progress(self) -> Progress:
         """Return where the job stands."""
-        (begin, before), (end, after) = self._recent[0], self._recent[-1]
-        speed = (after - before) / (end - begin) if end > begin else 0.0
+        counted = self.clock.counted()
+        speed = counted["encoded"] / max(self.elapsed, 1e-9)
         # Rows of a part that is done again come twice.
-        done = min(self.rows_total, self._rows_before + int(self.clock.counted()["rows"]))
+        done = min(self.rows_total, self._rows_before + int(counted["rows"]))
         return Progress(
             rows_done=done,
             rows_total=self.rows_total,
@@ -326,54 +306,3 @@ class ExtractResult:
     def as_dict(self) -> dict[str, Any]:
         """Return what ``headstock extract --json`` prints."""
         return dict(vars(self))
-
-
-class JobLog:
-    """Appends one JSON object a line; several processes may write to one file.
-
-    Parameters
-    ----------
-    path : str or Path, optional
-        None writes nothing.
-
-    Raises
-    ------
-    StoreWriteError
-        If the file cannot be opened, or is a link, pipe or device.
-    """
-
-    def __init__(self, path: str | Path | None) -> None:
-        from featstore.store.files import IrregularFileError, open_descriptor
-
-        self._handle = -1
-        if path is None:
-            return
-        path = Path(path)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._handle = open_descriptor(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        except (OSError, IrregularFileError) as err:
-            what = getattr(err, "strerror", None) or "it is no regular file"
-            raise StoreWriteError(
-                f"Cannot write the log {path}: {what}. Name another file with --log, or do without "
-                "(--log none)."
-            ) from err
-
-    def write(self, event: str, **facts: Any) -> None:
-        """Append an event: ``time`` (UTC), ``event``, and what is known of it."""
-        import json
-
-        if self._handle < 0:
-            return
-        now = datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds")
-        row = {"time": f"{now}Z", "event": event, **facts}
-        # One write a line: lines of two processes do not mix.
-        # A log that cannot be written is no reason to lose a job.
-        with contextlib.suppress(OSError):
-            os.write(self._handle, json.dumps(row, ensure_ascii=False).encode() + b"\n")
-
-    def close(self) -> None:
-        """Close the file."""
-        if self._handle >= 0:
-            os.close(self._handle)
-            self._handle = -1

@@ -1,6 +1,6 @@
 """Repair a set: from its own store, from another copy of it, and by extracting the rest again.
 
-First the store is asked, then the other copy, if one is named (`featstore.store.repair`): whatever
+First the store is asked, then the other copy, if one is named (`featstore.store.verify`): whatever
 they give has the hash that the commit states. What is left the extraction itself makes again, with
 ``repair``: damaged blocks are pending then, the others stay, and a new revision is published.
 Where the encoder gives the same bits as before, that is the same revision, byte for byte.
@@ -27,9 +27,9 @@ from featstore.store.layout import SetKey
 from featstore.store.listing import find_damage, whole_commit
 from featstore.store.lock import claim_folders
 from featstore.store.log import resolve_set
-from featstore.store.repair import Repair, rebuild_set, repair_log
 from featstore.store.staging import settings_of
 from featstore.store.store import FeatureStore, open_store
+from featstore.store.verify import Repair, rebuild_set, repair_log
 from featstore.store.writer import refuse_unfinished
 
 
@@ -131,11 +131,11 @@ def recorded_runs(directory: Path) -> list[Mapping[str, Any]]:
 
 
 def run_settings(directory: Path) -> list[dict[str, Any]]:
-    """Return batch size, threads, device type and window of the runs of a set."""
+    """Return batch size, threads and device type of the runs of a set."""
     return [
         {
             "device": str(run.get("device", "cpu")).partition(":")[0],
-            **{name: _count(run.get(name)) for name in ("batch", "threads", "window")},
+            **{name: _count(run.get(name)) for name in ("batch", "threads")},
         }
         for run in recorded_runs(directory)
     ]

@@ -1,13 +1,7 @@
-"""The sets of a job: which are finished, which rows other sets hold, and what is left.
-
-An item's content hash says what was encoded, the space_id by what. Rows of other datasets with
-both the same, and the same precision and dtype, are copied bit for bit. A source whose golden
-vectors the encoder does not give is left alone: its rows may be of another space after all.
-"""
+"""The sets of a job: which are finished, and what is left of them."""
 
 from __future__ import annotations
 
-import logging
 import shutil
 import sys
 from collections.abc import Callable, Collection, Sequence
@@ -19,35 +13,39 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 import polars as pl
 
-from featstore.command_line import StorePlace, human_bytes
-from featstore.decoding.pool import DecodePool
+from featstore.command_line import StorePlace
+from featstore.decoding import DecodePool
 from featstore.durable import local_folder
-from featstore.encoders.base import AUTO, IMAGE_KINDS, TEXT_KINDS, Encoder
-from featstore.encoders.golden import golden_cosine
-from featstore.errors import CorruptStoreError, EncoderError, FeatstoreError, StoreWriteError
+from featstore.encoders.base import AUTO, Encoder, golden_cosine
+from featstore.errors import CorruptStoreError, EncoderError, StoreWriteError
 from featstore.extraction.batches import BatchRunner
 from featstore.extraction.bucket import open_bucket, published_result
-from featstore.extraction.golden_check import GOLDEN_COSINE, Golden, lasting_facts, run_facts
-from featstore.extraction.opening import job_items, open_encoders
+from featstore.extraction.opening import (
+    Golden,
+    KnownRows,
+    find_known_rows,
+    job_items,
+    lasting_facts,
+    open_encoders,
+    run_facts,
+)
 from featstore.extraction.options import EncoderSpec, ExtractConfig, settle_device
 from featstore.extraction.pipeline import BlockOutput
-from featstore.extraction.progress import ExtractResult
+from featstore.extraction.progress import BlockDone, ExtractResult
 from featstore.extraction.repair import must_encode, run_settings
-from featstore.extraction.views import RECIPE
 from featstore.identity import encoder_slug
-from featstore.images import FORMATS, WITH_TIFF
+from featstore.images import FORMATS, RECIPE, WITH_TIFF
 from featstore.manifest.manifest import Manifest
 from featstore.parallel import available_cores
 from featstore.store import BLOCK_ROWS
-from featstore.store.base import Base, read_base, written
 from featstore.store.layout import LayoutLimits, SetLayout, SetSpec, plan_array
 from featstore.store.lock import claim_folders
 from featstore.store.log import read_log
-from featstore.store.pairs import EmbeddingsView
-from featstore.store.staging import read_journal, settings_of
-from featstore.store.store import FeatureStore, SetInfo, open_store
+from featstore.store.staging import read_base, read_journal, settings_of
+from featstore.store.store import open_store
 from featstore.store.tables import ItemFile
 from featstore.store.writer import SetWriter, settle_set
+from featstore.terminal import human_bytes
 
 if TYPE_CHECKING:
     from featstore.extraction.bucket import Bucket, SharedBlocks
@@ -74,141 +72,6 @@ def finished_result(
         raise
 
 
-logger = logging.getLogger(__name__)
-
-_HASH = "content_sha256"
-
-
-@dataclass(frozen=True)
-class KnownRows:
-    """Where the rows of a job's items can be had.
-
-    Attributes
-    ----------
-    sources : list of EmbeddingsView
-        Sets that have some of them; their blocks are checked when first read.
-    source, row : ndarray of shape (n,)
-        For each item the number of its source, or -1, and its row in there.
-    """
-
-    sources: list[EmbeddingsView]
-    source: np.ndarray
-    row: np.ndarray
-
-    def has(self, rows: slice) -> np.ndarray:
-        """Return a boolean for each of `rows`: whether it can be copied."""
-        return np.asarray(self.source[rows] >= 0)
-
-    def read(self, rows: np.ndarray) -> np.ndarray:
-        """Return known rows as float32, (b, d): a cast to the stored dtype gives the same bits.
-
-        Raises
-        ------
-        CorruptStoreError
-            If a source's bytes disagree with its commit.
-        """
-        out = np.empty((rows.size, self.sources[0].dim), dtype=np.float32)
-        for number in np.unique(self.source[rows]):
-            here = np.flatnonzero(self.source[rows] == number)
-            out[here] = self.sources[number].take(self.row[rows[here]]).numpy(np.float32)
-        return out
-
-
-def find_known_rows(
-    root: Path, spec: SetSpec, items: pl.DataFrame, golden: Golden | None
-) -> KnownRows | None:
-    """Look for the items of a job in every finished set of the store.
-
-    Parameters
-    ----------
-    spec : SetSpec
-        The set that is being made: its own earlier rows are its writer's affair.
-    items : DataFrame
-        With ``content_sha256``; items without one are never known.
-    golden : Golden, optional
-        Golden vectors of the encoder. None looks without comparing, for a plan.
-
-    Returns
-    -------
-    KnownRows or None
-        None if nothing is known.
-    """
-    # A source's bytes are checked block by block, when they are first read.
-    store = FeatureStore(root, verify="first-touch")
-    candidates = _candidates(store, spec)
-    if _HASH not in items.columns or not candidates:
-        return None
-    wanted = items.select(_HASH).with_row_index("item").drop_nulls()
-    source = np.full(items.height, -1, dtype=np.int32)
-    row = np.zeros(items.height, dtype=np.int64)
-    sources: list[EmbeddingsView] = []
-    for info in candidates:
-        if wanted.is_empty():
-            break
-        if (info.attributes.get("precision"), info.commit.dtype) != (
-            spec.precision,
-            spec.dtype,
-        ):
-            continue
-        try:
-            view = store.view(str(info.key))
-            found = _matches(view, wanted)
-            if found.is_empty() or not _trusted(root, info, golden):
-                continue
-        except FeatstoreError as err:
-            logger.warning("%s is damaged and not reused from: %s", info.key, err)
-            continue
-        at = found["item"].to_numpy()
-        source[at] = len(sources)
-        row[at] = found["row"].to_numpy()
-        sources.append(view)
-        wanted = wanted.join(found, on="item", how="anti")
-    return KnownRows(sources, source, row) if sources else None
-
-
-def _matches(view: EmbeddingsView, wanted: pl.DataFrame) -> pl.DataFrame:
-    """Return the (item, row) pairs whose content the view has."""
-    if _HASH not in view.items.columns:
-        return pl.DataFrame(schema={"item": pl.UInt32, "row": pl.UInt32})
-    have = view.items.select(_HASH).with_row_index("row").drop_nulls().unique(_HASH, keep="first")
-    return wanted.join(have, on=_HASH, how="inner", maintain_order="left").select("item", "row")
-
-
-def _candidates(store: FeatureStore, spec: SetSpec) -> list[SetInfo]:
-    """Return the other finished sets of the space, sorted by key."""
-    kinds = next((kinds for kinds in (IMAGE_KINDS, TEXT_KINDS) if spec.kind in kinds), frozenset())
-    found = []
-    for key in store:
-        if key.split("/")[1] not in kinds:
-            continue
-        try:
-            info = store.info(key)
-        except FeatstoreError:
-            continue  # damaged: not a source
-        if info.commit.space_id == spec.space_id and info.commit.set_id != spec.set_id:
-            found.append(info)
-    return found
-
-
-def _trusted(root: Path, info: SetInfo, golden: Golden | None) -> bool:
-    """Return whether a source's golden vectors are the encoder's."""
-    if golden is None:
-        return True
-    cosine = golden.cosine(info.key.directory(root), info.commit)
-    if cosine is None:
-        logger.info("%s has no golden vectors; its rows are not reused.", info.key)
-        return False
-    if cosine < GOLDEN_COSINE:
-        logger.warning(
-            "%s says it is of the same space, but its golden vectors have a cosine of %.4f to "
-            "this encoder's: its rows are computed anew.",
-            info.key,
-            cosine,
-        )
-        return False
-    return True
-
-
 State = Literal["missing", "unfinished", "finished", "extension", "retry"]
 
 
@@ -221,7 +84,7 @@ class Target:
     repair : bool
         Whether damaged blocks of the finished set are made again.
     settings : dict
-        Batch size, threads, device type and window, once they are settled.
+        Batch size, threads and device type, once they are settled.
     pending : frozenset of int
         The blocks that are left to encode.
     shared : SharedBlocks or None
@@ -321,20 +184,8 @@ class Target:
 
     def needed(self, block: int) -> np.ndarray:
         """Return a boolean for each row of a block: whether it is to be encoded."""
-        return self.encoded(block) & (block in self.pending)
-
-    def encoded(self, block: int) -> np.ndarray:
-        """Return the same, as if nothing had been encoded before."""
-        kept = self.writer.kept(block)
-        if self.repair and block not in self.pending:
-            # What a repair leaves alone was sorted together with what it makes.
-            kept = np.zeros_like(kept)
-        return np.asarray(~kept & ~self._copies(block))
-
-    @property
-    def window(self) -> int:
-        """Blocks over which texts are sorted by length."""
-        return int(self.settings.get("window", 1))
+        wanted = ~self.writer.kept(block) & ~self._copies(block)
+        return np.asarray(wanted & (block in self.pending))
 
     def n_done_at_start(self) -> int:
         """Return how many rows were done when this began."""
@@ -374,6 +225,12 @@ class Target:
         self.copied += int(copies.sum())
         self.truncated += output.truncated[number]
         return int((~needed).sum())
+
+    def block_done(self, block: int) -> BlockDone:
+        """Return how far the set is with a block that was written."""
+        layout = self.writer.layout
+        done = layout.block_slice(block).stop
+        return BlockDone(str(self.spec.key), done, layout.n, len(self.writer.failures))
 
     def finish(self, run: dict[str, Any]) -> ExtractResult:
         """Publish the set."""
@@ -448,7 +305,7 @@ class SetState:
     blocks_done : int
         Blocks of `staged`.
     write_bytes : int
-        What is still to be written.
+        Of the rows that are still to be written.
     """
 
     key: str
@@ -549,7 +406,7 @@ def inspect_set(
         blocks_done=len(begun),
         known=int(found.sum()),
         new=int((~kept & ~staged & ~found).sum()),
-        write_bytes=0 if state == "finished" else _bytes_left(layout, base, begun),
+        write_bytes=int((~kept & ~staged).sum()) * layout.row_bytes,
     )
 
 
@@ -576,13 +433,6 @@ def _begun(directory: Path, revision: str) -> set[int]:
     """Return the blocks that an interrupted attempt at the same revision has done."""
     attempts = map(read_journal, claim_folders(directory))
     return {block for head, done in attempts if head.get("base") == revision for block in done}
-
-
-def _bytes_left(layout: SetLayout, base: Base | None, begun: set[int]) -> int:
-    """Return the bytes of the data files that are not there, less the blocks that are."""
-    files = [file for file in layout.files if written(file.part, base)]
-    done = (block for file in files for block in begun.intersection(file.blocks))
-    return max(0, sum(file.size for file in files) - sum(map(layout.block_bytes, done)))
 
 
 @dataclass
@@ -679,13 +529,6 @@ class Job:
             retry = self.config.retry_failed
             for target in self.targets:
                 self.bucket.prepare(target.spec, self.file, retry_failed=retry)
-        if opened is None and self.config.device_reason and self.config.device != "cpu":
-            # Which sets they are, only open encoders say; on another device they would begin anew.
-            begun = [one for target in self.targets for one in target.begun_settings()]
-            if {one["device"] for one in begun if isinstance(one.get("device"), str)} == {"cpu"}:
-                reason = "these sets were begun on it"
-                self.config = replace(self.config, device="cpu", device_reason=reason)
-                return self.open()
         return self
 
     def _begin(self) -> None:

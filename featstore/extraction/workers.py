@@ -6,7 +6,6 @@ state between parts, report progress, and are restarted with what is left of a p
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import multiprocessing
 import pickle
@@ -26,7 +25,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from featstore.address import parse_address
-from featstore.decoding.pool import exit_status
+from featstore.decoding import exit_status
 from featstore.durable import local_folder
 from featstore.encoders.registry import check_options
 from featstore.errors import (
@@ -37,18 +36,16 @@ from featstore.errors import (
     needs_extra,
 )
 from featstore.extraction.batches import use_device
-from featstore.extraction.job import run_job
+from featstore.extraction.job import run_job, say_how, settle_settings
 from featstore.extraction.options import ExtractConfig, tell_how
 from featstore.extraction.progress import (
     BlockDone,
     ExtractResult,
-    JobLog,
     StageClock,
     Step,
     Tracker,
     ignore,
 )
-from featstore.extraction.run import say_how, settle_settings
 from featstore.extraction.targets import Job, SetState, check_free_space
 from featstore.parallel import available_cores, end_with_parent, spawning
 
@@ -159,8 +156,7 @@ def run_part(
         job.config = replace(job.config, pinned=pinned)
         job.open([target.encoder for target in job.targets])
     config = replace(job.config, part=part, pinned=pinned)
-    with contextlib.closing(JobLog(config.log)) as log:
-        return run_job(job.with_config(config, count_left=count_left), log)
+    return run_job(job.with_config(config, count_left=count_left))
 
 
 def merge_results(
@@ -195,11 +191,8 @@ PARTS_PER_WORKER = (4, 32)
 #: Beyond the fewest, parts have so many blocks: to begin one costs a tenth of a second.
 BLOCKS_OF_A_PART = 4
 
-#: Workers that one part may cost before the job gives up: it is probably the part's fault.
-DEATHS_OF_A_PART = 3
-
-#: Devices on which one part may raise: of the second one it is hardly the fault.
-FAILURES_OF_A_PART = 2
+#: How often a part may be lost before the job gives up: it is probably the part's fault.
+LOSSES = 3
 
 
 def conduct(crew: Crew, config: ExtractConfig, *, encoders: int) -> list[ExtractResult]:
@@ -217,7 +210,7 @@ def conduct(crew: Crew, config: ExtractConfig, *, encoders: int) -> list[Extract
     FeatstoreError
         What a worker raised that is about the job; the same as `extract`.
     DeviceError
-        If a part failed on two devices, or on the only one that is left.
+        If a part raised on three devices, or on every one that is left.
     WorkerDiedError
         If workers died again and again.
     """
@@ -248,10 +241,7 @@ def conduct(crew: Crew, config: ExtractConfig, *, encoders: int) -> list[Extract
 
     parts: list[list[ExtractResult]] = []
     if left:
-        # Texts are sorted over several blocks, which a part takes together.
-        window = max(settings.get("window", 1) for settings in pinned.values())
-        blocks = -(-max(state.blocks for state in states) // window)
-        size = parts_of(blocks, len(crew.living()))
+        size = parts_of(max(state.blocks for state in states), len(crew.living()))
         tasks = [
             _Task(f"Part {rank} of {size}", run_part, ((rank, size), pinned))
             for rank in range(size)
@@ -269,51 +259,29 @@ def parts_of(blocks: int, workers: int) -> int:
 
 @dataclass
 class _Task:
-    """A part, or a step that one worker does alone, and what it has cost so far."""
+    """A part, or a step that one worker does alone, and what it has cost so far.
+
+    Attributes
+    ----------
+    lost : list of str
+        A sentence for each time that a worker did not do it.
+    raised : set of int
+        The workers on whose devices it has raised: those do not get it again.
+    """
 
     name: str
     work: Callable[..., Any]
     arguments: tuple[Any, ...]
-    deaths: int = 0
-    #: The workers on whose devices it has raised, each with a sentence that says what.
-    failures: dict[int, str] = field(default_factory=dict)
-
-    def lost(self, worker: int, how: str, error: BaseException) -> None:
-        """Note that a worker did not do it.
-
-        Raises
-        ------
-        DeviceError
-            If it has failed on two devices.
-        WorkerDiedError
-            If it has cost too many workers.
-        """
-        if not isinstance(error, Gone):
-            self.failures[worker] = how
-            if len(self.failures) == FAILURES_OF_A_PART:
-                raise self.given_up() from error
-            logger.warning("%s %s is tried once more, elsewhere.", how, self.name)
-            return
-        self.deaths += 1
-        if self.deaths == DEATHS_OF_A_PART:
-            raise WorkerDiedError(
-                f"{self.name} cost {self.deaths} workers; the last one: {how} Finished "
-                "blocks are kept; run the same command again once the cause is fixed."
-            )
-        logger.warning("%s %s is done again.", how, self.name)
+    lost: list[str] = field(default_factory=list)
+    raised: set[int] = field(default_factory=set)
 
     def given_up(self) -> FeatstoreError:
-        """Return the error that says on which devices it failed, and how, or that all died."""
-        if not self.failures:
-            return WorkerDiedError(
-                "Every worker has died. Finished blocks are kept; run the same command again once "
-                "the cause is fixed (memory: fewer devices on one machine, or a smaller "
-                "--batch-size)."
-            )
-        return DeviceError(
-            f"{self.name} failed. {' '.join(self.failures.values())} "
-            "Finished blocks are kept; run the same command again once the cause is fixed, or "
-            "with --device without what failed."
+        """Return the error that says how it was lost."""
+        error = DeviceError if self.raised else WorkerDiedError
+        return error(
+            f"{self.name} failed. {' '.join(self.lost)} Finished blocks are kept; run the same "
+            "command again once the cause is fixed (memory: fewer devices on one machine, or a "
+            "smaller --batch-size), or with --device without what failed."
         )
 
 
@@ -416,7 +384,7 @@ class Crew:
         results: dict[int, Any] = {}
         while len(results) < len(tasks):
             for worker in sorted(self.living() - {busy for busy, _ in working.values()}):
-                fits = (one for one in waiting if worker not in tasks[one].failures)
+                fits = (one for one in waiting if worker not in tasks[one].raised)
                 if (number := next(fits, None)) is not None:
                     waiting.remove(number)
                     call = self._started(worker).call
@@ -424,7 +392,7 @@ class Crew:
                     future = self._threads.submit(call, task.work, task.arguments, tell_alone)
                     working[future] = worker, number
             if not working:
-                raise max((tasks[one] for one in waiting), key=lambda t: len(t.failures)).given_up()
+                raise tasks[waiting[0]].given_up()
             for future in wait(working, return_when=FIRST_COMPLETED).done:
                 worker, number = working.pop(future)
                 error = future.exception()
@@ -432,9 +400,12 @@ class Crew:
                     results[number] = future.result()
                     continue
                 task = tasks[number]
-                task.lost(worker, self._ended(worker, error), error)
-                if task.failures and not self.living() - task.failures.keys():
+                task.lost.append(self._ended(worker, error))
+                if not isinstance(error, Gone):
+                    task.raised.add(worker)
+                if len(task.lost) == LOSSES or not self.living() - task.raised:
                     raise task.given_up() from error
+                logger.warning("%s %s is done again.", task.lost[-1], task.name)
                 waiting.appendleft(number)
         return [results[number] for number in range(len(tasks))]
 
@@ -569,8 +540,8 @@ def extract_on_devices(job: Job, devices: str | Sequence[str] = "all") -> list[E
     that is resumed takes those it was begun with.
 
     A process that dies (no memory, a broken driver) is reported and started again, twice; its
-    blocks are lost only as far as they were not written. What raises on one device is done once
-    more on another one. Ctrl-C ends every process, and the
+    blocks are lost only as far as they were not written. What raises on one device is done
+    again on another one. Ctrl-C ends every process, and the
     same call again resumes. In a script, call this below ``if __name__ == "__main__":``, because
     the processes import it.
 
@@ -586,7 +557,7 @@ def extract_on_devices(job: Job, devices: str | Sequence[str] = "all") -> list[E
     EncoderError
         If there is no such device, or an encoder is an object.
     DeviceError
-        If a part of the job raises on two devices, or on the only one.
+        If a part of the job raises on three devices, or on every one.
     WorkerDiedError
         If processes die again and again.
     FeatstoreError

@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from featstore.errors import (
     needs_extra,
     unknown_name,
 )
+from featstore.interop.files import npy_parts
 from featstore.manifest.manifest import ITEM_SCHEMA, KINDS, Manifest
 from featstore.matrices import EMBEDDING
 from featstore.store import BLOCK_ROWS
@@ -38,43 +38,6 @@ from featstore.store.parquet_guard import table_bytes
 from featstore.store.tables import join_ids
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Staged:
-    """Rows that a write task has staged: a file of the matrix, with the item table behind it.
-
-    Attributes
-    ----------
-    name : str
-        Of the file, in the store.
-    n, dim : int
-        Rows and columns.
-    dtype : str
-        Of the matrix, as NumPy names it.
-    """
-
-    name: str
-    n: int
-    dim: int
-    dtype: str
-
-    def is_there(self, root: Path) -> bool:
-        """Return whether the file is there, with all rows."""
-        path = root / self.name
-        least = self.n * self.dim * np.dtype(self.dtype).itemsize
-        return path.is_file() and path.stat().st_size > least
-
-    def rows(self, root: Path) -> np.ndarray:
-        """Return the rows, mapped."""
-        shape = (self.n, self.dim)
-        return np.memmap(root / self.name, dtype=self.dtype, mode="r", shape=shape)
-
-    def items(self, root: Path) -> pl.DataFrame:
-        """Return the item table of the rows."""
-        with (root / self.name).open("rb") as file:
-            file.seek(self.n * self.dim * np.dtype(self.dtype).itemsize)
-            return pl.read_parquet(BytesIO(file.read()))
 
 
 class RowSink:
@@ -101,8 +64,8 @@ class RowSink:
 
     Attributes
     ----------
-    staged : list of Staged
-        What the tasks have returned, once all have ended.
+    staged : list of str
+        What the tasks have returned, once all have ended: names of files in the store.
     view : EmbeddingsView or None
         The set, once it is committed.
 
@@ -131,7 +94,7 @@ class RowSink:
         if kind not in KINDS:
             raise ManifestError(unknown_name("kind", kind, KINDS))
         self.root = local_folder(store).absolute()
-        self.staged: list[Staged] = []
+        self.staged: list[str] = []
         self.view: EmbeddingsView | None = None
         self._kind, self._ids, self._rows, self._columns = kind, ids, rows, tuple(columns)
         names: dict[str, Any] = {"dataset": dataset, "kind": kind, "encoder": encoder}
@@ -144,8 +107,8 @@ class RowSink:
         """Return what a task needs: no item, and no view."""
         return {**self.__dict__, "_items": None, "_space": None, "view": None, "staged": []}
 
-    def stage(self, tables: Iterable[Any]) -> Staged | None:
-        """Check the rows of a task and make them durable; return None if there are none.
+    def stage(self, tables: Iterable[Any]) -> str | None:
+        """Check the rows of a task and make them durable; return their file, None without rows.
 
         Parameters
         ----------
@@ -168,13 +131,12 @@ class RowSink:
         name = f"{self._name}-{secrets.token_hex(8)}.staged"
         path = self.root / name
         try:
-            write_durably(path, [rows.reshape(-1).view(np.uint8).data, table_bytes(items)])
+            write_durably(path, [*npy_parts(rows), table_bytes(items)])
         except OSError as err:
             raise write_error(path, err) from err
-        n, dim = rows.shape
-        return Staged(name, n, dim, rows.dtype.name)
+        return name
 
-    def commit(self, staged: Iterable[Staged | None] | None = None) -> EmbeddingsView:
+    def commit(self, staged: Iterable[str | None] | None = None) -> EmbeddingsView:
         """Write the set from all that was staged, remove that, and return the set's view.
 
         If it fails, what was staged stays, and `commit` can be called again without arguments.
@@ -193,10 +155,12 @@ class RowSink:
         if not self.staged:
             raise EmptySelectionError(f"No row came for {self.root}. Nothing was written.")
         try:
-            items, order = self._ordered()
+            parts = self._parts()
+            items, order = self._ordered(parts)
             self.view = write(
-                self.root, **self._set, rows=self._in_order(order), items=items, space=self._space
-            )
+                self.root, **self._set, rows=_in_order(parts, order), items=items,
+                space=self._space,
+            )  # fmt: skip
         except Exception as err:
             err.add_note(
                 f"The rows are kept as {self._name}-*.staged in {self.root}: call commit() of this "
@@ -224,20 +188,32 @@ class RowSink:
         given[EMBEDDING] = _vectors(given[EMBEDDING])
         return pl.DataFrame({name: pl.Series(column) for name, column in given.items()})
 
-    def _ordered(self) -> tuple[pl.DataFrame, np.ndarray]:
-        """Return the items of the set, and for each the number of its row among all staged."""
-        lost = [one.name for one in self.staged if not one.is_there(self.root)]
+    def _parts(self) -> list[np.memmap[Any, Any]]:
+        """Return the rows of each file that was staged, mapped."""
+        parts, lost = [], []
+        for name in self.staged:
+            try:
+                parts.append(np.lib.format.open_memmap(self.root / name, mode="r"))
+            except (OSError, ValueError):
+                lost.append(name)
         if lost:
             raise CorruptStoreError(
                 f"{len(lost):,} of {len(self.staged):,} files of rows are not in {self.root}: "
                 f"{listed(lost)}. Every worker must see the store under this path; `headstock "
-                "store gc` "
-                "may have removed them. Run the job again."
+                "store gc` may have removed them. Run the job again."
             )
-        tables = [one.items(self.root) for one in self.staged]
-        widths = {one.dim for one in self.staged}
+        widths = {part.shape[1] for part in parts}
         if len(widths) > 1:
             raise ManifestError(f"Rows have one width; those of the tasks have {sorted(widths)}.")
+        return parts
+
+    def _ordered(self, parts: Sequence[Any]) -> tuple[pl.DataFrame, np.ndarray]:
+        """Return the items of the set, and for each the number of its row among all staged."""
+        tables = []
+        for name, part in zip(self.staged, parts, strict=True):
+            with (self.root / name).open("rb") as file:
+                file.seek(part.offset + part.nbytes)
+                tables.append(pl.read_parquet(BytesIO(file.read())))
         table = pl.concat(tables, how="diagonal_relaxed")
         ids = table["item_id"]
         if self._items is None:
@@ -258,19 +234,19 @@ class RowSink:
             )  # fmt: skip
         return self._items[known], order
 
-    def _in_order(self, order: np.ndarray) -> Iterator[np.ndarray]:
-        """Yield the rows of these numbers, a block at a time."""
-        parts = [one.rows(self.root) for one in self.staged]
-        starts = np.cumsum([0, *(one.n for one in self.staged)])
-        dtype = np.result_type(*parts)
-        for begin in range(0, len(order), BLOCK_ROWS):
-            numbers = order[begin : begin + BLOCK_ROWS]
-            block = np.empty((len(numbers), parts[0].shape[1]), dtype)
-            where = np.searchsorted(starts, numbers, side="right") - 1
-            for part in np.unique(where):
-                here = where == part
-                block[here] = parts[part][numbers[here] - starts[part]]
-            yield block
+
+def _in_order(parts: Sequence[np.ndarray], order: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the rows of these numbers, counted over all parts, a block at a time."""
+    starts = np.cumsum([0, *map(len, parts)])
+    dtype = np.result_type(*parts)
+    for begin in range(0, len(order), BLOCK_ROWS):
+        numbers = order[begin : begin + BLOCK_ROWS]
+        block = np.empty((len(numbers), parts[0].shape[1]), dtype)
+        where = np.searchsorted(starts, numbers, side="right") - 1
+        for part in np.unique(where):
+            here = where == part
+            block[here] = parts[part][numbers[here] - starts[part]]
+        yield block
 
 
 def _vectors(column: Any) -> Any:
@@ -320,7 +296,7 @@ def ray_sink(store: str | Path, **options: Any) -> Any:
     class StoreDatasink(RowSink, Datasink):  # type: ignore[misc]
         """A `RowSink` as Ray calls it."""
 
-        def write(self, blocks: Iterable[Any], ctx: Any) -> Staged | None:  # noqa: ARG002
+        def write(self, blocks: Iterable[Any], ctx: Any) -> str | None:  # noqa: ARG002
             return self.stage(BlockAccessor.for_block(block).to_arrow() for block in blocks)
 
         def on_write_complete(self, write_result: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args
@@ -12,7 +12,7 @@ import polars as pl
 from featstore.address import Address
 from featstore.cards import Card, Shown
 from featstore.errors import LISTED, ManifestError, did_you_mean, listed, lookup, unknown_name
-from featstore.manifest.paths import check_files, check_paths, resolve_inside
+from featstore.manifest.paths import check_files, check_paths
 
 #: The file of facts; written last, so that a folder without it is no manifest.
 FACTS_FILE = "dataset.toml"
@@ -56,15 +56,6 @@ class Manifest(Shown):
     unchecked: bool = False
     """Whether nobody has looked yet if the files of its items are there, and inside the root."""
 
-    again: Callable[[], Manifest] | None = None
-    """What reads it anew, if it was read from a folder."""
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        """Send a large one to another process as its folder."""
-        if self.again is None or sum(map(len, self.tables.values())) < SENT_ROWS:
-            return super().__reduce_ex__(protocol)
-        return self.again, ()
-
     def items(self, kind: str) -> pl.DataFrame:
         """Return the item table of `kind`.
 
@@ -93,30 +84,12 @@ class Manifest(Shown):
         if self.unchecked and isinstance(self.root, Path) and "uri" in items.columns:
             check_files(self.root, items, f"items of {self.name}")
 
-    def file(self, uri: str) -> Path:
-        """Return the file that a uri of this manifest names.
-
-        Raises
-        ------
-        ManifestError
-            If it leaves the root, is not there (any more), or lies on a server.
-        """
-        if not isinstance(self.root, Path):
-            raise ManifestError(
-                f"{uri!r} lies at {self.root}; read it with featstore.sources.open_reader."
-            )
-        return resolve_inside(self.root, uri)
-
     def _card(self) -> Card:
         counts = ", ".join(f"{len(table):,} {kind}" for kind, table in self.tables.items())
         classes = None if self.classes is None else f"{len(self.classes):,}"
         licence = self.facts.get("licence")
         about = {"items": counts, "classes": classes, "licence": licence, "root": self.root}
         return Card(f"Manifest {self.name!r}", about)
-
-
-#: A manifest of more items is read by each process for itself.
-SENT_ROWS = 2**17
 
 
 #: What an item can be. All four are the same thing to a fitter: rows that have an embedding.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -13,7 +12,7 @@ from urllib.parse import urlsplit
 
 from featstore.address import Address
 from featstore.errors import RemoteStoreError, needs_extra
-from featstore.remote.objects import Answer, Objects, Pace, TransientError, check_name
+from featstore.remote.objects import Answer, Objects, Pace, TransientError, check_name, one_line
 
 #: Bytes of one entry of a listing, about.
 _ENTRY = 200
@@ -29,7 +28,7 @@ class BucketObjects(Objects):
     """
 
     what = "a bucket"
-    can_write = can_push = whole_first = True
+    can_write = whole_first = True
 
     def __init__(self, address: Address) -> None:
         super().__init__(address.url)
@@ -155,9 +154,7 @@ def _endpoint_is_here() -> bool:
 
 
 def _said(err: Exception) -> str:
-    """Return an error's words in one short line, without queries, which may be signed."""
-    line = " ".join(str(err).split("\n\nDebug source:")[0].split())
-    return re.sub(r"\?[^\s\"')]+", "?…", line)[:300]
+    return one_line(str(err).split("\n\nDebug source:")[0])
 
 
 def _tag(facts: Mapping[str, Any]) -> str:

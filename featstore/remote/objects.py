@@ -36,7 +36,7 @@ from featstore.store.files import (
 )
 from featstore.store.log import NAME as LOG
 from featstore.store.log import ROUNDS, Log, find_log, update_log
-from featstore.store.place import Place
+from featstore.store.rows import Place
 
 #: Times that an answer is asked for before it is given up; a read that got on begins anew.
 ATTEMPTS = 4
@@ -52,6 +52,8 @@ _LONGEST = 4
 
 #: Bytes that a file of a server may have: every reader of JSON holds this number exactly.
 LARGEST = 2**53 - 1
+
+QUERY = re.compile(r"\?[^\s\"')]+")
 
 _NAME = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
 
@@ -259,8 +261,6 @@ class Objects(ABC):
         What such a place is, for people.
     can_write : bool
         Whether `put`, `create` and `replace` work.
-    can_push : bool
-        Whether `draft` returns what can be written.
     is_atomic : bool
         Whether all that is written becomes visible at once, by `publish`, and only if nothing was
         written meanwhile by others: nothing need be claimed then.
@@ -271,15 +271,12 @@ class Objects(ABC):
         How slow the place may be.
     rule : callable
         What a name is held to before it is asked for; raises if it breaks the rule.
-    pins : dict
-        Name -> tag that every answer of `stream` for this file must carry.
     """
 
     what = "a folder"
     has_ranges = True
     whole_first = False
     can_write = False
-    can_push = False
     is_atomic = False
     page = downloads = ""
 
@@ -287,7 +284,6 @@ class Objects(ABC):
         self.address = address
         self.limits = read_limits()
         self.rule: Callable[[str], object] = check_name
-        self.pins: dict[str, str] = {}
 
     def read(self, name: str, *, limit: int) -> bytes:
         """Return a whole file of at most `limit` bytes.
@@ -340,7 +336,7 @@ class Objects(ABC):
         FileNotFoundError, RemoteStoreError
             See `read`. Also if the file is shorter.
         CorruptStoreError
-            If more comes than was asked for, or the file is no longer the one that was pinned.
+            If more comes than was asked for.
         """
         self.rule(name)
         attempt, pace = 0, self._pace(name)
@@ -349,7 +345,6 @@ class Objects(ABC):
             got, left = 0, stop - start
             try:
                 with self._get(name, None if whole else (start, stop), pace) as answer:
-                    self._compare(name, answer.tag)
                     skip = 0 if answer.ranged else start
                     for piece in pace.over(answer.pieces):
                         view = memoryview(piece).cast("B")[skip:]
@@ -375,8 +370,8 @@ class Objects(ABC):
                 pace.pause(attempt, err.after)
             start += got
 
-    def stat(self, name: str) -> tuple[int, str]:
-        """Return the bytes of a file and the tag of its present content, perhaps empty.
+    def size(self, name: str) -> int:
+        """Return the bytes of a file.
 
         Raises
         ------
@@ -385,15 +380,15 @@ class Objects(ABC):
         """
         self.rule(name)
 
-        def once(pace: Pace) -> tuple[float, str]:
+        def once(pace: Pace) -> float:
             # Not every server that knows ranges answers HEAD as it does GET.
             with self._get(name, None if self.whole_first else (0, 1), pace) as answer:
-                return answer.size, answer.tag
+                return answer.size
 
-        size, tag = self._repeat(name, once)
+        size = self._repeat(name, once)
         if not 0 <= size <= LARGEST:
             raise RemoteStoreError(f"{self.address}/{name}: the server does not say its size.")
-        return int(size), tag
+        return int(size)
 
     def pinned(self) -> str:
         """Return an address at which nothing changes any more, or this one if there is none."""
@@ -489,14 +484,8 @@ class Objects(ABC):
             )
         yield self
 
-    def keep(self, *, arrived: bool = False) -> None:  # noqa: B027
-        """Count what a draft holds of a set as complete; nothing to do elsewhere.
-
-        Parameters
-        ----------
-        arrived : bool
-            Wait until it has been sent: its files may not stay where they are.
-        """
+    def keep(self) -> None:  # noqa: B027
+        """Count what a draft holds of a set as complete, once sent; nothing to do elsewhere."""
 
     def undo(self) -> None:  # noqa: B027
         """Drop what was written to a draft since `keep`; nothing to do elsewhere."""
@@ -520,14 +509,6 @@ class Objects(ABC):
         What the block raises while it takes pieces becomes, as what asking raises: TransientError
         if asking again may help, FileNotFoundError, or RemoteStoreError.
         """
-
-    def _compare(self, name: str, tag: str) -> None:
-        """Raise CorruptStoreError if an answer is not of the content that was pinned."""
-        if self.pins.get(name, tag) != tag:
-            raise CorruptStoreError(
-                f"{self.address}/{name} was changed while it was read (its tag was "
-                f"{self.pins[name]}, now it is {tag}). Run the same command again."
-            )
 
     def _pace(self, name: str) -> Pace:
         return Pace(f"{self.address}/{name}", self.limits)
@@ -635,6 +616,11 @@ def check_name(name: str) -> str:
             f"{name[:200]!r} is not the name of a file of a store. It was not asked for."
         )
     return name
+
+
+def one_line(text: str) -> str:
+    """Return what an error says in one short line, without queries, which may be signed."""
+    return QUERY.sub("?…", " ".join(text.split()))[:300]
 
 
 def backoff(attempt: int) -> float:

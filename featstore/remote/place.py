@@ -7,23 +7,20 @@ for by each handle once, and kept for when the server cannot be reached.
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import re
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from featstore.durable import write_durably
 from featstore.errors import CorruptStoreError, RemoteStoreError, UnreachableError
-from featstore.parallel import in_background
-from featstore.remote.cache import kept_below, user_cache
-from featstore.remote.rows import REQUESTS, RemoteRows
+from featstore.remote.cache import REQUESTS, RemoteRows, kept_below, user_cache
 from featstore.store.files import (
     MAX_JSON_BYTES,
     facts_of,
@@ -34,15 +31,12 @@ from featstore.store.layout import SetKey
 from featstore.store.listing import PARTS, Listed, set_files
 from featstore.store.log import NAME as LOG
 from featstore.store.log import Log, read_log
-from featstore.store.place import Place, Progress
 from featstore.store.records import REVISIONS, Commit, commit_of, parse_tag, tag_file
-from featstore.store.rows import Mode, RowSource
+from featstore.store.rows import Mode, Place, Progress, RowSource
 from featstore.store.tables import MAX_ITEM_BYTES, MAX_THUMBNAILS_BYTES
 
 if TYPE_CHECKING:
     from featstore.remote.objects import Objects
-
-T = TypeVar("T")
 
 
 class RemotePlace(Place):
@@ -178,7 +172,8 @@ class RemotePlace(Place):
         """
         wanted = [one for one in set_files(key, commit).values() if one.part in (parts or PARTS)]
         missing = [one for one in wanted if not same_file(self.root / one.path, one.facts)]
-        _at_once([functools.partial(self._fetch_file, one) for one in missing])
+        with ThreadPoolExecutor(REQUESTS, "files") as pool:
+            list(pool.map(self._fetch_file, missing))
 
     def fetch_thumbnails(self, folder: str) -> None:
         """Fetch the thumbnails of ``dataset/kind`` that the log lists."""
@@ -237,8 +232,3 @@ class RemotePlace(Place):
             raise CorruptStoreError(
                 f"{self.address}/{name} is missing, though the store names it."
             ) from err
-
-
-def _at_once(calls: Sequence[Callable[[], T]]) -> list[T]:
-    """Return what calls that wait for a server return, made in threads at the same time."""
-    return [answer.result() for answer in [in_background(call) for call in calls]]

@@ -1,17 +1,39 @@
-"""Read-only objects: the files of a web server, with ranges where it knows them."""
+"""Files below an https address: of a web server, with ranges where it knows them, or of the hub."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import time
-from collections.abc import Iterator
+import itertools
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from typing import Any
-from urllib.parse import quote, urljoin, urlsplit
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any, TypeVar
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from featstore.address import Address
-from featstore.errors import RemoteStoreError, needs_extra
-from featstore.remote.objects import Answer, Objects, Pace, TransientError
+from featstore.errors import (
+    CorruptStoreError,
+    FeatstoreError,
+    RemoteStoreError,
+    UnreachableError,
+    needs_extra,
+)
+from featstore.identity import sha256_hex
+from featstore.remote.objects import (
+    LARGEST,
+    QUERY,
+    Answer,
+    Objects,
+    Pace,
+    TransientError,
+    one_line,
+)
 
 _PIECE = 2**20
 
@@ -29,12 +51,6 @@ class WebObjects(Objects):
     """Files below an https address. The server need not list, nor know ranges.
 
     obstore's own reader of web servers follows redirects anywhere; this one must not.
-
-    Attributes
-    ----------
-    targets : dict
-        Name -> URL that a file was redirected to, which is asked at once until the time of
-        ``time.monotonic``. Empty unless `_moved` fills it.
     """
 
     what = "a web server"
@@ -44,7 +60,6 @@ class WebObjects(Objects):
         with needs_extra(address.url):
             import urllib3
         self._errors = urllib3.exceptions
-        self.targets: dict[str, tuple[str, float]] = {}
         # What a server sends is read as it is: nothing is unpacked, so nothing can swell.
         self._pool: Any = urllib3.PoolManager(
             maxsize=16, retries=False,
@@ -63,13 +78,10 @@ class WebObjects(Objects):
             if ranged and not message.startswith(asked):
                 raise TransientError(f"the server answered with the range {message[:80]!r}")
             size = number_in(answer, "Content-Range" if ranged else "Content-Length")
-            yield Answer(size, self._tag(answer), ranged, _pieces(answer, pace))
+            yield Answer(size, "", ranged, _pieces(answer, pace))
 
     def _url(self, name: str) -> str:
         return f"{self.address}/{quote(name)}"
-
-    def _moved(self, name: str, url: str, target: str) -> None:
-        """Look at what the URL of a file was redirected to."""
 
     def _credentials(self, url: str) -> dict[str, str]:  # noqa: ARG002
         """Return the headers that a request to this URL, perhaps of a redirect, may carry."""
@@ -77,10 +89,6 @@ class WebObjects(Objects):
 
     def _note(self, answer: Any) -> None:
         """Look at each answer, those that redirect included."""
-
-    def _tag(self, answer: Any) -> str:
-        """Return what tells this content of a file from an earlier one, or nothing."""
-        return str(answer.headers.get("ETag") or answer.headers.get("Last-Modified") or "")
 
     def _send(self, url: str, headers: dict[str, str], pace: Pace) -> Any:
         ask = functools.partial(
@@ -106,10 +114,7 @@ class WebObjects(Objects):
     @contextmanager
     def _asked(self, name: str, headers: dict[str, str], pace: Pace) -> Iterator[Any]:
         """Give an answer of status 200 or 206, and close its connection unless all was read."""
-        target, until = self.targets.get(name, ("", 0.0))
-        known = target if time.monotonic() < until else ""
-        first = url = known or self._url(name)
-        answer: Any = None
+        url, answer = self._url(name), None
         try:
             for _ in range(_REDIRECTS + 1):
                 answer = self._send(url, headers, pace)
@@ -117,17 +122,11 @@ class WebObjects(Objects):
                 if not target:
                     break
                 url = target
-            if known and answer.status not in (200, 206):
-                raise TransientError(f"the address that it was redirected to says {answer.status}")
             self._check(name, answer, asked_range="Range" in headers)
-            if url != first:
-                self._moved(name, first, url)
             yield answer
-        except (self._errors.HTTPError, OSError, TransientError) as err:
-            if self.targets.get(name, ("",))[0] == known:
-                self.targets.pop(name, None)  # the next attempt asks for the file anew
-            if isinstance(err, TransientError | RemoteStoreError | FileNotFoundError):
-                raise
+        except (RemoteStoreError, FileNotFoundError):
+            raise
+        except (self._errors.HTTPError, OSError) as err:
             if isinstance(err, self._errors.SSLError) or "CERTIFICATE" in str(err):
                 raise RemoteStoreError(
                     f"{self.address} has no certificate that can be trusted: {str(err)[:200]}."
@@ -180,3 +179,391 @@ def _pieces(answer: Any, pace: Pace) -> Iterator[bytes]:
     # What follows the last chunk may never end, however fast it comes.
     while piece := pace.wait(read) if answer.chunked else read():
         yield piece
+
+
+T = TypeVar("T")
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+#: Bytes of a listing, whose size nobody knows before: it may take until the deadline.
+_ANY_SIZE = 2**50
+
+#: Files that are sent at once.
+_AT_ONCE = 4
+
+_REFUSED = frozenset({"RepoNotFound", "RevisionNotFound", "GatedRepo"})
+
+
+class HubObjects(WebObjects):
+    """Files below ``hf://datasets/OWNER/NAME[@REVISION][/FOLDER]``; a token as the hub's own.
+
+    The first answer says which commit the revision is; everything else is read from that commit.
+    """
+
+    what = "a dataset of the Hugging Face hub"
+
+    def __init__(self, address: Address) -> None:
+        super().__init__(address)
+        self._place = address
+        if address.host != "datasets" or address.path.count("/") < 1:
+            raise RemoteStoreError(
+                f"{address.url} is no dataset of the hub: hf://datasets/OWNER/NAME."
+            )
+        with needs_extra(address.url):
+            import huggingface_hub
+        # A hub of one's own is named as for all of huggingface_hub.
+        stated = os.environ.get("HF_ENDPOINT") or huggingface_hub.constants.ENDPOINT
+        self.endpoint = stated.rstrip("/")
+        self.api: Any = huggingface_hub.HfApi(endpoint=self.endpoint)
+        # The library's own headers cost a request, which tells the hub what runs here.
+        implicit = not huggingface_hub.constants.HF_HUB_DISABLE_IMPLICIT_TOKEN
+        token = huggingface_hub.get_token() if implicit else None
+        self._offline = bool(huggingface_hub.constants.HF_HUB_OFFLINE)
+        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        owner, rest = address.path.split("/", 1)
+        place, _, self.folder = rest.partition("/")
+        name, _, revision = place.partition("@")
+        self.repository = f"{owner}/{name}"
+        self.revision = unquote(revision) or "main"
+        self._commit = ""
+
+    def names(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        """Yield name and size of the files below `prefix`; too many are a CorruptStoreError."""
+        for name, file in self.files(prefix).items():
+            yield name, file.size
+
+    def files(self, prefix: str = "", commit: str = "") -> dict[str, Any]:
+        """Return name -> what the hub states of a file (`size`, `blob_id`, `lfs`), below `prefix`.
+
+        Parameters
+        ----------
+        commit : str
+            That which is read, or the revision, by default.
+
+        Raises
+        ------
+        CorruptStoreError
+            If there are too many.
+        """
+        from huggingface_hub.errors import EntryNotFoundError
+
+        most = int(self.limits.most_names) + 1
+        root = "/".join(filter(None, (self.folder, prefix.rstrip("/"))))
+
+        def ask() -> list[Any]:
+            tree = self.api.list_repo_tree(
+                self.repository, root or None, recursive=True,
+                revision=commit or self._commit or self.revision, repo_type="dataset",
+            )  # fmt: skip
+            try:
+                return list(itertools.islice((f for f in tree if hasattr(f, "blob_id")), most))
+            except EntryNotFoundError:
+                return []
+
+        found = self.asked(prefix or "its list of files", ask, n_bytes=_ANY_SIZE)
+        if len(found) >= most:
+            raise self._too_many()
+        start = f"{self.folder}/" if self.folder else ""
+        for file in found:
+            sized = type(file.size) is int and 0 <= file.size <= LARGEST
+            if not isinstance(file.path, str) or not sized:
+                raise CorruptStoreError(
+                    f"{self.address} lists a file of which it states neither name nor size as they "
+                    f"must be: {str(file.path)[:80]!r}, {str(file.size)[:20]!r}."
+                )
+        return {file.path.removeprefix(start): file for file in found}
+
+    def head(self) -> str:
+        """Return the commit that the revision is now.
+
+        Raises
+        ------
+        RemoteStoreError
+            If there is no such dataset or revision, or it may not be read.
+        """
+        sha = self.asked(
+            "the revision",
+            lambda: self.api.dataset_info(self.repository, revision=self.revision).sha,
+        )
+        if not isinstance(sha, str) or not _COMMIT.fullmatch(sha):
+            raise RemoteStoreError(f"{self.address}: the hub names no commit of the revision.")
+        return sha
+
+    def at(self, commit: str) -> str:
+        """Return the address of the same files at a commit."""
+        return f"hf://datasets/{self.repository}@{commit}/{self.folder}".rstrip("/")
+
+    def pinned(self) -> str:
+        """Return the address of the commit that the revision, or without one ``main``, is now."""
+        return self.at(self.head())
+
+    @contextlib.contextmanager
+    def draft(self) -> Iterator[Objects]:
+        """Give a draft of the commit that follows the present one.
+
+        What it has begun to send at the end is sent, and stays unused if it was not published.
+
+        Raises
+        ------
+        RemoteStoreError
+            If the address names a commit, or the dataset is missing.
+        """
+        if _COMMIT.fullmatch(self.revision):
+            raise RemoteStoreError(
+                f"{self.address} names a commit, which never changes. Push to the dataset, or to a "
+                "branch of it."
+            )
+        draft = HubDraft(self._place)
+        try:
+            yield draft
+        finally:
+            draft.uploads.shutdown(wait=False, cancel_futures=True)
+
+    def asked(self, what: str, ask: Callable[[], T], *, n_bytes: int = 0) -> T:
+        """Return what a call of huggingface_hub returns, tried again where that may help."""
+        return self._repeat(what, lambda pace: self.once(pace, ask, n_bytes))
+
+    def once(self, pace: Pace, ask: Callable[[], T], n_bytes: int) -> T:
+        """Return what one call of huggingface_hub returns; raises what `refusal` makes of errors.
+
+        Parameters
+        ----------
+        n_bytes : int
+            What the call moves, at the least rate or faster.
+        """
+        try:
+            return pace.wait(ask, n_bytes)
+        except (FeatstoreError, TransientError):
+            raise
+        except Exception as err:
+            raise self.refusal(err) from _no_secrets(err)
+
+    def refusal(self, err: Exception) -> Exception:
+        """Return what an error of huggingface_hub becomes: final, or worth another attempt."""
+        answer = _answer_of(err)
+        status = 0 if answer is None else answer.status_code
+        if status in (401, 403, 404):
+            return self._no_dataset(status)
+        said = _said(err)
+        if answer is None or status in AGAIN:
+            again = TransientError(said if answer is None else f"the hub said {status}")
+            again.after = 0.0 if answer is None else max(0.0, number_in(answer, "Retry-After"))
+            return again
+        return RemoteStoreError(f"{self.address}: the hub said {status}: {said}")
+
+    def _no_dataset(self, status: int) -> RemoteStoreError:
+        return RemoteStoreError(
+            f"{self.address} is no dataset of the hub, or none that your token may use (the hub "
+            f"said {status}). `hf auth whoami` shows whose token it is, and `hf repos create "
+            f"{self.repository} --repo-type dataset` makes the dataset."
+        )
+
+    def _url(self, name: str) -> str:
+        if self._offline:
+            raise UnreachableError(
+                f"{self.address}/{name} was not asked for, because HF_HUB_OFFLINE is set."
+            )
+        path = "/".join(filter(None, (self.folder, name)))
+        revision = quote(self._commit or self.revision, safe="")
+        return f"{self.endpoint}/datasets/{self.repository}/resolve/{revision}/{quote(path)}"
+
+    def _credentials(self, url: str) -> dict[str, str]:
+        # Large files are redirected to other servers, which must not see the token.
+        own = urlsplit(url)[:2] == urlsplit(self.endpoint)[:2]
+        return self._headers if own else {}
+
+    def _note(self, answer: Any) -> None:
+        commit = str(answer.headers.get("X-Repo-Commit", ""))
+        if not self._commit and _COMMIT.fullmatch(commit):
+            self._commit = commit
+
+    def _check(self, name: str, answer: Any, *, asked_range: bool) -> None:
+        if answer.status in (401, 403) or answer.headers.get("X-Error-Code", "") in _REFUSED:
+            raise self._no_dataset(answer.status)
+        super()._check(name, answer, asked_range=asked_range)
+
+    def _followed(self, url: str, location: str) -> str:
+        target = urljoin(url, location)
+        if urlsplit(target).scheme != "https" and urlsplit(self.endpoint).scheme == "https":
+            raise RemoteStoreError(f"{self.address} redirects to a server without TLS. Not read.")
+        return target
+
+
+class HubDraft(HubObjects):
+    """The next commit of a dataset of the hub.
+
+    All reads are of one commit, and of what was written since. Large files are sent while the draft
+    grows; the hub keeps them by their sha256, so that an interrupted push sends none twice. The
+    commit is made by `publish`, on the condition that its parent is still the one that was read.
+    """
+
+    can_write = True
+    is_atomic = True
+
+    def __init__(self, address: Address) -> None:
+        super().__init__(address)
+        logging.getLogger("huggingface_hub.utils._http").addFilter(_FILTER)
+        self._commit = self.head()
+        self._there = self.files()
+        self._staged: dict[str, Any] = {}
+        self._kept: dict[str, Any] = {}
+        self._sending: list[Future[None]] = []
+        self.uploads = ThreadPoolExecutor(_AT_ONCE, "upload")
+        self.page = f"{self.endpoint}/datasets/{self.repository}"
+        revision = quote(self.revision, safe="")
+        self.downloads = f"{self.page}/resolve/{revision}/{self.folder}".rstrip("/")
+
+    def pinned(self) -> str:
+        """Return the address of the commit that was read or, once published, made."""
+        return self.at(self._commit)
+
+    def names(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        """Yield name and size of the files below `prefix`."""
+        found = {name: file.size for name, file in self._there.items()}
+        found |= {name: add.upload_info.size for name, add in self._staged.items()}
+        return ((name, size) for name, size in found.items() if name.startswith(prefix))
+
+    def put(self, name: str, data: bytes | Path | IO[bytes]) -> None:
+        """Enter a file in the draft; one of the disk is sent meanwhile, others with the commit."""
+        add = self._stage(name, data)
+        if isinstance(data, Path):
+            # No further ahead of the link than its calls reach: what is reported as sent nearly is.
+            while len(late := [sent for sent in self._sending if not sent.done()]) >= _AT_ONCE:
+                wait(late, return_when=FIRST_COMPLETED)
+            self._sending.append(self.uploads.submit(self._upload, add))
+
+    def create(self, name: str, data: bytes | Path | IO[bytes]) -> bool:
+        """Enter a file only if there is none."""
+        if name in self._staged or name in self._there:
+            return False
+        self._stage(name, data)
+        return True
+
+    def replace(self, name: str, data: bytes, tag: str) -> bool:
+        """Enter a file only if the one that is there has this tag."""
+        if self.read_tagged(name, limit=_ANY_SIZE)[1] != tag:
+            return False
+        self._stage(name, data)  # sent with the commit: it may be replaced again before
+        return True
+
+    def keep(self) -> None:
+        """Count what was entered so far as complete, once what is sent of it has arrived.
+
+        Raises
+        ------
+        RemoteStoreError
+            If the hub has refused a file, or could not be reached.
+        """
+        for sent in self._sending:
+            sent.result()
+        self._sending, self._kept = [], dict(self._staged)
+
+    def undo(self) -> None:
+        """Drop what was entered since `keep`; what was sent of it stays unused."""
+        for unkept in self._sending:
+            unkept.cancel()
+        self._sending, self._staged = [], dict(self._kept)
+
+    def publish(self, message: str) -> bool:
+        """Make the commit.
+
+        Raises
+        ------
+        RemoteStoreError
+            If the hub refuses, or cannot be reached.
+        """
+        self.keep()
+        if not self._staged:
+            return True
+        made = self._repeat("the commit", lambda _: self._make_commit(message))
+        self._commit = made or self._commit
+        return bool(made)
+
+    def _make_commit(self, message: str) -> str:
+        """Return the new commit; empty if the parent is no longer the head."""
+        try:
+            made = self.api.create_commit(
+                self.repository, list(self._staged.values()), commit_message=message,
+                repo_type="dataset", revision=self.revision, parent_commit=self._commit,
+                num_threads=_AT_ONCE,
+            )  # fmt: skip
+            return str(made.oid)
+        except Exception as err:
+            answer = _answer_of(err)
+            if answer is not None and answer.status_code in (409, 412):
+                return ""
+            refusal = self.refusal(err)
+            # The answer may have been lost, and not the request: the next round finds all there.
+            if isinstance(refusal, TransientError) and self.head() != self._commit:
+                return ""
+            raise refusal from _no_secrets(err)
+
+    def _stage(self, name: str, data: bytes | Path | IO[bytes]) -> Any:
+        from huggingface_hub import CommitOperationAdd
+
+        self.rule(name)
+        path = "/".join(filter(None, (self.folder, name)))
+        self._staged[name] = CommitOperationAdd(path, data)
+        return self._staged[name]
+
+    def _upload(self, add: Any) -> None:
+        def ask() -> None:
+            self.api.preupload_lfs_files(
+                self.repository, [add], repo_type="dataset", revision=self.revision,
+                free_memory=False,
+            )  # fmt: skip
+
+        try:
+            self.once(self._pace("the upload"), ask, _ANY_SIZE)
+        except TransientError as err:  # the library has tried it several times
+            raise UnreachableError(
+                f"An upload to {self.address} failed: {err}. Push again: what has arrived is not "
+                "sent twice."
+            ) from err
+
+    @contextlib.contextmanager
+    def _get(self, name: str, span: tuple[int, int] | None, pace: Pace) -> Iterator[Answer]:
+        if name in self._staged:
+            data = _content(self._staged[name])
+            yield Answer(len(data), sha256_hex(data), ranged=False, pieces=[data])
+        elif name in self._there:
+            with super()._get(name, span, pace) as answer:
+                yield replace(answer, tag=str(self._there[name].blob_id))
+        else:
+            raise FileNotFoundError(f"{self.address}/{name}")
+
+
+def _content(add: Any) -> bytes:
+    with add.as_file() as file:
+        return bytes(file.read())
+
+
+def _answer_of(err: BaseException | None) -> Any:
+    """Return the hub's answer that an error comes from; None if it comes from none."""
+    while err is not None:
+        answer = getattr(err, "response", None)
+        if answer is not None:
+            return answer
+        err = err.__cause__ or err.__context__
+    return None
+
+
+def _said(err: BaseException) -> str:
+    cause = err.__cause__ or err
+    return one_line(f"{type(cause).__name__}: {cause}")
+
+
+def _no_secrets(err: Exception) -> Exception:
+    """Return an error to name as a cause, without the signed addresses that the other may hold."""
+    return RuntimeError(_said(err))
+
+
+class _WithoutQueries(logging.Filter):
+    """Takes queries out of what is logged: the address of an upload is signed."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = QUERY.sub("?…", record.getMessage()), ()
+        return True
+
+
+_FILTER = _WithoutQueries()

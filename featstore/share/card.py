@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,9 +14,11 @@ import polars as pl
 from featstore.datasets import DATASETS
 from featstore.durable import make_folders, write_durably, write_error
 from featstore.identity import sha256_hex
+from featstore.remote.objects import Objects
 from featstore.store.log import ABOUT, Log, has_log, update_log
 from featstore.store.records import REVISIONS, commit_bytes
-from featstore.store.store import FeatureStore, SetInfo
+from featstore.store.store import FeatureStore, SetInfo, open_store
+from featstore.store.tables import MAX_ITEM_BYTES
 
 #: Said where nobody stated a licence.
 UNKNOWN = "not stated"
@@ -373,3 +376,43 @@ def _cell(value: object) -> str:
     """Return a cell of a table: one line, without what would end it or make markup of it."""
     text = " ".join(str(value).split()).replace("|", "\\|")
     return text.replace("<", "&lt;").replace(">", "&gt;").replace("[", "\\[")
+
+
+def send_card(opened: FeatureStore, objects: Objects, licences: Mapping[str, str]) -> None:
+    """Write the card and the Croissant metadata of what the draft of a store holds.
+
+    A file of the same name that no push has written stays as it is.
+
+    Parameters
+    ----------
+    licences : mapping
+        Dataset -> licence of its items; those that the earlier card states are kept.
+    """
+    log = objects.log() or Log()
+    old: dict[str, bytes] = {}
+    for name in ABOUT:
+        with contextlib.suppress(FileNotFoundError):
+            old[name] = objects.read(name, limit=MAX_ITEM_BYTES)
+    listed = log.about
+    own = [name for name in ABOUT if name not in old or listed.get(name) == sha256_hex(old[name])]
+    if "README.md" in own and "README.md" in old:
+        licences = {**stated_licences(old["README.md"].decode()), **licences}
+    cards = {
+        str(card.info.key): card
+        for card in set_cards(opened, licences)
+        if log.sets.get(str(card.info.key)) == card.info.commit.digest
+    }
+    if log.sets.keys() - cards.keys():
+        # What other publishers put there is described as it was before.
+        there = set_cards(open_store(objects.pinned()), licences)
+        cards = {**{str(card.info.key): card for card in there}, **cards}
+    chosen = [cards[key] for key in sorted(cards) if key in log.sets]
+    title = objects.address.rsplit("/", 1)[-1]
+    metadata = croissant(title, chosen, url=objects.page, files=objects.downloads)
+    texts = (hub_card(title, chosen, address=objects.address), croissant_text(metadata))
+    new = {name: text.encode() for name, text in zip(ABOUT, texts, strict=True) if name in own}
+    for name, data in new.items():
+        if data != old.get(name):
+            objects.put(name, data)
+    digests = {name: sha256_hex(data) for name, data in new.items()}
+    objects.update_log(lambda log: replace(log, about={**log.about, **digests}))

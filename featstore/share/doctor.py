@@ -1,10 +1,9 @@
-"""Checks of environment, cache and store, each with what to do."""
+"""What is wrong with environment, cache and store, and what to do; in what two stores differ."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import mmap
 import os
 import platform
 import shutil
@@ -12,11 +11,12 @@ import stat
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from featstore.command_line import human_bytes
+import polars as pl
+
 from featstore.durable import try_lock
 from featstore.errors import (
     EXTRAS,
@@ -25,13 +25,13 @@ from featstore.errors import (
     install_command,
     package_of,
 )
-from featstore.remote.cache import user_cache
+from featstore.remote.cache import kept_below, user_cache
 from featstore.remote.place import RemotePlace
 from featstore.store.files import open_regular
 from featstore.store.log import NAME as LOG
-from featstore.store.mapping import MappingUnavailableError, check_mappable
-from featstore.store.store import FeatureStore, open_store
+from featstore.store.store import FeatureStore, SetInfo, open_store
 from featstore.store.verify import verify_store
+from featstore.terminal import human_bytes
 
 State = Literal["fine", "note", "wrong"]
 
@@ -84,12 +84,6 @@ def _environment() -> Iterator[Finding]:
             text = f"{', '.join(map(package_of, missing))} not installed"
             advice = f"Needed only for that: {install_command(missing)}."
             yield Finding(extra, "note", text, advice)
-    try:
-        check_mappable()
-    except MappingUnavailableError as err:
-        yield Finding("mapping", "note", str(err), "Rows are read file by file, more slowly.")
-    else:
-        yield Finding("mapping", "fine", f"arrays are mapped; pages of {mmap.PAGESIZE:,} bytes")
 
 
 def _version(package: str) -> str:
@@ -101,16 +95,12 @@ def _version(package: str) -> str:
 def _cache() -> Iterator[Finding]:
     try:
         cache = user_cache()
+        with kept_below(cache.root):
+            cache.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with tempfile.TemporaryFile(dir=cache.root):
+                pass
     except CacheFullError as err:
-        yield Finding("cache", "wrong", str(err), "Correct the variable.")
-        return
-    try:
-        cache.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryFile(dir=cache.root):
-            pass
-    except OSError as err:
-        text = f"{cache.root} cannot be written: {err.strerror or err}"
-        yield Finding("cache", "wrong", text, "Set HEADSTOCK_CACHE to a folder of yours.")
+        yield Finding("cache", "wrong", str(err), "Correct HEADSTOCK_CACHE or its size.")
         return
     held = sum(entry.bytes for entry in cache.shards())
     free = shutil.disk_usage(cache.root).free
@@ -119,12 +109,8 @@ def _cache() -> Iterator[Finding]:
         f"{human_bytes(free)} are free on its disk"
     )
     tight = free < _FREE or held > cache.limit
-    advice = (
-        "`headstock cache --max-size` empties it; HEADSTOCK_CACHE_SIZE is its limit."
-        if tight
-        else ""
-    )
-    yield Finding("cache", "note" if tight else "fine", text, advice)
+    advice = "`headstock cache --max-size` empties it; HEADSTOCK_CACHE_SIZE is its limit."
+    yield Finding("cache", "note" if tight else "fine", text, advice * tight)
     if os.environ.get("HEADSTOCK_OFFLINE", "") not in ("", "0"):
         advice = "Unset HEADSTOCK_OFFLINE to read what is not in the cache."
         yield Finding("offline", "note", "no server is asked", advice)
@@ -179,12 +165,8 @@ def _remote(place: RemotePlace) -> Iterator[Finding]:
         yield Finding("server", "note", text, "Check the network, or HEADSTOCK_OFFLINE.")
         return
     yield Finding("server", "fine", f"{place.objects.what} answers")
-    writable = place.objects.can_write
-    if writable:
+    if place.objects.can_write:
         yield from _unfinished(place)
-    pushes = place.objects.can_push
-    text = "sets can be pushed, if your credentials allow it" if pushes else "read only"
-    yield Finding("pushing", "fine", text)
 
 
 def _unfinished(place: RemotePlace) -> Iterator[Finding]:
@@ -215,3 +197,89 @@ def _opening_advice(place: str | Path) -> str:
         return "Check the address. `headstock store init` or `headstock extract` makes a store."
     known = [f"{name} is {'set' if os.environ.get(name) else 'not set'}" for name in names.split()]
     return f"Check the address and the environment: {', '.join(known)}."
+
+
+@dataclass(frozen=True)
+class SetDifference:
+    """How a set differs.
+
+    Attributes
+    ----------
+    key : str
+    state : str
+        ``"only in A"``, ``"only in B"``, or ``"differs"``.
+    revisions : tuple of str
+        Of A and of B; empty where the set is missing.
+    added, removed : int
+        Items that only B, or only A, has.
+    changed_items : int
+        Items of both whose row of the item table differs.
+    changed_blocks : int or None
+        Blocks of rows with another hash, of those that both have in full; None if the two cannot be
+        compared by blocks (other dimension, dtype or block size).
+    failed : tuple of int
+        Items without an embedding in A and in B.
+    """
+
+    key: str
+    state: str
+    revisions: tuple[str, str]
+    added: int = 0
+    removed: int = 0
+    changed_items: int = 0
+    changed_blocks: int | None = None
+    failed: tuple[int, int] = (0, 0)
+    attributes: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+
+
+def compare_stores(a: FeatureStore, b: FeatureStore) -> list[SetDifference]:
+    """Return the sets in which two stores differ, by key; rows are compared by their hashes.
+
+    Of remote stores only records and item tables are fetched.
+    """
+    in_a = {str(info.key): info for info in a.sets()}
+    in_b = {str(info.key): info for info in b.sets()}
+    found = []
+    for key in sorted({*in_a, *in_b}):
+        one, other = in_a.get(key), in_b.get(key)
+        if one is None or other is None:
+            state = "only in A" if other is None else "only in B"
+            ids = tuple("" if info is None else info.commit.revision_id for info in (one, other))
+            found.append(SetDifference(key, state, (ids[0], ids[1])))
+        elif one.commit.revision_id != other.commit.revision_id:
+            found.append(_compare(key, (a, one), (b, other)))
+    return found
+
+
+def _compare(
+    key: str, a: tuple[FeatureStore, SetInfo], b: tuple[FeatureStore, SetInfo]
+) -> SetDifference:
+    one, other = a[1].commit, b[1].commit
+    first, second = (_facts(store.item_table(info)) for store, info in (a, b))
+    blocks: int | None = None
+    shape = (one.dim, one.dtype, one.block_rows)
+    if shape == (other.dim, other.dtype, other.block_rows):
+        mine, theirs = one.by_rows, other.by_rows
+        blocks = sum(mine[rows] != theirs[rows] for rows in mine.keys() & theirs)
+    stated = dict[str, Any](other.attributes)
+    values = {name: (value, stated[name]) for name, value in one.attributes.items()}
+    return SetDifference(
+        key,
+        "differs",
+        (one.revision_id, other.revision_id),
+        added=len(second.keys() - first),
+        removed=len(first.keys() - second),
+        changed_items=sum(second.get(item, facts) != facts for item, facts in first.items()),
+        changed_blocks=blocks,
+        failed=(one.n_failed, other.n_failed),
+        attributes={name: pair for name, pair in values.items() if pair[0] != pair[1]},
+    )
+
+
+def _facts(table: pl.DataFrame) -> dict[str, str]:
+    """Return item_id -> its facts as a text, in which a column without a value is as none."""
+    names = sorted(set(table.columns) - {"item_id"})
+    return {
+        row["item_id"]: repr([(name, row[name]) for name in names if row[name] is not None])
+        for row in table.iter_rows(named=True)
+    }

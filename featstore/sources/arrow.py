@@ -6,7 +6,7 @@ import mmap
 import re
 import threading
 from bisect import bisect_right
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
@@ -17,8 +17,18 @@ from typing import Any
 from featstore.errors import FeatstoreError, ItemReadError, ManifestError, needs_extra
 from featstore.identity import sha256_hex
 from featstore.manifest.paths import open_plain, part_uri
-from featstore.sources.location import files_below, folder
-from featstore.sources.roots import BLOCK, KEPT, PARQUET, Folder, LocalFile, OpenFile, Root, locate
+from featstore.sources.roots import (
+    BLOCK,
+    KEPT,
+    PARQUET,
+    Folder,
+    LocalFile,
+    OpenFile,
+    Root,
+    files_below,
+    folder,
+    locate,
+)
 from featstore.sources.tables import (
     MAX_RECORD_BYTES,
     Found,
@@ -107,8 +117,6 @@ class ParquetCells:
     ----------
     file : OpenFile or Path
         Closed with the cells.
-    window_bytes : int
-        Cells that are kept after they were passed.
 
     Raises
     ------
@@ -116,8 +124,7 @@ class ParquetCells:
         If the file is truncated, is no Parquet, or claims far more than it can hold.
     """
 
-    def __init__(self, file: OpenFile | Path, *, window_bytes: int = WINDOW_BYTES) -> None:
-        self._most = window_bytes
+    def __init__(self, file: OpenFile | Path) -> None:
         pyarrow = arrow()
         with _reading(str(file)):
             self._source = LocalFile(file) if isinstance(file, Path) else file
@@ -138,11 +145,10 @@ class ParquetCells:
         self._starts = [0, *accumulate(sizes)][: len(sizes)]
         self._rows = metadata.num_rows
         self._lock = threading.Lock()
-        self._column = ""
-        self._next = 0
+        # Cells of a column from row `_first` on, and what yields those behind them.
+        self._column, self._first, self._held = "", 0, 0
+        self._cells: deque[bytes] = deque()
         self._batches: Iterator[Any] = iter(())
-        self._window: OrderedDict[int, bytes] = OrderedDict()
-        self._held = 0
 
     def rows(
         self, names: Sequence[str], *, at_once: int = BATCH_ROWS
@@ -163,25 +169,23 @@ class ParquetCells:
         if row >= self._rows:
             raise ItemReadError(f"{self.where} has {self._rows:,} rows and no row {row:,}.")
         with self._lock:
-            if column != self._column:
-                self._restart(column, row)
             # Reading on is the shortest way to a later row of this row group.
-            ahead = self._next <= row and self._group(row) <= self._group(self._next)
-            if row not in self._window and not ahead:
+            later = self._group(row) > self._group(self._first + len(self._cells))
+            if column != self._column or row < self._first or later:
                 self._restart(column, row)
             try:
                 with _reading(self.where, ItemReadError):
-                    while row not in self._window:
+                    while row >= self._first + len(self._cells):
                         self._advance()
             except FeatstoreError:
                 self._column = ""
                 raise
-            return self._window[row]
+            return self._cells[row - self._first]
 
     def close(self) -> None:
         """Close the file."""
         self._batches = iter(())
-        self._window.clear()
+        self._cells.clear()
         self._file.close()
         self._source.close()
 
@@ -190,28 +194,27 @@ class ParquetCells:
 
     def _restart(self, column: str, row: int) -> None:
         group = self._group(row)
-        self._column, self._next = column, self._starts[group]
+        self._column, self._first, self._held = column, self._starts[group], 0
         self._batches = self._file.iter_batches(
             batch_size=BATCH_ROWS,
             row_groups=range(group, len(self._starts)),
             columns=[column],
             use_threads=False,
         )
-        self._window.clear()
-        self._held = 0
+        self._cells.clear()
 
     def _advance(self) -> None:
         try:
             batch = next(self._batches)
         except StopIteration as err:
             raise ValueError("it has fewer rows than it says") from err
-        for cell in _column_cells(batch, self._column):
-            data = cell if isinstance(cell, bytes) else b""
-            self._window[self._next] = data
-            self._held += len(data)
-            self._next += 1
-        while self._held > self._most and len(self._window) > batch.num_rows:
-            self._held -= len(self._window.popitem(last=False)[1])
+        cells = _column_cells(batch, self._column)
+        new = [cell if isinstance(cell, bytes) else b"" for cell in cells]
+        self._cells.extend(new)
+        self._held += sum(map(len, new))
+        while self._held > WINDOW_BYTES and len(self._cells) > batch.num_rows:
+            self._held -= len(self._cells.popleft())
+            self._first += 1
 
 
 #: How an Arrow stream ends.
@@ -318,7 +321,7 @@ def read_parquet(request: Request) -> Found:
     root, files = locate(request.location, PARQUET)
     items, place = ItemCollector(request.dataset), root.place
     for file in files:
-        with root.opened(file) as source, closing(ParquetCells(source)) as table:
+        with closing(root.open(file)) as source, closing(ParquetCells(source)) as table:
             # As the hub converts datasets: CONFIG/SPLIT/0000.parquet.
             split = split_of("/".join(file.split("/")[-2:]) if source.is_far else file)
             if request.flag("texts"):

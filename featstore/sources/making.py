@@ -13,12 +13,11 @@ from typing import Any
 import polars as pl
 
 from featstore.address import Address
-from featstore.errors import ManifestError, lookup
-from featstore.manifest.folder import building, publish, take_folder
-from featstore.manifest.io import check_name, write_manifest
+from featstore.errors import FeatstoreError, ManifestError, lookup
+from featstore.manifest.io import building, check_name, publish, take_folder, write_manifest
 from featstore.manifest.manifest import Manifest
 from featstore.plugins import Registry, first_line
-from featstore.sources.location import find_place
+from featstore.sources.roots import find_place
 from featstore.sources.tables import COLUMN_OPTIONS, Found, Request
 
 _SPLIT = {"split": "split of every item"}
@@ -59,7 +58,13 @@ class Source:
             lookup(self.options, name, what="option", where=where, error=ManifestError)
         own = self.function
         find = resolve_name(f"featstore.sources.{own}") if isinstance(own, str) else own
-        found = find(request)
+        try:
+            found = find(request)
+        except FeatstoreError:
+            raise
+        except OSError as err:
+            what = f"{err.filename or request.location}: {err.strerror or err}"
+            raise ManifestError(f"The source {self.name!r} cannot go on at {what}.") from err
         if not isinstance(found, Found):
             raise ManifestError(
                 f"The source {self.name!r} returned {type(found).__name__}; a source returns what "
@@ -86,28 +91,28 @@ _BUILT_IN: dict[str, Source] = {
             "folder",
             "every image below a folder",
             "photos -o manifests/photos",
-            "folders:read_folder",
+            "pictures:read_folder",
             _SPLIT,
         ),
         _source(
             "class-folders",
             "one folder a class, perhaps below train, val and test",
             "imagenette -o manifests/imagenette",
-            "folders:read_class_folders",
+            "pictures:read_class_folders",
             _SPLIT,
         ),
         _source(
             "captions",
             "a.jpg with a.txt beside it, one caption a line",
             "pairs -o manifests/pairs -s split=test",
-            "folders:read_captions",
+            "pictures:read_captions",
             _SPLIT,
         ),
         _source(
             "webdataset",
             "a tar, a folder of tars, or their address, with samples by key",
             "wds_cars -o manifests/cars",
-            "tars:read_webdataset",
+            "pictures:read_webdataset",
             _SPLIT,
         ),
         _source(
@@ -121,28 +126,28 @@ _BUILT_IN: dict[str, Source] = {
             "csv",
             "a comma-separated table of paths, captions, labels, splits",
             "pairs.csv -o manifests/pairs -s images=photos",
-            "text_files:read_csv",
+            "tables:read_csv",
             COLUMN_OPTIONS,
         ),
         _source(
             "tsv",
             "the same, tab-separated",
             "pairs.tsv -o manifests/pairs -s caption=title",
-            "text_files:read_tsv",
+            "tables:read_tsv",
             COLUMN_OPTIONS,
         ),
         _source(
             "jsonl",
             "the same as a JSON object a line",
             "pairs.jsonl -o manifests/pairs",
-            "text_files:read_jsonl",
+            "tables:read_jsonl",
             COLUMN_OPTIONS,
         ),
         _source(
             "karpathy",
             "Karpathy's JSON of COCO or Flickr, with all captions",
             "dataset_coco.json -o manifests/coco -s images=coco",
-            "text_files:read_karpathy",
+            "tables:read_karpathy",
             {"images": COLUMN_OPTIONS["images"]},
         ),
         _source(
@@ -156,14 +161,14 @@ _BUILT_IN: dict[str, Source] = {
             "urls",
             "a list of URLs (txt, csv, tsv, parquet), each fetched once for its hash",
             "list.parquet -o manifests/web -s keep=photos",
-            "urls:read_urls",
+            "pictures:read_urls",
             _COLUMNS_ALONE | {"keep": "folder where the images stay, to be read from there"},
         ),
         _source(
             "torchvision",
             "a dataset of torchvision that is no image files, by the name of its class",
             "data -o manifests/cifar10 -s name=CIFAR10 -s split=test",
-            "torchvision_sets:read_torchvision",
+            "pictures:read_torchvision",
             {
                 "name": "name of the class, such as CIFAR10",
                 "split": "split to open",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from functools import cached_property, lru_cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
@@ -19,12 +19,11 @@ from featstore.manifest.paths import (
     parse_locator,
     uri_fault,
 )
-from featstore.sources.roots import Folder, Remote, Root, check_size
+from featstore.sources.roots import Folder, Remote, Root, UrlReader, check_size
 
 if TYPE_CHECKING:
     from featstore.manifest.manifest import Manifest
     from featstore.sources.arrow import ArrowCells, ParquetCells
-    from featstore.sources.urls import UrlReader
 
 #: An image file of more bytes than this is not read.
 MAX_ITEM_BYTES = 256 * 2**20
@@ -46,34 +45,21 @@ class ByteReader:
         Folder or address that uris are relative to.
     max_bytes : int
         Larger items are refused.
-    open_tars : int, optional
-        Tars that stay open between reads; default: 32, of an address 4.
     """
 
-    def __init__(
-        self,
-        root: Path | Address,
-        *,
-        max_bytes: int = MAX_ITEM_BYTES,
-        open_tars: int | None = None,
-    ) -> None:
+    def __init__(self, root: Path | Address, *, max_bytes: int = MAX_ITEM_BYTES) -> None:
         self._root: Root = Folder(root) if isinstance(root, Path) else Remote(root)
         self._max_bytes = max_bytes
         # What falls out of them is closed when the last thread has let it go.
-        self._tars = lru_cache(open_tars or self._root.keep_open)(self._root.open)
+        self._tars = lru_cache(self._root.keep_open)(self._root.open)
         self._tables = lru_cache(OPEN_TABLES)(partial(_open_table, self._root))
         self._opening = threading.Lock()
+        self._urls = UrlReader()
 
     def __reduce__(self) -> tuple[Any, ...]:
         if isinstance(self._root.place, Address):
             raise TypeError("What is fetched from an address is shared by threads of one process.")
         return partial(ByteReader, max_bytes=self._max_bytes), (self._root.place,)
-
-    @cached_property
-    def _urls(self) -> UrlReader:
-        from featstore.sources.urls import UrlReader  # with polars, which few need here
-
-        return UrlReader()
 
     def __enter__(self) -> Self:
         return self

@@ -1,8 +1,7 @@
-"""Roots: the folder or the remote address where files of a manifest lie, read part by part.
+"""Where the files of a source lie: a folder, a remote address, or URLs, read part by part.
 
-A remote file is read by ranges, a block of 1 MiB at a time and, where it is read forwards, up to
-eight in one request, so that neighbours cost one request together. What a server says is not
-believed: who reads an item compares its hash.
+A remote file is read by ranges of 4 MiB, so that neighbours cost one request together. What a
+server says is not believed: who reads an item compares its hash.
 """
 
 from __future__ import annotations
@@ -12,31 +11,165 @@ import re
 import threading
 import weakref
 from abc import ABC, abstractmethod
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import replace
-from itertools import product, takewhile
+from functools import cache, lru_cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urljoin, urlsplit
 
 from featstore.address import Address, parse_address
 from featstore.errors import (
+    AddressError,
     CorruptStoreError,
     ItemReadError,
     ManifestError,
     RemoteStoreError,
     UnreachableError,
 )
-from featstore.manifest.paths import open_plain, path_fault
+from featstore.manifest.paths import open_plain, parse_locator, path_fault, uri_fault
 from featstore.remote.objects import Objects, open_objects
-from featstore.sources.location import containers, find_place
+from featstore.remote.web import WebObjects
 
-#: Bytes of a block, blocks of the longest request, and blocks of a file that are kept.
-BLOCK = 2**20
-AHEAD = 8
-KEPT = 16
+#: Before a colon, at least two letters: one is a drive.
+_SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:")
+
+
+def local_path(location: str | Path) -> Path:
+    """Return `location` as an existing, resolved path.
+
+    Raises
+    ------
+    ManifestError
+        If it is a URL or a ``pipe:`` command, or does not exist.
+    """
+    text = str(location)
+    if _SCHEME.match(text) and not Path(text).exists():
+        what = "a command" if text.lower().startswith("pipe:") else "a URL"
+        raise ManifestError(
+            f"The location {text!r} is {what}. This source reads local files and folders: fetch "
+            "it first, then give the path. (webdataset, parquet and hf read addresses.)"
+        )
+    try:
+        return Path(text).expanduser().resolve(strict=True)
+    except (OSError, ValueError, RuntimeError) as err:
+        reason = getattr(err, "strerror", None) or err
+        raise ManifestError(f"The location {text!r} cannot be opened: {reason}.") from err
+
+
+def find_place(location: str | Path) -> Path | Address:
+    """Return `location` as an address, or else as `local_path` does.
+
+    Raises
+    ------
+    ManifestError
+        If the address is malformed or of a kind that is not read.
+    """
+    try:
+        found = parse_address(str(location))
+    except AddressError as err:
+        raise ManifestError(f"The location cannot be read. {err}") from err
+    return local_path(location) if isinstance(found, Path) else found
+
+
+def folder(location: str | Path) -> Path:
+    """Return `location` as a folder; raise ManifestError if it is none."""
+    path = local_path(location)
+    if not path.is_dir():
+        raise ManifestError(f"{path} is not a folder.")
+    return path
+
+
+def files_below(root: Path, wanted: Callable[[str], bool]) -> list[str]:
+    """Return the files below `root` whose names are wanted: relative, ``/`` between, sorted.
+
+    Hidden files and folders are passed over. Links to folders are not followed; links to files
+    are listed (and refused later if they lead out of the root).
+
+    Raises
+    ------
+    OSError
+        If a folder cannot be listed.
+    ManifestError
+        If a name is not UTF-8 or looks like a locator.
+    """
+    found = []
+
+    def refuse(err: OSError) -> None:
+        raise err
+
+    for at, folders, names in os.walk(root, onerror=refuse):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        base = Path(at).relative_to(root).as_posix()
+        found += [
+            name if base == "." else f"{base}/{name}"
+            for name in names
+            if not name.startswith(".") and wanted(name)
+        ]
+    for path in found:
+        try:
+            path.encode("utf-8")
+        except UnicodeEncodeError as err:
+            raise ManifestError(
+                f"The file name {path!r} below {root} is not UTF-8. Rename the file."
+            ) from err
+        if parse_locator(path) is not None:
+            raise ManifestError(
+                f"The file name {path!r} below {root} looks like a part of a file. Rename it."
+            )
+    return sorted(found)
+
+
+def containers(location: str | Path, suffix: str) -> tuple[Path, list[str]]:
+    """Return (root, files below it) of one container file, or of a folder of them.
+
+    Raises
+    ------
+    ManifestError
+        If there is none, or the file has another suffix.
+    """
+    path = local_path(location)
+    if path.is_dir():
+        files = files_below(path, lambda name: name.endswith(suffix))
+        if not files:
+            raise ManifestError(f"{path} holds no {suffix} file.")
+        return path, files
+    if path.suffix != suffix:
+        raise ManifestError(
+            f"{path} does not end in {suffix}; that is what this source reads, uncompressed."
+        )
+    return path.parent, [path.name]
+
+
+def read_text(path: Path, *, limit: int) -> str:
+    """Return the text of a small UTF-8 file.
+
+    Raises
+    ------
+    ManifestError
+        If it is larger than `limit` bytes, or is not UTF-8.
+    """
+    with open_plain(path) as file:
+        return decode_text(file.read(limit + 1), where=str(path), limit=limit)
+
+
+def decode_text(data: bytes, *, where: str, limit: int) -> str:
+    """Return UTF-8 bytes as text, without a byte order mark; see `read_text`."""
+    if len(data) > limit:
+        raise ManifestError(f"{where} has more than {limit:,} bytes of text. It was not read.")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as err:
+        raise ManifestError(
+            f"{where} is not UTF-8 (byte {err.start:,}). Convert it, e.g. with iconv."
+        ) from err
+
+
+#: Bytes of a block, which one request asks for, and blocks of a file that are kept.
+BLOCK = 4 * 2**20
+KEPT = 4
 
 
 class OpenFile(ABC):
@@ -128,14 +261,12 @@ class LocalFile(OpenFile):
 class RemoteFile(OpenFile):
     """A file behind an address; of its blocks the last `KEPT` are held.
 
-    A thread that wants a block which another one is fetching waits for that one.
+    Threads take turns, so that no block is asked for twice.
 
     Parameters
     ----------
     objects : Objects
     name : str
-    pinned : bool
-        Refuse to go on once the server answers with other content than at first.
 
     Raises
     ------
@@ -145,10 +276,10 @@ class RemoteFile(OpenFile):
 
     is_far = True
 
-    def __init__(self, objects: Objects, name: str, *, pinned: bool) -> None:
+    def __init__(self, objects: Objects, name: str) -> None:
         where = f"{objects.address}/{name}"
         try:
-            size, tag = objects.stat(name)
+            size = objects.size(name)
         except FileNotFoundError as err:
             raise RemoteStoreError(f"{where} is not there. Check the address.") from err
         if not objects.has_ranges:
@@ -157,13 +288,8 @@ class RemoteFile(OpenFile):
                 "then give its path."
             )
         super().__init__(where, size)
-        if pinned:
-            objects.pins[name] = tag
-        self._objects = objects
-        self._name = name
         self._lock = threading.Lock()
-        self._blocks: OrderedDict[int, tuple[int, Future[bytes]]] = OrderedDict()
-        self._next, self._step = 0, 1
+        self._block = lru_cache(KEPT)(partial(_block, objects, name, size))
 
     def read_at(self, offset: int, n_bytes: int) -> bytes:
         """Return bytes from an offset on; see `OpenFile`.
@@ -177,7 +303,8 @@ class RemoteFile(OpenFile):
         if offset >= end:
             return b""
         first, last = offset // BLOCK, (end - 1) // BLOCK
-        parts = [self._block(number, last) for number in range(first, last + 1)]
+        with self._lock:
+            parts = [self._block(number) for number in range(first, last + 1)]
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         return data[offset - first * BLOCK : end - first * BLOCK]
 
@@ -187,46 +314,13 @@ class RemoteFile(OpenFile):
 
     def close(self) -> None:
         """Let the blocks go."""
-        self._blocks.clear()
+        self._block.cache_clear()
         super().close()
 
-    def _block(self, number: int, last: int) -> bytes:
-        with self._lock:
-            mine = number not in self._blocks
-            if mine:
-                self._claim(number, last)
-            first, run = self._blocks[number]
-            self._blocks.move_to_end(number)
-        if mine:
-            self._fetch(first, run)
-        start = (number - first) * BLOCK
-        return run.result()[start : start + BLOCK]
 
-    def _claim(self, number: int, last: int) -> None:
-        """Enter the blocks to fetch from `number` on: more, the longer reading goes forwards."""
-        self._step = min(AHEAD, 2 * self._step) if number == self._next else 1
-        stop = min(max(last + 1, number + self._step), -(-self.size // BLOCK))
-        new = [*takewhile(lambda one: one not in self._blocks, range(number, stop))]
-        self._next = new[-1] + 1
-        self._blocks |= dict.fromkeys(new, (number, Future()))
-        for old in [key for key, (_, run) in self._blocks.items() if run.done()]:
-            if len(self._blocks) <= KEPT:
-                break
-            del self._blocks[old]
-
-    def _fetch(self, first: int, run: Future[bytes]) -> None:
-        with self._lock:
-            numbers = [number for number, (_, own) in self._blocks.items() if own is run]
-        stop = min((first + len(numbers)) * BLOCK, self.size)
-        try:
-            run.set_result(b"".join(self._objects.stream(self._name, first * BLOCK, stop)))
-        except BaseException as err:
-            with self._lock:  # whoever wants them next asks again
-                for number in numbers:
-                    self._blocks.pop(number, None)
-            run.set_exception(err)
-            if not isinstance(err, Exception):
-                raise
+def _block(objects: Objects, name: str, size: int, number: int) -> bytes:
+    start = number * BLOCK
+    return b"".join(objects.stream(name, start, min(start + BLOCK, size)))
 
 
 class Root(ABC):
@@ -255,17 +349,6 @@ class Root(ABC):
     def small(self, name: str, *, limit: int) -> bytes | None:
         """Return a small file, or None if there is none that may be read."""
 
-    @contextmanager
-    def opened(self, name: str) -> Iterator[OpenFile]:
-        """Open a file to read; an OSError in the block becomes an error that names it."""
-        try:
-            with closing(self.open(name)) as file:
-                yield file
-        except (RemoteStoreError, ManifestError):
-            raise
-        except OSError as err:
-            raise ManifestError(f"Cannot read {self.place}/{name}: {err.strerror or err}.") from err
-
 
 class Folder(Root):
     """A folder of this machine."""
@@ -288,32 +371,24 @@ class Folder(Root):
         """Return a small file, one byte beyond the limit at most."""
         if not (self.path / name).is_file():
             return None
-        with self.opened(name) as file:
+        with closing(self.open(name)) as file:
             return file.read_at(0, limit + 1)
 
 
 class Remote(Root):
-    """A remote address.
-
-    Parameters
-    ----------
-    address : Address
-    pinned : bool
-        See `RemoteFile`.
-    """
+    """A remote address."""
 
     #: Each holds up to `KEPT` blocks.
     keep_open = 4
 
-    def __init__(self, address: Address, *, pinned: bool = False) -> None:
+    def __init__(self, address: Address) -> None:
         self.place = address
         self.objects = open_objects(address)
         self.objects.rule = _check_name
-        self._pinned = pinned
 
     def open(self, name: str) -> OpenFile:
         """Open a file, which is asked for its size."""
-        return RemoteFile(self.objects, name, pinned=self._pinned)
+        return RemoteFile(self.objects, name)
 
     def read(self, name: str, *, limit: int) -> bytes:
         """Return a whole file."""
@@ -442,7 +517,60 @@ def locate(location: str | Path, suffix: str) -> tuple[Root, list[str]]:
 
 
 def _pinned(address: Address) -> Remote:
-    """Return the root of an address whose files cannot change, or not without being noticed."""
+    """Return the root of an address; of the hub that of the commit that it is now."""
     found = parse_address(open_objects(address).pinned())
     assert isinstance(found, Address)
-    return Remote(found, pinned=True)
+    return Remote(found)
+
+
+class _Pages(WebObjects):
+    """The files of all servers of one scheme; the name of one is its URL without the scheme.
+
+    A redirect may lead to another server if it leads to https: what comes is bound by a hash.
+    """
+
+    def __init__(self, scheme: str) -> None:
+        super().__init__(Address(scheme, "", "", f"{scheme}:/"))
+        self.rule = self._check_url
+
+    def _check_url(self, name: str) -> None:
+        fault = uri_fault(f"{self.address}/{name}")
+        if fault is not None:
+            raise AddressError(f"The URL {f'{self.address}/{name}'!r} is not read: {fault}.")
+
+    def _url(self, name: str) -> str:
+        return f"{self.address}/{quote(name, safe=_AS_GIVEN)}"
+
+    def _followed(self, url: str, location: str) -> str:
+        target = urljoin(url, location)
+        far = urlsplit(target)[:2] != urlsplit(url)[:2]
+        if uri_fault(target) is not None or (far and not target.startswith("https://")):
+            raise RemoteStoreError(f"{url} redirects to {target[:200]!r}, which is not followed.")
+        return target
+
+
+#: Characters of a URL that mean something there, or are quoted already.
+_AS_GIVEN = "!#$%&'()*+,/:;=?@[]~"
+
+
+class UrlReader:
+    """Reads whole files at URLs; several threads may."""
+
+    def __init__(self) -> None:
+        self._pages = cache(_Pages)
+
+    def read(self, url: str, *, limit: int) -> bytes:
+        """Return the bytes at a URL.
+
+        Raises
+        ------
+        AddressError
+            If it breaks a rule; see `featstore.manifest.paths.uri_fault`.
+        RemoteStoreError, CorruptStoreError
+            If nothing comes, or more than `limit` bytes.
+        """
+        scheme, _, name = url.partition("://")
+        try:
+            return self._pages(scheme).read(name.partition("#")[0], limit=limit)
+        except FileNotFoundError as err:
+            raise RemoteStoreError(f"{url} is not there.") from err

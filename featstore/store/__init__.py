@@ -24,10 +24,8 @@ if TYPE_CHECKING:
     )
     from featstore.store.log import Log, read_log
     from featstore.store.pairs import EmbeddingsView, PairedView, pair_views
-    from featstore.store.place import Place
     from featstore.store.records import Commit, read_commit
-    from featstore.store.repair import rebuild_set
-    from featstore.store.rows import MODES, Mode, Verify, open_rows
+    from featstore.store.rows import MODES, Mode, Place, Verify, open_rows
     from featstore.store.store import (
         FeatureStore,
         SetInfo,
@@ -36,7 +34,7 @@ if TYPE_CHECKING:
         row_facts,
     )
     from featstore.store.tables import ItemTable, join_ids, read_thumbnails, write_thumbnails
-    from featstore.store.verify import Problem, verify_store
+    from featstore.store.verify import Problem, rebuild_set, verify_store
     from featstore.store.view import Selection
     from featstore.store.writer import SetWriter, WriteOptions, settle_set
 
@@ -103,14 +101,12 @@ __getattr__, __dir__ = lazily(
         "featstore.store.layout": (
             "ArrayLayout DTYPES LayoutError LayoutLimits SetKey SetSpec plan_array"
         ),
-        "featstore.store.place": "Place",
         "featstore.store.log": "Log read_log",
         "featstore.store.records": "Commit read_commit",
-        "featstore.store.repair": "rebuild_set",
-        "featstore.store.rows": "MODES Mode Verify open_rows",
+        "featstore.store.rows": "MODES Mode Place Verify open_rows",
         "featstore.store.store": "FeatureStore SetInfo content_duplicates open_store row_facts",
         "featstore.store.tables": "ItemTable join_ids read_thumbnails write_thumbnails",
-        "featstore.store.verify": "Problem verify_store",
+        "featstore.store.verify": "Problem rebuild_set verify_store",
         "featstore.store.pairs": "EmbeddingsView PairedView pair_views",
         "featstore.store.view": "Selection",
         "featstore.store.writer": "SetWriter WriteOptions settle_set",

@@ -92,7 +92,7 @@ def parse_json(data: bytes, *, where: str) -> Any:
             raise ValueError(f"{nodes:,} values")
         document = msgspec.json.decode(data)
         if brackets > MAX_JSON_DEPTH:  # fewer cannot nest too deep
-            _check_depth(document, MAX_JSON_DEPTH)
+            _check_depth([document], MAX_JSON_DEPTH + 1)
     except (ValueError, RecursionError, MemoryError) as err:
         raise CorruptStoreError(
             f"{where} is not JSON that a store holds: {str(err)[:200] or 'too large'}."
@@ -100,12 +100,12 @@ def parse_json(data: bytes, *, where: str) -> Any:
     return document
 
 
-def _check_depth(value: Any, depth: int) -> None:
+def _check_depth(value: dict[str, Any] | list[Any], depth: int) -> None:
     """Raise ValueError for what nests too deep."""
-    if isinstance(value, dict | list):
-        if depth == 0:
-            raise ValueError(f"nested more than {MAX_JSON_DEPTH} deep")
-        for child in value.values() if isinstance(value, dict) else value:
+    if depth == 0:
+        raise ValueError(f"nested more than {MAX_JSON_DEPTH} deep")
+    for child in value.values() if isinstance(value, dict) else value:
+        if isinstance(child, dict | list):
             _check_depth(child, depth - 1)
 
 

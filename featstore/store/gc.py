@@ -21,15 +21,15 @@ from pathlib import Path
 
 import numpy as np
 
-from featstore.durable import fsync_directory, is_free, make_folders
+from featstore.durable import fsync_path, is_free, make_folders
 from featstore.errors import (
+    ClaimLostError,
     FeatstoreError,
     StoreWriteError,
     UnknownItemError,
     UnknownSetError,
     listed,
 )
-from featstore.store.convention import root_metadata
 from featstore.store.files import (
     MAX_JSON_BYTES,
     delete,
@@ -39,7 +39,7 @@ from featstore.store.files import (
 )
 from featstore.store.layout import SetKey, is_component
 from featstore.store.listing import listed_files, unlisted
-from featstore.store.lock import PATIENCE, Claim, claim_set, folder_lock, is_claimed
+from featstore.store.lock import Claim, claim_set, folder_lock, is_claimed
 from featstore.store.log import (
     Log,
     has_log,
@@ -50,7 +50,7 @@ from featstore.store.log import (
     set_folders,
     update_log,
 )
-from featstore.store.records import REVISIONS, Commit, key_of, staging_of, tag_file
+from featstore.store.records import REVISIONS, Commit, key_of, root_metadata, staging_of, tag_file
 from featstore.store.staging import end_claim
 from featstore.store.store import open_store
 from featstore.store.tables import WITHDRAWN, closest, read_parts, where_equal, write_thumbnails
@@ -119,7 +119,7 @@ class _Collection:
                 for path in self._note({root / name: "a half-written file"}):
                     if not (self._dry_run or is_free(path)):
                         self._found.pop()  # its writer lives
-        with folder_lock(root, patience=PATIENCE) as locked:  # a tag is written and listed under it
+        with folder_lock(root) as locked:  # a tag is written and listed under it
             listed = {root / tag_file(*tag) for tag in read_log(root).tags.items()}
             stray = set((root / "tags").glob("*.json")) - listed if locked else ()
             self._delete(self._note(dict.fromkeys(stray, "a tag that the store does not list")))
@@ -140,19 +140,19 @@ class _Collection:
     def _delete(self, paths: list[Path]) -> None:
         for path in () if self._dry_run else paths:
             path.unlink(missing_ok=True)
-            fsync_directory(path.parent)
+            fsync_path(path.parent)
 
     def _clean(self, directory: Path) -> list[Path]:
         """Remove what is litter of a set; return its folder if all of it is to be removed."""
         key, staging = key_of(directory), staging_of(directory)
         finished, staged = self._is_listed(key), staging.exists()
-        if staged and is_claimed(directory, stale=self._grace):
+        if staged and is_claimed(directory):
             return []
         litter: dict[Path, str] = {}
         if finished and staged:
             litter[staging] = "staging of a finished set"
         elif finished:
-            litter = dict.fromkeys(unlisted(self._root, key), "no commit lists it")
+            litter = dict.fromkeys(self._unlisted(key), "no commit lists it")
         elif staged or not any(walk_store(directory)[::2]):  # no file, and nothing odd
             litter[directory] = "an extraction that was given up"
         old = self._note(litter)
@@ -172,12 +172,15 @@ class _Collection:
                 end_publication(self._root, key, claim)
                 return []
             # Looked at again, now that nobody else can publish.
-            for path in {*old}.intersection(unlisted(self._root, key)):
+            for path in {*old}.intersection(self._unlisted(key)):
                 claim.discard(path)
             end_claim(claim)
         finally:
             claim.release()
         return []
+
+    def _unlisted(self, key: SetKey) -> list[Path]:
+        return unlisted(self._root, key, listed_files(self._root, key))
 
     def _is_listed(self, key: SetKey) -> bool:
         return str(key) in read_log(self._root).sets
@@ -201,7 +204,7 @@ def _delete_tables(root: Path, tables: Collection[Path]) -> int:
         update_log(root, lambda log: replace(log, thumbnails=log.thumbnails - names))
     freed = sum(delete(path) for path in tables)
     for folder in {path.parent for path in tables}:
-        fsync_directory(folder)
+        fsync_path(folder)
     return freed
 
 
@@ -369,13 +372,16 @@ def remove_set(root: Path, key: str) -> int:
         claim = claim_set(directory, parts)
         try:
             update_log(root, drop, claim=claim)
-            kind, own = directory.parent, _item_tables(directory)
-            with folder_lock(kind):
-                claim.check()  # who has taken over may have written the set anew
-                tables = _unlisted_tables(root, kind, [directory])
-                pictures = [path for path in tables if path.name.startswith("thumbnails-")]
-                freed = _delete_tables(root, [*pictures, *(p for p in tables if p.name in own)])
-            return freed + _empty(directory, claim)
+            freed, kind, own = 0, directory.parent, _item_tables(directory)
+            # The set is gone. What another writer has taken over meanwhile is no longer ours.
+            with contextlib.suppress(ClaimLostError):
+                with folder_lock(kind):
+                    claim.check()
+                    tables = _unlisted_tables(root, kind, [directory])
+                    pictures = [path for path in tables if path.name.startswith("thumbnails-")]
+                    freed = _delete_tables(root, [*pictures, *(p for p in tables if p.name in own)])
+                freed += _empty(directory, claim)
+            return freed
         finally:
             claim.release()
     except StoreWriteError:

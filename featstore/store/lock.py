@@ -1,15 +1,14 @@
-"""The claim of a set by one writer: lock files, leases and fencing.
+"""The claim of a set by one writer: lock files and fencing.
 
 Everything that a writer has not published lies in one folder of its own,
 ``.staging/<claim>/``, with a name that no other writer ever has. A writer that takes over renames
-that folder. A writer that was stopped meanwhile (SIGSTOP, a laptop's lid, a lost network) finds
+that folder. A writer that lost its lock meanwhile (a laptop's lid, a lost network) finds
 nothing under its old name: it can neither write nor publish, because publishing is a rename out
 of that folder. The folder's name is the fencing token.
 
-A claim ends in one of three ways. Its process ends, however it ends: the kernel frees the lock
-on ``claim`` and another process of the same machine sees it at once. Or its heartbeat, the time
-of that file, stands still for `EXPIRY` seconds: then anyone may take over, and works on copies,
-since the old writer may still hold the files open. Or it publishes the set.
+A claim ends when it publishes the set, or when the lock on its file ``claim`` is free: its process
+has ended, however it ended, or its machine was lost to the server. Who takes over from another
+machine works on copies, since the old writer may still hold the files open.
 """
 
 from __future__ import annotations
@@ -22,15 +21,14 @@ import re
 import secrets
 import socket
 import stat
-import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from featstore.durable import (
     STAGED,
-    fsync_directory,
+    fsync_path,
     make_folders,
     seal,
     try_lock,
@@ -54,25 +52,13 @@ LOCK = "lock"
 
 
 @contextlib.contextmanager
-def folder_lock(folder: Path, *, patience: float | None = None) -> Iterator[bool]:
-    """Hold a folder's own lock, waiting for it; False where there are no locks.
-
-    Parameters
-    ----------
-    patience : float, optional
-        Seconds to wait for it, of who knows that its holder may stand still; no end by default.
-    """
+def folder_lock(folder: Path) -> Iterator[bool]:
+    """Hold a folder's own lock, waiting for it; False where folders have no locks, as on NFS."""
     handle, locked = -1, False
-    with contextlib.suppress(OSError):  # a server without locks
+    with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        until = time.monotonic() + (patience or 0.0)
-        while patience is not None and not (locked := try_lock(handle)):
-            if time.monotonic() > until:
-                break
-            time.sleep(0.005)
-        if patience is None:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            locked = True
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        locked = True
     try:
         yield locked
     finally:
@@ -117,18 +103,8 @@ def _is_at(handle: int, path: Path) -> bool:
         return False
 
 
-#: Seconds between two heartbeats, ...
-BEAT = 5.0
-
-#: ... and how long one may be missing before others take over.
-EXPIRY = 60.0
-
 #: Seconds between two looks at another writer's claim.
 _LOOK = 0.2
-
-#: Seconds that gc, and a writer which took over, wait for a lock: who holds it may stand still, and
-#: of the one that was taken over can publish nothing any more.
-PATIENCE = 2.0
 
 _CLAIM = "claim"
 
@@ -150,21 +126,15 @@ class Claim:
         Where everything unpublished lies. It may hold the blocks of an earlier writer.
     unsynced : set of Path
         Folders with names that may not be durable yet.
-    patience : float or None
-        Seconds to wait for locks that the writer may hold from which this one took over, since it
-        stood still; None if there is none.
     """
 
-    def __init__(self, folder: Path, handle: int, *, beat: float, unsynced: set[Path]) -> None:
+    def __init__(self, folder: Path, handle: int, unsynced: set[Path]) -> None:
         self.folder = folder
-        self.patience: float | None = None
         self.unsynced = unsynced
         self._synced: set[Path] = set()
         self._handle = handle
-        self._beat = beat
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._keep_beating, name="heartbeat", daemon=True)
-        self._thread.start()
+        staging = next(one for one in folder.parents if one.name == ".staging")
+        self._above = staging.parents[1:4]
 
     def check(self) -> None:
         """Raise ClaimLostError if another writer has taken over."""
@@ -194,14 +164,22 @@ class Claim:
             raise self.lost() from err
         self.rely_on(target)
 
-    def rely_on(self, path: Path) -> None:
+    def rely_on(self, path: Path, *, old: bool = False) -> None:
         """Let `sync` make the name of a file of the store durable, and the folders above it.
 
         A writer that was killed may have made any of them and fsynced none.
+
+        Parameters
+        ----------
+        old : bool
+            The file has been there since its folder was synced, if this claim has done that.
         """
-        staging = next(folder for folder in self.folder.parents if folder.name == ".staging")
-        above = path.parents[: len(path.relative_to(staging.parents[3]).parts)]
-        self.unsynced |= {path.parent, *(set(above) - self._synced)}
+        above = path.parents[: len(path.relative_to(self._above[-1]).parts)]
+        self.unsynced |= (set(above) - self._synced) | (set() if old else {path.parent})
+
+    def rely_on_log(self) -> None:
+        """Take the folders above the set's kind for durable: a log names the set."""
+        self.unsynced.difference_update(self._above[1:])
 
     def discard(self, path: Path) -> None:
         """Take a file out of the set; it goes when the claim is finished.
@@ -217,8 +195,13 @@ class Claim:
             raise self.lost() from err
         self.unsynced.add(path.parent)
 
-    def sync(self) -> None:
+    def sync(self, *, staged: bool = False) -> None:
         """Make the names of all that was written, placed and discarded durable.
+
+        Parameters
+        ----------
+        staged : bool
+            And the names of what is staged, for who resumes.
 
         Raises
         ------
@@ -227,15 +210,16 @@ class Claim:
         StoreWriteError
             If the file system refuses.
         """
-        for folder in sorted(self.unsynced):
+        chosen = {one for one in self.unsynced if staged or ".staging" not in one.parts}
+        for folder in sorted(chosen):
             try:
-                fsync_directory(folder)
+                fsync_path(folder)
             except FileNotFoundError as err:
                 raise self.lost() from err
             except OSError as err:
                 raise write_error(folder, err) from err
-        self._synced |= self.unsynced
-        self.unsynced.clear()
+        self._synced |= chosen
+        self.unsynced -= chosen
 
     def write_file(self, target: Path, parts: Iterable[bytes | memoryview]) -> None:
         """Write a file of the set: staged in `folder`, fsynced, renamed to its place.
@@ -259,12 +243,9 @@ class Claim:
 
     def release(self) -> None:
         """Give the claim back; what is staged stays for the next writer."""
-        if self._handle < 0:
-            return
-        self._over.set()
-        self._thread.join()
-        os.close(self._handle)
-        self._handle = -1
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
 
     def finish(self) -> None:
         """Remove everything staged, and the claim with it."""
@@ -284,29 +265,16 @@ class Claim:
                 staging.parent.rmdir()
 
     def lost(self) -> ClaimLostError:
-        """Return the error of a writer that stood still while another took over."""
+        """Return the error of a writer whose lock was lost to another."""
         directory = str(self.folder).partition("/.staging/")[0]
         return ClaimLostError(
-            f"The claim on {directory} was lost: this process stood still for "
-            "too long and another one took over. Nothing of it was published. Run the same "
-            "command again; it reuses the other's rows."
+            f"The claim on {directory} was lost: another machine could not see its lock, and took "
+            "over. Nothing of it was published. Run the same command again; it reuses the other's "
+            "rows."
         )
 
-    def _keep_beating(self) -> None:
-        while not self._over.wait(self._beat):
-            with contextlib.suppress(OSError):
-                os.utime(self.folder / _CLAIM)
 
-
-def claim_set(
-    directory: Path,
-    key: SetKey,
-    *,
-    part: str = "",
-    wait: float = 0.0,
-    expiry: float = EXPIRY,
-    beat: float = BEAT,
-) -> Claim:
+def claim_set(directory: Path, key: SetKey, *, part: str = "", wait: float = 0.0) -> Claim:
     """Claim the set in `directory`, which is made if it is missing.
 
     Parameters
@@ -315,10 +283,7 @@ def claim_set(
         Claim only the part of this name: one of several processes that share the blocks of
         a set. A part is never published by itself.
     wait : float
-        Seconds to wait for another writer to end. A writer whose heartbeat stands still is
-        waited for until its claim expires, if that is longer.
-    expiry, beat : float
-        See `EXPIRY` and `BEAT`.
+        Seconds to wait for another writer to end.
 
     Raises
     ------
@@ -329,30 +294,16 @@ def claim_set(
     """
     staging = directory / ".staging" / part
     until = time.monotonic() + wait
-    watched: tuple[str, int] | None = None
-    since = time.monotonic()
     unsynced: set[Path] = set()
     while True:
         make_folders(staging, unsynced)
-        claim, copied, holder, late = None, False, "another process", False
+        claim, current, record = None, None, dict[str, Any]()
         with deciding(staging) as decided:
-            current = _current(staging) if decided else None
+            current = _current(staging)
+            record = {} if current is None else _record(current)
             if decided and (current is None or _is_dead(current)):
-                copied = current is not None and _foreign(current)
-                claim = _begin(staging, current, beat=beat, unsynced=unsynced)
-            elif current is not None:
-                seen = _heartbeat(current)
-                if seen != watched:
-                    watched, since = seen, time.monotonic()
-                elif time.monotonic() - since > expiry:
-                    copied = True
-                    claim = _begin(staging, current, beat=beat, unsynced=unsynced)
-                    claim.patience = PATIENCE
-                record = _record(current)
-                holder = f"process {record.get('pid', '?')} on "
-                holder += record.get("host", "another machine")
-                # By the wall clock alone nobody is dead: the other machine's may be wrong.
-                late = time.time() - seen[1] / 1e9 > expiry
+                copied = current is not None and _foreign(current, record)
+                claim = _begin(staging, current, unsynced)
         if claim is not None:
             if current is not None or not part:  # of new parts, who finishes them sees to it
                 claim.rely_on(claim.folder)
@@ -363,29 +314,20 @@ def claim_set(
                 claim.release()
                 raise
             return claim
-        if time.monotonic() > until + (expiry + beat if late else 0.0):
+        if time.monotonic() > until:
+            holder = f"process {record.get('pid', '?')} on {record.get('host', 'another machine')}"
             raise StoreWriteError(
                 f"{key} is being written by {holder}. Wait for it to end (`wait=SECONDS`); the "
-                "same command then reuses its rows."
+                f"same command then reuses its rows. If it has ended, on a file system without "
+                f"locks, remove {staging}."
             )
-        time.sleep(min(_LOOK, expiry / 4))
+        time.sleep(_LOOK)
 
 
-def is_claimed(directory: Path, *, stale: float | None = None) -> bool:
-    """Return whether a living writer may hold the set in `directory`, or a part of it.
-
-    Nothing is changed.
-
-    Parameters
-    ----------
-    stale : float, optional
-        Take a claim of another machine for dead if its heartbeat is so many seconds old.
-    """
+def is_claimed(directory: Path) -> bool:
+    """Return whether a living writer may hold the set in `directory`, or a part of it."""
     try:
-        return any(
-            not _is_dead(folder) and not (stale is not None and _is_stale(folder, stale))
-            for folder in claim_folders(directory)
-        )
+        return not all(map(_is_dead, claim_folders(directory)))
     except PermissionError:
         return True  # nobody can know
 
@@ -412,7 +354,7 @@ def part_name(rank: int, world_size: int) -> str:
     return f"{PART}{rank:05d}-of-{world_size:05d}"
 
 
-def _begin(staging: Path, old: Path | None, *, beat: float, unsynced: set[Path]) -> Claim:
+def _begin(staging: Path, old: Path | None, unsynced: set[Path]) -> Claim:
     """Make this process the writer, on top of what `old` left."""
     number = 1 if old is None else int(old.name[1:7]) + 1
     folder = staging / f"w{number:06d}-{secrets.token_hex(4)}"
@@ -440,7 +382,7 @@ def _begin(staging: Path, old: Path | None, *, beat: float, unsynced: set[Path])
         with contextlib.suppress(OSError):
             fresh.unlink(missing_ok=True)
         raise
-    return Claim(folder, handle, beat=beat, unsynced=unsynced)
+    return Claim(folder, handle, unsynced)
 
 
 def _remove_staging(staging: Path, folder: Path) -> None:
@@ -502,38 +444,21 @@ def _record(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def _heartbeat(folder: Path) -> tuple[str, int]:
-    try:
-        return folder.name, (folder / _CLAIM).lstat().st_mtime_ns
-    except FileNotFoundError:
-        return folder.name, folder.stat().st_mtime_ns
-
-
 def _is_dead(folder: Path) -> bool:
-    """Return whether the claim's process is known to have ended.
-
-    Known only on the machine where it ran: another machine may not see its lock.
-    """
+    """Return whether the claim's process has ended, as far as its lock tells."""
     try:
         with open_regular(folder / _CLAIM) as claim:
-            return _record(folder).get("boot") == boot_id() and try_lock(
-                claim.fileno(), shared=True
-            )
+            return try_lock(claim.fileno(), shared=True)
     except (FileNotFoundError, IrregularFileError):
         # Killed before it wrote its claim: the decision is made under a lock. Or nobody's.
         return True
 
 
-def _is_stale(folder: Path, seconds: float) -> bool:
-    """Return whether another machine's heartbeat is so old that no clock explains it."""
-    old = time.time() - _heartbeat(folder)[1] / 1e9
-    return _record(folder).get("boot") != boot_id() and old > max(seconds, EXPIRY)
-
-
-def _foreign(folder: Path) -> bool:
-    """Return whether files of the folder belong to another user, who alone may seal them."""
+def _foreign(folder: Path, record: Mapping[str, Any]) -> bool:
+    """Return whether another machine may still write to files here, or another user alone seals."""
     own = os.getuid()
-    return own != 0 and any(path.lstat().st_uid != own for path in folder.iterdir())
+    strange = own != 0 and any(path.lstat().st_uid != own for path in folder.iterdir())
+    return strange or record.get("boot", boot_id()) != boot_id()
 
 
 def boot_id() -> str:

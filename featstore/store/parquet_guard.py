@@ -8,12 +8,12 @@ so that whatever is published can be read.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import itertools
 import os
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,18 +79,14 @@ class _Thrift:
     def __init__(self, data: Any, position: int, left: int) -> None:
         self.data, self.position, self.left = data, position, left
 
-    def byte(self) -> int:
-        self.position += 1
-        byte: int = self.data[self.position - 1]
-        return byte
-
     def varint(self) -> int:
         found = shift = 0
         while shift < 70:
-            byte = self.byte()
-            found |= (byte & 0x7F) << shift
+            byte: int = self.data[self.position]
+            self.position += 1
             if byte < 0x80:
-                return found
+                return found | byte << shift
+            found |= (byte & 0x7F) << shift
             shift += 7
         raise ValueError("its metadata has an integer of more than 64 bits")
 
@@ -104,7 +100,8 @@ class _Thrift:
         if kind == 12:
             return self.structure()
         if kind in (9, 10):
-            head = self.byte()
+            head = self.data[self.position]
+            self.position += 1
             size = head >> 4 if head >> 4 < 15 else self.varint()
             return [self.value(head & 0x0F) for _ in range(size)]
         if kind not in _SKIPPED:
@@ -118,9 +115,11 @@ class _Thrift:
     def structure(self) -> dict[int, Any]:
         fields: dict[int, Any] = {}
         number = 0
-        while head := self.byte():
+        while head := self.data[self.position]:
+            self.position += 1
             number = number + (head >> 4) if head >> 4 else self.value(4)
             fields[number] = self.value(head & 0x0F)
+        self.position += 1
         return fields
 
 
@@ -135,34 +134,30 @@ def table_bytes(
 ) -> bytes:
     """Return a table as the bytes of a Parquet file that `unpack` takes for so many rows.
 
-    The same rows give the same bytes. zstd packs regular texts more tightly than anybody believes
-    of a stranger's file: those are packed by LZ4.
+    The same rows give the same bytes.
 
     Raises
     ------
     ManifestError
-        If nobody could read it.
+        If nobody could read it: texts of kilobytes that are nearly equal.
     """
-    for compression in ("zstd", "lz4"):
-        buffer = io.BytesIO()
-        table.rechunk().write_parquet(
-            buffer,
-            compression=compression,
-            compression_level=3 if compression == "zstd" else None,
-            statistics=statistics,
-            row_group_size=row_group_size,
-        )
-        data = buffer.getvalue()
-        try:
-            check_sizes(data, rows=table.height)
-        except ValueError as err:
-            reason = err
-        else:
-            return data
-    raise ManifestError(
-        f"A table of {table.height:,} rows and {table.width:,} columns could not be read again: "
-        f"{reason}. Leave columns out, or split it."
+    buffer = io.BytesIO()
+    table.rechunk().write_parquet(
+        buffer,
+        compression="zstd",
+        compression_level=3,
+        statistics=statistics,
+        row_group_size=row_group_size,
     )
+    data = buffer.getvalue()
+    try:
+        _allow(int(table.estimated_size()), len(data), table.height)
+    except ValueError as err:
+        raise ManifestError(
+            f"A table of {table.height:,} rows and {table.width:,} columns could not be read "
+            f"again: {err}. Leave columns out, or split it."
+        ) from err
+    return data
 
 
 @dataclass(frozen=True)
@@ -201,47 +196,68 @@ class Chosen:
     Attributes
     ----------
     file : BytesIO
-    columns : sequence of str, optional
-        None for all.
+    rows : int
+        Its rows, which something else vouches for.
     places : collection of int
         Where the chunks begin that are read.
-    texts : sequence of str, optional
-        The one column is read as booleans: whether it is one of these.
-    groups : sequence of range, optional
-        The groups of rows that are looked at for them; others hold none.
+    groups : sequence of range
+        The groups of rows that these are of.
     """
 
     file: io.BytesIO
-    columns: Sequence[str] | None
+    rows: int
     places: Collection[int]
-    texts: Sequence[str] | None = None
-    groups: Sequence[range] | None = None
+    groups: Sequence[range]
 
-    def read(self, n: int) -> pl.DataFrame:
-        """Return the n rows of the file."""
-        scan = pl.scan_parquet(self.file, use_statistics=False, row_index_name=_ROW)
-        if self.texts is None or self.columns is None:
-            names = pl.exclude(_ROW) if self.columns is None else self.columns
-            return scan.select(names).collect()
-        (name,), found = self.columns, np.zeros(n, dtype=bool)
-        parts = [scan]
-        if self.groups is not None:
-            parts = [scan.slice(rows.start, len(rows)) for rows in self.groups]
+
+def read_chosen(
+    files: Sequence[Chosen], columns: Sequence[str] | None, texts: Sequence[str] | None
+) -> pl.DataFrame:
+    """Return the rows of some files, whose sizes were checked, one behind the other.
+
+    Parameters
+    ----------
+    columns : sequence of str, optional
+        None for all.
+    texts : sequence of str, optional
+        The one column is read as booleans: whether it is one of these. Rows of groups that are not
+        chosen are none.
+
+    Raises
+    ------
+    ValueError
+        As `unpack`.
+    """
+    with _readable():
+        sources: Any = [one.file for one in files]
+        scan = pl.scan_parquet(sources, use_statistics=False, row_index_name=_ROW)
+        if texts is None or columns is None:
+            return scan.select(pl.exclude(_ROW) if columns is None else columns).collect()
+        (name,), starts = columns, [0, *itertools.accumulate(one.rows for one in files)]
+        found, parts = np.zeros(starts[-1], dtype=bool), [scan]
+        placed = zip(files, starts, strict=False)
+        groups = [(start + rows.start, len(rows)) for one, start in placed for rows in one.groups]
+        if sum(n for _, n in groups) < starts[-1]:
+            parts = [scan.slice(*group) for group in groups]
         if scan.collect_schema()[name].base_type() in (pl.String, pl.Categorical, pl.Enum):
             # Decoding and comparing in one is five times as fast. A number is no text.
             for part in parts:
-                hits = part.filter(pl.col(name).cast(pl.String).is_in(self.texts))
+                hits = part.filter(pl.col(name).cast(pl.String).is_in(texts))
                 found[hits.select(_ROW).collect()[_ROW].to_numpy()] = True
         return pl.DataFrame({name: found})
 
 
+@contextlib.contextmanager
+def _readable() -> Iterator[None]:
+    """Raise ValueError where polars finds that a file is none of its own."""
+    try:
+        yield
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as err:
+        raise ValueError((str(err).splitlines() or [type(err).__name__])[0][:200]) from err
+
+
 def read_table(
-    data: bytes | memoryview,
-    *,
-    where: str,
-    schema: Mapping[str, Any],
-    rows: int = 0,
-    chosen: Chosen | None = None,
+    data: bytes | memoryview, *, where: str, schema: Mapping[str, Any], rows: int = 0
 ) -> pl.DataFrame:
     """Return the table in `data`, the bytes of a Parquet file.
 
@@ -252,22 +268,40 @@ def read_table(
     where : str
         Its name, for messages.
     schema : mapping
-        Columns that must be there, without nulls, and their polars types: texts or bytes.
+        See `checked_table`.
     rows : int
         Number of rows that something else vouches for, such as the commit of the set.
-    chosen : Chosen, optional
-        Read this alone; the other bytes are not looked at.
 
     Raises
     ------
     CorruptStoreError
         If it is not Parquet, would unpack to far more than it is, or lacks a column.
     """
+    return checked_table(lambda: unpack(data, rows=rows), schema, where, (len(data), rows))
+
+
+def checked_table(
+    read: Callable[[], pl.DataFrame], schema: Mapping[str, Any], where: str, size: tuple[int, int]
+) -> pl.DataFrame:
+    """Return the table that `read` returns.
+
+    Parameters
+    ----------
+    schema : mapping
+        Columns that must be there, without nulls, and their polars types: texts or bytes.
+    size : (int, int)
+        Bytes of its files, and rows that something else vouches for.
+
+    Raises
+    ------
+    CorruptStoreError
+        See `read_table`.
+    """
     try:
-        table = unpack(data, rows=rows, chosen=chosen)
+        table = read()
         for column in schema.keys() & set(table.columns):
             # Rows of one entry of a dictionary share its bytes, but these columns are copied.
-            _allow(int(table[column].cast(pl.Binary).bin.size().sum()), len(data), rows)
+            _allow(int(table[column].cast(pl.Binary).bin.size().sum()), *size)
     except (ValueError, pl.exceptions.PolarsError) as err:
         raise CorruptStoreError(f"{where} is not a table that a store holds: {err}.") from err
     for column, dtype in schema.items():
@@ -279,13 +313,9 @@ def read_table(
 
 
 def unpack(
-    data: bytes | memoryview,
-    *,
-    rows: int = 0,
-    chosen: Chosen | None = None,
-    columns: Sequence[str] | None = None,
+    data: bytes | memoryview, *, rows: int = 0, columns: Sequence[str] | None = None
 ) -> pl.DataFrame:
-    """Return the table in `data`, the bytes of a Parquet file; `rows`, `chosen` as `read_table`.
+    """Return the table in `data`, the bytes of a Parquet file; `rows` as `read_table`.
 
     All columns of a large file are unpacked one by one, and moved together once `data` is let go,
     if nobody else holds it. One of equal values is held as that value: seven columns of a usual
@@ -301,10 +331,8 @@ def unpack(
     ValueError
         If it is not Parquet, or would unpack to far more than it is; the message is the reason.
     """
-    check_sizes(data, rows=rows, places=chosen.places if chosen else None)
-    try:
-        if chosen is not None:
-            return chosen.read(rows)
+    check_sizes(data, rows=rows)
+    with _readable():
         if columns is not None or len(data) < _LARGE:
             names = None if columns is None else [*columns]
             return pl.read_parquet(io.BytesIO(data), columns=names, use_statistics=False)
@@ -315,8 +343,6 @@ def unpack(
         ]
         del data
         return pl.concat([found.pop(0).rechunk() for _ in names], how="horizontal")
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as err:
-        raise ValueError((str(err).splitlines() or [type(err).__name__])[0][:200]) from err
 
 
 def _packed(column: pl.DataFrame) -> pl.DataFrame:
@@ -470,12 +496,13 @@ def allowed_bytes(n_bytes: int, rows: int = 0) -> int:
     return min(allowed, max(FREE_BYTES, _memory_bytes() // 2))
 
 
+@functools.cache
 def _memory_bytes() -> int:
     """Return the memory of this machine, or of the container; endless where it is not told."""
     found = [2**63]
-    with suppress(OSError, ValueError, AttributeError):
+    with contextlib.suppress(OSError, ValueError, AttributeError):
         found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    with suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError):
         found.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
     return min(found)
 

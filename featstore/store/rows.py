@@ -1,7 +1,13 @@
-"""Read rows of a set, mapped or from its files, each with its checksums.
+"""Read rows of a set, mapped or from its files, each with its checksums, wherever they lie.
 
 ``map``
     One address range over all files: memory speed. The default for local stores.
+    Mapping each file by itself reads at memory speed but gathers at half of it, because every row
+    has to be looked up in its file first. Here a range of addresses is reserved for the whole set,
+    and the whole pages of the rows of each file are mapped over their place in it (``MAP_FIXED``);
+    shards begin with a padding that makes a page of the file one of the range: see
+    docs/ref/store-format.md. What two files share a page of is copied, and so are small parts:
+    never of a file that is still being filled, since a copy would not follow it.
 ``pread``
     Ranges of files, opened for each read: where one address range is impossible, and for network
     file systems, where a file that shrinks under a mapping kills the process and each page fault is
@@ -10,20 +16,28 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import mmap
+import os
 import reprlib
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, ClassVar, Literal, Protocol, get_args
 
 import numpy as np
 
-from featstore.errors import CorruptStoreError
-from featstore.store.files import OpenFile, check_sizes, opened, read_exactly
-from featstore.store.layout import DTYPES, ArrayLayout, SetLayout
-from featstore.store.mapping import MappingUnavailableError, advise_soon, map_array
-from featstore.store.records import Commit
+from featstore.address import Address, open_address
+from featstore.errors import CorruptStoreError, FeatstoreError
+from featstore.store.files import OpenFile, check_no_links, check_sizes, opened, read_exactly
+from featstore.store.layout import DTYPES, HUGE_BYTES, ArrayLayout, SetKey, SetLayout
+from featstore.store.listing import read_block
+from featstore.store.log import Log, read_log, unfinished_sets
+from featstore.store.records import Commit, key_of
 
 
 class RowSource(Protocol):
@@ -232,7 +246,7 @@ def open_rows(
 
 
 class MappedRows(Rows):
-    """Rows of one mapped address range; see `featstore.store.mapping`."""
+    """Rows of one mapped address range; see `featstore.store.rows`."""
 
     def __init__(self, layout: SetLayout, array: np.ndarray) -> None:
         super().__init__(layout)
@@ -402,3 +416,234 @@ def check_rows(
         return checked
     checked.check(range(commit.layout.n_blocks))
     return source
+
+
+_MAP_FIXED = 0x10  # the same on Linux and macOS; Python has no name for it
+_WILLNEED = 3  # likewise
+_FAILED = ctypes.c_void_p(-1).value
+#: Bytes of a set that may be copied where they cannot be mapped.
+COPIED_BYTES = 2**26
+
+
+class MappingUnavailableError(FeatstoreError):
+    """One address range is impossible here; the array can be read in another way."""
+
+
+class _Range:
+    """Addresses that are given back when nothing refers to them any more.
+
+    An ndarray made from it keeps it as its base, and so does every view of that ndarray.
+    """
+
+    def __init__(self, size: int, *, may_copy: int) -> None:
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        # As the kernel does for large files: an aligned range can use huge pages.
+        whole = size + (HUGE_BYTES if size >= HUGE_BYTES else 0)
+        start = _mmap(None, whole, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1)
+        self.address = start if whole == size else -(-start // HUGE_BYTES) * HUGE_BYTES
+        self.size = size
+        self._may_copy = may_copy
+        self.release = weakref.finalize(self, _libc().munmap, start, whole)
+        # Views may live until the very end of the process: the kernel frees the range then.
+        self.release.atexit = False
+
+    def place(self, descriptor: int, offset: int, at: int, size: int) -> None:
+        """Bring `size` bytes of a file from `offset` on to place `at` of the range."""
+        page = mmap.PAGESIZE
+        first, last = -(-at // page) * page, (at + size) // page * page
+        if at + size == self.size:
+            last = self.size
+        if (at - offset) % page or first >= last:
+            first = last = at + size
+        self._may_copy -= size - (last - first)
+        if self._may_copy < 0:
+            raise MappingUnavailableError(
+                "Too many rows share a page of memory with those of another file. Open the store "
+                "with mode='auto'."
+            )
+        if last > first:
+            flags = mmap.MAP_SHARED | _MAP_FIXED
+            where = self.address + first
+            _mmap(where, last - first, mmap.PROT_READ, flags, descriptor, offset + first - at)
+        for start, stop in ((at, first), (last, at + size)):
+            if stop > start:
+                target = (ctypes.c_ubyte * (stop - start)).from_address(self.address + start)
+                read_exactly(descriptor, offset + start - at, memoryview(target))
+
+    def array(self, layout: SetLayout) -> np.ndarray:
+        """Return the range as an array of a set's shape and dtype."""
+        self.__array_interface__ = {
+            "version": 3,
+            "data": (self.address, True),
+            "shape": (layout.n, layout.dim),
+            "typestr": DTYPES[layout.dtype].str,
+        }
+        return np.asarray(self)
+
+
+def map_array(
+    directory: Path, layout: SetLayout, open_file: OpenFile | None = None, *, whole: bool = True
+) -> np.ndarray:
+    """Map every data file of the set in `directory` and return its (n, d) rows, read-only.
+
+    The addresses are given back when the last view of the array is gone.
+
+    Parameters
+    ----------
+    open_file : callable, optional
+        Opens data files that lie elsewhere than in `directory`, and checks their sizes.
+    whole : bool
+        False while the files are being filled: nothing of them is copied then.
+
+    Raises
+    ------
+    CorruptStoreError
+        If a data file is missing or has another size than the layout gives it.
+    MappingUnavailableError
+        If this system or this layout does not allow it.
+    """
+    check_mappable()
+    reserved = _Range(layout.n * layout.row_bytes, may_copy=COPIED_BYTES if whole else 0)
+    open_file = open_file or opened
+    try:
+        for file in layout.files:
+            size, at = file.n_rows * layout.row_bytes, file.rows.start * layout.row_bytes
+            with open_file(directory, file) as descriptor:
+                reserved.place(descriptor, file.part.padding, at, size)
+    except BaseException:
+        reserved.release()
+        raise
+    return reserved.array(layout)
+
+
+def check_mappable() -> None:
+    """Raise MappingUnavailableError unless files can lie side by side in memory here."""
+    if not sys.platform.startswith(("linux", "darwin")) or sys.maxsize < 2**32:
+        raise MappingUnavailableError(
+            f"Memory cannot be mapped at chosen addresses on {sys.platform}."
+        )
+
+
+def advise_soon(address: int, size: int) -> None:
+    """Tell the system that these bytes of a mapped array will be read soon."""
+    start = address - address % mmap.PAGESIZE
+    # Only advice: whether it was taken changes no result.
+    _libc().madvise(start, address + size - start, _WILLNEED)
+
+
+def _mmap(
+    address: int | None, size: int, protection: int, flags: int, descriptor: int, offset: int = 0
+) -> int:
+    found = _libc().mmap(address, size, protection, flags, descriptor, offset)
+    if found == _FAILED:
+        code = ctypes.get_errno()
+        raise MappingUnavailableError(
+            code, f"{size:,} bytes could not be mapped: {os.strerror(code)}."
+        )
+    return int(found)
+
+
+@functools.cache
+def _libc() -> Any:
+    libc = ctypes.CDLL(None, use_errno=True)
+    number, size, pointer = ctypes.c_int, ctypes.c_size_t, ctypes.c_void_p
+    libc.mmap.argtypes = [pointer, size, number, number, number, ctypes.c_int64]
+    libc.mmap.restype = pointer
+    libc.munmap.argtypes = [pointer, size]
+    libc.madvise.argtypes = [pointer, size, number]
+    return libc
+
+
+Progress = Callable[[int], object]
+
+
+class Place:
+    """Finds the sets of a store and brings their files to `root`.
+
+    Of a folder of this machine nothing is fetched; `featstore.remote.place.RemotePlace` fetches
+    what is read into the user's cache, and compares it with the commit records.
+
+    Parameters
+    ----------
+    root : Path
+        Folder that small files are read from: the store itself, or its mirror in the cache.
+    address : str
+        Where the store lies, if not there: a URL.
+
+    Attributes
+    ----------
+    is_remote : bool
+        Whether reading may fetch.
+    made_by : str
+        The command that makes a store there.
+    """
+
+    is_remote: ClassVar[bool] = False
+    made_by: ClassVar[str] = "extract … --store"
+
+    def __init__(self, root: Path, address: str = "") -> None:
+        self.root = root
+        self.address = address or str(root)
+
+    def log(self) -> Log:
+        """Return the log of the store, as it is now; of a remote one, as it was at opening."""
+        return read_log(self.root)
+
+    def available(self, digests: Mapping[str, str]) -> list[str]:
+        """Return the keys of those of these sets, key -> digest, that can be read, sorted."""
+        return sorted(digests)
+
+    def rows(self, key: SetKey, commit: Commit, mode: Mode) -> RowSource:
+        """Return the reader of a set's rows; a link among its files is refused."""
+        directory, layout = key.directory(self.root), commit.layout
+        check_no_links(self.root, (directory / file.path for file in layout.files))
+        return open_rows(directory, layout, mode)
+
+    def blocks(self, key: SetKey, commit: Commit) -> Callable[[int], bytes]:
+        """Return a function from the number of a block to its rows, whatever they are worth.
+
+        The caller compares them with the commit. A file that is cut has the blocks before its end.
+        """
+        layout = commit.layout
+
+        def block(number: int) -> bytes:
+            file = layout.files[layout.file_of[number]]
+            return read_block(key.directory(self.root) / file.path, file, number)
+
+        return block
+
+    def unfinished(self) -> list[SetKey]:
+        """Return the keys of sets whose extraction has not ended; remote ones are not seen."""
+        return [key_of(directory) for directory in unfinished_sets(self.root)]
+
+    def refresh(self) -> None:
+        """Fetch the log again."""
+
+    def fetch_tag(self, name: str, digest: str) -> None:
+        """Fetch the file of a tag."""
+
+    def fetch_record(self, key: SetKey, digest: str) -> None:
+        """Fetch the commit of a set."""
+
+    def fetch(self, key: SetKey, commit: Commit, *parts: str) -> None:
+        """Fetch the small files of a revision: all, or these `featstore.store.listing.PARTS`."""
+
+    def fetch_thumbnails(self, folder: str) -> None:
+        """Fetch the thumbnails of ``dataset/kind``."""
+
+    def fetch_rows(self, key: SetKey, commit: Commit, progress: Progress | None) -> None:
+        """Fetch all rows of a set; `progress` is called with numbers of bytes, from threads."""
+
+
+def open_place(address: Address | Path) -> Place:
+    """Return where the store at an address is read from.
+
+    Raises
+    ------
+    RemoteStoreError
+        See `featstore.remote.place.RemotePlace`.
+    """
+    if isinstance(address, Path):
+        return Place(address)
+    found: Place = open_address(address).reader()
+    return found

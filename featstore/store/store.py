@@ -37,12 +37,12 @@ from featstore.store.log import NAME as LOG
 from featstore.store.log import (
     Log,
     ambiguous_set,
+    check_signed,
     has_log,
     match_names,
     unknown_set,
 )
 from featstore.store.pairs import EmbeddingsView
-from featstore.store.place import Place, open_place
 from featstore.store.records import BIAS, Commit, read_commit, read_tag
 from featstore.store.rows import (
     MODES,
@@ -50,9 +50,11 @@ from featstore.store.rows import (
     LastingRows,
     MappedRows,
     Mode,
+    Place,
     RowSource,
     Verify,
     check_rows,
+    open_place,
 )
 from featstore.store.tables import (
     ItemTable,
@@ -337,9 +339,6 @@ class FeatureStore:
         SignatureError
             If the store is not what was signed.
         """
-        # Imported here: few stores are signed.
-        from featstore.store.signature import check_signed
-
         if self.verify == "never":
             self.verify = "first-touch"  # what is signed are hashes: rows are compared with them
         self.place.refresh()
@@ -573,7 +572,7 @@ class FeatureStore:
         Raises
         ------
         CorruptStoreError, RemoteStoreError, CacheFullError
-            See `featstore.remote.rows.RemoteRows.read`.
+            See `featstore.remote.cache.RemoteRows.read`.
         """
         info = self.info(name, revision=revision)
         self.place.fetch(info.key, info.commit)

@@ -24,8 +24,11 @@ from featstore.store.parquet_guard import (
     Chosen,
     Chunk,
     allowed_bytes,
+    check_sizes,
+    checked_table,
     column_chunks,
     footer_start,
+    read_chosen,
     read_table,
     table_bytes,
 )
@@ -244,17 +247,17 @@ def _unlike_commit(path: Path, size: int) -> CorruptStoreError:
 
 
 def read_items(
-    path: Path,
-    facts: Mapping[str, Any],
+    files: Sequence[tuple[Path, Mapping[str, Any]]],
     *,
-    n: int,
     columns: Sequence[str] | None = None,
     texts: Sequence[str] | None = None,
 ) -> pl.DataFrame:
-    """Read an item table, or some columns of it, and check what is read against its commit.
+    """Read item tables, or some columns of them, and check what is read against the commit.
 
     Parameters
     ----------
+    files : sequence of (path, facts)
+        What the commit states of each, with its rows ``n``.
     columns : sequence of str, optional
         All by default.
     texts : sequence of str, optional
@@ -264,27 +267,34 @@ def read_items(
     Raises
     ------
     CorruptStoreError
-        If the file is missing, differs from the commit, or has another number of rows.
+        If a file is missing, differs from the commit, or has another number of rows.
     polars.exceptions.ColumnNotFoundError
-        If it has no such column.
+        If they have no such column.
     """
-    check_items_file(path, facts)
-    try:
-        with open_regular(path) as file:
-            chosen = _chosen_chunks(file, facts, columns, texts)
-    except (ValueError, MemoryError) as err:
-        raise CorruptStoreError(
-            f"{path} is not a table that a store holds: {str(err) or 'it is too large'}."
-        ) from err
-    if chosen is None:
-        raise _unlike_commit(path, facts["bytes"])
+    chosen = []
+    for path, facts in files:
+        check_items_file(path, facts)
+        try:
+            with open_regular(path) as file:
+                found = _chosen_chunks(file, facts, columns, texts)
+            if found is not None:
+                check_sizes(found.file.getbuffer(), rows=facts["n"], places=found.places)
+        except (ValueError, MemoryError) as err:
+            raise CorruptStoreError(
+                f"{path} is not a table that a store holds: {str(err) or 'it is too large'}."
+            ) from err
+        if found is None:
+            raise _unlike_commit(path, facts["bytes"])
+        if found.rows != facts["n"]:
+            raise CorruptStoreError(
+                f"{path} has {found.rows:,} items; its commit says {facts['n']:,}."
+            )
+        chosen.append(found)
     with_ids = texts is None and (columns is None or "item_id" in columns)
     schema = {"item_id": pl.String} if with_ids else {}
-    data = chosen.file.getbuffer()
-    table = read_table(data, where=str(path), schema=schema, rows=n, chosen=chosen)
-    if table.height != n:
-        raise CorruptStoreError(f"{path} has {table.height:,} items; its commit says {n:,}.")
-    return table
+    size = sum(facts["bytes"] for _, facts in files), sum(one.rows for one in chosen)
+    where = ", ".join(str(path) for path, _ in files[:3])
+    return checked_table(lambda: read_chosen(chosen, columns, texts), schema, where, size)
 
 
 def read_parts(
@@ -295,16 +305,8 @@ def read_parts(
     texts: Sequence[str] | None = None,
 ) -> pl.DataFrame:
     """Read the items of all parts of a set from the folder of its kind; see `read_items`."""
-    found = [
-        read_items(folder / one["file"], one, n=one["n"], columns=columns, texts=texts)
-        for one in commit.tables
-    ]
-    try:
-        return pl.concat(found).head(commit.n)
-    except pl.exceptions.PolarsError as err:
-        raise CorruptStoreError(
-            f"The item tables of the parts of a set in {folder} have other columns each."
-        ) from err
+    files = [(folder / one["file"], one) for one in commit.tables]
+    return read_items(files, columns=columns, texts=texts).head(commit.n)
 
 
 def _chosen_chunks(
@@ -339,9 +341,8 @@ def _chosen_chunks(
             if sha256_hex(view[chunk.place]) != digest:
                 return None
     found.seek(0)
-    some = texts is not None and len({chunk.rows for chunk in chunks}) > len(asked)
-    groups = [chunk.rows for chunk in asked] if some else None
-    return Chosen(found, columns, places, texts, groups)
+    groups = sorted({chunk.rows for chunk in asked}, key=lambda rows: rows.start)
+    return Chosen(found, chunks[-1].rows.stop if chunks else 0, places, groups)
 
 
 def _asked(
@@ -408,11 +409,7 @@ def write_thumbnails(directory: Path, thumbnails: Mapping[str, bytes]) -> None:
     Thumbnails already there are kept for items that `thumbnails` lacks; items that were withdrawn
     have none. Untouched if nothing changed, but listed in the log as they are.
     """
-    with folder_lock(directory) as locked:
-        if locked:
-            # Under the lock nobody else is writing: these are what a kill left.
-            for staged in directory.glob(".thumbnails-*.staged"):
-                staged.unlink(missing_ok=True)
+    with folder_lock(directory):
         old = listed = sorted(directory.glob("thumbnails-*.parquet"))
         gone = _withdrawn(directory)
         if thumbnails or len(old) > 1 or (old and gone):

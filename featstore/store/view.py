@@ -10,7 +10,7 @@ import functools
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 import numpy as np
 import polars as pl
@@ -27,10 +27,9 @@ from featstore.errors import (
     unknown_name,
 )
 from featstore.identity import canonical_json, sha256_hex
-from featstore.matrices import BIAS, EMBEDDING, Rows
+from featstore.matrices import BIAS, EMBEDDING
 from featstore.store.casting import Center, Normalize, Transform, as_tensor, decode
 from featstore.store.layout import DTYPES, INTEGERS
-from featstore.store.neighbours import Neighbours, nearest
 from featstore.store.rows import Mode, RowSource, row_numbers
 from featstore.store.tables import ItemTable, closest, join_ids, values_of
 
@@ -465,46 +464,6 @@ class Selection:
                 yield self._read(self.rows[start : start + rows], stored, out)
         finally:
             self.source.prefetch(self.rows[:0])  # also where the caller broke off
-
-    def nearest(
-        self, rows: Rows, k: int = 10, *, metric: Literal["cosine", "dot"] = "cosine"
-    ) -> Neighbours:
-        """Return the k rows that are nearest to each query, exactly, and their scores.
-
-        Every row is looked at, as the view hands it out, in blocks and on all cores: a view may be
-        larger than memory. The first search of a view also measures the length of each row, which
-        the view then remembers. Of equal scores the lower rows come first. Rows without a finite
-        score are never returned, such as rows of zeros by their cosine.
-
-        Parameters
-        ----------
-        rows : Rows of shape (q, d) or (d,)
-            Queries, such as another view.
-        k : int
-            If the view has fewer rows, all of them are returned.
-        metric : {"cosine", "dot"}
-            What is largest: the cosine, or the dot product.
-
-        Raises
-        ------
-        ValueError
-            If `k` is not positive, there is no such metric, or a query has another width, a value
-            that is not finite or, for a cosine, only zeros.
-        MisalignedItemsError
-            If the queries are a view of a set in another embedding space.
-
-        Examples
-        --------
-        >>> view = open_store("store").view(toy_store("store")["image"])
-        >>> found = view.nearest(view[:2].numpy(), 3)
-        >>> found.ids[:, 0].tolist() == view.items["item_id"][:2].to_list()
-        True
-        >>> found.rows.shape, found.scores[:, 0].round(6)
-        ((2, 3), array([1., 1.]))
-        """
-        if isinstance(rows, Selection) and self.origin is not None and rows.origin is not None:
-            self.require_same_space(rows, what="Rows and their queries")
-        return nearest(self, rows, k, metric)
 
     @functools.cached_property
     def norms(self) -> np.ndarray:

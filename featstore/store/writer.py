@@ -27,9 +27,7 @@ from featstore.errors import (
     StoreWriteError,
 )
 from featstore.identity import SHA256, SHORT, hash_hex, sha256_hex
-from featstore.store.base import Base, named, part_path, read_base, resume_journal, written
 from featstore.store.casting import convert_rows
-from featstore.store.convention import root_metadata, zarr_metadata
 from featstore.store.files import facts_of, json_bytes, same_file, walk_store
 from featstore.store.layout import (
     LIMITS,
@@ -41,7 +39,7 @@ from featstore.store.layout import (
     SetSpec,
     plan_array,
 )
-from featstore.store.listing import unlisted, whole_commit
+from featstore.store.listing import Listed, set_files, unlisted, whole_commit
 from featstore.store.lock import (
     Claim,
     claim_folders,
@@ -61,16 +59,23 @@ from featstore.store.records import (
     Part,
     commit_bytes,
     pack_failed,
+    root_metadata,
     staging_of,
 )
 from featstore.store.rows import CheckedRows, open_rows
 from featstore.store.staging import (
+    Base,
     BlockRecord,
     Journal,
     StagedFiles,
+    named,
+    part_path,
     plan_digest,
+    read_base,
     read_journal,
+    resume_journal,
     run_beside,
+    written,
 )
 from featstore.store.tables import ItemFile, read_parts, where_equal
 
@@ -128,7 +133,7 @@ def end_publication(root: Path, key: SetKey, claim: Claim) -> None:
 
     All that follows the log, in this order; again after a kill.
     """
-    claim.rely_on(root / NAME)
+    claim.rely_on(root / NAME, old=True)
     claim.sync()
     log = read_log(root)
     commit = whole_commit(root, key, log=log)
@@ -137,23 +142,24 @@ def end_publication(root: Path, key: SetKey, claim: Claim) -> None:
         if first < len(commit.parts) - 1:
             with contextlib.suppress(CorruptStoreError):  # is left for a repair
                 commit = join_parts(root, key, claim, commit, first)
-    write_file_once(claim, root / "zarr.json", root_metadata(log.hash))
-    if commit is not None:
-        for path, data in zarr_metadata(key, commit).items():
-            write_file_once(claim, root / path, data)
-        _remove_old(root, key, claim)
+    files = {} if commit is None else set_files(key, commit)
+    derived = {one.path: one.content for one in files.values() if one.part == "zarr"}
+    for path, data in {"zarr.json": root_metadata(log.hash), **derived}.items():
+        if data is not None and not same_file(root / path, facts_of(data)):
+            claim.write_file(root / path, [data])
+    _remove_old(root, key, claim, files)
     claim.finish()
 
 
-def _remove_old(root: Path, key: SetKey, claim: Claim) -> None:
+def _remove_old(root: Path, key: SetKey, claim: Claim, files: Mapping[str, Listed]) -> None:
     """Remove what commits before have listed, and folders of rows without a file."""
     directory = key.directory(root)
     rows = directory / FIRST
-    for path in unlisted(root, key):
+    for path in unlisted(root, key, files):
         if path.relative_to(directory).as_posix().startswith((FIRST, REVISIONS, "failures")):
             claim.discard(path)
-    files, folders, _ = walk_store(rows)
-    empty = [name for name in folders if not any(one.startswith(f"{name}/") for one in files)]
+    there, folders, _ = walk_store(rows) if files else ((), (), ())
+    empty = [name for name in folders if not any(one.startswith(f"{name}/") for one in there)]
     if empty:
         claim.sync()
     for name in sorted(empty, reverse=True):
@@ -193,7 +199,7 @@ def join_parts(root: Path, key: SetKey, claim: Claim, commit: Commit, first: int
     for file in new.files:
         claim.write_file(directory / file.path, pieces(file))
     table = read_parts(directory.parent, replace(commit, parts=old, history=(), past=None))
-    with folder_lock(directory.parent, patience=claim.patience):  # beside who takes out tables
+    with folder_lock(directory.parent):  # beside who takes out tables
         items = write_items(claim, directory, ItemFile(table))
     joined = replace(
         commit,
@@ -239,6 +245,8 @@ def enter_commit(root: Path, key: SetKey, claim: Claim, commit: Commit, *, after
     """
     path = key.directory(root) / REVISIONS / f"{commit.digest}.json"
     write_file_once(claim, path, commit_bytes(commit))
+    if after:
+        claim.rely_on_log()
     claim.sync()
 
     def enter(log: Log) -> Log:
@@ -278,8 +286,6 @@ class WriteOptions:
     part : (rank, world size), optional
         Write only every world-size-th block, beside the other ranks. A part publishes nothing:
         a writer without `part` finds the blocks of all of them, and finishes the set.
-    part_blocks : int
-        Blocks that stay together in a part: 0 to 3, 4 to 7 and so on with 4.
     wait : float
         Seconds to wait for another writer of this set to end.
 
@@ -293,7 +299,6 @@ class WriteOptions:
     repair: bool = False
     withdraw: frozenset[str] = frozenset()
     part: tuple[int, int] | None = None
-    part_blocks: int = 1
     wait: float = 0.0
 
 
@@ -431,8 +436,6 @@ class SetWriter:
             )
             if not has_log(self.root):
                 update_log(self.root, lambda log: log, claim=self._claim)
-            # Others may find these folders from now on, and publish sets in them.
-            self._claim.sync()
         except BaseException as err:
             loss = self._claim.loss() if self._claim is not None else None
             self._release()
@@ -454,10 +457,9 @@ class SetWriter:
 
     def _release(self) -> None:
         # Closing reports nothing that `sync` did not; the claim must go whatever happens.
-        for resource in (self._staged, self._journal):
-            with contextlib.suppress(OSError):
-                if resource is not None:
-                    resource.close()
+        with contextlib.suppress(OSError):
+            if self._journal is not None:
+                self._journal.close()
         claim = self._claim
         self._staged = self._journal = self._claim = None
         if claim is None:
@@ -488,10 +490,9 @@ class SetWriter:
         """Return the blocks that are not yet written, in order; of a part, its own."""
         if self._options.part:
             rank, world_size = self._options.part
-            size = self._options.part_blocks
             durable = self._done(claim_folders(self.directory, part=self._options.part))
             blocks = range(self.layout.n_blocks)
-            mine = [block for block in blocks if block // size % world_size == rank]
+            mine = [block for block in blocks if block % world_size == rank]
             return [block for block in mine if block not in durable]
         done = self._opened()[0].blocks
         return [block for block in range(self.layout.n_blocks) if block not in done]
@@ -566,8 +567,6 @@ class SetWriter:
             reasons |= self._base.failed(where)
         view = data.data.cast("B")
 
-        begin_last = staged.take_written()
-
         def stage() -> None:
             check()
             claim.check()
@@ -577,7 +576,7 @@ class SetWriter:
             return hash_hex(self._hash, view)
 
         with self._disk_errors():
-            _, found = run_beside(stage, digest, before=begin_last)
+            _, found = run_beside(stage, digest)
         self._add_block(block, BlockRecord(found, reasons, self._hash))
 
     def records(self) -> dict[int, BlockRecord]:
@@ -614,15 +613,20 @@ class SetWriter:
 
     def sync(self) -> None:
         """Make all that was written durable: first bytes and names, then the journal's rows."""
+        self._sync(journaled=True)
+
+    def _sync(self, *, journaled: bool) -> None:
         journal, staged, claim = self._opened()
         with self._disk_errors():
             try:
-                staged.sync()
-                claim.sync()
+                staged.sync(names=journaled)
+                if journaled:
+                    claim.sync(staged=True)
             except OSError:
                 journal.drop_unsynced()
                 raise
-            journal.sync()
+            if journaled:
+                journal.sync()
         self._last_sync = time.monotonic()
 
     def finish(
@@ -667,7 +671,7 @@ class SetWriter:
         root, key, base = self.root, self.key, self._base
         directory, journal = self.directory, self._opened()[0]
         parts, first = [], 0
-        with folder_lock(directory.parent, patience=claim.patience):  # beside who takes out tables
+        with folder_lock(directory.parent):  # beside who takes out tables
             for number, one in enumerate(layout.parts):
                 items = self._items_of(claim, number, one)
                 own = range(first, first + one.n_blocks)
@@ -768,7 +772,7 @@ class SetWriter:
             for number in new:
                 if here[number]:
                     staged.complete(number)
-        self.sync()
+        self._sync(journaled=journal.begun)  # else all is younger than `SYNC_SECONDS`
         with self._disk_errors():
             for number in new:
                 path = self.directory / layout.files[number].path

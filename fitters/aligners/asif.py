@@ -31,13 +31,12 @@ from fitters.aligners.base import (
     validate_pairs,
 )
 from fitters.errors import ZeroRowError
-from fitters.moments.transform import normalize_rows, unit_or_zero
 from fitters.pairs import Matrix, Pairs, Rows
 from fitters.select.grid import Axis, Choice, Search, Surface, choose, folds_of_pairs
 from fitters.select.left_out import asking_of
 from fitters.select.ranking import Gallery, criterion_named, metric_of, reciprocal_ranks
 from fitters.settings import MOST, Metric
-from fitters.sources import Sources
+from fitters.sources import Sources, normalize_rows, unit_or_zero
 
 ROW_BLOCK, ANCHOR_BLOCK = 512, 8192
 """Rows and anchors of one product: 16 MiB of float32 similarities."""

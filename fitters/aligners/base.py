@@ -24,13 +24,12 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from fitters.errors import PairsError, SettingError
 from fitters.kept import kept
-from fitters.moments.moments import Folds, Moments, merge_pooled, moments_of
-from fitters.moments.transform import normalize_rows, unit_or_zero
+from fitters.moments import Folds, Moments, merge_pooled, moments_of
 from fitters.pairs import Matrix, Pairs, Rows, check_weight
 from fitters.select.grid import Choice, Search, parameter_of
-from fitters.select.refitting import Folded, Refit, validate_by_refitting
+from fitters.select.held_out import Folded, Refit, validate_by_refitting
 from fitters.settings import Preparation
-from fitters.sources import Sources
+from fitters.sources import Sources, normalize_rows, unit_or_zero
 
 if TYPE_CHECKING:
     from fitters.settings import FitConfig

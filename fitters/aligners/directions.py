@@ -16,20 +16,19 @@ from fitters.aligners.base import (
     changed_copy,
     refits_of,
 )
-from fitters.aligners.solvers import (
+from fitters.moments import Moments
+from fitters.pairs import Matrix, Rows
+from fitters.select.grid import Choice, Search
+from fitters.select.held_out import Folded, choose_components
+from fitters.settings import MOST
+from fitters.solvers import (
     determined,
     leading_directions,
     relative_penalty,
     solve_cca,
     truncation_gap,
 )
-from fitters.moments.moments import Moments
-from fitters.moments.transform import normalize_rows
-from fitters.pairs import Matrix, Rows
-from fitters.select.grid import Choice, Search
-from fitters.select.refitting import Folded, choose_components
-from fitters.settings import MOST
-from fitters.sources import Sources
+from fitters.sources import Sources, normalize_rows
 
 COMPONENTS = [Interval(Integral, 1, None, closed="left"), None]
 """The constraint of `n_components`."""
@@ -121,7 +120,7 @@ class CCAAligner(DirectionsAligner):
     """Align by canonical correlation analysis; the score is the cosine of the projections.
 
     Finds the directions of both sides, uncorrelated within a side, whose correlation is largest;
-    see `fitters.aligners.solvers.solve_cca`.
+    see `fitters.solvers.solve_cca`.
 
     Parameters
     ----------

@@ -13,14 +13,13 @@ from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from fitters.aligners.base import OneWay, mean_rows, validate_pairs
-from fitters.aligners.kernel_solvers import correct_first, solve_kernel
 from fitters.errors import SettingError, ZeroRowError
-from fitters.feature_maps import gaussian
+from fitters.kernels import correct_first, gaussian, solve_kernel
 from fitters.pairs import Matrix, Pairs, Rows
 from fitters.select.grid import Axis, Choice, Search, Surface
+from fitters.select.held_out import Folded
 from fitters.select.left_out import GAMMAS, KERNEL_PENALTIES, choose_on_prototypes
 from fitters.select.noise import cross_validate_kernel, explained_by, pairs_to_weigh, weigh_noise
-from fitters.select.refitting import Folded
 from fitters.settings import MOST
 from fitters.sources import Sources
 
@@ -192,7 +191,7 @@ class KernelRidgeAligner(OneWay):
 
         With `noises`, the real pairs correct what the fit on the prototypes leaves of them,
         averaged over their noise, and over that of fits `without` the prototypes; see
-        `fitters.aligners.kernel_solvers.correct_first`. Rows are taken as they are, γ as the
+        `fitters.kernels.correct_first`. Rows are taken as they are, γ as the
         absolute one.
         """
         if noises is None or data.prototypes is None or data.real is None:

@@ -12,18 +12,15 @@ import scipy.linalg
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from fitters.aligners.base import FromMoments, OneWay, mean_rows
-from fitters.aligners.solvers import relative_penalty, solve_ridge, solve_ridge_dual
-from fitters.moments.moments import Folds, Moments
-from fitters.moments.transform import normalize_rows
+from fitters.moments import Folds, Moments
 from fitters.pairs import Matrix, Pairs, Rows
 from fitters.select.grid import Axis, Choice, Search, Surface
-from fitters.select.held_out import cross_validate, validate_by_error
+from fitters.select.held_out import Folded, cross_validate, validate_by_error
 from fitters.select.left_out import leave_one_group_out
 from fitters.select.noise import explained_by_features, pairs_to_weigh, weigh_noise
-from fitters.select.refitting import Folded
 from fitters.settings import MOST
-from fitters.sources import Sources
-from fitters.spectrum import Spectrum
+from fitters.solvers import Spectrum, relative_penalty, solve_ridge, solve_ridge_dual
+from fitters.sources import Sources, normalize_rows
 
 
 @dataclass(repr=False, eq=False, kw_only=True)

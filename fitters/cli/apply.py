@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featstore.cli.options import complete_keys, only, say_taken, take, the_store
-from featstore.cli.progress import ProgressBar, age
 from featstore.command_line import (
     EXIT_VERIFY,
     StorePlace,
@@ -23,7 +22,7 @@ from featstore.command_line import (
     usage_error,
 )
 from featstore.options import check_needs, config_from, option, options_from
-from featstore.terminal import TextTable, bad, best, in_words, print_facts, say
+from featstore.terminal import ProgressBar, TextTable, age, bad, best, in_words, print_facts, say
 from fitters.errors import CorruptAlignmentError, unwritable
 from fitters.settings import MOST, Scorer
 

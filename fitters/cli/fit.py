@@ -24,7 +24,6 @@ from featstore.cli.options import (
     take,
     the_store,
 )
-from featstore.cli.progress import ProgressBar
 from featstore.command_line import (
     SectionedCommand,
     StorePlace,
@@ -45,6 +44,7 @@ from featstore.options import (
     settings_from,
     settings_of,
 )
+from featstore.terminal import ProgressBar
 from fitters.settings import MOST, FitRequest, TrainingOptions
 
 if TYPE_CHECKING:
@@ -192,20 +192,15 @@ def fit_command(
     with workers.connected() if many else nullcontext():
         for seed in seeds:
             path = out / f"{method}-seed{seed}" if many else out
-            trained = METHODS[method].fitted_on == "training"
-            checkpoint = path.parent / f".{path.name}.training" if trained else None
             with ProgressBar(method, doing="reading pairs") as bar:
                 alignment = fit_from_store(
                     opened,
                     replace(request, seed=seed),
-                    checkpoint=checkpoint,
                     on_epoch=partial(_show_epoch, bar),
                     on_stage=bar.stage,
                     workers=workers,
                 )
             alignment.save(path, replace=force)
-            if checkpoint is not None:
-                checkpoint.unlink(missing_ok=True)
             made.append({"path": str(path), **alignment.facts})
             if not as_json:
                 click.echo(_line(path, method, alignment.facts))

@@ -21,8 +21,8 @@ from scipy.optimize import minimize_scalar
 from scipy.sparse import csr_array
 
 from fitters.errors import PairsError, SettingError
-from fitters.moments.transform import normalize_rows
 from fitters.pairs import Pairs
+from fitters.sources import normalize_rows
 
 Rows = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]

@@ -10,8 +10,6 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 
-from fitters.aligners.solvers import solve_ridge
-from fitters.few_shot.class_moments import ClassMoments
 from fitters.few_shot.learner import (
     Classifier,
     Labels,
@@ -24,9 +22,10 @@ from fitters.few_shot.learner import (
     sum_by_class,
     without_bias,
 )
-from fitters.moments.transform import normalize_rows
+from fitters.few_shot.probes import ClassMoments
 from fitters.pairs import Matrix, place_in_class
-from fitters.spectrum import Spectrum, eigen_gram
+from fitters.solvers import Spectrum, eigen_gram, solve_ridge
+from fitters.sources import normalize_rows
 
 #: Candidate rates of the kernel, and penalties; a kernel has 1 on its diagonal.
 RATES = ((0.5,), (1.0,), (2.0,), (3.0,), (5.0,), (10.0,))

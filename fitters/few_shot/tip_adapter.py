@@ -26,7 +26,7 @@ from fitters.few_shot.learner import (
     starting_weights,
     sum_by_class,
 )
-from fitters.moments.transform import normalize_rows
+from fitters.sources import normalize_rows
 
 #: Candidate weights of the cache beside the prototypes, and rates at which shots lose influence.
 ALPHAS = (0.0, *(float(10.0**power) for power in np.arange(-1.0, 2.75, 0.25)))

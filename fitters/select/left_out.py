@@ -16,15 +16,14 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
-from fitters.aligners.kernel_solvers import DOUBLE_ROWS, decompose_kernel
 from fitters.errors import SelectionError, SettingError
-from fitters.feature_maps import NystroemMap, gaussian
 from fitters.kept import digest_of, remember
-from fitters.moments.transform import unit_or_zero
+from fitters.kernels import DOUBLE_ROWS, NystroemMap, decompose_kernel, gaussian
 from fitters.pairs import Matrix, Pairs
 from fitters.select.grid import PENALTIES, Axis, Surface, choose, geometric
 from fitters.select.ranking import BLOCK_SCORES, reciprocal_ranks
-from fitters.spectrum import Parts, Spectrum, eigen_gram
+from fitters.solvers import Parts, Spectrum, eigen_gram
+from fitters.sources import unit_or_zero
 
 LeaveOutCriterion = Literal["cosine", "rank"]
 

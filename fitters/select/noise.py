@@ -20,17 +20,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fitters.aligners.kernel_solvers import decompose_kernel, solve_first
-from fitters.aligners.solvers import solve_ridge
 from fitters.errors import PairsError
-from fitters.feature_maps import NystroemMap
-from fitters.moments.transform import unit_or_zero
+from fitters.kernels import NystroemMap, decompose_kernel, solve_first
 from fitters.pairs import Matrix, Pairs
 from fitters.select.grid import Axis, Choice, Surface, choose, folds_of_pairs
 from fitters.select.left_out import CHOICE_LANDMARKS, EXACT_ROWS, GAMMAS, KERNEL_PENALTIES
 from fitters.select.ranking import METRICS, Gallery, metric_of, reciprocal_ranks
 from fitters.settings import Validation
-from fitters.spectrum import Spectrum, eigen_gram
+from fitters.solvers import Spectrum, eigen_gram, solve_ridge
+from fitters.sources import unit_or_zero
 
 VALIDATIONS: dict[str, str] = {
     **METRICS,

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from numbers import Integral, Real
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
@@ -19,22 +17,20 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from featstore.errors import needs_extra
-from featstore.identity import canonical_json, sha256_hex
 from featstore.parallel import best_device, gains_from_bf16
-from fitters.aligners.base import BaseAligner, params_of, validate_pairs
+from fitters.aligners.base import BaseAligner, validate_pairs
 from fitters.errors import SettingError
-from fitters.moments.transform import normalize_rows
 from fitters.pairs import Matrix, Pairs, Rows
 from fitters.select.grid import Choice, Search
 from fitters.settings import OnEpoch, Preparation, TrainingPrecision
-from fitters.sources import Sources
+from fitters.sources import Sources, normalize_rows
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     from fitters.settings import FitConfig
-    from fitters.trained.training import Objective, PairSource, Stage
+    from fitters.trained.training import Objective, Stage
 
 
 #: k: columns in, d: columns out, h: hidden width. PyTorch's convention: weight is (out, in).
@@ -207,7 +203,7 @@ def blas_threads() -> Iterator[int]:
 
 @dataclass(frozen=True, eq=False)
 class ArrayRows:
-    """Paired rows in memory; see `fitters.trained.training.PairSource`.
+    """Paired rows that heads are trained on; every row counts alike.
 
     Attributes
     ----------
@@ -219,16 +215,11 @@ class ArrayRows:
     x: npt.NDArray[np.float32]
     y: npt.NDArray[np.float32]
     groups: npt.NDArray[np.int64]
-    fingerprint: str = field(init=False)
 
     def __post_init__(self) -> None:
-        digest = hashlib.sha256()
         for name in ("x", "y"):
             rows = np.ascontiguousarray(getattr(self, name), dtype=np.float32)
             object.__setattr__(self, name, rows)
-            digest.update(repr(rows.shape).encode() + rows.tobytes())
-        digest.update(np.ascontiguousarray(self.groups).tobytes())
-        object.__setattr__(self, "fingerprint", digest.hexdigest())
 
     @classmethod
     def of(cls, pairs: Pairs, *, first_group: int = 0) -> ArrayRows:
@@ -245,12 +236,6 @@ class ArrayRows:
     def widths(self) -> tuple[int, int]:
         """Columns of x and y."""
         return int(self.x.shape[1]), int(self.y.shape[1])
-
-    def read(
-        self, start: int, stop: int
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Return rows `start` to `stop` of x and y."""
-        return self.x[start:stop], self.y[start:stop]
 
     def take(self, rows: npt.NDArray[np.int64]) -> ArrayRows:
         """Return the source of some rows."""
@@ -287,7 +272,7 @@ class TrainedAligner(Schedule, BaseAligner):
         options = search.config.training
         n_prototypes = 0 if data.prototypes is None else data.prototypes.n
         seed = int(search.rng.integers(2**31))
-        kept = {name: getattr(options, name) for name in ("device", "checkpoint", "on_epoch")}
+        kept = {name: getattr(options, name) for name in ("device", "on_epoch")}
         return Choice({"n_prototypes": n_prototypes, "seed": seed, **options.changes}, of_fit=kept)
 
     def fit_sources(
@@ -296,7 +281,6 @@ class TrainedAligner(Schedule, BaseAligner):
         mix: float = 1.0,  # noqa: ARG002
         *,
         device: str = "cpu",
-        checkpoint: Path | None = None,
         on_epoch: OnEpoch | None = None,
     ) -> Self:
         """Train on both sources, pairs in memory or read from a store; all rows count alike."""
@@ -310,9 +294,7 @@ class TrainedAligner(Schedule, BaseAligner):
             first = int(prototypes.groups.max()) + 1
         if isinstance(real, Pairs):
             real = ArrayRows.of(real, first_group=first)
-        return self.fit_rows(
-            prototypes, real, device=device, checkpoint=checkpoint, on_epoch=on_epoch
-        )
+        return self.fit_rows(prototypes, real, device=device, on_epoch=on_epoch)
 
     @property
     def facts_(self) -> dict[str, Any]:
@@ -356,29 +338,22 @@ class TrainedAligner(Schedule, BaseAligner):
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit_rows(
         self,
-        prototypes: PairSource | None,
-        real: PairSource | None,
+        prototypes: ArrayRows | None,
+        real: ArrayRows | None,
         *,
         device: str = "cpu",
-        checkpoint: Path | str | None = None,
-        checkpoint_seconds: float = 30.0,
         on_epoch: OnEpoch | None = None,
     ) -> Self:
         """Train on rows that are read by chunks, of arrays or of a store's views.
 
         Parameters
         ----------
-        prototypes, real : PairSource, optional
-            At least one; see `fitters.trained.training`. Both count their groups apart: rows of
+        prototypes, real : ArrayRows, optional
+            At least one. Both count their groups apart: rows of
             one group are no negatives of each other, and are held out together.
         device : str
             As torch names it, or "auto": see `training_device`. The same rows and seed give the
             same bytes on a CPU; on a GPU the dropout masks and the last bits are others.
-        checkpoint : path, optional
-            File that the training's state is kept in, at most every `checkpoint_seconds` and at
-            its end. If it holds the state of this very training, that goes on.
-        checkpoint_seconds : float
-            0 writes after every epoch.
         on_epoch : callable, optional
             Is given an `EpochDone` after each epoch.
 
@@ -390,7 +365,6 @@ class TrainedAligner(Schedule, BaseAligner):
             If the loss is no longer finite.
         """
         _need_torch()
-        from fitters.trained.checkpoint import Checkpoint
         from fitters.trained.modules import draw_from, initialise
         from fitters.trained.training import Generators, train
 
@@ -411,9 +385,6 @@ class TrainedAligner(Schedule, BaseAligner):
             objective.after_step()
             objective.to(place)
             draw_from(objective, generators.masks)
-            kept = None
-            if checkpoint is not None:
-                kept = Checkpoint(Path(checkpoint), self._identity(given), checkpoint_seconds)
             history = train(
                 objective,
                 self._stages(prototypes, real),
@@ -421,7 +392,6 @@ class TrainedAligner(Schedule, BaseAligner):
                 generators,
                 precision=resolve(self.precision, place.type),
                 held=held,
-                checkpoint=kept,
                 on_epoch=on_epoch,
             )
             self.history_ = history
@@ -433,7 +403,7 @@ class TrainedAligner(Schedule, BaseAligner):
         self._note_rows(given)
         return self
 
-    def _note_rows(self, given: Sequence[PairSource]) -> None:
+    def _note_rows(self, given: Sequence[ArrayRows]) -> None:
         """Remember facts of the rows; for subclasses."""
 
     def _scale_of(self, _: Objective) -> tuple[float, float]:
@@ -441,20 +411,20 @@ class TrainedAligner(Schedule, BaseAligner):
         return 1.0, 0.0
 
     def _hold_out(
-        self, prototypes: PairSource | None, real: PairSource | None, order: Any
-    ) -> tuple[PairSource | None, PairSource | None, Any]:
+        self, prototypes: ArrayRows | None, real: ArrayRows | None, order: Any
+    ) -> tuple[ArrayRows | None, ArrayRows | None, Any]:
         """Take validation pairs out of the real pairs, or else of the prototypes."""
         if self.patience is None:
             return prototypes, real, None
-        from fitters.trained.training import read_batch, split_source
+        from fitters.trained.training import as_batch, split_source
 
         source = prototypes if real is None else real
         assert source is not None
         rest, held = split_source(source, float(self.validation_fraction), order)
-        batch = read_batch(held, 0, held.n)
+        batch = as_batch(held)
         return (rest, None, batch) if real is None else (prototypes, rest, batch)
 
-    def _stages(self, prototypes: PairSource | None, real: PairSource | None) -> Sequence[Stage]:
+    def _stages(self, prototypes: ArrayRows | None, real: ArrayRows | None) -> Sequence[Stage]:
         from fitters.trained.training import Stage, Stream
 
         given = [source for source in (prototypes, real) if source is not None]
@@ -464,21 +434,6 @@ class TrainedAligner(Schedule, BaseAligner):
             batches = [Stream([source]) for source in given]
         rate = float(self.learning_rate)
         return [Stage(b, e, rate, self.flat) for b, e in zip(batches, epochs, strict=True)]
-
-    def _identity(self, given: Sequence[PairSource]) -> str:
-        """Return the digest of everything that decides the result, but the machine."""
-        import torch
-
-        facts = {
-            "method": self.method,
-            "params": params_of(self),
-            "precision": resolve(self.precision, self._device_type),
-            "rows": [source.fingerprint for source in given],
-            "torch": torch.__version__,
-        }
-        if self._device_type != "cpu":
-            facts["device"] = self._device_type
-        return sha256_hex(canonical_json(facts))
 
     def project_x(self, x: Rows) -> Matrix:
         """Return x in the shared space: shape (n, r), float64, unit rows."""

@@ -226,7 +226,7 @@ PRESETS: dict[str, Preset] = {
             "texts of unseen classes take no part in the training",
             "texts are the store's; its prompt for CLIP is template icis",
         ),
-        "icis:ICISAligner",
+        "mlp:ICISAligner",
         {},
         lambda _: 1000,
     ),

@@ -1,11 +1,7 @@
 """Train a head: batches, optimisers, schedule and the held-out score.
 
-What fits into `resident_bytes` of a `Stream` is read once and shuffled exactly. Of more, each epoch
-reads chunks of `chunk_rows` consecutive rows in random order, `pool_chunks` at a time, and shuffles
-those.
-
 `train` runs one stage after the other. An epoch is one pass over a stage's rows in a new order;
-after it, held-out pairs are scored, the state is written if it is due, and `on_epoch` is called.
+after it, held-out pairs are scored, and `on_epoch` is called.
 """
 
 from __future__ import annotations
@@ -14,8 +10,9 @@ import math
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,10 +23,9 @@ from torch.nn.functional import normalize
 from featstore.errors import needs_extra
 from fitters.errors import DivergedError, SelectionError
 from fitters.settings import EpochDone, OnEpoch
-from fitters.trained.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
-    from fitters.trained.base import Schedule
+    from fitters.trained.base import ArrayRows, Schedule
 
 
 def make_optimiser(objective: Objective, schedule: Schedule) -> torch.optim.Optimizer:
@@ -61,34 +57,6 @@ def make_optimiser(objective: Objective, schedule: Schedule) -> torch.optim.Opti
     # Fused: one pass over each parameter instead of six; the same numbers up to rounding.
     cls = torch.optim.Adam if schedule.optimizer == "adam" else torch.optim.AdamW
     return cls(groups, **how, fused=True)
-
-
-class PairSource(Protocol):
-    """Paired rows that can be read by ranges: arrays, or views of a store."""
-
-    @property
-    def n(self) -> int:
-        """Rows."""
-
-    @property
-    def widths(self) -> tuple[int, int]:
-        """Columns of x and y."""
-
-    @property
-    def groups(self) -> npt.NDArray[np.int64]:
-        """Group of each row, shape (n,): no two rows of one are negatives of each other."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Digest of everything that `read` returns."""
-
-    def read(
-        self, start: int, stop: int
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Return rows `start` to `stop` of x and y."""
-
-    def take(self, rows: npt.NDArray[np.int64]) -> PairSource:
-        """Return the source of some rows, in increasing order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,61 +101,29 @@ def join(batches: Sequence[Batch]) -> Batch:
 
 @dataclass(eq=False)
 class Stream:
-    """The rows of some sources, once an epoch, every order equally likely within a pool."""
+    """The rows of some sources, once an epoch, every order equally likely."""
 
-    sources: Sequence[PairSource]
-    resident_bytes: int = 2**30
-    """Rows that take no more than this are read once and kept."""
+    sources: Sequence[ArrayRows]
 
-    chunk_rows: int = 4096
-    """Of more rows, this many consecutive ones are read at once …"""
-
-    pool_chunks: int = 16
-    """… and this many chunks are shuffled together."""
-
-    _resident: Batch | None = field(default=None, repr=False)
-
-    @property
-    def n(self) -> int:
-        """Rows an epoch."""
-        return sum(source.n for source in self.sources)
+    @cached_property
+    def rows(self) -> Batch:
+        """All of them."""
+        return join([as_batch(source) for source in self.sources])
 
     def steps(self, batch_size: int) -> int:
         """Return batches an epoch."""
-        return -(-self.n // batch_size)
+        return -(-len(self.rows) // batch_size)
 
     def epoch(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
         """Yield batches of `batch_size` rows, the last one of what is left."""
-        rest: Batch | None = None
-        for pool in self._pools(generator):
-            whole = pool if rest is None else join([rest, pool])
-            order = torch.randperm(len(whole), generator=generator)
-            full = len(order) - len(order) % batch_size
-            for start in range(0, full, batch_size):
-                yield whole.at(order[start : start + batch_size])
-            rest = whole.at(order[full:]) if full < len(order) else None
-        if rest is not None:
-            yield rest
-
-    def _pools(self, generator: torch.Generator) -> Iterator[Batch]:
-        size = sum(4 * source.n * sum(source.widths) for source in self.sources)
-        if size <= self.resident_bytes:
-            if self._resident is None:
-                self._resident = join([read_batch(s, 0, s.n) for s in self.sources])
-            yield self._resident
-            return
-        step, at_once = self.chunk_rows, self.pool_chunks
-        chunks = [(source, start) for source in self.sources for start in range(0, source.n, step)]
-        order = torch.randperm(len(chunks), generator=generator).tolist()
-        for first in range(0, len(order), at_once):
-            picked = (chunks[number] for number in order[first : first + at_once])
-            yield join([read_batch(s, at, min(at + step, s.n)) for s, at in picked])
+        order = torch.randperm(len(self.rows), generator=generator)
+        for start in range(0, len(order), batch_size):
+            yield self.rows.at(order[start : start + batch_size])
 
 
-def read_batch(source: PairSource, start: int, stop: int) -> Batch:
-    """Return rows `start` to `stop` of a source as tensors."""
-    rows = (*source.read(start, stop), source.groups[start:stop])
-    return Batch(*map(torch.from_numpy, rows))
+def as_batch(source: ArrayRows) -> Batch:
+    """Return the rows of a source as tensors."""
+    return Batch(*map(torch.from_numpy, (source.x, source.y, source.groups)))
 
 
 MOST_ROWS = 4096
@@ -195,8 +131,8 @@ MOST_ROWS = 4096
 
 
 def split_source(
-    source: PairSource, fraction: float, generator: torch.Generator
-) -> tuple[PairSource, PairSource]:
+    source: ArrayRows, fraction: float, generator: torch.Generator
+) -> tuple[ArrayRows, ArrayRows]:
     """Return the rows to train on and those held out, `fraction` of the groups, none split.
 
     Raises
@@ -293,9 +229,9 @@ class Generators:
 class _Stand:
     """Progress of a training."""
 
-    stage: int = 0
+    stage: int
+    history: list[dict[str, Any]]
     epoch: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
     best_metric: float | None = None
     best_state: dict[str, Tensor] | None = None
     bad: int = 0
@@ -316,7 +252,6 @@ def train(
     *,
     precision: Literal["float32", "bf16"] = "float32",
     held: Batch | None = None,
-    checkpoint: Checkpoint | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> list[dict[str, Any]]:
     """Train `objective` in place, where it is, and return one record an epoch.
@@ -330,25 +265,17 @@ def train(
     held : Batch, optional
         Pairs to score after every epoch; needed for ``schedule.patience``, and then the best
         epoch's parameters are the result.
-    checkpoint : Checkpoint, optional
-        Where the state is kept, and read from if there is one.
 
     Raises
     ------
     DivergedError
         If the loss or a parameter is no longer finite.
     """
-    stand, found = _Stand(), checkpoint.read() if checkpoint is not None else None
+    history: list[dict[str, Any]] = []
     held = None if held is None else held.to(_device_of(objective))
-    if found is not None:
-        stand = _restore(found, objective, generators)
-    begun, done_before = time.monotonic(), len(stand.history)
-    for number, stage in enumerate(stages[stand.stage :], start=stand.stage):
-        optimiser = make_optimiser(objective, schedule)
-        if found is not None and number == found["stand"]["stage"]:
-            optimiser.load_state_dict(found["optimiser"])
-        elif number:
-            stand = _Stand(number, history=stand.history)
+    begun = time.monotonic()
+    for number, stage in enumerate(stages):
+        optimiser, stand = make_optimiser(objective, schedule), _Stand(number, history)
         while not stand.ended(stage, schedule.patience):
             loss = _one_epoch(
                 objective, optimiser, stage, stand.epoch, schedule, generators.order, precision
@@ -359,15 +286,12 @@ def train(
                 metric = mean_reciprocal_rank(held, objective.project)
             best = _note(stand, loss, metric, objective, keep=schedule.patience is not None)
             last = stand.ended(stage, schedule.patience)
-            due = last or (checkpoint is not None and checkpoint.due())
-            if due:
+            if last:
                 _check_parameters(objective, stand.epoch, stage)
-            if due and checkpoint is not None:
-                _write(checkpoint, stand, objective, optimiser, generators)
             if on_epoch is not None:
                 seconds = time.monotonic() - begun
                 left = sum(s.epochs for s in stages[number:]) - stand.epoch
-                pace = seconds / (len(stand.history) - done_before)
+                pace = seconds / len(history)
                 on_epoch(
                     EpochDone(
                         number + 1, len(stages), stand.epoch, stage.epochs, loss, metric, best,
@@ -377,7 +301,7 @@ def train(
         if stand.best_state is not None:
             objective.load_state_dict(stand.best_state)
     objective.eval()
-    return stand.history
+    return history
 
 
 def _device_of(objective: Objective) -> torch.device:
@@ -466,31 +390,3 @@ def _is_flat(losses: Sequence[float], slope: float) -> bool:
         if end > 21
     ]
     return len(falls) == 5 and bool(max(falls) < slope)
-
-
-def _write(
-    checkpoint: Checkpoint,
-    stand: _Stand,
-    objective: Objective,
-    optimiser: torch.optim.Optimizer,
-    generators: Generators,
-) -> None:
-    checkpoint.write(
-        {
-            "objective": objective.state_dict(),
-            "optimiser": optimiser.state_dict(),
-            "generators": {name: getattr(generators, name).get_state() for name in _RESUMED},
-            "stand": vars(stand),
-        }
-    )
-
-
-def _restore(found: dict[str, Any], objective: Objective, generators: Generators) -> _Stand:
-    objective.load_state_dict(found["objective"])
-    for name in _RESUMED:
-        getattr(generators, name).set_state(found["generators"][name])
-    return _Stand(**found["stand"])
-
-
-#: Generators that have drawn by the end of an epoch.
-_RESUMED = ("order", "masks")

@@ -28,8 +28,8 @@ from bench.cells import method_title
 from bench.statistics import DrawSums, two_term
 from bench.tables import interval_text, value_text
 from fitters.errors import FittersError
-from fitters.few_shot.logistic_probe import STRENGTHS, LogisticProbe
-from fitters.few_shot.registry import LEARNERS
+from fitters.few_shot import LEARNERS
+from fitters.few_shot.probes import STRENGTHS, LogisticProbe
 from fitters.few_shot.tip_adapter import TipAdapter, TipAdapterF
 from tests.accuracy import trained
 from tests.accuracy.alone import VARIANTS

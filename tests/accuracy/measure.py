@@ -24,12 +24,12 @@ from bench.protocol import stream
 from bench.statistics import DrawSums, Estimate, two_term
 from bench.suites.demo import demo_runs
 from bench.tasks.outcome import Outcome, Projector
-from bench.tasks.zero_shot import score_zero_shot
+from bench.tasks.ranked import score_zero_shot
 from featstore import open_store
 from fitters import Alignment, Pairs, fit
 from fitters.jobs import HeadTexts
-from fitters.moments.transform import SideTransform
 from fitters.scorers import scorer_named
+from fitters.sources import SideTransform
 
 SEEDS = tuple(range(10))
 TOP = ("top-1", "top-5", "top-10")

@@ -16,10 +16,10 @@ from threadpoolctl import threadpool_limits
 
 from bench.fits import n_pool, prototype_pairs, real_pairs
 from bench.protocol import first_pairs, held_out_split, stream
-from bench.tasks.zero_shot import score_zero_shot
+from bench.tasks.ranked import score_zero_shot
 from fitters import METHODS, FitConfig, fit
-from fitters.moments.transform import SideTransform
 from fitters.select.grid import PENALTIES, WEIGHTS, folds_by_group
+from fitters.sources import SideTransform
 from tests.accuracy.alone import on_head
 from tests.accuracy.measure import SEEDS, TOP, Bench, Score, gap, percent, table
 from tests.shorthand import score_retrieval

@@ -30,12 +30,12 @@ from threadpoolctl import threadpool_limits
 from bench.fits import prototype_pairs
 from bench.protocol import Split, held_out_split, stream
 from bench.tables import interval_text, signed_text
-from bench.tasks.zero_shot import score_zero_shot
+from bench.tasks.ranked import score_zero_shot
 from featstore.encoders.registry import open_encoder
 from featstore.images import decode_image
 from featstore.manifest.io import read_manifest
 from fitters import Pairs, fit
-from fitters.moments.transform import SideTransform, normalize_rows
+from fitters.sources import SideTransform, normalize_rows
 from tests.accuracy.measure import SEEDS, Bench, Score, difference, percent, table
 
 DATA = Path(__file__).parents[2] / "docs/data/parts.json"

@@ -4,7 +4,7 @@
     python -m tests.tables write
 
 Twenty draws of the demo's held-out descriptions, kernel ridge. Each draw has the head alone, K
-random captioned images beside it, and the K that `fitters.suggest` names among the same training
+random captioned images beside it, and the K that `fitters.solvers` names among the same training
 images. Power is counted by two-term tests of resampled draws and descriptions of the measured
 differences (random K less the head), moved to a mean gain of one point: of twenty new draws that
 share no pairs.
@@ -27,11 +27,10 @@ from bench.fits import prototype_pairs, real_pairs
 from bench.protocol import held_out_split, stream
 from bench.statistics import DrawSums, two_term
 from bench.tables import signed_text
-from bench.tasks.zero_shot import score_zero_shot
+from bench.tasks.ranked import score_zero_shot
 from fitters import fit
-from fitters.moments.transform import SideTransform
-from fitters.sources import prepare
-from fitters.suggest import most_informative
+from fitters.solvers import most_informative
+from fitters.sources import SideTransform, prepare
 from tests.accuracy.measure import Bench, Score, difference, differences, table
 
 DATA = Path(__file__).parents[2] / "docs/data/suggest.json"

@@ -26,9 +26,9 @@ from threadpoolctl import threadpool_limits
 from bench.code import code_digest
 from bench.fits import n_pool, prototype_pairs, real_pairs
 from bench.protocol import first_pairs, held_out_split, stream
-from bench.tasks.zero_shot import score_zero_shot
+from bench.tasks.ranked import score_zero_shot
 from fitters import fit
-from fitters.moments.transform import SideTransform
+from fitters.sources import SideTransform
 from tests.accuracy.measure import SEEDS, Bench, Score, difference, percent
 
 DATA = Path(__file__).parents[2] / "docs/data/unpaired.json"

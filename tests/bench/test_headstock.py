@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shlex
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 import click
-import numpy as np
 import pytest
 
 from bench.cli.demo import Job, Step
-from bench.cli.look import find_work, next_command
+from bench.cli.look import find_work
 from bench.results import write_session
 from featstore.command_line import run_command
-from featstore.testing import item_table, toy_manifest, toy_store, write_set
+from featstore.testing import toy_manifest, toy_store
 from headstock.__main__ import cli
 
 
@@ -71,71 +68,6 @@ def test_the_state_of_a_folder_is_what_was_made_there(tmp_path, monkeypatch, cap
     state = _state(tmp_path, monkeypatch, capsys)
     assert [one["path"] for one in state["reports"]] == ["report.html"]
     assert state["next"] == "headstock ls --available sources"
-    toy_manifest(tmp_path / "data" / "more", name="more")
-    assert _state(tmp_path, monkeypatch, capsys)["next"].startswith("headstock extract data/more ")
-
-
-def test_what_was_changed_last_comes_first_and_decides(tmp_path):
-    for hour, name in enumerate(("new", "old"), start=1):
-        toy_store(tmp_path / name)
-        os.utime(tmp_path / name / "log.json", (9e8 - 3600 * hour,) * 2)
-    for part in ("runs", "ranks"):
-        (tmp_path / "results" / part).mkdir(parents=True)
-    os.utime(tmp_path / "results" / "runs", (9e8, 9e8))
-    found = find_work(tmp_path)
-    assert [Path(one["path"]).name for one in found["stores"]] == ["new", "old"]
-    assert "headstock report" in next_command(found)
-    os.utime(tmp_path / "old" / "log.json", (1e9, 1e9))  # extended after the results
-    proposed = next_command(find_work(tmp_path))
-    assert proposed.startswith(f"headstock fit ridge --store {tmp_path / 'old'} ")
-
-
-def _go_on(folder: Path, capsys, *more: str) -> str:
-    """Run the command that is proposed for a folder, with `more` options; return it."""
-    proposed = next_command(find_work(folder))
-    words = shlex.split(proposed)[1:]
-    if words[0] == "extract":
-        # No model is loaded here: its words are read, and no more.
-        context = cli.make_context("headstock", [])
-        name, command, rest = cli.resolve_command(context, [*words, *more])
-        command.make_context(name, rest, parent=context)
-        return proposed
-    assert run_command(cli, "headstock", [*words, *more]) == 0, capsys.readouterr().err
-    return proposed
-
-
-def test_the_next_command_runs(tmp_path, monkeypatch, capsys):
-    """From an empty folder to a report, in folders with blanks, by what is proposed alone."""
-    monkeypatch.chdir(tmp_path)
-    here = Path()
-    assert _go_on(here, capsys, "--dry-run") == "headstock try"
-    (tmp_path / "birds.txt").write_text("owl\nrobin\n")
-    assert run_command(cli, "headstock", ["data", "make", "birds.txt", "-o", "the birds"]) == 0
-    assert " --kind class_name " in _go_on(here, capsys)
-    toy_manifest(tmp_path / "the images")
-    assert _go_on(here, capsys).startswith("headstock extract 'the images' --kind image ")
-
-    root = tmp_path / "my store"
-    toy_store(root, classes=8, images=24, image_dim=6, text_dim=4)
-    assert _go_on(here, capsys).startswith("headstock fit ridge --store 'my store' ")
-    assert _go_on(here, capsys) == "headstock show aligners/ridge"
-    names = [
-        {"item_id": f"toy/d{i}#name#{template}", "text": f"thing {i}", "class_id": f"toy/d{i}",
-         "variant": "name", "template_id": template}
-        for i in range(12) for template in ("none", "photo")
-    ]  # fmt: skip
-    rows = np.random.default_rng(2).standard_normal((24, 4)).astype(np.float32)
-    write_set(
-        root, rows, item_table(names, "class_name"), dataset="toy", kind="class_name",
-        encoder="st:toy", space={"name": "language"},
-    )  # fmt: skip
-    small = "--limit", "16", "--method", "ridge", "--source", "head"
-    proposed = _go_on(here, capsys, *small)
-    assert proposed == "headstock eval run demo --dataset toy --store 'my store' -o results"
-    assert _go_on(here, capsys) == "headstock report results --store 'my store'"
-    assert (tmp_path / "results.html").is_file()
-    # Both manifests are of datasets that the store lacks; the newest with images comes first.
-    assert _go_on(here, capsys).startswith("headstock extract ")
 
 
 def test_a_job_ends_at_the_first_step_that_fails(tmp_path, monkeypatch, capfd):

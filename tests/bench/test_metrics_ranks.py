@@ -1,61 +1,62 @@
-from dataclasses import dataclass
+"""Ranks and their metrics beside double loops, scikit-learn and CLIP_benchmark; equal items tie."""
+
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+import torch
+from clip_benchmark.metrics.zeroshot_retrieval import recall_at_k
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 from sklearn.metrics import average_precision_score
 from threadpoolctl import threadpool_limits
 
+from bench.corpus import Items
 from bench.errors import MetricError
+from bench.metrics.geometry import nearest_rows
+from bench.metrics.ranks import (
+    CUTOFFS,
+    WIDTH,
+    EqualColumns,
+    Relevance,
+    first_equal,
+    first_places,
+    rank_blocks,
+)
+from bench.metrics.summary import query_values, summarise
+from bench.options import Retrieval, ZeroShot
+from bench.tasks.ranked import score_zero_shot
 from tests.bench import oracles_bench as oracles
-from tests.shorthand import rank_projections, ranks_from_scores
+from tests.shorthand import rank_projections, ranks_from_scores, score_retrieval
 
-
-@dataclass(frozen=True)
-class Expect:
-    input: tuple
-    output: dict
-    id: str
-
-
-HAND = [
-    Expect(
-        ([[0.2, 0.9, 0.5, 0.1], [0.3, 0.3, 0.8, 0.3]], ["a", "c"], ["a", "b", "a", "c"]),
-        {"rank": [2, 4], "ap": [7 / 12, 1 / 4], "top": [[1, 2], [2, 0]]},
-        "the docstring's example",
+#: Scores, groups of queries and of the gallery; ranks, average precision, the first two.
+HAND = {
+    "the docstring's example": (
+        [[0.2, 0.9, 0.5, 0.1], [0.3, 0.3, 0.8, 0.3]], ["a", "c"], ["a", "b", "a", "c"],
+        [2, 4], [7 / 12, 1 / 4], [[1, 2], [2, 0]],
     ),
-    Expect(
-        ([[3.0, 2.0, 1.0]], ["x"], ["x", "y", "z"]),
-        {"rank": [1], "ap": [1.0], "top": [[0, 1]]},
-        "first place",
+    "first place": ([[3.0, 2.0, 1.0]], ["x"], ["x", "y", "z"], [1], [1.0], [[0, 1]]),
+    "all tied: the relevant item comes last": (
+        [[1.0, 1.0, 1.0]], ["x"], ["x", "y", "z"], [3], [1 / 3], [[1, 2]],
     ),
-    Expect(
-        ([[1.0, 1.0, 1.0]], ["x"], ["x", "y", "z"]),
-        {"rank": [3], "ap": [1 / 3], "top": [[1, 2]]},
-        "all tied: the relevant item comes last",
+    "ties among relevant items cost nothing": (
+        [[1.0, 1.0, 0.0, 2.0]], ["x"], ["x", "x", "y", "y"], [2], [2 / 3], [[3, 0]],
     ),
-    Expect(
-        ([[1.0, 1.0, 0.0, 2.0]], ["x"], ["x", "x", "y", "y"]),
-        {"rank": [2], "ap": [2 / 3], "top": [[3, 0]]},
-        "ties among relevant items cost nothing",
+    "integer groups, everything relevant": (
+        [[0.1, 0.2], [0.2, 0.1]], [7, 7], [7, 7], [1, 1], [1.0, 1.0], [[1, 0], [0, 1]],
     ),
-    Expect(
-        ([[0.1, 0.2], [0.2, 0.1]], [7, 7], [7, 7]),
-        {"rank": [1, 1], "ap": [1.0, 1.0], "top": [[1, 0], [0, 1]]},
-        "integer groups, everything relevant",
-    ),
-]
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("case", HAND, ids=lambda case: case.id)
-def test_hand_worked_tables(case):
-    scores, queries, gallery = case.input
-    found = ranks_from_scores(np.array(scores), np.array(queries), np.array(gallery), top=2)
-    np.testing.assert_array_equal(found.rank, case.output["rank"])
-    np.testing.assert_allclose(found.average_precision, case.output["ap"], rtol=1e-15)
-    np.testing.assert_array_equal(found.top, case.output["top"])
+@pytest.mark.parametrize("name", HAND)
+def test_hand_worked_tables(name):
+    *given_, rank, precision, top = map(np.array, HAND[name])
+    found = ranks_from_scores(*given_, top=2)
+    np.testing.assert_array_equal(found.rank, rank)
+    np.testing.assert_allclose(found.average_precision, precision, rtol=1e-15)
+    np.testing.assert_array_equal(found.top, top)
 
 
 @st.composite
@@ -73,6 +74,10 @@ def tied_scores(draw):
 def test_equals_double_loops_and_sklearn_on_tied_scores(case, top):
     scores, queries, groups = case
     found = ranks_from_scores(scores, queries, groups, top=top)
+    values = {
+        name: query_values(name, found)
+        for name in ("mAP-truncated", *(f"{m}@{k}" for m in ("recall", "P") for k in CUTOFFS))
+    }
     for i, group in enumerate(queries):
         relevant = groups == group
         assert found.rank[i] == oracles.rank_of_best(scores[i], relevant)
@@ -80,21 +85,25 @@ def test_equals_double_loops_and_sklearn_on_tied_scores(case, top):
         assert found.top[i].tolist() == oracles.first_items(scores[i], relevant, top)
         expected = oracles.average_precision(scores[i], relevant)
         assert found.average_precision[i] == pytest.approx(expected, rel=1e-12)
-        assert found.average_precision[i] == pytest.approx(
-            average_precision_score(relevant, scores[i]), rel=1e-12
-        )
+        theirs = average_precision_score(relevant, scores[i])
+        assert found.average_precision[i] == pytest.approx(theirs, rel=1e-12)
+        expected = oracles.truncated_precision(scores[i], relevant.tolist())
+        assert values["mAP-truncated"][i] == pytest.approx(expected, rel=1e-12)
+        for k in CUTOFFS:
+            assert values[f"recall@{k}"][i] == oracles.true_recall(scores[i], relevant, k)
+            assert values[f"P@{k}"][i] == oracles.precision_at(scores[i], relevant, k)
 
 
-@pytest.mark.parametrize("block_scores", [1, 100, 999, 10**9])
-def test_blocks_give_what_one_product_gives(rng, block_scores):
+@pytest.mark.parametrize("block_scores", [1, 100, 10**9])
+@pytest.mark.parametrize("kept_as", [np.float32, csr_array])
+def test_blocks_give_what_one_product_gives(rng, kept_as, block_scores):
     # Integers are exact in float32, so any blocking of the product has the same bits.
-    queries = rng.integers(-3, 4, size=(37, 6)).astype(np.float32)
-    gallery = rng.integers(-3, 4, size=(53, 6)).astype(np.float32)
-    query_groups, gallery_groups = np.arange(37) % 9, np.arange(53) % 9
+    queries, gallery = (rng.integers(-3, 4, size=(n, 6)).astype(np.float32) for n in (37, 53))
+    groups = np.arange(37) % 9, np.arange(53) % 9
     blocked = rank_projections(
-        queries, gallery, query_groups, gallery_groups, block_scores=block_scores
+        kept_as(queries), kept_as(gallery), *groups, block_scores=block_scores
     )
-    whole = ranks_from_scores(queries @ gallery.T, query_groups, gallery_groups)
+    whole = ranks_from_scores(queries @ gallery.T, *groups)
     for name in ("rank", "average_precision", "n_relevant", "top"):
         np.testing.assert_array_equal(getattr(blocked, name), getattr(whole, name))
     assert blocked.gallery == 53
@@ -106,10 +115,8 @@ BAD = [
     ((np.ones((0, 3)), np.ones((2, 3)), [], [0, 1]), "nothing to rank"),
     ((np.ones((2, 3)), np.ones((2, 3)), [0, 5], [0, 1]), "add their items to the gallery"),
     ((np.full((2, 3), np.nan), np.ones((2, 3)), [0, 1], [0, 1]), "query projection is not finite"),
-    (
-        (np.ones((2, 3)), np.full((2, 3), np.inf), [0, 1], [0, 1]),
-        "gallery projection is not finite",
-    ),
+    ((np.ones((2, 3)), np.full((2, 3), np.inf), [0, 1], [0, 1]), "gallery projection is not"),
+    ((csr_array([[np.nan]]), csr_array([[1.0]]), [0], [0]), "not finite"),
 ]
 
 
@@ -132,11 +139,6 @@ def test_threads_change_nothing(rng):
         np.testing.assert_array_equal(getattr(found[0], name), getattr(found[1], name))
 
 
-def test_bad_scores_are_named():
-    with pytest.raises(MetricError, match="NaN"):
-        ranks_from_scores(np.array([[np.nan]]), np.zeros(1), np.zeros(1))
-
-
 def test_a_single_query_ties_like_any_other():
     """A one-row product goes through another kernel, which must not break ties."""
     rng = np.random.default_rng(7)
@@ -151,16 +153,168 @@ def test_a_single_query_ties_like_any_other():
         assert both[0] == both[1]
 
 
-@pytest.mark.parametrize("block_scores", [7, 10_000])
-def test_sparse_projections_rank_as_dense_ones(rng, block_scores):
-    # Whole numbers: sums are exact in any order, and there are ties.
-    rows, gallery = rng.integers(0, 3, (9, 12)), rng.integers(0, 3, (15, 12))
-    groups = rng.integers(0, 4, 9), np.arange(15) % 4
-    dense = rank_projections(rows.astype(np.float32), gallery.astype(np.float32), *groups)
-    sparse = rank_projections(
-        csr_array(rows * 1.0), csr_array(gallery * 1.0), *groups, block_scores=block_scores
+def five_captions(rng, n=60):
+    """Scores (5n captions × n images) in the layout of CLIP_benchmark, with what is positive."""
+    scores = rng.normal(size=(5 * n, n))
+    scores[np.arange(5 * n), np.arange(5 * n) // 5] += 1.5
+    positive = np.zeros(scores.shape, dtype=bool)
+    positive[np.arange(5 * n), np.arange(5 * n) // 5] = True
+    return scores, positive
+
+
+@pytest.mark.parametrize("k", CUTOFFS)
+def test_equal_to_clip_benchmark_on_random_scores(rng, k):
+    scores, positive = five_captions(rng)
+    images, captions = np.arange(60), np.arange(300) // 5
+    for s, p, queries, gallery in (
+        (scores, positive, captions, images),
+        (scores.T, positive.T, images, captions),
+    ):
+        theirs = recall_at_k(torch.tensor(s.copy()), torch.tensor(p.copy()), k).numpy()
+        ours = ranks_from_scores(s, queries, gallery)
+        np.testing.assert_allclose(query_values(f"recall@{k}", ours), theirs, rtol=1e-6)
+        # Their hit recall: whether any of the positives was found.
+        assert summarise(ours, [f"R@{k}"])[f"R@{k}"] == pytest.approx((theirs > 0).mean())
+
+
+def test_the_worked_example_of_five_captions():
+    """docs/ref/tasks.md: an image whose five captions stand at 2, 4, 5, 9 and 12 of 20."""
+    scores = np.arange(20, 0, -1.0)[None]
+    captions = np.ones(20, dtype=int)
+    captions[[1, 3, 4, 8, 11]] = 0
+    found = ranks_from_scores(scores, np.array([0]), captions)
+    assert summarise(found) == pytest.approx(
+        {
+            "R@1": 0.0, "R@5": 1.0, "R@10": 1.0, "top-1": 0.0, "top-5": 1.0, "top-10": 1.0,
+            "recall@1": 0.0, "recall@5": 3 / 5, "recall@10": 4 / 5,
+            "P@1": 0.0, "P@5": 3 / 5, "P@10": 4 / 10,
+            "median_rank": 2.0, "mean_rank": 2.0, "MRR": 1 / 2,
+            "mAP": (1 / 2 + 2 / 4 + 3 / 5 + 4 / 9 + 5 / 12) / 5,
+            "mAP-truncated": (1 / 2 + 2 / 4 + 3 / 5) / 5,
+        }
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("levels", [2, 5, 40, 10**6])
+@pytest.mark.parametrize(("n", "g", "top"), [(7, 4 * WIDTH * 5 + 13, 5), (5, 1000, 3), (4, 90, 8)])
+def test_first_places_of_wide_galleries_are_those_of_a_full_sort(rng, levels, n, g, top):
+    scores = rng.integers(0, levels, size=(n, g)).astype(np.float32)
+    queries, gallery = rng.integers(0, 4, n), rng.integers(0, 4, g)
+    found = first_places(scores, queries, gallery, top)
+    for i in range(n):
+        assert found[i].tolist() == oracles.first_items(scores[i], gallery == queries[i], top)
+
+
+def test_many_close_relevant_items_count_like_few(rng):
+    """Whether other relevant items are counted in a list or in passes changes no number."""
+    scores = rng.normal(size=(30, 400))
+    groups = np.repeat(np.arange(100), 4)
+    near = scores.copy()
+    near[np.arange(30)[:, None], np.arange(30)[:, None] * 4 + np.arange(4)] += 6.0
+    for s in (scores, near):
+        found = ranks_from_scores(s, np.arange(30), groups)
+        for i in range(30):
+            expected = oracles.places(s[i], (groups == i).tolist())
+            assert found.rank[i] == expected[0]
+            assert found.hits[i].tolist() == [sum(p <= k for p in expected) for k in CUTOFFS]
+
+
+def test_blocks_must_add_up():
+    relevance = Relevance.build(np.arange(3), np.arange(3), 3, 3)
+    with pytest.raises(MetricError, match="2 rows for 3 queries"):
+        rank_blocks([np.zeros((2, 3))], relevance)
+    with pytest.raises(MetricError, match=r"shape \(2, 3\); 1 queries are left"):
+        rank_blocks([np.zeros((2, 3)), np.zeros((2, 3))], relevance)
+
+
+def test_a_space_of_100_000_anchors_is_ranked_in_a_gigabyte():
+    """In a process of its own; the dense gallery alone would be 1.2 GB."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.perf.ranks_memory", "sparse", "100", "3000", "100000"],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert int(done.stdout) < 1_000_000_000
+
+
+@given(
+    st.integers(0, 2**32), st.integers(1, 40), st.integers(1, 6), st.integers(1, 3),
+    st.sampled_from([np.float32, np.float64, np.int64]),
+)  # fmt: skip
+def test_the_first_row_with_the_same_values_is_found(seed, n, width, values, dtype):
+    rows = np.random.default_rng(seed).integers(0, values, (n, width)).astype(dtype)
+    keys = [tuple(row) for row in rows.tolist()]
+    assert first_equal(rows).tolist() == [keys.index(key) for key in keys]
+    columns = EqualColumns.of(rows)
+    scores = np.arange(3 * n, dtype=np.float32).reshape(3, n)
+    expected = scores[:, [keys.index(key) for key in keys]]
+    np.testing.assert_array_equal(columns.tie(scores), expected)
+
+
+@given(st.integers(0, 2**32), st.integers(1, 60), st.integers(2, 60), st.integers(1, 400))
+@settings(deadline=None)
+def test_copies_of_the_relevant_item_stand_before_it(seed, n, g, width):
+    """Every gallery item is the same, so that the relevant one stands last, whatever the shape."""
+    rng = np.random.default_rng(seed)
+    queries = rng.standard_normal((n, width)).astype(np.float32)
+    gallery = np.repeat(rng.standard_normal((1, width)).astype(np.float32), g, axis=0)
+    own = rng.integers(0, g, n)
+    found = rank_projections(queries, gallery, own, np.arange(g), top=g)
+    assert (found.rank == g).all()
+    others = [[k for k in range(g) if k != mine] for mine in own.tolist()]
+    assert found.top.tolist() == [[*rest, mine] for rest, mine in zip(others, own, strict=True)]
+
+
+def test_neighbours_of_copies_are_the_first_of_them(rng):
+    for n, width in ((40, 333), (57, 64), (130, 20)):
+        rows = np.repeat(rng.standard_normal((1, width)), n, axis=0)
+        expected = [[j for j in range(6) if j != i][:5] for i in range(n)]
+        assert nearest_rows(rows, 5).tolist() == expected
+
+
+class InFloat32:
+    """A map whose products give equal rows other bits at other places."""
+
+    def __init__(self, rng):
+        self._x, self._y = (rng.standard_normal((p, 64)).astype(np.float32) for p in (96, 48))
+
+    def project_x(self, rows):
+        return rows @ self._x
+
+    def project_y(self, rows):
+        return rows @ self._y
+
+
+def items(rng, ids, classes, rows, **more):
+    return Items(np.array(ids), np.array(classes), rows.astype(np.float32), **more)
+
+
+@pytest.mark.parametrize("scorer", ["cosine", "csls"])
+def test_captions_of_the_same_words_tie(scorer, rng):
+    """Each image has one of two captions: nothing tells those of the same words apart."""
+    n = 41
+    texts = rng.standard_normal((2, 48))[np.arange(n) % 2]
+    ids = [f"i{k}" for k in range(n)]
+    images = items(rng, ids, ids, rng.standard_normal((n, 96)))
+    captions = items(rng, [f"c{k}" for k in range(n)], ids, texts, parents=np.array(ids))
+    to_caption, to_image = score_retrieval(
+        InFloat32(rng), images, captions, relevance="parent_id", options=Retrieval(scorer=scorer)
     )
-    for name in ("rank", "average_precision", "top"):
-        np.testing.assert_array_equal(getattr(sparse, name), getattr(dense, name))
-    with pytest.raises(MetricError, match="not finite"):
-        rank_projections(csr_array(rows * np.nan), csr_array(gallery * 1.0), *groups)
+    assert set(to_caption.queries.ranks.rank.tolist()) <= {20, 21, n}
+    # Whoever has the same words finds the same images.
+    for words in (0, 1):
+        top = to_image.queries.ranks.top[words::2].tolist()
+        assert all(found == top[0] for found in top)
+
+
+@pytest.mark.parametrize("prompts", ["mean", "max"])
+def test_classes_of_the_same_name_tie(prompts, rng):
+    n = 43
+    classes = [f"k{k}" for k in range(n)]
+    images = items(rng, [f"i{k}" for k in range(n)], classes, rng.standard_normal((n, 96)))
+    rows = np.repeat(rng.standard_normal((1, 48)), n, axis=0)
+    names = items(rng, classes, classes, rows)
+    every = items(rng, classes, classes, rows, parts=np.array(["plain"] * n))
+    (outcome,) = score_zero_shot(
+        InFloat32(rng), images, names, prompts=every, options=ZeroShot(prompts=prompts)
+    )
+    assert outcome.queries.ranks.rank.tolist() == [n] * n

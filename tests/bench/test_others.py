@@ -91,23 +91,6 @@ def test_tasks_of_mteb_are_units_of_a_paired_t_test(mteb):
     assert f"No lead below {100 * half:.1f} points" in board.question
 
 
-def test_another_revision_of_the_data_is_another_task(mteb):
-    changed = mteb_task("Task5", {"default": 0.99}, revision="f" * 40)
-    (next((mteb / "s__worse").iterdir()) / "Task5.json").write_text(json.dumps(changed))
-    (board,) = other_boards(mteb, "mteb")
-    assert values(board)["s/worse"] == pytest.approx(np.mean(WORSE[:5]))
-    assert "Left out: 2 tasks" in board.question
-
-
-def test_two_revisions_of_a_model_are_two_entries_and_a_metric_may_be_named(mteb):
-    tasks = [mteb_task(f"Task{i}", {"default": 0.4}) for i in range(6)]
-    write_mteb(mteb, "s/good", tasks, revision="a" * 40)
-    (board,) = other_boards(mteb, "mteb", "f1")
-    assert set(values(board)) == {"s/good@8b3219a9", "s/good@aaaaaaaa", "s/worse"}
-    # Task0 of the other two has two languages: it is another task than the one of the default.
-    assert values(board)["s/worse"] == pytest.approx(np.mean(WORSE[1:]) - 0.01)
-
-
 def test_an_entry_with_few_of_the_tasks_stands_apart_and_cannot_lead(mteb):
     write_mteb(mteb, "s/one-trick", [mteb_task("Task1", {"default": 0.999})])
     (board,) = other_boards(mteb, "mteb")

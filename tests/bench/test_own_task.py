@@ -16,14 +16,14 @@ from bench.cells import only_series
 from bench.comparisons import compare
 from bench.corpus import read_corpus
 from bench.errors import MetricError, ProtocolError
+from bench.execution import Scoring
 from bench.fits import fit_run
 from bench.metrics import Metric
 from bench.options import Task
 from bench.results import read_ranks, read_sessions, read_sums
-from bench.scoring import Scoring
 from bench.tables import value_text
 from bench.tasks.outcome import outcomes_of
-from bench.tasks.zero_shot import score_zero_shot
+from bench.tasks.ranked import score_zero_shot
 from featstore import open_store
 from featstore.command_line import run_command
 from featstore.plugins import register
@@ -158,7 +158,7 @@ def test_a_changed_line_makes_new_runs_of_what_it_decides(plugin, smoke_store, t
     plan = ("eval", "run", "margins", "--store", smoke_store, "-o", tmp_path / "out",
             "--dry-run", "--json", "--plugin", plugin)  # fmt: skip
     # The same name in one process is the same module: a new process sees the change.
-    script = ("import sys, bench.suites.registry as r; from featstore import open_store;"
+    script = ("import sys, bench.suites as r; from featstore import open_store;"
               "from featstore.plugins import use_plugins; use_plugins([sys.argv[1]]);"
               "runs = r.SUITES['margins'].runs(open_store(sys.argv[2]));"
               "print([f'{x.task} {x.fit.method} {x.run_id} {x.fit_key}' for x in runs"

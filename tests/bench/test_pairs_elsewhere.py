@@ -5,17 +5,12 @@ import pytest
 from sklearn.preprocessing import normalize
 
 from bench import read_ranks, read_results
-from bench.corpus import read_corpus
-from bench.fits import prototype_pairs
-from bench.scoring import split_of
 from featstore import open_store
 from featstore.command_line import run_command
 from fitters import Pairs, fit
-from fitters.prototypes import HEAD_ROWS
 from headstock.__main__ import cli
 from tests.assertions import assert_close
-from tests.bench.paper_store import BEIT1, BEIT21, CLIP, ROBERTA, Builder
-from tests.shorthand import task_runs
+from tests.bench.paper_store import BEIT21, ROBERTA, Builder
 
 B, R = "beit_base_patch16_224.in22k_ft_in22k", "all-roberta-large-v1"
 SPLITS = ["train", "train", "train", "val", "test", "test"]
@@ -29,28 +24,10 @@ def store(tmp_path_factory):
     make.head("things", BEIT21, 30)
     make.images("things", BEIT21, 30, 6, SPLITS)
     make.images("pets", BEIT21, 8, 6, SPLITS)
-    make.images("pets", BEIT1, 8, 6, SPLITS)
     for dataset, n in (("things", 30), ("pets", 8)):
         make.names(dataset, ROBERTA, n)
-    make.names("pets", CLIP, 8)
     make.captioned("flickr30k", BEIT21, ROBERTA, 60, 20, 3)
     return root
-
-
-@pytest.fixture
-def task(store, tmp_path, capsys):
-    def call(*words, code=0, images=f"pets/image/{B}", names=f"pets/class_name/{R}"):
-        command = ["eval", "task", "zero_shot", "--images", images, "--names", names,
-                   "--store", str(store), "-o", str(tmp_path), "--prompts", ":photo",
-                   *words]  # fmt: skip
-        assert run_command(cli, "headstock", command) == code
-        return capsys.readouterr().err if code else read_results(tmp_path)
-
-    return call
-
-
-HEAD = ("--head", f"things/head_weight/{B}", "--head-names", f"things/class_name/{R}",
-        "--head-prompts", ":none")  # fmt: skip
 
 
 def rows_of(store, key, **where):
@@ -96,17 +73,20 @@ def by_hand(store, source, k):
 
 @pytest.mark.parametrize("source", ["none", "head"])
 @pytest.mark.parametrize("k", ["captions", "class means"])
-def test_a_fit_on_pairs_of_another_data_set_is_the_one_made_by_hand(
-    task, store, tmp_path, source, k
-):
+def test_a_fit_on_pairs_of_another_data_set_is_the_one_made_by_hand(store, tmp_path, source, k):
     of_pairs = {
         "captions": ["--captions", f"flickr30k/caption/{R}", "--n-pairs", "all"],
         "class means": ["--captions", f"things/class_name/{R}", "-s", "pairs_per_class=3"],
     }[k]
     mix = ["-s", "mix=2"] if source == "head" else []
-    rows = task(
-        *of_pairs, *HEAD, "--source", source, "--method", "ridge", "-s", "penalty=0.3", *mix
-    )
+    command = [
+        "eval", "task", "zero_shot", "--images", f"pets/image/{B}", "--names",
+        f"pets/class_name/{R}", "--store", str(store), "-o", str(tmp_path), "--prompts", ":photo",
+        *of_pairs, "--head", f"things/head_weight/{B}", "--head-names", f"things/class_name/{R}",
+        "--head-prompts", ":none", "--source", source, "--method", "ridge", "-s", "penalty=0.3",
+    ]  # fmt: skip
+    assert run_command(cli, "headstock", [*command, *mix]) == 0
+    rows = read_results(tmp_path)
     ranks = read_ranks(tmp_path, rows["run_id"].unique())
     hand = by_hand(store, source, k)
     # Every image is scored, by its own name among all: none of them was trained on.
@@ -115,26 +95,3 @@ def test_a_fit_on_pairs_of_another_data_set_is_the_one_made_by_hand(
     assert_close(top["value"].to_numpy(), [np.mean([rank == 1 for rank in hand.values()])])
     assert set(rows["n_images_fitted"]) == {32 if k == "captions" else 90}
     assert len(set(rows["pairs_from"])) == 1
-
-
-def test_rows_are_moved_by_images_of_the_heads_own_classes(store):
-    opened = open_store(store)
-    (run,) = task_runs(
-        opened, "zero_shot", images=f"pets/image/{B}", names=f"pets/class_name/{R}",
-        captions=f"things/class_name/{R}", head=f"things/head_weight/{B}",
-        head_names=f"things/class_name/{R}", method="ridge", source="head", head_rows="linear",
-    )  # fmt: skip
-    corpus = read_corpus(opened, run)
-    split = split_of(run, corpus)
-    things = rows_of(store, f"things/image/{B}", split="train")
-    column = {name: row for row, name in enumerate(corpus.head.classes)}
-    of_class = np.array([column[name] for name in things.items["class_id"]])
-    head = Pairs(corpus.head.weight, corpus.head.texts)
-    for name in HEAD_ROWS:
-        found = prototype_pairs(run.changed(head_rows=name), corpus, split)[0]
-        by_hand = HEAD_ROWS[name](head, things.numpy(), of_class, corpus.head.bias)
-        assert_close(found.x, by_hand.x, "float32")
-        own = run.changed(head_rows=name, source="shuffled")
-        drawn = prototype_pairs(own, corpus, split)[0].x
-        # A control is drawn of the moved rows, whatever was drawn of others before.
-        assert_close(np.sort(drawn, axis=0), np.sort(found.x, axis=0), "float32")

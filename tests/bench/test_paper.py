@@ -1,7 +1,6 @@
 """The paper suite on miniatures of the paper's sets, and the published numbers beside it."""
 
 import re
-from collections import Counter
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -14,15 +13,14 @@ from sklearn.preprocessing import normalize
 from bench import read_results, run_all
 from bench.corpus import Items, read_corpus
 from bench.errors import ProtocolError
+from bench.execution import split_of
 from bench.fits import class_mean_pairs, fit_run
 from bench.metrics.geometry import biased_cka, mutual_knn
 from bench.options import Neighbours
 from bench.protocol import stream
-from bench.scoring import split_of
-from bench.suites import paper
+from bench.suites import paper, with_lists
 from bench.suites.paper import paper_runs
 from bench.suites.published import published_numbers, published_table
-from bench.suites.registry import with_lists
 from bench.tasks.diagnostics import score_neighbours
 from featstore import open_store
 from featstore.command_line import run_command
@@ -77,81 +75,12 @@ def results(store, planned, tmp_path_factory):
     return root
 
 
-def test_every_experiment_that_the_store_can_answer_is_planned(planned):
-    tasks = Counter(run.task for run in planned)
-    assert set(tasks) == {
-        "zero_shot", "retrieval", "few_shot", "neighbours", "modality_gap", "cosine_head",
-    }  # fmt: skip
-    assert len(set(planned)) == len(planned)
-    alone = {
-        (
-            run.data.image_set.split("/")[0],
-            run.data.head_set.split("/")[0],
-            run.protocol.source,
-            run.protocol.eval,
-        )
-        for run in planned
-        if run.task == "zero_shot"
-        and run.fit.method == "ridge"
-        and not run.protocol.pairs_per_class
-    }
-    for dataset in ("flowers102", "pets"):
-        for label_set in ("imagenet22k", "imagenet1k"):
-            for source in ("head", "random-cov", "shuffled"):
-                assert (dataset, label_set, source, "split") in alone
-    # HAM10000 has no split: all images are scored, by the one head that has its images.
-    assert {key[1:] for key in alone if key[0] == "ham10000"} == {
-        ("imagenet22k", source, "all-names") for source in ("head", "random-cov", "shuffled")
-    }
-    # CLIP's own pairs, with nothing fitted.
-    own = [run for run in planned if run.task == "zero_shot" and run.fit.method == "identity"]
-    assert sorted(run.data.image_set.split("/")[0] for run in own) == ["flowers102", "pets"]
-    assert all("ViT-B-32" in run.data.image_set and "ViT-B-32" in run.data.name_set for run in own)
-    retrieval = {
-        (r.protocol.source, r.protocol.n_pairs, r.seed) for r in planned if r.task == "retrieval"
-    }
-    assert {("head", 0, 0), ("none", 10, 1), ("head", 10, 1), ("none", "all", 0)} <= retrieval
-    assert ("none", 0, 0) not in retrieval
-    assert all(run.task_options.captions == 5 for run in planned if run.task == "retrieval")
-    assert all(run.protocol.train_splits == ("train", "restval", "val") for run in planned)
-
-
-def test_the_papers_methods_run_by_its_schedule(every):
-    runs = every
-    ours = {"identity", "conse", "ridge", "procrustes"}
-    assert {run.fit.method for run in runs} == ours | {
-        "paper-mlp",
-        "paper-text2concepts",
-        "paper-cca",
-    }
-    trained = [run for run in runs if run.fit.method in ("paper-mlp", "paper-text2concepts")]
-    # By the head of the images' own model, with its rows or without.
-    assert {(run.fit.training.epochs, "in22k_in1k" in run.data.image_set) for run in trained} == {
-        (2500, True), (500, False),
-    }  # fmt: skip
-    for run in runs:
-        assert run.fit.training.epochs is None or run.fit.method.startswith("paper-")
-    stages = [run for run in runs if run.fit.training.sequential]
-    assert {
-        (run.fit.method, run.task, run.protocol.source, run.protocol.pairs_per_class)
-        for run in stages
-    } == {("paper-mlp", "zero_shot", "head", 1)}
-    one = [run for run in runs if run.protocol.pairs_per_class]
-    methods = {"paper-mlp", "paper-text2concepts", "paper-cca", "ridge", "procrustes"}
-    for source in ("head", "none"):
-        assert {run.fit.method for run in one if run.protocol.source == source} == methods
-        retrieval = {
-            run.fit.method
-            for run in runs
-            if run.task == "retrieval"
-            and run.protocol.source == source
-            and run.protocol.n_pairs == "all"
-        }
-        assert retrieval == methods
-    # Trainings on no image of the dataset follow each other, so that one serves every dataset.
-    alone = [run for run in trained if run.data.pairs_from or not run.protocol.has_pairs]
-    on_head = [run for run in alone if not run.data.pairs_from and run.protocol.source == "head"]
-    assert {run.seed for run in on_head} == {0, 1, 2}
+def test_trainings_on_no_image_of_a_dataset_follow_each_other(every):
+    """So that one serves every dataset."""
+    alone = [
+        run for run in every if run.fit.method in ("paper-mlp", "paper-text2concepts")
+        and (run.data.pairs_from or not run.protocol.has_pairs)
+    ]  # fmt: skip
     keys = [
         (r.data.head_set, r.data.pairs_from * r.protocol.has_pairs, r.fit.method,
          r.protocol.source, r.protocol.head_rows, str(r.protocol.n_pairs),
@@ -187,34 +116,6 @@ def test_trainings_have_the_controls_of_closed_forms_and_real_pairs_the_same_ste
         and run.protocol.pairs_per_class == 1 and not run.data.pairs_from
     }  # fmt: skip
     assert bare == {2500, 3 * 2500, 500, 5 * 500}
-
-
-def test_heads_are_trained_on_plain_names_and_images_tested_on_prompts(every):
-    runs = every
-    for run in runs:
-        if run.data.head_set:
-            lemmas = run.data.head_set.startswith("imagenet22k")
-            assert run.data.head_variants == (("lemmas",) if lemmas else ("name",))
-            assert run.data.head_templates == ("none",)
-        if run.task in ("zero_shot", "few_shot"):
-            assert (run.data.variants, run.data.templates) == (("paper",), ("paper",))
-        if run.data.name_set and run.task in ("neighbours", "cosine_head"):
-            assert (run.data.variants, run.data.templates) == (("name",), ("none",))
-    # A caption where there is one, else the plain name; the row has it in a column.
-    pairs = {
-        (
-            run.data.image_set.partition("/")[0],
-            run.columns()["pair_variants"],
-            *run.data.pair_templates,
-        )
-        for run in runs
-        if run.protocol.pairs_per_class and not run.data.pairs_from
-    }
-    assert pairs == {("flowers102", "description", "d000"), ("pets", "name", "none")}
-    own = [run for run in runs if run.task == "few_shot" and run.fit.method == "identity"]
-    assert {(*run.data.pair_variants, *run.data.pair_templates) for run in own} == {
-        ("name", "none")
-    }
 
 
 def planned_run(planned, **wanted):

@@ -2,13 +2,10 @@
 
 import itertools
 import shlex
-from itertools import takewhile
-from pathlib import Path
 
 import click
 
-from bench.suites.paper import COSINE_HEADS, EXPERIMENTS, INAT
-from bench.suites.published import published_numbers
+from bench.suites.paper import COSINE_HEADS, INAT
 from featstore import open_store
 from featstore.command_line import run_command
 from featstore.datasets import find_builder
@@ -75,22 +72,3 @@ def test_a_dry_run_succeeds_on_any_store_and_a_run_says_what_to_do(tmp_path, cap
 
 
 # docs/ref/boxes.md and docs/reproduce.md
-
-DOCUMENT = Path(__file__).parents[2] / "docs" / "ref" / "boxes.md"
-
-
-def table(heading):
-    """Return the rows below a heading of the documents, cells by column."""
-    pages = (DOCUMENT, DOCUMENT.parents[1] / "reproduce.md")
-    lines = [line for page in pages for line in page.read_text("utf-8").splitlines()]
-    start = lines.index(heading)
-    names = [cell.strip() for cell in heading.strip("|").split("|")]
-    rows = takewhile(lambda line: line.startswith("|"), lines[start + 2 :])
-    cells = [[cell.strip().strip("`") for cell in row.strip("|").split("|")] for row in rows]
-    return [dict(zip(names, row, strict=True)) for row in cells]
-
-
-def test_the_document_names_every_experiment_of_the_published_numbers():
-    rows = table("| experiment | where it is | what is run, or why not | run here on |")
-    assert [row["experiment"] for row in rows] == [one.name for one in EXPERIMENTS]
-    assert {row["experiment"] for row in rows} >= set(published_numbers()["experiment"])

@@ -1,24 +1,21 @@
 """Runs of CoOp and CoCoOp: a tiny open_clip pair, its own image and text embeddings in a store."""
 
-from contextlib import nullcontext
-
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from sklearn.datasets import load_digits
 from threadpoolctl import threadpool_limits
 
-from bench import read_results, run_all
+from bench import read_results
 from bench.corpus import read_corpus
+from bench.execution import open_prompt_side
 from bench.fits import Identity
 from bench.options import FewShot
 from bench.protocol import first_per_class, in_class_split
-from bench.scoring import open_prompt_side
 from bench.tasks.few_shot import _dense
 from featstore import open_store
-from featstore.encoders.open_clip_text import open_prompt_tower
+from featstore.encoders.open_clip_towers import open_prompt_tower
 from featstore.encoders.registry import open_encoder
-from featstore.parallel import Workers
 from featstore.testing import item_table, write_set
 from fitters.few_shot.learner import Shots
 from fitters.few_shot.prompt_learning import CoOp, Descent
@@ -53,51 +50,24 @@ def store(tmp_path_factory, weights):
     texts = open_encoder(MODEL, kind="class_name", weights=weights)
     shown = item_table([f"digits/{i:03d}" for i in range(N)], class_id=[ids[n] for n in labels])
     write_set(root, rows, shown, dataset="digits", encoder=MODEL, space=images.space)
-    for encoder, space, templates in (
-        (MODEL, texts.space, TEMPLATES),
-        ("st:other", {"family": "st", "name": "other"}, TEMPLATES),
-        ("oc:bare-less", texts.space | {"name": "bare-less"}, {"photo": TEMPLATES["photo"]}),
-    ):
-        prompts = [(n, t) for n in range(10) for t in templates]
-        written = [templates[t].format(WORDS[n]) for n, t in prompts]
-        items = item_table(
-            [f"{ids[n]}#{t}" for n, t in prompts], "class_name", text=written,
-            class_id=[ids[n] for n, _ in prompts], template_id=[t for _, t in prompts],
-            variant=["name"] * len(prompts),
-        )  # fmt: skip
-        write_set(
-            root, texts.encode(written), items, dataset="digits", kind="class_name",
-            encoder=encoder, space=space,
-        )  # fmt: skip
+    prompts = [(n, t) for n in range(10) for t in TEMPLATES]
+    written = [TEMPLATES[t].format(WORDS[n]) for n, t in prompts]
+    items = item_table(
+        [f"{ids[n]}#{t}" for n, t in prompts], "class_name", text=written,
+        class_id=[ids[n] for n, _ in prompts], template_id=[t for _, t in prompts],
+        variant=["name"] * len(prompts),
+    )  # fmt: skip
+    write_set(
+        root, texts.encode(written), items, dataset="digits", kind="class_name", encoder=MODEL,
+        space=texts.space,
+    )  # fmt: skip
     assert load_digits().target[:N].tolist() == labels.tolist()
     return open_store(root)
 
 
-def request(learner, *, names="digits/class_name/tiny-clip-long", **changes):
-    options = FewShot(shots=changes.pop("shots", 2), learner=learner)
-    fixed = {"images": "digits/image/tiny-clip-long", "names": names, "eval": "in-class",
-             "options": options, "templates": ("photo",), "variants": ("name",)}  # fmt: skip
-    return {"task": "few_shot", **fixed, **changes}
-
-
-def outcome(store, wanted, weights):
-    (run,) = task_runs(store, **wanted)
-
-    def side(asked):
-        return open_prompt_side(store, asked, weights=str(weights))
-
-    ((_, rows, ranks),) = execute([run], read_corpus(store, run), prompt_side=side)
-    return dict(rows.select("metric", "value").iter_rows()), ranks
-
-
-@pytest.fixture
-def _short(monkeypatch):
-    """Two epochs, for what a longer training would show no better."""
+def test_the_command_learns_what_the_learner_learns(store, weights, tmp_path, monkeypatch):
+    # A longer training would show no better.
     monkeypatch.setattr(Descent, "epochs_for", lambda _self, _shots: 2)
-
-
-@pytest.mark.usefixtures("_short")
-def test_the_command_learns_what_the_learner_learns(store, weights, tmp_path):
     words = [
         "eval", "task", "few_shot", "--images", "digits/image/tiny-clip-long", "--names",
         "digits/class_name/tiny-clip-long", "--eval", "in-class", "-s", "shots=1", "-s",
@@ -126,30 +96,17 @@ def test_the_command_learns_what_the_learner_learns(store, weights, tmp_path):
 
 
 def test_no_shot_is_zero_shot_with_the_template(store, weights):
-    few, ranks = outcome(store, request("coop-words", shots=0), weights)
-    (run,) = task_runs(store, **{**request("coop"), "task": "zero_shot", "options": None})
-    ((_, rows, expected),) = execute([run], read_corpus(store, run))
-    zero = dict(rows.select("metric", "value").iter_rows())
-    assert few["top-1"] == pytest.approx(zero["top-1"], abs=0.05)
+    sets = {"images": "digits/image/tiny-clip-long", "names": "digits/class_name/tiny-clip-long",
+            "eval": "in-class", "templates": ("photo",), "variants": ("name",)}  # fmt: skip
+    options, places, top = FewShot(shots=0, learner="coop-words"), [], []
+    for task, own in (("few_shot", {"options": options}), ("zero_shot", {})):
+        (run,) = task_runs(store, task, **sets, **own)
+        ((_, rows, ranks),) = execute(
+            [run], read_corpus(store, run),
+            prompt_side=lambda asked: open_prompt_side(store, asked, weights=str(weights)),
+        )  # fmt: skip
+        places.append(ranks["rank"])
+        top.append(rows.filter(metric="top-1")["value"].item())
+    assert top[0] == pytest.approx(top[1], abs=0.05)
     # Names of a random tower are so alike that rounding decides some places.
-    assert (ranks["rank"] == expected["rank"]).mean() > 0.9
-
-
-@pytest.mark.usefixtures("forked")
-@pytest.mark.usefixtures("_short")
-def test_a_relative_path_of_the_weights_reaches_another_process(
-    store, weights, tmp_path, monkeypatch
-):
-    monkeypatch.chdir(weights.parent)
-    wanted = {**request("coop-words", shots=0), "seeds": (0, 1)}
-    runs = [run.changed(train_fraction=f) for run in task_runs(store, **wanted) for f in (0.5, 0.6)]
-    handed = []
-
-    def in_this_process(work, batches, **_):
-        monkeypatch.chdir(tmp_path)  # where a node of a cluster may stand
-        handed.extend(batches)
-        return [work(batch) for batch in batches]
-
-    monkeypatch.setattr(Workers, "connected", lambda _: nullcontext(in_this_process))
-    summary = run_all(runs, store.root, tmp_path / "results", jobs=2, weights=weights.name)
-    assert (summary.new, bool(handed)) == (4, True)
+    assert (places[0] == places[1]).mean() > 0.9

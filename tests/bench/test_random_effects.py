@@ -8,8 +8,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import ttest_1samp
 
+from bench.confirmatory import ENOUGH_SETS, random_effects
 from bench.errors import MetricError
-from bench.random_effects import ENOUGH_SETS, random_effects
 
 effects = st.lists(st.floats(-1, 1), min_size=3, max_size=12)
 

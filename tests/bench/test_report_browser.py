@@ -3,30 +3,21 @@
 Skipped, with the reason, where there is no Chromium or no playwright.
 """
 
-import csv
-import io
 import re
 import shutil
-from base64 import b64decode
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from bench import run_all, write_report
-from bench.bridge import bridge
-from bench.leaderboard import boards, leaderboard_page, pack
-from bench.report.bridge import write_bridge
-from bench.report.page import write_changes
 from bench.report.theme import INKS
 from featstore import open_store
 from fitters.aligners.ridge import RidgeAligner
-from fitters.inventory import find_sets
+from fitters.from_store import find_sets
 from fitters.methods import METHODS, Method
 from tests.bench.hostile_store import TEXTS, write_hostile_store
-from tests.bench.results_by_hand import hand_run, ranks_with, write_ranks
 from tests.shorthand import sweep_runs
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -157,93 +148,6 @@ def measured(page):
     """What lies where no text may, of a page without a scrolling box of its own."""
     found = page.evaluate(MEASURE)
     return [found[name] for name in ("overlaps", "clipped", "outside", "wide") if found[name]]
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [320, 1920])
-def test_a_board_can_be_read_at_every_width(chromium, smoke_results, tmp_path, width, scheme):
-    sent = [pack(f"{smoke_results}:{cell}/head/0", name=cell) for cell in ("ridge", "conse")]
-    path = tmp_path / "board.html"
-    path.write_text(leaderboard_page(boards(sent), title="A board"), encoding="utf-8")
-    with visit(chromium, path, width, scheme, csp=False) as page:
-        assert measured(page) == []
-        assert page.locator(".scroll").count() == 0
-        page.get_by_label("Filter").fill("conse")
-        assert page.locator(".board tbody tr:visible").count() == 1
-        page.get_by_label("Filter").fill("")
-        page.set_viewport_size({"width": width, "height": 500})
-        page.locator(".board tbody tr").last.evaluate(
-            "(row) => scrollBy({top: row.getBoundingClientRect().top - 60, behavior: 'instant'})"
-        )
-        assert page.locator(".board thead th").first.bounding_box()["y"] > -40
-        assert violations(page) == []
-
-
-@pytest.mark.parametrize(("width", "scheme"), [(320, "dark"), (1440, "light"), (1920, "dark")])
-def test_pages_of_a_bridge_and_of_changes_can_be_read(chromium, tmp_path, width, scheme):
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((400, 12)) * np.arange(1, 13)
-    y = np.hstack([x, x[:, ::-1]]) + rng.standard_normal((400, 24))
-    found = bridge(x, y, seeds=range(5), gate=0.95, methods=("ridge",))
-    for side, share in (("a", 0.8), ("b", 0.2)):
-        write_ranks(tmp_path / side, hand_run("head"), ranks_with(rng, 40, share))
-    changes = write_changes(tmp_path / "a", tmp_path / "b", out=tmp_path / "changes.html")
-    for path in (write_bridge(found, tmp_path / "page.html"), changes.page):
-        with visit(chromium, path, width, scheme, csp=False) as page:
-            assert measured(page) == []
-            assert page.evaluate(OUTSIDE) == []
-            assert violations(page) == []
-
-
-def test_the_keyboard_reaches_and_works_everything(page):
-    page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.className") == "skip"
-    page.keyboard.press("Enter")
-    page.wait_for_function("location.hash === '#pairs'")  # the browser goes there when it likes
-    heading = page.locator("#pairs table.parts thead button").first
-    heading.focus()
-    page.keyboard.press("Enter")
-    first = page.locator("#pairs table.parts thead th").first
-    expect = pytest.importorskip("playwright.sync_api").expect
-    expect(first).to_have_attribute("aria-sort", "ascending")
-    page.keyboard.press("Space")
-    expect(first).to_have_attribute("aria-sort", "descending")
-    # What scrolls by itself can be focused, so that arrow keys scroll it.
-    assert page.evaluate(
-        "[...document.querySelectorAll('.scroll, pre')].every((each) => each.tabIndex === 0)"
-    )
-    # Sorting is by number.
-    table = page.locator("#pairs table.parts")
-    headings = table.locator("thead th").all_inner_texts()
-    column = headings.index("gain")
-    table.locator("thead button", has_text=re.compile("^gain$")).click()
-    cells = table.locator(f"tbody td:nth-child({column + 1})").all_inner_texts()
-    values = [float(text.split(" ")[0].replace("\N{MINUS SIGN}", "-")) for text in cells]
-    assert values == sorted(values)
-    assert len(values) > 2
-
-
-def test_all_numbers_are_drawn_from_the_csv_when_opened(page):
-    assert page.evaluate("document.querySelectorAll('*').length") < 12_000
-    assert page.locator("#every table").count() == 0
-    page.locator("#every > summary").click()
-    for link in page.locator("a.sheet").all():
-        address, name = link.get_attribute("href"), link.get_attribute("download")
-        rows = list(csv.reader(io.StringIO(b64decode(address.split(",")[1]).decode())))
-        table = page.get_by_role("region", name=link.inner_text()).locator("table")
-        shown = table.evaluate(
-            "(t) => [...t.rows].map((r) => [...r.cells].map((c) => c.textContent))"
-        )
-        assert [[re.sub(r"^'(?=[=+@-])", "", cell) for cell in row] for row in rows] == shown, name
-    page.locator("#every > summary").click(click_count=2)
-    assert page.locator("#every table").count() == 2
-    table, tools = page.locator("#every table").first, page.locator("#every .tools").first
-    every = table.locator("tbody tr").count()
-    tools.get_by_label("Filter").fill("procrustes shuffled")
-    left = table.locator("tbody tr:visible")
-    assert 0 < left.count() < every
-    assert all("Procrustes" in text for text in left.all_inner_texts())
-    assert tools.get_by_role("status").inner_text() == f"{left.count()} of {every} rows"
 
 
 @pytest.fixture(scope="module")

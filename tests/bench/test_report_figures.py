@@ -1,10 +1,7 @@
 import re
 
-import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from bench import compare, read_results
 from bench.doses import SCHEMA
@@ -13,7 +10,7 @@ from bench.report.figures import (
     headline_figure,
     pairs_figure,
 )
-from bench.report.theme import INKS, end_labels, numbered
+from bench.report.theme import INKS, numbered
 from bench.tables import result_table, value_text
 
 
@@ -99,15 +96,6 @@ def test_the_curve_says_what_the_table_says(frames, figures):
     assert pairs_figure(table, comparisons, "conse") is None
 
 
-def test_doses_are_those_of_one_evaluation_and_method(figures):
-    doses = dose_rows()
-    own = doses.filter(method="ridge")
-    figure = figures["doses"]
-    assert figure.data["value"].to_list() == own["value"].to_list()
-    assert figure.title == "Ridge names 0.5 % with 10 classes, 15.0 % with 300 clusters of names."
-    assert doses_figure(doses, evaluation="all-names", method="ridge") is None
-
-
 def test_a_figure_has_ids_of_its_own_and_a_pdf_its_fonts(figures):
     inline = figures["headline"].inline()
     ids = re.findall(r' id="([^"]+)"', inline)
@@ -117,16 +105,3 @@ def test_a_figure_has_ids_of_its_own_and_a_pdf_its_fonts(figures):
     pdf = figures["headline"].pdf()
     assert b"/FontFile2" in pdf
     assert not re.search(rb"/Type3|CreationDate", pdf)
-
-
-@given(st.lists(st.floats(-50, 50), min_size=1, max_size=8))
-def test_labels_keep_order_and_distance(wanted):
-    from matplotlib.figure import Figure
-
-    axes = Figure().subplots()
-    axes.set_ylim(-50, 50)
-    end_labels(axes, [(value, str(place), "head") for place, value in enumerate(wanted)])
-    places = [text.xyann[1] for text in axes.texts]
-    assert (np.diff(places) > 10 - 1e-6).all()
-    # Least squares: the mean stays where it was.
-    assert np.mean(places) == pytest.approx(np.mean(wanted), abs=1e-6)

@@ -1,19 +1,12 @@
-import base64
 import re
-import shutil
 from html.parser import HTMLParser
 
-import numpy as np
-import polars as pl
 import pytest
 
-from bench import compare, read_results
-from bench.comparisons import compare_choices
-from bench.errors import BenchError, NoResultsError
-from bench.report.page import digest, filter_to_one_choice, write_changes, write_report
-from bench.statistics import holm
-from bench.tables import gain_lines, result_lines, result_table
-from tests.bench.results_by_hand import hand_run, ranks_with, write_ranks
+from bench import read_results
+from bench.errors import BenchError
+from bench.report.page import digest, write_report
+from tests.bench.results_by_hand import hand_run, write_ranks
 
 
 class Page(HTMLParser):
@@ -67,82 +60,11 @@ def test_the_html_is_whole_asks_for_nothing_and_keeps_captions_text(nasty):
     assert all(f"{rule};" in page.policy for rule in rules)
 
 
-def saved(html, name):
-    """What a link of a page saves as a file of this name; the page holds it."""
-    return base64.b64decode(re.search(rf'base64,([^"]*)" download="{re.escape(name)}"', html)[1])
-
-
 def test_the_same_results_give_the_same_page(smoke_page, smoke_results, smoke_store, tmp_path):
     again = write_report(smoke_results, store=smoke_store, out=tmp_path / "r.html")
     assert again.files == ()
     assert list(tmp_path.iterdir()) == [again.page]
     assert smoke_page.read_bytes() == again.page.read_bytes()
-
-
-def test_a_page_holds_the_numbers_of_its_figures_and_tables(smoke_page, smoke_results):
-    html = smoke_page.read_text()
-    curve = pl.read_csv(saved(html, "accuracy_by_pairs_ridge.csv"))
-    rows = read_results(smoke_results)
-    table = rows.filter(
-        (pl.col("method") == "ridge") & (pl.col("source") == "head") & (pl.col("n_pairs") == "8")
-        & (pl.col("metric") == "top-1")
-    )  # fmt: skip
-    point = curve.filter(
-        (pl.col("line") == "real + head weights") & (pl.col("n_pairs") == "8")
-        & (pl.col("metric") == "top-1")
-    )  # fmt: skip
-    # A draw counts by its queries.
-    expected = np.average(table["value"], weights=table["n_queries"])
-    assert point["mean"].item() == pytest.approx(expected)
-    for name, made in (
-        ("cells", result_lines(result_table(rows))),
-        ("comparisons", gain_lines(compare(smoke_results, rows))),
-    ):
-        assert saved(html, f"{name}.csv").decode() == made.csv()
-    assert smoke_page.stat().st_size < 2 * 2**20
-
-
-def test_a_published_page_names_its_picture_by_its_address(smoke_results, smoke_store, tmp_path):
-    how = {"store": smoke_store, "out": tmp_path / "r.html"}
-    written = write_report(smoke_results, url="https://me.example/a/report.html", **how)
-    assert written.files == (tmp_path / "r.png",)
-    assert 'property="og:image" content="https://me.example/a/r.png"' in written.page.read_text()
-    assert (tmp_path / "r.png").read_bytes()[:4] == b"\x89PNG"
-
-
-def test_two_folders_are_compared_on_one_page(smoke_results, tmp_path):
-    """A folder with its copy differs in nothing; with hits taken away, by them."""
-    shutil.copytree(smoke_results, tmp_path / "copy")
-    written = write_changes(smoke_results, tmp_path / "copy", out=tmp_path / "same.html")
-    found = compare_choices(str(smoke_results), str(tmp_path / "copy"))
-    assert written.answer == f"A and B agree in all {found.height} paired comparisons."
-    page = Page(written.page.read_text())
-    assert page.unbalanced == []
-    assert page.tags.count("svg") == page.tags.count("table") == 1
-    assert page.tags.count("tr") == found.height + 1
-    assert "differs by at most 0.0 points" in written.page.read_text()
-
-
-def test_two_folders_differ_where_the_corrected_p_says_so(tmp_path, rng):
-    for side, hits in (("a", 0.8), ("b", 0.2)):
-        for seed in range(10):
-            for method, share in (("ridge", hits), ("procrustes", 0.5)):
-                run = hand_run("head", seed=seed, method=method)
-                write_ranks(tmp_path / side, run, ranks_with(rng, 40, share))
-    written = write_changes(tmp_path / "a", tmp_path / "b", out=tmp_path / "page.html")
-    found = compare_choices(str(tmp_path / "a"), str(tmp_path / "b"))
-    n = int((holm(found["p"].to_numpy()) < 0.05).sum())
-    assert 0 < n < found.height
-    assert written.answer == (
-        f"A and B differ in {n} of {found.height} paired comparisons, after correction."
-    )
-    html = written.page.read_text()
-    assert "A is a, B is b." in html
-    assert str(tmp_path) not in html
-    drawn = pl.read_csv(saved(html, "changes.csv"))
-    top = found.filter(metric="top-1").sort(pl.col("difference").abs(), descending=True)
-    assert drawn["value"].to_list() == pytest.approx(top["difference"].to_list())
-    assert drawn["strong"].to_list() == [True, False]
 
 
 @pytest.fixture
@@ -156,16 +78,6 @@ def little(smoke_results, tmp_path):
     return tmp_path / "r"
 
 
-def test_a_head_that_is_left_out_is_named(tmp_path, rng):
-    """Of two heads of one set of images the one with more runs is shown."""
-    for head, seeds in (("a", 2), ("b", 1)):
-        for seed in range(seeds):
-            run = hand_run("head", 16, seed, head_set=head, head_revision=head * 64)
-            write_ranks(tmp_path, run, ranks_with(rng, 40, 0.5))
-    rows, others = filter_to_one_choice(read_results(tmp_path))
-    assert (set(rows["head_set"]), others) == ({"a"}, ["b"])
-
-
 def test_results_without_the_question_still_make_a_page(little, smoke_store, tmp_path):
     written = write_report(little, store=smoke_store, out=tmp_path / "r.html")
     html = written.page.read_text()
@@ -173,12 +85,6 @@ def test_results_without_the_question_still_make_a_page(little, smoke_store, tmp
     assert "<code>bench" not in html
     assert "No run of these results was fitted" not in html
     assert Page(html).unbalanced == []
-
-
-def test_nothing_is_written_when_there_is_nothing_to_show(smoke_store, tmp_path):
-    with pytest.raises(NoResultsError, match="headstock eval run"):
-        write_report(tmp_path / "no", store=smoke_store, out=tmp_path / "r.html")
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_page_that_is_too_large_is_refused(monkeypatch, little, smoke_store, tmp_path):

@@ -1,62 +1,24 @@
 """The first screen of a report: its verdict, its sentences, its examples and its pictures."""
 
-import re
-
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from bench import compare, read_results
 from bench.report.figures import headline_figure
-from bench.report.gallery import CARDS, HITS, MISSES, Words, gallery, read_words
-from bench.report.screen import Scene, Screen
-from bench.report.verdict import NAMES, shown_method, verdict
-from bench.statistics import DrawSums, holm, proportion_interval
-from bench.suites.controls import control_runs
+from bench.report.gallery import Words
+from bench.report.screen import Scene
+from bench.report.verdict import shown_method, verdict
+from bench.statistics import DrawSums, proportion_interval
+from bench.suites.demo import control_runs
 from bench.tables import result_lines, result_table
 from featstore import open_store
-from featstore.store.tables import write_thumbnails
 from tests.bench.results_by_hand import SEEDS, hand_run, ranks_with, write_ranks
-from tests.goldens.sentences import by_hand, over
 
 
 def judge(root):
     rows = read_results(root)
     return verdict(compare(root, rows), result_table(rows))
-
-
-INTERVALS = st.tuples(
-    st.floats(0, 0.9), st.floats(-0.2, 0.2), st.floats(0.001, 0.3), st.floats(0.001, 0.999)
-)
-
-
-@given(
-    a=st.floats(0, 1), rows=st.dictionaries(st.sampled_from([*NAMES][1:]), INTERVALS, min_size=1)
-)
-def test_the_headline_never_contradicts_an_interval(a, rows):
-    scene = by_hand(
-        *(
-            over(source, b, middle - half, middle + half, a=a, p=p, p_below=1 - p)
-            for source, (b, middle, half, p) in rows.items()
-        )
-    )
-    text = Screen((), scene.headline(), "", ()).finding
-    beaten = [middle - half > 0 and p < 0.05 for _, middle, half, p in rows.values()]
-    corrected = holm(np.array([1 - p for *_, p in rows.values()]))
-    lost = [
-        middle + half < 0 and p < 0.05
-        for (_, middle, half, _), p in zip(rows.values(), corrected, strict=True)
-    ]
-    assert scene.weights().settled == all(beaten)
-    assert text.startswith("A discarded") == (not any(lost))
-    assert ("may not be the reason" in text) == (not all(beaten) and not any(lost))
-    # Every number of the headline is that of the table.
-    values = {a, *(b for b, *_ in rows.values())}
-    assert "among 200 names" in text
-    shown = {f"{100 * v:.0f}" if v >= 0.0995 else f"{100 * round(v, 6):.1f}" for v in values}
-    assert set(re.findall(r"([\d.]+) %", text)) <= shown
 
 
 def test_the_method_follows_from_what_was_run_and_never_from_how_it_scored(tmp_path, rng):
@@ -174,58 +136,3 @@ def test_seen_and_unseen_are_those_of_the_table_with_intervals_over_names(
     assert not doubt.settled
     line = result_lines(table)
     assert {"seen %", "unseen %"} <= set(line.headings)
-
-
-@pytest.fixture
-def looked(tmp_path):
-    """Ranks of 74 images, of ConSE and of random vectors, and their gallery."""
-    ranks = np.array([1] * 20 + [2, 3, 5] * 6 + [*range(6, 42)])
-    queries = [f"q{i:02d}" for i in range(len(ranks))]
-    for method, source, own in (
-        ("ridge", "head", ranks), ("conse", "head", ranks[::-1]), ("ridge", "random", ranks + 1),
-    ):  # fmt: skip
-        run = hand_run(source, method=method, eval="all-names")
-        write_ranks(tmp_path, run, own, gallery=50, queries=queries)
-    words = Words({"x": "a name"}, {}, {}, frozenset(queries[:5]))
-    rows = read_results(tmp_path)
-    return lambda frame=rows: gallery(tmp_path, frame, words, "ridge", "image→name", "ImageNet")
-
-
-def test_the_examples_are_of_every_kind_and_picked_by_their_ids(looked, tmp_path):
-    shown = looked()
-    assert [(group["title"], group["total"]) for group in shown["groups"]] == [
-        ("Right, and ImageNet has the name", 5), ("Right, and ImageNet lacks the name", 15),
-        ("Nearly right, rank 2 to 5", 18), ("Wrong, rank 6 or worse", 36),
-    ]  # fmt: skip
-    assert [len(group["cards"]) for group in shown["groups"]] == [5, *[CARDS] * 3]
-    for group, (low, high) in zip(shown["groups"], ((1, 1), (1, 1), (2, 5), (6, 41)), strict=True):
-        for answers in (card["answers"] for card in group["cards"]):
-            assert low <= answers[0]["rank"] <= high
-            assert [answer["by"] for answer in answers] == ["Ridge", "ConSE", "Random vectors"]
-            assert answers[2]["rank"] == answers[0]["rank"] + 1
-    strip = [card["answers"][0]["rank"] for card in shown["strip"]]
-    assert [rank == 1 for rank in strip] == [True] * HITS + [False] * MISSES
-    # Of the 54 misses no more than the better half.
-    misses = sorted([2, 3, 5] * 6 + [*range(6, 42)])
-    assert max(strip) <= misses[26]
-    whole = (shown["hits"], shown["total"], shown["pool"])
-    assert whole == (20, 74, "among 50 names (none held out)")
-    # The order of the results picks none, and without the method there is none.
-    rows = read_results(tmp_path)
-    assert looked(rows.reverse()) == shown
-    assert looked(rows.filter(pl.col("method") != "ridge")) is None
-
-
-def test_words_and_pictures_come_from_the_store(tmp_path, runs):
-    from bench.suites.demo import create_smoke_store
-
-    create_smoke_store(tmp_path)
-    write_thumbnails(tmp_path / "smoke" / "image", {"smoke/image-000": b"webp"})
-    words = read_words(open_store(tmp_path), runs[0].columns())
-    assert words.describe("smoke/image-000") == "class-00"
-    assert words.describe("smoke/class-07") == "class-07"
-    assert words.describe("smoke/image-000#en") == "This is smoke/class-00."
-    assert words.describe("unknown") == "unknown"
-    assert words.class_of("smoke/image-000#en") == "smoke/class-00"
-    assert words.picture("smoke/image-000") == "data:image/webp;base64,d2VicA=="
-    assert words.picture("unknown") == ""

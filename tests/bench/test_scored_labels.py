@@ -7,19 +7,19 @@ import pytest
 from scipy.sparse import issparse
 
 from bench.corpus import Corpus, Head, Items, read_corpus
+from bench.execution import Scoring
 from bench.fits import FEWEST, SCORED, TOO_FEW, fit_run
 from bench.options import TASKS, FewShot
 from bench.protocol import Split, held_out_split
 from bench.runs import Run
-from bench.scoring import Scoring
 from bench.tasks.few_shot import score_few_shot
-from bench.tasks.zero_shot import score_zero_shot
+from bench.tasks.ranked import score_zero_shot
 from featstore import open_store
 from fitters import Pairs, fit
-from fitters.aligners.mini_vec2vec import MiniVec2VecAligner
+from fitters.aligners.rotations import MiniVec2VecAligner
 from fitters.methods import METHODS
-from fitters.moments.transform import SideTransform
 from fitters.scorers import SCORERS
+from fitters.sources import SideTransform
 from tests.bench.results_by_hand import has
 
 RUN = Run.of(

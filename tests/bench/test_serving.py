@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import json
 import socket
 import threading
 from pathlib import Path
@@ -12,8 +11,8 @@ from urllib.parse import quote
 
 import pytest
 
-from bench import serving
-from bench.serving import LONGEST, Server
+from bench.report import search as serving
+from bench.report.search import Server
 
 PAGE = "<!doctype html><title>page</title>"
 
@@ -106,12 +105,6 @@ def test_a_name_that_was_pointed_here_is_refused(served, port, host):
         assert b" 421 " in line.recv(4096)
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD", "TRACE"])
-def test_other_methods_are_refused(served, port, method):
-    reply = ask(port, "/ask?q=cat", method, Origin="https://evil.example", **own(served))
-    assert (reply.status, served.searcher.asked) == (501, 0)
-
-
 @pytest.mark.parametrize(
     "path",
     ["/thumbnail/2", "/thumbnail/-1", "/thumbnail/../0", "/thumbnail/%2e%2e%2f0", "/thumbnail/0/",
@@ -125,21 +118,6 @@ def test_thumbnails_go_by_number_and_a_path_leads_nowhere(served, port, path):
     for number, data in ((0, b"zero"), (1, b"one")):
         reply = ask(port, f"/thumbnail/{number}", **own(served))
         assert (reply.body, reply.headers["Content-Type"]) == (data, "image/webp")
-
-
-def test_a_text_has_a_length(served, port, capfd):
-    """And nothing is said of it."""
-    for text in ("", "%20%20", "a" * (LONGEST + 1), "a" * 60_000):
-        assert ask(port, f"/ask?q={text}", **own(served)).status == 400
-    assert ask(port, "/ask?q=" + "a" * 70_000, **own(served)).status == 414
-    for query in ("q=%FF", "q=cat&" + "a=1&" * 20):
-        assert ask(port, f"/ask?{query}", **own(served)).status == 400
-    assert served.searcher.asked == 0
-    reply = ask(port, "/ask?q=" + "%C3%A9" * LONGEST, **own(served))
-    assert reply.headers["Content-Type"].startswith("application/json")
-    assert json.loads(reply.body) == {"pictures": [[1, 0]] * 3, "near": "é" * LONGEST, "far": False}
-    assert served.searcher.asked == 1
-    assert capfd.readouterr() == ("", "")
 
 
 def test_no_reply_opens_a_door_and_a_slow_client_stops_nobody(served, port):

@@ -7,12 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import statsmodels.api as sm
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from scipy import stats
 
-from bench import statistics
 from bench.errors import MetricError
+from bench.metrics.summary import chance_levels
 from bench.statistics import (
     DrawSums,
     against_controls,
@@ -24,6 +25,7 @@ from bench.statistics import (
     two_term,
 )
 from tests import validation
+from tests.assertions import assert_close
 from tests.spaces import simulate
 
 
@@ -50,14 +52,6 @@ def test_one_run_with_equal_clusters_is_the_t_test(rng):
     assert found.p_value() == pytest.approx(theirs.pvalue, rel=1e-12)
     assert found.interval() == pytest.approx(tuple(theirs.confidence_interval()), rel=1e-12)
     assert found.interval(0.8) == pytest.approx(tuple(theirs.confidence_interval(0.8)), rel=1e-12)
-
-
-def test_repeating_the_rows_of_a_cluster_changes_nothing(rng):
-    values, sizes = rng.normal(size=20), np.full(20, 7.0)
-    once = two_term(one_run(values))
-    often = two_term(DrawSums((values * sizes)[None], sizes[None]))
-    assert often.interval() == pytest.approx(once.interval())
-    assert (often.n_rows, once.n_rows) == (140, 20)
 
 
 def test_unequal_clusters_are_the_sandwich_of_statsmodels(rng):
@@ -241,13 +235,6 @@ def test_a_share_lies_in_its_interval(drawn):
     assert 0.0 <= low <= hits.sum() / sizes.sum() <= high <= 1.0
 
 
-def test_swapping_the_sides_mirrors_everything(rng):
-    a, b = (DrawSums(rng.normal(size=(4, 9)), np.ones((4, 9))) for _ in "ab")
-    forth, back = two_term(a - b), two_term(b - a)
-    assert back.interval() == pytest.approx(tuple(-end for end in reversed(forth.interval())))
-    assert back.p_value() == pytest.approx(forth.p_value())
-
-
 def test_a_head_among_its_controls_by_hand():
     controls = np.arange(1, 20) / 100  # .01 … .19
     found = against_controls(0.155, controls)
@@ -318,6 +305,107 @@ def test_holm_is_the_closed_test_of_bonferroni(rng):
         np.testing.assert_allclose(holm(p), closed, rtol=1e-12)
 
 
+VALUES = hnp.arrays(np.float64, st.integers(2, 40), elements=st.integers(-50, 50).map(float))
+
+
+def sums_of(rows, seed):
+    """The rows in a few draws and clusters."""
+    rng = np.random.default_rng(seed)
+    return DrawSums.of(
+        rows, rng.integers(0, 3, size=len(rows)), rng.integers(0, max(2, len(rows) // 2), len(rows))
+    )
+
+
+@given(VALUES, st.integers(0, 9))
+def test_the_interval_is_ordered_about_the_mean_and_widens_with_confidence(rows, seed):
+    found = two_term(sums_of(rows, seed))
+    low, high = found.interval()
+    assert low <= found.mean <= high
+    wider = found.interval(0.99)
+    assert wider[0] <= low
+    assert wider[1] >= high
+    assert 0.0 <= found.p_value() <= 1.0
+    assert found.mean == pytest.approx(rows.mean())
+
+
+@given(VALUES, st.integers(0, 9))
+def test_p_is_below_five_percent_exactly_where_the_interval_leaves_zero_out(rows, seed):
+    found = two_term(sums_of(rows, seed))
+    low, high = found.interval()
+    assume(found.variance > 1e-12)
+    assume(min(abs(low), abs(high)) > 1e-9)
+    assert (found.p_value() < 0.05) == (low > 0 or high < 0)
+
+
+@given(VALUES, st.integers(0, 9), st.integers(-20, 20), st.sampled_from([-1.0, 0.5, 4.0]))
+def test_a_shift_moves_the_interval_and_a_scale_stretches_it(rows, seed, shift, scale):
+    plain = two_term(sums_of(rows, seed))
+    moved = two_term(sums_of(scale * rows + shift, seed))
+    # Where nothing varies the values are taken to lie in [-1, 1], which a scale leaves.
+    assume(np.isfinite(plain.variance) and plain.variance > 1e-12)
+    ends = sorted(scale * end + shift for end in plain.interval())
+    assert moved.interval() == pytest.approx(ends, abs=1e-8)
+    assert moved.df == pytest.approx(plain.df, nan_ok=True)
+
+
+@given(VALUES, st.integers(0, 9), st.randoms(use_true_random=False))
+def test_order_of_draws_and_clusters_does_not_matter(rows, seed, random):
+    sums = sums_of(rows, seed)
+    draws, clusters = list(range(len(sums.total))), list(range(sums.total.shape[1]))
+    random.shuffle(draws)
+    random.shuffle(clusters)
+    moved = DrawSums(sums.total[np.ix_(draws, clusters)], sums.count[np.ix_(draws, clusters)])
+    one, two = two_term(sums), two_term(moved)
+    assert two.interval() == pytest.approx(one.interval())
+    assert (two.n_rows, two.n_clusters, two.n_draws) == (one.n_rows, one.n_clusters, one.n_draws)
+
+
+@given(VALUES, st.integers(0, 9))
+def test_cells_that_were_not_tested_count_for_nothing(rows, seed):
+    sums = sums_of(rows, seed)
+    wider = DrawSums(np.pad(sums.total, 2), np.pad(sums.count, 2))
+    one, two = two_term(sums), two_term(wider)
+    assert (two.n_rows, two.n_clusters, two.n_draws) == (one.n_rows, one.n_clusters, one.n_draws)
+    assert two.interval() == pytest.approx(one.interval())
+    assert two.of_draws == pytest.approx(one.of_draws)
+
+
+@given(st.integers(1, 30), st.integers(2, 25), st.integers(0, 5))
+def test_more_hits_move_a_share_up(size, c, seed):
+    rng = np.random.default_rng(seed)
+    hits = rng.integers(0, size + 1, size=c).astype(float)
+    count = np.full((1, c), float(size))
+    low, high = proportion_interval(DrawSums(hits[None], count))
+    mirrored = proportion_interval(DrawSums(size - hits[None], count))
+    assert mirrored == pytest.approx((1 - high, 1 - low), abs=1e-9)
+
+
+@given(st.integers(1, 60), st.data())
+def test_chance_is_a_probability_that_grows_with_k_and_with_relevant_items(gallery, data):
+    relevant = data.draw(st.integers(1, gallery))
+    cuts = [f"R@{k}" for k in range(1, gallery + 1)]
+    levels = list(chance_levels(np.array([relevant]), gallery, cuts).values())
+    assert np.all(np.diff(levels) >= -1e-12)
+    assert levels[-1] == pytest.approx(1.0)
+    assert levels[0] == pytest.approx(relevant / gallery)
+    assume(relevant < gallery)
+    more = chance_levels(np.array([relevant + 1]), gallery)
+    fewer = chance_levels(np.array([relevant]), gallery)
+    assert more["R@1"] > fewer["R@1"]
+    assert more["MRR"] > fewer["MRR"]
+    assert more["mAP"] > fewer["mAP"]
+    assert more["median_rank"] <= fewer["median_rank"]
+
+
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=12), st.integers(20, 40))
+def test_chance_of_mixed_counts_is_the_mean_of_its_parts(counts, gallery):
+    metrics = ["R@1", "R@5", "MRR", "mAP"]
+    together = chance_levels(np.array(counts), gallery, metrics)
+    parts = [chance_levels(np.array([count]), gallery, metrics) for count in counts]
+    mean = [np.mean([part[metric] for part in parts]) for metric in metrics]
+    assert_close(np.array(list(together.values())), np.array(mean))
+
+
 @pytest.mark.parametrize(
     "check", [*validation.SIMULATIONS, simulate.gates], ids=lambda check: check.__name__
 )
@@ -326,12 +414,3 @@ def test_what_make_validate_statistics_checks_holds_at_small_size(check):
     rows = list(check(15, np.random.default_rng([3, len(check.__name__)]), strict=False))
     assert not [f"{r['name']}, {r['setting']}: {r['value']}" for r in rows if r["holds"] is False]
     assert sum(r["holds"] is not None for r in rows) >= 3
-
-
-def test_the_check_sees_what_it_is_for(rng, monkeypatch):
-    """With the variance of the clusters alone, as it once was, the simulation fails."""
-    for name, part in (("variance", "of_clusters"), ("df", "df_clusters")):
-        alone = property(lambda self, part=part: getattr(self, part))
-        monkeypatch.setattr(statistics.Estimate, name, alone)
-    rows = validation.two_term_cells(100, rng, strict=False)
-    assert sum(row["holds"] is False for row in rows) > 10

@@ -8,11 +8,11 @@ import pytest
 
 from bench.corpus import ImageViews, read_corpus
 from bench.errors import ProtocolError
-from bench.metrics.summary import METRIC_VERSION
 from bench.options import FewShot, Neighbours, ZeroShot
 from featstore import open_store
-from featstore.extraction.views import view_items
+from featstore.images import view_items
 from featstore.testing import item_table, write_set
+from tests.oracles import unit
 from tests.shorthand import execute, task_runs
 
 SETS = {
@@ -25,16 +25,19 @@ SETS = {
 FITTED = {"method": "procrustes", "source": "head"}
 
 
-def outcome_rows(store, task, **changes):
-    (run,) = task_runs(store, task, **(SETS | FITTED | changes))
+def scored(store, task, **request):
+    (run,) = task_runs(store, task, **request)
     ((_, rows, ranks),) = execute([run], read_corpus(store, run))
-    assert set(rows["metric_version"]) == {METRIC_VERSION}
     return rows, ranks
+
+
+def outcome_rows(store, task, **changes):
+    return scored(store, task, **(SETS | FITTED | changes))
 
 
 @pytest.fixture(scope="module")
 def store_with_views(smoke_store, tmp_path_factory):
-    """The smoke store and three views of every image; and such that do not fit."""
+    """The smoke store and three views of every image."""
     root = tmp_path_factory.mktemp("views") / "store"
     shutil.copytree(smoke_store, root)
     copy = open_store(root)
@@ -42,20 +45,15 @@ def store_with_views(smoke_store, tmp_path_factory):
     views = view_items(images.items.with_columns(content_sha256=pl.col("item_id")), views=3, seed=0)
     rows = np.repeat(images.numpy(), 3, axis=0)
     rows += 0.5 * np.random.default_rng(0).normal(size=rows.shape).astype(np.float32)
-    space, n = copy.info(SETS["images"]).attributes["space"], len(rows)
-    for dataset, given, kept in (
-        ("smoke", space, n), ("lacking", space, n - 3), ("other", {"name": "x"}, n),
-    ):  # fmt: skip
-        write_set(
-            root, rows[:kept], views.head(kept), dataset=f"{dataset}.views3-seed0",
-            encoder="synthetic", space=given,
-        )  # fmt: skip
+    space = copy.info(SETS["images"]).attributes["space"]
+    own = {"dataset": "smoke.views3-seed0", "encoder": "synthetic", "space": space}
+    write_set(root, rows, views, **own)
     return open_store(root)
 
 
 @pytest.fixture(scope="module")
 def store_with_layers(smoke_store, tmp_path_factory):
-    """The smoke store and more sets of its images: another space, noise, and one that lacks some.
+    """The smoke store and more sets of its images: another space and noise.
 
     Their items stand in another order than the images; those of "sorted-…" do not.
     """
@@ -72,7 +70,6 @@ def store_with_layers(smoke_store, tmp_path_factory):
                 root, given[kept].astype(np.float32), images.items[kept], dataset="smoke",
                 encoder=prefix + name,
             )  # fmt: skip
-    write_set(root, rows[1:], images.items[1:], dataset="smoke", encoder="short")
     return open_store(root)
 
 
@@ -128,8 +125,6 @@ def test_views_are_read_for_shots_and_never_scored(store_with_views):
     )
     assert seen["n_queries"].to_list() == plain["n_queries"].to_list()
     assert not ranks["query_id"].str.contains("@v").any()
-    assert seen["view_set"].str.starts_with("smoke.views3-seed0/image/synthetic").all()
-    assert seen["run_id"][0] != plain["run_id"][0]
     assert seen["value"].to_list() != plain["value"].to_list()
     views = ImageViews(store_with_views.view("smoke.views3-seed0/image/synthetic"))
     images = store_with_views.view(SETS["images"])
@@ -178,49 +173,30 @@ def write_pair(root, pair_of_texts="checkpoint-1"):
     return open_store(root), images, names, owner
 
 
+PAIR = {"images": "d/image/tiny", "names": "d/class_name/tiny", "templates": ("none",)}
+HEAD = {"images": "d/image/tiny", "head": "d/head_weight/tiny", "head_names": "d/class_name/tiny",
+        "templates": ("none",)}  # fmt: skip
+
+
 def test_a_pair_scores_its_own_embeddings_with_no_aligner(tmp_path):
-    store, images, names, owner = write_pair(tmp_path)
-    pair = {"images": "d/image/tiny", "names": "d/class_name/tiny", "templates": ("none",)}
-    (run,) = task_runs(store, "zero_shot", **pair)
-    ((_, rows, _),) = execute([run], read_corpus(store, run))
-    unit = [r / np.linalg.norm(r, axis=1, keepdims=True) for r in (images, names)]
-    right = (unit[0] @ unit[1].T).argmax(axis=1) == owner
-    values = dict(rows.select("metric", "value").iter_rows())
-    assert values["top-1"] == pytest.approx(right.mean())
-    assert rows["n_prototypes"].unique().to_list() == [0]
-    (run,) = task_runs(store, "zero_shot", **pair, eval="split")
-    ((_, rows, _),) = execute([run], read_corpus(store, run))
-    values = dict(rows.select("metric", "value").iter_rows())
-    assert rows["n_queries"].unique().to_list() == [18]
-    assert values["top-1"] == pytest.approx(right[27:].mean())
-
-
-def test_towers_of_two_checkpoints_are_no_pair(tmp_path):
-    store, *_ = write_pair(tmp_path, "checkpoint-2")
-    (run,) = task_runs(
-        store, "zero_shot", images="d/image/tiny", names="d/class_name/tiny", templates=("none",)
-    )
+    store, images, names, owner = write_pair(tmp_path / "one")
+    right = (unit(images) @ unit(names).T).argmax(axis=1) == owner
+    for more, asked in (({}, right), ({"eval": "split"}, right[27:])):
+        rows, _ = scored(store, "zero_shot", **PAIR, **more)
+        assert by_direction(rows)["image→name"]["top-1"] == pytest.approx(asked.mean())
+        assert {*rows["n_queries"]} == {len(asked)}
+    # Towers of two checkpoints are no pair.
+    store, *_ = write_pair(tmp_path / "two", "checkpoint-2")
     with pytest.raises(ProtocolError, match="of one model's two towers"):
-        list(execute([run], read_corpus(store, run)))
+        scored(store, "zero_shot", **PAIR)
 
 
 def test_a_head_is_read_as_it_is_and_by_the_cosine(tmp_path):
     store, images, names, owner = write_pair(tmp_path)
-    request = {
-        "images": "d/image/tiny", "head": "d/head_weight/tiny", "head_names": "d/class_name/tiny",
-        "templates": ("none",),
-    }  # fmt: skip
-    (run,) = task_runs(store, "cosine_head", **request)
-    ((_, rows, _),) = execute([run], read_corpus(store, run))
-    found = {(d, m): v for d, m, v in rows.select("direction", "metric", "value").iter_rows()}
-    unit = names / np.linalg.norm(names, axis=1, keepdims=True)
-    for name, weight in (("linear", names), ("cosine", unit)):
+    found = by_direction(scored(store, "cosine_head", **HEAD)[0])
+    for name, weight in (("linear", names), ("cosine", unit(names))):
         right = (images @ weight.T).argmax(axis=1) == owner
-        assert found[f"image→class ({name})", "top-1"] == pytest.approx(right.mean())
+        assert found[f"image→class ({name})"]["top-1"] == pytest.approx(right.mean())
     # The dataset is the head's own label set, so that no class of it is unseen.
-    (run,) = task_runs(
-        store, "zero_shot", **request, names="d/class_name/tiny",
-        options=ZeroShot(classes="unseen"),
-    )  # fmt: skip
     with pytest.raises(ProtocolError, match="No image is of a class that is unseen"):
-        list(execute([run], read_corpus(store, run)))
+        scored(store, "zero_shot", **(PAIR | HEAD), options=ZeroShot(classes="unseen"))

@@ -3,7 +3,7 @@ import pytest
 
 from bench.corpus import Items
 from bench.errors import MetricError
-from bench.tasks.zero_shot import score_zero_shot
+from bench.tasks.ranked import score_zero_shot
 from tests.shorthand import score_retrieval
 
 

@@ -10,7 +10,6 @@ from tests.data_manifests.pixel_miniatures import (  # noqa: F401 -- miniatures,
     cifar_binary,
     cifar_python,
     mnist,
-    old_pickle,
 )
 from tests.small_files import write
 

@@ -1,47 +1,15 @@
-"""Miniatures of datasets that are arrays of pixels: CIFAR as Python 2 pickled it, and MNIST."""
+"""Miniatures of datasets that are arrays of pixels: CIFAR, pickled and binary, and MNIST."""
 
 from __future__ import annotations
 
 import gzip
-import io
 import pickle
 import struct
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 
 from tests.small_files import write
-
-
-class _OldPickler(pickle._Pickler):
-    """Writes what Python 2 wrote: texts and bytes alike as byte strings."""
-
-    dispatch: ClassVar[dict] = dict(pickle._Pickler.dispatch)
-
-    def save_old(self, value):
-        data = value.encode("latin1") if isinstance(value, str) else value
-        self.write(pickle.BINSTRING + struct.pack("<i", len(data)) + data)
-        self.memoize(value)
-
-    dispatch[str] = dispatch[bytes] = save_old
-
-    def save_global(self, obj, name=None):
-        if getattr(obj, "__name__", "") == "_reconstruct":
-            self.write(b"cnumpy.core.multiarray\n_reconstruct\n")
-            self.memoize(obj)
-            return
-        super().save_global(obj, name)
-
-    dispatch[type] = save_global
-    dispatch[type(struct.pack)] = save_global
-
-
-def old_pickle(document) -> bytes:
-    buffer = io.BytesIO()
-    _OldPickler(buffer, protocol=2).dump(document)
-    return buffer.getvalue()
-
 
 CIFAR_NAMES = {
     "cifar10": [
@@ -82,10 +50,10 @@ def cifar_python(root: Path, name: str) -> Path:
         }
         if fine:
             document["coarse_labels"] = [0] * len(labels)
-        files[f"{folder}/{file}"] = old_pickle(document)
+        files[f"{folder}/{file}"] = pickle.dumps(document)
     key = "fine_label_names" if fine else "label_names"
     meta = {key: CIFAR_NAMES[name], "num_vis": 3072}
-    files[f"{folder}/{'meta' if fine else 'batches.meta'}"] = old_pickle(meta)
+    files[f"{folder}/{'meta' if fine else 'batches.meta'}"] = pickle.dumps(meta)
     return write(root, files)
 
 

@@ -4,10 +4,9 @@ import sys
 
 import pytest
 
-from data_manifests.cache import cache_folder
+from data_manifests import cache_folder
 from featstore.errors import CacheFullError
 from featstore.remote.cache import user_cache
-from fitters.moments.cache import entry_path
 
 
 def test_the_variable_names_the_cache_on_every_system(tmp_path, monkeypatch):
@@ -21,14 +20,6 @@ def test_without_a_usable_variable_it_is_the_folder_of_the_system(unusable, tmp_
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_CACHE_HOME", unusable)
     assert cache_folder("stamps") == tmp_path / "home" / ".cache" / "headstock" / "stamps"
-
-
-def test_every_part_lies_where_it_lay(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.delenv("HEADSTOCK_CACHE_SIZE", raising=False)
-    assert user_cache().root == tmp_path / "headstock" / "remote"
-    assert entry_path({"of": "x"}).parent == tmp_path / "headstock" / "moments"
-    assert not list(tmp_path.iterdir())
 
 
 def test_the_own_variable_goes_before_that_of_the_system(tmp_path, monkeypatch):

@@ -8,13 +8,13 @@ import pytest
 
 from data_manifests.plan import BuildError
 from data_manifests.registry import BUILDERS
-from data_manifests.stamps.build import item_tables, select_stamps
-from data_manifests.stamps.fetch import (
+from data_manifests.stamps import (
     INSIDE,
-    fetch_package,
     find_source,
+    item_tables,
     package_version,
     read_stamp,
+    select_stamps,
     unpack,
 )
 
@@ -64,16 +64,6 @@ def test_a_folder_given_is_taken_whatever_else_there_is(package, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
-def test_the_installed_package_comes_before_the_cache(package, tmp_path):
-    system, deb = package
-    cache = tmp_path / "cache"
-    kept = unpack(deb, cache)
-    source = find_source(file_system=system, cache=cache)
-    assert source == (system / INSIDE).resolve()
-    source = find_source(file_system=tmp_path / "bare", cache=cache)
-    assert source == (kept / INSIDE).resolve()
-
-
 def test_a_deb_is_unpacked_once_into_the_cache(package, tmp_path, commands, selected):
     _, deb = package
     cache = tmp_path / "cache"
@@ -108,29 +98,24 @@ def test_apt_is_called_with_a_state_of_its_own(package, tmp_path, commands):
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
-@pytest.mark.parametrize("absent", ["apt-get", "dpkg-deb"])
-def test_without_apt_or_dpkg_the_user_is_told_what_to_do(tmp_path, commands, absent):
-    commands({"apt-get": "dpkg-deb", "dpkg-deb": "apt-get"}[absent], "exit 0")
-    with pytest.raises(BuildError, match=f"need {absent}, and it is not here. .*-s files="):
-        find_source(file_system=tmp_path / "bare", cache=tmp_path / "cache")
-    assert not (tmp_path / "cache").exists()
-
-
 @pytest.mark.parametrize(
-    ("script", "match"),
+    ("apt", "dpkg", "match"),
     [
-        ("echo noise; echo 'E: Unable to locate package' >&2; exit 100",
+        (None, "exit 0", "need apt-get, and it is not here. .*-s files="),
+        ("exit 0", None, "need dpkg-deb, and it is not here. .*-s files="),
+        ("echo noise; echo 'E: Unable to locate package' >&2; exit 100", "exit 0",
          "apt-get failed with status 100: E: Unable to locate package. .*-s files="),
-        ("exit 7", "apt-get failed with status 7: it said nothing"),
-        ("exit 0", "left 0 packages instead of one"),
+        ("exit 7", "exit 0", "apt-get failed with status 7: it said nothing"),
+        ("exit 0", "exit 0", "left 0 packages instead of one"),
     ],
 )  # fmt: skip
-def test_a_failing_apt_leaves_nothing_and_says_its_last_words(tmp_path, commands, script, match):
-    commands("apt-get", script)
-    commands("dpkg-deb", "exit 0")
+def test_a_failing_apt_leaves_nothing_and_says_its_last_words(tmp_path, commands, apt, dpkg, match):
+    for name, script in (("apt-get", apt), ("dpkg-deb", dpkg)):
+        if script is not None:
+            commands(name, script)
     with pytest.raises(BuildError, match=match):
-        fetch_package(tmp_path / "cache")
-    assert list((tmp_path / "cache").iterdir()) == []
+        find_source(file_system=tmp_path / "bare", cache=tmp_path / "cache")
+    assert not [*(tmp_path / "cache").glob("*")]
 
 
 def test_another_package_or_a_broken_one_is_refused(tmp_path, commands):
@@ -143,24 +128,6 @@ def test_another_package_or_a_broken_one_is_refused(tmp_path, commands):
     with pytest.raises(BuildError, match="status 2: dpkg-deb: error: not a Debian"):
         unpack(deb, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
-
-
-def test_two_processes_that_unpack_at_once_both_succeed(package, tmp_path, commands):
-    """While this one unpacks, another finishes: its folder is used."""
-    system, deb = package
-    target = tmp_path / "cache" / f"{DEB[:-4]}-{deb.stat().st_size}"
-    commands("dpkg-deb", f'cp -r {system} "$3"; mkdir -p {target}; cp -r {system}/. {target}')
-    assert unpack(deb, tmp_path / "cache") == target
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == [target.name]
-
-
-def test_a_damaged_changelog_gives_no_version(package):
-    system, _ = package
-    changelog = system / "usr/share/doc/tuxpaint-stamps-default/changelog.Debian.gz"
-    data = changelog.read_bytes()
-    for broken in (b"not gzip", data[:20], gzip.compress(b"no version here"), b""):
-        changelog.write_bytes(broken)
-        assert package_version(system / INSIDE) is None
 
 
 @pytest.mark.slow

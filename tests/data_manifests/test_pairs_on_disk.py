@@ -1,7 +1,5 @@
 """Flickr30k and COCO, against tables worked out by hand."""
 
-import json
-
 import pytest
 
 from featstore.datasets import build_dataset
@@ -68,21 +66,6 @@ def test_the_papers_train_needs_all_captions(tmp_path):
         build("flickr30k", tmp_path / "out", root, train="paper")
 
 
-def test_karpathys_file_may_lie_elsewhere(tmp_path):
-    root = miniatures.flickr30k(tmp_path / "data")
-    whole = build("flickr30k", tmp_path / "out", root)
-    (tmp_path / "lists").mkdir()
-    (root / "dataset_flickr30k.json").rename(tmp_path / "lists/dataset_flickr30k.json")
-    with pytest.raises(
-        ManifestError, match=r"dataset_flickr30k.json is missing. It is Karpathy's.*karpathy=PATH"
-    ):
-        build("flickr30k", tmp_path / "none", root)
-    for place in ("lists", "lists/dataset_flickr30k.json"):
-        moved = build("flickr30k", tmp_path / "moved", root, karpathy=str(tmp_path / place))
-        assert moved.items("caption").equals(whole.items("caption"))
-        assert moved.facts["options"]["karpathy"] in ("lists", "dataset_flickr30k.json")
-
-
 def test_coco_keeps_restval_and_every_caption(tmp_path):
     root = miniatures.coco(tmp_path / "data")
     manifest = build("coco", tmp_path / "out", root)
@@ -114,20 +97,3 @@ def test_the_counts_of_coco_are_consistent():
     flickr = BUILDERS["flickr30k"].facts
     assert sum(flickr["expected"]["image"].values()) == 31_014
     assert sum(flickr["expected_with"]["train=paper"]["image"].values()) == 31_783
-
-
-@pytest.mark.parametrize(
-    ("document", "match"),
-    [
-        ({"images": [{"filename": "a.jpg"}]}, "not in Karpathy's form .KeyError: 'imgid'"),
-        ({"annotations": []}, "not in Karpathy's form"),
-        ([1], "not in Karpathy's form"),
-        ("{", "is not JSON"),
-    ],
-)
-def test_another_form_is_told(document, match, tmp_path):
-    root = miniatures.coco(tmp_path / "data")
-    text = document if isinstance(document, str) else json.dumps(document)
-    (root / "dataset_coco.json").write_text(text)
-    with pytest.raises(ManifestError, match=match):
-        build("coco", tmp_path / "out", root)

@@ -152,23 +152,14 @@ def test_coops_split_is_read_as_it_is(name, tmp_path):
         build_dataset(name, tmp_path / "coop", root=root, split_file=file)
 
 
-@pytest.mark.parametrize(
-    ("document", "match"),
-    [
+def test_another_split_file_is_told(tmp_path):
+    root, file = miniatures.dtd(tmp_path / "data"), tmp_path / "split.json"
+    for document, match in (
         ({"train": []}, "KeyError: 'val'"),
-        ({"train": [["a", 0]], "val": [], "test": []}, "not enough values"),
         ({"train": [["a", 1, "x"]], "val": [], "test": []}, "does not give each label"),
-        ({"train": [["a", 0, "x"], ["b", 0, "y"]], "val": [], "test": []}, "does not give each"),
-        ("{", "JSONDecodeError"),
-    ],
-)
-def test_another_split_file_is_told(tmp_path, document, match):
-    root = miniatures.dtd(tmp_path / "data")
-    file = tmp_path / "split.json"
-    file.write_text(document if isinstance(document, str) else json.dumps(document))
-    with pytest.raises(ManifestError, match=match):
-        build_dataset("dtd", tmp_path / "out", root=root, split_file=file)
-    with pytest.raises(ManifestError, match=r"No such file.*\"train\", \"val\" and \"test\""):
-        build_dataset("dtd", tmp_path / "out", root=root, split_file=tmp_path / "none.json")
+    ):
+        file.write_text(json.dumps(document))
+        with pytest.raises(ManifestError, match=match):
+            build_dataset("dtd", tmp_path / "out", root=root, split_file=file)
     with pytest.raises(ManifestError, match="CoOp has no split of 'mnist'"):
         build_dataset("mnist", tmp_path / "out", root=root, split_file=file)

@@ -1,7 +1,6 @@
 """The stamps builder on a miniature package: selection, pictures, ids, split, captions."""
 
 import hashlib
-import os
 import re
 from collections import Counter
 from functools import partial
@@ -12,10 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+import data_manifests.stamps as build
 from data_manifests.plan import BuildError, write_pictures
-from data_manifests.stamps import build
-from data_manifests.stamps.build import Stamp, is_selected, read_caption, select_stamps
-from data_manifests.stamps.fetch import compose, read_stamp
+from data_manifests.stamps import (
+    Stamp,
+    compose,
+    is_selected,
+    read_caption,
+    read_stamp,
+    select_stamps,
+)
 
 # ---- selection -----------------------------------------------------------------------------
 
@@ -89,12 +94,6 @@ def test_pictures_are_composited_on_white_in_a_square(width, height, mode, seed)
     assert got.mode == "RGB"
     # One grey level: Pillow blends in integers.
     assert np.abs(np.asarray(got, dtype=np.float64) - compose_slowly(stamp)).max() <= 1
-
-
-def test_the_side_is_one_point_one_times_the_long_side_up_to_1024():
-    for size, side in [((100, 10), 110), ((10, 100), 110), ((1, 1), 1), ((931, 5), 1024),
-                       ((932, 5), 1024), ((2348, 2000), 1024)]:  # fmt: skip
-        assert compose(Image.new("RGBA", size)).size == (side, side)
 
 
 def test_a_damaged_picture_is_named_and_leaves_nothing(tmp_path):
@@ -212,42 +211,6 @@ def test_images_and_captions_by_hand(built, tmp_path, selected):
     assert built.classes["name"].to_list() == [
         "A drawn frog!", "A frog", "A Silver Gull", "An empty sign",
     ]  # fmt: skip
-
-
-def test_a_split_alone_keeps_ids_names_and_classes(stamps_root, tmp_path, built):
-    splits = built.tables["image"]["split"].unique().to_list()
-    for split in splits:
-        plan = build.plan(source=stamps_root, locales=("en", "fr"), splits=(split,))
-        part = plan.make(tmp_path / split, None)
-        assert plan.facts["splits"] == [split]
-        for kind, table in built.tables.items():
-            assert part.tables[kind].equals(table.filter(split=split), null_equal=True)
-        assert part.classes.equals(built.classes, null_equal=True)
-        pictures = {path.relative_to(tmp_path / split).as_posix()
-                    for path in (tmp_path / split).rglob("*.png")}  # fmt: skip
-        assert pictures == set(part.tables["image"]["uri"])
-    whole = build.plan(source=stamps_root, locales=("en", "fr"))
-    assert whole.fingerprint != plan.fingerprint
-    named = build.plan(source=stamps_root, locales=("en", "fr"), splits=build.SPLITS)
-    assert (named.fingerprint, named.facts) == (whole.fingerprint, whole.facts)
-
-
-def test_listing_order_changes_nothing(stamps_root, tmp_path, monkeypatch, built):
-    walk = os.walk
-
-    def backwards(root):
-        for folder, folders, names in walk(root):
-            folders.sort(reverse=True)
-            yield folder, folders, sorted(names, reverse=True)
-
-    monkeypatch.setattr(os, "walk", backwards)
-    plan = build.plan(source=stamps_root, locales=("en", "fr"))
-    again = plan.make(tmp_path / "again", None)
-    for kind, table in built.tables.items():
-        assert again.tables[kind].equals(table, null_equal=True)
-    assert again.classes.equals(built.classes, null_equal=True)
-    for uri in built.tables["image"]["uri"]:
-        assert (tmp_path / "again" / uri).read_bytes() == (tmp_path / "out" / uri).read_bytes()
 
 
 def test_the_fingerprint_follows_pixels_captions_and_locales(stamps_root):

@@ -3,7 +3,7 @@
 import polars as pl
 import pytest
 
-from data_manifests.labels import DEFINITIONS, LEMMAS, class_table, find_timm_info
+from data_manifests.labels import DEFINITIONS, LEMMAS, class_table
 from data_manifests.plan import BuildError, fingerprint
 from data_manifests.registry import BUILDERS
 
@@ -66,23 +66,6 @@ def test_the_real_label_sets_agree_with_timms_own_reader(name):
 LABELS = {"n01440764": "tench, Tinca tinca", "n00004475": "organism", "n02084071": "dog"}
 
 
-def test_ambiguous_names_of_imagenet1k():
-    classes = plan().make(None, None).classes
-    shared = classes.filter(pl.col("shared_name"))
-    assert sorted(shared["name_group"].to_list()) == [
-        "cardigan", "cardigan", "crane", "crane", "maillot", "maillot",
-    ]  # fmt: skip
-
-
-def test_the_winter_set_is_a_part_of_the_complete_one():
-    """timm has no reader of it; its 10,450 synsets are sorted and all in ImageNet-22k."""
-    synsets = BUILDERS["imagenet21k_miil_w21"].plan().make(None, None).classes["synset"]
-    assert len(synsets) == 10_450
-    assert synsets.is_sorted()
-    full = BUILDERS["imagenet22k"].plan().make(None, None).classes["synset"]
-    assert set(synsets) <= set(full)
-
-
 def test_the_orders_of_imagenet22k_differ_as_their_pitfalls_say():
     orders = {
         name: BUILDERS[name].plan().make(None, None).classes["synset"].to_list()
@@ -122,12 +105,6 @@ def test_bad_files(folder, file, content, match):
         (folder / file).write_bytes(content)
     with pytest.raises(BuildError, match=match):
         plan(source=folder)
-
-
-def test_without_timm_the_user_is_told_what_to_do(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(BuildError, match=r"timm is not installed.*pip install timm.*-s files="):
-        find_timm_info()
 
 
 def test_a_fingerprint_tells_where_its_parts_end():

@@ -6,8 +6,8 @@
 A place is one at which a command is about to claim a set, to take a lock, to write a pointer or to
 put a file on a condition, or has just claimed. Each command is run in each world to learn its
 places; at each, every other command is run in the gap. Once the claim of the first stays good, so
-that the other may be refused; once it stood still for so long (a lid, SIGSTOP) that the other takes
-its claim over.
+that the other may be refused; once its machine lost the lock (a lid, a network), and the other
+takes its claim over.
 
 What is there in the end must be what the two leave one after another, in one order or the other: a
 command that says that it was refused has had no effect. The stores must verify, every set must
@@ -45,7 +45,7 @@ from featstore.command_line import run_command
 from featstore.errors import FeatstoreError
 from featstore.manifest.io import write_manifest
 from featstore.remote.objects import FolderObjects
-from featstore.store import collect_garbage, read_log, verify_store, writer
+from featstore.store import collect_garbage, lock, read_log, verify_store, writer
 from featstore.store.layout import SetSpec
 from featstore.store.lock import Claim, claim_set, folder_lock
 from headstock.__main__ import cli
@@ -65,6 +65,10 @@ KEY = str(SetSpec(DATASET, KIND, "object:toy", {**SPACE, "family": "object"}, "f
 
 #: What differs in the names of blocks.
 _TOKEN = re.compile(r"[0-9a-f]{8,}|\d{6}")
+
+
+#: How a claim looks whose machine lost its lock.
+_LOST = {"_is_dead": lambda _: True, "boot_id": lambda: "another machine"}
 
 
 #: An item table.
@@ -175,11 +179,7 @@ def _nothing(_: Model) -> None:
 class Typed:
     """Steps that are typed one after another, and what they do to the model.
 
-    Attributes
-    ----------
-    partial : bool
-        What was refused may have had the effect all the same, or a part of it: of several sets
-        and tags some were sent.
+    What was refused may have had a part of its effect if it is `partial`: some sets were sent.
     """
 
     name: str
@@ -330,7 +330,7 @@ class Stage:
     gap : callable
         What runs there, to its end, or until it waits for a lock that the first command holds.
     asleep : bool
-        The first one sleeps for so long that its claim can be taken over.
+        The first one has lost its lock, as a machine that sleeps: its claim is taken over.
     """
 
     def __init__(self, at: int, gap: Callable[[], Any], *, asleep: bool) -> None:
@@ -366,20 +366,20 @@ class Stage:
     def claim_set(self, directory: Path, *args: Any, **options: Any) -> Claim:
         """Stand in for `featstore.store.lock.claim_set`."""
         self.place(f"claim {directory.name}")
-        if threading.get_ident() != self._first and self._asleep:
-            options |= {"expiry": 0.0, "wait": 5.0}
-        claim = claim_set(directory, *args, **options)
+        taking = threading.get_ident() != self._first and self._asleep
+        with mock.patch.multiple(lock, **_LOST) if taking else contextlib.nullcontext():
+            claim = claim_set(directory, *args, **options)
         self.place(f"claimed {directory.name}")
         return claim
 
     @contextlib.contextmanager
-    def folder_lock(self, folder: Path, *, patience: float | None = None) -> Iterator[bool]:
+    def folder_lock(self, folder: Path) -> Iterator[bool]:
         """Stand in for `featstore.store.lock.folder_lock`."""
         self.place(f"lock {folder.name}")
         first = threading.get_ident() == self._first
         if not first and any(held.samefile(folder) for held in self._held if held.exists()):
             self._going_on.set()  # it waits for the first
-        with folder_lock(folder, patience=patience) as locked:
+        with folder_lock(folder) as locked:
             if first:
                 self._held.append(folder)
             try:
@@ -442,13 +442,7 @@ class Interleaving:
 
 
 def observed() -> Model:
-    """Return what the stores hold; every set must read, and every tag.
-
-    Raises
-    ------
-    AssertionError, FeatstoreError
-        If a row is not the one of its text, or something cannot be read.
-    """
+    """Return what the stores hold; every set must read, and every tag, row by row."""
     found: Model = {}
     for place in ("here", "there", BUCKET):
         found[place] = {"sets": {}, "tags": {}}

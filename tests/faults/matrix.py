@@ -60,8 +60,6 @@ _SET = re.compile(r"[^/ ]+/(?:image|caption|class_name|head_weight)(?:/[^/]+-[0-
 #: What differs from run to run in a name: tokens, dates, process ids, numbers of blocks.
 _RANDOM = re.compile(r"[0-9a-f]{8,}|\d+|(?<=\.)[a-z0-9_]{8}(?=/|$)")
 
-FAULTS = ("before", "after", "torn", "ENOSPC", "EIO")
-
 
 @dataclass(frozen=True)
 class Attempt:
@@ -88,16 +86,9 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """What a command does undisturbed.
+    """What a command does undisturbed: verify's words before it, its file calls, what it leaves.
 
-    Attributes
-    ----------
-    damage : list of str
-        What verify says before it: a repair begins with a store that is damaged.
-    calls : list of str
-        Its file calls in order.
-    tree : dict
-        What it leaves: name -> mode and digest.
+    A repair begins with a store that is damaged. The tree is name -> mode and digest.
     """
 
     damage: list[str]
@@ -346,18 +337,7 @@ def differences(expected: dict[str, str], found: dict[str, str]) -> Iterator[str
 
 @dataclass
 class Result:
-    """What the attempts at one command gave.
-
-    Attributes
-    ----------
-    calls, sites : int
-    planned : int
-        Attempts of the whole matrix; fewer are made of a sample.
-    made, held : Counter
-        By fault.
-    failures : list
-        ``{"at", "call", "fault", "wrong"}`` of each attempt after which something did not hold.
-    """
+    """What the attempts at one command gave, by fault; `planned` are those of the whole matrix."""
 
     name: str
     calls: int
@@ -379,12 +359,7 @@ class Result:
 
     def as_dict(self) -> dict[str, Any]:
         """Return it for JSON."""
-        rows = {
-            "name": self.name,
-            "calls": self.calls,
-            "sites": self.sites,
-            "planned": self.planned,
-        }
+        rows = {name: getattr(self, name) for name in ("name", "calls", "sites", "planned")}
         counts = {"attempts": dict(self.made), "held": dict(self.held)}
         return {**rows, **counts, "failures": self.failures}
 
@@ -440,12 +415,7 @@ _TYPE_DEMO = (
 def _type_demo(root: Path, seconds: float | None = None) -> tuple[int, str]:
     """Type the demo in a session of its own, and kill all of that after so many seconds.
 
-    Returns
-    -------
-    code : int
-        Its exit code.
-    said : str
-        What it said last.
+    Return its exit code, and what it said last.
     """
     path = f"{REPOSITORY}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     env = {**os.environ, "PYTHONPATH": path, "XDG_CACHE_HOME": str(root / "cache")}
@@ -607,15 +577,9 @@ def _show(result: Result) -> None:
     made, held = sum(result.made.values()), sum(result.held.values())
     what = f"{result.calls} calls at {result.sites} sites, {result.seconds:.0f} s"
     print(f"{result.name:<24}{made:>6} attempts {held:>6} held   {what}", flush=True)
-    alike: dict[str, list[dict[str, Any]]] = {}
     for failure in result.failures:
-        alike.setdefault(call_site(failure["wrong"][0]), []).append(failure)
-    for some in alike.values():
-        first = some[0]
-        more = f", and {len(some) - 1} more" if len(some) > 1 else ""
-        print(f"  --fault {first['fault']} --at {first['at']} ({first['call']}){more}")
-        for line in first["wrong"]:
-            print(f"      {line[:300]}")
+        print(f"  --fault {failure['fault']} --at {failure['at']} ({failure['call']})")
+        print(*(f"      {line[:300]}" for line in failure["wrong"]), sep="\n")
     sys.stdout.flush()
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import polars as pl
@@ -21,13 +22,13 @@ from featstore.store import (
     SetSpec,
     SetWriter,
     WriteOptions,
+    lock,
     read_commit,
     read_log,
     rebuild_set,
     settle_set,
-    write_thumbnails,
+    writer,
 )
-from featstore.store.log import update_log
 from featstore.testing import toy_manifest
 from tests.damage import unseal
 
@@ -167,14 +168,20 @@ def once(root: Path, *, n: int = SIZES[0], **options: Any) -> str:
     return write(root, n, before_block=sleep if nap else None, **options)
 
 
-def stop_before(root: Path, *, where: str, n: int, expiry: float, beat: float) -> str:
-    """Write a set and stop this process (SIGSTOP) at a place; it goes on when it is resumed.
+def stop_before(root: Path, *, where: str, n: int) -> str:
+    """Write a set as another machine, lose its lock at a place and stop until resumed (SIGSTOP).
 
     `where` is ``block`` (before the second block is written), ``data`` (between completing a
-    data file and its rename), ``finish``, or ``log`` (before the rename that publishes).
+    data file and its rename), or ``finish``.
     """
+    claims: list[lock.Claim] = []
+
+    def claim_set(*args: Any, **options: Any) -> lock.Claim:
+        claims.append(lock.claim_set(*args, **options))
+        return claims[0]
 
     def stop(*_: Any) -> None:
+        fcntl.flock(claims[0]._handle, fcntl.LOCK_UN)
         os.kill(os.getpid(), signal.SIGSTOP)
 
     def stop_once(_: SetWriter, block: int) -> None:
@@ -183,12 +190,14 @@ def stop_before(root: Path, *, where: str, n: int, expiry: float, beat: float) -
 
     def is_there(target: Path) -> bool:
         parts = target.relative_to(root).parts if target.is_relative_to(root) else ()
-        if where == "data":
-            return parts[3:4] == ("embedding",) and parts[-1] == "0"
-        return where == "log" and parts == ("log.json",) and any(root.glob("*/*/*/revisions/*"))
+        return where == "data" and parts[3:4] == ("embedding",) and parts[-1] == "0"
 
-    finish = stop if where == "finish" else None
-    with _before_rename(is_there, stop), quick(expiry, beat):
+    with (
+        _before_rename(is_there, stop),
+        mock.patch.object(writer, "claim_set", claim_set),
+        mock.patch.object(lock, "boot_id", return_value="another"),
+    ):
+        finish = stop if where == "finish" else None
         return write(root, n, before_block=stop_once, before_finish=finish)
 
 
@@ -204,33 +213,8 @@ def _before_rename(is_there: Callable[[Path], bool], act: Callable[[], None]) ->
             act()
         return replace(self, target)
 
-    Path.replace = replacing  # type: ignore[method-assign,assignment]
-    try:
+    with mock.patch.object(Path, "replace", replacing):
         yield
-    finally:
-        Path.replace = replace  # type: ignore[method-assign]
-
-
-@contextmanager
-def quick(expiry: float, beat: float) -> Iterator[None]:
-    """Let claims expire fast, in this process."""
-    from featstore.store import writer
-    from featstore.store.lock import claim_set as real
-
-    def quick(*args: Any, **options: Any) -> Any:
-        return real(*args, **{**options, "expiry": expiry, "beat": beat})
-
-    writer.claim_set = quick  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        writer.claim_set = real  # type: ignore[attr-defined]
-
-
-def quickly(root: Path, *, n: int, expiry: float, beat: float, **options: Any) -> str:
-    """Write a set with claims that expire fast."""
-    with quick(expiry, beat):
-        return once(root, n=n, **options)
 
 
 class MeanColour:
@@ -256,26 +240,6 @@ def extract(root: Path, *, manifest: str, batch_size: int = 4, **options: Any) -
     return result.as_dict()
 
 
-def untidy(root: Path) -> str:
-    """Write what there is to be cleaned, or removed: sets alone in their kind and beside others.
-
-    And what killed writers leave: a set that was begun, an empty folder, half a catalog.
-    """
-    write(root, SIZES[0])
-    write_thumbnails(root / "birds" / "image", {"birds/000": b"x"})
-    write(root, 5, dataset="fish")
-    with SetWriter(
-        root, SetSpec("fish", "image", "timm:zoo", {"name": "zoo"}, "float32"), items(2, "fish"), 3,
-    ) as writer:  # fmt: skip
-        writer.write_block(0, rows(2, 3))
-        writer.finish()
-    with suppress(ZeroDivisionError):
-        write(root, SIZES[1], dataset="frogs", before_block=lambda _, block: 1 // (4 - block))
-    (root / "birds" / "image" / "timm.zoo-0badcafe").mkdir()
-    (root / ".log.json.0badcafe.staged").write_bytes(b"{")
-    return "written"
-
-
 def command(root: Path, *, arguments: list[str], messages: str) -> int:
     """Run a command; what it says on standard error goes to a file."""
     import sys
@@ -285,14 +249,3 @@ def command(root: Path, *, arguments: list[str], messages: str) -> int:
 
     with Path(messages).open("w") as sys.stderr:
         return run_command(cli, "headstock", arguments)
-
-
-def hold_log(root: Path) -> str:
-    """Write the log and stop (SIGSTOP) before the rename; say what is listed when resumed."""
-
-    def stop() -> None:
-        os.kill(os.getpid(), signal.SIGSTOP)
-
-    with _before_rename(lambda target: target.name == "log.json", stop):
-        update_log(root, lambda log: replace(log, tags={f"t{len(log.tags)}": "0" * 64, **log.tags}))
-    return (root / "log.json").read_text()

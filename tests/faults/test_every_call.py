@@ -87,7 +87,8 @@ def _walk(calls: Iterable[str], unsynced: set[str], where: str = "") -> int:
             unsynced.add(folder)
         elif what == "rename" and name != "claim":
             if name == "log.json":
-                assert not any(_relied_on(unsynced, record) for record in records), lost
+                lasting = {path for path in unsynced if "/.staging" not in path}
+                assert not any(_relied_on(lasting, record) for record in records), lost
                 published += bool(records)
                 records.clear()
             if "/revisions/" in path:
@@ -177,3 +178,16 @@ def test_a_failed_fsync_is_not_forgotten(faulty, history, store):
     assert report["code"] == 1
     journals = list(store.rglob("journal.jsonl"))
     assert not any(b'"block"' in path.read_bytes() for path in journals)
+
+
+@pytest.mark.parametrize("limit", [0, 100, 300, 16_384, 40_000, 65_000, 65_560])
+def test_a_limit_on_the_size_of_files(children, store, limit):
+    whole = store.with_name("whole")
+    assert children.run("grow", whole)["code"] == 0
+    report = children.run("grow", store, file_size=limit)
+    assert (report["code"], report["error"]) == (1, "StoreWriteError"), report
+    assert "File too large. Raise the limit on the size of files (`ulimit -f`)" in report["message"]
+    check_readable(store, f"limit {limit}")
+    assert children.run("grow", store)["code"] == 0
+    assert tree(store) == tree(whole)
+    assert litter(store) == []

@@ -29,6 +29,7 @@ FOUND = [
     ("plain", "tag", "tag --delete"),
     ("plain", "rm", "tag"),
     ("plain", "rm", "gc"),
+    ("damaged", "rm", "rm, another"),
     ("pushed", "push, bucket", "rm, another"),
 ]
 
@@ -44,7 +45,10 @@ def chosen(place: Bed, world: str) -> list[Interleaving]:
     some = list(every(place, [world]))
     if EVERYTHING:
         return some
-    once = [one for one in some if (world, one.first, one.second) in FOUND and not one.asleep]
+    once = [
+        one for one in some
+        if (world, one.first, one.second) in FOUND and (not one.asleep or world == "damaged")
+    ]  # fmt: skip
     return once + random.Random(f"17 {world}").sample(some, DRAWN)
 
 

@@ -17,8 +17,8 @@ from featstore.arrays import write
 from featstore.share.copy import copy_sets, make_tag
 from featstore.store.gc import make_store
 from featstore.store.layout import SetKey
+from featstore.store.log import make_key
 from featstore.store.records import staging_of
-from featstore.store.signature import make_key
 from featstore.store.tables import write_thumbnails
 from featstore.testing import item_table, toy_manifest, toy_store, write_set
 from tests.damage import unseal

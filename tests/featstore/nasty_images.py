@@ -13,7 +13,7 @@ import zlib
 from dataclasses import dataclass, field
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image
 
 RED = (200, 30, 10)
 BLUE = (0, 0, 255)
@@ -101,12 +101,6 @@ def rle_bmp() -> bytes:
     return head + info + palette + runs
 
 
-def with_orientation(number: int) -> bytes:
-    exif = Image.Exif()
-    exif[0x0112] = number
-    return encoded(halves(), exif=exif)
-
-
 def zeroed(data: bytes, start: float, n_bytes: int) -> bytes:
     at = int(len(data) * start)
     return data[:at] + bytes(n_bytes) + data[at + n_bytes :]
@@ -144,37 +138,24 @@ def nasty_images() -> dict[str, Nasty]:
     good_png = encoded(Image.fromarray(noise()))
     two = [halves(), Image.new("RGB", (32, 16), BLACK)]
     both = {(1, 1): RED, (30, 14): BLUE}
-    sides = {
-        1: ((32, 16), {(0, 0): RED, (31, 0): BLUE}),
-        2: ((32, 16), {(0, 0): BLUE, (31, 0): RED}),
-        3: ((32, 16), {(0, 0): BLUE, (31, 0): RED}),
-        4: ((32, 16), {(0, 0): RED, (31, 0): BLUE}),
-        5: ((16, 32), {(0, 0): RED, (0, 31): BLUE}),
-        6: ((16, 32), {(0, 0): RED, (0, 31): BLUE}),
-        7: ((16, 32), {(0, 0): BLUE, (0, 31): RED}),
-        8: ((16, 32), {(0, 0): BLUE, (0, 31): RED}),
-    }
+    turned = Image.Exif()
+    turned[0x0112] = 8
     grey_alpha = Image.new("LA", (2, 1), (40, 255))
     grey_alpha.putpixel((0, 0), (40, 0))
     one_bit = Image.new("1", (9, 1))
     one_bit.putpixel((8, 0), 1)
-    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     tiff = encoded(halves(), "TIFF", compression="tiff_lzw")
-    rotated = {
-        f"EXIF orientation {number}": Nasty(with_orientation(number), None, size, pixels)
-        for number, (size, pixels) in sides.items()
-    }
-    return rotated | {
+    return {
+        "turned by EXIF": Nasty(
+            encoded(halves(), exif=turned), None, (16, 32), {(0, 0): BLUE, (0, 31): RED}
+        ),
         # What is no image.
         "zero bytes": Nasty(b"", "empty"),
         "text called .jpg": Nasty(b"a photo of a dog\n" * 40, "no image in a known format"),
-        "page of a web server": Nasty(b"<!DOCTYPE html><title>403</title>", "no image"),
         "gzipped PNG": Nasty(gzip.compress(good_png, mtime=0), "no image in a known format"),
         "SVG": Nasty(b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no image"),
-        "PostScript": Nasty(b"%!PS-Adobe-3.0 EPSF-3.0\n", "no image"),
         # What is damaged.
         "truncated JPEG": Nasty(jpeg[: len(jpeg) // 2], "truncated"),
-        "JPEG cut in its head": Nasty(jpeg[:30], "no image|[Tt]runcated"),
         "JPEG with a corrupted Huffman table": Nasty(jpeg_with_bad_huffman_table(), "broken"),
         "JPEG with zeros in its data": Nasty(zeroed(jpeg, 0.6, 64), None, (64, 48)),
         "truncated PNG": Nasty(good_png[: len(good_png) // 2], "truncated|broken"),
@@ -198,9 +179,6 @@ def nasty_images() -> dict[str, Nasty]:
         "bomb of 3.6 gigapixels": Nasty(
             png((60_000, 60_000, 8, 2, 0), bytes(64)), "60,000 × 60,000 pixels, more than"
         ),
-        "more pixels than allowed": Nasty(
-            png((12_000, 12_000, 8, 2, 0), bytes(64)), "12,000 × 12,000 pixels, more than"
-        ),
         "bomb in a text chunk": Nasty(text_bomb(), "[Dd]ecompressed data too large"),
         "bomb in a colour profile": Nasty(profile_bomb(), "[Dd]ecompressed data too large"),
         # What is odd but right.
@@ -219,14 +197,6 @@ def nasty_images() -> dict[str, Nasty]:
         "JPEG with broken EXIF": Nasty(
             encoded(halves(), "JPEG", quality=100, exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff"),
             None, (32, 16), both, within=6,
-        ),
-        "JPEG with an sRGB profile": Nasty(
-            encoded(halves(), "JPEG", quality=100, icc_profile=srgb),
-            None, (32, 16), both, within=6,
-        ),
-        "16-bit grey PNG": Nasty(
-            png((2, 1, 16, 0, 0), b"\0" + struct.pack(">HH", 65535, 32896)),
-            None, (2, 1), {(0, 0): WHITE, (1, 0): (128,) * 3},
         ),
         "16-bit RGB PNG": Nasty(
             png((1, 1, 16, 2, 0), b"\0" + struct.pack(">HHH", 65535, 0, 257)),
@@ -264,10 +234,8 @@ def nasty_images() -> dict[str, Nasty]:
         "1 × 20,000 pixels": Nasty(
             encoded(Image.new("RGB", (1, 20_000), RED)), None, (1, 20_000), {(0, 19_999): RED}
         ),
-        "one pixel": Nasty(encoded(Image.new("RGB", (1, 1), RED)), None, (1, 1), {(0, 0): RED}),
         "TIFF, not asked for": Nasty(tiff, "TIFF is decoded when asked for"),
         "TIFF, asked for": Nasty(tiff, None, (32, 16), both, formats=("TIFF",)),
-        "junk behind a JPEG": Nasty(jpeg + b"PK\x03\x04" * 99, None, (64, 48)),
         "PNG called .jpg": Nasty(encoded(halves()), None, (32, 16), both),
     }  # fmt: skip
 

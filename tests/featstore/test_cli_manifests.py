@@ -11,7 +11,7 @@ from PIL import Image
 from data_manifests.registry import BUILDERS
 from featstore import read_manifest
 from featstore.datasets import build_dataset
-from featstore.manifest.folder import STAGING
+from featstore.manifest.io import STAGING
 from featstore.sources.reader import check_bytes
 from headstock.__main__ import cli
 
@@ -42,10 +42,7 @@ def call():
 
 
 def state(folder):
-    return {
-        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.stat().st_ino)
-        for path in folder.rglob("*")
-    }
+    return {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in folder.rglob("*")}
 
 
 def test_build_puts_data_on_stdout_and_progress_on_stderr(call, source, tmp_path):
@@ -105,9 +102,6 @@ def test_a_damaged_build_is_made_whole_again(source, tmp_path, damage):
 def test_ls_and_show(call, source, tmp_path):
     listed = json.loads(call("ls", "--available", "datasets", "--json").stdout)
     assert [entry["name"] for entry in listed] == list(BUILDERS) == sorted(BUILDERS)
-    assert re.search(
-        r"imagenet1k +featstore +The 1,000 classes", call("ls", "--available", "datasets").stdout
-    )
     helped = " ".join(call("data", "build", "coco", "-h").stdout.split())
     assert "Settings of coco (-s): captions=all|first5 all, or the first five" in helped
     assert "[default: all]" in helped
@@ -136,8 +130,3 @@ def test_labels_makes_a_manifest_of_a_list(call, tmp_path):
     (tmp_path / "things.txt").write_text("Sea bird\nowl\nsea-birds\n")
     alike = call("data", "make", tmp_path / "things.txt", "-o", tmp_path / "things")
     assert "names nearly equal: Sea bird, sea-birds" in alike.stdout
-    again = call("data", "make", tmp_path / "birds.txt", "-o", tmp_path / "out", "--json")
-    said = {"name": "birds", "folder": str(tmp_path / "out"), "classes": 2}
-    assert json.loads(again.stdout).items() >= said.items()
-    failed = call("data", "make", tmp_path / "none.txt", "-o", tmp_path / "x")
-    assert "none.txt' cannot be opened" in str(failed.exception)

@@ -18,14 +18,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from featstore import EmbeddingsView, open_store
-from featstore.command_line import (
-    EXIT_ERROR,
-    EXIT_USAGE,
-    EXIT_VERIFY,
-    human_bytes,
-)
+from featstore.command_line import EXIT_ERROR, EXIT_USAGE, EXIT_VERIFY
 from featstore.store import ItemTable, LayoutLimits, SetSpec, SetWriter, row_facts
 from featstore.store.rows import MemoryRows
+from featstore.terminal import human_bytes
 from featstore.testing import write_set
 from tests.assertions import assert_close
 from tests.typed import headstock

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import polars as pl
-import pyarrow as pa
 import pytest
 import torch
 from scipy.stats import ttest_rel
@@ -27,15 +26,11 @@ def _mapped(rows: np.ndarray) -> np.ndarray:
 
 LIBRARIES: dict[str, Callable[[np.ndarray], Any]] = {
     "tensor with gradients": lambda rows: torch.tensor(rows, requires_grad=True),
-    "lists": np.ndarray.tolist,
     "memory map": _mapped,
     "view": lambda rows: hs.write(f"store{rows.shape[1]}", rows, dataset="a"),
-    "column of polars": lambda rows: pl.Series(rows.tolist(), dtype=pl.List(pl.Float32)),
     "table of polars": lambda rows: pl.DataFrame(rows, schema=list("abcdefgh")[: rows.shape[1]]),
     "table with a column": lambda rows: pl.DataFrame({"id": range(20), "vectors": rows}),
-    "arrow": lambda rows: pa.FixedSizeListArray.from_arrays(rows.ravel(), rows.shape[1]),
     "pandas": lambda rows: pd.DataFrame(rows, columns=list("abcdefgh")[: rows.shape[1]]),
-    "column of pandas": lambda rows: pd.Series(list(rows)),
 }
 
 

@@ -58,7 +58,6 @@ def test_a_worker_process_that_is_killed_is_an_error_that_says_what_to_do():
         ({}, 16),
         ({"LOCAL_WORLD_SIZE": "8"}, 2),
         ({"SLURM_NTASKS_PER_NODE": "4"}, 4),
-        ({"SLURM_NTASKS_PER_NODE": "4", "SLURM_CPUS_PER_TASK": "16"}, 16),
         ({"SLURM_NTASKS_PER_NODE": "4", "SLURM_CPUS_PER_TASK": "2"}, 4),
         # Without --ntasks-per-node, of a step on two nodes, and of one on unequal nodes.
         ({"SLURM_STEP_TASKS_PER_NODE": "4(x2)"}, 4),

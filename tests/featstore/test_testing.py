@@ -44,9 +44,9 @@ def test_a_toy_manifest_is_read_back(tmp_path):
     assert read.items("image")["item_id"].to_list() == [f"pets/{i:02d}" for i in range(5)]
     assert read.items("image")["split"].to_list() == ["train"] * 3 + ["test"] * 2
     assert read.items("caption")["parent_id"].to_list() == made.items("image")["item_id"].to_list()
-    with Image.open(made.file("images/03.png")) as picture:
+    with Image.open(made.root / "images/03.png") as picture:
         assert picture.size == (6, 3)
     toy_manifest(tmp_path / "b", 5, name="pets", sizes=[(4, 8), (6, 3)], captions=True)
     assert lasting(tmp_path / "a") == lasting(tmp_path / "b")
     broken = toy_manifest(tmp_path / "c", 3, broken=[1])
-    assert broken.file("images/01.png").read_bytes() == b"not a picture"
+    assert (broken.root / "images/01.png").read_bytes() == b"not a picture"

@@ -10,8 +10,7 @@ from beartype import beartype
 from hypothesis import HealthCheck, settings
 
 import fitters.alignment  # noqa: F401   with everything that imports a solver by name
-from fitters import Pairs
-from fitters.aligners import solvers
+from fitters import Pairs, solvers
 from tests.fitters.toy_store import write_toy_store
 
 settings.register_profile(

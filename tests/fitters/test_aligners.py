@@ -26,7 +26,7 @@ from fitters import (
 )
 from fitters.errors import UnknownMethodError
 from fitters.methods import aligner_class
-from fitters.moments.moments import merge_pooled
+from fitters.moments import merge_pooled
 from fitters.saved import fitted_arrays
 from tests.assertions import assert_close
 from tests.oracles import conse_mix
@@ -197,15 +197,9 @@ def test_a_relative_penalty_means_the_same_at_any_scale_weight_and_count(scale, 
 @pytest.mark.parametrize(
     ("estimator", "match"),
     [
-        (
-            RidgeAligner(alpha=-1.0),
-            r"The 'alpha' parameter of RidgeAligner must be a float in the range \[0.0, 10000",
-        ),
+        (RidgeAligner(alpha=-1.0), r"The 'alpha' parameter .* a float in the range \[0.0, 10000"),
+        (KernelRidgeAligner(alpha=np.nan), "The 'alpha' parameter of KernelRidgeAligner must be"),
         (RidgeAligner("z"), "The 'direction' parameter of RidgeAligner must be a str among"),
-        (RidgeAligner(center="yes"), "The 'center' parameter of RidgeAligner must be an instance"),
-        (ProcrustesAligner(rank=0), "The 'rank' parameter of ProcrustesAligner must be an int in"),
-        (PLSAligner(1.5), "The 'n_components' parameter of PLSAligner must be an int"),
-        (ASIFAligner(precision="half"), "The 'precision' parameter of ASIFAligner must be a str"),
         (ConSEAligner(top_k=0), "The 'top_k' parameter of ConSEAligner must be an int in the"),
     ],
 )

@@ -1,7 +1,6 @@
 """The estimator of the whole protocol."""
 
 import pickle
-from inspect import signature
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ from fitters import (
     FitConfig,
     Pairs,
     RidgeAligner,
-    SideTransform,
     fit,
     load,
     scoring,
@@ -26,12 +24,11 @@ from tests.assertions import assert_close, assert_same
 from tests.shorthand import save_alignment
 
 EPOCHS = TrainingOptions(epochs=2, batch_size=8)
-#: Of every road to a fit: chosen, sparse, by a config, trained.
+#: Of every road to a fit: chosen, sparse, by a config; test_aligners.py has those that are trained.
 ESTIMATORS = [
     Alignment(),
     Alignment("asif"),
     Alignment(FitConfig("cca", n_components=2), penalty=0.1),
-    Alignment("paper-text2concepts", training=EPOCHS),
 ]
 
 EQUIVALENCE = "check_sample_weight_equivalence_on_dense_data"
@@ -63,12 +60,6 @@ def test_its_score_is_the_metric_that_a_choice_goes_by(make_world):
 
 
 def test_its_settings_are_those_of_a_config():
-    settings = [name for name in signature(FitConfig).parameters if name != "method"]
-    params = signature(Alignment).parameters
-    assert list(params)[1 : 1 + len(settings)] == settings
-    for name in settings:
-        if name != "training":
-            assert params[name].default == signature(FitConfig).parameters[name].default
     assert Alignment().config == FitConfig("ridge")
     given = {"penalty": 0.2, "n_components": None, "centre": False, "validation": "top-5"}
     assert Alignment("cca", **given).config == FitConfig("cca", **given)
@@ -77,16 +68,13 @@ def test_its_settings_are_those_of_a_config():
     assert both.config == FitConfig("cca", penalty=0.2, n_components=None)
     with pytest.raises(SettingError, match="'penalty' of a fit must be at least 0"):
         Alignment(penalty=-1.0).fit(np.eye(3), np.eye(3))
-
-
-def test_a_setting_that_the_method_lacks_plays_no_part(make_world):
-    _, real = make_world()
+    # A setting that a method lacks plays no part, but for one that is asked for by a config.
     for name, method in METHODS.items():
         odd = {one: 1 for one in OPTIONS if one not in method.options}
         trained = {} if method.fitted_on == "training" else {"training": EPOCHS}
         assert Alignment(name, **odd, **trained).config == FitConfig(name)
     with pytest.raises(SettingError, match="top_k has no effect in ridge"):
-        Alignment(FitConfig("ridge", top_k=3)).fit(real.x, real.y)
+        Alignment(FitConfig("ridge", top_k=3)).fit(np.eye(3), np.eye(3))
 
 
 def in_folds(real, **settings):
@@ -194,12 +182,7 @@ def test_several_captions_and_shared_ones_are_right(make_world, rng):
         expected["both"] = np.mean(list(expected.values()))
         for direction, value in expected.items():
             assert scoring(name, direction=direction)(made, x, y) == pytest.approx(value)
-    # The same as groups, and of an aligner alone.
     assert made.score(x, y, groups=image_of) == pytest.approx(np.mean(1 / ranks))
-    bare = RidgeAligner("x->y").fit(x, y)
-    assert scoring()(bare, x, y) == scoring()(
-        Alignment.of(SideTransform.identity(), SideTransform.identity(), bare), x, y
-    )
 
 
 def test_zero_shot_ranks_all_class_texts(make_world):
@@ -213,18 +196,10 @@ def test_zero_shot_ranks_all_class_texts(make_world):
         scorer = scoring(name, texts=texts)
         assert scorer(made, real.x, labels) == scorer(made, real.x, texts[labels]) == top.mean()
     assert pickle.loads(pickle.dumps(scorer))(made, real.x, labels) == top.mean()
-    with pytest.raises(
-        PairsError, match=r"1 of 48 rows of y are none of the 20 class texts \(first: row 3"
-    ):
+    with pytest.raises(PairsError, match=r"1 of 48 rows of y .* \(first: row 3"):
         scorer(made, real.x, np.where(np.arange(48) == 3, 20, labels))
-    with pytest.raises(PairsError, match=r"48 of 48 rows of y are none"):
-        scorer(made, real.x, real.y)
     with pytest.raises(SettingError, match="ranked for images"):
         scoring("top-1", direction="both", texts=texts)
-    with pytest.raises(SettingError, match="or 'both'"):
-        scoring("top-1", direction="up")
-    with pytest.raises(SettingError, match="r@1"):
-        scoring("r@2")
 
 
 def test_labels_are_texts_at_right_angles(make_world, tmp_path):
@@ -237,9 +212,7 @@ def test_labels_are_texts_at_right_angles(make_world, tmp_path):
     for one in (made, again):
         assert_same(one.project_y(labels), same.project_y(one_hot))
     assert made.score(real.x, labels) == same.score(real.x, one_hot)
-    with pytest.raises(
-        PairsError, match=r"1 of 2 labels are none of the 3 .* \(first: .*emu.*, row 1"
-    ):
+    with pytest.raises(PairsError, match=r"1 of 2 labels .* \(first: .*emu.*, row 1"):
         again.project_y(["cat", "emu"])
     with pytest.raises(ValueError, match="Unknown label type: continuous"):
         Alignment().fit(real.x, np.linspace(0, 1, 48))
@@ -256,26 +229,8 @@ def test_every_seed_of_scikit_learn(make_world):
     assert_same(curve(3), curve(np.random.default_rng(3)))
     assert_same(curve(np.random.RandomState(3)), curve(np.random.RandomState(3)))
     going_on = np.random.RandomState(3)
-    curves = [curve(state) for state in (3, 4, going_on, going_on)]
-    for i, one in enumerate(curves):
-        for other in curves[:i]:
-            assert one.shape != other.shape or not np.array_equal(one, other)
-
-
-def test_without_a_seed_every_fit_draws_anew(make_world, monkeypatch):
-    """What is drawn is what NumPy takes from the system, which no test may compare."""
-    _, real = make_world(noise=3.0)
-    asked = []
-    drawn = np.random.default_rng
-
-    def default_rng(seed):
-        asked.append(seed)
-        return drawn(3)
-
-    monkeypatch.setattr(np.random, "default_rng", default_rng)
-    for state in (None, 3):
-        Alignment(seed=state).fit(real.x, real.y)
-    assert asked == [None, 3]
+    curves = {curve(state).tobytes() for state in (3, 4, None, going_on, going_on)}
+    assert len(curves) == 5
 
 
 def test_an_aligner_alone_is_saved_too(make_world, tmp_path):
@@ -285,6 +240,3 @@ def test_an_aligner_alone_is_saved_too(make_world, tmp_path):
     assert type(again.aligner) is RidgeAligner
     assert_same(again.project_x(real.x), bare.project_x(real.x).astype(np.float32))
     assert_same(again.project_y(real.y), bare.project_y(real.y).astype(np.float32))
-    assert save_alignment(tmp_path / "b", again).name == "b"
-    for name in ("alignment.json", "arrays.safetensors"):
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()

@@ -12,11 +12,15 @@ from fitters import CCAAligner, Pairs, RidgeAligner
 from fitters.alignment import fit, select
 from fitters.errors import SettingError
 from fitters.methods import METHODS
-from fitters.moments.moments import merge_pooled, moments_of
+from fitters.moments import merge_pooled, moments_of
 from fitters.saved import fitted_arrays
 from fitters.select.grid import Axis, folds_by_group
-from fitters.select.held_out import cross_validate, validate_by_error
-from fitters.select.refitting import choose_components, validate_by_refitting
+from fitters.select.held_out import (
+    choose_components,
+    cross_validate,
+    validate_by_error,
+    validate_by_refitting,
+)
 from fitters.settings import FitConfig
 from tests.assertions import assert_close, assert_same
 from tests.oracles import centred, unit

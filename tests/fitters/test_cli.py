@@ -72,15 +72,14 @@ def test_fit_ls_show(store, tmp_path, capsys):
 def test_ls_goes_on_past_damage_without_reading_arrays(own, capsys):
     folder = own.parent
     (own / "arrays.safetensors").unlink()
-    for name, text in (("bent", "no json"), ("old", '{"format": 0}'), ("bare", '{"format": 1}')):
+    for name, text in (("bent", "no json"), ("bare", '{"format": 1}')):
         (folder / name).mkdir()
         (folder / name / "alignment.json").write_text(text)
     assert _run("ls", folder, "--json") == 4
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert rows["ridge"]["method"] == "ridge"
-    assert "is not JSON" in rows["bent"]["damaged"]
-    assert "has format 0" in rows["old"]["damaged"]
-    assert "'method'" in rows["bare"]["damaged"]
+    assert "JSON is malformed" in rows["bent"]["damaged"]
+    assert "`method`" in rows["bare"]["damaged"]
     assert _run("ls", folder) == 4
     assert re.search(r"^bent .* damaged: ", capsys.readouterr().out, re.MULTILINE)
     # What is shown is checked whole.
@@ -243,85 +242,25 @@ def test_export_holds_a_head_that_scores_like_the_alignment(store, ridge, tmp_pa
     assert meta["rule"].startswith("images: z = normalize")
 
 
-@pytest.mark.parametrize("method", ["ridge-x2y", "cca", "asif", "conse"])
-def test_the_rule_is_stated_only_where_it_holds(store, tmp_path, method):
-    """Where images are mapped too, class rows alone do not say how to score them."""
-    assert _fit(store, tmp_path / "a", method=method) == 0
-    out = tmp_path / "head.safetensors"
-    assert _run("export", tmp_path / "a", "--store", store, "--names", NAMES, "-o", out) == 0
-    with safe_open(out, framework="numpy") as file:
-        assert json.loads(file.metadata()["headstock"])["rule"] == ""
-
-
 NONE = ["fit", "ridge", "--store", "none", "--images", X]
 RIDGE = ["fit", "ridge", "--store", "S", "--images", X]
 FIT = [*RIDGE, "--head", HEAD, "--head-names", NAMES, "-o", "out"]
 REAL = [*RIDGE, "--captions", Y, "-o", "out"]
-# What is wrong with the arguments is said before the store is read: this one does not exist.
-EARLY = ["--store", "none", *FIT[4:]]
 BAD = [
-    (["fit", "rigde", "--store", "S", "--images", X, "-o", "out"], 2, "Did you mean 'ridge'"),
-    (["fit", "ridge", "--store", "S", "--head", "labels", "--images", "toy/image/timm:none",
-      "-o", "out"], 2, "timm:none"),
     # What is wrong with the arguments comes first; the store is read after it.
-    (["fit", "ridge", "--store", "S", "--images", Y, "--captions", Y, "-o", "out"], 1,
-     "of kind image"),
     ([*NONE, "--captions", Y, "-o", "out"], 1, "does not exist"),
-    ([*FIT, "--jobs", "2"], 2, "no effect without --captions"),
-    (["ls", "none"], 1, "none does not exist"),
-    (["ls", "none", "--available", "methods"], 2, "Give a PATH, or --available."),
-    (["show", "none"], 1, "none does not exist"),
-    (["apply", "none", "--text", "a", "-o", "o.npy"], 1, "There is no alignment at none"),
     (["apply", "R"], 2, "either --set or --text"),
-    (["apply", "R", "--set", X, "-o", "o.npy"], 2, "Missing option '--store'"),
-    (["apply", "R", "--store", "S", "--set", X], 2, "-o FILE.npy"),
-    (["apply", "R", "--store", "S", "--set", X, "-o", "o.pkl"], 2, ".npy"),
     (["apply", "R", "--store", "S", "--set", "toy/caption/st:other", "-o", "o.npy"], 1,
      "fitted on timm:toy"),
-    (["export", "R", "-o", "o.pkl"], 2, "written as safetensors or npz"),
-    (["export", "R", "-o", "o.npz", "--names", NAMES], 2, "needs --store"),
-    (["apply", "R", "--text", "a", "--store", "none", "--near", X, "--split", "s"], 2,
-     "--split has no effect without --set"),
     (["apply", "R", "--store", "S", "--set", X, "--near", Y, "--weights", "w"], 2,
      "--weights has no effect without --text"),
-    (["apply", "R", "--text", "a", "--store", "S", "--near", "toy/caption/st:other"], 1,
-     "fitted on timm:toy"),
-    ([*FIT, "-s", "mix=2"], 2,
-     "-s mix has no effect without --captions. Add --captions, or remove it"),
-    ([*FIT, "-s", "rank=2"], 2,
-     "ridge has no setting 'rank'. These have: procrustes. It has penalty"),
     (["fit", "procrustes", *FIT[2:], "-s", "penalty=1"], 2,
      "procrustes has no setting 'penalty'. These have: ridge, ridge-x2y"),
-    ([*FIT, "--n-pairs", "5"], 2, "Missing option '--captions': several sets could be meant"),
-    ([*REAL, "-s", "moments=float64"], 2, "looks at the rows, in float64"),
-    ([*REAL, "-s", "validation=top-1", "-s", "criterion=error"], 2, "held-out squared error"),
-    ([*REAL, "-s", "validation=top-3"], 2,
-     "validation of ridge: expected mrr, top-1, top-5 or top-10; got 'top-3'"),
-    ([*REAL, "-s", "penalty"], 2, "Write penalty=VALUE"),
-    ([*REAL, "-s", "csa.penalty=1"], 2,
-     "No owner named 'csa' in -s csa.penalty=1. Known owners: ridge"),
-    ([*REAL, "-s", "penalty=1", "-s", "ridge.penalty=2"], 2, "is given twice"),
-    ([*REAL, "-s", "criterion=cosine"], 2, "by the rank of held-out texts"),
     ([*FIT, "-s", "criterion=rank", "-s", "penalty=1"], 2, "nothing is left to choose"),
     (["fit", "conse", *FIT[2:], "--captions", Y], 2, "uses no real pair"),
-    ([*FIT, "--seeds", "4-0"], 2, "expected seeds such as 0-4"),
     (["fit", "ridge", "--store", "S", "--captions", "caption", "-o", "out"], 2,
      "several sets could be meant: 'toy/caption/st.other', 'toy/caption/st.toy'"),
-    ([*RIDGE, "--head", HEAD, "--head-names", X,
-      "-o", "out"], 1, "--head-names takes a set of kind class_name"),
-    ([*RIDGE, "--captions", X, "-o", "out"], 1,
-     "--captions takes a set of kind caption"),
-    (["fit", "text-to-concept", "--store", "S", "--images", X, "--captions", Y, "-o", "out"], 1,
-     "--captions takes a set of kind image"),
-    (["fit", "text-to-concept", *FIT[2:], "--captions", X], 1, "leave --head out"),
-    ([*REAL, "--prompts", "name:none"], 2, "there are no class names"),
-    ([*FIT, "--prompts", "name:,"], 2, "expected VARIANT"),
-    (["fit", "conse", *EARLY, "-s", "top_k=auto"], 1, "nothing to choose it by"),
-    (["fit", "kernel-ridge", *EARLY, "-s", "penalty=0"], 1, "a penalty above 0"),
-    (["fit", "kernel-ridge", *EARLY, "-s", "criterion=error"], 1, "by 'cosine' or 'rank'"),
-    ([*REAL, "--n-pairs", "1"], 1, "One pair is its own mean"),
     (["fit", "csa", *REAL[2:], "--n-pairs", "2"], 1, "too few to choose by"),
-    (["aply"], 2, "Did you mean 'apply'"),
 ]  # fmt: skip
 
 
@@ -332,7 +271,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
-    monkeypatch.setattr("featstore.cli.progress.SOON", 600.0)  # a slow machine says more
+    monkeypatch.setattr("featstore.terminal.SOON", 600.0)  # a slow machine says more
     places = {"S": str(store), "R": str(ridge)}
     assert _run(*(places.get(arg, arg) for arg in args)) == code
     said = capsys.readouterr()
@@ -341,9 +280,3 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert said.err.startswith("headstock: error: ")
     assert said.err.count("\n") == 1
     assert list(work.iterdir()) == []
-
-
-def test_an_unwritable_folder_is_one_line(store, tmp_path, capsys):
-    (tmp_path / "file").write_text("not a folder")
-    assert _fit(store, tmp_path / "file" / "a") == 1
-    assert "cannot be written" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from sklearn.cross_decomposition import CCA as SklearnCCA
 from sklearn.cross_decomposition import PLSSVD
 
 from fitters import CCAAligner, CSAAligner, Pairs, PLSAligner, fit
-from fitters.aligners.solvers import fix_signs, inverse_root, least_squares
+from fitters.solvers import fix_signs, inverse_root, least_squares
 from tests.assertions import assert_close, assert_same, assert_same_subspace
 from tests.oracles import unit
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.kernel_approximation import Nystroem
 from sklearn.metrics.pairwise import rbf_kernel
 
-from fitters.feature_maps import NystroemMap, gaussian
+from fitters.kernels import NystroemMap, gaussian
 from tests.assertions import assert_close
 from tests.oracles import unit
 

@@ -4,8 +4,7 @@ from typing import get_args
 import pytest
 
 import fitters
-from fitters import prototypes, scorers, settings
-from fitters.moments import accumulation
+from fitters import moments, prototypes, scorers, settings
 from fitters.select import noise, ranking
 
 
@@ -23,7 +22,7 @@ def test_no_public_name_is_that_of_a_module():
         (settings.Control, prototypes.CONTROLS),
         (settings.PairControl, prototypes.PAIR_CONTROLS),
         (settings.Scorer, scorers.SCORERS),
-        (settings.MomentsPrecision, accumulation.PRECISIONS),
+        (settings.MomentsPrecision, moments.PRECISIONS),
     ],
 )
 def test_the_words_of_a_setting_are_those_of_its_table(words, table):

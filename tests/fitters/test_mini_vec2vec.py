@@ -3,7 +3,7 @@
 import numpy as np
 
 from fitters import MiniVec2VecAligner
-from fitters.aligners.mini_vec2vec import _matched_centres
+from fitters.aligners.rotations import _matched_centres
 from tests.assertions import assert_close, assert_same
 from tests.shorthand import score_pairs
 

@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fitters.errors import PairsError
-from fitters.moments.accumulation import BLOCK_ROWS
-from fitters.moments.moments import Moments, merge_pooled
+from fitters.moments import BLOCK_ROWS, Moments, merge_pooled
 from tests.assertions import assert_close
 from tests.shorthand import accumulate, accumulate_folds
 

@@ -2,6 +2,7 @@ import hashlib
 import json
 import os
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -118,31 +119,26 @@ def test_every_flipped_byte_of_the_arrays_is_noticed(ridge, tmp_path, rng):
 
 HOSTILE = {
     "format": (lambda p: edit(p, format=2), "has format 2"),
-    "no json": (lambda p: (p / JSON_NAME).write_text("{"), "is not JSON"),
-    "deep json": (lambda p: (p / JSON_NAME).write_text("[" * 10**5), "is not JSON"),
-    "a list": (lambda p: (p / JSON_NAME).write_text("[]"), "holds no object"),
-    "not text": (lambda p: (p / JSON_NAME).write_bytes(b"\xff\xfe"), "is not JSON"),
+    "no json": (lambda p: (p / JSON_NAME).write_text("{"), "alignment: Input data was truncated"),
+    "deep json": (lambda p: (p / JSON_NAME).write_text("[" * 10**5), "got `array`"),
+    "a list": (lambda p: (p / JSON_NAME).write_text("[]"), "got `array`"),
+    "not text": (lambda p: (p / JSON_NAME).write_bytes(b"\xff\xfe"), "JSON is malformed"),
     "method": (lambda p: edit(p, method="os.system"), "of the method 'os.system'"),
-    "method type": (lambda p: edit(p, method=["ridge"]), "'method' is not a str"),
+    "method type": (lambda p: edit(p, method=["ridge"]), r"got `array` - at `.\.method`"),
     "other method": (lambda p: edit(p, method="procrustes"), "unexpected keyword|got an unexp"),
     "unknown param": (lambda p: edit(p, params={"hook": 1}), "unexpected keyword"),
     "bad param": (lambda p: edit(p, params={"direction": "z"}), "The 'direction' parameter"),
-    "no params": (lambda p: edit(p, params=None), "field 'params' is missing"),
-    "no values": (lambda p: edit(p, values=None), "field 'values' is missing"),
-    "value type": (
-        lambda p: edit(p, values={"alpha_": "1", "n_features_in_": 24}),
-        "'alpha_' is '1', not a number",
-    ),
-    "no transform": (lambda p: edit(p, x=None), "field 'x' is missing"),
-    "transform": (lambda p: edit(p, x={"normalize": 1}), "the transform of x"),
-    "no arrays": (lambda p: edit(p, arrays=None), "field 'arrays' is missing"),
-    "shape type": (lambda p: edit(p, arrays={"coef_": "12"}), "has the shape '12'"),
-    "negative shape": (lambda p: edit(p, arrays={"coef_": [-1, 4]}), "has the shape"),
-    "huge shape": (lambda p: edit(p, arrays={"coef_": [2**31, 4]}), "has the shape"),
+    "value type": (lambda p: edit(p, values={"alpha_": "1"}), "`int | float`, got `str`"),
+    "transform": (lambda p: edit(p, x={"normalize": 1}), r"got `int` - at `.\.x\.normalize`"),
+    "shape type": (lambda p: edit(p, arrays={"coef_": "12"}), "`array`, got `str`"),
+    "negative shape": (lambda p: edit(p, arrays={"coef_": [-1, 4]}), "Expected `int` >= 1"),
+    "huge shape": (lambda p: edit(p, arrays={"coef_": [2**31, 4]}), "<= 2147483647"),
+    **{
+        f"no {field}": (partial(edit, **{field: None}), f"missing required field `{field}`")
+        for field in ("params", "values", "x", "arrays", "facts", "sha256")
+    },
     "small shape": (lambda p: edit(p, arrays={"coef_": [1]}), "more than the"),
     "other shapes": (lambda p: edit(p, arrays={"coef_": [900, 24]}), "holds other arrays"),
-    "no facts": (lambda p: edit(p, facts=None), "field 'facts' is missing"),
-    "no digest": (lambda p: edit(p, sha256=None), "field 'sha256' is missing"),
     "no array file": (lambda p: (p / ARRAYS_NAME).unlink(), "cannot be read: No such file"),
     "a folder": (
         lambda p: ((p / ARRAYS_NAME).unlink(), (p / ARRAYS_NAME).mkdir()),
@@ -158,7 +154,7 @@ HOSTILE = {
     ),
     "wrong mean": (
         lambda p: rewrite_arrays(p, lambda a: {**a, "y.mean": np.ones((5, 2))}),
-        r"mean of y has the shape \(5, 2\)",
+        "the mean of texts is not what it says",
     ),
     "wrong type": (
         lambda p: rewrite_arrays(p, lambda a: {**a, "coef_": a["coef_"].astype(np.float32)}),

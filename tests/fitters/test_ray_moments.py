@@ -1,7 +1,5 @@
 """Moments on a real Ray: the same bits as one process, whoever was first, here or from a server."""
 
-from tempfile import TemporaryDirectory
-
 import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
@@ -9,9 +7,9 @@ from threadpoolctl import threadpool_limits
 from featstore import open_store
 from featstore.parallel import Workers
 from featstore.testing import item_table, write_set
+from fitters import moments
 from fitters.errors import SettingError, ZeroRowError
 from fitters.jobs import fit_from_store
-from fitters.moments import accumulation
 from fitters.saved import fitted_arrays
 from fitters.settings import FitRequest
 from tests.assertions import assert_close
@@ -22,14 +20,12 @@ from tests.fitters.toy_store import HEAD, NAMES, X, Y, write_toy_store
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
     """Cut the 30 training pairs into 5 parts; workers are told the rows, not the rule."""
-    monkeypatch.setattr(accumulation, "PART_ROWS", 7)
+    monkeypatch.setattr(moments, "PART_ROWS", 7)
 
 
 def _fit(store, workers=None, **changes):
     request = {"method": "ridge", "x": X, "y": Y, "penalty": 0.3, **changes}
-    one = threadpool_limits(limits=1)
-    with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as empty, one:
-        patch.setenv("XDG_CACHE_HOME", empty)  # nothing is kept from one fit to the next
+    with threadpool_limits(limits=1):
         return fit_from_store(store, FitRequest(**request), workers=workers)
 
 
@@ -68,7 +64,7 @@ def test_the_bits_are_those_of_one_process(ray_cluster, store_path, changes):
 def test_the_partition_costs_rounding_and_no_more(store_path, monkeypatch):
     store = open_store(store_path)
     in_five = _arrays(_fit(store, moments="float64", **MIXED))
-    monkeypatch.setattr(accumulation, "PART_ROWS", 1000)
+    monkeypatch.setattr(moments, "PART_ROWS", 1000)
     whole = _arrays(_fit(store, moments="float64", **MIXED))
     for name, array in whole.items():
         assert_close(in_five[name] + 1, array + 1)
@@ -107,8 +103,8 @@ def test_workers_are_refused_where_they_would_play_no_part(store_path, changes, 
 
 @pytest.mark.parametrize("n", [1, 7, 8, 30, 7 * 1024 * 4096 + 1])
 def test_parts_cover_every_row_once_and_depend_on_the_number_alone(n):
-    slices = accumulation.part_slices(n)
+    slices = moments.part_slices(n)
     assert [s.start for s in slices] == [0, *(s.stop for s in slices[:-1])]
     assert slices[-1].stop == n
-    assert len(slices) <= accumulation.MOST_PARTS
+    assert len(slices) <= moments.MOST_PARTS
     assert len({s.stop - s.start for s in slices[:-1]}) <= 1

@@ -5,11 +5,11 @@ import pytest
 from scipy.special import softmax
 
 from fitters import METHODS, Alignment, Pairs, SideTransform, fit
-from fitters.aligners.procrustes import ProcrustesAligner
 from fitters.aligners.ridge import RidgeAligner
+from fitters.aligners.rotations import ProcrustesAligner
 from fitters.alignment import BLOCK_ROWS
 from fitters.errors import SelectionError, ZeroRowError
-from fitters.moments.moments import merge_pooled, moments_of
+from fitters.moments import merge_pooled, moments_of
 from fitters.saved import fitted_arrays
 from fitters.select.grid import folds_by_group
 from fitters.select.held_out import cross_validate

@@ -8,7 +8,7 @@ from fitters.aligners import asif as module
 from fitters.aligners.asif import choose_anchors
 from fitters.select import left_out
 from fitters.select.grid import Axis, folds_by_group
-from fitters.select.refitting import Folded
+from fitters.select.held_out import Folded
 from tests.oracles import reciprocal_rank_of_text
 
 TOP_KS, POWERS = Axis((2.0, 5.0, 30.0), searched=False), Axis((1.0, 4.0), searched=False)

@@ -67,21 +67,6 @@ def test_sinkhorn_is_normalising_rows_and_columns_in_turn(seed, rounds, sparse):
     assert_close(scores_of(found), np.log(mass) / 20)
 
 
-def test_sinkhorn_spreads_the_queries_evenly(rng):
-    x, y = unit(rng.standard_normal((30, 5))), unit(rng.standard_normal((12, 5)))
-    mass = np.exp(20 * scores_of(sinkhorn(x, y, rounds=3000)))
-    assert_close(mass.sum(axis=0), np.full(12, 1 / 12))
-    np.testing.assert_allclose(mass.sum(axis=1), 1 / 30, rtol=1e-3)
-    # The order of the gallery for one query is no longer that of its cosines alone.
-    assert (mass.argmax(axis=1) != (x @ y.T).argmax(axis=1)).any()
-
-
-def test_only_what_answers_all_queries_together_is_called_transductive():
-    assert labelled("image→name", "sinkhorn") == "image→name (transductive)"
-    for name in ("cosine", "csls", "inverted-softmax", "hub"):
-        assert labelled("image→name", name) == "image→name"
-
-
 def test_blocks_change_nothing(rng):
     x, y = unit(rng.standard_normal((20, 4))), unit(rng.standard_normal((15, 4)))
     for scorer in (csls, inverted_softmax, sinkhorn, hub_corrected):
@@ -92,6 +77,9 @@ def test_scorers_are_found_by_name(rng):
     x = unit(rng.standard_normal((3, 2)))
     assert_same(SCORERS["cosine"](x, x)[0], x)
     assert scorer_named("csls") is csls
+    # Only what answers all queries together is called transductive.
+    said = {name for name in SCORERS if labelled("image→name", name) != "image→name"}
+    assert said == {"sinkhorn"}
     with pytest.raises(SettingError, match=r"Known scorers: cosine, csls, .*Did you mean 'csls'"):
         scorer_named("clss")
     with pytest.raises(SettingError, match="its neighbours, must be an integer of at least 1"):
@@ -142,7 +130,7 @@ def right(pair, labels):
     return float(np.mean(scores_of(pair).argmax(axis=1) == labels))
 
 
-@pytest.mark.parametrize("names", [2, 7, 47, 500])
+@pytest.mark.parametrize("names", [2, 47, 500])
 def test_halves_of_pictures_are_as_good_as_other_pictures(names):
     """Within a point, on average over draws; better than plain, and nothing is warned of."""
     gaps, gains = [], []
@@ -167,18 +155,6 @@ def test_unequal_names_are_warned_of_where_the_correction_does_harm():
     plainly, by_halves, by_others = np.mean(found, axis=0)
     assert plainly - by_halves > 0.1
     assert abs(by_halves - by_others) < 0.01
-
-
-def test_halves_by_name_would_leak_what_a_picture_is_not():
-    """Planted: two names in noise. What is fitted on the other name's images tells them apart."""
-    rng = np.random.default_rng(0)
-    x, y, labels = planted(rng, 2, noise=9.0)
-    s = x @ y.T
-    leaked = np.empty_like(s)
-    for own in (labels == 0, labels == 1):
-        leaked[own] = standardised(s[own], s[~own].mean(axis=0), s[~own].std(axis=0))
-    leak = np.mean(leaked.argmax(axis=1) == labels)
-    assert leak > right(hub_corrected(x, y), labels) + 0.1
 
 
 def test_too_few_pictures_correct_nothing(rng):

@@ -5,15 +5,16 @@ import scipy.linalg
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fitters.aligners.solvers import (
+from fitters.errors import SingularMomentsError
+from fitters.solvers import (
+    Spectrum,
+    eigen_gram,
     polar_factor,
     relative_penalty,
     solve_ridge,
     solve_ridge_dual,
     truncation_gap,
 )
-from fitters.errors import SingularMomentsError
-from fitters.spectrum import Spectrum, eigen_gram
 from tests.assertions import assert_close
 
 ALPHAS = np.array([1e-3, 0.1, 1.0, 30.0])

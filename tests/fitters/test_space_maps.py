@@ -13,9 +13,8 @@ from scipy.linalg import orthogonal_procrustes
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import Ridge
 
-from fitters.adapter import GOLDEN, Adapter
+from fitters.adapter import GOLDEN, PENALTIES, Adapter, Setting, kinds_for, settings_of, space_maps
 from fitters.errors import AlignmentWriteError, CorruptAlignmentError, PairsError
-from fitters.space_maps import PENALTIES, Setting, kinds_for, settings_of, space_maps
 
 RNG = np.random.default_rng(0)
 

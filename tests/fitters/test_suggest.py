@@ -15,7 +15,7 @@ from fitters.cli.fit import fit_command
 from fitters.errors import SettingError
 from fitters.jobs import suggest
 from fitters.settings import FitRequest
-from fitters.suggest import most_informative
+from fitters.solvers import most_informative
 
 
 def unit(rows):

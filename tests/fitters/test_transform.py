@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fitters.errors import PairsError, ZeroRowError
-from fitters.moments.transform import SideTransform, normalize_rows
+from fitters.sources import SideTransform, normalize_rows
 from tests.assertions import assert_close, assert_same
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from bench import Run, read_ranks, read_results, run_all
 from bench.options import TASKS
 from featstore import open_store
-from fitters.few_shot.registry import LEARNERS
+from fitters.few_shot import LEARNERS
 from fitters.methods import METHODS
 from fitters.scorers import SCORERS
 from tests.goldens.files import rounded

@@ -11,7 +11,7 @@ import polars as pl
 
 from bench.cells import CELL
 from bench.comparisons import PRIMARY_METRICS, SCHEMA
-from bench.report.screen import Scene, Screen
+from bench.report.screen import Scene
 from bench.report.verdict import verdict
 
 ASKED = {"direction": "image→name", "metric": "top-1", "eval": "held-out"}
@@ -147,8 +147,7 @@ def sentences(_: Path) -> dict[str, Any]:
 
 def _said(scene: Scene, note: str) -> dict[str, Any]:
     doubts = (scene.weights(), scene.fitting(), scene.real_pairs(), scene.quotable(note))
-    found = Screen((), scene.headline(), "", ()).finding
-    return {"tone": scene.found.tone, "finding": found} | {
+    return {"tone": scene.found.tone, "finding": scene.found.headline} | {
         doubt.question: [value for key, value in asdict(doubt).items() if key != "question"]
         for doubt in doubts
     }

@@ -18,11 +18,12 @@ from bench.metrics.summary import CLASS_METRICS, METRICS
 from bench.options import TASKS
 from bench.runs import EVALS, LEAVES, SOURCES
 from fitters import METHODS, load
-from fitters.few_shot.registry import LEARNERS
+from fitters.few_shot import LEARNERS
 from fitters.scorers import SCORERS
 from tests.goldens import files
 from tests.goldens.chosen_settings import chosen_settings
 from tests.goldens.claims import claims
+from tests.goldens.plans import plans
 from tests.goldens.result_values import (
     HEAD_ONLY,
     NOT_PINNED,
@@ -92,6 +93,12 @@ def test_run_ids(tmp_path):
     check(pinned, run_ids(tmp_path))
     ids = [run_id for name, run_id in pinned.items() if name != "protocol version"]
     assert len({tuple(pair) for pair in ids}) == len(ids)
+
+
+def test_plans(tmp_path):
+    """Which runs the suites are, counted, and what they are of."""
+    pytest.importorskip("timm")  # the paper's label sets are timm's
+    check(files.read("plans"), plans(tmp_path))
 
 
 @pytest.mark.slow

@@ -40,20 +40,9 @@ DECODED = 0.99
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the second table.
+    """One line of the second table: a ratio of speeds with its goal, and how alike rows are.
 
-    Attributes
-    ----------
-    name : str
-    value : float or None
-        A ratio of speeds; None if none was measured, and the note may say why.
-    goal : float
-        Of the ratio.
-    note : str
-    rows : float or None
-        The share of rows that are the same bits, or their smallest cosine.
-    alike : float
-        What `rows` must at least be.
+    `rows` is the share of those that are the same bits, or their smallest cosine.
     """
 
     name: str

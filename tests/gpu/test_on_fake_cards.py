@@ -21,18 +21,18 @@ import torchvision.io
 
 import featstore
 from featstore import EncoderSpec, ExtractConfig, Manifest, extract_many
-from featstore.decoding.pool import decode_batch, own_stream
 from featstore.encoders import runtime
-from featstore.encoders.golden import golden_cosine, golden_images, golden_inputs
+from featstore.encoders.base import golden_cosine, golden_images, golden_inputs
 from featstore.encoders.registry import open_encoder
 from featstore.encoders.timm_image import TimmEncoder
 from featstore.errors import EncoderError
 from featstore.extraction import batches
 from featstore.extraction.targets import Job
 from featstore.extraction.workers import Crew, conduct, open_on, parse_devices, to_send
-from featstore.images import decode_image
+from featstore.images import decode_batch, decode_image, own_stream
 from featstore.parallel import stay_beside
-from fitters.trained.mlp import MLPAligner
+from fitters.trained.base import ArrayRows
+from fitters.trained.presets import PRESETS, preset
 from tests.gpu import checks
 from tests.gpu.conftest import Cards
 from tests.gpu.fake_card import Card
@@ -154,23 +154,6 @@ def test_bfloat16_has_weights_in_bfloat16_where_the_golden_inputs_allow_it(
         torch.testing.assert_close(*seen, atol=2.0**-9, rtol=2.0**-8)
 
 
-def test_a_batch_waits_for_its_own_copy_alone(folder, cards: Cards):
-    with cards():
-        encoder = open_encoder(
-            VIT, kind="image", weights=random_weights(VIT, folder), device="cuda"
-        )
-        batch = [encoder.prepare(image) for image in golden_images()]
-        copies = encoder._copies
-        mine = copies.to_device(batch)
-        arrived = copies._here.arrived
-        later = copies.to_device(batch)
-        copies._here.arrived = arrived  # as the thread of the first batch knows it
-        with copies.turn():
-            mine.sum().item()
-        assert not copies._stream.query()
-        del later
-
-
 def test_batches_under_way_do_not_touch_one_another(folder, cards: Cards):
     """Four of them, begun before the first one waits; a constant's copy waits for the first."""
     weights = random_weights(VIT, folder)
@@ -233,13 +216,15 @@ def test_what_make_gpu_measures_has_the_right_rows(folder, monkeypatch, cards: C
     ]  # fmt: skip
 
 
-def test_a_trained_head_is_that_of_the_cpu(cards: Cards):
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_trained_head_is_that_of_the_cpu(name, cards: Cards):
     rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(40, 6)), rng.normal(size=(40, 5))
-    settings = {"epochs": 3, "batch_size": 16, "precision": "float32", "seed": 0}
-    exact = MLPAligner(**settings).fit(x, y)
+    x, y = rng.normal(size=(32, 6)), rng.normal(size=(32, 5))
+    rows = ArrayRows(x, y, np.arange(32) // 2)  # two of a name are no negatives
+    settings = {"epochs": 2, "batch_size": 16, "precision": "float32", "seed": 0}
+    exact = preset(name, **settings).fit_rows(None, rows)
     with cards():
-        there = MLPAligner(**settings).fit(x, y, device="cuda")
+        there = preset(name, **settings).fit_rows(None, rows, device="cuda")
     np.testing.assert_allclose(there.project_x(x), exact.project_x(x), atol=SAME, rtol=SAME)
 
 
@@ -285,29 +270,14 @@ def test_two_cards_share_a_job_and_one_that_dies_leaves_it_to_the_other(
 
 
 def test_a_batch_that_does_not_fit_is_halved_said_once_and_the_rows_are_the_same(
-    pictures, folder, on_the_cpu, tmp_path, caplog, monkeypatch, cards: Cards
+    pictures, folder, on_the_cpu, tmp_path, caplog, cards: Cards
 ):
-    monkeypatch.setattr(batches, "FIRST_GUESS", 16)
+    usual = {"device": "cuda:0", "batch_size": None, "block_rows": 16}
     with cards(Card(memory=10 << 20)), caplog.at_level(logging.WARNING):
-        (rows,) = rows_of(pictures, folder, tmp_path / "t", device="cuda:0", batch_size="auto")
+        (rows,) = rows_of(pictures, folder, tmp_path / "t", **usual)
     np.testing.assert_allclose(rows, on_the_cpu[0], atol=SAME, rtol=SAME)
     assert caplog.messages.count(f"{VIT} ran out of memory with 16 items; going on with 8.") == 1
     assert caplog.text.count("ran out of memory") == 1
-
-
-def test_what_precision_was_chosen_is_said(pictures, folder, tmp_path, caplog, cards: Cards):
-    with cards(Card(capability=(7, 5)), Card(capability=(8, 0))), caplog.at_level(logging.INFO):
-        rows_of(pictures, folder, tmp_path / "s", device="cuda:0", precision="auto", limit=4)
-        other: Any = open_encoder(
-            VIT, kind="image", weights=random_weights(VIT, folder), device="cuda:1"
-        )
-        assert other.best_precision()[0] == "bfloat16"
-        del other
-        gc.collect()
-    assert (
-        "Encoding on cuda:0 (as asked for), in float32 (bfloat16 needs compute capability 8.0, and "
-        "this GPU has 7.5)"
-    ) in caplog.text
 
 
 @pytest.fixture

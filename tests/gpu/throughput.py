@@ -12,12 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +27,6 @@ import featstore
 from featstore.encoders.registry import open_encoder
 from featstore.extraction.job import run_job
 from featstore.extraction.options import EncoderSpec, ExtractConfig
-from featstore.extraction.progress import JobLog
 from featstore.extraction.targets import Job
 from featstore.images import decode_image
 from featstore.manifest.io import read_manifest, write_manifest
@@ -88,8 +83,6 @@ class Row:
     ratio: float
     from_jpeg: float
     jpeg_ratio: float
-    busy: float | None
-    busy_from_jpeg: float | None
     cosine: float
 
     @property
@@ -199,17 +192,7 @@ def measure(
     compiled: bool = False,
     checked: int = 16,
 ) -> Row:
-    """Measure one model.
-
-    Parameters
-    ----------
-    folder : Path
-        For weights, pictures and stores; may hold those of an earlier call.
-    images : int
-        Items of each job, of which as many are timed through the bare model.
-    checked : int
-        Rows that are compared with the bare model in float32 on the CPU.
-    """
+    """Measure one model by two jobs of so many items; some rows are compared with the CPU's."""
     weights = random_weights(model, folder)
     tiny, photographs = manifest_of(folder, images, TINY), manifest_of(folder, images)
     encoder = open_encoder(
@@ -223,7 +206,7 @@ def measure(
         model, weights, prepared, device=device, precision=precision, images=images, batch=batch,
         compiled=compiled,
     )  # fmt: skip
-    speeds, busy = {}, {}
+    speeds = {}
     # The tiny ones last: their rows are looked at.
     jobs = (("from_jpeg", encoder, photographs), ("extract", Remembering(encoder), tiny))
     for name, used, manifest in jobs:
@@ -241,10 +224,9 @@ def measure(
                 decode_timeout=None if name == "extract" else 60.0,
             ),
         ).open([used])
-        with utilisation(device) as busy[name]:
-            started = time.perf_counter()
-            (result,) = run_job(job, JobLog(None))
-            speeds[name] = images / (time.perf_counter() - started)
+        started = time.perf_counter()
+        (result,) = run_job(job)
+        speeds[name] = images / (time.perf_counter() - started)
         assert (result.new, result.failed) == (images, 0)
     view = featstore.open_store(store).view(result.key)
     exact = cpu_float32(model, weights, prepared)
@@ -260,8 +242,6 @@ def measure(
         ratio=speeds["extract"] / bare,
         from_jpeg=speeds["from_jpeg"],
         jpeg_ratio=speeds["from_jpeg"] / bare,
-        busy=float(np.mean(busy["extract"])) if busy["extract"] else None,
-        busy_from_jpeg=float(np.mean(busy["from_jpeg"])) if busy["from_jpeg"] else None,
         cosine=smallest_cosine(view.numpy(np.float32)[: len(exact)], exact),
     )
 
@@ -334,59 +314,25 @@ def expectations(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{value:.0%}"
-
-
-@contextmanager
-def utilisation(device: str) -> Iterator[list[float]]:
-    """Sample how busy the GPU is within the block, ten times a second; nothing without one."""
-    found: list[float] = []
-    if not device.startswith("cuda") or shutil.which("nvidia-smi") is None:
-        yield found
-        return
-    asked = [
-        "nvidia-smi", f"--id={torch.device(device).index or 0}", "--loop-ms=100",
-        "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits",
-    ]  # fmt: skip
-    with subprocess.Popen(asked, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        lines = process.stdout
-
-        def read() -> None:
-            found.extend(float(line) / 100 for line in lines if line.strip().isdigit())
-
-        reader = threading.Thread(target=read)
-        reader.start()
-        try:
-            yield found
-        finally:
-            process.terminate()
-            reader.join()
-
-
 def write_table(rows: Sequence[Row], path: Path, *, more: Sequence[str] = ()) -> None:
     """Write the rows, and lines after them, as Markdown, and the rows as JSON beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    columns = ("model", "precision", "compiled", "batch", "bare", "extract", "ratio", "busy",
-               "JPEG", "ratio", "busy", "cosine")  # fmt: skip
+    columns = ("card", "model", "precision", "compiled", "batch", "bare", "extract", "ratio",
+               "JPEG", "ratio", "cosine")  # fmt: skip
     lines = [
         "Images a second: the bare forward pass on resident tensors; a job whose pictures are",
         "prepared once and repeated; a job that decodes and prepares JPEG files of 500×375 to",
-        f"1024×768 pixels, on {cores} cores. Each job has its ratio to the bare pass, and the",
-        "share of its time in which nvidia-smi saw the GPU work. Cosine: the smallest to float32",
-        f"on the CPU. Goals: ratio {RATIO}, cosine {COSINE}.",
+        f"1024×768 pixels, on {cores} cores. Each job has its ratio to the bare pass. Cosine: the",
+        f"smallest to float32 on the CPU. Goals: ratio {RATIO}, cosine {COSINE}.",
         "",
-        f"| card | {' | '.join(columns)} |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        f"| {' | '.join(columns)} |",
+        f"|{'---|' * len(columns)}",
     ]
     lines += [
         f"| {row.card} | {row.model} | {row.precision} | {'yes' if row.compiled else 'no'} "
         f"| {row.batch} | {row.bare:,.0f} | {row.extract:,.0f} | {row.ratio:.3f} "
-        f"| {_share(row.busy)} | {row.from_jpeg:,.0f} | {row.jpeg_ratio:.3f} "
-        f"| {_share(row.busy_from_jpeg)} "
-        f"| {row.cosine:.6f} |"
+        f"| {row.from_jpeg:,.0f} | {row.jpeg_ratio:.3f} | {row.cosine:.6f} |"
         for row in rows
     ]
     path.write_text("\n".join([*lines, *more]) + "\n", encoding="utf-8")

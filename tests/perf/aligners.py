@@ -43,7 +43,7 @@ def _ridge(x: np.ndarray, y: np.ndarray, n: int) -> Iterator[Figure]:
 
     from fitters.select.grid import Axis
     from fitters.select.held_out import validate_by_error
-    from fitters.spectrum import Spectrum
+    from fitters.solvers import Spectrum
     from tests.shorthand import accumulate, accumulate_folds
 
     size = f"{n // 1000}k"
@@ -110,7 +110,7 @@ def _directions(x: np.ndarray, y: np.ndarray, n: int) -> Iterator[Figure]:
     from sklearn.cross_decomposition import CCA
 
     from fitters.aligners.directions import CCAAligner
-    from fitters.aligners.procrustes import ProcrustesAligner
+    from fitters.aligners.rotations import ProcrustesAligner
     from tests.shorthand import accumulate
 
     size = f"{n // 1000}k"

@@ -23,8 +23,7 @@ from threadpoolctl import threadpool_limits
 
 from bench.bridge import Search, _chosen
 from bench.statistics import DrawSums, two_term
-from fitters.adapter import Adapter
-from fitters.space_maps import PENALTIES, SpaceMap, kinds_for, space_maps
+from fitters.adapter import PENALTIES, Adapter, SpaceMap, kinds_for, space_maps
 from tests.perf.engine import Figure, compare, not_measured, one_run
 from tests.spaces.rows import real_rows
 

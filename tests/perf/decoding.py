@@ -17,7 +17,7 @@ def figures(_: Path) -> Iterator[Figure]:
     """Yield the line of the group ``decode``."""
     from PIL import Image
 
-    from featstore.decoding.pool import DecodePool
+    from featstore.decoding import DecodePool
     from featstore.images import decode_image
 
     rng = np.random.default_rng(0)

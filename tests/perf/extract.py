@@ -18,7 +18,6 @@ from PIL import Image
 from featstore.encoders.base import Encoder
 from featstore.extraction.job import run_job
 from featstore.extraction.options import EncoderSpec, ExtractConfig
-from featstore.extraction.progress import JobLog
 from featstore.extraction.targets import Job
 from featstore.images import decode_image
 from featstore.manifest.io import write_manifest
@@ -82,7 +81,7 @@ class Photographs:
             store=store,
             config=ExtractConfig(batch_size=BATCH, limit=limit),
         ).open(chosen)
-        run_job(job, JobLog(None))
+        run_job(job)
         shutil.rmtree(store)
 
     def prepare(self, *chosen: Encoder) -> list[list[Any]]:

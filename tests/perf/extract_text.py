@@ -17,7 +17,6 @@ from featstore.encoders.base import encode_texts, length_batches
 from featstore.encoders.registry import open_encoder
 from featstore.extraction.job import run_job
 from featstore.extraction.options import EncoderSpec, ExtractConfig
-from featstore.extraction.progress import JobLog
 from featstore.extraction.targets import Job
 from featstore.manifest.manifest import Manifest, conform_items
 from tests.perf.engine import Figure, compare
@@ -95,7 +94,7 @@ class TextJob:
         config = ExtractConfig(batch_size=BATCH, dtype="float32")
         choices = [EncoderSpec(self.encoder.name)]
         job = Job(self.manifest, "caption", choices, self.root, config).open([self.encoder])
-        (done,) = run_job(job, JobLog(None))
+        (done,) = run_job(job)
         return open_store(self.root).view(done.key).numpy()
 
     def bare(self) -> np.ndarray:

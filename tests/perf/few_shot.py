@@ -37,7 +37,7 @@ from fitters.few_shot import (
     TipAdapter,
     TipAdapterF,
 )
-from fitters.few_shot.ridge_probe import random_relu
+from fitters.few_shot.probes import random_relu
 from tests.perf.engine import Figure, one_run
 
 #: Classes and test images of ImageNet, SUN397, Aircraft, EuroSAT, Cars, Food-101, Pets, Flowers,

@@ -79,7 +79,7 @@ def _growth() -> Figure:
 
 
 def _path(stream: Stream) -> Figure:
-    from fitters.moments.moments import Moments
+    from fitters.moments import Moments
     from fitters.select.grid import Axis
     from fitters.select.held_out import validate_by_error
     from tests.shorthand import accumulate, accumulate_folds

@@ -46,8 +46,7 @@ def figures(_: Path) -> Iterator[Figure]:
     import scipy.linalg
 
     from fitters import KernelRidgeAligner
-    from fitters.aligners.kernel_solvers import DOUBLE_ROWS
-    from fitters.feature_maps import gaussian
+    from fitters.kernels import DOUBLE_ROWS, gaussian
 
     # Just enough rows for the way that large heads take.
     head, texts = prototypes(DOUBLE_ROWS + 144, 256)

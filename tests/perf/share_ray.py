@@ -13,7 +13,7 @@ from featstore.parallel import Workers
 from featstore.store.layout import SetSpec
 from featstore.store.writer import SetWriter
 from fitters.from_store import MomentsRequest, moment_sources
-from fitters.moments.moments import Folds
+from fitters.moments import Folds
 from fitters.sources import Sources
 from tests.perf.engine import Figure, compare
 from tests.perf.sample import BLOCK
@@ -49,7 +49,7 @@ def pairs_request(store: Path) -> MomentsRequest:
     """Return what the moments of the store's pairs are asked for with."""
     images = open_store(store).view("d/image/toy")
     paired = images.pair_by("parent_id", open_store(store).view("d/caption/toy"))
-    return MomentsRequest(images, paired, None, {}, "float32", 0)
+    return MomentsRequest(images, paired, None, "float32", 0)
 
 
 def write_pairs(store: Path, n: int = N, dim: int = DIM) -> None:

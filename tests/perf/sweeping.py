@@ -34,7 +34,7 @@ def figures(folder: Path) -> Iterator[Figure]:
     """Yield the line ``bench.sweep``."""
     from bench import run_all
     from featstore import open_store
-    from fitters.inventory import find_sets
+    from fitters.from_store import find_sets
     from tests.shorthand import sweep_runs
 
     root = folder / "sweep-store"

@@ -121,7 +121,7 @@ def _probe() -> Figure:
     from sklearn.linear_model import LogisticRegression
 
     from fitters.few_shot.learner import Shots
-    from fitters.few_shot.ridge_probe import RidgeProbe
+    from fitters.few_shot.probes import RidgeProbe
 
     classes, width = 1000, 384
     rng = np.random.default_rng(0)

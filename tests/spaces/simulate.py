@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.bridge import bridge
-from bench.foreign import unusual
-from bench.spaces import relate
+from bench.spaces import relate, unusual
 from bench.statistics import DrawSums, two_term
 from tests.spaces.rows import OF_CLASSES, OF_TEXTS, real_rows
 from tests.validation import Row, row

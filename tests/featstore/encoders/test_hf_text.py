@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from featstore.encoders.golden import GOLDEN_TEXTS
+from featstore.encoders.base import GOLDEN_TEXTS
 from featstore.encoders.registry import open_encoder
 from featstore.errors import EncoderError
 from featstore.identity import space_id
@@ -87,7 +87,6 @@ def test_positions_bound_the_input_not_the_tokenizer(originals):
         prepared = encoder.prepare("dog " * 100)
         assert encoder.length(prepared) == 40
         assert encoder.is_truncated(prepared)
-        assert prepared.n_tokens > 100
         assert not encoder.is_truncated(encoder.prepare("dog"))
         assert np.isfinite(encoder.encode([prepared])).all()
         with pytest.raises(EncoderError, match=r"at most 40, the positions that it has\. Got 41"):

@@ -12,9 +12,9 @@ from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from safetensors.torch import load_file, save_file
 
 from featstore.encoders import open_clip_model
-from featstore.encoders.golden import GOLDEN_TEXTS, golden_cosine, golden_images
+from featstore.encoders.base import GOLDEN_TEXTS, golden_cosine, golden_images
 from featstore.encoders.open_clip_model import OpenClipTokens
-from featstore.encoders.open_clip_text import open_prompt_tower
+from featstore.encoders.open_clip_towers import open_prompt_tower
 from featstore.encoders.registry import open_encoder
 from featstore.errors import EncoderError
 from featstore.identity import space_id
@@ -145,19 +145,6 @@ def test_the_same_weights_under_another_activation_are_another_space(files):
         assert space_id(plain.space) != space_id(quick.space)
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("oc:ViT-B-32/openai", r"with QuickGELU.*computes GELU\. Use oc:ViT-B-32-quickgelu/openai"),
-        ("oc:ViT-B-16/dfn2b", "Use oc:ViT-B-16-quickgelu/dfn2b"),
-    ],
-)
-def test_a_tag_of_another_activation_is_refused(name, message, files):
-    for weights in (None, files["tiny-clip"]):
-        with pytest.raises(EncoderError, match=message):
-            open_encoder(name, kind="image", weights=weights)
-
-
 def test_the_activation_of_every_published_tag_is_the_models_or_refused():
     """Nothing between: each mismatch in open_clip's own table is caught, and nothing else."""
     tags = open_clip.list_pretrained()
@@ -203,15 +190,15 @@ def test_many_texts_are_tokenized_as_one_by_one(kind, siglip_original):
     np.testing.assert_array_equal([text.ids for text in many], theirs(texts).numpy())
     for one, text in zip(many, texts, strict=True):
         (alone,) = ours.prepare_many([text])
-        assert (alone.ids.tolist(), alone.n_tokens) == (one.ids.tolist(), one.n_tokens)
+        assert (alone.ids.tolist(), alone.truncated) == (one.ids.tolist(), one.truncated)
     cut = [text.truncated for text in many[-4:]]
     assert cut == ([True, False, False, True] if kind == "CLIP" else [True, False, True, True])
 
 
 def test_siglip_without_its_tokenizer_says_what_to_give(tmp_path, monkeypatch):
-    from featstore.encoders import open_clip_text
+    from featstore.encoders import open_clip_towers
 
-    monkeypatch.setattr(open_clip_text, "hub_unreachable", lambda: "no route.")
+    monkeypatch.setattr(open_clip_towers, "hub_unreachable", lambda: "no route.")
     weights = save_weights("tiny-siglip", tmp_path / "w.safetensors")
     with pytest.raises(EncoderError, match=r"tokenizer .* no route\. Give a folder") as caught:
         open_encoder("oc:tiny-siglip", kind="caption", weights=weights)
@@ -252,19 +239,6 @@ def test_tokenizer_and_preprocessing_are_keyed(siglip_folder):
     assert len({space["pair"] for space in found.values()}) == 1
     assert found[""]["preprocessing"]["resize_mode"] == "shortest"
     assert found["cleaning"]["tokenizer"]["lower_case"] is False
-
-
-# --- truncation ---------------------------------------------------------------------------------
-
-
-def test_a_tokenizer_that_draws_by_chance_is_refused():
-    with pytest.raises(EncoderError, match="drops tokens by chance"):
-        OpenClipTokens(SimpleTokenizer(reduction_mask="random"), "oc:x")
-    with pytest.raises(EncoderError, match="of kind str, which is not served"):
-        OpenClipTokens("words", "oc:x")
-
-
-# --- pictures -----------------------------------------------------------------------------------
 
 
 # --- weights ------------------------------------------------------------------------------------
@@ -308,20 +282,6 @@ def test_without_weights_nothing_is_random(monkeypatch):
     monkeypatch.setattr(open_clip_model, "cached_file", lambda *_: None)
     with pytest.raises(EncoderError, match=r"from the hub: no route\. Pass --weights"):
         open_encoder("oc:ViT-B-32/laion2b_s34b_b79k", kind="image")
-
-
-def test_the_hubs_cache_is_used_without_a_request(files, monkeypatch):
-    asked = []
-
-    def cached(repo, name):
-        asked.append((repo, name))
-        return files["tiny-clip"]
-
-    monkeypatch.setattr(open_clip_model, "cached_file", cached)
-    tag = open_clip.get_pretrained_cfg("ViT-B-32", "laion2b_s34b_b79k")
-    path = open_clip_model._downloaded("oc:ViT-B-32/x", "x", tag)
-    assert path == files["tiny-clip"]
-    assert asked == [("laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "open_clip_model.safetensors")]
 
 
 # ---- The text tower from token embeddings on: the model's own rows, or refused --------------

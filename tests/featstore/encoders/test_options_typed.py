@@ -99,7 +99,7 @@ def test_each_option_makes_the_space_that_it_says(family, manifest, folders, tmp
     for number, (typed, options) in enumerate(TYPED[family]):
         store = tmp_path / str(number)
         what = job(family, manifest, folders[family], store)
-        assert headstock("extract", *what, *typed, "--log", "none") == 0
+        assert headstock("extract", *what, *typed) == 0
         (info,) = featstore.open_store(store).sets()
         kind = info.key.kind
         encoder = open_encoder(NAMES[family], kind=kind, weights=folders[family], **options)
@@ -118,8 +118,8 @@ def test_each_option_makes_the_space_that_it_says(family, manifest, folders, tmp
 
 
 def test_each_encoder_has_its_own_settings(manifest, folders, tmp_path, capsys):
-    store, log = tmp_path / "store", tmp_path / "log.jsonl"
-    words = ["extract", manifest, "--kind", "caption", "--store", store, "--log", log, "--json"]
+    store = tmp_path / "store"
+    words = ["extract", manifest, "--kind", "caption", "--store", store, "--json"]
     for family in ("st", "st", "st", "hf"):
         words += ["--encoder", NAMES[family], "--weights", folders[family]]
     words += ["-s", "2.prefix=", "-s", "3.prompt-name=passage", "-s", "pool=cls"]
@@ -133,26 +133,17 @@ def test_each_encoder_has_its_own_settings(manifest, folders, tmp_path, capsys):
         assert opened.info(result["key"]).commit.space_id == space_id(encoder.space)
     # One text is longer than 8 tokens: the model does not see all of it, and that is said.
     assert results[3]["truncated_items"] == ["b#0"]
-    events = [json.loads(line) for line in log.read_text().splitlines()]
-    cut = [event for event in events if event["event"] == "truncated"]
-    assert [(event["key"], event["items"]) for event in cut] == [(results[3]["key"], ["b#0"])]
 
 
 @pytest.mark.parametrize(
     ("family", "typed", "code", "match"),
     [
-        ("st", "prompt_name=pasage", 1, "No prompt named 'pasage'.*passage, query.*Did you"),
         ("st", "prompt_name=query prefix=x", 1, "both prompt_name='query' and pref"),
         ("st", "max_length=65", 1, "at least 1 and at most 64, the positions that it has"),
-        ("st", "max_length=0", 2, "max_length of st:tiny: expected an integer of at least 1"),
         ("st", "1.pool=cls", 2, "st:tiny has no setting 'pool'. .*It has prefix, prompt_name"),
-        ("st", "prefix=a prefix=b", 2, "prefix of st:tiny is given twice"),
         ("hf", "pool=mean prompt_name=query", 2, "hf:tiny, .*have no setting 'prompt_name'"),
-        ("timm", "pool=patchmean", 1, "No pool named 'patchmean'.*Did you mean 'patch_mean"),
         ("timm", "pool=layer:block.0", 1, "No module named 'block.0'.*Did you mean 'blocks"),
         ("timm", "layers=norm,block.0", 1, r"'block.0'.*\(layers: patch_embed, .*blocks.0"),
-        ("timm", "layers=norm pool=cls", 1, "Layers are averaged: leave the pool"),
-        ("timm", "max_length=8", 2, "have no setting 'max_length'"),
         ("timm", "--trust-remote-code", 1, "timm:test_vit takes no trust_remote_code"),
         ("timm", "--kind head_weight pool=cls", 1, "no label set"),
     ],
@@ -176,7 +167,7 @@ def test_the_way_to_make_a_set_anew_names_its_options(manifest, folders, tmp_pat
     store = tmp_path / "store"
     what = job("st", manifest, folders["st"], store)
     typed = ["-s", "prefix=a picture of: ", "-s", "max_length=9"]
-    assert headstock("extract", *what, *typed, "--log", "none") == 0
+    assert headstock("extract", *what, *typed) == 0
     (info,) = featstore.open_store(store).sets()
     _, anew = next_commands(store, info.key, {})
     assert f"--weights FOLDER/{folders['st'].name}" in anew

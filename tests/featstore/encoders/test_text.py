@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,12 +10,11 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from transformers import logging as log
 
-from featstore.encoders import sentence_transformers_text as st
-from featstore.encoders.golden import GOLDEN_TEXTS
+from featstore.encoders.base import GOLDEN_TEXTS
 from featstore.encoders.registry import open_encoder
 from featstore.encoders.torch_text import ModelFiles
 from featstore.errors import EncoderError
-from featstore.identity import files_sha256, space_id
+from featstore.identity import space_id
 
 TEXTS = [*GOLDEN_TEXTS, "", "a", "dog " * 400]
 
@@ -123,13 +121,6 @@ def test_every_keyed_change_of_the_model_changes_the_space(mutation, tiny_text):
     assert space_id(after.space) != space_id(before.space)
     changed = {key for key in before.space if before.space[key] != after.space[key]}
     assert len(changed - {"after_pooling", "normalized"}) <= 1
-
-
-def test_name_is_keyed_without_the_librarys_own_prefix(tiny_text):
-    plain = open_encoder("st:tiny", weights=tiny_text)
-    prefixed = open_encoder("st:sentence-transformers/tiny", weights=tiny_text)
-    other = open_encoder("st:tiny2", weights=tiny_text)
-    assert space_id(plain.space) == space_id(prefixed.space) != space_id(other.space)
 
 
 def test_what_does_not_matter_is_not_keyed(tiny_text, tmp_path):
@@ -348,25 +339,3 @@ def test_code_of_a_model_is_run_only_if_named_and_then_keyed(tiny_text, code_cac
     with_code(tiny_text, factor=3)
     changed = open_encoder("st:tiny", weights=tiny_text, trust_remote_code=True)
     assert len({space_id(encoder.space) for encoder in (plain, trusted, changed)}) == 3
-
-
-def test_a_fast_tokenizer_is_hashed_without_the_older_files_beside_it(tmp_path):
-    files = ModelFiles(tmp_path, None)
-    with pytest.raises(EncoderError, match=r"no tokenizer files.*complete folder"):
-        files.tokenizer_sha256("st:x")
-    for name in ("vocab.txt", "tokenizer_config.json", "README.md"):
-        (tmp_path / name).write_text(name)
-    slow = {name: tmp_path / name for name in ("vocab.txt", "tokenizer_config.json")}
-    assert files.tokenizer_sha256("st:x") == files_sha256(slow)
-    (tmp_path / "tokenizer.json").write_text("{}")
-    fast = {name: tmp_path / name for name in ("tokenizer.json", "tokenizer_config.json")}
-    assert files.tokenizer_sha256("st:x") == files_sha256(fast)
-
-
-def test_a_dense_layer_after_pooling_is_told_apart_by_its_activation():
-    facts = [
-        st._module_facts(SimpleNamespace(activation_function=activation))
-        for activation in (torch.nn.Tanh(), torch.nn.Identity())
-    ]
-    assert [fact["activation"] for fact in facts] == ["Tanh", "Identity"]
-    assert st._module_facts(SimpleNamespace()) == {"kind": "SimpleNamespace"}

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from featstore.encoders.class_head import read_head
-from featstore.encoders.golden import golden_images
+from featstore.encoders.base import golden_images
 from featstore.encoders.registry import open_encoder
+from featstore.encoders.timm_image import read_head
 from featstore.extraction.batches import torch_threads as torch_threads_of
 from featstore.identity import space_id
 from tests.featstore.encoders.conftest import golden_vectors

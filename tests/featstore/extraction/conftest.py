@@ -12,6 +12,8 @@ import polars as pl
 import pytest
 from PIL import Image
 
+import featstore
+from featstore import ExtractResult, Manifest
 from featstore.extraction.pipeline import BlockOutput, BlockTask, Preparation, encode_blocks
 from featstore.testing import toy_manifest
 
@@ -32,6 +34,15 @@ class MeanColour:
             [[*np.asarray(image, np.float32).mean((0, 1)), image.width] for image in items],
             np.float32,
         )
+
+
+def extract_toy(manifest: Manifest, store: Path, **changes: Any) -> ExtractResult:
+    """Extract images by the encoder that can be computed by hand, in blocks of four rows."""
+    options = {
+        "kind": "image", "encoder": MeanColour(), "space": SPACE, "store": store,
+        "batch_size": 2, "block_rows": 4, "dtype": "float32", "decode_timeout": None,
+    }  # fmt: skip
+    return featstore.extract(manifest, **{**options, **changes})
 
 
 def encode_block(items: pl.DataFrame, preparation: Preparation) -> BlockOutput:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import featstore
-import featstore.encoders.object_encoder
+import featstore.encoders.registry
 from featstore import Manifest
 from featstore.extraction.progress import ExtractResult
 from tests.featstore.extraction.conftest import SPACE, MeanColour

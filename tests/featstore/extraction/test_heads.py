@@ -86,7 +86,7 @@ def test_a_known_head_is_accepted_unchecked_and_checked_where_names_are(
 def test_a_guessed_label_set_has_to_be_checked_or_named(imagenet, named_store, files, tmp_path):
     store = tmp_path / "store"
     weights = files["right"]
-    with pytest.raises(EncoderError, match=r"only guessed by their number.*-s check_names") as err:
+    with pytest.raises(EncoderError, match=r"only guessed by their number.*-s label_set=") as err:
         featstore.extract_head(imagenet, encoder=LITE0, weights=weights, store=store)
     assert "\n" not in str(err.value)
     assert not store.exists()
@@ -121,11 +121,8 @@ def test_a_wrong_order_is_refused_even_where_the_label_set_is_named(
         weights=weights,
         store=tmp_path / "store",
         label_file=tmp_path / "turned.txt",
-        check_names=MINILM[0],
-        check_weights=MINILM[1],
     )
     assert done.key.startswith("turned/head_weight/")
-    assert run_of(tmp_path / "store", done.key)["row_order"]["against"] == MINILM[0]
     items = featstore.open_store(tmp_path / "store").view(done.key).items
     assert items["class_id"].to_list()[:2] == ["turned/0", "turned/1"]
 

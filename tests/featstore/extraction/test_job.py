@@ -1,9 +1,12 @@
-"""The job: right rows, resume, reuse, failures, and no half-written store."""
+"""The job: right rows, resume, reuse, extension, failures, and no half-written store."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,27 +15,19 @@ import pytest
 from PIL import Image
 
 import featstore
-from featstore import ExtractConfig, ExtractResult, Manifest, write_manifest
+from featstore import Manifest, write_manifest
 from featstore.errors import (
     CorruptStoreError,
     EncoderError,
     IncompleteEmbeddingsError,
     ManifestError,
+    StoreWriteError,
     TooManyFailuresError,
     UnknownEncoderError,
 )
-from featstore.extraction.pipeline import FailureLimit
 from featstore.extraction.progress import BlockDone
 from featstore.store import read_thumbnails, verify_store
-from tests.featstore.extraction.conftest import SPACE, MeanColour, expected_row
-
-
-def _extract(manifest: Manifest, store: Path, **changes: Any) -> ExtractResult:
-    options = {
-        "kind": "image", "encoder": MeanColour(), "space": SPACE, "store": store,
-        "batch_size": 2, "block_rows": 4, "dtype": "float32", "decode_timeout": None,
-    }  # fmt: skip
-    return featstore.extract(manifest, **{**options, **changes})
+from tests.featstore.extraction.conftest import MeanColour, expected_row, extract_toy
 
 
 def _tree(root: Path) -> dict[str, tuple[str, int]]:
@@ -52,7 +47,7 @@ def _bytes(root: Path) -> dict[str, str]:
 
 def test_rows_are_what_the_files_say(manifest, store):
     done: list[BlockDone] = []
-    result = _extract(manifest, store, on_block=done.append)
+    result = extract_toy(manifest, store, on_block=done.append)
     assert (result.reused, result.new, result.failed) == (0, 11, 0)
     assert [(event.rows_done, event.rows_total) for event in done] == [(4, 11), (8, 11), (11, 11)]
     view = featstore.open_store(store).view(result.key)
@@ -71,13 +66,13 @@ def test_an_interrupted_job_ends_with_the_same_bytes(manifest, store):
             raise Stop
 
     whole = store.with_name("whole")
-    _extract(manifest, whole, thumbnails=True)
+    extract_toy(manifest, whole, thumbnails=True)
     with pytest.raises(Stop):
-        _extract(manifest, store, on_block=stop, thumbnails=True)
+        extract_toy(manifest, store, on_block=stop, thumbnails=True)
     with pytest.raises(IncompleteEmbeddingsError, match="has not finished"):
         featstore.open_store(store).view("toy/image/mean-colour")
     encoder = MeanColour()
-    result = _extract(manifest, store, encoder=encoder, thumbnails=True)
+    result = extract_toy(manifest, store, encoder=encoder, thumbnails=True)
     assert (result.reused, result.new) == (8, 3)
     # One call measures the dimension, two encode the last block, one the golden inputs.
     assert sum(encoder.batches) < 11
@@ -93,12 +88,12 @@ def test_fewer_items_are_extracted_after_an_attempt_at_more(manifest, store):
             raise Stop
 
     with pytest.raises(Stop):
-        _extract(manifest, store, on_block=stop)
-    assert _extract(manifest, store, limit=4).new == 4
-    assert _extract(manifest, store).new == 7
+        extract_toy(manifest, store, on_block=stop)
+    assert extract_toy(manifest, store, limit=4).new == 4
+    assert extract_toy(manifest, store).new == 7
     whole = store.with_name("whole")
-    _extract(manifest, whole, limit=4)
-    _extract(manifest, whole)
+    extract_toy(manifest, whole, limit=4)
+    extract_toy(manifest, whole)
     assert _bytes(store) == _bytes(whole)
 
 
@@ -112,10 +107,10 @@ def _corrupt(manifest: Manifest, *names: str) -> Manifest:
 
 
 def test_a_bad_image_costs_one_row_and_changes_no_other(manifest, store):
-    _extract(manifest, store.with_name("w"))
+    extract_toy(manifest, store.with_name("w"))
     intact = featstore.open_store(store.with_name("w")).view("toy/image/mean-colour")
     damaged = _corrupt(manifest, "05.png")
-    result = _extract(damaged, store)
+    result = extract_toy(damaged, store)
     assert (result.new, result.failed) == (10, 1)
     assert list(result.failures) == ["toy/05"]
     opened = featstore.open_store(store)
@@ -126,20 +121,19 @@ def test_a_bad_image_costs_one_row_and_changes_no_other(manifest, store):
     ((item, reason),) = opened.failures("toy/image/mean-colour").rows()
     assert item == "toy/05"
     assert reason
-    again = _extract(damaged, store)
+    again = extract_toy(damaged, store)
     assert (again.reused, again.new, again.failed) == (10, 0, 1)
 
 
 def test_too_many_failures_stop_the_job(manifest, store):
     damaged = _corrupt(manifest, "00.png", "05.png", "06.png")
     with pytest.raises(TooManyFailuresError, match=r"2 of 11 items.*at most 1 may.*max_failures="):
-        _extract(damaged, store, max_failures=1)
+        extract_toy(damaged, store, max_failures=1)
     assert featstore.open_store(store).sets() == []
-    assert _extract(damaged, store, max_failures=3).failed == 3
+    assert extract_toy(damaged, store, max_failures=3).failed == 3
 
 
-@pytest.mark.parametrize("timeout", [None, 60.0])
-def test_tiff_is_decoded_when_asked_for(timeout, manifest, store):
+def test_tiff_is_decoded_when_asked_for(manifest, store):
     folder = manifest.root / "images"
     with Image.open(folder / "02.png") as image:
         image.save(folder / "02.tif", compression="tiff_lzw")
@@ -148,10 +142,10 @@ def test_tiff_is_decoded_when_asked_for(timeout, manifest, store):
         content_sha256=pl.lit(None, dtype=pl.String),
     )
     changed = Manifest("toy", manifest.root, {"name": "toy"}, {"image": items}, None)
-    options = {"decode_timeout": timeout, "thumbnails": True}
-    refused = _extract(changed, store, **options)
+    options = {"decode_timeout": 60.0, "thumbnails": True}
+    refused = extract_toy(changed, store, **options)
     assert "TIFF is decoded when asked for (-s tiff)" in refused.failures["toy/02"]
-    retried = _extract(changed, store, **options, tiff=True, retry_failed=True)
+    retried = extract_toy(changed, store, **options, tiff=True, retry_failed=True)
     assert (retried.new, retried.failed) == (1, 0)
     view = featstore.open_store(store).view(retried.key)
     assert view.numpy()[2].tolist() == expected_row(folder / "02.png")
@@ -164,7 +158,7 @@ def test_tiff_is_decoded_when_asked_for(timeout, manifest, store):
         before = data.read_bytes()
         data.chmod(0o644)
         data.write_bytes(before[:32] + bytes(16) + before[48:])
-        assert _extract(changed, store, **options, tiff=True, repair=True).new > 0
+        assert extract_toy(changed, store, **options, tiff=True, repair=True).new > 0
         assert verify_store(store).problems == []
     # The rows are those of the commit again, so both revisions are there.
     after = featstore.open_store(store).revisions(retried.key)
@@ -172,34 +166,15 @@ def test_tiff_is_decoded_when_asked_for(timeout, manifest, store):
     assert ids[0] == ids[1]
 
 
-@pytest.mark.parametrize(
-    ("total", "given", "allowed"),
-    [(50, None, 10), (9_999, None, 10), (20_500, None, 20), (20_500, 3, 3), (50, 0, 0)],
-)
-def test_how_many_may_fail(total, given, allowed):
-    limit = FailureLimit("toy/image/x", total, ExtractConfig(max_failures=given), before={})
-    for number in range(allowed):
-        limit.add(str(number), "broken")
-    with pytest.raises(TooManyFailuresError, match=f"{allowed + 1:,} .*failed"):
-        limit.add("one more", "broken")
-
-
-def test_when_all_fail_nothing_is_published(manifest, store):
-    names = [f"{i:02d}.png" for i in range(11)]
-    with pytest.raises(TooManyFailuresError, match="All items"):
-        _extract(_corrupt(manifest, *names), store, max_failures=100)
-    assert featstore.open_store(store).sets() == []
-
-
 def test_items_that_the_set_has_are_not_encoded_again(manifest, store):
-    whole = _extract(manifest, store)
-    assert _extract(manifest, store, limit=5).revision_id == whole.revision_id
+    whole = extract_toy(manifest, store)
+    assert extract_toy(manifest, store, limit=5).revision_id == whole.revision_id
 
 
 def test_thumbnails_are_small_and_complete(manifest, store):
-    _extract(manifest, store)
+    extract_toy(manifest, store)
     assert featstore.open_store(store).thumbnails("toy") == {}
-    _extract(manifest, store, thumbnails=True)
+    extract_toy(manifest, store, thumbnails=True)
     pictures = featstore.open_store(store).thumbnails("toy")
     assert set(pictures) == set(manifest.tables["image"]["item_id"])
     assert all(data[:4] == b"RIFF" and data[8:12] == b"WEBP" for data in pictures.values())
@@ -216,7 +191,7 @@ def test_thumbnails_are_small_and_complete(manifest, store):
 )
 def test_bad_requests_leave_no_store(manifest, store, changes, error, match):
     with pytest.raises(error, match=match):
-        _extract(manifest, store, **changes)
+        extract_toy(manifest, store, **changes)
     assert not store.exists()
 
 
@@ -224,16 +199,104 @@ def test_memory_and_order_do_not_depend_on_batches(manifest, store):
     views = []
     for batch, block in ((1, 3), (5, 4096), (4, 4)):
         root = store.with_name(f"store{batch}")
-        _extract(manifest, root, batch_size=batch, block_rows=block)
+        extract_toy(manifest, root, batch_size=batch, block_rows=block)
         views.append(featstore.open_store(root).view("toy/image/mean-colour"))
     assert len({view.numpy().tobytes() for view in views}) == 1
     assert all(view.items.equals(views[0].items) for view in views)
 
 
 def test_a_damaged_set_is_not_called_reused(manifest, store):
-    result = _extract(manifest, store)
+    result = extract_toy(manifest, store)
     data = store / result.key / "embedding" / "c" / "0" / "0"
     data.write_bytes(data.read_bytes()[:-1])
     with pytest.raises(CorruptStoreError, match="expected") as caught:
-        _extract(manifest, store)
+        extract_toy(manifest, store)
     assert "headstock store rm" in caught.value.__notes__[0]
+
+
+KEY = "toy/image/mean-colour"
+
+
+def _renamed(manifest: Manifest, name: str, *, reverse: bool = False) -> Manifest:
+    tables = {kind: t.reverse() if reverse else t for kind, t in manifest.tables.items()}
+    return Manifest(name, manifest.root, {**manifest.facts, "name": name}, tables, None)
+
+
+class Shifted(MeanColour):
+    """The same name, another space: every vector is turned."""
+
+    def encode(self, items: list[Any]) -> np.ndarray:
+        return np.roll(super().encode(items), 1, axis=1)
+
+
+def test_a_set_is_extended_and_its_rows_are_not_encoded_again(manifest, store):
+    first = extract_toy(manifest, store, limit=5)
+    encoder = MeanColour()
+    result = extract_toy(manifest, store, encoder=encoder)
+    assert (result.reused, result.new, result.copied) == (5, 6, 0)
+    # One item measures the dimension, four are golden inputs.
+    assert sum(encoder.batches) == 6 + 1 + 4
+    opened = featstore.open_store(store)
+    whole = opened.view(KEY)
+    expected = [expected_row(manifest.root / uri) for uri in whole.items["uri"]]
+    np.testing.assert_allclose(whole.numpy(), expected, rtol=1e-6)
+    assert len(opened.view(KEY, revision=first.revision_id)) == 5
+
+
+def test_an_encoder_that_changed_under_its_name_cannot_extend(manifest, store):
+    extract_toy(manifest, store, limit=5)
+    with pytest.raises(EncoderError, match=r"cosine of .*at least 0.999.*headstock store rm"):
+        extract_toy(manifest, store, encoder=Shifted())
+    assert extract_toy(manifest, store, limit=5).reused == 5
+
+
+def test_rows_of_the_same_content_are_copied_bit_for_bit(manifest, store):
+    extract_toy(manifest, store)
+    encoder = MeanColour()
+    result = extract_toy(_renamed(manifest, "other", reverse=True), store, encoder=encoder)
+    assert (result.reused, result.new, result.copied) == (11, 0, 11)
+    assert sum(encoder.batches) == 1 + 4
+    opened = featstore.open_store(store)
+    copied, source = opened.view("other/image/mean"), opened.view(KEY)
+    assert copied.items["item_id"].to_list() == source.items["item_id"].to_list()[::-1]
+    assert copied.numpy()[::-1].tobytes() == source.numpy().tobytes()
+
+
+def test_only_what_is_unknown_is_encoded(manifest, store):
+    extract_toy(manifest, store, limit=6)
+    # A file that is gone is not missed where its row is known.
+    (manifest.root / "images" / "02.png").unlink()
+    result = extract_toy(_renamed(manifest, "other"), store)
+    assert (result.copied, result.new, result.failed) == (6, 5, 0)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"dtype": "float16"}, {"space": {"name": "mean-colour", "weights": "2"}}]
+)
+def test_another_dtype_or_space_is_not_copied_from(manifest, store, changes):
+    extract_toy(manifest, store)
+    assert extract_toy(_renamed(manifest, "other"), store, **changes).copied == 0
+
+
+def test_a_source_of_other_golden_vectors_is_not_copied_from(manifest, store, caplog):
+    extract_toy(manifest, store)
+    with caplog.at_level(logging.WARNING):
+        result = extract_toy(_renamed(manifest, "other"), store, encoder=Shifted())
+    assert (result.copied, result.new) == (0, 11)
+    assert "computed anew" in caplog.text
+
+
+def test_a_damaged_source_is_noticed(manifest, store):
+    result = extract_toy(manifest, store)
+    data = store / result.key / "embedding" / "c" / "0" / "0"
+    data.chmod(0o644)
+    data.write_bytes(data.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(featstore.errors.CorruptStoreError):
+        extract_toy(_renamed(manifest, "other"), store)
+
+
+def test_a_full_disk_is_told_beforehand(manifest, store, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
+    with pytest.raises(StoreWriteError, match="Free space"):
+        extract_toy(manifest, store)
+    assert not store.exists()

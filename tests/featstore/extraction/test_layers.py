@@ -18,9 +18,8 @@ from featstore.encoders.base import EncoderOptions
 from featstore.encoders.timm_image import PooledTimmEncoder
 from featstore.errors import EncoderError
 from featstore.extraction.batches import BatchRunner
-from featstore.extraction.pipeline import Preparation
+from featstore.extraction.pipeline import BlockTask, Preparation, encode_blocks
 from featstore.extraction.targets import Job
-from featstore.extraction.workers import to_send
 from featstore.sources.reader import ByteReader
 from tests.damage import lasting
 from tests.featstore.extraction.conftest import encode_block
@@ -170,15 +169,23 @@ def test_a_pipeline_with_batches_under_way_shares_them_too(manifest, weights, pa
         assert np.isfinite(one).all()
 
 
-def test_what_cannot_be_asked_of_layers(manifest, store, weights, capsys):
-    assert EncoderSpec(NAME, layers="a, b").layers == ("a", "b")  # type: ignore[arg-type]
-    for wrong, message in (
-        ({"layers": ("norm",), "pool": "cls"}, "layers norm and for pool 'cls'. Layers are aver"),
-        ({"layers": ("norm", "norm")}, "must be different names; got 'norm,norm'"),
-        ({"layers": "norm,"}, "must be different names; got 'norm,'"),
+def test_layers_of_which_other_rows_are_asked_do_not_share_a_pass(manifest, weights):
+    """Batches of the same size are full at the same time, and hold different pictures."""
+    runners = [BatchRunner(one, 3, device="cpu", halve=False) for one in encoders(weights)[:2]]
+    needed = [np.arange(11) != 2, np.arange(11) != 1]
+    task = BlockTask(0, manifest.tables["image"], needed)
+    with (
+        ByteReader(manifest.root) as reader,
+        Preparation(reader, runners, workers=2) as preparation,
     ):
-        with pytest.raises(EncoderError, match=message):
-            EncoderSpec(NAME, **wrong)  # type: ignore[arg-type]
+        (output,) = encode_blocks([task], preparation)
+    for rows, own in zip(output.rows, needed, strict=True):
+        assert np.isfinite(rows).all(axis=1).tolist() == own.tolist()
+
+
+def test_what_cannot_be_asked_of_layers(manifest, store, weights, capsys):
+    with pytest.raises(EncoderError, match="layers norm and for pool 'cls'"):
+        EncoderSpec(NAME, layers=("norm",), pool="cls")
     both = {"kind": "image", "encoder": NAME, "weights": weights, "store": store}
     with pytest.raises(EncoderError, match=r"2 layers are 2 sets, and extract makes one. Call ex"):
         featstore.extract(manifest, layers=LAYERS[:2], **both)
@@ -190,8 +197,3 @@ def test_what_cannot_be_asked_of_layers(manifest, store, weights, capsys):
     (one,) = extracted(manifest, store, EncoderSpec(NAME, weights, layers=("norm",)))
     same = featstore.extract(manifest, layers=("norm",), threads=1, dtype="float32", **both)
     assert (same.key, same.new) == (one.key, 0)
-
-
-def test_other_processes_get_a_spec_a_layer(manifest, store):
-    sent = to_send(Job(manifest, "image", [EncoderSpec(NAME, layers=LAYERS)], store, CONFIG))
-    assert [spec.pool for spec in sent.encoders] == [f"layer:{layer}" for layer in LAYERS]

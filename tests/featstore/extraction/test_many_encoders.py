@@ -14,16 +14,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import featstore
-from featstore import EncoderSpec, ExtractConfig, ExtractResult, Manifest, extract_many
+from featstore import EncoderSpec, ExtractConfig, Manifest, extract_many
 from featstore.errors import EncoderError
 from featstore.extraction import pipeline
 from featstore.extraction.batches import BatchRunner
 from featstore.extraction.pipeline import BlockTask, Preparation, encode_blocks
-from featstore.extraction.views import draw_view, view_items
-from featstore.images import decode_image
+from featstore.images import decode_image, draw_view, view_items
 from featstore.sources.reader import ByteReader
 from tests.damage import lasting
-from tests.featstore.extraction.conftest import SPACE, MeanColour, expected_row
+from tests.featstore.extraction.conftest import SPACE, MeanColour, expected_row, extract_toy
 
 OPTIONS = ExtractConfig(batch_size=2, block_rows=4, dtype="float32", decode_timeout=None)
 OTHER = {"name": "width-first"}
@@ -63,14 +62,6 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-def _single(manifest: Manifest, store: Path, **changes: Any) -> ExtractResult:
-    options = {
-        "kind": "image", "encoder": MeanColour(), "space": SPACE, "store": store,
-        "batch_size": 2, "block_rows": 4, "dtype": "float32", "decode_timeout": None,
-    }  # fmt: skip
-    return featstore.extract(manifest, **{**options, **changes})
-
-
 def _choices() -> list[EncoderSpec]:
     return [EncoderSpec(MeanColour(), space=SPACE), EncoderSpec(WidthFirst(), space=OTHER)]
 
@@ -87,13 +78,13 @@ def test_one_decode_feeds_every_encoder(manifest, store, monkeypatch):
     assert [(r.new, r.failed) for r in results] == [(11, 0), (11, 0)]
     assert len(decoded) == 11
     alone = store.with_name("alone")
-    _single(manifest, alone)
-    _single(manifest, alone, encoder=WidthFirst(), space=OTHER)
+    extract_toy(manifest, alone)
+    extract_toy(manifest, alone, encoder=WidthFirst(), space=OTHER)
     assert lasting(store) == lasting(alone)
 
 
 def test_an_encoder_that_has_its_rows_is_not_run_again(manifest, store):
-    _single(manifest, store, limit=6)
+    extract_toy(manifest, store, limit=6)
     first, second = _choices()
     results = extract_many(
         manifest, kind="image", encoders=[first, second], store=store, config=OPTIONS
@@ -183,20 +174,9 @@ def test_texts_in_runs_meet_in_the_slots_of_their_rows(data):
         np.testing.assert_array_equal(rows[:, 0], np.where(mask, np.arange(n), np.nan))
 
 
-def test_auto_halves_the_batch_and_pins_it(manifest, store):
-    encoder = Small()
-    result = _single(manifest, store, encoder=encoder, batch_size="auto", block_rows=11)
-    assert result.new == 11
-    # The guess of 32 was halved to 2, tried; then eleven rows, and the four golden inputs.
-    assert encoder.batches == [1, *[2] * 16, *[2] * 5, 1, 2, 2]
-    view = featstore.open_store(store).view(result.key)
-    expected = [expected_row(manifest.root / uri) for uri in view.items["uri"]]
-    np.testing.assert_allclose(view.numpy(), expected, rtol=1e-6)
-
-
 def test_a_fixed_batch_that_does_not_fit_says_what_to_do(manifest, store):
-    with pytest.raises(EncoderError, match=r"with 8 items at once.*batch_size=auto"):
-        _single(manifest, store, encoder=Small(), batch_size=8, block_rows=11)
+    with pytest.raises(EncoderError, match=r"with 8 items at once.*smaller `batch_size=`"):
+        extract_toy(manifest, store, encoder=Small(), batch_size=8, block_rows=11)
 
 
 def test_a_resumed_job_takes_the_batch_it_was_begun_with(manifest, store):
@@ -207,16 +187,16 @@ def test_a_resumed_job_takes_the_batch_it_was_begun_with(manifest, store):
         raise Stop
 
     with pytest.raises(Stop):
-        _single(manifest, store, batch_size=3, on_block=stop)
+        extract_toy(manifest, store, batch_size=3, on_block=stop)
     encoder = MeanColour()
-    result = _single(manifest, store, encoder=encoder, batch_size=None)
+    result = extract_toy(manifest, store, encoder=encoder, batch_size=None)
     assert (result.reused, result.new) == (4, 7)
     # The encoder's own size is 32: the blocks of four rows are 3 + 1 and the last one 3.
     assert encoder.batches == [1, 3, 1, 3, 4]
 
 
 def test_views_are_seeded_and_belong_to_their_image(manifest, store):
-    first = _single(manifest, store, views=3, seed=7, block_rows=5)
+    first = extract_toy(manifest, store, views=3, seed=7, block_rows=5)
     assert (first.key.split("/")[0], first.new) == ("toy.views3-seed7", 33)
     view = featstore.open_store(store).view(first.key)
     images = manifest.tables["image"]
@@ -224,13 +204,13 @@ def test_views_are_seeded_and_belong_to_their_image(manifest, store):
     assert view.items["view_id"].to_list() == [0, 1, 2] * 11
     assert view.items["content_sha256"].n_unique() == 33
     # Another process, batch and block size: the same bits.
-    again = _single(manifest, store.with_name("again"), views=3, seed=7, batch_size=1)
+    again = extract_toy(manifest, store.with_name("again"), views=3, seed=7, batch_size=1)
     same = featstore.open_store(store.with_name("again")).view(again.key)
     assert same.numpy().tobytes() == view.numpy().tobytes()
     # More views of the same seed begin with these: they are known.
-    more = _single(manifest, store, views=4, seed=7)
+    more = extract_toy(manifest, store, views=4, seed=7)
     assert (more.copied, more.new) == (33, 11)
-    assert _single(manifest, store, views=3, seed=8).copied == 0
+    assert extract_toy(manifest, store, views=3, seed=8).copied == 0
 
 
 def test_a_view_is_a_part_of_its_image_of_the_stated_size():

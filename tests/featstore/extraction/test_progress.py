@@ -7,8 +7,8 @@ import logging
 import pytest
 
 from featstore import EncoderSpec, ExtractConfig
-from featstore.extraction import run
-from featstore.extraction.job import extract, run_logged
+from featstore.extraction import job as run
+from featstore.extraction.job import extract, run_here
 from featstore.extraction.progress import FIRST_BATCHES, StageClock, Tracker
 from featstore.extraction.targets import Job
 from featstore.images import Geometry
@@ -109,7 +109,7 @@ def test_decoders_start_before_a_model_is_loaded_and_end_where_it_is_not(
     job = Job(manifest, "image", [spec], store, ExtractConfig(jobs=2, device="cpu"))
     monkeypatch.setattr("featstore.extraction.targets.open_encoders", fails)
     with pytest.raises(KeyboardInterrupt):
-        run_logged(job)
+        run_here(job)
     assert [one.poll() is None for one in seen] == [False, False]
 
 

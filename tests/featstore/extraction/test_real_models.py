@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -14,13 +13,8 @@ from safetensors.torch import save_file
 
 import featstore
 from data_manifests.registry import BUILDERS
-from featstore import EncoderSpec, ExtractConfig, Manifest
+from featstore import Manifest
 from featstore.encoders.registry import open_encoder
-from featstore.encoders.timm_image import TimmEncoder
-from featstore.errors import EncoderError
-from featstore.extraction.job import run_job
-from featstore.extraction.progress import JobLog
-from featstore.extraction.targets import Job
 from featstore.images import decode_image
 from tests.typed import headstock
 
@@ -85,8 +79,6 @@ def test_the_head_gives_the_models_logits_and_lives_in_its_space(
     assert head.bias is not None
     logits = images.numpy() @ head.numpy().T + head.bias
 
-    import torch
-
     from featstore.encoders.timm_model import build_timm
     from featstore.encoders.weights import parse_weights
 
@@ -99,42 +91,3 @@ def test_the_head_gives_the_models_logits_and_lives_in_its_space(
     assert np.abs(logits - direct).max() <= 1e-4 * np.abs(direct).max()
     again = featstore.extract_head(label_set, encoder=name, weights=weights, store=store)
     assert (again.reused, again.new) == (1000, 0)
-
-
-class Halved(torch.nn.Module):
-    """A model whose logits are not what its last layer gives."""
-
-    num_classes = 5
-    pretrained_cfg: ClassVar[dict[str, object]] = {
-        "input_size": (3, 16, 16), "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_pct": 1.0,
-    }  # fmt: skip
-
-    def __init__(self, factor: float) -> None:
-        super().__init__()
-        self.head, self.factor = torch.nn.Linear(3, 5), factor
-
-    def get_classifier(self) -> torch.nn.Module:
-        return self.head
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(x.mean((2, 3))) * self.factor
-
-
-def test_a_head_that_does_not_make_the_logits_is_refused_before_anything_is_written(
-    manifest: Manifest, store: Path
-) -> None:
-    def run(factor: float) -> None:
-        job = Job(
-            manifest,
-            kind="image",
-            encoders=[EncoderSpec("timm:halved")],
-            store=store,
-            config=ExtractConfig(),
-        ).open([TimmEncoder("timm:halved", Halved(factor))])
-        run_job(job, JobLog(None))
-
-    with pytest.raises(EncoderError, match=r"differs from the model's logits by 1 of"):
-        run(0.5)
-    assert not store.exists()
-    run(1.0)
-    assert featstore.open_store(store).sets()[0].commit.n == manifest.tables["image"].height

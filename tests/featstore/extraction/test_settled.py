@@ -1,12 +1,10 @@
-"""What ``auto`` stands for: device, precision and batch, and the one line that says so."""
+"""What ``auto`` stands for: device and precision."""
 
 from __future__ import annotations
 
-import logging
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import timm
 from safetensors.torch import save_file
@@ -16,10 +14,10 @@ from featstore import EncoderSpec, ExtractConfig, parallel
 from featstore.encoders.registry import open_encoder
 from featstore.encoders.runtime import TorchEncoder
 from featstore.errors import EncoderError
-from featstore.extraction import batches, ranks
+from featstore.extraction import engines
+from featstore.extraction.engines import Rank, extract_rank
 from featstore.extraction.options import HeadConfig, settle_device
 from featstore.extraction.progress import BlockDone
-from featstore.extraction.ranks import Rank, extract_rank
 from featstore.extraction.targets import Job, settle_precision
 from featstore.extraction.workers import open_on, run_part, settle
 from featstore.store import read_commit
@@ -124,16 +122,12 @@ def gpu(monkeypatch):
         return opening(name, device="cpu", **options)
 
     monkeypatch.setattr(parallel, "best_device", lambda: "cuda")
-    monkeypatch.setattr(ranks, "local_device", lambda device: device.replace("cuda", "cuda:2"))
+    monkeypatch.setattr(engines, "local_device", lambda device: device.replace("cuda", "cuda:2"))
     monkeypatch.setattr("featstore.encoders.registry.open_encoder", on_cpu)
     return asked
 
 
-def test_the_same_command_goes_on_with_what_the_set_was_begun_with(
-    manifest, store, weights, monkeypatch, request
-):
-    """A set begun in bfloat16 on the CPU, on a machine that has a GPU by then."""
-
+def test_the_same_command_goes_on_with_what_the_set_was_begun_with(manifest, store, weights):
     def run(**changes: Any) -> featstore.ExtractResult:
         return featstore.extract(
             manifest, kind="image", encoder=NAME, weights=weights, store=store,
@@ -142,35 +136,26 @@ def test_the_same_command_goes_on_with_what_the_set_was_begun_with(
 
     with pytest.raises(Stop):
         run(precision="bfloat16", on_block=stop)
-    asked = request.getfixturevalue("gpu")
     result = run()
-    assert (result.new, result.reused, asked) == (7, 4, ["cuda", "cpu"])
+    assert (result.new, result.reused) == (7, 4)
     directory = store / result.key
     assert featstore.open_store(store).info(result.key).attributes["precision"] == "bfloat16"
     (path,) = (directory / "runs").glob("*.json")
     recorded = featstore.store.files.read_json(path)
     assert (recorded["device"], recorded["settings"]["precision"]) == ("cpu", "bfloat16")
     assert read_commit(directory, result.revision_id).n == 11
-    monkeypatch.undo()
     assert run().reused == 11
     # Another precision, asked for, is another set as ever.
     assert run(precision="float32").new == 11
 
 
-def test_a_rank_goes_on_where_its_set_was_begun_and_else_takes_its_own_gpu(
-    manifest, store, weights, gpu, caplog
-):
+def test_a_rank_takes_its_own_gpu(manifest, store, weights, gpu):
     choices = [EncoderSpec(NAME, weights=weights)]
-
-    def run(rank: int, **changes: Any) -> list[featstore.ExtractResult]:
-        job = Job(manifest, "image", choices, store, _config(**changes))
-        return extract_rank(job, Rank(rank, 2))
-
-    run(0, device="cpu")
-    with caplog.at_level(logging.INFO, "featstore.extraction.options"):
-        assert run(1)[0].blocks_left == 0
-    assert gpu == ["cpu", "cuda:2", "cpu"]
-    assert "Encoding on cpu (these sets were begun on it)" in caplog.text
+    for rank in range(2):
+        job = Job(manifest, "image", choices, store, _config())
+        (done,) = extract_rank(job, Rank(rank, 2))
+    assert done.blocks_left == 0
+    assert gpu == ["cuda:2", "cuda:2"]
 
 
 def test_a_worker_computes_in_the_precision_of_the_plan(manifest, store, weights, monkeypatch):
@@ -190,48 +175,7 @@ def test_a_worker_computes_in_the_precision_of_the_plan(manifest, store, weights
     assert only.attributes["precision"] == "bfloat16"
 
 
-class Timed:
-    """An encoder whose batches take the seconds of a formula, on a clock of its own."""
-
-    name, kinds, dim, batch_size = "timed", frozenset({"caption"}), 1, 64
-    space = {"name": "timed"}  # noqa: RUF012
-
-    def __init__(self, each: dict[int, float], room: int = 10**9) -> None:
-        self.clock, self._each, self._room = 0.0, each, room
-        self.tried: list[int] = []
-
-    def prepare(self, item: str) -> str:
-        return item
-
-    def encode(self, batch: list[str]) -> np.ndarray:
-        if len(batch) > self._room:
-            raise MemoryError
-        self.tried.append(len(batch))
-        self.clock += len(batch) * self._each.get(len(batch), 1.0)
-        return np.zeros((len(batch), 1), np.float32)
-
-
-@pytest.mark.parametrize(
-    ("each", "room", "device", "size"),
-    [
-        # An item takes 10 % less time at 512, and 3 % less at 1,024: that does not pay.
-        ({256: 1.0, 512: 0.9, 1024: 0.873}, 10**9, "meta", 512),
-        ({256: 1.0, 512: 0.5, 1024: 0.25, 2048: 0.12}, 1024, "meta", 1024),
-        ({256: 1.0, 512: 1.0}, 10**9, "meta", 256),
-        ({n: 1.0 / n for n in (256, 512, 1024, 2048, 4096, 8192)}, 10**9, "meta", 4096),
-        ({}, 100, "meta", 64),
-        ({64: 1.0, 128: 0.1}, 10**9, "cpu", 64),
-    ],
-)
-def test_a_batch_is_halved_until_it_fits_and_doubled_while_it_pays(
-    each, room, device, size, monkeypatch
-):
-    encoder: Any = Timed(each, room)
-    monkeypatch.setattr(batches.time, "perf_counter", lambda: encoder.clock)
-    assert batches.settle_batch_size(encoder, "auto", begun=None, device=device) == size
-
-
 def test_which_batches_may_be_run_in_parts():
-    on = [(None, "cuda", True), (None, "cpu", False), ("auto", "cpu", True), (64, "cuda", False)]
+    on = [(None, "cuda", True), (None, "cpu", False), (64, "cuda", False)]
     for batch, device, may in on:
         assert ExtractConfig(batch_size=batch, device=device).may_halve is may

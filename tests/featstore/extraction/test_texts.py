@@ -1,11 +1,8 @@
-"""Texts sorted by length over windows of blocks; logs and states of jobs."""
+"""Texts are sorted by length in their block, whatever else is encoded."""
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import shutil
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,18 +11,15 @@ import pytest
 
 import featstore
 from featstore import EncoderSpec, ExtractConfig, Manifest
-from featstore.errors import StoreWriteError
-from featstore.extraction import batches
 from featstore.extraction.job import run_job
-from featstore.extraction.progress import ExtractResult, JobLog
+from featstore.extraction.progress import ExtractResult
 from featstore.extraction.targets import Job
 from featstore.testing import toy_manifest
 from tests.damage import flip, lasting
-from tests.featstore.extraction.conftest import SPACE, MeanColour
 from tests.featstore.extraction.damage import DATA
 
-#: 10 blocks of 4 texts, the last of 1: windows of 2 blocks.
-TEXTS, BLOCK_ROWS, BATCH, WINDOW = 37, 4, 3, 2
+#: 10 blocks of 4 texts, the last of 1.
+TEXTS, BLOCK_ROWS, BATCH = 37, 4, 3
 
 
 class Slots:
@@ -54,8 +48,7 @@ class Slots:
 
 
 @pytest.fixture
-def captions(tmp_path, monkeypatch):
-    monkeypatch.setattr(batches, "MAX_WINDOW", WINDOW)
+def captions(tmp_path):
     rng = np.random.default_rng(4)
     manifest = toy_manifest(tmp_path / "captions", TEXTS, captions=True, seed=4)
     texts = ["b" * int(rng.integers(0, 9)) + f" {row}" for row in range(TEXTS)]
@@ -70,20 +63,19 @@ def run(
     choices = [EncoderSpec(Slots(), space=Slots.space)]
     job = Job(manifest, "caption", choices, store, ExtractConfig(**{**options, **changes}))
     job.open([encoder or Slots()])
-    return run_job(job, JobLog(None))[0]
+    return run_job(job)[0]
 
 
 def rows_of(store: Path, done: ExtractResult) -> np.ndarray:
-    import featstore
 
     return featstore.open_store(store).view(done.key).numpy()
 
 
-def expected_rows(texts: list[str], window: int) -> np.ndarray:
+def expected_rows(texts: list[str]) -> np.ndarray:
     """Sort and cut with loops."""
     rows = np.zeros((len(texts), 3), np.float32)
-    for start in range(0, len(texts), window * BLOCK_ROWS):
-        here = range(start, min(start + window * BLOCK_ROWS, len(texts)))
+    for start in range(0, len(texts), BLOCK_ROWS):
+        here = range(start, min(start + BLOCK_ROWS, len(texts)))
         order = sorted(here, key=lambda row: (len(texts[row]), row))
         while order:
             batch, order = order[:BATCH], order[BATCH:]
@@ -92,11 +84,11 @@ def expected_rows(texts: list[str], window: int) -> np.ndarray:
     return rows
 
 
-def test_windows_are_sorted_and_rows_land_where_their_items_are(captions, store):
+def test_blocks_are_sorted_and_rows_land_where_their_items_are(captions, store):
     encoder, counted = Slots(), []
     done = run(captions, store, encoder, on_progress=counted.append)
     texts = captions.tables["caption"]["text"].to_list()
-    np.testing.assert_array_equal(rows_of(store, done), expected_rows(texts, WINDOW))
+    np.testing.assert_array_equal(rows_of(store, done), expected_rows(texts))
     ids = captions.tables["caption"]["item_id"].to_list()
     cut = [item for item, text in zip(ids, texts, strict=True) if len(text) > 6]
     assert done.truncated_items == cut
@@ -143,13 +135,10 @@ def test_parts_give_the_bytes_of_one_run(captions, store, world_size):
     assert not set(gathering.texts) & set(texts)
 
 
-@pytest.mark.parametrize("window", [1, WINDOW])
-def test_a_repair_sorts_over_the_window_of_the_run(captions, store, window, monkeypatch):
-    monkeypatch.setattr(batches, "MAX_WINDOW", window)
+def test_a_repair_sorts_as_the_run_did(captions, store):
     done = run(captions, store)
     before = lasting(store)
     flip(store / done.key / DATA, (2 * BLOCK_ROWS + 1) * 12)
-    monkeypatch.setattr(batches, "MAX_WINDOW", 16)
     assert run(captions, store, repair=True).new == BLOCK_ROWS
     assert lasting(store) == before
 
@@ -173,53 +162,3 @@ def test_an_extended_set_is_the_same_after_a_stop(captions, store):
         run(captions, other, on_block=stop)
     run(captions, other)
     assert lasting(other) == lasting(store)
-
-
-# ---- The log of an extraction is a regular file: what may hang or act on being --------------
-
-
-@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("log")])
-def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path, make):
-    path = tmp_path / "a.log"
-    make(path)
-    with pytest.raises(StoreWriteError, match=rf"{re.escape(str(path))}: it is no regular file"):
-        JobLog(path)
-
-
-def test_lines_are_appended_to_a_regular_file(tmp_path):
-    path = tmp_path / "new" / "a.log"
-    for event in ("begin", "end"):
-        log = JobLog(path)
-        log.write(event, n=3)
-        log.close()
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [(row["event"], row["n"]) for row in rows] == [("begin", 3), ("end", 3)]
-
-
-# ---- What a job lacks is told before it runs, and nothing is touched ------------------------
-
-
-OPTIONS: dict[str, Any] = {
-    "batch_size": 2, "block_rows": 4, "dtype": "float32", "decode_timeout": None,
-}  # fmt: skip
-
-
-def _extract(manifest: Manifest, store: Path, **changes: Any) -> featstore.extraction.ExtractResult:
-    return featstore.extract(
-        manifest,
-        kind="image",
-        encoder=MeanColour(),
-        space=SPACE,
-        store=store,
-        **{**OPTIONS, **changes},
-    )
-
-
-def test_a_full_disk_is_told_beforehand(manifest, store, monkeypatch):
-    class Usage:
-        free = 10
-
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage)
-    with pytest.raises(featstore.errors.StoreWriteError, match="Free space"):
-        _extract(manifest, store)
-    assert not store.exists()

@@ -20,7 +20,7 @@ ROWS = np.full((2, 2), 7, np.float32)
 _RUNNER = """
 import json, os, resource, signal, sys, traceback
 from headstock.__main__ import cli
-from featstore.interop import reading  # before the limit of memory counts
+from featstore.interop import files  # before the limit of memory counts
 from featstore.command_line import run_command
 import h5py, safetensors
 for source, items, store in json.load(sys.stdin):
@@ -142,15 +142,16 @@ OTHERS: dict[str, tuple[bytes, str]] = {
     "deep.npy": (_npy("(" * 900 + ")" * 900), "Cannot parse header"),
     "cut.h5": (b"\x89HDF\r\n\x1a\n" + bytes(500), "cannot be read as embeddings"),
     "endless.safetensors": (
-        _safetensors(bytes(16), embedding=_tensor([10**9, 1000], 0, 16)), "no safetensors file",
+        _safetensors(bytes(16), embedding=_tensor([10**9, 1000], 0, 16)),
+        "cannot be read as embeddings",
     ),
-    "header.safetensors": (_safetensors(n=2**62), "no safetensors file"),
+    "header.safetensors": (_safetensors(n=2**62), "cannot be read as embeddings"),
     "hollow.safetensors": (
         _safetensors(embedding=_tensor([2**50, 0], 0, 0)), "rows are a matrix",
     ),
     "overlap.safetensors": (
         _safetensors(bytes(16), a=_tensor([2, 2], 0, 16), b=_tensor([2, 2], 0, 16)),
-        "no safetensors file",
+        "cannot be read as embeddings",
     ),
 }  # fmt: skip
 

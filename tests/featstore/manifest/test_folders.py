@@ -87,7 +87,6 @@ def test_a_manifest_made_by_hand_needs_a_name_and_tables(root):
     check_bytes(manifest)
     assert manifest.items("image")["kind"].to_list() == ["image"] * 3
     assert manifest.items("image")["content_sha256"].null_count() == 3
-    assert manifest.file("images/1.png").read_bytes() == b"picture images/1.png"
     with pytest.raises(ManifestError, match=r"No kind named 'images'.*Did you mean 'image'"):
         manifest.items("images")
 
@@ -116,14 +115,6 @@ def test_bad_folders(tmp_path, files, match):
         (tmp_path / name).write_bytes(data)
     with pytest.raises(ManifestError, match=match):
         read_manifest(tmp_path)
-
-
-def test_a_missing_folder_or_a_file_is_no_manifest(tmp_path):
-    with pytest.raises(ManifestError, match=r"does not exist.*headstock data build"):
-        read_manifest(tmp_path / "gone")
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ManifestError, match="is not a folder"):
-        read_manifest(tmp_path / "file")
 
 
 def test_a_table_behind_a_link_out_of_the_root_is_refused(tmp_path):

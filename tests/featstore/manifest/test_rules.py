@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import tomllib
 from collections import Counter
 from pathlib import Path
@@ -11,13 +10,11 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from polars.testing import assert_frame_equal
 
-from featstore import read_manifest, write_manifest
+from featstore import write_manifest
 from featstore.errors import ManifestError
-from featstore.manifest import manifest
 from featstore.manifest.io import toml_text
-from featstore.manifest.manifest import ITEM_SCHEMA, conform_items, validate_classes, validate_items
+from featstore.manifest.manifest import validate_classes, validate_items
 from tests.featstore.manifest.zoo import captions, classes, images
 
 # ---- rules of items ------------------------------------------------------------------------
@@ -67,16 +64,6 @@ def test_broken_rules_of_items(case):
         validate_items(tables, None if case == "no-labels" else classes())
 
 
-def test_no_items_at_all_and_empty_tables_are_valid():
-    validate_items({})
-    validate_items({"image": images()[:0], "caption": captions()[:0]})
-
-
-def test_null_columns_are_taken_as_text():
-    table = conform_items(pl.DataFrame({"item_id": ["a"], "text": ["b"], "uri": [None]}), "caption")
-    assert dict(table.schema) == ITEM_SCHEMA
-
-
 # ---- rules of label sets -------------------------------------------------------------------
 
 
@@ -99,35 +86,7 @@ def test_broken_rules_of_label_sets(labels, match):
         validate_classes(labels)
 
 
-def test_classes_may_stand_in_any_order_and_share_names_knowingly():
-    validate_classes(classes(index=[1, 0], name=["crane", "crane"], shared_name=[True, True]))
-
-
 # ---- Facts of a manifest as TOML, against the standard library's reader ---------------------
-
-
-_SCALARS = (
-    st.text(st.characters(exclude_categories=["Cs"]))
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False, allow_infinity=False)
-)
-_FACTS = st.recursive(
-    st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), _SCALARS, max_size=4),
-    lambda inner: st.dictionaries(
-        st.text(st.characters(exclude_categories=["Cs"]), max_size=5),
-        inner | _SCALARS | st.lists(_SCALARS | st.lists(st.integers()), max_size=4),
-        max_size=4,
-    ),
-    max_leaves=8,
-)
-
-
-@given(_FACTS)
-def test_facts_survive_the_standard_librarys_reader(facts):
-    text = toml_text(facts)
-    assert tomllib.loads(text) == facts
-    assert text == toml_text(facts)
 
 
 @pytest.mark.parametrize("value", [None, b"x", Path("x"), "\ud800"])
@@ -140,38 +99,6 @@ def test_a_name_or_key_with_a_line_end_does_not_pass_for_one_without(tmp_path):
     assert tomllib.loads(toml_text({"a\n": {"b\n": 1}})) == {"a\n": {"b\n": 1}}
     with pytest.raises(ManifestError, match="lower-case letters"):
         write_manifest(tmp_path, facts={"name": "stamps\n"}, tables={})
-
-
-# ---- Large manifests travel as their folder, and repeated ids are found in any --------------
-
-
-@pytest.fixture
-def folder(tmp_path):
-    _write(tmp_path / "m", "wren")
-    return tmp_path / "m"
-
-
-def _write(folder: Path, word: str) -> None:
-    texts = [f"a {word} and {number} more" for number in range(500)]
-    table = pl.DataFrame({"item_id": [f"i{number}" for number in range(500)], "text": texts})
-    write_manifest(folder, facts={"name": "birds"}, tables={"caption": table})
-
-
-def test_a_large_manifest_is_sent_as_its_folder(folder, monkeypatch):
-    made = read_manifest(folder)
-    whole = len(pickle.dumps(made))
-    monkeypatch.setattr(manifest, "SENT_ROWS", 500)
-    sent = pickle.dumps(made)
-    assert len(sent) < whole / 10
-    again = pickle.loads(sent)
-    assert (again.name, again.root, again.facts) == (made.name, made.root, made.facts)
-    assert_frame_equal(again.items("caption"), made.items("caption"))
-    # What nobody has looked for here is looked for where it is read.
-    assert again.unchecked
-    assert not made.unchecked
-    _write(folder, "kite")
-    with pytest.raises(ManifestError, match="was changed while a job used it"):
-        pickle.loads(sent)
 
 
 @given(st.lists(st.sampled_from("abcdefgh"), max_size=8), st.lists(st.sampled_from("abc")))

@@ -16,15 +16,14 @@ import zarr
 from featstore import copy_sets, open_store
 from featstore.address import parse_address
 from featstore.errors import RemoteStoreError
-from featstore.remote import bucket as bucket_module
 from featstore.remote.objects import Objects, open_objects
-from featstore.share.publish import make_bucket_store
+from featstore.share.copy import make_bucket_store
 from featstore.store import verify_store
 from featstore.testing import item_table, write_set
 from tests.featstore.remote.buckets import environment, plain_store
 from tests.featstore.remote.conftest import BLOCK, make_rows
 from tests.featstore.remote.proxy import Answer, Proxy, _serving
-from tests.featstore.remote.s3_server import Request, s3_server, tag_of
+from tests.featstore.remote.s3_server import s3_server, tag_of
 from tests.typed import headstock
 
 IMAGES = "birds/image/toy"
@@ -109,23 +108,6 @@ def test_only_new_parts_of_an_extended_set_travel(
 
 def open_objects_of(bucket: Proxy) -> Objects:
     return open_objects(parse_address(bucket.address))  # type: ignore[arg-type]
-
-
-def test_an_interrupted_push_goes_on(bucket: Proxy, store_folder: Path) -> None:
-    def breaks(path: str, number: int, answer: Answer) -> Answer | None:
-        return Answer(403, {}, b"") if "/c/2/0" in path else None
-
-    bucket.harm = breaks
-    report = copy_sets(store_folder, bucket.address, select=["*/image/*"])
-    assert report.failed
-    assert open_store(bucket.address).sets() == []  # half of a set is no set
-    bucket.harm = None
-    bucket.requests.clear()
-    copy_sets(store_folder, bucket.address)
-    put = [path for method, path, _ in bucket.requests if method == "PUT" and "/c/" in path]
-    # The third file had arrived, though the answer was lost.
-    assert [p.split("/c/")[1] for p in put if "/image/" in p] == ["3/0"]
-    assert_same_store(bucket.address, store_folder)
 
 
 def test_what_another_publisher_has_begun_is_named_and_never_replaced(
@@ -220,50 +202,6 @@ def test_making_a_store_in_a_bucket(bucket: Proxy) -> None:
     assert headstock("store", "init", bucket.address, "--shared") == 2
 
 
-def test_a_store_that_another_makes_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has its log before its group: who finds only the group looks for the log again."""
-    with s3_server() as server:
-        for name, value in environment(server.url).items():
-            monkeypatch.setenv(name, value)
-        slower, faster = (open_objects(parse_address("s3://team/store")) for _ in range(2))
-        asked = []
-
-        def meanwhile(request: Request) -> None:
-            asked.append(request.path)
-            if len(asked) == 1:
-                assert make_bucket_store(faster)
-
-        server.after = meanwhile
-        assert not make_bucket_store(slower)
-        assert asked[0].endswith("log.json")
-        server.objects.pop("team/store/log.json")
-        with pytest.raises(RemoteStoreError, match=r"log\.json is missing.*store repair"):
-            make_bucket_store(slower)
-
-
-def test_secrets_stay_out_of_errors(bucket: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    bucket.down = True
-    with pytest.raises(RemoteStoreError) as caught:
-        open_store(bucket.address)
-    assert "not-a-secret" not in str(caught.value)
-
-
-@pytest.mark.parametrize("name", ["c/412/0", "c/409/0", "PreconditionFailed"])
-@pytest.mark.parametrize("put", ["put", "create", "replace"])
-def test_a_file_that_was_not_put_is_an_error_whatever_its_name(
-    name: str, put: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with s3_server() as server:
-        pass  # nobody listens there any more
-    for key, value in environment(server.url).items():
-        monkeypatch.setenv(key, value)
-    real = bucket_module.timedelta
-    monkeypatch.setattr(bucket_module, "timedelta", lambda seconds: real(seconds=0.2))
-    objects = open_objects(parse_address("s3://team/store"))  # type: ignore[arg-type]
-    with pytest.raises(RemoteStoreError, match="failed"):
-        getattr(objects, put)(name, b"rows", *(["tag"] if put == "replace" else []))
-
-
 @pytest.mark.parametrize("status", [409, 412])
 def test_only_a_put_with_a_condition_may_come_second(bucket: Proxy, status: int) -> None:
     objects = open_objects_of(bucket)
@@ -317,21 +255,3 @@ def test_googles_store_replaces_by_generation(monkeypatch: pytest.MonkeyPatch) -
         assert data == b"old"
         assert objects.replace("pointer", b"new", tag)
         assert not objects.replace("pointer", b"late", tag)
-
-
-def test_of_an_appended_part_a_file_is_there_if_it_has_its_size(
-    bucket: Proxy, store_folder: Path, tmp_path: Path
-) -> None:
-    ours = tmp_path / "ours"
-    shutil.copytree(store_folder, ours)
-    copy_sets(ours, bucket.address)
-    extend(ours, 300)
-    info, objects = open_store(ours).info(IMAGES), open_objects_of(bucket)
-    there, cut = (f"{info.key}/{info.commit.layout.files[number].path}" for number in (4, 5))
-    objects.put(there, ours / there)
-    objects.put(cut, b"not whole")
-    bucket.requests.clear()
-    copy_sets(ours, bucket.address)
-    put = [path for method, path, _ in bucket.requests if method == "PUT" and path.endswith("/0")]
-    assert [path.endswith(cut) for path in put] == [True]
-    assert_same_store(bucket.address, ours)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import threading
@@ -21,8 +20,8 @@ from featstore.errors import (
     RemoteStoreError,
     StoreWriteError,
 )
+from featstore.extraction.engines import Rank, extract_rank
 from featstore.extraction.options import EncoderSpec, ExtractConfig
-from featstore.extraction.ranks import Rank, extract_rank
 from featstore.extraction.targets import Job
 from featstore.share.doctor import examine
 from featstore.testing import toy_manifest
@@ -231,21 +230,6 @@ def test_blocks_of_two_processors_make_one_set(server, machines):
     for block in range(6):
         where = [n for n, i in enumerate(good) if i // BLOCK == block]
         assert any(np.array_equal(rows[where], one[where]) for one in alone), block
-    assert not blocks(server)
-
-
-def test_golden_vectors_are_those_of_whoever_was_first(server, machines, tmp_path):
-    with pytest.raises(Stop):
-        machines("one").extract(MeanColour(1.5, stop_at(0)))
-    (found,) = (data for name, data in server.objects.items() if name.endswith("golden.json"))
-    result = machines("two").extract()
-    published = server.objects[f"team/features/{result.key}/golden.json"]
-    assert published == found
-    own = machines("other").extract(store=str(tmp_path / "local"))
-    local = (tmp_path / "local" / own.key / "golden.json").read_bytes()
-    np.testing.assert_allclose(
-        json.loads(published)["vectors"], 1.5 * np.array(json.loads(local)["vectors"]), atol=1e-5
-    )
     assert not blocks(server)
 
 

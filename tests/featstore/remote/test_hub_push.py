@@ -27,6 +27,7 @@ from featstore.share.copy import make_tag
 from featstore.store import verify_store
 from featstore.store.files import write_file
 from featstore.testing import item_table, write_set
+from tests.damage import flip, unseal
 from tests.featstore.remote.conftest import N, make_rows
 from tests.featstore.remote.hub_server import SECRET, TOKEN, Hub, files_below, hub_server
 from tests.featstore.remote.proxy import proxy
@@ -189,6 +190,15 @@ def test_the_lost_answer_to_a_commit_makes_no_second_one(hub, store_folder):
     assert_same_store(ADDRESS, store_folder)
 
 
+def test_a_set_that_is_given_up_leaves_nothing_in_the_commit(hub, store_folder, tmp_path):
+    own = shutil.copytree(store_folder, tmp_path / "own")
+    unseal(own)
+    flip(own / KEY / "embedding/c/3/0", 5)
+    assert [*copy_sets(own, ADDRESS).failed] == [KEY]
+    assert not [name for name in hub.files() if name.startswith(f"{KEY}/")]
+    assert len(open_store(ADDRESS).sets()) == 1
+
+
 def test_what_arrived_before_a_push_broke_off_is_not_sent_again(hub, store_folder):
     hub.harm = lambda method, path: (503, {}) if "/commit/" in path else None
     with pytest.raises(UnreachableError, match="the hub said 503"):
@@ -213,19 +223,6 @@ def test_a_token_that_may_not_write(hub, store_folder, token, monkeypatch, tmp_p
     assert hub.files() == {}
 
 
-def test_bytes_that_the_hub_changed(hub, store_folder):
-    def swap(method: str, path: str) -> None:
-        if "/commit/" in path:
-            hub.large.update({digest: bytes(len(data)) for digest, data in hub.large.items()})
-
-    hub.harm = swap
-    with pytest.raises(RemoteStoreError, match="states other bytes than were sent"):
-        copy_sets(store_folder, ADDRESS)
-    hub.harm = None
-    with pytest.raises(CorruptStoreError):
-        open_store(ADDRESS).view(IMAGES).numpy()
-
-
 def test_secrets_stay_out_of_errors_and_logs(hub, store_folder, caplog):
     hub.harm = lambda method, path: (503, {}) if "/signed/" in path else None
     with caplog.at_level(logging.DEBUG), pytest.raises(UnreachableError) as caught:
@@ -240,24 +237,6 @@ def test_secrets_stay_out_of_errors_and_logs(hub, store_folder, caplog):
     assert "Push again" in str(caught.value)
 
 
-def test_the_address_of_a_large_file_is_asked_for_once_until_it_expires(hub, store_folder):
-    copy_sets(store_folder, ADDRESS)
-    hub.requests.clear()
-    view = open_store(ADDRESS).view(IMAGES)
-    local = open_store(store_folder).view(IMAGES).numpy()
-    for row in (0, 100, 200):  # of one file
-        np.testing.assert_array_equal(view.take([row]).numpy()[0], local[row])
-    resolved, signed = "/embedding/c/0/0", "/signed/"
-    assert hub.count("GET", signed) == 3
-    assert hub.count("GET", resolved) - 3 == 1
-    view.take([300]).numpy()  # of another
-    for row, answer in zip((330, 400, 500), [(403, {}), (416, {}), "cut"], strict=True):
-        answers = iter([answer])
-        hub.harm = lambda method, path, left=answers: next(left, None) if signed in path else None
-        np.testing.assert_array_equal(view.take([row]).numpy()[0], local[row])
-    np.testing.assert_array_equal(view.numpy(), local)
-
-
 def test_a_push_from_an_address_through_a_small_cache(hub, tmp_path, monkeypatch):
     """Files of one set stay in the cache until they were sent; those of the next come then."""
     root = tmp_path / "two"
@@ -265,7 +244,6 @@ def test_a_push_from_an_address_through_a_small_cache(hub, tmp_path, monkeypatch
         items = item_table([{"item_id": f"b/{i}", "kind": "image"} for i in range(N)])
         write_set(root, make_rows(seed=seed), items, dataset=f"birds-{seed}", block_rows=64,
                   plain_bytes=0, shard_bytes=256 * 1024)  # fmt: skip
-    monkeypatch.setattr("featstore.remote.hub._BATCH_FILES", 2)
     monkeypatch.setenv("HEADSTOCK_CACHE_SIZE", str(1100 * 1024))  # a set, and hardly more
     hub.latency = lambda _: time.sleep(0.05)
     with static_server(root) as upstream, proxy(upstream) as source:

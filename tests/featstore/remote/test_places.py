@@ -28,7 +28,7 @@ class ZipObjects(Objects):
     """``zip://NAME``: the archive NAME.zip in $ZIPS, written anew, whole, at each change."""
 
     what = "an archive"
-    can_write = can_push = True
+    can_write = True
 
     def __init__(self, address: Address) -> None:
         super().__init__(address.url)

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 
 from featstore import open_store
 from featstore.errors import AddressError, CacheFullError, RemoteStoreError
-from featstore.remote.cache import user_cache
+from featstore.remote.cache import CachedShard, shard_name, user_cache
 from featstore.remote.place import RemotePlace
-from featstore.remote.rows import CachedShard, shard_name
 from featstore.store import Mode
 from featstore.testing import item_table, write_set
 from tests.featstore.remote.conftest import BLOCK, N, make_rows
@@ -96,23 +95,6 @@ def test_offline_by_the_environment_asks_nothing(
     with pytest.raises(AddressError):
         open_store(served.url)
     assert not served.requests
-
-
-def test_rows_are_asked_for_by_runs_of_blocks(
-    served: Proxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("featstore.remote.rows.GAP_BYTES", 0)
-    view = open_store(served.url).view(IMAGES)
-    rows = np.array([0, 1, BLOCK, 3 * BLOCK + 1, 9 * BLOCK, 10 * BLOCK])
-    view.source.read(rows)
-    asked = [bytes_ for _, path, bytes_ in served.requests if "embedding/c/" in path]
-    size = BLOCK * 256 * 4
-    assert len(asked) == 3
-    assert set(asked) == {
-        f"bytes=0-{2 * size - 1}",  # blocks 0 and 1
-        f"bytes={size}-{3 * size - 1}",  # blocks 9 and 10, of the third file
-        f"bytes={3 * size}-{4 * size - 1}",  # block 3
-    }
 
 
 @pytest.mark.parametrize("mode", ["map", "pread"])
@@ -196,7 +178,7 @@ def test_marks_of_an_earlier_start_are_not_believed(
     (part,) = [path for path in cache_home.glob("shards/*/*") if path.stat().st_blocks]
     with part.open("r+b") as file:
         file.write(b"lost")  # what a loss of power makes of data that was not durable
-    monkeypatch.setattr("featstore.remote.rows.boot_id", lambda: "another start")
+    monkeypatch.setattr("featstore.remote.cache.boot_id", lambda: "another start")
     before = served.count("embedding/c/")
     assert_same_rows(served.url, store_folder)
     assert served.count("embedding/c/") > before

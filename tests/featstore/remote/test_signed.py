@@ -18,7 +18,7 @@ from tests.featstore.remote.test_buckets import extend
 pytest.importorskip("cryptography", reason="needs cryptography, of the extra `sign`")
 
 from featstore.share.copy import sign_store
-from featstore.store.signature import make_key
+from featstore.store.log import make_key
 
 IMAGES = "birds/image/toy"
 

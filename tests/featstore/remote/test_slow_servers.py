@@ -6,11 +6,12 @@ Each read runs in a child process: one that hung would be killed after a minute,
 from __future__ import annotations
 
 import multiprocessing
+import os
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -35,28 +36,30 @@ AT_ONCE = {"HEADSTOCK_NET": "least_rate=100000,patience=0.2,deadline=1.5"}
 
 HEADERS = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
-#: How a server trickles: what it sends at once, and what it repeats with pauses for ever.
-TRICKLES = {
-    "headers": (b"HTTP/1.1 200 OK\r\n", b"x"),
-    "body": (HEADERS + b"Content-Length: 3000000\r\n\r\n", b" "),
-    "chunks": (HEADERS + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
-    "silence": (b"", b""),
-}
+CHUNKED = HEADERS + b"Transfer-Encoding: chunked\r\n\r\n"
+STATUS = b"HTTP/1.1 200 OK\r\n"
 
-
-#: What a server sends for ever as fast as it can, after what it sends at once.
-FLOODS = {
-    "continue": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
-    "headers": (b"HTTP/1.1 200 OK\r\n", b"X-Header: more\r\n"),
-    "a header": (b"HTTP/1.1 200 OK\r\nX-Header: ", b"more "),
-    "status": (b"HTTP/1.1 200 ", b"OK "),
-    "trailers": (
-        HEADERS + b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n0\r\n", b"X-Trailer: more\r\n"
-    ),
-    "a chunk's size": (HEADERS + b"Transfer-Encoding: chunked\r\n\r\n1", b"0"),
-    "chunks": (HEADERS + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n" * 100),
-    "body": (HEADERS + b"\r\n", b" " * 1000),
-}  # fmt: skip
+#: How servers never end: who is asked, what is sent at once, and what again and again, as fast as
+#: they can or, where it says so, with pauses.
+SLOW, FAST = 0.05, 0.0
+ENDLESS = [
+    ("http", STATUS, b"x", SLOW),
+    ("http", HEADERS + b"Content-Length: 3000000\r\n\r\n", b" ", SLOW),
+    ("http", CHUNKED, b"1\r\n \r\n", SLOW),
+    ("http", b"", b"", SLOW),
+    ("s3", STATUS, b"x", SLOW),
+    ("hf", HEADERS + b"Content-Length: 3000000\r\n\r\n", b" ", SLOW),
+    ("http", b"", b"HTTP/1.1 100 Continue\r\n\r\n", FAST),
+    ("http", STATUS, b"X-Header: more\r\n", FAST),
+    ("http", STATUS + b"X-Header: ", b"more ", FAST),
+    ("http", b"HTTP/1.1 200 ", b"OK ", FAST),
+    ("http", CHUNKED + b"1\r\n{\r\n0\r\n", b"X-Trailer: more\r\n", FAST),
+    ("http", CHUNKED + b"1", b"0", FAST),
+    ("http", CHUNKED, b"1\r\n \r\n" * 100, FAST),
+    ("http", HEADERS + b"\r\n", b" " * 1000, FAST),
+    ("s3", STATUS, b"X-Header: more\r\n", FAST),
+    ("s3", HEADERS + b"\r\n", b" " * 1000, FAST),
+]
 
 
 @contextmanager
@@ -103,6 +106,13 @@ def _read(said: Connection, address: str) -> None:
         said.send(f"{type(err).__name__} {err}")
 
 
+def _read_all(said: Connection, jobs: list[tuple[str, dict[str, str]]]) -> None:
+    """Read sets one after the other, each with variables of its own."""
+    for address, variables in jobs:
+        os.environ.update(variables)
+        _read(said, address)
+
+
 def _list(said: Connection) -> None:
     """List a bucket, and say how many files there are, or the error, and the seconds until then."""
     began = time.monotonic()
@@ -113,8 +123,8 @@ def _list(said: Connection) -> None:
     said.send((found, time.monotonic() - began))
 
 
-def in_child(job: Callable[..., None], *args: str, **variables: str) -> Any:
-    """Return what a job says in a process of its own, which is killed if it hangs."""
+def in_child(job: Callable[..., None], *args: Any, n: int = 0, **variables: str) -> Any:
+    """Return what a job says in a process of its own, `n` times; it is killed if it hangs."""
     ours, theirs = multiprocessing.Pipe(duplex=False)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {**QUICK, **variables}.items():
@@ -122,8 +132,11 @@ def in_child(job: Callable[..., None], *args: str, **variables: str) -> Any:
         child = multiprocessing.get_context("spawn").Process(target=job, args=(theirs, *args))
         child.start()
     try:
-        assert ours.poll(60), "it hangs"
-        return ours.recv()
+        said = []
+        for _ in range(max(1, n)):
+            assert ours.poll(60), f"it hangs, having said {said}"
+            said.append(ours.recv())
+        return said if n else said[0]
     finally:
         child.kill()
         child.join()
@@ -138,14 +151,15 @@ def addressed(scheme: str, url: str) -> tuple[str, dict[str, str]]:
     }[scheme]
 
 
-@pytest.mark.parametrize(
-    ("scheme", "how"), [*(("http", how) for how in TRICKLES), ("s3", "headers"), ("hf", "body")]
-)
-def test_a_server_that_trickles_is_given_up(scheme, how):
-    with trickling(*TRICKLES[how]) as url:
-        address, more = addressed(scheme, url)
-        said = in_child(_read, address, **more, **AT_ONCE)
-    assert said.startswith("UnreachableError"), said
+def test_servers_that_trickle_or_flood_are_given_up():
+    """None sends a file, and none is waited for."""
+    with ExitStack() as servers:
+        urls = [servers.enter_context(trickling(*sent, pause=p)) for _, *sent, p in ENDLESS]
+        jobs = [addressed(case[0], url) for case, url in zip(ENDLESS, urls, strict=True)]
+        said = in_child(_read_all, jobs, n=len(jobs), **AT_ONCE)
+    for case, error in zip(ENDLESS, said, strict=True):
+        others = ("CorruptStoreError", "RemoteStoreError") if case[-1] is FAST else ()
+        assert error.startswith(("UnreachableError", *others)), (case, error)
 
 
 def test_a_page_of_a_list_without_end_is_given_up_after_the_patience():
@@ -169,16 +183,6 @@ def test_a_list_of_too_many_files_is_given_up():
         )
     assert said.startswith("CorruptStoreError"), said
     assert "lists more than 29 files" in said
-
-
-@pytest.mark.parametrize(
-    ("scheme", "how"), [*(("http", how) for how in FLOODS), ("s3", "headers"), ("s3", "body")]
-)
-def test_a_server_without_end_is_given_up(scheme, how):
-    with trickling(*FLOODS[how], pause=0) as url:
-        address, more = addressed(scheme, url)
-        said = in_child(_read, address, **more, **AT_ONCE)
-    assert said.startswith(("UnreachableError", "CorruptStoreError", "RemoteStoreError")), said
 
 
 @pytest.mark.parametrize("scheme", ["http", "s3"])

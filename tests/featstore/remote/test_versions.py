@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pytest
 
-from featstore import copy_sets, open_store
+from featstore import open_store
 from featstore.errors import (
     CorruptStoreError,
     FormatVersionError,
-    RemoteStoreError,
     StoreWriteError,
     UnknownSetError,
 )
 from featstore.identity import sealed
 from featstore.remote.objects import FolderObjects
-from featstore.share.copy import compare_stores, make_tag, send_tag
+from featstore.share.copy import make_tag, send_tag
+from featstore.share.doctor import compare_stores
 from featstore.store import verify_store
 from featstore.store.files import json_bytes
 from featstore.store.records import parse_tag, tag_document, tag_file
 from featstore.testing import item_table, write_set
 from tests.damage import relog
 from tests.featstore.remote.conftest import make_rows, make_store
-from tests.featstore.remote.proxy import Answer, proxy
+from tests.featstore.remote.proxy import proxy
 from tests.featstore.remote.static import static_server
-from tests.featstore.remote.test_buckets import extend, open_objects_of
+from tests.featstore.remote.test_buckets import extend
 from tests.typed import headstock
 
 IMAGES, TEXTS = "birds/image/toy", "birds/caption/toy"
@@ -142,50 +140,3 @@ def test_what_differs(grown, store_folder, served):
         assert image.failed == (1, 1)
         assert compare_stores(open_store(grown, revision="v1"), open_store(before)) == []
     assert served.count("embedding/c/") == 0
-
-
-def test_a_tag_in_a_bucket_is_listed_by_the_same_call_again(bucket, grown, tmp_path):
-    copy_sets(grown, bucket.address)
-
-    def refuse(path: str, number: int, answer: Answer) -> Answer | None:
-        refused = "log.json" in path and bucket.requests[-1][0] == "PUT"
-        return Answer(403, {}, b"") if refused else None
-
-    bucket.harm = refuse
-    # The proxy does harm to answers: what it refuses has been put. So it is taken out again.
-    before = open_objects_of(bucket).read("log.json", limit=10**6)
-    with pytest.raises(RemoteStoreError):
-        make_tag(bucket.address, "v3")
-    bucket.harm = None
-    open_objects_of(bucket).put("log.json", before)
-    with pytest.raises(UnknownSetError, match="No tag named 'v3'"):
-        open_store(bucket.address, revision="v3")
-    assert open_store(bucket.address).tags() == ["v1", "v2"]
-    make_tag(bucket.address, "v3")
-    assert len(open_store(bucket.address, revision="v3").sets()) == 3
-    with pytest.raises(StoreWriteError, match="never change"):
-        make_tag(bucket.address, "v1")
-    copy_sets(bucket.address, tmp_path / "pulled")
-    assert open_store(tmp_path / "pulled").tags() == ["v1", "v2", "v3"]
-    assert verify_store(tmp_path / "pulled").problems == []
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "changed"),
-    [
-        ([["a"], ["b", "c"], None], [["a"], ["b"], None], 1),
-        ([{"x": 1, "y": [2]}, {"x": 1, "y": []}, None], [{"x": 1, "y": [2]}] * 3, 2),
-        ([b"\xff\x00", b"", None], [b"\xff\x00", b"\xfe", None], 1),
-        ([datetime.date(2026, 1, 1), None, None], [datetime.date(2026, 1, 2), None, None], 1),
-        ([[[1.5], []], [], None], None, 2),
-    ],
-    ids=["lists", "structs", "bytes", "dates", "a column that one lacks"],
-)
-def test_item_columns_of_any_type_are_compared(one, other, changed, tmp_path):
-    for name, values in (("one", one), ("other", other)):
-        facts = {} if values is None else {"more": values}
-        items = item_table([{"item_id": f"t/{i}", "kind": "caption"} for i in range(3)])
-        items = items.with_columns(**{key: pl.Series(facts[key]) for key in facts})
-        write_set(tmp_path / name, make_rows(3, 8), items, kind="caption", encoder="st:toy")
-    (found,) = compare_stores(open_store(tmp_path / "one"), open_store(tmp_path / "other"))
-    assert (found.added, found.removed, found.changed_items) == (0, 0, changed)

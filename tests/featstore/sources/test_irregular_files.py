@@ -1,11 +1,10 @@
-"""Pipes, sockets and odd names where a source has files: an error or an item less, never a wait."""
+"""Pipes, devices and odd names where a source has files: an error or an item less, never a wait."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import signal
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,21 +38,11 @@ def _pipe(path: Path) -> None:
     os.mkfifo(path)
 
 
-def _socket(path: Path) -> None:
-    here = Path.cwd()
-    os.chdir(path.parent)  # the path of a socket is short
-    try:
-        with socket.socket(socket.AF_UNIX) as made:
-            made.bind(path.name)
-    finally:
-        os.chdir(here)
-
-
 def _device(path: Path) -> None:
     path.symlink_to("/dev/zero")
 
 
-PLANTS: dict[str, Callable[[Path], None]] = {"pipe": _pipe, "socket": _socket, "device": _device}
+PLANTS: dict[str, Callable[[Path], None]] = {"pipe": _pipe, "device": _device}
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from featstore import read_manifest
 from featstore.errors import ManifestError
-from featstore.sources.making import default_name, guessed, make_manifest
+from featstore.sources.making import guessed, make_manifest
 from tests.small_files import picture, write
 from tests.typed import headstock
 
@@ -31,14 +31,6 @@ def test_the_same_input_gives_the_same_bytes(photos, tmp_path):
     make_manifest("folder", photos, tmp_path / "x")
     assert contents(tmp_path / "x") == contents(tmp_path / "y")
     assert sorted(contents(tmp_path / "x")) == ["dataset.toml", "image.parquet"]
-
-
-def test_names_come_from_locations(photos, tmp_path):
-    assert make_manifest("folder", photos, tmp_path / "x").name == "my-photos"
-    assert default_name(tmp_path / "shard-000.tar") == "shard-000"
-    assert default_name(tmp_path / "犬.csv") == "dataset"
-    with pytest.raises(ManifestError, match="lower-case letters"):
-        make_manifest("folder", photos, tmp_path / "y", name="My Photos")
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(photos, tmp_path):

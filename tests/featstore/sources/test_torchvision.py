@@ -11,8 +11,8 @@ from featstore import read_manifest
 from featstore.errors import ManifestError
 from featstore.images import decode_image
 from featstore.sources.making import make_manifest
+from featstore.sources.pictures import NAMES
 from featstore.sources.reader import open_reader
-from featstore.sources.torchvision_sets import NAMES
 from tests.featstore.sources.torchvision_miniatures import MINIATURES
 from tests.small_files import write
 

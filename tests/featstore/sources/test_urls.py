@@ -81,15 +81,6 @@ def test_what_is_there_is_listed_with_its_hash_and_the_rest_with_its_reason(
     assert rows_of(again) == FOUND
 
 
-def test_the_list_that_was_whole_forgets_what_was_left_out(listing, site, tmp_path):
-    out = tmp_path / "out"
-    make_manifest("urls", listing, out)
-    assert (out / "left_out.csv").exists()
-    listing.write_text(f"url\n{site.url}/1.png\n")
-    assert "complete" not in make_manifest("urls", listing, out).facts
-    assert not (out / "left_out.csv").exists()
-
-
 @pytest.mark.parametrize("form", ["txt", "tsv", "parquet"])
 def test_forms_of_lists(make, site, tmp_path, form):
     urls = [f"{site.url}/{n}.png" for n in (3, 1)]
@@ -131,7 +122,7 @@ def test_the_order_and_the_bytes_do_not_depend_on_who_answers_first(site, tmp_pa
     listing = write(tmp_path, {"list.txt": "\n".join(f"{site.url}/{n}.png" for n in range(40))})
     tables = []
     for at_once in (1, 4):
-        monkeypatch.setattr("featstore.sources.urls.AT_ONCE", at_once)
+        monkeypatch.setattr("featstore.sources.pictures.AT_ONCE", at_once)
         made = make_manifest("urls", listing / "list.txt", tmp_path / f"at{at_once}")
         tables.append((tmp_path / f"at{at_once}" / "image.parquet").read_bytes())
     assert tables[0] == tables[1]
@@ -190,7 +181,7 @@ def test_an_image_that_cannot_be_kept_ends_the_listing(make, listing, site, tmp_
             raise OSError(errno.ENOSPC, "No space left on device")
         write_durably(path, parts)
 
-    monkeypatch.setattr("featstore.sources.urls.write_durably", full)
+    monkeypatch.setattr("featstore.sources.pictures.write_durably", full)
     with pytest.raises(StoreWriteError, match=r"kept.*No space left on device\. Free space"):
         make("urls", listing, keep=str(tmp_path / "kept"))
     assert not (tmp_path / "made0").exists()

@@ -1,4 +1,4 @@
-"""A torchvision dataset of each way to give pictures, with two or three, in its own files.
+"""A torchvision dataset of each way to say a split, with three pictures, in its own files.
 
 Where a class compares an md5 before it opens a file, that of the miniature is put in its place:
 everything after the comparison is torchvision's own reading.
@@ -7,7 +7,6 @@ everything after the comparison is torchvision's own reading.
 from __future__ import annotations
 
 import hashlib
-import pickle
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,33 +46,6 @@ def numbered(split: str, labels: list[str | None], pixels: Any) -> Mini:
     return Mini(split, list(zip(names, labels, pixels, strict=True)))
 
 
-def cifar10(root, monkeypatch):
-    kind, folder = datasets.CIFAR10, root / "cifar-10-batches-py"
-    train = [f"data_batch_{number}" for number in range(1, 6)]
-    data = RNG.integers(0, 256, (3, 3072), dtype=np.uint8)
-    files = {name: {"data": data, "labels": [1, 0, 1]} for name in (*train, "test_batch")}
-    files["batches.meta"] = {"label_names": ["cat", "dog"]}
-    write(folder, {name: pickle.dumps(content) for name, content in files.items()})
-    sums = {name: md5(folder / name) for name in files}
-    monkeypatch.setattr(kind, "train_list", [[name, sums[name]] for name in train])
-    monkeypatch.setattr(kind, "test_list", [["test_batch", sums["test_batch"]]])
-    monkeypatch.setattr(kind, "meta", {**kind.meta, "md5": sums["batches.meta"]})
-    pixels = data.reshape(3, 3, 32, 32).transpose(0, 2, 3, 1)
-    return numbered("test", ["dog", "cat", "dog"], pixels)
-
-
-def gtsrb(root, _):
-    """Its files are PPM, which is not decoded: they become PNG files."""
-    signs = RNG.integers(0, 256, (2, 5, 6, 3), dtype=np.uint8)
-    listed = ["Filename;Width;ClassId"]
-    for number, sign in enumerate(signs):
-        body = b"P6 6 5 255\n" + sign.tobytes()
-        write(root, {f"gtsrb/GTSRB/Final_Test/Images/{number}.ppm": body})
-        listed.append(f"{number}.ppm;6;{[16, 2][number]}")
-    write(root, {"gtsrb/GT-final_test.csv": "\n".join(listed)})
-    return numbered("test", ["16", "2"], signs)
-
-
 def mnist(root, _):
     digits = RNG.integers(0, 256, (3, 28, 28), dtype=np.uint8)
     for split in ("train", "t10k"):
@@ -101,4 +73,4 @@ def stl10(root, monkeypatch):
     return numbered("train+unlabeled", ["bird", "airplane", None], pixels.transpose(0, 3, 2, 1))
 
 
-MINIATURES = {"CIFAR10": cifar10, "GTSRB": gtsrb, "MNIST": mnist, "STL10": stl10}
+MINIATURES = {"MNIST": mnist, "STL10": stl10}

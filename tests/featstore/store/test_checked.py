@@ -53,17 +53,6 @@ def test_a_flipped_bit_is_found_in_every_mode(tmp_path, key, rows, mode):
         open_store(tmp_path, mode=mode, verify="full").view(key)
 
 
-def test_a_block_is_checked_once(tmp_path, key, rows):
-    view = open_store(tmp_path, verify="first-touch").view(key)
-    assert view.take([0]).numpy().tobytes() == rows[[0]].tobytes()
-    _flip(tmp_path, key, 1)
-    # Its block was checked before; the next one is not.
-    assert view.take([1]).numpy().shape == (1, 32)
-    _flip(tmp_path, key, BLOCK)
-    with pytest.raises(CorruptStoreError, match="block 1 "):
-        view.take([BLOCK]).numpy()
-
-
 def test_full_reads_the_items_too(tmp_path, key):
     (path,) = (tmp_path / key).parent.glob("items-*.parquet")
     flip(path, path.stat().st_size // 2)
@@ -75,35 +64,14 @@ def test_full_reads_the_items_too(tmp_path, key):
         open_store(tmp_path, verify="full").view(key)
 
 
-# ---- Worker threads: kept between blocks, and made anew in a forked child -------------------
-
-
-# ---- A view that is pickled is the same rows in another process, whatever happens to --------
-
-
-ROWS = 50
-
-
-@pytest.fixture
-def folder(tmp_path):
-    items = item_table(
-        [{"item_id": f"b/{i:02d}", "kind": "image", "split": "train" if i % 3 else "test"}
-         for i in range(ROWS)]
-    )  # fmt: skip
-    rows = np.random.default_rng(0).standard_normal((ROWS, 6)).astype(np.float32)
-    rows[4] = np.nan
-    write_set(tmp_path / "s", rows, items, failures={"b/04": "broken"})
-    return tmp_path / "s"
-
-
 def _read(view: object) -> tuple[np.ndarray, list[str], str]:
     return view.numpy(), view.items["item_id"].to_list(), view.fingerprint  # type: ignore[attr-defined]
 
 
-def test_rows_items_and_fingerprint_are_the_same_elsewhere(folder, monkeypatch, forked):
-    monkeypatch.chdir(folder.parent)
-    whole = open_store("s", verify="full").view("birds/image/toy")
-    some = whole.where(split="train").take([20, 3, 3, 0]).normalized().astype(np.float64)
+def test_rows_items_and_fingerprint_are_the_same_elsewhere(store_path, monkeypatch, forked):
+    monkeypatch.chdir(store_path.parent)
+    whole = open_store("store", verify="full").view("birds/image/toy")
+    some = whole.where(split="train").take([5, 3, 3, 0]).normalized().astype(np.float64)
     views = [whole, some, some.centered(np.arange(6.0))]
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         monkeypatch.chdir("/")
@@ -114,12 +82,12 @@ def test_rows_items_and_fingerprint_are_the_same_elsewhere(folder, monkeypatch, 
         assert (ids, fingerprint) == (view.items["item_id"].to_list(), view.fingerprint)
 
 
-def test_rows_in_memory_do_not_travel(folder):
+def test_rows_in_memory_do_not_travel(tmp_path):
     items = item_table(
         [{"item_id": f"c/{i}", "kind": "class_name", "class_id": f"c/{i}", "variant": "name",
           "template_id": "none", "text": "t"} for i in range(3)]
     )  # fmt: skip
-    write_set(folder, np.eye(3, dtype=np.float32), items, dataset="c", kind="class_name")
-    texts = open_store(folder).view("c/class_name/toy").class_texts()
+    write_set(tmp_path, np.eye(3, dtype=np.float32), items, dataset="c", kind="class_name")
+    texts = open_store(tmp_path).view("c/class_name/toy").class_texts()
     with pytest.raises(TypeError, match="rows in memory"):
         pickle.dumps(texts)

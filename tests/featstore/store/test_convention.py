@@ -15,7 +15,7 @@ import zarr
 
 from featstore import open_store
 from featstore.identity import canonical_json, sha256_hex
-from featstore.store.convention import KEY, SCHEMA
+from featstore.store.records import KEY, SCHEMA
 from featstore.testing import item_table, write_set
 from tests.goldens import world
 from tests.goldens.store_bytes import SHARDS, write_store
@@ -58,25 +58,15 @@ def _run(heading: str) -> None:
     exec(compile(PROGRAMS[heading], PAGE.name, "exec"), {"__name__": "embeddings_convention"})
 
 
-@pytest.fixture
-def birds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The group that the page writes with zarr alone: four rows of three numbers."""
+def test_the_group_that_the_page_writes_is_read_by_zarr_xarray_and_datasets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None knows Headstock, nor this convention: the group says what they need."""
     monkeypatch.chdir(tmp_path)
-    _run("Write it with zarr")
-    return tmp_path / "birds"
-
-
-def test_what_the_page_writes_conforms(birds: Path) -> None:
+    _run("Write it with zarr")  # four rows of three numbers
+    birds = tmp_path / "birds"
     assert _faults(birds) == []
-
-
-def test_the_page_reads_it_with_zarr(birds: Path) -> None:
-    assert birds.is_dir()
     _run("Read it with zarr")
-
-
-def test_xarray_and_datasets_read_it(birds: Path) -> None:
-    """Neither knows Headstock, nor this convention: the group says what they need."""
     xarray, datasets = pytest.importorskip("xarray"), pytest.importorskip("datasets")
     data = xarray.open_zarr("birds", consolidated=False)
     stated = data.attrs["embeddings"]
@@ -111,39 +101,27 @@ def test_every_set_of_headstock_conforms(tmp_path: Path) -> None:
     assert stated["head_weight", "float32"]["space"] == stated["image", "float16"]["space"]
 
 
-#: The facts of a space that encoders of images and texts record.
-SPACE = {
-    "name": "toy", "weights_sha256": "ab" * 32, "layer": "input of head", "normalized": True,
-    "preprocessing": {"input_size": [3, 8, 8]},
-}  # fmt: skip
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    """Two sets of unit rows in one space: images, and rows of a head, which have other norms."""
-    rows = np.eye(5, 4, dtype=np.float32) + np.eye(5, 4, k=-4, dtype=np.float32)
-    items = item_table([f"birds/{i}" for i in range(5)])
-    facts = {"manifest_revision": "3"}
-    sizes = {"block_rows": 2, "plain_bytes": 0, "shard_bytes": 1}
-    write_set(tmp_path / "s", rows, items, space=SPACE, facts=facts, dataset="birds", **sizes)
-    write_set(
-        tmp_path / "s", 3 * rows, items.with_columns(kind=pl.lit("head_weight")), space=SPACE,
-        kind="head_weight", dataset="labels", bias=np.ones(5),
-    )  # fmt: skip
-    return tmp_path / "s"
-
-
-def test_facts_of_an_encoder_are_stated(store: Path) -> None:
-    (path,) = store.glob("birds/image/*/zarr.json")
-    document = json.loads(path.read_text())["attributes"]
+def test_facts_of_an_encoder_are_stated(tmp_path: Path) -> None:
+    """Of unit rows, and of rows of a head in the same space, which have other norms."""
+    space = {
+        "name": "toy", "weights_sha256": "ab" * 32, "layer": "input of head", "normalized": True,
+        "preprocessing": {"input_size": [3, 8, 8]},
+    }  # fmt: skip
+    rows, items = np.eye(4, dtype=np.float32), item_table([f"birds/{i}" for i in range(4)])
+    key = write_set(tmp_path, rows, items, space=space, facts={"manifest_revision": "3"})
+    document = json.loads((tmp_path / key / "zarr.json").read_text())["attributes"]
     stated, ours = document["embeddings"], document["featstore"]
     assert stated["weights_digest"] == f"sha256:{'ab' * 32}"
     assert stated["space"] == {"id": ours["space_id"], "layer": "input of head"}
-    assert stated["preprocessing"] == SPACE["preprocessing"]
+    assert stated["preprocessing"] == space["preprocessing"]
     assert (stated["normalized"], stated["source_data"]) == (True, ["birds@3"])
     assert stated["revision"]["id"] == ours["revision"]
-    (path,) = store.glob("labels/*/*/zarr.json")
-    assert json.loads(path.read_text())["attributes"]["embeddings"]["normalized"] is False
+    head = write_set(
+        tmp_path, 3 * rows, items.with_columns(kind=pl.lit("head_weight")), space=space,
+        kind="head_weight", dataset="labels", bias=np.ones(4),
+    )  # fmt: skip
+    document = json.loads((tmp_path / head / "zarr.json").read_text())["attributes"]
+    assert document["embeddings"]["normalized"] is False
 
 
 def test_the_reader_of_the_format_reads_parts_and_leaves_out_failed_rows(tmp_path):

@@ -133,7 +133,7 @@ def test_groups_are_left_out_that_hold_none_of_the_values(texts, wanted, ordered
         file = tables.ItemFile(items)
         path = Path(folder) / file.name
         path.write_bytes(file.data)
-        read = partial(tables.read_items, path, file.facts, n=len(texts))
+        read = partial(tables.read_items, [(path, {**file.facts, "n": len(texts)})])
         for name in ("text", "n"):
             expected = tables.where_equal(items[name], wanted)
             assert read(columns=[name], texts=wanted)[name].equals(expected)

@@ -64,17 +64,12 @@ def _litter(root: Path) -> set[str]:
     return set(names)
 
 
-def test_a_whole_store_has_no_litter(store_path):
+def test_litter_goes_and_nothing_else(store_path):
     write_thumbnails(store_path / "birds" / "image", {"birds/00": b"x"})
     before = tree(store_path)
     _age(store_path)
     assert collect_garbage(store_path, grace=0) == []
     assert tree(store_path) == before
-
-
-def test_litter_goes_and_nothing_else(store_path):
-    write_thumbnails(store_path / "birds" / "image", {"birds/00": b"x"})
-    before = tree(store_path)
     names = _litter(store_path)
     old = store_path / "birds" / "image" / "thumbnails-0badcafe.parquet"
     old.write_bytes(b"old")
@@ -140,10 +135,16 @@ def test_what_lies_behind_a_link_is_not_ours(store_path, images, tmp_path):
     assert tree(tmp_path / "other") == before
 
 
-@pytest.mark.parametrize("stopped", ["before the old ones were removed", "before they were listed"])
-@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(
+    ("first", "stopped"),
+    [
+        (True, "featstore.store.tables.list_thumbnails"),
+        (False, "featstore.store.tables.list_thumbnails"),
+        (False, "pathlib.Path.unlink"),  # of the old ones
+    ],
+)
 def test_thumbnails_of_a_writer_that_was_stopped_are_no_damage_and_are_kept(
-    store_path, monkeypatch, stopped, first
+    store_path, monkeypatch, first, stopped
 ):
     kind = store_path / "birds" / "image"
     if not first:
@@ -153,10 +154,7 @@ def test_thumbnails_of_a_writer_that_was_stopped_are_no_damage_and_are_kept(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        if stopped == "before they were listed" or first:
-            patch.setattr("featstore.store.tables.list_thumbnails", stop)
-        else:
-            patch.setattr(Path, "unlink", stop)
+        patch.setattr(stopped, stop)
         with pytest.raises(KeyboardInterrupt):
             write_thumbnails(kind, {"birds/01": b"y"})
     report = verify_store(store_path)

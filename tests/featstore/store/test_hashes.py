@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featstore import SetSpec, SetWriter, copy_sets, open_store
-from featstore.store import LayoutLimits, verify_store
+from featstore import copy_sets, open_store
+from featstore.store import verify_store
 from featstore.testing import item_table, write_set
 from tests.typed import headstock
 
@@ -83,25 +83,6 @@ def test_a_set_keeps_its_hash_in_a_store_that_has_another(made, tmp_path):
     assert verify_store(target).problems == []
     assert not copy_sets(target, root).failed
     assert verify_store(root).problems == []
-
-
-def test_staged_blocks_are_taken_up_by_their_hash(made):
-    name, root = made
-    spec = SetSpec("grown", "image", "timm:toy", {"name": "toy"}, "float32")
-
-    def writer() -> SetWriter:
-        return SetWriter(root, spec, item_table(items(8)), 4096, limits=LayoutLimits(**LIMITS))
-
-    with writer() as first:
-        first.write_block(0, rows(8)[:4])
-    (journal,) = root.rglob("journal.jsonl")
-    assert name in json.loads(journal.read_text().splitlines()[1])
-    with writer() as second:
-        assert second.pending() == [1]
-        second.write_block(1, rows(8)[4:])
-        second.finish()
-    assert verify_store(root).problems == []
-    np.testing.assert_array_equal(open_store(root).view("grown/image/timm:toy").numpy(), rows(8))
 
 
 def test_the_hash_of_a_store_never_changes(made, capsys):

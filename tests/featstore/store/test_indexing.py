@@ -91,16 +91,12 @@ def test_an_unknown_id_names_the_closest(view):
         view["b/7"]
     with pytest.raises(UnknownItemError, match="has no item 'x', 'y'"):
         view[["x", "b/01", "y"]]
+    several = view[[3, 5, 3]]  # of an item with several rows the first is meant
+    np.testing.assert_array_equal(several["b/03"], several[0])
     assert "b/03" in view
     assert "b/3" not in view
     assert 3 not in view
     assert "b/01" not in view.where(split="train")
-
-
-def test_of_an_item_with_several_rows_the_first_is_meant(view):
-    several = view[[3, 5, 3]].normalized()
-    np.testing.assert_array_equal(several["b/03"], several[0])
-    assert len(several[["b/03", "b/03"]]) == 2
 
 
 def test_numpy_takes_a_view_as_an_array(view):
@@ -121,21 +117,7 @@ def test_shuffled_batches_hold_every_row_once_and_follow_the_seed(view, seed, si
 
     rows = np.concatenate(shuffled())
     assert [len(batch) for batch in shuffled()][:-1] == [size] * (len(shuffled()) - 1)
-    np.testing.assert_array_equal(rows, np.concatenate(shuffled()))
     np.testing.assert_array_equal(rows, ROWS[np.random.default_rng(seed).permutation(N)])
-
-
-def test_shuffled_pairs_stay_pairs(pairs):
-    plain = {(*x, *y, weight) for x, y, weight in _triples(pairs.batches(7))}
-    order = [*_triples(pairs.batches(7, shuffle=np.random.default_rng(0)))]
-    assert {(*x, *y, weight) for x, y, weight in order} == plain
-    assert len(order) == len(pairs) == 41
-    assert not np.array_equal(np.stack([x for x, _, _ in order]), pairs.x)
-
-
-def _triples(batches: Any) -> Any:
-    for batch in batches:
-        yield from zip(*batch, strict=True)
 
 
 def test_pairs_in_brackets(pairs):
@@ -160,6 +142,22 @@ def test_pairs_in_brackets(pairs):
         pairs[41]
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_pairs_stay_pairs_in_batches_tensors_and_the_workers_of_a_loader(pairs):
+    xs, ys = pairs.numpy()
+    order = np.random.default_rng(0).permutation(len(pairs))
+    found = zip(*pairs.batches(7, shuffle=np.random.default_rng(0)), strict=True)
+    for one, whole in zip(found, (xs, ys, pairs.weight), strict=True):
+        np.testing.assert_array_equal(np.concatenate(one), whole[order])
+    dataset = pairs.torch_dataset()
+    assert len(pickle.dumps(dataset)) < 4000  # without its rows
+    loader = DataLoader(dataset, batch_size=8, num_workers=2, multiprocessing_context="fork")
+    joined = [torch.cat(parts) for parts in zip(*loader, strict=True)]
+    for x, y in (pairs.torch(), dataset[:], pickle.loads(pickle.dumps(dataset))[:], joined):
+        assert torch.equal(x, torch.from_numpy(xs))
+        assert torch.equal(y, torch.from_numpy(ys))
+
+
 def test_a_store_in_brackets(toy):
     keys = list(toy)
     assert keys == [str(info.key) for info in toy.sets()]
@@ -178,37 +176,10 @@ def test_a_store_in_brackets(toy):
         toy[0]  # type: ignore[index]
 
 
-def test_a_tensor_of_a_dataset_is_the_callers(view):
-    rows = view.torch_dataset()
-    assert len(rows) == N
-    rows[0].zero_()
-    rows[2:5].zero_()
-    assert torch.equal(rows[[0, 2, -1]], torch.from_numpy(ROWS[[0, 2, -1]]))
-    assert rows.__getitems__([4, 1])[1].tolist() == ROWS[1].tolist()
-
-
-def test_pairs_as_tensors(pairs):
-    xs, ys = pairs.numpy()
-    for x, y in (pairs.torch(), pairs.torch_dataset()[:]):
-        assert torch.equal(x, torch.from_numpy(xs))
-        assert torch.equal(y, torch.from_numpy(ys))
-    loader = DataLoader(pairs.torch_dataset(), batch_size=8)
-    x, y = (torch.cat(parts) for parts in zip(*loader, strict=True))
-    assert torch.equal(x, torch.from_numpy(xs))
-    assert torch.equal(y, torch.from_numpy(ys))
-
-
-def test_a_dataset_is_sent_without_its_rows(pairs):
-    sent = pickle.dumps(pairs.torch_dataset())
-    assert len(sent) < 4000
-    x, y = pickle.loads(sent)[[5, 1]]
-    np.testing.assert_array_equal(x, pairs.x[[5, 1]])
-    np.testing.assert_array_equal(y, pairs.y[[5, 1]])
-
-
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_workers_of_a_loader_read_the_rows(view):
+def test_workers_of_a_loader_read_the_rows_and_tensors_are_the_callers(view):
     dataset = view.torch_dataset()
+    dataset[2:5].zero_()
     generator = torch.Generator().manual_seed(0)
     order = list(RandomSampler(dataset, generator=generator.clone_state()))
     sampler = BatchSampler(RandomSampler(dataset, generator=generator), 5, drop_last=False)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +20,7 @@ from featstore.errors import (
     UnknownSetError,
 )
 from featstore.identity import canonical_json, sealed, sha256_hex
-from featstore.share.copy import drop_tag, make_tag
+from featstore.share.copy import make_tag
 from featstore.store import (
     collect_garbage,
     make_store,
@@ -204,26 +202,6 @@ def tagged(tmp_path):
     return root
 
 
-def test_gc_leaves_a_tag_that_is_about_to_be_linked(tagged, monkeypatch):
-    link, collected = os.link, []
-    gc = threading.Thread(target=lambda: collected.extend(collect_garbage(tagged, grace=-1)))
-
-    def collecting(*paths: Path) -> None:
-        if gc.ident is None:
-            gc.start()
-            gc.join(0.5)  # it waits for the log's lock
-        link(*paths)
-
-    monkeypatch.setattr(os, "link", collecting)
-    made = make_tag(tagged, "newest")
-    gc.join()
-    assert collected == []
-    assert open_store(tagged).tag("newest") == made
-    assert sorted(path.name[:-14] for path in (tagged / "tags").iterdir()) == [
-        "new", "newest", "old",
-    ]  # fmt: skip
-
-
 def path_of(tags: Path, name: str) -> Path:
     return next(tags.glob(f"{name}-????????.json"))
 
@@ -288,28 +266,6 @@ def test_a_tag_that_was_added_by_hand_is_none(tagged):
     make_tag(tagged, "more")
     assert (verify_store(tagged).problems, verify_store(tagged).notes) == ([], [])
     assert open_store(tagged).tag("more") == sets
-
-
-@pytest.mark.parametrize("how", ["dropped", "cleaned away"])
-def test_a_tag_that_is_made_again_while_it_is_taken_out_is_whole(tagged, monkeypatch, how):
-    sets, unlink = open_store(tagged).tag("new"), Path.unlink
-    again = threading.Thread(target=make_tag, args=(tagged, "new"), daemon=True)
-
-    def late(path: Path, **options: bool) -> None:
-        if path.parent.name == "tags" and path.suffix == ".json":
-            again.start()
-            again.join(0.5)  # by then it is done, or waits for its turn
-        unlink(path, **options)
-
-    monkeypatch.setattr(Path, "unlink", late)
-    assert drop_tag(tagged, "new")
-    if how == "cleaned away":
-        collect_garbage(tagged, grace=-1)
-    if again.ident is None:
-        again.start()
-    again.join()
-    assert open_store(tagged).tag("new") == sets
-    assert verify_store(tagged).problems == []
 
 
 def test_the_same_command_mends_a_tag_that_the_log_lists(tagged):

@@ -18,16 +18,11 @@ from featstore.testing import item_table, write_set
 def _captions(parents: list[str | None]) -> pl.DataFrame:
     return item_table(
         [
-            {
-                "item_id": f"birds/cap{i}",
-                "kind": "caption",
-                "text": f"text {i}",
-                "parent_id": parent,
-                "class_id": "birds/a",
-            }
+            {"item_id": f"birds/cap{i}", "kind": "caption", "text": f"text {i}",
+             "parent_id": parent, "class_id": "birds/a"}
             for i, parent in enumerate(parents)
         ]
-    )
+    )  # fmt: skip
 
 
 @settings(deadline=None, max_examples=25)
@@ -143,64 +138,47 @@ PROMPTS = [
 def texts(tmp_path):
     items = item_table(
         [
-            {
-                "item_id": f"birds/{c}#{variant}#{template}",
-                "kind": "class_name",
-                "text": f"{variant} of {c}",
-                "class_id": f"birds/{c}",
-                "variant": variant,
-                "template_id": template,
-            }
+            {"item_id": f"birds/{c}#{variant}#{template}", "kind": "class_name",
+             "text": f"{variant} of {c}", "class_id": f"birds/{c}", "variant": variant,
+             "template_id": template}
             for c, variant, template, _ in PROMPTS
         ]
-    )
+    )  # fmt: skip
     rows = np.array([vector for *_, vector in PROMPTS], dtype=np.float32)
     key = write_set(tmp_path, rows, items, kind="class_name", encoder="st:toy")
     return open_store(tmp_path).view(key)
 
 
-def test_by_hand(texts):
-    reduced = texts.class_texts(variants=["name"], templates=["none", "photo"])
+#: Variants and templates -> degrees of the rows of b, whose texts lie at 0 and 90, and of a, whose
+#: names lie at 0 (none) and 45 (photo), whose definition, which has no photo, at 90.
+@pytest.mark.parametrize(
+    ("variants", "templates", "degrees"),
+    [
+        (["name"], ["none", "photo"], (45, 22.5)),
+        (["name", "definition"], ["none"], (0, 45)),  # b has no definition
+        (["name", "definition"], ["photo"], (90, 67.5)),  # a definition stands bare
+        (["name", "definition"], ["none", "photo"], (45, 56.25)),  # variants count alike
+        (None, None, (45, 56.25)),
+    ],
+)
+def test_by_hand(texts, variants, templates, degrees):
+    reduced = texts.class_texts(variants, templates)
     assert reduced.items["class_id"].to_list() == ["birds/b", "birds/a"]
-    assert reduced.items["item_id"].to_list() == ["birds/b", "birds/a"]
-    root = np.sqrt(0.5)
-    # b: mean of (1, 0) and (0, 1); a: mean of (1, 0) and (√½, √½), at half of 45 degrees.
-    expected = [[root, root], [np.cos(np.pi / 8), np.sin(np.pi / 8)]]
-    np.testing.assert_allclose(reduced.numpy(), expected, rtol=1e-6)
+    angles = np.radians(degrees)
+    expected = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    np.testing.assert_allclose(reduced.numpy(), expected, rtol=1e-6, atol=1e-7)
 
 
-def test_a_class_may_lack_one_of_the_variants(texts):
-    reduced = texts.class_texts(variants=["name", "definition"], templates=["none"])
-    np.testing.assert_allclose(reduced.numpy()[0], [1, 0], atol=1e-7)
-    np.testing.assert_allclose(reduced.numpy()[1], [np.sqrt(0.5)] * 2, rtol=1e-6)
-
-
-def test_variants_count_alike_and_a_definition_stands_bare(texts):
-    reduced = texts.class_texts(variants=["name", "definition"], templates=["photo"])
-    # a: (√½, √½) of the name under `photo`, (0, 1) of the definition, which has no `photo`.
-    np.testing.assert_allclose(
-        reduced.numpy()[1], [np.sin(np.pi / 8), np.cos(np.pi / 8)], rtol=1e-6
-    )
-    both = texts.class_texts(variants=["name", "definition"], templates=["none", "photo"])
-    # a: the name at half of 45 degrees, the definition at 90: in the middle.
-    angle = (np.pi / 8 + np.pi / 2) / 2
-    np.testing.assert_allclose(both.numpy()[1], [np.cos(angle), np.sin(angle)], rtol=1e-6)
-
-
-def test_all_prompts_by_default(texts):
-    assert len(texts.class_texts()) == 2
-    every = texts.class_texts(variants=["name", "definition"], templates=["none", "photo"])
-    assert texts.class_texts().numpy().tobytes() == every.numpy().tobytes()
-
-
-def test_a_class_without_any_text_is_an_error(texts):
-    with pytest.raises(EmptySelectionError, match=r"1 classes .* \(first: 'birds/b'\)"):
-        texts.class_texts(variants=["definition"])
-
-
-@pytest.mark.parametrize("variants", [["nmae"], ["name", "nmae"], []])
-def test_an_unknown_variant_is_not_ignored(texts, variants):
-    with pytest.raises(EmptySelectionError, match="It has: 'definition', 'name'"):
+@pytest.mark.parametrize(
+    ("variants", "said"),
+    [
+        (["definition"], r"1 classes .* \(first: 'birds/b'\)"),
+        (["name", "nmae"], "It has: 'definition', 'name'"),
+        ([], "It has: 'definition', 'name'"),
+    ],
+)
+def test_variants_that_are_not_there_are_not_ignored(texts, variants, said):
+    with pytest.raises(EmptySelectionError, match=said):
         texts.class_texts(variants=variants)
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-from featstore import open_store
 from featstore.errors import StoreWriteError
 from featstore.manifest.manifest import conform_items
 from featstore.store import (
@@ -104,23 +103,6 @@ def test_parts_of_another_plan_are_not_mixed_in(tmp_path: Path) -> None:
         _fill(writer, writer.pending())
     with _writer(tmp_path, plan={"batch": 16}) as writer:
         assert writer.pending() == list(range(11))
-
-
-def test_a_set_is_extended_by_ranks(tmp_path: Path) -> None:
-    root = tmp_path / "parts"
-    with _writer(root, 22) as writer:
-        _fill(writer, writer.pending())
-        writer.finish()
-    for rank in range(2):
-        with _writer(root, part=(rank, 2)) as writer:
-            assert writer.pending() == list(range(6, 12))[rank::2]
-            _fill(writer, writer.pending())
-    with _writer(root) as writer:
-        assert writer.pending() == []
-        writer.finish()
-    found = open_store(root, verify="full").view("d/image/timm:toy").numpy(np.float32)
-    assert found.tobytes() == np.delete(ROWS, 5, axis=0).tobytes()
-    assert verify_store(root).problems == []
 
 
 def test_a_living_part_is_not_collected_and_one_rank_runs_once(tmp_path: Path) -> None:

@@ -145,20 +145,6 @@ def test_every_revision_stays_openable(tmp_path):
     assert len([*tmp_path.glob("*/*/*/revisions/*")]) == 1
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("plain", [0, 10**6])
-def test_open_readers_keep_theirs(tmp_path, mode, plain):
-    _write(tmp_path, 6, plain_bytes=plain)
-    store = open_store(tmp_path, mode=mode, verify="first-touch")
-    view = store.view(KEY)
-    late = open_store(tmp_path, mode=mode).view(KEY)
-    assert view.numpy(np.float32)[0].tobytes() == _rows(1000)[0].tobytes()
-    _write(tmp_path, 19, plain_bytes=plain)
-    for opened in (view, late):
-        assert opened.numpy(np.float32).tobytes() == _rows(1000)[:6].tobytes()
-    assert store.view(KEY).shape == (19, DIM)
-
-
 def test_only_the_items_may_change_too(tmp_path):
     _write(tmp_path, 6)
     _, pending = _write(tmp_path, 6, items=_items(6, split=["test"] * 6))

@@ -19,17 +19,6 @@ from featstore.store.layout import INTEGERS
 from featstore.testing import item_table, write_set
 
 
-def _read_everywhere(root: Path, key: str) -> dict[str, np.ndarray]:
-    path = str(root / key / "embedding")
-    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": path}}
-    view = open_store(root).view(key)
-    return {
-        "ours": view.source.read(view.rows),
-        "zarr": np.asarray(zarr.open_array(path, mode="r")[:]),
-        "tensorstore": ts.open(spec, read=True).result().read().result(),
-    }
-
-
 def some_rows(rng: np.random.Generator, n: int, dim: int, dtype: str) -> np.ndarray:
     """Return rows that the dtype can hold, as an encoder would give them."""
     if dtype in INTEGERS:
@@ -60,7 +49,13 @@ def test_any_shape_dtype_and_chunking(n, dim, dtype, block_rows, sharded, seed):
     limits = {"plain_bytes": 0, "shard_bytes": 1} if sharded else {}
     with tempfile.TemporaryDirectory() as folder:
         key = write_set(Path(folder), rows, items, dtype=dtype, block_rows=block_rows, **limits)
-        read = _read_everywhere(Path(folder), key)
+        path, view = str(Path(folder, key, "embedding")), open_store(folder).view(key)
+        spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": path}}
+        read = {
+            "ours": view.source.read(view.rows),
+            "zarr": np.asarray(zarr.open_array(path, mode="r")[:]),
+            "tensorstore": ts.open(spec, read=True).result().read().result(),
+        }
     expected = as_stored(rows, dtype)
     for reader, found in read.items():
         assert found.dtype == expected.dtype, reader

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 
 import featstore.store.tables as tables
 from featstore import open_store
-from featstore.errors import MisalignedItemsError
+from featstore.errors import EmptySelectionError, MisalignedItemsError, UnknownColumnError
 from featstore.store import DTYPES
 from featstore.store.layout import INTEGERS
 from featstore.testing import item_table, write_set
@@ -164,9 +163,9 @@ def test_items_are_read_when_asked_for(store_path, images, monkeypatch):
     calls = []
     real = tables.read_items
 
-    def read(path: Path, facts: dict[str, Any], **asked: Any) -> pl.DataFrame:
-        calls.append(path.name)
-        return real(path, facts, **asked)
+    def read(files: list[Any], **asked: Any) -> pl.DataFrame:
+        calls.append(len(files))
+        return real(files, **asked)
 
     monkeypatch.setattr(tables, "read_items", read)
     view = open_store(store_path).view(KEY)
@@ -179,3 +178,24 @@ def test_items_are_read_when_asked_for(store_path, images, monkeypatch):
     assert view.items.equals(images[1])
     assert repr(view)
     assert len(calls) == 1
+
+
+def test_spaces_must_agree(store_path, images, make_set):
+    make_set(store_path, *images, encoder="timm:other")
+    store = open_store(store_path)
+    x, other = store.view(KEY), store.view("birds/image/other")
+    x.require_same_space(store.view(KEY))
+    with pytest.raises(MisalignedItemsError, match=r"different embedding spaces.*same model"):
+        x.require_same_space(other)
+
+
+def test_where_takes_any_collection_and_null(store_path):
+    view = open_store(store_path).view(KEY)
+    for values in (["test"], {"test"}, ("test",), np.array(["test"]), pl.Series(["test"])):
+        assert len(view.where(split=values)) == 4
+    assert len(view.where(parent_id=None)) == 12
+    assert len(view.where(split=["test", None])) == 4
+    with pytest.raises(EmptySelectionError, match="split=3"):
+        view.where(split=3)
+    with pytest.raises(UnknownColumnError, match="lack a column"):
+        view.where(pl.col("spilt") == "test")

@@ -11,18 +11,20 @@ import numpy as np
 import pytest
 
 from featstore import open_store
-from featstore.errors import UnknownSetError
+from featstore.errors import StoreWriteError, UnknownSetError
 from featstore.share.copy import make_tag
 from featstore.store import (
     LayoutLimits,
+    SetKey,
     SetSpec,
     SetWriter,
     rebuild_set,
     verify_store,
     write_thumbnails,
 )
+from featstore.store.lock import claim_set
 from featstore.testing import item_table, write_set
-from tests.damage import flip, unseal
+from tests.damage import flip, tree, unseal
 from tests.typed import headstock
 
 #: Places of a file at which a bit is flipped; every hash is of whole pieces, so that few will do.
@@ -268,3 +270,35 @@ def test_thumbnails_under_the_name_of_another_dataset_are_named(damaged):
     dogs.rename(moved[0])
     birds.rename(moved[1])
     assert _named(damaged) == sorted(str(path.relative_to(damaged)) for path in (birds, dogs))
+
+
+@pytest.fixture
+def sharded(tmp_path, images, make_set):
+    root = tmp_path / "store"
+    return root, make_set(root, *images, block_rows=5, plain_bytes=0, shard_bytes=1)
+
+
+def test_what_follows_from_the_commit_comes_back(sharded):
+    root, key = sharded
+    before = tree(root)
+    data = f"{key}/embedding/c/0/0"
+    flip(root / data, -1)  # the index checksum
+    flip(root / data, 12 * 6 * 4)  # the padding
+    names = ["birds/zarr.json", "birds/image/zarr.json", f"{key}/embedding/zarr.json"]
+    for name in names:
+        (root / name).unlink()
+    (root / "log.json").write_bytes(b"{}")
+    (root / "zarr.json").write_bytes(b"{}")
+    done = rebuild_set(root, key)
+    assert set(done.rebuilt) == {data, *names, "log.json", "zarr.json"}
+    assert done.left == []
+    assert tree(root) == before
+
+
+def test_a_set_that_is_being_written_is_not_repaired(sharded):
+    root, key = sharded
+    flip(root / key / "embedding" / "c" / "0" / "0", -1)
+    claim = claim_set(root / key, SetKey(*key.split("/")))
+    with pytest.raises(StoreWriteError, match="is being written by"):
+        rebuild_set(root, key)
+    claim.release()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import pytest
 from featstore import open_store
 from featstore.errors import IncompleteEmbeddingsError, NonFiniteEmbeddingError, StoreWriteError
 from featstore.store import LayoutLimits, SetSpec, SetWriter
-from featstore.testing import item_table
 
 TOY = SetSpec("birds", "image", "timm:toy", {"name": "toy"}, "float16")
 
@@ -103,23 +101,6 @@ def test_nan_is_an_error_unless_the_item_failed(tmp_path, images):
     assert view.n_failed == 1
     assert "birds/01" not in view.items["item_id"].to_list()
     assert store.failures("birds/image/toy").rows() == [("birds/01", "truncated file")]
-
-
-def test_files_that_are_held_are_closed_and_opened_again(tmp_path):
-    spec = SetSpec("birds", "image", "timm:toy", {"name": "toy"}, "float32")
-    rows = np.arange(40 * 4096, dtype=np.float32).reshape(40, 4096)
-    limits = LayoutLimits(block_rows=2, plain_bytes=0, shard_bytes=1)
-    items = item_table([f"birds/{i}" for i in range(40)])
-    with SetWriter(tmp_path, spec, items, 4096, limits=limits) as writer:
-        assert len(writer.layout.files) == 10
-        # Every file gets a block before any gets its second.
-        for block in [*range(0, 20, 2), *range(1, 20, 2)]:
-            writer.write_block(block, rows[writer.layout.block_slice(block)])
-            writer.sync()
-            opened = [Path(os.path.realpath(path)) for path in Path("/proc/self/fd").glob("*")]
-            assert sum(tmp_path in path.parents and path.suffix == ".bin" for path in opened) <= 4
-        writer.finish()
-    assert (open_store(tmp_path).view("birds/image/timm:toy").numpy() == rows).all()
 
 
 def test_ids_change_with_what_they_identify(tmp_path, images):

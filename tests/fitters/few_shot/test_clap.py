@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from fitters.few_shot.clap import CLAP, ZSLP, held_by
+from fitters.few_shot.descent import CLAP, ZSLP, held_by
 from tests.assertions import assert_close
 from tests.fitters.few_shot.digits import accuracy, made, noisy_prototypes, with_views
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from fitters.errors import SettingError
-from fitters.few_shot.cross_modal import CrossModal
+from fitters.few_shot.descent import CrossModal
 from fitters.few_shot.learner import reciprocal_rank
 from tests.assertions import assert_close
 from tests.fitters.few_shot.digits import accuracy, made, noisy_prototypes

@@ -6,9 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import multivariate_normal
 
-from fitters.few_shot.class_moments import ClassMoments, fold_of
-from fitters.few_shot.gda import GDA, gaussian_weights
 from fitters.few_shot.learner import log_losses
+from fitters.few_shot.probes import GDA, ClassMoments, fold_of, gaussian_weights
 from tests.assertions import assert_close
 from tests.fitters.few_shot.digits import made, noisy_prototypes, with_views
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from fitters.few_shot.learner import Shots
-from fitters.few_shot.logistic_probe import STRENGTHS, LogisticProbe, search
+from fitters.few_shot.probes import STRENGTHS, LogisticProbe, search
 from tests.assertions import assert_close
 from tests.fitters.few_shot.digits import digits, made, noisy_prototypes
 
@@ -18,13 +18,14 @@ def centred(scores):
     return scores - scores.mean(axis=1, keepdims=True)
 
 
-@pytest.mark.parametrize("shots", [2, 12])
-def test_it_is_sklearns_regression_at_the_c_that_it_chose(shots):
-    given_, test = made(shots)
-    ours = LogisticProbe().fit(given_)
-    strength = 1 / ours.facts["penalty"]
-    theirs = LogisticRegression(C=strength, **TIGHT).fit(given_.x, given_.labels)
-    assert_close(centred(ours.scores(test[0])), centred(theirs.decision_function(test[0])), **NEAR)
+@pytest.mark.parametrize(("shots", "uneven"), [(2, False), (12, False), (6, True)])
+def test_it_is_sklearns_regression_at_the_c_that_it_chose_and_classes_weigh_alike(shots, uneven):
+    (x, labels), validation, test = digits(shots)
+    kept = ~((labels < 5) & (np.arange(len(labels)) % 2 == 0)) | (not uneven)
+    ours = LogisticProbe().fit(Shots(x[kept], labels[kept], 10, None, *validation))
+    model = LogisticRegression(C=1 / ours.facts["penalty"], **TIGHT, class_weight="balanced")
+    theirs = model.fit(x[kept], labels[kept]).decision_function(test[0])
+    assert_close(centred(ours.scores(test[0])), centred(theirs), **NEAR)
 
 
 def test_prototypes_are_rows_with_a_mass():
@@ -39,19 +40,8 @@ def test_prototypes_are_rows_with_a_mass():
     assert_close(centred(ours.scores(test[0])), centred(theirs.decision_function(test[0])), **NEAR)
 
 
-def test_classes_weigh_alike():
-    (x, labels), validation, test = digits(6)
-    kept = ~((labels < 5) & (np.arange(len(labels)) % 2 == 0))
-    given_ = Shots(x[kept], labels[kept], 10, None, *validation)
-    ours = LogisticProbe().fit(given_)
-    strength = 1 / ours.facts["penalty"]
-    model = LogisticRegression(C=strength, **TIGHT, class_weight="balanced")
-    theirs = model.fit(given_.x, given_.labels).decision_function(test[0])
-    assert_close(centred(ours.scores(test[0])), centred(theirs), **NEAR)
-
-
 def test_two_classes_are_sklearns_too(monkeypatch):
-    monkeypatch.setattr("fitters.few_shot.logistic_probe.STRENGTHS", (3.0,))
+    monkeypatch.setattr("fitters.few_shot.probes.STRENGTHS", (3.0,))
     (x, labels), (vx, vl), test = digits(5)
     few, held = labels < 2, vl < 2
     shots = Shots(x[few], labels[few], 2, None, vx[held], vl[held])

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from fitters.few_shot.descent import LPPlusPlus
 from fitters.few_shot.learner import reciprocal_rank
-from fitters.few_shot.lp_plus_plus import LPPlusPlus
 from tests.assertions import assert_close
 from tests.fitters.few_shot.digits import made, noisy_prototypes
 
@@ -35,24 +35,19 @@ def by_hand(given, epochs):
     return found
 
 
-def test_the_descent_is_that_of_a_loop():
-    given, test = made(3, prototypes=noisy_prototypes(noise=0.4), validation=False)
-    ours = LPPlusPlus(epochs=45).fit(given)
-    weight, bias, alpha = by_hand(given, 45)[-1]
+@pytest.mark.parametrize("validation", [False, True])
+def test_the_descent_is_that_of_a_loop_and_the_best_epoch_is_kept(validation):
+    given, test = made(4, prototypes=noisy_prototypes(noise=0.4), validation=validation)
+    ours, path = LPPlusPlus(epochs=45).fit(given), by_hand(given, 45)
+    epoch = int(ours.facts["epoch"])
+    weight, bias, alpha = path[epoch - 1]
     assert_close(ours.scores(test[0]), test[0] @ weight.T + bias, "float32", times=30)
     assert ours.facts["alpha"] == pytest.approx(alpha.mean(), rel=1e-4)
-    assert ours.facts["epoch"] == 45
-
-
-def test_the_best_epoch_is_kept_by_validation_rows():
-    given, test = made(4, prototypes=noisy_prototypes(noise=0.4))
-    ours = LPPlusPlus(epochs=40).fit(given)
-    path = by_hand(given, 40)
+    if not validation:
+        assert epoch == 45
+        return
     values = [
         reciprocal_rank(given.validation_x @ weight.T + bias, given.validation_labels)
         for weight, bias, _ in path
     ]
-    epoch = int(ours.facts["epoch"])
     assert values[epoch - 1] == pytest.approx(max(values), abs=1e-9)
-    weight, bias, _ = path[epoch - 1]
-    assert_close(ours.scores(test[0]), test[0] @ weight.T + bias, "float32", times=30)

@@ -6,8 +6,8 @@ from sklearn.preprocessing import normalize
 
 from fitters import Pairs, preset
 from fitters.errors import PairsError, SettingError
+from fitters.few_shot.descent import PaperFewShot
 from fitters.few_shot.learner import Shots
-from fitters.few_shot.paper_few_shot import PaperFewShot
 from fitters.trained.base import ArrayRows
 from tests.assertions import assert_close, assert_same
 

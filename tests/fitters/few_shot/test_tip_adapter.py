@@ -159,17 +159,6 @@ def test_ape_is_a_loop_over_its_columns_and_keys():
     assert ours.facts["columns"] == 32
 
 
-@pytest.mark.parametrize("order", ["C", "F"])
-def test_cosines_at_hand_are_those_of_the_keys(order):
-    given, test = made(3)
-    cache = Cache(given.x, given.labels, 10)
-    near = np.asarray(test[0] @ given.x.T, order=order)
-    for own, found in zip(
-        cache.paths(test[0], (1.0, 5.0)), cache.paths(test[0], (1.0, 5.0), near), strict=True
-    ):
-        assert_close(found, own, "float32", times=5)
-
-
 @pytest.mark.parametrize("weighed", [False, True])
 def test_a_key_left_out_is_a_cache_without_it(weighed):
     given, _ = made(4)

@@ -8,8 +8,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from sklearn.datasets import load_digits
 from sklearn.preprocessing import normalize
 
-from featstore.encoders.open_clip_text import OpenClipPromptTower
-from fitters.few_shot.learner import Shots
+from featstore.encoders.open_clip_towers import OpenClipPromptTower
 from tests.featstore.encoders.open_clip_models import build
 
 TOKENIZER = SimpleTokenizer(context_length=16)
@@ -34,13 +33,3 @@ def digit_rows(model, n):
     with torch.inference_mode():
         rows = model.encode_image(pictures - 0.5).numpy()
     return normalize(rows).astype(np.float32), data.target[:n].astype(np.int64)
-
-
-def shots_of(rows, labels, per_class):
-    """Return the first rows of every digit as shots, and what is left."""
-    place = np.zeros(len(labels), dtype=int)
-    for c in range(10):
-        own = np.flatnonzero(labels == c)
-        place[own] = np.arange(len(own))
-    chosen = place < per_class
-    return Shots(rows[chosen], labels[chosen], 10), (rows[~chosen], labels[~chosen])

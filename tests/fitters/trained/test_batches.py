@@ -1,4 +1,4 @@
-"""Batches: every row once an epoch, in memory or by chunks."""
+"""Batches: every row once an epoch."""
 
 import numpy as np
 import torch
@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from fitters.trained.base import ArrayRows
 from fitters.trained.training import Stream
-from tests.assertions import assert_same
 
 
 def rows(n, first=0):
@@ -19,12 +18,10 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-@given(st.integers(1, 60), st.integers(0, 40), st.integers(2, 17), st.booleans())
-def test_an_epoch_has_every_row_once_however_it_is_read(n, m, size, chunked):
+@given(st.integers(1, 60), st.integers(0, 40), st.integers(2, 17))
+def test_an_epoch_has_every_row_once(n, m, size):
     sources = [rows(n), rows(m, first=n)] if m else [rows(n)]
     stream = Stream(sources)
-    if chunked:
-        stream = Stream(sources, resident_bytes=0, chunk_rows=5, pool_chunks=3)
     found = list(stream.epoch(size, generator()))
     assert len(found) == stream.steps(size)
     assert [len(batch) for batch in found[:-1]] == [size] * (len(found) - 1)
@@ -32,15 +29,6 @@ def test_an_epoch_has_every_row_once_however_it_is_read(n, m, size, chunked):
     assert sorted(x[:, 0].tolist()) == list(range(n + m))
     assert torch.equal(x[:, :1], -torch.cat([batch.y for batch in found]))
     assert torch.equal(x[:, 0].long(), torch.cat([batch.groups for batch in found]))
-
-
-def test_chunks_of_all_sources_are_mixed():
-    sources = [rows(50), rows(50, 50)]
-    stream = Stream(sources, resident_bytes=0, chunk_rows=10, pool_chunks=2)
-    order = torch.cat([batch.x[:, 0] for batch in stream.epoch(7, generator())])
-    early = (order[:50] < 50).sum()
-    assert 5 < early < 45
-    assert (order.diff() == 1).sum() < 15
 
 
 def test_groups_say_what_is_no_negative():
@@ -52,12 +40,3 @@ def test_groups_say_what_is_no_negative():
     assert int(batch.same.sum()) == 2
     (alone,) = Stream([two]).epoch(8, generator())
     assert alone.same is None
-
-
-def test_the_fingerprint_is_of_everything_that_is_read():
-    base = rows(4)
-    changed = [rows(5), rows(4, 1)]
-    prints = {source.fingerprint for source in (base, *changed)}
-    assert len(prints) == 3
-    assert rows(4).fingerprint == base.fingerprint
-    assert_same(base.take(np.array([1, 3])).x[:, 0], np.array([1, 3], dtype=np.float32))

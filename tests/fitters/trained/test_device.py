@@ -1,12 +1,9 @@
-"""Training on another device, where there is none: on the meta device, which computes shapes alone.
+"""Devices: which one trains, and prompts on another, the meta device, which computes shapes alone.
 
-An operation on tensors of two devices is an error there, as it would be on a GPU.
+Every preset is trained on a fake card in tests/gpu/test_on_fake_cards.py.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,41 +16,10 @@ from fitters.methods import METHODS
 from fitters.settings import FitRequest, TrainingOptions
 from fitters.trained import base
 from fitters.trained.base import gains_from_bf16, resolve, training_device
-from fitters.trained.mlp import MLPAligner
-from fitters.trained.modules import Dropout, FeatureDropout
-from fitters.trained.presets import PRESETS, preset
-from fitters.trained.training import Batch
 from tests.featstore.encoders.open_clip_models import known_to_open_clip
 from tests.fitters.few_shot.tiny_tower import tiny_tower
 
 META = torch.device("meta")
-
-
-def _cases() -> Iterator[tuple[str, dict[str, Any]]]:
-    yield from ((name, {}) for name in PRESETS)
-    for loss in ("cosine", "mse", "infonce", "siglip", "devise"):
-        direction = "y->x" if loss in ("cosine", "mse") else "both"
-        yield f"own-{loss}", {"loss": loss, "direction": direction, "structure": 0.1}
-
-
-@pytest.mark.parametrize(("name", "changes"), list(_cases()))
-def test_the_loss_stays_on_its_device(name, changes, monkeypatch):
-    aligner: Any = MLPAligner(**changes) if name.startswith("own-") else preset(name)
-    objective = aligner._objective(aligner._parts(6, 5)).to("meta")
-    # What looks at values cannot be faked.
-    monkeypatch.setattr(FeatureDropout, "forward", Dropout.forward)
-    with torch.no_grad():
-        objective.to_empty(device=META)
-        objective.after_step()
-        same = torch.zeros(8, 8, dtype=torch.bool, device=META)
-        monkeypatch.setattr(Batch, "same", property(lambda _: same))
-        groups = torch.arange(8)
-        batch = Batch(torch.ones(8, 6), torch.ones(8, 5), groups).to(META)
-        loss = objective.loss(batch, objective.outputs(batch), 3)
-        objective.after_step()
-        assert loss.device.type == "meta"
-        assert {p.device.type for p in objective.parameters()} == {"meta"}
-        assert objective.project("y", batch.y).device.type == "meta"
 
 
 @pytest.mark.parametrize("per_image", [False, True])

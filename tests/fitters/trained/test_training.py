@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
 from threadpoolctl import threadpool_limits
 
 from fitters import MLPAligner, RidgeAligner
-from fitters.errors import AlignmentWriteError, DivergedError, SelectionError, SettingError
+from fitters.errors import DivergedError, SelectionError, SettingError
 from fitters.saved import fitted_arrays
 from fitters.settings import EpochDone
 from fitters.trained.base import ArrayRows
@@ -36,13 +34,9 @@ def planted(rng, n=200, p=8, q=6, noise=0.0):
     return y @ plant + noise * rng.standard_normal((n, p)), y, plant
 
 
-def arrays(aligner):
-    return fitted_arrays(aligner)
-
-
 def assert_same_arrays(one, two):
-    assert arrays(one).keys() == arrays(two).keys()
-    for name, array in arrays(one).items():
+    assert fitted_arrays(one).keys() == fitted_arrays(two).keys()
+    for name, array in fitted_arrays(one).items():
         assert_same(getattr(two, name), array)
 
 
@@ -82,64 +76,6 @@ def test_same_seed_same_bytes_and_torchs_global_state_untouched(pairs, torch_thr
     assert torch.get_num_threads() == torch_threads
 
 
-class Interrupted(Exception):
-    pass
-
-
-def stop_after(n):
-    left = itertools.count(1)
-
-    def on_epoch(_):
-        if next(left) == n:
-            raise Interrupted
-
-    return on_epoch
-
-
-RESUMED = {
-    "adam": {}, "adamw, clip, warm-up": {"optimizer": "adamw", "clip": 0.5, "warmup_epochs": 1.5},
-    "lion": {"optimizer": "lion", "learning_rate": 1e-3}, "adagrad": {"optimizer": "adagrad"},
-    "learned temperature": {"direction": "both", "loss": "siglip", "n_components": 8},
-    "early stopping": {"patience": 50, "validation_fraction": 0.25},
-    "two stages": {"sequential": True}, "devise": {"loss": "devise"},
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", RESUMED)
-@pytest.mark.parametrize("at", [1, 4])
-def test_resumed_is_uninterrupted_to_the_byte(name, at, pairs, tmp_path):
-    settings = SMALL | RESUMED[name]
-    given = (ArrayRows(*(r[:12] for r in pairs), np.arange(12)),
-             ArrayRows(*(r[12:] for r in pairs), np.arange(20) + 12))  # fmt: skip
-    whole = MLPAligner(**settings).fit_rows(*given)
-    how = {"checkpoint": tmp_path / "state", "checkpoint_seconds": 0.0}
-    with pytest.raises(Interrupted):
-        MLPAligner(**settings).fit_rows(*given, **how, on_epoch=stop_after(at))
-    told = []
-    resumed = MLPAligner(**settings).fit_rows(*given, **how, on_epoch=told.append)
-    assert_same_arrays(resumed, whole)
-    assert resumed.history_ == whole.history_
-    assert len(told) == len(whole.history_) - at
-    assert (resumed.scale_, resumed.shift_) == (whole.scale_, whole.shift_)
-
-
-def test_a_checkpoint_of_another_training_is_left_unread(pairs, tmp_path, caplog):
-    path = tmp_path / "state"
-    MLPAligner(**SMALL, seed=1).fit(*pairs, checkpoint=path)
-    found = MLPAligner(**SMALL).fit(*pairs, checkpoint=path)
-    assert "is of another training" in caplog.text
-    assert_same_arrays(found, MLPAligner(**SMALL).fit(*pairs))
-    x, y = pairs
-    moved = MLPAligner(**SMALL).fit(x + 1, y, checkpoint=path)
-    assert_same_arrays(moved, MLPAligner(**SMALL).fit(x + 1, y))
-    path.write_bytes(b"\x08\0\0\0\0\0\0\0not json")
-    again = MLPAligner(**SMALL).fit(*pairs, checkpoint=path)
-    assert "cannot be read" in caplog.text
-    assert_same_arrays(again, found)
-    with pytest.raises(AlignmentWriteError, match="folder that you may write"):
-        MLPAligner(**SMALL).fit(*pairs, checkpoint=path / "below")
-
-
 def test_early_stopping_keeps_the_best_epoch(rng):
     x, y, _ = planted(rng, n=120, noise=2.0)
     settings = {"architecture": "paper", "width": 64, "dropout": 0.0, "learning_rate": 0.02,
@@ -154,8 +90,7 @@ def test_early_stopping_keeps_the_best_epoch(rng):
     assert sum(done.best for done in told) == len(set(np.maximum.accumulate(metrics)))
     # Until then nothing depends on what comes after: the same training, ended there.
     ended = MLPAligner(**settings, epochs=best + 1, patience=4, schedule="constant").fit(x, y)
-    for name in arrays(ended):
-        assert_same(getattr(stopped, name), getattr(ended, name))
+    assert_same_arrays(stopped, ended)
 
 
 def test_held_out_groups_are_whole_and_not_trained_on(rng):
@@ -171,9 +106,22 @@ def test_held_out_groups_are_whole_and_not_trained_on(rng):
         MLPAligner(epochs=1, patience=1).fit(x[:3], y[:3])
 
 
-def in_two(x, y, first):
-    rows = ArrayRows(x, y, np.arange(len(x)))
-    return rows.take(np.flatnonzero(first)), rows.take(np.flatnonzero(~first))
+@pytest.mark.parametrize(
+    ("settings", "error", "match"),
+    [
+        ({"direction": "both"}, SettingError, "everything to one point"),
+        ({"loss": "infonce", "temperature": 2.0}, SettingError, "outside its range"),
+        ({"epochs": -1}, ValueError, "The 'epochs' parameter of MLPAligner must be"),
+        ({"loss": "mse", "learning_rate": 1e30, "epochs": 3}, DivergedError,
+         r"smaller learning rate than 1e\+30"),
+        # No loss follows the only step.
+        ({"architecture": "linear", "loss": "mse", "learning_rate": 1e39, "epochs": 1},
+         DivergedError, r"a parameter is not finite after epoch 1\."),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_trained_is_told(settings, error, match, pairs):
+    with pytest.raises(error, match=match):
+        MLPAligner(**settings).fit(*pairs)
 
 
 def test_two_stages_end_on_the_real_pairs(rng):
@@ -182,27 +130,15 @@ def test_two_stages_end_on_the_real_pairs(rng):
     wrong = np.where(first[:, None], -x, x)
     common = {"architecture": "linear", "loss": "cosine", "learning_rate": 0.05, "epochs": 60,
               "batch_size": 20}  # fmt: skip
-    fits = {
-        name: MLPAligner(**common, **more).fit_rows(*in_two(wrong, y, first))
-        for name, more in {"mixed": {}, "two": {"sequential": True}}.items()
-    }
-    of = {name: score_pairs(fit, x[~first], y[~first]).mean() for name, fit in fits.items()}
-    assert of["two"] > 0.7
-    assert of["mixed"] < of["two"]
-
-
-def test_the_first_stage_may_have_epochs_of_its_own(pairs):
-    told: list[EpochDone] = []
-    given = in_two(*pairs, np.arange(32) < 10)
-    common = SMALL | {"sequential": True, "seed": 4}
-    fit = MLPAligner(**common, first_epochs=2).fit_rows(*given, on_epoch=told.append)
-    assert [(done.stage, done.epoch) for done in told] == [
-        *((1, e) for e in (1, 2)), *((2, e) for e in range(1, 5)),
-    ]  # fmt: skip
-    assert fit.epochs_ == 6
-    # As many as of the second stage is what None says.
-    same = [MLPAligner(**common, first_epochs=n).fit_rows(*given) for n in (4, None)]
-    assert_same(same[0].project_y(pairs[1]), same[1].project_y(pairs[1]))
+    rows, told = ArrayRows(wrong, y, np.arange(80)), list[EpochDone]()
+    both = [rows.take(np.flatnonzero(chosen)) for chosen in (first, ~first)]
+    mixed = MLPAligner(**common).fit_rows(*both)
+    staged = MLPAligner(**common, sequential=True, first_epochs=2)
+    staged.fit_rows(*both, on_epoch=told.append)
+    assert [done.stage for done in told] == [1] * 2 + [2] * 60
+    best, worse = (score_pairs(fit, x[~first], y[~first]).mean() for fit in (staged, mixed))
+    assert best > 0.7
+    assert worse < best
 
 
 def test_the_temperature_is_learned_within_its_range(pairs):
@@ -221,29 +157,6 @@ def test_the_temperature_is_learned_within_its_range(pairs):
     assert (plain.scale_, plain.shift_) == (1.0, 0.0)
 
 
-def test_a_diverging_training_says_so(pairs):
-    x, y = pairs
-    with pytest.raises(DivergedError, match="smaller learning rate than 1e\\+30"):
-        MLPAligner("linear", loss="mse", learning_rate=1e30, epochs=3).fit(x, y)
-    # No loss follows the only step.
-    with pytest.raises(DivergedError, match="a parameter is not finite after epoch 1\\."):
-        MLPAligner("linear", loss="mse", learning_rate=1e39, epochs=1).fit(x, y)
-
-
-@pytest.mark.parametrize(
-    ("settings", "match"),
-    [
-        ({"direction": "both"}, "everything to one point"),
-        ({"loss": "infonce", "temperature": 2.0}, "outside its range"),
-    ],
-)
-def test_settings_that_make_no_sense_are_refused(settings, match, pairs):
-    with pytest.raises(SettingError, match=match):
-        MLPAligner(**settings).fit(*pairs)
-    with pytest.raises(SettingError, match="nothing to train on"):
-        MLPAligner().fit_rows(None, None)
-
-
 def test_bf16_reaches_the_same_metric(rng):
     x, y, _ = planted(rng, n=160, noise=1.0)
     settings = {"width": 32, "epochs": 12, "batch_size": 32, "learning_rate": 0.01, "dropout": 0.0,
@@ -254,6 +167,6 @@ def test_bf16_reaches_the_same_metric(rng):
         MLPAligner(**settings, **more).fit(x, y, on_epoch=told.append)
         return max(done.metric for done in told)
 
-    spread = [best(precision="float32", seed=seed) for seed in range(4)]
-    found = [best(precision="bf16", seed=seed) for seed in range(4)]
+    spread = [best(precision="float32", seed=seed) for seed in range(3)]
+    found = [best(precision="bf16", seed=seed) for seed in range(3)]
     assert abs(np.mean(found) - np.mean(spread)) < max(spread) - min(spread)

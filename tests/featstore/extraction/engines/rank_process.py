@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 from featstore import EncoderSpec, ExtractConfig, read_manifest
+from featstore.extraction.engines import Rank, extract_rank
 from featstore.extraction.progress import BlockDone
-from featstore.extraction.ranks import Rank, extract_rank
 from featstore.extraction.targets import Job
 from featstore.store import writer
 

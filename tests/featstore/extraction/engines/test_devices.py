@@ -167,8 +167,8 @@ def test_a_part_goes_to_another_device_once_and_not_back_to_the_same():
         assert len({worker for worker, own in crew.told if own == part}) == 2
         assert [worker for worker, own in crew.told if own == part].count(1) == 1
     crew = Scripted(3, _gone(RuntimeError("broken."), 0, 1, 2))
-    both = r"Part \d of 4 failed. Worker (.) on gpu \1 raised RuntimeError: broken. Worker (?!\1)"
-    with pytest.raises(DeviceError, match=both):
+    every = r"Part \d of 4 failed\. (Worker . on gpu . raised RuntimeError: broken\. ){2,3}"
+    with pytest.raises(DeviceError, match=every):
         crew.conduct()
 
 
@@ -179,10 +179,10 @@ def test_without_another_device_the_job_ends_and_with_an_error_of_the_job_at_onc
     with pytest.raises(EncoderError, match=r"^no such pool$"):
         crew.conduct()
     assert [worker for worker, _ in crew.told].count(1) == 1
-    with pytest.raises(WorkerDiedError, match=r"cost 3 workers; the last one: Process 7 was kill"):
+    with pytest.raises(WorkerDiedError, match=r"^Part 0 of 4 failed. (Process 7 was killed. ){3}"):
         Scripted(1, _gone(Gone(), 0)).conduct()
     monkeypatch.setattr(workers, "RESTARTS", 0)
-    with pytest.raises(WorkerDiedError, match="Every worker has died"):
+    with pytest.raises(WorkerDiedError, match=r"^Part . of . failed. Process 7 was killed. Fin"):
         Scripted(2, _gone(Gone(), 0, 1)).conduct()
 
     def dies_elsewhere(worker: int) -> Exception:

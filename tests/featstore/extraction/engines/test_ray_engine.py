@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from featstore import extract_many
-from featstore.extraction import ray_engine, workers
+from featstore.extraction import engines, workers
+from featstore.extraction.engines import RayActor, extract_on_ray
 from featstore.extraction.progress import BlockDone, Progress
-from featstore.extraction.ray_engine import RayActor, extract_on_ray
 from featstore.extraction.targets import Job
 from tests.damage import lasting
 from tests.featstore.extraction.engines.conftest import IMAGES, settled
@@ -45,7 +45,7 @@ def test_an_actor_killed_in_the_middle_is_restarted_and_the_store_is_the_same(
             os.kill(before[0], signal.SIGKILL)
 
     monkeypatch.setattr(RayActor, "__init__", make)
-    monkeypatch.setattr(ray_engine, "LOOK", 0.02)  # or all is over before one looks
+    monkeypatch.setattr(engines, "LOOK", 0.02)  # or all is over before one looks
     monkeypatch.setattr(workers, "PARTS_PER_WORKER", (1, 1))
     config = settled(on_block=kill_one, on_progress=seen.append)
     with caplog.at_level(logging.WARNING):
@@ -81,7 +81,7 @@ def test_an_actor_that_raises_is_made_good_and_each_process_reads_the_request_on
     extract_many(pictures, kind="image", encoders=encoders, store=alone, config=settled())
     kind = Counted("image")
     kind.file = tmp_path / "reads"
-    monkeypatch.setattr(ray_engine, "LOOK", 0.02)
+    monkeypatch.setattr(engines, "LOOK", 0.02)
     with caplog.at_level(logging.WARNING):
         (done,) = extract_on_ray(Job(pictures, kind, encoders, store, settled()), "cpu:0,cpu:1")
     said = r"Worker 1 on cpu:1 \(pid=\d+, ip=[\d.]+\) raised RuntimeError: CUDA error: an illegal"

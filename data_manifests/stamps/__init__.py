@@ -1,1 +1,0 @@
-"""Stamps: 570 captioned pictures of Tux Paint, half photographs, half drawings."""

@@ -1,0 +1,700 @@
+"""Decoding in processes of their own: a crash or a hang costs one image, not the job.
+
+Each process has one image, or one run of them, at a time, and a thread of the pool that waits for
+it. Requests and answers go through a pipe, the pixels of runs through shared memory: a process
+reads, decodes, resizes and crops a run of items into a slot of a ring. Where the system has no
+memory to share (only Linux's memfd is used), there are no runs.
+
+A process ends itself over an image that takes too long, and whatever ends it takes exactly the
+image under way: what else was in its run is done again in a new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import mmap
+import os
+import pickle
+import queue
+import signal
+import socket
+import struct
+import subprocess
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import pairwise
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from featstore.errors import DecoderStartError
+from featstore.images import FORMATS, MAX_PIXELS, Geometry, ImageError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+class Reader(Protocol):
+    """Reads the bytes of an item, which must be those that its content hash names."""
+
+    def read(self, item: Mapping[str, Any]) -> bytes:
+        """Return them, or raise OSError."""
+
+
+@dataclass(frozen=True)
+class Feed:
+    """What is done with every item of a run.
+
+    Attributes
+    ----------
+    reader : Reader or None
+        None if runs bring the bytes.
+    geometries : tuple of Geometry
+        What is made of each picture: one for each shape of the ring.
+    """
+
+    reader: Reader | None
+    geometries: tuple[Geometry, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Items whose pictures go into one slot, from row `first` on; without a slot they come back.
+
+    Attributes
+    ----------
+    names : tuple of str
+        Columns of the items.
+    items : list of tuples
+        Their values, a tuple an item.
+    data : list of bytes or str, optional
+        Their files, read before; a str says why one could not be.
+    """
+
+    slot: int | None
+    names: tuple[str, ...]
+    items: list[tuple[Any, ...]]
+    first: int = 0
+    data: list[bytes | str] | None = None
+
+    def part(self, start: int, stop: int) -> Run:
+        """Return some of the items as a run, which fills the same rows."""
+        data = None if self.data is None else self.data[start:stop]
+        return replace(self, items=self.items[start:stop], data=data, first=self.first + start)
+
+
+@dataclass
+class Decoded:
+    """What a run gave.
+
+    Attributes
+    ----------
+    failures : dict
+        Row of the slot -> reason, of the items that have no pixels.
+    seconds : list of float
+        Spent on reading, decoding, and preparing.
+    whole : list of (size, bytes)
+        Pictures of a run without a slot, as they were decoded.
+    prepared : list of lists
+        The items as each encoder takes them, None where one failed: once they were taken from
+        their slot.
+    """
+
+    failures: dict[int, str] = field(default_factory=dict)
+    seconds: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    whole: list[tuple[tuple[int, int], bytes]] = field(default_factory=list)
+    prepared: list[list[Any]] = field(default_factory=list)
+
+    def add(self, other: Decoded) -> None:
+        """Take in what another part of the run gave."""
+        self.failures |= other.failures
+        self.seconds = [a + b for a, b in zip(self.seconds, other.seconds, strict=True)]
+
+
+def send(pipe: io.BufferedRWPair, message: Any) -> None:
+    """Send a request or an answer; its bytes are not copied, and `pickle.load` reads it."""
+    pickle.dump(message, pipe)
+    pipe.flush()
+
+
+SUPPORTED = hasattr(os, "memfd_create")
+
+_PLACE = struct.Struct("<Q")
+
+
+def shared_memory() -> int:
+    """Return a handle of memory that other processes can map, of no size yet."""
+    return os.memfd_create("pixels", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+
+
+class Ring:
+    """Slots of a fixed number of pictures, each in one or more shapes.
+
+    The job takes a slot for each run of pictures, a process writes it, and the job lends its rows
+    to the encoders; a slot is free again when nobody has an array of it any more. Where encoders
+    hold more than the slots to spare, rows are copied, so that a slot is always free.
+
+    Parameters
+    ----------
+    handle : int
+        Of the memory, as of `shared_memory`; what is lent goes with its last array.
+    slots, length : int
+        Slots, and pictures of each.
+    shapes : sequence of (height, width, 3)
+        Of a picture, uint8.
+    flying : int
+        Slots that may be with the processes at once.
+    """
+
+    def __init__(
+        self,
+        handle: int,
+        slots: int,
+        length: int,
+        shapes: Sequence[tuple[int, int, int]],
+        flying: int,
+    ) -> None:
+        self.handle, self.slots, self.length, self.flying = handle, slots, length, flying
+        self.shapes = shapes
+        #: What another process calls this with.
+        self.facts = (handle, slots, length, shapes, flying)
+        self._bytes = [height * width * depth for height, width, depth in self.shapes]
+        self._starts = [0]
+        for n_bytes in self._bytes:
+            self._starts.append(self._starts[-1] + n_bytes * length)
+        self._stride = _stride(shapes, length)
+        self._map = mmap.mmap(handle, slots * self._stride)
+        self._free = deque(range(slots))
+        self._taken = 0
+
+    @classmethod
+    def make(
+        cls, handle: int, length: int, shapes: Sequence[tuple[int, int, int]], *, flying: int,
+        spare: int,
+    ) -> Ring:  # fmt: skip
+        """Return a ring in new memory: slots that may be with processes, and that may be lent."""
+        import fcntl  # POSIX alone has it
+
+        slots = flying + spare
+        os.ftruncate(handle, slots * _stride(shapes, length))
+        # A worker gone wrong must not cut the memory off under its reader.
+        fcntl.fcntl(handle, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+        return cls(handle, slots, length, shapes, flying)
+
+    @property
+    def full(self) -> bool:
+        """Whether as many slots are with the processes as may be."""
+        return self._taken == self.flying
+
+    def take(self) -> int:
+        """Return a free slot: there is one unless the ring is full."""
+        self._taken += 1
+        return self._free.pop()  # the one used last: its memory is there already
+
+    def lend(self, slot: int, count: int) -> list[list[Any]]:
+        """Return the first rows of a slot that was taken, a list for each shape."""
+        import numpy as np
+
+        self._taken -= 1
+        memory = np.frombuffer(self._map, np.uint8, self._stride, slot * self._stride)
+        parts = [
+            memory[start : start + count * n_bytes]
+            for start, n_bytes in zip(self._starts, self._bytes, strict=False)
+        ]
+        held = self.slots - len(self._free) - self._taken
+        if held > self.slots - self.flying:
+            parts = [part.copy() for part in parts]
+            self._free.append(slot)
+        else:  # whatever holds a row holds this array, its base
+            weakref.finalize(memory, self._free.append, slot).atexit = False
+        return [
+            list(part.reshape(count, *shape))
+            for part, shape in zip(parts, self.shapes, strict=True)
+        ]
+
+    def put(self, slot: int, place: int, pixels: Sequence[bytes]) -> None:
+        """Write a picture, in each of the shapes, as row `place` of a slot."""
+        for start, n_bytes, data in zip(self._starts, self._bytes, pixels, strict=False):
+            at = slot * self._stride + start + place * n_bytes
+            self._map[at : at + n_bytes] = data
+
+    def begin(self, slot: int, place: int) -> None:
+        """Note that a process begins with a picture."""
+        _PLACE.pack_into(self._map, (slot + 1) * self._stride - _PLACE.size, place)
+
+    def under_way(self, slot: int) -> int:
+        """Return the picture that a process has begun with last."""
+        return int(_PLACE.unpack_from(self._map, (slot + 1) * self._stride - _PLACE.size)[0])
+
+
+def _stride(shapes: Sequence[tuple[int, int, int]], length: int) -> int:
+    """Return the bytes of a slot, with the number of the picture under way at its end."""
+    pixels = length * sum(height * width * depth for height, width, depth in shapes)
+    return -(-(pixels + _PLACE.size) // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
+#: Seconds that a worker may take to import its decoder, and what geometries need.
+START_TIMEOUT = 120.0
+
+
+def main(handle: str) -> None:
+    """Answer requests until the pipe ends; what takes too long ends this process.
+
+    The first says ``decoder`` (module:function), ``arguments`` for it, ``timeout`` and ``start`` in
+    seconds, and ``ring``, None or the facts of the ring for runs. Others are a `Run`, whose answer
+    is a `Decoded`; or a pickled `Feed`, whose answer says whether it can be read here. `handle` is
+    the descriptor of this end of the pipe, a socket.
+    """
+    _set_alarm(START_TIMEOUT)
+    pipe = socket.socket(fileno=int(handle)).makefile("rwb")
+    with contextlib.suppress(ImportError):  # each image then says why
+        # What a decoder imports, while who started this still loads a model.
+        importlib.import_module("PIL.Image").preinit()
+    _set_alarm(0)
+    settings = pickle.load(pipe)  # noqa: S301 -- from what started this process
+    _set_alarm(settings["start"])
+    # An interrupt at the terminal goes to the whole group; the pool decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    decode = partial(resolve_name(settings["decoder"]), **settings["arguments"])
+    ring = Ring(*settings["ring"]) if settings["ring"] else None
+    feed: Feed = Feed(None, ())
+    answer: Any = True
+    while True:
+        send(pipe, answer)
+        _set_alarm(0)
+        try:
+            request = pickle.load(pipe)  # noqa: S301 -- likewise
+        except (EOFError, OSError):
+            return
+        if isinstance(request, Run):
+            answer = _decode_run(decode, request, feed, ring, settings["timeout"])
+            continue
+        _set_alarm(settings["start"])
+        answer = False
+        with contextlib.suppress(Exception):  # a reader of a module that is not here
+            feed = pickle.loads(request)  # noqa: S301 -- likewise
+            _warm_up(feed.geometries)
+            answer = True
+
+
+def _warm_up(geometries: Sequence[Geometry]) -> None:
+    """Import what geometries need, which takes seconds that are no image's."""
+    from PIL import Image
+
+    for geometry in geometries:
+        with contextlib.suppress(Exception):  # each image then says why
+            geometry.data(Image.new("RGB", (8, 8)))
+
+
+def _decode_run(
+    decode: Callable[[bytes], Image.Image], run: Run, feed: Feed, ring: Ring | None, limit: float
+) -> Decoded:
+    """Decode a run into its slot, if any, each item in so many seconds after it was read."""
+    decoded = Decoded()
+    given: Sequence[bytes | str | None] = run.data or [None] * len(run.items)
+    for place, (values, data) in enumerate(zip(run.items, given, strict=True), run.first):
+        _set_alarm(0)  # a stall of the storage is no fault of the image
+        if ring is not None and run.slot is not None:
+            ring.begin(run.slot, place)
+        times = [time.perf_counter()]
+        try:
+            if data is None and feed.reader is not None:
+                data = feed.reader.read(dict(zip(run.names, values, strict=True)))
+            if not isinstance(data, bytes):
+                raise ImageError(data or "The item has no bytes.")
+            _set_alarm(limit)
+            times.append(time.perf_counter())
+            image = decode(data)
+            times.append(time.perf_counter())
+            if ring is not None and run.slot is not None:
+                ring.put(run.slot, place, [one.data(image) for one in feed.geometries])
+            else:
+                decoded.whole.append((image.size, image.tobytes()))
+        except Exception as err:
+            decoded.failures[place] = reason_of(err)
+        times.append(time.perf_counter())
+        for stage, (begun, ended) in enumerate(pairwise(times)):
+            decoded.seconds[stage] += ended - begun
+    return decoded
+
+
+def reason_of(err: Exception) -> str:
+    """Return why an item has no picture."""
+    if isinstance(err, ImageError | OSError):
+        return str(err)
+    if isinstance(err, MemoryError):
+        return "Cannot decode the image: there is not enough memory."
+    # Whatever escapes the decoder is about this one image.
+    return (
+        f"Cannot decode the image: {type(err).__name__}: {' '.join(str(err).split()).rstrip('.')}."
+    )
+
+
+def _set_alarm(seconds: float) -> None:
+    """End this process after so many seconds, also inside C code; 0 calls it off."""
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+#: glibc would give the memory of each picture back to the system and fault it in again for the
+#: next one, which costs as much as decoding (2.9 ms for 640 × 480 pixels, 1.7 with this).
+_MALLOC = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**28),
+    "MALLOC_TRIM_THRESHOLD_": str(2**28),
+    "MALLOC_TOP_PAD_": str(2**26),
+}
+
+#: What a decoding process runs.
+_MAIN = "from featstore.decoding import main; main(sys.argv[1])"
+
+#: What reading from a process raises that has died.
+_DIED = (EOFError, OSError, pickle.UnpicklingError)
+
+#: Seconds that a process whose pipe is closed has to end by itself.
+_LAST_WORDS = 5.0
+
+
+class WorkerProcess:
+    """A decoding process; used by one thread, while another may call `stop`.
+
+    Parameters
+    ----------
+    decoder : str
+        ``module:function``.
+    arguments : mapping
+        What the function is called with beside the bytes; ``max_pixels`` among it.
+    timeout : float
+        Seconds that one image may take, not counting those in which a run reads it.
+    memory : int, optional
+        Handle of the memory that it shares.
+
+    Attributes
+    ----------
+    feed, ring : Feed and Ring, or None
+        What is done with the items of runs, and into what they are decoded; see
+        `DecodePool.take_runs`.
+    """
+
+    feed: Feed | None = None
+    ring: Ring | None = None
+
+    def __init__(
+        self, decoder: str, arguments: Mapping[str, Any], timeout: float, memory: int | None = None
+    ) -> None:
+        self._timeout, self._memory = timeout, memory
+        self._reader: Reader | None = None
+        self._config = {"decoder": decoder, "arguments": dict(arguments), "timeout": timeout}
+        self._told = self._closing = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pipe: io.BufferedRWPair
+        self._lock = threading.Lock()
+
+    def decode(self, data: bytes) -> Image.Image:
+        """Return the RGB picture in `data`.
+
+        Raises
+        ------
+        ImageError
+            If it cannot be decoded, the process died over it, or it took too long. The next
+            call then starts a new process.
+        DecoderStartError
+            If the process cannot be started.
+        """
+        from PIL import Image
+
+        decoded = self.decode_run(Run(None, (), [()], data=[data]))
+        for reason in decoded.failures.values():
+            raise ImageError(reason)
+        ((size, pixels),) = decoded.whole
+        return Image.frombuffer("RGB", size, pixels, "raw", "RGB", 0, 1)
+
+    def decode_run(self, run: Run) -> Decoded:
+        """Decode a run into its slot.
+
+        Where the process ends over a picture, what came before that and what comes after it are
+        runs of a new process. So is the picture, unless it took too long: it alone says whether it
+        is to blame.
+
+        Raises
+        ------
+        DecoderStartError
+            If the process cannot be started.
+        CancelledError
+            If the process was closed meanwhile.
+        """
+        self._run()  # which knows who reads
+        if self._reader is not None and run.data is None:
+            return self.decode_run(replace(run, data=[*self._read(self._reader, run)]))
+        if not run.items:
+            return Decoded()
+        ring, at = self.ring, 0
+        if ring is not None and run.slot is not None:
+            ring.begin(run.slot, run.first)
+        answer: Decoded | None = None
+        with contextlib.suppress(*_DIED):
+            send(self._pipe, run)
+            answer = pickle.load(self._pipe)  # noqa: S301 -- from a process that was started here
+        if answer is not None:
+            return answer
+        status = self._ended()
+        if ring is not None and run.slot is not None:
+            at = ring.under_way(run.slot) - run.first
+        count = len(run.items)
+        decoded = self.decode_run(run.part(0, at))
+        if count == 1 or status == _LATE:
+            how = how_it_ended(status, self._timeout)
+            decoded.failures[run.first + at] = f"Cannot decode the image: the decoder {how}."
+        else:
+            decoded.add(self.decode_run(run.part(at, at + 1)))
+        decoded.add(self.decode_run(run.part(at + 1, count)))
+        return decoded
+
+    @staticmethod
+    def _read(reader: Reader, run: Run) -> Iterator[bytes | str]:
+        """Yield the file of each item, or why it could not be read."""
+        for values in run.items:
+            try:
+                yield reader.read(dict(zip(run.names, values, strict=True)))
+            except OSError as err:
+                yield str(err)
+
+    def stop(self) -> None:
+        """Kill the process if it decodes runs, also one that starts: nobody waits for them."""
+        with self._lock:
+            self._closing = self.ring is not None or not self._told
+            if self._closing and self._process is not None:
+                self._process.kill()
+
+    def close(self) -> int | None:
+        """End the process, if there is one, and return its exit status."""
+        process, self._process = self._process, None
+        if process is None:
+            return None
+        process.kill()
+        process.wait()
+        with contextlib.suppress(OSError):  # what was left in the buffer has no reader any more
+            self._pipe.close()
+        return process.returncode
+
+    def _ended(self) -> int | None:
+        """Return the exit status of a process that has closed its end of the pipe.
+
+        What `stop` ended is a CancelledError.
+        """
+        if self._process is not None:
+            # The pipe closes a moment before the exit status is there.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=_LAST_WORDS)
+        status = self.close()
+        if self._closing:
+            raise CancelledError
+        return status
+
+    def start(self) -> None:
+        """Start the process: it imports what decoders need, and waits to be told how to decode.
+
+        Raises
+        ------
+        DecoderStartError
+            If it cannot be started.
+        """
+        from featstore.parallel import ONE_THREAD, start_python
+
+        self._told = False
+        ours, theirs = socket.socketpair()
+        with ours:
+            self._pipe = ours.makefile("rwb")
+        nowhere = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+        try:
+            process = start_python(
+                _MAIN,
+                str(theirs.fileno()),
+                **nowhere,
+                env={**_MALLOC, **os.environ, **ONE_THREAD},
+                pass_fds=[theirs.fileno(), *([] if self._memory is None else [self._memory])],
+            )
+        except OSError as err:
+            # No fault of the image: the job ends here, and no item is called unreadable.
+            raise DecoderStartError(
+                f"A decoding process cannot be started: {err}. Decode in threads instead "
+                "(-s timeout=0), or let this user run the interpreter."
+            ) from err
+        finally:
+            theirs.close()
+        with self._lock:
+            self._process = process
+            if self._closing:
+                process.kill()
+
+    def _run(self) -> None:
+        """Have the process run, started again if it has died, and be ready to decode."""
+        if self._process is None or (self._told and self._process.poll() is not None):
+            self.close()
+            self.start()
+        if self._told:
+            return
+        with contextlib.suppress(*_DIED):
+            facts = self.ring and self.ring.facts
+            send(self._pipe, {**self._config, "start": START_TIMEOUT, "ring": facts})
+            self._told = pickle.load(self._pipe)  # noqa: S301 -- likewise
+            if self.feed is not None:
+                self._told = self._takes(self.feed)
+        if not self._told:
+            how = how_it_ended(self._ended(), START_TIMEOUT)
+            raise DecoderStartError(
+                f"A decoding process did not start: it {how}. Check that this Python can import "
+                "featstore.decoding and its decoder."
+            )
+
+    def _takes(self, feed: Feed) -> bool:
+        """Say what runs have in common; a reader that cannot go there stays here."""
+        for one in (feed, replace(feed, reader=None)):
+            with contextlib.suppress(Exception):  # whatever a reader holds; and a broken pipe
+                send(self._pipe, pickle.dumps(one))
+                if pickle.load(self._pipe):  # noqa: S301 -- likewise
+                    return True
+            self._reader = feed.reader
+        return False
+
+
+#: How a process ends that takes too long.
+_LATE = -getattr(signal, "SIGALRM", 0)  # which Windows lacks
+
+
+def how_it_ended(status: int | None, limit: float) -> str:
+    """Return how a process ended that had so many seconds, in words."""
+    late = f"took longer than {limit:g} s"
+    return late if status == _LATE else f"crashed ({exit_status(status)})"
+
+
+def exit_status(code: int | None) -> str:
+    """Return how a process ended, in words: by a signal, or with an exit status."""
+    if code is None or code >= 0:
+        return f"exit status {code}"
+    names = {one.value: one.name for one in signal.Signals}
+    return names.get(-code, f"signal {-code}")
+
+
+class DecodePool:
+    """Decode images in worker processes.
+
+    Parameters
+    ----------
+    workers : int
+        Processes; they start with the first images, or at once by `start`, and are replaced when
+        they die.
+    timeout : float
+        Seconds that one image may take, not counting those in which a run reads it.
+    formats : sequence of str
+        Pillow's names of the formats that are tried. TIFF must be asked for.
+    max_pixels : int
+        Larger images are refused before any pixel is decoded.
+    scaled : bool
+        Whether large JPEG files are decoded scaled (`featstore.images.decode_image`).
+    decoder : str
+        ``module:function`` that the processes call with the bytes, ``formats``, ``max_pixels``,
+        ``scaled`` and ``metadata``; it returns an RGB picture or raises ImageError.
+
+    Attributes
+    ----------
+    memory : int or None
+        Handle of what is shared with the processes, for a `Ring`; None where the system has none.
+
+    Examples
+    --------
+    >>> with DecodePool(2, timeout=10) as pool:
+    ...     future = pool.submit(path.read_bytes())
+    ...     image = future.result()  # or raises ImageError
+    """
+
+    def __init__(
+        self,
+        workers: int,
+        *,
+        timeout: float = 60.0,
+        formats: Sequence[str] = FORMATS,
+        max_pixels: int = MAX_PIXELS,
+        scaled: bool = False,
+        decoder: str = "featstore.images:decode_image",
+    ) -> None:
+        if workers < 1 or timeout <= 0:
+            raise ValueError(
+                f"A pool needs a worker and a time limit; got {workers} and {timeout:g} s."
+            )
+        arguments = {
+            "formats": list(formats),
+            "max_pixels": max_pixels,
+            "scaled": scaled,
+            "metadata": True,  # only pixels leave the process
+        }
+        self.memory = shared_memory() if SUPPORTED else None
+        self._processes = [
+            WorkerProcess(decoder, arguments, timeout, self.memory) for _ in range(workers)
+        ]
+        self._idle: queue.SimpleQueue[WorkerProcess] = queue.SimpleQueue()
+        for process in self._processes:
+            self._idle.put(process)
+        self._threads = ThreadPoolExecutor(workers, "decode")
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start(self) -> Self:
+        """Start the processes before there are images."""
+        for process in self._processes:
+            process.start()
+        return self
+
+    def take_runs(self, feed: Feed, ring: Ring) -> None:
+        """Say what is done with the items of runs, and into what they are decoded: before any."""
+        for process in self._processes:
+            process.feed, process.ring = feed, ring
+
+    def submit(self, data: bytes) -> Future[Image.Image]:
+        """Return the picture to come of an image file's bytes, which are kept until then.
+
+        The future's result is an upright RGB picture, or it raises ImageError: the image
+        cannot be decoded, crashed its decoder, or took too long.
+
+        Raises
+        ------
+        RuntimeError
+            If the pool is closed.
+        """
+        return self._threads.submit(self._by_one, WorkerProcess.decode, data)
+
+    def submit_run(self, run: Run) -> Future[Decoded]:
+        """Return what is to come of a run beside its pixels; errors as of `submit`."""
+        return self._threads.submit(self._by_one, WorkerProcess.decode_run, run)
+
+    def _by_one(self, work: Callable[[WorkerProcess, Any], Any], of: Any) -> Any:
+        """Have a process do some work; there are as many as threads."""
+        process = self._idle.get()
+        try:
+            return work(process, of)
+        finally:
+            self._idle.put(process)
+
+    def close(self) -> None:
+        """Cancel what has not begun, and runs; wait for the images, and end the processes."""
+        if self._closed:
+            return
+        self._closed = True
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for process in self._processes:
+            process.stop()
+        self._threads.shutdown()
+        for process in self._processes:
+            process.close()
+        if self.memory is not None:
+            os.close(self.memory)

@@ -1,1 +1,0 @@
-"""Decoding in processes of its own: a crash or a hang costs one image, not the job."""

@@ -1,0 +1,563 @@
+"""Pictures as items: in folders, in tars, behind URLs, and in torchvision's datasets."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import re
+import tarfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any, NoReturn
+
+from featstore.durable import write_durably, write_error
+from featstore.errors import (
+    AddressError,
+    CorruptStoreError,
+    ManifestError,
+    RemoteStoreError,
+    needs_extra,
+    unknown_name,
+)
+from featstore.identity import sha256_hex
+from featstore.manifest.paths import file_sha256, is_url, part_uri, path_fault
+from featstore.prompts import TEMPLATES, template_ids
+from featstore.sources.arrow import parquet_table
+from featstore.sources.roots import (
+    OpenFile,
+    Root,
+    UrlReader,
+    decode_text,
+    files_below,
+    folder,
+    local_path,
+    locate,
+    read_text,
+)
+from featstore.sources.tables import (
+    FORMS,
+    IMAGE_SUFFIXES,
+    MAX_RECORD_BYTES,
+    Columns,
+    Found,
+    ItemCollector,
+    Label,
+    Request,
+    add_row,
+    choose_columns,
+    is_image,
+    parse_json,
+    split_folder,
+)
+
+
+def read_folder(request: Request) -> Found:
+    """List the images below a folder; the key of one is its relative path.
+
+    If every image lies below a folder named train, val, test or another word for these, that
+    is its split.
+    """
+    root, images = images_below(request)
+    items = ItemCollector(request.dataset)
+    for path, _, split in images:
+        items.image(path, path, split=split)
+    return Found(root, items.contents())
+
+
+def images_below(request: Request) -> tuple[Path, list[tuple[str, str, str | None]]]:
+    """Return a folder, and of each image below it the relative path, sorted by it.
+
+    Beside the path: the path below the folder of its split, if all images lie in one, and the
+    split, which an option may say instead.
+    """
+    root = folder(request.location)
+    paths = files_below(root, is_image)
+    splits = None not in map(split_folder, paths)  # as ImageNet has them
+    given = request.options.get("split")
+    return root, [
+        (path, path.partition("/")[2], given or split_folder(path)) if splits
+        else (path, path, given)
+        for path in paths
+    ]  # fmt: skip
+
+
+def read_class_folders(request: Request) -> Found:
+    """List images as ``[split/]class/…/file``; the key of one is its relative path.
+
+    Raises
+    ------
+    ManifestError
+        If an image lies in no class folder.
+    """
+    root, images = images_below(request)
+    items = ItemCollector(request.dataset)
+    for path, inside, split in images:
+        label, _, rest = inside.partition("/")
+        if not rest:
+            raise ManifestError(
+                f"The image {path!r} below {root} lies in no class folder. Use the source folder."
+            )
+        items.image(path, path, label=label, split=split)
+    return Found(root, items.contents())
+
+
+#: Longer captions of one image are refused.
+MAX_TEXT_BYTES = 2**20
+
+
+def read_captions(request: Request) -> Found:
+    """List the images below a folder with the captions beside them; images may have none.
+
+    Raises
+    ------
+    ManifestError
+        If two images share a stem whose captions could be either's, or captions are not UTF-8.
+    """
+    root, images = images_below(request)
+    items = ItemCollector(request.dataset)
+    owner: dict[str, str] = {}
+    for path, _, split in images:
+        parent = items.image(path, path, split=split)
+        stem = path.rpartition(".")[0]
+        text = root / f"{stem}.txt"
+        if not text.is_file():
+            continue
+        if not text.resolve().is_relative_to(root):
+            raise ManifestError(
+                f"The captions {text} are a link that leads out of {root}. They were not read."
+            )
+        if stem in owner:
+            raise ManifestError(
+                f"The captions {stem}.txt belong to both {owner[stem]!r} and {path!r}. Rename one."
+            )
+        owner[stem] = path
+        for line in read_text(text, limit=MAX_TEXT_BYTES).splitlines():
+            items.caption(parent, line)
+    return Found(root, items.contents())
+
+
+#: A header and its extended fields (names longer than 100 letters) take less.
+MAX_HEADER_BYTES = 2**20
+
+_BLOCK = 512
+_PIECE = 2**20
+
+
+@dataclass(frozen=True)
+class Member:
+    """A regular file inside a tar."""
+
+    name: str
+    """Its path inside the tar."""
+
+    offset: int
+    """Byte of the tar at which its content begins."""
+
+    size: int
+    """Bytes of its content."""
+
+
+def members(file: OpenFile) -> Iterator[Member]:
+    """Yield the regular files of an uncompressed tar, in order.
+
+    Folders are passed over. The tar is believed as a whole or not at all: it is an error
+    after the last member, too, so collect before using.
+
+    Raises
+    ------
+    ManifestError
+        If the tar is truncated, damaged, lacks its end mark or has data behind it, or holds a
+        link, a device, a sparse file or a path that leaves its folder.
+    """
+    try:
+        yield from _members(file)
+    except (tarfile.TarError, ValueError, OverflowError) as err:
+        if isinstance(err, ManifestError):
+            raise
+        raise ManifestError(
+            f"{file.where} is truncated or no uncompressed tar: {err}. None of its members is "
+            "used; fetch it again."
+        ) from err
+
+
+def _members(file: OpenFile) -> Iterator[Member]:
+    with tarfile.open(
+        fileobj=_HeadersOnly(file),  # type: ignore[call-overload]
+        mode="r:",
+        encoding="utf-8",
+        errors="strict",
+    ) as tar:
+        for member in tar:
+            tar.members = []  # else the tar keeps them all
+            _check(file.where, member)
+            if not 0 <= member.size <= file.size - member.offset_data:
+                _refuse(file.where, f"the member {member.name!r} ends behind the end of the file")
+            if member.isreg():
+                yield Member(member.name, member.offset_data, member.size)
+        end = tar.offset
+    mark = file.read_at(end, _BLOCK)
+    if len(mark) < _BLOCK:
+        _refuse(file.where, "it lacks the end mark: it is truncated")
+    if any(mark):
+        _refuse(file.where, f"its header at byte {end:,} is damaged")
+    for start in range(end + _BLOCK, file.size, _PIECE):
+        piece = file.read_at(start, _PIECE)
+        if piece.count(0) != len(piece):
+            _refuse(file.where, "it has data behind its end mark")
+
+
+def _check(path: str, member: tarfile.TarInfo) -> None:
+    if not (member.isreg() or member.isdir()) or member.issparse():
+        what = "a sparse file"
+        if member.issym() or member.islnk():
+            what = f"a {'symbolic' if member.issym() else 'hard'} link to {member.linkname!r}"
+        elif not member.isreg():
+            what = "a device, pipe or something unknown"
+        _refuse(path, f"the member {member.name!r} is {what}")
+    fault = path_fault(member.name)
+    if fault is not None:
+        _refuse(path, f"the member {member.name!r} has a path that is not used: {fault}")
+
+
+def _refuse(path: str, reason: str) -> NoReturn:
+    raise ManifestError(
+        f"{path} is refused: {reason}. None of its members is used; pack or fetch it again."
+    )
+
+
+class _HeadersOnly:
+    """A file that refuses to read more than a header at once: sizes in headers may lie."""
+
+    def __init__(self, file: OpenFile) -> None:
+        self._file = file
+        self.name = file.where
+        self.mode = "rb"
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, n_bytes: int = -1) -> bytes:
+        if not 0 <= n_bytes <= MAX_HEADER_BYTES:
+            _refuse(self.name, f"a header claims {n_bytes:,} bytes")
+        return self._file.read(n_bytes)
+
+
+#: Beside the tars: names of the classes, and prompts with ``{c}`` for the name.
+CLASS_NAMES_FILE = "classnames.txt"
+TEMPLATES_FILE = "zeroshot_classification_templates.txt"
+
+#: Key and suffix of a member: the suffix begins at the first dot of the file name.
+_NAME = re.compile(r"((?:.*/)?[^/.]+)\.([^/]+)")
+
+_IMAGES = frozenset(suffix[1:] for suffix in IMAGE_SUFFIXES)
+_TEXTS = frozenset({"txt", "json", "cls"})
+_MAX_LISTS_BYTES = 16 * 2**20
+
+
+def read_webdataset(request: Request) -> Found:
+    """List the images of a tar, of every tar below a folder, or of those at an address.
+
+    The key of an image is the folder of its tar and its own key. ``.txt`` is a caption; ``.json``
+    may have ``caption`` and ``label``; ``.cls`` is a label. Every other member is passed over
+    unread, and a tar is read once, from its start to its end.
+
+    Raises
+    ------
+    ManifestError
+        If a tar is damaged (see `members`), a key is repeated, or a text is too large or not
+        UTF-8.
+    RemoteStoreError
+        If an address cannot be read.
+    """
+    root, files = locate(request.location, ".tar")
+    items = ItemCollector(request.dataset, _lines(root, CLASS_NAMES_FILE), _templates(root))
+    for file in files:
+        samples: dict[str, dict[str, _Part]] = {}
+        with closing(root.open(file)) as tar:
+            for member in members(tar):
+                _sort_in(samples, member, tar)
+        folder = str(PurePosixPath(file).parent)
+        split = request.options.get("split") or split_folder(file)
+        for key, parts in samples.items():
+            whole = key if folder == "." else f"{folder}/{key}"
+            _add(items, file, whole, parts, split)
+    return Found(root.place, items.contents())
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A member of a sample: an image by its sha256, a text by its bytes."""
+
+    member: Member
+    sha256: str = ""
+    data: bytes = b""
+
+
+def _sort_in(samples: dict[str, dict[str, _Part]], member: Member, tar: OpenFile) -> None:
+    found = _NAME.fullmatch(member.name.removeprefix("./"))
+    suffix = found[2].lower() if found else ""
+    if found is None or suffix not in _IMAGES | _TEXTS:
+        return
+    parts = samples.setdefault(found[1], {})
+    role = "image" if suffix in _IMAGES else suffix
+    if role in parts:
+        raise ManifestError(
+            f"The key {found[1]!r} is repeated in {tar.where}: members "
+            f"{parts[role].member.name!r} and {member.name!r}. A sample has one {role}."
+        )
+    if role == "image":
+        parts[role] = _Part(member, sha256=_member_sha256(tar, member))
+    elif member.size > MAX_RECORD_BYTES:
+        raise ManifestError(
+            f"{part_uri(tar.where, member.name)} has {member.size:,} bytes; texts of at most "
+            f"{MAX_RECORD_BYTES:,} are read."
+        )
+    else:
+        parts[role] = _Part(member, data=tar.read_at(member.offset, member.size))
+
+
+def _add(
+    items: ItemCollector, file: str, key: str, parts: dict[str, _Part], split: str | None
+) -> None:
+    image = parts.get("image")
+    if image is None:
+        return
+    facts = _json(file, parts.get("json"))
+    label = _text(file, parts.get("cls")) or _label_of(facts)
+    parent = items.image(
+        key,
+        part_uri(file, image.member.name),
+        label=label,
+        split=split,
+        content_sha256=image.sha256,
+        byte_offset=image.member.offset,
+        byte_size=image.member.size,
+    )
+    given = facts.get("caption")
+    written = [_text(file, parts.get("txt")), *(given if isinstance(given, list) else [given])]
+    for text in dict.fromkeys(one.strip() for one in written if isinstance(one, str) and one):
+        items.caption(parent, text)
+
+
+def _json(file: str, part: _Part | None) -> dict[str, Any]:
+    where = "" if part is None else part_uri(file, part.member.name)
+    document = {} if part is None else parse_json(part.data, where=where)
+    if not isinstance(document, dict):
+        raise ManifestError(f"{where} is not a JSON object, so it has no caption or label.")
+    return document
+
+
+def _text(file: str, part: _Part | None) -> str | None:
+    if part is None:
+        return None
+    where = part_uri(file, part.member.name)
+    return decode_text(part.data, where=where, limit=MAX_RECORD_BYTES).strip()
+
+
+def _label_of(facts: dict[str, Any]) -> Label | None:
+    for name in ("label", "class", "cls"):
+        value = facts.get(name)
+        if isinstance(value, str) or type(value) is int:
+            return value
+    return None
+
+
+def _member_sha256(tar: OpenFile, member: Member) -> str:
+    digest, end = hashlib.sha256(), member.offset + member.size
+    for start in range(member.offset, end, _PIECE):
+        size = min(_PIECE, end - start)
+        piece = tar.read_at(start, size)
+        if len(piece) < size:
+            raise ManifestError(f"{tar.where} became shorter while {member.name!r} was read.")
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _lines(root: Root, name: str) -> list[str] | None:
+    """Return the lines of a small file without blank ones, or None if there is no file."""
+    data = root.small(name, limit=_MAX_LISTS_BYTES)
+    if data is None:
+        return None
+    text = decode_text(data, where=f"{root.place}/{name}", limit=_MAX_LISTS_BYTES)
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _templates(root: Root) -> dict[str, str] | None:
+    texts = _lines(root, TEMPLATES_FILE)
+    known = {text: name for name, text in TEMPLATES.items()}
+    return None if texts is None else template_ids(texts, TEMPLATES_FILE, known)
+
+
+#: The classes that are opened: their pictures are no files that can be read where they lie.
+#: Others run pickles that no checksum covers. (CIFAR's pickles are opened only after torchvision
+#: compared their md5.)
+NAMES = (
+    "CIFAR10", "CIFAR100", "FER2013", "FashionMNIST", "GTSRB", "KMNIST", "MNIST", "PCAM", "STL10",
+    "SVHN", "USPS",
+)  # fmt: skip
+
+
+def read_torchvision(request: Request) -> Found:
+    """Write the pictures of a torchvision dataset, once, as lossless PNG files.
+
+    They lie below ``images/`` of the manifest's folder; split and index are the key.
+
+    Raises
+    ------
+    ManifestError
+        If the name is unknown, the files are missing, or an option does not fit the class.
+    """
+    split = request.options.get("split", "")
+    download = request.flag("download")
+    dataset = _open(request.options.get("name", ""), folder(request.location), split, download)
+    classes = getattr(dataset, "classes", None)
+    items = ItemCollector(request.dataset, [str(name) for name in classes] if classes else None)
+    for index in range(len(dataset)):
+        image, label = dataset[index]
+        where = f"images/{split}/{index:06d}.png"
+        _write_png(request.out / where, image)
+        # STL10 marks what has no label by -1.
+        known = None if label is None or int(label) < 0 else int(label)
+        items.image(where.removeprefix("images/"), where, label=known, split=split)
+    return Found(request.out, items.contents())
+
+
+def _open(name: str, root: Path, split: str, download: bool) -> Any:  # noqa: FBT001
+    if name not in NAMES:
+        where, by = "(option name)", "featstore.sources.pictures.NAMES"
+        raise ManifestError(
+            unknown_name("torchvision dataset", name, NAMES, where=where, listed_by=by)
+        )
+    with needs_extra("The source torchvision"):
+        from torchvision import datasets
+    kind = getattr(datasets, name)
+    known = inspect.signature(kind).parameters
+    arguments: dict[str, Any] = {"root": str(root)}
+    if download and "download" in known:
+        arguments["download"] = True
+    if split and "split" in known:
+        arguments["split"] = split
+    elif split in ("train", "test") and "train" in known:
+        arguments["train"] = split == "train"
+    else:
+        fault = f"no split {split!r}" if split else "splits: give one, e.g. -s split=test"
+        raise ManifestError(f"torchvision's {name} has {fault}.")
+    try:
+        return kind(**arguments)
+    except (RuntimeError, OSError, ValueError, ImportError) as err:
+        raise ManifestError(
+            f"torchvision's {name} cannot be opened in {root}: {err}. Nothing is downloaded unless "
+            "you say -s download=true."
+        ) from err
+
+
+def _write_png(path: Path, image: Any) -> None:
+    import io
+
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", compress_level=6)
+    write_durably(path, [buffer.getvalue()])
+
+
+#: Bytes of one image while URLs are listed, when many are held at once.
+MAX_LISTED_BYTES = 32 * 2**20
+
+#: Requests under way at once while URLs are listed.
+AT_ONCE = 16
+
+#: Columns that hold URLs, the first that exists is taken.
+URL_COLUMNS = ("url", "URL", "image_url", "image", "path")
+
+#: What the files of the images begin with that are decoded here.
+_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
+
+
+def read_urls(request: Request) -> Found:
+    """List the images at the URLs of a text file (one a line), a CSV, TSV or Parquet file.
+
+    Each is fetched once, for its content hash, which binds whoever reads the item later. One that
+    cannot be fetched, or is no image, is left out and listed. With the option ``keep`` the files
+    stay in that folder, by the hash of their URL, and are read from there; making the manifest
+    again, also after it was interrupted, fetches what the folder lacks. The key is the id, else
+    the URL.
+
+    Raises
+    ------
+    ManifestError
+        If the list or a kept file cannot be read, or not one image could be fetched.
+    StoreWriteError
+        If an image cannot be kept.
+    """
+    path = local_path(request.location)
+    form = path.suffix.lower().removeprefix(".")
+    if form not in _FORMS:
+        raise ManifestError(f"{path} is no list of URLs: .{', .'.join(_FORMS)}.")
+    keep = Path(request.options["keep"]).resolve() if "keep" in request.options else None
+    items, left_out = ItemCollector(request.dataset), dict[str, str]()
+    names, rows = _FORMS[form](path)
+    columns = choose_columns(names, request, str(path), first=URL_COLUMNS)
+    fetch = partial(_fetch, UrlReader(), keep)
+    for where, row, url, came in _fetched(rows(columns.used()), columns, fetch):
+        if isinstance(came, str):
+            left_out[url or where] = came
+            continue
+        kept = {} if keep is None else {"url": url}
+        add_row(items, row, columns, uri=came[0], key=url, where=where,
+                content_sha256=came[1], **kept)  # fmt: skip
+    if left_out and items.is_empty():
+        first, why = next(iter(left_out.items()))
+        raise ManifestError(
+            f"None of the {len(left_out):,} URLs of {path} gave an image (first {first!r}: {why})"
+        )
+    return Found(keep or request.out, items.contents(), left_out)
+
+
+#: What opens a list of URLs, by the end of its name.
+_FORMS = {name: FORMS[name] for name in ("txt", "csv", "tsv")} | {"parquet": parquet_table}
+
+#: Uri and content hash of an image, or why there is none.
+Outcome = tuple[str, str] | str
+
+
+def _fetched(
+    rows: Iterator[tuple[str, dict[str, Any]]],
+    columns: Columns,
+    fetch: Callable[[str], Outcome],
+) -> Iterator[tuple[str, dict[str, Any], str, Outcome]]:
+    """Yield each row, in order, with its URL and what fetching that gave; a URL once."""
+    done: dict[str, Outcome] = {}
+    with ThreadPoolExecutor(AT_ONCE, "urls") as pool:
+        while some := [*islice(rows, 16 * AT_ONCE)]:
+            urls = [str(row.get(columns.image or "") or "").strip() for _, row in some]
+            new = [url for url in dict.fromkeys(urls) if url not in done]
+            done |= zip(new, pool.map(fetch, new), strict=True)
+            for (where, row), url in zip(some, urls, strict=True):
+                yield where, row, url, done[url]
+
+
+def _fetch(reader: UrlReader, keep: Path | None, url: str) -> Outcome:
+    """Return uri and content hash of the image at a URL, or as a text why there is none.
+
+    The text instead of an error, whose traceback would hold what came.
+    """
+    if not is_url(url):
+        return f"{url!r} is no URL of a whole file."
+    name = sha256_hex(url.encode())
+    uri = url if keep is None else f"{name[:2]}/{name}"
+    if keep is not None and (keep / uri).is_file():
+        return uri, file_sha256(keep / uri)
+    try:
+        data = reader.read(url, limit=MAX_LISTED_BYTES)
+    except (AddressError, RemoteStoreError, CorruptStoreError) as err:
+        return " ".join(str(err).split())
+    if not data.startswith(_MAGIC):
+        return f"{url} is no image that is read here: it begins {data[:16]!r}."
+    if keep is not None:
+        try:
+            write_durably(keep / uri, [data])
+        except OSError as err:
+            raise write_error(keep / uri, err) from err
+    return uri, sha256_hex(data)
