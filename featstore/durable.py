@@ -189,7 +189,7 @@ def try_lock(handle: int, *, shared: bool = False) -> bool:
     try:
         fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as err:
-        # A file system without locks: the heartbeat alone decides.
+        # A file system without locks: files can be claimed, and no claim is known to be free.
         return err.errno in {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP} and not shared
     return True
 

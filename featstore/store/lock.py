@@ -318,8 +318,8 @@ def claim_set(directory: Path, key: SetKey, *, part: str = "", wait: float = 0.0
             holder = f"process {record.get('pid', '?')} on {record.get('host', 'another machine')}"
             raise StoreWriteError(
                 f"{key} is being written by {holder}. Wait for it to end (`wait=SECONDS`); the "
-                f"same command then reuses its rows. If it has ended, on a file system without "
-                f"locks, remove {staging}."
+                f"same command then reuses its rows. If it has ended, and the file system has no "
+                f"locks that say so, remove {(current or staging) / _CLAIM}; its rows are kept."
             )
         time.sleep(_LOOK)
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
-from featstore.errors import StoreWriteError
+from featstore.errors import ClaimLostError, StoreWriteError
 from featstore.store import SetKey, lock, read_log
 from featstore.store.lock import LOCK, claim_set, deciding
 from tests.faults import scenarios
@@ -180,3 +183,17 @@ def test_a_claim_that_was_not_written_whole_is_nobodys(store):
     folder.mkdir(parents=True)
     claim_set(KEY.directory(store), KEY).release()
     assert not folder.exists()
+
+
+def test_without_locks_a_writer_that_ended_is_named_and_its_rows_are_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr(fcntl, "flock", Mock(side_effect=OSError(errno.ENOLCK, "No locks")))
+    directory = KEY.directory(tmp_path)
+    first = claim_set(directory, KEY)
+    (first.folder / "journal.jsonl").write_text("rows")
+    first.release()
+    with pytest.raises(StoreWriteError, match="its rows are kept") as caught:
+        claim_set(directory, KEY)
+    Path(re.search(r"remove (\S+);", str(caught.value))[1]).unlink()
+    assert (claim_set(directory, KEY).folder / "journal.jsonl").read_text() == "rows"
+    with pytest.raises(ClaimLostError):
+        first.check()

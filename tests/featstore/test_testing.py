@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from featstore import open_store, read_manifest
-from featstore.sources.reader import check_bytes
+from featstore import open_store
 from featstore.store import verify_store
-from featstore.testing import item_table, toy_manifest, toy_store, write_set
+from featstore.testing import item_table, toy_store, write_set
 from tests.damage import lasting
 
 
@@ -33,20 +32,3 @@ def test_a_set_has_its_failures_and_can_be_damaged_unless_sealed(tmp_path):
     ):  # fmt: skip
         data = [path for path in (root / where / "embedding").rglob("*") if path.is_file()]
         assert {bool(path.stat().st_mode & 0o200) for path in data} == {writable}
-
-
-def test_a_toy_manifest_is_read_back(tmp_path):
-    from PIL import Image
-
-    made = toy_manifest(tmp_path / "a", 5, name="pets", sizes=[(4, 8), (6, 3)], captions=True)
-    read = read_manifest(tmp_path / "a")
-    check_bytes(read)
-    assert read.items("image")["item_id"].to_list() == [f"pets/{i:02d}" for i in range(5)]
-    assert read.items("image")["split"].to_list() == ["train"] * 3 + ["test"] * 2
-    assert read.items("caption")["parent_id"].to_list() == made.items("image")["item_id"].to_list()
-    with Image.open(made.root / "images/03.png") as picture:
-        assert picture.size == (6, 3)
-    toy_manifest(tmp_path / "b", 5, name="pets", sizes=[(4, 8), (6, 3)], captions=True)
-    assert lasting(tmp_path / "a") == lasting(tmp_path / "b")
-    broken = toy_manifest(tmp_path / "c", 3, broken=[1])
-    assert (broken.root / "images/01.png").read_bytes() == b"not a picture"
