@@ -270,7 +270,7 @@ def hub_corrected(
     return scored
 
 
-def unequal(plainly: Matrix, corrected: Matrix, n_names: int) -> bool:
+def unequal(plainly: Any, corrected: Any, n_names: int) -> bool:
     """Whether answers say that names are unequally frequent, whatever the labels are.
 
     Answers that meet the same name, as pairs, are counted against what equal frequencies expect.

@@ -301,7 +301,7 @@ class TimmImages(TorchImageEncoder):
         self._copies = DeviceCopies(name, self.preprocessing, self._device, self._memory_format)
         self._model = model.eval().to(self._device)
         if self._memory_format is torch.channels_last:
-            self._model = self._model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self._model = self._model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]
         self._weights.of = [*self._model.parameters(), *self._model.buffers()]
         self._compiled: Any = None
         self._proven = False

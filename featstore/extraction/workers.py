@@ -404,7 +404,9 @@ class Crew:
                 if not isinstance(error, Gone):
                     task.raised.add(worker)
                 if len(task.lost) == LOSSES or not self.living() - task.raised:
-                    raise task.given_up() from error
+                    # Whatever was lost last: what was lost most, and raised, says most.
+                    worst = max(tasks, key=lambda one: (len(one.lost), len(one.raised)))
+                    raise worst.given_up() from error
                 logger.warning("%s %s is done again.", task.lost[-1], task.name)
                 waiting.appendleft(number)
         return [results[number] for number in range(len(tasks))]

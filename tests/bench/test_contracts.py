@@ -173,7 +173,7 @@ BROKEN = {
     TakesOneSideForTheOther: ("planted pairs", "of 60 held-out images to find their text"),
     RemembersAnEarlierFit: ("controls", "after fits on the control 'random'"),
     KeepsAList: ("saved", "KeepsAList.names_ is of type list"),
-    KeepsALambda: ("pickled", "pickle"),
+    KeepsALambda: ("pickled", "local object"),
     LongRows: ("projections", "Expected rows of length 1"),
     TwoSpaces: ("projections", "project_x gives 12 columns, project_y 5"),
     OtherMoments: ("moments", "between rows and their moments"),

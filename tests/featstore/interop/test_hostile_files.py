@@ -139,7 +139,7 @@ OTHERS: dict[str, tuple[bytes, str]] = {
     "hollow.npy": (_npy(_shape("(1099511627776, 0)")), "rows are a matrix"),
     "pickle.npy": (_npy(_shape("(2, 2)", "'|O'"), b"\x80\x04]."), "Python objects in dtype."),
     "code.npy": (_npy(_shape("(2, 2)", "__import__('os').mkdir('ran')")), "malformed node"),
-    "deep.npy": (_npy("(" * 900 + ")" * 900), "Cannot parse header"),
+    "deep.npy": (_npy("(" * 900 + ")" * 900), "cannot be read as embeddings"),
     "cut.h5": (b"\x89HDF\r\n\x1a\n" + bytes(500), "cannot be read as embeddings"),
     "endless.safetensors": (
         _safetensors(bytes(16), embedding=_tensor([10**9, 1000], 0, 16)),
