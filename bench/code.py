@@ -13,6 +13,7 @@ import pickle
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from importlib.util import find_spec, resolve_name
@@ -266,12 +267,12 @@ class _Parts:
             return
         self._seen[name] = name
         source, imported = _read_module(name)
-        self.found[source] = None
+        if source.strip():  # of an empty file, Python says that it has none, or not
+            self.found[source] = None
         for other in imported:
-            try:
+            # A name in a module, or a module that is compiled.
+            with suppress(OSError, TypeError, ImportError, ValueError):
                 self._module(other, top)
-            except (OSError, TypeError, ImportError, ValueError):
-                continue  # a name in a module, or a module that is compiled
 
 
 def _is_known(top: str) -> bool:

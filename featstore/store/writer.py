@@ -491,8 +491,7 @@ class SetWriter:
         if self._options.part:
             rank, world_size = self._options.part
             durable = self._done(claim_folders(self.directory, part=self._options.part))
-            blocks = range(self.layout.n_blocks)
-            mine = [block for block in blocks if block % world_size == rank]
+            mine = range(rank, self.layout.n_blocks, world_size)
             return [block for block in mine if block not in durable]
         done = self._opened()[0].blocks
         return [block for block in range(self.layout.n_blocks) if block not in done]
