@@ -148,7 +148,7 @@ class StoreWriteError(FeatstoreError, OSError):
 
 
 class ClaimLostError(StoreWriteError):
-    """Another writer took this one's place while it stood still; it published nothing."""
+    """Another writer took this one's place, which had lost its lock; it published nothing."""
 
 
 class PublishConflictError(StoreWriteError):

@@ -544,7 +544,7 @@ class SetWriter:
             If a row of an item that did not fail is not finite, or has values that the stored
             dtype cannot hold. Nothing is written then.
         ClaimLostError
-            If another writer took over because this one stood still.
+            If another writer took over because this one had lost its lock.
         """
         _, staged, claim = self._opened()
         where = self.layout.block_slice(block)
