@@ -382,9 +382,13 @@ def run_extraction(job: Job, place: Place) -> list[ExtractResult]:
     FeatstoreError
         As for `featstore.extract`.
     """
-    from featstore.extraction.engines import extract_on_ray, extract_rank, rank_of
+    from featstore.extraction.engines import (
+        extract_on_devices,
+        extract_on_ray,
+        extract_rank,
+        rank_of,
+    )
     from featstore.extraction.job import run_here
-    from featstore.extraction.workers import extract_on_devices
 
     if place.engine == "ray":
         return extract_on_ray(job, "all" if place.device == "auto" else place.device)

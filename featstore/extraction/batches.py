@@ -25,7 +25,6 @@ from featstore.encoders.base import TEXT_KINDS, Encoder, text_batches
 from featstore.errors import DeviceError, is_out_of_memory
 from featstore.extraction.progress import StageClock
 from featstore.images import MAX_PIXELS, Geometry, decode_batch, own_stream
-from featstore.parallel import stay_beside
 
 logger = logging.getLogger(__name__)
 
@@ -208,9 +207,7 @@ def on_device(device: str | None) -> Iterator[None]:
 
 
 def use_device(device: str | None) -> None:
-    """Make a GPU the current device of this thread, and let it run on the cores beside the GPU.
-
-    What the thread pins, and the processes that it starts, lie on the same NUMA node.
+    """Make a GPU the current device of this thread.
 
     Every thread begins on the first GPU. Waiting for an event there would make the process a
     context on it, some hundred megabytes, whichever GPU it computes on.
@@ -220,9 +217,7 @@ def use_device(device: str | None) -> None:
     import torch
 
     if torch.cuda.is_available():
-        number = torch.device(device).index or 0
-        torch.cuda.set_device(number)
-        stay_beside(torch.cuda.get_device_properties(number))
+        torch.cuda.set_device(torch.device(device).index or 0)
 
 
 #: Batches of an encoder that overlaps, at once: one is encoded, one waits in the device's queue,

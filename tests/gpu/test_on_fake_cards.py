@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
-import re
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,11 +23,9 @@ from featstore.encoders.base import golden_cosine, golden_images, golden_inputs
 from featstore.encoders.registry import open_encoder
 from featstore.encoders.timm_image import TimmEncoder
 from featstore.errors import EncoderError
-from featstore.extraction import batches
+from featstore.extraction.engines import Worker, conduct, parse_devices, to_send
 from featstore.extraction.targets import Job
-from featstore.extraction.workers import Crew, conduct, open_on, parse_devices, to_send
 from featstore.images import decode_batch, decode_image, own_stream
-from featstore.parallel import stay_beside
 from fitters.trained.base import ArrayRows
 from fitters.trained.presets import PRESETS, preset
 from tests.gpu import checks
@@ -228,43 +223,27 @@ def test_a_trained_head_is_that_of_the_cpu(name, cards: Cards):
     np.testing.assert_allclose(there.project_x(x), exact.project_x(x), atol=SAME, rtol=SAME)
 
 
-class InThread:
-    """A worker on a card that is in this process: the crew calls it in a thread."""
-
-    def __init__(self, job: Job, _cores: int, device: str) -> None:
-        self.device, self._job, self._opened = device, job, False
-
-    def call(self, work: Any, arguments: Any, tell: Any) -> Any:
-        batches.use_device(self.device)
-        if not self._opened:
-            self._job, self._opened = open_on(self._job, self.device, tell=tell), True
-        return work(self._job, *arguments)
-
-    def stop(self) -> None:
-        """Nothing to end."""
-
-    def end(self, until: float) -> str:
-        return "It has ended."
-
-
-def test_two_cards_share_a_job_and_one_that_dies_leaves_it_to_the_other(
-    pictures, folder, on_the_cpu, tmp_path, caplog, cards: Cards
-):
+def test_two_cards_share_a_job(pictures, folder, on_the_cpu, tmp_path, cards: Cards):
     config = ExtractConfig(
         dtype="float32", precision="float32", batch_size=2, block_rows=2, threads=1, jobs=1,
         decode_timeout=None, limit=8,
     )  # fmt: skip
     specs = [EncoderSpec(VIT, weights=str(random_weights(VIT, folder)))]
     job = Job(pictures, "image", specs, tmp_path / "s", config)
-    with cards(Card(), Card(dies_after=600)) as machine:
+
+    def in_turn(tasks: Any) -> Any:  # the workers are in this process
+        for number, task in enumerate(tasks):
+            yield workers[number % len(workers)].run(task)
+
+    with cards(Card(), Card()) as machine:
         assert parse_devices("cuda:1,cpu") == ["cuda:1", "cpu"]
         with pytest.raises(EncoderError, match=r"no cuda:2: torch can use cuda:0, cuda:1\."):
             parse_devices("cuda:2")
-        with Crew(parse_devices("all"), 1, partial(InThread, to_send(job))) as crew:
-            (done,) = conduct(crew, config, encoders=1)
+        devices = parse_devices("all")
+        workers = [Worker(to_send(job), device, 1) for device in devices]
+        (done,) = conduct(job, in_turn, devices, 1)
         assert all(card.launched > 600 for card in machine.cards)
         gc.collect()
-    assert re.search(r"Worker 1 on cuda:1 raised .*illegal memory access", caplog.text)
     rows = featstore.open_store(tmp_path / "s").view(done.key).numpy(np.float32)
     np.testing.assert_allclose(rows, on_the_cpu[0][:8], atol=SAME, rtol=SAME)
 
@@ -315,37 +294,3 @@ def test_float32_is_whole_while_a_card_computes(old, folder, monkeypatch, put_ba
     off = (False, False) if old else ("ieee", "ieee")
     assert seen.count(off) > 100
     assert read() == chosen
-
-
-def test_threads_of_a_card_run_on_the_cores_beside_it(tmp_path, monkeypatch, cards: Cards):
-    first, *others = sorted(os.sched_getaffinity(0))
-    nodes = tmp_path / "devices/system/node"
-    card = SimpleNamespace(pci_domain_id=0, pci_bus_id=0x1B, pci_device_id=0)
-    where = tmp_path / "bus/pci/devices/0000:1b:00.0"
-    where.mkdir(parents=True)
-    for number, cores in enumerate((f"{first}", "1000-1003,1008")):
-        (nodes / f"node{number}").mkdir(parents=True)
-        (nodes / f"node{number}" / "cpulist").write_text(cores + "\n")
-
-    def run_on(node: str, of: Any = card) -> set[int]:
-        (where / "numa_node").write_text(f"{node}\n")
-        found: list[set[int]] = []
-
-        def use() -> None:
-            batches.use_device("cuda:0")
-            found.append(os.sched_getaffinity(0))
-
-        with cards():
-            monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: of)
-            monkeypatch.setattr(batches, "stay_beside", lambda one: stay_beside(one, tmp_path))
-            thread = threading.Thread(target=use)
-            thread.start()
-            thread.join()
-        return found[0]
-
-    every = {first, *others}
-    assert run_on("0") == {first}
-    assert os.sched_getaffinity(0) == every  # the thread alone
-    assert run_on("1") == every  # none of its cores is ours
-    assert run_on("-1") == every  # nobody knows
-    assert run_on("0", SimpleNamespace()) == every  # torch before 2.8

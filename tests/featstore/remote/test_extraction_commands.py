@@ -7,9 +7,9 @@ import pytest
 
 import featstore
 from featstore import open_store
+from featstore.extraction.engines import extract_on_devices
 from featstore.extraction.options import EncoderSpec, ExtractConfig
 from featstore.extraction.targets import Job
-from featstore.extraction.workers import extract_on_devices
 from featstore.plugins import use_plugins
 from featstore.testing import toy_manifest
 from tests.typed import headstock
