@@ -59,8 +59,6 @@ class EncoderOptions:
         Tokens that a text model sees, fewer than it could. Part of the space.
     trust_remote_code : bool
         Run Python code that comes with the model from the hub. Part of the space.
-    compile : bool
-        Compile the forward pass; the first batches take longer. Recorded, not keyed.
 
     Raises
     ------
@@ -78,7 +76,6 @@ class EncoderOptions:
     prefix: str | None = None
     max_length: int | None = None
     trust_remote_code: bool = False
-    compile: bool = False
 
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_size < 1:

@@ -77,7 +77,6 @@ class OpenClipImageEncoder(TorchImageEncoder):
         }
         visual.to(self._device)  # the only part that is run
         self._copies = DeviceCopies(self.name, self.preprocessing, self._device)
-        self._weights.of = [*visual.parameters(), *visual.buffers()]
         self.dim = int(self.encode_float32([self.prepare(golden_images()[0])]).shape[1])
         self.facts |= pair.facts(state)
 
@@ -148,8 +147,6 @@ class OpenClipTextEncoder(TorchTextEncoder):
             "tokenizer": self._tokens.space(source),
         }
         self.model = model.to(self._device)
-        every = (*model.named_parameters(), *model.named_buffers())
-        self._weights.of = [one for key, one in every if not key.startswith(_OTHER)]
         self.dim = int(self.encode_float32([""]).shape[1])
         self.facts |= pair.facts(state)
 

@@ -105,7 +105,7 @@ _BUILT_IN: dict[str, Family] = {
         check="featstore.encoders.timm_model:check_timm_name",
         open="featstore.encoders.timm_image:open_timm",
         example="timm:tf_efficientnet_lite0",
-        takes=frozenset({"precision", "pool", "compile"}),
+        takes=frozenset({"precision", "pool"}),
     ),
     "st": Family(
         summary="text models of sentence-transformers",

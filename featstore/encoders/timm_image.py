@@ -63,10 +63,6 @@ class PooledTimmEncoder(TimmImages):
         check_pool_name(pool, name)
         if pool.startswith(LAYER):
             find_layer(model, pool, name)
-            if options.compile:
-                raise EncoderError(
-                    f"{name} with pool {pool!r} cannot be compiled: the graph would hide the layer."
-                )
         super().__init__(name, model, options, weights=weights)
         #: What prepares and runs batches: encoders that share it take the same prepared pictures.
         self.trunk = object()
@@ -112,7 +108,7 @@ class PooledTimmEncoder(TimmImages):
     @property
     def pass_key(self) -> tuple[object, ...]:
         """What encoders must share to be served by one pass: the model, and how it computes."""
-        return id(self.trunk), self.precision, self._is_short(exact=False)
+        return id(self.trunk), self.precision
 
     def _computed(self, batch: Sequence[np.ndarray], *, exact: bool) -> np.ndarray:
         return self.encode_layers([self], batch, exact=exact)

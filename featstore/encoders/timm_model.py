@@ -6,10 +6,8 @@ then on a fixed rule, named in the space.
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +17,7 @@ import torch
 from timm.data import create_transform, resolve_model_data_config
 from torch import nn
 
-from featstore.encoders.base import DEFAULT_OPTIONS, EncoderOptions, cosine_of
+from featstore.encoders.base import DEFAULT_OPTIONS, EncoderOptions
 from featstore.encoders.runtime import DeviceCopies, Preprocessing, TorchImageEncoder
 from featstore.encoders.weights import (
     PACKAGES,
@@ -228,12 +226,6 @@ def _resize(transform: Any, config: Mapping[str, Any]) -> list[int]:
     return [int(size)] if isinstance(size, int) else [int(side) for side in size]
 
 
-logger = logging.getLogger(__name__)
-
-#: Smallest cosine of a row of the first batch, compiled, to the same without, in each precision.
-COMPILED_COSINE = {"float32": 0.99999, "bfloat16": 0.999, "float16": 0.999}
-
-
 class TimmImages(TorchImageEncoder):
     """A timm model that pictures can be run through, without saying what is taken out of it.
 
@@ -244,15 +236,14 @@ class TimmImages(TorchImageEncoder):
     model : torch.nn.Module
         Built by timm, with its weights; it is put into evaluation mode.
     options : EncoderOptions
-        How it is computed; ``compile`` compiles ``forward_features``, where nearly all the time
-        goes, unless the first batch shows that it changes the vectors (`COMPILED_COSINE`).
+        How it is computed.
     weights : dict, optional
         Where the weights came from; recorded in `facts`.
 
     Raises
     ------
     EncoderError
-        If the model takes no RGB pictures, or device, precision or compiling do not go.
+        If the model takes no RGB pictures, or device or precision do not go.
     """
 
     def __init__(
@@ -293,7 +284,6 @@ class TimmImages(TorchImageEncoder):
             "compute": {
                 **self.facts["compute"],
                 "memory_format": str(self._memory_format).removeprefix("torch."),
-                "compiled": options.compile,
             },
         }
         if self._device.type == "cuda":  # the process's choice: it may give other bits each time
@@ -302,46 +292,6 @@ class TimmImages(TorchImageEncoder):
         self._model = model.eval().to(self._device)
         if self._memory_format is torch.channels_last:
             self._model = self._model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]
-        self._weights.of = [*self._model.parameters(), *self._model.buffers()]
-        self._compiled: Any = None
-        self._proven = False
-        if options.compile:
-            if not hasattr(model, "forward_features"):
-                raise EncoderError(f"{name} has no forward_features to compile. Leave compile out.")
-            features: Any = model.forward_features
-            self._compiled = torch.compile(features)
-
-    def _encode(self, batch: Sequence[Any], *, exact: bool) -> np.ndarray:
-        vectors = super()._encode(batch, exact=exact)
-        compiled = self._compiled
-        if exact or not batch or compiled is None or self._proven:
-            return vectors
-        self._compiled = None  # threads that begin meanwhile go without
-        plain = super()._encode(batch, exact=False)
-        cosine, least = cosine_of(vectors, plain).minimum, COMPILED_COSINE[self.precision]
-        if cosine >= least:
-            self._compiled, self._proven = compiled, True
-            return vectors
-        self.facts["compute"]["compiled"] = False
-        logger.warning(
-            "%s is not compiled: the first batch has a cosine of %.6f to itself without, less "
-            "than %g.", self.name, cosine, least,
-        )  # fmt: skip
-        return plain
-
-    @contextmanager
-    def _running(self, *, exact: bool) -> Iterator[None]:
-        """Have the model ready to run, compiled if that was asked for and it is not `exact`."""
-        with super()._running(exact=exact):
-            if self._compiled is None or exact:
-                yield
-                return
-            # Hooks on what comes after stay outside of the compiled graph, which ignores them.
-            self._model.forward_features = self._compiled
-            try:
-                yield
-            finally:
-                del self._model.forward_features
 
 
 def is_convnet(model: nn.Module) -> bool:

@@ -310,7 +310,6 @@ class TorchTextEncoder(TorchEncoder):
         """Move a network of transformers to the device; complete space, facts and length."""
         self.space |= remote_code_facts([*network.modules(), tokenizer], trusted=trusted)
         network.to(self._device)
-        self._weights.of = [*network.parameters(), *network.buffers()]
         self.dim = int(self.encode_float32([""]).shape[1])
         self.facts |= {
             "weights": weights or {"source": "object"},

@@ -126,7 +126,6 @@ def _open(choice: EncoderSpec, kind: str, config: ExtractConfig) -> Encoder:
         # What a precision is best depends on the encoder and the set: see `Job.open`.
         precision="float32" if config.precision == AUTO else config.precision,
         **choice.model_options(),
-        compile=config.compile,
     )
     return encoder if kind != "image" else with_pixels(encoder, config)
 

@@ -256,7 +256,6 @@ class ExtractConfig:
         help="Encode again what is damaged of finished sets, with batch size, threads and device "
         "as recorded. `headstock store repair` prints the whole command.",
     )
-    compile: bool = option(False, help="Compile the forward pass with torch.compile.", flag="-s")
     wait: float = option(
         0.0, help="Wait this many seconds for another writer of the set.", at_least=0
     )

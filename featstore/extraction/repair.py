@@ -169,7 +169,7 @@ def recorded_choice(directory: Path, encoder: str, *, local: str = "") -> Encode
 
 #: The options of an extraction that decide which set it makes, or which images it decodes.
 _DECISIVE = (
-    "dtype", "precision", "views", "seed", "decode", "resize", "compile", "tiff", "max_pixels",
+    "dtype", "precision", "views", "seed", "decode", "resize", "tiff", "max_pixels",
 )  # fmt: skip
 
 

@@ -236,14 +236,12 @@ def test_both_halves_give_the_bits_of_the_transform(transform, known):
     batch = [halves.prepare(image) for image in images]
     assert {one.dtype for one in batch} == {np.dtype(np.uint8 if known else np.float32)}
     expected = torch.stack([transform(image) for image in images])
-    if known:
-        stacked = torch.from_numpy(np.stack(batch))
-        there = halves.floats_there(stacked, torch.channels_last)
-        assert there.is_contiguous(memory_format=torch.channels_last)
-        assert torch.equal(there, expected)
-    assert torch.equal(halves.floats(batch), expected)
-    # The library's own floats are taken as well; the memory is used again, for fewer too.
-    assert torch.equal(halves.floats(list(expected.numpy()[1:])), expected[1:])
+    for layout in torch.channels_last, torch.contiguous_format:
+        floats = halves.floats(torch.from_numpy(np.stack(batch)), layout)
+        assert floats.is_contiguous(memory_format=layout)
+        assert torch.equal(floats, expected)
+    # The library's own floats are taken as well.
+    assert torch.equal(halves.floats(expected), expected)
     assert halves.fits(list(expected.numpy()))
     assert not halves.fits([batch[0], np.zeros((3, 8, 8), np.float32)])
 

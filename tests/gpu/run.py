@@ -24,21 +24,17 @@ def measured(asked: argparse.Namespace, folder: Path) -> tuple[list[Row], list[C
     rows: list[Row] = []
     for model in asked.models:
         for precision in asked.precisions:
-            for compiled in (False, True) if asked.compile else (False,):
-                if compiled and not model.startswith("timm:"):
-                    continue
-                row = measure(
-                    model,
-                    folder,
-                    device=asked.device,
-                    precision=precision,
-                    images=asked.images,
-                    batch=asked.batch or MODELS.get(model, 64),
-                    compiled=compiled,
-                )
-                rows.append(row)
-                print(row, flush=True)
-                write_table(rows, asked.out)
+            row = measure(
+                model,
+                folder,
+                device=asked.device,
+                precision=precision,
+                images=asked.images,
+                batch=asked.batch or MODELS.get(model, 64),
+            )
+            rows.append(row)
+            print(row, flush=True)
+            write_table(rows, asked.out)
     common = {"device": asked.device, "precision": asked.precisions[0]}
     batch = {"batch_size": asked.batch or 256}
     checks: list[Check] = []
@@ -66,7 +62,6 @@ def main() -> int:
     parser.add_argument("--text-model", nargs=2, type=int, default=[384, 6], metavar="N",
                         help="width and layers")  # fmt: skip
     parser.add_argument("--batch", type=int, help="default: the model's")
-    parser.add_argument("--compile", action="store_true", help="timm models compiled as well")
     parser.add_argument("--out", type=Path, default=Path("build/gpu.md"))
     asked = parser.parse_args()
     if asked.models is None:

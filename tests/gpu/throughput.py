@@ -75,7 +75,6 @@ class Row:
     card: str
     model: str
     precision: str
-    compiled: bool
     batch: int
     images: int
     bare: float
@@ -189,28 +188,24 @@ def measure(
     precision: str,
     images: int,
     batch: int,
-    compiled: bool = False,
     checked: int = 16,
 ) -> Row:
     """Measure one model by two jobs of so many items; some rows are compared with the CPU's."""
     weights = random_weights(model, folder)
     tiny, photographs = manifest_of(folder, images, TINY), manifest_of(folder, images)
-    encoder = open_encoder(
-        model, kind="image", weights=weights, device=device, precision=precision, compile=compiled
-    )
+    encoder = open_encoder(model, kind="image", weights=weights, device=device, precision=precision)
     uris = tiny.tables["image"]["uri"].head(checked).to_list()
     pictures = [encoder.prepare(decode_image(tiny.root / uri)) for uri in uris]
-    prepared = list(encoder.preprocessing.floats(pictures).clone().numpy())
-    encoder.encode([prepared[number % len(prepared)] for number in range(batch)])  # warm, compiled
+    prepared = list(encoder.preprocessing.floats(torch.from_numpy(np.stack(pictures))).numpy())
+    encoder.encode([prepared[number % len(prepared)] for number in range(batch)])  # warm
     bare = bare_speed(
         model, weights, prepared, device=device, precision=precision, images=images, batch=batch,
-        compiled=compiled,
     )  # fmt: skip
     speeds = {}
     # The tiny ones last: their rows are looked at.
     jobs = (("from_jpeg", encoder, photographs), ("extract", Remembering(encoder), tiny))
     for name, used, manifest in jobs:
-        store = folder / f"store-{model.replace(':', '-')}-{precision}-{compiled}-{name}"
+        store = folder / f"store-{model.replace(':', '-')}-{precision}-{name}"
         job = Job(
             manifest,
             kind="image",
@@ -234,7 +229,6 @@ def measure(
         card=torch.cuda.get_device_name(device) if device.startswith("cuda") else "CPU",
         model=model,
         precision=precision,
-        compiled=compiled,
         batch=batch,
         images=images,
         bare=bare,
@@ -255,7 +249,6 @@ def bare_speed(
     precision: str,
     images: int,
     batch: int,
-    compiled: bool,
 ) -> float:
     """Return the images a second of the bare model on pixels that lie on the device."""
     module, run = build_bare(model, weights)
@@ -266,17 +259,16 @@ def bare_speed(
     if "convnext" in model:
         module = module.to(memory_format=torch.channels_last)
         pixels = pixels.contiguous(memory_format=torch.channels_last)
-    forward: Any = torch.compile(run) if compiled else run
     kind = device.partition(":")[0]
     short = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
     with torch.inference_mode(), torch.autocast(kind, dtype=short, enabled=short is not None):
         for _ in range(3):
-            forward(module, pixels)
+            run(module, pixels)
         synchronize(device)
         started = time.perf_counter()
         batches = max(1, images // batch)
         for _ in range(batches):
-            forward(module, pixels)
+            run(module, pixels)
         synchronize(device)
         return batches * batch / (time.perf_counter() - started)
 
@@ -318,7 +310,7 @@ def write_table(rows: Sequence[Row], path: Path, *, more: Sequence[str] = ()) ->
     """Write the rows, and lines after them, as Markdown, and the rows as JSON beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    columns = ("card", "model", "precision", "compiled", "batch", "bare", "extract", "ratio",
+    columns = ("card", "model", "precision", "batch", "bare", "extract", "ratio",
                "JPEG", "ratio", "cosine")  # fmt: skip
     lines = [
         "Images a second: the bare forward pass on resident tensors; a job whose pictures are",
@@ -330,7 +322,7 @@ def write_table(rows: Sequence[Row], path: Path, *, more: Sequence[str] = ()) ->
         f"|{'---|' * len(columns)}",
     ]
     lines += [
-        f"| {row.card} | {row.model} | {row.precision} | {'yes' if row.compiled else 'no'} "
+        f"| {row.card} | {row.model} | {row.precision} "
         f"| {row.batch} | {row.bare:,.0f} | {row.extract:,.0f} | {row.ratio:.3f} "
         f"| {row.from_jpeg:,.0f} | {row.jpeg_ratio:.3f} | {row.cosine:.6f} |"
         for row in rows

@@ -191,8 +191,6 @@ def test_what_cannot_be_asked_of_layers(manifest, store, weights, capsys):
         featstore.extract(manifest, layers=LAYERS[:2], **both)
     with pytest.raises(EncoderError, match=r"No module named 'block1'.*\(layers: .*blocks.0 to bl"):
         extracted(manifest, store, EncoderSpec(NAME, weights, layers=("norm", "block1")))
-    with pytest.raises(EncoderError, match="cannot be compiled"):
-        extracted(manifest, store, EncoderSpec(NAME, weights, layers=LAYERS), compile=True)
     assert not store.exists()
     (one,) = extracted(manifest, store, EncoderSpec(NAME, weights, layers=("norm",)))
     same = featstore.extract(manifest, layers=("norm",), threads=1, dtype="float32", **both)

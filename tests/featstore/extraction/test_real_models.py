@@ -85,7 +85,7 @@ def test_the_head_gives_the_models_logits_and_lives_in_its_space(
     model = build_timm("tf_efficientnet_lite0", parse_weights(weights, encoder=name)).eval()
     encoder = open_encoder(name, weights=weights)
     pictures = [decode_image(manifest.root / uri) for uri in images.items["uri"]]
-    batch = encoder.preprocessing.floats([encoder.prepare(picture) for picture in pictures])
+    batch = encoder._copies.to_device([encoder.prepare(picture) for picture in pictures])
     with torch.inference_mode():
         direct = model(batch).numpy()
     assert np.abs(logits - direct).max() <= 1e-4 * np.abs(direct).max()
