@@ -107,7 +107,7 @@ def open_prompt_side(store: FeatureStore, run: Run, *, weights: str | None = Non
         )
     names = _bare_names(store, run)
     with needs_extra(f"Learner {learner}", "coop"):
-        from featstore.encoders.open_clip_towers import open_prompt_tower
+        from featstore.encoders.open_clip import open_prompt_tower
     from featstore.encoders.registry import check_name
 
     try:

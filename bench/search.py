@@ -41,14 +41,12 @@ from featstore import __version__
 from featstore.datasets import build_dataset
 from featstore.encoders.base import Encoder, encode_texts
 from featstore.encoders.registry import open_encoder
-from featstore.encoders.timm_image import read_head
 from featstore.encoders.weights import PACKAGES
 from featstore.errors import ManifestError, listed
 from featstore.extraction.batches import torch_threads
-from featstore.extraction.heads import extract_head
-from featstore.extraction.job import draw_thumbnails, run_here
-from featstore.extraction.options import EncoderSpec, ExtractConfig
-from featstore.extraction.progress import ExtractResult, Progress
+from featstore.extraction.heads import extract_head, read_head
+from featstore.extraction.job import draw_thumbnails, run_job
+from featstore.extraction.options import EncoderSpec, ExtractConfig, ExtractResult, Progress
 from featstore.extraction.targets import Job
 from featstore.identity import sha256_hex
 from featstore.manifest.manifest import Manifest, conform_items
@@ -617,7 +615,7 @@ def _encode(
         job = Job(of, kind, [_spec(by)], store, ExtractConfig(
             max_failures=of.items(kind).height, wait=3600.0, on_progress=on_progress, **more,
         ))  # fmt: skip
-        [done] = run_here(job)
+        [done] = run_job(job.open())
         searcher.keys[role] = done.key
         return job, done
 

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from featstore.errors import FeatstoreError
     from featstore.extraction.heads import extract_head
     from featstore.extraction.job import extract, extract_many
-    from featstore.extraction.options import EncoderSpec, ExtractConfig, HeadConfig
-    from featstore.extraction.progress import ExtractResult
+    from featstore.extraction.options import EncoderSpec, ExtractConfig, ExtractResult, HeadConfig
     from featstore.manifest.io import read_manifest, write_manifest
     from featstore.manifest.manifest import Manifest
     from featstore.share.copy import copy_sets
@@ -63,8 +62,7 @@ _named, __dir__ = lazily(
         "featstore.errors": "FeatstoreError",
         "featstore.extraction.heads": "extract_head",
         "featstore.extraction.job": "extract extract_many",
-        "featstore.extraction.options": "EncoderSpec ExtractConfig HeadConfig",
-        "featstore.extraction.progress": "ExtractResult",
+        "featstore.extraction.options": "EncoderSpec ExtractConfig ExtractResult HeadConfig",
         "featstore.manifest.io": "read_manifest write_manifest",
         "featstore.manifest.manifest": "Manifest",
         "featstore.share.copy": "copy_sets",

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from featstore.errors import MisalignedItemsError, listed, lookup
-from featstore.labels import BARE, DEFINITION
 from featstore.matrices import Rows, matrix, vector
 from featstore.parallel import Workers
+from featstore.prompts import BARE, DEFINITION
 from featstore.store.pairs import EmbeddingsView, PairedView
 from featstore.store.store import FeatureStore, open_store
 from featstore.store.tables import join_ids

@@ -11,8 +11,6 @@ memory, and only who needs them waits.
 
 from __future__ import annotations
 
-import logging
-import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -523,21 +521,3 @@ class HostCopy:
             with torch.cuda.device(self._arrived.device):
                 self._arrived.synchronize()
         return self._host.numpy().copy()
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep libraries from warnings, from handlers of the root logger, and from bars."""
-    root, bars = logging.getLogger(), sys.modules.get("transformers.utils.logging")
-    handlers, disabled = root.handlers[:], root.manager.disable
-    drawn = bars is not None and bars.is_progress_bar_enabled()
-    logging.disable(logging.WARNING)
-    if bars is not None:
-        bars.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.disable(disabled)
-        root.handlers[:] = handlers
-        if bars is not None and drawn:
-            bars.enable_progress_bar()

@@ -38,7 +38,7 @@ from featstore.errors import (
     UnknownSetError,
 )
 from featstore.extraction.opening import GOLDEN_FILE, Golden
-from featstore.extraction.progress import ExtractResult
+from featstore.extraction.options import ExtractResult
 from featstore.identity import SHORT, canonical_json, sha256_hex
 from featstore.remote.objects import Objects, open_objects, writable_objects
 from featstore.share.copy import (

@@ -9,7 +9,6 @@ and publishes, and the others report what is left and exit with code 0.
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
 import signal
@@ -30,10 +29,9 @@ from featstore.errors import (
     FeatstoreError,
     needs_extra,
 )
-from featstore.extraction.batches import use_device
+from featstore.extraction.batches import StageClock, Tracker, use_device
 from featstore.extraction.job import run_job, say_how, settle_settings
-from featstore.extraction.options import settle_device, tell_how
-from featstore.extraction.progress import ExtractResult, StageClock, Step, Tracker, ignore
+from featstore.extraction.options import ExtractResult, Step, ignore, settle_device, tell_how
 from featstore.extraction.targets import Job, SetState, check_free_space
 from featstore.parallel import RETRIES, available_cores, connected, errors_of, processes
 from featstore.plugins import ENVIRONMENT, use_plugins
@@ -96,7 +94,7 @@ def open_on(job: Job, device: str, *, cores: int | None = None) -> Job:
             # Fewer where the environment says so: OMP_NUM_THREADS.
             torch.set_num_threads(min(cores, torch.get_num_threads()))
         use_device(device)
-    return replace(job, config=config).open(begin=True)
+    return replace(job, config=config).open()
 
 
 def settle(job: Job) -> tuple[Pinned, list[SetState], str]:
@@ -432,22 +430,20 @@ def extract_rank(job: Job, place: Rank) -> list[ExtractResult]:
     config = settle_device(job.config, job.encoders)
     config = replace(config, part=None, wait=max(config.wait, PATIENCE))
     device = local_device(config.device)
-    with contextlib.closing(
-        open_on(replace(job, config=config), device, cores=available_cores())
-    ) as opened:
-        pinned, _, how = settle(opened)
-        tell_how(how)
-        try:
-            done = run_part(opened, (place.rank, place.world_size), pinned, count_left=True)
-        except ClaimLostError:
-            # Others may have finished everything while this process stood still.
-            found = [target.finished() for target in opened.targets]
-            if None in found:
-                raise
-            return [one for one in found if one is not None]
-        if any(result.blocks_left for result in done):
-            return done
-        return merge_results([done], run_part(opened, None, pinned))
+    opened = open_on(replace(job, config=config), device, cores=available_cores())
+    pinned, _, how = settle(opened)
+    tell_how(how)
+    try:
+        done = run_part(opened, (place.rank, place.world_size), pinned, count_left=True)
+    except ClaimLostError:
+        # Others may have finished everything while this process stood still.
+        found = [target.finished() for target in opened.targets]
+        if None in found:
+            raise
+        return [one for one in found if one is not None]
+    if any(result.blocks_left for result in done):
+        return done
+    return merge_results([done], run_part(opened, None, pinned))
 
 
 def rank_of(shard: str, environment: Mapping[str, str] | None = None) -> Rank:

@@ -34,11 +34,11 @@ from featstore.extraction.batches import (
     BatchRunner,
     DeviceRuns,
     Runs,
+    StageClock,
     on_device,
     use_device,
 )
-from featstore.extraction.options import ExtractConfig
-from featstore.extraction.progress import StageClock, ignore
+from featstore.extraction.options import ExtractConfig, ignore
 from featstore.images import (
     LEFT_OUT,
     VIEW_ID,

@@ -21,9 +21,9 @@ import polars as pl
 
 from featstore.cards import Card
 from featstore.errors import EmptySelectionError, MisalignedItemsError
-from featstore.labels import class_texts
 from featstore.matrices import Rows, matrix
 from featstore.parallel import map_threads
+from featstore.prompts import class_texts
 from featstore.store.rows import row_numbers
 from featstore.store.tables import ItemTable, join_ids
 from featstore.store.view import Selection, Several, TorchRows, View
@@ -403,7 +403,7 @@ class EmbeddingsView(Selection):
         variants: Sequence[str] | str | None = None,
         templates: Sequence[str] | str | None = None,
     ) -> Self:
-        """Return one text row per class; see `featstore.labels.class_texts`."""
+        """Return one text row per class; see `featstore.prompts.class_texts`."""
         return class_texts(self, variants=variants, templates=templates)
 
     def nearest(

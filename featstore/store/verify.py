@@ -10,7 +10,7 @@ Zarr's metadata, a shard's padding and index, and a lost log follow from the com
 from a manifest or the items of a copy. Another store that has the same revision has the rest, block
 by block. Each is written only if it has the hash that a commit of this set states, beside the
 damaged file, and renamed over it. What is left is extracted again, into a new revision: see
-`featstore.extraction.repair`.
+`featstore.extraction.job`.
 """
 
 from __future__ import annotations

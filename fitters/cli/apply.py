@@ -199,7 +199,7 @@ def _completed(query: Query, store: FeatureStore, fitted: Alignment) -> Query:
     The weights are those that the runs of a set of the same text encoder record, if it lies in a
     folder of this machine.
     """
-    from featstore.extraction.repair import recorded_choice
+    from featstore.extraction.options import recorded_choice
 
     sets = store.sets()
     taken: dict[str, Any] = {}

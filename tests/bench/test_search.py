@@ -149,7 +149,7 @@ def test_a_query_is_answered_by_what_was_fitted(mixed, clean, monkeypatch):
     with monkeypatch.context() as patch:
         refuse(patch, "locked.png")
         patch.setattr(search, "fit_from_store", lambda *_: pytest.fail("fitted again"))
-        patch.setattr(search, "run_here", lambda *_: pytest.fail("encoded again"))
+        patch.setattr(search, "run_job", lambda *_: pytest.fail("encoded again"))
         queries = [command(mixed, "a cat", "--store", store, "--source", by) for by in SOURCES]
         asked = command(mixed, "-i", "--store", store, input="a cat\na cat\n\n")
     lines = [query.stdout.splitlines() for query in queries]

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 import featstore
 from data_manifests.labels import imagenet_names, openai_templates
 from featstore import read_manifest
-from featstore.datasets import build_dataset, write_label_set
+from featstore.datasets import build_dataset, read_label_file, write_label_set
 from featstore.errors import ManifestError, StoreWriteError
-from featstore.labels import head_items, read_label_file
+from featstore.extraction.heads import head_items
 from featstore.manifest.manifest import ITEM_SCHEMA, validate_items
 from featstore.prompts import (
     TEMPLATES,

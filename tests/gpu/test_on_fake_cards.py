@@ -22,7 +22,7 @@ from featstore import EncoderSpec, ExtractConfig, Manifest, extract_many
 from featstore.encoders import runtime
 from featstore.encoders.base import golden_cosine, golden_images, golden_inputs
 from featstore.encoders.registry import open_encoder
-from featstore.encoders.timm_image import TimmEncoder
+from featstore.encoders.timm import TimmEncoder
 from featstore.errors import EncoderError
 from featstore.extraction.engines import Worker, conduct, parse_devices, to_send
 from featstore.extraction.targets import Job

@@ -779,7 +779,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             '        if self.space_id != other.space_id:', '        if not self.space_id:',
             ('tests/featstore/store/test_transforms.py::test_spaces_must_agree',), quick=True),
         Mutant(
-            'Class texts are means of unit rows.', 'featstore/labels.py',
+            'Class texts are means of unit rows.', 'featstore/prompts.py',
             '    data = chosen.normalized().numpy(np.float64)',
             '    data = chosen.numpy(np.float64)',
             ('tests/featstore/store/test_pairs.py::test_by_hand',)),
@@ -794,28 +794,28 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
     ),
     "tokenising": (
         Mutant(
-            'Padding is masked.', 'featstore/encoders/torch_text.py',
+            'Padding is masked.', 'featstore/encoders/text.py',
             '            mask[row, : text.length] = 1', '            mask[row] = 1',
             ('tests/featstore/encoders/test_hf_text.py::test_every_pooling_equals_a_direct_forward_without_padding',)
         ),
         Mutant(
-            'A text that fills the input was not cut.', 'featstore/encoders/torch_text.py',
+            'A text that fills the input was not cut.', 'featstore/encoders/text.py',
             'len(whole) > len(ids)', 'len(whole) >= len(ids)',
             ('tests/featstore/encoders/test_text_tokens.py::test_it_tokenizes_cuts_and_pads_as_transformers_does',)
         ),
         Mutant(
-            'A text is cut at the limit of the model.', 'featstore/encoders/torch_text.py',
+            'A text is cut at the limit of the model.', 'featstore/encoders/text.py',
             '"max_length": self._limit}', '"max_length": self._limit and self._limit + 1}',
             ('tests/featstore/encoders/test_text_tokens.py::test_it_tokenizes_cuts_and_pads_as_transformers_does',)
         ),
     ),
     "pooling": (
         Mutant(
-            'Prefix tokens are no patches.', 'featstore/encoders/timm_model.py',
+            'Prefix tokens are no patches.', 'featstore/encoders/timm.py',
             '    skip = prefix if output.shape[1] == tokens else 0', '    skip = 0',
             ('tests/featstore/encoders/test_timm_pools.py::test_registers_are_no_patches',)),
         Mutant(
-            'The last token is the last of the text.', 'featstore/encoders/text_models.py',
+            'The last token is the last of the text.', 'featstore/encoders/text.py',
             'mask.sum(dim=1) - 1', 'mask.sum(dim=1) * 0 - 1',
             ('tests/featstore/encoders/test_hf_text.py::test_every_pooling_equals_a_direct_forward_without_padding',)
         ),
@@ -832,7 +832,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
         ),
         Mutant(
             'A side limits only where every other one is a quarter faster.',
-            'featstore/extraction/progress.py', 'APART * rates[slowest]:\n            return f"No',
+            'featstore/extraction/batches.py', 'APART * rates[slowest]:\n            return f"No',
             'rates[slowest]:\n            return f"No',
             ('tests/featstore/extraction/test_progress.py::test_the_slowest_side_is_named_where_every_other_could_do_a_quarter_more',)
         ),

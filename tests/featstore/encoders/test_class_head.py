@@ -7,16 +7,16 @@ from safetensors.torch import save_file
 
 from data_manifests.registry import BUILDERS
 from featstore.encoders.registry import open_encoder
-from featstore.encoders.timm_image import (
+from featstore.encoders.timm import TimmEncoder
+from featstore.errors import EncoderError
+from featstore.extraction.heads import (
     GUESSED,
     LABEL_SETS,
     NO_LABEL_SET,
-    TimmEncoder,
     head_of,
     label_set_of_tag,
     read_head,
 )
-from featstore.errors import EncoderError
 from featstore.identity import space_id
 
 

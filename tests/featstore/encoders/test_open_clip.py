@@ -11,10 +11,9 @@ import torch
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from safetensors.torch import load_file, save_file
 
-from featstore.encoders import open_clip_model
+from featstore.encoders import open_clip as ours
 from featstore.encoders.base import GOLDEN_TEXTS, golden_cosine, golden_images
-from featstore.encoders.open_clip_model import OpenClipTokens
-from featstore.encoders.open_clip_towers import open_prompt_tower
+from featstore.encoders.open_clip import OpenClipTokens, open_prompt_tower
 from featstore.encoders.registry import open_encoder
 from featstore.errors import EncoderError
 from featstore.identity import space_id
@@ -155,10 +154,10 @@ def test_the_activation_of_every_published_tag_is_the_models_or_refused():
         trained = open_clip.get_pretrained_cfg(model, tag).get("quick_gelu", False)
         built = open_clip.get_model_config(model).get("quick_gelu", False)
         if trained == built:
-            open_clip_model._checked_config(f"oc:{model}/{tag}", model, tag)
+            ours._checked_config(f"oc:{model}/{tag}", model, tag)
         else:
             with pytest.raises(EncoderError, match="were trained with"):
-                open_clip_model._checked_config(f"oc:{model}/{tag}", model, tag)
+                ours._checked_config(f"oc:{model}/{tag}", model, tag)
 
 
 # --- SigLIP and its tokenizer -------------------------------------------------------------------
@@ -196,9 +195,7 @@ def test_many_texts_are_tokenized_as_one_by_one(kind, siglip_original):
 
 
 def test_siglip_without_its_tokenizer_says_what_to_give(tmp_path, monkeypatch):
-    from featstore.encoders import open_clip_towers
-
-    monkeypatch.setattr(open_clip_towers, "hub_unreachable", lambda: "no route.")
+    monkeypatch.setattr(ours, "hub_unreachable", lambda: "no route.")
     weights = save_weights("tiny-siglip", tmp_path / "w.safetensors")
     with pytest.raises(EncoderError, match=r"tokenizer .* no route\. Give a folder") as caught:
         open_encoder("oc:tiny-siglip", kind="caption", weights=weights)
@@ -278,8 +275,8 @@ def test_a_larger_picture_is_not_interpolated_in_silence(files, tmp_path):
 def test_without_weights_nothing_is_random(monkeypatch):
     with pytest.raises(EncoderError, match="without a tag"):
         open_encoder("oc:tiny-clip", kind="image")
-    monkeypatch.setattr(open_clip_model, "hub_unreachable", lambda: "no route.")
-    monkeypatch.setattr(open_clip_model, "cached_file", lambda *_: None)
+    monkeypatch.setattr(ours, "hub_unreachable", lambda: "no route.")
+    monkeypatch.setattr(ours, "cached_file", lambda *_: None)
     with pytest.raises(EncoderError, match=r"from the hub: no route\. Pass --weights"):
         open_encoder("oc:ViT-B-32/laion2b_s34b_b79k", kind="image")
 

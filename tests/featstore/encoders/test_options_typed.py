@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 import featstore
 from featstore import write_manifest
 from featstore.encoders.registry import open_encoder
-from featstore.extraction.repair import next_commands
+from featstore.extraction.job import next_commands
 from featstore.identity import space_id
 from tests.featstore.encoders.text_models import save_roberta
 from tests.typed import headstock

@@ -11,7 +11,7 @@ from featstore.encoders import runtime
 from featstore.encoders.base import EncoderOptions, GoldenCosine, golden_cosine
 from featstore.encoders.registry import open_encoder
 from featstore.encoders.runtime import PRECISIONS, TorchEncoder, computing
-from featstore.encoders.timm_image import PooledTimmEncoder, TimmEncoder
+from featstore.encoders.timm import PooledTimmEncoder, TimmEncoder
 from featstore.errors import EncoderError
 from tests.featstore.encoders.conftest import golden_vectors
 from tests.featstore.encoders.text_models import save_roberta

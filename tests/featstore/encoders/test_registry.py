@@ -79,11 +79,12 @@ def test_a_device_that_is_not_there(device, error):
     "name", [LITE0, "st:all-MiniLM-L6-v2-not-in-any-cache", "hf:owner/not-in-any-cache"]
 )
 def test_a_hub_out_of_reach_answers_in_one_line(name, monkeypatch):
-    from featstore.encoders import timm_model, torch_text
+    from featstore.encoders import timm as ours
+    from featstore.encoders import weights
 
-    for module in (torch_text, timm_model):
+    for module in (weights, ours):
         monkeypatch.setattr(module, "hub_unreachable", lambda: "no route.")
-    monkeypatch.setattr(timm_model, "cached_file", lambda *_: None)
+    monkeypatch.setattr(ours, "cached_file", lambda *_: None)
     with pytest.raises(EncoderError, match=r"from the hub: no route\. Pass --weights") as caught:
         open_encoder(name, pool="mean" if name.startswith("hf") else None)
     assert "\n" not in str(caught.value)

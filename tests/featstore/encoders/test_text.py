@@ -12,7 +12,7 @@ from transformers import logging as log
 
 from featstore.encoders.base import GOLDEN_TEXTS
 from featstore.encoders.registry import open_encoder
-from featstore.encoders.torch_text import ModelFiles
+from featstore.encoders.text import ModelFiles
 from featstore.errors import EncoderError
 from featstore.identity import space_id
 

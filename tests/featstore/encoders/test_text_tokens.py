@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from featstore.encoders.base import GOLDEN_TEXTS, encode_texts, length_batches
 from featstore.encoders.registry import open_encoder
-from featstore.encoders.torch_text import TextTokenizer
+from featstore.encoders.text import TextTokenizer
 from featstore.errors import EncoderError
 from featstore.extraction.batches import BatchRunner, torch_threads
 from featstore.extraction.pipeline import TEXT_RUN, BlockTask, Preparation, encode_blocks

@@ -16,9 +16,9 @@ from torch import nn
 
 from featstore.encoders.base import golden_images
 from featstore.encoders.registry import open_encoder
-from featstore.encoders.timm_image import TimmEncoder, head_of
-from featstore.encoders.timm_model import last_linear
+from featstore.encoders.timm import TimmEncoder, last_linear
 from featstore.errors import EncoderError
+from featstore.extraction.heads import head_of
 from featstore.identity import space_id
 
 SMALL = {"input_size": (3, 64, 64)}
@@ -104,7 +104,7 @@ def test_the_input_of_the_head_gives_the_logits(family):
     assert vectors.dtype == np.float32
     assert weight.shape == (model.num_classes, encoder.dim)
     with torch.inference_mode():
-        logits = model(encoder.preprocessing.floats(batch)).numpy()
+        logits = model(encoder._copies.to_device(batch)).numpy()
     made = vectors @ weight.T + (0 if bias is None else bias)
     np.testing.assert_allclose(made, logits, atol=1e-4 * np.abs(logits).max())
     # Different pictures, different features: the hook caught this batch, not a constant.

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from featstore.encoders.base import golden_images
 from featstore.encoders.registry import open_encoder
-from featstore.encoders.timm_image import read_head
 from featstore.extraction.batches import torch_threads as torch_threads_of
+from featstore.extraction.heads import read_head
 from featstore.identity import space_id
 from tests.featstore.encoders.conftest import golden_vectors
 
@@ -57,7 +57,7 @@ def test_features_and_head_equal_an_independent_network(
     lite0, lite0_batch, lite0_vectors, lite0_state
 ):
     with torch.inference_mode():
-        pixels = lite0.preprocessing.floats(lite0_batch)
+        pixels = lite0._copies.to_device(lite0_batch)
         features, logits = efficientnet_lite(lite0_state, pixels)
     ours = lite0_vectors
     weight, bias = lite0.head_arrays()
@@ -80,7 +80,7 @@ def test_prepare_equals_the_transform_by_hand(lite0):
         assert prepared.dtype == np.uint8
         np.testing.assert_array_equal(prepared, crop)
         by_hand = ((crop / 255 - 0.5) / 0.5).transpose(2, 0, 1)
-        floats = lite0.preprocessing.floats([prepared])[0].numpy()
+        floats = lite0._copies.to_device([prepared])[0].numpy()
         np.testing.assert_allclose(floats, by_hand, atol=1e-6)
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from featstore.encoders.base import EncoderOptions, golden_cosine, golden_images
 from featstore.encoders.registry import open_encoder
-from featstore.encoders.timm_image import PooledTimmEncoder, TimmEncoder
+from featstore.encoders.timm import PooledTimmEncoder, TimmEncoder
 from featstore.errors import EncoderError
 from featstore.extraction.opening import lasting_facts
 from featstore.identity import space_id

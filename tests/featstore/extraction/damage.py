@@ -10,7 +10,7 @@ import numpy as np
 import featstore
 import featstore.encoders.registry
 from featstore import Manifest
-from featstore.extraction.progress import ExtractResult
+from featstore.extraction.options import ExtractResult
 from tests.featstore.extraction.conftest import SPACE, MeanColour
 
 DATA = "embedding/c/0/0"

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 import featstore
 from data_manifests.registry import BUILDERS
 from featstore import Manifest
-from featstore.encoders.timm_model import build_timm
+from featstore.encoders.timm import build_timm
 from featstore.encoders.weights import parse_weights
 from featstore.errors import EncoderError
 

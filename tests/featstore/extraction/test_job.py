@@ -25,7 +25,7 @@ from featstore.errors import (
     TooManyFailuresError,
     UnknownEncoderError,
 )
-from featstore.extraction.progress import BlockDone
+from featstore.extraction.options import BlockDone
 from featstore.store import read_thumbnails, verify_store
 from tests.featstore.extraction.conftest import MeanColour, expected_row, extract_toy
 

@@ -14,10 +14,9 @@ from PIL import Image
 
 from featstore import EncoderSpec
 from featstore.errors import TooManyFailuresError
-from featstore.extraction.job import extract
+from featstore.extraction.job import extract, repair_set
 from featstore.extraction.options import ExtractConfig
 from featstore.extraction.pipeline import FailureLimit
-from featstore.extraction.repair import repair_set
 from featstore.images import LEFT_OUT, Geometry, ImageError, decode_image, is_plain_jpeg
 from featstore.sources.making import make_manifest
 from featstore.store import open_store

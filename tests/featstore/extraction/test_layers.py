@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 import featstore
 from featstore import EncoderSpec, ExtractConfig, Manifest, extract_many
 from featstore.encoders.base import EncoderOptions
-from featstore.encoders.timm_image import PooledTimmEncoder
+from featstore.encoders.timm import PooledTimmEncoder
 from featstore.errors import EncoderError
 from featstore.extraction.batches import BatchRunner
 from featstore.extraction.pipeline import BlockTask, Preparation, encode_blocks

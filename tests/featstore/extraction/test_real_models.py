@@ -79,7 +79,7 @@ def test_the_head_gives_the_models_logits_and_lives_in_its_space(
     assert head.bias is not None
     logits = images.numpy() @ head.numpy().T + head.bias
 
-    from featstore.encoders.timm_model import build_timm
+    from featstore.encoders.timm import build_timm
     from featstore.encoders.weights import parse_weights
 
     model = build_timm("tf_efficientnet_lite0", parse_weights(weights, encoder=name)).eval()

@@ -22,7 +22,7 @@ from featstore.errors import (
     TooManyFailuresError,
     UnknownSetError,
 )
-from featstore.extraction.repair import repair_set
+from featstore.extraction.job import repair_set
 from featstore.store import LayoutLimits, SetSpec, SetWriter, collect_garbage, verify_store
 from tests.damage import flip, lasting, tree
 from tests.featstore.extraction.conftest import SPACE, MeanColour, encode_block

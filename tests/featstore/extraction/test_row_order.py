@@ -6,9 +6,8 @@ from scipy.stats import pearsonr
 
 from data_manifests.registry import BUILDERS
 from featstore.encoders.registry import open_encoder
-from featstore.encoders.timm_image import read_head
 from featstore.errors import EncoderError
-from featstore.extraction.heads import check_row_order
+from featstore.extraction.heads import check_row_order, read_head
 
 N = np.arange(1000)
 

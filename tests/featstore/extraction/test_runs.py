@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import functools
-import os
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import hypothesis
-import hypothesis.strategies as st
 import numpy as np
 import polars as pl
 import pytest
@@ -21,13 +17,12 @@ from PIL import Image
 
 import featstore
 from featstore import EncoderSpec, ExtractConfig, Manifest
-from featstore.decoding import DecodePool, Feed, Ring, shared_memory
+from featstore.decoding import DecodePool, Feed
 from featstore.extraction import batches as runs
 from featstore.extraction import targets
-from featstore.extraction.batches import BatchRunner
+from featstore.extraction.batches import BatchRunner, StageClock
 from featstore.extraction.job import extract, extract_many
 from featstore.extraction.pipeline import IN_FLIGHT, BlockTask, Preparation, encode_blocks
-from featstore.extraction.progress import StageClock
 from featstore.images import Geometry, decode_image
 from featstore.manifest.io import write_manifest
 from featstore.sources.reader import ByteReader
@@ -132,25 +127,6 @@ def test_a_picture_that_a_device_cannot_resize_costs_itself(manifest, monkeypatc
     assert found.failures == {2: f"Cannot decode the image: {reason}"}
     for rows in found.prepared:
         assert [row is None for row in rows] == [False, False, True, False]
-
-
-@hypothesis.given(workers=st.integers(1, 200), size=st.integers(1, 600), block=st.integers(1, 5000))
-@hypothesis.settings(deadline=None)
-def test_the_ring_holds_the_batches_that_are_under_way(workers, size, block):
-    runner = BatchRunner(Square(1), size, device="cpu", halve=False)
-    pool: Any = SimpleNamespace(memory=shared_memory(), take_runs=lambda _, ring: made.append(ring))
-    made: list[Ring] = []
-    found = runs.Runs(
-        [runner], Feed(None, (runner.geometry or Square(1).geometry,)), workers, StageClock(),
-        pool,
-    )  # fmt: skip
-    batches: dict[int, set[int]] = {}
-    for number, part in enumerate(found.parts(np.arange(block))):
-        for row in part.tolist():
-            batches.setdefault(row // size, set()).add(number)
-    (ring,) = made
-    os.close(ring.handle)
-    assert (runs.IN_FLIGHT + 1) * max(map(len, batches.values())) <= ring.slots - ring.flying
 
 
 def test_the_geometry_of_an_object_is_part_of_its_space(manifest, tmp_path):

@@ -16,8 +16,7 @@ from featstore.encoders.runtime import TorchEncoder
 from featstore.errors import EncoderError
 from featstore.extraction import engines
 from featstore.extraction.engines import Rank, extract_rank, open_on, run_part, settle
-from featstore.extraction.options import HeadConfig, settle_device
-from featstore.extraction.progress import BlockDone
+from featstore.extraction.options import BlockDone, HeadConfig, settle_device
 from featstore.extraction.targets import Job, settle_precision
 from featstore.store import read_commit
 from tests.featstore.extraction.conftest import SPACE, MeanColour

@@ -12,7 +12,7 @@ import pytest
 import featstore
 from featstore import EncoderSpec, ExtractConfig, Manifest
 from featstore.extraction.job import run_job
-from featstore.extraction.progress import ExtractResult
+from featstore.extraction.options import ExtractResult
 from featstore.extraction.targets import Job
 from featstore.testing import toy_manifest
 from tests.damage import flip, lasting

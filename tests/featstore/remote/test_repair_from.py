@@ -11,7 +11,7 @@ import pytest
 from featstore import copy_sets
 from featstore.command_line import EXIT_ERROR, EXIT_VERIFY
 from featstore.errors import AddressError, StoreWriteError
-from featstore.extraction.repair import repair_set
+from featstore.extraction.job import repair_set
 from featstore.store import verify_store
 from tests.damage import flip, tree, unseal
 from tests.featstore.remote.conftest import BLOCK, DIM

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from featstore import EncoderSpec, ExtractConfig, read_manifest
 from featstore.extraction.engines import Rank, extract_rank
-from featstore.extraction.progress import BlockDone
+from featstore.extraction.options import BlockDone
 from featstore.extraction.targets import Job
 from featstore.store import writer
 

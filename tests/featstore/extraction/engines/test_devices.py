@@ -14,7 +14,7 @@ import featstore
 from featstore import EncoderSpec, ExtractConfig, Manifest, extract_many
 from featstore.errors import DeviceError, EncoderError, WorkerDiedError
 from featstore.extraction.engines import extract_on_devices, parse_devices, parts_of
-from featstore.extraction.progress import Progress
+from featstore.extraction.options import Progress
 from featstore.extraction.targets import Job
 from tests.assertions import ends_what_it_starts
 from tests.damage import lasting

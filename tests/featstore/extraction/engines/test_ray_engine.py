@@ -12,7 +12,7 @@ import pytest
 from featstore import extract_many
 from featstore.errors import DeviceError
 from featstore.extraction.engines import extract_on_ray
-from featstore.extraction.progress import Progress
+from featstore.extraction.options import Progress
 from featstore.extraction.targets import Job
 from tests.damage import lasting
 from tests.featstore.extraction.engines.conftest import IMAGES, settled
