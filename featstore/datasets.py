@@ -262,9 +262,7 @@ def _label_rows(file: Path) -> pl.DataFrame:
         table = _label_frame(list(enumerate(lines)))
     else:
         raise ValueError(f"a {suffix or 'file without suffix'} is no known form")
-    absent = [
-        pl.lit(None, dtype=pl.String).alias(k) for k in _LABELS if k not in table.columns
-    ]
+    absent = [pl.lit(None, dtype=pl.String).alias(k) for k in _LABELS if k not in table.columns]
     return table.with_columns(absent)
 
 

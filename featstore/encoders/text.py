@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -179,22 +179,13 @@ def find_files(name: str, options: EncoderOptions, repo: str) -> tuple[ModelFile
     return ModelFiles(source.path, None), source.facts()
 
 
-class Tokens(Protocol):
-    """Turns texts into what the model takes."""
-
-    def prepare_many(self, items: Sequence[Any]) -> list[PreparedText]:
-        """Return the tokens of each text."""
-
-    def batch(self, texts: Sequence[PreparedText]) -> dict[str, torch.Tensor]:
-        """Return the model's inputs, on the host."""
-
-
 class TorchTextEncoder(TorchEncoder):
     """Base of the text encoders: a subclass adds its model, tokens, space and `_vectors`."""
 
     kinds = TEXT_KINDS
     own_batch_size = 64
-    _tokens: Tokens
+    _tokens: Any
+    """With ``prepare_many`` of texts, and ``batch``: the model's inputs, on the host."""
 
     def __init__(self, name: str, options: EncoderOptions) -> None:
         super().__init__(name, options)
@@ -621,17 +612,6 @@ def check_pooling(name: str, loaded: LoadedModel, pool: str) -> None:
     if pool == "pooler" and not any(map(_of_pooler, network.state_dict())):
         raise EncoderError(f"{name} has no pooler. Take pool=cls or pool=mean.")
     _check_padding(name, loaded)
-    causal = _is_causal(loaded)
-    if causal and pool in ("cls", "pooler"):
-        raise EncoderError(
-            f"{name} reads from left to right: its first token knows nothing of the text. Take "
-            "pool=last or pool=mean."
-        )
-    if pool == "last" and not causal:
-        raise EncoderError(
-            f"{name} reads in both directions, and its last token is only the mark of the end. "
-            "Take pool=cls or pool=mean."
-        )
 
 
 def _of_pooler(key: str) -> bool:
@@ -651,19 +631,6 @@ def _check_padding(name: str, loaded: LoadedModel) -> None:
             f"The tokenizer of {name} pads with token {given}, the model with {wanted}. Give the "
             "tokenizer that belongs to this model."
         )
-
-
-def _is_causal(loaded: LoadedModel) -> bool:
-    """Say whether the first token is blind to the ones after it, by trying."""
-    vocabulary = int(loaded.network.config.vocab_size)
-    pad = getattr(loaded.network.config, "pad_token_id", None)
-    first, one, other = [token for token in range(min(vocabulary, 4)) if token != pad][:3]
-    ids = torch.tensor([[first, one], [first, other]])
-    with torch.inference_mode():
-        states = loaded.network(
-            input_ids=ids, attention_mask=torch.ones_like(ids), return_dict=True
-        ).last_hidden_state
-    return bool(torch.allclose(states[0, 0], states[1, 0], rtol=1e-5, atol=1e-6))
 
 
 class HFTextEncoder(TorchTextEncoder):

@@ -162,8 +162,6 @@ def test_the_pooler_is_keyed_where_it_is_read(folders):
     [
         ("bert", None, r"needs a pooling: -s pool= \(API: pool=\) cls, mean, pooler or last"),
         ("bert", "men", r"No pool named 'men' for .*cls, mean, pooler, last\. Did you mean 'mean'"),
-        ("bert", "last", "reads in both directions.*Take pool=cls or pool=mean"),
-        ("gpt2", "cls", "reads from left to right.*Take pool=last or pool=mean"),
         ("gpt2", "pooler", "has no pooler. Take pool=cls or pool=mean"),
     ],
 )
