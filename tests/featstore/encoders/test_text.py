@@ -308,34 +308,3 @@ def test_a_chat_template_is_refused(tiny_text):
     )
     with pytest.raises(EncoderError, match=r"chat template.*Use the family hf"):
         open_encoder("st:tiny", weights=tiny_text)
-
-
-CODE = """
-import sentence_transformers.models as models
-
-class Normalize(models.Normalize):
-    def forward(self, features):
-        features = super().forward(features)
-        features["sentence_embedding"] = {factor} * features["sentence_embedding"]
-        return features
-"""
-
-
-def with_code(folder, factor):
-    (folder / "twice.py").write_text(CODE.format(factor=factor))
-    modules = json.loads((folder / "modules.json").read_text())
-    modules[2]["type"] = "twice.Normalize"
-    (folder / "modules.json").write_text(json.dumps(modules))
-
-
-def test_code_of_a_model_is_run_only_if_named_and_then_keyed(tiny_text, code_cache):
-    plain = open_encoder("st:tiny", weights=tiny_text)
-    with_code(tiny_text, factor=2)
-    with pytest.raises(EncoderError, match="could not be loaded"):
-        open_encoder("st:tiny", weights=tiny_text)
-    trusted = open_encoder("st:tiny", weights=tiny_text, trust_remote_code=True)
-    np.testing.assert_allclose(trusted.encode(ODD_TEXTS), 2 * plain.encode(ODD_TEXTS), rtol=1e-6)
-    assert trusted.space["trust_remote_code"]["files"] == 1
-    with_code(tiny_text, factor=3)
-    changed = open_encoder("st:tiny", weights=tiny_text, trust_remote_code=True)
-    assert len({space_id(encoder.space) for encoder in (plain, trusted, changed)}) == 3

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
-import polars as pl
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -17,8 +15,6 @@ from featstore.encoders.base import GOLDEN_TEXTS, encode_texts, length_batches
 from featstore.encoders.registry import open_encoder
 from featstore.encoders.text import TextTokenizer
 from featstore.errors import EncoderError
-from featstore.extraction.batches import BatchRunner, torch_threads
-from featstore.extraction.pipeline import TEXT_RUN, BlockTask, Preparation, encode_blocks
 from tests.featstore.encoders.text_models import byte_level_bpe, word_piece
 
 
@@ -123,32 +119,3 @@ def test_rows_come_back_in_the_order_of_the_texts(tiny_text):
         > 1e-3
     )
     np.testing.assert_array_equal(encode_texts(encoder, texts, 3), rows)
-
-
-@pytest.mark.parametrize("overlaps", [False, True])
-def test_runs_of_texts_give_the_rows_of_the_texts_of_a_task(tiny_text, overlaps):
-    """Windows of many runs, a row in seven not needed; with batches under way beside each other."""
-    encoder: Any = open_encoder("st:tiny", weights=tiny_text)
-    assert not encoder.overlaps  # on a CPU one batch has all cores
-    encoder.overlaps = overlaps
-    rng = np.random.default_rng(0)
-    texts = ["dog " * int(n) + "on a bridge" for n in rng.integers(0, 12, 3 * TEXT_RUN)]
-    needed = np.arange(len(texts)) % 7 != 0
-    size = TEXT_RUN + 50
-    items = pl.DataFrame({"item_id": [str(row) for row in range(len(texts))], "text": texts})
-    runner = BatchRunner(encoder, 64, device="cpu", halve=False)
-    with (
-        torch_threads(1),
-        Preparation(None, [runner], workers=2) as preparation,
-    ):
-        tasks = [
-            BlockTask(start, items[start : start + size], [needed[start : start + size]])
-            for start in range(0, len(texts), size)
-        ]
-        found = list(encode_blocks(tasks, preparation))
-        for output, task in zip(found, tasks, strict=True):
-            (asked,) = task.needed
-            own = task.items["text"].filter(asked).to_list()
-            assert output.number == task.number
-            assert output.rows[0][asked].tobytes() == encode_texts(encoder, own, 64).tobytes()
-            assert np.isnan(output.rows[0][~asked]).all()
