@@ -216,16 +216,6 @@ def test_a_manifest_of_other_items_is_refused(manifest, store):
     assert verify_store(store).problems == []
 
 
-def test_views_are_drawn_again(manifest, store):
-    key = extract(manifest, store, views=2, seed=7)
-    before = lasting(store)
-    flip(store / key / DATA, 5 * 16)
-    (path,) = (store / key).parent.glob("items-*.parquet")
-    path.unlink()
-    repair(manifest, store, views=2, seed=7)
-    assert lasting(store) == before
-
-
 def test_an_unfinished_extension_is_not_dropped(manifest, store):
     """Its rows may be hours of work; those of a repair that broke off are taken over."""
 

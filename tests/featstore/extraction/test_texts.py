@@ -118,23 +118,6 @@ def test_a_job_stopped_after_any_block_ends_with_the_same_bytes(captions, store)
         assert lasting(again) == whole
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
-def test_parts_give_the_bytes_of_one_run(captions, store, world_size):
-    run(captions, store)
-    parts = store.with_name("parts")
-    encoders = [Slots() for _ in range(world_size)]
-    for rank in (1, 0, 2)[-world_size:] if world_size == 3 else (1, 0):
-        run(captions, parts, encoders[rank], part=(rank, world_size))
-    gathering = Slots()
-    run(captions, parts, gathering)
-    assert lasting(parts) == lasting(store)
-    texts = captions.tables["caption"]["text"].to_list()
-    # No text is encoded by two of them, and none again.
-    own = [text for encoder in encoders for text in encoder.texts if text in texts]
-    assert sorted(own) == sorted(texts)
-    assert not set(gathering.texts) & set(texts)
-
-
 def test_a_repair_sorts_as_the_run_did(captions, store):
     done = run(captions, store)
     before = lasting(store)

@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +13,7 @@ import featstore
 from featstore import EncoderSpec, ExtractResult, Manifest
 from featstore.errors import EncoderError, ManifestError, TooManyFailuresError
 from featstore.extraction.engines import Rank, extract_rank, local_device, rank_of
+from featstore.extraction.options import BlockDone
 from featstore.extraction.targets import Job, Target
 from featstore.manifest import read_manifest
 from featstore.testing import toy_manifest
@@ -59,28 +53,18 @@ def test_any_number_of_ranks_in_any_order_gives_the_same_bytes(
     ]
 
 
-def test_a_rank_that_is_killed_is_made_good_by_another_number_of_ranks(
+def test_a_rank_that_stops_is_made_good_by_another_number_of_ranks(
     pictures, choices, whole, tmp_path, journalled
 ):
-    store, marker = tmp_path / "store", tmp_path / "middle"
-    options = {key: getattr(settled(), key) for key in (
-        "threads", "jobs", "batch_size", "decode_timeout", "block_rows",
-    )}  # fmt: skip
-    job = {
-        "manifest": str(pictures.root), "store": str(store), "marker": str(marker),
-        "encoders": [asdict(choice) for choice in choices], "options": options,
-        "rank": 1, "world_size": 2, "stop_after": 5,
-    }  # fmt: skip
-    script = Path(__file__).with_name("rank_process.py")
-    env = {**os.environ, "PYTHONPATH": str(Path(featstore.__file__).parents[1])}
-    process = subprocess.Popen([sys.executable, str(script), json.dumps(job)], env=env)
-    try:
-        while not marker.exists():
-            assert process.poll() is None
-            time.sleep(0.05)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    store, seen = tmp_path / "store", []
+
+    def stop(done: BlockDone) -> None:
+        seen.append(done)
+        if len(seen) == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _rank(pictures, choices, store, 1, 2, on_block=stop)
     assert journalled(store) == 5
     # Batch size and threads of what was begun are taken over without being named.
     begun = {"batch_size": None, "threads": None}
