@@ -586,10 +586,6 @@ class DecodePool:
         scaled: bool = False,
         decoder: str = "featstore.images:decode_image",
     ) -> None:
-        if workers < 1 or timeout <= 0:
-            raise ValueError(
-                f"A pool needs a worker and a time limit; got {workers} and {timeout:g} s."
-            )
         arguments = {
             "formats": list(formats),
             "max_pixels": max_pixels,
@@ -604,7 +600,6 @@ class DecodePool:
         for process in self._processes:
             self._idle.put(process)
         self._threads = ThreadPoolExecutor(workers, "decode")
-        self._closed = False
 
     def __enter__(self) -> Self:
         return self
@@ -644,9 +639,6 @@ class DecodePool:
 
     def close(self) -> None:
         """Cancel what has not begun, and runs; wait for the images, and end the processes."""
-        if self._closed:
-            return
-        self._closed = True
         self._threads.shutdown(wait=False, cancel_futures=True)
         for process in self._processes:
             process.stop()

@@ -171,11 +171,6 @@ def length_batches(lengths: Sequence[int] | np.ndarray, batch: int) -> list[np.n
     list of int64 arrays
         Together every position from 0 to n - 1 once.
 
-    Raises
-    ------
-    ValueError
-        If `batch` is not positive.
-
     Examples
     --------
     >>> [part.tolist() for part in length_batches([7, 3, 7, 1], 2)]
@@ -183,8 +178,6 @@ def length_batches(lengths: Sequence[int] | np.ndarray, batch: int) -> list[np.n
     """
     import numpy as np
 
-    if batch < 1:
-        raise ValueError(f"A batch must hold at least 1 text. Got {batch} instead.")
     order = np.argsort(np.asarray(lengths, dtype=np.int64), kind="stable")
     return [order[start : start + batch] for start in range(0, len(order), batch)]
 

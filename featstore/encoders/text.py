@@ -555,7 +555,7 @@ def _mean(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 #: Pooling -> (b, d) vectors of a model's output and its mask, which is 1 on tokens, 0 on padding.
-_POOLS: dict[str, Callable[[Any, torch.Tensor], torch.Tensor]] = {
+POOLS: dict[str, Callable[[Any, torch.Tensor], torch.Tensor]] = {
     "cls": lambda output, _: output.last_hidden_state[:, 0],
     "mean": lambda output, mask: _mean(output.last_hidden_state, mask),
     "pooler": lambda output, _: output.pooler_output,
@@ -564,7 +564,6 @@ _POOLS: dict[str, Callable[[Any, torch.Tensor], torch.Tensor]] = {
         torch.arange(len(mask), device=mask.device), mask.sum(dim=1) - 1
     ],
 }
-POOLS: tuple[str, ...] = tuple(_POOLS)
 
 
 def load_hf(name: str, files: ModelFiles, options: EncoderOptions) -> LoadedModel:
@@ -705,7 +704,7 @@ class HFTextEncoder(TorchTextEncoder):
 
     def _vectors(self, inputs: dict[str, Any]) -> torch.Tensor:
         output = self._network(**inputs, return_dict=True)
-        return _POOLS[self._pool](output, inputs["attention_mask"])
+        return POOLS[self._pool](output, inputs["attention_mask"])
 
 
 def open_hf(name: str, options: EncoderOptions) -> HFTextEncoder:

@@ -62,11 +62,6 @@ def to_send(job: Job) -> Job:
     return replace(job, store=place, config=config)
 
 
-def share_of_cores(workers: int) -> int:
-    """Return the cores for each of several workers on this machine, at least one."""
-    return max(1, available_cores() // workers)
-
-
 #: set_id -> batch size, threads and device type: what all parts of a set must agree on.
 Pinned = Mapping[str, Mapping[str, Any]]
 
@@ -326,7 +321,7 @@ def extract_on_devices(job: Job, devices: str | Sequence[str] = "all") -> list[E
         As for `extract`.
     """
     chosen = parse_devices(devices)
-    cores = share_of_cores(len(chosen))
+    cores = max(1, available_cores() // len(chosen))
     waiting = multiprocessing.get_context("spawn").SimpleQueue()
     for device in chosen:
         waiting.put(device)
@@ -541,7 +536,7 @@ def extract_on_ray(job: Job, devices: str | Sequence[str] = "all") -> list[Extra
     sent = to_send(job)
     sent.config = replace(sent.config, wait=max(sent.config.wait, PATIENCE))
     count = len(devices.split(",") if isinstance(devices, str) else devices)
-    with connected(cores=max(count, share_of_cores(1))) as ray:
+    with connected(cores=max(count, available_cores())) as ray:
         from ray.util import ActorPool
 
         chosen = _actor_devices(ray, devices)

@@ -335,7 +335,6 @@ def test_closing_cancels_what_waits_ends_the_processes_and_is_final():
     while not futures[0].running():
         time.sleep(0.01)
     pool.close()
-    pool.close()
     with pytest.raises(ImageError, match="longer than"):
         futures[0].result()
     for future in futures[1:]:

@@ -102,12 +102,6 @@ def test_every_text_is_in_one_batch_with_its_likes(lengths, batch):
     assert all(0 < len(part) <= batch for part in parts)
 
 
-def test_a_batch_holds_a_text():
-    assert length_batches([], 4) == []
-    with pytest.raises(ValueError, match=r"at least 1 text\. Got 0"):
-        length_batches([1], 0)
-
-
 def test_rows_come_back_in_the_order_of_the_texts(tiny_text):
     encoder = open_encoder("st:tiny", weights=tiny_text)
     texts = [*GOLDEN_TEXTS, "", "dog " * 20, "a", "dog " * 9]
