@@ -289,8 +289,11 @@ def processes(jobs: int, begin: Callable[..., None], *given: Any) -> Iterator[Ru
         pool = ProcessPoolExecutor(
             jobs, mp_context=context, initializer=_begin, initargs=(face, begin, *given)
         )
-    with pool:
+    try:
         yield partial(_run_in, pool)
+    finally:
+        # Waiting lets the tasks that run end whole: nothing half-written stays behind.
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _run_in(
@@ -312,10 +315,6 @@ def _run_in(
             "finished is kept: run the same command again, with fewer jobs or devices if memory "
             "was the cause."
         ) from err
-    except BaseException:
-        # Waiting lets the tasks that run end whole: nothing half-written stays behind.
-        pool.shutdown(wait=True, cancel_futures=True)
-        raise
 
 
 @dataclass(frozen=True)

@@ -134,16 +134,20 @@ def test_an_encoder_is_refused_where_the_option_would_not_hold():
         with_pixels(large, ExtractConfig(decode="scaled"))
 
 
-def test_decoding_on_a_device_gives_what_torchvision_makes_of_the_picture(photographs):
-    """The path of a GPU, on the CPU's decoder: nobody has run it on a GPU."""
-
-    encoder: Any = Kept()
+def _on_a_device(photographs: Manifest, encoder: Any, times: int = 1) -> Any:
+    """Encode the photographs by the path of a GPU, on the CPU; return the output."""
     runner = BatchRunner(encoder, 2, device="cpu", halve=False)
     with (
         ByteReader(photographs.root) as reader,
-        Preparation(reader, [runner, runner], workers=2, gpu="cpu") as preparation,
+        Preparation(reader, [runner] * times, workers=2, gpu="cpu") as preparation,
     ):
-        output = encode_block(photographs.tables["image"], preparation)
+        return encode_block(photographs.tables["image"], preparation)
+
+
+def test_decoding_on_a_device_gives_what_torchvision_makes_of_the_picture(photographs):
+    """The path of a GPU, on the CPU's decoder: nobody has run it on a GPU."""
+    encoder: Any = Kept()
+    output = _on_a_device(photographs, encoder, times=2)
     assert set(output.failures) == {"4.jpg", "gone.jpg"}
     np.testing.assert_array_equal(output.rows[0], output.rows[1])
     uris = photographs.tables["image"]["uri"].to_list()[:4]
@@ -153,16 +157,6 @@ def test_decoding_on_a_device_gives_what_torchvision_makes_of_the_picture(photog
     np.testing.assert_allclose(output.rows[0][:4], expected, atol=2)
     np.testing.assert_array_equal(output.rows[0][3], expected[3].astype(np.float32))
     assert np.isnan(output.rows[0][4:]).all()
-
-
-def _on_a_device(photographs: Manifest, encoder: Any) -> Any:
-    """Encode the photographs by the path of a GPU, on the CPU; return the output."""
-    runner = BatchRunner(encoder, 2, device="cpu", halve=False)
-    with (
-        ByteReader(photographs.root) as reader,
-        Preparation(reader, [runner], workers=2, gpu="cpu") as preparation,
-    ):
-        return encode_block(photographs.tables["image"], preparation)
 
 
 OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")

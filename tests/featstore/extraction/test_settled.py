@@ -171,9 +171,3 @@ def test_a_worker_computes_in_the_precision_of_the_plan(manifest, store, weights
     assert (part.key, part.new, whole.new) == (whole.key, 4, 7)
     (only,) = featstore.open_store(store).sets()
     assert only.attributes["precision"] == "bfloat16"
-
-
-def test_which_batches_may_be_run_in_parts():
-    on = [(None, "cuda", True), (None, "cpu", False), (64, "cuda", False)]
-    for batch, device, may in on:
-        assert ExtractConfig(batch_size=batch, device=device).may_halve is may
