@@ -1,4 +1,4 @@
-"""Contracts of an aligner, a learner and a task of one's own; see `featstore.contracts`.
+"""Contracts of an aligner, a learner and a task of one's own; see `featstore.testing`.
 
 Nothing here needs a store: the rows are planted, small and the same every time.
 """
@@ -25,9 +25,9 @@ from bench.execution import Scoring, split_of
 from bench.options import TASKS, FewShot, checked_options
 from bench.runs import Run
 from featstore import contracts
-from featstore.contracts import Contract, Inapplicable, defined, equal, expect, unchanged
 from featstore.errors import ContractError, FeatstoreError, PluginError, lookup
 from featstore.plugins import registry_of
+from featstore.testing import Contract, Inapplicable, defined, equal, expect, unchanged
 from fitters.aligners.base import params_of, stacked, takes_weights
 from fitters.alignment import Alignment, fit
 from fitters.few_shot import LEARNERS, learner_named

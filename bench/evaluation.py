@@ -37,7 +37,7 @@ from bench.suites.demo import (
 )
 from featstore.arrays import write
 from featstore.errors import listed
-from featstore.manifest.manifest import Kind
+from featstore.manifest import Kind
 from featstore.matrices import Rows, vector
 from featstore.parallel import Engine
 from featstore.store.store import FeatureStore, open_store

@@ -17,7 +17,7 @@ from bench.metrics.geometry import effective_rank, nearest_rows
 from bench.options import AgainConfig
 from bench.spaces import ENOUGH_ROWS, footprints, unusual
 from featstore.encoders.registry import encode
-from featstore.manifest.io import read_manifest
+from featstore.manifest import read_manifest
 from featstore.sources.reader import open_reader
 from featstore.store.store import Duplicates, Norms, row_facts
 from featstore.store.view import Selection

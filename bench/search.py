@@ -51,8 +51,8 @@ from featstore.extraction.options import EncoderSpec, ExtractConfig
 from featstore.extraction.progress import ExtractResult, Progress
 from featstore.extraction.targets import Job
 from featstore.identity import sha256_hex
-from featstore.manifest.manifest import Manifest, conform_items
-from featstore.manifest.paths import file_sha256, parse_locator, path_fault
+from featstore.manifest import Manifest, conform_items
+from featstore.manifest_files import file_sha256, parse_locator, path_fault
 from featstore.prompts import PromptChoice
 from featstore.sources.making import default_name
 from featstore.sources.tables import is_image

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from featstore.extraction.job import extract, extract_many
     from featstore.extraction.options import EncoderSpec, ExtractConfig, HeadConfig
     from featstore.extraction.progress import ExtractResult
-    from featstore.manifest.io import read_manifest, write_manifest
-    from featstore.manifest.manifest import Manifest
+    from featstore.manifest import Manifest, read_manifest, write_manifest
     from featstore.share.copy import copy_sets
     from featstore.store.layout import SetSpec
     from featstore.store.pairs import EmbeddingsView, PairedView, pair_views
@@ -65,8 +64,7 @@ _named, __dir__ = lazily(
         "featstore.extraction.job": "extract extract_many",
         "featstore.extraction.options": "EncoderSpec ExtractConfig HeadConfig",
         "featstore.extraction.progress": "ExtractResult",
-        "featstore.manifest.io": "read_manifest write_manifest",
-        "featstore.manifest.manifest": "Manifest",
+        "featstore.manifest": "Manifest read_manifest write_manifest",
         "featstore.share.copy": "copy_sets",
         "featstore.store.layout": "SetSpec",
         "featstore.store.store": "FeatureStore SetInfo open_store",

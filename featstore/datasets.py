@@ -15,8 +15,8 @@ from data_manifests.plan import BuildError, Plan
 from data_manifests.registry import BUILDERS, Builder, OwnBuilder
 from featstore.errors import ManifestError, lookup, unknown_name
 from featstore.labels import read_label_file
-from featstore.manifest.io import building, check_name, read_manifest, take_folder, write_manifest
-from featstore.manifest.manifest import FACTS_FILE, Manifest
+from featstore.manifest import Manifest, check_name, read_manifest, write_manifest
+from featstore.manifest_files import FACTS_FILE, building, take_folder
 from featstore.plugins import Registry
 from featstore.prompts import PromptChoice
 from featstore.sources.reader import check_bytes

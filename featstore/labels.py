@@ -14,8 +14,8 @@ import polars as pl
 
 from featstore.errors import LISTED, EmptySelectionError, ManifestError, listed
 from featstore.identity import canonical_json, sha256_hex
-from featstore.manifest.manifest import conform_classes, conform_items, validate_classes
-from featstore.manifest.paths import text_sha256
+from featstore.manifest import conform_classes, conform_items, validate_classes
+from featstore.manifest_files import text_sha256
 from featstore.store.rows import MemoryRows
 from featstore.store.tables import ItemTable
 from featstore.store.view import Selection, View

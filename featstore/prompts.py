@@ -98,8 +98,8 @@ def class_prompts(
     """
     import polars as pl
 
-    from featstore.manifest.manifest import conform_classes, conform_items
-    from featstore.manifest.paths import text_sha256
+    from featstore.manifest import conform_classes, conform_items
+    from featstore.manifest_files import text_sha256
 
     labels = conform_classes(classes).sort("index")
     _check_known("variant", variants, VARIANTS)
@@ -548,7 +548,7 @@ def _descriptions(file: Path, keys: Sequence[str], classes: pl.DataFrame) -> pl.
     """Return the sentences of a CuPL file as items of the variant ``description``."""
     import polars as pl
 
-    from featstore.manifest.paths import text_sha256
+    from featstore.manifest_files import text_sha256
 
     rows = [
         {

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from featstore.errors import FeatstoreError as HeadstockError
     from featstore.extraction.progress import ExtractResult as Extracted
     from featstore.extraction.progress import Progress
-    from featstore.manifest.manifest import Kind, Manifest
+    from featstore.manifest import Kind, Manifest
     from featstore.matrices import Rows
     from featstore.store.pairs import EmbeddingsView as View
     from featstore.store.pairs import PairedView
@@ -58,7 +58,7 @@ __getattr__, __dir__ = lazily(
         "bench.statistics": "Interval=Estimate",
         "featstore.errors": "HeadstockError=FeatstoreError",
         "featstore.extraction.progress": "Extracted=ExtractResult Progress",
-        "featstore.manifest.manifest": "Kind Manifest",
+        "featstore.manifest": "Kind Manifest",
         "featstore.matrices": "Rows",
         "featstore.store.pairs": "PairedView View=EmbeddingsView",
         "featstore.store.store": "Store=FeatureStore",

@@ -27,7 +27,7 @@ from bench.suites.demo import create_smoke_store, demo_runs
 from featstore.command_line import EXIT_USAGE, run_command
 from featstore.extraction.options import EncoderSpec
 from featstore.extraction.targets import Job
-from featstore.manifest.io import read_manifest
+from featstore.manifest import read_manifest
 from featstore.sources.making import SOURCES
 from featstore.store.writer import SetWriter
 from headstock.__main__ import cli

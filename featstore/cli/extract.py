@@ -41,7 +41,7 @@ from featstore.terminal import ProgressBar, bad, good, human_bytes, say, show_fa
 if TYPE_CHECKING:
     from featstore.extraction.progress import ExtractResult, Progress
     from featstore.extraction.targets import Job, SetState
-    from featstore.manifest.manifest import Manifest
+    from featstore.manifest import Manifest
     from featstore.store.verify import Repair
 
 
@@ -96,7 +96,7 @@ def read_plan(
     from featstore.extraction.heads import label_set_of
     from featstore.extraction.opening import job_items
     from featstore.extraction.targets import Job
-    from featstore.manifest.io import read_manifest
+    from featstore.manifest import read_manifest
 
     words = given.pop("words")
     values = settings_from(words, _settings(given))  # what is typed wrongly comes first

@@ -45,7 +45,7 @@ from featstore.terminal import (
 )
 
 if TYPE_CHECKING:
-    from featstore.manifest.manifest import Manifest
+    from featstore.manifest import Manifest
 
 
 def _of_texts(name: str, options: Mapping[str, Mapping[str, Any]]) -> Owners:
@@ -181,7 +181,7 @@ def show_dataset(name: str, *, as_json: bool) -> None:
 
 
 def _read(folder: Path, doing: str) -> tuple[Manifest, dict[str, Any]]:
-    from featstore.manifest.io import read_manifest, split_counts
+    from featstore.manifest import read_manifest, split_counts
 
     with ProgressBar(f"{doing} {folder}"):
         manifest = read_manifest(folder)

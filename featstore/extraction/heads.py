@@ -27,8 +27,7 @@ from featstore.extraction.progress import ExtractResult
 from featstore.extraction.repair import must_encode
 from featstore.extraction.targets import SetState, finished_result, inspect_set
 from featstore.labels import head_items, read_label_file
-from featstore.manifest.io import read_manifest
-from featstore.manifest.manifest import Manifest
+from featstore.manifest import Manifest, read_manifest
 from featstore.options import document
 from featstore.store.layout import SetSpec
 from featstore.store.store import open_store

@@ -48,8 +48,7 @@ from featstore.images import (
     source_item,
     thumbnail_webp,
 )
-from featstore.manifest.io import read_manifest
-from featstore.manifest.manifest import Manifest
+from featstore.manifest import Manifest, read_manifest
 from featstore.options import document
 from featstore.parallel import gains_from_bf16
 from featstore.sources.reader import ByteReader

@@ -51,7 +51,7 @@ from featstore.images import (
     decode_on_gpu,
     view_items,
 )
-from featstore.manifest.manifest import Manifest
+from featstore.manifest import Manifest
 from featstore.store.files import parse_json, read_json, same_file
 from featstore.store.layout import SetSpec
 from featstore.store.pairs import EmbeddingsView

@@ -35,7 +35,7 @@ from featstore.extraction.progress import BlockDone, ExtractResult
 from featstore.extraction.repair import must_encode, run_settings
 from featstore.identity import encoder_slug
 from featstore.images import FORMATS, RECIPE, WITH_TIFF
-from featstore.manifest.manifest import Manifest
+from featstore.manifest import Manifest
 from featstore.parallel import available_cores
 from featstore.store import BLOCK_ROWS
 from featstore.store.layout import LayoutLimits, SetLayout, SetSpec, plan_array

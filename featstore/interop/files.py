@@ -28,7 +28,7 @@ from featstore.errors import (
     unknown_name,
 )
 from featstore.interop import FORMATS, ImportConfig
-from featstore.manifest.paths import resolve_inside
+from featstore.manifest_files import resolve_inside
 from featstore.matrices import numbers, readable
 from featstore.options import take_options
 from featstore.store import BLOCK_ROWS

@@ -30,7 +30,7 @@ from featstore.errors import (
     unknown_name,
 )
 from featstore.interop.files import npy_parts
-from featstore.manifest.manifest import ITEM_SCHEMA, KINDS, Manifest
+from featstore.manifest import ITEM_SCHEMA, KINDS, Manifest
 from featstore.matrices import EMBEDDING
 from featstore.store import BLOCK_ROWS
 from featstore.store.pairs import EmbeddingsView

@@ -60,7 +60,7 @@ from featstore.store.layout import DataFile, SetKey, SetLayout
 from featstore.store.listing import shard_name
 from featstore.store.lock import boot_id
 from featstore.store.records import Commit
-from featstore.store.rows import Mode, Rows, RowSource, open_rows
+from featstore.store.rows import Mode, Rows, open_rows
 
 if TYPE_CHECKING:
     from featstore.remote.objects import Objects
@@ -368,13 +368,13 @@ class _State:
     shards : list of CachedShard
     have : ndarray of shape (n_blocks,), bool
         True where a block is in place.
-    source : RowSource
+    source : Rows
         Right only for these blocks.
     """
 
     shards: list[CachedShard]
     have: np.ndarray
-    source: RowSource
+    source: Rows
 
 
 class RemoteRows(Rows):
@@ -417,7 +417,7 @@ class RemoteRows(Rows):
         self._open()
 
     @property
-    def source(self) -> RowSource:
+    def source(self) -> Rows:
         """The local reader; right only for blocks that are in place."""
         return self._state.source
 
@@ -427,7 +427,7 @@ class RemoteRows(Rows):
         return bool(self._state.have.all())
 
     def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """Return the rows of these numbers, fetched if need be; see `RowSource.read`.
+        """Return the rows of these numbers, fetched if need be; see `Rows.read`.
 
         Raises
         ------
@@ -460,7 +460,7 @@ class RemoteRows(Rows):
     def _with(
         self,
         touched: np.ndarray,
-        read: Callable[[RowSource], np.ndarray],
+        read: Callable[[Rows], np.ndarray],
         progress: Callable[[int], object] | None = None,
     ) -> np.ndarray:
         last = self._layout.file_of[touched.nonzero()[0][-1:]]

@@ -16,7 +16,7 @@ from typing import Any
 
 from featstore.errors import FeatstoreError, ItemReadError, ManifestError, needs_extra
 from featstore.identity import sha256_hex
-from featstore.manifest.paths import open_plain, part_uri
+from featstore.manifest_files import open_plain, part_uri
 from featstore.sources.roots import (
     BLOCK,
     KEPT,

@@ -14,8 +14,8 @@ import polars as pl
 
 from featstore.address import Address
 from featstore.errors import FeatstoreError, ManifestError, lookup
-from featstore.manifest.io import building, check_name, publish, take_folder, write_manifest
-from featstore.manifest.manifest import Manifest
+from featstore.manifest import Manifest, check_name, write_manifest
+from featstore.manifest_files import building, publish, take_folder
 from featstore.plugins import Registry, first_line
 from featstore.sources.roots import find_place
 from featstore.sources.tables import COLUMN_OPTIONS, Found, Request

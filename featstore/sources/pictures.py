@@ -25,7 +25,7 @@ from featstore.errors import (
     unknown_name,
 )
 from featstore.identity import sha256_hex
-from featstore.manifest.paths import file_sha256, is_url, part_uri, path_fault
+from featstore.manifest_files import file_sha256, is_url, part_uri, path_fault
 from featstore.prompts import TEMPLATES, template_ids
 from featstore.sources.arrow import parquet_table
 from featstore.sources.roots import (

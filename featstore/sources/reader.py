@@ -11,18 +11,11 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 from featstore.address import Address
 from featstore.errors import CorruptStoreError, ItemReadError, ManifestError
 from featstore.identity import sha256_hex
-from featstore.manifest.paths import (
-    SHOWN,
-    Locator,
-    is_url,
-    item_hashes,
-    parse_locator,
-    uri_fault,
-)
+from featstore.manifest_files import SHOWN, Locator, is_url, item_hashes, parse_locator, uri_fault
 from featstore.sources.roots import Folder, Remote, Root, UrlReader, check_size
 
 if TYPE_CHECKING:
-    from featstore.manifest.manifest import Manifest
+    from featstore.manifest import Manifest
     from featstore.sources.arrow import ArrowCells, ParquetCells
 
 #: An image file of more bytes than this is not read.

@@ -29,7 +29,7 @@ from featstore.errors import (
     RemoteStoreError,
     UnreachableError,
 )
-from featstore.manifest.paths import open_plain, parse_locator, path_fault, uri_fault
+from featstore.manifest_files import open_plain, parse_locator, path_fault, uri_fault
 from featstore.remote.objects import Objects, open_objects
 from featstore.remote.web import WebObjects
 
@@ -565,7 +565,7 @@ class UrlReader:
         Raises
         ------
         AddressError
-            If it breaks a rule; see `featstore.manifest.paths.uri_fault`.
+            If it breaks a rule; see `featstore.manifest_files.uri_fault`.
         RemoteStoreError, CorruptStoreError
             If nothing comes, or more than `limit` bytes.
         """

@@ -16,7 +16,7 @@ import polars as pl
 
 from featstore.address import Address
 from featstore.errors import LISTED, ManifestError, listed, unknown_name
-from featstore.manifest.paths import is_url, open_plain
+from featstore.manifest_files import is_url, open_plain
 from featstore.prompts import class_prompts
 from featstore.sources.roots import local_path
 

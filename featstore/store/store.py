@@ -26,13 +26,12 @@ from featstore.errors import (
     listed,
     unknown_name,
 )
-from featstore.store.casting import Transform, decode
 from featstore.store.files import (
     check_no_links,
     read_regular,
     same_file,
 )
-from featstore.store.layout import Attributes, SetKey, check_component
+from featstore.store.layout import Attributes, SetKey, check_component, decode
 from featstore.store.log import NAME as LOG
 from featstore.store.log import (
     Log,
@@ -51,7 +50,7 @@ from featstore.store.rows import (
     MappedRows,
     Mode,
     Place,
-    RowSource,
+    Rows,
     Verify,
     check_rows,
     open_place,
@@ -65,7 +64,7 @@ from featstore.store.tables import (
     read_thumbnails,
     where_equal,
 )
-from featstore.store.view import Origin, Selection
+from featstore.store.view import Origin, Selection, Transform
 
 T = TypeVar("T")
 
@@ -496,7 +495,7 @@ class FeatureStore:
             ),
         )
 
-    def _rows(self, info: SetInfo) -> RowSource:
+    def _rows(self, info: SetInfo) -> Rows:
         """Return the reader of rows; one of files that it does not hold opens them anew."""
         rows = self.place.rows(info.key, info.commit, self.mode)
         if self.place.is_remote or isinstance(rows, MappedRows):

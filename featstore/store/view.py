@@ -10,7 +10,7 @@ import functools
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, overload
 
 import numpy as np
 import polars as pl
@@ -28,9 +28,8 @@ from featstore.errors import (
 )
 from featstore.identity import canonical_json, sha256_hex
 from featstore.matrices import BIAS, EMBEDDING
-from featstore.store.casting import Center, Normalize, Transform, as_tensor, decode
-from featstore.store.layout import DTYPES, INTEGERS
-from featstore.store.rows import Mode, RowSource, row_numbers
+from featstore.store.layout import DTYPES, INTEGERS, decode
+from featstore.store.rows import Mode, Rows, row_numbers
 from featstore.store.tables import ItemTable, closest, join_ids, values_of
 
 if TYPE_CHECKING:
@@ -39,6 +38,75 @@ if TYPE_CHECKING:
 
 #: What stands in brackets behind a view and chooses several rows.
 Several = slice | list[int] | list[bool] | list[str] | np.ndarray | pl.Series
+
+
+def as_tensor(rows: np.ndarray, dtype: str) -> torch.Tensor:
+    """Return stored rows as a tensor that may be written to.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n, d)
+        As a `Rows` reads them: the tensor is on their memory, or on a copy of read-only rows,
+        since torch would write into them, which ends the process.
+    dtype : str
+        Stored dtype; ``"bfloat16"`` rows are uint16 bits.
+    """
+    with needs_extra("Selection.torch"):
+        import torch
+
+    if not rows.flags.writeable:
+        rows = rows.copy()
+    if dtype == "bfloat16":
+        return torch.from_numpy(rows.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(rows)
+
+
+@dataclass(frozen=True)
+class Normalize:
+    """Divide each row by its L2 norm.
+
+    A transform has a name of one word, and facts for the fingerprint of a view, as JSON.
+    """
+
+    name: ClassVar[str] = "normalized"
+    facts: ClassVar[list[Any]] = ["l2"]
+
+    def apply(self, rows: np.ndarray, *, key: str) -> None:
+        """Divide in place.
+
+        Raises
+        ------
+        MisalignedItemsError
+            If a row is zero.
+        """
+        norms = np.linalg.norm(rows, axis=1, keepdims=True)
+        if not norms.all():
+            bad = int(np.flatnonzero(norms[:, 0] == 0)[0])
+            raise MisalignedItemsError(
+                f"Row {bad:,} of a batch of {key} is zero and cannot be normalised."
+            )
+        rows /= norms
+
+
+@dataclass(frozen=True, eq=False)
+class Center:
+    """Subtract a mean that was fitted elsewhere, on training rows."""
+
+    mean: np.ndarray
+    name: ClassVar[str] = "centered"
+
+    @property
+    def facts(self) -> list[Any]:
+        """What it does: the hash of the mean as float64."""
+        return ["center", sha256_hex(np.ascontiguousarray(self.mean, dtype="<f8").tobytes())]
+
+    def apply(self, rows: np.ndarray, *, key: str) -> None:  # noqa: ARG002
+        """Subtract in place, in the precision of the rows."""
+        rows -= self.mean.astype(rows.dtype)
+
+
+#: What is done to rows when they are read.
+Transform = Normalize | Center
 
 
 @dataclass(frozen=True)
@@ -71,7 +139,7 @@ class Selection:
 
     Attributes
     ----------
-    source : RowSource
+    source : Rows
         Reader of the set's array.
     rows : ndarray of shape (n,), int64
         The selected rows of the source.
@@ -102,7 +170,7 @@ class Selection:
     ((30, 12), array([1., 1.], dtype=float32))
     """
 
-    source: RowSource = field(repr=False)
+    source: Rows = field(repr=False)
     rows: np.ndarray = field(repr=False)
     table: ItemTable = field(repr=False)
     key: str

@@ -27,7 +27,6 @@ from featstore.errors import (
     StoreWriteError,
 )
 from featstore.identity import SHA256, SHORT, hash_hex, sha256_hex
-from featstore.store.casting import convert_rows
 from featstore.store.files import facts_of, json_bytes, same_file, walk_store
 from featstore.store.layout import (
     LIMITS,
@@ -37,6 +36,7 @@ from featstore.store.layout import (
     SetKey,
     SetLayout,
     SetSpec,
+    convert_rows,
     plan_array,
 )
 from featstore.store.listing import Listed, set_files, unlisted, whole_commit

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from data_manifests.registry import BUILDERS, Builder
 from featstore.datasets import DATASETS, build_dataset, check_dataset
 from featstore.errors import ManifestError
-from featstore.manifest.io import read_manifest
+from featstore.manifest import read_manifest
 from featstore.sources.reader import check_bytes
 from headstock.__main__ import cli
 from tests.data_manifests import miniatures

@@ -8,7 +8,7 @@ import pytest
 
 from featstore.datasets import build_dataset
 from featstore.images import decode_image
-from featstore.manifest.io import read_manifest
+from featstore.manifest import read_manifest
 from featstore.sources.reader import check_bytes, open_reader
 from tests.data_manifests import miniatures
 

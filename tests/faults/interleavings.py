@@ -43,7 +43,7 @@ import polars as pl
 from featstore import extract, open_store
 from featstore.command_line import run_command
 from featstore.errors import FeatstoreError
-from featstore.manifest.io import write_manifest
+from featstore.manifest import write_manifest
 from featstore.remote.objects import FolderObjects
 from featstore.store import collect_garbage, lock, read_log, verify_store, writer
 from featstore.store.layout import SetSpec

@@ -11,7 +11,7 @@ from PIL import Image
 from data_manifests.registry import BUILDERS
 from featstore import read_manifest
 from featstore.datasets import build_dataset
-from featstore.manifest.io import STAGING
+from featstore.manifest_files import STAGING
 from featstore.sources.reader import check_bytes
 from headstock.__main__ import cli
 

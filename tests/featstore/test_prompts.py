@@ -15,7 +15,7 @@ from featstore import read_manifest
 from featstore.datasets import build_dataset, write_label_set
 from featstore.errors import ManifestError, StoreWriteError
 from featstore.labels import head_items, read_label_file
-from featstore.manifest.manifest import ITEM_SCHEMA, validate_items
+from featstore.manifest import ITEM_SCHEMA, validate_items
 from featstore.prompts import (
     TEMPLATES,
     PromptChoice,

@@ -20,7 +20,7 @@ import torch
 import featstore
 from featstore import EncoderSpec, ExtractConfig, Manifest, extract_many
 from featstore.encoders.base import length_batches
-from featstore.manifest.io import write_manifest
+from featstore.manifest import write_manifest
 from tests.gpu.throughput import (
     COSINE,
     RATIO,

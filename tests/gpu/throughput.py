@@ -29,8 +29,7 @@ from featstore.extraction.job import run_job
 from featstore.extraction.options import EncoderSpec, ExtractConfig
 from featstore.extraction.targets import Job
 from featstore.images import decode_image
-from featstore.manifest.io import read_manifest, write_manifest
-from featstore.manifest.manifest import Manifest
+from featstore.manifest import Manifest, read_manifest, write_manifest
 
 #: Architecture and batch size. All with random weights: speed does not depend on them.
 MODELS = {

@@ -726,7 +726,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             ('tests/data_manifests/test_copies.py::test_a_copy_that_lacks_images_is_told_item_by_item',)
         ),
         Mutant(
-            'No value that overflows is stored.', 'featstore/store/casting.py',
+            'No value that overflows is stored.', 'featstore/store/layout.py',
             '        bad = ~held & ~skipped', '        bad = ~held & skipped',
             ('tests/featstore/store/test_dtypes.py::test_what_a_dtype_cannot_hold_is_an_error',)),
     ),

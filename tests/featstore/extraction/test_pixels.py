@@ -20,7 +20,7 @@ from featstore.extraction.opening import with_pixels
 from featstore.extraction.options import ExtractConfig
 from featstore.extraction.pipeline import Preparation
 from featstore.images import Geometry, decode_image
-from featstore.manifest.io import write_manifest
+from featstore.manifest import write_manifest
 from featstore.sources.reader import ByteReader
 from tests.featstore.extraction.conftest import encode_block
 

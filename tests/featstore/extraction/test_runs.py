@@ -29,7 +29,7 @@ from featstore.extraction.job import extract, extract_many
 from featstore.extraction.pipeline import IN_FLIGHT, BlockTask, Preparation, encode_blocks
 from featstore.extraction.progress import StageClock
 from featstore.images import Geometry, decode_image
-from featstore.manifest.io import write_manifest
+from featstore.manifest import write_manifest
 from featstore.sources.reader import ByteReader
 from tests.assertions import ends_what_it_starts
 from tests.damage import lasting

@@ -25,7 +25,7 @@ from featstore.command_line import EXIT_ERROR, EXIT_SKIPPED
 from featstore.errors import ManifestError, NonFiniteEmbeddingError, StoreWriteError
 from featstore.interop import FORMATS
 from featstore.interop.files import WIDENING, export_set, import_rows, read_rows, view_of
-from featstore.manifest.manifest import ITEM_SCHEMA
+from featstore.manifest import ITEM_SCHEMA
 from featstore.store import DTYPES, verify_store
 from featstore.store.layout import INTEGERS
 from featstore.testing import item_table, write_set

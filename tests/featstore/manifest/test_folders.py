@@ -8,7 +8,7 @@ import pytest
 
 from featstore import read_manifest, write_manifest
 from featstore.errors import ManifestError
-from featstore.manifest.manifest import CLASS_SCHEMA, ITEM_SCHEMA
+from featstore.manifest import CLASS_SCHEMA, ITEM_SCHEMA
 from featstore.sources.reader import check_bytes
 from tests.damage import flip
 from tests.featstore.manifest.zoo import FACTS, captions, classes, images, listing

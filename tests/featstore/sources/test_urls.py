@@ -13,7 +13,7 @@ import pytest
 from featstore import extract, read_manifest
 from featstore.durable import write_durably
 from featstore.errors import ItemReadError, ManifestError, StoreWriteError
-from featstore.manifest.paths import uri_fault
+from featstore.manifest_files import uri_fault
 from featstore.sources.making import make_manifest
 from featstore.sources.reader import check_bytes, open_reader
 from tests.featstore.extraction.conftest import SPACE, MeanColour

@@ -12,9 +12,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from featstore import open_store
 from featstore.errors import NonFiniteEmbeddingError
 from featstore.matrices import from_bfloat16
-from featstore.store import casting, plan_array
-from featstore.store.casting import cast_rows, convert_rows, finite_rows
-from featstore.store.layout import to_bfloat16
+from featstore.store import plan_array
+from featstore.store.layout import cast_rows, convert_rows, decode, finite_rows, to_bfloat16
 from featstore.testing import item_table, write_set
 
 
@@ -111,7 +110,7 @@ def test_numkong_converts_to_the_bits_of_numpy(rng):
     drawn = rng.integers(0, 2**32, 2**20, np.uint32).view(np.float32)
     special = np.array([np.inf, -np.inf, 0.0, -0.0, np.nan, 65_519.996, 65_520.0], np.float32)
     halves = np.arange(2**16, dtype="<u2").view("<f2")[:, None]
-    back = casting.decode(halves, "float16", np.empty(halves.shape, np.float32))
+    back = decode(halves, "float16", np.empty(halves.shape, np.float32))
     np.testing.assert_array_equal(back, halves.astype(np.float32), strict=True)
     for values in (_hard_to_round(), drawn, special):
         rows = values.reshape(-1, 1)

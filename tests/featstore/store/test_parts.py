@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from featstore.errors import StoreWriteError
-from featstore.manifest.manifest import conform_items
+from featstore.manifest import conform_items
 from featstore.store import (
     LayoutLimits,
     SetSpec,

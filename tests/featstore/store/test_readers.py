@@ -143,19 +143,12 @@ def test_one_read_only_array_whose_addresses_go_with_its_last_view(
     assert np.shares_memory(across, source.read(np.arange(3000)))
 
 
-@pytest.mark.parametrize(
-    ("target", "value", "why"),
-    [
-        ("sys.platform", "win32", "cannot be mapped at chosen addresses"),
-        ("featstore.store.rows.COPIED_BYTES", 2**10, "share a page"),
-    ],
-)
-def test_where_one_range_is_impossible(tmp_path, rng, monkeypatch, target, value, why) -> None:
+def test_where_one_range_is_impossible(tmp_path, rng, monkeypatch) -> None:
     data = rng.standard_normal((3000, 32)).astype(np.float32)
     layout = _layout(2000, 10, 990)
     _write_array(tmp_path, data, layout)
-    monkeypatch.setattr(target, value)
-    with pytest.raises(MappingUnavailableError, match=why):
+    monkeypatch.setattr("featstore.store.rows.COPIED_BYTES", 2**10)
+    with pytest.raises(MappingUnavailableError, match="share a page"):
         open_rows(tmp_path, layout, "map")
     source = open_rows(tmp_path, layout, "auto")
     monkeypatch.undo()

@@ -21,7 +21,7 @@ from featstore.errors import (
     StoreWriteError,
     UnknownSetError,
 )
-from featstore.manifest.manifest import conform_items
+from featstore.manifest import conform_items
 from featstore.share.copy import make_tag
 from featstore.store import (
     MODES,
