@@ -11,13 +11,11 @@ import ctypes
 import errno
 import fcntl
 import functools
-import glob
 import os
 import secrets
 import shutil
 import stat
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -31,10 +29,7 @@ _SYNC_FILE_RANGE_WRITE = 2
 _HANDED_DOWN = 0o2777
 
 STAGED = ".staged"
-"""How the name of a folder ends that replaces another once it is whole."""
-
-#: Opens a folder, and no pipe or link of its name.
-_FOLDER = os.O_DIRECTORY | os.O_NOFOLLOW
+"""How the name of a file or folder ends that takes its place once it is whole."""
 
 
 def write_at(handle: int, data: bytes | memoryview, offset: int) -> None:
@@ -322,57 +317,32 @@ def replace_folder(path: Path, files: Mapping[str, bytes]) -> None:
 
     Call `tidy_folder` first: a killed process may have left the last folder aside.
     """
-    make_folders(path.parent)
-    with _staged_folder(path) as staging:
-        new = staging / "new"
-        new.mkdir()
-        for name, data in files.items():
-            write_durably(new / name, [data])
-        fsync_path(new)
-        if path.exists():
-            path.rename(staging / "old")
-        new.rename(path)
-        fsync_path(path.parent)
-
-
-@contextlib.contextmanager
-def _staged_folder(path: Path) -> Iterator[Path]:
-    """Yield a folder beside `path`, in which the next one is made; it is gone after that.
-
-    It is locked for as long: `tidy_folder` of another process takes away what nobody has locked.
-    """
-    while True:
-        staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=STAGED, dir=path.parent))
-        handle = os.open(staging, os.O_RDONLY)
-        # Another process may have come between the making and the locking, and taken it away.
-        if try_lock(handle) and staging.exists():
-            break
-        os.close(handle)
+    aside = _aside(path)
+    make_folders(aside / "new")
     try:
-        yield staging
+        for name, data in files.items():
+            write_durably(aside / "new" / name, [data])
+        fsync_path(aside / "new")
+        if path.exists():
+            path.rename(aside / "old")
+        (aside / "new").rename(path)
+        fsync_path(path.parent)
     finally:
-        _remove_staged(staging, path)
-        os.close(handle)
+        tidy_folder(path)
 
 
 def tidy_folder(path: Path) -> None:
-    """Remove what killed processes left of a folder; what one had put aside comes back."""
-    for staging in sorted(path.parent.glob(f".{glob.escape(path.name)}.*{STAGED}")):
-        with contextlib.suppress(OSError):
-            handle = os.open(staging, os.O_RDONLY | _FOLDER)
-            try:
-                # Shared first: that fails where there are no locks, and nobody can know.
-                if try_lock(handle, shared=True) and try_lock(handle):
-                    _remove_staged(staging, path)
-            finally:
-                os.close(handle)
+    """Remove what a killed process left of a folder; what it had put aside comes back."""
+    aside = _aside(path)
+    with contextlib.suppress(OSError):
+        if not path.exists():
+            (aside / "old").rename(path)
+    remove_tree(aside)
 
 
-def _remove_staged(staging: Path, path: Path) -> None:
-    """Remove a folder of `_staged_folder`; a folder that nothing has replaced goes back first."""
-    if (staging / "old").exists() and not path.exists():
-        (staging / "old").rename(path)
-    shutil.rmtree(staging, ignore_errors=True)
+def _aside(path: Path) -> Path:
+    """Return where the next folder is made, and the last one put aside."""
+    return path.with_name(f".{path.name}{STAGED}")
 
 
 def remedy(err: OSError, otherwise: str = "Free space or permission") -> str:

@@ -242,7 +242,7 @@ def class_texts(
         rows=np.arange(len(order)),
         table=ItemTable(None, items),
         revision_id=sha256_hex(canonical_json(facts)),
-        transforms=(),
+        unit=False,
         origin=None,
     )
 

@@ -231,7 +231,6 @@ def list_sets(
     Returns the exit code, 4 if something of it is damaged or may not be read. With `whole`, also
     tags and signature are printed.
     """
-    from featstore.store.log import Signature
     from featstore.store.records import REVISIONS
 
     with ProgressBar(f"ls {place}"):
@@ -270,7 +269,7 @@ def list_sets(
         total = f"{count(len(table), 'set')}, {count(n_rows, 'row')}, {human_bytes(size)}"
         parts = [TextTable(("NAME", "ROWS", "DIM", "DTYPE", "SIZE", "AGE", ""), table), total]
     if whole:
-        signature = Signature.of(opened.log)
+        signature = opened.log.signature
         signed = signature and f"number {signature.counter:,}, by {signature.public_key}"
         parts += [f"Tags: {', '.join(opened.tags()) or 'none'}", f"Signed: {signed or 'no'}"]
     answer(rows, *parts, as_json=as_json)

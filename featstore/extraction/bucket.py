@@ -292,7 +292,7 @@ def _plan(
     return {
         "key": str(spec.key),
         "set_id": spec.set_id,
-        "items": items.digest,
+        "items": items.facts["sha256"],
         "base": base,
         "retry_failed": retry_failed,
         "settings": settings,

@@ -8,7 +8,6 @@ Where the encoder gives the same bits as before, that is the same revision, byte
 
 from __future__ import annotations
 
-import contextlib
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,15 +17,15 @@ import polars as pl
 
 from featstore.address import parse_address
 from featstore.durable import local_folder
-from featstore.errors import FeatstoreError, StoreWriteError
+from featstore.errors import StoreWriteError
 from featstore.extraction.options import MODEL_OPTIONS, EncoderSpec, ExtractConfig
 from featstore.images import MAX_PIXELS
 from featstore.options import options_of
-from featstore.store.files import MAX_METADATA_BYTES, read_json
 from featstore.store.layout import SetKey
 from featstore.store.listing import find_damage, whole_commit
 from featstore.store.lock import claim_folders
 from featstore.store.log import resolve_set
+from featstore.store.records import runs
 from featstore.store.staging import settings_of
 from featstore.store.store import FeatureStore, open_store
 from featstore.store.verify import Repair, rebuild_set, repair_log
@@ -118,18 +117,6 @@ def must_encode(root: Path, key: SetKey, items: pl.DataFrame) -> bool:
     return bool(done.left)
 
 
-def recorded_runs(directory: Path) -> list[Mapping[str, Any]]:
-    """Return what the runs of the set in a folder recorded of themselves, the newest first.
-
-    One that cannot be read is left out: they are recorded for people.
-    """
-    runs: list[Mapping[str, Any]] = []
-    for path in sorted((directory / "runs").glob("*.json"), reverse=True):
-        with contextlib.suppress(FeatstoreError, OSError):
-            runs.append(_mapping(read_json(path, limit=MAX_METADATA_BYTES)))
-    return runs
-
-
 def run_settings(directory: Path) -> list[dict[str, Any]]:
     """Return batch size, threads and device type of the runs of a set."""
     return [
@@ -137,7 +124,7 @@ def run_settings(directory: Path) -> list[dict[str, Any]]:
             "device": str(run.get("device", "cpu")).partition(":")[0],
             **{name: _count(run.get(name)) for name in ("batch", "threads")},
         }
-        for run in recorded_runs(directory)
+        for run in runs(directory)
     ]
 
 
@@ -154,7 +141,7 @@ def recorded_choice(directory: Path, encoder: str, *, local: str = "") -> Encode
         What stands for the folder of weights of one's own, of which their name alone is recorded;
         by default they are left out.
     """
-    for run in recorded_runs(directory):
+    for run in runs(directory):
         package = _mapping(_mapping(run.get("encoder")).get("weights")).get("package")
         weights = f"package:{package}" if isinstance(package, str) else None
         requested = _mapping(run.get("settings")).get("encoders")
@@ -175,7 +162,7 @@ _DECISIVE = (
 
 def _typed_options(directory: Path) -> str:
     """Return the options of the runs of a set, as they are typed."""
-    every = [_mapping(run.get("settings")) for run in recorded_runs(directory)] or [{}]
+    every = [_mapping(run.get("settings")) for run in runs(directory)] or [{}]
     # What one of them decoded is decoded again.
     largest = max(_count(one.get("max_pixels")) or MAX_PIXELS for one in every)
     tiff = any(one.get("tiff") is True for one in every)

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from featstore.address import parse_address
 from featstore.errors import (
@@ -58,7 +58,6 @@ from featstore.store.log import (
     MAX_COUNTER,
     Log,
     Signature,
-    Signed,
     check_outside_stores,
     has_log,
     private_key,
@@ -527,7 +526,7 @@ def sign_store(place: str | Path, key: Path) -> Signature:
     store.sets()
     for name in log.tags:
         store.tag(name)
-    there = Signature.of(log)
+    there = log.signature
     if there is not None and there.public_key == public and there.covers(log):
         remember(store.address, public, there.counter)  # a kill may have come between the two
         return there
@@ -543,7 +542,7 @@ def sign_store(place: str | Path, key: Path) -> Signature:
     def enter(now: Log) -> Log:
         if (now.sets, now.tags) != (log.sets, log.tags):
             raise SignatureError(f"{store.address} was changed meanwhile. Sign it again.")
-        return replace(now, signature=cast("Signed", vars(made)))
+        return replace(now, signature=made)
 
     objects.update_log(enter)
     remember(store.address, public, counter)
@@ -687,10 +686,10 @@ class _Copying:
     def _send_signature(self) -> None:
         """Send the signature to a copy that lists the very sets and tags that the store lists."""
         mine = self.opened.log
-        signature = Signature.of(mine)
+        signature = mine.signature
 
         def enter(log: Log) -> Log:
-            there = Signature.of(log)
+            there = log.signature
             # That of another key stays: whose signature a store carries, its owner says.
             own = there is None or (
                 signature is not None and there.public_key == signature.public_key

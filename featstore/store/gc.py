@@ -31,9 +31,7 @@ from featstore.errors import (
     listed,
 )
 from featstore.store.files import (
-    MAX_JSON_BYTES,
     delete,
-    read_regular,
     walk_store,
     write_file,
 )
@@ -344,8 +342,8 @@ def remove_set(root: Path, key: str) -> int:
     """Remove the set of this full key and return the bytes freed.
 
     The log comes first: from then on there is no set. A damaged set is removed like any other:
-    nothing of it is believed. Its item tables go with it unless another set names them, and the
-    thumbnails of its kind with the last set of the kind. The same call completes a removal that was
+    nothing of it is believed. Tables of its kind that no other set names go with it, and the
+    thumbnails with the last set of the kind. The same call completes a removal that was
     interrupted.
 
     Raises
@@ -372,14 +370,12 @@ def remove_set(root: Path, key: str) -> int:
         claim = claim_set(directory, parts)
         try:
             update_log(root, drop, claim=claim)
-            freed, kind, own = 0, directory.parent, _item_tables(directory)
+            freed, kind = 0, directory.parent
             # The set is gone. What another writer has taken over meanwhile is no longer ours.
             with contextlib.suppress(ClaimLostError):
                 with folder_lock(kind):
                     claim.check()
-                    tables = _unlisted_tables(root, kind, [directory])
-                    pictures = [path for path in tables if path.name.startswith("thumbnails-")]
-                    freed = _delete_tables(root, [*pictures, *(p for p in tables if p.name in own)])
+                    freed = _delete_tables(root, _unlisted_tables(root, kind, [directory]))
                 freed += _empty(directory, claim)
             return freed
         finally:
@@ -417,16 +413,6 @@ def _empty(directory: Path, claim: Claim) -> int:
         with contextlib.suppress(OSError):
             (directory / name).rmdir()
     return freed
-
-
-def _item_tables(directory: Path) -> set[str]:
-    """Return the names of the item tables that the records of a set name, whole or damaged."""
-    found: set[str] = set()
-    for path in (directory / REVISIONS).glob("*.json"):
-        with contextlib.suppress(FeatstoreError, OSError):
-            text = read_regular(path, limit=MAX_JSON_BYTES).decode(errors="replace")
-            found |= set(re.findall(r"items-[0-9a-f]{8}\.parquet", text))
-    return found
 
 
 #: Folders: everything for owner and group, the group handed down; others may read.

@@ -289,7 +289,7 @@ def _neighbours(
             columns = row.nonzero()[1]
             queries, candidates = row[:, columns].toarray(), gallery[:, columns].toarray()
         projected = replace(
-            view, source=MemoryRows(candidates), rows=np.arange(len(view)), transforms=(),
+            view, source=MemoryRows(candidates), rows=np.arange(len(view)), unit=False,
             dtype=candidates.dtype,
         )  # fmt: skip
         near = projected.nearest(queries, limit, metric="dot")
