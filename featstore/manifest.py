@@ -623,7 +623,6 @@ def _read_table(folder: Path, stem: str, facts: Mapping[str, Any]) -> pl.DataFra
     stated = facts.get("tables", {}).get(stem, {})
     rows = stated["rows"] if type(stated.get("rows")) is int else 0
     try:
-        # Held by nobody here: the table is moved together once its file is let go.
         return unpack(_verified(folder, file, stated.get("sha256")), rows=rows)
     except ManifestError:
         raise

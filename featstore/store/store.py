@@ -686,8 +686,8 @@ def open_store(
     verify : {"never", "first-touch", "full"}
         Whether rows are compared with the hashes in the commit: never (sizes, and small files that
         are read, always are); each block before its rows are first served; or all blocks of a set,
-        and its items, when its view is made. The default is ``"never"`` because hashing reads a block
-        several times slower than memory does (``store.first_touch`` of ``make perf``).
+        and its items, when its view is made. The default is ``"never"`` because hashing reads a
+        block several times slower than memory does (``store.first_touch`` of ``make perf``).
     key : str, optional
         A public key that the store must be signed by (``headstock store tag --sign-key``): 64
         hexadecimal digits. Only what was signed is read, so each block is compared before its rows
