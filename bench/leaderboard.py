@@ -59,9 +59,9 @@ from bench.tables import (
     signed_text,
     value_text,
 )
+from featstore.durable import read_json
 from featstore.errors import FeatstoreError, listed
 from featstore.identity import SHORT, canonical_json, sha256_hex
-from featstore.store.files import read_json
 
 #: Version of the file.
 FORMAT = 2

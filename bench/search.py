@@ -39,6 +39,7 @@ from bench.options import SearchConfig
 from data_manifests.labels import LEMMAS, find_timm_info, lemmas_of, package_file
 from featstore import __version__
 from featstore.datasets import build_dataset
+from featstore.durable import json_bytes, write_file
 from featstore.encoders.base import Encoder, encode_texts
 from featstore.encoders.registry import open_encoder
 from featstore.encoders.timm_image import read_head
@@ -56,7 +57,6 @@ from featstore.manifest_files import file_sha256, parse_locator, path_fault
 from featstore.prompts import PromptChoice
 from featstore.sources.making import default_name
 from featstore.sources.tables import is_image
-from featstore.store.files import json_bytes, write_file
 from featstore.store.store import FeatureStore, open_store
 from featstore.store.tables import read_thumbnails
 from fitters.alignment import Alignment, OnStage

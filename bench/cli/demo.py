@@ -361,7 +361,7 @@ def reproduce_command(
 
 def _certified(outcome: Outcome, out: Path, *, as_json: bool) -> int:
     """Write the certificate of a study, print it, and return the exit code."""
-    from featstore.store.files import json_bytes, write_file
+    from featstore.durable import json_bytes, write_file
 
     write_file(out / "certificate.json", [json_bytes(outcome.certificate())])
     if as_json:

@@ -370,7 +370,7 @@ def _store_facts(path: Path) -> dict[str, Any]:
 
 
 def _results_facts(path: Path) -> dict[str, Any]:
-    from featstore.store.files import read_json
+    from featstore.durable import read_json
 
     sessions = [read_json(file) for file in sorted((path / "sessions").glob("*.json"))[-100:]]
     return {"suites": list(dict.fromkeys(str(session.get("suite")) for session in sessions))}

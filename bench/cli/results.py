@@ -514,7 +514,7 @@ def submit_command(
     `headstock eval leaderboard` reads.
     """
     from bench.leaderboard import check, pack
-    from featstore.store.files import json_bytes, write_file
+    from featstore.durable import json_bytes, write_file
 
     with ProgressBar(f"submission {out}"):
         found = pack(choice, name=name, direction=direction, metric=metric, note=note, link=link)
@@ -577,7 +577,7 @@ def leaderboard_command(
     """
     from bench.leaderboard import leaderboard_page
     from bench.others import other_boards
-    from featstore.store.files import write_file
+    from featstore.durable import write_file
 
     if metric and not tool:
         raise usage_error("--metric is for --from; a submission has the metric it was packed by.")

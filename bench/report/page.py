@@ -54,8 +54,8 @@ from bench.tables import (
     result_table,
 )
 from featstore.cli.store import describe
+from featstore.durable import write_file
 from featstore.errors import FeatstoreError, listed, needs_extra
-from featstore.store.files import write_file
 from featstore.store.store import FeatureStore, open_store
 
 _COLUMNS = ("image_set", "head_set", "name_set", "caption_set")

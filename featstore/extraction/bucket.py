@@ -28,7 +28,7 @@ from typing import Any, Self
 
 from data_manifests import cache_folder
 from featstore.address import Address, parse_address
-from featstore.durable import local_folder
+from featstore.durable import MAX_JSON_BYTES, json_bytes, local_folder
 from featstore.errors import (
     AlreadyFinishedError,
     CorruptStoreError,
@@ -50,7 +50,6 @@ from featstore.share.copy import (
     read_record,
     send_thumbnails,
 )
-from featstore.store.files import MAX_JSON_BYTES, json_bytes
 from featstore.store.gc import make_store, remove_set
 from featstore.store.layout import SetKey, SetSpec
 from featstore.store.lock import folder_lock

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from featstore.durable import parse_json, read_json, same_file
 from featstore.encoders import registry
 from featstore.encoders.base import (
     AUTO,
@@ -52,7 +53,6 @@ from featstore.images import (
     view_items,
 )
 from featstore.manifest import Manifest
-from featstore.store.files import parse_json, read_json, same_file
 from featstore.store.layout import SetSpec
 from featstore.store.pairs import EmbeddingsView
 from featstore.store.records import Commit

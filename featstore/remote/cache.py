@@ -44,7 +44,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from data_manifests import cache_folder
-from featstore.durable import write_at
+from featstore.durable import open_descriptor, write_at
 from featstore.errors import (
     CacheFullError,
     CorruptStoreError,
@@ -53,9 +53,6 @@ from featstore.errors import (
 )
 from featstore.identity import sha256_hex
 from featstore.parallel import in_background
-from featstore.store.files import (
-    open_descriptor,
-)
 from featstore.store.layout import DataFile, SetKey, SetLayout
 from featstore.store.listing import shard_name
 from featstore.store.lock import boot_id

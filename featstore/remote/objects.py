@@ -21,19 +21,20 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from featstore.address import Address, open_address
-from featstore.durable import write_durably, write_error
+from featstore.durable import (
+    open_regular,
+    pieces,
+    walk_store,
+    write_durably,
+    write_error,
+    write_file,
+)
 from featstore.errors import (
     CorruptStoreError,
     RemoteStoreError,
     UnreachableError,
 )
 from featstore.parallel import in_background
-from featstore.store.files import (
-    open_regular,
-    pieces,
-    walk_store,
-    write_file,
-)
 from featstore.store.log import NAME as LOG
 from featstore.store.log import ROUNDS, Log, find_log, update_log
 from featstore.store.rows import Place

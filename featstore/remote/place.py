@@ -18,15 +18,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from featstore.durable import write_durably
+from featstore.durable import MAX_JSON_BYTES, facts_of, parse_json, same_file, write_durably
 from featstore.errors import CorruptStoreError, RemoteStoreError, UnreachableError
 from featstore.remote.cache import REQUESTS, RemoteRows, kept_below, user_cache
-from featstore.store.files import (
-    MAX_JSON_BYTES,
-    facts_of,
-    parse_json,
-    same_file,
-)
 from featstore.store.layout import SetKey
 from featstore.store.listing import PARTS, Listed, set_files
 from featstore.store.log import NAME as LOG

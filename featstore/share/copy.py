@@ -29,6 +29,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from featstore.address import parse_address
+from featstore.durable import (
+    MAX_JSON_BYTES,
+    json_bytes,
+    open_regular,
+    parse_json,
+    pieces,
+    read_regular,
+)
 from featstore.errors import (
     CorruptStoreError,
     FeatstoreError,
@@ -42,14 +50,6 @@ from featstore.identity import SHA256
 from featstore.remote.objects import FolderObjects, Objects, open_objects, writable_objects
 from featstore.remote.place import RemotePlace
 from featstore.share.card import send_card
-from featstore.store.files import (
-    MAX_JSON_BYTES,
-    json_bytes,
-    open_regular,
-    parse_json,
-    pieces,
-    read_regular,
-)
 from featstore.store.gc import check_hash, make_store
 from featstore.store.layout import SetKey
 from featstore.store.listing import Listed, set_files

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from featstore.durable import try_lock
+from featstore.durable import open_regular, try_lock
 from featstore.errors import (
     EXTRAS,
     CacheFullError,
@@ -27,7 +27,6 @@ from featstore.errors import (
 )
 from featstore.remote.cache import kept_below, user_cache
 from featstore.remote.place import RemotePlace
-from featstore.store.files import open_regular
 from featstore.store.log import NAME as LOG
 from featstore.store.store import FeatureStore, SetInfo, open_store
 from featstore.store.verify import verify_store

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from featstore.durable import fsync_path, is_free, make_folders
+from featstore.durable import delete, fsync_path, is_free, make_folders, walk_store, write_file
 from featstore.errors import (
     ClaimLostError,
     FeatstoreError,
@@ -29,11 +29,6 @@ from featstore.errors import (
     UnknownItemError,
     UnknownSetError,
     listed,
-)
-from featstore.store.files import (
-    delete,
-    walk_store,
-    write_file,
 )
 from featstore.store.layout import SetKey, is_component
 from featstore.store.listing import listed_files, unlisted

@@ -9,24 +9,28 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from google_crc32c import value as crc32c
 
-from featstore.errors import CorruptStoreError, FeatstoreError
-from featstore.identity import HASHES, canonical_json, sha256_hex
-from featstore.store.files import (
+from featstore.durable import (
+    IrregularFileError,
     check_no_links,
     facts_of,
+    open_descriptor,
     open_regular,
     pieces,
     same_file,
     walk_store,
 )
-from featstore.store.layout import DataFile, SetKey, shard_index
+from featstore.errors import CorruptStoreError, FeatstoreError
+from featstore.identity import HASHES, canonical_json, sha256_hex
+from featstore.store.layout import DataFile, SetKey, SetLayout, shard_index
 from featstore.store.log import Log, read_log
 from featstore.store.records import (
     REVISIONS,
@@ -227,6 +231,56 @@ def find_damage(root: Path, key: SetKey, commit: Commit | None) -> Damage:
         elif check.reasons:
             found.data.append((one, check.bad_blocks))
     return found
+
+
+#: Opens a data file of the set in a folder: called as ``open_file(directory, file)``.
+OpenFile = Callable[[Path, DataFile], AbstractContextManager[int]]
+
+
+@contextmanager
+def opened(directory: Path, file: DataFile) -> Iterator[int]:
+    """Open a data file of the set in `directory` and give its descriptor.
+
+    Raises
+    ------
+    CorruptStoreError
+        If it is missing, not a regular file, or has another size than the layout gives it.
+    """
+    path = directory / file.path
+    try:
+        descriptor = open_descriptor(path, os.O_RDONLY)
+    except FileNotFoundError as err:
+        raise _unreadable(path, "is missing") from err
+    except IrregularFileError as err:
+        raise _unreadable(path, "is no regular file: it was replaced") from err
+    try:
+        _check(path, file, os.fstat(descriptor))
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def check_sizes(directory: Path, layout: SetLayout) -> None:
+    """Compare the size of every data file with the layout, opening none; raises as `opened`."""
+    for file in layout.files:
+        path = directory / file.path
+        try:
+            facts = path.lstat()
+        except FileNotFoundError as err:
+            raise _unreadable(path, "is missing") from err
+        _check(path, file, facts)
+
+
+def _check(path: Path, file: DataFile, facts: os.stat_result) -> None:
+    if not stat.S_ISREG(facts.st_mode):
+        raise _unreadable(path, "is not a regular file: it was replaced")
+    if facts.st_size != file.size:
+        what = f"has {facts.st_size:,} bytes, expected {file.size:,}: it was truncated or replaced"
+        raise _unreadable(path, what)
+
+
+def _unreadable(path: Path, what: str) -> CorruptStoreError:
+    return CorruptStoreError(f"{path} {what}. The set cannot be read; extract or fetch it again.")
 
 
 @dataclass

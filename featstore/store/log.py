@@ -30,10 +30,19 @@ from msgspec import Meta
 
 from data_manifests import cache_folder
 from featstore.durable import (
+    MAX_JSON_BYTES,
+    MAX_METADATA_BYTES,
+    Sha256,
+    file_facts,
     fsync_path,
+    json_bytes,
     make_folders,
+    parse_json,
+    read_json,
+    read_regular,
     write_durably,
     write_error,
+    write_file,
 )
 from featstore.errors import (
     AmbiguousSetError,
@@ -46,17 +55,6 @@ from featstore.errors import (
     needs_extra,
 )
 from featstore.identity import HASHES, SHA256, canonical_json, encoder_slug, sealed, sha256_hex
-from featstore.store.files import (
-    MAX_JSON_BYTES,
-    MAX_METADATA_BYTES,
-    Sha256,
-    file_facts,
-    json_bytes,
-    parse_json,
-    read_json,
-    read_regular,
-    write_file,
-)
 from featstore.store.layout import COMPONENT, FORMAT, SetKey, is_component
 from featstore.store.lock import Claim, folder_lock
 from featstore.store.records import (

@@ -32,10 +32,10 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 
 from featstore.address import Address, open_address
+from featstore.durable import check_no_links, read_exactly
 from featstore.errors import CorruptStoreError, FeatstoreError
-from featstore.store.files import OpenFile, check_no_links, check_sizes, opened, read_exactly
 from featstore.store.layout import DTYPES, HUGE_BYTES, ArrayLayout, SetKey, SetLayout
-from featstore.store.listing import read_block
+from featstore.store.listing import OpenFile, check_sizes, opened, read_block
 from featstore.store.log import Log, read_log, unfinished_sets
 from featstore.store.records import Commit, key_of
 

@@ -31,16 +31,19 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from featstore.durable import begin_writeback, fsync_path, seal, write_at, write_durably
-from featstore.errors import AlreadyFinishedError, CorruptStoreError, StoreWriteError, listed
-from featstore.identity import HASHES, SHA256, canonical_json, hash_hex, sha256_hex
-from featstore.store.files import (
+from featstore.durable import (
     IrregularFileError,
-    check_sizes,
+    begin_writeback,
     delete,
+    fsync_path,
     open_descriptor,
     read_regular,
+    seal,
+    write_at,
+    write_durably,
 )
+from featstore.errors import AlreadyFinishedError, CorruptStoreError, StoreWriteError, listed
+from featstore.identity import HASHES, SHA256, canonical_json, hash_hex, sha256_hex
 from featstore.store.layout import (
     DTYPES,
     LIMITS,
@@ -50,7 +53,7 @@ from featstore.store.layout import (
     SetLayout,
     plan_array,
 )
-from featstore.store.listing import Damage, find_damage, read_block
+from featstore.store.listing import Damage, check_sizes, find_damage, read_block
 from featstore.store.lock import Claim, claim_folders
 from featstore.store.log import present_commit
 from featstore.store.records import FIRST, MAX_ROWS, Commit, Table, is_size, key_of

@@ -15,6 +15,7 @@ import polars as pl
 
 from featstore.address import parse_address
 from featstore.cards import SHOWN, Card
+from featstore.durable import check_no_links
 from featstore.errors import (
     LISTED,
     AddressError,
@@ -25,9 +26,6 @@ from featstore.errors import (
     UnknownSetError,
     listed,
     unknown_name,
-)
-from featstore.store.files import (
-    check_no_links,
 )
 from featstore.store.layout import Attributes, SetKey, check_component, decode
 from featstore.store.log import NAME as LOG

@@ -14,9 +14,9 @@ from typing import IO, Any
 import numpy as np
 import polars as pl
 
+from featstore.durable import open_regular, read_regular, write_file
 from featstore.errors import CorruptStoreError, FeatstoreError
 from featstore.identity import SHORT, sha256_hex
-from featstore.store.files import open_regular, read_regular, write_file
 from featstore.store.lock import folder_lock
 from featstore.store.log import has_log, list_thumbnails, present_commit, read_log
 from featstore.store.parquet_guard import (

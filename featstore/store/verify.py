@@ -25,8 +25,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from featstore.errors import AddressError, CorruptStoreError, FeatstoreError, UnknownSetError
-from featstore.store.files import (
+from featstore.durable import (
     check_no_links,
     facts_of,
     file_facts,
@@ -36,6 +35,7 @@ from featstore.store.files import (
     walk_store,
     write_file,
 )
+from featstore.errors import AddressError, CorruptStoreError, FeatstoreError, UnknownSetError
 from featstore.store.layout import SetKey
 from featstore.store.listing import Listed, find_damage, read_block, set_files, whole_commit
 from featstore.store.lock import claim_set, folder_lock

@@ -20,14 +20,13 @@ from typing import Any, Self, cast
 import numpy as np
 import polars as pl
 
-from featstore.durable import write_error
+from featstore.durable import facts_of, json_bytes, same_file, walk_store, write_error
 from featstore.errors import (
     CorruptStoreError,
     NonFiniteEmbeddingError,
     StoreWriteError,
 )
 from featstore.identity import SHA256, SHORT, hash_hex, sha256_hex
-from featstore.store.files import facts_of, json_bytes, same_file, walk_store
 from featstore.store.layout import (
     LIMITS,
     ArrayLayout,

@@ -17,7 +17,7 @@ from bench.comparisons import compare_choices
 from bench.errors import SubmissionError
 from bench.leaderboard import Submission, boards, check, leaderboard_page, pack, read_submission
 from bench.statistics import against_leader, holm
-from featstore.store.files import json_bytes
+from featstore.durable import json_bytes
 
 
 @pytest.fixture(scope="module")

@@ -692,7 +692,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             '    if found[:-4] != index:', '    if len(found[:-4]) != len(index):',
             ('tests/featstore/store/test_verify.py::test_every_flipped_byte_is_named',)),
         Mutant(
-            'A file is compared by its bytes, not by its length.', 'featstore/store/files.py',
+            'A file is compared by its bytes, not by its length.', 'featstore/durable.py',
             'return size == facts["bytes"] and _facts(file, size) == dict(facts)',
             'return bool(size == facts["bytes"])',
             ('tests/featstore/store/test_verify.py::test_every_flipped_byte_is_named',)),

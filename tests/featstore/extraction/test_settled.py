@@ -141,7 +141,7 @@ def test_the_same_command_goes_on_with_what_the_set_was_begun_with(manifest, sto
     directory = store / result.key
     assert featstore.open_store(store).info(result.key).attributes["precision"] == "bfloat16"
     (path,) = (directory / "runs").glob("*.json")
-    recorded = featstore.store.files.read_json(path)
+    recorded = featstore.durable.read_json(path)
     assert (recorded["device"], recorded["settings"]["precision"]) == ("cpu", "bfloat16")
     assert read_commit(directory, result.revision_id).n == 11
     assert run().reused == 11

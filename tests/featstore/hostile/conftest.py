@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from featstore.durable import json_bytes
 from featstore.identity import canonical_json, sha256_hex
-from featstore.store.files import json_bytes
 from featstore.store.parquet_guard import column_chunks, footer_start
 from featstore.testing import item_table, write_set
 from tests.damage import relog

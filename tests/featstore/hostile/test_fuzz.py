@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from featstore import FeatstoreError
+from featstore.durable import json_bytes
 from featstore.identity import sealed
 from featstore.store import Log
-from featstore.store.files import json_bytes
 from featstore.store.parquet_guard import read_table, table_bytes
 from featstore.store.records import parse_commit, parse_tag
 from featstore.testing import item_table

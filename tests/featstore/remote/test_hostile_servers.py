@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from featstore import FeatstoreError, copy_sets, open_store
+from featstore.durable import json_bytes
 from featstore.errors import (
     AddressError,
     CorruptStoreError,
@@ -25,7 +26,6 @@ from featstore.errors import (
 )
 from featstore.identity import sealed
 from featstore.remote.objects import check_name
-from featstore.store.files import json_bytes
 from tests.featstore.remote.proxy import Answer, Harm, proxy
 from tests.featstore.remote.static import static_server
 

@@ -15,6 +15,7 @@ import pytest
 
 from featstore import copy_sets, open_store
 from featstore.address import parse_address
+from featstore.durable import write_file
 from featstore.errors import (
     AddressError,
     CorruptStoreError,
@@ -25,7 +26,6 @@ from featstore.remote.objects import Pace, open_objects
 from featstore.share.card import stated_licences
 from featstore.share.copy import make_tag
 from featstore.store import verify_store
-from featstore.store.files import write_file
 from featstore.testing import item_table, write_set
 from tests.damage import flip, unseal
 from tests.featstore.remote.conftest import N, make_rows

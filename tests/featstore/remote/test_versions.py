@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from featstore import open_store
+from featstore.durable import json_bytes
 from featstore.errors import (
     CorruptStoreError,
     FormatVersionError,
@@ -20,7 +21,6 @@ from featstore.remote.objects import FolderObjects
 from featstore.share.copy import make_tag, send_tag
 from featstore.share.doctor import compare_stores
 from featstore.store import verify_store
-from featstore.store.files import json_bytes
 from featstore.store.records import parse_tag, tag_document, tag_file
 from featstore.testing import item_table, write_set
 from tests.damage import relog

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featstore import open_store
+from featstore.durable import MAX_JSON_DEPTH, json_bytes, parse_json
 from featstore.errors import CorruptStoreError, UnknownColumnError
 from featstore.store import tables, verify_store
-from featstore.store.files import MAX_JSON_DEPTH, json_bytes, parse_json
 from featstore.store.parquet_guard import column_chunks, footer_start
 from featstore.testing import item_table, write_set
 

@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 
 from featstore import durable
+from featstore.durable import walk_store
 from featstore.store import (
     LayoutLimits,
     SetSpec,
@@ -21,7 +22,6 @@ from featstore.store import (
     verify_store,
     write_thumbnails,
 )
-from featstore.store.files import walk_store
 from tests.damage import tree
 
 Images = tuple[np.ndarray, pl.DataFrame]

@@ -12,6 +12,7 @@ import pytest
 
 from featstore import open_store
 from featstore.command_line import EXIT_ERROR, EXIT_USAGE, EXIT_VERIFY, run_command
+from featstore.durable import json_bytes
 from featstore.errors import (
     ClaimLostError,
     CorruptStoreError,
@@ -29,7 +30,6 @@ from featstore.store import (
     writer,
 )
 from featstore.store import log as log_module
-from featstore.store.files import json_bytes
 from featstore.store.lock import claim_set
 from featstore.store.log import Log, read_log, rebuilt_log, update_log
 from featstore.testing import item_table, write_set
