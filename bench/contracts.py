@@ -24,7 +24,7 @@ from bench.corpus import Corpus, Head, Items
 from bench.execution import Scoring, split_of
 from bench.options import TASKS, FewShot, checked_options
 from bench.runs import Run
-from featstore import contracts
+from featstore import testing
 from featstore.errors import ContractError, FeatstoreError, PluginError, lookup
 from featstore.plugins import registry_of
 from featstore.testing import Contract, Inapplicable, defined, equal, expect, unchanged
@@ -558,7 +558,7 @@ CONTRACTS: dict[str, type[Contract]] = {
     "aligner": AlignerContract,
     "learner": LearnerContract,
     "task": TaskContract,
-    **contracts.CONTRACTS,
+    **testing.CONTRACTS,
 }
 """The contract of each kind."""
 
