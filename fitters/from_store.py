@@ -379,10 +379,10 @@ def _read(request: MomentsRequest, run: Run) -> Sources[Folds]:
     folds = np.zeros(len(paired), dtype=np.int64)
     if n_folds >= 2:
         folds = folds_by_group(groups, n_folds, np.random.default_rng(request.seed))
-    x, y, _ = next(iter(_prepared(paired[:BLOCK_ROWS], transforms)))
+    x, y, _ = next(iter(_prepared(paired.take(slice(BLOCK_ROWS)), transforms)))
     shifts = pilot_shifts(x, y)
     tasks = (
-        _Part(paired[rows], transforms, folds[rows], n_folds, shifts, request.precision)
+        _Part(paired.take(rows), transforms, folds[rows], n_folds, shifts, request.precision)
         for rows in part_slices(len(paired))
     )
     found = Folds(add_parts(run(_moments_of, tasks, ordered=True)))

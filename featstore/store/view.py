@@ -312,7 +312,7 @@ class Selection:
             )
         return self.take(chosen)
 
-    def take(self, rows: np.ndarray | Sequence[int]) -> Self:
+    def take(self, rows: np.ndarray | Sequence[int] | slice) -> Self:
         """Return these rows of the view (as in brackets, but always a view), in this order.
 
         Raises
