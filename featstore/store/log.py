@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import glob
 import os
 import re
 import tempfile
@@ -55,7 +56,7 @@ from featstore.errors import (
     needs_extra,
 )
 from featstore.identity import HASHES, SHA256, canonical_json, encoder_slug, sealed, sha256_hex
-from featstore.store.layout import COMPONENT, FORMAT, SetKey, is_component
+from featstore.store.layout import COMPONENT, FORMAT, SetKey
 from featstore.store.lock import Claim, folder_lock
 from featstore.store.records import (
     REVISIONS,
@@ -340,14 +341,8 @@ def set_folders(root: Path) -> list[Path]:
 
     Only names that a writer makes; a folder that cannot be listed holds none.
     """
-    level = [root]
-    for _ in ("datasets", "kinds", "sets"):
-        below: list[Path] = []
-        for folder in level:
-            with contextlib.suppress(OSError):  # removed meanwhile, or not to be read
-                below += [p for p in folder.iterdir() if p.is_dir() and is_component(p.name)]
-        level = below
-    return sorted(level)
+    names = filter(SetKey.parse, glob.glob("*/*/*", root_dir=root))  # noqa: PTH207
+    return sorted(folder for folder in map(root.joinpath, names) if folder.is_dir())
 
 
 def unfinished_sets(root: Path) -> list[Path]:
