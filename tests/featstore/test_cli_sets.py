@@ -21,7 +21,6 @@ from featstore import EmbeddingsView, open_store
 from featstore.command_line import EXIT_ERROR, EXIT_USAGE, EXIT_VERIFY
 from featstore.store import ItemTable, LayoutLimits, SetSpec, SetWriter, row_facts
 from featstore.store.rows import MemoryRows
-from featstore.terminal import human_bytes
 from featstore.testing import write_set
 from tests.assertions import assert_close
 from tests.typed import headstock
@@ -48,7 +47,7 @@ def _write(root: Path, n: int, fail: tuple[int, ...] = (), **key: str) -> str:
     )  # fmt: skip
 
 
-def test_show_says_what_the_set_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_says_what_the_set_is(tmp_path, capsys):
     _write(tmp_path, 8)
     key = _write(tmp_path, 12, fail=(11,))
     assert headstock("show", tmp_path, KEY, "--json") == 0
@@ -98,7 +97,7 @@ def _view(rows: np.ndarray) -> EmbeddingsView:
                   elements=st.integers(-1, 1)),
     st.sampled_from(["float16", "float32", "float64"]),
 )  # fmt: skip
-def test_norms_and_equal_rows_agree_with_counting(small: np.ndarray, dtype: str) -> None:
+def test_norms_and_equal_rows_agree_with_counting(small, dtype):
     rows = small.astype(dtype)
     norms, equal = row_facts(_view(rows))
     expected = np.linalg.norm(rows.astype(np.float64), axis=1)
@@ -116,30 +115,7 @@ def test_norms_and_equal_rows_agree_with_counting(small: np.ndarray, dtype: str)
         assert len({rows[int(name)].tobytes() for name in names}) == 1
 
 
-def test_ls_has_precision_size_and_revisions(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    _write(tmp_path, 8)
-    _write(tmp_path, 12, fail=(10,))
-    assert headstock("ls", tmp_path) == 0
-    head, line, total = capsys.readouterr().out.splitlines()
-    assert head.split() == ["NAME", "ROWS", "DIM", "DTYPE", "SIZE", "AGE"]
-    assert line.split()[1:4] == ["12", "2", "float16"]
-    assert re.search(r"  \d+ s  2 revisions, 1 failed$", line)
-    assert head.index("NAME") == line.index("birds")
-    for heading in ("ROWS", "DIM", "SIZE"):  # numbers end where their headings end
-        assert line[head.index(heading) + len(heading) - 1] not in " ,"
-        assert line[head.index(heading) + len(heading)] == " "
-    assert headstock("ls", tmp_path, "--json") == 0
-    (row,) = json.loads(capsys.readouterr().out)
-    assert (row["precision"], row["revisions"], row["state"]) == ("float32", 2, "finished")
-    assert f"  {human_bytes(row['bytes'])}  " in line
-    assert total == f"1 set, 12 rows, {human_bytes(row['bytes'])}"
-
-
-def test_rm_asks_or_says_yes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_rm_asks_or_says_yes(tmp_path, monkeypatch, capsys):
     key = _write(tmp_path, 5)
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     assert headstock("store", "rm", tmp_path, KEY) == EXIT_USAGE
@@ -154,9 +130,7 @@ def test_rm_asks_or_says_yes(
     assert open_store(tmp_path).sets() == []
 
 
-def test_an_unfinished_set_goes_by_its_short_name(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unfinished_set_goes_by_its_short_name(tmp_path, capsys):
     items = pl.DataFrame({"item_id": [str(i) for i in range(9)]})
     limits = LayoutLimits(block_rows=4, plain_bytes=0)
     _write(tmp_path, 5, dataset="other")
@@ -175,9 +149,7 @@ def test_an_unfinished_set_goes_by_its_short_name(
     assert not writer.directory.exists()
 
 
-def test_verify_takes_the_beginning_of_a_key(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_verify_takes_the_beginning_of_a_key(tmp_path, capsys):
     written = [
         _write(tmp_path, 5, dataset=dataset, kind=kind, encoder=encoder)
         for dataset, kind, encoder in (
@@ -213,9 +185,7 @@ def test_verify_takes_the_beginning_of_a_key(
         "store rm STORE KEY",
     ],
 )  # fmt: skip
-def test_json_is_one_document_on_stdout(
-    words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_json_is_one_document_on_stdout(words, tmp_path, capsys):
     _write(tmp_path / "store", 4)
     (tmp_path / "out").mkdir()
     places = {"STORE": str(tmp_path / "store"), "OUT": str(tmp_path / "out"), "KEY": KEY}

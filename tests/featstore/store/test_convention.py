@@ -58,9 +58,7 @@ def _run(heading: str) -> None:
     exec(compile(PROGRAMS[heading], PAGE.name, "exec"), {"__name__": "embeddings_convention"})
 
 
-def test_the_group_that_the_page_writes_is_read_by_zarr_xarray_and_datasets(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_group_that_the_page_writes_is_read_by_zarr_xarray_and_datasets(tmp_path, monkeypatch):
     """None knows Headstock, nor this convention: the group says what they need."""
     monkeypatch.chdir(tmp_path)
     _run("Write it with zarr")  # four rows of three numbers
@@ -79,7 +77,7 @@ def test_the_group_that_the_page_writes_is_read_by_zarr_xarray_and_datasets(
     assert len(table.filter(lambda item: item["split"] == "train")) == 3
 
 
-def test_every_set_of_headstock_conforms(tmp_path: Path) -> None:
+def test_every_set_of_headstock_conforms(tmp_path):
     """Of every kind and dtype, with failures and biases; but for those of several parts."""
     write_store(tmp_path)
     ids, rows = [f"whole/{i}" for i in range(7)], np.ones((7, 8192), np.float32)
@@ -99,29 +97,6 @@ def test_every_set_of_headstock_conforms(tmp_path: Path) -> None:
     assert stated["caption", "bfloat16"]["missing_rows"] == {"count": 1, "value": "NaN"}
     assert stated["head_weight", "float32"]["bias"] == "bias"
     assert stated["head_weight", "float32"]["space"] == stated["image", "float16"]["space"]
-
-
-def test_facts_of_an_encoder_are_stated(tmp_path: Path) -> None:
-    """Of unit rows, and of rows of a head in the same space, which have other norms."""
-    space = {
-        "name": "toy", "weights_sha256": "ab" * 32, "layer": "input of head", "normalized": True,
-        "preprocessing": {"input_size": [3, 8, 8]},
-    }  # fmt: skip
-    rows, items = np.eye(4, dtype=np.float32), item_table([f"birds/{i}" for i in range(4)])
-    key = write_set(tmp_path, rows, items, space=space, facts={"manifest_revision": "3"})
-    document = json.loads((tmp_path / key / "zarr.json").read_text())["attributes"]
-    stated, ours = document["embeddings"], document["featstore"]
-    assert stated["weights_digest"] == f"sha256:{'ab' * 32}"
-    assert stated["space"] == {"id": ours["space_id"], "layer": "input of head"}
-    assert stated["preprocessing"] == space["preprocessing"]
-    assert (stated["normalized"], stated["source_data"]) == (True, ["birds@3"])
-    assert stated["revision"]["id"] == ours["revision"]
-    head = write_set(
-        tmp_path, 3 * rows, items.with_columns(kind=pl.lit("head_weight")), space=space,
-        kind="head_weight", dataset="labels", bias=np.ones(4),
-    )  # fmt: skip
-    document = json.loads((tmp_path / head / "zarr.json").read_text())["attributes"]
-    assert document["embeddings"]["normalized"] is False
 
 
 def test_the_reader_of_the_format_reads_parts_and_leaves_out_failed_rows(tmp_path):

@@ -5,14 +5,10 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
-import pytest
 
-from featstore import durable
-from featstore.durable import walk_store
 from featstore.store import (
     LayoutLimits,
     SetSpec,
@@ -133,63 +129,3 @@ def test_what_lies_behind_a_link_is_not_ours(store_path, images, tmp_path):
     before = tree(tmp_path / "other")
     assert collect_garbage(store_path, grace=0) == []
     assert tree(tmp_path / "other") == before
-
-
-@pytest.mark.parametrize(
-    ("first", "stopped"),
-    [
-        (True, "featstore.store.tables.list_thumbnails"),
-        (False, "featstore.store.tables.list_thumbnails"),
-        (False, "pathlib.Path.unlink"),  # of the old ones
-    ],
-)
-def test_thumbnails_of_a_writer_that_was_stopped_are_no_damage_and_are_kept(
-    store_path, monkeypatch, first, stopped
-):
-    kind = store_path / "birds" / "image"
-    if not first:
-        write_thumbnails(kind, {"birds/00": b"x"})
-
-    def stop(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(stopped, stop)
-        with pytest.raises(KeyboardInterrupt):
-            write_thumbnails(kind, {"birds/01": b"y"})
-    report = verify_store(store_path)
-    assert report.problems == []
-    assert ["thumbnails" in note.path for note in report.notes] == [True]
-    _age(store_path)
-    collect_garbage(store_path, grace=0)
-    assert first or "birds/00" in read_thumbnails(kind)
-    write_thumbnails(kind, {"birds/01": b"y"})
-    expected = {"birds/01": b"y"} if first else {"birds/00": b"x", "birds/01": b"y"}
-    assert read_thumbnails(kind) == expected
-    report = verify_store(store_path)
-    assert (report.problems, report.notes) == ([], [])
-
-
-def test_folders_that_vanish_are_no_error(tmp_path, images, monkeypatch):
-    writer = _begin(tmp_path / "s", images)  # beside whom folders come and go
-    key = SetSpec("birds", "image", "timm:next", {"name": "next"}, "float32").key
-    real, gone = os.scandir, key.directory(tmp_path / "s") / ".staging" / "w000001-00000000"
-    left, seal_folder = [gone], durable.hand_down
-
-    def scandir(path: Any) -> Any:
-        if Path(path).name == gone.name:
-            gone.rmdir()
-        return real(path)
-
-    def hand_down(folder: Path) -> None:
-        if folder in left:
-            left.pop().rmdir()
-        seal_folder(folder)
-
-    monkeypatch.setattr(os, "scandir", scandir)
-    gone.mkdir()
-    assert walk_store(key.directory(tmp_path / "s"))[0]
-    monkeypatch.setattr(durable, "hand_down", hand_down)
-    gone.mkdir()
-    durable.make_folders(gone)
-    writer.__exit__(None, None, None)

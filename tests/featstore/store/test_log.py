@@ -18,20 +18,17 @@ from featstore.errors import (
     CorruptStoreError,
     FormatVersionError,
     StoreWriteError,
-    UnknownSetError,
 )
 from featstore.identity import canonical_json, sealed, sha256_hex
 from featstore.share.copy import make_tag
 from featstore.store import (
     collect_garbage,
-    make_store,
     verify_store,
     write_thumbnails,
     writer,
 )
-from featstore.store import log as log_module
 from featstore.store.lock import claim_set
-from featstore.store.log import Log, read_log, rebuilt_log, update_log
+from featstore.store.log import read_log, rebuilt_log
 from featstore.testing import item_table, write_set
 from headstock.__main__ import cli
 from tests.damage import unseal
@@ -137,39 +134,6 @@ def test_a_commit_without_its_log_is_as_good_as_published_where_the_log_is_lost(
     assert verify_store(store).problems == []
 
 
-def test_a_store_that_is_made_while_its_log_is_looked_for(tmp_path, monkeypatch):
-    read, asked = log_module.read_regular, []
-
-    def meanwhile(path, **options):
-        if path.name == "zarr.json" and not asked:
-            asked.append(path)
-            make_store(tmp_path)
-        return read(path, **options)
-
-    monkeypatch.setattr(log_module, "read_regular", meanwhile)
-    assert read_log(tmp_path) == Log()
-    assert asked
-    (tmp_path / "log.json").unlink()
-    with pytest.raises(CorruptStoreError, match=r"log\.json is missing"):
-        read_log(tmp_path)
-
-
-def test_a_change_that_is_refused_changes_nothing(store):
-    def written() -> tuple[int, int, bytes]:
-        log = store / "log.json"
-        return log.stat().st_ino, log.stat().st_mtime_ns, log.read_bytes()
-
-    before = written()
-
-    def refuse(_: object) -> None:
-        raise StoreWriteError("no")
-
-    with pytest.raises(StoreWriteError, match="no"):
-        update_log(store, refuse)  # type: ignore[arg-type]
-    assert not update_log(store, lambda log: log)
-    assert written() == before
-
-
 def test_a_revision_that_another_writer_published_stays(store):
     info = open_store(store).info(KEY)
     directory, before = info.key.directory(store), read_log(store)
@@ -254,20 +218,6 @@ def test_every_attack_on_a_tag_is_told(tagged, attack):
         assert len(open_store(tagged, revision=name).view("birds/image/timm:toy")) in (2, 3)
 
 
-def test_a_tag_that_was_added_by_hand_is_none(tagged):
-    sets = open_store(tagged).tag("new")
-    document = sealed({"format": 3, "name": "more", "sets": sets})
-    path = tagged / "tags" / f"more-{document['digest'][:8]}.json"
-    path.write_bytes(json_bytes(document))
-    report = verify_store(tagged)
-    assert (report.problems, [note.path for note in report.notes]) == ([], [f"tags/{path.name}"])
-    with pytest.raises(UnknownSetError, match="No tag named 'more'"):
-        open_store(tagged, revision="more")
-    make_tag(tagged, "more")
-    assert (verify_store(tagged).problems, verify_store(tagged).notes) == ([], [])
-    assert open_store(tagged).tag("more") == sets
-
-
 def test_the_same_command_mends_a_tag_that_the_log_lists(tagged):
     path = path_of(tagged / "tags", "new")
     whole = path.read_bytes()
@@ -281,19 +231,6 @@ def test_the_same_command_mends_a_tag_that_the_log_lists(tagged):
     _write(tagged, "caption", 6)
     with pytest.raises(StoreWriteError, match="never change"):
         make_tag(tagged, "new")
-
-
-def test_a_tag_is_what_the_document_says(tagged):
-    """docs/ref/store-format.md, computed by hand."""
-    path = path_of(tagged / "tags", "old")
-    document = json.loads(path.read_text())
-    digest = document.pop("digest")
-    assert path.name == f"old-{digest[:8]}.json"
-    assert set(document) == {"format", "name", "sets"}
-    assert digest == sha256_hex(canonical_json(document))
-    assert json.loads((tagged / "log.json").read_text())["tags"]["old"] == digest
-    with pytest.raises(UnknownSetError, match="No tag named 'none'"):
-        open_store(tagged, revision="none")
 
 
 def test_a_dropped_tag_is_gone_and_its_name_is_free(tagged, capsys):

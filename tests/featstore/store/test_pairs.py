@@ -180,10 +180,3 @@ def test_by_hand(texts, variants, templates, degrees):
 def test_variants_that_are_not_there_are_not_ignored(texts, variants, said):
     with pytest.raises(EmptySelectionError, match=said):
         texts.class_texts(variants=variants)
-
-
-def test_the_fingerprint_says_which_texts(texts):
-    names = texts.class_texts(variants=["name"])
-    assert names.fingerprint != texts.class_texts().fingerprint
-    assert names.fingerprint == texts.class_texts(variants=["name"]).fingerprint
-    assert names.space_id == texts.space_id

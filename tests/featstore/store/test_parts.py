@@ -20,6 +20,7 @@ from featstore.store import (
     verify_store,
 )
 from featstore.store.lock import is_claimed
+from tests.damage import tree
 
 N, DIM = 43, 6
 ROWS = np.random.default_rng(1).standard_normal((N, DIM)).astype(np.float32)
@@ -43,27 +44,17 @@ def _fill(writer: SetWriter, blocks: list[int]) -> None:
         writer.write_block(block, ROWS[where], failed)
 
 
-def _tree(root: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(root).as_posix(): path.read_bytes()
-        for path in root.rglob("*")
-        if path.is_file()
-    }
-
-
 @pytest.fixture
 def whole(tmp_path: Path) -> dict[str, bytes]:
     """The store as a single writer leaves it."""
     with _writer(tmp_path / "whole") as writer:
         _fill(writer, writer.pending())
         writer.finish()
-    return _tree(tmp_path / "whole")
+    return tree(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 20])
-def test_any_number_of_parts_gives_the_same_bytes(
-    tmp_path: Path, whole: dict[str, bytes], world_size: int
-) -> None:
+def test_any_number_of_parts_gives_the_same_bytes(tmp_path, whole, world_size):
     root = tmp_path / "parts"
     writers = [_writer(root, part=(rank, world_size)) for rank in range(world_size)]
     seen: list[int] = []
@@ -80,10 +71,10 @@ def test_any_number_of_parts_gives_the_same_bytes(
     with _writer(root) as writer:
         assert writer.pending() == []
         writer.finish()
-    assert _tree(root) == whole
+    assert tree(root) == whole
 
 
-def test_a_flipped_block_of_a_part_is_done_again(tmp_path: Path, whole: dict[str, bytes]) -> None:
+def test_a_flipped_block_of_a_part_is_done_again(tmp_path, whole):
     root = tmp_path / "parts"
     with _writer(root, part=(0, 1)) as writer:
         _fill(writer, writer.pending())
@@ -95,17 +86,17 @@ def test_a_flipped_block_of_a_part_is_done_again(tmp_path: Path, whole: dict[str
         assert writer.pending() == [1]
         _fill(writer, [1])
         writer.finish()
-    assert _tree(root) == whole
+    assert tree(root) == whole
 
 
-def test_parts_of_another_plan_are_not_mixed_in(tmp_path: Path) -> None:
+def test_parts_of_another_plan_are_not_mixed_in(tmp_path):
     with _writer(tmp_path, part=(0, 2), plan={"batch": 8}) as writer:
         _fill(writer, writer.pending())
     with _writer(tmp_path, plan={"batch": 16}) as writer:
         assert writer.pending() == list(range(11))
 
 
-def test_a_living_part_is_not_collected_and_one_rank_runs_once(tmp_path: Path) -> None:
+def test_a_living_part_is_not_collected_and_one_rank_runs_once(tmp_path):
     with _writer(tmp_path, part=(0, 2)) as writer:
         assert is_claimed(writer.directory)
         assert collect_garbage(tmp_path, grace=-1) == []

@@ -20,7 +20,6 @@ from featstore.store import (
     DTYPES,
     MODES,
     LayoutLimits,
-    Mode,
     open_rows,
     plan_array,
 )
@@ -52,10 +51,7 @@ def _write_array(directory: Path, data: np.ndarray, layout: SetLayout) -> None:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("sharded", [False, True])
 @pytest.mark.parametrize("dtype", list(DTYPES))
-def test_every_way_reads_the_same_bytes(
-    tmp_path: Path, rng: np.random.Generator, mode: Mode, sharded: bool, dtype: str
-) -> None:
-    # 64 dimensions: a shard is 1,024 rows of the 1-byte types and 128 of float64.
+def test_every_way_reads_the_same_bytes(tmp_path, rng, mode, sharded, dtype):
     n = 2500 if sharded else 300
     rows = some_rows(rng, n, 64, dtype)
     items, limits = item_table([f"i/{i}" for i in range(n)]), SHARDED if sharded else {}
@@ -96,9 +92,7 @@ def test_every_way_reads_the_same_bytes(
     most=st.sampled_from([1, 1000, 2**23]),
     cold=st.booleans(),
 )
-def test_any_rows_of_any_parts_in_any_order(
-    sizes: list[int], chosen: list[int], gap: int, most: int, cold: bool
-) -> None:
+def test_any_rows_of_any_parts_in_any_order(sizes, chosen, gap, most, cold):
     n = sum(sizes)
     rows = np.array([row % n for row in chosen], dtype=np.int64)
     data = np.random.default_rng(n).standard_normal((n, 32)).astype(np.float32)
@@ -116,9 +110,7 @@ def test_any_rows_of_any_parts_in_any_order(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_one_read_only_array_whose_addresses_go_with_its_last_view(
-    tmp_path: Path, rng: np.random.Generator
-) -> None:
+def test_one_read_only_array_whose_addresses_go_with_its_last_view(tmp_path, rng):
     data = rng.standard_normal((3000, 32)).astype(np.float32)
     layout, maps = _layout(3000), Path("/proc/self/maps")
     assert len(layout.files) == 6
@@ -143,7 +135,7 @@ def test_one_read_only_array_whose_addresses_go_with_its_last_view(
     assert np.shares_memory(across, source.read(np.arange(3000)))
 
 
-def test_where_one_range_is_impossible(tmp_path, rng, monkeypatch) -> None:
+def test_where_one_range_is_impossible(tmp_path, rng, monkeypatch):
     data = rng.standard_normal((3000, 32)).astype(np.float32)
     layout = _layout(2000, 10, 990)
     _write_array(tmp_path, data, layout)
@@ -159,9 +151,7 @@ def test_where_one_range_is_impossible(tmp_path, rng, monkeypatch) -> None:
 
 @pytest.mark.parametrize("mode", ["map", "pread"])
 @pytest.mark.parametrize("damage", ["missing", "short", "long", "link", "folder", "short later"])
-def test_damaged_files_are_named_before_a_row_is_served(
-    tmp_path: Path, rng: np.random.Generator, mode: Mode, damage: str
-) -> None:
+def test_damaged_files_are_named_before_a_row_is_served(tmp_path, rng, mode, damage):
     rows = rng.standard_normal((1200, 32)).astype(np.float32)
     key = write_set(tmp_path, rows, item_table([f"i/{i}" for i in range(1200)]), **SHARDED)
     path = tmp_path / key / "embedding" / "c" / "1" / "0"

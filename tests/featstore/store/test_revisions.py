@@ -38,6 +38,7 @@ from featstore.store import (
 from featstore.store.gc import compact_set
 from featstore.store.layout import LIMITS
 from headstock.__main__ import cli
+from tests.damage import lasting
 
 KEY = "birds/image/timm:toy"
 DIM = 6
@@ -86,14 +87,6 @@ def _write(
     return str(writer.key), pending
 
 
-def _tree(root: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(root).as_posix(): path.read_bytes()
-        for path in sorted(root.rglob("*"))
-        if path.is_file() and "/runs/" not in path.as_posix()
-    }
-
-
 @pytest.mark.parametrize(("before", "after"), [(3, 7), (4, 5), (7, 8), (8, 9), (10, 40), (1, 2)])
 @pytest.mark.parametrize("plain", [0, 60, 10**6], ids=["sharded", "plain to sharded", "plain"])
 def test_an_extended_set_reads_as_one_that_was_written_at_once(tmp_path, before, after, plain):
@@ -101,7 +94,7 @@ def test_an_extended_set_reads_as_one_that_was_written_at_once(tmp_path, before,
     key, pending = _write(tmp_path / "grown", after, plain_bytes=plain)
     assert pending == list(range(-(-before // 4), -(-before // 4) - (before - after) // 4))
     _write(tmp_path / "fresh", before, plain_bytes=plain)
-    grown, fresh = _tree(tmp_path / "grown"), _tree(tmp_path / "fresh")
+    grown, fresh = lasting(tmp_path / "grown"), lasting(tmp_path / "fresh")
     records = {name for name in fresh if "/revisions/" in name}  # of the commit before
     others = {f"{key}/zarr.json", f"{key}/embedding/zarr.json", "log.json"}
     for name in fresh.keys() - records - others:
@@ -167,10 +160,10 @@ def test_only_the_items_may_change_too(tmp_path):
 )  # fmt: skip
 def test_what_adds_nothing_is_refused(tmp_path, change, match):
     _write(tmp_path, 6)
-    before = _tree(tmp_path)
+    before = lasting(tmp_path)
     with pytest.raises(StoreWriteError, match=match):
         _write(tmp_path, 6, items=change(_items(6)))
-    assert _tree(tmp_path) == before
+    assert lasting(tmp_path) == before
 
 
 def test_failed_rows_stay_failed_or_are_tried_again(tmp_path):
@@ -261,17 +254,17 @@ def test_a_compact_set_is_one_part_with_the_same_revisions(tmp_path, capsys):
     tag = make_tag(tmp_path, "v1")
     _write(tmp_path, 16)
     store, parsed = open_store(tmp_path), SetKey(*key.split("/"))
-    before, views = _tree(tmp_path), [open_store(tmp_path, mode=mode).view(KEY) for mode in MODES]
+    before, views = lasting(tmp_path), [open_store(tmp_path, mode=mode).view(KEY) for mode in MODES]
     ids = [info.commit.revision_id for info in store.revisions(KEY)]
     typed = ["store", "compact", str(tmp_path)]
     assert run_command(cli, "headstock", [*typed, "--dry-run"]) == 0
     assert capsys.readouterr().out == f"{key}: 4 parts would become one\n"
-    assert _tree(tmp_path) == before
+    assert lasting(tmp_path) == before
     compact_set(tmp_path, parsed)
-    after = _tree(tmp_path)
+    after = lasting(tmp_path)
     assert run_command(cli, "headstock", [*typed, KEY]) == 0
     assert capsys.readouterr().out == f"{key}: one part, left alone\n"
-    assert _tree(tmp_path) == after
+    assert lasting(tmp_path) == after
     collect_garbage(tmp_path, grace=-1)
     assert [info.commit.revision_id for info in store.revisions(KEY)] == ids
     assert len(open_store(tmp_path, revision="v1").view(KEY)) == 15
@@ -294,8 +287,8 @@ def test_damage_is_not_joined(tmp_path):
     file = tmp_path / key / "embedding" / "c" / "0" / "0"
     file.chmod(0o644)
     file.write_bytes(file.read_bytes().replace(_rows(1)[0].tobytes(), bytes(DIM * 4)))
-    before = _tree(tmp_path)
+    before = lasting(tmp_path)
     with pytest.raises(CorruptStoreError, match="block 0"):
         compact_set(tmp_path, SetKey(*key.split("/")))
     settle_set(tmp_path, SetKey(*key.split("/")))
-    assert _tree(tmp_path) == before
+    assert lasting(tmp_path) == before
