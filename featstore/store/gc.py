@@ -93,7 +93,6 @@ class _Collection:
 
     def __init__(self, root: Path, grace: float, *, dry_run: bool) -> None:
         self._root = root
-        self._grace = grace
         self._before = time.time() - grace
         self._dry_run = dry_run
         self._found: list[Litter] = []

@@ -138,19 +138,6 @@ def test_rows_as_they_are_stored_are_not_copied_nor_changed(dtype):
     assert cast_rows(mirrored, ids, failed=(), layout=layout, where="here").flags.c_contiguous
 
 
-@pytest.mark.parametrize("dtype", ["int8", "uint8", "bfloat16", "float64"])
-def test_views_read_values_not_bits(tmp_path, images, make_set, dtype):
-    rows, items = images
-    rows = np.abs(np.round(rows * 9)) if dtype.endswith("int8") else rows.astype(np.float64) / 3
-    key = make_set(tmp_path, rows, items, dtype=dtype, failures={"birds/03": "bad"})
-    view = open_store(tmp_path).view(key)
-    kept = np.delete(rows, 3, axis=0)
-    expected = kept.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
-    assert view.numpy().tobytes() == expected.astype(np.float32).tobytes()
-    double = view.astype(np.float64).numpy()
-    assert double.tobytes() == expected.astype(np.float64).tobytes()
-
-
 @pytest.mark.parametrize("ask", ["numpy", "torch"])
 def test_no_dtype_cuts_rows_off(tmp_path, ask):
     library = pytest.importorskip(ask)

@@ -85,18 +85,6 @@ def test_the_memory_of_a_search_does_not_grow_with_the_view():
         assert peak < 100 * 2**20 + n * 4
 
 
-def test_as_faiss_finds_them(rng):
-    faiss = pytest.importorskip("faiss", reason="needs faiss-cpu, a peer")
-    rows, queries = (rng.standard_normal((n, 48), dtype=np.float32) for n in (50_000, 20))
-    index = faiss.IndexFlatIP(48)
-    index.add(rows)
-    scores, numbers = index.search(queries, 10)
-    for view, exact in ((view_of(rows), True), (view_of(rows.astype(np.float16)), False)):
-        found = view.nearest(queries, 10, metric="dot")
-        np.testing.assert_allclose(found.scores, scores, rtol=1e-5 if exact else 2e-3)
-        assert (found.rows == numbers).mean() > (0.999 if exact else 0.8)
-
-
 @pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e25, 1e38])
 def test_rows_whose_squares_float32_cannot_hold(rng, scale):
     rows = rng.standard_normal((500, 8)) / 9

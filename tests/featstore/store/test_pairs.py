@@ -94,18 +94,6 @@ def test_class_pairs_and_missing_partners(tmp_path, images):
     assert np.concatenate([weight for _, _, weight in batches]).tolist() == [1.0] * 8
 
 
-def test_what_does_not_pair_says_why(tmp_path, images):
-    x_key, y_key = _two(tmp_path, images)
-    store = open_store(tmp_path)
-    x, y = store.view(x_key), store.view(y_key)
-    with pytest.raises(MisalignedItemsError, match="parent_id, class_id, item_id; got 'split'"):
-        x.pair_by("split", y)
-    with pytest.raises(MisalignedItemsError, match="Pair them by class_id"):
-        x.pair_by("parent_id", y)
-    with pytest.raises(EmptySelectionError, match="share no class_id"):
-        x.where(class_id="birds/a").pair_by("class_id", y)
-
-
 def test_imported_items_need_no_column_to_pair_by(tmp_path):
     rows = np.eye(2, dtype=np.float32)
     ids = pl.DataFrame({"item_id": ["birds/0", "birds/1"]})

@@ -17,8 +17,6 @@ import featstore.store.rows as readers
 from featstore import open_store
 from featstore.errors import CorruptStoreError
 from featstore.store import (
-    DTYPES,
-    MODES,
     LayoutLimits,
     open_rows,
     plan_array,
@@ -26,7 +24,6 @@ from featstore.store import (
 from featstore.store.layout import SetLayout
 from featstore.store.rows import MappingUnavailableError, map_array
 from featstore.testing import item_table, write_set
-from tests.featstore.store.test_roundtrip import as_stored, some_rows
 
 SHARDED = {"block_rows": 16, "plain_bytes": 0, "shard_bytes": 1}
 
@@ -46,40 +43,6 @@ def _write_array(directory: Path, data: np.ndarray, layout: SetLayout) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         padding = b"\xff" * file.part.padding
         path.write_bytes(padding + data[file.rows].tobytes() + file.tail().replace(b"\0", b"\xff"))
-
-
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("sharded", [False, True])
-@pytest.mark.parametrize("dtype", list(DTYPES))
-def test_every_way_reads_the_same_bytes(tmp_path, rng, mode, sharded, dtype):
-    n = 2500 if sharded else 300
-    rows = some_rows(rng, n, 64, dtype)
-    items, limits = item_table([f"i/{i}" for i in range(n)]), SHARDED if sharded else {}
-    key = write_set(tmp_path, rows, items, dtype=dtype, **limits)
-    original = as_stored(rows, dtype)
-    source = open_store(tmp_path, mode=mode).view(key).source
-    assert source.shape == (n, 64)
-    assert source.dtype == dtype
-    last = n - 1
-    for chosen in (
-        np.arange(n),
-        np.arange(17, 90),
-        np.arange(last - 130, last + 1),  # across the last border of shards
-        np.array([last]),
-        np.array([], dtype=np.int64),
-        np.array([3, 3, 2, last, 0, 3]),
-        np.arange(0, n, 7)[::-1],
-        rng.permutation(n),
-        rng.integers(0, n, 600),
-    ):
-        expected = original[chosen]
-        buffer = np.empty_like(expected)
-        for found in (source.read(chosen), source.read(chosen, buffer)):
-            assert found.dtype == expected.dtype
-            assert found.tobytes() == expected.tobytes()
-    for bad in ([n], [-1], [0, n], [-1, 0]):
-        with pytest.raises(IndexError, match=f"outside 0 to {n - 1:,}"):
-            source.read(np.array(bad))
 
 
 @settings(deadline=None, max_examples=40)
@@ -105,8 +68,11 @@ def test_any_rows_of_any_parts_in_any_order(sizes, chosen, gap, most, cold):
             patch.setattr(readers, name, value)
         _write_array(Path(folder), data, layout)
         for mode in ("map", "pread"):
-            found = open_rows(Path(folder), layout, mode).read(rows)
-            assert found.tobytes() == data[rows].tobytes(), mode
+            source, buffer = open_rows(Path(folder), layout, mode), np.empty_like(data[rows])
+            for found in (source.read(rows), source.read(rows, buffer)):
+                assert found.tobytes() == data[rows].tobytes(), mode
+            with pytest.raises(IndexError, match=f"outside 0 to {n - 1:,}"):
+                source.read(np.array([0, n]))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")

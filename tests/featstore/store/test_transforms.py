@@ -88,12 +88,6 @@ def test_fingerprints_follow_how_rows_are_chosen_and_read(view):
     assert view.astype("float32").fingerprint == view.fingerprint
 
 
-@pytest.mark.parametrize("dtype", ["int8", "uint16", "complex64", "object"])
-def test_rows_are_handed_out_as_floats(view, dtype):
-    with pytest.raises(ValueError, match="float16, float32 or float64; got"):
-        view.astype(dtype)
-
-
 @pytest.mark.parametrize("dtype", sorted(DTYPES))
 def test_tensors_are_the_callers(tmp_path, rng, dtype):
     rows = rng.integers(0, 100, (12, 6)).astype(np.float64)
