@@ -249,12 +249,11 @@ def opened(directory: Path, file: DataFile) -> Iterator[int]:
     path = directory / file.path
     try:
         descriptor = open_descriptor(path, os.O_RDONLY)
-    except FileNotFoundError as err:
-        raise _unreadable(path, "is missing") from err
-    except IrregularFileError as err:
-        raise _unreadable(path, "is no regular file: it was replaced") from err
+    except (FileNotFoundError, IrregularFileError) as err:
+        raise _unreadable(path, check_size(path, file) or "was replaced") from err
     try:
-        _check(path, file, os.fstat(descriptor))
+        if wrong := size_fault(file, os.fstat(descriptor)):
+            raise _unreadable(path, wrong)
         yield descriptor
     finally:
         os.close(descriptor)
@@ -263,20 +262,16 @@ def opened(directory: Path, file: DataFile) -> Iterator[int]:
 def check_sizes(directory: Path, layout: SetLayout) -> None:
     """Compare the size of every data file with the layout, opening none; raises as `opened`."""
     for file in layout.files:
-        path = directory / file.path
-        try:
-            facts = path.lstat()
-        except FileNotFoundError as err:
-            raise _unreadable(path, "is missing") from err
-        _check(path, file, facts)
+        if wrong := check_size(directory / file.path, file):
+            raise _unreadable(directory / file.path, wrong)
 
 
-def _check(path: Path, file: DataFile, facts: os.stat_result) -> None:
+def size_fault(file: DataFile, facts: os.stat_result) -> str:
+    """Return what is wrong with a data file by its facts, or an empty string."""
     if not stat.S_ISREG(facts.st_mode):
-        raise _unreadable(path, "is not a regular file: it was replaced")
-    if facts.st_size != file.size:
-        what = f"has {facts.st_size:,} bytes, expected {file.size:,}: it was truncated or replaced"
-        raise _unreadable(path, what)
+        return "is not a regular file: it was replaced"
+    what = f"has {facts.st_size:,} bytes, expected {file.size:,}: it was truncated or replaced"
+    return "" if facts.st_size == file.size else what
 
 
 def _unreadable(path: Path, what: str) -> CorruptStoreError:
@@ -316,10 +311,9 @@ def shard_name(file: DataFile, hashes: Sequence[str]) -> str:
 def check_size(path: Path | str, file: DataFile) -> str:
     """Return what is wrong with the presence or size of a data file, or an empty string."""
     try:
-        size = os.lstat(path).st_size
+        return size_fault(file, os.lstat(path))
     except (FileNotFoundError, NotADirectoryError):
         return "is missing"
-    return "" if size == file.size else f"has {size:,} bytes, expected {file.size:,}"
 
 
 def check_file(path: Path | str, file: DataFile, commit: Commit) -> FileCheck:

@@ -324,10 +324,6 @@ class Selection:
         bias = None if self.bias is None else self.bias[index]
         return replace(self, rows=self.rows[index], table=self.table.take(index), bias=bias)
 
-    def split(self, name: str) -> Self:
-        """Return the rows of one split of the manifest; the same as ``where(split=name)``."""
-        return self.where(split=name)
-
     def normalized(self) -> Self:
         """Return the same rows, divided by their L2 norm when read."""
         return replace(self, unit=True)
