@@ -181,7 +181,7 @@ def read_box(place: str) -> Box:
 
 def _read(place: str) -> bytes:
     if "://" in place:
-        from featstore.sources.roots import locate
+        from featstore.sources import locate
 
         root, names = locate(place, ".toml")
         return root.read(names[0], limit=MOST_BYTES)

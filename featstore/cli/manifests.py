@@ -126,6 +126,7 @@ def make_command(
     content hash; none is copied or changed. The same location and options give the same bytes.
     """
     from featstore.datasets import write_label_set
+    from featstore.sources import find_place
     from featstore.sources.making import (
         LABELS,
         LEFT_OUT_FILE,
@@ -134,7 +135,6 @@ def make_command(
         guessed,
         make_manifest,
     )
-    from featstore.sources.roots import find_place
 
     if source is None:
         source = guessed(location)

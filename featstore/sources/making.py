@@ -17,7 +17,7 @@ from featstore.errors import FeatstoreError, ManifestError, lookup
 from featstore.manifest.io import building, check_name, publish, take_folder, write_manifest
 from featstore.manifest.manifest import Manifest
 from featstore.plugins import Registry, first_line
-from featstore.sources.roots import find_place
+from featstore.sources import find_place
 from featstore.sources.tables import COLUMN_OPTIONS, Found, Request
 
 _SPLIT = {"split": "split of every item"}
@@ -119,7 +119,7 @@ _BUILT_IN: dict[str, Source] = {
             "parquet",
             "a Parquet file, a folder of them, or their address, with images or paths",
             "food101/data -o manifests/food101 -s image=image",
-            "arrow:read_parquet",
+            "pictures:read_parquet",
             COLUMN_OPTIONS | {"texts": "true lists the captions alone, of a table without images"},
         ),
         _source(
@@ -154,7 +154,7 @@ _BUILT_IN: dict[str, Source] = {
             "hf",
             "a folder made by the datasets library's save_to_disk, or hf://datasets/OWNER/NAME",
             "saved/food101 -o manifests/food101-saved",
-            "arrow:read_hf",
+            "pictures:read_hf",
             _COLUMNS_ALONE,
         ),
         _source(

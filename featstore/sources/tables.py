@@ -18,7 +18,7 @@ from featstore.address import Address
 from featstore.errors import LISTED, ManifestError, listed, unknown_name
 from featstore.manifest.paths import is_url, open_plain
 from featstore.prompts import class_prompts
-from featstore.sources.roots import local_path
+from featstore.sources import local_path
 
 #: Suffixes of images, in lower case. TIFF is listed here; decoding it must be asked for.
 IMAGE_SUFFIXES = frozenset(
@@ -99,9 +99,15 @@ class ItemCollector:
         *,
         label: Label | None = None,
         split: str | None = None,
+        again: bool = False,
         **columns: Any,
     ) -> str:
         """Add an image and return its item_id.
+
+        Parameters
+        ----------
+        again : bool
+            One that was added with the same file, label and split may be given again.
 
         Raises
         ------
@@ -109,14 +115,15 @@ class ItemCollector:
             If the key is taken, empty or not text, or the label is not in the list of names.
         """
         item = f"{self.dataset}/image/{_checked(key, uri)}"
-        if item in self._images:
-            other = self._images[item]["uri"]
+        row = {"item_id": item, "uri": uri, "label": self._label(label, uri), **columns}
+        row |= _split_facts(split)
+        held = self._images.setdefault(item, row)
+        old, new = ((one["uri"], one["label"], one.get("split")) for one in (held, row))
+        if held is not row and not (again and old == new):
             _fail(
-                f"The key {key!r} is repeated: it stands for {other!r} and for {uri!r}. Ids come "
+                f"The key {key!r} is repeated: file, label and split are {old} and {new}. Ids come "
                 "from keys, so each must be unique; rename one or give a column of ids."
             )
-        row = {"item_id": item, "uri": uri, "label": self._label(label, uri), **columns}
-        self._images[item] = row | _split_facts(split)
         return item
 
     def use_label_names(self, names: Any, where: str) -> None:
@@ -132,27 +139,6 @@ class ItemCollector:
         if self.label_names not in (None, names):
             _fail(f"{where} lists other class names than what was read before it.")
         self.label_names = names
-
-    def again(self, key: str, uri: str, *, label: Label | None, split: str | None) -> str | None:
-        """Return the item_id of an image that was added with the same facts, or None.
-
-        Raises
-        ------
-        ManifestError
-            If it was added with another file, label or split.
-        """
-        item = f"{self.dataset}/image/{key}"
-        held = self._images.get(item)
-        if held is None:
-            return None
-        new = (uri, self._label(label, uri), None if split is None else split_name(split))
-        old = (held["uri"], held["label"], held.get("split"))
-        if new != old:
-            _fail(
-                f"The key {key!r} is repeated with other facts: file, label and split are {old} "
-                f"and {new}. Make them agree, or give a column of ids."
-            )
-        return item
 
     def caption(self, parent: str, text: str, *, key: str | None = None) -> None:
         """Add a caption of the image `parent`; without a key it is counted within its image.
@@ -509,8 +495,7 @@ def add_row(
     chosen = split if text is None or text == "" else str(text)
     parent = None
     if uri is not None:
-        parent = items.again(key, uri, label=label, split=chosen)
-        parent = parent or items.image(key, uri, label=label, split=chosen, **facts)
+        parent = items.image(key, uri, label=label, split=chosen, again=True, **facts)
     value = row.get(columns.caption) if columns.caption else None
     captions = value if isinstance(value, list) else [value]
     for number, given in enumerate(captions):

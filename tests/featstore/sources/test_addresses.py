@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featstore import extract, read_manifest
+from featstore import extract, read_manifest, sources
 from featstore.errors import (
     AddressError,
     CorruptStoreError,
@@ -27,9 +27,8 @@ from featstore.errors import (
 )
 from featstore.remote import objects as remote_objects
 from featstore.remote.objects import Objects, Pace
-from featstore.sources import roots
+from featstore.sources import RemoteFile
 from featstore.sources.reader import check_bytes, open_reader
-from featstore.sources.roots import RemoteFile
 from tests.featstore.extraction.conftest import SPACE, MeanColour
 from tests.featstore.remote.buckets import environment, make_bucket, plain_store
 from tests.featstore.remote.hub_server import COMMIT, CONVERTED, hub_server
@@ -230,7 +229,7 @@ class Memory(Objects):
 def test_any_part_of_a_file_is_read_by_any_thread(data, reads):
     wrong = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(roots, "BLOCK", 16)
+        patch.setattr(sources, "BLOCK", 16)
         file = RemoteFile(Memory(data), "x")
 
         def read(some: list[tuple[int, int]]) -> None:

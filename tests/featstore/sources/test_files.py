@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from featstore import read_manifest, write_manifest
 from featstore.errors import ItemReadError, ManifestError
+from featstore.sources import Folder
 from featstore.sources.pictures import Member, members
 from featstore.sources.reader import ByteReader, check_bytes, open_reader
-from featstore.sources.roots import Folder
 from tests.small_files import picture, write, write_tar
 
 
@@ -246,7 +246,10 @@ def test_absolute_paths_must_lie_below_the_root(make, root, tmp_path):
         ("path\nimg/\0.png\n", "control character"),
         ("path\n \n", "no path of an image"),
         ("path\nimg/gone.png\n", "there is no such file"),
-        ("path,label\nimg/0.png,a\nimg/0.png,b\n", r"'img/0\.png' is repeated with other facts"),
+        (
+            "path,label\nimg/0.png,a\nimg/0.png,b\n",
+            r"'img/0\.png' is repeated: file, label and split",
+        ),
         ("path,path\nimg/0.png,x\n", "names a column twice"),
         ("picture\nimg/0.png\n", "no column of images.*It has: 'picture'"),
         ("path,caption\n", "holds no image"),
@@ -480,7 +483,7 @@ GOOD = ("ok.jpg", b"fine")
         ([GOOD, GOOD], "'ok' is repeated .*'ok.jpg' and 'ok.jpg'"),
         ([GOOD, ("ok.JPG", b"1")], "'ok.jpg' and 'ok.JPG'"),
         ([GOOD, ("ok.txt", b"abc\xe9")], "ok.txt is not UTF-8"),
-        ([GOOD, ("ok.txt", bytes(2**20 + 1))], "1,048,577 bytes; texts of at most"),
+        ([GOOD, ("ok.txt", bytes(2**20 + 1))], "1,048,577 bytes; at most"),
         ([GOOD, ("ok.json", b"[" * 100_000)], "is not JSON that is read here"),
         ([GOOD, ("ok.json", b"[1]")], "not a JSON object"),
         ([GOOD, ("ok.json", b"{bad")], "is not JSON"),
@@ -575,7 +578,7 @@ HASH = "0" * 64
         ({"uri": "x.tar::a.png", "content_sha256": HASH}, "no byte_offset"),
         ({"uri": "x.tar::a", "content_sha256": HASH, "byte_offset": -1, "byte_size": 1}, "no byte"),
         ({"uri": "x.tar::a", "content_sha256": HASH, "byte_offset": 0, "byte_size": 2**40},
-         "1,099,511,627,776 bytes; images of at most"),
+         "1,099,511,627,776 bytes; at most"),
         ({"uri": "x.tar::a", "content_sha256": HASH, "byte_offset": 2**40, "byte_size": 9},
          "ends inside 'a'"),
         ({"uri": "x.tar::../../etc/passwd", "content_sha256": HASH, "byte_offset": 0,
@@ -586,7 +589,7 @@ HASH = "0" * 64
         ({"uri": "gone.png"}, "No such file"),
         ({"uri": "folder"}, "Is a directory|not a regular file"),
         ({"uri": "pipe"}, "Cannot read 'pipe': it is not a regular file"),
-        ({"uri": "big.png"}, "2,000 bytes; images of at most 1,000 are read"),
+        ({"uri": "big.png"}, "2,000 bytes; at most 1,000 are read"),
     ],
     ids=lambda value: str(value)[:50],
 )  # fmt: skip

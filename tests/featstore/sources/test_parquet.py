@@ -12,8 +12,11 @@ pa = pytest.importorskip("pyarrow")
 import pyarrow.parquet as pq  # noqa: E402
 
 from featstore.errors import ItemReadError, ManifestError  # noqa: E402
-from featstore.sources.arrow import ArrowCells, ParquetCells  # noqa: E402
-from featstore.sources.reader import open_reader  # noqa: E402
+from featstore.sources.reader import (  # noqa: E402
+    ArrowCells,
+    ParquetCells,
+    open_reader,
+)
 from tests.small_files import picture  # noqa: E402
 
 
@@ -92,7 +95,7 @@ def test_cells_in_any_order(big, order):
 
 
 def test_threads_share_a_table_of_bounded_memory(big, monkeypatch):
-    monkeypatch.setattr("featstore.sources.arrow.WINDOW_BYTES", 2**20)
+    monkeypatch.setattr("featstore.sources.reader.WINDOW_BYTES", 2**20)
     path, cells = big
     table = ParquetCells(path)
     with ThreadPoolExecutor(8) as threads:
