@@ -25,7 +25,7 @@ from bench.options import FEWEST_PAIRS, BridgeConfig, BridgeSettings
 from bench.spaces import ENOUGH, Relation, footprints, relate
 from bench.statistics import DrawSums, Estimate, two_term
 from featstore.errors import MisalignedItemsError, UnknownColumnError, listed, unknown_name
-from featstore.interop.files import view_of
+from featstore.interop import view_of
 from featstore.matrices import Rows, matrix
 from featstore.options import take_options
 from featstore.store.pairs import pair_views
@@ -197,7 +197,7 @@ def bridge(old: Rows | Path, new: Rows | Path, **settings: Unpack[BridgeSettings
     Parameters
     ----------
     old, new : view, Path or Rows of shape (n, p), (n, q)
-        Views and files (`featstore.interop.files.view_of`) are joined by the ids of their items;
+        Views and files (`featstore.interop.view_of`) are joined by the ids of their items;
         of arrays, row i of both is one item.
     **settings
         Fields of `bench.options.BridgeConfig`.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from featstore.extraction.progress import ExtractResult
     from featstore.manifest.io import read_manifest, write_manifest
     from featstore.manifest.manifest import Manifest
-    from featstore.share.copy import copy_sets
+    from featstore.share import copy_sets
     from featstore.store.layout import SetSpec
     from featstore.store.pairs import EmbeddingsView, PairedView, pair_views
     from featstore.store.store import FeatureStore, SetInfo, open_store
@@ -67,7 +67,7 @@ _named, __dir__ = lazily(
         "featstore.extraction.progress": "ExtractResult",
         "featstore.manifest.io": "read_manifest write_manifest",
         "featstore.manifest.manifest": "Manifest",
-        "featstore.share.copy": "copy_sets",
+        "featstore.share": "copy_sets",
         "featstore.store.layout": "SetSpec",
         "featstore.store.store": "FeatureStore SetInfo open_store",
         "featstore.store.pairs": "EmbeddingsView PairedView pair_views",

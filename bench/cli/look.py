@@ -91,7 +91,7 @@ def look_at(path: str) -> tuple[str, StorePlace, str]:
 def _is_vectors(path: Path) -> bool:
     if not path.is_file() and (path.suffix != ".lance" or not path.is_dir()):
         return False
-    from featstore.interop.files import SUFFIXES
+    from featstore.interop import SUFFIXES
 
     return path.suffix in SUFFIXES
 

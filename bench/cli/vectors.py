@@ -173,7 +173,7 @@ def derive_command(
 
 def _opened(place: str, store: StorePlace | None, array: str | None) -> Selection:
     """Return the rows of a file, or of a set of the store."""
-    from featstore.interop.files import SUFFIXES, view_of
+    from featstore.interop import SUFFIXES, view_of
 
     path = Path(place)
     # The name of a set may have a dot, of a model or a version, and be that of a folder, too.
@@ -201,7 +201,7 @@ def show_vectors(
 ) -> None:  # fmt: skip
     """Show what a file of vectors, or a set, holds; with an encoder, whether its rows are its."""
     from bench.passport import encoded_again, passport
-    from featstore.interop.files import view_of
+    from featstore.interop import view_of
     from fitters.adapter import Adapter
     from fitters.errors import CorruptAlignmentError
 

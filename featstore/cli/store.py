@@ -65,8 +65,8 @@ def init_command(store: StorePlace, shared: bool, hash_name: str | None, as_json
     writable by nobody. Use `chgrp` to choose the group.
     """
     from featstore.address import Address, parse_address
-    from featstore.remote.objects import writable_objects
-    from featstore.share.copy import make_bucket_store
+    from featstore.remote import writable_objects
+    from featstore.share import make_bucket_store
     from featstore.store.gc import make_store
 
     place = parse_address(store)
@@ -503,7 +503,7 @@ def tag_command(
     that was changed, put back or hidden since: `headstock store verify --trusted-key`. Sign again
     whenever the store has changed.
     """
-    from featstore.share.copy import drop_tag, make_tag, sign_store
+    from featstore.share import drop_tag, make_tag, sign_store
     from featstore.store.log import make_key
 
     if name is None and (sign_key is None or delete or select):

@@ -11,7 +11,7 @@ encoders its blocks are put into the bucket, each as one file below
 A block is put on the condition that there is none: the first one is the block of the set, and
 whoever made another takes that one. The golden vectors are agreed on likewise. So all machines that
 share a plan end with the same blocks and the same golden vectors, hence with the same revision, and
-the last step of each is the push of `featstore.share.copy`, which one of them may begin and
+the last step of each is the push of `featstore.share`, which one of them may begin and
 another end. Only then does the set exist for readers. The blocks are removed after the log lists
 it, never before.
 """
@@ -40,8 +40,8 @@ from featstore.errors import (
 from featstore.extraction.opening import GOLDEN_FILE, Golden
 from featstore.extraction.progress import ExtractResult
 from featstore.identity import SHORT, canonical_json, sha256_hex
-from featstore.remote.objects import Objects, open_objects, writable_objects
-from featstore.share.copy import (
+from featstore.remote import Objects, open_objects, writable_objects
+from featstore.share import (
     Relation,
     SetSource,
     make_bucket_store,

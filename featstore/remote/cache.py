@@ -63,7 +63,7 @@ from featstore.store.records import Commit
 from featstore.store.rows import Mode, Rows, RowSource, open_rows
 
 if TYPE_CHECKING:
-    from featstore.remote.objects import Objects
+    from featstore.remote import Objects
 
 T = TypeVar("T")
 

@@ -36,7 +36,7 @@ from featstore.store.rows import Mode, Place, Progress, RowSource
 from featstore.store.tables import MAX_ITEM_BYTES, MAX_THUMBNAILS_BYTES
 
 if TYPE_CHECKING:
-    from featstore.remote.objects import Objects
+    from featstore.remote import Objects
 
 
 class RemotePlace(Place):

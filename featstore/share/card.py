@@ -14,7 +14,7 @@ import polars as pl
 from featstore.datasets import DATASETS
 from featstore.durable import make_folders, write_durably, write_error
 from featstore.identity import sha256_hex
-from featstore.remote.objects import Objects
+from featstore.remote import Objects
 from featstore.store.log import ABOUT, Log, has_log, update_log
 from featstore.store.records import REVISIONS, commit_bytes
 from featstore.store.store import FeatureStore, SetInfo, open_store

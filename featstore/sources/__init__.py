@@ -31,8 +31,8 @@ from featstore.errors import (
     UnreachableError,
 )
 from featstore.manifest.paths import open_plain, parse_locator, path_fault, uri_fault
-from featstore.remote.objects import Objects, open_objects
-from featstore.remote.web import WebObjects
+from featstore.remote import Objects, open_objects
+from featstore.remote.servers import WebObjects
 
 #: Before a colon, at least two letters: one is a drive.
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:")

@@ -21,7 +21,7 @@ from featstore.errors import (
     RowsError,
     UnknownColumnError,
 )
-from featstore.interop.files import view_of
+from featstore.interop import view_of
 from fitters.adapter import Adapter, SpaceMap
 from fitters.errors import ZeroRowError
 from headstock.__main__ import cli

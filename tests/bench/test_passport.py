@@ -18,7 +18,7 @@ from bench.options import AgainConfig
 from bench.passport import encoded_again, passport
 from bench.spaces import ENOUGH_ROWS, footprints, unusual
 from featstore.command_line import EXIT_ERROR, EXIT_USAGE, run_command
-from featstore.interop.files import view_of
+from featstore.interop import view_of
 from featstore.plugins import register
 from featstore.testing import toy_manifest
 from headstock.__main__ import cli

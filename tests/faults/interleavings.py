@@ -44,14 +44,14 @@ from featstore import extract, open_store
 from featstore.command_line import run_command
 from featstore.errors import FeatstoreError
 from featstore.manifest.io import write_manifest
-from featstore.remote.objects import FolderObjects
+from featstore.remote import FolderObjects
 from featstore.store import collect_garbage, lock, read_log, verify_store, writer
 from featstore.store.layout import SetSpec
 from featstore.store.lock import Claim, claim_set, folder_lock
 from headstock.__main__ import cli
 
 try:
-    from featstore.remote.bucket import BucketObjects
+    from featstore.remote.servers import BucketObjects
     from tests.featstore.remote.buckets import environment
     from tests.featstore.remote.s3_server import s3_server
 except ImportError:  # obstore: an extra

@@ -129,7 +129,7 @@ def grow(root: Path) -> str:
 
 def copies(root: Path) -> str:
     """Copy a set from a store beside this one, extend it there, and copy it again."""
-    from featstore.share.copy import copy_sets
+    from featstore.share import copy_sets
 
     source = root.with_name(f"{root.name} source")
     for n in SIZES:

@@ -18,7 +18,7 @@ import pytest
 
 pytest.importorskip("obstore", reason="needs the extra `remote`")
 
-from featstore.share.copy import make_tag
+from featstore.share import make_tag
 from featstore.store import verify_store
 from featstore.store.tables import write_thumbnails
 from tests.faults import scenarios

@@ -31,7 +31,7 @@ from hypothesis.stateful import (
 
 from featstore import open_store
 from featstore.errors import StoreWriteError, UnknownSetError
-from featstore.share.copy import drop_tag, make_tag
+from featstore.share import drop_tag, make_tag
 from featstore.store import verify_store
 from tests.faults import steps
 from tests.faults.conftest import Children

@@ -377,7 +377,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             '            pass',
             ('tests/bench/test_derive.py::test_an_adapter_of_a_bridge_makes_no_rows_of_the_new_encoder',)),
         Mutant(
-            'A dataset of others unpacks to no more than its size allows.', 'featstore/interop/files.py',
+            'A dataset of others unpacks to no more than its size allows.', 'featstore/interop/__init__.py',
             '        left -= batch.nbytes', '        left -= 0',
             ('tests/featstore/interop/test_roundtrip.py::test_lance_with_its_items',)),
     ),
@@ -669,7 +669,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             ('tests/featstore/store/test_verify.py::test_every_flipped_byte_is_named',)),
         Mutant(
             'A file that another publisher may have put is not replaced.',
-            'featstore/share/copy.py',
+            'featstore/share/__init__.py',
             'elif one.path in there or not objects.create(one.path, data):',
             'elif objects.put(one.path, data):  # type: ignore[func-returns-value]',
             (('tests/featstore/remote/test_buckets.py'

@@ -94,7 +94,7 @@ def storing(root: Path) -> Iterator[Rate]:
     """Measure writing, pushing, fetching and reading rows."""
     from featstore import open_store
     from featstore.remote.cache import user_cache
-    from featstore.share.copy import copy_sets
+    from featstore.share import copy_sets
     from tests.featstore.remote.buckets import environment, make_bucket, moto_server
 
     numbers = iter(range(100))

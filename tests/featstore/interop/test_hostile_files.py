@@ -20,7 +20,7 @@ ROWS = np.full((2, 2), 7, np.float32)
 _RUNNER = """
 import json, os, resource, signal, sys, traceback
 from headstock.__main__ import cli
-from featstore.interop import files  # before the limit of memory counts
+from featstore import interop as files  # before the limit of memory counts
 from featstore.command_line import run_command
 import h5py, safetensors
 for source, items, store in json.load(sys.stdin):

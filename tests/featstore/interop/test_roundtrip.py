@@ -23,8 +23,7 @@ from safetensors.numpy import load_file
 from featstore import FeatstoreError, open_store, write
 from featstore.command_line import EXIT_ERROR, EXIT_SKIPPED
 from featstore.errors import ManifestError, NonFiniteEmbeddingError, StoreWriteError
-from featstore.interop import FORMATS
-from featstore.interop.files import WIDENING, export_set, import_rows, read_rows, view_of
+from featstore.interop import FORMATS, WIDENING, export_set, import_rows, read_rows, view_of
 from featstore.manifest.manifest import ITEM_SCHEMA
 from featstore.store import DTYPES, verify_store
 from featstore.store.layout import INTEGERS
@@ -400,7 +399,7 @@ def test_lance_with_its_items(tmp_path, monkeypatch):
     assert view.items["item_id"][39] == "d39"
     with pytest.raises(ManifestError, match="no column 'embedding' of vectors"):
         view_of(tmp_path / "a.lance")
-    monkeypatch.setattr("featstore.interop.files.allowed_bytes", lambda _: 900)
+    monkeypatch.setattr("featstore.interop.allowed_bytes", lambda _: 900)
     with pytest.raises(ManifestError, match="unpacks to more than"):
         view_of(tmp_path / "a.lance", array="v")
 

@@ -44,7 +44,7 @@ def store_folder(tmp_path_factory):
 def cache_home(tmp_path, monkeypatch):
     """Every test has a cache of its own, and no pause between attempts."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("featstore.remote.objects.PAUSE", 0.001)
+    monkeypatch.setattr("featstore.remote.PAUSE", 0.001)
     return tmp_path / "cache" / "headstock" / "remote"
 
 

@@ -16,8 +16,8 @@ import zarr
 from featstore import copy_sets, open_store
 from featstore.address import parse_address
 from featstore.errors import RemoteStoreError
-from featstore.remote.objects import Objects, open_objects
-from featstore.share.copy import make_bucket_store
+from featstore.remote import Objects, open_objects
+from featstore.share import make_bucket_store
 from featstore.store import verify_store
 from featstore.testing import item_table, write_set
 from tests.featstore.remote.buckets import environment, plain_store

@@ -285,7 +285,7 @@ class Refusal:
 @pytest.fixture
 def impatient(monkeypatch):
     """A bucket that does not answer is given up soon."""
-    from featstore.remote import bucket
+    from featstore.remote import servers as bucket
 
     real = bucket.timedelta
     monkeypatch.setattr(bucket, "timedelta", lambda seconds: real(seconds=min(seconds, 0.3)))

@@ -24,7 +24,7 @@ from featstore.errors import (
     UnreachableError,
 )
 from featstore.identity import sealed
-from featstore.remote.objects import check_name
+from featstore.remote import check_name
 from featstore.store.files import json_bytes
 from tests.featstore.remote.proxy import Answer, Harm, proxy
 from tests.featstore.remote.static import static_server

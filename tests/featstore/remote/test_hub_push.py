@@ -21,9 +21,9 @@ from featstore.errors import (
     RemoteStoreError,
     UnreachableError,
 )
-from featstore.remote.objects import Pace, open_objects
+from featstore.remote import Pace, open_objects
+from featstore.share import make_tag
 from featstore.share.card import stated_licences
-from featstore.share.copy import make_tag
 from featstore.store import verify_store
 from featstore.store.files import write_file
 from featstore.testing import item_table, write_set

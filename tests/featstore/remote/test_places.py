@@ -17,8 +17,8 @@ from featstore.address import PLACES, Address, parse_address
 from featstore.errors import AddressError, CorruptStoreError
 from featstore.identity import sha256_hex
 from featstore.plugins import register
-from featstore.remote.objects import Answer, Objects, Pace, open_objects
-from featstore.share.copy import drop_tag, make_tag
+from featstore.remote import Answer, Objects, Pace, open_objects
+from featstore.share import drop_tag, make_tag
 from featstore.store import verify_store
 from tests.featstore.remote.conftest import make_rows, make_store
 from tests.featstore.remote.test_buckets import extend

@@ -8,7 +8,7 @@ import pytest
 
 from featstore import copy_sets, open_store
 from featstore.errors import SignatureError
-from featstore.share.copy import make_tag
+from featstore.share import make_tag
 from tests.damage import relog
 from tests.featstore.remote.conftest import make_store
 from tests.featstore.remote.proxy import Answer, proxy
@@ -17,7 +17,7 @@ from tests.featstore.remote.test_buckets import extend
 
 pytest.importorskip("cryptography", reason="needs cryptography, of the extra `sign`")
 
-from featstore.share.copy import sign_store
+from featstore.share import sign_store
 from featstore.store.log import make_key
 
 IMAGES = "birds/image/toy"

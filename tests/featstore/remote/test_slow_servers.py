@@ -19,7 +19,7 @@ import pytest
 
 from featstore import FeatstoreError, copy_sets, open_store
 from featstore.address import parse_address
-from featstore.remote.objects import open_objects
+from featstore.remote import open_objects
 from tests.featstore.remote.buckets import environment
 from tests.featstore.remote.proxy import Answer
 from tests.featstore.remote.s3_server import s3_server

@@ -16,8 +16,8 @@ from featstore.errors import (
     UnknownSetError,
 )
 from featstore.identity import sealed
-from featstore.remote.objects import FolderObjects
-from featstore.share.copy import make_tag, send_tag
+from featstore.remote import FolderObjects
+from featstore.share import make_tag, send_tag
 from featstore.share.doctor import compare_stores
 from featstore.store import verify_store
 from featstore.store.files import json_bytes

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featstore import extract, read_manifest, sources
+from featstore import remote as remote_objects
 from featstore.errors import (
     AddressError,
     CorruptStoreError,
@@ -25,8 +26,7 @@ from featstore.errors import (
     ManifestError,
     RemoteStoreError,
 )
-from featstore.remote import objects as remote_objects
-from featstore.remote.objects import Objects, Pace
+from featstore.remote import Objects, Pace
 from featstore.sources import RemoteFile
 from featstore.sources.reader import check_bytes, open_reader
 from tests.featstore.extraction.conftest import SPACE, MeanColour
@@ -42,7 +42,7 @@ pytest.importorskip("obstore")
 @pytest.fixture(autouse=True)
 def alone(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("featstore.remote.objects.PAUSE", 0.001)
+    monkeypatch.setattr("featstore.remote.PAUSE", 0.001)
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_tars_of_a_bucket_are_listed(make, shards, moto, monkeypatch):
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_a_server_that_is_busy_is_asked_again_when_it_says(make, served, monkeypatch, status):
     slept: list[float] = []
-    monkeypatch.setattr("featstore.remote.objects.time.sleep", slept.append)
+    monkeypatch.setattr("featstore.remote.time.sleep", slept.append)
 
     def busy(path: str, number: int, answer: Answer) -> Answer | None:
         return Answer(status, {"Retry-After": "7"}, b"") if number % 3 == 1 else None

@@ -27,7 +27,7 @@ pytest.importorskip("urllib3")
 @pytest.fixture(autouse=True)
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("featstore.remote.objects.PAUSE", 0.001)
+    monkeypatch.setattr("featstore.remote.PAUSE", 0.001)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from featstore.errors import (
     UnknownSetError,
 )
 from featstore.identity import canonical_json, sealed, sha256_hex
-from featstore.share.copy import make_tag
+from featstore.share import make_tag
 from featstore.store import (
     collect_garbage,
     make_store,

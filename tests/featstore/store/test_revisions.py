@@ -22,7 +22,7 @@ from featstore.errors import (
     UnknownSetError,
 )
 from featstore.manifest.manifest import conform_items
-from featstore.share.copy import make_tag
+from featstore.share import make_tag
 from featstore.store import (
     MODES,
     LayoutLimits,

@@ -16,7 +16,7 @@ import pytest
 from featstore import copy_sets, open_store
 from featstore.command_line import EXIT_VERIFY
 from featstore.errors import CorruptStoreError, SignatureError, StoreWriteError
-from featstore.share.copy import drop_tag, make_tag, sign_store
+from featstore.share import drop_tag, make_tag, sign_store
 from featstore.store import verify_store
 from featstore.store.verify import repair_log
 from featstore.testing import item_table, write_set

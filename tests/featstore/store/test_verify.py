@@ -12,7 +12,7 @@ import pytest
 
 from featstore import open_store
 from featstore.errors import StoreWriteError, UnknownSetError
-from featstore.share.copy import make_tag
+from featstore.share import make_tag
 from featstore.store import (
     LayoutLimits,
     SetKey,

@@ -10,7 +10,7 @@ import pytest
 
 from featstore import open_store
 from featstore.errors import StoreWriteError, UnknownItemError
-from featstore.share.copy import make_tag
+from featstore.share import make_tag
 from featstore.store import (
     SetKey,
     SetSpec,

@@ -1,4 +1,4 @@
-"""Files below an https address: of a web server, with ranges where it knows them, or of the hub."""
+"""What is behind addresses: web servers, the hub of datasets, and buckets, through obstore."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import itertools
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any, TypeVar
 from urllib.parse import quote, unquote, urljoin, urlsplit
@@ -25,13 +26,14 @@ from featstore.errors import (
     needs_extra,
 )
 from featstore.identity import sha256_hex
-from featstore.remote.objects import (
+from featstore.remote import (
     LARGEST,
     QUERY,
     Answer,
     Objects,
     Pace,
     TransientError,
+    check_name,
     one_line,
 )
 
@@ -39,6 +41,7 @@ _PIECE = 2**20
 
 #: Redirects that are followed, all within the same server; bytes that one may say and be read.
 _REDIRECTS, _SHORT = 3, 2**14
+_MOVED = (301, 302, 303, 307, 308)
 
 #: Seconds to wait for a connection.
 _CONNECT = 10.0
@@ -90,38 +93,26 @@ class WebObjects(Objects):
     def _note(self, answer: Any) -> None:
         """Look at each answer, those that redirect included."""
 
-    def _send(self, url: str, headers: dict[str, str], pace: Pace) -> Any:
-        ask = functools.partial(
-            self._pool.request, "GET", url,
-            headers={"Accept-Encoding": "identity", **self._credentials(url), **headers},
-            preload_content=False, redirect=False,
-        )  # fmt: skip
-        answer = pace.wait(ask)
-        self._note(answer)
-        return answer
-
-    def _redirect(self, url: str, answer: Any, pace: Pace) -> str:
-        """Return where an answer redirects to, having closed it; empty if it does not."""
-        if answer.status not in (301, 302, 303, 307, 308):
-            return ""
-        target = self._followed(url, str(answer.headers.get("Location", "")))
-        if 0 <= number_in(answer, "Content-Length") <= _SHORT:
-            for _ in pace.over(_pieces(answer, pace)):
-                pass  # so that its connection can be used again
-        answer.close()
-        return target
-
     @contextmanager
     def _asked(self, name: str, headers: dict[str, str], pace: Pace) -> Iterator[Any]:
         """Give an answer of status 200 or 206, and close its connection unless all was read."""
         url, answer = self._url(name), None
         try:
             for _ in range(_REDIRECTS + 1):
-                answer = self._send(url, headers, pace)
-                target = self._redirect(url, answer, pace)
-                if not target:
+                sent = {"Accept-Encoding": "identity", **self._credentials(url), **headers}
+                answer = pace.wait(
+                    functools.partial(
+                        self._pool.request, "GET", url, headers=sent, preload_content=False,
+                        redirect=False,
+                    )
+                )  # fmt: skip
+                self._note(answer)
+                if answer.status not in _MOVED:
                     break
-                url = target
+                url = self._followed(url, str(answer.headers.get("Location", "")))
+                if 0 <= number_in(answer, "Content-Length") <= _SHORT:
+                    pace.wait(answer.drain_conn)  # so that its connection can be used again
+                answer.close()
             self._check(name, answer, asked_range="Range" in headers)
             yield answer
         except (RemoteStoreError, FileNotFoundError):
@@ -567,3 +558,151 @@ class _WithoutQueries(logging.Filter):
 
 
 _FILTER = _WithoutQueries()
+
+
+#: Bytes of one entry of a listing, about.
+_ENTRY = 200
+
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+
+
+class BucketObjects(Objects):
+    """Files of a bucket.
+
+    Credentials, region and endpoint are those of the environment: AWS_*, GOOGLE_*, AZURE_*, or the
+    machine's own role.
+    """
+
+    what = "a bucket"
+    can_write = whole_first = True
+
+    def __init__(self, address: Address) -> None:
+        super().__init__(address.url)
+        with needs_extra(address.url):
+            from obstore import exceptions
+            from obstore.store import from_url
+        self._errors = exceptions
+        # A missing file is raised as Python's own error.
+        self._caught = (exceptions.BaseError, OSError)
+        options: Any = {
+            "connect_timeout": timedelta(seconds=10),
+            "read_timeout": timedelta(seconds=self.limits.patience),
+            "timeout": timedelta(seconds=self.limits.deadline),
+        }
+        if address.scheme == "s3" and _endpoint_is_here():
+            options["allow_http"] = True
+        retry: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=60)}
+        try:
+            self._store: Any = from_url(address.url, client_options=options, retry_config=retry)
+            # A page of a list is kept until it is whole, however long: few seconds bound it.
+            options["timeout"] = options["read_timeout"]
+            self._lists: Any = from_url(address.url, client_options=options, retry_config=retry)
+        except exceptions.BaseError as err:
+            raise RemoteStoreError(f"{address.url} cannot be opened: {_fault(err)}.") from err
+
+    def names(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        """Yield name and size of the files below `prefix`; too many are a CorruptStoreError."""
+        pages = self._pace(prefix or "its list of files").over(
+            self._lists.list(prefix or None), unit=_ENTRY
+        )
+        left = self.limits.most_names
+        try:
+            for page in pages:
+                left -= len(page)
+                if left < 0:
+                    raise self._too_many()
+                for entry in page:
+                    yield str(entry["path"]), int(entry["size"])
+        except RemoteStoreError:
+            raise
+        except self._caught as err:
+            raise self._failed(prefix or "its list of files", err) from err
+
+    def put(self, name: str, data: bytes | Path | IO[bytes]) -> None:
+        """Write a file, in parts if it is large; it appears whole."""
+        self._put(name, data, mode="overwrite")
+
+    def create(self, name: str, data: bytes | Path | IO[bytes]) -> bool:
+        """Write a file only if there is none."""
+        return self._put(name, data, mode="create", use_multipart=False)
+
+    def replace(self, name: str, data: bytes, tag: str) -> bool:
+        """Write a file only if its tag is still this one."""
+        e_tag, _, version = tag.partition("\n")
+        known = {"e_tag": e_tag} | ({"version": version} if version else {})
+        return self._put(name, data, mode=known, use_multipart=False)
+
+    def delete(self, name: str) -> None:
+        """Remove a file."""
+        try:
+            self._store.delete(check_name(name))
+        except (self._errors.NotFoundError, FileNotFoundError):
+            return
+        except self._caught as err:
+            raise self._failed(name, err) from err
+
+    def _put(self, name: str, data: bytes | Path | IO[bytes], **options: Any) -> bool:
+        check_name(name)
+        try:
+            self._store.put(name, data, **options)
+        except self._caught as err:
+            # By its type, never by its words, which hold the file's name. What has no condition
+            # was not put, whatever the answer.
+            unmet = (self._errors.AlreadyExistsError, self._errors.PreconditionError)
+            if options["mode"] != "overwrite" and isinstance(err, unmet):
+                return False
+            raise self._failed(name, err) from err
+        return True
+
+    @contextmanager
+    def _get(self, name: str, span: tuple[int, int] | None, pace: Pace) -> Iterator[Answer]:
+        options = {} if span is None else {"options": {"range": span}}
+        try:
+            answer = pace.wait(lambda: self._store.get(name, **options))
+            if span not in (None, tuple(answer.range)):
+                raise TransientError(f"bytes {answer.range} came instead of {span}")
+            facts, pieces = answer.meta, _streamed(answer)
+            yield Answer(int(facts["size"]), _tag(facts), span is not None, pieces)
+        except RemoteStoreError:
+            raise
+        except self._caught as err:
+            raise self._reading(name, err) from err
+
+    def _reading(self, name: str, err: Exception) -> Exception:
+        """Return what an error of a read becomes: final, absent, or worth another attempt."""
+        if isinstance(err, self._errors.NotFoundError | FileNotFoundError):
+            return FileNotFoundError(f"{self.address}/{name}")
+        final = (
+            self._errors.PermissionDeniedError,
+            self._errors.UnauthenticatedError,
+            PermissionError,
+        )
+        return self._failed(name, err) if isinstance(err, final) else TransientError(_fault(err))
+
+    def _failed(self, name: str, err: Exception) -> RemoteStoreError:
+        return RemoteStoreError(
+            f"{self.address}: {name} was refused or failed: {_fault(err)}. Check the address, and "
+            "the credentials, region and endpoint in the environment (docs/ref/addresses.md)."
+        )
+
+
+def _streamed(answer: Any) -> Iterator[memoryview]:
+    """Yield the bytes of an answer as they come, so that a slow one is noticed."""
+    for piece in answer.stream(min_chunk_size=1):
+        yield memoryview(piece).cast("B")
+
+
+def _endpoint_is_here() -> bool:
+    """Tell whether the environment's S3 endpoint is a server of this machine, without TLS."""
+    endpoint = next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), "")
+    parts = urlsplit(endpoint)
+    return parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost", "::1")
+
+
+def _fault(err: Exception) -> str:
+    return one_line(str(err).split("\n\nDebug source:")[0])
+
+
+def _tag(facts: Mapping[str, Any]) -> str:
+    """Return what a file is known by: its ETag, and its version, which Google's store goes by."""
+    return "\n".join(filter(None, (facts.get("e_tag") or "", facts.get("version"))))
