@@ -33,8 +33,8 @@ from bench.tables import (
     result_table,
     varying,
 )
-from featstore.cards import SHOWN, Card
 from featstore.errors import listed
+from featstore.terminal import SHOWN, Card
 from fitters.errors import check_names
 
 #: Columns of a comparison that `Results.compare` shows, in this order.

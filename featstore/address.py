@@ -9,6 +9,7 @@ from pkgutil import resolve_name
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from featstore.durable import local_folder
 from featstore.errors import AddressError
 from featstore.plugins import Registry
 
@@ -83,7 +84,7 @@ def parse_address(text: str | Path) -> Address | Path:
     assert isinstance(text, str)
     scheme = found[1].lower()
     if scheme == "file":
-        return _local_path(text)
+        return local_folder(text)
     try:
         parts = urlsplit(text)
         host, port = parts.hostname or "", parts.port
@@ -122,16 +123,6 @@ def _check_host(scheme: str, host: str, text: str) -> None:
             f"http://{host} is read in the clear by everyone between. Use https://; http:// is for "
             "servers on this machine."
         )
-
-
-def _local_path(text: str) -> Path:
-    """Return the path that a file:// address names."""
-    parts = urlsplit(text)
-    if parts.netloc not in ("", "localhost"):
-        raise AddressError(
-            f"file://{parts.netloc}/… names another machine. Take its path where it is mounted."
-        )
-    return Path(unquote(parts.path))
 
 
 def open_address(address: Address | Path) -> Any:

@@ -20,8 +20,8 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from featstore.cards import Card, Shown
 from featstore.matrices import matrix, numbers, readable, table_of, vector_column
+from featstore.terminal import Card, Shown
 from fitters.adapter import Adapter
 from fitters.aligners.base import Projection, fit_on
 from fitters.errors import PairsError, SettingError

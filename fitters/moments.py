@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featstore.cards import Card, Shown
+from featstore.terminal import Card, Shown
 from fitters.errors import PairsError
 from fitters.pairs import Matrix, Pairs, Rows, check_weight
 from fitters.settings import MomentsPrecision

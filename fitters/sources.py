@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from featstore.cards import Card, Shown
+from featstore.terminal import Card, Shown
 from fitters.errors import PairsError, ZeroRowError
 from fitters.pairs import Pairs, Rows
 from fitters.settings import Centring, Preparation

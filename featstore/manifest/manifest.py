@@ -10,9 +10,9 @@ from typing import Any, Literal, NoReturn, get_args
 import polars as pl
 
 from featstore.address import Address
-from featstore.cards import Card, Shown
 from featstore.errors import LISTED, ManifestError, did_you_mean, listed, lookup, unknown_name
 from featstore.manifest.paths import check_files, check_paths
+from featstore.terminal import Card, Shown
 
 #: The file of facts; written last, so that a folder without it is no manifest.
 FACTS_FILE = "dataset.toml"

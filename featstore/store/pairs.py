@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Self, overload
 import numpy as np
 import polars as pl
 
-from featstore.cards import Card
 from featstore.errors import EmptySelectionError, MisalignedItemsError
 from featstore.labels import class_texts
 from featstore.matrices import Rows, matrix
@@ -27,6 +26,7 @@ from featstore.parallel import map_threads
 from featstore.store.rows import row_numbers
 from featstore.store.tables import ItemTable, join_ids
 from featstore.store.view import Selection, Several, TorchRows, View
+from featstore.terminal import Card
 
 if TYPE_CHECKING:
     import torch

@@ -14,7 +14,6 @@ import numpy as np
 import polars as pl
 
 from featstore.address import parse_address
-from featstore.cards import SHOWN, Card
 from featstore.errors import (
     LISTED,
     AddressError,
@@ -66,6 +65,7 @@ from featstore.store.tables import (
     where_equal,
 )
 from featstore.store.view import Origin, Selection
+from featstore.terminal import SHOWN, Card
 
 T = TypeVar("T")
 

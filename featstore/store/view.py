@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 import numpy as np
 import polars as pl
 
-from featstore.cards import SHOWN, Card, printable
 from featstore.errors import (
     LISTED,
     EmptySelectionError,
@@ -32,6 +31,7 @@ from featstore.store.casting import Center, Normalize, Transform, as_tensor, dec
 from featstore.store.layout import DTYPES, INTEGERS
 from featstore.store.rows import Mode, RowSource, row_numbers
 from featstore.store.tables import ItemTable, closest, join_ids, values_of
+from featstore.terminal import SHOWN, Card, printable
 
 if TYPE_CHECKING:
     import pyarrow

@@ -289,7 +289,7 @@ def test_a_server_that_is_no_store(served):
         ("https://host/a/%2e%2e/b", "'..' step"),
         ("http://example.com/x", "in the clear"),
         ("s3:///x", "names no bucket"),
-        ("file://other/x", "another machine"),
+        ("file://other/x", "folder of this machine"),
     ],
 )
 def test_addresses_that_are_refused(text, what):
