@@ -94,21 +94,8 @@ class CommandGroup(click.Group):
         name = args[0] if args else ""
         if self.get_command(ctx, name) is None and not name.startswith("-"):
             known, by = self.list_commands(ctx), f"{ctx.command_path} --help"
-            said = unknown_name("command", name, known, listed_by=by)
-            raise click.UsageError(_elsewhere(ctx, name) or said, ctx)
+            raise click.UsageError(unknown_name("command", name, known, listed_by=by), ctx)
         return super().resolve_command(ctx, args)
-
-
-def _elsewhere(ctx: click.Context, name: str) -> str:
-    """Return where a command of this name stands in the program, in a sentence, or ""."""
-    root = ctx.find_root()
-    groups = {root.info_name: root.command}
-    if isinstance(root.command, click.Group):
-        groups |= {f"{root.info_name} {one}": group for one, group in root.command.commands.items()}
-    for path, group in groups.items():
-        if isinstance(group, click.Group) and name in group.list_commands(ctx):
-            return f"`{ctx.command_path}` has no command {name!r}. Did you mean '{path} {name}'?"
-    return ""
 
 
 #: Columns of a help.

@@ -181,17 +181,12 @@ def _in_tone(cell: str, text: str, *, coloured: bool) -> str:
     return _DIGITS.sub(lambda found: click.style(found[0], dim=True), text, count=1)
 
 
-def _like(cell: str, text: str) -> str:
-    """Return a text in the tone of a cell."""
-    return Toned(text, **cell.style) if isinstance(cell, Toned) else text
-
-
 @dataclass(frozen=True)
 class TextTable:
     """Rows in columns, numbers to the right.
 
-    A terminal gets the table in its own width. Where room is short, the digits that end the names
-    of sets go, and texts are wrapped. Elsewhere the table is as wide as it is.
+    A terminal gets the table in its own width: where room is short, texts are wrapped. Elsewhere
+    the table is as wide as it is.
 
     Attributes
     ----------
@@ -212,23 +207,19 @@ class TextTable:
 
     def text(self) -> str:
         """Return the table as plain text."""
-        return "".join(f"{line}\n" for line in self._drawn(self.rows, _WIDE, coloured=False))
+        return "".join(f"{line}\n" for line in self._drawn(_WIDE, coloured=False))
 
     def show(self) -> None:
         """Print the table."""
         import shutil
 
-        rows, room = self.rows, _WIDE
+        room = _WIDE
         if sys.stdout is not None and sys.stdout.isatty():
             room = shutil.get_terminal_size().columns - self.indent
-            whole = self._drawn(rows, _WIDE, coloured=False)
-            names = [_like(row[0], _DIGITS.sub("", row[0])) for row in rows]
-            if max(map(len, whole), default=0) > room and len(set(names)) == len(names):
-                rows = [[name, *row[1:]] for name, row in zip(names, rows, strict=True)]
-        for line in self._drawn(rows, room, coloured=is_coloured(sys.stdout)):
+        for line in self._drawn(room, coloured=is_coloured(sys.stdout)):
             _draw(" " * self.indent + line, sys.stdout)
 
-    def _drawn(self, rows: Sequence[Sequence[str]], width: int, *, coloured: bool) -> list[str]:
+    def _drawn(self, width: int, *, coloured: bool) -> list[str]:
         """Return the lines of the table in a width, texts made visible."""
         import io
 
@@ -251,11 +242,11 @@ class TextTable:
             box=SIMPLE_HEAD if self.ruled else None, padding=(0, 2 - self.ruled, 0, 0),
             pad_edge=False, show_edge=False, show_header=bool(self.headings), header_style="",
         )  # fmt: skip
-        headings = self.headings or (rows[0] if rows else ())
-        for heading, numeric in zip(headings, are_numbers(rows, len(headings)), strict=True):
+        headings = self.headings or (self.rows[0] if self.rows else ())
+        for heading, numeric in zip(headings, are_numbers(self.rows, len(headings)), strict=True):
             justify: Any = "right" if numeric else "left"
             table.add_column(shown(heading), justify=justify, no_wrap=numeric, overflow="fold")
-        for row in rows:
+        for row in self.rows:
             table.add_row(*map(shown, row))
         drawn, colours = io.StringIO(), "standard" if coloured else None
         how: dict[str, Any] = {"force_terminal": coloured, "color_system": colours, "_environ": {}}

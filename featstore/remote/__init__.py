@@ -260,8 +260,6 @@ class Objects(ABC):
         False once the place has answered a range with the whole.
     whole_first : bool
         Whether a file of which next to all is wanted is asked for without a range.
-    what : str
-        What such a place is, for people.
     can_write : bool
         Whether `put`, `create` and `replace` work.
     is_atomic : bool
@@ -276,7 +274,6 @@ class Objects(ABC):
         What a name is held to before it is asked for; raises if it breaks the rule.
     """
 
-    what = "a folder"
     has_ranges = True
     whole_first = False
     can_write = False
@@ -368,9 +365,7 @@ class Objects(ABC):
                     raise TransientError(f"only {got:,} of {got + left:,} bytes came")
             except TransientError as err:
                 attempt = 1 if got else attempt + 1
-                if attempt >= ATTEMPTS:
-                    raise self._gave_up(name, err) from err
-                pace.pause(attempt, err.after)
+                self._pause(name, pace, attempt, err)
             start += got
 
     def size(self, name: str) -> int:
@@ -517,22 +512,22 @@ class Objects(ABC):
         return Pace(f"{self.address}/{name}", self.limits)
 
     def _repeat(self, name: str, once: Callable[[Pace], T]) -> T:
-        pace = self._pace(name)
-        for attempt in range(1, ATTEMPTS):
+        pace, attempt = self._pace(name), 1
+        while True:
             try:
                 return once(pace)
             except TransientError as err:
-                pace.pause(attempt, err.after)
-        try:
-            return once(pace)
-        except TransientError as err:
-            raise self._gave_up(name, err) from err
+                self._pause(name, pace, attempt, err)
+            attempt += 1
 
-    def _gave_up(self, name: str, err: Exception) -> UnreachableError:
-        return UnreachableError(
-            f"{self.address}/{name} could not be read in {ATTEMPTS} attempts: {err}. Try again; "
-            "what was fetched is kept."
-        )
+    def _pause(self, name: str, pace: Pace, attempt: int, err: TransientError) -> None:
+        """Sleep before the next attempt; UnreachableError if so many were made."""
+        if attempt >= ATTEMPTS:
+            raise UnreachableError(
+                f"{self.address}/{name} could not be read in {ATTEMPTS} attempts: {err}. Try "
+                "again; what was fetched is kept."
+            ) from err
+        pace.pause(attempt, err.after)
 
     def _read_only(self, name: str) -> RemoteStoreError:
         return RemoteStoreError(

@@ -103,11 +103,8 @@ class Cache:
     limit: int
 
     def shard(self, name: str) -> Path:
-        """Return where the shard of this name lies, or would lie; its folder is made."""
-        folder = self.root / "shards" / name[:2]
-        with kept_below(self.root):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return folder / name
+        """Return where the shard of this name lies, or would lie."""
+        return self.root / "shards" / name[:2] / name
 
     def store(self, address: str) -> Path:
         """Return the folder of the small files of an address; it is made."""

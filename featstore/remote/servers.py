@@ -56,8 +56,6 @@ class WebObjects(Objects):
     obstore's own reader of web servers follows redirects anywhere; this one must not.
     """
 
-    what = "a web server"
-
     def __init__(self, address: Address) -> None:
         super().__init__(address.url)
         with needs_extra(address.url):
@@ -190,8 +188,6 @@ class HubObjects(WebObjects):
 
     The first answer says which commit the revision is; everything else is read from that commit.
     """
-
-    what = "a dataset of the Hugging Face hub"
 
     def __init__(self, address: Address) -> None:
         super().__init__(address)
@@ -573,7 +569,6 @@ class BucketObjects(Objects):
     machine's own role.
     """
 
-    what = "a bucket"
     can_write = whole_first = True
 
     def __init__(self, address: Address) -> None:

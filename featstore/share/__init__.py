@@ -91,13 +91,10 @@ from featstore.store.writer import (
 
 @dataclass
 class SetSource:
-    """One set of an opened store: its current revision, and the id of that."""
+    """One set of an opened store, as it is now."""
 
     store: FeatureStore
     info: SetInfo
-
-    def __post_init__(self) -> None:
-        self.revision = self.info.commit.revision_id
 
     @functools.cached_property
     def _fetched(self) -> Callable[[int], Path] | None:
@@ -276,9 +273,9 @@ def publish(
         now = log.sets.get(str(key), "")
         if now == before:
             return log.with_sets({str(key): commit.digest})
-        if source.revision not in read_present(place, key, log)[1]:
+        if commit.revision_id not in read_present(place, key, log)[1]:
             where = f"{place.address}/{key}"
-            raise conflict(where, winner=now or "none", loser=source.revision)
+            raise conflict(where, winner=now or "none", loser=commit.revision_id)
         return log  # another publisher of this revision was faster, and may have extended it
 
     for name, data in zarr_metadata(key, commit).items():
@@ -315,7 +312,7 @@ def _put(objects: Objects, source: SetSource, one: Listed, there: Mapping[str, i
     if objects.is_atomic or not (first or one.part in ("rows", "rest")):
         objects.put(one.path, data)
     elif one.path in there or not objects.create(one.path, data):
-        _compare(objects, one.path, data, source.revision)
+        _compare(objects, one.path, data, source.info.commit.revision_id)
 
 
 def _compare(objects: Objects, name: str, data: bytes | Path, revision: str) -> None:

@@ -61,7 +61,11 @@ def examine(place: str | Path | None = None) -> Iterator[Finding]:
     try:
         store = open_store(place)
     except FeatstoreError as err:
-        yield Finding("store", "wrong", str(err), _opening_advice(place))
+        advice = (
+            "Check the address and the environment (docs/ref/addresses.md). `headstock store init` "
+            "or `headstock extract` makes a store."
+        )
+        yield Finding("store", "wrong", str(err), advice)
         return
     yield Finding("store", "fine", f"{store.address} is a store")
     yield from _sets(store)
@@ -164,7 +168,7 @@ def _remote(place: RemotePlace) -> Iterator[Finding]:
         text = "the server is not asked; this is what the cache holds"
         yield Finding("server", "note", text, "Check the network, or HEADSTOCK_OFFLINE.")
         return
-    yield Finding("server", "fine", f"{place.objects.what} answers")
+    yield Finding("server", "fine", f"{place.address} answers")
     if place.objects.can_write:
         yield from _unfinished(place)
 
@@ -183,20 +187,6 @@ def _unfinished(place: RemotePlace) -> Iterator[Finding]:
             "Run the same `headstock extract` on any machine, or delete its .staging/extract-…."
         )
         yield Finding(key, "note", text, advice)
-
-
-def _opening_advice(place: str | Path) -> str:
-    """Return what to look at if a store does not open: names of variables, never their values."""
-    names = {
-        "s3": "AWS_ACCESS_KEY_ID AWS_REGION AWS_ENDPOINT_URL AWS_SKIP_SIGNATURE",
-        "gs": "GOOGLE_APPLICATION_CREDENTIALS",
-        "az": "AZURE_STORAGE_ACCOUNT_NAME AZURE_STORAGE_ACCOUNT_KEY",
-        "hf": "HF_TOKEN HF_ENDPOINT",
-    }.get(str(place).split("://")[0].lower(), "")
-    if not names:
-        return "Check the address. `headstock store init` or `headstock extract` makes a store."
-    known = [f"{name} is {'set' if os.environ.get(name) else 'not set'}" for name in names.split()]
-    return f"Check the address and the environment: {', '.join(known)}."
 
 
 @dataclass(frozen=True)

@@ -57,20 +57,6 @@ def test_a_server_that_is_away_or_lacks_its_log(
     assert (code, found["store"]["state"]) == (EXIT_VERIFY, "wrong")
 
 
-def test_what_is_set_is_named_but_not_shown(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, served: Proxy
-) -> None:
-    served.down = True
-    monkeypatch.setenv("AWS_ENDPOINT_URL", served.url)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "the-id")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "the-secret")
-    monkeypatch.delenv("AWS_REGION", raising=False)
-    code, found = doctor(capsys, "s3://team/store")
-    assert code == EXIT_VERIFY
-    assert "AWS_ACCESS_KEY_ID is set, AWS_REGION is not set" in found["store"]["advice"]
-    assert "the-" not in json.dumps(found)
-
-
 def test_a_cache_that_cannot_be_used(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
