@@ -99,13 +99,3 @@ def test_options_are_few() -> None:
     own = [one for command in HERE.values() for one in command.params
            if isinstance(one, click.Option) and not EVERYWHERE & set(one.opts)]  # fmt: skip
     assert len(own) + len(HERE) <= SPEC["most_options"] + 20
-
-
-@pytest.mark.parametrize(
-    ("words", "meant"),
-    [(["store", "ls"], "headstock ls"), (["verify"], "headstock store verify"),
-     (["data", "doctor"], "headstock doctor")],
-)  # fmt: skip
-def test_a_command_in_another_place_is_named(words: list[str], meant: str) -> None:
-    with pytest.raises(click.UsageError, match=f"Did you mean '{meant}'"):
-        cli.main(words, prog_name="headstock", standalone_mode=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, make_dataclass
 from pathlib import Path
@@ -164,11 +163,6 @@ def make_command(
     if document["left_out"]:
         left = count(document["left_out"], "file")
         parts.append((warning(f"{left} left out:"), f" {out / LEFT_OUT_FILE} says why"))
-    alike: dict[str, list[str]] = {}
-    for one in [] if manifest.classes is None else manifest.classes["name"]:
-        alike.setdefault(re.sub(r"[\W_]+|s\b", "", one.lower()), []).append(one)
-    equal = [", ".join(names) for names in alike.values() if len(names) > 1]
-    parts += [(warning("names nearly equal:"), f" {names}") for names in equal]
     answer(document, *parts, as_json=as_json)
 
 

@@ -269,14 +269,11 @@ def _read_h5(source: Path, array: str | None) -> Rows:
         here = {array or _only_matrix(tensors, source), "bias", "items_parquet"} & set(tensors)
         for name in here:
             _check_dataset(tensors[name], f"{source}: {name}", source.stat().st_size)
-        bits = {name for name in here if _is_bfloat16(tensors[name])}
+        # The attribute may be anything: an array of texts is no text.
+        said = {name: tensors[name].attrs.get("featstore_dtype") for name in here}
+        bits = {name for name in here if isinstance(said[name], str) and said[name] == "bfloat16"}
+        bits = {name for name in bits if tensors[name].dtype == np.uint16}
         return _from_tensors({name: tensors[name][()] for name in here}, array, source, bits=bits)
-
-
-def _is_bfloat16(dataset: Any) -> bool:
-    """Return whether an HDF5 dataset says that its numbers are the bits of bfloat16."""
-    said = dataset.attrs.get("featstore_dtype") if dataset.dtype == np.uint16 else None
-    return isinstance(said, str) and said == "bfloat16"
 
 
 def _read_faiss(source: Path, array: str | None) -> Rows:

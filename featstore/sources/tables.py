@@ -198,9 +198,9 @@ class ItemCollector:
         for row in rows:
             label = row.pop("label")
             row["class_id"] = None if label is None else self._class_ids[label]
-        tables = {"image": _frame(rows)} if rows else {}
+        tables = {"image": pl.DataFrame(rows, infer_schema_length=None)} if rows else {}
         if self._captions:
-            tables["caption"] = _frame(list(self._captions.values()))
+            tables["caption"] = pl.DataFrame([*self._captions.values()], infer_schema_length=None)
         if classes is not None and not all(name.isdecimal() for name in classes["name"]):
             templates = self.templates or ("none", "photo")
             tables["class_name"] = class_prompts(classes, templates=templates)
@@ -255,13 +255,6 @@ def _split_facts(split: str | None) -> dict[str, str]:
         return {}
     name = split_name(split)
     return {"split": name} if name == split else {"split": name, "source_split": split}
-
-
-def _frame(rows: list[dict[str, Any]]) -> pl.DataFrame:
-    """Return rows as a table; a column that some rows lack is null there."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    columns = {name: [row.get(name) for row in rows] for name in names}
-    return pl.DataFrame({name: pl.Series(name, values) for name, values in columns.items()})
 
 
 def _check_case(ids: Sequence[str]) -> None:

@@ -22,7 +22,7 @@ from safetensors.numpy import load_file
 
 from featstore import FeatstoreError, open_store, write
 from featstore.command_line import EXIT_ERROR, EXIT_SKIPPED
-from featstore.errors import ManifestError, NonFiniteEmbeddingError, StoreWriteError
+from featstore.errors import ManifestError, StoreWriteError
 from featstore.interop import FORMATS, WIDENING, export_set, import_rows, read_rows, view_of
 from featstore.manifest.manifest import ITEM_SCHEMA
 from featstore.store import DTYPES, verify_store
@@ -184,18 +184,6 @@ def test_failed_items_are_left_out_and_older_revisions_can_be_had(tmp_path, form
         assert again.items["item_id"].to_list() == [f"b/{i}" for i in kept]
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_row_that_is_not_finite_is_named(tmp_path, value):
-    rows = np.zeros((5000, 2), np.float32)
-    rows[4321, 1] = rows[4999, 0] = value
-    np.save(tmp_path / "x.npy", rows)
-    (tmp_path / "x.csv").write_text("item_id\n" + "".join(f"n{i}\n" for i in range(5000)))
-    said = r"2 rows have NaN or Inf: rows 4,321, 4,999 \(ids 'n4321', 'n4999'\)"
-    with pytest.raises(NonFiniteEmbeddingError, match=said):
-        _again(tmp_path / "x.npy", tmp_path / "s", items=tmp_path / "x.csv")
-    assert not (tmp_path / "s").exists()
-
-
 def test_nothing_is_overwritten(store_path, exported):
     for form in FORMATS:
         out = exported / f"x.{form}"
@@ -329,22 +317,6 @@ def test_a_row_of_zeros_is_an_item_without_embedding(tmp_path, capsys):
     np.save(tmp_path / "rows.npy", rows * 0)
     with pytest.raises(ManifestError, match=r"All 4 rows of .* are zeros"):
         _again(tmp_path / "rows.npy", tmp_path / "t", items=tmp_path / "items.csv")
-
-
-def test_further_rows_of_a_file_are_appended(tmp_path):
-    """The first of them again, one of which is zero and so no embedding."""
-    rows = np.eye(6, 3, dtype=np.float32) + np.eye(6, 3, k=-4, dtype=np.float32)
-    pl.DataFrame({"item_id": list("abcdef")}).write_csv(tmp_path / "items.csv")
-    for n in (4, 6):
-        np.save(tmp_path / "rows.npy", rows[:n])
-        pl.DataFrame({"item_id": list("abcdef")[:n]}).write_csv(tmp_path / "items.csv")
-        key = _again(tmp_path / "rows.npy", tmp_path / "s", items=tmp_path / "items.csv")
-    store = open_store(tmp_path / "s")
-    assert store.view(key).items["item_id"].to_list() == list("abcef")
-    assert_same(store.view(key).numpy(), rows[[0, 1, 2, 4, 5]])
-    assert [info.commit.n for info in store.revisions(key)] == [4, 6]
-    assert store.failures(key)["item_id"].to_list() == ["d"]
-    assert verify_store(tmp_path / "s").ok
 
 
 # ---- indexes, other tables, and views of files ------------------------------------------------

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from featstore import open_store
-from tests.featstore.remote.conftest import make_store
 from tests.typed import headstock
 
 IMAGES = "birds/image/toy"
@@ -39,14 +38,6 @@ def test_pull_what_fits_a_pattern(served, tmp_path, capsys):
     assert [info.key.kind for info in open_store(tmp_path / "own").sets()] == ["caption"]
     code, _, err = run(capsys, "store", "pull", served.url, tmp_path / "own", "--select", "cats/*")
     assert (code, "no set that fits" in err) == (2, True)
-
-
-def test_sync_brings_both_sides_together(tmp_path, capsys):
-    one, other = make_store(tmp_path / "one"), tmp_path / "other"
-    run_json(capsys, "store", "pull", one, other, "--select", "*/image/*")
-    done = run_json(capsys, "store", "push", "--both", other, one)
-    assert [sorted(way["sets"].values()) for way in done] == [["same"], ["new", "same"]]
-    assert len(open_store(other).sets()) == 2
 
 
 def test_prefetch_and_the_cache(served, capsys):

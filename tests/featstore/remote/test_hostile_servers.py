@@ -24,7 +24,6 @@ from featstore.errors import (
     UnreachableError,
 )
 from featstore.identity import sealed
-from featstore.remote import check_name
 from featstore.store.files import json_bytes
 from tests.featstore.remote.proxy import Answer, Harm, proxy
 from tests.featstore.remote.static import static_server
@@ -223,12 +222,6 @@ def test_names_of_a_listing_stay_inside(served, key):
     with pytest.raises(CorruptStoreError, match=r"log\.json"):
         open_store(served.url)
     assert not [path for _, path, _ in served.requests if ".." in path or "etc" in path]
-
-
-@pytest.mark.parametrize("name", ["../x", "a/../b", "/a", "a//b", "a?b", "a b", "", ".", "a/.."])
-def test_no_other_name_is_asked_for(name):
-    with pytest.raises(CorruptStoreError):
-        check_name(name)
 
 
 def test_redirects_inside_the_server_are_followed(served):

@@ -16,7 +16,6 @@ import pytest
 from featstore import copy_sets, open_store
 from featstore.address import parse_address
 from featstore.errors import (
-    AddressError,
     CorruptStoreError,
     RemoteStoreError,
     UnreachableError,
@@ -308,13 +307,6 @@ def test_offline_the_hub_is_not_asked(there, monkeypatch):
     np.testing.assert_array_equal(store.view(IMAGES).numpy(), rows)
     with pytest.raises(UnreachableError, match="HF_HUB_OFFLINE is set"):
         open_store(f"{there}-other")
-
-
-def test_what_is_not_there(there):
-    with pytest.raises(AddressError, match="no store"):
-        open_store(there + "x")
-    with pytest.raises(RemoteStoreError, match="no dataset of the hub"):
-        open_store("hf://models/team/birds")
 
 
 @pytest.mark.parametrize(

@@ -40,19 +40,6 @@ def test_same_rows_items_and_ids_as_the_folder(served: Proxy, store_folder: Path
         assert_same_rows(served.url, store_folder, name)
 
 
-@pytest.mark.parametrize("mode", ["map", "pread"])
-def test_every_mode_reads_a_set_in_part_and_whole(
-    served: Proxy, store_folder: Path, mode: Mode
-) -> None:
-    local = open_store(store_folder).view(IMAGES).numpy()
-    view = open_store(served.url, mode=mode).view(IMAGES)
-    some = np.array([900, 3, 500, 3])
-    np.testing.assert_array_equal(view.take(some).numpy(), local[some])
-    np.testing.assert_array_equal(view.numpy(), local)
-    again = open_store(served.url, mode=mode, verify="full").view(IMAGES)
-    np.testing.assert_array_equal(again.numpy(), local)
-
-
 @pytest.mark.parametrize("mode", ["auto", "map", "pread"])
 @pytest.mark.parametrize("sizes", [(10, 13, 30), (30,)], ids=["parts", "shards"])
 def test_files_that_share_pages_are_read_in_part_and_whole(

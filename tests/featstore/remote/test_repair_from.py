@@ -48,37 +48,30 @@ def damage(root: Path) -> str:
     return key
 
 
-def check_repaired(root: Path, address: str | Path, before: dict[str, bytes]) -> None:
-    key = damage(root)
-    done = repair_set(root, key, copy=address)
+@pytest.mark.parametrize("place", ["store_folder", "served", "bucket"])
+def test_two_blocks_come_from_the_copy(
+    copied: Path, store_folder: Path, place: str, request: pytest.FixtureRequest
+) -> None:
+    key, there, before = damage(copied), request.getfixturevalue(place), tree(store_folder)
+    if place == "bucket":
+        copy_sets(store_folder, there.address)
+        there.requests.clear()
+    address = there if place == "store_folder" else there.address or there.url
+    done = repair_set(copied, key, copy=address)
     assert done.left == []
     assert done.rebuilt == [f"{key}/{DATA}"]
     assert [entry["block"] for entry in done.fetched] == [5, 7]
     assert done.fetched[0]["rows"] == [5 * BLOCK, 6 * BLOCK - 1]
-    assert tree(root) == before
+    assert tree(copied) == before
+    if place == "bucket":
+        # The bad blocks of 64 KiB, with what lies between: no other block, no other file.
+        asked = [(path, part) for _, path, part in there.requests if "/embedding/c/" in path]
+        assert {path.rsplit("/embedding/")[1] for path, _ in asked} == {"c/1/0"}
+        assert all(int(part.split("=")[1].split("-")[0]) >= BLOCK * DIM * 4 for _, part in asked)
 
 
-def test_from_a_folder(copied: Path, store_folder: Path) -> None:
-    check_repaired(copied, store_folder, tree(store_folder))
-
-
-def test_from_a_web_server(copied: Path, store_folder: Path, served: Proxy) -> None:
-    check_repaired(copied, served.url, tree(store_folder))
-
-
-def test_from_a_bucket(copied: Path, store_folder: Path, bucket: Proxy) -> None:
-    copy_sets(store_folder, bucket.address)
-    bucket.requests.clear()
-    check_repaired(copied, bucket.address, tree(store_folder))
-    # The two bad blocks of 64 KiB, with what lies between: no other block, no other file.
-    asked = [(path, part) for _, path, part in bucket.requests if "/embedding/c/" in path]
-    assert {path.rsplit("/embedding/")[1] for path, _ in asked} == {"c/1/0"}
-    assert all(int(part.split("=")[1].split("-")[0]) >= BLOCK * DIM * 4 for _, part in asked)
-
-
-@pytest.mark.parametrize("remote", [False, True], ids=["folder", "server"])
 def test_every_file_of_a_set_comes_from_the_copy(
-    copied: Path, store_folder: Path, served: Proxy, *, remote: bool
+    copied: Path, store_folder: Path, served: Proxy
 ) -> None:
     """One file after the other is deleted, commit record and pointer too."""
     before, key = tree(store_folder), key_of(copied)
@@ -87,7 +80,7 @@ def test_every_file_of_a_set_comes_from_the_copy(
     assert any("/revisions/" in name for name in names)
     for name in names:
         (copied / name).unlink()
-        done = repair_set(copied, key, copy=served.url if remote else store_folder)
+        done = repair_set(copied, key, copy=served.url)
         assert done.left == [], name
         assert tree(copied) == before, name
 

@@ -202,23 +202,3 @@ def test_a_byte_an_answer_is_given_up(scheme, served, bucket, store_folder):
     said = in_child(_read, state.address or state.url)
     assert said.startswith("UnreachableError"), said
     assert "bytes a second, less than 100,000" in said
-
-
-def test_what_came_before_is_kept_and_the_rest_read_later(served):
-    size = 64 * 256 * 4
-
-    def stops(path: str, number: int, answer: Answer) -> Answer | None:
-        """Send two blocks of a file, and then nothing but single bytes."""
-        if "embedding/c/0/0" not in path:
-            return None
-        answer.headers["Content-Length"] = str(len(answer.body))
-        answer.cut = 2 * size if number == 1 else 1
-        return answer
-
-    served.harm = stops
-    assert in_child(_read, served.url).startswith("UnreachableError")
-    served.harm = None
-    served.requests.clear()
-    assert in_child(_read, served.url) == ""
-    asked = [part for _, path, part in served.requests if "embedding/c/0/0" in path]
-    assert [int(part.split("=")[1].split("-")[0]) >= 2 * size for part in asked] == [True]

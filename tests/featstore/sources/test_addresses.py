@@ -112,20 +112,6 @@ def test_tars_of_a_bucket_are_listed(make, shards, moto, monkeypatch):
 # ---- servers that do harm ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("status", [429, 500, 503])
-def test_a_server_that_is_busy_is_asked_again_when_it_says(make, served, monkeypatch, status):
-    slept: list[float] = []
-    monkeypatch.setattr("featstore.remote.time.sleep", slept.append)
-
-    def busy(path: str, number: int, answer: Answer) -> Answer | None:
-        return Answer(status, {"Retry-After": "7"}, b"") if number % 3 == 1 else None
-
-    served.harm = busy
-    assert rows_of(make("webdataset", f"{served.url}/data/000.tar")) == PICTURES[:4]
-    assert slept
-    assert set(slept) == {7.0}
-
-
 def swap(**headers: str) -> Callable[[str, int, Answer], Answer]:
     def harm(path: str, number: int, answer: Answer) -> Answer:
         return Answer(answer.status, {**answer.headers, **headers}, answer.body)
@@ -342,10 +328,7 @@ def test_parquet_that_claims_gigabytes_or_holds_paths_is_refused(make, tmp_path)
     ("location", "match"),
     [
         ("https://example.org/photos", "is a URL of a server that cannot list"),
-        ("http://example.org/a.tar", "read in the clear"),
         ("https://me:secret@example.org/a.tar", "holds credentials"),
-        ("https://example.org/../a.tar", r"'\.\.' step"),
-        ("ftp://example.org/a.tar", "No store can be opened at ftp"),
         ("https://example.org/{9..1}.tar", "names 0 files"),
         ("https://example.org/{0..99999999}.tar", "1 to 1,000,000 are read"),
         (f"https://example.org/{'{a,b}' * 20}.tar", "names 1,048,576 files; 1 to 1,000,000 are"),
