@@ -214,7 +214,6 @@ class CachedShard:
         self.blocks = file.blocks
         self.place_of = file.place_of
         self._file = file
-        self._whole = file.size
         self._identity: tuple[int, int] | None = None
         start = boot_id()
         numbers = range(len(self.blocks))  # another set may have the file as another part
@@ -254,13 +253,13 @@ class CachedShard:
         if self._identity not in (None, identity):
             raise ShardReplacedError(str(self.path))
         self._identity = identity
-        if facts.st_size not in (self._whole, self._whole + self._right.size):
+        if facts.st_size not in (self._file.size, self._file.size + self._right.size):
             # New, or cut by another process at the moment that a third one marked a block.
-            os.ftruncate(descriptor, self._whole + self._right.size)
+            os.ftruncate(descriptor, self._file.size + self._right.size)
 
     def present(self, descriptor: int) -> np.ndarray:
         """Return a boolean array: True where a block is in place."""
-        if os.fstat(descriptor).st_size == self._whole:
+        if os.fstat(descriptor).st_size == self._file.size:
             return np.ones(len(self.blocks), dtype=bool)
         marked: np.ndarray = (self._marks(descriptor) == self._right).all(axis=1)
         return marked
@@ -276,7 +275,7 @@ class CachedShard:
         with contextlib.suppress(OSError):
             os.utime(descriptor)  # used now
         have = self.present(descriptor)
-        if have.all() and os.fstat(descriptor).st_size == self._whole:
+        if have.all() and os.fstat(descriptor).st_size == self._file.size:
             return have
         marks = self._marks(descriptor)
         for index in np.flatnonzero(marks.any(axis=1) & ~have).tolist():
@@ -299,17 +298,17 @@ class CachedShard:
         start, size = self.place_of(self.blocks[-1])
         write_at(descriptor, memoryview(self._file.tail()), start + size)
         os.fsync(descriptor)
-        os.ftruncate(descriptor, self._whole)
+        os.ftruncate(descriptor, self._file.size)
         os.fsync(descriptor)
 
     def _marks(self, descriptor: int) -> np.ndarray:
-        found = os.pread(descriptor, self._right.size, self._whole)
+        found = os.pread(descriptor, self._right.size, self._file.size)
         marks = np.frombuffer(found.ljust(self._right.size, b"\0"), dtype=np.uint8)
         return marks.reshape(-1, _MARK)
 
     def _set_mark(self, descriptor: int, index: int) -> None:
-        if os.fstat(descriptor).st_size != self._whole:  # it is whole if another was faster
-            os.pwrite(descriptor, self._right[index].tobytes(), self._whole + _MARK * index)
+        if os.fstat(descriptor).st_size != self._file.size:  # it is whole if another was faster
+            os.pwrite(descriptor, self._right[index].tobytes(), self._file.size + _MARK * index)
 
 
 #: Blocks nearer than this are asked for together, with what lies between them.

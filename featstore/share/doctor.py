@@ -78,22 +78,17 @@ def examine(place: str | Path | None = None) -> Iterator[Finding]:
 def _environment() -> Iterator[Finding]:
     yield Finding("python", "fine", f"{platform.python_version()} on {platform.platform()}")
     needed = [package_of(text) for texts in EXTRAS.values() for text in texts]
-    versions = {name: _version(name) for name in (*_NEEDED, *needed)}
-    for name, version in versions.items():
-        if version:
-            yield Finding(name, "fine", version)
+    versions = dict[str, str]()
+    for name in dict.fromkeys((*_NEEDED, *needed)):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+            yield Finding(name, "fine", versions[name])
     for extra, requirements in EXTRAS.items():
-        missing = [text for text in requirements if not versions[package_of(text)]]
+        missing = [text for text in requirements if package_of(text) not in versions]
         if missing:
             text = f"{', '.join(map(package_of, missing))} not installed"
             advice = f"Needed only for that: {install_command(missing)}."
             yield Finding(extra, "note", text, advice)
-
-
-def _version(package: str) -> str:
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        return importlib.metadata.version(package)
-    return ""
 
 
 def _cache() -> Iterator[Finding]:

@@ -123,20 +123,14 @@ def files_below(root: Path, wanted: Callable[[str], bool]) -> list[str]:
     return sorted(found)
 
 
-def read_text(path: Path, *, limit: int) -> str:
-    """Return the text of a small UTF-8 file.
+def decode_text(data: bytes, *, where: str, limit: int) -> str:
+    """Return UTF-8 bytes as text, without a byte order mark.
 
     Raises
     ------
     ManifestError
-        If it is larger than `limit` bytes, or is not UTF-8.
+        If they are more than `limit`, or no UTF-8.
     """
-    with open_plain(path) as file:
-        return decode_text(file.read(limit + 1), where=str(path), limit=limit)
-
-
-def decode_text(data: bytes, *, where: str, limit: int) -> str:
-    """Return UTF-8 bytes as text, without a byte order mark; see `read_text`."""
     if len(data) > limit:
         raise ManifestError(f"{where} has more than {limit:,} bytes of text. It was not read.")
     try:

@@ -265,8 +265,8 @@ def make_manifest(
         manifest = write_manifest(
             folder,
             facts=facts,
-            tables=found.contents.tables,
-            classes=found.contents.classes,
+            tables=found.tables,
+            classes=found.classes,
             data_root=None if inside else found.root,
             made=made if found.root == made else None,
             replaced=[LEFT_OUT_FILE],

@@ -39,7 +39,6 @@ from featstore.sources import (
     local_path,
     locate,
     read_small,
-    read_text,
 )
 from featstore.sources.reader import (
     MAX_ITEM_BYTES,
@@ -58,6 +57,7 @@ from featstore.sources.tables import (
     Request,
     Rows,
     add_row,
+    cell_of,
     choose_columns,
     image_root,
     is_image,
@@ -65,6 +65,7 @@ from featstore.sources.tables import (
     parse_json,
     split_folder,
     split_name,
+    used,
 )
 
 
@@ -93,7 +94,7 @@ def read_folder(request: Request, *, classes: bool = False) -> Found:
                 f"The image {path!r} below {root} lies in no class folder. Use the source folder."
             )
         items.image(path, path, label=label if classes else None, split=split)
-    return Found(root, items.contents())
+    return items.found(root)
 
 
 read_class_folders = partial(read_folder, classes=True)
@@ -146,9 +147,10 @@ def read_captions(request: Request) -> Found:
                 f"The captions {stem}.txt belong to both {owner[stem]!r} and {path!r}. Rename one."
             )
         owner[stem] = path
-        for line in read_text(text, limit=MAX_TEXT_BYTES).splitlines():
+        data = Folder(root).read(f"{stem}.txt", limit=MAX_TEXT_BYTES)
+        for line in decode_text(data, where=str(text), limit=MAX_TEXT_BYTES).splitlines():
             items.caption(parent, line)
-    return Found(root, items.contents())
+    return items.found(root)
 
 
 #: A header and its extended fields (names longer than 100 letters) take less.
@@ -294,7 +296,7 @@ def read_webdataset(request: Request) -> Found:
         for key, parts in samples.items():
             whole = key if folder == "." else f"{folder}/{key}"
             _add(items, file, whole, parts, split)
-    return Found(root.place, items.contents())
+    return items.found(root.place)
 
 
 @dataclass(frozen=True)
@@ -419,7 +421,7 @@ def read_parquet(request: Request) -> Found:
                 place = request.out  # the texts are in the manifest
             else:
                 place = _add_images(items, table, file, split, request, root)
-    return Found(place, items.contents())
+    return items.found(place)
 
 
 def _add_texts(
@@ -427,7 +429,7 @@ def _add_texts(
 ) -> None:
     """Add the captions of a table without images; of a far file, only what lies in its columns."""
     columns = choose_columns(table.schema.names, request, table.where, needed="caption")
-    for number, row in table.rows(columns.used(), at_once=PATH_ROWS):
+    for number, row in table.rows(used(columns), at_once=PATH_ROWS):
         where, key = f"{table.where}, row {number:,}", f"{file.rpartition('.')[0]}/{number}"
         add_row(items, row, columns, uri=None, key=key, where=where, split=split)
 
@@ -445,19 +447,19 @@ def _add_images(
     images = [name for name in names if features.get(name, {}).get("_type") == "Image"]
     first = images if len(images) == 1 else ()
     columns = choose_columns(names, request, table.where, first=first)
-    items.use_label_names(features.get(columns.label or "", {}).get("names"), table.where)
-    assert columns.image is not None
-    cell = _bytes_column(table.schema, columns.image)
+    items.use_label_names(features.get(columns["label"] or "", {}).get("names"), table.where)
+    image = columns["image"] or ""  # it is there: it is what is needed
+    cell = _bytes_column(table.schema, image)
     if cell is None and isinstance(root.place, Path):
         place = image_root(request, root.place / "table")
         list_paths(items, partial(_placed, table), columns, place, split=split)
         return place
     if cell is None:
         raise ManifestError(
-            f"The column {columns.image!r} of {table.where} holds paths. Files that lie elsewhere "
+            f"The column {image!r} of {table.where} holds paths. Files that lie elsewhere "
             "are listed by the source urls."
         )
-    others = [name for name in columns.used() if name != columns.image]
+    others = [name for name in used(columns) if name != image]
     for number, row in table.rows([cell, *others]):
         where, data = f"{file}, row {number:,}", row.pop(cell)
         if not isinstance(data, bytes):
@@ -538,7 +540,7 @@ def read_hf(request: Request) -> Found:
         with closing(ArrowCells(root / file)) as table:
             split = file.rpartition("/")[0] or None
             _add_images(items, table, file, split, request, Folder(root))
-    return Found(root, items.contents())
+    return items.found(root)
 
 
 #: How `save_to_disk` names its files; those of its caches have other names.
@@ -576,7 +578,7 @@ def read_torchvision(request: Request) -> Found:
         # STL10 marks what has no label by -1.
         known = None if label is None or int(label) < 0 else int(label)
         items.image(where.removeprefix("images/"), where, label=known, split=split)
-    return Found(request.out, items.contents())
+    return items.found(request.out)
 
 
 def _open(name: str, root: Path, split: str, download: bool) -> Any:  # noqa: FBT001
@@ -654,7 +656,7 @@ def read_urls(request: Request) -> Found:
     names, rows = _FORMS[form](path)
     columns = choose_columns(names, request, str(path), first=URL_COLUMNS)
     fetch = partial(_fetch, UrlReader(), keep)
-    for where, row, url, came in _fetched(rows(columns.used()), columns, fetch):
+    for where, row, url, came in _fetched(rows(used(columns)), columns, fetch):
         if isinstance(came, str):
             left_out[url or where] = came
             continue
@@ -666,7 +668,7 @@ def read_urls(request: Request) -> Found:
         raise ManifestError(
             f"None of the {len(left_out):,} URLs of {path} gave an image (first {first!r}: {why})"
         )
-    return Found(keep or request.out, items.contents(), left_out)
+    return items.found(keep or request.out, left_out)
 
 
 #: What opens a list of URLs, by the end of its name.
@@ -685,7 +687,7 @@ def _fetched(
     done: dict[str, Outcome] = {}
     with ThreadPoolExecutor(AT_ONCE, "urls") as pool:
         while some := [*islice(rows, 16 * AT_ONCE)]:
-            urls = [str(row.get(columns.image or "") or "").strip() for _, row in some]
+            urls = [str(cell_of(row, columns["image"]) or "").strip() for _, row in some]
             new = [url for url in dict.fromkeys(urls) if url not in done]
             done |= zip(new, pool.map(fetch, new), strict=True)
             for (where, row), url in zip(some, urls, strict=True):

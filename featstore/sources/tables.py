@@ -61,14 +61,20 @@ Label = str | int
 
 
 @dataclass(frozen=True)
-class Contents:
-    """What a source found."""
+class Found:
+    """What a source found, and the folder or address that its uris are relative to."""
+
+    root: Path | Address
+    """Where the files lie."""
 
     tables: Mapping[str, pl.DataFrame]
     """Item table by kind."""
 
-    classes: pl.DataFrame | None
+    classes: pl.DataFrame | None = None
     """The label set."""
+
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """What could not be read, and why; no end to the rest."""
 
 
 @dataclass
@@ -183,8 +189,8 @@ class ItemCollector:
         """Return whether nothing was added."""
         return not self._images and not self._captions
 
-    def contents(self) -> Contents:
-        """Return the tables: images, captions, classes and their prompts.
+    def found(self, root: Path | Address, left_out: Mapping[str, str] | None = None) -> Found:
+        """Return what was found below `root`: images, captions, classes and their prompts.
 
         Raises
         ------
@@ -204,7 +210,7 @@ class ItemCollector:
         if classes is not None and not all(name.isdecimal() for name in classes["name"]):
             templates = self.templates or ("none", "photo")
             tables["class_name"] = class_prompts(classes, templates=templates)
-        return Contents(tables, classes)
+        return Found(root, tables, classes, left_out or {})
 
     def _label(self, label: Label | None, where: str) -> Label | None:
         """Return a label as the row of the list of names, or without a list as a name."""
@@ -310,20 +316,6 @@ class Request:
         return word == "true"
 
 
-@dataclass(frozen=True)
-class Found:
-    """Items, and the folder or address that their uris are relative to."""
-
-    root: Path | Address
-    """Where the files lie."""
-
-    contents: Contents
-    """The items."""
-
-    left_out: Mapping[str, str] = field(default_factory=dict)
-    """What could not be read, and why; no end to the rest."""
-
-
 #: What yields the rows of a table, each with its place, from the columns that are read.
 Rows = Callable[[Sequence[str]], Iterator[tuple[str, dict[str, Any]]]]
 
@@ -347,20 +339,18 @@ COLUMN_OPTIONS: dict[str, str] = {
 }
 
 
-@dataclass(frozen=True)
-class Columns:
-    """The column of each role; None where there is none."""
+#: The column of each role; None where there is none.
+Columns = dict[str, str | None]
 
-    image: str | None
-    caption: str | None
-    label: str | None
-    split: str | None
-    id: str | None
 
-    def used(self) -> list[str]:
-        """Return the columns that are read, each once."""
-        names = (self.image, self.caption, self.label, self.split, self.id)
-        return list(dict.fromkeys(name for name in names if name is not None))
+def used(columns: Columns) -> list[str]:
+    """Return the columns that are read, each once."""
+    return list(dict.fromkeys(name for name in columns.values() if name is not None))
+
+
+def cell_of(row: Mapping[str, Any], column: str | None) -> Any:
+    """Return the value of a column, whose name may be empty; None where there is no column."""
+    return None if column is None else row.get(column)
 
 
 def choose_columns(
@@ -385,7 +375,7 @@ def choose_columns(
     ManifestError
         If a chosen column does not exist, or none has the role that is needed.
     """
-    chosen: dict[str, str | None] = {}
+    chosen: Columns = {}
     for role, usual in ROLES.items():
         given = request.options.get(role)
         if given is not None and given not in names:
@@ -401,7 +391,7 @@ def choose_columns(
             f"{where} has no column of {needed}s: none of {', '.join(ROLES[needed])}. It has: "
             f"{listed(names, shown=LISTED)}. Choose one with the option {needed}."
         )
-    return Columns(**chosen)
+    return chosen
 
 
 def image_root(request: Request, table: Path) -> Path:
@@ -443,8 +433,8 @@ def list_paths(
     items: ItemCollector, rows: Rows, columns: Columns, root: Path, *, split: str | None = None
 ) -> None:
     """Add the images at the paths of a table, relative to `root`; see `add_row`."""
-    for where, row in rows(columns.used()):
-        uri = relative_uri(row.get(columns.image or ""), root, where)
+    for where, row in rows(used(columns)):
+        uri = relative_uri(cell_of(row, columns["image"]), root, where)
         facts = {name: row[name] for name in _KEPT if type(row.get(name)) is int}
         add_row(items, row, columns, uri=uri, key=uri, where=where, split=split, **facts)
 
@@ -481,15 +471,15 @@ def add_row(
     **facts
         Further columns of the image's item.
     """
-    own = row.get(columns.id) if columns.id else None
+    own = cell_of(row, columns["id"])
     key = key if own is None or own == "" else str(own)
-    label = _scalar(row, columns.label, where)
-    text = _scalar(row, columns.split, where)
+    label = _scalar(row, columns["label"], where)
+    text = _scalar(row, columns["split"], where)
     chosen = split if text is None or text == "" else str(text)
     parent = None
     if uri is not None:
         parent = items.image(key, uri, label=label, split=chosen, again=True, **facts)
-    value = row.get(columns.caption) if columns.caption else None
+    value = cell_of(row, columns["caption"])
     captions = value if isinstance(value, list) else [value]
     for number, given in enumerate(captions):
         name, caption = given if isinstance(given, tuple) else (None, given)
@@ -505,7 +495,7 @@ def add_row(
 
 
 def _scalar(row: Mapping[str, Any], column: str | None, where: str) -> str | int | None:
-    value = row.get(column) if column else None
+    value = cell_of(row, column)
     if value is None or isinstance(value, str) or type(value) is int:
         return value
     raise ManifestError(
@@ -556,7 +546,7 @@ def read_table(form: str, request: Request) -> Found:
     root = image_root(request, path)
     items = ItemCollector(request.dataset)
     list_paths(items, rows, choose_columns(names, request, str(path)), root)
-    return Found(root, items.contents())
+    return items.found(root)
 
 
 def _delimited(delimiter: str, path: Path) -> tuple[Sequence[str], Rows]:

@@ -18,7 +18,7 @@ from data_manifests.plan import Built, Plan, fingerprint
 from featstore.command_line import run_command
 from featstore.images import Geometry
 from featstore.plugins import registry_of
-from featstore.sources.tables import Found, ItemCollector
+from featstore.sources.tables import ItemCollector
 from fitters.aligners.rotations import MiniVec2VecAligner
 from fitters.few_shot import LEARNERS
 from fitters.few_shot.descent import CrossModal
@@ -418,7 +418,7 @@ def listed(request, names=sorted):
     items = ItemCollector(request.dataset)
     for path in names(root.glob("*.png")):
         items.image(path.stem, path.name)
-    return Found(root, items.contents())
+    return items.found(root)
 
 
 def writes(request):
