@@ -115,7 +115,6 @@ PARSED = {
     r"lite1": "a second set of weights, of the development environment alone",
     r"--root data\b": "a copy of the dataset; tests/data_manifests read miniatures of each",
     r"make ('?https|hf:)|--as urls": "servers; test_addresses.py, test_urls.py",
-    r"--as torchvision": "a copy of CIFAR-10; test_torchvision.py reads miniatures of all",
     r"--augment": "minutes of encoding; test_many_encoders.py encodes views of fewer images",
     r"5f1c…": "the public key that a signature prints; test_signature.py has one",
     r"/data/features": "a folder outside the test's own; test_shared_folders.py makes one",

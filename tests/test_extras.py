@@ -102,7 +102,6 @@ _IMAGES = "{images} --kind image --store {out}/new --encoder timm:resnet18"
 _FIT = "import fitters; p = fitters.Pairs(np.eye(4), np.eye(4)); fitters.fit("
 _RNG = "rng=np.random.default_rng(0))"
 _IMPORT = "{h5} --items {csv} --store {out}/new --dataset toy --kind image --encoder their:vit"
-_CIFAR = "{out} -o {out}/m -s name=CIFAR10"
 _OPEN = "import featstore; featstore.open_store({store!r})"
 _OPTIMISERS = "import fitters, fitters.trained.training as o; a = fitters.preset('sail'); o"
 _PROMPTS = "import fitters.few_shot as p; p"
@@ -122,7 +121,7 @@ CASES = [
     ("extract", "torch", f"headstock extract {_IMAGES}"),
     ("extract", "timm", f"headstock extract {_IMAGES}"),
     ("extract", "pillow", f"headstock extract {_IMAGES}"),
-    ("extract", "torchvision", f"headstock data make {_CIFAR} --as torchvision"),
+    ("extract", "torchvision", f"headstock extract {_IMAGES}"),
     ("extract", "sentence-transformers", _TEXTS + " st:all-MiniLM-L6-v2"),
     ("extract", "transformers", _TEXTS + " hf:roberta-base"),
     ("extract", "open_clip_torch", _TEXTS + " oc:ViT-B-32"),

@@ -139,16 +139,6 @@ _BUILT_IN: dict[str, Source] = {
             "pictures:read_urls",
             _COLUMNS_ALONE | {"keep": "folder where the images stay, to be read from there"},
         ),
-        Source(
-            "torchvision",
-            "a dataset of torchvision that is no image files, by the name of its class",
-            "pictures:read_torchvision",
-            {
-                "name": "name of the class, such as CIFAR10",
-                "split": "split to open",
-                "download": "true lets torchvision fetch it; default false",
-            },
-        ),
     )
 }
 

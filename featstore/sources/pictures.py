@@ -1,8 +1,7 @@
-"""Pictures as items: in folders, tars and tables, behind URLs, and in torchvision's datasets."""
+"""Pictures as items: in folders, tars and tables, and behind URLs."""
 
 from __future__ import annotations
 
-import inspect
 import re
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
@@ -20,8 +19,6 @@ from featstore.errors import (
     CorruptStoreError,
     ManifestError,
     RemoteStoreError,
-    needs_extra,
-    unknown_name,
 )
 from featstore.identity import sha256_hex
 from featstore.manifest.paths import file_sha256, is_url, part_uri, path_fault
@@ -545,77 +542,6 @@ def read_hf(request: Request) -> Found:
 
 #: How `save_to_disk` names its files; those of its caches have other names.
 _SAVED = re.compile(r"data-\d+-of-\d+\.arrow")
-
-
-#: The classes that are opened: their pictures are no files that can be read where they lie.
-#: Others run pickles that no checksum covers. (CIFAR's pickles are opened only after torchvision
-#: compared their md5.)
-NAMES = (
-    "CIFAR10", "CIFAR100", "FER2013", "FashionMNIST", "GTSRB", "KMNIST", "MNIST", "PCAM", "STL10",
-    "SVHN", "USPS",
-)  # fmt: skip
-
-
-def read_torchvision(request: Request) -> Found:
-    """Write the pictures of a torchvision dataset, once, as lossless PNG files.
-
-    They lie below ``images/`` of the manifest's folder; split and index are the key.
-
-    Raises
-    ------
-    ManifestError
-        If the name is unknown, the files are missing, or an option does not fit the class.
-    """
-    split = request.options.get("split", "")
-    download = request.flag("download")
-    dataset = _open(request.options.get("name", ""), folder(request.location), split, download)
-    classes = getattr(dataset, "classes", None)
-    items = ItemCollector(request.dataset, [str(name) for name in classes] if classes else None)
-    for index in range(len(dataset)):
-        image, label = dataset[index]
-        where = f"images/{split}/{index:06d}.png"
-        _write_png(request.out / where, image)
-        # STL10 marks what has no label by -1.
-        known = None if label is None or int(label) < 0 else int(label)
-        items.image(where.removeprefix("images/"), where, label=known, split=split)
-    return items.found(request.out)
-
-
-def _open(name: str, root: Path, split: str, download: bool) -> Any:  # noqa: FBT001
-    if name not in NAMES:
-        where, by = "(option name)", "featstore.sources.pictures.NAMES"
-        raise ManifestError(
-            unknown_name("torchvision dataset", name, NAMES, where=where, listed_by=by)
-        )
-    with needs_extra("The source torchvision"):
-        from torchvision import datasets
-    kind = getattr(datasets, name)
-    known = inspect.signature(kind).parameters
-    arguments: dict[str, Any] = {"root": str(root)}
-    if download and "download" in known:
-        arguments["download"] = True
-    if split and "split" in known:
-        arguments["split"] = split
-    elif split in ("train", "test") and "train" in known:
-        arguments["train"] = split == "train"
-    else:
-        fault = f"no split {split!r}" if split else "splits: give one, e.g. -s split=test"
-        raise ManifestError(f"torchvision's {name} has {fault}.")
-    try:
-        return kind(**arguments)
-    except (RuntimeError, OSError, ValueError, ImportError) as err:
-        raise ManifestError(
-            f"torchvision's {name} cannot be opened in {root}: {err}. Nothing is downloaded unless "
-            "you say -s download=true."
-        ) from err
-
-
-def _write_png(path: Path, image: Any) -> None:
-    import io
-
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", compress_level=6)
-    write_durably(path, [buffer.getvalue()])
 
 
 #: Bytes of one image while URLs are listed, when many are held at once.
