@@ -185,4 +185,4 @@ def test_a_program_of_ones_own_runs_none_of_them(world: dict[str, str], tmp_path
         shutil.copy(Path(world["hostile"], f"{name}.py"), tmp_path)
     engine = "ray" if importlib.util.find_spec("ray") else "local"
     script = _script(tmp_path, A_PROGRAM)
-    assert "karpathy" in _run(world, *script, world["pictures"], engine, str(tmp_path / "out"))
+    assert "webdataset" in _run(world, *script, world["pictures"], engine, str(tmp_path / "out"))

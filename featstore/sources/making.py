@@ -122,12 +122,6 @@ _BUILT_IN: dict[str, Source] = {
             COLUMN_OPTIONS,
         ),
         Source(
-            "karpathy",
-            "Karpathy's JSON of COCO or Flickr, with all captions",
-            "tables:read_karpathy",
-            {"images": COLUMN_OPTIONS["images"]},
-        ),
-        Source(
             "hf",
             "a folder made by the datasets library's save_to_disk, or hf://datasets/OWNER/NAME",
             "pictures:read_hf",

@@ -146,21 +146,20 @@ class ItemCollector:
             _fail(f"{where} lists other class names than what was read before it.")
         self.label_names = names
 
-    def caption(self, parent: str, text: str, *, key: str | None = None) -> None:
-        """Add a caption of the image `parent`; without a key it is counted within its image.
+    def caption(self, parent: str, text: str) -> None:
+        """Add a caption of the image `parent`; its key is counted within the image.
 
         Raises
         ------
         ManifestError
-            If the key is taken, or the text holds a NUL.
+            If the text holds a NUL.
         """
         image = self._images[parent]
         if not text.strip():
             return
         number = self._counts.get(parent, 0)
         self._counts[parent] = number + 1
-        if key is None:
-            key = f"{parent.removeprefix(f'{self.dataset}/image/')}#{number}"
+        key = f"{parent.removeprefix(f'{self.dataset}/image/')}#{number}"
         facts = {name: image[name] for name in ("split", "source_split") if name in image}
         self._caption(key, text, where=parent, parent_id=parent, **facts)
 
@@ -425,18 +424,13 @@ def relative_uri(path: Any, root: Path, where: str) -> str:
     return text
 
 
-#: Columns of integers that an image keeps beside the roles.
-_KEPT = ("cocoid",)
-
-
 def list_paths(
     items: ItemCollector, rows: Rows, columns: Columns, root: Path, *, split: str | None = None
 ) -> None:
     """Add the images at the paths of a table, relative to `root`; see `add_row`."""
     for where, row in rows(used(columns)):
         uri = relative_uri(cell_of(row, columns["image"]), root, where)
-        facts = {name: row[name] for name in _KEPT if type(row.get(name)) is int}
-        add_row(items, row, columns, uri=uri, key=uri, where=where, split=split, **facts)
+        add_row(items, row, columns, uri=uri, key=uri, where=where, split=split)
 
 
 def add_row(
@@ -457,7 +451,7 @@ def add_row(
     items : ItemCollector
         Where they go.
     row : mapping
-        Values by column. A caption is a text, or a key and a text.
+        Values by column.
     columns : Columns
         Their roles.
     uri : str or None
@@ -481,8 +475,7 @@ def add_row(
         parent = items.image(key, uri, label=label, split=chosen, again=True, **facts)
     value = cell_of(row, columns["caption"])
     captions = value if isinstance(value, list) else [value]
-    for number, given in enumerate(captions):
-        name, caption = given if isinstance(given, tuple) else (None, given)
+    for number, caption in enumerate(captions):
         if caption is None:
             continue
         if not isinstance(caption, str):
@@ -491,7 +484,7 @@ def add_row(
             name = key + f"#{number}" * (len(captions) > 1)
             items.text(name, caption, split=chosen, where=where)
         else:
-            items.caption(parent, caption, key=name)
+            items.caption(parent, caption)
 
 
 def _scalar(row: Mapping[str, Any], column: str | None, where: str) -> str | int | None:
@@ -505,9 +498,6 @@ def _scalar(row: Mapping[str, Any], column: str | None, where: str) -> str | int
 
 #: The description of one item.
 MAX_RECORD_BYTES = 2**20
-
-#: A list of a whole dataset; the largest one in wide use (COCO's captions) has 144 MB.
-MAX_LIST_BYTES = 256 * 2**20
 
 
 def parse_json(data: bytes, *, where: str, limit: int = MAX_RECORD_BYTES) -> Any:
@@ -603,40 +593,6 @@ def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield where, row
 
 
-def _karpathy(path: Path) -> tuple[Sequence[str], Rows]:
-    """Of Karpathy's JSON: the id of an image is its ``imgid``, that of a caption its ``sentid``.
-
-    A file without them falls back on the path, and on counting within the image.
-    """
-    with open_plain(path) as file:
-        data = file.read(MAX_LIST_BYTES + 1)
-    document = parse_json(data, where=str(path), limit=MAX_LIST_BYTES)
-    images = document.get("images") if isinstance(document, dict) else None
-    if not isinstance(images, list):
-        raise ManifestError(f"{path} has no list of images; it is not a Karpathy JSON.")
-
-    def rows(_: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-        for number, image in enumerate(images):
-            where = f"{path}, image {number:,}"
-            if not isinstance(image, dict):
-                raise ManifestError(f"{where} is not a JSON object.")
-            folder, name = image.get("filepath"), image.get("filename")
-            texts = image.get("sentences") or []
-            if not isinstance(texts, list) or not all(
-                isinstance(text, dict) and isinstance(text.get("raw"), str) for text in texts
-            ):
-                raise ManifestError(f"{where} has sentences that are no list of raw texts.")
-            captions = [(_key(text.get("sentid")), text["raw"]) for text in texts]
-            image |= {"path": f"{folder}/{name}" if folder and name else name}
-            yield where, image | {"id": _key(image.get("imgid")), "captions": captions}
-
-    return ["path", "captions", "split", "id"], rows
-
-
-def _key(value: Any) -> str | None:
-    return str(value) if isinstance(value, str) or type(value) is int else None
-
-
 def _lines(path: Path) -> tuple[Sequence[str], Rows]:
     def rows(_: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
         with open_plain(path) as file:
@@ -654,10 +610,7 @@ FORMS: dict[str, Callable[[Path], tuple[Sequence[str], Rows]]] = {
     "csv": partial(_delimited, ","),
     "tsv": partial(_delimited, "\t"),
     "jsonl": _json_lines,
-    "karpathy": _karpathy,
     "txt": _lines,
 }
 
-read_csv, read_tsv, read_jsonl, read_karpathy = (
-    partial(read_table, form) for form in ("csv", "tsv", "jsonl", "karpathy")
-)
+read_csv, read_tsv, read_jsonl = (partial(read_table, form) for form in ("csv", "tsv", "jsonl"))

@@ -157,13 +157,13 @@ def test_links_out_of_the_folder_are_refused(make, tmp_path, suffix):
         ("x\0y", "cannot be opened"),
     ],
 )
-@pytest.mark.parametrize("source", ["folder", "urls", "csv", "karpathy"])
+@pytest.mark.parametrize("source", ["folder", "urls", "csv"])
 def test_locations_are_local_and_exist(make, source, location, match):
     with pytest.raises(ManifestError, match=match):
         make(source, location)
 
 
-# ---- CSV, TSV, JSON Lines and Karpathy's JSON -----------------------------------------------
+# ---- CSV, TSV and JSON Lines ----------------------------------------------------------------
 
 
 @pytest.fixture
@@ -277,63 +277,6 @@ def test_a_field_that_the_first_object_lacks_is_not_lost(make, root):
     lines = '{"path": "img/1.png", "label": "cat"}\n{"path": "img/0.png", "caption": "Late."}\n'
     manifest = make("jsonl", write(root, {"x.jsonl": lines}) / "x.jsonl")
     assert manifest.items("caption")["text"].to_list() == ["Late."]
-
-
-# ---- Karpathy ------------------------------------------------------------------------------
-
-
-def karpathy(**changes):
-    image = {
-        "filepath": "img", "filename": "0.png", "imgid": 7, "cocoid": 391895, "split": "restval",
-        "sentids": [70, 71, 72, 73, 74, 75],
-        "sentences": [
-            {"tokens": ["a"], "raw": f"Sentence {n}.", "imgid": 7, "sentid": 70 + n}
-            for n in range(6)
-        ],
-    }  # fmt: skip
-    return {"images": [image | changes], "dataset": "coco"}
-
-
-def test_karpathy_keeps_all_captions_and_its_own_ids(make, root):
-    document = karpathy()
-    document["images"].append(
-        {"filename": "img/1.png", "split": "test", "sentences": [{"raw": "No ids."}]}
-    )
-    path = write(root, {"dataset.json": json.dumps(document)}) / "dataset.json"
-    manifest = make("karpathy", path)
-    columns = ("item_id", "uri", "split", "source_split", "cocoid")
-    assert manifest.items("image").select(columns).rows() == [
-        ("zoo/image/7", "img/0.png", "train", "restval", 391895),
-        ("zoo/image/img/1.png", "img/1.png", "test", None, None),
-    ]
-    captions = manifest.items("caption").select("item_id", "text", "parent_id").rows()
-    assert captions == [
-        *((f"zoo/caption/{70 + n}", f"Sentence {n}.", "zoo/image/7") for n in range(6)),
-        ("zoo/caption/img/1.png#0", "No ids.", "zoo/image/img/1.png"),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("document", "match"),
-    [
-        ({"images": 3}, "no list of images"),
-        ({"images": [3]}, "image 0 is not a JSON object"),
-        (karpathy(filename=None), "no path of an image: None"),
-        (karpathy(filepath="../.."), "climbs out"),
-        (karpathy(filepath="/etc", filename="passwd"), "does not lie below"),
-        (karpathy(sentences=[{"tokens": []}]), "no list of raw texts"),
-        ({"images": karpathy()["images"] * 2}, "caption key '70' is repeated"),
-        (
-            {"images": [karpathy()["images"][0], karpathy(imgid=8, filename="1.png")["images"][0]]},
-            "caption key '70' is repeated",
-        ),
-    ],
-    ids=lambda value: str(value)[-40:],
-)
-def test_bad_karpathy_files(make, root, document, match):
-    path = write(root, {"x.json": json.dumps(document)}) / "x.json"
-    with pytest.raises(ManifestError, match=match):
-        make("karpathy", path)
 
 
 # ---- Webdataset tars, read with an index; hostile ones are refused whole --------------------
