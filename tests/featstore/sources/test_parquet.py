@@ -120,8 +120,6 @@ def test_truncated_files_are_refused_by_name(make, big, tmp_path, share):
         ({"image": [{"bytes": None, "path": "/etc/passwd"}]}, "no bytes in 'image.bytes'"),
         ({"image": [1]}, "holds int64; it must hold bytes or paths"),
         ({"path": ["../x.png"]}, "climbs out"),
-        ({"path": ["/etc/passwd"]}, "does not lie below"),
-        ({"path": ["", "a.png"]}, "no path of an image"),
         ({"path": [None]}, "holds null; it must hold bytes or paths"),
         ({"image": [b"1", b"2"], "id": ["a", "a"]}, "'a' is repeated"),
         ({"picture": [b"1"]}, "no column of images"),
