@@ -346,8 +346,6 @@ class ProgressBar:
         The note until another is given, such as ``"fitting"``.
     terminal : bool, optional
         Whether stderr is a terminal; looked up by default.
-    every : float, optional
-        Seconds from one line to the next, where it is not.
 
     Examples
     --------
@@ -364,13 +362,11 @@ class ProgressBar:
         total: int | None = None,
         doing: str = "",
         terminal: bool | None = None,
-        every: float = EVERY,
     ) -> None:
         self._what, self._unit, self._total, self._note = what, unit, total, doing
         if terminal is None:
             terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._terminal = terminal
-        self._every = every
         self._stage = doing
         self._done, self._counted = 0, False
         self._rate: str | None = None
@@ -503,10 +499,10 @@ class ProgressBar:
     def _write_lines(self) -> None:
         """Write a line of each stage that takes a while, and one now and then, until the end."""
         shown, due = None, 0.0
-        while not self._ended.wait(min(SOON, self._every)):
+        while not self._ended.wait(SOON):
             if self._stage != shown or time.monotonic() >= due:
                 click.echo(self.line(), err=True)
-                shown, due = self._stage, time.monotonic() + self._every
+                shown, due = self._stage, time.monotonic() + EVERY
 
 
 @contextmanager

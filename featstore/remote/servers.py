@@ -219,13 +219,8 @@ class HubObjects(WebObjects):
         for name, file in self.files(prefix).items():
             yield name, file.size
 
-    def files(self, prefix: str = "", commit: str = "") -> dict[str, Any]:
+    def files(self, prefix: str = "") -> dict[str, Any]:
         """Return name -> what the hub states of a file (`size`, `blob_id`, `lfs`), below `prefix`.
-
-        Parameters
-        ----------
-        commit : str
-            That which is read, or the revision, by default.
 
         Raises
         ------
@@ -240,7 +235,7 @@ class HubObjects(WebObjects):
         def ask() -> list[Any]:
             tree = self.api.list_repo_tree(
                 self.repository, root or None, recursive=True,
-                revision=commit or self._commit or self.revision, repo_type="dataset",
+                revision=self._commit or self.revision, repo_type="dataset",
             )  # fmt: skip
             try:
                 return list(itertools.islice((f for f in tree if hasattr(f, "blob_id")), most))
