@@ -8,7 +8,6 @@ from fitters import Pairs, preset
 from fitters.errors import PairsError, SettingError
 from fitters.few_shot.descent import PaperFewShot
 from fitters.few_shot.learner import Shots
-from fitters.trained.base import ArrayRows
 from tests.assertions import assert_close, assert_same
 
 
@@ -44,7 +43,7 @@ def test_it_is_the_preset_in_two_stages_on_means_of_raw_rows():
     texts = normalize(given.texts)
     y = np.concatenate([normalize(given.head.y), texts])
     theirs = preset("paper-mlp", epochs=6, seed=3, sequential=True)
-    rows = ArrayRows(x, y, np.arange(68))
+    rows = Pairs(x, y)
     theirs.fit_rows(rows.take(np.arange(60)), rows.take(np.arange(60, 68)))
     assert_close(ours.weight, theirs.project_y(texts), "float32", times=10)
     assert ours.facts == {"epoch": 12.0}

@@ -7,11 +7,10 @@ import pytest
 import torch
 from threadpoolctl import threadpool_limits
 
-from fitters import MLPAligner, RidgeAligner
+from fitters import MLPAligner, Pairs, RidgeAligner
 from fitters.errors import DivergedError, SelectionError, SettingError
 from fitters.saved import fitted_arrays
 from fitters.settings import EpochDone
-from fitters.trained.base import ArrayRows
 from tests.assertions import assert_close, assert_same
 from tests.shorthand import score_pairs
 
@@ -86,8 +85,6 @@ def test_early_stopping_keeps_the_best_epoch(rng):
     metrics = [done.metric for done in told]
     best = int(np.argmax(metrics))
     assert len(told) == best + 5 < 60
-    assert [done.best for done in told][best]
-    assert sum(done.best for done in told) == len(set(np.maximum.accumulate(metrics)))
     # Until then nothing depends on what comes after: the same training, ended there.
     ended = MLPAligner(**settings, epochs=best + 1, patience=4, schedule="constant").fit(x, y)
     assert_same_arrays(stopped, ended)
@@ -100,7 +97,7 @@ def test_held_out_groups_are_whole_and_not_trained_on(rng):
     told = []
     MLPAligner(
         "linear", learning_rate=0.05, epochs=60, batch_size=8, patience=60, validation_fraction=0.3
-    ).fit_rows(None, ArrayRows(x, y, groups), on_epoch=told.append)
+    ).fit_rows(None, Pairs(x, y, groups), on_epoch=told.append)
     assert told[-1].metric == 1.0  # both rows of a group are right, wherever they rank
     with pytest.raises(SelectionError, match="cannot be held out"):
         MLPAligner(epochs=1, patience=1).fit(x[:3], y[:3])
@@ -116,7 +113,7 @@ def test_held_out_groups_are_whole_and_not_trained_on(rng):
          r"smaller learning rate than 1e\+30"),
         # No loss follows the only step.
         ({"architecture": "linear", "loss": "mse", "learning_rate": 1e39, "epochs": 1},
-         DivergedError, r"a parameter is not finite after epoch 1\."),
+         DivergedError, r"after epoch 1, of loss .*, a parameter is not"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_trained_is_told(settings, error, match, pairs):
@@ -130,7 +127,7 @@ def test_two_stages_end_on_the_real_pairs(rng):
     wrong = np.where(first[:, None], -x, x)
     common = {"architecture": "linear", "loss": "cosine", "learning_rate": 0.05, "epochs": 60,
               "batch_size": 20}  # fmt: skip
-    rows, told = ArrayRows(wrong, y, np.arange(80)), list[EpochDone]()
+    rows, told = Pairs(wrong, y), list[EpochDone]()
     both = [rows.take(np.flatnonzero(chosen)) for chosen in (first, ~first)]
     mixed = MLPAligner(**common).fit_rows(*both)
     staged = MLPAligner(**common, sequential=True, first_epochs=2)
