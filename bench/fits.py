@@ -37,7 +37,7 @@ from fitters.kept import kept, remember
 from fitters.methods import METHODS
 from fitters.pairs import Pairs
 from fitters.prototypes import CONTROLS, HEAD_ROWS, PAIR_CONTROLS
-from fitters.select.grid import Axis, Choice, folds_of_pairs
+from fitters.select import Axis, Choice, folds_of_pairs
 from fitters.select.held_out import Both, LinearFits, Seen, Source
 from fitters.settings import FitConfig, Preparation
 from fitters.sources import SideTransform, Sources, normalize_rows, prepare

@@ -23,13 +23,13 @@ from sklearn.utils.validation import (
 from featstore.cards import Card, Shown
 from featstore.matrices import matrix, numbers, readable, table_of, vector_column
 from fitters.adapter import Adapter
-from fitters.aligners.base import Projection, fit_on
+from fitters.aligners import Projection, fit_on
 from fitters.errors import PairsError, SettingError
 from fitters.methods import method_named, needs_rows
 from fitters.moments import Folds
 from fitters.pairs import Pairs, Prototypes, Rows, rows_or_labels
 from fitters.saved import read_parts, save_parts
-from fitters.select.grid import Axis, Choice
+from fitters.select import Axis, Choice
 from fitters.select.ranking import scoring
 from fitters.settings import Criterion, FitConfig, Metric, TrainingOptions, Validation
 from fitters.sources import SideTransform, Sources
@@ -590,13 +590,10 @@ def select(
     SelectionError
         If there are too few groups to choose from.
     """
-    from fitters.aligners.asif import ASIFAligner
-
     config = FitConfig.of(method, settings)
     spec = method_named(config.method)
-    if issubclass(spec.cls, ASIFAligner):
-        left = [name for name in ("top_k", "power") if name in spec.options]
-        config = FitConfig.of(config, {n: "auto" for n in left if getattr(config, n) is None})
+    left = [name for name in ("top_k", "power") if name in spec.options and spec.tunes]
+    config = FitConfig.of(config, {n: "auto" for n in left if getattr(config, n) is None})
     data = spec.sources(
         config, prototypes=prototypes, real=real, image_mean=image_mean, blocks=blocks
     )

@@ -18,7 +18,7 @@ from featstore.parallel import Run, Workers
 from featstore.store.pairs import EmbeddingsView, PairedView
 from featstore.store.store import FeatureStore, SetInfo
 from featstore.store.tables import join_ids
-from fitters.aligners.base import Projection
+from fitters.aligners import Projection
 from fitters.alignment import Alignment
 from fitters.errors import SettingError
 from fitters.moments import (
@@ -32,7 +32,7 @@ from fitters.moments import (
     pilot_shifts,
 )
 from fitters.pairs import Matrix, Pairs, Rows
-from fitters.select.grid import folds_by_group
+from fitters.select import folds_by_group
 from fitters.settings import MomentsPrecision
 from fitters.sources import SideTransform, Sources, Sums, mean_of, prepare, row_norms, sum_rows
 

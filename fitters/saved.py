@@ -25,7 +25,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from featstore.durable import replace_folder, tidy_folder
-from fitters.aligners.base import BaseAligner, params_of
+from fitters.aligners import BaseAligner, params_of
 from fitters.errors import (
     AlignmentWriteError,
     CorruptAlignmentError,

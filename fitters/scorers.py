@@ -18,7 +18,7 @@ from scipy.sparse import csr_array, hstack, issparse
 from scipy.special import logsumexp
 
 from featstore.errors import lookup
-from fitters.aligners.base import Projection
+from fitters.aligners import Projection
 from fitters.errors import PairsError, SettingError, UnequalNamesWarning
 from fitters.pairs import Matrix
 

@@ -12,11 +12,11 @@ import numpy.typing as npt
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from fitters.aligners.base import OneWay, mean_rows, validate_pairs
+from fitters.aligners import OneWay, mean_rows, validate_pairs
 from fitters.errors import SettingError, ZeroRowError
 from fitters.kernels import correct_first, gaussian, solve_kernel
 from fitters.pairs import Matrix, Pairs, Rows
-from fitters.select.grid import Axis, Choice, Search, Surface
+from fitters.select import Axis, Choice, Search, Surface
 from fitters.select.held_out import Folded
 from fitters.select.left_out import GAMMAS, KERNEL_PENALTIES, choose_on_prototypes
 from fitters.select.noise import cross_validate_kernel, explained_by, pairs_to_weigh, weigh_noise

@@ -1,4 +1,8 @@
-"""Ridge regression, to one side or to both."""
+"""Ridge regression to one side or to both, and text-to-concept, its affine kin.
+
+Text-to-concept is fitted on images alone, each seen by both encoders. Texts then need no map:
+CLIP's text tower already writes into the space of its image tower.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +15,21 @@ import numpy as np
 import scipy.linalg
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from fitters.aligners.base import FromMoments, OneWay, mean_rows
+from fitters.aligners import FromMoments, OneWay, mean_rows
 from fitters.moments import Folds, Moments
 from fitters.pairs import Matrix, Pairs, Rows
-from fitters.select.grid import Axis, Choice, Search, Surface
+from fitters.select import Axis, Choice, Search, Surface
 from fitters.select.held_out import Folded, cross_validate, validate_by_error
 from fitters.select.left_out import leave_one_group_out
 from fitters.select.noise import explained_by_features, pairs_to_weigh, weigh_noise
-from fitters.settings import MOST
-from fitters.solvers import Spectrum, relative_penalty, solve_ridge, solve_ridge_dual
+from fitters.settings import MOST, Preparation
+from fitters.solvers import (
+    Spectrum,
+    least_squares,
+    relative_penalty,
+    solve_ridge,
+    solve_ridge_dual,
+)
 from fitters.sources import Sources, normalize_rows
 
 
@@ -347,3 +357,90 @@ class TwoWayRidgeAligner(FromMoments):
 def _side_by_side(in_x: Matrix, in_y: Matrix, what: str) -> Matrix:
     parts = [normalize_rows(part, what=what) for part in (in_x, in_y)]
     return np.hstack(parts) / np.sqrt(2)
+
+
+VARIANCE = 4.5
+"""The original scales all entries of a space to this variance before fitting."""
+
+
+@dataclass(repr=False, eq=False, kw_only=True)
+class TextToConceptAligner(FromMoments):
+    """Align by least squares from X, image features, to y, CLIP image features of the same images.
+
+    The shared space is CLIP's: project_x(f) = f C + b and project_y(t) = t, both unit length, with
+    no centring. y at projection time may be CLIP texts.
+
+    Parameters
+    ----------
+    alpha : float
+        Ridge penalty on the summed squared error of the scaled problem, where each side is scaled
+        to variance 4.5 over all its entries; 0 is least squares, of least norm where rows are
+        fewer than columns.
+
+    Attributes
+    ----------
+    coef_ : ndarray of shape (p, q)
+    intercept_ : ndarray of shape (q,)
+        b.
+    scale_x_, scale_y_ : float
+        c = √(4.5 / variance of all entries), one a side.
+    n_features_in_ : int
+        p.
+
+    Notes
+    -----
+    The original runs a few epochs of gradient descent on the same loss; this is where they lead.
+
+    References
+    ----------
+    Moayeri et al., Text-To-Concept (and Back) via Cross-Model Alignment, ICML 2023.
+
+    Examples
+    --------
+    >>> images = np.random.default_rng(0).standard_normal((40, 8))
+    >>> texts = images[:, :5]
+    >>> made = TextToConceptAligner(alpha=0.0).fit(images, texts)
+    >>> f"{(made.project_x(images) * made.project_y(texts)).sum(axis=1).mean():.2f}"
+    '1.00'
+    """
+
+    method: ClassVar[str] = "text-to-concept"
+    preparation: ClassVar[Preparation] = Preparation(images="raw", texts="raw")
+    alpha: float = 0.0
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "alpha": [Interval(Real, 0, MOST, closed="left")],
+    }
+
+    def _fit(self, moments: Moments) -> Self:
+        about = moments.centred
+        mean_x, mean_y = about.shift_x, about.shift_y
+        self.scale_x_ = _scale(about.sxx, mean_x, about.weight)
+        self.scale_y_ = _scale(about.syy, mean_y, about.weight)
+        if self.alpha > 0:
+            # On scaled rows: c_x² G + α, c_x c_y X'Y; undone, C · c_x / c_y.
+            scaled = solve_ridge(
+                self.scale_x_**2 * about.sxx,
+                self.scale_x_ * self.scale_y_ * about.sxy,
+                float(self.alpha),
+            )
+            self.coef_ = scaled * (self.scale_x_ / self.scale_y_)
+        else:
+            self.coef_ = least_squares(about.sxx, about.sxy)
+        self.intercept_ = mean_y - mean_x @ self.coef_
+        return self
+
+    def project_x(self, x: Rows) -> Matrix:
+        """Return x in the space of y: shape (n, q), float64, unit rows."""
+        rows = self.check_projected(x, len(self.coef_), "x")
+        return normalize_rows(rows @ self.coef_ + self.intercept_, what="x")
+
+    def project_y(self, y: Rows) -> Matrix:
+        """Return y with unit rows: shape (n, q), float64."""
+        return normalize_rows(self.check_projected(y, len(self.intercept_), "y"), what="y")
+
+
+def _scale(scatter: Matrix, mean: Matrix, weight: float) -> float:
+    """Return √(4.5 / variance over all entries), 1 where nothing varies."""
+    within = float(np.trace(scatter)) / (weight * len(mean))
+    variance = within + float(np.var(mean))
+    return float(np.sqrt(VARIANCE / variance)) if variance > 0 else 1.0

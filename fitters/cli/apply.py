@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from featstore.store.pairs import EmbeddingsView
     from featstore.store.store import FeatureStore
-    from fitters.aligners.base import Projection
+    from fitters.aligners import Projection
     from fitters.alignment import Alignment
 
     Arrays = dict[str, npt.NDArray[Any]]

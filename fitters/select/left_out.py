@@ -20,7 +20,7 @@ from fitters.errors import SelectionError, SettingError
 from fitters.kept import digest_of, remember
 from fitters.kernels import DOUBLE_ROWS, NystroemMap, decompose_kernel, gaussian
 from fitters.pairs import Matrix, Pairs
-from fitters.select.grid import PENALTIES, Axis, Surface, choose, geometric
+from fitters.select import PENALTIES, Axis, Surface, choose, geometric
 from fitters.select.ranking import BLOCK_SCORES, reciprocal_ranks
 from fitters.solvers import Parts, Spectrum, eigen_gram
 from fitters.sources import unit_or_zero

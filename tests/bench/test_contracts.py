@@ -25,7 +25,7 @@ from fitters.few_shot.descent import CrossModal
 from fitters.few_shot.learner import LinearClassifier, sum_by_class
 from fitters.few_shot.probes import LogisticProbe, RanPAC
 from fitters.methods import METHODS, Method
-from fitters.trained.presets import PRESETS
+from fitters.trained import PRESETS
 from headstock.__main__ import cli
 
 

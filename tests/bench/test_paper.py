@@ -26,7 +26,6 @@ from featstore import open_store
 from featstore.command_line import run_command
 from featstore.datasets import synsets_of
 from fitters import Pairs, preset
-from fitters.trained.base import ArrayRows
 from headstock.__main__ import cli
 from tests.assertions import assert_close, assert_same
 from tests.bench.paper_store import build
@@ -157,7 +156,7 @@ def test_the_papers_map_is_tested_on_other_texts_than_it_is_trained_on(store, pl
     fitted = fit_run(run, corpus, split)
     seed = int(stream("choice", run.seed).integers(2**31))
     head = corpus.head
-    rows = ArrayRows.of(Pairs(normalize(head.weight), head.texts, head.groups))
+    rows = Pairs(normalize(head.weight), head.texts, head.groups)
     by_hand = preset("paper-mlp", epochs=3, seed=seed).fit_rows(rows, None)
     assert_close(
         fitted.alignment.project_y(corpus.names.rows), by_hand.project_y(corpus.names.rows),

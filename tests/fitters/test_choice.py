@@ -14,7 +14,7 @@ from fitters.errors import SettingError
 from fitters.methods import METHODS
 from fitters.moments import merge_pooled, moments_of
 from fitters.saved import fitted_arrays
-from fitters.select.grid import Axis, folds_by_group
+from fitters.select import Axis, folds_by_group
 from fitters.select.held_out import (
     choose_components,
     cross_validate,

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fitters.select.grid import Axis, Surface, choose, geometric
+from fitters.select import Axis, Surface, choose, geometric
 from tests.assertions import assert_close
 
 

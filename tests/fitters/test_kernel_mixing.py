@@ -8,7 +8,7 @@ from fitters import Pairs, SideTransform, fit
 from fitters.aligners.kernel import KernelRidgeAligner
 from fitters.aligners.ridge import RidgeAligner
 from fitters.methods import METHODS
-from fitters.select.grid import Axis, Choice, Search, folds_by_group
+from fitters.select import Axis, Choice, Search, folds_by_group
 from fitters.select.left_out import choose_on_prototypes, leave_one_group_out
 from fitters.select.noise import (
     NOISE,

@@ -8,7 +8,7 @@ from fitters import KernelRidgeAligner, Pairs
 from fitters.errors import SettingError, SingularMomentsError
 from fitters.kept import Kept
 from fitters.kernels import NystroemMap, decompose_kernel, gaussian, solve_kernel
-from fitters.select.grid import Axis
+from fitters.select import Axis
 from fitters.select.left_out import (
     SINGLE_LOWEST,
     TIED,

@@ -11,7 +11,7 @@ from fitters.alignment import BLOCK_ROWS
 from fitters.errors import SelectionError, ZeroRowError
 from fitters.moments import merge_pooled, moments_of
 from fitters.saved import fitted_arrays
-from fitters.select.grid import folds_by_group
+from fitters.select import folds_by_group
 from fitters.select.held_out import cross_validate
 from fitters.select.left_out import leave_one_group_out
 from fitters.settings import FitConfig

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 
 from fitters import ASIFAligner, Pairs
-from fitters.aligners import asif as module
-from fitters.aligners.asif import choose_anchors
-from fitters.select import left_out
-from fitters.select.grid import Axis, folds_by_group
+from fitters.aligners import baselines
+from fitters.aligners.baselines import choose_anchors
+from fitters.select import Axis, folds_by_group, left_out
 from fitters.select.held_out import Folded
 from tests.oracles import reciprocal_rank_of_text
 
@@ -59,7 +58,7 @@ def test_many_prototypes_ask_in_part_and_sparse_scores_are_the_same(world, monke
     head, _ = world
     rng = np.random.default_rng
     whole = choose_anchors(head, None, top_ks=TOP_KS, powers=POWERS, rng=rng(1))
-    monkeypatch.setattr(module, "DENSE", 0)
+    monkeypatch.setattr(baselines, "DENSE", 0)
     sparse = choose_anchors(head, None, top_ks=TOP_KS, powers=POWERS, rng=rng(1))
     assert sparse.scores == pytest.approx(whole.scores)
     monkeypatch.setattr(left_out, "MOST_QUERIES", 2)

@@ -8,8 +8,7 @@ from scipy.sparse import csr_array
 
 from fitters import Pairs, ProcrustesAligner, RidgeAligner
 from fitters.errors import SelectionError
-from fitters.select import ranking
-from fitters.select.grid import Axis, folds_by_group
+from fitters.select import Axis, folds_by_group, ranking
 from fitters.select.held_out import cross_validate
 from fitters.select.left_out import (
     LeftOut,

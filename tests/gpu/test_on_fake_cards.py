@@ -31,8 +31,7 @@ from featstore.extraction.targets import Job
 from featstore.extraction.workers import Crew, conduct, open_on, parse_devices, to_send
 from featstore.images import decode_batch, decode_image, own_stream
 from featstore.parallel import stay_beside
-from fitters.trained.base import ArrayRows
-from fitters.trained.presets import PRESETS, preset
+from fitters.trained import PRESETS, preset
 from tests.gpu import checks
 from tests.gpu.conftest import Cards
 from tests.gpu.fake_card import Card
@@ -220,7 +219,7 @@ def test_what_make_gpu_measures_has_the_right_rows(folder, monkeypatch, cards: C
 def test_a_trained_head_is_that_of_the_cpu(name, cards: Cards):
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(32, 6)), rng.normal(size=(32, 5))
-    rows = ArrayRows(x, y, np.arange(32) // 2)  # two of a name are no negatives
+    rows = Pairs(x, y, np.arange(32) // 2)  # two of a name are no negatives
     settings = {"epochs": 2, "batch_size": 16, "precision": "float32", "seed": 0}
     exact = preset(name, **settings).fit_rows(None, rows)
     with cards():

@@ -243,7 +243,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             'above = (scores >= best).sum(axis=1)', 'above = (scores > best).sum(axis=1) + right',
             ('tests/fitters/test_select.py::test_reciprocal_ranks_by_hand',)),
         Mutant(
-            'Of equal points of a grid the larger penalty is taken.', 'fitters/select/grid.py',
+            'Of equal points of a grid the larger penalty is taken.', 'fitters/select/__init__.py',
             'key=lambda index: [-index[along] if least else index[along] for along, least in order],',
             'key=lambda index: [-index[along] for along, least in order],',
             ('tests/fitters/test_grid.py::test_equal_scores_go_to_the_larger_penalty_then_weight',)
@@ -418,7 +418,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             '        own = -_products(x, self.rows)\n', '        own = 0.9 * -_products(x, self.rows)\n',
             ('tests/fitters/test_select.py::test_left_out_predictions_are_those_of_refitting',)),
         Mutant(
-            'Pairs of one group are in one fold.', 'fitters/select/grid.py',
+            'Pairs of one group are in one fold.', 'fitters/select/__init__.py',
             'labels, codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)',
             'labels, codes, sizes = np.unique(np.arange(len(groups)), return_inverse=True, return_counts=True)',
             ('tests/fitters/test_select.py::test_folds_keep_groups_whole_and_none_is_empty',)),
@@ -464,12 +464,12 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
     ),
     "choices": (
         Mutant(
-            'A grid widens where its best point lies at its end.', 'fitters/select/grid.py',
+            'A grid widens where its best point lies at its end.', 'fitters/select/__init__.py',
             'if axis.searched and at == len(axis.values) - 1:',
             'if axis.searched and at == len(axis.values):',
             ('tests/fitters/test_grid.py::test_the_grid_widens_until_the_best_is_inside',)),
         Mutant(
-            'A control chooses on the grid that its head explored.', 'fitters/select/grid.py',
+            'A control chooses on the grid that its head explored.', 'fitters/select/__init__.py',
             'return replace(self, lowest=self.values[0], highest=self.values[-1])', 'return self',
             ('tests/bench/test_fits.py::test_a_control_does_not_follow_its_noise_off_the_grid',)),
         Mutant(
