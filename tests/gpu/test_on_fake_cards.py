@@ -31,6 +31,7 @@ from featstore.extraction.targets import Job
 from featstore.extraction.workers import Crew, conduct, open_on, parse_devices, to_send
 from featstore.images import decode_batch, decode_image, own_stream
 from featstore.parallel import stay_beside
+from fitters import Pairs
 from fitters.trained import PRESETS, preset
 from tests.gpu import checks
 from tests.gpu.conftest import Cards
