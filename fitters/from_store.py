@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from itertools import product
 from typing import Any, Literal, TypeAlias
 
@@ -26,7 +27,7 @@ from fitters.moments import (
     Folds,
     Moments,
     accumulate_part,
-    add_parts,
+    merge_pooled,
     moments_of,
     part_slices,
     pilot_shifts,
@@ -385,8 +386,13 @@ def _read(request: MomentsRequest, run: Run) -> Sources[Folds]:
         _Part(paired[rows], transforms, folds[rows], n_folds, shifts, request.precision)
         for rows in part_slices(len(paired))
     )
-    found = Folds(add_parts(run(_moments_of, tasks, ordered=True)))
+    parts = map(Folds, run(_moments_of, tasks, ordered=True))
+    found = reduce(_add_folds, parts)
     return Sources(prototypes, found, image, text, *whose)
+
+
+def _add_folds(total: Folds, part: Folds) -> Folds:
+    return Folds(merge_pooled(*of_fold) for of_fold in zip(total, part, strict=True))
 
 
 def _centred(

@@ -1,7 +1,5 @@
 import hashlib
 import json
-import os
-import shutil
 from functools import partial
 
 import numpy as np
@@ -11,7 +9,7 @@ from scipy.sparse import issparse
 
 from fitters import METHODS, fit, load
 from fitters.errors import AlignmentWriteError, CorruptAlignmentError
-from fitters.saved import ARRAYS_NAME, JSON_NAME, MAX_JSON_BYTES
+from fitters.saved import ARRAYS_NAME, JSON_NAME
 from tests.assertions import assert_same
 from tests.shorthand import save_alignment
 
@@ -137,24 +135,15 @@ HOSTILE = {
         f"no {field}": (partial(edit, **{field: None}), f"missing required field `{field}`")
         for field in ("params", "values", "x", "arrays", "facts", "sha256")
     },
-    "small shape": (lambda p: edit(p, arrays={"coef_": [1]}), "more than the"),
     "other shapes": (lambda p: edit(p, arrays={"coef_": [900, 24]}), "holds other arrays"),
     "no array file": (lambda p: (p / ARRAYS_NAME).unlink(), "cannot be read: No such file"),
-    "a folder": (
-        lambda p: ((p / ARRAYS_NAME).unlink(), (p / ARRAYS_NAME).mkdir()),
-        "not a regular file",
-    ),
-    "a link": (
-        lambda p: (shutil.move(p / ARRAYS_NAME, p / "x"), (p / ARRAYS_NAME).symlink_to(p / "x")),
-        "not a regular file",
-    ),
     "extra array": (
         lambda p: rewrite_arrays(p, lambda a: {**a, "more": np.ones(2)}),
         "'more' is no name of what is fitted",
     ),
     "wrong mean": (
         lambda p: rewrite_arrays(p, lambda a: {**a, "y.mean": np.ones((5, 2))}),
-        "the mean of texts is not what it says",
+        "A mean must be a finite vector",
     ),
     "wrong type": (
         lambda p: rewrite_arrays(p, lambda a: {**a, "coef_": a["coef_"].astype(np.float32)}),
@@ -185,10 +174,3 @@ def test_a_digest_that_agrees_does_not_make_noise_safetensors(ridge, tmp_path):
         edit(path, sha256=hashlib.sha256(data).hexdigest())
         with pytest.raises(CorruptAlignmentError, match="not a safetensors file"):
             load(path)
-
-
-def test_a_huge_json_is_not_read(ridge, tmp_path):
-    path = save_alignment(tmp_path / "a", ridge)
-    os.truncate(path / JSON_NAME, MAX_JSON_BYTES + 1)
-    with pytest.raises(CorruptAlignmentError, match="more than the 16,777,216 that it may have"):
-        load(path)
