@@ -13,9 +13,13 @@ from featstore.errors import lazily
 
 if TYPE_CHECKING:
     from fitters.aligners import BaseAligner
-    from fitters.aligners.baselines import ASIFAligner, ConSEAligner, MeanShiftAligner
-    from fitters.aligners.kernel import KernelRidgeAligner
-    from fitters.aligners.ridge import RidgeAligner, TextToConceptAligner, TwoWayRidgeAligner
+    from fitters.aligners.baselines import (
+        ASIFAligner,
+        ConSEAligner,
+        MeanShiftAligner,
+        TextToConceptAligner,
+    )
+    from fitters.aligners.ridge import KernelRidgeAligner, RidgeAligner, TwoWayRidgeAligner
     from fitters.aligners.rotations import (
         CCAAligner,
         CSAAligner,
@@ -72,12 +76,13 @@ __getattr__, __dir__ = lazily(
     __name__,
     {
         "fitters.aligners": "BaseAligner",
-        "fitters.aligners.baselines": "ASIFAligner ConSEAligner MeanShiftAligner",
-        "fitters.aligners.kernel": "KernelRidgeAligner",
+        "fitters.aligners.baselines": (
+            "ASIFAligner ConSEAligner MeanShiftAligner TextToConceptAligner"
+        ),
         "fitters.aligners.rotations": (
             "CCAAligner CSAAligner MiniVec2VecAligner PLSAligner ProcrustesAligner"
         ),
-        "fitters.aligners.ridge": "RidgeAligner TextToConceptAligner TwoWayRidgeAligner",
+        "fitters.aligners.ridge": "KernelRidgeAligner RidgeAligner TwoWayRidgeAligner",
         "fitters.alignment": "Alignment fit load",
         "fitters.methods": "ALIGNERS METHODS Method",
         "fitters.moments": "Moments",

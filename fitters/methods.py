@@ -362,7 +362,7 @@ _BUILT_IN: dict[str, Method] = {
         center=False,
     ),
     "kernel-ridge": _method(
-        "aligners.kernel:KernelRidgeAligner",
+        "aligners.ridge:KernelRidgeAligner",
         "ridge from text to image rows, nonlinear: Gaussian kernel ridge regression",
         "Kernel ridge",
         f"{_RIDGE} gamma",
@@ -379,7 +379,7 @@ _BUILT_IN: dict[str, Method] = {
         center=False,
     ),
     "text-to-concept": _method(
-        "aligners.ridge:TextToConceptAligner",
+        "aligners.baselines:TextToConceptAligner",
         "affine map into the image space of a CLIP model, whose texts then need none",
         "Text-to-Concept",
         alpha=0.0,

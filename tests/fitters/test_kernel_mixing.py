@@ -5,8 +5,7 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics.pairwise import cosine_similarity, rbf_kernel
 
 from fitters import Pairs, SideTransform, fit
-from fitters.aligners.kernel import KernelRidgeAligner
-from fitters.aligners.ridge import RidgeAligner
+from fitters.aligners.ridge import KernelRidgeAligner, RidgeAligner
 from fitters.methods import METHODS
 from fitters.select import Axis, Choice, Search, folds_by_group
 from fitters.select.left_out import choose_on_prototypes, leave_one_group_out

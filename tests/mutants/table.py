@@ -406,7 +406,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
         Mutant(
             'The same, for the kernels that controls share.', 'fitters/select/left_out.py',
             'np.fill_diagonal(made, 0.0)', 'np.fill_diagonal(made, made.diagonal())',
-            ('tests/fitters/test_kernel_ridge.py::test_in_float32_the_scores_of_a_control_are_those_of_float64',)
+            ('tests/fitters/test_kernel_ridge.py::test_the_scores_of_controls_are_those_of_float64',)
         ),
         Mutant(
             'What is left out in closed form is left out.', 'fitters/solvers.py',

@@ -4,8 +4,8 @@
 
 The shapes are those of the eleven datasets that few-shot papers report (classes and test images),
 with planted rows of 512 columns; 1, 2, 4, 8 and 16 shots; every closed form fits and scores every
-test row. What the forms have in common is computed once for each block of test rows: their cosines
-with the shots of the largest table, of which fewer shots are columns, and the random features. The
+test row. The random features, which forms have in common, are computed once for each block of test
+rows. The
 sum is held against 300 CPU seconds; learners that are trained are timed apart.
 """
 
@@ -128,7 +128,7 @@ def measure(
         start = time.process_time()
         features = None if random is None else random_relu(rows, random.projection)
         spent.shared += time.process_time() - start
-        for place, (name, shots, classifier) in enumerate(made):
+        for place, (name, _, classifier) in enumerate(made):
             start = time.process_time()
             found = scores(classifier, rows, features)
             hits[place] += np.count_nonzero(found.argmax(axis=1) == own)
