@@ -407,11 +407,6 @@ def _one_hot(y: Any, classes: Any) -> Rows:
     return np.eye(len(known))[np.searchsorted(known, labels)]
 
 
-def closed(grid: Mapping[str, Axis] | None) -> dict[str, Axis]:
-    """Return a grid that never widens."""
-    return {} if grid is None else {name: axis.closed for name, axis in grid.items()}
-
-
 def fit(
     method: str | FitConfig,
     data: Sources[Any] | None = None,
@@ -527,7 +522,7 @@ def fit(
         left = config.open_settings(spec.options, mixed=data.mixed)
         if left:
             say(f"choosing {' and '.join(left)}")
-        chosen = spec.tune(config, data, rng=rng, n_folds=n_folds, grid=closed(grid))
+        chosen = spec.tune(config, data, rng=rng, n_folds=n_folds, grid=grid or {})
     say("fitting")
     made = spec.make(config, **chosen.params)
     if hasattr(made, "fit_sources"):
@@ -599,7 +594,7 @@ def select(
     )
     if not spec.tunes:
         raise SettingError(f"{config.method} has nothing to choose. Fit it with fit.")
-    choice = spec.tune(config, data, rng=rng, n_folds=n_folds, grid=closed(grid))
+    choice = spec.tune(config, data, rng=rng, n_folds=n_folds, grid=grid or {})
     made = spec.make(config, **choice.params)
     return replace(choice, facts=spec.facts(made, choice, mixed=data.mixed))
 

@@ -74,10 +74,6 @@ class MeanShiftAligner(FromMoments):
     mixes: ClassVar[bool] = False
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {}
 
-    def _fit_rows(self, x: Matrix, y: Matrix, weight: Matrix) -> Self:
-        self.mean_x_, self.mean_y_ = mean_rows(x, y, weight)
-        return self
-
     def _fit(self, moments: Moments) -> Self:
         self.mean_x_, self.mean_y_ = moments.mean_x, moments.mean_y
         return self

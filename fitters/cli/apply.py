@@ -124,8 +124,6 @@ def apply_command(alignment: Path, store: StorePlace | None, as_json: bool, **gi
 
         fitted = Alignment.read(alignment)
         method = getattr(fitted.aligner, "method", fitted.facts.get("method"))
-        if method == "asif":
-            _check_suffix(query.out, method, ".npz")  # before the work
         if query.view or query.near or query.out is None:
             store = the_store(store)
         opened = None if store is None else open_store(store)
@@ -236,13 +234,6 @@ def _check(query: Query, given: Mapping[str, Any]) -> None:
     """Raise a usage error for options that contradict each other; nothing is read."""
     if (query.view is None) == (not query.text):
         raise usage_error("Give either --set or --text.")
-    for text in query.text:
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as err:
-            raise usage_error(
-                "A --text is not valid UTF-8. Use a UTF-8 locale, or fix the text."
-            ) from err
     if query.view and query.out is None and query.near is None:
         raise usage_error("Say what to do with the projections: -o FILE.npy, --near KEY, or both.")
     if query.out is not None and query.out.suffix not in (".npy", ".npz"):
@@ -278,27 +269,17 @@ def _neighbours(
     import numpy as np
     from scipy.sparse import issparse
 
-    from featstore.store.rows import MemoryRows
-
     texts = items["text"].to_list() if "text" in items.columns else [None] * len(view)
-    found = []
-    # A sparse space is as wide as there are anchors; one row has few of its columns.
-    for row in (rows[at : at + 1] for at in range(rows.shape[0])) if issparse(rows) else (rows,):
-        queries, candidates = row, gallery
-        if issparse(row):
-            columns = row.nonzero()[1]
-            queries, candidates = row[:, columns].toarray(), gallery[:, columns].toarray()
-        projected = replace(
-            view, source=MemoryRows(candidates), rows=np.arange(len(view)), transforms=(),
-            dtype=candidates.dtype,
-        )  # fmt: skip
-        near = projected.nearest(queries, limit, metric="dot")
-        for ids, numbers, scores in zip(near.ids, near.rows, near.scores, strict=True):
-            listed = []
-            for item_id, number, score in zip(ids, numbers, scores.tolist(), strict=True):
-                text = {} if texts[number] is None else {"text": texts[number]}
-                listed.append({"item_id": item_id, "score": round(score, 4)} | text)
-            found.append(listed)
+    ids, found = items["item_id"].to_list(), []
+    for at in range(rows.shape[0]):
+        scores = rows[at : at + 1] @ gallery.T
+        scores = np.ravel(scores.toarray() if issparse(scores) else scores)
+        listed = []
+        for number in np.argsort(-scores, kind="stable")[:limit].tolist():
+            text = {} if texts[number] is None else {"text": texts[number]}
+            score = round(float(scores[number]), 4)
+            listed.append({"item_id": ids[number], "score": score} | text)
+        found.append(listed)
     return found
 
 
@@ -390,14 +371,11 @@ def _leaves_images(fitted: Alignment) -> bool:
     """Return whether images are only normalised and centred, so that `RULE` is how to score."""
     import numpy as np
 
-    side = fitted.x
-    if side.homogeneous or not side.normalize:
+    side, width = fitted.x, getattr(fitted.aligner, "n_features_in_", 0)
+    if side.homogeneous or not (side.normalize and width):
         return False
-    width = getattr(fitted.aligner, "n_features_in_", 0 if side.mean is None else len(side.mean))
-    probe = np.eye(width)[:2]
-    projected = fitted.aligner.project_x(probe) if width else None
-    same = isinstance(projected, np.ndarray) and projected.shape == probe.shape
-    return same and bool(np.all(projected == probe))
+    probe = np.eye(2, width)
+    return np.array_equal(fitted.aligner.project_x(probe), probe)
 
 
 def _class_rows(

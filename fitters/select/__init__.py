@@ -394,15 +394,11 @@ class Search:
     n_folds: int = 4
     grid: Mapping[str, Axis] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        if not float(self.n_folds).is_integer() or self.n_folds < 2:
-            raise SettingError(f"n_folds is an integer of at least 2; got {self.n_folds!r}.")
-
     def axis(self, name: str, default: Axis, own: float | None = None) -> Axis:
         """Return the grid of an axis of `PLURALS`; if its value is given, or `own`, that alone."""
         value = getattr(self.config, "mix" if name == "weight" else name)
         if value == "auto":
-            return self.grid.get(name, default)
+            return self.grid[name].closed if name in self.grid else default
         return Axis.fixed(own if value is None and own is not None else value)
 
     def axes(self, *, mixed: bool, coarse: bool = False) -> dict[str, Axis]:

@@ -77,11 +77,3 @@ def test_a_kernel_that_is_too_narrow_is_blamed_itself(make_world):
     made = fit("kernel-ridge", prototypes=head, gamma=999.0, rng=np.random.default_rng(0))
     with pytest.raises(FittersError, match=r"gamma 999 is 0 between \d+ rows .* smaller gamma"):
         made.project_y(real.y)
-
-
-def test_folds_are_at_least_two(make_world):
-    head, real = make_world()
-    data = METHODS["ridge"].sources(FitConfig("ridge"), prototypes=head, real=real)
-    for n_folds in (math.nan, math.inf, -1, 0, 1, 2.5):
-        with pytest.raises(SettingError, match="n_folds is an integer of at least 2"):
-            fit("ridge", data, rng=np.random.default_rng(0), n_folds=n_folds)
