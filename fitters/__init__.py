@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         ProcrustesAligner,
     )
     from fitters.alignment import Alignment, fit, load
-    from fitters.methods import ALIGNERS, METHODS, Method
+    from fitters.methods import METHODS, Method
     from fitters.moments import Moments
     from fitters.pairs import Pairs
     from fitters.prototypes import CONTROLS
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from fitters.trained.mlp import ICISAligner, MLPAligner
 
 __all__ = [
-    "ALIGNERS",
     "CONTROLS",
     "METHODS",
     "PRESETS",
@@ -84,7 +83,7 @@ __getattr__, __dir__ = lazily(
         ),
         "fitters.aligners.ridge": "KernelRidgeAligner RidgeAligner TwoWayRidgeAligner",
         "fitters.alignment": "Alignment fit load",
-        "fitters.methods": "ALIGNERS METHODS Method",
+        "fitters.methods": "METHODS Method",
         "fitters.moments": "Moments",
         "fitters.pairs": "Pairs",
         "fitters.prototypes": "CONTROLS",

@@ -450,19 +450,11 @@ _BUILT_IN: dict[str, Method] = {
 }
 _BUILT_IN["paper-cca"] = replace(_BUILT_IN["paper-cca"], preparation=replace(_UNIT, alike=True))
 
-ALIGNERS: dict[str, type[BaseAligner]]
-"""The classes behind them, by the name that saved alignments have for them."""
-
 
 @cache
-def _aligners() -> dict[str, type[BaseAligner]]:
+def aligners() -> dict[str, type[BaseAligner]]:
+    """Return the classes behind them, by the name that saved alignments have for them."""
     return {method.cls.method: method.cls for method in reversed(_BUILT_IN.values())}
-
-
-def __getattr__(name: str) -> Any:
-    if name != "ALIGNERS":
-        raise AttributeError(f"module 'fitters.methods' has no attribute '{name}'")
-    return _aligners()
 
 
 def _as_method(_: str, thing: Any, **about: Any) -> Method:
@@ -484,7 +476,7 @@ def _as_method(_: str, thing: Any, **about: Any) -> Method:
 
 
 METHODS: Registry[Method] = Registry(
-    "aligner", _BUILT_IN, accept=_as_method, reserved=lambda: {*_aligners(), "identity"}
+    "aligner", _BUILT_IN, accept=_as_method, reserved=lambda: {*aligners(), "identity"}
 )
 """Methods of `fit`, and what each is.
 
@@ -562,11 +554,9 @@ def aligner_class(name: str) -> type[Any]:
     UnknownMethodError
         If there is none; the message lists those that exist.
     """
-    if name in METHODS and name not in _aligners():
+    if name in METHODS and name not in aligners():
         return METHODS[name].cls
-    return lookup(
-        _aligners(), name, what="aligner", error=UnknownMethodError, listed_by="fitters.ALIGNERS"
-    )
+    return lookup(aligners(), name, what="aligner", error=UnknownMethodError)
 
 
 def needs_rows(config: FitConfig, *, mixed: bool) -> bool:

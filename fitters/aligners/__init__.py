@@ -56,7 +56,7 @@ class BaseAligner(BaseEstimator, ABC):  # type: ignore[misc]
     """
 
     method: ClassVar[str]
-    """Its name in `fitters.methods.ALIGNERS`, and in saved files."""
+    """Its name in `fitters.methods.aligners`, and in saved files."""
     fitted_on: ClassVar[Literal["moments", "rows", "head", "training"]] = "rows"
     """What it needs: second moments, the rows themselves, a classification head, or rows again and
     again."""

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +32,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from featstore.parallel import map_threads
 from fitters.aligners import BaseAligner, FromMoments, mean_rows, validate_pairs
-from fitters.errors import SettingError, ZeroRowError
+from fitters.errors import ZeroRowError
 from fitters.moments import Moments
 from fitters.pairs import Matrix, Pairs, Rows
 from fitters.select import Axis, Choice, Search, Surface, choose, folds_of_pairs
@@ -41,9 +41,6 @@ from fitters.select.ranking import Gallery, criterion_named, metric_of, reciproc
 from fitters.settings import MOST, Metric, Preparation
 from fitters.solvers import least_squares, solve_ridge
 from fitters.sources import Sources, normalize_rows, unit_or_zero
-
-if TYPE_CHECKING:
-    from fitters.settings import FitConfig
 
 
 class MeanShiftAligner(FromMoments):
@@ -522,14 +519,6 @@ class ConSEAligner(BaseAligner):
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "top_k": [Interval(Integral, 1, None, closed="left")]
     }
-
-    @classmethod
-    def check_settings(cls, config: FitConfig, *, prototypes: bool, real: bool) -> None:  # noqa: ARG003
-        """Raise SettingError if the number of classes is to be chosen: nothing says how."""
-        if config.top_k == "auto":
-            raise SettingError(
-                "top_k='auto' is of ASIF. ConSE has nothing to choose it by: give a number."
-            )
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit(self, X: Rows, y: Rows, bias: npt.NDArray[Any] | None = None) -> Self:

@@ -8,7 +8,6 @@ from sklearn.linear_model import Ridge
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from fitters import (
-    ALIGNERS,
     ASIFAligner,
     CCAAligner,
     ConSEAligner,
@@ -25,7 +24,7 @@ from fitters import (
     TwoWayRidgeAligner,
 )
 from fitters.errors import UnknownMethodError
-from fitters.methods import aligner_class
+from fitters.methods import aligner_class, aligners
 from fitters.moments import merge_pooled
 from fitters.saved import fitted_arrays
 from tests.assertions import assert_close
@@ -71,8 +70,8 @@ def draw_pairs(rng, n=40, p=7, q=4):
 
 
 def test_the_estimators_are_all_covered():
-    assert {type(estimator) for estimator in ESTIMATORS + TRAINED} == set(ALIGNERS.values())
-    for name, cls in ALIGNERS.items():
+    assert {type(estimator) for estimator in ESTIMATORS + TRAINED} == set(aligners().values())
+    for name, cls in aligners().items():
         assert aligner_class(name) is cls
         assert cls.method == name
     with pytest.raises(UnknownMethodError, match=r"Known aligners: ridge.*Did you mean 'ridge'"):
