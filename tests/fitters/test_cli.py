@@ -16,7 +16,7 @@ from featstore import open_store
 from featstore.command_line import run_command
 from featstore.testing import item_table, write_set
 from fitters import load
-from fitters.scorers import csls, hub_corrected
+from fitters.scorers import hub_corrected
 from headstock.__main__ import cli
 from tests.fitters.toy_store import CLASSES, HEAD, IMAGES, NAMES, P, X, Y, write_toy_store
 
@@ -180,20 +180,6 @@ def test_apply_calls_images_by_the_names_of_their_classes(ridge, tmp_path, capsy
     assert first["text"] == f"b {int(first['item_id'][-2:]) // 2} in none"
     assert _run(*args) == 0
     assert re.search(rf"{first['text']} +{first['item_id']}\n", capsys.readouterr().out)
-
-
-def test_a_scorer_corrects_the_neighbours(store, ridge, capsys):
-    args = ("apply", ridge, "--store", store, "--set", X, "--split", "test", "--near", Y, "--json")
-    assert _run(*args, "--scorer", "csls", "--top", "1") == 0
-    near = json.loads(capsys.readouterr().out)["near"]
-    opened, fitted = open_store(store), load(ridge)
-    images = fitted.project_x(opened.view(X).where(split="test").numpy())
-    texts = fitted.project_y(opened.view(Y).numpy())
-    corrected = csls(images, texts)
-    best = (corrected[0] @ corrected[1].T).max(axis=1)
-    assert [found[0]["score"] for found in near.values()] == pytest.approx(best, abs=1e-4)
-    assert _run("apply", ridge, "--text", "a", "-o", "a.npy", "--scorer", "csls") == 2
-    assert "--scorer has no effect without --near" in capsys.readouterr().err
 
 
 def test_hubs_are_corrected_by_images_that_are_no_inputs(store, ridge, capsys):

@@ -6,8 +6,7 @@ from sklearn.metrics.pairwise import cosine_similarity, rbf_kernel
 
 from fitters import Pairs, SideTransform, fit
 from fitters.aligners.ridge import KernelRidgeAligner, RidgeAligner
-from fitters.methods import METHODS
-from fitters.select import Axis, Choice, Search, folds_by_group
+from fitters.select import Axis, Choice, folds_by_group
 from fitters.select.left_out import choose_on_prototypes, leave_one_group_out
 from fitters.select.noise import (
     NOISE,
@@ -17,8 +16,7 @@ from fitters.select.noise import (
     pairs_to_weigh,
     weigh_noise,
 )
-from fitters.settings import FitConfig
-from fitters.sources import Sources, prepare, unit_or_zero
+from fitters.sources import Sources, unit_or_zero
 from tests.oracles import reciprocal_rank_of_text, unit
 
 
@@ -197,29 +195,6 @@ def test_ridge_averages_over_the_same_noises(first_share, n_real, sources, rng):
     first = unit_or_zero(fit(1e12).predict(texts))
     expected = (unit_or_zero(mixed) + first_share * first) / (1 + first_share)
     assert aligner.project_y(texts) == pytest.approx(expected, abs=1e-6)
-
-
-def test_ridge_weighs_each_noise_by_refitting(make_world, rng):
-    head, real = make_world(n_classes=30, n_images=24, p=9, q=4, noise=0.8)
-    data = prepare(head, real, None)
-    search_ = Search(
-        FitConfig("ridge", penalty=0.2, criterion="rank"), METHODS["ridge"].options, rng_of()
-    )
-    found = RidgeAligner(center=False).tune(data, search_)
-    folds, real, head = folds_by_group(real.groups, 4, rng_of()), data.real, data.prototypes
-    scores = np.empty((len(NOISE) * 2 - 1, real.n))
-    for fold in range(4):
-        out = folds == fold
-        fit = ridges(head, real.take(~out), 0.2)
-        fits = [fit(min(noise, 1e12)) for noise in NOISE]
-        fits += [fit(noise, head=False) for noise in NOISE[:-1]]
-        for at, row in enumerate(fits):
-            predicted = row.predict(real.y[out].astype(float))
-            for i in np.flatnonzero(out):
-                own, group = real.x[i], real.groups[i]
-                scores[at, i] = reciprocal_rank_of_text(own, predicted, real.groups[out], group)
-    facts = found.facts
-    assert [*facts["scores"], *facts["scores_without_head"]] == pytest.approx(scores.mean(axis=1))
 
 
 def test_of_many_pairs_some_whole_groups_say_how_noisy_they_are(make_world, monkeypatch):

@@ -89,15 +89,6 @@ def test_uncentred_and_centred_are_the_plain_sums():
     assert_close(moments.centred.sum_x + 1, np.ones(5))
 
 
-def test_scaling_is_repeating():
-    x, y, _ = draw_rows(7, 15)
-    thrice = Moments.from_rows(x, y).scaled(3.0)
-    repeated = Moments.from_rows(np.tile(x, (3, 1)), np.tile(y, (3, 1)))
-    assert thrice.n == 15
-    assert thrice.weight == 45
-    assert_close(thrice.centred.sxy, repeated.centred.sxy)
-
-
 @given(seed=st.integers(0, 2**16))
 def test_folds_add_up(seed):
     x, y, weight = draw_rows(seed, 50, offset=1.0)

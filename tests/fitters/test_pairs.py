@@ -4,16 +4,8 @@ import pytest
 from featstore.errors import RowsError
 from fitters import Pairs
 from fitters.errors import PairsError
-from tests.assertions import assert_same
 
 X, Y = np.ones((4, 3)), np.ones((4, 2))
-
-
-def test_what_was_not_given_is_one_row_a_group_and_weight_one():
-    pairs = Pairs(X, Y)
-    assert pairs.n == 4
-    assert_same(pairs.row_weight, np.ones(4))
-    assert pairs.row_groups.tolist() == [0, 1, 2, 3]
 
 
 def test_taking_rows_takes_all_columns():

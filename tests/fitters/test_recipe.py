@@ -6,9 +6,8 @@ from scipy.special import softmax
 
 from fitters import METHODS, Alignment, Pairs, SideTransform, fit
 from fitters.aligners.ridge import RidgeAligner
-from fitters.aligners.rotations import ProcrustesAligner
 from fitters.alignment import BLOCK_ROWS
-from fitters.errors import SelectionError, ZeroRowError
+from fitters.errors import SelectionError
 from fitters.moments import merge_pooled, moments_of
 from fitters.saved import fitted_arrays
 from fitters.select import folds_by_group
@@ -58,16 +57,6 @@ def test_few_rows_are_fitted_like_their_moments(method, n_classes, make_world):
     by_moments = METHODS[method].make(FitConfig(method, penalty=0.3)).fit_moments(moments)
     for name in fitted_arrays(by_moments):
         assert_close(getattr(made.aligner, name), getattr(by_moments, name))
-
-
-def test_without_images_nothing_centres_them(make_world):
-    head, real = make_world()
-    alignment = fit("procrustes", prototypes=head, rng=rng_of())
-    assert_close(alignment.project_x(real.x), unit(real.x) @ np.eye(24), "float32")
-    assert alignment.facts["image_centre"] == "none"
-    expected = ProcrustesAligner(center=False).fit(centred(head.x, head.x), centred(head.y, head.y))
-    assert_close(alignment.aligner.rotation_, expected.rotation_)
-    assert alignment.facts["singular_value_gap"] == alignment.aligner.gap_
 
 
 def test_without_prototypes_the_real_texts_centre_the_texts(make_world):
@@ -126,15 +115,6 @@ def test_few_groups_make_few_folds_and_one_is_refused(make_world):
     fit("ridge", real=alike, penalty=1.0, rng=rng_of())
 
 
-def test_one_real_image_cannot_be_its_own_mean(make_world):
-    head, real = make_world()
-    one = real.take(np.arange(1))
-    with pytest.raises(ZeroRowError, match="1 of 1 images, after centring"):
-        fit("ridge", prototypes=head, real=one, penalty=1.0, mix=1.0, rng=rng_of())
-    mean = SideTransform.fit([real.x]).mean
-    fit("ridge", prototypes=head, real=one, image_mean=mean, penalty=1.0, mix=1.0, rng=rng_of())
-
-
 def test_the_texts_of_conse_are_centred_unless_asked_for_as_published(make_world):
     head, real = make_world(n_classes=20)
     head = Pairs(head.x, head.y + 2.0, head.groups)  # as texts are: all to one side
@@ -149,19 +129,6 @@ def test_the_texts_of_conse_are_centred_unless_asked_for_as_published(make_world
     order = np.argsort(-(real.x @ head.x.T), axis=1, kind="stable")[:, :10][:, ::-1]
     by_hand = np.einsum("nk,nkq->nq", shares, unit(head.y)[order])
     assert_close(published.project_x(real.x), unit(by_hand), "float32")
-
-
-def test_conse_reads_images_raw_and_uses_no_pair(make_world):
-    head, real = make_world()
-    bias = np.linspace(-1, 1, head.n)
-    alone = fit("conse", prototypes=head, bias=bias, top_k=5, rng=rng_of())
-    beside = fit("conse", prototypes=head, real=real, bias=bias, top_k=5, rng=rng_of())
-    assert_same(alone.project_x(real.x), beside.project_x(real.x))
-    assert alone.facts["n_real"] == beside.facts["n_real"] == 0
-    assert alone.facts["choice"] == {"top_k": 5}
-    assert_same(alone.x.apply(real.x), real.x.astype(np.float64))
-    assert_close(alone.project_y(real.y), centred(real.y, head.y), "float32")
-    assert_close(alone.aligner.texts_, centred(head.y, head.y))
 
 
 def test_projections_are_float32_units_and_do_not_depend_on_blocks(make_world):

@@ -148,25 +148,6 @@ def test_rows_that_span_their_columns_are_about_the_mean_of_the_others(rows, oth
     assert found.score(alpha) == pytest.approx(by_hand, abs=1e-6)
 
 
-@pytest.mark.parametrize("direction", ["y->x", "x->y"])
-@pytest.mark.parametrize("criterion", ["cosine", "rank"])
-def test_leave_one_group_out_keeps_the_curve_of_the_right_direction(direction, criterion, rng):
-    texts = unit(rng.standard_normal((40, 6)))
-    head = unit(texts @ rng.standard_normal((6, 9)) + rng.standard_normal((40, 9)))
-    names = np.arange(40) // 2
-    weight = rng.uniform(0.5, 2, 40)
-    curve = leave_one_group_out(
-        Pairs(head, texts, names, weight), direction=direction, criterion=criterion
-    )
-    a, b = (texts, head) if direction == "y->x" else (head, texts)
-    unit_alpha = np.sum(weight[:, None] * a * a) / a.shape[1]
-    left_out = left_out_of_rows(a, b, names, weight)
-    for penalty, found in zip(curve.axes["penalty"].values, curve.scores[0], strict=True):
-        assert found == pytest.approx(left_out.score(penalty * unit_alpha, criterion), abs=1e-12)
-    assert curve.scores.max() == curve.scores[0, curve.best[1]]
-    assert (curve.n_queries, curve.n_folds) == (40, 20)
-
-
 def test_rows_without_weight_are_not_there(rng):
     head, texts = rng.standard_normal((9, 4)), rng.standard_normal((9, 3))
     weight = np.array([1.0] * 7 + [0, 0])

@@ -57,12 +57,6 @@ def test_a_cluster_far_from_the_head_is_captioned_first(rng):
     assert (np.diff(left) < 0).all()
 
 
-@pytest.mark.parametrize("n", [0, 4])
-def test_more_images_than_there_are_cannot_be_suggested(n):
-    with pytest.raises(SettingError, match=f"From 1 to 3 .* got {n}"):
-        most_informative(np.eye(3), np.eye(3), n)
-
-
 @pytest.fixture(scope="module")
 def store(once):
     from bench.suites.demo import create_smoke_store

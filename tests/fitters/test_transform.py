@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fitters.errors import PairsError, ZeroRowError
+from fitters.errors import ZeroRowError
 from fitters.sources import SideTransform, normalize_rows
 from tests.assertions import assert_close, assert_same
 
@@ -28,12 +28,6 @@ def test_the_mean_does_not_depend_on_batches_and_applies_row_by_row(seed, cut):
     assert_close(np.linalg.norm(whole.apply(rows), axis=1), np.ones(20))
 
 
-def test_weights_count_as_repetition(rng):
-    rows = rng.standard_normal((3, 4))
-    weighted = SideTransform.fit([(rows, np.array([1.0, 3.0, 0.0]))])
-    assert_close(weighted.mean, SideTransform.fit([rows[[0, 1, 1, 1]]]).mean)
-
-
 def test_zero_rows_are_named():
     rows = np.ones((9, 3))
     rows[[2, 5, 6]] = 0
@@ -50,14 +44,3 @@ def test_a_row_that_is_the_mean_is_named_even_if_rounding_hides_it(rng):
     transform = SideTransform.fit([np.stack([row, row, row])], label="images")
     with pytest.raises(ZeroRowError, match=r"images, after centring,.*row 0"):
         transform.apply(row[None])
-
-
-def test_bad_use_says_what_to_do():
-    with pytest.raises(PairsError, match="not empty"):
-        SideTransform.fit([])
-    with pytest.raises(PairsError, match="not empty"):
-        SideTransform.fit([(np.ones((2, 3)), np.zeros(2))])
-    with pytest.raises(PairsError, match="same encoder"):
-        SideTransform(mean=np.zeros(3)).apply(np.ones((2, 4)))
-    with pytest.raises(PairsError, match="finite vector"):
-        SideTransform(mean=np.array([np.nan]))

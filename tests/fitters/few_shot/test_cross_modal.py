@@ -1,7 +1,5 @@
 import numpy as np
-import pytest
 
-from fitters.errors import SettingError
 from fitters.few_shot.descent import CrossModal
 from fitters.few_shot.learner import reciprocal_rank
 from tests.assertions import assert_close
@@ -67,9 +65,3 @@ def test_rate_and_step_are_the_best_on_validation_rows():
     assert ours.facts["epoch"] == step
     assert_close(ours.scores(test[0]), 20.0 * test[0] @ weight.T, "float32", times=30)
     assert accuracy(ours, test) > 0.6
-
-
-def test_it_needs_prototypes():
-    given, _ = made(2)
-    with pytest.raises(SettingError, match="takes the prototypes as shots, and there are none"):
-        CrossModal().fit(given)

@@ -79,20 +79,6 @@ def test_a_class_without_rows_has_no_evidence_for_or_against_it():
     assert bias[3] == pytest.approx(bias[others].mean())
 
 
-@given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(2, 25), st.integers(1, 4))
-def test_moments_add_and_subtract_as_rows_do(seed, n_classes, n, r):
-    rng = np.random.default_rng(seed)
-    rows, labels = rng.normal(size=(n, r)), rng.integers(0, n_classes, n)
-    whole, part = (ClassMoments.of(rows[:k], labels[:k], n_classes) for k in (n, n // 2))
-    rest = ClassMoments.of(rows[n // 2 :], labels[n // 2 :], n_classes)
-    for made_of in (whole - part, whole - (whole - rest)):
-        for name in ("counts", "sums", "products"):
-            np.testing.assert_allclose(getattr(made_of, name), getattr(rest, name), atol=1e-10)
-    joined = part + rest
-    centred = rows - whole.means[labels]
-    np.testing.assert_allclose(joined.scatter, centred.T @ centred, atol=1e-10)
-
-
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=40), st.integers(2, 5))
 def test_rows_of_a_class_lie_in_different_folds(labels, n_folds):
     labels = np.array(labels)

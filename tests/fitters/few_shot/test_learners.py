@@ -54,16 +54,6 @@ def test_the_ridge_probe_is_sklearns_ridge_on_one_hot_labels(shots, with_prototy
     assert ours.facts == ({"penalty": penalty} | ({"mix": mass} if with_prototypes else {}))
 
 
-@pytest.mark.parametrize("shots", [1, 4])
-def test_without_a_penalty_the_ridge_probe_is_the_least_of_least_squares(shots):
-    given, test = made(shots)
-    x, y = given.x - given.x.mean(axis=0, dtype=np.float64), np.eye(10)[given.labels]
-    found = RidgeProbe([0.0]).fit(given)
-    weight = np.linalg.pinv(x, rcond=1e-5) @ (y - y.mean(axis=0))
-    expected = (test[0] - given.x.mean(axis=0)) @ weight + y.mean(axis=0)
-    np.testing.assert_allclose(found.scores(test[0]), expected, atol=2e-3)
-
-
 def test_every_penalty_of_one_decomposition_is_that_penalty_alone():
     given, test = made(4)
     path = RidgeProbe([1e-3, 1.0, 1e3])

@@ -3,7 +3,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fitters.few_shot.learner import (
-    BOUNDS,
     PUBLISHED,
     Shots,
     likely_scale,
@@ -20,21 +19,6 @@ def test_the_scale_that_labels_were_drawn_by_is_found(seed, scale):
     logits = scale * cosines
     labels = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
     assert abs(np.log(likely_scale(cosines, labels) / scale)) < 0.15
-
-
-def test_it_is_the_best_of_a_grid():
-    given_, _ = made(8, prototypes=noisy_prototypes())
-    cosines = given_.x @ given_.prototypes.T
-    found = likely_scale(cosines, given_.labels)
-
-    def likelihood(scale):
-        logits = scale * cosines.astype(np.float64)
-        logits -= logits.max(axis=1, keepdims=True)
-        p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-        return np.log(p[np.arange(80), given_.labels]).mean()
-
-    grid = np.geomspace(*BOUNDS, 500)
-    assert likelihood(found) >= max(likelihood(s) for s in grid) - 1e-6
 
 
 def test_only_rows_that_the_weights_were_not_made_of_count():

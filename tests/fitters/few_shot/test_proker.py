@@ -141,21 +141,6 @@ def test_the_linear_kernel_follows_from_moments():
     assert "beta" not in found.facts
 
 
-def test_one_shot_takes_the_published_values():
-    shots, _ = made(1, prototypes=noisy_prototypes())
-    for learner in (ProKeR(), ReHARK()):
-        facts = learner.fit(shots).facts
-        assert (facts["beta"], facts["penalty"], facts["folds"]) == (3.0, 0.05, 0.0)
-
-
-def test_far_from_every_shot_the_score_is_zero_shot():
-    shots, _ = made(2, prototypes=noisy_prototypes())
-    found = ProKeR(rates=[(400.0,)], penalties=[0.1]).fit(shots)
-    far = normalize(-shots.x[:5]).astype(np.float32)
-    expected = np.float32(found.facts["scale"]) * far @ shots.prototypes.T
-    assert_close(found.scores(far), expected, "float32")
-
-
 def test_rehark_with_nothing_added_is_proker():
     shots, test = made(4, prototypes=noisy_prototypes(noise=0.3))
     plain = ReHARK(rates=[(2.0,)], shares=[0.0], bridges=[0.0]).fit(shots)

@@ -1,5 +1,4 @@
 import itertools
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -54,15 +53,6 @@ def test_alpha_and_beta_are_the_best_on_validation_rows():
     best = max(values, key=lambda pair: (values[pair], -far(pair[0], 1.17), -far(pair[1], 1.0)))
     assert (ours.facts["alpha"], ours.facts["beta"]) == best
     assert values[best] > values[0.0, 1.0]
-
-
-def test_without_prototypes_the_cache_decides_alone():
-    given, test = made(8)
-    ours = TipAdapter().fit(given)
-    assert set(ours.facts) == {"beta"}
-    expected = dense_cache(test[0][:9], given.x, given.labels, 10, ours.facts["beta"])
-    assert_close(ours.scores(test[0][:9]), expected, "float32")
-    assert accuracy(ours, test) > 0.75
 
 
 def test_classes_of_unequally_many_shots_weigh_alike():
@@ -172,14 +162,3 @@ def test_a_key_left_out_is_a_cache_without_it(weighed):
         cache = Cache(x[rest], labels[rest], 10, weights[rest] if weighed else None)
         for logits, beta in zip(found, (1.0, 8.0), strict=True):
             assert_close(logits[place], cache.logits(x[i : i + 1], beta)[0], "float32", times=20)
-
-
-def test_ape_chooses_by_shots_that_are_left_out():
-    given, test = made(8, prototypes=noisy_prototypes(noise=0.4))
-    free = APE().fit(given)
-    assert free.facts["folds"] == 80
-    fixed = APE(alphas=[2.0], betas=[1.0], shares=[0.5]).fit(given)
-    assert accuracy(free, test) > accuracy(fixed, test) + 0.02
-    one = replace(given, x=given.x[:1], labels=given.labels[:1])
-    facts = APE().fit(one).facts
-    assert (facts["columns"], facts["alpha"], facts["beta"]) == (32, 2.0, 1.0)

@@ -1,67 +1,30 @@
-"""Heads: their gradients, first weights, and where they draw from."""
+"""The bend of the residual head, dropout, and the learning rate.
 
-import math
+The formulas of the other heads are held against their sources in test_transcriptions.py.
+"""
 
 import numpy as np
 import pytest
 import torch
 from torch.nn.functional import gelu
 
-from fitters.trained.modules import (
-    HEADS,
-    Autoencoder,
-    Dropout,
-    FeatureDropout,
-    build_head,
-    draw_from,
-    initialise,
-)
-from tests.assertions import assert_close, assert_same
-
-K, D, H = 5, 3, 7
+from fitters.trained.base import Schedule
+from fitters.trained.modules import Dropout, FeatureDropout, build_head, draw_from, initialise
+from tests.assertions import assert_close
 
 
-def made(name, seed=0, *, bias=True, dropout=None, gate=-2.0):
-    if name == "autoencoder":
-        with torch.device("meta"):
-            head = Autoencoder(K, H)
-    else:
-        head = build_head(name, K, D, width=H, dropout=dropout, bias=bias, gate=gate)
-    initialise(head, torch.Generator().manual_seed(seed))
-    return head
-
-
-@pytest.mark.parametrize("name", HEADS)
-def test_gradients_of_heads_and_the_residual_by_hand(name):
-    """The others' formulas are held against their sources in test_transcriptions.py."""
-    head = made(name).double().eval()
-    x = torch.randn(4, K, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    if name == "residual":
+def test_the_residual_by_hand():
+    head = build_head("residual", 5, 3, width=7, dropout=None, bias=True, gate=-2.0)
+    initialise(head, torch.Generator().manual_seed(0))
+    head.double().eval()
+    x = torch.randn(4, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    with torch.no_grad():
         # Its last layer begins at 0, and so would the bend.
-        with torch.no_grad():
-            head.up.weight.copy_(torch.linspace(-1, 1, D * H).reshape(D, H))
-        w = head.state_dict()
-        bend = gelu(x @ w["down.weight"].T) @ w["up.weight"].T
-        by_hand = x @ w["project.weight"].T + bend / (1 + torch.exp(-w["gate"]))
-        assert_close(head(x).detach(), by_hand)
-    assert torch.autograd.gradcheck(head, (x.requires_grad_(),))
-
-
-def test_initial_weights_are_within_their_bounds_and_of_the_seed():
-    one, again, other = made("paper"), made("paper"), made("paper", seed=1)
-    for key, value in one.state_dict().items():
-        assert_same(value.numpy(), again.state_dict()[key].numpy())
-    assert not torch.equal(one.up.weight, other.up.weight)
-    assert one.up.weight.abs().max() <= 1 / math.sqrt(K)
-    assert one.up.weight.abs().max() > 0.8 / math.sqrt(K)
-    assert float(one.norm.weight.detach().sum()) == D
-    sail = made("sail")
-    assert sail.gate.weight.abs().max() <= math.sqrt(6 / (K + H))
-    assert not sail.gate.bias.any()
-    weight = made("residual").project.weight.detach().double()
-    assert_close(weight @ weight.T, np.eye(D), "float32", times=10)
-    assert float(made("residual", gate=1.5).gate.detach()) == 1.5
-    assert 0.005 < float(made("autoencoder").encode[0].weight.detach().std()) < 0.05
+        head.up.weight.copy_(torch.linspace(-1, 1, 21).reshape(3, 7))
+    w = head.state_dict()
+    bend = gelu(x @ w["down.weight"].T) @ w["up.weight"].T
+    assert_close(head(x).detach(), x @ w["project.weight"].T + bend / (1 + torch.exp(-w["gate"])))
+    assert float(w["gate"]) == -2.0
 
 
 def test_dropout_keeps_the_mean_and_feature_dropout_does_not():
@@ -78,3 +41,25 @@ def test_dropout_keeps_the_mean_and_feature_dropout_does_not():
     assert float(means[thinned].mean()) == pytest.approx(0.5, abs=0.01)
     assert torch.equal(dropout.eval()(ones), ones)
     assert torch.equal(thin.eval()(ones), ones)
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.1])
+def test_the_cosine_is_torchs(floor):
+    optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=6, eta_min=floor)
+    for epoch in range(6):
+        for step in (3 * epoch, 3 * epoch + 2):
+            ours = Schedule(schedule="cosine-epochs", floor=floor).factor(step, 3, 6)
+            assert ours == pytest.approx(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        theirs.step()
+
+
+def test_warm_up_and_then():
+    def factors(curve):
+        schedule = Schedule(schedule=curve, warmup_epochs=2, floor=0.5)
+        return [schedule.factor(step, 2, 4) for step in range(8)]
+
+    assert factors("constant") == pytest.approx([0.625, 0.75, 0.875, 1, 1, 1, 1, 1])
+    around = 0.25 * 2**-0.5
+    assert factors("cosine")[4:] == pytest.approx([1, 0.75 + around, 0.75, 0.75 - around])

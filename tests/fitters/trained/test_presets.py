@@ -7,14 +7,10 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 
-from featstore import open_store
 from featstore.command_line import run_command
-from fitters import METHODS, PRESETS, Pairs, fit, load, preset
+from fitters import METHODS, PRESETS, fit, load, preset
 from fitters.errors import SettingError
-from fitters.from_store import project_view
-from fitters.jobs import fit_from_store
-from fitters.saved import fitted_arrays
-from fitters.settings import FitRequest, TrainingOptions
+from fitters.settings import TrainingOptions
 from fitters.sources import normalize_rows
 from headstock.__main__ import cli
 from tests.assertions import assert_same
@@ -96,40 +92,6 @@ def test_two_stages_need_two_sources_and_a_training_an_epoch(make_world):
         fit("sail", prototypes=head, training=options, rng=np.random.default_rng(0))
     with pytest.raises(SettingError, match=r"'epochs' of a training must be at least 1 .*; got -1"):
         TrainingOptions(epochs=-1)
-
-
-@pytest.mark.parametrize("more", [{}, {"centre": True}, {"sequential": True}])
-def test_a_store_gives_what_its_arrays_give(store_path, more, monkeypatch):
-    """Read by chunks from views, or joined by hand: the same bytes."""
-    store = open_store(store_path)
-    mixing = {name: value for name, value in more.items() if name != "centre"}
-    options = TrainingOptions(epochs=2, batch_size=8, **mixing)
-    request = FitRequest(
-        "paper-mlp", x=X, y=Y, head=HEAD, names=NAMES, training=options, centre=more.get("centre")
-    )
-    found = fit_from_store(store, request)
-    head, names = store.view(HEAD), store.view(NAMES).class_texts(["name"], ["none", "photo"])
-    text_of = dict(zip(names.items["class_id"], names.numpy(), strict=True))
-    images, captions = store.view(X).where(split="train"), store.view(Y)
-    said = dict(zip(captions.items["parent_id"], captions.numpy(), strict=True))
-    rng = np.random.default_rng(request.seed).spawn(3)[1]
-    direct = fit(
-        "paper-mlp",
-        prototypes=Pairs(head.numpy(), np.array([text_of[c] for c in head.items["class_id"]])),
-        real=Pairs(
-            images.numpy(),
-            np.array([said[i] for i in images.items["item_id"]]),
-            images.items["class_id"].to_numpy().astype(str),
-        ),
-        centre=more.get("centre"),
-        training=options,
-        rng=rng,
-    )
-    for name in fitted_arrays(direct.aligner):
-        assert_same(getattr(found.aligner, name), getattr(direct.aligner, name))
-    assert project_view(found, images).shape == (30, 12)
-    centre = "unlabelled train images" if "centre" in more else "none"
-    assert found.facts["image_centre"] == centre
 
 
 def _fit(store, out, *more, method="paper-mlp"):
