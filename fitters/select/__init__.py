@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fitters.errors import SelectionError, SettingError
+from fitters.errors import SelectionError
 from fitters.pairs import Matrix, Pairs
 
 if TYPE_CHECKING:
@@ -221,30 +221,15 @@ def choose(
     """Evaluate the grid, and widen it while the best point lies on an edge that can move.
 
     Only new points are evaluated; at most `WIDEN_ROUNDS` times `WIDEN_BY` values a side.
-
-    Raises
-    ------
-    SettingError
-        If a score is not finite.
     """
-
-    def checked(at: Mapping[str, Matrix]) -> Matrix:
-        found = score(at)
-        if not np.isfinite(found).all():
-            raise SettingError(
-                f"The {criterion} is not finite somewhere on the grid. Check the rows for NaN."
-            )
-        return found
-
-    grid = {name: np.array(axis.values) for name, axis in axes.items()}
-    scores = checked(grid)
+    scores = score({name: np.array(axis.values) for name, axis in axes.items()})
     surface = Surface(
         criterion, dict(axes), scores, n_queries, n_folds, of_ranks=of_ranks, tied=tied
     )
     for _ in range(WIDEN_ROUNDS):
         widened = surface
         for edge in surface.edges:
-            widened = _widen(widened, edge, checked)
+            widened = _widen(widened, edge, score)
         if widened is surface:
             break
         surface = widened
