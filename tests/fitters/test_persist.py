@@ -118,19 +118,11 @@ def test_every_flipped_byte_of_the_arrays_is_noticed(ridge, tmp_path, rng):
 HOSTILE = {
     "format": (lambda p: edit(p, format=2), "has format 2"),
     "no json": (lambda p: (p / JSON_NAME).write_text("{"), "alignment: Input data was truncated"),
-    "deep json": (lambda p: (p / JSON_NAME).write_text("[" * 10**5), "got `array`"),
-    "a list": (lambda p: (p / JSON_NAME).write_text("[]"), "got `array`"),
-    "not text": (lambda p: (p / JSON_NAME).write_bytes(b"\xff\xfe"), "JSON is malformed"),
     "method": (lambda p: edit(p, method="os.system"), "of the method 'os.system'"),
-    "method type": (lambda p: edit(p, method=["ridge"]), r"got `array` - at `.\.method`"),
     "other method": (lambda p: edit(p, method="procrustes"), "unexpected keyword|got an unexp"),
     "unknown param": (lambda p: edit(p, params={"hook": 1}), "unexpected keyword"),
     "bad param": (lambda p: edit(p, params={"direction": "z"}), "The 'direction' parameter"),
-    "value type": (lambda p: edit(p, values={"alpha_": "1"}), "`int | float`, got `str`"),
     "transform": (lambda p: edit(p, x={"normalize": 1}), r"got `int` - at `.\.x\.normalize`"),
-    "shape type": (lambda p: edit(p, arrays={"coef_": "12"}), "`array`, got `str`"),
-    "negative shape": (lambda p: edit(p, arrays={"coef_": [-1, 4]}), "Expected `int` >= 1"),
-    "huge shape": (lambda p: edit(p, arrays={"coef_": [2**31, 4]}), "<= 2147483647"),
     **{
         f"no {field}": (partial(edit, **{field: None}), f"missing required field `{field}`")
         for field in ("params", "values", "x", "arrays", "facts", "sha256")

@@ -65,14 +65,6 @@ def test_reciprocal_ranks_by_hand():
     assert reciprocal_ranks(scores, positives).tolist() == [1, 1 / 3, 1 / 2, 1]
 
 
-def test_a_gallery_holds_equal_texts_once_and_all_texts_of_a_group_are_right():
-    texts = np.array([[1.0, 0], [0, 1], [1, 0], [1, 1]])
-    gallery = Gallery.of(texts, np.array(["cat", "cat", "dog", "eel"]))
-    assert len(gallery.texts) == 3
-    right = [{tuple(gallery.texts[i]) for i in row if i >= 0} for row in gallery.positives]
-    assert right == [{(1, 0), (0, 1)}, {(1, 0), (0, 1)}, {(1, 0)}, {(1, 1)}]
-
-
 @given(seed=st.integers(0, 2**16), metric=st.sampled_from(sorted(METRICS)), sparse=st.booleans())
 def test_an_image_asks_once_and_counts_for_all_its_captions(seed, metric, sparse):
     rng = np.random.default_rng(seed)

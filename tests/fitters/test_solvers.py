@@ -81,18 +81,6 @@ def test_singular_without_penalty_says_its_rank(rng):
         solve_ridge(a.T @ a, a.T @ a, 0.0)
 
 
-@pytest.mark.parametrize(("p", "q"), [(4, 4), (3, 7), (7, 3)])
-def test_a_planted_rotation_is_found(p, q, rng):
-    turn = np.linalg.qr(rng.standard_normal((max(p, q),) * 2))[0]
-    small = rng.standard_normal((50, min(p, q)))
-    # The side with more columns holds the rotated rows of the other.
-    large = small @ turn[: min(p, q)]
-    a, b = (small, large) if p <= q else (large, small)
-    rotation, _ = polar_factor(a.T @ b)
-    assert_close(rotation if p <= q else rotation.T, turn[: min(p, q)])
-    assert_close(rotation @ rotation.T if p <= q else rotation.T @ rotation, np.eye(min(p, q)))
-
-
 def test_a_rotation_is_0_where_the_data_leave_it_open(rng):
     full = rng.standard_normal((5, 5))
     assert truncation_gap(polar_factor(full)[1], 5) > 1e-3

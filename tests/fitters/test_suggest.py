@@ -46,17 +46,6 @@ def test_each_step_is_the_best_of_all_by_brute_force(seed, m, p):
         assert share == pytest.approx(expected_error(images, rows) / start, rel=1e-6)
 
 
-def test_a_cluster_far_from_the_head_is_captioned_first(rng):
-    """Rows of the head lie about four directions; a fifth has half of the images."""
-    centres = np.eye(5)
-    near = unit(np.repeat(centres[:4], 5, axis=0) + 0.1 * rng.standard_normal((20, 5)))
-    far = unit(centres[[4] * 20] + 0.1 * rng.standard_normal((20, 5)))
-    head = unit(np.repeat(centres[:4], 10, axis=0) + 0.1 * rng.standard_normal((40, 5)))
-    chosen, left = most_informative(np.vstack([near, far]), head, 3)
-    assert (chosen >= 20).all()
-    assert (np.diff(left) < 0).all()
-
-
 @pytest.fixture(scope="module")
 def store(once):
     from bench.suites.demo import create_smoke_store

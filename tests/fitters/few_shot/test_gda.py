@@ -59,17 +59,6 @@ def test_the_weight_is_the_best_on_folds_that_are_left_out():
     assert 0 < losses.argmin() < 3
 
 
-def test_one_row_a_class_is_the_nearest_mean_and_beside_names_zero_shot():
-    shots, test = made(1)
-    nearest = ((test[0][:, None] - shots.x[np.argsort(shots.labels)]) ** 2).sum(axis=2).argmin(1)
-    np.testing.assert_array_equal(GDA().fit(shots).scores(test[0]).argmax(axis=1), nearest)
-    named = replace(shots, prototypes=noisy_prototypes())
-    found = GDA().fit(named)
-    assert found.facts["alpha"] == found.facts["folds"] == 0
-    zero_shot = (test[0] @ named.prototypes.T).argmax(axis=1)
-    np.testing.assert_array_equal(found.scores(test[0]).argmax(axis=1), zero_shot)
-
-
 def test_a_class_without_rows_has_no_evidence_for_or_against_it():
     shots, _ = made(4)
     kept = shots.labels != 3

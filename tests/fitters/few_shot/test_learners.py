@@ -54,17 +54,6 @@ def test_the_ridge_probe_is_sklearns_ridge_on_one_hot_labels(shots, with_prototy
     assert ours.facts == ({"penalty": penalty} | ({"mix": mass} if with_prototypes else {}))
 
 
-def test_every_penalty_of_one_decomposition_is_that_penalty_alone():
-    given, test = made(4)
-    path = RidgeProbe([1e-3, 1.0, 1e3])
-    alone = {p: RidgeProbe([p]).fit(given).scores(given.validation_x) for p in path.penalties}
-    values = {p: reciprocal_rank(scores, given.validation_labels) for p, scores in alone.items()}
-    best = max(values, key=lambda p: (round(values[p], 12), -abs(np.log10(p)), p))
-    chosen = path.fit(given)
-    assert chosen.facts["penalty"] == best
-    assert_close(chosen.scores(test[0]), RidgeProbe([best]).fit(given).scores(test[0]), "float32")
-
-
 @pytest.mark.parametrize(
     ("name", "taken"),
     [("class-means", {"mix": 1.0}), ("ridge-probe", {"penalty": 1.0, "mix": 1.0}),

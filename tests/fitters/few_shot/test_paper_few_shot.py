@@ -5,7 +5,7 @@ import pytest
 from sklearn.preprocessing import normalize
 
 from fitters import Pairs, preset
-from fitters.errors import PairsError, SettingError
+from fitters.errors import PairsError
 from fitters.few_shot.descent import PaperFewShot
 from fitters.few_shot.learner import Shots
 from tests.assertions import assert_close, assert_same
@@ -73,11 +73,3 @@ def test_no_shots_are_the_first_stage_alone():
     ours = PaperFewShot(epochs=6, seed=3).fit(empty)
     theirs = preset("paper-mlp", epochs=6, seed=3).fit(given.head.x, normalize(given.head.y))
     assert_close(ours.weight, theirs.project_y(normalize(given.texts)), "float32", times=10)
-
-
-@pytest.mark.parametrize(("lacking", "said"), [("texts", "no texts of"), ("head", "no head")])
-def test_what_it_needs_it_asks_for(lacking, said):
-    given, *_ = problem()
-    parts = {"texts": given.texts, "head": given.head} | {lacking: None}
-    with pytest.raises(SettingError, match=said):
-        PaperFewShot().fit(Shots(given.x, given.labels, 8, **parts))
