@@ -18,9 +18,8 @@ from bench.comparisons import (
     compare_choices,
 )
 from bench.errors import NoResultsError
-from bench.report.figures import headline_figure, pairs_figure
+from bench.report.figures import Figure, headline_figure, pairs_figure
 from bench.report.page import write_report
-from bench.report.theme import Figure
 from bench.report.verdict import first_question, verdict, without_head
 from bench.results import CHOSEN, read_results
 from bench.runs import LEAVES
@@ -287,7 +286,7 @@ class Results:
 
         Returns
         -------
-        bench.report.theme.Figure
+        bench.report.figures.Figure
             A notebook shows it; `drawing` makes a matplotlib figure of it, `data` is what is drawn.
 
         Raises
@@ -315,7 +314,7 @@ class Results:
 
         Returns
         -------
-        bench.report.theme.Figure
+        bench.report.figures.Figure
 
         Raises
         ------

@@ -21,12 +21,12 @@ from typing import Any, Literal, TypeAlias, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.corpus import FRESH_SPLITS
 from bench.errors import ProtocolError
 from bench.evaluated import Results
 from bench.execution import run_all
 from bench.metrics.ranks import different_rows
 from bench.options import options_of
-from bench.protocol import FRESH_SPLITS
 from bench.results import finished
 from bench.runs import LEAVES, Protocol, Run
 from bench.suites import SUITE, SetNames, check_settings, combinations

@@ -38,7 +38,7 @@ from featstore.options import Option, check_values, hints_of, option, record_of
 from fitters.methods import METHODS, Method, methods_with
 from fitters.settings import TEMPLATES, VARIANTS, Control, FitConfig, PairControl
 
-#: Raise it when `bench.protocol` or `bench.fits` changes what a run does.
+#: Raise it when `bench.corpus` or `bench.fits` changes what a run does.
 PROTOCOL_VERSION = 6
 
 Eval = Literal["all-names", "held-out", "split", "in-class"]

@@ -563,7 +563,7 @@ _KINDS = {"value": "", "gain-over-real": "gain of weights", "gain-over-head": "g
 
 
 def published_lines(table: pl.DataFrame) -> Table:
-    """Return the rows of `bench.suites.published.published_table` as text, percent."""
+    """Return the rows of `bench.reproduction.published_table` as text, percent."""
 
     def metric(row: Row) -> str:
         kind = _KINDS[row["kind"]]
@@ -598,7 +598,7 @@ def published_lines(table: pl.DataFrame) -> Table:
 
 
 def dose_lines(doses: pl.DataFrame) -> Table:
-    """Return the rows of `bench.doses.dose_table` as text, percent."""
+    """Return the rows of `bench.suites.demo.dose_table` as text, percent."""
     columns: list[Column] = [
         ("eval", itemgetter("eval")),
         *_extra_columns(doses),

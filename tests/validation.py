@@ -695,10 +695,9 @@ def self_null(store, trials, rng, strict, *, draws=13, n_pairs=(16, 64), splits=
     """
     from threadpoolctl import threadpool_limits
 
-    from bench.corpus import read_corpus
+    from bench.corpus import Split, held_out_split, read_corpus
     from bench.execution import Scoring
     from bench.fits import fit_run, n_pool
-    from bench.protocol import Split, held_out_split
     from bench.suites.demo import demo_runs
     from featstore import open_store
 

@@ -504,7 +504,7 @@ def task_command(task: str, seeds: tuple[int, ...], **given: Any) -> None:
 
 def _possible(store: FeatureStore, images: str, lists: Lists) -> Sequence[Any]:
     """Return the numbers of real pairs that every new split can give; say which are left out."""
-    from bench.protocol import FRESH_SPLITS
+    from bench.corpus import FRESH_SPLITS
     from bench.suites.demo import possible_pairs
 
     asked, evals = lists["n_pairs"], set(lists.get("eval", ())) & set(FRESH_SPLITS)

@@ -34,7 +34,7 @@ from featstore.terminal import ProgressBar, TextTable, best, in_words, print_fac
 if TYPE_CHECKING:
     from bench.bridge import Bridge
     from bench.options import AgainConfig
-    from bench.passport import Passport
+    from bench.spaces import Passport
     from featstore.store.view import Selection
 
 
@@ -200,7 +200,7 @@ def show_vectors(
     again: AgainConfig | None = None,
 ) -> None:  # fmt: skip
     """Show what a file of vectors, or a set, holds; with an encoder, whether its rows are its."""
-    from bench.passport import encoded_again, passport
+    from bench.spaces import encoded_again, passport
     from featstore.interop.files import view_of
     from fitters.adapter import Adapter
     from fitters.errors import CorruptAlignmentError

@@ -24,26 +24,28 @@ import polars as pl
 from bench.bridge import CONTROLS, NEIGHBOURS, Bridge, percent, shares
 from bench.cells import label_set_title, method_title, metric_texts, only_series, whole_heads
 from bench.comparisons import LEVEL, bold_cells, compare
-from bench.doses import dose_table
 from bench.errors import BenchError, NoResultsError
-from bench.report.figures import METHOD, doses_figure, headline_figure, pairs_figure
-from bench.report.gallery import gallery, read_words, shown_text
-from bench.report.grids import gain_rows, grids
-from bench.report.screen import Screen, first_screen
-from bench.report.theme import (
+from bench.report.figures import (
     DASHED,
     DOTTED,
+    METHOD,
     Figure,
     colour,
     css_variables,
     data_uri,
+    doses_figure,
+    headline_figure,
     numbered,
+    pairs_figure,
     with_ticks,
 )
+from bench.report.parts import gain_rows, gallery, grids, read_words, shown_text
+from bench.report.screen import Screen, first_screen
 from bench.report.verdict import Verdict, first_question, verdict
+from bench.reproduction import published_table
 from bench.results import read_results, read_sessions, unfinished, versions
+from bench.suites.demo import dose_table
 from bench.suites.few_shot import few_shot_table
-from bench.suites.published import published_table
 from bench.tables import (
     dose_lines,
     gain_lines,

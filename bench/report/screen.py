@@ -27,9 +27,9 @@ from bench.comparisons import (
     LEVEL,
     PRIMARY_CONTROLS,
 )
-from bench.protocol import FRESH_SPLITS
-from bench.report.gallery import Words, shown_text
-from bench.report.theme import capital
+from bench.corpus import FRESH_SPLITS
+from bench.report.figures import capital
+from bench.report.parts import Words, shown_text
 from bench.report.verdict import (
     Verdict,
     standing,

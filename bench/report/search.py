@@ -32,8 +32,8 @@ import numpy.typing as npt
 from bench.cells import label_set_title
 from bench.metrics.geometry import nearest_rows
 from bench.metrics.ranks import first_places
+from bench.report.figures import css_variables
 from bench.report.page import digest, policy, render, resource
-from bench.report.theme import css_variables
 from bench.search import MODIFIERS, MOST_PICTURES, SOURCES, Searcher, Source, name_words, path_words
 from bench.statistics import DrawSums, proportion_interval
 from featstore.images import thumbnail_webp

@@ -323,7 +323,7 @@ _BUILT_IN: dict[str, Suite] = {
         _late("suites.demo:control_runs"),
         "Run more controls of the head and of real pairs, some in doses.",
         takes=("dataset", "label_set"),
-        tables={"doses": _late("doses:dose_table")},
+        tables={"doses": _late("suites.demo:dose_table")},
     ),
     "smoke": Suite(
         _late("suites.demo:smoke_runs"),
@@ -335,7 +335,7 @@ _BUILT_IN: dict[str, Suite] = {
         "Run the paper's experiments whose sets are in the store.",
         lacking=_late("suites.paper:lacking"),
         outline=_late("suites.paper:outline"),
-        tables={"published": lambda _, rows: _late("suites.published:published_table")(rows)},
+        tables={"published": lambda _, rows: _late("reproduction:published_table")(rows)},
     ),
     "few-shot": Suite(
         _late("suites.few_shot:few_shot_runs"),

@@ -18,9 +18,9 @@ import polars as pl
 
 from bench.cells import Cell, read_cells, set_name
 from bench.comparisons import LEVEL, Claim
+from bench.corpus import in_class_split, manifest_split
 from bench.errors import ProtocolError
 from bench.options import FewShot
-from bench.protocol import in_class_split, manifest_split
 from bench.runs import Protocol, Run
 from bench.statistics import ENOUGH_DRAWS, proportion_interval
 from bench.suites.demo import has_meaning

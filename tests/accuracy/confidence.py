@@ -26,12 +26,12 @@ from threadpoolctl import threadpool_limits
 
 from bench.cells import method_title, read_cells, source_name
 from bench.confidence import confidence_table, of_cell
+from bench.corpus import in_class_split
 from bench.metrics.confidence import calibration, risk_coverage
 from bench.options import FewShot
-from bench.protocol import in_class_split
 from bench.results import read_results
 from bench.statistics import DrawSums, two_term
-from bench.tasks.few_shot import score_few_shot
+from bench.tasks.ranked import score_few_shot
 from tests.accuracy.few_shot import aligned, categories
 from tests.accuracy.measure import drawn
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from bench.corpus import first_pairs, held_out_split, stream
 from bench.fits import n_pool, prototype_pairs, real_pairs
-from bench.protocol import first_pairs, held_out_split, stream
 from bench.tasks.ranked import score_zero_shot
 from fitters import METHODS, FitConfig, fit
 from fitters.select.grid import PENALTIES, WEIGHTS, folds_by_group

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from bench.code import code_digest
+from bench.corpus import stream
 from bench.fits import prototype_pairs
-from bench.protocol import stream
 from bench.statistics import DrawSums, two_term
 from fitters import PRESETS, fit
 from fitters.methods import METHODS

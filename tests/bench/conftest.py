@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from bench import read_results, run_all
-from bench.report.gallery import Words
 from bench.report.page import build_page, write_report
+from bench.report.parts import Words
 from bench.suites.demo import create_smoke_store, smoke_runs
 from featstore import open_store
 from tests.bench.results_by_hand import write_study

@@ -11,6 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from bench.comparisons import compare
 from bench.confidence import confidence_table
+from bench.corpus import in_class_split
 from bench.errors import MetricError, ProtocolError
 from bench.metrics.confidence import (
     calibration,
@@ -19,12 +20,10 @@ from bench.metrics.confidence import (
     risk_coverage,
 )
 from bench.options import FewShot, ZeroShot
-from bench.protocol import in_class_split
 from bench.results import read_results
 from bench.statistics import DrawSums, two_term
-from bench.tasks.few_shot import score_few_shot
 from bench.tasks.outcome import HALVINGS, Confidence
-from bench.tasks.ranked import prepare_zero_shot, score_zero_shot
+from bench.tasks.ranked import prepare_zero_shot, score_few_shot, score_zero_shot
 from featstore.command_line import run_command
 from headstock.__main__ import cli
 from tests.accuracy.near import Nouns

@@ -5,8 +5,8 @@ import polars as pl
 import pytest
 
 from bench import read_results
-from bench.doses import dose_table
 from bench.statistics import DrawSums, two_term
+from bench.suites.demo import dose_table
 from tests.bench.results_by_hand import hand_run, write_ranks
 
 SIZES, DRAWS, N = (10, 30, 100), range(4), 24

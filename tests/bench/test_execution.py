@@ -2,9 +2,8 @@ import polars as pl
 import pytest
 
 from bench import read_ranks, read_results, run_all
-from bench.corpus import read_corpus
+from bench.corpus import held_out_split, read_corpus
 from bench.errors import ProtocolError
-from bench.protocol import held_out_split
 from bench.results import file_of, files_of, finished
 from featstore import open_store
 from tests.bench.results_by_hand import has

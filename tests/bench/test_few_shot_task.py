@@ -6,11 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 
-from bench.corpus import Head
+from bench.corpus import Head, first_per_class, in_class_split, manifest_split
 from bench.errors import ProtocolError
 from bench.options import FewShot
-from bench.protocol import first_per_class, in_class_split, manifest_split
-from bench.tasks.few_shot import score_few_shot
+from bench.tasks.ranked import score_few_shot
 from fitters.few_shot.learner import ClassMeans
 from tests.bench.test_tasks import Identity, items
 from tests.oracles import unit

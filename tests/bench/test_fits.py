@@ -3,11 +3,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bench.corpus import Corpus, Items, read_corpus
+from bench.corpus import Corpus, Items, first_pairs, held_out_split, read_corpus
 from bench.errors import ProtocolError
 from bench.execution import Scoring
 from bench.fits import fit_run, prototype_pairs, real_pairs
-from bench.protocol import first_pairs, held_out_split
 from featstore import open_store
 from fitters import Pairs, fit
 from fitters.prototypes import adapted_prototypes

@@ -11,16 +11,15 @@ from polars.testing import assert_frame_equal
 from sklearn.preprocessing import normalize
 
 from bench import read_results, run_all
-from bench.corpus import Items, read_corpus
+from bench.corpus import Items, read_corpus, stream
 from bench.errors import ProtocolError
 from bench.execution import split_of
 from bench.fits import class_mean_pairs, fit_run
 from bench.metrics.geometry import biased_cka, mutual_knn
 from bench.options import Neighbours
-from bench.protocol import stream
+from bench.reproduction import published_numbers, published_table
 from bench.suites import paper, with_lists
 from bench.suites.paper import paper_runs
-from bench.suites.published import published_numbers, published_table
 from bench.tasks.diagnostics import score_neighbours
 from featstore import open_store
 from featstore.command_line import run_command

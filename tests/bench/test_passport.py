@@ -15,8 +15,7 @@ from safetensors import safe_open
 import headstock as hs
 from bench.errors import ProtocolError
 from bench.options import AgainConfig
-from bench.passport import encoded_again, passport
-from bench.spaces import ENOUGH_ROWS, footprints, unusual
+from bench.spaces import ENOUGH_ROWS, encoded_again, footprints, passport, unusual
 from featstore.command_line import EXIT_ERROR, EXIT_USAGE, run_command
 from featstore.interop.files import view_of
 from featstore.plugins import register

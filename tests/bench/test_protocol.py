@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.corpus import first_pairs, held_out_split, stream
 from bench.errors import ProtocolError
-from bench.protocol import first_pairs, held_out_split, stream
 
 classes = st.lists(st.sampled_from("abcdefghijkl"), min_size=2, max_size=80).filter(
     lambda names: len(set(names)) >= 2

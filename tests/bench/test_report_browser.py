@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bench import run_all, write_report
-from bench.report.theme import INKS
+from bench.report.figures import INKS
 from featstore import open_store
 from fitters.aligners.ridge import RidgeAligner
 from fitters.from_store import find_sets

@@ -4,13 +4,14 @@ import polars as pl
 import pytest
 
 from bench import compare, read_results
-from bench.doses import SCHEMA
 from bench.report.figures import (
+    INKS,
     doses_figure,
     headline_figure,
+    numbered,
     pairs_figure,
 )
-from bench.report.theme import INKS, numbered
+from bench.suites.demo import SCHEMA
 from bench.tables import result_table, value_text
 
 

@@ -4,7 +4,7 @@ import polars as pl
 from bench import compare, read_results
 from bench.cells import CELL
 from bench.comparisons import bold_cells
-from bench.report.grids import grids
+from bench.report.parts import grids
 from bench.report.verdict import verdict
 from bench.tables import result_table
 from tests.bench.results_by_hand import hand_run, write_ranks

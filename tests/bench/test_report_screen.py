@@ -6,7 +6,7 @@ import pytest
 
 from bench import compare, read_results
 from bench.report.figures import headline_figure
-from bench.report.gallery import Words
+from bench.report.parts import Words
 from bench.report.screen import Scene
 from bench.report.verdict import shown_method, verdict
 from bench.statistics import DrawSums, proportion_interval

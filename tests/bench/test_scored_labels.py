@@ -6,14 +6,12 @@ import numpy as np
 import pytest
 from scipy.sparse import issparse
 
-from bench.corpus import Corpus, Head, Items, read_corpus
+from bench.corpus import Corpus, Head, Items, Split, held_out_split, read_corpus
 from bench.execution import Scoring
 from bench.fits import FEWEST, SCORED, TOO_FEW, fit_run
 from bench.options import TASKS, FewShot
-from bench.protocol import Split, held_out_split
 from bench.runs import Run
-from bench.tasks.few_shot import score_few_shot
-from bench.tasks.ranked import score_zero_shot
+from bench.tasks.ranked import score_few_shot, score_zero_shot
 from featstore import open_store
 from fitters import Pairs, fit
 from fitters.aligners.rotations import MiniVec2VecAligner

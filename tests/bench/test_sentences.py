@@ -9,8 +9,8 @@ import pytest
 from bench import compare, read_results
 from bench.evaluated import Results
 from bench.report.figures import pairs_figure
-from bench.report.gallery import Words
 from bench.report.page import _findings
+from bench.report.parts import Words
 from bench.report.screen import Scene
 from bench.report.verdict import standing, verdict
 from bench.statistics import holm

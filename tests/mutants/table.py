@@ -267,39 +267,39 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
     "splits": (
         Mutant(
             'A class of several images has one to score, however large a share is trained on.',
-            'bench/protocol.py',
+            'bench/corpus.py',
             'wanted = np.where(counts > 1, np.minimum(wanted, counts - 1), wanted)',
             'wanted = np.minimum(wanted, counts)',
             ('tests/bench/test_few_shot_task.py::test_both_sides_of_an_in_class_split_know_every_class_of_two_images',)),
         Mutant(
-            'No class is on both sides of a held-out split.', 'bench/protocol.py',
+            'No class is on both sides of a held-out split.', 'bench/corpus.py',
             'return Split(train=train, test=np.flatnonzero(~in_train[codes]))',
             'return Split(train=train, test=np.arange(len(codes)))',
             ('tests/bench/test_protocol.py::test_no_class_is_on_both_sides_and_every_image_is_on_one',)
         ),
         Mutant(
-            'Subsets grow in an order that the seed draws.', 'bench/protocol.py',
+            'Subsets grow in an order that the seed draws.', 'bench/corpus.py',
             'train = train[stream("subset", seed).permutation(len(train))]',
             'train = np.sort(train)',
             ('tests/bench/test_protocol.py::test_subsets_of_a_seed_are_nested_and_random',)),
         Mutant(
-            'Split and control do not share random numbers.', 'bench/protocol.py',
+            'Split and control do not share random numbers.', 'bench/corpus.py',
             'np.random.default_rng([seed, _STREAMS[purpose]])',
             'np.random.default_rng([seed, 1])',
             ('tests/bench/test_protocol.py::test_the_streams_of_a_seed_are_different',)),
         Mutant(
-            'Images of the split test are not trained on.', 'bench/protocol.py',
+            'Images of the split test are not trained on.', 'bench/corpus.py',
             'Split(_order(np.isin(splits, list(train)), seed), test)',
             'Split(_order(np.ones(len(splits), dtype=bool), seed), test)',
             ('tests/bench/test_few_shot_task.py::test_the_manifests_split_is_taken_as_it_is',)),
         Mutant(
-            'Validation images are none of the shots.', 'bench/protocol.py',
+            'Validation images are none of the shots.', 'bench/corpus.py',
             'return order[(place >= after) & (place < after + n)]',
             'return order[place < after + n]',
             ('tests/bench/test_few_shot_task.py::test_shots_are_nested_and_validation_is_none_of_them',)
         ),
         Mutant(
-            'The same, in the task that learns from shots.', 'bench/tasks/few_shot.py',
+            'The same, in the task that learns from shots.', 'bench/tasks/ranked.py',
             'images.classes, held, after=options.shots)', 'images.classes, held)',
             ('tests/bench/test_few_shot_task.py::test_what_the_task_hands_a_learner_holds_no_image_twice',)
         ),
