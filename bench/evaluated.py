@@ -295,7 +295,7 @@ class Results:
             If the method was not run on real pairs.
         """
         method = self._drawn(method)
-        found = pairs_figure(whole_heads(self._table), self._comparisons, method)
+        found = pairs_figure(whole_heads(self._table), method)
         if found is None:
             raise NoResultsError(
                 f"{method} was not run on real pairs, held out. Evaluate it with n_pairs=[16, 64]."

@@ -23,7 +23,7 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -244,12 +244,6 @@ def name_words(path: str) -> str:
     words = re.findall(r"[^\W\d_]+", apart.lower())
     name = " ".join([word for word in words if not _NO_NAME.fullmatch(word)][:4])
     return name if re.search(r"[^\W\d_]{3}", name) else ""
-
-
-def path_words(path: str) -> Iterator[str]:
-    """Yield the words of a path, each without the s of a plural."""
-    for part in PurePosixPath(path).with_suffix("").parts:
-        yield from (word.removesuffix("s") for word in name_words(f"{part}.x").split())
 
 
 Matrix = npt.NDArray[np.float32]

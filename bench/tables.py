@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from operator import itemgetter
-from statistics import median_high
+from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import polars as pl
@@ -26,17 +26,21 @@ from bench.cells import (
     CONTROLS,
     HEAD_PARTS,
     SETTINGS,
+    Cell,
     in_order,
     mean_over_queries,
     method_title,
     own_metrics,
     pairs_order,
+    read_cells,
     set_name,
     source_name,
 )
-from bench.metrics.summary import metric_named
-from bench.results import CHOSEN
+from bench.metrics.confidence import Calibration, calibration
+from bench.metrics.summary import CONFIDENCE_METRICS, metric_named
+from bench.results import RUN_COLUMNS, read_ranks
 from bench.runs import FIT_SETTINGS
+from bench.statistics import two_term
 from featstore.command_line import count
 from featstore.terminal import TextTable, are_numbers, best, dim
 
@@ -70,9 +74,8 @@ def result_table(results: pl.DataFrame, metrics: Sequence[str] | None = None) ->
     Metrics are those given, or `SHOWN` and `SHOWN_GENERALISED`, in this order.
 
     Columns before them: those of `bench.cells.CELL`, n_images_fitted (mean), n_seeds, gallery
-    (mean), image_mean, seen_share (of the queries, those whose class the head has), and chosen (the
-    settings that were chosen from the training data). A row with method ``"chance"`` is in every
-    arena (`bench.cells.ARENA`). sd is null for a single run.
+    (mean), image_mean, and seen_share (of the queries, those whose class the head has). A row with
+    method ``"chance"`` is in every arena (`bench.cells.ARENA`). sd is null for a single run.
     """
     wanted = with_generalised(results, SHOWN) if metrics is None else metrics
     present = [metric for metric in wanted if metric in set(results["metric"])]
@@ -110,13 +113,7 @@ def result_table(results: pl.DataFrame, metrics: Sequence[str] | None = None) ->
         )
     )
     both = pl.concat([chance.select(cells.columns), cells])
-    texts = chosen_settings(results, CELL)
-    chosen = [_chosen_text(row) for row in texts.iter_rows(named=True)]
-    both = both.join(
-        texts.select(CELL).with_columns(pl.Series("chosen", chosen, pl.String)), on=CELL,
-        how="left", nulls_equal=True, maintain_order="left",
-    )  # fmt: skip
-    index = [*CELL, "n_images_fitted", "n_seeds", "gallery", "image_mean", "seen_share", "chosen"]
+    index = [*CELL, "n_images_fitted", "n_seeds", "gallery", "image_mean", "seen_share"]
     wide = both.select([*index, "metric", "mean"]).pivot(
         on="metric", index=index, values="mean", maintain_order=True
     )
@@ -127,67 +124,6 @@ def result_table(results: pl.DataFrame, metrics: Sequence[str] | None = None) ->
     for metric in present:
         ordered += [wide[metric], spread[metric].alias(f"{metric}_sd")]
     return in_order(wide.select(index).with_columns(ordered))
-
-
-def chosen_settings(results: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
-    """Return the settings that the runs of each cell chose from their training data.
-
-    Parameters
-    ----------
-    results : DataFrame
-    keys : sequence of str
-        Columns that tell cells apart.
-
-    Returns
-    -------
-    DataFrame
-        One row a cell: `keys`, ``<setting>_chosen`` as text for each of `bench.results.CHOSEN`
-        (the upper median, and the range where runs differ; empty where nothing was chosen), and
-        ``edges``, which says how many runs chose the end of a grid; ``flat``, how many on a surface
-        that is flat (`fitters.select.Surface.flat`).
-    """
-    fits = results.unique([*keys, "seed", "control_draw"], maintain_order=True)
-    auto = {name: pl.col(name).cast(pl.String) == "auto" for name in CHOSEN}
-    cells = fits.group_by(keys, maintain_order=True).agg(
-        *(pl.col(f"{name}_chosen").filter(auto[name]).drop_nulls().sort() for name in CHOSEN),
-        *(pl.col(f"{name}_at_edge").filter(auto[name]).sum() for name in CHOSEN),
-        pl.col("flat_choice").sum(),
-        pl.len().alias("n"),
-    )
-    texts = [
-        {
-            **{key: row[key] for key in keys},
-            **{f"{name}_chosen": _range_text(row[f"{name}_chosen"]) for name in CHOSEN},
-            "edges": ", ".join(
-                f"{name} {row[f'{name}_at_edge']} of {row['n']}"
-                for name in CHOSEN
-                if row[f"{name}_at_edge"]
-            ),
-            "flat": f"{row['flat_choice']} of {row['n']}" if row["flat_choice"] else "",
-        }
-        for row in cells.iter_rows(named=True)
-    ]
-    words: dict[str, Any] = dict.fromkeys(
-        (*map("{}_chosen".format, CHOSEN), "edges", "flat"), pl.String
-    )
-    return pl.DataFrame(texts, words | {key: results.schema[key] for key in keys})
-
-
-def _range_text(values: Sequence[float]) -> str:
-    """Return the upper median of sorted values, one of them, and their range if they differ."""
-    if not values:
-        return ""
-    middle = f"{median_high(values):.3g}"
-    if values[0] == values[-1]:
-        return middle
-    return f"{middle} ({values[0]:.3g} to {values[-1]:.3g})"
-
-
-def _chosen_text(row: Row) -> str:
-    values = {name: row[f"{name}_chosen"] for name in CHOSEN}
-    found = ", ".join(f"{name} {value}" for name, value in values.items() if value)
-    found += f"; at an edge: {row['edges']}" if row["edges"] else ""
-    return found + (f"; flat: {row['flat']}" if row["flat"] else "")
 
 
 class Table(NamedTuple):
@@ -293,7 +229,7 @@ def result_lines(table: pl.DataFrame, bold: Collection[tuple[Any, ...]] = ()) ->
     columns: list[Column] = [
         ("task", itemgetter("direction")),
         ("eval", itemgetter("eval")),
-        *_extra_columns(table.filter(pl.col("method") != "chance")),
+        *extra_columns(table.filter(pl.col("method") != "chance")),
         ("method", _method),
         ("fitted on", fitted(lambda row: source_name(row["source"], row["n_pairs"]))),
         ("K", fitted(lambda row: pairs_text(row["n_pairs"], row["n_images_fitted"]))),
@@ -302,9 +238,8 @@ def result_lines(table: pl.DataFrame, bold: Collection[tuple[Any, ...]] = ()) ->
         ("chance", chance),
         *((metric_name(metric), partial(value, metric)) for metric in metrics),
         # Last: it is the widest, and the numbers are what a table is read for.
-        ("chosen", lambda row: row["chosen"] or ""),
     ]
-    return Table.of(table, columns, optional=("chosen",))
+    return Table.of(table, columns)
 
 
 def _method(row: Row) -> str:
@@ -343,7 +278,7 @@ def varying(table: pl.DataFrame) -> list[str]:
     return found
 
 
-def _extra_columns(table: pl.DataFrame) -> list[Column]:
+def extra_columns(table: pl.DataFrame) -> list[Column]:
     """Return the columns of `EXTRA` that vary in a table."""
 
     def text(name: str, row: Row) -> str:
@@ -413,7 +348,7 @@ def summary(table: pl.DataFrame, bold: Collection[tuple[Any, ...]] = ()) -> Summ
     cells = arena.filter(pl.col("method") != "chance")
     ks = sorted(set(cells["n_pairs"]), key=pairs_order)
     lines: dict[tuple[str, ...], dict[str, Row]] = {}
-    extra = _extra_columns(cells)
+    extra = extra_columns(cells)
     for row in cells.iter_rows(named=True):
         key = (row["method"], row["source"], *(text(row) for _, text in extra))
         lines.setdefault(key, {})[row["n_pairs"]] = row
@@ -510,7 +445,7 @@ def gain_lines(gains: pl.DataFrame) -> Table:
         ("eval", itemgetter("eval")),
         ("metric", lambda row: metric_name(row["metric"])),
         # Sides say which part of a head they are of.
-        *_extra_columns(gains.drop(list(HEAD_PARTS), strict=False)),
+        *extra_columns(gains.drop(list(HEAD_PARTS), strict=False)),
         ("method", _method),
         ("a", itemgetter("side_a")),
         ("b", itemgetter("side_b")),
@@ -597,58 +532,86 @@ def published_lines(table: pl.DataFrame) -> Table:
     return Table.of(table, columns)
 
 
-def dose_lines(doses: pl.DataFrame) -> Table:
-    """Return the rows of `bench.suites.demo.dose_table` as text, percent."""
+def value_column(name: str) -> Column:
+    """Return the column of a metric by the name of its values."""
+    return metric_name(name), lambda row: value_text(name, row[name])
+
+
+_NUMBERS = ("top-1", "confidence", "ECE", "calibration-error", "low", "high", "AURC", "AUROC",
+            "AUROC_low", "AUROC_high", "temperature")  # fmt: skip
+
+CONFIDENCE: dict[str, Any] = {
+    **dict.fromkeys(ARENA, pl.String),
+    **{name: RUN_COLUMNS[name] for name in ("method", "source", "n_pairs")},
+    "learner": pl.String,
+    "shots": pl.Int64,
+    **dict.fromkeys(_NUMBERS, pl.Float64),
+    "n_draws": pl.Int64,
+}
+
+
+def confidence_table(root: Path, results: pl.DataFrame) -> pl.DataFrame:
+    """Return one row a cell that was scored with confidence: schema `CONFIDENCE`.
+
+    A row has the calibration error over all images of all draws, its interval over clusters (the
+    draws are held fixed), and AUROC with the interval over draws and clusters of every mean.
+
+    Parameters
+    ----------
+    root : Path
+        The results folder; ranks are read from it.
+    results : DataFrame
+        Rows of `bench.results.read_results`, of one series.
+    """
+    scored = results.filter(pl.col("metric") == "AUROC").select("run_id", "direction")
+    own = results.join(scored, on=["run_id", "direction"], how="semi", maintain_order="left")
+    rows = [_confidence_row(cell, own) for cell in read_cells(root, own)]
+    return in_order(pl.DataFrame(rows, schema=CONFIDENCE))
+
+
+def calibration_of(cell: Cell) -> tuple[Calibration, pl.DataFrame]:
+    """Return the calibration of all runs of a cell, and each image's confidence, right, cluster."""
+    place = sorted(CONFIDENCE_METRICS).index("confidence")
+    images = read_ranks(cell.root, cell.run_ids).filter(
+        pl.col("direction") == cell.arena[ARENA.index("direction")]
+    ).select(
+        "cluster_id", confidence=pl.col("own").list.get(place), right=pl.col("rank") == 1
+    )  # fmt: skip
+    columns = (images[name].to_numpy() for name in ("confidence", "right", "cluster_id"))
+    return calibration(*columns), images
+
+
+def _confidence_row(cell: Cell, results: pl.DataFrame) -> dict[str, Any]:
+    runs = results.filter(pl.col("run_id").is_in(cell.run_ids))
+    first, error = runs.row(0, named=True), calibration_of(cell)[0]
+    rejection = two_term(cell.runs("AUROC"))
+    low, high = rejection.interval()
+    return {
+        **{name: first[name] for name in CONFIDENCE if name in first},
+        "top-1": cell.mean("top-1"), "confidence": cell.mean("confidence"), "ECE": error.raw,
+        "calibration-error": error.error, "low": error.low, "high": error.high,
+        "AURC": cell.mean("AURC"), "AUROC": rejection.mean, "AUROC_low": low, "AUROC_high": high,
+        "temperature": runs["temperature"].mean(), "n_draws": len(cell.run_ids),
+    }  # fmt: skip
+
+
+def confidence_lines(table: pl.DataFrame) -> Table:
+    """Return the rows of `confidence_table` as text, percent."""
+
+    def between(low: str, high: str) -> Column:
+        text = lambda row: interval_text(row[low], row[high]).replace("+", "")  # noqa: E731
+        return "95 % interval", text
+
     columns: list[Column] = [
         ("eval", itemgetter("eval")),
-        *_extra_columns(doses),
-        ("method", _method),
-        ("dose", itemgetter("dose")),
-        ("level", lambda row: f"{row['level']:,}"),
-        ("own names %", lambda row: value_text("top-1", row["own_names"])),
-        ("top-1 %", lambda row: value_text("top-1", row["value"], row["sd"])),
-        (
-            "95 % interval",
-            lambda row: (
-                f"[{value_text('top-1', row['low'])}, {value_text('top-1', row['high'])}]"
-            ).replace("-", MINUS),
-        ),
-        *((metric_name(name), partial(_shown, name)) for name in BY_NAME),
+        ("method", lambda row: row["learner"] or _method(row)),
+        ("fitted on", lambda row: source_name(row["source"], row["n_pairs"])),
+        ("K", lambda row: row["n_pairs"] if row["shots"] is None else f"{row['shots']} shots"),
+        *map(value_column, ("top-1", "confidence", "ECE", "calibration-error")),
+        between("low", "high"),
+        *map(value_column, ("AURC", "AUROC")),
+        between("AUROC_low", "AUROC_high"),
         ("draws", lambda row: str(row["n_draws"])),
-        (
-            "for a factor of ten",
-            lambda row: (
-                ""
-                if row["slope"] is None
-                else f"{signed_text(row['slope'])} "
-                f"{interval_text(row['slope_low'], row['slope_high'])}"
-            ),
-        ),
-    ]
-    return Table.of(doses, columns)
-
-
-def _shown(name: str, row: Row) -> str:
-    return value_text(name, row[name])
-
-
-def learner_lines(table: pl.DataFrame) -> Table:
-    """Return the rows of `bench.suites.few_shot.few_shot_table` as text, percent."""
-    columns: list[Column] = [
-        ("data", itemgetter("dataset")),
-        ("images", itemgetter("images")),
-        ("prototypes", itemgetter("prototypes")),
-        ("method", _method),
-        ("learner", itemgetter("learner")),
-        ("shots", lambda row: str(row["shots"])),
-        ("in all", lambda row: number_text(row["n_shots"], 0)),
-        ("top-1 %", lambda row: value_text("top-1", row["top-1"])),
-        ("95 % interval", lambda row: interval_text(row["low"], row["high"]).replace("+", "")),
-        ("draws", lambda row: str(row["n_seeds"])),
-        ("clusters", lambda row: f"{row['n_clusters']:,} {row['clusters_of']}"),
-        ("f", lambda row: "" if row["overlap"] is None else f"{row['overlap']:.2f}"),
-        ("gallery", lambda row: number_text(row["gallery"], 0)),
-        ("CPU s", lambda row: number_text(row["seconds"], 3)),
     ]
     return Table.of(table, columns)
 

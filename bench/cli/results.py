@@ -152,7 +152,7 @@ def _print_summary(
         from bench.suites.few_shot import few_shot_claim
 
         claim = few_shot_claim(results, rows)
-        said = "" if claim is None else f"{claim.learner}: {claim.sentence}"
+        said = "" if claim is None else f"ProKeR: {claim.sentence}"
     for text in filter(None, (found.sentence, said, found.caption)):
         click.echo(textwrap.fill(text, SUMMARY_WIDTH))
     found.table.plain.show()
@@ -166,8 +166,8 @@ def _suite_tables(
     results: Path, rows: pl.DataFrame, parts: Collection[str]
 ) -> dict[str, pl.DataFrame]:
     """Return the tables that are named, and with the results those of the rows' own suite."""
-    from bench.confidence import confidence_table
     from bench.suites import SUITES
+    from bench.tables import confidence_table
 
     planned = SUITES.get(rows["suite"][0])
     own = planned.tables if planned and "results" in parts else ()
@@ -196,12 +196,12 @@ def _print_tables(
 
 def _table(name: str, frame: pl.DataFrame, bold: Collection[tuple[Any, ...]]) -> Table:
     """Return a part of the tables as text."""
-    from bench.confidence import confidence_lines
+    from bench.suites.demo import dose_lines
+    from bench.suites.few_shot import learner_lines
     from bench.tables import (
         Table,
-        dose_lines,
+        confidence_lines,
         gain_lines,
-        learner_lines,
         published_lines,
         result_lines,
     )

@@ -29,10 +29,9 @@ from bench.cells import (
     source_name,
     whole_heads,
 )
-from bench.comparisons import LEVEL
 from bench.report.verdict import DIRECTION, METRIC, among, as_planned
 from bench.suites.demo import DOSES
-from bench.tables import comma_separated, p_text, pairs_text, signed_text, value_text
+from bench.tables import comma_separated, pairs_text, value_text
 from featstore.errors import needs_extra
 
 
@@ -362,16 +361,9 @@ def headline_figure(
     rows = [_dot(row, method) for row in [*heads.iter_rows(named=True), *controls]]
     by_method = {row["method"]: row for row in heads.iter_rows(named=True)}
     shown, name = by_method[method], method_title(method)
-    value, pool = f"{value_text(metric, shown['a'])} %", among(direction, shown["gallery"])
-    if (direction, metric) == (DIRECTION, METRIC):
-        title = f"{name} on the head alone names {value} of images correctly {pool}"
-        subtitle = "Share of images whose own name ranks first, with 95 % intervals"
-    else:
-        title = f"{name} on the head alone reaches {value} {metric} of {way(direction)} {pool}"
-        subtitle = f"{metric} of {way(direction)}, with 95 % intervals"
-    if controls:
-        best = max(row["a"] for row in controls)
-        title += f", its best control (mean of its draws) {value_text(metric, best)} %"
+    reached = f"{value_text(metric, shown['a'])} % {metric} of {way(direction)}"
+    title = f"{name} on the head alone reaches {reached} {among(direction, shown['gallery'])}"
+    subtitle = f"{metric} of {way(direction)}, with 95 % intervals"
     if "conse" in by_method:
         subtitle += "; dashed line: ConSE, which reads the head without fitting"
     caption = f"{capital(metric)} of {way(direction)} without real pairs, {_scope(shown)}."
@@ -491,11 +483,10 @@ SMALL = (
 _WITH_PAIRS = ("held-out", "split")
 
 
-def pairs_figure(table: pl.DataFrame, comparisons: pl.DataFrame, method: str) -> Figure | None:
+def pairs_figure(table: pl.DataFrame, method: str) -> Figure | None:
     """Draw accuracy against the number of real pairs for one method, with bands over draws.
 
-    Of a `bench.tables.result_table` and its comparisons, which say whether the head adds anything
-    to real pairs. None if no number of real pairs was run.
+    Of a `bench.tables.result_table`. None if no number of real pairs was run.
     """
     held = table.filter(pl.col("eval").is_in(_WITH_PAIRS) & (pl.col("method") == method))
     panels_of = [
@@ -508,7 +499,6 @@ def pairs_figure(table: pl.DataFrame, comparisons: pl.DataFrame, method: str) ->
     small = [panel for panel in SMALL if panel in panels_of]
     if not large:
         large, small = small[:2], small[2:]
-    gain = _gain_over_pairs(comparisons, method, *large[0])
     lines = {panel: curve_lines(table, method, *panel) for panel in panels_of}
     data = pl.DataFrame([row for panel in panels_of for row in lines[panel]])
 
@@ -526,79 +516,21 @@ def pairs_figure(table: pl.DataFrame, comparisons: pl.DataFrame, method: str) ->
                 part.legend(*known, loc="outside lower center", ncols=3)
 
     title = method_title(method)
-    counts = {row["n_pairs"]: row["pairs"] for row in lines[large[0]]}
     direction, metric = large[0]
     of_task = held.filter(pl.col("direction") == direction).row(0, named=True)
+    pool = among(direction, of_task["gallery"])
     return Figure(
         "accuracy_by_pairs",
-        f"{_pairs_title(title, gain, lines[large[0]], counts, metric)}, {_pool(held, direction)}.",
+        f"{title} on real pairs, with the head and without: {metric} {pool}.",
         f"{title}: percent of queries whose right answer is first or among the first ten, by the "
         "number of real pairs; bands: one standard deviation over draws; dotted: chance.",
         f"{title}: {metric} of {way(direction)} in percent, mean over "
-        f"{draws_text(of_task['n_seeds'])}, {_pool(held, direction)}.",
+        f"{draws_text(of_task['n_seeds'])}, {pool}.",
         data,
         draw,
         440 if small else 270,
         method=method,
     )
-
-
-def _gain_over_pairs(
-    comparisons: pl.DataFrame, method: str, direction: str, metric: str
-) -> dict[str, Any] | None:
-    """Return what the head adds to the largest number of real pairs, if that was compared."""
-    own = whole_heads(comparisons).filter(
-        (pl.col("comparison") == "over-real") & (pl.col("source") == "head")
-        & (pl.col("method") == method) & pl.col("eval").is_in(_WITH_PAIRS)
-        & (pl.col("direction") == direction) & (pl.col("metric") == metric)
-        & (pl.col("n_pairs") != "0")
-    )  # fmt: skip
-    return None if own.is_empty() else in_order(own).row(-1, named=True)
-
-
-def _side(gain: dict[str, Any] | None) -> str:
-    """Return on which side of zero an interval and its test are; empty if on neither."""
-    if gain is None or (p := _corrected(gain)[0]) is None or p >= LEVEL:
-        return ""
-    higher, lower = (gain["low"] or 0.0) > 0, (gain["high"] or 0.0) < 0
-    return "higher" if higher else "lower" if lower else ""
-
-
-def _corrected(gain: dict[str, Any]) -> tuple[float | None, str]:
-    """Return p as it may be read: corrected where the comparison was named beforehand."""
-    if gain["p_holm"] is None:
-        return gain["p"], "exploratory"
-    return gain["p_holm"], "Holm"
-
-
-def _pool(held: pl.DataFrame, direction: str) -> str:
-    own = held.filter(pl.col("direction") == direction)
-    return among(direction, own["gallery"][0])
-
-
-def _pairs_title(
-    title: str,
-    gain: dict[str, Any] | None,
-    lines: list[dict[str, Any]],
-    counts: dict[str, str],
-    metric: str,
-) -> str:
-    if gain is None:
-        best = max((row for row in lines if row["source"] != ""), key=lambda row: row["mean"])
-        return (
-            f"{title} reaches at most {value_text(metric, best['mean'])} % {metric} "
-            f"({best['line']}, {counts[best['n_pairs']]} pairs)"
-        )
-    both = value_text(metric, gain["a"]), value_text(metric, gain["b"])
-    numbers = f"{both[0]} % {metric} with it, {both[1]} % without"
-    said = "no difference by the head is shown"
-    if side := _side(gain):
-        moved = signed_text(gain["difference"]).lstrip("+\N{MINUS SIGN}")
-        pool = " for this pool of pairs" if "this pool" in gain["population"] else ""
-        said = f"the head is {moved} points {side}{pool}"
-        p, how = _corrected(gain)
-        said += f" (p {p_text(p)}, {how})"
-    return f"With {counts[gain['n_pairs']]} real pairs {said}: {numbers}"
 
 
 def curve_lines(

@@ -44,12 +44,10 @@ from bench.report.screen import Screen, first_screen
 from bench.report.verdict import Verdict, first_question, verdict
 from bench.reproduction import published_table
 from bench.results import read_results, read_sessions, unfinished, versions
-from bench.suites.demo import dose_table
-from bench.suites.few_shot import few_shot_table
+from bench.suites.demo import dose_lines, dose_table
+from bench.suites.few_shot import few_shot_table, learner_lines
 from bench.tables import (
-    dose_lines,
     gain_lines,
-    learner_lines,
     metric_columns,
     published_lines,
     result_lines,
@@ -285,7 +283,7 @@ def build_page(
                 metric=found.metric,
             ),
             *(
-                pairs_figure(whole_heads(table), comparisons, method)
+                pairs_figure(whole_heads(table), method)
                 for method in dict.fromkeys([METHOD, *table["method"]])
             ),
             None

@@ -306,9 +306,9 @@ def without_head(
     """
     direction, metric = question
     claim = few_shot_claim(root, results) if direction == "image→class" else None
-    if claim is not None and claim.value is not None:
+    if claim is not None:
         named = f"{value_text(metric, claim.value)} % of images are named right"
-        by = f"by {claim.learner} with {claim.shots} labelled images a class"
+        by = f"by ProKeR with {claim.shots} labelled images a class"
         return f"{named} {among(direction, claim.gallery)} {by}. {claim.sentence}", None
     cells = table.filter(
         (pl.col("direction") == direction)

@@ -45,6 +45,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import product
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -52,13 +53,23 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from bench.cells import ARENA, HEAD_PARTS, SETTINGS, Cell, in_order, read_cells
+from bench.cells import ARENA, HEAD_PARTS, SETTINGS, Cell, in_order, method_title, read_cells
 from bench.corpus import held_out_split, in_class_split
 from bench.errors import ProtocolError
 from bench.results import RUN_COLUMNS
 from bench.runs import Protocol, Run, impossible
 from bench.statistics import ENOUGH_CONTROLS, DrawSums, two_term
-from bench.tables import BY_NAME
+from bench.tables import (
+    BY_NAME,
+    MINUS,
+    Column,
+    Table,
+    extra_columns,
+    interval_text,
+    signed_text,
+    value_column,
+    value_text,
+)
 from featstore.errors import AlreadyFinishedError
 from featstore.identity import sha256_hex
 from featstore.store.store import FeatureStore
@@ -619,3 +630,34 @@ def _slope(levels: Levels) -> dict[str, float | None]:
     found = two_term(DrawSums(np.asarray(total), np.broadcast_to(sums[0].count, shape)))
     low, high = found.interval()
     return {"slope": found.mean, "slope_low": low, "slope_high": high}
+
+
+def dose_lines(doses: pl.DataFrame) -> Table:
+    """Return the rows of `bench.suites.demo.dose_table` as text, percent."""
+    columns: list[Column] = [
+        ("eval", itemgetter("eval")),
+        *extra_columns(doses),
+        ("method", lambda row: method_title(row["method"])),
+        ("dose", itemgetter("dose")),
+        ("level", lambda row: f"{row['level']:,}"),
+        ("own names %", lambda row: value_text("top-1", row["own_names"])),
+        ("top-1 %", lambda row: value_text("top-1", row["value"], row["sd"])),
+        (
+            "95 % interval",
+            lambda row: (
+                f"[{value_text('top-1', row['low'])}, {value_text('top-1', row['high'])}]"
+            ).replace("-", MINUS),
+        ),
+        *map(value_column, BY_NAME),
+        ("draws", lambda row: str(row["n_draws"])),
+        (
+            "for a factor of ten",
+            lambda row: (
+                ""
+                if row["slope"] is None
+                else f"{signed_text(row['slope'])} "
+                f"{interval_text(row['slope_low'], row['slope_high'])}"
+            ),
+        ),
+    ]
+    return Table.of(doses, columns)

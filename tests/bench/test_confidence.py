@@ -10,7 +10,6 @@ from scipy.special import softmax
 from sklearn.metrics import roc_auc_score
 
 from bench.comparisons import compare
-from bench.confidence import confidence_table
 from bench.corpus import in_class_split
 from bench.errors import MetricError, ProtocolError
 from bench.metrics.confidence import (
@@ -22,6 +21,7 @@ from bench.metrics.confidence import (
 from bench.options import FewShot, ZeroShot
 from bench.results import read_results
 from bench.statistics import DrawSums, two_term
+from bench.tables import confidence_table
 from bench.tasks.outcome import HALVINGS, Confidence
 from bench.tasks.ranked import prepare_zero_shot, score_few_shot, score_zero_shot
 from featstore.command_line import run_command

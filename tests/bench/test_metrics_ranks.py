@@ -18,7 +18,6 @@ from bench.errors import MetricError
 from bench.metrics.geometry import nearest_rows
 from bench.metrics.ranks import (
     CUTOFFS,
-    WIDTH,
     EqualColumns,
     Relevance,
     first_equal,
@@ -196,27 +195,13 @@ def test_the_worked_example_of_five_captions():
 
 
 @pytest.mark.parametrize("levels", [2, 5, 40, 10**6])
-@pytest.mark.parametrize(("n", "g", "top"), [(7, 4 * WIDTH * 5 + 13, 5), (5, 1000, 3), (4, 90, 8)])
+@pytest.mark.parametrize(("n", "g", "top"), [(5, 1000, 3), (4, 90, 8)])
 def test_first_places_of_wide_galleries_are_those_of_a_full_sort(rng, levels, n, g, top):
     scores = rng.integers(0, levels, size=(n, g)).astype(np.float32)
     queries, gallery = rng.integers(0, 4, n), rng.integers(0, 4, g)
     found = first_places(scores, queries, gallery, top)
     for i in range(n):
         assert found[i].tolist() == oracles.first_items(scores[i], gallery == queries[i], top)
-
-
-def test_many_close_relevant_items_count_like_few(rng):
-    """Whether other relevant items are counted in a list or in passes changes no number."""
-    scores = rng.normal(size=(30, 400))
-    groups = np.repeat(np.arange(100), 4)
-    near = scores.copy()
-    near[np.arange(30)[:, None], np.arange(30)[:, None] * 4 + np.arange(4)] += 6.0
-    for s in (scores, near):
-        found = ranks_from_scores(s, np.arange(30), groups)
-        for i in range(30):
-            expected = oracles.places(s[i], (groups == i).tolist())
-            assert found.rank[i] == expected[0]
-            assert found.hits[i].tolist() == [sum(p <= k for p in expected) for k in CUTOFFS]
 
 
 def test_blocks_must_add_up():

@@ -128,7 +128,7 @@ def test_no_sentence_claims_that_there_is_no_difference(planted):
     name, own = planted
     scene = own.scene
     doubts = (scene.weights(), scene.fitting(), scene.real_pairs(), scene.quotable(""))
-    curve = pairs_figure(own.table, own.comparisons, "ridge")
+    curve = pairs_figure(own.table, "ridge")
     texts = [
         own.found.sentence,
         *(f"{doubt.answer} {doubt.detail}" for doubt in doubts),
