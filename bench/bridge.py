@@ -22,7 +22,7 @@ from scipy.optimize import least_squares
 from bench.errors import ProtocolError
 from bench.metrics.geometry import nearest_rows, shared_rows
 from bench.options import FEWEST_PAIRS, BridgeConfig, BridgeSettings
-from bench.spaces import ENOUGH, Relation, footprints, relate
+from bench.spaces import Relation, footprints, relate
 from bench.statistics import DrawSums, Estimate, two_term
 from featstore.errors import MisalignedItemsError, UnknownColumnError, listed, unknown_name
 from featstore.interop.files import view_of
@@ -283,8 +283,6 @@ def _joined(
                 f"Without ids, row i of both must be one item: old has {len(rows[0]):,} rows, new "
                 f"{len(rows[1]):,}."
             )
-    if len(rows[0]) < ENOUGH:
-        raise ProtocolError(f"{len(rows[0]):,} items are in both. A bridge needs {ENOUGH} or more.")
     for name, side in zip(("old", "new"), rows, strict=True):
         row_norms(side, what=f"{name} rows of items in both")
         if (side == side[0]).all():

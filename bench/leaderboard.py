@@ -13,7 +13,6 @@ The digest shows damage, not dishonesty: whoever doubts an entry runs its settin
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -29,8 +28,6 @@ import polars.selectors as cs
 
 from bench.cells import (
     CELL,
-    SETS,
-    SETTINGS,
     Cell,
     cells_of,
     chance_and_gallery,
@@ -49,7 +46,7 @@ from bench.comparisons import (
 )
 from bench.errors import SubmissionError
 from bench.metrics.summary import METRICS, cutoff
-from bench.results import RESULT_SCHEMA, read_sessions, summed_as
+from bench.results import RESULT_SCHEMA, RUN_COLUMNS, read_sessions, summed_as
 from bench.statistics import against_leader
 from bench.tables import (
     Axis,
@@ -80,13 +77,9 @@ ASKED = (
     "train_splits", "train_fraction", "metric_version", "protocol_version", "clusters_of",
 )  # fmt: skip
 
-#: Columns that say what an entry is, beside those that tell cells apart.
-_PROMPTS = (
-    "variants", "templates", "head_variants", "head_templates", "pair_variants", "pair_templates",
-)  # fmt: skip
 
 #: What a file says beside its rows and sums, and the most characters of each.
-_TEXTS = {"name": 100, "note": 400, "link": 400, "versions": 2000}
+_TEXTS = {"name": 100, "versions": 2000}
 
 #: The sums of the metric by run and cluster of queries.
 _SUMS: dict[str, Any] = {
@@ -197,23 +190,8 @@ class Submission:
 
     def facts(self) -> list[tuple[str, str]]:
         """Return what the entry was, as (name, text): sets, settings, versions, digest."""
-        row = self.first
-        sets = {column: row[column] for column in SETS if row[column]}
-        settings = {name: row[name] for name in (*SETTINGS, *_PROMPTS) if name not in SETS}
-        given = {k: str(v) for k, v in sorted(settings.items()) if v not in (None, "", 0, False)}
-        return [
-            ("method", method_title(row["method"])),
-            ("fitted on", f"{row['source']}, {row['n_pairs']} real pairs"),
-            *(
-                (column.removesuffix("_set").replace("_", " "), set_name(column, key))
-                for column, key in sets.items()
-            ),
-            *given.items(),
-            ("code", row["origin"] or f"headstock {row['code']}"),
-            ("versions", str(self.document["versions"])),
-            ("digest", self.digest),
-            *sorted((key, str(row[SETS[column]] or "")) for column, key in sets.items()),
-        ]  # fmt: skip
+        own = {name: str(self.first[name]) for name in RUN_COLUMNS if self.first[name]}
+        return [*own.items(), ("versions", self.document["versions"]), ("digest", self.digest)]
 
 
 def pack(
@@ -222,8 +200,6 @@ def pack(
     name: str,
     direction: str | None = None,
     metric: str | None = None,
-    note: str = "",
-    link: str = "",
 ) -> Submission:
     """Return the submission of one cell of a results folder.
 
@@ -237,8 +213,6 @@ def pack(
     direction, metric : str, optional
         What is ranked by. By default image→name by top-1, or where no names were scored
         image→caption by R@1.
-    note, link : str
-        A line of text, and where more stands.
 
     Returns
     -------
@@ -286,8 +260,6 @@ def pack(
     document = {
         "format": FORMAT,
         "name": name,
-        "note": note,
-        "link": link,
         "versions": ", ".join(f"{package} {version}" for package, version in sorted(used.items())),
         "rows": {column.name: column.to_list() for column in own if column.null_count() < len(own)},
         "sums": sums,
@@ -350,8 +322,6 @@ def check(document: Any) -> None:
     for name, most in _TEXTS.items():
         if not isinstance(document[name], str) or len(document[name]) > most:
             raise SubmissionError(f"its {name} must be a text of at most {most} characters.")
-    if not re.fullmatch(r"(https?://\S+)?", document["link"]):
-        raise SubmissionError("its link must begin with http:// or https://.")
     sent = Submission(document)
     _check_rows(sent.rows)
     _check_sums(sent)
@@ -661,17 +631,11 @@ def ranked(
     return tuple(lines)
 
 
-#: A page with more is refused: 200 entries take a quarter of it.
-MAX_PAGE_BYTES = 3 * 2**20
-
-
 def leaderboard_page(found: Sequence[Board], *, title: str = "Leaderboard") -> str:
     """Return boards as one HTML page that needs no network and no other file.
 
     Raises
     ------
-    BenchError
-        If it would have more than `MAX_PAGE_BYTES`.
     MissingPackageError
         If jinja2 is missing.
     """
@@ -684,6 +648,4 @@ def leaderboard_page(found: Sequence[Board], *, title: str = "Leaderboard") -> s
             "image": "", "description": f"{found[0].title}. {found[0].sentence}",
             "boards": found, "level": f"{100 * LEVEL:g} %",
         },
-        most=MAX_PAGE_BYTES,
-        cure="Put fewer submissions into the folder.",
     )  # fmt: skip

@@ -34,6 +34,7 @@ from featstore.address import parse_address
 from featstore.errors import AddressError, FeatstoreError, listed
 from featstore.identity import canonical_json, sha256_hex
 from featstore.plugins import registry_of
+from featstore.store.files import read_regular
 from featstore.store.store import FeatureStore
 
 #: Version of the file, and of the certificate.
@@ -185,15 +186,11 @@ def _read(place: str) -> bytes:
 
         root, names = locate(place, ".toml")
         return root.read(names[0], limit=MOST_BYTES)
-    path = Path(place)
-    if not path.is_file():
-        raise BoxError(
-            f"There is no box {place!r}. Name one of {', '.join(BUILT_IN)}, a TOML file, or the "
-            "address of one."
-        )
-    if path.stat().st_size > MOST_BYTES:
-        raise BoxError(f"{place} is no box: it has more than {MOST_BYTES / 2**20:.0f} MiB.")
-    return path.read_bytes()
+    try:
+        return read_regular(Path(place), limit=MOST_BYTES)
+    except (OSError, FeatstoreError) as err:
+        known = f"Name one of {', '.join(BUILT_IN)}, a TOML file, or the address of one."
+        raise BoxError(f"There is no box {place!r} ({err}). {known}") from err
 
 
 def parse_box(data: bytes) -> Box:

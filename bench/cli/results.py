@@ -441,7 +441,7 @@ def report_command(
 ) -> None:
     """Draw the report of a results folder.
 
-    The store is read for texts, thumbnails and the health of the data; nothing is fitted. Without
+    The store is read for texts and thumbnails; nothing is fitted. Without
     --store it is the one beside the results. A page is of one set of images; of the paper suite it
     also has every published number. It needs no network and no other file.
     """
@@ -494,8 +494,6 @@ def report_command(
     metavar="NAME",
     help="Rank by this metric, a mean over queries [default: top-1, or else R@1].",
 )
-@click.option("--note", default="", metavar="TEXT", help="Say this about the entry, in one line.")
-@click.option("--link", default="", metavar="URL", help="Link the entry to this http(s) address.")
 @json_option
 def submit_command(
     choice: str,
@@ -503,8 +501,6 @@ def submit_command(
     out: Path,
     direction: str | None,
     metric: str | None,
-    note: str,
-    link: str,
     as_json: bool,
 ) -> None:
     """Pack one result into a file for a leaderboard.
@@ -517,7 +513,7 @@ def submit_command(
     from featstore.store.files import json_bytes, write_file
 
     with ProgressBar(f"submission {out}"):
-        found = pack(choice, name=name, direction=direction, metric=metric, note=note, link=link)
+        found = pack(choice, name=name, direction=direction, metric=metric)
         check(found.document)
     write_file(out, [json_bytes(found.document)])
     facts: dict[str, Any] = {

@@ -131,22 +131,15 @@ class Relevance:
     gallery_codes: NDArray[np.int64]
 
     @classmethod
-    def build(
-        cls, query_groups: NDArray[Any], gallery_groups: NDArray[Any], n: int, g: int
-    ) -> Relevance:
+    def build(cls, query_groups: NDArray[Any], gallery_groups: NDArray[Any]) -> Relevance:
         """Match the groups of n queries with those of g gallery items.
 
         Raises
         ------
         MetricError
-            If lengths disagree, or a query has no relevant item.
+            If a side is empty, or a query has no relevant item.
         """
-        query_groups, gallery_groups = np.asarray(query_groups), np.asarray(gallery_groups)
-        if query_groups.shape != (n,) or gallery_groups.shape != (g,):
-            raise MetricError(
-                f"Every query and gallery item needs one group id: got {query_groups.shape} ids "
-                f"for {n:,} queries and {gallery_groups.shape} for {g:,} gallery items."
-            )
+        n, g = len(query_groups), len(gallery_groups)
         if n == 0 or g == 0:
             raise MetricError(f"There is nothing to rank: {n:,} queries, {g:,} gallery items.")
         known, gallery_codes = np.unique(gallery_groups, return_inverse=True)
@@ -378,17 +371,12 @@ def checked_sides(queries: Any, gallery: Any) -> tuple[Any, Any]:
     Raises
     ------
     MetricError
-        If shapes disagree, a side is empty, or a projection is not finite.
+        If shapes disagree, or a projection is not finite.
     """
     if queries.ndim != 2 or gallery.ndim != 2 or queries.shape[1] != gallery.shape[1]:
         raise MetricError(
             f"Queries and gallery must be matrices over one shared space, got shapes "
             f"{queries.shape} and {gallery.shape}. Project both with the same alignment."
-        )
-    if not queries.shape[0] or not gallery.shape[0]:
-        raise MetricError(
-            f"There is nothing to rank: {queries.shape[0]:,} queries, {gallery.shape[0]:,} gallery "
-            "items."
         )
     queries, columns = _in_float32(queries), _in_float32(gallery).T
     for name, rows in (("query", queries), ("gallery", columns)):
@@ -493,6 +481,4 @@ def rank_blocks(
             raise MetricError("A score is NaN: nothing can be ranked by it.")
         done.append(Ranks.of_block(scores, start, relevance, top))
         start += len(scores)
-    if start != n:
-        raise MetricError(f"Scores have {start:,} rows for {n:,} queries.")
     return Ranks.joined(done)

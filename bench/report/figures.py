@@ -30,7 +30,6 @@ from bench.cells import (
     whole_heads,
 )
 from bench.report.verdict import DIRECTION, METRIC, among, as_planned
-from bench.suites.demo import DOSES
 from bench.tables import comma_separated, pairs_text, value_text
 from featstore.errors import needs_extra
 
@@ -192,8 +191,8 @@ class Figure:
         return f"{opening}{body[len('<svg ') : end]}{words}{body[end:]}"
 
     def png(self) -> bytes:
-        """Return the drawing as a picture, with the words inside."""
-        return self._saved("png", {"Software": None}, words=True)
+        """Return the drawing as a picture on white."""
+        return self._saved("png", {"Software": None}, facecolor="white")
 
     def links(self) -> dict[str, str]:
         """Return what a page holds to be saved, as addresses by ending: picture and numbers."""
@@ -224,35 +223,15 @@ class Figure:
         return self.png()
 
     @needs_extra("A figure")
-    def _saved(self, form: str, metadata: dict[str, Any], *, words: bool = False) -> bytes:
-        """Return the drawing in a format; with its title above and its caption below if asked."""
+    def _saved(self, form: str, metadata: dict[str, Any], **more: Any) -> bytes:
+        """Return the drawing in a format; `more` is what `savefig` takes."""
         from matplotlib import rc_context
-        from matplotlib.transforms import Bbox
 
-        buffer, how = io.BytesIO(), {"format": form, "metadata": metadata, "dpi": 144}
+        buffer = io.BytesIO()
         with rc_context(STYLE), warnings.catch_warnings():
             # Of a name in another script: a browser has a typeface for it.
             warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
-            if words:
-                title = textwrap.wrap(self.title, int(self.width / 9.5))
-                below = textwrap.wrap(f"{self.label}. {self.caption}", int(self.width / 8.5))
-                texts = [
-                    self.drawing.text(
-                        0.01, 1.0, "\n".join([*title, ""]), va="bottom", weight="bold"
-                    ),
-                    self.drawing.text(
-                        0.01, -0.01, "\n".join(below), va="top", color=colour("muted")
-                    ),
-                ]
-                # How much room they take is known: finding it out would draw everything once more.
-                line = 1.3 * TEXT / 72
-                size = self.width / 72, self.height / 72 + line * (len(title) + 2)
-                room = Bbox.from_extents(0, -line * (len(below) + 1), *size)
-                self.drawing.savefig(buffer, bbox_inches=room, facecolor="white", **how)
-                for text in texts:
-                    text.remove()
-            else:
-                self.drawing.savefig(buffer, **how)
+            self.drawing.savefig(buffer, format=form, metadata=metadata, dpi=144, **more)
         return buffer.getvalue()
 
 
@@ -266,15 +245,6 @@ def numbered(figures: Iterable[Figure | None]) -> list[Figure]:
     kept = [figure for figure in figures if figure is not None]
     kinds = list(dict.fromkeys(figure.kind for figure in kept))
     return [replace(figure, number=1 + kinds.index(figure.kind)) for figure in kept]
-
-
-def panels(figure: Any, n: int, columns: int, **shared: bool) -> list[Any]:
-    """Return so many axes of a matplotlib figure, in rows of at most so many columns."""
-    columns = max(1, min(n, columns))
-    axes = figure.subplots(-(-n // columns), columns, squeeze=False, **shared).ravel()
-    for unused in axes[n:]:
-        unused.set_axis_off()
-    return list(axes[:n])
 
 
 def with_ticks(axes: Any, side: str, unit: str = "%") -> None:
@@ -445,33 +415,6 @@ def _scope(row: dict[str, Any]) -> str:
     )
 
 
-def doses_figure(doses: pl.DataFrame, *, evaluation: str, method: str) -> Figure | None:
-    """Draw how accuracy answers to the doses of a head, a row a level.
-
-    Of `bench.suites.demo.dose_table` the levels of one method are drawn; None where it has none.
-    """
-    own = doses.filter(
-        (pl.col("eval") == evaluation) & (pl.col("direction") == DIRECTION)
-        & (pl.col("method") == method) & pl.col("dose").is_in(DOSES)
-    )  # fmt: skip
-    if own.is_empty():
-        return None
-    rows = [
-        {
-            "label": f"{row['level']:,} {row['dose']}", "value": row["value"], "low": row["low"],
-            "high": row["high"], "role": "head", "marker": "o", "strong": False,
-            "text": value_text(METRIC, row["value"]),
-        }
-        for row in own.iter_rows(named=True)
-    ]  # fmt: skip
-    ends = [f"{row['text']} % with {row['label']}" for row in (rows[0], rows[-1])]
-    title = f"{method_title(method)} names {ends[0]}, {ends[1]}."
-    caption = f"{capital(METRIC)} of {way(DIRECTION)} in percent, {evaluation_text(evaluation)}."
-    subtitle = "Share of images whose own name ranks first, with 95 % intervals."
-    data = own.select("dose", "level", "value", "low", "high")
-    return _dots(("doses", title, subtitle, caption), data, rows)
-
-
 #: Direction and metric of the panels of the pairs curve: large ones, and small ones below them.
 LARGE = (("image→name", "top-1"), ("image→name", "top-10"))
 SMALL = (
@@ -506,7 +449,7 @@ def pairs_figure(table: pl.DataFrame, method: str) -> Figure | None:
         upper, lower = figure.subfigures(2, 1, height_ratios=(3, 2)) if small else (figure, None)
         parts: Any = ((large, upper), (small, lower))
         for own, part in parts[: 1 + bool(small)]:
-            drawn = panels(part, len(own), 4, sharey=True)
+            (drawn,) = part.subplots(1, len(own), squeeze=False, sharey=True)
             for axes, panel in zip(drawn, own, strict=True):
                 _curves(axes, lines[panel])
                 axes.set_title(f"{way(panel[0])},\n{panel[1]}")

@@ -55,7 +55,6 @@ from numpy.typing import NDArray
 
 from bench.cells import ARENA, HEAD_PARTS, SETTINGS, Cell, in_order, method_title, read_cells
 from bench.corpus import held_out_split, in_class_split
-from bench.errors import ProtocolError
 from bench.results import RUN_COLUMNS
 from bench.runs import Protocol, Run, impossible
 from bench.statistics import ENOUGH_CONTROLS, DrawSums, two_term
@@ -197,8 +196,6 @@ def demo_bases(
     ProtocolError
         If a set is missing, or nothing is left of the images.
     """
-    if limit is not None and limit < 1:
-        raise ProtocolError(f"`limit=` keeps at least one image; got {limit}.")
     fields: dict[str, Any] = {}
     if dataset is None:
         dataset, label_set = "stamps", label_set or "imagenet1k"

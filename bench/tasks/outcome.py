@@ -144,7 +144,7 @@ class Question:
         bench.errors.MetricError
             If nothing is to one of them.
         """
-        return Relevance.build(*self.groups, len(self.query_ids), len(self.gallery_ids))
+        return Relevance.build(*self.groups)
 
     @cached_property
     def chance(self) -> dict[str, float]:

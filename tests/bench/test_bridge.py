@@ -165,7 +165,7 @@ def test_rows_of_another_encoder_are_no_pairs():
 @pytest.mark.parametrize(
     ("old", "new", "error", "words"),
     [
-        (np.eye(149), np.eye(149), ProtocolError, r"149 items are in both.* needs 150"),
+        (np.eye(149), np.eye(149), ProtocolError, r"share 149 items.* from 150 on"),
         (np.ones((200, 3)), np.ones((201, 3)), MisalignedItemsError, "old has 200 rows, new 201"),
         (np.full((200, 3), np.nan), np.ones((200, 3)), ZeroRowError, "200 of 200 old rows"),
         (np.eye(200), np.zeros((200, 3)), ZeroRowError, "200 of 200 new rows"),

@@ -156,9 +156,6 @@ def test_what_is_not_derived(store):
     hs.write(store, rows_of(3), dataset="labels", ids=["a", "b", "c"], **head)
     with pytest.raises(ProtocolError, match="is a head"):
         derive(store, "labels", "int8")
-    hs.write(store, np.eye(24)[:1] * 1.5, dataset="one")
-    with pytest.raises(ProtocolError, match="has 1 rows with a direction"):
-        derive(store, "one", "int8")
     remote = hs.open_store(store.address)
     remote.address = "s3://team/features"
     with pytest.raises(StoreWriteError, match="is remote"):

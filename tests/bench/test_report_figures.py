@@ -6,12 +6,10 @@ import pytest
 from bench import compare, read_results
 from bench.report.figures import (
     INKS,
-    doses_figure,
     headline_figure,
     numbered,
     pairs_figure,
 )
-from bench.suites.demo import SCHEMA
 from bench.tables import result_table, value_text
 
 
@@ -21,28 +19,12 @@ def frames(written_study):
     return rows, result_table(rows), compare(written_study, rows)
 
 
-def dose_rows():
-    fields = dict.fromkeys(SCHEMA)
-    return pl.DataFrame(
-        [
-            fields | {"method": method, "direction": "image→name", "eval": "held-out",
-                      "dose": dose, "level": level, "value": level / 2000, "low": level / 2500,
-                      "high": level / 1800}
-            for method in ("ridge", "procrustes")
-            for dose, levels in (("classes", (10, 100, 1000)), ("clusters of names", (1, 300)))
-            for level in levels
-        ],
-        schema=SCHEMA,
-    )  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def figures(frames):
     _, table, comparisons = frames
     every = {
         "headline": headline_figure(comparisons, method="ridge", evaluation="held-out"),
         "pairs": pairs_figure(table, "ridge"),
-        "doses": doses_figure(dose_rows(), evaluation="held-out", method="ridge"),
     }
     return dict(zip(every, numbered(every.values()), strict=True))
 

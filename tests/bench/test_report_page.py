@@ -4,7 +4,6 @@ from html.parser import HTMLParser
 import pytest
 
 from bench import read_results
-from bench.errors import BenchError
 from bench.report.page import digest, write_report
 from tests.bench.results_by_hand import hand_run, write_ranks
 
@@ -85,10 +84,3 @@ def test_results_without_the_question_still_make_a_page(little, smoke_store, tmp
     assert "<code>bench" not in html
     assert "No run of these results was fitted" not in html
     assert Page(html).unbalanced == []
-
-
-def test_a_page_that_is_too_large_is_refused(monkeypatch, little, smoke_store, tmp_path):
-    monkeypatch.setattr("bench.report.page.MAX_PAGE_BYTES", 1000)
-    with pytest.raises(BenchError, match="Extract smaller thumbnails"):
-        write_report(little, store=smoke_store, out=tmp_path / "r.html")
-    assert list(tmp_path.iterdir()) == [little]

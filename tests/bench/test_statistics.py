@@ -122,8 +122,6 @@ def test_the_factor_for_overlapping_subsets(rng):
     plain, wider = (two_term(DrawSums(y, np.ones_like(y)), overlap=f) for f in (0.0, 0.2))
     assert wider.of_draws == pytest.approx(plain.of_draws * (1 + 10 * 0.2 / 0.8))
     assert wider.of_clusters == plain.of_clusters
-    with pytest.raises(MetricError, match=r"\[0, 1\)"):
-        two_term(DrawSums(y, np.ones_like(y)), overlap=1.0)
 
 
 def test_one_cluster_says_nothing():
@@ -269,8 +267,6 @@ def test_few_controls_are_taken_as_normal_and_equal_ones_by_rank():
     assert against_controls(0.5, [0.1, 0.2, 0.3]).by == "t"
     same = against_controls(0.5, [0.0] * 19)
     assert (same.p_above, same.p_below) == (0.05, 1.0)
-    with pytest.raises(MetricError, match="at least two draws"):
-        against_controls(0.5, [0.1])
 
 
 def test_paired_controls_count_the_heads_own_deviation(rng):
@@ -280,8 +276,6 @@ def test_paired_controls_count_the_heads_own_deviation(rng):
     t = plain.statistic / math.sqrt(1 + 12)  # the 1 / m of the plain test becomes 1 + 1 / m
     assert found.p_above == pytest.approx(stats.t.sf(t, 11), rel=1e-10)
     assert found.rank is None
-    with pytest.raises(MetricError, match="two or more"):
-        against_paired_controls([1.0], [0.0])
 
 
 def test_holm_by_hand():
@@ -291,8 +285,6 @@ def test_holm_by_hand():
     )
     assert holm(np.array([0.5, 0.9])).tolist() == [1.0, 1.0]
     assert holm(np.array([])).tolist() == []
-    with pytest.raises(MetricError, match="between 0 and 1"):
-        holm(np.array([0.1, np.nan]))
 
 
 def test_holm_is_the_closed_test_of_bonferroni(rng):
