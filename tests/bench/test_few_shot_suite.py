@@ -3,7 +3,6 @@
 import numpy as np
 import polars as pl
 import pytest
-from click.testing import CliRunner
 
 from bench import read_results, run_all
 from bench.results import read_ranks
@@ -11,7 +10,6 @@ from bench.statistics import DrawSums, proportion_interval
 from bench.suites.few_shot import few_shot_runs, few_shot_table
 from featstore import open_store
 from featstore.testing import item_table, write_set
-from headstock.__main__ import cli
 
 C, PER_CLASS, DIM = 4, 10, 12
 
@@ -96,7 +94,3 @@ def test_the_table_has_means_with_intervals_over_draws_and_clusters(results):
     assert row["top-1"] > 0.5
     assert set(own["n_views"]) == {1}
     assert set(own["learner_folds"]) == {5.0}
-
-
-def bench(*words):
-    return CliRunner().invoke(cli, [str(word) for word in words])

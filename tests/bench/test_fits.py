@@ -175,11 +175,6 @@ def test_a_control_does_not_follow_its_noise_off_the_grid(run, corpus, split):
     assert set(alone.facts["choice"]["penalties"]) - set(shared["penalties"])
 
 
-def test_a_head_is_needed_for_prototypes(run, corpus):
-    with pytest.raises(ProtocolError, match=r"needs a head and the names of its classes, .*--head"):
-        fit_run(run, replace(corpus, head=None), None)
-
-
 def test_nothing_that_is_scored_enters_the_fit(run, corpus, split, rng):
     probe = rng.normal(size=(5, corpus.images.rows.shape[1])).astype(np.float32)
     before = fit_run(run, corpus, split)

@@ -7,7 +7,7 @@ from polars.testing import assert_frame_equal
 
 from bench import read_ranks, read_results, run_all
 from bench.corpus import read_corpus
-from bench.fits import SCORED, GivenRidge, is_cell
+from bench.fits import GivenRidge, is_cell
 from bench.results import finished
 from featstore import open_store
 from fitters import Pairs
@@ -62,36 +62,6 @@ def test_every_cell_equals_the_ordinary_fit(sweep, swept, smoke_store):
             rows.filter(pl.col("run_id") == run.run_id).drop(TIMES).sort(keys),
             ordinary.drop(TIMES).sort(keys),
         )
-
-
-def test_cells_over_all_names_and_of_parts_of_a_head_equal_the_ordinary_fit(
-    smoke_store, tmp_path, monkeypatch
-):
-    """Images are centred by their own mean, and what was prepared is of one part of the head."""
-    store = open_store(smoke_store)
-    first = sweep_runs(store, find_sets(store), GRID | {"n_pairs": (0,), "eval": ("all-names",)})
-    some = [run for run in first if run.protocol.source in ("head", "random") and run.seed == 1]
-    runs = [
-        run.changed(**part)
-        for run in some
-        if run.fit.method in ("ridge", "procrustes") and run.fit.penalty in (1.0, "auto")
-        for part in ({}, {"head_size": 30}, {"source": "shuffled-within", "clusters": 9})
-    ]
-    run_all(runs, smoke_store, tmp_path)
-    assert all(map(is_cell, runs))
-    rows = read_results(tmp_path)
-    monkeypatch.delattr(GivenRidge, "sides")
-    for run in dict.fromkeys(runs):
-        ((_, ordinary, ranks),) = execute([run], read_corpus(store, run))
-        np.testing.assert_array_equal(read_ranks(tmp_path, [run.run_id])["rank"], ranks["rank"])
-        keys = ["direction", "metric"]
-        assert_frame_equal(
-            rows.filter(pl.col("run_id") == run.run_id).drop(TIMES).sort(keys),
-            ordinary.drop(TIMES).sort(keys),
-        )
-    assert len(set(rows["n_prototypes"])) == 2
-    assert set(rows["image_mean"]) == {SCORED}
-    assert rows.filter(pl.col("clusters") > 0)["own_names"].null_count() == 0
 
 
 def without_times(frame):

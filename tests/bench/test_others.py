@@ -1,8 +1,8 @@
 """Results of other tools: miniatures of their files, against t tests, by hand, and damaged."""
 
-import copy
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
@@ -280,46 +280,17 @@ def test_a_csv_that_cannot_be_ranked_says_why(tmp_path, text, said):
         other_boards(path, "csv")
 
 
-ODD = [0, -1, True, None, 10**400, 1e308, "", "x", [], [[]], {}, {"x": 1}]
-
-
-@given(
-    changes=st.lists(st.tuples(st.integers(0, 10**6), st.sampled_from(ODD)), min_size=1, max_size=3)
-)
-@settings(
-    max_examples=40, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
 @pytest.mark.parametrize("tool", ["mteb", "lm-eval"])
-def test_no_damaged_file_is_a_traceback(tmp_path_factory, tool, changes):
-    root = tmp_path_factory.mktemp("odd")
-    first = (
-        mteb_task("Task0", {"en": 0.5, "de": 0.6}) if tool == "mteb"
-        else lm_results({"a": {"acc,none": 0.5}, "b": {"acc,none": 0.6}})
-    )  # fmt: skip
-    document = copy.deepcopy(first)
-    for place, value in changes:
-        slots = [*_slots(document)]
-        holder, key = slots[place % len(slots)]
-        holder[key] = copy.deepcopy(value)
+@pytest.mark.parametrize("damage", ["{", "[]", "{}", "null", '{"scores": 1, "results": {"a": 3}}'])
+def test_a_damaged_file_is_named(tmp_path, tool, damage):
     if tool == "mteb":
-        write_mteb(root, "a", [mteb_task(f"Task{i}", {"en": 0.4}) for i in range(3)])
-        next(root.rglob("Task2.json")).write_text(json.dumps(document))
+        write_mteb(tmp_path, "a", [mteb_task(f"Task{i}", {"en": 0.4}) for i in range(3)])
     else:
-        write_lm(root, "a", first)
-        next(root.rglob("results*.json")).write_text(json.dumps(document))
-    said = str(root)
-    try:
-        other_boards(root, tool)
-    except SubmissionError as err:
-        said = str(err)
-    assert str(root) in said
-
-
-def _slots(value):
-    for key in value if isinstance(value, dict) else range(len(value)):
-        yield value, key
-        if isinstance(value[key], dict | list):
-            yield from _slots(value[key])
+        write_lm(tmp_path, "a", lm_results({"a": {"acc,none": 0.5}, "b": {"acc,none": 0.6}}))
+    pattern = "Task2.json" if tool == "mteb" else "results*.json"
+    next(tmp_path.rglob(pattern)).write_text(damage)
+    with pytest.raises(SubmissionError, match=re.escape(str(tmp_path))):
+        other_boards(tmp_path, tool)
 
 
 def test_the_command_prints_the_question_and_writes_the_page(mteb, tmp_path):

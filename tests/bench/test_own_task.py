@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import polars as pl
@@ -152,36 +149,6 @@ def test_a_file_is_a_suite_with_controls_tables_and_a_report(plugin, smoke_store
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "nearer %" in page
     assert "Share of images nearer to their own name." in page
-
-
-def test_a_changed_line_makes_new_runs_of_what_it_decides(plugin, smoke_store, tmp_path, capsys):
-    plan = ("eval", "run", "margins", "--store", smoke_store, "-o", tmp_path / "out",
-            "--dry-run", "--json", "--plugin", plugin)  # fmt: skip
-    # The same name in one process is the same module: a new process sees the change.
-    script = ("import sys, bench.suites as r; from featstore import open_store;"
-              "from featstore.plugins import use_plugins; use_plugins([sys.argv[1]]);"
-              "runs = r.SUITES['margins'].runs(open_store(sys.argv[2]));"
-              "print([f'{x.task} {x.fit.method} {x.run_id} {x.fit_key}' for x in runs"
-              " if x.protocol.source == 'head'])")  # fmt: skip
-    assert run(*plan) == 0
-    assert json.loads(capsys.readouterr().out) == {"runs": 8, "reused": 0, "new": 8, "fits": 4}
-    ids = []
-    for text in (PLUGIN, PLUGIN.replace("gap > options.least", "gap >= options.least")):
-        plugin.write_text(text)
-        done = subprocess.run(
-            [sys.executable, "-B", "-c", script, str(plugin), str(smoke_store)],
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        ids.append([line.split() for line in eval(done.stdout)])
-    changed = {
-        (task, method): a != b for (task, method, a, _), (*_, b, _) in zip(*ids, strict=True)
-    }
-    assert changed == {
-        ("margin", "ridge"): True, ("margin", "first-columns"): True,
-        ("zero_shot", "first-columns"): True, ("zero_shot", "ridge"): False,
-    }  # fmt: skip
-    fits = {(task, method): a != b for (task, method, _, a), (*_, b) in zip(*ids, strict=True)}
-    assert not fits["margin", "ridge"]
 
 
 def corpus_of(store: Path):

@@ -74,22 +74,6 @@ def results(store, planned, tmp_path_factory):
     return root
 
 
-def test_trainings_on_no_image_of_a_dataset_follow_each_other(every):
-    """So that one serves every dataset."""
-    alone = [
-        run for run in every if run.fit.method in ("paper-mlp", "paper-text2concepts")
-        and (run.data.pairs_from or not run.protocol.has_pairs)
-    ]  # fmt: skip
-    keys = [
-        (r.data.head_set, r.data.pairs_from * r.protocol.has_pairs, r.fit.method,
-         r.protocol.source, r.protocol.head_rows, str(r.protocol.n_pairs),
-         r.protocol.pairs_per_class, r.seed)
-        for r in alone
-    ]  # fmt: skip
-    assert keys == sorted(keys)
-    assert len(keys) > 2 * len(set(keys))
-
-
 def test_trainings_have_the_controls_of_closed_forms_and_real_pairs_the_same_steps(
     store, monkeypatch
 ):

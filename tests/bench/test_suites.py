@@ -6,7 +6,6 @@ import pytest
 from bench import read_results, run_all
 from bench.suites import combinations, with_lists
 from bench.suites.demo import (
-    control_runs,
     create_smoke_store,
     demo_bases,
     demo_runs,
@@ -18,12 +17,6 @@ from featstore.testing import write_set
 from fitters.errors import SettingError, UnknownMethodError
 from fitters.from_store import find_fits, find_sets
 from tests.shorthand import sweep_runs
-
-
-def test_a_store_without_the_sets_says_how_to_make_them(smoke_store):
-    lost = r"no 'stamps/image', 'stamps/class_name', 'imagenet1k/head_weight', .*Extract what"
-    with pytest.raises(SettingError, match=lost):
-        demo_runs(open_store(smoke_store))
 
 
 def test_a_suite_takes_every_encoder_that_fits_a_head(tmp_path):
@@ -63,14 +56,6 @@ def test_a_suite_and_a_sweep_take_prompts_of_either_side(smoke_store):
         own = run.data.head_variants, run.data.head_templates
         assert own == (texts.get("head_variants", [()])[0], ("photo",))
         assert run.data.templates == ("none",)
-
-
-def test_the_controls_are_of_the_sources_and_methods_that_are_asked_for(smoke_store):
-    opened = open_store(smoke_store)
-    few = control_runs(opened, dataset="smoke", methods=("ridge",), sources=("head", "mixup"))
-    assert {run.protocol.source for run in few} == {"head", "mixup"}
-    with pytest.raises(UnknownMethodError, match="'rigde'"):
-        control_runs(opened, dataset="smoke", methods=("rigde",))
 
 
 def test_the_demo_runs_on_a_dataset_of_ones_own(smoke_store):

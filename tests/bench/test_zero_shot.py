@@ -10,7 +10,7 @@ from sklearn.metrics import balanced_accuracy_score, f1_score, top_k_accuracy_sc
 
 from bench.errors import ProtocolError
 from bench.metrics.summary import class_metrics, harmonic_mean
-from bench.options import Generalised, ZeroShot
+from bench.options import ZeroShot
 from bench.tasks.ranked import score_generalised, score_zero_shot
 from tests.bench.test_tasks import Identity, items
 from tests.oracles import unit
@@ -147,21 +147,3 @@ def test_generalised_by_hand():
     ):  # fmt: skip
         with pytest.raises(ProtocolError, match=said):
             score_generalised(Identity(), images, names, flags)
-
-
-def test_generalised_is_zero_shot_with_both_kinds_told_apart(rng):
-    names = of_classes([f"{i}" for i in range(6)], rng.normal(size=(6, 4)))
-    images = of_classes([f"{i % 5}" for i in range(60)], rng.normal(size=(60, 4)))
-    seen = np.array([True, False, True, False, False, True])
-    options = Generalised(scorer="csls")
-    for mine, which in zip(
-        score_generalised(Identity(), images, names, seen, options=options),
-        ("all", "unseen"),
-        strict=True,
-    ):
-        (theirs,) = score_zero_shot(
-            Identity(), images, names, seen=seen, options=ZeroShot(classes=which, scorer="csls")
-        )
-        assert mine.values == theirs.values
-        assert mine.chance == theirs.chance
-        np.testing.assert_array_equal(mine.ranks.rank, theirs.ranks.rank)
