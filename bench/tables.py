@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
+from statistics import median_high
 from typing import Any, NamedTuple, TypeAlias
 
 import polars as pl
@@ -38,7 +39,7 @@ from bench.cells import (
 )
 from bench.metrics.confidence import Calibration, calibration
 from bench.metrics.summary import CONFIDENCE_METRICS, metric_named
-from bench.results import RUN_COLUMNS, read_ranks
+from bench.results import CHOSEN, RUN_COLUMNS, read_ranks
 from bench.runs import FIT_SETTINGS
 from bench.statistics import two_term
 from featstore.command_line import count
@@ -74,8 +75,9 @@ def result_table(results: pl.DataFrame, metrics: Sequence[str] | None = None) ->
     Metrics are those given, or `SHOWN` and `SHOWN_GENERALISED`, in this order.
 
     Columns before them: those of `bench.cells.CELL`, n_images_fitted (mean), n_seeds, gallery
-    (mean), image_mean, and seen_share (of the queries, those whose class the head has). A row with
-    method ``"chance"`` is in every arena (`bench.cells.ARENA`). sd is null for a single run.
+    (mean), image_mean, seen_share (of the queries, those whose class the head has), and chosen (the
+    settings that were chosen from the training data). A row with method ``"chance"`` is in every
+    arena (`bench.cells.ARENA`). sd is null for a single run.
     """
     wanted = with_generalised(results, SHOWN) if metrics is None else metrics
     present = [metric for metric in wanted if metric in set(results["metric"])]
@@ -113,7 +115,13 @@ def result_table(results: pl.DataFrame, metrics: Sequence[str] | None = None) ->
         )
     )
     both = pl.concat([chance.select(cells.columns), cells])
-    index = [*CELL, "n_images_fitted", "n_seeds", "gallery", "image_mean", "seen_share"]
+    texts = chosen_settings(results, CELL)
+    chosen = [_chosen_text(row) for row in texts.iter_rows(named=True)]
+    both = both.join(
+        texts.select(CELL).with_columns(pl.Series("chosen", chosen, pl.String)), on=CELL,
+        how="left", nulls_equal=True, maintain_order="left",
+    )  # fmt: skip
+    index = [*CELL, "n_images_fitted", "n_seeds", "gallery", "image_mean", "seen_share", "chosen"]
     wide = both.select([*index, "metric", "mean"]).pivot(
         on="metric", index=index, values="mean", maintain_order=True
     )
@@ -124,6 +132,67 @@ def result_table(results: pl.DataFrame, metrics: Sequence[str] | None = None) ->
     for metric in present:
         ordered += [wide[metric], spread[metric].alias(f"{metric}_sd")]
     return in_order(wide.select(index).with_columns(ordered))
+
+
+def chosen_settings(results: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
+    """Return the settings that the runs of each cell chose from their training data.
+
+    Parameters
+    ----------
+    results : DataFrame
+    keys : sequence of str
+        Columns that tell cells apart.
+
+    Returns
+    -------
+    DataFrame
+        One row a cell: `keys`, ``<setting>_chosen`` as text for each of `bench.results.CHOSEN`
+        (the upper median, and the range where runs differ; empty where nothing was chosen), and
+        ``edges``, which says how many runs chose the end of a grid; ``flat``, how many on a surface
+        that is flat (`fitters.select.Surface.flat`).
+    """
+    fits = results.unique([*keys, "seed", "control_draw"], maintain_order=True)
+    auto = {name: pl.col(name).cast(pl.String) == "auto" for name in CHOSEN}
+    cells = fits.group_by(keys, maintain_order=True).agg(
+        *(pl.col(f"{name}_chosen").filter(auto[name]).drop_nulls().sort() for name in CHOSEN),
+        *(pl.col(f"{name}_at_edge").filter(auto[name]).sum() for name in CHOSEN),
+        pl.col("flat_choice").sum(),
+        pl.len().alias("n"),
+    )
+    texts = [
+        {
+            **{key: row[key] for key in keys},
+            **{f"{name}_chosen": _range_text(row[f"{name}_chosen"]) for name in CHOSEN},
+            "edges": ", ".join(
+                f"{name} {row[f'{name}_at_edge']} of {row['n']}"
+                for name in CHOSEN
+                if row[f"{name}_at_edge"]
+            ),
+            "flat": f"{row['flat_choice']} of {row['n']}" if row["flat_choice"] else "",
+        }
+        for row in cells.iter_rows(named=True)
+    ]
+    words: dict[str, Any] = dict.fromkeys(
+        (*map("{}_chosen".format, CHOSEN), "edges", "flat"), pl.String
+    )
+    return pl.DataFrame(texts, words | {key: results.schema[key] for key in keys})
+
+
+def _range_text(values: Sequence[float]) -> str:
+    """Return the upper median of sorted values, one of them, and their range if they differ."""
+    if not values:
+        return ""
+    middle = f"{median_high(values):.3g}"
+    if values[0] == values[-1]:
+        return middle
+    return f"{middle} ({values[0]:.3g} to {values[-1]:.3g})"
+
+
+def _chosen_text(row: Row) -> str:
+    values = {name: row[f"{name}_chosen"] for name in CHOSEN}
+    found = ", ".join(f"{name} {value}" for name, value in values.items() if value)
+    found += f"; at an edge: {row['edges']}" if row["edges"] else ""
+    return found + (f"; flat: {row['flat']}" if row["flat"] else "")
 
 
 class Table(NamedTuple):
@@ -238,8 +307,9 @@ def result_lines(table: pl.DataFrame, bold: Collection[tuple[Any, ...]] = ()) ->
         ("chance", chance),
         *((metric_name(metric), partial(value, metric)) for metric in metrics),
         # Last: it is the widest, and the numbers are what a table is read for.
+        ("chosen", lambda row: row["chosen"] or ""),
     ]
-    return Table.of(table, columns)
+    return Table.of(table, columns, optional=("chosen",))
 
 
 def _method(row: Row) -> str:
