@@ -219,8 +219,8 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
     "ties": (
         Mutant(
             'A rank counts every item that scores as high.', 'bench/metrics/ranks.py',
-            'found = np.greater_equal(block, own[items][:, None], out=reached[: len(rows)])',
-            'found = np.greater(block, own[items][:, None], out=reached[: len(rows)])',
+            'np.count_nonzero(block >= own[items][:, None], axis=1)',
+            'np.count_nonzero(block > own[items][:, None], axis=1)',
             ('tests/bench/test_metrics_ranks.py::test_hand_worked_tables',)),
         Mutant(
             'The same, where a query has many relevant items.', 'bench/metrics/ranks.py',
