@@ -14,9 +14,10 @@ import math
 import platform
 import reprlib
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,12 +25,22 @@ import polars as pl
 from msgspec import Meta, MsgspecError, convert, defstruct
 from msgspec.structs import asdict
 
-from bench.cells import only_series, whole_heads
+from bench.cells import method_title, only_series, whole_heads
 from bench.errors import BoxError, NoResultsError
 from bench.results import read_results, versions
 from bench.runs import Run
 from bench.suites import SUITES, suite_runs
-from bench.tables import metric_columns, result_table
+from bench.tables import (
+    MINUS,
+    Column,
+    Row,
+    Table,
+    metric_columns,
+    number_text,
+    result_table,
+    signed_text,
+    value_text,
+)
 from featstore.address import parse_address
 from featstore.errors import AddressError, FeatstoreError, listed
 from featstore.identity import canonical_json, sha256_hex
@@ -714,3 +725,41 @@ def _gain(cells: pl.DataFrame, part: pl.DataFrame, kind: str) -> pl.Series:
     if base.is_empty():
         return pl.Series("gain", [], dtype=pl.Float64)
     return (own["value"] - base["value"].mean()).alias("gain")
+
+
+_GAINS = {"value": "", "gain-over-real": "gain of weights", "gain-over-head": "gain of pairs"}
+
+
+def published_lines(table: pl.DataFrame) -> Table:
+    """Return the rows of `published_table` as text, percent."""
+
+    def metric(row: Row) -> str:
+        kind = _GAINS[row["kind"]]
+        return f"{row['metric']}, {kind}" if kind else row["metric"]
+
+    def if_known(text: Callable[[Row], str]) -> Callable[[Row], str]:
+        return lambda row: "" if row["ours"] is None else text(row)
+
+    def method(row: Row) -> str:
+        return ", ".join(part for part in (method_title(row["method"]), row["as_run"]) if part)
+
+    columns: list[Column] = [
+        ("experiment", itemgetter("experiment")),
+        ("data", lambda row: row["dataset"] or ""),
+        ("images", lambda row: row["image_encoder"] or ""),
+        ("texts", lambda row: row["text_encoder"] or ""),
+        ("head", lambda row: row["head"] or ""),
+        ("task", itemgetter("direction")),
+        ("metric", metric),
+        ("K", lambda row: row["n_pairs"] or ""),
+        ("method", if_known(method)),
+        ("ours", lambda row: value_text(row["metric"], row["ours"], row["ours_sd"])),
+        ("theirs", lambda row: value_text(row["metric"], row["theirs"])),
+        ("known", itemgetter("how")),
+        (f"ours {MINUS} theirs", if_known(lambda row: signed_text(row["difference"]))),
+        ("seeds", if_known(lambda row: str(row["n_seeds"]))),
+        ("gallery", lambda row: number_text(row["gallery"], 0)),
+        # Last: it is the widest. Numbers of one metric differ by it alone.
+        ("where", itemgetter("where")),
+    ]
+    return Table.of(table, columns)

@@ -564,44 +564,6 @@ def _rank(row: Row) -> str:
 
 
 #: How the kinds of published numbers are called.
-_KINDS = {"value": "", "gain-over-real": "gain of weights", "gain-over-head": "gain of pairs"}
-
-
-def published_lines(table: pl.DataFrame) -> Table:
-    """Return the rows of `bench.reproduction.published_table` as text, percent."""
-
-    def metric(row: Row) -> str:
-        kind = _KINDS[row["kind"]]
-        return f"{row['metric']}, {kind}" if kind else row["metric"]
-
-    def if_known(text: Callable[[Row], str]) -> Callable[[Row], str]:
-        return lambda row: "" if row["ours"] is None else text(row)
-
-    def method(row: Row) -> str:
-        return ", ".join(part for part in (_method(row), row["as_run"]) if part)
-
-    columns: list[Column] = [
-        ("experiment", itemgetter("experiment")),
-        ("data", lambda row: row["dataset"] or ""),
-        ("images", lambda row: row["image_encoder"] or ""),
-        ("texts", lambda row: row["text_encoder"] or ""),
-        ("head", lambda row: row["head"] or ""),
-        ("task", itemgetter("direction")),
-        ("metric", metric),
-        ("K", lambda row: row["n_pairs"] or ""),
-        ("method", if_known(method)),
-        ("ours", lambda row: value_text(row["metric"], row["ours"], row["ours_sd"])),
-        ("theirs", lambda row: value_text(row["metric"], row["theirs"])),
-        ("known", itemgetter("how")),
-        (f"ours {MINUS} theirs", if_known(lambda row: signed_text(row["difference"]))),
-        ("seeds", if_known(lambda row: str(row["n_seeds"]))),
-        ("gallery", lambda row: number_text(row["gallery"], 0)),
-        # Last: it is the widest. Numbers of one metric differ by it alone.
-        ("where", itemgetter("where")),
-    ]
-    return Table.of(table, columns)
-
-
 def value_column(name: str) -> Column:
     """Return the column of a metric by the name of its values."""
     return metric_name(name), lambda row: value_text(name, row[name])

@@ -196,13 +196,13 @@ def _print_tables(
 
 def _table(name: str, frame: pl.DataFrame, bold: Collection[tuple[Any, ...]]) -> Table:
     """Return a part of the tables as text."""
+    from bench.reproduction import published_lines
     from bench.suites.demo import dose_lines
     from bench.suites.few_shot import learner_lines
     from bench.tables import (
         Table,
         confidence_lines,
         gain_lines,
-        published_lines,
         result_lines,
     )
 

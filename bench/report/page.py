@@ -40,14 +40,13 @@ from bench.report.figures import (
 from bench.report.parts import gain_rows, gallery, grids, read_words, shown_text
 from bench.report.screen import Screen, first_screen
 from bench.report.verdict import Verdict, first_question, verdict
-from bench.reproduction import published_table
+from bench.reproduction import published_lines, published_table
 from bench.results import read_results, read_sessions, unfinished, versions
 from bench.suites.demo import dose_lines, dose_table
 from bench.suites.few_shot import few_shot_table, learner_lines
 from bench.tables import (
     gain_lines,
     metric_columns,
-    published_lines,
     result_lines,
     result_table,
 )
