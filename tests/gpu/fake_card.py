@@ -1,9 +1,8 @@
-"""CUDA cards that are not there, as lazy as CUDA allows: races are seen without a GPU.
+"""CUDA cards that are not there: races are seen without a GPU.
 
-Tensors say ``cuda:0`` and hold nothing. An operation is queued on the current stream, and computed
-on the CPU only when the program waits for it: for its event, its stream, a blocking copy or
-``item``. What nobody waits for has not happened: memory of the host that a copy is on its way to
-holds NaN.
+Tensors say ``cuda:0`` and are computed on the CPU where they are launched, but what the program has
+not waited for (its event, its stream, a blocking copy, ``item``) has not arrived: memory of the
+host that a copy is on its way to holds NaN.
 
 Three things are reported:
 
@@ -93,22 +92,23 @@ class Stream:
         self.machine = machine
         self.device = torch.device("cuda", machine.number(device))
         self.id = next(machine.ids)
-        self.queue: deque[Callable[[], object]] = deque()
-        #: Operations that were launched, that were computed, and that the host knows are done.
-        self.launched = self.computed = self.awaited = 0
+        #: What becomes of the host's memory once the host knows that a launch is done: its number.
+        self._queue: deque[tuple[int, Callable[[], object]]] = deque()
+        #: Operations that were launched, and that the host knows are done.
+        self.launched = self.awaited = 0
         machine.clocks.create_stream(self.id)
 
-    def put(self, operation: Callable[[], object]) -> None:
-        self.queue.append(operation)
+    def put(self, arrive: Callable[[], object] | None = None) -> None:
         self.launched += 1
+        if arrive is not None:
+            self._queue.append((self.launched, arrive))
 
-    def compute(self, upto: int | None = None) -> None:
-        """Compute what was launched, up to the operation of a number."""
-        upto = self.launched if upto is None else upto
+    def finish(self, upto: int) -> None:
+        """Tell the host that what was launched is done, up to the operation of a number."""
         with self.machine.lock, _disable_current_modes(), torch.no_grad():
-            while self.computed < upto:
-                self.computed += 1
-                self.queue.popleft()()
+            self.awaited = max(self.awaited, upto)
+            while self._queue and self._queue[0][0] <= upto:
+                self._queue.popleft()[1]()
 
     def wait_stream(self, other: Stream) -> None:
         """Let what is launched from now on wait for what the other stream has been given."""
@@ -119,7 +119,7 @@ class Stream:
         """Let what is launched from now on wait for an event."""
         stream, upto = event.stream, event.upto
         if stream is not None:
-            self.put(lambda: stream.compute(upto))
+            self.put(lambda: stream.finish(upto))
             self.machine.clocks.stream_wait_for_event(self.id, event.id)
 
     def record_event(self, event: Event | None = None) -> Event:
@@ -130,12 +130,8 @@ class Stream:
 
     def synchronize(self) -> None:
         self.machine.card(self.device).launch()
-        self.compute()
-        self.awaited = self.launched
+        self.finish(self.launched)
         self.machine.clocks.all_streams_wait_for_stream(self.id)
-
-    def query(self) -> bool:
-        return self.computed == self.launched
 
     def __repr__(self) -> str:
         return f"stream {self.id} of {self.device}"
@@ -165,8 +161,7 @@ class Event:
     def synchronize(self) -> None:
         if self.stream is not None:
             self.machine.card(self.stream.device).launch()
-            self.stream.compute(self.upto)
-            self.stream.awaited = max(self.stream.awaited, self.upto)
+            self.stream.finish(self.upto)
             self.machine.clocks.all_streams_wait_for_event(self.id)
 
 
@@ -195,38 +190,19 @@ class Memory:
                     )
 
 
-class Cell:
-    """What a tensor holds, once it is computed."""
-
-    __slots__ = ("made_by", "stream", "upto", "value")
-
-    def __init__(self, stream: Stream, made_by: str) -> None:
-        self.stream, self.made_by = stream, made_by
-        self.upto = stream.launched + 1
-        self.value: torch.Tensor | None = None
-
-    def get(self) -> torch.Tensor:
-        """Return the value. Where nobody waited for it, which was reported, it is made now."""
-        if self.value is None:
-            self.stream.compute(self.upto)
-        assert self.value is not None, self.made_by
-        return self.value
-
-
 class CardTensor(torch.Tensor):
-    """A tensor on a card: shape and strides (of a tensor on the meta device), memory and cell."""
+    """A tensor on a card: its memory there, and what it holds, on the CPU."""
 
-    shadow: torch.Tensor
+    value: torch.Tensor
     memory: Memory
-    cell: Cell
 
     @staticmethod
-    def __new__(cls, shadow: torch.Tensor, memory: Memory, cell: Cell) -> Self:
+    def __new__(cls, value: torch.Tensor, memory: Memory) -> Self:
         made = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, shadow.shape, strides=shadow.stride(), storage_offset=shadow.storage_offset(),
-            dtype=shadow.dtype, device=memory.stream.device,
+            cls, value.shape, strides=value.stride(), storage_offset=value.storage_offset(),
+            dtype=value.dtype, device=memory.stream.device,
         )  # fmt: skip
-        made.shadow, made.memory, made.cell = shadow, memory, cell
+        made.value, made.memory = value, memory
         return made
 
     @property
@@ -236,7 +212,7 @@ class CardTensor(torch.Tensor):
     @data.setter
     def data(self, other: CardTensor) -> None:
         torch._C.TensorBase.data.__set__(self, other)
-        self.shadow, self.memory, self.cell = other.shadow, other.memory, other.cell
+        self.value, self.memory = other.value, other.memory
 
     def record_stream(self, stream: Stream) -> None:
         """Keep the memory until what the stream was given is done."""
@@ -383,7 +359,9 @@ class Machine:
             if to_host or (name == "aten::copy_" and not isinstance(args[0], CardTensor)):
                 return self._to_host(func, name, args, kwargs, stream)
             if name in _READ:
-                return self._at_once(func, args, kwargs, stream)
+                self._access(func, args, kwargs, stream, [])
+                stream.synchronize()
+                return func(*mapped(lambda x: x.value if isinstance(x, CardTensor) else x, args))
             return self._launch(func, name, args, kwargs, stream)
 
     def _on_host(self, func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -393,14 +371,6 @@ class Machine:
         if name == "aten::is_pinned":
             return self.pinned(args[0]) is not None
         return func(*args, **kwargs)
-
-    def _at_once(self, func: Any, args: Any, kwargs: dict[str, Any], stream: Stream) -> Any:
-        """Wait for the stream, and return what the host sees, or has to know to go on."""
-        self._access(func, args, kwargs, stream, [])
-        stream.synchronize()
-        values = mapped(lambda x: x.cell.get() if isinstance(x, CardTensor) else x, (args, kwargs))
-        with torch.no_grad():
-            return func(*values[0], **values[1])
 
     def _to_host(
         self, func: Any, name: str, args: Any, kwargs: dict[str, Any], stream: Stream
@@ -416,19 +386,15 @@ class Machine:
         held = self.pinned(host)
         if not later or held is None:
             stream.synchronize()
-            return host.copy_(source.cell.get())
+            return host.copy_(source.value)
         if any(upto > one.awaited for one, upto in held.under_way):
             self.report("pinned memory is written while a copy from or to it is under way")
         unknown = float("nan") if host.is_floating_point() else torch.iinfo(host.dtype).max
         host.fill_(unknown)
         mark = held.last = object()
-        cell = source.cell
-
-        def copy() -> None:
-            # What a later copy may have overwritten is nobody's.
-            host.copy_(cell.get()) if held.last is mark else host.fill_(unknown)
-
-        stream.put(copy)
+        value = source.value.clone()
+        # What a later copy may have overwritten is nobody's.
+        stream.put(lambda: host.copy_(value) if held.last is mark else host.fill_(unknown))
         held.under_way = [(stream, stream.launched)]
         return host
 
@@ -469,33 +435,24 @@ class Machine:
     def _launch(
         self, func: Any, name: str, args: Any, kwargs: dict[str, Any], stream: Stream
     ) -> Any:
-        """Queue an operation, and return tensors that will hold what it gives."""
+        """Compute an operation, and return tensors of the card with what it gives."""
         kwargs = {key: value for key, value in kwargs.items() if key != "pin_memory"}
-        host: dict[int, torch.Tensor] = {}
-        for one in leaves((args, kwargs)):
-            if isinstance(one, torch.Tensor) and not isinstance(one, CardTensor):
-                host[id(one)] = self._from_host(name, args, kwargs, one, stream)
         known: dict[int, CardTensor] = {}
+        memories: dict[int, Memory] = {}
+        host: list[torch.Tensor] = []
 
-        def shadow(value: Any) -> Any:
+        def real(value: Any) -> Any:
             if isinstance(value, CardTensor):
-                known[id(value.shadow)] = value
-                return value.shadow
+                known[id(value.value)] = value
+                memories[value.value.untyped_storage()._cdata] = value.memory
+                return value.value
             if isinstance(value, torch.Tensor):
-                return torch.empty_strided(
-                    value.shape, value.stride(), dtype=value.dtype, device="meta"
-                )
-            if isinstance(value, torch.Generator):
-                return None
-            return torch.device("meta") if isinstance(value, torch.device) else value
+                host.append(value)
+            return torch.device("cpu") if isinstance(value, torch.device) else value
 
-        shadows = mapped(shadow, (args, kwargs))
-        try:
-            given = func(*shadows[0], **shadows[1])
-        except NotImplementedError:  # how long the result is depends on values
-            values = self._at_once(func, args, kwargs, stream)
-            return mapped(lambda one: self._arrived(one, stream), values)
-        memories = {one.shadow.untyped_storage()._cdata: one.memory for one in known.values()}
+        own, named = mapped(real, (args, kwargs))
+        with torch.no_grad():
+            given = func(*own, **named)
         made: list[Memory] = []
 
         def wrap(value: Any) -> Any:
@@ -508,64 +465,39 @@ class Machine:
             if memory is None:
                 memory = memories[storage._cdata] = Memory(self, stream, storage.nbytes(), name)
                 made.append(memory)
-            return CardTensor(value, memory, Cell(stream, name))
+            return CardTensor(value, memory)
 
         found = mapped(wrap, given)
         self._access(func, args, kwargs, stream, made)
-        old = {id(one) for one in known.values()}
-        fresh = [
-            one.cell if isinstance(one, CardTensor) and id(one) not in old else None
-            for one in leaves(found)
-        ]
-        values = mapped(lambda x: x.cell if isinstance(x, CardTensor) else x, (args, kwargs))
-
-        def real(value: Any) -> Any:
-            if isinstance(value, Cell):
-                return value.get()
-            if isinstance(value, torch.device):
-                return torch.device("cpu")
-            return host.get(id(value), value)
-
-        def compute() -> None:
-            own, named = mapped(real, values)
-            results = func(*own, **named)
-            if host and name == "aten::_to_copy":
-                results = results.clone()  # never the host's memory
-            for cell, one in zip(fresh, leaves(results), strict=True):
-                if cell is not None:
-                    cell.value = one
-
-        stream.put(compute)
-        if name in _COPIES and host and not self._later(name, args, kwargs):
+        later = self._later(name, args, kwargs)
+        for tensor in host:
+            self._read_of_host(name, tensor, stream)
+        stream.put()
+        if name in _COPIES and host and not later:
             stream.synchronize()
         return found
 
     def _later(self, name: str, args: Any, kwargs: dict[str, Any]) -> bool:
         return bool(kwargs.get("non_blocking") or (name == "aten::copy_" and args[2:] == (True,)))
 
-    def _from_host(
-        self, name: str, args: Any, kwargs: dict[str, Any], tensor: torch.Tensor, stream: Stream
-    ) -> torch.Tensor:
-        """Return what an operation on a card will read of the host's memory: later, or now."""
+    def _read_of_host(self, name: str, tensor: torch.Tensor, stream: Stream) -> None:
+        """Note that an operation on a card reads the host's memory."""
         if name not in _COPIES:
             if tensor.dim():
                 raise RuntimeError(f"{name}: a tensor of shape {tuple(tensor.shape)} is on the CPU")
-            return tensor.clone()  # a number, which the launch carries
+            return  # a number, which the launch carries
         held = self.pinned(tensor)
         if held is None:
             self.counts["copies from pageable memory"] += 1
-            return tensor.clone()
-        held.under_way.append((stream, stream.launched + 1))
-        return tensor
+            return
+        before = tensor.clone()
 
-    def _arrived(self, value: Any, stream: Stream) -> Any:
-        """Return a value of the host as a tensor of a card that is there already."""
-        if not isinstance(value, torch.Tensor):
-            return value
-        memory = Memory(self, stream, value.untyped_storage().nbytes(), "a result of unknown size")
-        cell = Cell(stream, memory.made_by)
-        cell.value = value
-        return CardTensor(torch.empty_like(value, device="meta"), memory, cell)
+        def arrive() -> None:
+            if not torch.equal(before, tensor):
+                self.report(f"pinned memory of {name} is written while it is read")
+
+        stream.put(arrive)
+        held.under_way.append((stream, stream.launched))
 
 
 class _NoGrad(contextlib.ContextDecorator):

@@ -1,4 +1,4 @@
-"""The fake card computes late, as a card does, and leaves nothing behind.
+"""What a fake card gives arrives late, as a card's does, and nothing stays behind.
 
 That it sees each kind of race show the mutants of `tests.mutants.table`; that memory ends, a card
 dies and gradients are torch's, the jobs of test_on_fake_cards.py.
@@ -17,18 +17,18 @@ from tests.gpu.fake_card import Card
 from tests.gpu.guard import TORCH, CannotBuildError, load_guard
 
 
-def test_nothing_is_computed_before_somebody_waits_and_the_host_sees_what_depends_on_it(cards):
+def test_nothing_arrives_before_somebody_waits_and_the_host_sees_what_depends_on_it(cards):
     with cards():
         values = torch.ones(3, device="cuda") * 2
         assert (values.device, values.is_cuda) == (torch.device("cuda:0"), True)
-        assert not torch.cuda.current_stream().query()
-        torch.cuda.synchronize()
-        assert torch.cuda.current_stream().query()
         assert values.tolist() == [2.0] * 3
         values = torch.arange(6.0).to("cuda")
         assert values[values > 3].tolist() == [4.0, 5.0]
         assert float(values.max()) == 5.0
-        assert values.to("cpu", non_blocking=True).isnan().all()
+        there = values.to("cpu", non_blocking=True)
+        assert there.isnan().all()
+        torch.cuda.synchronize()
+        assert there.tolist() == list(range(6))
         with pytest.raises(RuntimeError, match="on the CPU"):
             values + torch.ones(6)
 

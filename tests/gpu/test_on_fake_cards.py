@@ -33,10 +33,9 @@ from featstore.images import decode_batch, decode_image, own_stream
 from featstore.parallel import stay_beside
 from fitters.trained.base import ArrayRows
 from fitters.trained.presets import PRESETS, preset
-from tests.gpu import checks
 from tests.gpu.conftest import Cards
 from tests.gpu.fake_card import Card
-from tests.gpu.throughput import COSINE, make_manifest, random_weights, smallest_cosine
+from tests.gpu.run import COSINE, make_manifest, random_bert, random_weights, smallest_cosine
 
 VIT, CONV = "timm:test_vit", "timm:test_convnext"
 
@@ -98,7 +97,7 @@ def towers(folder) -> Iterator[dict[str, dict[str, Any]]]:
     """One encoder of each family, as `open_encoder` takes it."""
     from tests.featstore.encoders.open_clip_models import known_to_open_clip, save_weights
 
-    bert = checks.random_bert(folder / "bert-tiny", width=32, layers=1)
+    bert = random_bert(folder / "bert-tiny", width=32, layers=1)
     with known_to_open_clip(folder):
         clip = save_weights("tiny-clip", folder / "clip.safetensors")
         yield {
@@ -171,9 +170,14 @@ def test_batches_under_way_do_not_touch_one_another(folder, cards: Cards):
 
 def test_pictures_are_decoded_before_another_thread_has_them(pictures, monkeypatch, cards: Cards):
     plain = torchvision.io.decode_jpeg
-    monkeypatch.setattr(
-        torchvision.io, "decode_jpeg", lambda *a, **k: decode_as_nvjpeg(*a, **k, plain=plain)
-    )
+
+    def as_nvjpeg(data: Any, mode: Any, device: Any = "cpu") -> Any:
+        """Decode on the CPU, and begin copies to the card."""
+        if str(device) == "cpu":
+            return plain(data, mode=mode)
+        return [plain(one, mode=mode).pin_memory().to(device, non_blocking=True) for one in data]
+
+    monkeypatch.setattr(torchvision.io, "decode_jpeg", as_nvjpeg)
     files = [(pictures.root / f"images/0{number}.jpg").read_bytes() for number in range(3)]
     found: list[torch.Tensor] = []
 
@@ -187,33 +191,6 @@ def test_pictures_are_decoded_before_another_thread_has_them(pictures, monkeypat
         thread.join()
         sums = [one.float().sum().item() for one in found]
     assert sums == [float(np.asarray(decode_image(file)).sum()) for file in files]
-
-
-def decode_as_nvjpeg(data: Any, mode: Any, device: Any = "cpu", plain: Any = None) -> Any:
-    """Decode on the CPU, and begin copies to the card."""
-    if str(device) == "cpu":
-        return plain(data, mode=mode)
-    return [plain(one, mode=mode).pin_memory().to(device, non_blocking=True) for one in data]
-
-
-@pytest.mark.slow
-def test_what_make_gpu_measures_has_the_right_rows(folder, monkeypatch, cards: Cards):
-    plain = torchvision.io.decode_jpeg
-    monkeypatch.setattr(
-        torchvision.io, "decode_jpeg", lambda *a, **k: decode_as_nvjpeg(*a, **k, plain=plain)
-    )
-    common = {"device": "cuda:0", "precision": "float32", "batch_size": 4, "decode_timeout": None}
-    with cards():
-        found = [
-            *checks.two_encoders([VIT, CONV], folder, images=4, **common),
-            checks.decode_on_the_device(VIT, folder, images=4, **common),
-            checks.text_rate(folder, texts=6, width=32, layers=1, **common),
-        ]
-        gc.collect()
-    assert [one.wrong for one in found] == [False] * len(found)
-    assert [one.rows for one in found if one.rows is not None] == [
-        1.0, 1.0, pytest.approx(1, abs=1e-5), pytest.approx(1),
-    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", PRESETS)
