@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -12,6 +11,7 @@ import pytest
 
 from featstore import command_line
 from headstock.__main__ import COMMANDS, cli
+from tests.typed import commands
 
 SPEC = tomllib.loads(Path(__file__).with_name("commands.toml").read_text("utf-8"))
 WANTED = {one["name"]: one for one in SPEC["command"]}
@@ -19,18 +19,7 @@ DEPARTS = {one["command"]: one for one in SPEC["departs"]["option"]}
 EVERYWHERE = set(SPEC["global"])
 
 
-def _leaves(command: click.Command, path: str = "") -> Iterator[tuple[str, click.Command]]:
-    if not isinstance(command, click.Group):
-        yield path, command
-        return
-    context = click.Context(command, info_name=path)
-    for name in command.list_commands(context):
-        below = command.get_command(context, name)
-        assert below is not None
-        yield from _leaves(below, f"{path} {name}".strip())
-
-
-HERE = dict(_leaves(cli))
+HERE = {" ".join(path[1:]): one for path, one in commands() if not isinstance(one, click.Group)}
 
 
 def test_the_commands_are_those_of_the_specification() -> None:

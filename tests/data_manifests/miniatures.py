@@ -45,7 +45,7 @@ def pets(root: Path) -> Path:
     return write(root, files)
 
 
-def flowers102(root: Path) -> Path:
+def flowers102(root: Path, *, names: bool = False) -> Path:
     from scipy.io import savemat
 
     folder = root / "flowers-102"
@@ -54,6 +54,9 @@ def flowers102(root: Path) -> Path:
     savemat(folder / "imagelabels.mat", {"labels": labels})
     sets = {"trnid": [[8, 1, 3]], "valid": [[2, 5]], "tstid": [[7, 4, 6]]}
     savemat(folder / "setid.mat", {key: np.array(v, dtype=np.uint16) for key, v in sets.items()})
+    if names:
+        own = {str(n): f"flower {n}" for n in range(1, 103)}
+        write(root, {"flowers-102/cat_to_name.json": own})
     return root
 
 
@@ -268,16 +271,17 @@ def karpathy(images: list[tuple[str, str, str, int]], dataset: str, coco: bool) 
     return {"images": rows, "dataset": dataset}
 
 
-def flickr30k(root: Path) -> Path:
-    """Four images of Karpathy's, and one that only the token file knows."""
+def flickr30k(root: Path, *, tokens: str = "results_20130124.token") -> Path:
+    """Four images of Karpathy's, and one that only the file of all captions knows."""
     images = [("", f"100{n}.jpg", split, 6 if n == 0 else 5)
               for n, split in enumerate(("train", "val", "test", "train"))]  # fmt: skip
     names = [image[1] for image in images] + ["36979.jpg"]
-    tokens = "".join(f"{name}#{i}\tCaption {i} of {name} .\n" for name in names for i in range(5))
-    files: dict = {
-        "dataset_flickr30k.json": karpathy(images, "flickr30k", coco=False),
-        "results_20130124.token": tokens,
-    }
+    files: dict = {"dataset_flickr30k.json": karpathy(images, "flickr30k", coco=False)}
+    if tokens == "captions.txt":
+        line, files[tokens] = "{0},Caption {1} of {0} .\n", "image,caption\n"
+    else:
+        line, files[tokens] = "{0}#{1}\tCaption {1} of {0} .\n", ""
+    files[tokens] += "".join(line.format(name, i) for name in names for i in range(5))
     for n, name in enumerate(names):
         files[f"flickr30k-images/{name}"] = n
     return write(root, files)
@@ -294,3 +298,29 @@ def coco(root: Path) -> Path:
     for n, (folder, name, _, _) in enumerate(images):
         files[f"{folder}/{name}"] = n
     return write(root, files)
+
+
+#: Dataset -> its miniature.
+MINIATURES = {
+    "flickr30k": flickr30k,
+    "coco": coco,
+    "food101": food101,
+    "pets": pets,
+    "flowers102": flowers102,
+    "cifar10": lambda root: cifar_binary(root, "cifar10"),
+    "cifar100": lambda root: cifar_binary(root, "cifar100"),
+    "dtd": dtd,
+    "eurosat": eurosat,
+    "resisc45": resisc45,
+    "places365": places365,
+    "ham10000": ham10000,
+    "inat21": inat21,
+    "inat21_mini": inat21,
+    "imagenet1k": imagenet1k,
+    "mnist": mnist,
+    "sun397": sun397,
+    "cars": cars,
+    "aircraft": aircraft,
+    "caltech101": caltech101,
+    "ucf101": ucf101,
+}

@@ -12,31 +12,7 @@ from data_manifests.registry import BUILDERS
 from featstore.datasets import build_dataset
 from featstore.errors import ManifestError
 from tests.data_manifests import miniatures
-
-#: Dataset -> its miniature.
-MINIATURES = {
-    "flickr30k": miniatures.flickr30k,
-    "coco": miniatures.coco,
-    "food101": miniatures.food101,
-    "pets": miniatures.pets,
-    "flowers102": miniatures.flowers102,
-    "cifar10": lambda root: miniatures.cifar_binary(root, "cifar10"),
-    "cifar100": lambda root: miniatures.cifar_binary(root, "cifar100"),
-    "dtd": miniatures.dtd,
-    "eurosat": miniatures.eurosat,
-    "resisc45": miniatures.resisc45,
-    "places365": miniatures.places365,
-    "ham10000": miniatures.ham10000,
-    "inat21": miniatures.inat21,
-    "inat21_mini": miniatures.inat21,
-    "imagenet1k": miniatures.imagenet1k,
-    "mnist": miniatures.mnist,
-    "sun397": miniatures.sun397,
-    "cars": miniatures.cars,
-    "aircraft": miniatures.aircraft,
-    "caltech101": miniatures.caltech101,
-    "ucf101": miniatures.ucf101,
-}
+from tests.data_manifests.miniatures import MINIATURES
 
 
 def test_every_dataset_on_disk_has_a_miniature():

@@ -39,11 +39,9 @@ from typing import Any
 
 from tests.faults import typed
 from tests.faults.commands import WORKERS, WRITES, Command
-from tests.faults.conftest import MODES, REPOSITORY, Children, build_shim, can_have_own_pids
+from tests.faults.conftest import KILLED, MODES, REPOSITORY, Children, build_shim, can_have_own_pids
 from tests.faults.worlds import WORLDS
 from tests.featstore.remote.static import static_server
-
-KILLED = -9
 
 #: Calls at each of which a process is killed, not only once for each file.
 _EVERY = re.compile(r"(rename(at2?)?|link(at)?|fsync|fdatasync) ")

@@ -8,18 +8,14 @@ revisions, a head between them), and takes a fixed sample of the other calls and
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pytest
 
-from tests.faults.conftest import PLAIN_USER
+from tests.faults.conftest import EVERYTHING, KILLED, PLAIN_USER
 from tests.faults.trees import check_readable, litter, tree
-
-EVERYTHING = os.environ.get("HEADSTOCK_FAULTS") == "all"
-KILLED = -9
 
 
 @dataclass(frozen=True)

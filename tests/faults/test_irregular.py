@@ -22,10 +22,9 @@ from featstore import FeatstoreError, open_store
 from featstore.errors import StoreWriteError
 from featstore.store import SetWriter, write_thumbnails
 from tests.faults import scenarios
-from tests.faults.conftest import PICTURES
+from tests.faults.conftest import EVERYTHING, PICTURES
 from tests.typed import headstock
 
-EVERYTHING = os.environ.get("HEADSTOCK_FAULTS") == "all"
 THINGS = ("pipe", "socket", "folder", "link")
 
 #: Seconds after which an action hangs.
