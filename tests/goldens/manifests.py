@@ -27,7 +27,10 @@ OTHERWISE: dict[str, list[tuple[Callable[[Path], Path], dict[str, Any]]]] = {
         (miniatures.flickr30k, {"captions": "first5"}), (miniatures.flickr30k, {"train": "paper"}),
         (partial(miniatures.flickr30k, tokens="captions.txt"), {"train": "paper"}),
     ],
-    "inat21": [(partial(miniatures.inat21, torchvision=False, lists=True), {})],
+    "inat21": [
+        (partial(miniatures.inat21, torchvision=False, lists=True), options)
+        for options in ({}, {"classes_only": True})
+    ],
     "mnist": [(partial(miniatures.mnist, packed=True), {})],
     "ham10000": [
         (partial(miniatures.ham10000, table=f"HAM10000_metadata{end}"), {}) for end in ("", ".tab")

@@ -23,6 +23,7 @@ from fitters.scorers import SCORERS
 from tests.goldens import files
 from tests.goldens.chosen_settings import chosen_settings
 from tests.goldens.claims import claims
+from tests.goldens.manifests import manifests
 from tests.goldens.plans import plans
 from tests.goldens.result_values import (
     HEAD_ONLY,
@@ -99,6 +100,13 @@ def test_plans(tmp_path):
     """Which runs the suites are, counted, and what they are of."""
     pytest.importorskip("timm")  # the paper's label sets are timm's
     check(files.read("plans"), plans(tmp_path))
+
+
+def test_manifests(tmp_path):
+    """Every image, caption and class of every dataset, with every option of each."""
+    pytest.importorskip("torchvision")  # names of flowers; label sets are timm's
+    pytest.importorskip("timm")
+    check(files.read("manifests"), manifests(tmp_path))
 
 
 @pytest.mark.slow
