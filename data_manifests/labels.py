@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib.util
 import runpy
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from data_manifests.plan import (
     Plan,
     fingerprint,
     published_facts,
-    read_facts,
 )
 
 #: Raise it when the same source and options give other tables.
@@ -36,12 +36,13 @@ DEFINITIONS = "imagenet_synset_to_definition.txt"
 PROMPTS = {"name": ("none", "photo"), "lemmas": ("none", "photo"), "definition": ("none",)}
 
 
-def plan_label_set(folder: Path, *, source: Path | None = None) -> Plan:
-    """Find and read the three files of the label set whose dataset.toml lies in `folder`.
+def plan_label_set(facts: Mapping[str, Any], *, source: Path | None = None) -> Plan:
+    """Find and read the three files of a label set.
 
     Parameters
     ----------
-    folder : Path
+    facts : mapping
+        Its dataset.toml.
     source : Path, optional
         A folder that holds them; timm's ``data/_info`` by default.
 
@@ -51,19 +52,17 @@ def plan_label_set(folder: Path, *, source: Path | None = None) -> Plan:
         If timm is not installed, a file is missing or not UTF-8, or a synset has no lemma or
         definition.
     """
-    facts = read_facts(folder)
     name, synsets = str(facts["name"]), str(facts["synsets"])
     info = source if source is not None else find_timm_info()
     texts = {file: _read(info / file) for file in (synsets, LEMMAS, DEFINITIONS)}
     classes = class_table(name, texts[synsets], texts[LEMMAS], texts[DEFINITIONS])
-    facts = published_facts(facts) | {"found": {"classes": classes.height}}
 
     def make(out: Path, on_done: OnDone | None) -> Built:  # noqa: ARG001 -- there are no files
         return Built(tables={}, classes=classes, prompts=PROMPTS)
 
     return Plan(
         name=name,
-        facts=facts,
+        facts=published_facts(facts) | {"found": {"classes": classes.height}},
         fingerprint=fingerprint([name, VERSION, *texts.values()]),
         make=make,
     )

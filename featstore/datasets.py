@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from data_manifests.copies import Inspection, inspect
+from data_manifests.copies import Inspection, inspect_copy
 from data_manifests.plan import BuildError, Plan
 from data_manifests.registry import BUILDERS, Builder, OwnBuilder
 from featstore.errors import ManifestError, lookup, unknown_name
@@ -93,7 +93,7 @@ def build_dataset(
     **options
         Of the builder: ``source`` (Path; label sets and stamps), ``locales`` (stamps); of a
         dataset on disk ``root`` (Path), ``splits``, ``subset``, ``classes_only``, ``split_file``
-        (see `data_manifests.official.plan_dataset`) and those of its dataset.toml. None
+        (see `data_manifests.registry.plan_dataset`) and those of its dataset.toml. None
         means the default.
 
     Raises
@@ -177,7 +177,7 @@ def check_dataset(name: str, **options: Any) -> Inspection:
     if read is None:
         raise ManifestError(f"{name!r} is not read from a copy on disk: there is nothing to check.")
     try:
-        return inspect(builder.facts, read, **given)
+        return inspect_copy(builder.facts, read, **given)
     except BuildError as err:
         raise ManifestError(str(err)) from err
 

@@ -33,7 +33,7 @@ def whole(monkeypatch, tmp_path):
     folder.mkdir()
     text = (BUILDERS["food101"].folder / "dataset.toml").read_text()
     counts = text.replace("101\nimage", "2\nimage").replace("75750", "3").replace("25250", "3")
-    (folder / "dataset.toml").write_text(counts.replace("train = 750, test = 250", ""))
+    (folder / "dataset.toml").write_text(counts)
     monkeypatch.setitem(DATASETS, "food101", Builder(folder))
     return miniatures.food101(tmp_path / "data")
 
@@ -161,7 +161,7 @@ def test_arrays_that_are_missing_or_damaged_are_told(tmp_path):
     whole = (folder / "test_batch.bin").read_bytes()
     for damaged, match in (
         (whole[:-1], "test_batch.bin has another form (ValueError: cannot reshape"),
-        (b"\x0a" + whole[1:], "has the label 10 of 10 classes"),
+        (b"\x0a" + whole[1:], "test_batch.bin has another form (IndexError"),
     ):
         (folder / "test_batch.bin").write_bytes(damaged)
         [problem] = check_dataset("cifar10", root=root, splits=("test",)).fatal

@@ -51,13 +51,10 @@ def test_links_are_not_followed(stamps_root, tmp_path, selected):
     assert [stamp.path for stamp in select_stamps(stamps_root)] == selected
 
 
-def test_captions_must_be_utf8_and_small(tmp_path):
+def test_captions_must_be_utf8(tmp_path):
     file = tmp_path / "a.txt"
     file.write_bytes("L'\xe9t\xe9.".encode("latin-1"))
     with pytest.raises(BuildError, match=r"a.txt is not UTF-8 \(byte 2\).*remove it"):
-        read_caption(file, "a")
-    file.write_bytes(b"x" * (2**20 + 1))
-    with pytest.raises(BuildError, match="1,048,577 bytes"):
         read_caption(file, "a")
     file.write_bytes(b"\xef\xbb\xbfA frog.\nnonsense\nxx=1\n")
     assert read_caption(file, "a") == Stamp("a", "A frog.", {})
@@ -106,12 +103,6 @@ def test_a_damaged_picture_is_named_and_leaves_nothing(tmp_path):
     with pytest.raises(BuildError, match=r"a.png cannot be decoded"):
         write_pictures([(target, partial(read_stamp, source))] * 5, None)
     assert not target.parent.exists()
-
-
-def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):
-    Image.new("1", (8000, 8000)).save(tmp_path / "bomb.png")
-    with pytest.raises(BuildError, match="8,000 x 8,000 pixels"):
-        read_stamp(tmp_path / "bomb.png")
 
 
 # ---- classes and split ---------------------------------------------------------------------
