@@ -134,6 +134,13 @@ def test_a_folder_with_something_else_is_told_for_every_dataset(name, tmp_path, 
         assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_that_is_no_class_is_named(tmp_path):
+    root = miniatures.imagenet1k(tmp_path)
+    (root / "val/n01440764").rename(root / "val/n99999999")
+    (problem,) = check_dataset("imagenet1k", root=root).fatal
+    assert "1 labels of images are no class of imagenet1k (first: 'n99999999')" in problem.text
+
+
 def test_wrong_usage(tmp_path, call):
     for arguments, said in (
         (("build", "food101", "-o", tmp_path / "o"), "give it with --root"),

@@ -721,10 +721,14 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
         ),
         Mutant(
             'A copy of a dataset has as many images as are known.',
-            'data_manifests/copies.py', '    if found != wanted:',
-            '    if found > wanted:',
+            'data_manifests/copies.py', '        if n != known:',
+            '        if n > known:',
             ('tests/data_manifests/test_copies.py::test_a_copy_that_lacks_images_is_told_item_by_item',)
         ),
+        Mutant(
+            'Images of a copy are of its classes.', 'data_manifests/copies.py',
+            '        if strange:', '        if False:',
+            ('tests/data_manifests/test_copies.py::test_a_folder_that_is_no_class_is_named',)),
         Mutant(
             'No value that overflows is stored.', 'featstore/store/casting.py',
             '        bad = ~held & ~skipped', '        bad = ~held & skipped',
