@@ -110,11 +110,6 @@ class Stream:
             while self._queue and self._queue[0][0] <= upto:
                 self._queue.popleft()[1]()
 
-    def wait_stream(self, other: Stream) -> None:
-        """Let what is launched from now on wait for what the other stream has been given."""
-        self.machine.counts["waits for streams"] += 1
-        self.wait_event(other.record_event())
-
     def wait_event(self, event: Event) -> None:
         """Let what is launched from now on wait for an event."""
         stream, upto = event.stream, event.upto

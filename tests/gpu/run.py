@@ -4,7 +4,7 @@ Each line is a ratio of two speeds of this run with its goal, and how alike rows
 the same. It fails where rows are wrong. A speed below its goal is told.
 
 On a machine without one, ``--device cpu --models timm:test_vit timm:test_convnext --images 64
---batch 8 --texts 64 --text-model 32 1`` shows that it runs.
+--batch 8`` shows that it runs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,7 +26,6 @@ import torch
 from PIL import Image
 
 import featstore
-from featstore.encoders.base import length_batches
 from featstore.encoders.registry import open_encoder
 from featstore.extraction.job import run_job
 from featstore.extraction.options import EncoderSpec, ExtractConfig
@@ -47,8 +45,7 @@ MODELS = {
 #: Share of the bare forward pass that a job should reach, and cosine to float32 on the CPU.
 RATIO, COSINE = 0.95, 0.999
 
-#: Share of the rows that are the same bits beside another encoder; and what one pass, or a decoder
-#: on the device, must at least do of what two passes, or processes, do.
+#: What a decoder on the device must at least do of what processes do.
 SAME = 1.0
 
 #: Smallest cosine between rows of pictures decoded by two libraries, which round differently.
@@ -74,7 +71,7 @@ SHORT = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 class Check:
     """One line of the table: a ratio of speeds with its goal, and how alike rows are.
 
-    `rows` is the share of those that are the same bits, or their smallest cosine.
+    `rows` is their smallest cosine.
     """
 
     name: str
@@ -186,12 +183,11 @@ def timed(
     store: Path,
     *,
     used: Sequence[Any] | None = None,
-    kind: str = "image",
     **options: Any,
 ) -> tuple[float, list[np.ndarray]]:
     """Return the seconds of an extraction by open encoders, and the rows of each of its sets."""
     config = ExtractConfig(dtype="float32", **options)
-    job = Job(manifest, kind=kind, encoders=specs, store=store, config=config).open(used)
+    job = Job(manifest, kind="image", encoders=specs, store=store, config=config).open(used)
     started = time.perf_counter()
     done = run_job(job)
     seconds = time.perf_counter() - started
@@ -207,7 +203,6 @@ def one_model(
     precision: str,
     images: int,
     batch: int,
-    compiled: bool = False,
     checked: int = 16,
 ) -> Iterator[Check]:
     """Compare jobs with the bare forward pass on tensors that lie on the device already.
@@ -217,19 +212,14 @@ def one_model(
     """
     weights = random_weights(model, folder)
     tiny, photographs = manifest_of(folder, images, TINY), manifest_of(folder, images)
-    encoder = open_encoder(
-        model, kind="image", weights=weights, device=device, precision=precision, compile=compiled
-    )
+    encoder = open_encoder(model, kind="image", weights=weights, device=device, precision=precision)
     uris = tiny.tables["image"]["uri"].head(checked).to_list()
     pictures = [encoder.prepare(decode_image(tiny.root / uri)) for uri in uris]
     prepared = encoder.preprocessing.floats(pictures).clone()
     repeated = prepared[torch.arange(batch) % len(prepared)]
-    encoder.encode([*repeated.numpy()])  # warm, compiled
-    bare = bare_speed(
-        model, weights, repeated, device=device, precision=precision, images=images,
-        compiled=compiled,
-    )  # fmt: skip
-    name = f"{model}, {precision}{', compiled' * compiled}, batches of {batch}"
+    encoder.encode([*repeated.numpy()])  # warm
+    bare = bare_speed(model, weights, repeated, device=device, precision=precision, images=images)
+    name = f"{model}, {precision}, batches of {batch}"
     specs = [EncoderSpec(model, weights=str(weights))]
     common = {"device": device, "precision": precision, "batch_size": batch}
     for what, used, manifest, patience in (
@@ -256,7 +246,6 @@ def bare_speed(
     device: str,
     precision: str,
     images: int,
-    compiled: bool,
 ) -> float:
     """Return the images a second of the bare model on pixels that lie on the device."""
     module, run = build_bare(model, weights)
@@ -264,25 +253,17 @@ def bare_speed(
     if "convnext" in model:
         module = module.to(memory_format=torch.channels_last)
         pixels = pixels.contiguous(memory_format=torch.channels_last)
-    forward: Any = torch.compile(run) if compiled else run
-    with bare_precision(device, precision):
+    kind, short = device.partition(":")[0], SHORT[precision]
+    with torch.inference_mode(), torch.autocast(kind, dtype=short, enabled=short is not None):
         for _ in range(3):
-            forward(module, pixels)
+            run(module, pixels)
         synchronize(device)
         started = time.perf_counter()
         batches = max(1, images // len(pixels))
         for _ in range(batches):
-            forward(module, pixels)
+            run(module, pixels)
         synchronize(device)
         return batches * len(pixels) / (time.perf_counter() - started)
-
-
-@contextmanager
-def bare_precision(device: str, precision: str) -> Iterator[None]:
-    """Run what is below in a precision, by autocast."""
-    kind, short = device.partition(":")[0], SHORT[precision]
-    with torch.inference_mode(), torch.autocast(kind, dtype=short, enabled=short is not None):
-        yield
 
 
 def cpu_float32(model: str, weights: Path, prepared: torch.Tensor) -> np.ndarray:
@@ -305,28 +286,6 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize(device)
 
 
-def two_encoders(
-    models: Sequence[str], folder: Path, *, images: int, **options: Any
-) -> Iterator[Check]:
-    """Encode with two models in one pass and with each alone: the same bits, in less time."""
-    manifest = manifest_of(folder, images)
-    specs = [EncoderSpec(name, weights=str(random_weights(name, folder))) for name in models]
-    timed(manifest, specs, folder / "warm", limit=2 * options["batch_size"], **options)
-    seconds, together = timed(manifest, specs, folder / "together", **options)
-    alone = [timed(manifest, [spec], folder / f"alone-{n}", **options) for n, spec in
-             enumerate(specs)]  # fmt: skip
-    for spec, ours, (_, (theirs,)) in zip(specs, together, alone, strict=True):
-        same = float((ours.view(np.uint32) == theirs.view(np.uint32)).all(axis=1).mean())
-        name = f"rows of {spec.encoder} beside another encoder, same bits"
-        yield Check(name, None, rows=same, alike=SAME)
-    yield Check(
-        "two encoders in one pass, speed over one after the other",
-        sum(one for one, _ in alone) / seconds,
-        SAME,
-        f"{images / seconds:,.0f} images/s with {' and '.join(models)}",
-    )
-
-
 def decode_on_the_device(model: str, folder: Path, *, images: int, **options: Any) -> Check:
     """Decode JPEG files on the device, and in processes."""
     name = "decode on the device, speed over decoding in processes"
@@ -345,92 +304,18 @@ def decode_on_the_device(model: str, folder: Path, *, images: int, **options: An
     )  # fmt: skip
 
 
-def random_bert(folder: Path, *, width: int, layers: int) -> Path:
-    """Write a BERT with random weights and a tokenizer of letters; return its folder."""
-    from transformers import BertConfig, BertModel, BertTokenizerFast
-
-    folder.mkdir(parents=True)
-    letters = "abcdefghijklmnopqrstuvwxyz0123456789.,"
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{x}" for x in letters)]
-    (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
-    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
-    sizes = {"hidden_size": width, "num_hidden_layers": layers, "intermediate_size": 4 * width}
-    heads = max(1, width // 32)
-    BertModel(
-        BertConfig(vocab_size=len(words), num_attention_heads=heads, **sizes)
-    ).save_pretrained(folder)
-    return folder
-
-
-def text_rate(
-    folder: Path, *, texts: int, width: int = 384, layers: int = 6, **options: Any
-) -> Check:
-    """Encode captions, and tokenise them and run the bare model in the same batches."""
-    name = "texts, speed over tokenising and the bare forward pass"
-    if find_spec("transformers") is None:
-        return Check(name, None, RATIO, "needs transformers")
-    rng = np.random.default_rng(0)
-    lengths = rng.integers(2, 12, size=texts)
-    captions = [" ".join(rng.choice(["cat", "on", "a", "mat", "."], size=n)) for n in lengths]
-    ids = [f"t/{number}" for number in range(texts)]
-    table = pl.DataFrame({"item_id": ids, "text": captions})
-    manifest = write_manifest(
-        folder / "texts", facts={"name": "t", "revision": "1"}, tables={"caption": table}
-    )
-    bert = random_bert(folder / "bert", width=width, layers=layers)
-    specs = [EncoderSpec("hf:bert", weights=str(bert), pool="mean")]
-    timed(manifest, specs, folder / "warm-text", kind="caption", limit=512, **options)
-    ours, (rows,) = timed(manifest, specs, folder / "text", kind="caption", **options)
-    bare, exact = _bare_texts(bert, captions, options)
-    note = f"{texts / ours:,.0f} texts/s"
-    return Check(name, bare / ours, RATIO, note, rows=smallest_cosine(rows, exact))
-
-
-def _bare_texts(
-    bert: Path, captions: list[str], options: dict[str, Any]
-) -> tuple[float, np.ndarray]:
-    """Return the seconds of the tokenizer and the model alone, block by block, and the rows."""
-    from transformers import AutoModel, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(bert)
-    model = AutoModel.from_pretrained(bert).eval().to(options["device"])
-    with bare_precision(options["device"], options["precision"]):
-        for part in (captions[:512], captions):
-            synchronize(options["device"])
-            started = time.perf_counter()
-            found = np.empty((len(part), model.config.hidden_size), np.float32)
-            for start in range(0, len(part), 4096):
-                block = tokenizer(part[start : start + 4096])["input_ids"]
-                for rows in length_batches([len(ids) for ids in block], options["batch_size"]):
-                    padded = tokenizer.pad(
-                        {"input_ids": [block[row] for row in rows]}, return_tensors="pt"
-                    ).to(options["device"])
-                    hidden = model(**padded).last_hidden_state.float()
-                    mask = padded["attention_mask"][..., None]
-                    pooled = ((hidden * mask).sum(1) / mask.sum(1)).cpu()
-                    found[start + np.asarray(rows)] = pooled.numpy()
-            synchronize(options["device"])
-    return time.perf_counter() - started, found
-
-
 def every_check(asked: argparse.Namespace, folder: Path) -> Iterator[Check]:
     """Measure all that is asked for."""
     for model in asked.models:
         for precision in asked.precisions:
-            for compiled in (False, True) if asked.compile else (False,):
-                if not compiled or model.startswith("timm:"):
-                    yield from one_model(
-                        model, folder, device=asked.device, precision=precision,
-                        images=asked.images, batch=asked.batch or MODELS.get(model, 64),
-                        compiled=compiled,
-                    )  # fmt: skip
-    common = {"device": asked.device, "precision": asked.precisions[0],
-              "batch_size": asked.batch or 256}  # fmt: skip
-    if len(asked.models) > 1:
-        yield from two_encoders(asked.models[:2], folder, images=asked.images, **common)
-    yield decode_on_the_device(asked.models[0], folder, images=asked.images, **common)
-    width, layers = asked.text_model
-    yield text_rate(folder, texts=asked.texts, width=width, layers=layers, **common)
+            yield from one_model(
+                model, folder, device=asked.device, precision=precision, images=asked.images,
+                batch=asked.batch or MODELS.get(model, 64),
+            )  # fmt: skip
+    yield decode_on_the_device(
+        asked.models[0], folder, images=asked.images, device=asked.device,
+        precision=asked.precisions[0], batch_size=asked.batch or 256,
+    )  # fmt: skip
 
 
 def write_table(checks: Sequence[Check], device: str, path: Path) -> None:
@@ -439,7 +324,7 @@ def write_table(checks: Sequence[Check], device: str, path: Path) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     lines = [
         f"On {card}, with {cores} cores. A speed is a job's over that of the bare forward pass,",
-        "or of what is named. Rows alike: their smallest cosine, or the share with the same bits.",
+        "or of what is named. Rows alike: their smallest cosine.",
         "",
         "| what | speed | goal | rows alike | at least | |",
         "|---|---|---|---|---|---|",
@@ -459,11 +344,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--models", nargs="+", help="default: all four, without open_clip three")
     parser.add_argument("--precisions", nargs="+", default=["bfloat16", "float32"])
     parser.add_argument("--images", type=int, default=16_384)
-    parser.add_argument("--texts", type=int, default=262_144)
-    parser.add_argument("--text-model", nargs=2, type=int, default=[384, 6], metavar="N",
-                        help="width and layers")  # fmt: skip
     parser.add_argument("--batch", type=int, help="default: the model's")
-    parser.add_argument("--compile", action="store_true", help="timm models compiled as well")
     parser.add_argument("--out", type=Path, default=Path("build/gpu.md"))
     asked = parser.parse_args(words)
     if asked.models is None:
