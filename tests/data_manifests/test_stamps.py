@@ -173,35 +173,7 @@ def test_the_split_is_a_fixed_function_of_the_text():
         assert abs(counts[split] / 10_000 - share) < 5 * (share * (1 - share) / 10_000) ** 0.5
 
 
-# ---- the whole builder ---------------------------------------------------------------------
-
-
-@pytest.fixture
-def built(stamps_root, tmp_path):
-    return build.plan(source=stamps_root, locales=("en", "fr")).make(tmp_path / "out", None)
-
-
-def test_images_and_captions_by_hand(built, tmp_path, selected):
-    images, captions = built.tables["image"], built.tables["caption"]
-    assert images["item_id"].to_list() == [f"stamps/{path}" for path in selected]
-    for uri in images["uri"]:
-        with Image.open(tmp_path / "out" / uri) as image:
-            assert (image.format, image.mode, image.width) == ("PNG", "RGB", image.height)
-    assert images["class_id"].to_list() == [
-        "stamps/a-silver-gull", "stamps/a-drawn-frog", "stamps/a-frog", "stamps/a-frog",
-        "stamps/an-empty-sign",
-    ]  # fmt: skip
-    frog = "stamps/a-frog"
-    assert captions.select("item_id", "text", "parent_id", "class_id", "variant").rows()[3:6] == [
-        ("stamps/animals/frog#en", "A frog.", "stamps/animals/frog", frog, "en"),
-        ("stamps/animals/frog#fr", "Une grenouille.", "stamps/animals/frog", frog, "fr"),
-        ("stamps/animals/toad#en", "A frog.", "stamps/animals/toad", frog, "en"),
-    ]
-    assert captions.height == 5 + 3
-    assert built.facts == {"images_without_caption": {"en": 0, "fr": 2}}
-    assert built.classes["name"].to_list() == [
-        "A drawn frog!", "A frog", "A Silver Gull", "An empty sign",
-    ]  # fmt: skip
+# ---- the whole builder; its tables are in tests/goldens/manifests.json --------------------
 
 
 def test_the_fingerprint_follows_pixels_captions_and_locales(stamps_root):

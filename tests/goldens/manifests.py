@@ -12,6 +12,7 @@ import polars as pl
 from featstore.datasets import build_dataset
 from featstore.identity import canonical_json, sha256_hex
 from tests.data_manifests import miniatures
+from tests.data_manifests.conftest import write_tree
 from tests.data_manifests.miniatures import MINIATURES
 
 #: Longer tables are pinned by their hash.
@@ -44,6 +45,7 @@ def _cases() -> Iterator[tuple[str, str, Callable[[Path], Path], dict[str, Any]]
         for number, (made, options) in enumerate([(make, {}), *OTHERWISE.get(name, [])]):
             said = ", ".join(f"{key}={value}" for key, value in options.items())
             yield f"{name} {number} {said}".strip(), name, made, options
+    yield "stamps", "stamps", write_tree, {"locales": ("en", "fr")}
 
 
 def manifests(folder: Path) -> dict[str, Any]:
@@ -51,13 +53,12 @@ def manifests(folder: Path) -> dict[str, Any]:
     found = {}
     for case, name, make, options in _cases():
         root = make(folder / case / "data")
-        manifest = build_dataset(
-            name, folder / case / "out", root=root, subset=True, **options
-        ).manifest
+        given = {"source": root} if name == "stamps" else {"root": root, "subset": True}
+        manifest = build_dataset(name, folder / case / "out", **given, **options).manifest
         tables = {kind: manifest.tables.get(kind) for kind in ("image", "caption")}
         tables["classes"] = manifest.classes
         found[case] = {kind: _plain(one) for kind, one in tables.items() if one is not None}
-        found[case]["splits"] = list(manifest.facts["splits"])
+        found[case]["splits"] = list(manifest.facts.get("splits", ()))
     return found
 
 
