@@ -22,9 +22,6 @@ IMAGES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp")
 #: An image as a reader lists it: path below the root, split, label.
 Row = tuple[str, str, str | None]
 
-#: A list is refused above this size; the largest in wide use (iNaturalist's) has half of it.
-MAX_LIST_BYTES = 2**30
-
 
 class Disk:
     """A copy of a dataset.
@@ -86,23 +83,8 @@ class Disk:
         return self.path(name).is_file()
 
     def read(self, name: str) -> bytes:
-        """Return the bytes of a list.
-
-        Raises
-        ------
-        BuildError
-            If it is missing, too large, or cannot be read.
-        """
-        path = self.path(name)
-        try:
-            with path.open("rb") as file:
-                data = file.read(MAX_LIST_BYTES + 1)
-        except OSError as err:
-            raise BuildError(f"Cannot read {path}: {err.strerror or err}.") from err
-        if len(data) > MAX_LIST_BYTES:
-            raise BuildError(
-                f"{path} has more than {MAX_LIST_BYTES:,} bytes; it is no list of this dataset."
-            )
+        """Return the bytes of a list."""
+        data = self.path(name).read_bytes()
         self.digests[name] = hashlib.sha256(data).hexdigest()
         return data
 

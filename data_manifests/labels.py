@@ -83,7 +83,7 @@ def class_table(label_set: str, synsets: str, lemmas: str, definitions: str) -> 
         If a synset occurs twice or lacks a lemma or a definition.
     """
     ids = synsets.split()
-    lemma, definition = _mapping(lemmas, LEMMAS), _mapping(definitions, DEFINITIONS)
+    lemma, definition = _mapping(lemmas), _mapping(definitions)
     for name, table in ((LEMMAS, lemma), (DEFINITIONS, definition)):
         absent = [synset for synset in ids if not table.get(synset)]
         if absent:
@@ -148,13 +148,10 @@ def _read(path: Path) -> str:
         raise BuildError(f"{path} is not UTF-8: byte {err.start:,}. Install timm again.") from err
 
 
-def _mapping(text: str, name: str) -> dict[str, str]:
+def _mapping(text: str) -> dict[str, str]:
     """Parse lines ``synset<TAB>value``."""
-    lines = {n: line.partition("\t") for n, line in enumerate(text.splitlines(), 1) if line.strip()}
-    for number, (synset, tab, _) in lines.items():
-        if not tab:
-            raise BuildError(f"Line {number:,} of {name} has no tab: {synset[:40]!r}.")
-    return {synset: value.strip() for synset, _, value in lines.values()}
+    lines = (line.partition("\t") for line in text.splitlines())
+    return {synset: value.strip() for synset, _, value in lines}
 
 
 def package_file(package: str, relative: str, *, install: str) -> Path:

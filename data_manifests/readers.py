@@ -19,7 +19,6 @@ import numpy as np
 import polars as pl
 
 from data_manifests.copies import (
-    MAX_LIST_BYTES,
     Disk,
     Listing,
     Row,
@@ -539,11 +538,7 @@ def read_idx(disk: Disk, name: str) -> np.ndarray:
     path = disk.path(name)
     if not disk.has(name) and not disk.has(f"{name}.gz"):
         raise BuildError(f"{path} is missing, and so is {name}.gz: an IDX file of unsigned bytes.")
-    if disk.has(name):
-        data = disk.read(name)
-    else:
-        with gzip.GzipFile(fileobj=io.BytesIO(disk.read(f"{name}.gz"))) as file:
-            data = file.read(MAX_LIST_BYTES + 1)
+    data = disk.read(name) if disk.has(name) else gzip.decompress(disk.read(f"{name}.gz"))
     if data[:3] != _UBYTES:
         raise BuildError(f"{path} is no IDX file of unsigned bytes: it begins {data[:4].hex()}.")
     start = 4 + 4 * data[3]

@@ -222,9 +222,15 @@ def plan_dataset(
             + ("." if inspection.fatal else "; --subset builds what is there.")
         )
     listing = inspection.listing
-    chosen = {key: value for key, value in inspection.disk.options.items() if value}
+    # Of a path only its name, which is the same elsewhere.
+    paths = {str(file.get("option")) for file in facts.get("files", {}).values()}
+    chosen = {
+        key: Path(value).name if key in paths else value
+        for key, value in inspection.disk.options.items()
+        if value
+    }
     made_of = {
-        **({"options": _portable(facts, chosen)} if chosen else {}),
+        **({"options": chosen} if chosen else {}),
         "splits": [] if classes_only else list(inspection.disk.splits),
         "complete": not inspection.problems,
     }
@@ -306,12 +312,6 @@ def item_tables(name: str, listing: Listing, splits: Sequence[str]) -> dict[str,
             .drop("key", "path")
         )
     return tables
-
-
-def _portable(facts: Mapping[str, Any], options: Mapping[str, str]) -> dict[str, str]:
-    """Return options for the manifest: of a path only its name, which is the same elsewhere."""
-    paths = {str(file["option"]) for file in facts.get("files", {}).values() if "option" in file}
-    return {key: Path(value).name if key in paths else value for key, value in options.items()}
 
 
 def _fingerprint(
