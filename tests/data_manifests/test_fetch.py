@@ -17,6 +17,7 @@ from data_manifests.stamps import (
     select_stamps,
     unpack,
 )
+from tests.data_manifests.conftest import SELECTED, write_tree
 
 DEB = "tuxpaint-stamps-default_2025.03.31-1_all.deb"
 
@@ -40,10 +41,10 @@ def commands(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def package(tmp_path, make_tree, commands):
+def package(tmp_path, commands):
     """Return a file system with the stamps and a .deb that the dpkg-deb on PATH unpacks to it."""
     system = tmp_path / "system"
-    make_tree(system / INSIDE)
+    write_tree(system / INSIDE)
     doc = system / "usr/share/doc/tuxpaint-stamps-default"
     doc.mkdir(parents=True)
     with gzip.open(doc / "changelog.Debian.gz", "wt", encoding="utf-8") as file:
@@ -64,12 +65,12 @@ def test_a_folder_given_is_taken_whatever_else_there_is(package, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_deb_is_unpacked_once_into_the_cache(package, tmp_path, commands, selected):
+def test_a_deb_is_unpacked_once_into_the_cache(package, tmp_path, commands):
     _, deb = package
     cache = tmp_path / "cache"
     for given in (deb.parent, deb):
         source = find_source(given, cache=cache)
-        assert [stamp.path for stamp in select_stamps(source)] == selected
+        assert [stamp.path for stamp in select_stamps(source)] == SELECTED
         # A second look must not need dpkg-deb.
         commands("dpkg-deb", "exit 1")
     assert [path.name for path in cache.iterdir()] == [f"{DEB[:-4]}-{deb.stat().st_size}"]

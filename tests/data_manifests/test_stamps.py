@@ -21,13 +21,14 @@ from data_manifests.stamps import (
     read_stamp,
     select_stamps,
 )
+from tests.data_manifests.conftest import SELECTED
 
 # ---- selection -----------------------------------------------------------------------------
 
 
-def test_the_selection_is_the_documented_one(stamps_root, selected):
+def test_the_selection_is_the_documented_one(stamps_root):
     stamps = select_stamps(stamps_root)
-    assert [stamp.path for stamp in stamps] == selected
+    assert [stamp.path for stamp in stamps] == SELECTED
     assert stamps[0] == Stamp("animals/birds/gull", "A Silver Gull.", {"fr": "Une mouette."})
     assert stamps[1].translations == {"ca@valencia": "Granota"}
     assert stamps[4].translations == {"fr": "Un panneau"}
@@ -44,11 +45,11 @@ def test_selection_agrees_with_a_pattern_on_the_whole_path(folders, name):
     assert is_selected(path) == (out is None)
 
 
-def test_links_are_not_followed(stamps_root, tmp_path, selected):
+def test_links_are_not_followed(stamps_root, tmp_path):
     (stamps_root / "animals" / "linked.png").symlink_to(stamps_root / "animals" / "frog.png")
     (stamps_root / "animals" / "linked.txt").symlink_to(stamps_root / "animals" / "frog.txt")
     (stamps_root / "again").symlink_to(stamps_root / "animals")
-    assert [stamp.path for stamp in select_stamps(stamps_root)] == selected
+    assert [stamp.path for stamp in select_stamps(stamps_root)] == SELECTED
 
 
 def test_captions_must_be_utf8(tmp_path):
