@@ -17,14 +17,14 @@ from unittest.mock import Mock
 import pytest
 
 from featstore.errors import ClaimLostError, StoreWriteError
-from featstore.store import SetKey, lock, read_log
+from featstore.store import lock, read_log
 from featstore.store.lock import LOCK, claim_set, deciding
-from tests.faults import scenarios
+from tests.faults import scenarios, steps
 from tests.faults.trees import check_readable, litter, tree
 
 PROCESSES = 16
 
-KEY = SetKey("birds", "image", "timm.toy-78c87e78")
+KEY = steps.key_of_kind(Path("store"), "image")
 
 
 def _until(condition: Callable[[], object]) -> None:

@@ -31,7 +31,7 @@ from tests.featstore.remote.s3_server import Request, s3_server
 @pytest.fixture(scope="module")
 def whole(whole):
     """The same with thumbnails and a tag."""
-    write_thumbnails(whole / "birds" / "image", {"birds/000": b"picture"})
+    write_thumbnails(whole / "birds" / "image", {"birds/image00": b"picture"})
     make_tag(whole, "v1")
     return whole
 

@@ -198,7 +198,7 @@ class StoreMachine(RuleBasedStateMachine):
         """Stop a writer by an exception after some blocks; it is resumed now, later or never."""
         arguments, revision = self._attempt(kind, n, failing, retry)
         try:
-            found = steps.write(self.here.root, **arguments, stop_after=blocks)
+            found = steps.write(self.here.root, **arguments, blocks={"stop_after": blocks})
             assert found == ("reused" if revision is None else "written")
             if revision is not None:
                 self._published(kind, revision)
