@@ -50,14 +50,12 @@ class Card:
     capability: tuple[int, int] = (9, 0)
     memory: int = 80 << 30
     dies_after: int | None = None
-    on_launch: Callable[[], object] = field(default=lambda: None)
     index: int = 0
     used: int = 0
     launched: int = 0
 
     def launch(self) -> None:
         self.launched += 1
-        self.on_launch()
         if self.dies_after is not None and self.launched > self.dies_after:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
 

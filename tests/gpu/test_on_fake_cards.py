@@ -8,7 +8,6 @@ import os
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -271,41 +270,14 @@ def test_a_batch_that_does_not_fit_is_halved_said_once_and_the_rows_are_the_same
     assert caplog.text.count("ran out of memory") == 1
 
 
-@pytest.fixture
-def put_back() -> Iterator[ExitStack]:
-    """Undo what a test has changed of torch: its switches cannot be patched."""
-    with ExitStack() as stack:
-        yield stack
-
-
-@pytest.mark.parametrize("old", [False, True])
-def test_float32_is_whole_while_a_card_computes(old, folder, monkeypatch, put_back, cards: Cards):
-    backends = torch.backends
-    if old:  # before torch 2.9: two switches
-        matmul, cudnn = SimpleNamespace(allow_tf32=True), SimpleNamespace(allow_tf32=True)
-        before = SimpleNamespace(cuda=SimpleNamespace(matmul=matmul), cudnn=cudnn, mkldnn=None)
-        read = lambda: (matmul.allow_tf32, cudnn.allow_tf32)  # noqa: E731
-    else:
-        read = lambda: (backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision)  # noqa: E731
-        for switch in (backends.cuda.matmul, backends.cudnn.conv):
-            put_back.callback(setattr, switch, "fp32_precision", switch.fp32_precision)
-            switch.fp32_precision = "tf32"
-    chosen, seen = read(), []
-    with cards(Card(on_launch=lambda: seen.append(read()))):
-        if old:
-            today = SimpleNamespace(**{**vars(torch), "backends": before})
-            monkeypatch.setattr(runtime, "torch", today)
-        encoder = open_encoder(
-            VIT, kind="image", weights=random_weights(VIT, folder), device="cuda"
-        )
-        batch = [encoder.prepare(image) for image in golden_images()]
-        seen.clear()
-        with encoder._running(exact=False):
-            torch.ones(2, device="cuda") @ torch.ones(2, device="cuda")
-        encoder.encode(batch)
-    off = (False, False) if old else ("ieee", "ieee")
-    assert seen.count(off) > 100
-    assert read() == chosen
+def test_before_torch_2_9_two_switches_keep_float32_whole(monkeypatch):
+    """Those of today: tests/featstore/encoders/test_precision.py."""
+    two = [SimpleNamespace(allow_tf32=True) for _ in range(2)]
+    before = SimpleNamespace(cuda=SimpleNamespace(matmul=two[0]), cudnn=two[1], mkldnn=None)
+    monkeypatch.setattr(runtime, "torch", SimpleNamespace(**{**vars(torch), "backends": before}))
+    with runtime.computing("float32", torch.device("cpu")):
+        assert [switch.allow_tf32 for switch in two] == [False, False]
+    assert [switch.allow_tf32 for switch in two] == [True, True]
 
 
 def test_threads_of_a_card_run_on_the_cores_beside_it(tmp_path, monkeypatch, cards: Cards):
