@@ -5,8 +5,6 @@ import sys
 import pytest
 
 from data_manifests import cache_folder
-from featstore.errors import CacheFullError
-from featstore.remote.cache import user_cache
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the folder of Linux")
@@ -22,11 +20,3 @@ def test_the_folder_of_the_cache(own, system, found, tmp_path, monkeypatch):
     monkeypatch.setenv("HEADSTOCK_CACHE", own)
     monkeypatch.setenv("XDG_CACHE_HOME", system)
     assert cache_folder("stamps") == tmp_path / found
-
-
-def test_the_size_of_the_cache_is_read_as_one_is_typed(monkeypatch):
-    monkeypatch.setenv("HEADSTOCK_CACHE_SIZE", "2GiB")
-    assert user_cache().limit == 2 * 2**30
-    monkeypatch.setenv("HEADSTOCK_CACHE_SIZE", "two")
-    with pytest.raises(CacheFullError, match="HEADSTOCK_CACHE_SIZE: 'two' is not a size"):
-        user_cache()
