@@ -35,7 +35,6 @@ from tests.goldens.result_values import (
     planned,
     result_values,
 )
-from tests.goldens.run_ids import run_ids
 from tests.goldens.saved_aligners import FOLDER, projections
 from tests.goldens.sentences import sentences
 from tests.goldens.store_bytes import store_bytes
@@ -87,13 +86,6 @@ def test_bytes_of_a_store(tmp_path):
         )
     assert len(pinned) > 50
     check(pinned, found)
-
-
-def test_run_ids(tmp_path):
-    pinned = files.read("run_ids")
-    check(pinned, run_ids(tmp_path))
-    ids = [run_id for name, run_id in pinned.items() if name != "protocol version"]
-    assert len({tuple(pair) for pair in ids}) == len(ids)
 
 
 def test_plans(tmp_path):
