@@ -106,11 +106,11 @@ test: $(DEV)
 # Tests that start no process and no server, load no model, and take less than a second each.
 FAST = tests/test_commands.py tests/featstore/manifest tests/featstore/store tests/featstore/test_options.py \
   tests/featstore/test_identity.py tests/featstore/test_cli_sets.py tests/fitters tests/bench/test_metrics_*.py \
-  tests/bench/test_runs.py tests/bench/test_protocol.py
-NOT_FAST = $(addprefix tests/featstore/store/test_,checked.py convention.py hashes.py log.py nearest.py \
-  readers.py revisions.py roundtrip.py signature.py verify.py) $(addprefix tests/fitters/,few_shot trained \
+  tests/bench/test_runs.py
+NOT_FAST = $(addprefix tests/featstore/store/test_,convention.py hashes.py log.py nearest.py \
+  readers.py revisions.py signature.py verify.py) $(addprefix tests/fitters/,few_shot trained \
   test_cache.py test_choice.py test_cli.py test_jobs.py test_mini_vec2vec.py test_ray_moments.py \
-  test_relative_choice.py test_suggest.py)
+  test_suggest.py)
 test-fast: $(DEV)
 	$(lint)
 	$(BIN)/python -m pytest -m "not slow" $(FAST) $(addprefix --ignore=,$(NOT_FAST))

@@ -140,7 +140,7 @@ def study(
         split = GroupShuffleSplit(draws, test_size=HELD, random_state=0)
         for draw, (fitted, out) in enumerate(split.split(groups, groups=groups)):
             places = np.arange(len(out))
-            one = Relevance.build(places, places, len(out), len(out))
+            one = Relevance.build(places, places)
             controls = CONTROLS | {"within-genus": partial(shuffle_within, within=genera[fitted])}
             for method, source in sources:
                 side = spelled if source == "spelling" else texts

@@ -22,10 +22,10 @@ from scipy.optimize import least_squares
 from bench.errors import ProtocolError
 from bench.metrics.geometry import nearest_rows, shared_rows
 from bench.options import FEWEST_PAIRS, BridgeConfig, BridgeSettings
-from bench.spaces import ENOUGH, Relation, footprints, relate
+from bench.spaces import Relation, footprints, relate
 from bench.statistics import DrawSums, Estimate, two_term
 from featstore.errors import MisalignedItemsError, UnknownColumnError, listed, unknown_name
-from featstore.interop.files import view_of
+from featstore.interop import view_of
 from featstore.matrices import Rows, matrix
 from featstore.options import take_options
 from featstore.store.pairs import pair_views
@@ -197,7 +197,7 @@ def bridge(old: Rows | Path, new: Rows | Path, **settings: Unpack[BridgeSettings
     Parameters
     ----------
     old, new : view, Path or Rows of shape (n, p), (n, q)
-        Views and files (`featstore.interop.files.view_of`) are joined by the ids of their items;
+        Views and files (`featstore.interop.view_of`) are joined by the ids of their items;
         of arrays, row i of both is one item.
     **settings
         Fields of `bench.options.BridgeConfig`.
@@ -283,8 +283,6 @@ def _joined(
                 f"Without ids, row i of both must be one item: old has {len(rows[0]):,} rows, new "
                 f"{len(rows[1]):,}."
             )
-    if len(rows[0]) < ENOUGH:
-        raise ProtocolError(f"{len(rows[0]):,} items are in both. A bridge needs {ENOUGH} or more.")
     for name, side in zip(("old", "new"), rows, strict=True):
         row_norms(side, what=f"{name} rows of items in both")
         if (side == side[0]).all():

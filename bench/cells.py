@@ -18,10 +18,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from bench.code import OWN_CODE
+from bench.corpus import FRESH_SPLITS
 from bench.errors import NoResultsError
 from bench.metrics.summary import CLASS_METRICS, CONFIDENCE_METRICS, METRICS, metric_named
 from bench.options import TASKS
-from bench.protocol import FRESH_SPLITS
 from bench.results import SUMMED, read_sums, summed_as
 from bench.runs import EVALS, FIT_SETTINGS, IDENTITY, SOURCES
 from bench.statistics import DrawSums

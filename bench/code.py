@@ -28,7 +28,7 @@ from featstore.plugins import Registry, distributions, registry_of
 
 #: What decides a number: everything of fitters, and these parts of bench.
 BENCH_PARTS = (
-    "corpus.py", "execution.py", "fits.py", "protocol.py", "metrics", "tasks",
+    "corpus.py", "execution.py", "fits.py", "metrics", "tasks",
 )  # fmt: skip
 
 

@@ -696,17 +696,11 @@ def compare_choices(
         for metric in present:
             made = (Claim(*named, metric, *levels[metric]) for named in pairs)
             rows += _rows(made, primary)
-    unpaired = [metric for metric in metrics or () if metric not in PAIRED_METRICS]
-    if not rows and (unpaired or metrics == []):
-        raise NoResultsError(
-            f"Not a metric that can be paired: {', '.join(unpaired) or '(none named)'}. "
-            f"Known: {', '.join(PAIRED_METRICS)}."
-        )
     if not rows:
         raise NoResultsError(
             f"No two cells of {_called(a)} and {_called(b)} have the same task, evaluation, sets "
-            "and queries. `headstock ls` lists what a folder holds; choose cells as "
-            "FOLDER:method/source/K."
+            "and queries, and a metric that is a mean over them. `headstock ls` lists what a "
+            "folder holds; choose cells as FOLDER:method/source/K."
         )
     return in_order(pl.DataFrame(rows, schema=SCHEMA))
 

@@ -36,9 +36,9 @@ from bench.statistics import ENOUGH_DRAWS, DrawSums, Estimate, two_term
 from bench.suites import SUITES
 from bench.suites.demo import demo_bases
 from bench.tables import Table, interval_text, p_text, signed_text
+from featstore.durable import json_bytes, read_json, read_regular, write_file
 from featstore.identity import sha256_hex
 from featstore.matrices import Rows, vector
-from featstore.store.files import json_bytes, read_json, read_regular, write_file
 from featstore.store.store import FeatureStore
 
 #: Below so many sets their own variance is too uncertain to predict the next one.

@@ -1,4 +1,4 @@
-"""Contracts of an aligner, a learner and a task of one's own; see `featstore.contracts`.
+"""Contracts of an aligner, a learner and a task of one's own; see `featstore.testing`.
 
 Nothing here needs a store: the rows are planted, small and the same every time.
 """
@@ -24,11 +24,11 @@ from bench.corpus import Corpus, Head, Items
 from bench.execution import Scoring, split_of
 from bench.options import TASKS, FewShot, checked_options
 from bench.runs import Run
-from featstore import contracts
-from featstore.contracts import Contract, Inapplicable, defined, equal, expect, unchanged
+from featstore import testing
 from featstore.errors import ContractError, FeatstoreError, PluginError, lookup
 from featstore.plugins import registry_of
-from fitters.aligners.base import params_of, stacked, takes_weights
+from featstore.testing import Contract, Inapplicable, defined, equal, expect, unchanged
+from fitters.aligners import params_of, stacked, takes_weights
 from fitters.alignment import Alignment, fit
 from fitters.few_shot import LEARNERS, learner_named
 from fitters.few_shot.learner import Learner, Shots
@@ -36,7 +36,7 @@ from fitters.methods import Method, method_named
 from fitters.moments import moments_of
 from fitters.pairs import Pairs
 from fitters.prototypes import CONTROLS
-from fitters.select.grid import Choice
+from fitters.select import Choice
 from fitters.settings import FitConfig
 from fitters.sources import SideTransform, Sources, normalize_rows
 
@@ -95,7 +95,7 @@ def planted(n: int, p: int, q: int, *, seed: int = 0) -> Pairs:
 
 
 class AlignerContract(Contract):
-    """What `fitters`, `bench` and the report need of an aligner: see `fitters.aligners.base`."""
+    """What `fitters`, `bench` and the report need of an aligner: see `fitters.aligners`."""
 
     @cached_property
     def _config(self) -> FitConfig:
@@ -558,7 +558,7 @@ CONTRACTS: dict[str, type[Contract]] = {
     "aligner": AlignerContract,
     "learner": LearnerContract,
     "task": TaskContract,
-    **contracts.CONTRACTS,
+    **testing.CONTRACTS,
 }
 """The contract of each kind."""
 

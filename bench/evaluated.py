@@ -8,33 +8,28 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
-from bench.cells import in_order, method_title, only_series, path_fields, whole_heads
+from bench.cells import in_order, only_series, path_fields, whole_heads
 from bench.comparisons import (
     choose,
     compare,
     compare_choices,
 )
 from bench.errors import NoResultsError
-from bench.report.figures import headline_figure, pairs_figure
+from bench.report.figures import Figure, headline_figure, pairs_figure
 from bench.report.page import write_report
-from bench.report.theme import Figure
 from bench.report.verdict import first_question, verdict, without_head
 from bench.results import CHOSEN, read_results
 from bench.runs import LEAVES
-from bench.statistics import holm
 from bench.tables import (
-    gain_text,
     metric_columns,
-    p_text,
     result_lines,
     result_table,
     varying,
 )
-from featstore.cards import SHOWN, Card
 from featstore.errors import listed
+from featstore.terminal import SHOWN, Card
 from fitters.errors import check_names
 
 #: Columns of a comparison that `Results.compare` shows, in this order.
@@ -234,37 +229,12 @@ class Results:
     @cached_property
     def _verdict(self) -> str:
         method = next((name for name in self._methods if name != "conse"), None)
-        question = direction, metric = first_question(self._comparisons, self.rows)
-        if direction != "image→class":
+        question = first_question(self._comparisons, self.rows)
+        if question[0] != "image→class":
             found = verdict(self._comparisons, self._table, method=method, question=question)
             if found is not None:
                 return found.sentence
-        text, first = without_head(self.folder, self.rows, self._table, question, method)
-        if first is None:
-            return text
-        cells = self._table.filter(pl.col("direction") == direction, pl.col(metric).is_not_null())
-        name = first["method"]
-        others = [other for other in self.methods if other in cells["method"] and other != name]
-        rows = [row for other in others for row in self._against(first, other, metric)]
-        # Which of them differ is one claim of many.
-        corrected = holm(np.array([row["p"] for row in rows], dtype=np.float64))
-        how = f", Holm over {len(rows)}" if len(rows) > 1 else ""
-        parts = [
-            f"{gain_text(row['difference'], row['low'], row['high'])} "
-            f"over {row['side_b']} (p {p_text(p)}{how})"
-            for row, p in zip(rows, corrected, strict=True)
-        ]
-        return ", ".join([text.removesuffix("."), *parts]) + "."
-
-    def _against(self, first: Mapping[str, Any], other: str, metric: str) -> list[dict[str, Any]]:
-        """Return the comparison of a cell with that of another method; none if it has none."""
-        names = ("direction", "eval", "source", "n_pairs")
-        try:
-            found = self.compare(first["method"], other, metrics=[metric])
-        except NoResultsError:
-            return []
-        found = found.filter(*(pl.col(name) == first[name] for name in names)).head(1)
-        return found.with_columns(side_b=pl.lit(method_title(other))).to_dicts()
+        return without_head(self.folder, self.rows, self._table, question, method)
 
     def _drawn(self, method: str | None) -> str:
         """Return the method that a figure is about: the first that was named, where none is."""
@@ -287,7 +257,7 @@ class Results:
 
         Returns
         -------
-        bench.report.theme.Figure
+        bench.report.figures.Figure
             A notebook shows it; `drawing` makes a matplotlib figure of it, `data` is what is drawn.
 
         Raises
@@ -296,7 +266,7 @@ class Results:
             If the method was not run on real pairs.
         """
         method = self._drawn(method)
-        found = pairs_figure(whole_heads(self._table), self._comparisons, method)
+        found = pairs_figure(whole_heads(self._table), method)
         if found is None:
             raise NoResultsError(
                 f"{method} was not run on real pairs, held out. Evaluate it with n_pairs=[16, 64]."
@@ -315,7 +285,7 @@ class Results:
 
         Returns
         -------
-        bench.report.theme.Figure
+        bench.report.figures.Figure
 
         Raises
         ------
@@ -343,7 +313,7 @@ class Results:
         """
         if self.store is None:
             raise NoResultsError(
-                "The report shows texts and the health of the data, which come from the store. "
+                "The report shows texts and thumbnails, which come from the store. "
                 "Name it: Results(folder, store=…)."
             )
         suite = str(self.rows["suite"][0])

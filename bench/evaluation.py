@@ -21,23 +21,22 @@ from typing import Any, Literal, TypeAlias, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.corpus import FRESH_SPLITS
 from bench.errors import ProtocolError
 from bench.evaluated import Results
 from bench.execution import run_all
 from bench.metrics.ranks import different_rows
 from bench.options import options_of
-from bench.protocol import FRESH_SPLITS
 from bench.results import finished
-from bench.runs import LEAVES, Protocol, Run
+from bench.runs import LEAVES, Run
 from bench.suites import SUITE, SetNames, check_settings, combinations
 from bench.suites.demo import (
     CONTROL_DRAWS,
     Plan,
-    possible_pairs,
 )
 from featstore.arrays import write
 from featstore.errors import listed
-from featstore.manifest.manifest import Kind
+from featstore.manifest import Kind
 from featstore.matrices import Rows, vector
 from featstore.parallel import Engine
 from featstore.store.store import FeatureStore, open_store
@@ -217,7 +216,7 @@ def evaluate(
         )  # fmt: skip
         if asked.sources[1:] and controls is True:
             entries.append(("conse", {}))
-        runs = asked.runs(store, sets, entries, _tasks(tasks, sets), given)
+        runs = asked.runs(sets, entries, _tasks(tasks, sets), given)
         left = {run.fit_key for run in runs if run.run_id not in finished(folder)}
         with ProgressBar("evaluate", "fits", total=len(left) if progress else 0) as bar:
             run_all(
@@ -277,7 +276,6 @@ class _Asked:
 
     def runs(
         self,
-        store: FeatureStore,
         sets: Mapping[str, Any],
         entries: Sequence[tuple[str, Mapping[str, Any]]],
         tasks: Sequence[tuple[str, Any]],
@@ -286,8 +284,6 @@ class _Asked:
         """Return the runs, each once, the tasks of a fit one after another."""
         lists = {name: _values(name, value) for name, value in given.items()}
         check_settings(lists, [name for name, _ in entries])
-        if self.n_pairs and "held-out" in self.evals:
-            self._check_pairs(store, str(sets["image_set"]), lists)
         found: dict[Run, None] = {}
         for (name, own), block in product(entries, self._blocks()):
             every = {**lists, **{key: (value,) for key, value in own.items()}, **block}
@@ -319,19 +315,6 @@ class _Asked:
         drawn = run.protocol.eval in FRESH_SPLITS or run.protocol.has_pairs
         sampled = run.task == "few_shot" or run.protocol.source not in ("none", "head")
         return run.seed > 0 and not drawn and not sampled
-
-    def _check_pairs(
-        self, store: FeatureStore, images: str, lists: Mapping[str, Sequence[Any]]
-    ) -> None:
-        possible = possible_pairs(
-            store, images, self.n_pairs, seeds=self.seeds, limits=lists.get("limit", (None,)),
-            fractions=lists.get("train_fraction", (Protocol.train_fraction,)),
-        )  # fmt: skip
-        if lost := [k for k in self.n_pairs if k not in possible]:
-            raise ProtocolError(
-                f"A held-out split has too few training images for n_pairs {lost}. Ask for fewer, "
-                'or for "all".'
-            )
 
 
 def _several(given: Any) -> list[Any]:

@@ -19,25 +19,32 @@ import polars as pl
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from bench.code import Own
-from bench.corpus import Corpus, Items, needs_prompts, read_corpus
-from bench.errors import ProtocolError
-from bench.fits import Identity, fit_run, is_cell, likely_scale_of
-from bench.options import TASKS, FewShot, Generalised, ModalityGap, Retrieval, ZeroShot
-from bench.protocol import (
+from bench.corpus import (
     FRESH_SPLITS,
+    Corpus,
+    Items,
     Split,
     held_out_split,
     in_class_split,
     manifest_split,
+    needs_prompts,
     order_of_pairs,
+    read_corpus,
     stream,
 )
+from bench.errors import ProtocolError
+from bench.fits import Identity, fit_run, is_cell, likely_scale_of
+from bench.options import TASKS, FewShot, Generalised, ModalityGap, Retrieval, ZeroShot
 from bench.results import RANK_SCHEMA, RESULT_SCHEMA, Columns, finished, write_batch
 from bench.runs import IDENTITY, Run
 from bench.tasks.diagnostics import score_cosine_head, score_modality_gap, score_neighbours
-from bench.tasks.few_shot import score_few_shot
 from bench.tasks.outcome import KEPT, Confidence, Outcome, Prepared, Projector, outcomes_of
-from bench.tasks.ranked import prepare_retrieval, prepare_zero_shot, score_generalised
+from bench.tasks.ranked import (
+    prepare_retrieval,
+    prepare_zero_shot,
+    score_few_shot,
+    score_generalised,
+)
 from featstore.errors import EngineError, FeatstoreError, needs_extra
 from featstore.identity import SHORT, space_id
 from featstore.parallel import Engine, Workers
@@ -107,7 +114,7 @@ def open_prompt_side(store: FeatureStore, run: Run, *, weights: str | None = Non
         )
     names = _bare_names(store, run)
     with needs_extra(f"Learner {learner}", "coop"):
-        from featstore.encoders.open_clip_towers import open_prompt_tower
+        from featstore.encoders.open_clip import open_prompt_tower
     from featstore.encoders.registry import check_name
 
     try:

@@ -16,19 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import issparse
 
-from bench.corpus import Corpus, Items, places_of
-from bench.errors import ProtocolError
-from bench.protocol import (
+from bench.corpus import (
     FRESH_SPLITS,
+    Corpus,
+    Items,
     Split,
     first_pairs,
     first_per_class,
+    places_of,
     stream,
 )
+from bench.errors import ProtocolError
 from bench.results import CHOSEN
 from bench.runs import CLASS_MEANS, IDENTITY, Run
-from bench.tasks.diagnostics import for_head
-from bench.tasks.outcome import SCALES, Projector
+from bench.tasks.outcome import SCALES, Projector, for_head
 from featstore.store.tables import join_ids
 from fitters.aligners.ridge import RidgeAligner
 from fitters.alignment import Alignment, fit, select
@@ -37,7 +38,7 @@ from fitters.kept import kept, remember
 from fitters.methods import METHODS
 from fitters.pairs import Pairs
 from fitters.prototypes import CONTROLS, HEAD_ROWS, PAIR_CONTROLS
-from fitters.select.grid import Axis, Choice, folds_of_pairs
+from fitters.select import Axis, Choice, folds_of_pairs
 from fitters.select.held_out import Both, LinearFits, Seen, Source
 from fitters.settings import FitConfig, Preparation
 from fitters.sources import SideTransform, Sources, normalize_rows, prepare

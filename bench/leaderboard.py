@@ -13,7 +13,6 @@ The digest shows damage, not dishonesty: whoever doubts an entry runs its settin
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -25,11 +24,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 
 from bench.cells import (
     CELL,
-    SETS,
-    SETTINGS,
     Cell,
     cells_of,
     chance_and_gallery,
@@ -48,7 +46,7 @@ from bench.comparisons import (
 )
 from bench.errors import SubmissionError
 from bench.metrics.summary import METRICS, cutoff
-from bench.results import RESULT_SCHEMA, read_sessions, summed_as
+from bench.results import RESULT_SCHEMA, RUN_COLUMNS, read_sessions, summed_as
 from bench.statistics import against_leader
 from bench.tables import (
     Axis,
@@ -59,9 +57,9 @@ from bench.tables import (
     signed_text,
     value_text,
 )
+from featstore.durable import read_json
 from featstore.errors import FeatstoreError, listed
 from featstore.identity import SHORT, canonical_json, sha256_hex
-from featstore.store.files import read_json
 
 #: Version of the file.
 FORMAT = 2
@@ -79,13 +77,9 @@ ASKED = (
     "train_splits", "train_fraction", "metric_version", "protocol_version", "clusters_of",
 )  # fmt: skip
 
-#: Columns that say what an entry is, beside those that tell cells apart.
-_PROMPTS = (
-    "variants", "templates", "head_variants", "head_templates", "pair_variants", "pair_templates",
-)  # fmt: skip
 
 #: What a file says beside its rows and sums, and the most characters of each.
-_TEXTS = {"name": 100, "note": 400, "link": 400, "versions": 2000}
+_TEXTS = {"name": 100, "versions": 2000}
 
 #: The sums of the metric by run and cluster of queries.
 _SUMS: dict[str, Any] = {
@@ -97,8 +91,8 @@ _SUMS: dict[str, Any] = {
 _KNOWN = ("run_id", "seed", *ASKED[:6], "method", "source", "n_pairs", "value", "n_queries",
           "gallery", "image_set", "finished_at")  # fmt: skip
 
-#: The largest number of a row, and the longest text.
-_LARGEST, _LONGEST = 2.0**53, 1000
+#: The largest number of a row.
+_LARGEST = 2.0**53
 
 _DATE = "%Y-%m-%dT%H:%M:%SZ"
 
@@ -196,23 +190,8 @@ class Submission:
 
     def facts(self) -> list[tuple[str, str]]:
         """Return what the entry was, as (name, text): sets, settings, versions, digest."""
-        row = self.first
-        sets = {column: row[column] for column in SETS if row[column]}
-        settings = {name: row[name] for name in (*SETTINGS, *_PROMPTS) if name not in SETS}
-        given = {k: str(v) for k, v in sorted(settings.items()) if v not in (None, "", 0, False)}
-        return [
-            ("method", method_title(row["method"])),
-            ("fitted on", f"{row['source']}, {row['n_pairs']} real pairs"),
-            *(
-                (column.removesuffix("_set").replace("_", " "), set_name(column, key))
-                for column, key in sets.items()
-            ),
-            *given.items(),
-            ("code", row["origin"] or f"headstock {row['code']}"),
-            ("versions", str(self.document["versions"])),
-            ("digest", self.digest),
-            *sorted((key, str(row[SETS[column]] or "")) for column, key in sets.items()),
-        ]  # fmt: skip
+        own = {name: str(self.first[name]) for name in RUN_COLUMNS if self.first[name]}
+        return [*own.items(), ("versions", self.document["versions"]), ("digest", self.digest)]
 
 
 def pack(
@@ -221,8 +200,6 @@ def pack(
     name: str,
     direction: str | None = None,
     metric: str | None = None,
-    note: str = "",
-    link: str = "",
 ) -> Submission:
     """Return the submission of one cell of a results folder.
 
@@ -236,8 +213,6 @@ def pack(
     direction, metric : str, optional
         What is ranked by. By default image→name by top-1, or where no names were scored
         image→caption by R@1.
-    note, link : str
-        A line of text, and where more stands.
 
     Returns
     -------
@@ -285,8 +260,6 @@ def pack(
     document = {
         "format": FORMAT,
         "name": name,
-        "note": note,
-        "link": link,
         "versions": ", ".join(f"{package} {version}" for package, version in sorted(used.items())),
         "rows": {column.name: column.to_list() for column in own if column.null_count() < len(own)},
         "sums": sums,
@@ -342,17 +315,14 @@ def check(document: Any) -> None:
         At the first thing that is wrong.
     """
     parts = {"format", *_TEXTS, "rows", "sums", "digest"}
-    if not isinstance(document, dict) or {*document} != parts:
-        raise SubmissionError(f"it must be an object of {', '.join(sorted(parts))}, and no more.")
-    if document["format"] != FORMAT:
-        raise SubmissionError(f"its format is not {FORMAT}, which this version reads.")
+    if not isinstance(document, dict) or {*document} != parts or document["format"] != FORMAT:
+        raise SubmissionError(
+            f"it must be an object of {', '.join(sorted(parts))}, and no more, of format {FORMAT}."
+        )
     for name, most in _TEXTS.items():
-        _check_text(name, document[name], most)
-    if not re.fullmatch(r"(https?://\S+)?", document["link"]):
-        raise SubmissionError("its link must begin with http:// or https://.")
+        if not isinstance(document[name], str) or len(document[name]) > most:
+            raise SubmissionError(f"its {name} must be a text of at most {most} characters.")
     sent = Submission(document)
-    for column in sent.rows:
-        _check_column(column)
     _check_rows(sent.rows)
     _check_sums(sent)
     if document["digest"] != _digest(document):
@@ -360,17 +330,6 @@ def check(document: Any) -> None:
             "its digest is not that of its content: it was changed after it was packed. Pack it "
             "again with `headstock eval submit`."
         )
-
-
-#: Control characters, and those that change the direction of a text or cannot be seen.
-_ACTING = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
-
-
-def _check_text(where: str, text: Any, most: int = _LONGEST) -> None:
-    if not isinstance(text, str) or len(text) > most or (where == "name" and not text):
-        raise SubmissionError(f"its {where} must be a text of at most {most} characters.")
-    if bad := _ACTING.search(text):
-        raise SubmissionError(f"its {where} holds the character U+{ord(bad[0]):04X}.")
 
 
 def _frame(document: Mapping[str, Any], name: str, schema: Mapping[str, Any]) -> pl.DataFrame:
@@ -390,19 +349,13 @@ def _frame(document: Mapping[str, Any], name: str, schema: Mapping[str, Any]) ->
     return found.with_columns(*empty).select(list(schema))
 
 
-def _check_column(column: pl.Series) -> None:
-    """Raise if a column of rows is empty where it must not be, or holds what no result has."""
-    if column.name in _KNOWN and column.null_count():
-        raise SubmissionError(f"a row has no {column.name}.")
-    if column.dtype == pl.String:
-        for text in column.unique().drop_nulls():
-            _check_text(column.name, text)
-    elif column.dtype.is_numeric() and not column.drop_nulls().is_between(0, _LARGEST).all():
-        raise SubmissionError(f"its {column.name} must lie between 0 and {_LARGEST:g}.")
-
-
 def _check_rows(rows: pl.DataFrame) -> None:
     """Raise unless rows are those of one cell and metric."""
+    numbers = rows.select(cs.numeric().fill_null(0).is_between(0, _LARGEST))
+    if rows.select(_KNOWN).null_count().sum_horizontal().item() or not all(map(all, numbers)):
+        raise SubmissionError(
+            f"its rows must each have {', '.join(_KNOWN)}, and numbers from 0 to {_LARGEST:g}."
+        )
     if rows.is_empty() or rows.select(*{*CELL, *ASKED}).n_unique() != 1:
         raise SubmissionError("its rows must be of one cell, direction and metric.")
     if (
@@ -678,17 +631,11 @@ def ranked(
     return tuple(lines)
 
 
-#: A page with more is refused: 200 entries take a quarter of it.
-MAX_PAGE_BYTES = 3 * 2**20
-
-
 def leaderboard_page(found: Sequence[Board], *, title: str = "Leaderboard") -> str:
     """Return boards as one HTML page that needs no network and no other file.
 
     Raises
     ------
-    BenchError
-        If it would have more than `MAX_PAGE_BYTES`.
     MissingPackageError
         If jinja2 is missing.
     """
@@ -701,6 +648,4 @@ def leaderboard_page(found: Sequence[Board], *, title: str = "Leaderboard") -> s
             "image": "", "description": f"{found[0].title}. {found[0].sentence}",
             "boards": found, "level": f"{100 * LEVEL:g} %",
         },
-        most=MAX_PAGE_BYTES,
-        cure="Put fewer submissions into the folder.",
     )  # fmt: skip

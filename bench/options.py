@@ -265,10 +265,6 @@ def checked_options(task: str, options: Options | None) -> Options:
             f"Task {task} takes options {kind.__name__}; got {type(options).__name__}."
         )
     check_values(options, ProtocolError, of=f"task {task}")
-    if isinstance(options, Neighbours):
-        for k in options.k or (0,):
-            if not 1 <= k < MOST:
-                raise ProtocolError(f"A 'k' of task {task} must be at least 1 and below {MOST:,}.")
     return options
 
 

@@ -31,9 +31,9 @@ from bench.statistics import (
     proportion_interval,
     two_term,
 )
+from featstore.durable import parse_json, read_json, read_regular
 from featstore.errors import FeatstoreError, listed, lookup
 from featstore.identity import SHORT, canonical_json, sha256_hex
-from featstore.store.files import parse_json, read_json, read_regular
 
 #: One score. `item` is empty where the score is of the whole task, `cluster` where units share
 #: nothing; `draw` is the same where nothing was drawn.

@@ -30,10 +30,9 @@ from bench.errors import NoResultsError
 from bench.metrics.ranks import CUTOFFS, Ranks
 from bench.metrics.summary import METRICS, query_values
 from bench.runs import LEAVES
-from featstore.durable import is_free
+from featstore.durable import is_free, json_bytes, read_json, read_regular, write_file
 from featstore.errors import CorruptStoreError
 from featstore.identity import canonical_json, sha256_hex
-from featstore.store.files import json_bytes, read_json, read_regular, write_file
 from featstore.store.parquet_guard import unpack
 
 #: Settings that may be chosen from the training data.

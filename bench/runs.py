@@ -12,7 +12,6 @@ fields.
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
@@ -38,7 +37,7 @@ from featstore.options import Option, check_values, hints_of, option, record_of
 from fitters.methods import METHODS, Method, methods_with
 from fitters.settings import TEMPLATES, VARIANTS, Control, FitConfig, PairControl
 
-#: Raise it when `bench.protocol` or `bench.fits` changes what a run does.
+#: Raise it when `bench.corpus` or `bench.fits` changes what a run does.
 PROTOCOL_VERSION = 6
 
 Eval = Literal["all-names", "held-out", "split", "in-class"]
@@ -493,8 +492,7 @@ class Run:
                 ),
             ),
         )
-        for leaf, value in self._own:
-            leaf.check_number(value)
+        for leaf, _ in self._own:
             if leaf.is_setting and not has_setting(method, leaf.name):
                 owners = ", ".join(methods_with(leaf.name))
                 raise ProtocolError(
@@ -651,10 +649,6 @@ class Run:
         return row
 
 
-#: Integers of a column lie below it, and so do all numbers that mean something.
-_MOST = 2**63
-
-
 @dataclass(frozen=True)
 class Leaf:
     """A field of a run that holds a plain value, in whatever part it is.
@@ -707,14 +701,6 @@ class Leaf:
         if self.option.type is float and not isinstance(value, (float, str, NoneType)):
             return float(value)
         return value
-
-    def check_number(self, value: Any) -> None:
-        """Raise ProtocolError for a number that no column of results holds."""
-        if isinstance(value, int | float) and not abs(value) < _MOST:
-            raise ProtocolError(
-                f"The {self.name!r} of a run must lie between -2^63 and 2^63; got "
-                f"{reprlib.repr(value)}."
-            )
 
     def cell(self, run: Run) -> Any:
         """Return its value in a column: lists joined, numbers or words as text."""

@@ -23,7 +23,7 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -39,24 +39,22 @@ from bench.options import SearchConfig
 from data_manifests.labels import LEMMAS, find_timm_info, lemmas_of, package_file
 from featstore import __version__
 from featstore.datasets import build_dataset
+from featstore.durable import json_bytes, write_file
 from featstore.encoders.base import Encoder, encode_texts
 from featstore.encoders.registry import open_encoder
-from featstore.encoders.timm_image import read_head
 from featstore.encoders.weights import PACKAGES
 from featstore.errors import ManifestError, listed
 from featstore.extraction.batches import torch_threads
-from featstore.extraction.heads import extract_head
-from featstore.extraction.job import draw_thumbnails, run_here
-from featstore.extraction.options import EncoderSpec, ExtractConfig
-from featstore.extraction.progress import ExtractResult, Progress
+from featstore.extraction.heads import extract_head, read_head
+from featstore.extraction.job import draw_thumbnails, run_job
+from featstore.extraction.options import EncoderSpec, ExtractConfig, ExtractResult, Progress
 from featstore.extraction.targets import Job
 from featstore.identity import sha256_hex
-from featstore.manifest.manifest import Manifest, conform_items
-from featstore.manifest.paths import file_sha256, parse_locator, path_fault
+from featstore.manifest import Manifest, conform_items
+from featstore.manifest_files import file_sha256, parse_locator, path_fault
 from featstore.prompts import PromptChoice
 from featstore.sources.making import default_name
 from featstore.sources.tables import is_image
-from featstore.store.files import json_bytes, write_file
 from featstore.store.store import FeatureStore, open_store
 from featstore.store.tables import read_thumbnails
 from fitters.alignment import Alignment, OnStage
@@ -244,12 +242,6 @@ def name_words(path: str) -> str:
     words = re.findall(r"[^\W\d_]+", apart.lower())
     name = " ".join([word for word in words if not _NO_NAME.fullmatch(word)][:4])
     return name if re.search(r"[^\W\d_]{3}", name) else ""
-
-
-def path_words(path: str) -> Iterator[str]:
-    """Yield the words of a path, each without the s of a plural."""
-    for part in PurePosixPath(path).with_suffix("").parts:
-        yield from (word.removesuffix("s") for word in name_words(f"{part}.x").split())
 
 
 Matrix = npt.NDArray[np.float32]
@@ -617,7 +609,7 @@ def _encode(
         job = Job(of, kind, [_spec(by)], store, ExtractConfig(
             max_failures=of.items(kind).height, wait=3600.0, on_progress=on_progress, **more,
         ))  # fmt: skip
-        [done] = run_here(job)
+        [done] = run_job(job.open())
         searcher.keys[role] = done.key
         return job, done
 

@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from operator import itemgetter
+from pathlib import Path
 from statistics import median_high
 from typing import Any, NamedTuple, TypeAlias
 
@@ -26,17 +27,21 @@ from bench.cells import (
     CONTROLS,
     HEAD_PARTS,
     SETTINGS,
+    Cell,
     in_order,
     mean_over_queries,
     method_title,
     own_metrics,
     pairs_order,
+    read_cells,
     set_name,
     source_name,
 )
-from bench.metrics.summary import metric_named
-from bench.results import CHOSEN
+from bench.metrics.confidence import Calibration, calibration
+from bench.metrics.summary import CONFIDENCE_METRICS, metric_named
+from bench.results import CHOSEN, RUN_COLUMNS, read_ranks
 from bench.runs import FIT_SETTINGS
+from bench.statistics import two_term
 from featstore.command_line import count
 from featstore.terminal import TextTable, are_numbers, best, dim
 
@@ -293,7 +298,7 @@ def result_lines(table: pl.DataFrame, bold: Collection[tuple[Any, ...]] = ()) ->
     columns: list[Column] = [
         ("task", itemgetter("direction")),
         ("eval", itemgetter("eval")),
-        *_extra_columns(table.filter(pl.col("method") != "chance")),
+        *extra_columns(table.filter(pl.col("method") != "chance")),
         ("method", _method),
         ("fitted on", fitted(lambda row: source_name(row["source"], row["n_pairs"]))),
         ("K", fitted(lambda row: pairs_text(row["n_pairs"], row["n_images_fitted"]))),
@@ -343,7 +348,7 @@ def varying(table: pl.DataFrame) -> list[str]:
     return found
 
 
-def _extra_columns(table: pl.DataFrame) -> list[Column]:
+def extra_columns(table: pl.DataFrame) -> list[Column]:
     """Return the columns of `EXTRA` that vary in a table."""
 
     def text(name: str, row: Row) -> str:
@@ -413,7 +418,7 @@ def summary(table: pl.DataFrame, bold: Collection[tuple[Any, ...]] = ()) -> Summ
     cells = arena.filter(pl.col("method") != "chance")
     ks = sorted(set(cells["n_pairs"]), key=pairs_order)
     lines: dict[tuple[str, ...], dict[str, Row]] = {}
-    extra = _extra_columns(cells)
+    extra = extra_columns(cells)
     for row in cells.iter_rows(named=True):
         key = (row["method"], row["source"], *(text(row) for _, text in extra))
         lines.setdefault(key, {})[row["n_pairs"]] = row
@@ -510,7 +515,7 @@ def gain_lines(gains: pl.DataFrame) -> Table:
         ("eval", itemgetter("eval")),
         ("metric", lambda row: metric_name(row["metric"])),
         # Sides say which part of a head they are of.
-        *_extra_columns(gains.drop(list(HEAD_PARTS), strict=False)),
+        *extra_columns(gains.drop(list(HEAD_PARTS), strict=False)),
         ("method", _method),
         ("a", itemgetter("side_a")),
         ("b", itemgetter("side_b")),
@@ -559,96 +564,86 @@ def _rank(row: Row) -> str:
 
 
 #: How the kinds of published numbers are called.
-_KINDS = {"value": "", "gain-over-real": "gain of weights", "gain-over-head": "gain of pairs"}
+def value_column(name: str) -> Column:
+    """Return the column of a metric by the name of its values."""
+    return metric_name(name), lambda row: value_text(name, row[name])
 
 
-def published_lines(table: pl.DataFrame) -> Table:
-    """Return the rows of `bench.suites.published.published_table` as text, percent."""
+_NUMBERS = ("top-1", "confidence", "ECE", "calibration-error", "low", "high", "AURC", "AUROC",
+            "AUROC_low", "AUROC_high", "temperature")  # fmt: skip
 
-    def metric(row: Row) -> str:
-        kind = _KINDS[row["kind"]]
-        return f"{row['metric']}, {kind}" if kind else row["metric"]
-
-    def if_known(text: Callable[[Row], str]) -> Callable[[Row], str]:
-        return lambda row: "" if row["ours"] is None else text(row)
-
-    def method(row: Row) -> str:
-        return ", ".join(part for part in (_method(row), row["as_run"]) if part)
-
-    columns: list[Column] = [
-        ("experiment", itemgetter("experiment")),
-        ("data", lambda row: row["dataset"] or ""),
-        ("images", lambda row: row["image_encoder"] or ""),
-        ("texts", lambda row: row["text_encoder"] or ""),
-        ("head", lambda row: row["head"] or ""),
-        ("task", itemgetter("direction")),
-        ("metric", metric),
-        ("K", lambda row: row["n_pairs"] or ""),
-        ("method", if_known(method)),
-        ("ours", lambda row: value_text(row["metric"], row["ours"], row["ours_sd"])),
-        ("theirs", lambda row: value_text(row["metric"], row["theirs"])),
-        ("known", itemgetter("how")),
-        (f"ours {MINUS} theirs", if_known(lambda row: signed_text(row["difference"]))),
-        ("seeds", if_known(lambda row: str(row["n_seeds"]))),
-        ("gallery", lambda row: number_text(row["gallery"], 0)),
-        # Last: it is the widest. Numbers of one metric differ by it alone.
-        ("where", itemgetter("where")),
-    ]
-    return Table.of(table, columns)
+CONFIDENCE: dict[str, Any] = {
+    **dict.fromkeys(ARENA, pl.String),
+    **{name: RUN_COLUMNS[name] for name in ("method", "source", "n_pairs")},
+    "learner": pl.String,
+    "shots": pl.Int64,
+    **dict.fromkeys(_NUMBERS, pl.Float64),
+    "n_draws": pl.Int64,
+}
 
 
-def dose_lines(doses: pl.DataFrame) -> Table:
-    """Return the rows of `bench.doses.dose_table` as text, percent."""
+def confidence_table(root: Path, results: pl.DataFrame) -> pl.DataFrame:
+    """Return one row a cell that was scored with confidence: schema `CONFIDENCE`.
+
+    A row has the calibration error over all images of all draws, its interval over clusters (the
+    draws are held fixed), and AUROC with the interval over draws and clusters of every mean.
+
+    Parameters
+    ----------
+    root : Path
+        The results folder; ranks are read from it.
+    results : DataFrame
+        Rows of `bench.results.read_results`, of one series.
+    """
+    scored = results.filter(pl.col("metric") == "AUROC").select("run_id", "direction")
+    own = results.join(scored, on=["run_id", "direction"], how="semi", maintain_order="left")
+    rows = [_confidence_row(cell, own) for cell in read_cells(root, own)]
+    return in_order(pl.DataFrame(rows, schema=CONFIDENCE))
+
+
+def calibration_of(cell: Cell) -> tuple[Calibration, pl.DataFrame]:
+    """Return the calibration of all runs of a cell, and each image's confidence, right, cluster."""
+    place = sorted(CONFIDENCE_METRICS).index("confidence")
+    images = read_ranks(cell.root, cell.run_ids).filter(
+        pl.col("direction") == cell.arena[ARENA.index("direction")]
+    ).select(
+        "cluster_id", confidence=pl.col("own").list.get(place), right=pl.col("rank") == 1
+    )  # fmt: skip
+    columns = (images[name].to_numpy() for name in ("confidence", "right", "cluster_id"))
+    return calibration(*columns), images
+
+
+def _confidence_row(cell: Cell, results: pl.DataFrame) -> dict[str, Any]:
+    runs = results.filter(pl.col("run_id").is_in(cell.run_ids))
+    first, error = runs.row(0, named=True), calibration_of(cell)[0]
+    rejection = two_term(cell.runs("AUROC"))
+    low, high = rejection.interval()
+    return {
+        **{name: first[name] for name in CONFIDENCE if name in first},
+        "top-1": cell.mean("top-1"), "confidence": cell.mean("confidence"), "ECE": error.raw,
+        "calibration-error": error.error, "low": error.low, "high": error.high,
+        "AURC": cell.mean("AURC"), "AUROC": rejection.mean, "AUROC_low": low, "AUROC_high": high,
+        "temperature": runs["temperature"].mean(), "n_draws": len(cell.run_ids),
+    }  # fmt: skip
+
+
+def confidence_lines(table: pl.DataFrame) -> Table:
+    """Return the rows of `confidence_table` as text, percent."""
+
+    def between(low: str, high: str) -> Column:
+        text = lambda row: interval_text(row[low], row[high]).replace("+", "")  # noqa: E731
+        return "95 % interval", text
+
     columns: list[Column] = [
         ("eval", itemgetter("eval")),
-        *_extra_columns(doses),
-        ("method", _method),
-        ("dose", itemgetter("dose")),
-        ("level", lambda row: f"{row['level']:,}"),
-        ("own names %", lambda row: value_text("top-1", row["own_names"])),
-        ("top-1 %", lambda row: value_text("top-1", row["value"], row["sd"])),
-        (
-            "95 % interval",
-            lambda row: (
-                f"[{value_text('top-1', row['low'])}, {value_text('top-1', row['high'])}]"
-            ).replace("-", MINUS),
-        ),
-        *((metric_name(name), partial(_shown, name)) for name in BY_NAME),
+        ("method", lambda row: row["learner"] or _method(row)),
+        ("fitted on", lambda row: source_name(row["source"], row["n_pairs"])),
+        ("K", lambda row: row["n_pairs"] if row["shots"] is None else f"{row['shots']} shots"),
+        *map(value_column, ("top-1", "confidence", "ECE", "calibration-error")),
+        between("low", "high"),
+        *map(value_column, ("AURC", "AUROC")),
+        between("AUROC_low", "AUROC_high"),
         ("draws", lambda row: str(row["n_draws"])),
-        (
-            "for a factor of ten",
-            lambda row: (
-                ""
-                if row["slope"] is None
-                else f"{signed_text(row['slope'])} "
-                f"{interval_text(row['slope_low'], row['slope_high'])}"
-            ),
-        ),
-    ]
-    return Table.of(doses, columns)
-
-
-def _shown(name: str, row: Row) -> str:
-    return value_text(name, row[name])
-
-
-def learner_lines(table: pl.DataFrame) -> Table:
-    """Return the rows of `bench.suites.few_shot.few_shot_table` as text, percent."""
-    columns: list[Column] = [
-        ("data", itemgetter("dataset")),
-        ("images", itemgetter("images")),
-        ("prototypes", itemgetter("prototypes")),
-        ("method", _method),
-        ("learner", itemgetter("learner")),
-        ("shots", lambda row: str(row["shots"])),
-        ("in all", lambda row: number_text(row["n_shots"], 0)),
-        ("top-1 %", lambda row: value_text("top-1", row["top-1"])),
-        ("95 % interval", lambda row: interval_text(row["low"], row["high"]).replace("+", "")),
-        ("draws", lambda row: str(row["n_seeds"])),
-        ("clusters", lambda row: f"{row['n_clusters']:,} {row['clusters_of']}"),
-        ("f", lambda row: "" if row["overlap"] is None else f"{row['overlap']:.2f}"),
-        ("gallery", lambda row: number_text(row["gallery"], 0)),
-        ("CPU s", lambda row: number_text(row["seconds"], 3)),
     ]
     return Table.of(table, columns)
 

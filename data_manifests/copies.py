@@ -22,9 +22,6 @@ IMAGES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp")
 #: An image as a reader lists it: path below the root, split, label.
 Row = tuple[str, str, str | None]
 
-#: A list is refused above this size; the largest in wide use (iNaturalist's) has half of it.
-MAX_LIST_BYTES = 2**30
-
 
 class Disk:
     """A copy of a dataset.
@@ -58,23 +55,23 @@ class Disk:
         """Return what the dataset itself calls a split."""
         return str(self.facts.get("words", {}).get(split, split))
 
-    def file_names(self, *, required: bool) -> list[tuple[str, Mapping[str, Any]]]:
-        """Return the lists that dataset.toml names: (path, what is known of it).
+    def file_names(self) -> list[tuple[str, Mapping[str, Any]]]:
+        """Return the lists that dataset.toml names: (path, what is known of it), needed ones first.
 
         ``{split}`` stands for every wanted split in the dataset's own word, ``{option}`` for the
         value of an option.
         """
         named: dict[str, Mapping[str, Any]] = {}
         for pattern, facts in self.facts.get("files", {}).items():
-            if bool(facts.get("required", True)) != required or not self._applies(facts):
+            if not self._applies(facts):
                 continue
             for split in self.splits if "{split}" in pattern else ("",):
                 named[pattern.format(split=self.word(split), **self.options)] = facts
-        return list(named.items())
+        return sorted(named.items(), key=lambda item: not item[1].get("required", True))
 
     def path(self, name: str) -> Path:
         """Return where a list lies: below the root, or where an option says."""
-        for file, facts in self.file_names(required=True) + self.file_names(required=False):
+        for file, facts in self.file_names():
             given = self.options.get(str(facts.get("option", "")), "")
             if file == name and given:
                 elsewhere = Path(given).expanduser()
@@ -86,23 +83,8 @@ class Disk:
         return self.path(name).is_file()
 
     def read(self, name: str) -> bytes:
-        """Return the bytes of a list.
-
-        Raises
-        ------
-        BuildError
-            If it is missing, too large, or cannot be read.
-        """
-        path = self.path(name)
-        try:
-            with path.open("rb") as file:
-                data = file.read(MAX_LIST_BYTES + 1)
-        except OSError as err:
-            raise BuildError(f"Cannot read {path}: {err.strerror or err}.") from err
-        if len(data) > MAX_LIST_BYTES:
-            raise BuildError(
-                f"{path} has more than {MAX_LIST_BYTES:,} bytes; it is no list of this dataset."
-            )
+        """Return the bytes of a list."""
+        data = self.path(name).read_bytes()
         self.digests[name] = hashlib.sha256(data).hexdigest()
         return data
 
@@ -154,14 +136,6 @@ class Disk:
         raise BuildError(
             f"{self.root} has no folder {' or '.join(candidates)}. Unpack the images there."
         )
-
-    def image_folder(self) -> str:
-        """Return the folder of the images; dataset.toml names the usual ones."""
-        return self.folder(self.facts["image_folders"])
-
-    def split_folder(self, split: str) -> str:
-        """Return the folder of a split; dataset.toml names the usual ones."""
-        return self.folder(self.facts["split_folders"][split])
 
     def _applies(self, facts: Mapping[str, Any]) -> bool:
         """Return whether a list is read with these options, and for one of these splits."""
@@ -248,7 +222,7 @@ def pixels_frame(labels: Mapping[str, Sequence[str]]) -> pl.DataFrame:
 
 Kind = Literal[
     "missing list", "changed list", "unreadable list", "missing folder", "missing image",
-    "empty image", "bad path", "listed twice", "images", "captions", "classes", "class",
+    "empty image", "bad path", "listed twice", "images", "captions", "classes",
 ]  # fmt: skip
 
 #: Nothing can be built before these are gone.
@@ -294,11 +268,11 @@ def chosen_options(facts: Mapping[str, Any], given: Mapping[str, str]) -> dict[s
 
 
 def expectation(facts: Mapping[str, Any], options: Mapping[str, str]) -> dict[str, Any]:
-    """Return the expected counts with these options: classes, image, caption, per_class."""
+    """Return the expected counts with these options: classes, image, caption."""
     expected = dict(facts["expected"])
     for condition, override in facts.get("expected_with", {}).items():
-        wanted = dict(part.split("=", 1) for part in condition.split(","))
-        if all(options.get(name) == value for name, value in wanted.items()):
+        name, _, value = condition.partition("=")
+        if options.get(name) == value:
             expected |= override
     return expected
 
@@ -330,9 +304,6 @@ class Inspection:
     listing: Listing | None
     """What it lists; None if its lists cannot be read. Images that are not there are left out."""
 
-    expected: Mapping[str, Any]
-    """The counts that the whole dataset has with these options."""
-
     problems: Sequence[Problem]
     """What is wrong; empty for a whole and right copy."""
 
@@ -352,7 +323,7 @@ class Inspection:
         return {split: found[split] for split in self.disk.splits}
 
 
-def inspect(
+def inspect_copy(
     facts: Mapping[str, Any],
     read: Read,
     root: Path | None = None,
@@ -394,12 +365,18 @@ def inspect(
     disk = Disk(root, facts, chosen_splits(expected, splits), chosen)
     if not disk.root.is_dir():
         message = f"{disk.root} is no folder. Give the one that holds the dataset with --root."
-        return Inspection(disk, None, expected, [Problem("missing folder", str(root), message)])
+        return Inspection(disk, None, [Problem("missing folder", str(root), message)])
     problems = list(_lists(disk))
     if any(problem.kind in FATAL for problem in problems):
-        return Inspection(disk, None, expected, problems)
+        return Inspection(disk, None, problems)
     try:
         listing = read(disk)
+        strange = set(listing.images["label"].drop_nulls()) - set(listing.labels)
+        if strange:
+            raise BuildError(
+                f"{len(strange):,} labels of images are no class of {facts['name']} (first: "
+                f"{min(strange)!r}). Remove them, or fetch the lists again."
+            )
     except Exception as err:
         # A list of the wrong form makes its reader stumble anywhere; the user gets a sentence.
         last = disk.path(next(reversed(disk.digests), ""))
@@ -407,17 +384,18 @@ def inspect(
         message = f"{last} has another form ({what}). Fetch it again."
         message = str(err) if isinstance(err, BuildError) else message
         unreadable = Problem("unreadable list", str(disk.root), message)
-        return Inspection(disk, None, expected, [*problems, unreadable])
+        return Inspection(disk, None, [*problems, unreadable])
     if classes_only:
-        return Inspection(disk, listing, expected, [*problems, *_classes(listing, expected)])
+        listing = replace(listing, images=listing.images.clear(), captions=None, arrays={})
+        expected["image"] = dict.fromkeys(disk.splits, 0)
     whole, sizes, faults = _files(disk, listing)
     problems += [*faults, *_counts(disk, whole, expected)]
-    return Inspection(disk, whole, expected, problems, sizes)
+    return Inspection(disk, whole, problems, sizes)
 
 
 def _lists(disk: Disk) -> Iterator[Problem]:
     """Yield what is wrong with the lists that dataset.toml names."""
-    for name, facts in disk.file_names(required=True) + disk.file_names(required=False):
+    for name, facts in disk.file_names():
         path = disk.path(name)
         if not path.is_file():
             if facts.get("required", True):
@@ -476,31 +454,21 @@ def _fault(root: str, path: str) -> tuple[Any, str]:
     return ("empty image", f"{path} is empty.") if size == 0 else ("", "")
 
 
-def _differs(kind: Kind, where: str, found: int, wanted: int, what: str) -> Iterator[Problem]:
-    if found != wanted:
-        yield Problem(kind, where, f"{where} has {found:,} {what}, not {wanted:,}.")
-
-
-def _classes(listing: Listing, expected: Mapping[str, Any]) -> Iterator[Problem]:
-    found = len(listing.labels)
-    wanted = expected.get("classes", found)
-    return _differs("classes", "The label set", found, wanted, "classes")
-
-
 def _counts(disk: Disk, listing: Listing, expected: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield where the numbers of classes, images and captions are not the known ones."""
-    yield from _classes(listing, expected)
-    found = Counter(listing.images["split"])
-    per_class = expected.get("per_class", {})
-    by_class = Counter(listing.images.select("split", "label").iter_rows())
-    for split in disk.splits:
-        yield from _differs("images", split, found[split], expected["image"][split], "images")
-        for label in listing.labels if split in per_class else ():
-            of_class = by_class[split, label]
-            yield from _differs("class", f"{split}/{label}", of_class, per_class[split], "images")
+    found = len(listing.labels)
+    counts: list[tuple[Kind, str, int, int]] = [
+        ("classes", "The label set", found, expected.get("classes", found))
+    ]
+    images = Counter(listing.images["split"])
+    counts += [("images", split, images[split], expected["image"][split]) for split in disk.splits]
     if listing.captions is not None and "caption" in expected:
         joined = listing.captions.join(listing.images.select("path", "split"), on="path")
-        captions = Counter(joined["split"])
-        for split in disk.splits:
-            wanted = expected["caption"].get(split, captions[split])
-            yield from _differs("captions", split, captions[split], wanted, "captions")
+        captions, wanted = Counter(joined["split"]), expected["caption"]
+        counts += [
+            ("captions", split, captions[split], wanted.get(split, captions[split]))
+            for split in disk.splits
+        ]
+    for kind, where, n, known in counts:
+        if n != known:
+            yield Problem(kind, where, f"{where} has {n:,} {kind}, not {known:,}.")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib.util
 import runpy
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from data_manifests.plan import (
     Plan,
     fingerprint,
     published_facts,
-    read_facts,
 )
 
 #: Raise it when the same source and options give other tables.
@@ -36,12 +36,13 @@ DEFINITIONS = "imagenet_synset_to_definition.txt"
 PROMPTS = {"name": ("none", "photo"), "lemmas": ("none", "photo"), "definition": ("none",)}
 
 
-def plan_label_set(folder: Path, *, source: Path | None = None) -> Plan:
-    """Find and read the three files of the label set whose dataset.toml lies in `folder`.
+def plan_label_set(facts: Mapping[str, Any], *, source: Path | None = None) -> Plan:
+    """Find and read the three files of a label set.
 
     Parameters
     ----------
-    folder : Path
+    facts : mapping
+        Its dataset.toml.
     source : Path, optional
         A folder that holds them; timm's ``data/_info`` by default.
 
@@ -51,19 +52,17 @@ def plan_label_set(folder: Path, *, source: Path | None = None) -> Plan:
         If timm is not installed, a file is missing or not UTF-8, or a synset has no lemma or
         definition.
     """
-    facts = read_facts(folder)
     name, synsets = str(facts["name"]), str(facts["synsets"])
     info = source if source is not None else find_timm_info()
     texts = {file: _read(info / file) for file in (synsets, LEMMAS, DEFINITIONS)}
     classes = class_table(name, texts[synsets], texts[LEMMAS], texts[DEFINITIONS])
-    facts = published_facts(facts) | {"found": {"classes": classes.height}}
 
     def make(out: Path, on_done: OnDone | None) -> Built:  # noqa: ARG001 -- there are no files
         return Built(tables={}, classes=classes, prompts=PROMPTS)
 
     return Plan(
         name=name,
-        facts=facts,
+        facts=published_facts(facts) | {"found": {"classes": classes.height}},
         fingerprint=fingerprint([name, VERSION, *texts.values()]),
         make=make,
     )
@@ -84,7 +83,7 @@ def class_table(label_set: str, synsets: str, lemmas: str, definitions: str) -> 
         If a synset occurs twice or lacks a lemma or a definition.
     """
     ids = synsets.split()
-    lemma, definition = _mapping(lemmas, LEMMAS), _mapping(definitions, DEFINITIONS)
+    lemma, definition = _mapping(lemmas), _mapping(definitions)
     for name, table in ((LEMMAS, lemma), (DEFINITIONS, definition)):
         absent = [synset for synset in ids if not table.get(synset)]
         if absent:
@@ -149,13 +148,10 @@ def _read(path: Path) -> str:
         raise BuildError(f"{path} is not UTF-8: byte {err.start:,}. Install timm again.") from err
 
 
-def _mapping(text: str, name: str) -> dict[str, str]:
+def _mapping(text: str) -> dict[str, str]:
     """Parse lines ``synset<TAB>value``."""
-    lines = {n: line.partition("\t") for n, line in enumerate(text.splitlines(), 1) if line.strip()}
-    for number, (synset, tab, _) in lines.items():
-        if not tab:
-            raise BuildError(f"Line {number:,} of {name} has no tab: {synset[:40]!r}.")
-    return {synset: value.strip() for synset, _, value in lines.values()}
+    lines = (line.partition("\t") for line in text.splitlines())
+    return {synset: value.strip() for synset, _, value in lines}
 
 
 def package_file(package: str, relative: str, *, install: str) -> Path:

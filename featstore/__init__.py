@@ -15,11 +15,9 @@ if TYPE_CHECKING:
     from featstore.errors import FeatstoreError
     from featstore.extraction.heads import extract_head
     from featstore.extraction.job import extract, extract_many
-    from featstore.extraction.options import EncoderSpec, ExtractConfig, HeadConfig
-    from featstore.extraction.progress import ExtractResult
-    from featstore.manifest.io import read_manifest, write_manifest
-    from featstore.manifest.manifest import Manifest
-    from featstore.share.copy import copy_sets
+    from featstore.extraction.options import EncoderSpec, ExtractConfig, ExtractResult, HeadConfig
+    from featstore.manifest import Manifest, read_manifest, write_manifest
+    from featstore.share import copy_sets
     from featstore.store.layout import SetSpec
     from featstore.store.pairs import EmbeddingsView, PairedView, pair_views
     from featstore.store.store import FeatureStore, SetInfo, open_store
@@ -63,11 +61,9 @@ _named, __dir__ = lazily(
         "featstore.errors": "FeatstoreError",
         "featstore.extraction.heads": "extract_head",
         "featstore.extraction.job": "extract extract_many",
-        "featstore.extraction.options": "EncoderSpec ExtractConfig HeadConfig",
-        "featstore.extraction.progress": "ExtractResult",
-        "featstore.manifest.io": "read_manifest write_manifest",
-        "featstore.manifest.manifest": "Manifest",
-        "featstore.share.copy": "copy_sets",
+        "featstore.extraction.options": "EncoderSpec ExtractConfig ExtractResult HeadConfig",
+        "featstore.manifest": "Manifest read_manifest write_manifest",
+        "featstore.share": "copy_sets",
         "featstore.store.layout": "SetSpec",
         "featstore.store.store": "FeatureStore SetInfo open_store",
         "featstore.store.pairs": "EmbeddingsView PairedView pair_views",

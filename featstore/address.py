@@ -9,35 +9,36 @@ from pkgutil import resolve_name
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from featstore.durable import local_folder
 from featstore.errors import AddressError
 from featstore.plugins import Registry
 
 
 def _as_place(name: str, thing: Any) -> Any:
     if not callable(thing):
-        raise TypeError(f"{name} is {thing!r}, not a class of featstore.remote.objects.Objects")
+        raise TypeError(f"{name} is {thing!r}, not a class of featstore.remote.Objects")
     return thing
 
 
 PLACES: Registry[Any] = Registry(
     "place",
     {
-        "s3": "featstore.remote.bucket:BucketObjects",
-        "gs": "featstore.remote.bucket:BucketObjects",
-        "az": "featstore.remote.bucket:BucketObjects",
-        "https": "featstore.remote.web:WebObjects",
-        "http": "featstore.remote.web:WebObjects",
-        "hf": "featstore.remote.web:HubObjects",
+        "s3": "featstore.remote.servers:BucketObjects",
+        "gs": "featstore.remote.servers:BucketObjects",
+        "az": "featstore.remote.servers:BucketObjects",
+        "https": "featstore.remote.servers:WebObjects",
+        "http": "featstore.remote.servers:WebObjects",
+        "hf": "featstore.remote.servers:HubObjects",
     },
     accept=_as_place,
 )
 """Where stores lie beside folders: scheme of the address -> a class.
 
 A place of one's own (``register("place", SCHEME)``, an entry point of ``headstock.places``) is a
-`featstore.remote.objects.Objects`, made of an `Address`.
+`featstore.remote.Objects`, made of an `Address`.
 """
 
-_FOLDER = "featstore.remote.objects:FolderObjects"
+_FOLDER = "featstore.remote:FolderObjects"
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -83,7 +84,7 @@ def parse_address(text: str | Path) -> Address | Path:
     assert isinstance(text, str)
     scheme = found[1].lower()
     if scheme == "file":
-        return _local_path(text)
+        return local_folder(text)
     try:
         parts = urlsplit(text)
         host, port = parts.hostname or "", parts.port
@@ -124,18 +125,8 @@ def _check_host(scheme: str, host: str, text: str) -> None:
         )
 
 
-def _local_path(text: str) -> Path:
-    """Return the path that a file:// address names."""
-    parts = urlsplit(text)
-    if parts.netloc not in ("", "localhost"):
-        raise AddressError(
-            f"file://{parts.netloc}/… names another machine. Take its path where it is mounted."
-        )
-    return Path(unquote(parts.path))
-
-
 def open_address(address: Address | Path) -> Any:
-    """Return the files behind an address: a `featstore.remote.objects.Objects` of its scheme.
+    """Return the files behind an address: a `featstore.remote.Objects` of its scheme.
 
     Nothing is asked of a server yet.
 

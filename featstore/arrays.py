@@ -25,7 +25,7 @@ from featstore.errors import (
     listed,
     unknown_name,
 )
-from featstore.manifest.manifest import ITEM_SCHEMA, KINDS, Kind, conform_items
+from featstore.manifest import ITEM_SCHEMA, KINDS, Kind, conform_items
 from featstore.matrices import (
     BIAS,
     EMBEDDING,
@@ -39,8 +39,7 @@ from featstore.matrices import (
     vector_column,
 )
 from featstore.store import BLOCK_ROWS
-from featstore.store.casting import cast_rows
-from featstore.store.layout import DTYPES, LayoutError, SetLayout, SetSpec
+from featstore.store.layout import DTYPES, LayoutError, SetLayout, SetSpec, cast_rows
 from featstore.store.log import read_log
 from featstore.store.pairs import EmbeddingsView
 from featstore.store.store import FeatureStore, open_store

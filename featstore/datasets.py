@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +12,19 @@ from typing import Any, Literal
 
 import polars as pl
 
-from data_manifests.copies import Inspection, inspect
+from data_manifests.copies import Inspection, inspect_copy
 from data_manifests.plan import BuildError, Plan
 from data_manifests.registry import BUILDERS, Builder, OwnBuilder
 from featstore.errors import ManifestError, lookup, unknown_name
-from featstore.labels import read_label_file
-from featstore.manifest.io import building, check_name, read_manifest, take_folder, write_manifest
-from featstore.manifest.manifest import FACTS_FILE, Manifest
+from featstore.manifest import (
+    Manifest,
+    check_name,
+    conform_classes,
+    read_manifest,
+    validate_classes,
+    write_manifest,
+)
+from featstore.manifest_files import FACTS_FILE, building, take_folder
 from featstore.plugins import Registry
 from featstore.prompts import PromptChoice
 from featstore.sources.reader import check_bytes
@@ -93,7 +101,7 @@ def build_dataset(
     **options
         Of the builder: ``source`` (Path; label sets and stamps), ``locales`` (stamps); of a
         dataset on disk ``root`` (Path), ``splits``, ``subset``, ``classes_only``, ``split_file``
-        (see `data_manifests.official.plan_dataset`) and those of its dataset.toml. None
+        (see `data_manifests.registry.plan_dataset`) and those of its dataset.toml. None
         means the default.
 
     Raises
@@ -177,9 +185,105 @@ def check_dataset(name: str, **options: Any) -> Inspection:
     if read is None:
         raise ManifestError(f"{name!r} is not read from a copy on disk: there is nothing to check.")
     try:
-        return inspect(builder.facts, read, **given)
+        return inspect_copy(builder.facts, read, **given)
     except BuildError as err:
         raise ManifestError(str(err)) from err
+
+
+_LABEL_FORMS = (
+    "a .txt with one name a line; a .csv or .tsv with a column 'name' and, if need be, 'index', "
+    "'synset', 'lemmas', 'definition'; or a .json with a list of names or {index: name}"
+)
+_LABELS = ("name", "synset", "lemmas", "definition")
+
+
+def read_label_file(path: str | Path, *, name: str | None = None) -> tuple[str, pl.DataFrame]:
+    """Read the classes of a head from a file; row i of the head is the i-th of them.
+
+    Parameters
+    ----------
+    path : path
+        A .txt with one name a line; a .csv or .tsv with a column ``name`` and, optionally,
+        ``index`` (0, 1, 2 … in any order; else the order of the lines), ``synset``, ``lemmas``
+        and ``definition``; or a .json with a list of names, or an object index -> name as in
+        ``id2label``.
+    name : str, optional
+        Of the label set; by default made of the file's name.
+
+    Returns
+    -------
+    name : str
+    classes : DataFrame
+        The label set (CLASS_SCHEMA), with ``name_group`` and ``shared_name`` as for built ones;
+        ``class_id`` is ``<name>/<synset>`` where there is one, else ``<name>/<index>``.
+
+    Raises
+    ------
+    ManifestError
+        If the file cannot be read or is no such list.
+    """
+    file = Path(path)
+    set_name = name or re.sub(r"[^a-z0-9_-]+", "-", file.stem.lower()).strip("-_") or "labels"
+    try:
+        rows = _label_rows(file)
+    except (OSError, UnicodeDecodeError, ValueError, pl.exceptions.PolarsError) as err:
+        reason = " ".join(str(err).split()) or type(err).__name__
+        raise ManifestError(
+            f"Cannot read the label file '{file.name}': {reason[:200]}. Give {_LABEL_FORMS}."
+        ) from err
+    table = rows.sort("index").with_columns(
+        name=pl.col("name").str.strip_chars(), index=pl.col("index").cast(pl.Int64)
+    )
+    blank = table.filter(pl.col("name").fill_null("") == "")["index"]
+    if table.is_empty() or len(blank):
+        what = f"no name for class {blank[0]:,}" if len(blank) else "no class"
+        raise ManifestError(f"The label file '{file.name}' holds {what}. Give {_LABEL_FORMS}.")
+    ids = pl.coalesce(pl.col("synset"), pl.col("index").cast(pl.String))
+    table = table.with_columns(
+        class_id=pl.lit(f"{set_name}/") + ids,
+        name_group=pl.col("name").str.to_lowercase(),
+    ).with_columns(shared_name=pl.col("name_group").is_duplicated())
+    classes = conform_classes(table)
+    validate_classes(classes)
+    return set_name, classes
+
+
+def _label_rows(file: Path) -> pl.DataFrame:
+    """Return the columns index, name, synset, lemmas and definition of a label file."""
+    suffix = file.suffix.lower()
+    if suffix in (".csv", ".tsv"):
+        table = pl.read_csv(file, separator="\t" if suffix == ".tsv" else ",", infer_schema=False)
+        if "name" not in table.columns:
+            raise ValueError(f"it has no column 'name', only {', '.join(table.columns)}")
+        order = (
+            pl.col("index").cast(pl.Int64) if "index" in table.columns else pl.int_range(pl.len())
+        )
+        columns = [pl.col(key) for key in _LABELS if key in table.columns]
+        table = table.select(order.alias("index"), *columns)
+    elif suffix == ".json":
+        table = _label_frame(_label_pairs(json.loads(file.read_text(encoding="utf-8"))))
+    elif suffix == ".txt":
+        lines = file.read_text(encoding="utf-8").splitlines()
+        while lines and not lines[-1].strip():
+            lines.pop()
+        table = _label_frame(list(enumerate(lines)))
+    else:
+        raise ValueError(f"a {suffix or 'file without suffix'} is no known form")
+    absent = [pl.lit(None, dtype=pl.String).alias(k) for k in _LABELS if k not in table.columns]
+    return table.with_columns(absent)
+
+
+def _label_pairs(document: Any) -> list[tuple[int, str]]:
+    pairs = list(enumerate(document)) if isinstance(document, list) else None
+    if isinstance(document, dict):
+        pairs = [(int(key), value) for key, value in document.items()]
+    if pairs is None or not all(isinstance(name, str) for _, name in pairs):
+        raise ValueError("it holds neither a list of names nor an object index -> name")
+    return pairs
+
+
+def _label_frame(pairs: list[tuple[int, str]]) -> pl.DataFrame:
+    return pl.DataFrame(pairs, schema={"index": pl.Int64, "name": pl.String}, orient="row")
 
 
 def write_label_set(
@@ -194,7 +298,7 @@ def write_label_set(
     Parameters
     ----------
     label_file : path
-        See `featstore.labels.read_label_file`.
+        See `read_label_file`.
     out : path
         A folder that is empty, does not exist, or holds a manifest of the same name.
     name : str, optional

@@ -24,8 +24,6 @@ import struct
 import subprocess
 import threading
 import time
-import weakref
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -137,87 +135,64 @@ def shared_memory() -> int:
 class Ring:
     """Slots of a fixed number of pictures, each in one or more shapes.
 
-    The job takes a slot for each run of pictures, a process writes it, and the job lends its rows
-    to the encoders; a slot is free again when nobody has an array of it any more. Where encoders
-    hold more than the slots to spare, rows are copied, so that a slot is always free.
+    The job takes a slot for each run of pictures, a process writes it, and the job copies its rows.
 
     Parameters
     ----------
     handle : int
-        Of the memory, as of `shared_memory`; what is lent goes with its last array.
+        Of the memory, as of `shared_memory`.
     slots, length : int
-        Slots, and pictures of each.
+        Slots, as many as may be with the processes at once, and pictures of each.
     shapes : sequence of (height, width, 3)
         Of a picture, uint8.
-    flying : int
-        Slots that may be with the processes at once.
     """
 
     def __init__(
-        self,
-        handle: int,
-        slots: int,
-        length: int,
-        shapes: Sequence[tuple[int, int, int]],
-        flying: int,
+        self, handle: int, slots: int, length: int, shapes: Sequence[tuple[int, int, int]]
     ) -> None:
-        self.handle, self.slots, self.length, self.flying = handle, slots, length, flying
         self.shapes = shapes
         #: What another process calls this with.
-        self.facts = (handle, slots, length, shapes, flying)
+        self.facts = (handle, slots, length, shapes)
         self._bytes = [height * width * depth for height, width, depth in self.shapes]
         self._starts = [0]
         for n_bytes in self._bytes:
             self._starts.append(self._starts[-1] + n_bytes * length)
         self._stride = _stride(shapes, length)
         self._map = mmap.mmap(handle, slots * self._stride)
-        self._free = deque(range(slots))
-        self._taken = 0
+        self._free = [*range(slots)]
 
     @classmethod
     def make(
-        cls, handle: int, length: int, shapes: Sequence[tuple[int, int, int]], *, flying: int,
-        spare: int,
-    ) -> Ring:  # fmt: skip
-        """Return a ring in new memory: slots that may be with processes, and that may be lent."""
+        cls, handle: int, slots: int, length: int, shapes: Sequence[tuple[int, int, int]]
+    ) -> Ring:
+        """Return a ring in new memory."""
         import fcntl  # POSIX alone has it
 
-        slots = flying + spare
         os.ftruncate(handle, slots * _stride(shapes, length))
         # A worker gone wrong must not cut the memory off under its reader.
         fcntl.fcntl(handle, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
-        return cls(handle, slots, length, shapes, flying)
+        return cls(handle, slots, length, shapes)
 
     @property
     def full(self) -> bool:
-        """Whether as many slots are with the processes as may be."""
-        return self._taken == self.flying
+        """Whether every slot is with the processes."""
+        return not self._free
 
     def take(self) -> int:
         """Return a free slot: there is one unless the ring is full."""
-        self._taken += 1
         return self._free.pop()  # the one used last: its memory is there already
 
-    def lend(self, slot: int, count: int) -> list[list[Any]]:
-        """Return the first rows of a slot that was taken, a list for each shape."""
+    def rows(self, slot: int, count: int) -> list[list[Any]]:
+        """Return the first rows of a slot that was taken, a list for each shape, and free it."""
         import numpy as np
 
-        self._taken -= 1
-        memory = np.frombuffer(self._map, np.uint8, self._stride, slot * self._stride)
-        parts = [
-            memory[start : start + count * n_bytes]
-            for start, n_bytes in zip(self._starts, self._bytes, strict=False)
-        ]
-        held = self.slots - len(self._free) - self._taken
-        if held > self.slots - self.flying:
-            parts = [part.copy() for part in parts]
-            self._free.append(slot)
-        else:  # whatever holds a row holds this array, its base
-            weakref.finalize(memory, self._free.append, slot).atexit = False
-        return [
-            list(part.reshape(count, *shape))
-            for part, shape in zip(parts, self.shapes, strict=True)
-        ]
+        found = []
+        for start, n_bytes, shape in zip(self._starts, self._bytes, self.shapes, strict=False):
+            at = slot * self._stride + start
+            memory = np.frombuffer(self._map, np.uint8, count * n_bytes, at)
+            found.append(list(memory.reshape(count, *shape).copy()))
+        self._free.append(slot)
+        return found
 
     def put(self, slot: int, place: int, pixels: Sequence[bytes]) -> None:
         """Write a picture, in each of the shapes, as row `place` of a slot."""
@@ -390,7 +365,7 @@ class WorkerProcess:
         self._timeout, self._memory = timeout, memory
         self._reader: Reader | None = None
         self._config = {"decoder": decoder, "arguments": dict(arguments), "timeout": timeout}
-        self._told = self._closing = False
+        self._closing = False
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: io.BufferedRWPair
         self._lock = threading.Lock()
@@ -428,7 +403,7 @@ class WorkerProcess:
         CancelledError
             If the process was closed meanwhile.
         """
-        self._run()  # which knows who reads
+        self._start()  # which knows who reads
         if self._reader is not None and run.data is None:
             return self.decode_run(replace(run, data=[*self._read(self._reader, run)]))
         if not run.items:
@@ -465,9 +440,9 @@ class WorkerProcess:
                 yield str(err)
 
     def stop(self) -> None:
-        """Kill the process if it decodes runs, also one that starts: nobody waits for them."""
+        """Kill the process if it decodes runs: nobody waits for them."""
         with self._lock:
-            self._closing = self.ring is not None or not self._told
+            self._closing = self.ring is not None
             if self._closing and self._process is not None:
                 self._process.kill()
 
@@ -496,17 +471,13 @@ class WorkerProcess:
             raise CancelledError
         return status
 
-    def start(self) -> None:
-        """Start the process: it imports what decoders need, and waits to be told how to decode.
-
-        Raises
-        ------
-        DecoderStartError
-            If it cannot be started.
-        """
+    def _start(self) -> None:
+        """Have the process run, started again if it has died, and be ready to decode."""
         from featstore.parallel import ONE_THREAD, start_python
 
-        self._told = False
+        if self._process is not None and self._process.poll() is None:
+            return
+        self.close()
         ours, theirs = socket.socketpair()
         with ours:
             self._pipe = ours.makefile("rwb")
@@ -531,21 +502,14 @@ class WorkerProcess:
             self._process = process
             if self._closing:
                 process.kill()
-
-    def _run(self) -> None:
-        """Have the process run, started again if it has died, and be ready to decode."""
-        if self._process is None or (self._told and self._process.poll() is not None):
-            self.close()
-            self.start()
-        if self._told:
-            return
+        ready = False
         with contextlib.suppress(*_DIED):
             facts = self.ring and self.ring.facts
             send(self._pipe, {**self._config, "start": START_TIMEOUT, "ring": facts})
-            self._told = pickle.load(self._pipe)  # noqa: S301 -- likewise
+            ready = pickle.load(self._pipe)  # noqa: S301 -- likewise
             if self.feed is not None:
-                self._told = self._takes(self.feed)
-        if not self._told:
+                ready = self._takes(self.feed)
+        if not ready:
             how = how_it_ended(self._ended(), START_TIMEOUT)
             raise DecoderStartError(
                 f"A decoding process did not start: it {how}. Check that this Python can import "
@@ -587,8 +551,7 @@ class DecodePool:
     Parameters
     ----------
     workers : int
-        Processes; they start with the first images, or at once by `start`, and are replaced when
-        they die.
+        Processes; they start with the first images, and are replaced when they die.
     timeout : float
         Seconds that one image may take, not counting those in which a run reads it.
     formats : sequence of str
@@ -623,10 +586,6 @@ class DecodePool:
         scaled: bool = False,
         decoder: str = "featstore.images:decode_image",
     ) -> None:
-        if workers < 1 or timeout <= 0:
-            raise ValueError(
-                f"A pool needs a worker and a time limit; got {workers} and {timeout:g} s."
-            )
         arguments = {
             "formats": list(formats),
             "max_pixels": max_pixels,
@@ -641,19 +600,12 @@ class DecodePool:
         for process in self._processes:
             self._idle.put(process)
         self._threads = ThreadPoolExecutor(workers, "decode")
-        self._closed = False
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def start(self) -> Self:
-        """Start the processes before there are images."""
-        for process in self._processes:
-            process.start()
-        return self
 
     def take_runs(self, feed: Feed, ring: Ring) -> None:
         """Say what is done with the items of runs, and into what they are decoded: before any."""
@@ -687,9 +639,6 @@ class DecodePool:
 
     def close(self) -> None:
         """Cancel what has not begun, and runs; wait for the images, and end the processes."""
-        if self._closed:
-            return
-        self._closed = True
         self._threads.shutdown(wait=False, cancel_futures=True)
         for process in self._processes:
             process.stop()

@@ -1,4 +1,7 @@
-"""Files that survive a crash: written, synced and renamed; and what a full disk says.
+"""Files that survive a crash, and files that are read with care: JSON, checksums, regular files.
+
+A size is compared on the open file itself, so that what was checked is what is read. Symbolic
+links are refused where a store's data are read: they lie in the store.
 
 What is made inside a group-writable folder can be used by the group, whatever the user's umask:
 folders pass on their mode, files are readable to whom the folder is.
@@ -11,19 +14,23 @@ import ctypes
 import errno
 import fcntl
 import functools
-import glob
+import hashlib
+import itertools
 import os
 import secrets
 import shutil
 import stat
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any, TypedDict
 from urllib.parse import unquote, urlsplit
 
-from featstore.errors import AddressError, StoreWriteError
+import msgspec
+from msgspec import Meta
+
+from featstore.errors import AddressError, CorruptStoreError, StoreWriteError
+from featstore.identity import canonical_json
 
 _SYNC_FILE_RANGE_WRITE = 2
 
@@ -31,10 +38,7 @@ _SYNC_FILE_RANGE_WRITE = 2
 _HANDED_DOWN = 0o2777
 
 STAGED = ".staged"
-"""How the name of a folder ends that replaces another once it is whole."""
-
-#: Opens a folder, and no pipe or link of its name.
-_FOLDER = os.O_DIRECTORY | os.O_NOFOLLOW
+"""How the name of a file or folder ends that takes its place once it is whole."""
 
 
 def write_at(handle: int, data: bytes | memoryview, offset: int) -> None:
@@ -322,57 +326,32 @@ def replace_folder(path: Path, files: Mapping[str, bytes]) -> None:
 
     Call `tidy_folder` first: a killed process may have left the last folder aside.
     """
-    make_folders(path.parent)
-    with _staged_folder(path) as staging:
-        new = staging / "new"
-        new.mkdir()
-        for name, data in files.items():
-            write_durably(new / name, [data])
-        fsync_path(new)
-        if path.exists():
-            path.rename(staging / "old")
-        new.rename(path)
-        fsync_path(path.parent)
-
-
-@contextlib.contextmanager
-def _staged_folder(path: Path) -> Iterator[Path]:
-    """Yield a folder beside `path`, in which the next one is made; it is gone after that.
-
-    It is locked for as long: `tidy_folder` of another process takes away what nobody has locked.
-    """
-    while True:
-        staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=STAGED, dir=path.parent))
-        handle = os.open(staging, os.O_RDONLY)
-        # Another process may have come between the making and the locking, and taken it away.
-        if try_lock(handle) and staging.exists():
-            break
-        os.close(handle)
+    aside = _aside(path)
+    make_folders(aside / "new")
     try:
-        yield staging
+        for name, data in files.items():
+            write_durably(aside / "new" / name, [data])
+        fsync_path(aside / "new")
+        if path.exists():
+            path.rename(aside / "old")
+        (aside / "new").rename(path)
+        fsync_path(path.parent)
     finally:
-        _remove_staged(staging, path)
-        os.close(handle)
+        tidy_folder(path)
 
 
 def tidy_folder(path: Path) -> None:
-    """Remove what killed processes left of a folder; what one had put aside comes back."""
-    for staging in sorted(path.parent.glob(f".{glob.escape(path.name)}.*{STAGED}")):
-        with contextlib.suppress(OSError):
-            handle = os.open(staging, os.O_RDONLY | _FOLDER)
-            try:
-                # Shared first: that fails where there are no locks, and nobody can know.
-                if try_lock(handle, shared=True) and try_lock(handle):
-                    _remove_staged(staging, path)
-            finally:
-                os.close(handle)
+    """Remove what a killed process left of a folder; what it had put aside comes back."""
+    aside = _aside(path)
+    with contextlib.suppress(OSError):
+        if not path.exists():
+            (aside / "old").rename(path)
+    remove_tree(aside)
 
 
-def _remove_staged(staging: Path, path: Path) -> None:
-    """Remove a folder of `_staged_folder`; a folder that nothing has replaced goes back first."""
-    if (staging / "old").exists() and not path.exists():
-        (staging / "old").rename(path)
-    shutil.rmtree(staging, ignore_errors=True)
+def _aside(path: Path) -> Path:
+    """Return where the next folder is made, and the last one put aside."""
+    return path.with_name(f".{path.name}{STAGED}")
 
 
 def remedy(err: OSError, otherwise: str = "Free space or permission") -> str:
@@ -386,3 +365,281 @@ def write_error(what: object, err: OSError) -> StoreWriteError:
         f"Cannot write {what}: {err.strerror or err}. {remedy(err)}, then run the same command "
         "again; finished blocks are kept."
     )
+
+
+Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+
+
+class Facts(TypedDict):
+    """What a commit states of a file, which has no more than 16 TiB."""
+
+    bytes: Annotated[int, Meta(ge=0, le=2**44)]
+    sha256: Sha256
+
+
+#: JSON files of a store are refused above this size, ...
+MAX_JSON_BYTES = 64 * 2**20
+
+#: ... and the metadata of a group, set or array above this one.
+MAX_METADATA_BYTES = 4 * 2**20
+
+#: More brackets and commas than this are refused before they become objects in memory.
+MAX_JSON_NODES = 4_000_000
+
+#: Nothing that a store writes nests deeper.
+MAX_JSON_DEPTH = 32
+
+_PIECE = 2**20
+
+
+def write_file(path: Path, parts: Iterable[bytes | memoryview]) -> None:
+    """Write `parts` to `path` durably and read-only; see `featstore.durable.write_durably`.
+
+    Raises
+    ------
+    StoreWriteError
+        If the file system refuses: full, read-only, no permission. Nothing is left behind.
+    """
+    try:
+        write_durably(path, parts, sealed=True)
+    except OSError as err:
+        raise write_error(path, err) from err
+
+
+def json_bytes(document: Any) -> bytes:
+    """Return `document` as readable, deterministic JSON: keys, all texts, sorted; two spaces."""
+    return msgspec.json.format(canonical_json(document), indent=2) + b"\n"
+
+
+def read_json(path: Path, *, limit: int = MAX_JSON_BYTES) -> Any:
+    """Return the JSON document at `path`.
+
+    Raises
+    ------
+    CorruptStoreError
+        If the file is no regular file, has more than `limit` bytes, is not JSON, or is JSON
+        that no writer of ours makes: too deep, not finite, not UTF-8.
+    FileNotFoundError
+        If there is no such file.
+    """
+    return parse_json(read_regular(path, limit=limit), where=str(path))
+
+
+def parse_json(data: bytes, *, where: str) -> Any:
+    """Return the JSON document that `data` is; raises as `read_json` does."""
+    try:
+        brackets = data.count(b"[") + data.count(b"{")
+        nodes = brackets + data.count(b",")
+        if nodes > MAX_JSON_NODES:
+            raise ValueError(f"{nodes:,} values")
+        document = msgspec.json.decode(data)
+        if brackets > MAX_JSON_DEPTH:  # fewer cannot nest too deep
+            _check_depth([document], MAX_JSON_DEPTH + 1)
+    except (ValueError, RecursionError, MemoryError) as err:
+        raise CorruptStoreError(
+            f"{where} is not JSON that a store holds: {str(err)[:200] or 'too large'}."
+        ) from err
+    return document
+
+
+def _check_depth(value: dict[str, Any] | list[Any], depth: int) -> None:
+    """Raise ValueError for what nests too deep."""
+    if depth == 0:
+        raise ValueError(f"nested more than {MAX_JSON_DEPTH} deep")
+    for child in value.values() if isinstance(value, dict) else value:
+        if isinstance(child, dict | list):
+            _check_depth(child, depth - 1)
+
+
+class IrregularFileError(CorruptStoreError):
+    """A link, folder, pipe, socket or device lies where a store has a file."""
+
+
+#: A pipe is not waited for, and a link is not followed.
+_CAREFUL = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+def open_descriptor(path: Path | str, flags: int, mode: int = 0o666) -> int:
+    """Open a regular file of a store, or make it (``O_CREAT``), and return its descriptor.
+
+    Every file of a store is opened here, for reading, writing and locking: nothing but a regular
+    file is ever opened.
+
+    Raises
+    ------
+    IrregularFileError
+        If there is something else at `path`.
+    OSError
+        As `os.open` does.
+    """
+    handle = -1
+    try:
+        # Looked at before it is opened: a device may act on being opened.
+        if not flags & os.O_CREAT or os.path.lexists(path):
+            _check_regular(path, os.lstat(path))
+        handle = os.open(path, flags | _CAREFUL, mode)
+        _check_regular(path, os.fstat(handle))
+    except BaseException:
+        if handle >= 0:
+            os.close(handle)
+        raise
+    return handle
+
+
+def _check_regular(path: Path | str, facts: os.stat_result) -> None:
+    if not stat.S_ISREG(facts.st_mode):
+        raise IrregularFileError(
+            f"{path} is a link, folder, pipe or device; a store holds regular files. It was not "
+            "opened. Remove it."
+        )
+
+
+def open_regular(path: Path | str) -> IO[bytes]:
+    """Open a regular file for reading; a link, pipe or device is refused, not waited for.
+
+    Raises
+    ------
+    CorruptStoreError
+        If `path` is something else, or has a name that no file can have.
+    FileNotFoundError
+        If there is nothing at `path`.
+    """
+    try:
+        return os.fdopen(open_descriptor(path, os.O_RDONLY), "rb")
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except (OSError, ValueError) as err:
+        raise CorruptStoreError(
+            f"{path} cannot be read: {getattr(err, 'strerror', None) or err}."
+        ) from err
+
+
+def read_regular(path: Path | str, *, limit: int) -> bytes:
+    """Return the bytes of a regular file of at most `limit` bytes.
+
+    Raises
+    ------
+    CorruptStoreError
+        If it is no regular file, or larger; nothing is read then.
+    FileNotFoundError
+        If there is no such file.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise CorruptStoreError(
+                f"{path} has {size:,} bytes; at most {limit:,} are expected. It was not read."
+            )
+        try:
+            return file.read(size)
+        except MemoryError as err:
+            raise CorruptStoreError(
+                f"{path} has {size:,} bytes, more than this process has memory for. Free memory, "
+                "or fetch or extract the set again if it should be smaller."
+            ) from err
+
+
+def delete(path: Path) -> int:
+    """Delete a file, or a folder with all that is in it, and return the bytes it held."""
+    if path.is_dir() and not path.is_symlink():
+        size = sum(file.lstat().st_size for file in path.rglob("*") if not file.is_dir())
+        shutil.rmtree(path)
+        return size
+    size = path.lstat().st_size
+    path.unlink()
+    return size
+
+
+def check_no_links(root: Path, paths: Iterable[Path]) -> None:
+    """Raise CorruptStoreError if a path below `root` leads through a symbolic link."""
+    seen: set[Path] = set()
+    for path in paths:
+        for part in itertools.chain([path], path.parents):
+            if part == root or part in seen:
+                break
+            seen.add(part)
+            try:
+                linked = part.is_symlink()
+            except OSError as err:
+                raise CorruptStoreError(f"{part} cannot be read: {err.strerror}.") from err
+            if linked:
+                raise CorruptStoreError(
+                    f"{part} is a symbolic link; a store holds regular files. It was not read."
+                )
+
+
+def facts_of(data: bytes) -> Facts:
+    """Return ``{"bytes": …, "sha256": …}`` of the content of a file."""
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def walk_store(root: Path) -> tuple[set[str], set[str], dict[str, str]]:
+    """Return files, folders, and what is neither, below `root`; no link is followed."""
+    files: set[str] = set()
+    folders: set[str] = set()
+    odd: dict[str, str] = {}
+    left = [(os.fspath(root), "")]
+    while left:
+        folder, above = left.pop()
+        entries: list[os.DirEntry[str]] = []
+        with contextlib.suppress(FileNotFoundError), os.scandir(folder) as found:
+            entries = list(found)  # none if a writer has removed it meanwhile
+        for entry in entries:
+            name = above + entry.name
+            if entry.is_dir(follow_symlinks=False):
+                folders.add(name)
+                left.append((entry.path, f"{name}/"))
+            elif entry.is_file(follow_symlinks=False):
+                files.add(name)
+            else:
+                odd[name] = "symbolic link" if entry.is_symlink() else "device or pipe"
+    return files, folders, odd
+
+
+def file_facts(path: Path) -> Facts:
+    """Return ``{"bytes": …, "sha256": …}`` of a file, read in pieces."""
+    with open_regular(path) as file:
+        return _facts(file, os.fstat(file.fileno()).st_size)
+
+
+def _facts(file: IO[bytes], n_bytes: int) -> Facts:
+    size, digest = 0, hashlib.sha256()
+    for piece in pieces(file, n_bytes):
+        size += len(piece)
+        digest.update(piece)
+    return {"bytes": size, "sha256": digest.hexdigest()}
+
+
+def same_file(path: Path | str, facts: Mapping[str, Any]) -> bool:
+    """Return whether a file has the bytes that `facts` states; the size is looked at first."""
+    try:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            return size == facts["bytes"] and _facts(file, size) == dict(facts)
+    except (FileNotFoundError, NotADirectoryError, IrregularFileError):
+        return False
+
+
+def pieces(file: IO[bytes], n_bytes: int | None = None) -> Iterator[bytes]:
+    """Yield the next `n_bytes` of a file, or all, in pieces of at most 1 MiB."""
+    left = n_bytes
+    while left is None or left > 0:
+        piece = file.read(_PIECE if left is None else min(_PIECE, left))
+        if not piece:
+            return
+        left = None if left is None else left - len(piece)
+        yield piece
+
+
+def read_exactly(descriptor: int, offset: int, target: memoryview) -> None:
+    """Fill `target` from `offset` of a file; a short file is an error, never a short result."""
+    # `os.preadv` is not everywhere.
+    with open(descriptor, "rb", buffering=0, closefd=False) as file:
+        file.seek(offset)
+        while target:
+            count = file.readinto(target)
+            if not count:
+                raise CorruptStoreError(
+                    "A data file ended early: it was truncated while it was read."
+                )
+            target = target[count:]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -82,32 +82,6 @@ def best_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def stay_beside(card: Any, system: Path = Path("/sys")) -> None:
-    """Let this thread, and processes it starts, run only on the cores of a GPU's NUMA node.
-
-    Where the system has one node, or does not say which one the GPU is on, nothing happens.
-
-    Parameters
-    ----------
-    card : object
-        What ``torch.cuda.get_device_properties`` returns; since torch 2.8 it has the PCI address.
-    system : Path
-        Where the kernel describes the machine.
-    """
-    address = [getattr(card, f"pci_{part}_id", None) for part in ("domain", "bus", "device")]
-    if None in address or len([*system.glob("devices/system/node/node[0-9]*")]) < 2:
-        return
-    domain, bus, device = address
-    node = system / f"bus/pci/devices/{domain:04x}:{bus:02x}:{device:02x}.0/numa_node"
-    cores = system / f"devices/system/node/node{node.read_text().strip()}/cpulist"
-    if not cores.exists():  # node -1: nobody knows
-        return
-    spans = [part.split("-") for part in cores.read_text().strip().split(",")]
-    beside = {core for span in spans for core in range(int(span[0]), int(span[-1]) + 1)}
-    if allowed := beside & os.sched_getaffinity(0):
-        os.sched_setaffinity(0, allowed)
 
 
 @cache
@@ -282,7 +256,8 @@ class Workers:
         elif self.jobs is None or self.jobs == 1:
             yield _run_here
         else:
-            yield _ProcessRun(self.jobs)
+            with processes(self.jobs, single_thread) as run:
+                yield run
 
 
 def _run_here(
@@ -295,39 +270,51 @@ def _run_here(
     return map(work, tasks)
 
 
-@dataclass(frozen=True)
-class _ProcessRun:
-    """Tasks in processes of this machine."""
+@contextlib.contextmanager
+def processes(jobs: int, begin: Callable[..., None], *given: Any) -> Iterator[Run]:
+    """Yield what runs tasks in processes of this machine.
 
-    jobs: int
+    Parameters
+    ----------
+    jobs : int
+        Processes.
+    begin : callable
+        Called in each process with `given`, before its first task.
+    """
+    # Threads of polars and BLAS do not survive a fork; a spawned process starts clean.
+    context = multiprocessing.get_context("spawn")
+    # Where `headstock` was imported, a worker too finds the packages in its folder alone.
+    face = getattr(sys.modules.get("headstock"), "import_siblings", None)
+    with spawning():  # its locks, too, have a process
+        pool = ProcessPoolExecutor(
+            jobs, mp_context=context, initializer=_begin, initargs=(face, begin, *given)
+        )
+    try:
+        yield partial(_run_in, pool)
+    finally:
+        # Waiting lets the tasks that run end whole: nothing half-written stays behind.
+        pool.shutdown(wait=True, cancel_futures=True)
 
-    def __call__(
-        self, work: Callable[[Task], Answer], tasks: Iterable[Task], /, *, ordered: bool = False
-    ) -> Iterator[Answer]:
-        # Threads of polars and BLAS do not survive a fork; a spawned process starts clean.
-        context = multiprocessing.get_context("spawn")
-        # Where `headstock` was imported, a worker too finds the packages in its folder alone.
-        face = getattr(sys.modules.get("headstock"), "import_siblings", None)
-        with spawning():  # its locks, too, have a process
-            pool = ProcessPoolExecutor(
-                self.jobs, mp_context=context, initializer=_begin, initargs=(face,)
-            )
-        with pool:
-            try:
-                with spawning():
-                    futures = [pool.submit(work, task) for task in tasks]
-                for future in futures if ordered else as_completed(futures):
-                    yield future.result()
-            except BrokenProcessPool as err:
-                raise WorkerDiedError(
-                    "A worker process ended before its work was done (killed, or out of memory). "
-                    "What is finished is kept: run the same command again, with fewer jobs if "
-                    "memory was the cause."
-                ) from err
-            except BaseException:
-                # Waiting lets the tasks that run end whole: nothing half-written stays behind.
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
+
+def _run_in(
+    pool: ProcessPoolExecutor,
+    work: Callable[[Task], Answer],
+    tasks: Iterable[Task],
+    /,
+    *,
+    ordered: bool = False,
+) -> Iterator[Answer]:
+    try:
+        with spawning():
+            futures = [pool.submit(work, task) for task in tasks]
+        for future in futures if ordered else as_completed(futures):
+            yield future.result()
+    except BrokenProcessPool as err:
+        raise WorkerDiedError(
+            "A worker process ended before its work was done (killed, or out of memory). What is "
+            "finished is kept: run the same command again, with fewer jobs or devices if memory "
+            "was the cause."
+        ) from err
 
 
 @dataclass(frozen=True)
@@ -343,13 +330,12 @@ class _RayRun:
         early: dict[int, Any] = {}
         following = 0
         for number, reference in self._references(work, tasks):
-            if not ordered:
-                yield self._answer(reference)
-                continue
             # Answers that are early wait in Ray's store, on disk if need be.
-            early[number] = reference
+            early[number if ordered else following] = reference
             while following in early:
-                yield self._answer(early.pop(following))
+                with errors_of(self.ray):
+                    answer = self.ray.get(early.pop(following))
+                yield answer
                 following += 1
 
     def _references(
@@ -378,25 +364,34 @@ class _RayRun:
             (ready,), _ = ray.wait(list(running), num_returns=1)
             yield running.pop(ready), ready
 
-    def _answer(self, reference: Any) -> Any:
-        """Return what a task returned, or raise what it raised."""
-        ray = self.ray
-        try:
-            return ray.get(reference)
-        except ray.exceptions.RayTaskError as err:
-            if isinstance(err.cause, FeatstoreError):
-                raise err.cause from None
-            raise
-        except ray.exceptions.RayError as err:
-            raise EngineError(
-                f"Ray lost a worker {RETRIES + 1} times: {' '.join(str(err).split())[:300]}"
-            ) from err
+
+@contextlib.contextmanager
+def errors_of(ray: Any) -> Iterator[None]:
+    """Raise what a task raised that is an error of this package, and say when Ray gave up.
+
+    Raises
+    ------
+    EngineError
+        If Ray lost a worker again and again.
+    """
+    try:
+        yield
+    except ray.exceptions.RayTaskError as err:
+        if isinstance(err.cause, FeatstoreError):
+            raise err.cause from None
+        raise
+    except ray.exceptions.RayError as err:
+        raise EngineError(
+            f"Ray lost a worker {RETRIES + 1} times: {' '.join(str(err).split())[:300]}"
+        ) from err
 
 
-def _begin(import_siblings: Callable[[], None] | None) -> None:
+def _begin(
+    import_siblings: Callable[[], None] | None, begin: Callable[..., None], *given: Any
+) -> None:
     if import_siblings is not None:
         import_siblings()
-    single_thread()
+    begin(*given)
     end_with_parent()
     load_plugins()
 

@@ -19,9 +19,9 @@ from inspect import getdoc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
-from featstore.cards import Card, Shown
 from featstore.errors import PluginError, lookup
 from featstore.identity import sha256_hex
+from featstore.terminal import Card, Shown
 
 if TYPE_CHECKING:
     from importlib import metadata
@@ -50,19 +50,19 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
 
 @dataclass
 class _Given:
-    """A thing from outside, or the entry point that leads to it.
+    """A thing, or the entry point that leads to it.
 
     Attributes
     ----------
     origin : str
-        The distribution and its version, the file or module, or "notebook".
+        The distribution and its version, the file or module, or "notebook"; empty of Headstock's.
     found_anywhere : bool
         Whether other processes find it by themselves.
     """
 
     thing: Any
-    origin: str
-    found_anywhere: bool = False
+    origin: str = ""
+    found_anywhere: bool = True
     entry: metadata.EntryPoint | None = None
 
 
@@ -99,7 +99,7 @@ class Registry(Shown, MutableMapping[str, Thing], Generic[Thing]):
         self.built_in = dict(built_in)
         self._accept = accept
         self._reserved = reserved
-        self._things: dict[str, Any] = dict(built_in)
+        self._things = {name: _Given(thing) for name, thing in built_in.items()}
         self._warned: set[str] = set()
         self._complete = False
         self._lock = threading.RLock()
@@ -130,25 +130,22 @@ class Registry(Shown, MutableMapping[str, Thing], Generic[Thing]):
         names = self._names()
         before = names.get(name)
         # The entry point of a module that registers what it declares.
-        declared = isinstance(before, _Given) and before.found_anywhere and before.origin == origin
+        declared = before is not None and before.found_anywhere and before.origin == origin
         names[name] = _Given(thing, origin, found_anywhere or declared)
 
     def origin(self, name: str) -> str:
         """Return where a thing is from: "" for Headstock's own, or "package 1.2", or a file."""
         given = self._names().get(name)
-        if isinstance(given, _Given):
-            return given.origin
-        return "" if given is None or self.is_ours(name) else "this process"
+        return given.origin if given else ""
 
     def is_ours(self, name: str) -> bool:
         """Return whether the thing of this name is the one that comes with Headstock."""
-        return name in self.built_in and self._things[name] is self.built_in[name]
+        return name in self._things and not self._things[name].origin
 
     def travels(self, name: str) -> bool:
         """Return whether another process has to be sent the thing of this name."""
         given = self._names().get(name)
-        known = isinstance(given, _Given) and given.found_anywhere
-        return given is not None and not known and not self.is_ours(name)
+        return given is not None and not given.found_anywhere
 
     def known(self) -> list[tuple[str, str]]:
         """Return names and texts of what is here without a search of the installed packages."""
@@ -159,8 +156,7 @@ class Registry(Shown, MutableMapping[str, Thing], Generic[Thing]):
 
         Of an entry point that was not used yet it is where it is from: nothing is imported.
         """
-        given = self._found(name)
-        thing = given.thing if isinstance(given, _Given) else given
+        thing = self._found(name).thing
         text = getattr(thing, "text", "") or getattr(thing, "summary", "")
         return str(text) or (first_line(thing) if callable(thing) else "") or self.origin(name)
 
@@ -179,9 +175,6 @@ class Registry(Shown, MutableMapping[str, Thing], Generic[Thing]):
 
     def __getitem__(self, name: str) -> Thing:
         given = self._found(name)
-        if not isinstance(given, _Given):
-            thing: Thing = given
-            return thing
         if given.entry is not None:
             try:
                 made = given.entry.load()
@@ -197,7 +190,8 @@ class Registry(Shown, MutableMapping[str, Thing], Generic[Thing]):
         return accepted
 
     def __setitem__(self, name: str, thing: Thing) -> None:
-        self._names()[name] = thing
+        ours = thing is self.built_in.get(name)
+        self._names()[name] = _Given(thing, "" if ours else "this process", found_anywhere=ours)
 
     def __delitem__(self, name: str) -> None:
         del self._names()[name]
@@ -242,11 +236,11 @@ class Registry(Shown, MutableMapping[str, Thing], Generic[Thing]):
             f"Registry of {len(self)} {self.kind}s", {"names": ", ".join(self)}, columns, rows
         )
 
-    def _found(self, name: str) -> Any:
+    def _found(self, name: str) -> _Given:
         """Return what has a name; for Headstock's own no installed package is looked at."""
         return self._things[name] if name in self._things else self._names()[name]
 
-    def _names(self) -> dict[str, Any]:
+    def _names(self) -> dict[str, _Given]:
         """Return what there is, after the entry points and plugins were asked for once."""
         with self._lock:
             if not self._complete:
@@ -260,7 +254,7 @@ class Registry(Shown, MutableMapping[str, Thing], Generic[Thing]):
 
     def _declare(self, entry: metadata.EntryPoint) -> None:
         dist = entry.dist
-        origin = "" if dist is None else f"{dist.name} {dist.version}"
+        origin = entry.value if dist is None else f"{dist.name} {dist.version}"
         try:
             self._check_name(entry.name, origin)
         except PluginError as err:

@@ -1,20 +1,29 @@
-"""Prompt templates: those built in, those of a file, and the text of a class name under each."""
+"""Prompts: templates, the text of a class name under each, and one row of a class for all."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from featstore.errors import ManifestError, did_you_mean, lookup
-from featstore.identity import sha256_hex
+from featstore.errors import (
+    LISTED,
+    EmptySelectionError,
+    ManifestError,
+    did_you_mean,
+    listed,
+    lookup,
+)
+from featstore.identity import canonical_json, sha256_hex
 from featstore.options import option, with_options
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from featstore.store.view import Selection, View
 
 #: Template id -> text with one ``{}``. ``photo`` is CLIP's standard prompt; the seven behind it
 #: are the subset of its 80 ImageNet templates that its authors chose by forward selection
@@ -98,8 +107,8 @@ def class_prompts(
     """
     import polars as pl
 
-    from featstore.manifest.manifest import conform_classes, conform_items
-    from featstore.manifest.paths import text_sha256
+    from featstore.manifest import conform_classes, conform_items
+    from featstore.manifest_files import text_sha256
 
     labels = conform_classes(classes).sort("index")
     _check_known("variant", variants, VARIANTS)
@@ -548,7 +557,7 @@ def _descriptions(file: Path, keys: Sequence[str], classes: pl.DataFrame) -> pl.
     """Return the sentences of a CuPL file as items of the variant ``description``."""
     import polars as pl
 
-    from featstore.manifest.paths import text_sha256
+    from featstore.manifest_files import text_sha256
 
     rows = [
         {
@@ -563,3 +572,120 @@ def _descriptions(file: Path, keys: Sequence[str], classes: pl.DataFrame) -> pl.
         for number, text in enumerate(texts)
     ]
     return pl.DataFrame(rows).with_columns(kind=pl.lit("class_name"))
+
+
+#: The variant of class names that is a sentence of its own, and the template that adds nothing.
+DEFINITION, BARE = "definition", "none"
+
+
+def class_texts(
+    view: View,
+    *,
+    variants: Sequence[str] | str | None = None,
+    templates: Sequence[str] | str | None = None,
+) -> View:
+    """Reduce class × variant × template prompts to one row per class.
+
+    Each prompt is L2-normalised, the prompts of a class are averaged, and the mean is
+    L2-normalised (encode → L2 → mean → L2, as open_clip does), so that 80 templates give a
+    class no more mass than one. Of several variants each has such a mean, and the means are
+    averaged likewise, so that a name under two templates has no more say than its definition.
+
+    A definition stands bare: of the variant ``definition`` only the template ``none`` is taken
+    beside other variants, whatever the templates. "A photo of a <definition>" is no sentence.
+
+    Parameters
+    ----------
+    view : Selection
+        Of kind class_name.
+    variants, templates : sequence of str, or str, optional
+        Which to use, or the only one; all by default. A class lacking one of the variants keeps
+        the others.
+
+    Returns
+    -------
+    Selection
+        One row per class in order of first appearance; its items are the class's first
+        prompt, with ``item_id`` = class_id.
+
+    Raises
+    ------
+    EmptySelectionError
+        If a variant or template does not occur, or a class has none of those asked for.
+    """
+    import numpy as np
+    import polars as pl
+
+    from featstore.store.rows import MemoryRows
+    from featstore.store.tables import ItemTable
+
+    chosen = view
+    # A text is a sequence of letters, too.
+    variants = [variants] if isinstance(variants, str) else variants
+    templates = [templates] if isinstance(templates, str) else templates
+    if variants is not None:
+        _require(view, "variant", variants)
+        chosen = chosen.where(variant=list(variants))
+    if templates is not None:
+        _require(view, "template_id", templates)
+        kept = chosen.items["template_id"].is_in(list(templates))
+        defined = chosen.items["variant"] == DEFINITION
+        bare = defined & (chosen.items["template_id"] == BARE)
+        if bare.any() and not defined.all():
+            kept = (kept & ~defined) | bare
+        chosen = chosen.take(np.flatnonzero(kept.fill_null(value=False).to_numpy()))
+    classes = chosen.items["class_id"]
+    if classes.null_count():
+        raise EmptySelectionError(
+            f"{classes.null_count():,} items of {view.key} have no class_id; they are not class "
+            "names."
+        )
+    order = classes.unique(maintain_order=True)
+    lost = set(view.items["class_id"].drop_nulls()) - set(order)
+    if lost:
+        raise EmptySelectionError(
+            f"{len(lost):,} classes of {view.key} have none of the variants and templates asked "
+            f"for (first: {min(lost)!r})."
+        )
+    position = {name: index for index, name in enumerate(order.to_list())}
+    index = np.array([position[name] for name in classes.to_list()])
+    data = chosen.normalized().numpy(np.float64)
+    sums = np.zeros((len(order), view.dim))
+    of_variant = chosen.items["variant"].fill_null("")
+    alike = of_variant.n_unique() == 1
+    for variant in of_variant.unique(maintain_order=True):
+        rows = np.flatnonzero((of_variant == variant).to_numpy())
+        part = sums if alike else np.zeros_like(sums)
+        np.add.at(part, index[rows], data[rows])
+        if not alike:
+            lengths = np.linalg.norm(part, axis=1, keepdims=True)
+            sums += np.divide(part, lengths, out=part, where=lengths > 0)
+    norms = np.linalg.norm(sums, axis=1, keepdims=True)
+    if not norms.all():
+        raise EmptySelectionError(
+            f"The prompts of class {order[int(np.flatnonzero(norms[:, 0] == 0)[0])]!r} cancel out."
+        )
+    first = np.unique(index, return_index=True)[1]
+    items = chosen.items[first].with_columns(pl.col("class_id").alias("item_id"))
+    by = "l2-mean-l2" if alike else "l2-mean-l2 by variant"
+    facts = {"class_texts": chosen.fingerprint, "reduction": by}
+    return replace(
+        chosen,
+        source=MemoryRows((sums / norms).astype(np.float32)),
+        rows=np.arange(len(order)),
+        table=ItemTable(None, items),
+        revision_id=sha256_hex(canonical_json(facts)),
+        unit=False,
+        origin=None,
+    )
+
+
+def _require(view: Selection, column: str, wanted: Sequence[str]) -> None:
+    """Raise if one of the wanted values does not occur: it would silently change nothing."""
+    known = set(view.items[column].drop_nulls().to_list())
+    absent = [value for value in wanted if value not in known]
+    if absent or not wanted:
+        raise EmptySelectionError(
+            f"{view.key} has no {column} {listed(absent) if wanted else '(none asked for)'}. It "
+            f"has: {listed(sorted(known), shown=LISTED)}."
+        )

@@ -1,23 +1,26 @@
-"""What reaches a terminal: texts that act on nothing, colours, tables that fit, and progress.
+"""What reaches a terminal or a notebook: texts that act on nothing, tables, progress, and cards.
 
 Names and texts may be a stranger's. So whatever a command or a library prints while a command
 runs goes through `VisibleText`: it shows what would act on a terminal. What a long command shows
-while it works goes to stderr; sizes and times are in a person's words.
+while it works goes to stderr; sizes and times are in a person's words. Cards are plain lines in a
+terminal and a table in a notebook: HTML without a script or a colour of its own, so that it reads
+in dark themes.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import re
 import sys
 import threading
 import time
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from html import escape
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import click
@@ -54,20 +57,8 @@ def json_text(value: Any) -> str:
     """Return a value as JSON that acts on no terminal; numbers that JSON lacks are null."""
     import json
 
-    try:
-        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    except ValueError:
-        text = json.dumps(_with_nulls(value), indent=2, ensure_ascii=False)
-    return _ACTING.sub(_unicode, text)
-
-
-def _with_nulls(value: Any) -> Any:
-    """Return a value with None for every NaN and every infinity in it."""
-    if isinstance(value, dict):
-        return {key: _with_nulls(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_with_nulls(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    plain = json.loads(json.dumps(value), parse_constant=lambda _: None)
+    return _ACTING.sub(_unicode, json.dumps(plain, indent=2, ensure_ascii=False))
 
 
 class VisibleText:
@@ -190,17 +181,12 @@ def _in_tone(cell: str, text: str, *, coloured: bool) -> str:
     return _DIGITS.sub(lambda found: click.style(found[0], dim=True), text, count=1)
 
 
-def _like(cell: str, text: str) -> str:
-    """Return a text in the tone of a cell."""
-    return Toned(text, **cell.style) if isinstance(cell, Toned) else text
-
-
 @dataclass(frozen=True)
 class TextTable:
     """Rows in columns, numbers to the right.
 
-    A terminal gets the table in its own width. Where room is short, the digits that end the names
-    of sets go, and texts are wrapped. Elsewhere the table is as wide as it is.
+    A terminal gets the table in its own width: where room is short, texts are wrapped. Elsewhere
+    the table is as wide as it is.
 
     Attributes
     ----------
@@ -221,23 +207,19 @@ class TextTable:
 
     def text(self) -> str:
         """Return the table as plain text."""
-        return "".join(f"{line}\n" for line in self._drawn(self.rows, _WIDE, coloured=False))
+        return "".join(f"{line}\n" for line in self._drawn(_WIDE, coloured=False))
 
     def show(self) -> None:
         """Print the table."""
         import shutil
 
-        rows, room = self.rows, _WIDE
+        room = _WIDE
         if sys.stdout is not None and sys.stdout.isatty():
             room = shutil.get_terminal_size().columns - self.indent
-            whole = self._drawn(rows, _WIDE, coloured=False)
-            names = [_like(row[0], _DIGITS.sub("", row[0])) for row in rows]
-            if max(map(len, whole), default=0) > room and len(set(names)) == len(names):
-                rows = [[name, *row[1:]] for name, row in zip(names, rows, strict=True)]
-        for line in self._drawn(rows, room, coloured=is_coloured(sys.stdout)):
+        for line in self._drawn(room, coloured=is_coloured(sys.stdout)):
             _draw(" " * self.indent + line, sys.stdout)
 
-    def _drawn(self, rows: Sequence[Sequence[str]], width: int, *, coloured: bool) -> list[str]:
+    def _drawn(self, width: int, *, coloured: bool) -> list[str]:
         """Return the lines of the table in a width, texts made visible."""
         import io
 
@@ -260,11 +242,11 @@ class TextTable:
             box=SIMPLE_HEAD if self.ruled else None, padding=(0, 2 - self.ruled, 0, 0),
             pad_edge=False, show_edge=False, show_header=bool(self.headings), header_style="",
         )  # fmt: skip
-        headings = self.headings or (rows[0] if rows else ())
-        for heading, numeric in zip(headings, are_numbers(rows, len(headings)), strict=True):
+        headings = self.headings or (self.rows[0] if self.rows else ())
+        for heading, numeric in zip(headings, are_numbers(self.rows, len(headings)), strict=True):
             justify: Any = "right" if numeric else "left"
             table.add_column(shown(heading), justify=justify, no_wrap=numeric, overflow="fold")
-        for row in rows:
+        for row in self.rows:
             table.add_row(*map(shown, row))
         drawn, colours = io.StringIO(), "standard" if coloured else None
         how: dict[str, Any] = {"force_terminal": coloured, "color_system": colours, "_environ": {}}
@@ -333,7 +315,7 @@ def human_bytes(size: int) -> str:
 
 
 #: Seconds from one line to the next where stderr is not a terminal.
-LINES = 30.0
+EVERY = 30.0
 
 #: Seconds after which a log says what is going on: the command, and each stage of it.
 SOON = 1.0
@@ -364,8 +346,6 @@ class ProgressBar:
         The note until another is given, such as ``"fitting"``.
     terminal : bool, optional
         Whether stderr is a terminal; looked up by default.
-    every : float, optional
-        Seconds from one line to the next, where it is not.
 
     Examples
     --------
@@ -382,13 +362,11 @@ class ProgressBar:
         total: int | None = None,
         doing: str = "",
         terminal: bool | None = None,
-        every: float = LINES,
     ) -> None:
         self._what, self._unit, self._total, self._note = what, unit, total, doing
         if terminal is None:
             terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._terminal = terminal
-        self._every = every
         self._stage = doing
         self._done, self._counted = 0, False
         self._rate: str | None = None
@@ -521,10 +499,10 @@ class ProgressBar:
     def _write_lines(self) -> None:
         """Write a line of each stage that takes a while, and one now and then, until the end."""
         shown, due = None, 0.0
-        while not self._ended.wait(min(SOON, self._every)):
+        while not self._ended.wait(SOON):
             if self._stage != shown or time.monotonic() >= due:
                 click.echo(self.line(), err=True)
-                shown, due = self._stage, time.monotonic() + self._every
+                shown, due = self._stage, time.monotonic() + EVERY
 
 
 @contextmanager
@@ -581,3 +559,103 @@ def age(when: float) -> str:
         if seconds >= length:
             return f"{seconds // length:,.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+# ---- Cards: what an object shows of itself, in a terminal and in a notebook ----------------
+
+LINES, WIDTH, LONGEST = 6, 100, 400
+"""Lines of the plain form, characters of each but the first, and of anything that is shown."""
+
+SHOWN = 20
+"""Rows of a table that a card shows."""
+
+_LEFT = 'style="text-align:left"'
+
+#: A table that is wider than a notebook scrolls by itself, and a long word is broken.
+_FITS = 'style="max-width:1000px;overflow-x:auto;overflow-wrap:anywhere"'
+
+
+@dataclass(frozen=True)
+class Card:
+    """A title, a few facts, and a table.
+
+    Attributes
+    ----------
+    title : str
+        The first line.
+    facts : mapping
+        Name → value; None and empty values are left out. The plain form shows the first five.
+    columns : sequence of str
+    table : sequence of rows
+        Shown in a notebook alone, one value a column.
+    left_out : int
+        Rows of the table that are not shown.
+    """
+
+    title: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    columns: Sequence[str] = ()
+    table: Sequence[Sequence[Any]] = ()
+    left_out: int = 0
+
+    def __str__(self) -> str:
+        facts = self._given
+        wide = max(map(len, facts), default=0)
+        lines = [f"  {name:<{wide}}  {value}" for name, value in facts.items()][: LINES - 1]
+        return "\n".join([printable(self.title), *(printable(line, WIDTH) for line in lines)])
+
+    @property
+    def _given(self) -> dict[str, Any]:
+        return {name: value for name, value in self.facts.items() if value not in (None, "")}
+
+    @property
+    def html(self) -> str:
+        """The card as HTML, everything that is not of this file escaped."""
+        facts = "".join(
+            f'<tr><th {_LEFT} scope="row">{_cell(name)}</th><td {_LEFT}>{_cell(value)}</td></tr>'
+            for name, value in self._given.items()
+        )
+        head = "".join(f"<th {_LEFT}>{_cell(name)}</th>" for name in self.columns)
+        rows = "".join(
+            f"<tr>{''.join(f'<td {_LEFT}>{_cell(value)}</td>' for value in row)}</tr>"
+            for row in self.table
+        )
+        return (
+            f"<div {_FITS}><strong>{_cell(self.title)}</strong>"
+            + (f"<table><tbody>{facts}</tbody></table>" if facts else "")
+            + (
+                f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+                if rows
+                else ""
+            )
+            + (f"<div>… and {self.left_out:,} more</div>" if self.left_out else "")
+            + "</div>"
+        )
+
+
+class Shown:
+    """Base of what shows itself by a card."""
+
+    @abstractmethod
+    def _card(self) -> Card:
+        """Return what is shown."""
+
+    def __repr__(self) -> str:
+        return str(self._card())
+
+    def _repr_html_(self) -> str:
+        return self._card().html
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        """Return both forms: scikit-learn's own method of this name would show its diagram."""
+        return {"text/plain": repr(self), "text/html": self._repr_html_()}
+
+
+def printable(value: Any, longest: int = LONGEST) -> str:
+    """Return a value as one line of printable characters, cut if it is long."""
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(value)[: longest + 1])
+    return shown if len(shown) <= longest else shown[: longest - 1] + "…"
+
+
+def _cell(value: Any) -> str:
+    return escape(printable(value))

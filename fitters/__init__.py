@@ -12,26 +12,33 @@ from typing import TYPE_CHECKING
 from featstore.errors import lazily
 
 if TYPE_CHECKING:
-    from fitters.aligners.asif import ASIFAligner
-    from fitters.aligners.base import BaseAligner
-    from fitters.aligners.baselines import ConSEAligner, MeanShiftAligner, TextToConceptAligner
-    from fitters.aligners.directions import CCAAligner, CSAAligner, PLSAligner
-    from fitters.aligners.kernel import KernelRidgeAligner
-    from fitters.aligners.ridge import RidgeAligner, TwoWayRidgeAligner
-    from fitters.aligners.rotations import MiniVec2VecAligner, ProcrustesAligner
+    from fitters.aligners import BaseAligner
+    from fitters.aligners.baselines import (
+        ASIFAligner,
+        ConSEAligner,
+        MeanShiftAligner,
+        TextToConceptAligner,
+    )
+    from fitters.aligners.ridge import KernelRidgeAligner, RidgeAligner, TwoWayRidgeAligner
+    from fitters.aligners.rotations import (
+        CCAAligner,
+        CSAAligner,
+        MiniVec2VecAligner,
+        PLSAligner,
+        ProcrustesAligner,
+    )
     from fitters.alignment import Alignment, fit, load
-    from fitters.methods import ALIGNERS, METHODS, Method
+    from fitters.methods import METHODS, Method
     from fitters.moments import Moments
     from fitters.pairs import Pairs
     from fitters.prototypes import CONTROLS
     from fitters.select.ranking import scoring
     from fitters.settings import FitConfig, Preparation
     from fitters.sources import SideTransform, Sources
+    from fitters.trained import PRESETS, preset
     from fitters.trained.mlp import ICISAligner, MLPAligner
-    from fitters.trained.presets import PRESETS, preset
 
 __all__ = [
-    "ALIGNERS",
     "CONTROLS",
     "METHODS",
     "PRESETS",
@@ -67,15 +74,16 @@ __all__ = [
 __getattr__, __dir__ = lazily(
     __name__,
     {
-        "fitters.aligners.asif": "ASIFAligner",
-        "fitters.aligners.base": "BaseAligner",
-        "fitters.aligners.baselines": "ConSEAligner MeanShiftAligner TextToConceptAligner",
-        "fitters.aligners.directions": "CCAAligner CSAAligner PLSAligner",
-        "fitters.aligners.kernel": "KernelRidgeAligner",
-        "fitters.aligners.rotations": "MiniVec2VecAligner ProcrustesAligner",
-        "fitters.aligners.ridge": "RidgeAligner TwoWayRidgeAligner",
+        "fitters.aligners": "BaseAligner",
+        "fitters.aligners.baselines": (
+            "ASIFAligner ConSEAligner MeanShiftAligner TextToConceptAligner"
+        ),
+        "fitters.aligners.rotations": (
+            "CCAAligner CSAAligner MiniVec2VecAligner PLSAligner ProcrustesAligner"
+        ),
+        "fitters.aligners.ridge": "KernelRidgeAligner RidgeAligner TwoWayRidgeAligner",
         "fitters.alignment": "Alignment fit load",
-        "fitters.methods": "ALIGNERS METHODS Method",
+        "fitters.methods": "METHODS Method",
         "fitters.moments": "Moments",
         "fitters.pairs": "Pairs",
         "fitters.prototypes": "CONTROLS",
@@ -83,6 +91,6 @@ __getattr__, __dir__ = lazily(
         "fitters.settings": "FitConfig Preparation",
         "fitters.sources": "SideTransform Sources",
         "fitters.trained.mlp": "ICISAligner MLPAligner",
-        "fitters.trained.presets": "PRESETS preset",
+        "fitters.trained": "PRESETS preset",
     },
 )

@@ -20,16 +20,16 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from featstore.cards import Card, Shown
 from featstore.matrices import matrix, numbers, readable, table_of, vector_column
+from featstore.terminal import Card, Shown
 from fitters.adapter import Adapter
-from fitters.aligners.base import Projection, fit_on
+from fitters.aligners import Projection, fit_on
 from fitters.errors import PairsError, SettingError
 from fitters.methods import method_named, needs_rows
 from fitters.moments import Folds
 from fitters.pairs import Pairs, Prototypes, Rows, rows_or_labels
 from fitters.saved import read_parts, save_parts
-from fitters.select.grid import Axis, Choice
+from fitters.select import Axis, Choice
 from fitters.select.ranking import scoring
 from fitters.settings import Criterion, FitConfig, Metric, TrainingOptions, Validation
 from fitters.sources import SideTransform, Sources
@@ -407,11 +407,6 @@ def _one_hot(y: Any, classes: Any) -> Rows:
     return np.eye(len(known))[np.searchsorted(known, labels)]
 
 
-def closed(grid: Mapping[str, Axis] | None) -> dict[str, Axis]:
-    """Return a grid that never widens."""
-    return {} if grid is None else {name: axis.closed for name, axis in grid.items()}
-
-
 def fit(
     method: str | FitConfig,
     data: Sources[Any] | None = None,
@@ -527,7 +522,7 @@ def fit(
         left = config.open_settings(spec.options, mixed=data.mixed)
         if left:
             say(f"choosing {' and '.join(left)}")
-        chosen = spec.tune(config, data, rng=rng, n_folds=n_folds, grid=closed(grid))
+        chosen = spec.tune(config, data, rng=rng, n_folds=n_folds, grid=grid or {})
     say("fitting")
     made = spec.make(config, **chosen.params)
     if hasattr(made, "fit_sources"):
@@ -590,19 +585,16 @@ def select(
     SelectionError
         If there are too few groups to choose from.
     """
-    from fitters.aligners.asif import ASIFAligner
-
     config = FitConfig.of(method, settings)
     spec = method_named(config.method)
-    if issubclass(spec.cls, ASIFAligner):
-        left = [name for name in ("top_k", "power") if name in spec.options]
-        config = FitConfig.of(config, {n: "auto" for n in left if getattr(config, n) is None})
+    left = [name for name in ("top_k", "power") if name in spec.options and spec.tunes]
+    config = FitConfig.of(config, {n: "auto" for n in left if getattr(config, n) is None})
     data = spec.sources(
         config, prototypes=prototypes, real=real, image_mean=image_mean, blocks=blocks
     )
     if not spec.tunes:
         raise SettingError(f"{config.method} has nothing to choose. Fit it with fit.")
-    choice = spec.tune(config, data, rng=rng, n_folds=n_folds, grid=closed(grid))
+    choice = spec.tune(config, data, rng=rng, n_folds=n_folds, grid=grid or {})
     made = spec.make(config, **choice.params)
     return replace(choice, facts=spec.facts(made, choice, mixed=data.mixed))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from itertools import product
 from typing import Any, Literal, TypeAlias
 
@@ -18,7 +19,7 @@ from featstore.parallel import Run, Workers
 from featstore.store.pairs import EmbeddingsView, PairedView
 from featstore.store.store import FeatureStore, SetInfo
 from featstore.store.tables import join_ids
-from fitters.aligners.base import Projection
+from fitters.aligners import Projection
 from fitters.alignment import Alignment
 from fitters.errors import SettingError
 from fitters.moments import (
@@ -26,14 +27,14 @@ from fitters.moments import (
     Folds,
     Moments,
     accumulate_part,
-    add_parts,
+    merge_pooled,
     moments_of,
     part_slices,
     pilot_shifts,
 )
 from fitters.pairs import Matrix, Pairs, Rows
-from fitters.select.grid import folds_by_group
-from fitters.settings import MomentsPrecision
+from fitters.select import folds_by_group
+from fitters.settings import FitRequest, MomentsPrecision
 from fitters.sources import SideTransform, Sources, Sums, mean_of, prepare, row_norms, sum_rows
 
 #: A variant of a class's name, and the template around it.
@@ -284,46 +285,65 @@ N_FOLDS = 4
 OBJECT_STORE_BYTES = 500_000_000
 
 
-@dataclass(frozen=True, eq=False)
-class MomentsRequest:
-    """What the moments are of.
+def moment_sources(
+    request: FitRequest,
+    pool: EmbeddingsView,
+    paired: PairedView[EmbeddingsView],
+    prototypes: Pairs | None = None,
+    *,
+    raw: bool = False,
+    workers: Workers | None = None,
+) -> Sources[Folds]:
+    """Return the moments of the transformed pairs: first the means, then the rows about them.
 
-    Attributes
+    Who accumulates them is this process unless `workers` says otherwise; with as many threads the
+    bits are the same.
+
+    Parameters
     ----------
+    request : FitRequest
+        Its `moments` is the precision, its `seed` draws the folds.
     pool : EmbeddingsView
         Unlabelled images, whose mean centres the images.
     paired : PairedView
         The real pairs.
     prototypes : Pairs, optional
         Small, and in memory.
-    precision : {"float32", "float64", "bf16"}
-    seed : int
-        Draws the folds.
     raw : bool
         Take the rows as they are: no unit length, no centring.
-    """
-
-    pool: EmbeddingsView
-    paired: PairedView[EmbeddingsView]
-    prototypes: Pairs | None
-    precision: MomentsPrecision
-    seed: int
-    raw: bool = False
-
-
-def moment_sources(request: MomentsRequest, *, workers: Workers | None = None) -> Sources[Folds]:
-    """Return the moments of the transformed pairs.
-
-    Who accumulates them is this process unless `workers` says otherwise; with as many threads the
-    bits are the same.
 
     Raises
     ------
     EngineError
         If Ray is asked for and not installed, or gave a worker up.
     """
+    image, text = SideTransform.identity("images"), SideTransform.identity("texts")
+    whose, of_head, transforms = ("none", "none"), None, None
     with (workers or Workers()).connected() as run:
-        return _read(request, run)
+        if not raw:
+            image = _centred(pool, np.ones(len(pool)), "images", run)
+            whose = "given mean", "real texts" if prototypes is None else "class texts"
+            if prototypes is None:
+                text = _centred(paired.y, paired.weight, "texts", run)
+            else:
+                sources = prepare(prototypes, None, image.mean)
+                assert sources.prototypes is not None
+                of_head, text = Folds([moments_of(sources.prototypes)]), sources.text
+            transforms = image, text
+        # As numbers, in the order of their labels: sorting a million texts takes longer than all.
+        groups = np.unique(paired.groups, return_inverse=True)[1]
+        n_folds = min(N_FOLDS, int(groups.max()) + 1)
+        folds = np.zeros(len(paired), dtype=np.int64)
+        if n_folds >= 2:
+            folds = folds_by_group(groups, n_folds, np.random.default_rng(request.seed))
+        x, y, _ = next(iter(_prepared(paired.take(slice(BLOCK_ROWS)), transforms)))
+        shifts = pilot_shifts(x, y)
+        tasks = (
+            _Part(paired.take(rows), transforms, folds[rows], n_folds, shifts, request.moments)
+            for rows in part_slices(len(paired))
+        )
+        found = reduce(_add_folds, map(Folds, run(_moments_of, tasks, ordered=True)))
+    return Sources(of_head, found, image, text, *whose)
 
 
 @dataclass(frozen=True, eq=False)
@@ -358,35 +378,8 @@ def _prepared(
             yield image.apply(x), text.apply(y), weight
 
 
-def _read(request: MomentsRequest, run: Run) -> Sources[Folds]:
-    """Read the rows: the means first, then the moments of the rows about them."""
-    paired, prototypes, transforms = request.paired, None, None
-    image, text = SideTransform.identity("images"), SideTransform.identity("texts")
-    whose = "none", "none"
-    if not request.raw:
-        image = _centred(request.pool, np.ones(len(request.pool)), "images", run)
-        whose = "given mean", "real texts" if request.prototypes is None else "class texts"
-        if request.prototypes is None:
-            text = _centred(paired.y, paired.weight, "texts", run)
-        else:
-            sources = prepare(request.prototypes, None, image.mean)
-            assert sources.prototypes is not None
-            prototypes, text = Folds([moments_of(sources.prototypes)]), sources.text
-        transforms = image, text
-    # As numbers, in the order of their labels: sorting a million texts takes longer than the rest.
-    groups = np.unique(paired.groups, return_inverse=True)[1]
-    n_folds = min(N_FOLDS, int(groups.max()) + 1)
-    folds = np.zeros(len(paired), dtype=np.int64)
-    if n_folds >= 2:
-        folds = folds_by_group(groups, n_folds, np.random.default_rng(request.seed))
-    x, y, _ = next(iter(_prepared(paired[:BLOCK_ROWS], transforms)))
-    shifts = pilot_shifts(x, y)
-    tasks = (
-        _Part(paired[rows], transforms, folds[rows], n_folds, shifts, request.precision)
-        for rows in part_slices(len(paired))
-    )
-    found = Folds(add_parts(run(_moments_of, tasks, ordered=True)))
-    return Sources(prototypes, found, image, text, *whose)
+def _add_folds(total: Folds, part: Folds) -> Folds:
+    return Folds(merge_pooled(*of_fold) for of_fold in zip(total, part, strict=True))
 
 
 def _centred(

@@ -16,16 +16,16 @@ import numpy as np
 import numpy.typing as npt
 
 from featstore.errors import MisalignedItemsError, listed, lookup
-from featstore.labels import BARE, DEFINITION
 from featstore.matrices import Rows, matrix, vector
 from featstore.parallel import Workers
+from featstore.prompts import BARE, DEFINITION
 from featstore.store.pairs import EmbeddingsView, PairedView
 from featstore.store.store import FeatureStore, open_store
 from featstore.store.tables import join_ids
 from fitters.alignment import Alignment, OnStage
 from fitters.alignment import fit as fit_arrays
 from fitters.errors import SettingError, ZeroRowError, check_names
-from fitters.from_store import MomentsRequest, beside, find_sets, moment_sources
+from fitters.from_store import beside, find_sets, moment_sources
 from fitters.methods import method_named, needs_rows, registered
 from fitters.pairs import Pairs, Prototypes
 from fitters.prototypes import CONTROLS
@@ -433,11 +433,9 @@ def _prepared(
             "and `jobs=` out; or give `captions=` and every setting, or -s criterion=error."
         )
     if paired is not None and not by_rows:
-        wanted = MomentsRequest(
-            pool, paired, read.prototypes, request.moments,
-            request.seed, how.texts == "raw",
-        )  # fmt: skip
-        moments = moment_sources(wanted, workers=workers)
+        moments = moment_sources(
+            request, pool, paired, read.prototypes, raw=how.texts == "raw", workers=workers
+        )
         return moments, {"moments": {"precision": request.moments}}
     mean = None
     if how.images == "centred" or wide:

@@ -55,12 +55,6 @@ class Kept:
                     self.n_bytes -= self._results.popitem(last=False)[1][1]
         return result
 
-    def clear(self) -> None:
-        """Keep nothing of what was made so far."""
-        with self._lock:
-            self._results.clear()
-            self.n_bytes = 0
-
 
 #: The one memory of this process.
 KEPT = Kept(MOST_BYTES)

@@ -190,7 +190,6 @@ class Solution:
     Attributes
     ----------
     gamma : float
-    penalty : ndarray of shape (n,)
     factor : ndarray of shape (n, n)
         Lower Cholesky factor of K + diag(penalty).
     dual : ndarray of shape (n, q)
@@ -199,7 +198,6 @@ class Solution:
     """
 
     gamma: float
-    penalty: Matrix
     factor: Matrix
     dual: Matrix
     residual: float
@@ -262,7 +260,7 @@ def solve_first(rows: Matrix, targets: Matrix, gamma: float, penalty: Matrix) ->
     def solve() -> Solution:
         factor = _factor(rows, gamma, penalty, np.float64)
         dual, residual = _refine(factor, rows, targets, gamma, penalty)
-        return Solution(gamma, penalty, factor, dual, residual)
+        return Solution(gamma, factor, dual, residual)
 
     # For 1,000 prototypes and images of 1,280 values it takes 18 MB.
     return remember(solve, "solution", rows, targets, gamma, penalty)

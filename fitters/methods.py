@@ -24,14 +24,14 @@ from fitters.settings import (
     Preparation,
     TrainingOptions,
 )
-from fitters.trained.presets import PRESETS
+from fitters.trained import PRESETS
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from fitters.aligners.base import BaseAligner
+    from fitters.aligners import BaseAligner
     from fitters.pairs import Pairs
-    from fitters.select.grid import Choice
+    from fitters.select import Choice
     from fitters.sources import Sources
 
 #: Characters of a name that is made of parameters, before a digest of them.
@@ -45,14 +45,14 @@ class Method:
     """An aligner under a name, as `fitters.alignment.fit` makes and fits it.
 
     What the aligner needs, how its rows are prepared and how its settings are chosen is the class's
-    own; see `fitters.aligners.base`.
+    own; see `fitters.aligners`.
 
     Attributes
     ----------
     aligner : type, callable or str
         What makes it: its class, a ``functools.partial`` of it, or a function without arguments
         that must be given; or a function that fits two matrices, see
-        `fitters.aligners.base.matrix_aligner`; of Headstock's own "module:name", which is imported
+        `fitters.aligners.matrix_aligner`; of Headstock's own "module:name", which is imported
         when it is first used. A setting of `fitters.settings.OPTIONS` exists if this has a
         parameter of its name ("alpha" for the penalty) that neither a partial nor `given` gives.
     text : str
@@ -89,7 +89,7 @@ class Method:
         """What makes the aligner; of a function that fits two matrices, its class."""
         from pkgutil import resolve_name
 
-        from fitters.aligners.base import fits_matrices, matrix_aligner
+        from fitters.aligners import fits_matrices, matrix_aligner
 
         named = self.aligner
         made: Callable[..., Any] = resolve_name(named) if isinstance(named, str) else named
@@ -111,8 +111,8 @@ class Method:
     @cached_property
     def options(self) -> tuple[str, ...]:
         """Those of `OPTIONS` and `TRAINING` that it has."""
-        from fitters.aligners.base import takes_weights
-        from fitters.select.grid import parameter_of
+        from fitters.aligners import takes_weights
+        from fitters.select import parameter_of
 
         given = self.factory.keywords if isinstance(self.factory, partial) else {}
         free = signature(self.factory).parameters.keys() - given.keys()
@@ -261,7 +261,7 @@ class Method:
 
         `params` are constructor parameters that count before these.
         """
-        from fitters.select.grid import parameter_of
+        from fitters.select import parameter_of
 
         given = {
             parameter_of(name): getattr(config, name)
@@ -281,8 +281,8 @@ class Method:
         SettingError
             If a setting has no effect, or is "auto" and the aligner cannot choose it.
         """
-        from fitters.aligners.base import BaseAligner, tune_by_refitting
-        from fitters.select.grid import Search
+        from fitters.aligners import BaseAligner, tune_by_refitting
+        from fitters.select import Search
 
         self.check(config, prototypes=data.prototypes is not None, real=data.real is not None)
         own = config.criterion or getattr(self.cls, "criterion", BaseAligner.criterion)
@@ -298,7 +298,7 @@ class Method:
 
     def facts(self, aligner: Any, choice: Choice, *, mixed: bool) -> dict[str, Any]:
         """Return the settings of an aligner by name, and what its choice records."""
-        from fitters.select.grid import parameter_of
+        from fitters.select import parameter_of
 
         own = [name for name in self.options if name != "mix"]
         mix = {"mix": choice.mix} if mixed and "mix" in self.options else {}
@@ -321,7 +321,7 @@ def _trained(name: str) -> Method:
     """Return the method that trains a preset."""
     chosen = PRESETS[name]
     has = " ".join((*TRAINING, "centre", "precision"))
-    return _method("trained.presets:preset", chosen.text, chosen.title, has, name=name)
+    return _method("trained:preset", chosen.text, chosen.title, has, name=name)
 
 
 def _method(aligner: str, text: str, title: str, has: str = "", **given: Any) -> Method:
@@ -362,7 +362,7 @@ _BUILT_IN: dict[str, Method] = {
         center=False,
     ),
     "kernel-ridge": _method(
-        "aligners.kernel:KernelRidgeAligner",
+        "aligners.ridge:KernelRidgeAligner",
         "ridge from text to image rows, nonlinear: Gaussian kernel ridge regression",
         "Kernel ridge",
         f"{_RIDGE} gamma",
@@ -392,32 +392,32 @@ _BUILT_IN: dict[str, Method] = {
         center=False,
     ),
     "cca": _method(
-        "aligners.directions:CCAAligner",
+        "aligners.rotations:CCAAligner",
         "canonical correlations with shrinkage, scored by the plain cosine",
         "CCA",
         f"{_CHOSEN} n_components",
     ),
     "csa": _method(
-        "aligners.directions:CSAAligner",
+        "aligners.rotations:CSAAligner",
         "canonical correlations, each direction of the cosine weighted by its strength",
         "CSA",
         f"{_CHOSEN} n_components",
     ),
     "cca-200": _method(
-        "aligners.directions:CCAAligner",
+        "aligners.rotations:CCAAligner",
         "canonical correlations as in the head-recycling experiments: 200, plain cosine, 1e-6 I",
         "CCA, 200 directions",
         _MIXED,
         **_CCA_200,
     ),
     "paper-cca": _method(
-        "aligners.directions:CCAAligner",
+        "aligners.rotations:CCAAligner",
         "cca-200 as the paper's code has it: rows not centred, one mean of all pairs, all alike",
         "CCA of the paper",
         **_CCA_200,
     ),
     "pls": _method(
-        "aligners.directions:PLSAligner",
+        "aligners.rotations:PLSAligner",
         "the directions of both spaces that covary most",
         "PLS",
         f"{_MIXED} n_components",
@@ -434,7 +434,7 @@ _BUILT_IN: dict[str, Method] = {
         center=False,
     ),
     "asif": _method(
-        "aligners.asif:ASIFAligner",
+        "aligners.baselines:ASIFAligner",
         "similarity to the same pairs, on both sides; fits nothing",
         "ASIF",
         "top_k power validation",
@@ -450,23 +450,15 @@ _BUILT_IN: dict[str, Method] = {
 }
 _BUILT_IN["paper-cca"] = replace(_BUILT_IN["paper-cca"], preparation=replace(_UNIT, alike=True))
 
-ALIGNERS: dict[str, type[BaseAligner]]
-"""The classes behind them, by the name that saved alignments have for them."""
-
 
 @cache
-def _aligners() -> dict[str, type[BaseAligner]]:
+def aligners() -> dict[str, type[BaseAligner]]:
+    """Return the classes behind them, by the name that saved alignments have for them."""
     return {method.cls.method: method.cls for method in reversed(_BUILT_IN.values())}
 
 
-def __getattr__(name: str) -> Any:
-    if name != "ALIGNERS":
-        raise AttributeError(f"module 'fitters.methods' has no attribute '{name}'")
-    return _aligners()
-
-
 def _as_method(_: str, thing: Any, **about: Any) -> Method:
-    from fitters.aligners.base import fits_matrices
+    from fitters.aligners import fits_matrices
 
     own = isinstance(thing, Method)
     made = thing if own else Method(thing, first_line(thing))
@@ -484,17 +476,17 @@ def _as_method(_: str, thing: Any, **about: Any) -> Method:
 
 
 METHODS: Registry[Method] = Registry(
-    "aligner", _BUILT_IN, accept=_as_method, reserved=lambda: {*_aligners(), "identity"}
+    "aligner", _BUILT_IN, accept=_as_method, reserved=lambda: {*aligners(), "identity"}
 )
 """Methods of `fit`, and what each is.
 
 An aligner of one's own (``register("aligner", NAME)``, an entry point of ``headstock.aligners``) is
 
-- a class with `fit`, `project_x` and `project_y`; see `fitters.aligners.base`. What else it has
+- a class with `fit`, `project_x` and `project_y`; see `fitters.aligners`. What else it has
   decides which settings the method has, and what is fitted is saved if it is named as
   `fitters.saved.save_parts` says;
 - or a function ``f(x, y)`` or ``f(x, y, weight)`` that returns two matrices; see
-  `fitters.aligners.base.matrix_aligner`;
+  `fitters.aligners.matrix_aligner`;
 - or a `Method` of one of these, with a title, a preparation and settings that are given.
 
 The id of a run holds a digest of its source (the modules that define it and the classes that it
@@ -533,7 +525,7 @@ def registered(thing: Any, name: str = "") -> str:
 
 def _of_aligner(aligner: Any) -> tuple[str, Method]:
     """Return the name of an aligner, with those of its parameters that are not defaults."""
-    from fitters.aligners.base import params_of
+    from fitters.aligners import params_of
     from fitters.kept import digest_of
 
     cls: Any = type(aligner)
@@ -562,11 +554,9 @@ def aligner_class(name: str) -> type[Any]:
     UnknownMethodError
         If there is none; the message lists those that exist.
     """
-    if name in METHODS and name not in _aligners():
+    if name in METHODS and name not in aligners():
         return METHODS[name].cls
-    return lookup(
-        _aligners(), name, what="aligner", error=UnknownMethodError, listed_by="fitters.ALIGNERS"
-    )
+    return lookup(aligners(), name, what="aligner", error=UnknownMethodError)
 
 
 def needs_rows(config: FitConfig, *, mixed: bool) -> bool:

@@ -17,14 +17,14 @@ first rows, so that float32 never sees a large mean.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from featstore.cards import Card, Shown
+from featstore.terminal import Card, Shown
 from fitters.errors import PairsError
 from fitters.pairs import Matrix, Pairs, Rows, check_weight
 from fitters.settings import MomentsPrecision
@@ -204,44 +204,11 @@ MOST_PARTS = 1024
 #: Rows of a part are a multiple of this: a store's block, the unit of its requests and checksums.
 UNIT = 4096
 
-_SUMS = ("sum_x", "sum_y", "sxx", "sxy", "syy")
-
 
 def part_slices(n: int) -> list[slice]:
     """Return the parts of `n` rows, in order, the last perhaps shorter."""
     rows = max(PART_ROWS, -(-n // (MOST_PARTS * UNIT)) * UNIT)
     return [slice(start, min(start + rows, n)) for start in range(0, n, rows)]
-
-
-def add_parts(parts: Iterable[Sequence[Moments]]) -> list[Moments]:
-    """Return the moments of each fold, of all parts together, added in the order given.
-
-    Parameters
-    ----------
-    parts : iterable of list of Moments
-        Of `fitters.moments.accumulate_part`: one a fold, about the same shifts.
-    """
-    totals: list[Moments] = []
-    owned = False
-    for part in parts:
-        if not totals:
-            totals = list(part)
-            continue
-        # In place from the second sum on: the first part's arrays are not ours.
-        totals = [
-            _sum(total, more, overwrite=owned) for total, more in zip(totals, part, strict=True)
-        ]
-        owned = True
-    return totals
-
-
-def _sum(total: Moments, more: Moments, *, overwrite: bool) -> Moments:
-    sums = {}
-    for name in _SUMS:
-        left = getattr(total, name)
-        sums[name] = np.add(left, getattr(more, name), out=left if overwrite else None)
-    n, weight = total.n + more.n, total.weight + more.weight
-    return Moments(n, weight, total.shift_x, total.shift_y, **sums)
 
 
 PRECISIONS: dict[str, str] = {

@@ -12,9 +12,9 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from featstore.cards import Card, Shown
 from featstore.errors import RowsError
 from featstore.matrices import matrix, vector
+from featstore.terminal import Card, Shown
 from fitters.errors import PairsError
 
 Rows = npt.NDArray[np.floating[Any]]

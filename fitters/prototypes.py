@@ -48,22 +48,10 @@ def adapted_prototypes(
     bias : ndarray of shape (c,), optional
         The head's bias; None: 0.
     kappa : float
-        Not negative; infinite: the pairs as they are.
-
-    Raises
-    ------
-    PairsError
-        If the images have another number of columns, there are fewer than 2, or kappa is negative.
+        Not negative.
     """
     from scipy.special import softmax
 
-    if images.ndim != 2 or images.shape[1] != pairs.x.shape[1] or len(images) < 2 or not kappa >= 0:
-        raise PairsError(
-            f"Adapting prototypes needs at least 2 images of {pairs.x.shape[1]:,} columns and a "
-            f"kappa of at least 0. Got images {images.shape} and kappa {kappa}."
-        )
-    if np.isinf(kappa):
-        return pairs
     weights = pairs.x.astype(np.float64)
     image = SideTransform.fit([images], label="images")
     sums, counts = np.zeros(weights.shape), np.zeros(len(weights))

@@ -101,12 +101,6 @@ class EpochDone:
         Mean over the epoch's batches.
     metric : float or None
         Mean reciprocal rank of held-out pairs; None without validation.
-    best : bool
-        Whether the metric is the best so far.
-    seconds : float
-        Since this call began to train.
-    seconds_left : float
-        At the pace so far, if it does not stop early.
     """
 
     stage: int
@@ -115,17 +109,11 @@ class EpochDone:
     n_epochs: int
     loss: float
     metric: float | None
-    best: bool
-    seconds: float
-    seconds_left: float
 
     def __str__(self) -> str:
         stage = f"stage {self.stage}/{self.n_stages}, " if self.n_stages > 1 else ""
         metric = "" if self.metric is None else f", held-out MRR {self.metric:.3f}"
-        return (
-            f"{stage}epoch {self.epoch}/{self.n_epochs}: loss {self.loss:.4f}{metric}, "
-            f"{self.seconds_left:.0f} s left"
-        )
+        return f"{stage}epoch {self.epoch}/{self.n_epochs}: loss {self.loss:.4f}{metric}"
 
 
 OnEpoch = Callable[[EpochDone], None]
@@ -228,7 +216,7 @@ class FitConfig:
         Of a truncated Procrustes rotation.
     top_k : int, "auto" or None
         Classes in ConSE's mix (10 if None), or anchors that ASIF keeps (800). Only ASIF's can be
-        chosen; see `fitters.aligners.asif.choose_anchors`.
+        chosen; see `fitters.aligners.baselines.choose_anchors`.
     power : float, "auto" or None
         Of ASIF's similarities (8 if None).
     centre : bool, optional

@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from featstore.cards import Card, Shown
+from featstore.terminal import Card, Shown
 from fitters.errors import PairsError, ZeroRowError
 from fitters.pairs import Pairs, Rows
 from fitters.settings import Centring, Preparation
@@ -289,19 +289,7 @@ class SideTransform(Shown):
     def _card(self) -> Card:
         return Card(f"SideTransform of {self.label}", {"steps": self.steps})
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the transform as plain values, `mean` as an array or None."""
-        return {
-            "normalize": self.normalize,
-            "mean": self.mean,
-            "renormalize": self.renormalize,
-            "label": self.label,
-            "homogeneous": self.homogeneous,
-            "blocks": self.blocks,
-        }
 
-
-#: What has a number of rows, `n`.
 P = TypeVar("P", bound=Any)
 
 

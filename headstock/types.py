@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from bench.runs import Run, Source
     from bench.statistics import Estimate as Interval
     from featstore.errors import FeatstoreError as HeadstockError
-    from featstore.extraction.progress import ExtractResult as Extracted
-    from featstore.extraction.progress import Progress
-    from featstore.manifest.manifest import Kind, Manifest
+    from featstore.extraction.options import ExtractResult as Extracted
+    from featstore.extraction.options import Progress
+    from featstore.manifest import Kind, Manifest
     from featstore.matrices import Rows
     from featstore.store.pairs import EmbeddingsView as View
     from featstore.store.pairs import PairedView
@@ -57,8 +57,8 @@ __getattr__, __dir__ = lazily(
         "bench.runs": "Run Source",
         "bench.statistics": "Interval=Estimate",
         "featstore.errors": "HeadstockError=FeatstoreError",
-        "featstore.extraction.progress": "Extracted=ExtractResult Progress",
-        "featstore.manifest.manifest": "Kind Manifest",
+        "featstore.extraction.options": "Extracted=ExtractResult Progress",
+        "featstore.manifest": "Kind Manifest",
         "featstore.matrices": "Rows",
         "featstore.store.pairs": "PairedView View=EmbeddingsView",
         "featstore.store.store": "Store=FeatureStore",

@@ -37,12 +37,6 @@ def assert_close(actual, expected, dtype="float64", *, times=1.0):
     )
 
 
-def assert_same_subspace(left, right, dtype="float64"):
-    """Columns of both span the same space: compares projectors, never eigenvectors."""
-    q_left, q_right = np.linalg.qr(left)[0], np.linalg.qr(right)[0]
-    assert_close(q_left @ q_left.T, q_right @ q_right.T, dtype)
-
-
 @contextmanager
 def ends_what_it_starts(*threads: str) -> Iterator[None]:
     """Of the block's processes, and of its threads with these words in their names, none is left.

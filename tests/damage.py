@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from featstore.durable import json_bytes
 from featstore.identity import sealed
-from featstore.store.files import json_bytes
 
 
 def unseal(root: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 
 #: Imported once; nothing is called, so no thread is lost by the forks.
 LOADED = ["torch", "timm", "torchvision.transforms.v2", "bench", "bench.execution", "fitters",
-          "featstore.extraction.workers", "featstore.encoders.timm_image"]  # fmt: skip
+          "featstore.extraction.engines", "featstore.encoders.timm"]  # fmt: skip
 
 
 class _Process(ForkServerProcess):

@@ -149,18 +149,11 @@ def faces(group: click.Group) -> tuple[int, int]:
 
     Hidden ones count. `--help` does not, nor do the options of the groups themselves.
     """
-    commands = options = 0
-    context = click.Context(group)
-    for name in group.list_commands(context):
-        command = group.get_command(context, name)
-        assert command is not None
-        if isinstance(command, click.Group):
-            below = faces(command)
-            commands, options = commands + below[0], options + below[1]
-        else:
-            commands += 1
-            options += sum(isinstance(param, click.Option) for param in command.params)
-    return commands, options
+    from tests.typed import commands
+
+    leaves = [one for _, one in commands(group) if not isinstance(one, click.Group)]
+    options = (isinstance(param, click.Option) for one in leaves for param in one.params)
+    return len(leaves), sum(options)
 
 
 def count(root: Path, program: click.Group | None = None) -> Count:

@@ -68,10 +68,7 @@ def sweep_runs(
 
 
 def execute(
-    runs: Sequence[Run],
-    corpus: Corpus,
-    *,
-    prompt_side: Callable[[Run], PromptSide] | None = None,
+    runs: Sequence[Run], corpus: Corpus, *, prompt_side: Callable[[Run], PromptSide] | None = None
 ) -> Iterator[tuple[Run, pl.DataFrame, pl.DataFrame]]:
     """Fit once and score every run of a group; yield (run, result rows, ranks)."""
     for run, outcomes, facts in scored(runs, corpus, prompt_side):
@@ -91,13 +88,13 @@ def rank_projections(
     queries: Any, gallery: Any, of_queries: Any, of_gallery: Any, **more: Any
 ) -> Ranks:
     """Rank the gallery for every query; items of one group are relevant to each other."""
-    relevance = Relevance.build(of_queries, of_gallery, queries.shape[0], gallery.shape[0])
+    relevance = Relevance.build(of_queries, of_gallery)
     return rank_relevant(queries, gallery, relevance, **more)
 
 
 def ranks_from_scores(scores: Any, of_queries: Any, of_gallery: Any, *, top: int = 5) -> Ranks:
     """Rank by a finished score matrix of shape (n, g)."""
-    relevance = Relevance.build(of_queries, of_gallery, *scores.shape)
+    relevance = Relevance.build(of_queries, of_gallery)
     return rank_blocks([scores], relevance, top=top)
 
 

@@ -75,6 +75,19 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [*lines, *("| " + " | ".join(row) + " |" for row in rows)]
 
 
+def _keep(name: str, data: Any) -> None:
+    """Write a file of docs/data, one row a line: a change of one is a change of one line."""
+
+    def text(value: Any) -> str:
+        if not isinstance(value, list):
+            return json.dumps(value, ensure_ascii=False)
+        return "[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in value) + "\n]"
+
+    parts = ",\n".join(f'"{key}": {text(value)}' for key, value in data.items()) \
+        if isinstance(data, dict) else ""  # fmt: skip
+    (DATA / f"{name}.json").write_text((f"{{{parts}}}" if parts else text(data)) + "\n", "utf-8")
+
+
 def collect_demo(results: Path) -> Data:
     """Return what the documents show of the demo's results."""
     rows = only_series(results, read_results(results), suite="demo")
@@ -130,10 +143,7 @@ def collect_controls(results: Path) -> Data:
         (pl.col("comparison") == "over-real") & (pl.col("eval") == "held-out")
     )
     keep = ["method", "source", "n_pairs", "a", "a_sd", "b", "b_sd", "difference", "low", "high"]
-    return {
-        "code": code_digest(),
-        "beside": found.select(keep).to_dicts(),
-    }
+    return {"code": code_digest(), "beside": found.select(keep).to_dicts()}
 
 
 #: Sources beside real pairs that the page shows.
@@ -339,8 +349,7 @@ def statistics_cells(data: list[Data]) -> list[str]:
 def collect_birds(certificate: Path, box: Path) -> None:
     """Keep the shares of a run of the study of birds, and let its box expect them."""
     shares = json.loads(certificate.read_text("utf-8"))["shares"]
-    rows = ",\n".join(json.dumps(row) for row in shares)
-    (DATA / "birds.json").write_text(f"[\n{rows}\n]\n", "utf-8")
+    _keep("birds", shares)
     names = ("eval", "method", "source", "metric")
     lines = [
         f"  {json.dumps([*(row[name] for name in names), round(100 * row['value'], 2)])},\n"
@@ -546,7 +555,6 @@ def paper(data: Data) -> list[str]:
     return table(["experiment", "where it is", "what is run, or why not", "run here on"], rows)
 
 
-#: Name of a table -> (file of docs/data, or None if it needs none; what renders it).
 def embeddings_properties(_: None) -> list[str]:
     """Return the properties of the embeddings convention, as its schema states them."""
     schema = json.loads(SCHEMA.read_text(encoding="utf-8"))["properties"][KEY]
@@ -566,6 +574,7 @@ def _properties(schema: Data, above: str, should: set[str]) -> Iterator[list[str
                 yield from _properties(one, f"{above}{name}.", set())
 
 
+#: Name of a table -> (file of docs/data, or None if it needs none; what renders it).
 TABLES: dict[str, tuple[str | None, Callable[[Any], list[str]]]] = {
     "tree": (None, tree),
     "contracts": (None, contracts),
@@ -627,34 +636,20 @@ def main() -> int:
     parser.add_argument("--birds", type=Path, help="certificate of headstock reproduce birds")
     arguments = parser.parse_args()
     if arguments.what == "collect":
-        DATA.mkdir(exist_ok=True)
         if arguments.results is not None:
-            demo = collect_demo(arguments.results)
-            # One row a line: a change of one is a change of one line.
-            parts = [f'"{name}": {json.dumps(demo[name])}' for name in ("code", "run")]
-            for name in ("cells", "gains"):
-                rows = ",\n".join(json.dumps(row, ensure_ascii=False) for row in demo[name])
-                parts.append(f'"{name}": [\n{rows}\n]')
-            (DATA / "demo.json").write_text("{" + ",\n".join(parts) + "}\n", "utf-8")
+            _keep("demo", collect_demo(arguments.results))
         if arguments.controls is not None:
-            found = collect_controls(arguments.controls)
-            parts = [f'"code": {json.dumps(found["code"])}']
-            rows = ",\n".join(json.dumps(row, ensure_ascii=False) for row in found["beside"])
-            parts.append(f'"beside": [\n{rows}\n]')
-            (DATA / "controls.json").write_text("{" + ",\n".join(parts) + "}\n", "utf-8")
+            _keep("controls", collect_controls(arguments.controls))
         if arguments.peers is not None:
             (DATA / "bridge_peers.json").write_text(arguments.peers.read_text("utf-8"), "utf-8")
         if arguments.birds is not None:
             collect_birds(arguments.birds, ROOT / "bench/boxes/birds.toml")
         if arguments.statistics is not None:
             # A run of some checks alone (--only) replaces their rows.
-            file = DATA / "statistics.json"
             new = json.loads(arguments.statistics.read_text("utf-8"))
             names = {row["name"] for row in new}
-            old = json.loads(file.read_text("utf-8")) if file.is_file() else []
-            kept = [row for row in old if row["name"] not in names]
-            lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in [*kept, *new])
-            file.write_text(f"[\n{lines}\n]\n", "utf-8")
+            old = json.loads((DATA / "statistics.json").read_text("utf-8"))
+            _keep("statistics", [*(row for row in old if row["name"] not in names), *new])
     if arguments.what == "check":
         found = list(drifted())
         for document in found:

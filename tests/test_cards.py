@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from sklearn.pipeline import make_pipeline
 
 from featstore import open_store
-from featstore.cards import LINES, LONGEST, WIDTH, Card, printable
-from featstore.manifest.manifest import Manifest
+from featstore.manifest import Manifest
+from featstore.terminal import LINES, LONGEST, WIDTH, Card, printable
 from featstore.testing import item_table, toy_store, write_set
 from fitters import METHODS, Alignment, Moments, Pairs, SideTransform
 from fitters.sources import prepare

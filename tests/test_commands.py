@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
 
 from featstore import command_line
-from headstock.__main__ import COMMANDS, cli
+from headstock.__main__ import COMMANDS
+from tests.house import PACKAGES
+from tests.typed import commands
 
 SPEC = tomllib.loads(Path(__file__).with_name("commands.toml").read_text("utf-8"))
 WANTED = {one["name"]: one for one in SPEC["command"]}
@@ -19,18 +20,7 @@ DEPARTS = {one["command"]: one for one in SPEC["departs"]["option"]}
 EVERYWHERE = set(SPEC["global"])
 
 
-def _leaves(command: click.Command, path: str = "") -> Iterator[tuple[str, click.Command]]:
-    if not isinstance(command, click.Group):
-        yield path, command
-        return
-    context = click.Context(command, info_name=path)
-    for name in command.list_commands(context):
-        below = command.get_command(context, name)
-        assert below is not None
-        yield from _leaves(below, f"{path} {name}".strip())
-
-
-HERE = dict(_leaves(cli))
+HERE = {" ".join(path[1:]): one for path, one in commands() if not isinstance(one, click.Group)}
 
 
 def test_the_commands_are_those_of_the_specification() -> None:
@@ -87,7 +77,7 @@ def test_exit_codes_are_those_of_the_specification() -> None:
 
 
 def test_variables_are_those_of_the_specification() -> None:
-    read = {name for package in ("featstore", "fitters", "bench", "headstock", "data_manifests")
+    read = {name for package in PACKAGES
             for path in Path(package).rglob("*.py")
             for name in re.findall(r"\bHEADSTOCK_[A-Z_]+\b", path.read_text("utf-8"))}  # fmt: skip
     document = Path("docs/ref/notation.md").read_text("utf-8")
@@ -99,13 +89,3 @@ def test_options_are_few() -> None:
     own = [one for command in HERE.values() for one in command.params
            if isinstance(one, click.Option) and not EVERYWHERE & set(one.opts)]  # fmt: skip
     assert len(own) + len(HERE) <= SPEC["most_options"] + 20
-
-
-@pytest.mark.parametrize(
-    ("words", "meant"),
-    [(["store", "ls"], "headstock ls"), (["verify"], "headstock store verify"),
-     (["data", "doctor"], "headstock doctor")],
-)  # fmt: skip
-def test_a_command_in_another_place_is_named(words: list[str], meant: str) -> None:
-    with pytest.raises(click.UsageError, match=f"Did you mean '{meant}'"):
-        cli.main(words, prog_name="headstock", standalone_mode=False)

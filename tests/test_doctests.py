@@ -23,15 +23,11 @@ KNOWN = {"np": np, "Path": Path} | {
 MOST_LINES = 6
 
 NAMED = {
-    f"{face.__name__}.{name}": getattr(face, name)
+    f"{face.__name__}.{name}": thing
     for face in FACES
     for name in face.__all__
-    if inspect.isfunction(getattr(face, name)) or inspect.isclass(getattr(face, name))
-}
-NAMED = {
-    name: thing
-    for name, thing in NAMED.items()
-    if not (inspect.isclass(thing) and issubclass(thing, Exception))
+    if inspect.isfunction(thing := getattr(face, name))
+    or (inspect.isclass(thing) and not issubclass(thing, Exception))
 }
 
 

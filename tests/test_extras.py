@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import ast
-import json
-import os
 import re
 import shlex
-import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -22,6 +20,8 @@ from PIL import Image
 
 from featstore.errors import EXTRAS, IMPORTED_AS, MissingPackageError, needs_extra, package_of
 from featstore.testing import toy_store
+from tests.programs import Programs
+from tests.typed import headstock
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -43,50 +43,6 @@ FASTER = {"numkong": "NumPy converts to the same bits"}
 #: Files in which people read what to do.
 TEXTS = frozenset({".py", ".md", ".ipynb", ".toml", ".html", ".js", ".json"})
 
-#: Has imported what every command needs, and does each request in a child of its own, in which no
-#: finder knows the hidden packages, nor their metadata.
-SERVER = """
-import importlib, json, os, sys, traceback
-from importlib.machinery import PathFinder
-
-HIDDEN = set()
-
-class WithoutHidden(PathFinder):
-    @classmethod
-    def find_spec(cls, fullname, path=None, target=None):
-        if fullname.partition(".")[0] in HIDDEN:
-            return None
-        return PathFinder.find_spec(fullname, path, target)
-
-    @classmethod
-    def find_distributions(cls, *args, **kwargs):
-        for found in PathFinder.find_distributions(*args, **kwargs):
-            if found.name.replace("-", "_").lower() not in HIDDEN:
-                yield found
-
-sys.meta_path[:] = [WithoutHidden if f is PathFinder else f for f in sys.meta_path]
-for name in sys.argv[1:]:
-    importlib.import_module(name)
-for request in sys.stdin:
-    hidden, words, said = json.loads(request)
-    if child := os.fork():
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-        continue
-    HIDDEN.add(hidden)
-    os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT), 2)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    sys.argv, code = ["-c", *words[1:]], 1
-    try:
-        exec(words[0], {"__name__": "__main__"})
-        code = 0
-    except SystemExit as end:
-        code = end.code or 0
-    except BaseException:
-        traceback.print_exc()
-    sys.stderr.flush()
-    os._exit(code)
-"""
-
 #: What a case's process has imported, so that it takes no seconds of every case: the packages too
 #: but where pyarrow is hidden, which they find with pandas, and torch where what is hidden comes
 #: after it.
@@ -102,7 +58,6 @@ _IMAGES = "{images} --kind image --store {out}/new --encoder timm:resnet18"
 _FIT = "import fitters; p = fitters.Pairs(np.eye(4), np.eye(4)); fitters.fit("
 _RNG = "rng=np.random.default_rng(0))"
 _IMPORT = "{h5} --items {csv} --store {out}/new --dataset toy --kind image --encoder their:vit"
-_CIFAR = "{out} -o {out}/m -s name=CIFAR10"
 _OPEN = "import featstore; featstore.open_store({store!r})"
 _OPTIMISERS = "import fitters, fitters.trained.training as o; a = fitters.preset('sail'); o"
 _PROMPTS = "import fitters.few_shot as p; p"
@@ -122,7 +77,7 @@ CASES = [
     ("extract", "torch", f"headstock extract {_IMAGES}"),
     ("extract", "timm", f"headstock extract {_IMAGES}"),
     ("extract", "pillow", f"headstock extract {_IMAGES}"),
-    ("extract", "torchvision", f"headstock data make {_CIFAR} --as torchvision"),
+    ("extract", "torchvision", f"headstock extract {_IMAGES}"),
     ("extract", "sentence-transformers", _TEXTS + " st:all-MiniLM-L6-v2"),
     ("extract", "transformers", _TEXTS + " hf:roberta-base"),
     ("extract", "open_clip_torch", _TEXTS + " oc:ViT-B-32"),
@@ -153,65 +108,45 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     (root / "items.csv").write_text("item_id\na\n")
     with h5py.File(root / "a.h5", "w") as file:
         file.create_dataset("embedding", data=[[1.0, 2.0]])
-    for made in ("names.txt --as labels -o labels", "pictures --as folder -o images"):
-        command = [sys.executable, "-c", MAIN["headstock"], "data", "make", *made.split()]
-        subprocess.run(command, cwd=root, check=True, capture_output=True, env=_environment())
+    for given, kind in (("names.txt", "labels"), ("pictures", "folder")):
+        made = root / given
+        assert headstock("data", "make", made, "--as", kind, "-o", root / kind) == 0
     return {
         "store": str(root / "store"), "labels": str(root / "labels"),
-        "images": str(root / "images"), "parquet": str(root / "a.parquet"),
+        "images": str(root / "folder"), "parquet": str(root / "a.parquet"),
         "h5": str(root / "a.h5"), "csv": str(root / "items.csv"),
     }  # fmt: skip
 
 
-def _environment() -> dict[str, str]:
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return os.environ | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
-
-
 @pytest.fixture(scope="module")
-def servers() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """A server that has imported more; each starts when it is first asked for."""
-
-    @cache
-    def one(*more: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", SERVER, *LOADED, *more]
-        process = subprocess.Popen(command, env=_environment(), text=True,
-                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
-        started.append(process)
-        return process
-
-    started: list[subprocess.Popen[str]] = []
-    yield one
-    for process in started:
-        process.communicate()
+def programs() -> Iterator[Callable[..., Programs]]:
+    """Programs in processes that have imported more; the first of each kind starts one."""
+    with ExitStack() as stack:
+        yield cache(lambda *more: stack.enter_context(Programs(*LOADED, *more)))
 
 
 @pytest.mark.parametrize(
     ("extra", "hidden", "line"), CASES, ids=[f"{c[0]}-{c[1]}-{n}" for n, c in enumerate(CASES)]
 )
 def test_a_missing_package_names_what_its_extra_requires(
-    extra: str, hidden: str, line: str, places: dict[str, str], servers, tmp_path: Path
+    extra: str, hidden: str, line: str, places: dict[str, str], programs, tmp_path: Path
 ) -> None:
     filled = line.format(**places, out=str(tmp_path))
     name = filled.split(" ", 1)[0]
-    words = [MAIN[name], *filled.split()[1:]] if name in MAIN else [filled]
+    program, words = (MAIN[name], filled.split()[1:]) if name in MAIN else (filled, [])
     module = IMPORTED_AS.get(hidden, hidden)
     more = () if hidden == "pyarrow" else (*OURS, *["torch"] * (hidden in NEED_TORCH))
-    server = servers(*more)
-    server.stdin.write(json.dumps([module, words, str(tmp_path / "said")]) + "\n")
-    server.stdin.flush()
-    code = int(server.stdout.readline())
-    said = (tmp_path / "said").read_text().splitlines()
-    assert code == 1, said
+    ended = programs(*more).run(program, words, hidden=[module])
+    said = ended.said.splitlines()
+    assert ended.code == 1, said
     packages = shlex.join(PROJECT["optional-dependencies"][extra])
     assert f"needs {module}: pip install {packages}." in said[-1]
+    begins = f"{name}: error: " if name in MAIN else "featstore.errors.MissingPackageError: "
+    assert said[-1].startswith(begins)
     if name in MAIN:
-        assert said[-1].startswith(f"{name}: error: ")
         # A suite has said what it is about to run, and what takes a second how far it is.
         told = [line for line in said[:-1] if not line.endswith(" so far")]
         assert told in ([], ["smoke: 181 runs, 0 finished, 181 new in 121 fits"])
-    else:
-        assert said[-1].startswith("featstore.errors.MissingPackageError: ")
 
 
 def test_the_table_of_extras_is_that_of_the_project() -> None:
@@ -243,7 +178,7 @@ def test_nobody_is_told_to_install_this_project_from_an_index() -> None:
     texts = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "Makefile"]
     for folder in ("docs", "headstock", "featstore", "fitters", "bench", "data_manifests"):
         texts += [path for path in (ROOT / folder).rglob("*") if path.suffix in TEXTS]
-    assert len(texts) > 300
+    assert len(texts) > 200
     by_name = re.compile(r"headstock\[|(?:pip|uv|pipx)[^\n]*install[^\n]*[\s'\"]headstock\b(?!/)")
     found = [path for path in texts if by_name.search(path.read_text(encoding="utf-8"))]
     assert [str(path.relative_to(ROOT)) for path in found] == []

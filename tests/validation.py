@@ -25,14 +25,7 @@ from scipy.special import ndtr, ndtri
 
 from bench.confirmatory import ENOUGH_ENCODERS, ENOUGH_SETS, random_effects
 from bench.metrics.confidence import calibration, of_rejection
-from bench.metrics.geometry import (
-    LinearCKA,
-    MeanCCA,
-    MutualKNN,
-    Similarity,
-    calibrate,
-    draw_orders,
-)
+from bench.metrics.geometry import LinearCKA, MeanCCA, MutualKNN, Similarity, calibrate, draw_orders
 from bench.report.verdict import judged
 from bench.statistics import (
     ENOUGH_CONTROLS,
@@ -164,6 +157,13 @@ def _hits(rng, s, c, split, shift, sd):
     return DrawSums(total, count)
 
 
+def _shares(rng, model, p, icc, c):
+    if model == "beta":
+        return rng.beta(p * (1 / icc - 1), (1 - p) * (1 / icc - 1), size=c)
+    z = rng.standard_normal(c) * np.sqrt(icc)
+    return ndtr((ndtri(p) + z) / np.sqrt(1 - icc))
+
+
 def proportions(trials, rng, strict) -> Iterator[Row]:
     """Coverage of Korn and Graubard's interval of one share.
 
@@ -178,11 +178,7 @@ def proportions(trials, rng, strict) -> Iterator[Row]:
                         covered = 0
                         for _ in range(trials):
                             sizes = sizes_of(kind, c, rng).astype(int)
-                            if model == "beta":
-                                of = rng.beta(p * (1 / icc - 1), (1 - p) * (1 / icc - 1), size=c)
-                            else:
-                                z = rng.standard_normal(c) * np.sqrt(icc)
-                                of = ndtr((ndtri(p) + z) / np.sqrt(1 - icc))
+                            of = _shares(rng, model, p, icc, c)
                             hits = rng.binomial(sizes, of).astype(float)
                             sums = DrawSums(hits[None], sizes[None] * 1.0)
                             low, high = proportion_interval(sums)
@@ -203,12 +199,7 @@ def rare_shares(trials, rng, strict) -> Iterator[Row]:
         for model in ("beta", "latent normal"):
             covered = 0
             for _ in range(trials):
-                if model == "beta":
-                    of = rng.beta(p * (1 / icc - 1), (1 - p) * (1 / icc - 1), size=c)
-                else:
-                    z = rng.standard_normal(c) * np.sqrt(icc)
-                    of = ndtr((ndtri(p) + z) / np.sqrt(1 - icc))
-                hits = rng.binomial(size, of).astype(float)
+                hits = rng.binomial(size, _shares(rng, model, p, icc, c)).astype(float)
                 low, high = proportion_interval(DrawSums(hits[None], np.full((1, c), float(size))))
                 covered += low <= p <= high
             yield row("coverage, one share, rare hits in large clusters",
@@ -695,10 +686,9 @@ def self_null(store, trials, rng, strict, *, draws=13, n_pairs=(16, 64), splits=
     """
     from threadpoolctl import threadpool_limits
 
-    from bench.corpus import read_corpus
+    from bench.corpus import Split, held_out_split, read_corpus
     from bench.execution import Scoring
     from bench.fits import fit_run, n_pool
-    from bench.protocol import Split, held_out_split
     from bench.suites.demo import demo_runs
     from featstore import open_store
 

@@ -8,11 +8,11 @@ import os
 import shlex
 import sys
 import time
-from contextlib import nullcontext, redirect_stdout
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 import click
 
@@ -104,8 +104,8 @@ class Job:
         What is said at the end, with OUT for the folder.
     steps : tuple of Step
     is_quiet : bool
-        They run in this process, which loads the libraries once, and only the last two print their
-        output. By default each is a process, so that its peak memory can be told.
+        Only the last two print their output. All run in this process, which loads the libraries
+        once.
     """
 
     name: str
@@ -141,11 +141,12 @@ class Job:
         )
         for number, (step, command) in enumerate(zip(self.steps, commands, strict=True), start=1):
             click.echo(f"\n[{number}/{len(commands)}] {step.title}", err=err)
-            if self.is_quiet:
-                code, cost = run_here(command, is_shown=number > len(commands) - 2 and not err)
-            else:
+            is_shown = not self.is_quiet or number > len(commands) - 2
+            if not self.is_quiet:
                 click.echo(f"$ {command}", err=err)
-                code, cost = run_step(command, err=err)
+            code, cost = run_here(
+                command, (sys.stderr if err else sys.stdout) if is_shown else None
+            )
             click.echo(f"  [{cost}]", err=True)
             if code:
                 failed = f"headstock {self.name}: `{command}` failed with exit code {code}."
@@ -206,40 +207,19 @@ def _downloads() -> str:
     return f"The images are downloaded through apt ({PACKAGE}, 81 MB); the models are in packages."
 
 
-def run_step(command: str, *, err: bool = False) -> tuple[int, str]:
-    """Run a command of `headstock` as a process; return its exit code, and what it took.
+def run_here(command: str, to: TextIO | None) -> tuple[int, str]:
+    """Run a command of `headstock` in this process; return its exit code, and what it took.
 
-    It prints on stderr if `err`. What the environment names as store or plugins is none of it.
-    """
-    # Imported here, because a help does without what it needs.
-    from featstore.parallel import start_python
-
-    started = time.monotonic()
-    kept = {
-        k: v for k, v in os.environ.items() if k not in ("HEADSTOCK_STORE", "HEADSTOCK_PLUGINS")
-    }
-    stdout = 2 if err else None
-    # The `headstock` of this interpreter, whatever PATH finds first.
-    code, words = "from headstock.__main__ import main; main()", shlex.split(command)[1:]
-    process = start_python(code, *words, env=kept, stdout=stdout)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    peak = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    return process.returncode, f"{time.monotonic() - started:.1f} s, peak {peak:,.0f} MiB"
-
-
-def run_here(command: str, *, is_shown: bool) -> tuple[int, str]:
-    """Run a command of `headstock` in this process; see `run_step`.
-
-    Unless it is shown, what it prints and logs is dropped: bars, warnings and errors are left.
+    What it prints goes `to` a stream. Without one that is dropped, and so is what it logs: bars,
+    warnings and errors are left.
     """
     from featstore.command_line import run_command
 
     started = time.monotonic()
     before = logging.root.manager.disable
-    logging.disable(before if is_shown else max(before, logging.INFO))
+    logging.disable(before if to else max(before, logging.INFO))
     try:
-        with nullcontext() if is_shown else redirect_stdout(io.StringIO()):
+        with redirect_stdout(to or io.StringIO()):
             program = click.get_current_context().find_root().command
             code = run_command(program, "headstock", shlex.split(command)[1:])
     finally:
@@ -361,7 +341,7 @@ def reproduce_command(
 
 def _certified(outcome: Outcome, out: Path, *, as_json: bool) -> int:
     """Write the certificate of a study, print it, and return the exit code."""
-    from featstore.store.files import json_bytes, write_file
+    from featstore.durable import json_bytes, write_file
 
     write_file(out / "certificate.json", [json_bytes(outcome.certificate())])
     if as_json:

@@ -91,7 +91,7 @@ def look_at(path: str) -> tuple[str, StorePlace, str]:
 def _is_vectors(path: Path) -> bool:
     if not path.is_file() and (path.suffix != ".lance" or not path.is_dir()):
         return False
-    from featstore.interop.files import SUFFIXES
+    from featstore.interop import SUFFIXES
 
     return path.suffix in SUFFIXES
 
@@ -370,7 +370,7 @@ def _store_facts(path: Path) -> dict[str, Any]:
 
 
 def _results_facts(path: Path) -> dict[str, Any]:
-    from featstore.store.files import read_json
+    from featstore.durable import read_json
 
     sessions = [read_json(file) for file in sorted((path / "sessions").glob("*.json"))[-100:]]
     return {"suites": list(dict.fromkeys(str(session.get("suite")) for session in sessions))}

@@ -152,7 +152,7 @@ def _print_summary(
         from bench.suites.few_shot import few_shot_claim
 
         claim = few_shot_claim(results, rows)
-        said = "" if claim is None else f"{claim.learner}: {claim.sentence}"
+        said = "" if claim is None else f"ProKeR: {claim.sentence}"
     for text in filter(None, (found.sentence, said, found.caption)):
         click.echo(textwrap.fill(text, SUMMARY_WIDTH))
     found.table.plain.show()
@@ -166,8 +166,8 @@ def _suite_tables(
     results: Path, rows: pl.DataFrame, parts: Collection[str]
 ) -> dict[str, pl.DataFrame]:
     """Return the tables that are named, and with the results those of the rows' own suite."""
-    from bench.confidence import confidence_table
     from bench.suites import SUITES
+    from bench.tables import confidence_table
 
     planned = SUITES.get(rows["suite"][0])
     own = planned.tables if planned and "results" in parts else ()
@@ -196,13 +196,13 @@ def _print_tables(
 
 def _table(name: str, frame: pl.DataFrame, bold: Collection[tuple[Any, ...]]) -> Table:
     """Return a part of the tables as text."""
-    from bench.confidence import confidence_lines
+    from bench.reproduction import published_lines
+    from bench.suites.demo import dose_lines
+    from bench.suites.few_shot import learner_lines
     from bench.tables import (
         Table,
-        dose_lines,
+        confidence_lines,
         gain_lines,
-        learner_lines,
-        published_lines,
         result_lines,
     )
 
@@ -441,7 +441,7 @@ def report_command(
 ) -> None:
     """Draw the report of a results folder.
 
-    The store is read for texts, thumbnails and the health of the data; nothing is fitted. Without
+    The store is read for texts and thumbnails; nothing is fitted. Without
     --store it is the one beside the results. A page is of one set of images; of the paper suite it
     also has every published number. It needs no network and no other file.
     """
@@ -494,8 +494,6 @@ def report_command(
     metavar="NAME",
     help="Rank by this metric, a mean over queries [default: top-1, or else R@1].",
 )
-@click.option("--note", default="", metavar="TEXT", help="Say this about the entry, in one line.")
-@click.option("--link", default="", metavar="URL", help="Link the entry to this http(s) address.")
 @json_option
 def submit_command(
     choice: str,
@@ -503,8 +501,6 @@ def submit_command(
     out: Path,
     direction: str | None,
     metric: str | None,
-    note: str,
-    link: str,
     as_json: bool,
 ) -> None:
     """Pack one result into a file for a leaderboard.
@@ -514,10 +510,10 @@ def submit_command(
     `headstock eval leaderboard` reads.
     """
     from bench.leaderboard import check, pack
-    from featstore.store.files import json_bytes, write_file
+    from featstore.durable import json_bytes, write_file
 
     with ProgressBar(f"submission {out}"):
-        found = pack(choice, name=name, direction=direction, metric=metric, note=note, link=link)
+        found = pack(choice, name=name, direction=direction, metric=metric)
         check(found.document)
     write_file(out, [json_bytes(found.document)])
     facts: dict[str, Any] = {
@@ -577,7 +573,7 @@ def leaderboard_command(
     """
     from bench.leaderboard import leaderboard_page
     from bench.others import other_boards
-    from featstore.store.files import write_file
+    from featstore.durable import write_file
 
     if metric and not tool:
         raise usage_error("--metric is for --from; a submission has the metric it was packed by.")

@@ -382,24 +382,19 @@ def _is_nothing(store: StorePlace) -> bool:
     return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
 
 
-#: Lacking sets that are listed beside a run; `--dry-run` lists them all.
-_SHOWN = 3
-
-
 def _print_lacking(store: StorePlace, missing: Sequence[Lacking], *, every: bool) -> None:
-    """Print what a store lacks and how it is made: with `every`, on stdout."""
+    """Print what a store lacks, and with `every` how it is made."""
     sets = count(sum(len(one.encoders) for one in missing), "set")
-    click.echo(f"{store} lacks {sets} of this suite:", err=not every)
-    shown = missing if every else missing[:_SHOWN]
-    for manifest in dict.fromkeys(one.manifest for one in shown):
-        click.echo(f"  {manifest}", err=not every)
-    for one in shown:
+    if not every:
+        click.echo(f"{store} lacks {sets} of this suite; --dry-run lists them.", err=True)
+        return
+    click.echo(f"{store} lacks {sets} of this suite:")
+    for manifest in dict.fromkeys(one.manifest for one in missing):
+        click.echo(f"  {manifest}")
+    for one in missing:
         purpose = "; ".join(part for part in (", ".join(one.experiments), one.note) if part)
-        click.echo(f"  {one.command}   # {purpose}", err=not every)
-    if every:
-        click.echo("DATA and WEIGHTS are folders of yours; docs/ref/boxes.md has the downloads.")
-    if len(shown) < len(missing):
-        click.echo("  and more: --dry-run lists them all", err=True)
+        click.echo(f"  {one.command}   # {purpose}")
+    click.echo("DATA and WEIGHTS are folders of yours; docs/ref/boxes.md has the downloads.")
 
 
 @complete_keys
@@ -504,7 +499,7 @@ def task_command(task: str, seeds: tuple[int, ...], **given: Any) -> None:
 
 def _possible(store: FeatureStore, images: str, lists: Lists) -> Sequence[Any]:
     """Return the numbers of real pairs that every new split can give; say which are left out."""
-    from bench.protocol import FRESH_SPLITS
+    from bench.corpus import FRESH_SPLITS
     from bench.suites.demo import possible_pairs
 
     asked, evals = lists["n_pairs"], set(lists.get("eval", ())) & set(FRESH_SPLITS)

@@ -205,7 +205,7 @@ def _prompt(searcher: Searcher, *, as_json: bool) -> None:
 
 def _write_page(searcher: Searcher, out: Path, *, named: bool, as_json: bool) -> None:
     from bench.report.search import search_page
-    from featstore.store.files import write_file
+    from featstore.durable import write_file
 
     called = searcher.root.name or "pictures"
     with ProgressBar(f"search {called}", doing="laying out the page"):

@@ -34,7 +34,7 @@ from featstore.terminal import ProgressBar, TextTable, best, in_words, print_fac
 if TYPE_CHECKING:
     from bench.bridge import Bridge
     from bench.options import AgainConfig
-    from bench.passport import Passport
+    from bench.spaces import Passport
     from featstore.store.view import Selection
 
 
@@ -173,7 +173,7 @@ def derive_command(
 
 def _opened(place: str, store: StorePlace | None, array: str | None) -> Selection:
     """Return the rows of a file, or of a set of the store."""
-    from featstore.interop.files import SUFFIXES, view_of
+    from featstore.interop import SUFFIXES, view_of
 
     path = Path(place)
     # The name of a set may have a dot, of a model or a version, and be that of a folder, too.
@@ -200,8 +200,8 @@ def show_vectors(
     again: AgainConfig | None = None,
 ) -> None:  # fmt: skip
     """Show what a file of vectors, or a set, holds; with an encoder, whether its rows are its."""
-    from bench.passport import encoded_again, passport
-    from featstore.interop.files import view_of
+    from bench.spaces import encoded_again, passport
+    from featstore.interop import view_of
     from fitters.adapter import Adapter
     from fitters.errors import CorruptAlignmentError
 

@@ -1,9 +1,21 @@
-"""Figures of a report, with the sentences that are made from their numbers."""
+"""Figures of a report, with the sentences that are made from their numbers.
+
+A figure is drawn once, in the light palette, and matplotlib lays it out. On the page its colours
+become CSS variables, so that the browser paints them for either mode. Hues can be distinguished in
+all common forms of colour blindness, and every role has its own marker and dash as well.
+"""
 
 from __future__ import annotations
 
+import base64
+import io
+import re
 import textwrap
-from dataclasses import replace
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -17,23 +29,261 @@ from bench.cells import (
     source_name,
     whole_heads,
 )
-from bench.comparisons import LEVEL
-from bench.doses import DOSES
-from bench.report.theme import (
-    DASHED,
-    DOTTED,
-    SOURCE_STYLES,
-    Figure,
-    capital,
-    colour,
-    draws_text,
-    evaluation_text,
-    panels,
-    way,
-    with_ticks,
-)
 from bench.report.verdict import DIRECTION, METRIC, among, as_planned
-from bench.tables import p_text, pairs_text, signed_text, value_text
+from bench.tables import comma_separated, pairs_text, value_text
+from featstore.errors import needs_extra
+
+
+@dataclass(frozen=True)
+class Ink:
+    """A role's colours on paper, in which it is drawn and which nothing else has, and on dark."""
+
+    light: str
+    dark: str
+
+
+INKS: dict[str, Ink] = {
+    "paper": Ink("#fcfbf8", "#14161a"),
+    "ink": Ink("#1c1e22", "#e9e7e2"),
+    "muted": Ink("#63666d", "#a2a4a9"),
+    "rule": Ink("#e3e0d8", "#30343a"),
+    "head": Ink("#0a5ea8", "#6fb7f5"),
+    "real": Ink("#4d5057", "#c3c5c9"),
+    "random": Ink("#bd5206", "#f2a65a"),
+    "random-cov": Ink("#8a6d00", "#d9c15a"),
+    "shuffled": Ink("#9c4a8b", "#dc9fce"),
+    "conse": Ink("#0b7657", "#55c9a6"),
+    "rotated": Ink("#7a5c3a", "#c9a987"),
+}
+
+#: Role, marker and dash of each source of pairs.
+SOURCE_STYLES: dict[str, tuple[str, str, str]] = {
+    "head": ("head", "o", "-"),
+    "none": ("real", "s", "-"),
+    "random": ("random", "^", "-"),
+    "random-cov": ("random-cov", "v", "-"),
+    "shuffled": ("shuffled", "D", "-"),
+    "rotated": ("rotated", "P", "-"),
+}
+
+
+def css_variables() -> str:
+    """Return a sheet of the colours of all roles, on paper and on a dark screen."""
+    light, dark = (
+        " ".join(f"--{role}: {getattr(ink, mode)};" for role, ink in INKS.items())
+        for mode in ("light", "dark")
+    )
+    return f":root{{{light}}}\n@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}"
+
+
+def colour(role: str) -> str:
+    """Return the colour that a role is drawn in."""
+    return INKS[role].light
+
+
+DASHED, DOTTED = (0, (4, 2)), (0, (1, 2))
+
+#: CSS pixels, which are the points of a drawing: of text, and of a figure's width.
+TEXT, WIDE = 13.0, 760.0
+
+#: How every figure looks. Text is kept as text, and nothing depends on the date.
+STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "headstock",
+    "pdf.fonttype": 42,
+    "text.parse_math": False,  # a name with dollars is no formula
+    "text.color": colour("ink"),
+    "font.family": "DejaVu Sans",
+    "font.size": TEXT,
+    "axes.titlesize": TEXT,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": TEXT,
+    "axes.edgecolor": colour("muted"),
+    "axes.labelcolor": colour("muted"),
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.axisbelow": True,
+    "figure.facecolor": "none",
+    "figure.constrained_layout.w_pad": 0.1,
+    "figure.constrained_layout.hspace": 0.06,
+    "xtick.color": colour("muted"),
+    "ytick.color": colour("muted"),
+    "ytick.major.size": 0,
+    "grid.color": colour("rule"),
+    "lines.linewidth": 2.0,
+    "lines.markersize": 6.5,
+    "legend.frameon": False,
+    "legend.handlelength": 1.6,
+    "legend.columnspacing": 1.1,
+}
+
+
+@dataclass(frozen=True, repr=False)
+class Figure:
+    """A figure: its words, its numbers, and its drawing.
+
+    Attributes
+    ----------
+    kind : str
+        Which figure of a report; also how the names of its files begin.
+    title : str
+        What it shows, in a sentence made from the data.
+    subtitle : str
+        What is drawn and its unit.
+    caption : str
+        What a reader needs to quote it, in one sentence; also read in place of the picture.
+    data : DataFrame
+        What is drawn, unrounded.
+    draw : callable
+        Draws it on a `matplotlib.figure.Figure`.
+    height : float
+        In CSS pixels.
+    method : str
+        Name of the method that it is about; empty if it is about several.
+    number : int
+        In the order of the page; 0 before a page has numbered it.
+    width : float
+        In CSS pixels, at which text has 13.
+    """
+
+    kind: str
+    title: str
+    subtitle: str
+    caption: str
+    data: pl.DataFrame
+    draw: Callable[[Any], None]
+    height: float
+    method: str = ""
+    number: int = 0
+    width: float = WIDE
+
+    @property
+    def name(self) -> str:
+        """File name without its ending: the kind, and the method where it is about one."""
+        # A name that a user registered may hold what a file's name may not.
+        return re.sub(r"[^\w-]", "_", f"{self.kind}_{self.method}" if self.method else self.kind)
+
+    @property
+    def label(self) -> str:
+        """``Figure 3``, or ``Figure`` without a number."""
+        return f"Figure {self.number}" if self.number else "Figure"
+
+    def inline(self) -> str:
+        """Return the drawing as a part of a page, in its CSS variables; ids begin with the name."""
+        svg = self._saved("svg", {"Date": None}).decode("utf-8")
+        body = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+        # matplotlib's style element would reach the whole page; the page's own sheet has its rule.
+        body = re.sub(r"<style.*?</style>", "", body, count=1, flags=re.DOTALL)
+        body = re.sub(r' (width|height)="[\d.]+pt"', "", body, count=2)
+        body = re.sub(r'\bid="|(href="#|url\(#)', rf"\g<0>{self.name}-", body)
+        for role, ink in INKS.items():
+            body = body.replace(ink.light, f"var(--{role})")
+        words = (
+            f'<title id="{self.name}-title">{escape(self.title)}</title>'
+            f'<desc id="{self.name}-text">{escape(self.caption)}</desc>'
+        )
+        opening = f'<svg role="img" style="min-width: {0.93 * self.width:g}px" '
+        opening += f'aria-labelledby="{self.name}-title" aria-describedby="{self.name}-text" '
+        end = body.index(">") + 1
+        return f"{opening}{body[len('<svg ') : end]}{words}{body[end:]}"
+
+    def png(self) -> bytes:
+        """Return the drawing as a picture on white."""
+        return self._saved("png", {"Software": None}, facecolor="white")
+
+    def links(self) -> dict[str, str]:
+        """Return what a page holds to be saved, as addresses by ending: picture and numbers."""
+        csv = comma_separated(self.data).encode("utf-8")
+        return {"png": data_uri("image/png", self.png()), "csv": data_uri("text/csv", csv)}
+
+    def pdf(self) -> bytes:
+        """Return the drawing as a PDF without words: TrueType fonts embedded, and no date."""
+        return self._saved("pdf", {"CreationDate": None, "Creator": None, "Producer": None})
+
+    @cached_property
+    @needs_extra("A figure")
+    def drawing(self) -> Any:
+        """The drawing as a `matplotlib.figure.Figure`, laid out once for all its files."""
+        from matplotlib.figure import Figure as Drawing
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+        drawing = Drawing(figsize=(self.width / 72, self.height / 72))
+        self.draw(drawing)
+        # Of a figure with an engine every file would be laid out, and drawn, twice.
+        ConstrainedLayoutEngine().execute(drawing)
+        return drawing
+
+    def __repr__(self) -> str:
+        return f"{self.label}: {self.title}"
+
+    def _repr_png_(self) -> bytes:
+        return self.png()
+
+    @needs_extra("A figure")
+    def _saved(self, form: str, metadata: dict[str, Any], **more: Any) -> bytes:
+        """Return the drawing in a format; `more` is what `savefig` takes."""
+        from matplotlib import rc_context
+
+        buffer = io.BytesIO()
+        with rc_context(STYLE), warnings.catch_warnings():
+            # Of a name in another script: a browser has a typeface for it.
+            warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
+            self.drawing.savefig(buffer, format=form, metadata=metadata, dpi=144, **more)
+        return buffer.getvalue()
+
+
+def data_uri(kind: str, content: bytes) -> str:
+    """Return the address of a content of a MIME type that holds the content itself."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def numbered(figures: Iterable[Figure | None]) -> list[Figure]:
+    """Return the figures that there are with their numbers: those of one kind share one."""
+    kept = [figure for figure in figures if figure is not None]
+    kinds = list(dict.fromkeys(figure.kind for figure in kept))
+    return [replace(figure, number=1 + kinds.index(figure.kind)) for figure in kept]
+
+
+def with_ticks(axes: Any, side: str, unit: str = "%") -> None:
+    """Put few round numbers with their unit on the axis ``"x"`` or ``"y"``, and a grid across."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis = axes.xaxis if side == "x" else axes.yaxis
+    axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+    axis.set_major_formatter(lambda value, _: f"{value:g} {unit}".replace("-", "\N{MINUS SIGN}"))
+    axes.grid(visible=True, axis=side)
+
+
+_EVALS = {
+    "all-names": "every name",
+    "held-out": "held-out names",
+    "split": "test split",
+    "in-class": "held-out images",
+}
+
+
+def way(direction: str) -> str:
+    """Return a direction with room around its arrow."""
+    return direction.replace("→", " → ")
+
+
+def capital(text: str) -> str:
+    """Return a text with a capital."""
+    return text[:1].upper() + text[1:]
+
+
+def draws_text(n: int) -> str:
+    """Return how many draws a mean is of."""
+    return f"{n} draws" if n > 1 else "one run"
+
+
+def evaluation_text(evaluation: str) -> str:
+    """Return what a figure calls an evaluation."""
+    return _EVALS.get(evaluation, evaluation)
+
 
 #: The method that is drawn first: it is linear, and soon fitted.
 METHOD = "ridge"
@@ -81,16 +331,9 @@ def headline_figure(
     rows = [_dot(row, method) for row in [*heads.iter_rows(named=True), *controls]]
     by_method = {row["method"]: row for row in heads.iter_rows(named=True)}
     shown, name = by_method[method], method_title(method)
-    value, pool = f"{value_text(metric, shown['a'])} %", among(direction, shown["gallery"])
-    if (direction, metric) == (DIRECTION, METRIC):
-        title = f"{name} on the head alone names {value} of images correctly {pool}"
-        subtitle = "Share of images whose own name ranks first, with 95 % intervals"
-    else:
-        title = f"{name} on the head alone reaches {value} {metric} of {way(direction)} {pool}"
-        subtitle = f"{metric} of {way(direction)}, with 95 % intervals"
-    if controls:
-        best = max(row["a"] for row in controls)
-        title += f", its best control (mean of its draws) {value_text(metric, best)} %"
+    reached = f"{value_text(metric, shown['a'])} % {metric} of {way(direction)}"
+    title = f"{name} on the head alone reaches {reached} {among(direction, shown['gallery'])}"
+    subtitle = f"{metric} of {way(direction)}, with 95 % intervals"
     if "conse" in by_method:
         subtitle += "; dashed line: ConSE, which reads the head without fitting"
     caption = f"{capital(metric)} of {way(direction)} without real pairs, {_scope(shown)}."
@@ -172,33 +415,6 @@ def _scope(row: dict[str, Any]) -> str:
     )
 
 
-def doses_figure(doses: pl.DataFrame, *, evaluation: str, method: str) -> Figure | None:
-    """Draw how accuracy answers to the doses of a head, a row a level.
-
-    Of `bench.doses.dose_table` the levels of one method are drawn; None where it has none.
-    """
-    own = doses.filter(
-        (pl.col("eval") == evaluation) & (pl.col("direction") == DIRECTION)
-        & (pl.col("method") == method) & pl.col("dose").is_in(DOSES)
-    )  # fmt: skip
-    if own.is_empty():
-        return None
-    rows = [
-        {
-            "label": f"{row['level']:,} {row['dose']}", "value": row["value"], "low": row["low"],
-            "high": row["high"], "role": "head", "marker": "o", "strong": False,
-            "text": value_text(METRIC, row["value"]),
-        }
-        for row in own.iter_rows(named=True)
-    ]  # fmt: skip
-    ends = [f"{row['text']} % with {row['label']}" for row in (rows[0], rows[-1])]
-    title = f"{method_title(method)} names {ends[0]}, {ends[1]}."
-    caption = f"{capital(METRIC)} of {way(DIRECTION)} in percent, {evaluation_text(evaluation)}."
-    subtitle = "Share of images whose own name ranks first, with 95 % intervals."
-    data = own.select("dose", "level", "value", "low", "high")
-    return _dots(("doses", title, subtitle, caption), data, rows)
-
-
 #: Direction and metric of the panels of the pairs curve: large ones, and small ones below them.
 LARGE = (("image→name", "top-1"), ("image→name", "top-10"))
 SMALL = (
@@ -210,11 +426,10 @@ SMALL = (
 _WITH_PAIRS = ("held-out", "split")
 
 
-def pairs_figure(table: pl.DataFrame, comparisons: pl.DataFrame, method: str) -> Figure | None:
+def pairs_figure(table: pl.DataFrame, method: str) -> Figure | None:
     """Draw accuracy against the number of real pairs for one method, with bands over draws.
 
-    Of a `bench.tables.result_table` and its comparisons, which say whether the head adds anything
-    to real pairs. None if no number of real pairs was run.
+    Of a `bench.tables.result_table`. None if no number of real pairs was run.
     """
     held = table.filter(pl.col("eval").is_in(_WITH_PAIRS) & (pl.col("method") == method))
     panels_of = [
@@ -227,7 +442,6 @@ def pairs_figure(table: pl.DataFrame, comparisons: pl.DataFrame, method: str) ->
     small = [panel for panel in SMALL if panel in panels_of]
     if not large:
         large, small = small[:2], small[2:]
-    gain = _gain_over_pairs(comparisons, method, *large[0])
     lines = {panel: curve_lines(table, method, *panel) for panel in panels_of}
     data = pl.DataFrame([row for panel in panels_of for row in lines[panel]])
 
@@ -235,7 +449,7 @@ def pairs_figure(table: pl.DataFrame, comparisons: pl.DataFrame, method: str) ->
         upper, lower = figure.subfigures(2, 1, height_ratios=(3, 2)) if small else (figure, None)
         parts: Any = ((large, upper), (small, lower))
         for own, part in parts[: 1 + bool(small)]:
-            drawn = panels(part, len(own), 4, sharey=True)
+            (drawn,) = part.subplots(1, len(own), squeeze=False, sharey=True)
             for axes, panel in zip(drawn, own, strict=True):
                 _curves(axes, lines[panel])
                 axes.set_title(f"{way(panel[0])},\n{panel[1]}")
@@ -245,79 +459,21 @@ def pairs_figure(table: pl.DataFrame, comparisons: pl.DataFrame, method: str) ->
                 part.legend(*known, loc="outside lower center", ncols=3)
 
     title = method_title(method)
-    counts = {row["n_pairs"]: row["pairs"] for row in lines[large[0]]}
     direction, metric = large[0]
     of_task = held.filter(pl.col("direction") == direction).row(0, named=True)
+    pool = among(direction, of_task["gallery"])
     return Figure(
         "accuracy_by_pairs",
-        f"{_pairs_title(title, gain, lines[large[0]], counts, metric)}, {_pool(held, direction)}.",
+        f"{title} on real pairs, with the head and without: {metric} {pool}.",
         f"{title}: percent of queries whose right answer is first or among the first ten, by the "
         "number of real pairs; bands: one standard deviation over draws; dotted: chance.",
         f"{title}: {metric} of {way(direction)} in percent, mean over "
-        f"{draws_text(of_task['n_seeds'])}, {_pool(held, direction)}.",
+        f"{draws_text(of_task['n_seeds'])}, {pool}.",
         data,
         draw,
         440 if small else 270,
         method=method,
     )
-
-
-def _gain_over_pairs(
-    comparisons: pl.DataFrame, method: str, direction: str, metric: str
-) -> dict[str, Any] | None:
-    """Return what the head adds to the largest number of real pairs, if that was compared."""
-    own = whole_heads(comparisons).filter(
-        (pl.col("comparison") == "over-real") & (pl.col("source") == "head")
-        & (pl.col("method") == method) & pl.col("eval").is_in(_WITH_PAIRS)
-        & (pl.col("direction") == direction) & (pl.col("metric") == metric)
-        & (pl.col("n_pairs") != "0")
-    )  # fmt: skip
-    return None if own.is_empty() else in_order(own).row(-1, named=True)
-
-
-def _side(gain: dict[str, Any] | None) -> str:
-    """Return on which side of zero an interval and its test are; empty if on neither."""
-    if gain is None or (p := _corrected(gain)[0]) is None or p >= LEVEL:
-        return ""
-    higher, lower = (gain["low"] or 0.0) > 0, (gain["high"] or 0.0) < 0
-    return "higher" if higher else "lower" if lower else ""
-
-
-def _corrected(gain: dict[str, Any]) -> tuple[float | None, str]:
-    """Return p as it may be read: corrected where the comparison was named beforehand."""
-    if gain["p_holm"] is None:
-        return gain["p"], "exploratory"
-    return gain["p_holm"], "Holm"
-
-
-def _pool(held: pl.DataFrame, direction: str) -> str:
-    own = held.filter(pl.col("direction") == direction)
-    return among(direction, own["gallery"][0])
-
-
-def _pairs_title(
-    title: str,
-    gain: dict[str, Any] | None,
-    lines: list[dict[str, Any]],
-    counts: dict[str, str],
-    metric: str,
-) -> str:
-    if gain is None:
-        best = max((row for row in lines if row["source"] != ""), key=lambda row: row["mean"])
-        return (
-            f"{title} reaches at most {value_text(metric, best['mean'])} % {metric} "
-            f"({best['line']}, {counts[best['n_pairs']]} pairs)"
-        )
-    both = value_text(metric, gain["a"]), value_text(metric, gain["b"])
-    numbers = f"{both[0]} % {metric} with it, {both[1]} % without"
-    said = "no difference by the head is shown"
-    if side := _side(gain):
-        moved = signed_text(gain["difference"]).lstrip("+\N{MINUS SIGN}")
-        pool = " for this pool of pairs" if "this pool" in gain["population"] else ""
-        said = f"the head is {moved} points {side}{pool}"
-        p, how = _corrected(gain)
-        said += f" (p {p_text(p)}, {how})"
-    return f"With {counts[gain['n_pairs']]} real pairs {said}: {numbers}"
 
 
 def curve_lines(

@@ -12,7 +12,6 @@ import base64
 import hashlib
 import platform
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -23,39 +22,36 @@ import polars as pl
 
 from bench.bridge import CONTROLS, NEIGHBOURS, Bridge, percent, shares
 from bench.cells import label_set_title, method_title, metric_texts, only_series, whole_heads
-from bench.comparisons import LEVEL, bold_cells, compare
-from bench.doses import dose_table
-from bench.errors import BenchError, NoResultsError
-from bench.report.figures import METHOD, doses_figure, headline_figure, pairs_figure
-from bench.report.gallery import gallery, read_words, shown_text
-from bench.report.grids import gain_rows, grids
-from bench.report.screen import Screen, first_screen
-from bench.report.theme import (
+from bench.comparisons import bold_cells, compare
+from bench.errors import NoResultsError
+from bench.report.figures import (
     DASHED,
     DOTTED,
+    METHOD,
     Figure,
     colour,
     css_variables,
     data_uri,
+    headline_figure,
     numbered,
+    pairs_figure,
     with_ticks,
 )
+from bench.report.parts import gain_rows, gallery, grids, read_words, shown_text
+from bench.report.screen import Screen, first_screen
 from bench.report.verdict import Verdict, first_question, verdict
+from bench.reproduction import published_lines, published_table
 from bench.results import read_results, read_sessions, unfinished, versions
-from bench.suites.few_shot import few_shot_table
-from bench.suites.published import published_table
+from bench.suites.demo import dose_lines, dose_table
+from bench.suites.few_shot import few_shot_table, learner_lines
 from bench.tables import (
-    dose_lines,
     gain_lines,
-    learner_lines,
     metric_columns,
-    published_lines,
     result_lines,
     result_table,
 )
-from featstore.cli.store import describe
-from featstore.errors import FeatstoreError, listed, needs_extra
-from featstore.store.files import write_file
+from featstore.durable import write_file
+from featstore.errors import listed, needs_extra
 from featstore.store.store import FeatureStore, open_store
 
 _COLUMNS = ("image_set", "head_set", "name_set", "caption_set")
@@ -118,23 +114,6 @@ ROLES = {
 }
 
 
-def set_health(store: FeatureStore, row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return what `headstock show` says of each set of a row that the store has."""
-    found = []
-    for role, label in ROLES.items():
-        key, revision = row[f"{role}_set"], row[f"{role}_revision"]
-        # A store may no longer hold what was scored.
-        with suppress(FeatstoreError):
-            if key:
-                facts = describe(store, store.info(key, revision=revision))
-                found.append({"role": label, "key": key, **facts})
-    return found
-
-
-#: A page above this size is refused: something that is no thumbnail was embedded.
-MAX_PAGE_BYTES = 5 * 2**20
-
-
 @dataclass(frozen=True)
 class Written:
     """What `write_report` wrote.
@@ -170,7 +149,7 @@ def write_report(
     results : Path
         Folder of `headstock eval run`.
     store : path or address
-        The store that the runs read: texts, thumbnails and the health of the data come from it.
+        The store that the runs read: texts and thumbnails come from it.
     out : Path
         The HTML file. It holds all: figures, numbers, thumbnails.
     suite : str, optional
@@ -283,12 +262,9 @@ def build_page(
                 metric=found.metric,
             ),
             *(
-                pairs_figure(whole_heads(table), comparisons, method)
+                pairs_figure(whole_heads(table), method)
                 for method in dict.fromkeys([METHOD, *table["method"]])
             ),
-            None
-            if found is None
-            else doses_figure(doses, evaluation=found.eval, method=found.method),
         ]
     )
     screen = first_screen(root, rows, table, found, first_question(comparisons, rows), store, words)
@@ -296,7 +272,6 @@ def build_page(
     if found is not None:
         head = label_set_title(str(first["head_set"]).split("/")[0])
         looked = gallery(root, whole, words, found.method, found.direction, head)
-    health = set_health(store, first)
     context: dict[str, Any] = {
         "title": screen.title,
         "description": screen.headline,
@@ -309,12 +284,11 @@ def build_page(
         "others": others,
         "published": None if published is None else published_lines(published),
         "learners": learner_lines(few_shot_table(root, rows)),
-        "health": health,
         "screen": screen,
         "gallery": looked,
         "doses": dose_lines(doses),
         "sheets": {"cells": result_lines(table), "comparisons": gain_lines(comparisons)},
-        **_tables(METHOD if found is None else found.method, table, comparisons, figures, health),
+        **_tables(METHOD if found is None else found.method, table, comparisons, figures),
         "metrics": metric_texts(rows),
         "sets": [
             {"role": label, "key": first[f"{role}_set"], "revision": first[f"{role}_revision"]}
@@ -325,7 +299,7 @@ def build_page(
         "sessions": read_sessions(root),
         "suite": str(first["suite"]),
     }
-    html = render("page.html", context, most=MAX_PAGE_BYTES, cure="Extract smaller thumbnails.")
+    html = render("page.html", context)
     return Page(html, tuple(figures), found, screen)
 
 
@@ -334,9 +308,8 @@ def _tables(
     table: pl.DataFrame,
     comparisons: pl.DataFrame,
     figures: Sequence[Figure],
-    health: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """Return the tables of the page, their headings, and the methods to switch between."""
+    """Return the tables of the page, and the methods to switch between."""
     tables = grids(whole_heads(table), bold_cells(comparisons, metric_columns(table)))
     paired = [one for one in tables if not one["by_metric"]]
     alone = [one for one in tables if one["by_metric"]]
@@ -347,7 +320,6 @@ def _tables(
     return {
         "methods": [{"name": name, "title": method_title(name)} for name in methods],
         "places": places,
-        "findings": _findings(comparisons, health),
         "paired": paired,
         "tasks": {(one["direction"], one["eval"]): place for place, one in enumerate(paired)},
         "alone": alone,
@@ -367,46 +339,11 @@ def _methods(
     return [name for name in every if name in drawn | controlled] or [shown]
 
 
-def _findings(comparisons: pl.DataFrame, health: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Return headings that say what the data say, or a topic where they say nothing.
-
-    Parameters
-    ----------
-    comparisons : DataFrame
-        Of `bench.comparisons.compare`.
-    health : sequence of dict
-        Of `set_health`.
-    """
-    family = comparisons.filter(pl.col("family").is_not_null())
-    gains = family.filter((pl.col("p_holm") < LEVEL) & (pl.col("difference") > 0))
-    held, n = gains.filter("bold").height, gains.height
-    more = f", and {n - held} more for these draws only" if n > held else ""
-    faults = {
-        "failed items": [one["role"] for one in health if one["failures"]],
-        "zero embeddings": [one["role"] for one in health if (one["norms"] or {}).get("zero")],
-    }
-    named = [f"{what} among the {listed(of, shown=5)}" for what, of in faults.items() if of]
-    said = "No item of the data failed, and no embedding is zero"
-    if named:
-        said = f"The data have {' and '.join(named)}"
-    if not health:
-        said = "The store no longer holds the revisions that were scored"
-    return {
-        "family": f"{held} of {family.height} comparisons that were named beforehand hold after "
-        f"correction{more}",
-        "health": said,
-    }
-
-
-def render(
-    name: str, context: Mapping[str, Any], *, most: int | None = None, cure: str = ""
-) -> str:
+def render(name: str, context: Mapping[str, Any]) -> str:
     """Return a page of this package, with the style sheet and the script that all pages share.
 
     Raises
     ------
-    BenchError
-        If it has more than `most` bytes; `cure` says what to do.
     MissingPackageError
         If jinja2 is missing.
     """
@@ -429,15 +366,8 @@ def render(
         "shown": shown_text,
         "counted": "{:,}".format,
         "csv_uri": lambda table: data_uri("text/csv", table.csv().encode("utf-8")),
-        "short": "{:.3g}".format,
     }
-    html = environment.get_template(name).render(shared | {**context})
-    if most is not None and (size := len(html.encode("utf-8"))) > most:
-        raise BenchError(
-            f"The page would have {size / 2**20:.1f} MiB; at most {most / 2**20:.0f} are written. "
-            f"{cure}"
-        )
-    return html
+    return environment.get_template(name).render(shared | {**context})
 
 
 def resource(name: str) -> str:

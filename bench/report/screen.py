@@ -27,9 +27,9 @@ from bench.comparisons import (
     LEVEL,
     PRIMARY_CONTROLS,
 )
-from bench.protocol import FRESH_SPLITS
-from bench.report.gallery import Words, shown_text
-from bench.report.theme import capital
+from bench.corpus import FRESH_SPLITS
+from bench.report.figures import capital
+from bench.report.parts import Words, shown_text
 from bench.report.verdict import (
     Verdict,
     standing,
@@ -145,7 +145,7 @@ def first_screen(
     crumbs = (str(sets["image_set"]).split("/")[0], encoders, f"suite {suite}", *date)
     note = shown_text(str(store.info(sets["image_set"]).attributes["facts"].get("note", "")))
     if found is None:
-        return Screen(crumbs, without_head(root, rows, table, question)[0], "", ())
+        return Screen(crumbs, without_head(root, rows, table, question), "", ())
     head = label_set_title(sets["head_set"].split("/")[0])
     left = bool(unfinished(root, suite))
     scene = Scene(found, rows, table, head, is_unfinished=left)

@@ -32,9 +32,9 @@ import numpy.typing as npt
 from bench.cells import label_set_title
 from bench.metrics.geometry import nearest_rows
 from bench.metrics.ranks import first_places
+from bench.report.figures import css_variables
 from bench.report.page import digest, policy, render, resource
-from bench.report.theme import css_variables
-from bench.search import MODIFIERS, MOST_PICTURES, SOURCES, Searcher, Source, name_words, path_words
+from bench.search import MODIFIERS, MOST_PICTURES, SOURCES, Searcher, Source, name_words
 from bench.statistics import DrawSums, proportion_interval
 from featstore.images import thumbnail_webp
 
@@ -119,8 +119,7 @@ def search_page(
     lists = [blocks[f"lists-{name}"] for name in SOURCES]
     typed, hits = _hits([*searcher.terms], paths, lists)
     shares = {} if len(typed) < FEWEST_NAMES else dict(zip(SOURCES, map(share, hits), strict=True))
-    called = [set(path_words(path) if named else "") for path in paths]
-    tries = _tries(words, printed, lists[0], called)
+    tries = [words[i] for i in np.flatnonzero(printed) if " " not in words[i]][:10]
     meta: dict[str, Any] = {
         "files": paths if named else [f"Picture {i + 1:,}" for i in range(len(paths))],
         "named": named, "serve": serve, "folder": folder, "words": [*words, *MODIFIERS],
@@ -244,25 +243,6 @@ def _hits(
         np.array([bool(mine & {*list_[word, :FIRST].tolist()}) for word, mine in own.items()], bool)
         for list_ in lists
     ]
-
-
-def _tries(
-    words: list[str], printed: npt.NDArray[np.bool_], lists: Rows, called: list[set[str]]
-) -> list[str]:
-    """Return examples, a good one first: words whose pictures are called so, then common ones.
-
-    No two have the same first picture.
-    """
-
-    def right(word: int) -> int:
-        name = words[word].lower().removesuffix("s")
-        return sum(name in called[picture] for picture in lists[word, :FIRST])
-
-    fair = [i for i in np.flatnonzero(printed).tolist() if " " not in words[i]]
-    best: dict[int, str] = {}
-    for i in sorted(fair, key=right, reverse=True):
-        best.setdefault(int(lists[i, 0]), words[i])
-    return [*best.values()][:10]
 
 
 def fit_thumbnails(thumbs: list[bytes]) -> list[bytes]:

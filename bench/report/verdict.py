@@ -290,8 +290,8 @@ def without_head(
     table: pl.DataFrame,
     question: tuple[str, str],
     method: str | None = None,
-) -> tuple[str, dict[str, Any] | None]:
-    """Return what is said of results without a verdict, and the row of the table that it is of.
+) -> str:
+    """Return what is said of results without a verdict.
 
     Parameters
     ----------
@@ -306,17 +306,17 @@ def without_head(
     """
     direction, metric = question
     claim = few_shot_claim(root, results) if direction == "image→class" else None
-    if claim is not None and claim.value is not None:
+    if claim is not None:
         named = f"{value_text(metric, claim.value)} % of images are named right"
-        by = f"by {claim.learner} with {claim.shots} labelled images a class"
-        return f"{named} {among(direction, claim.gallery)} {by}. {claim.sentence}", None
+        by = f"by ProKeR with {claim.shots} labelled images a class"
+        return f"{named} {among(direction, claim.gallery)} {by}. {claim.sentence}"
     cells = table.filter(
         (pl.col("direction") == direction)
         & pl.col(metric).is_not_null()
         & ~pl.col("method").is_in(["chance", "conse"])
     )
     if cells.is_empty():
-        return "No method that was fitted is scored here, so there is no verdict.", None
+        return "No method that was fitted is scored here, so there is no verdict."
     name = str(method if method in cells["method"] else cells["method"][0])
     row = cells.filter(pl.col("method") == name).row(-1, named=True)
     scored = results.filter((pl.col("direction") == direction) & (pl.col("metric") == metric))
@@ -324,7 +324,7 @@ def without_head(
     chance = chance_text(metric, None if levels.is_empty() else float(levels.to_numpy().mean()))
     value = f"{metric} of {direction} is {with_unit(metric, row[metric])}"
     pool = among(direction, row["gallery"])
-    return f"{value} {pool} by {method_title(name)}{chance}.", row
+    return f"{value} {pool} by {method_title(name)}{chance}."
 
 
 def _of_settings(own: pl.DataFrame, settings: Mapping[str, Any]) -> pl.DataFrame:

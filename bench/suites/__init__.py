@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import product
-from math import prod
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -194,12 +193,6 @@ def combinations(
             for name, values in lists.items()
             if name not in FIT_SETTINGS or has_setting(method, name)
         } | dict(of_methods.get(method, {}))
-        n = prod(map(len, own.values()))
-        if n > MOST_RUNS:
-            raise ProtocolError(
-                f"The lists make {n:,} combinations of method {method}; at most {MOST_RUNS:,} are "
-                "planned. List fewer values."
-            )
         for values in product(*own.values()):
             changes = dict(zip(own, values, strict=True)) | {"method": method}
             if skip:
@@ -214,10 +207,6 @@ def combinations(
             idle = "mix" in changes and run.fit.mix != "auto" and not run.protocol.is_mixed
             runs.append(run.changed(mix=1.0) if idle else run)
     return list(dict.fromkeys(runs))
-
-
-#: Combinations of lists that are planned for a method at most: they are held in memory.
-MOST_RUNS = 200_000
 
 
 def _protocol_of(changes: Mapping[str, Any]) -> Protocol | None:
@@ -323,7 +312,7 @@ _BUILT_IN: dict[str, Suite] = {
         _late("suites.demo:control_runs"),
         "Run more controls of the head and of real pairs, some in doses.",
         takes=("dataset", "label_set"),
-        tables={"doses": _late("doses:dose_table")},
+        tables={"doses": _late("suites.demo:dose_table")},
     ),
     "smoke": Suite(
         _late("suites.demo:smoke_runs"),
@@ -335,7 +324,7 @@ _BUILT_IN: dict[str, Suite] = {
         "Run the paper's experiments whose sets are in the store.",
         lacking=_late("suites.paper:lacking"),
         outline=_late("suites.paper:outline"),
-        tables={"published": lambda _, rows: _late("suites.published:published_table")(rows)},
+        tables={"published": lambda _, rows: _late("reproduction:published_table")(rows)},
     ),
     "few-shot": Suite(
         _late("suites.few_shot:few_shot_runs"),

@@ -1,4 +1,4 @@
-"""The suites `demo`, `smoke` and `controls`, and the sets of a store that they need.
+"""The suites `demo`, `smoke` and `controls`, their sets, and the table of doses.
 
 Two evaluations of the stamps. *All names*: nothing of the dataset is trained on, every image
 is ranked against every name, and the head is compared with 19 draws of each control. *Held out*:
@@ -20,7 +20,23 @@ head is compared with has doses, and its real pairs have controls too:
 - held out, ten seeds, beside 16 and 64 real pairs: every control of the head, and in place of the
   head the pairs repeated or mixed to as many rows, or the class means of the same images.
 
-`bench.doses` reads how accuracy answers to the doses.
+`dose_table` says how accuracy answers to the doses.
+
+========================  =====================================================================
+dose                      level
+========================  =====================================================================
+classes                   classes of the head, drawn at random; the last is the whole head
+nearest classes           those whose texts are nearest to the names of the images' classes
+farthest classes          those whose texts are farthest from them
+clusters of names         names are shuffled within so many; 1 shuffles them all
+without the images' names classes left of the head without those that the images have
+========================  =====================================================================
+
+The slope is that of the least-squares line ``accuracy = a + b · log10(level)`` over the levels of a
+dose. It is a mean over queries, of Σ w_j y_j with x = log10(level), w_j = (x_j − x̄) / Σ (x − x̄)²,
+so that its interval is that of every other mean: draws and clusters of queries. Draws are of this
+head: half of its classes are in two draws of half of them together, and the slope is no guess at
+larger heads.
 """
 
 from __future__ import annotations
@@ -29,16 +45,30 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import product
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
-from bench.errors import ProtocolError
-from bench.protocol import held_out_split, in_class_split
+from bench.cells import ARENA, HEAD_PARTS, SETTINGS, Cell, in_order, method_title, read_cells
+from bench.corpus import held_out_split, in_class_split
+from bench.results import RUN_COLUMNS
 from bench.runs import Protocol, Run, impossible
-from bench.statistics import ENOUGH_CONTROLS
+from bench.statistics import ENOUGH_CONTROLS, DrawSums, two_term
+from bench.tables import (
+    BY_NAME,
+    MINUS,
+    Column,
+    Table,
+    extra_columns,
+    interval_text,
+    signed_text,
+    value_column,
+    value_text,
+)
 from featstore.errors import AlreadyFinishedError
 from featstore.identity import sha256_hex
 from featstore.store.store import FeatureStore
@@ -166,8 +196,6 @@ def demo_bases(
     ProtocolError
         If a set is missing, or nothing is left of the images.
     """
-    if limit is not None and limit < 1:
-        raise ProtocolError(f"`limit=` keeps at least one image; got {limit}.")
     fields: dict[str, Any] = {}
     if dataset is None:
         dataset, label_set = "stamps", label_set or "imagenet1k"
@@ -457,3 +485,176 @@ def _beside(
         for k, source in product(n_pairs, BESIDE):
             within = clusters if source == "shuffled-within" else 0
             yield own.changed(source=source, n_pairs=k, clusters=within)
+
+
+#: What is read, of zero-shot runs without real pairs.
+METRIC = "top-1"
+
+#: Settings of the fit, which a dose does not change.
+_KEPT = [name for name in SETTINGS if name not in HEAD_PARTS]
+
+#: The doses, in the order in which they are listed.
+DOSES = (
+    "classes", "nearest classes", "farthest classes", "without the images' names",
+    "clusters of names",
+)  # fmt: skip
+
+SCHEMA: dict[str, Any] = {
+    **dict.fromkeys(ARENA, pl.String),
+    "method": pl.String,
+    **{name: RUN_COLUMNS[name] for name in _KEPT},
+    "dose": pl.String,
+    "level": pl.Int64,
+    "own_names": pl.Float64,  # share of prototypes with their own name
+    "value": pl.Float64,
+    "sd": pl.Float64,  # between draws; null where nothing is drawn
+    "low": pl.Float64,
+    "high": pl.Float64,
+    **dict.fromkeys(BY_NAME, pl.Float64),
+    "n_draws": pl.Int64,
+    "slope": pl.Float64,  # of the whole dose, for a factor of ten; null where it has one level
+    "slope_low": pl.Float64,
+    "slope_high": pl.Float64,
+}
+
+Levels: TypeAlias = list[tuple[int, Cell]]
+
+
+def dose_table(root: Path, results: pl.DataFrame) -> pl.DataFrame:
+    """Return one row a method, dose and level: schema `SCHEMA`.
+
+    Parameters
+    ----------
+    root : Path
+        The results folder; sums per cluster are read from it.
+    results : DataFrame
+        Rows of `bench.results.read_results`, of one series.
+    """
+    alone = results.filter(
+        (pl.col("n_pairs") == "0")
+        & (pl.col("task") == "zero_shot")
+        & pl.col("metric").is_in([METRIC, *BY_NAME])
+    )
+    own = {row["run_id"]: row for row in alone.iter_rows(named=True)}
+    # Accuracy by name is of one direction, as the cells are.
+    named = {
+        (run_id, direction, metric): value
+        for run_id, direction, metric, value in alone.select(
+            "run_id", "direction", "metric", "value"
+        ).iter_rows()
+    }
+    of_method: dict[tuple[Any, ...], list[Cell]] = {}
+    for cell in read_cells(root, alone.filter(pl.col("metric") == METRIC)):
+        key = (cell.arena, cell.method, *(cell.settings[name] for name in _KEPT))
+        of_method.setdefault(key, []).append(cell)
+    rows: list[dict[str, Any]] = []
+    for cells in of_method.values():
+        way = cells[0].arena[ARENA.index("direction")]
+        for dose, levels in _doses(cells, own).items():
+            slope = _slope(levels)
+            for level, cell in levels:
+                # A mean over the runs that have the value; null where none has.
+                by_name = {
+                    name: pl.Series([named.get((i, way, name)) for i in cell.run_ids]).mean()
+                    for name in BY_NAME
+                }
+                kept = pl.Series([own[run_id]["own_names"] for run_id in cell.run_ids]).mean()
+                rows.append({
+                    **_row(cell), **by_name, **slope, "dose": dose, "level": level,
+                    "own_names": 1.0 if cell.source == "head" else kept or 0.0,
+                })  # fmt: skip
+    return in_order(pl.DataFrame(rows, schema=SCHEMA))
+
+
+def _row(cell: Cell) -> dict[str, Any]:
+    found = two_term(cell.by_seed(METRIC))
+    low, high = found.interval()
+    return {
+        **dict(zip(ARENA, cell.arena, strict=True)),
+        "method": cell.method,
+        **{name: cell.settings[name] for name in _KEPT},
+        "value": found.mean,
+        "sd": cell.sd(METRIC),
+        "low": low,
+        "high": high,
+        "n_draws": len(cell.draws),
+    }
+
+
+def _doses(cells: list[Cell], facts: dict[str, dict[str, Any]]) -> dict[str, Levels]:
+    """Return the levels of every dose in ascending order; the whole head ends that of classes."""
+    found: dict[str, Levels] = {}
+    ends: dict[str, Levels] = {"classes": [], "clusters of names": []}
+    for cell in cells:
+        part, n = cell.settings, facts[cell.run_ids[0]]["n_prototypes"]
+        if cell.source == "shuffled-within":
+            found.setdefault("clusters of names", []).append((part["clusters"], cell))
+        elif cell.source == "head" and part["leave_seen"]:
+            found.setdefault("without the images' names", []).append((n, cell))
+        elif cell.source == "head" and part["head_size"]:
+            by = "" if part["head_by"] == "random" else f"{part['head_by']} "
+            found.setdefault(f"{by}classes", []).append((part["head_size"], cell))
+        elif cell.source == "head":
+            ends["classes"].append((n, cell))
+        elif cell.source == "shuffled" and not part["head_size"]:
+            ends["clusters of names"].append((1, cell))
+    return {
+        dose: sorted([*found[dose], *ends.get(dose, [])], key=lambda level: level[0])
+        for dose in DOSES
+        if dose in found
+    }
+
+
+def _slope(levels: Levels) -> dict[str, float | None]:
+    """Return the slope of a dose and its interval, where its levels have the same draws.
+
+    A level at which nothing is drawn has the same value in every draw.
+    """
+    seeds = max((cell.seeds for _, cell in levels), key=len)
+    shared = all(
+        cell.seeds == seeds or (len(cell.seeds) == 1 and not cell.fresh) for _, cell in levels
+    )
+    x = np.log10([level for level, _ in levels])
+    x -= x.mean()
+    if not (shared and x.any()):
+        return dict.fromkeys(("slope", "slope_low", "slope_high"))
+    sums = [cell.by_seed(METRIC) for _, cell in levels]
+    shape = len(seeds), len(levels[0][1].clusters)
+    total = sum(
+        weight * np.broadcast_to(own.total, shape)
+        for weight, own in zip(x / (x @ x), sums, strict=True)
+    )
+    found = two_term(DrawSums(np.asarray(total), np.broadcast_to(sums[0].count, shape)))
+    low, high = found.interval()
+    return {"slope": found.mean, "slope_low": low, "slope_high": high}
+
+
+def dose_lines(doses: pl.DataFrame) -> Table:
+    """Return the rows of `bench.suites.demo.dose_table` as text, percent."""
+    columns: list[Column] = [
+        ("eval", itemgetter("eval")),
+        *extra_columns(doses),
+        ("method", lambda row: method_title(row["method"])),
+        ("dose", itemgetter("dose")),
+        ("level", lambda row: f"{row['level']:,}"),
+        ("own names %", lambda row: value_text("top-1", row["own_names"])),
+        ("top-1 %", lambda row: value_text("top-1", row["value"], row["sd"])),
+        (
+            "95 % interval",
+            lambda row: (
+                f"[{value_text('top-1', row['low'])}, {value_text('top-1', row['high'])}]"
+            ).replace("-", MINUS),
+        ),
+        *map(value_column, BY_NAME),
+        ("draws", lambda row: str(row["n_draws"])),
+        (
+            "for a factor of ten",
+            lambda row: (
+                ""
+                if row["slope"] is None
+                else f"{signed_text(row['slope'])} "
+                f"{interval_text(row['slope_low'], row['slope_high'])}"
+            ),
+        ),
+    ]
+    return Table.of(doses, columns)

@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from bench.cells import Cell, read_cells, set_name
+from bench.cells import Cell, method_title, read_cells, set_name
 from bench.comparisons import LEVEL, Claim
+from bench.corpus import in_class_split, manifest_split
 from bench.errors import ProtocolError
 from bench.options import FewShot
-from bench.protocol import in_class_split, manifest_split
 from bench.runs import Protocol, Run
 from bench.statistics import ENOUGH_DRAWS, proportion_interval
 from bench.suites.demo import has_meaning
-from bench.tables import gain_text, p_text
+from bench.tables import Column, Table, gain_text, interval_text, number_text, p_text, value_text
 from featstore.command_line import count
 from featstore.errors import listed
 from featstore.store.store import FeatureStore
@@ -216,48 +216,39 @@ class Finding:
 
     Attributes
     ----------
-    learner : str
-        Its name, for a sentence.
     shots : int
         Labelled images of each class: the most that both learners were run with.
-    value, gallery : float or None
-        Its top-1, and the classes to choose from; None where neither learner was run.
+    value, gallery : float
+        Its top-1, and the classes to choose from.
     sentence : str
         Whether it is shown to differ from class means, with the numbers.
     """
 
-    learner: str
     shots: int
-    value: float | None
+    value: float
     gallery: float
     sentence: str
 
 
 def few_shot_claim(root: Path, results: pl.DataFrame) -> Finding | None:
-    """Return what is shown of ProKeR beside class means; None without few-shot results.
+    """Return what is shown of ProKeR beside class means; None where one was not run.
 
     It is one comparison, so that nothing is corrected: paired, on the same shots and images, at
     the most shots that both were run with, of the first data set, prototypes and aligner of
-    `few_shot_table` that has both. Where one of the two was not run, nothing is decided.
+    `few_shot_table` that has both.
     """
-    names = {CLAIMED: "ProKeR", BASELINE: "class means"}
+    names = CLAIMED, BASELINE
     found = list(_learners(root, results))
-    if not found:
-        return None
     cells = {(*(row[name] for name in _SETTING), row["learner"]): cell for cell, row in found}
     both = sorted(key[:-1] for key in cells if all((*key[:-1], name) in cells for name in names))
     if not both:
-        row = max((row for _, row in found), key=itemgetter("shots"))
-        title = names.get(row["learner"], f"the learner {row['learner']}")
-        value = row["top-1"] if len({row["learner"] for _, row in found}) == 1 else None
-        text = "Nothing is decided: ProKeR is compared with class means, and one was not run."
-        return Finding(title, row["shots"], value, row["gallery"], text)
+        return None
     setting = [key for key in both if key[:-1] == both[0][:-1]][-1]
     a, b = (cells[*setting, name] for name in names)
     (row,) = (row for cell, row in found if cell is a)
     clusters = np.unique(np.concatenate([a.clusters, b.clusters]))
     claim = Claim("a-b", a.on(clusters), b.on(clusters), "top-1")
-    return Finding("ProKeR", row["shots"], row["top-1"], row["gallery"], _paired(claim))
+    return Finding(row["shots"], row["top-1"], row["gallery"], _paired(claim))
 
 
 #: What an interval is about where no claim is possible of new draws; see `Claim.limit`.
@@ -308,3 +299,24 @@ def _row(cell: Cell, runs: pl.DataFrame) -> dict[str, Any]:
         "clusters_of": cell.clusters_of, "overlap": share, "gallery": runs["gallery"].mean(),
         "seconds": runs["learner_seconds"].mean(),
     }  # fmt: skip
+
+
+def learner_lines(table: pl.DataFrame) -> Table:
+    """Return the rows of `bench.suites.few_shot.few_shot_table` as text, percent."""
+    columns: list[Column] = [
+        ("data", itemgetter("dataset")),
+        ("images", itemgetter("images")),
+        ("prototypes", itemgetter("prototypes")),
+        ("method", lambda row: method_title(row["method"])),
+        ("learner", itemgetter("learner")),
+        ("shots", lambda row: str(row["shots"])),
+        ("in all", lambda row: number_text(row["n_shots"], 0)),
+        ("top-1 %", lambda row: value_text("top-1", row["top-1"])),
+        ("95 % interval", lambda row: interval_text(row["low"], row["high"]).replace("+", "")),
+        ("draws", lambda row: str(row["n_seeds"])),
+        ("clusters", lambda row: f"{row['n_clusters']:,} {row['clusters_of']}"),
+        ("f", lambda row: "" if row["overlap"] is None else f"{row['overlap']:.2f}"),
+        ("gallery", lambda row: number_text(row["gallery"], 0)),
+        ("CPU s", lambda row: number_text(row["seconds"], 3)),
+    ]
+    return Table.of(table, columns)

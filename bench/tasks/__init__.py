@@ -5,11 +5,11 @@ from bench.tasks.diagnostics import (
     score_modality_gap,
     score_neighbours,
 )
-from bench.tasks.few_shot import score_few_shot
 from bench.tasks.outcome import KEPT, Outcome, Prepared, Projector, Queries
 from bench.tasks.ranked import (
     prepare_retrieval,
     prepare_zero_shot,
+    score_few_shot,
     score_generalised,
     score_zero_shot,
 )

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import issparse
 
-from bench.corpus import Corpus, Head, Items
+from bench.corpus import Corpus, Head, Items, first_per_class
 from bench.errors import ProtocolError
 from bench.metrics.geometry import (
     Calibrated,
@@ -29,7 +28,6 @@ from bench.metrics.geometry import (
     unit_rows,
 )
 from bench.options import ModalityGap, Neighbours
-from bench.protocol import first_per_class
 from bench.tasks.outcome import (
     METRICS,
     Outcome,
@@ -41,20 +39,9 @@ from bench.tasks.ranked import first_captions
 from featstore.datasets import synsets_of
 from featstore.errors import ManifestError
 from featstore.store.tables import join_ids
-from fitters.alignment import Alignment
 from fitters.few_shot.learner import sum_by_class
 from fitters.pairs import Rows
-from fitters.sources import SideTransform, normalize_rows
-
-
-def for_head(alignment: Projector, weight: Rows) -> Projector:
-    """Return the alignment with the mean of a head's rows instead of that of images."""
-    if not isinstance(alignment, Alignment) or alignment.x.mean is None:
-        return alignment
-    x = alignment.x
-    own = SideTransform.fit([weight], normalize=x.normalize, label="head rows")
-    of_rows = replace(x, mean=own.mean, label="head rows")
-    return Alignment.of(of_rows, alignment.y, alignment.aligner, alignment.facts)
+from fitters.sources import normalize_rows
 
 
 def score_neighbours(

@@ -40,8 +40,11 @@ from bench.metrics.summary import (
     metric_named,
     summarise,
 )
+from fitters.alignment import Alignment
+from fitters.pairs import Rows
 from fitters.scorers import labelled, scorer_named
 from fitters.settings import Scorer
+from fitters.sources import SideTransform
 
 #: Gallery ids kept per query, for the pictures of what was found.
 KEPT = 5
@@ -141,7 +144,7 @@ class Question:
         bench.errors.MetricError
             If nothing is to one of them.
         """
-        return Relevance.build(*self.groups, len(self.query_ids), len(self.gallery_ids))
+        return Relevance.build(*self.groups)
 
     @cached_property
     def chance(self) -> dict[str, float]:
@@ -465,3 +468,13 @@ def _surest(z: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.flo
     """Return the highest of each row, and its softmax."""
     highest = z.max(axis=1)
     return highest, 1.0 / np.exp(z - highest[:, None]).sum(axis=1)
+
+
+def for_head(alignment: Projector, weight: Rows) -> Projector:
+    """Return the alignment with the mean of a head's rows instead of that of images."""
+    if not isinstance(alignment, Alignment) or alignment.x.mean is None:
+        return alignment
+    x = alignment.x
+    own = SideTransform.fit([weight], normalize=x.normalize, label="head rows")
+    of_rows = replace(x, mean=own.mean, label="head rows")
+    return Alignment.of(of_rows, alignment.y, alignment.aligner, alignment.facts)

@@ -39,9 +39,9 @@ from featstore.options import Owners, config_from, settings_from, settings_of
 from featstore.terminal import ProgressBar, bad, good, human_bytes, say, show_failures, show_log
 
 if TYPE_CHECKING:
-    from featstore.extraction.progress import ExtractResult, Progress
+    from featstore.extraction.options import ExtractResult, Progress
     from featstore.extraction.targets import Job, SetState
-    from featstore.manifest.manifest import Manifest
+    from featstore.manifest import Manifest
     from featstore.store.verify import Repair
 
 
@@ -96,7 +96,7 @@ def read_plan(
     from featstore.extraction.heads import label_set_of
     from featstore.extraction.opening import job_items
     from featstore.extraction.targets import Job
-    from featstore.manifest.io import read_manifest
+    from featstore.manifest import read_manifest
 
     words = given.pop("words")
     values = settings_from(words, _settings(given))  # what is typed wrongly comes first
@@ -143,7 +143,7 @@ def _take_encoders(store: StorePlace, kinds: Collection[str], given: dict[str, A
     click.UsageError
         If it has none, or several for a kind.
     """
-    from featstore.extraction.repair import recorded_choice
+    from featstore.extraction.options import recorded_choice
     from featstore.store.store import open_store
 
     is_there = isinstance(store, Path) and (store / "zarr.json").exists()
@@ -388,7 +388,7 @@ def repair_command(
     another copy of the store, as far as it has the hash that the commit states. If something is
     left, the exit code is 4, and the command is printed that extracts it again.
     """
-    from featstore.extraction.repair import repair_set
+    from featstore.extraction.job import repair_set
     from featstore.store.verify import repair_log, verify_store
 
     every = []

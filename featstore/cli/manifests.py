@@ -45,7 +45,7 @@ from featstore.terminal import (
 )
 
 if TYPE_CHECKING:
-    from featstore.manifest.manifest import Manifest
+    from featstore.manifest import Manifest
 
 
 def _of_texts(name: str, options: Mapping[str, Mapping[str, Any]]) -> Owners:
@@ -126,6 +126,7 @@ def make_command(
     content hash; none is copied or changed. The same location and options give the same bytes.
     """
     from featstore.datasets import write_label_set
+    from featstore.sources import find_place
     from featstore.sources.making import (
         LABELS,
         LEFT_OUT_FILE,
@@ -134,7 +135,6 @@ def make_command(
         guessed,
         make_manifest,
     )
-    from featstore.sources.roots import find_place
 
     if source is None:
         source = guessed(location)
@@ -181,7 +181,7 @@ def show_dataset(name: str, *, as_json: bool) -> None:
 
 
 def _read(folder: Path, doing: str) -> tuple[Manifest, dict[str, Any]]:
-    from featstore.manifest.io import read_manifest, split_counts
+    from featstore.manifest import read_manifest, split_counts
 
     with ProgressBar(f"{doing} {folder}"):
         manifest = read_manifest(folder)

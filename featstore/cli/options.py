@@ -21,8 +21,7 @@ from featstore.errors import FeatstoreError, UnknownSetError, listed, unknown_na
 from featstore.options import Option, option, options_from, parts_of, settings_of
 
 if TYPE_CHECKING:
-    from featstore.extraction.options import EncoderSpec
-    from featstore.extraction.progress import ExtractResult
+    from featstore.extraction.options import EncoderSpec, ExtractResult
     from featstore.extraction.targets import Job
     from featstore.store.store import FeatureStore, SetInfo
 
@@ -382,16 +381,20 @@ def run_extraction(job: Job, place: Place) -> list[ExtractResult]:
     FeatstoreError
         As for `featstore.extract`.
     """
-    from featstore.extraction.engines import extract_on_ray, extract_rank, rank_of
-    from featstore.extraction.job import run_here
-    from featstore.extraction.workers import extract_on_devices
+    from featstore.extraction.engines import (
+        extract_on_devices,
+        extract_on_ray,
+        extract_rank,
+        rank_of,
+    )
+    from featstore.extraction.job import run_job
 
     if place.engine == "ray":
         return extract_on_ray(job, "all" if place.device == "auto" else place.device)
     if place.devices is not None:
         return extract_on_devices(job, place.devices)
     if place.shard is None:
-        return run_here(job)
+        return run_job(job.open())
     which = rank_of(place.shard)
     found = extract_rank(job, which)
     for result in found:

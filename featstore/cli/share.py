@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from featstore.cli.options import open_at, set_named
+from featstore.cli.options import KINDS, open_at, set_named
 from featstore.command_line import (
     EXIT_ERROR,
     EXIT_SKIPPED,
@@ -23,12 +24,12 @@ from featstore.command_line import (
     store_option,
     usage_error,
 )
-from featstore.interop import FORMATS, ImportConfig
-from featstore.options import options_from
+from featstore.options import option, options_from
+from featstore.store import DTYPE_CODES
 from featstore.terminal import ProgressBar, TextTable, bad, human_bytes, say, show_failures
 
 if TYPE_CHECKING:
-    from featstore.share.copy import CopyReport, Relation
+    from featstore.share import CopyReport, Relation
 
 
 _LICENCE = click.option(
@@ -110,9 +111,7 @@ _RECEIVED: dict[Relation, str] = {**_SENT, "new": "received", "newer": "newer he
 
 
 def _options(function: Callable[..., Any]) -> Callable[..., Any]:
-    for option in (json_option, _SELECT):
-        function = option(function)
-    return function
+    return _SELECT(json_option(function))
 
 
 @click.command("push", epilog="Example: headstock store push build/demo/store s3://team/features")
@@ -180,7 +179,7 @@ def pull_command(
 def _fetch(source: StorePlace, select: Sequence[str], *, as_json: bool, **signed: Any) -> int:
     """Fetch sets of a remote store into the cache."""
     from featstore.address import parse_address
-    from featstore.share.copy import fits
+    from featstore.share import fits
 
     if isinstance(parse_address(source), Path):
         raise usage_error(f"{source} lies on this machine already.")
@@ -205,7 +204,7 @@ def _copy(
     as_json: bool,
     **more: Any,
 ) -> int:
-    from featstore.share.copy import copy_sets
+    from featstore.share import copy_sets
 
     def send(source: StorePlace, target: StorePlace) -> CopyReport:
         with ProgressBar(f"to {target}", "bytes") as bar:
@@ -292,7 +291,7 @@ def cache_command(max_size: int | None, as_json: bool) -> None:
 
 def export_rows(place: StorePlace, key: str, out: Path, form: str, *, as_json: bool) -> None:
     """Export a set as npy, Parquet, safetensors or HDF5."""
-    from featstore.interop.files import WIDENING, export_set
+    from featstore.interop import FORMATS, WIDENING, export_set
 
     if form not in FORMATS:
         raise usage_error(f"A set is written as {', '.join(FORMATS)}: give one as --format.")
@@ -315,6 +314,33 @@ def export_rows(place: StorePlace, key: str, out: Path, form: str, *, as_json: b
     answer(document, done, *([wide] if widened else []), as_json=as_json)
 
 
+@dataclass(frozen=True)
+class ImportConfig:
+    """What imported rows are; see `featstore.interop.import_rows`."""
+
+    dataset: str = option(help="Store the rows as embeddings of the dataset with this name.")
+    kind: str = option(
+        help="Store the rows as embeddings of items of this kind.",
+        choices=KINDS,
+    )
+    encoder: str = option(help="Name the encoder that made the rows.", metavar="FAMILY:NAME")
+    items: Path | None = option(
+        None,
+        help="Read item_id and further columns from this CSV or Parquet file, one line per "
+        "row of SOURCE. It is needed if SOURCE has no ids.",
+        metavar="FILE",
+    )
+    array: str | None = option(
+        None, help="Read this dataset, tensor or column of SOURCE, if it has several."
+    )
+    dtype: str | None = option(
+        None,
+        help="Store the rows in this dtype [default: that of the file, which keeps every bit].",
+        flag="--dtype",
+        choices=tuple(DTYPE_CODES),
+    )
+
+
 @click.command(
     "import",
     epilog="Example: headstock import feats.npy --items items.csv --store store --dataset "
@@ -332,7 +358,7 @@ def import_command(source: Path, store: Path, as_json: bool, **given: Any) -> in
     writes, clip-retrieval's folder, or a plain .npy or .h5 file or Zarr array with --items. Items
     whose row is all zeros are skipped and listed; the exit code is then 3.
     """
-    from featstore.interop.files import import_rows
+    from featstore.interop import import_rows
     from featstore.store.store import open_store
 
     with ProgressBar(f"import {source}"):

@@ -65,8 +65,8 @@ def init_command(store: StorePlace, shared: bool, hash_name: str | None, as_json
     writable by nobody. Use `chgrp` to choose the group.
     """
     from featstore.address import Address, parse_address
-    from featstore.remote.objects import writable_objects
-    from featstore.share.copy import make_bucket_store
+    from featstore.remote import writable_objects
+    from featstore.share import make_bucket_store
     from featstore.store.gc import make_store
 
     place = parse_address(store)
@@ -231,7 +231,6 @@ def list_sets(
     Returns the exit code, 4 if something of it is damaged or may not be read. With `whole`, also
     tags and signature are printed.
     """
-    from featstore.store.log import Signature
     from featstore.store.records import REVISIONS
 
     with ProgressBar(f"ls {place}"):
@@ -270,7 +269,7 @@ def list_sets(
         total = f"{count(len(table), 'set')}, {count(n_rows, 'row')}, {human_bytes(size)}"
         parts = [TextTable(("NAME", "ROWS", "DIM", "DTYPE", "SIZE", "AGE", ""), table), total]
     if whole:
-        signature = Signature.of(opened.log)
+        signature = opened.log.signature
         signed = signature and f"number {signature.counter:,}, by {signature.public_key}"
         parts += [f"Tags: {', '.join(opened.tags()) or 'none'}", f"Signed: {signed or 'no'}"]
     answer(rows, *parts, as_json=as_json)
@@ -503,7 +502,7 @@ def tag_command(
     that was changed, put back or hidden since: `headstock store verify --trusted-key`. Sign again
     whenever the store has changed.
     """
-    from featstore.share.copy import drop_tag, make_tag, sign_store
+    from featstore.share import drop_tag, make_tag, sign_store
     from featstore.store.log import make_key
 
     if name is None and (sign_key is None or delete or select):

@@ -59,8 +59,6 @@ class EncoderOptions:
         Tokens that a text model sees, fewer than it could. Part of the space.
     trust_remote_code : bool
         Run Python code that comes with the model from the hub. Part of the space.
-    compile : bool
-        Compile the forward pass; the first batches take longer. Recorded, not keyed.
 
     Raises
     ------
@@ -78,7 +76,6 @@ class EncoderOptions:
     prefix: str | None = None
     max_length: int | None = None
     trust_remote_code: bool = False
-    compile: bool = False
 
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_size < 1:
@@ -174,11 +171,6 @@ def length_batches(lengths: Sequence[int] | np.ndarray, batch: int) -> list[np.n
     list of int64 arrays
         Together every position from 0 to n - 1 once.
 
-    Raises
-    ------
-    ValueError
-        If `batch` is not positive.
-
     Examples
     --------
     >>> [part.tolist() for part in length_batches([7, 3, 7, 1], 2)]
@@ -186,8 +178,6 @@ def length_batches(lengths: Sequence[int] | np.ndarray, batch: int) -> list[np.n
     """
     import numpy as np
 
-    if batch < 1:
-        raise ValueError(f"A batch must hold at least 1 text. Got {batch} instead.")
     order = np.argsort(np.asarray(lengths, dtype=np.int64), kind="stable")
     return [order[start : start + batch] for start in range(0, len(order), batch)]
 

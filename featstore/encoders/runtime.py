@@ -11,12 +11,10 @@ memory, and only who needs them waits.
 
 from __future__ import annotations
 
-import logging
-import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -61,7 +59,6 @@ class Preprocessing:
         self.transform = transform
         self.input_size = input_size
         self.geometry: Geometry | None = None
-        self._buffers = threading.local()
         found = _steps(transform)
         if found is None:
             return
@@ -70,7 +67,9 @@ class Preprocessing:
         self._range = torch.tensor(255.0)
         self._mean, self._std = mean.view(3, 1, 1), std.view(3, 1, 1)
         same = self.geometry.crop == input_size[1:] and all(
-            torch.equal(self.floats([self.prepare(image)])[0], transform(image))
+            torch.equal(
+                self.floats(torch.from_numpy(self.prepare(image)[None]))[0], transform(image)
+            )
             for image in golden_images()
         )
         if not same:
@@ -90,29 +89,15 @@ class Preprocessing:
         # The latter as a tensor on the device that decoded it.
         return kinds in ({floats}, {(shape, "uint8")}, {(shape, "torch.uint8")})
 
-    def floats(self, batch: Sequence[np.ndarray]) -> torch.Tensor:
-        """Return a batch as (b, 3, h, w) float32 on the CPU, in memory that this thread reuses."""
-        buffer: torch.Tensor | None = getattr(self._buffers, "floats", None)
-        if buffer is None or len(buffer) < len(batch):
-            buffer = self._buffers.floats = torch.empty(len(batch), *self.input_size)
-        # One picture at a time stays in the processor's cache from step to step.
-        for row, one in zip(buffer, batch, strict=False):
-            if one.dtype == np.uint8:
-                row.copy_(torch.from_numpy(one).permute(2, 0, 1))
-                row.div_(self._range).sub_(self._mean).div_(self._std)
-            else:
-                row.copy_(torch.from_numpy(one))
-        return buffer[: len(batch)]
-
-    def floats_there(
+    def floats(
         self,
         batch: torch.Tensor,
-        memory_format: torch.memory_format,
+        memory_format: torch.memory_format = torch.contiguous_format,
         dtype: torch.dtype = torch.float32,
     ) -> torch.Tensor:
         """Return a batch, stacked and on its device already, as (b, 3, h, w) of `dtype` there.
 
-        In float32 the same bits as on the CPU: a device divides by a tensor, where it might
+        In float32 the same bits on every device: one divides by a tensor, where it might
         multiply by the reciprocal of a number. Shorter types are made in one pass, computed in
         float32 and rounded once.
         """
@@ -278,37 +263,6 @@ BFLOAT16_COSINE = 0.999
 BFLOAT16_CAPABILITY = (8, 0)
 
 
-class BothWeights:
-    """The tensors of a model in float32 and, once asked for, in bfloat16 too.
-
-    The model holds one of them at a time: who changes that has the turn.
-
-    Attributes
-    ----------
-    of : list of tensor
-        Parameters and buffers, on their device.
-    """
-
-    def __init__(self) -> None:
-        self.of: list[torch.Tensor] = []
-        self._held = torch.float32
-        self._both: list[tuple[torch.Tensor, dict[torch.dtype, torch.Tensor]]] = []
-
-    def hold(self, dtype: torch.dtype) -> None:
-        """Let the model compute in this type."""
-        if dtype is self._held:
-            return
-        if not self._both:
-            self._both = [
-                (one, {torch.float32: one.data, dtype: one.data.to(dtype)})
-                for one in self.of
-                if one.is_floating_point()
-            ]
-        for one, values in self._both:
-            one.data = values[dtype]
-        self._held = dtype
-
-
 class TorchEncoder(ABC):
     """Base of the encoders that torch computes.
 
@@ -345,9 +299,6 @@ class TorchEncoder(ABC):
         own = GPU_BATCH if self.overlaps else self.own_batch_size
         self.batch_size = options.batch_size or own
         self.precision = checked_precision(options.precision, self._device)
-        self._weights = BothWeights()
-        #: Whether bfloat16 is computed with weights in bfloat16; None until it was tried.
-        self._short: bool | None = None if self.overlaps else False
         self.facts = {"compute": {"tf32": False}}
         self.compute_in(self.precision, self.precision_reason)
 
@@ -366,26 +317,7 @@ class TorchEncoder(ABC):
         """
         self.precision = checked_precision(precision, self._device)
         self.precision_reason = reason
-        short = bool(self._short) and precision == "bfloat16"
-        compute = self.facts["compute"]
-        compute |= {"precision": precision, "autocast": precision != "float32" and not short}
-        if self.overlaps:
-            compute["weights"] = "bfloat16" if short else "float32"
-
-    def _is_short(self, *, exact: bool) -> bool:
-        """Return whether weights in bfloat16 are used: once tried, not within the model's turn.
-
-        They are where the golden inputs keep their cosine; else autocast is.
-        """
-        if exact or self.precision != "bfloat16":
-            return False
-        if self._short is None:
-            self._short, cosine = True, None
-            with suppress(RuntimeError, NotImplementedError):  # layers that mix types
-                cosine = golden_cosine(self)
-            self._short = cosine is not None and cosine.minimum >= BFLOAT16_COSINE
-            self.compute_in(self.precision, self.precision_reason)
-        return self._short
+        self.facts["compute"] |= {"precision": precision, "autocast": precision != "float32"}
 
     def best_precision(self) -> tuple[str, str]:
         """Return the precision that ``auto`` stands for on this device, and why.
@@ -423,15 +355,11 @@ class TorchEncoder(ABC):
         EncoderError
             If an item was not prepared for this model.
         """
-        return self._encode(batch, exact=False)
+        return self._computed(batch, exact=False) if batch else np.empty((0, self.dim), np.float32)
 
     def encode_float32(self, batch: Sequence[Any]) -> np.ndarray:
-        """Return what `encode` would, computed in float32 and not compiled."""
-        return self._encode(batch, exact=True)
-
-    def _encode(self, batch: Sequence[Any], *, exact: bool) -> np.ndarray:
-        self._is_short(exact=exact)
-        return self._computed(batch, exact=exact) if batch else np.empty((0, self.dim), np.float32)
+        """Return what `encode` would, computed in float32."""
+        return self._computed(batch, exact=True)
 
     @abstractmethod
     def prepare(self, item: Any) -> Any:
@@ -442,8 +370,9 @@ class TorchEncoder(ABC):
         """Return the (b, d) float32 vectors of at least one item; in float32 if `exact`."""
 
     def _pixels_in(self, *, exact: bool) -> torch.dtype:
-        """Return the type in which pixels are made on a GPU: the one that the model computes in."""
-        return torch.float32 if exact else _AUTOCAST.get(self.precision, torch.float32)
+        """Return the type in which pixels are made: on a GPU the one that the model computes in."""
+        short = None if exact or not self.overlaps else _AUTOCAST.get(self.precision)
+        return short or torch.float32
 
     @contextmanager
     def _running(self, *, exact: bool) -> Iterator[None]:
@@ -451,13 +380,9 @@ class TorchEncoder(ABC):
 
         One thread at a time; what it hooks and launches is not mixed with another's.
         """
-        short = self._is_short(exact=exact)
-        # Without autocast, which would cast short weights back for some layers.
-        precision = "float32" if exact or short else self.precision
-        with self._copies.turn():
-            self._weights.hold(torch.bfloat16 if short else torch.float32)
-            with torch.inference_mode(), computing(precision, self._device):
-                yield
+        how = computing("float32" if exact else self.precision, self._device)
+        with self._copies.turn(), torch.inference_mode(), how:
+            yield
 
 
 class TorchImageEncoder(TorchEncoder):
@@ -515,8 +440,6 @@ class DeviceCopies:
     def to_device(self, batch: Sequence[Any], dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """Return prepared pictures as one tensor of floats; on a GPU it may still be on its way.
 
-        On a GPU it is of `dtype`; on the CPU it is float32.
-
         Raises
         ------
         EncoderError
@@ -529,11 +452,7 @@ class DeviceCopies:
                 f"{self._name} takes prepared pictures of shape {self._preprocessing.input_size}, "
                 f"got shapes {', '.join(shapes)}. Pass what its prepare() returns."
             )
-        if self._device.type == "cpu":
-            return self._preprocessing.floats(batch)
-        floats = partial(
-            self._preprocessing.floats_there, memory_format=self._memory_format, dtype=dtype
-        )
+        floats = partial(self._preprocessing.floats, memory_format=self._memory_format, dtype=dtype)
         if isinstance(batch[0], torch.Tensor):  # decoded there
             pixels = self._arriving(lambda: floats(torch.stack([*batch])))
             if self._stream is not None:
@@ -602,21 +521,3 @@ class HostCopy:
             with torch.cuda.device(self._arrived.device):
                 self._arrived.synchronize()
         return self._host.numpy().copy()
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep libraries from warnings, from handlers of the root logger, and from bars."""
-    root, bars = logging.getLogger(), sys.modules.get("transformers.utils.logging")
-    handlers, disabled = root.handlers[:], root.manager.disable
-    drawn = bars is not None and bars.is_progress_bar_enabled()
-    logging.disable(logging.WARNING)
-    if bars is not None:
-        bars.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.disable(disabled)
-        root.handlers[:] = handlers
-        if bars is not None and drawn:
-            bars.enable_progress_bar()

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import inspect
+import json
+import logging
 import pickle
+import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+from featstore.encoders.base import EncoderOptions
 from featstore.errors import EncoderError, lookup
 from featstore.identity import files_sha256
 
@@ -271,3 +276,118 @@ def remote_code_facts(objects: Iterable[Any], *, trusted: bool) -> dict[str, Any
     files = {path.name: path for folder in sorted(folders) for path in sorted(folder.glob("*.py"))}
     files.pop("__init__.py", None)
     return {"trust_remote_code": {"files": len(files), "files_sha256": files_sha256(files)}}
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep libraries from warnings, from handlers of the root logger, and from bars."""
+    root, bars = logging.getLogger(), sys.modules.get("transformers.utils.logging")
+    handlers, disabled = root.handlers[:], root.manager.disable
+    drawn = bars is not None and bars.is_progress_bar_enabled()
+    logging.disable(logging.WARNING)
+    if bars is not None:
+        bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
+        root.handlers[:] = handlers
+        if bars is not None and drawn:
+            bars.enable_progress_bar()
+
+
+#: A fast tokenizer is these two; the older files beside them are not read then.
+_FAST_TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+_OTHER_TOKENIZERS = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "bpe.codes",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "tokenizer.model",
+)
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """The files of a text model: in a folder, or in the hub's cache."""
+
+    folder: Path | None
+    repo: str | None
+
+    @contextmanager
+    def loading(self, encoder: str, options: EncoderOptions) -> Iterator[tuple[str, Any]]:
+        """Yield what ``from_pretrained`` is called with: where the files are, and keywords.
+
+        Raises
+        ------
+        EncoderError
+            If a library fails in the block, or the hub cannot be reached.
+        """
+        unreachable = hub_unreachable() if self.folder is None else None
+        keywords: dict[str, Any] = {
+            # What is in the cache already is used without the network.
+            "local_files_only": self.folder is not None or unreachable is not None,
+            "trust_remote_code": options.trust_remote_code,
+        }
+        try:
+            with quiet():
+                yield str(self.folder or self.repo), keywords
+        except Exception as err:  # network, disk and format errors of three libraries
+            if self.folder is None:
+                raise hub_error(encoder, unreachable or one_line(err)) from err
+            reason = one_line(err).replace(str(self.folder), self.folder.name)
+            raise EncoderError(
+                f"{encoder} could not be loaded from the folder '{self.folder.name}': {reason}"
+            ) from err
+
+    def find(self, name: str) -> Path | None:
+        """Return the file of the transformer module by that name, or None."""
+        if self.folder is not None:
+            path = self.folder / _transformer_path(self.folder / "modules.json") / name
+            return path if path.is_file() else None
+        assert self.repo is not None
+        modules = cached_file(self.repo, "modules.json")
+        prefix = _transformer_path(modules) if modules else ""
+        return cached_file(self.repo, f"{prefix}/{name}" if prefix else name)
+
+    def tokenizer_sha256(self, encoder: str) -> str:
+        """Return the hash of the tokenizer's files.
+
+        Raises
+        ------
+        EncoderError
+            If there is none.
+        """
+        names: Iterable[str] = _FAST_TOKENIZER
+        if self.find(_FAST_TOKENIZER[0]) is None:
+            names = _OTHER_TOKENIZERS
+        found = {name: path for name in names if (path := self.find(name)) is not None}
+        if not found:
+            raise EncoderError(
+                f"{encoder} has no tokenizer files beside its weights. Give a complete folder."
+            )
+        return files_sha256(found)
+
+    def tensor_names(self) -> set[str] | None:
+        """Return the names in the safetensors file or files, or None if there is none."""
+        from safetensors import safe_open
+
+        single = self.find("model.safetensors")
+        if single is not None:
+            with safe_open(single, framework="np") as tensors:
+                return set(tensors.keys())
+        index = self.find("model.safetensors.index.json")
+        return set(json.loads(index.read_text())["weight_map"]) if index else None
+
+
+def _transformer_path(modules: Path) -> str:
+    """Return where ``modules.json`` says that the first module lies."""
+    if not modules.is_file():
+        return ""
+    entries = json.loads(modules.read_text(encoding="utf-8"))
+    return str(entries[0].get("path", "")) if entries else ""

@@ -1,4 +1,4 @@
-"""Batches of a job, what a device does with them, and the runs of pictures that they are made of.
+"""Batches of a job, what a device does with them, how fast, and the runs of pictures in them.
 
 Runs are prepared by processes, or on a device, and heard of once a run. What is done here for an
 image is done in loops of C: a process of Python can hand out ten thousand runs a second, but not as
@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import logging
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,11 +24,189 @@ import numpy as np
 from featstore.decoding import Decoded, DecodePool, Feed, Ring, Run, reason_of
 from featstore.encoders.base import TEXT_KINDS, Encoder, text_batches
 from featstore.errors import DeviceError, is_out_of_memory
-from featstore.extraction.progress import StageClock
+from featstore.extraction.options import Progress, Step
 from featstore.images import MAX_PIXELS, Geometry, decode_batch, own_stream
-from featstore.parallel import stay_beside
 
 logger = logging.getLogger(__name__)
+
+#: Stages that run in worker threads, ...
+IN_WORKERS = ("read", "decode", "prepare")
+
+#: ... and those of the thread that runs the encoders, one after the other.
+IN_TURN = ("wait", "forward", "write")
+
+#: What is counted: seconds of each stage, and those in which a batch was at an encoder; items that
+#: were prepared; rows that are done, and those that were encoded, in so many batches.
+COUNTED = (*IN_WORKERS, *IN_TURN, "encode", "prepared", "rows", "encoded", "batches")
+
+#: Batches of each encoder after which its speed is known.
+FIRST_BATCHES = 8
+
+#: A side limits where every other one is at least so many times as fast.
+APART = 1.25
+
+
+class StageClock:
+    """Adds up what is `COUNTED`, over threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counted = dict.fromkeys(COUNTED, 0.0)
+        self._at_work = 0
+        self._since = 0.0
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        """Add the time of the block to a stage."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(stage, time.perf_counter() - started)
+
+    def add(self, name: str, amount: float) -> None:
+        """Add seconds to a stage, or to another count."""
+        with self._lock:
+            self._counted[name] += amount
+
+    def at_work(self, change: int) -> None:
+        """Note that a batch goes to an encoder (1), or has come back (-1)."""
+        now = time.perf_counter()
+        with self._lock:
+            if self._at_work:
+                self._counted["encode"] += now - self._since
+            self._since = now
+            self._at_work += change
+
+    def counted(self) -> dict[str, float]:
+        """Return what was counted so far."""
+        with self._lock:
+            return dict(self._counted)
+
+
+class Tracker:
+    """Tells the progress: of one process, or of all workers of a job.
+
+    Parameters
+    ----------
+    clock : StageClock
+    rows_total, rows_done : int
+        Over every set of the job; `rows_done` were there before.
+    encoders, workers : int
+        How many there are; workers are threads or processes that decode.
+    device : str
+        Of the encoders.
+    processes : int
+        How many run the encoders.
+
+    Attributes
+    ----------
+    failures : set of str
+        Items without an embedding so far.
+    """
+
+    def __init__(
+        self,
+        clock: StageClock,
+        *,
+        rows_total: int,
+        rows_done: int,
+        encoders: int,
+        workers: int,
+        device: str,
+        processes: int = 1,
+    ) -> None:
+        self.clock = clock
+        self.rows_total, self._rows_before = rows_total, rows_done
+        self.failures: set[str] = set()
+        self._encoders, self._device = max(1, encoders), device
+        self._workers, self._processes = max(1, workers), processes
+        self._started = time.monotonic()
+        self._told = Step(clock.counted(), frozenset())
+
+    def advance(self, rows: int, *, encoded: bool) -> None:
+        """Count rows that are done, `encoded` ones, a batch of them, for the speed as well."""
+        self.clock.add("rows", rows)
+        if encoded:
+            self.clock.add("batches", 1)
+            self.clock.add("encoded", rows)
+
+    def step(self) -> Step:
+        """Return what was done since the last call, for `take` of another process."""
+        told, now = self._told, Step(self.clock.counted(), frozenset(self.failures))
+        self._told = now
+        return Step(
+            {name: amount - told.counted[name] for name, amount in now.counted.items()},
+            now.failures - told.failures,
+        )
+
+    def take(self, step: Step) -> None:
+        """Count what a worker has done."""
+        self.failures |= step.failures
+        for name, amount in step.counted.items():
+            self.clock.add(name, amount)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the beginning."""
+        return time.monotonic() - self._started
+
+    def progress(self) -> Progress:
+        """Return where the job stands."""
+        counted = self.clock.counted()
+        speed = counted["encoded"] / max(self.elapsed, 1e-9)
+        # Rows of a part that is done again come twice.
+        done = min(self.rows_total, self._rows_before + int(counted["rows"]))
+        return Progress(
+            rows_done=done,
+            rows_total=self.rows_total,
+            failed=len(self.failures),
+            per_second=speed / self._encoders,
+            eta_seconds=(self.rows_total - done) / speed if speed else None,
+            shares=self.shares(),
+            bottleneck=self.bottleneck(),
+        )
+
+    def shares(self) -> dict[str, float]:
+        """Return the share of each stage in the elapsed time."""
+        elapsed, counted = max(self.elapsed, 1e-9), self.clock.counted()
+        capacity = dict.fromkeys(IN_WORKERS, self._workers) | dict.fromkeys(
+            IN_TURN, self._processes
+        )
+        return {
+            stage: round(min(1.0, counted[stage] / (elapsed * many)), 4)
+            for stage, many in capacity.items()
+        }
+
+    def first_bottleneck(self) -> str:
+        """Return what limits once a few batches are encoded, and at no other time."""
+        first = self.clock.counted()["batches"] == FIRST_BATCHES * self._encoders * self._processes
+        return self.bottleneck() if first else ""
+
+    def bottleneck(self) -> str:
+        """Return in one sentence what limits, where something does, by what each side could do.
+
+        Of workers that is what they have done in the time that they took, of the encoders in the
+        time in which a batch was there.
+        """
+        counted = self.clock.counted()
+        preparing = sum(counted[stage] for stage in IN_WORKERS)
+        encoded = self._processes * counted["encoded"] / self._encoders
+        sides = {
+            "encoder": (encoded, counted["encode"]),
+            "preparing": (self._workers * counted["prepared"], preparing),
+            "writing to the store": (encoded, counted["write"]),
+        }
+        rates = {side: done / taken for side, (done, taken) in sides.items() if done and taken}
+        if "encoder" not in rates:
+            return "Nothing was encoded."
+        slowest, *others = sorted(rates, key=lambda side: rates[side])
+        said = [f"{side} {float(f'{rate:.2g}'):,.0f}" for side, rate in rates.items()]
+        line = f"items/s by {self._device} and {self._workers} workers: {', '.join(said)}"
+        if others and rates[others[0]] < APART * rates[slowest]:
+            return f"No bottleneck; {line}."
+        return f"Bottleneck: {slowest}; {line}."
+
 
 #: A batch: rows of the task, and what was prepared for each; None for an item that failed.
 Batch = tuple[list[int], list[Any]]
@@ -208,9 +387,7 @@ def on_device(device: str | None) -> Iterator[None]:
 
 
 def use_device(device: str | None) -> None:
-    """Make a GPU the current device of this thread, and let it run on the cores beside the GPU.
-
-    What the thread pins, and the processes that it starts, lie on the same NUMA node.
+    """Make a GPU the current device of this thread.
 
     Every thread begins on the first GPU. Waiting for an event there would make the process a
     context on it, some hundred megabytes, whichever GPU it computes on.
@@ -220,9 +397,7 @@ def use_device(device: str | None) -> None:
     import torch
 
     if torch.cuda.is_available():
-        number = torch.device(device).index or 0
-        torch.cuda.set_device(number)
-        stay_beside(torch.cuda.get_device_properties(number))
+        torch.cuda.set_device(torch.device(device).index or 0)
 
 
 #: Batches of an encoder that overlaps, at once: one is encoded, one waits in the device's queue,
@@ -267,17 +442,9 @@ class Runs:
         self.geometries = feed.geometries
         self.shapes = [self.geometries.index(runner.geometry) for runner in runners]
         self._workers, self._clock = workers, clock
-        size = max(runner.size for runner in runners)
-        # A run at work and one that waits for each process; the runs of a batch, which are short
-        # where `parts` shares a block out, for each that is encoded, waits, or is being made.
-        of_batch = max(-(-size // RUN), min(size, SHARES * workers)) + 1
-        self._ring = Ring.make(
-            pool.memory,
-            RUN,
-            [geometry.shape for geometry in self.geometries],
-            flying=2 * workers + LOOKAHEAD,
-            spare=(IN_FLIGHT + 1) * of_batch,
-        )
+        # A run at work and one that waits for each process, and some for the encoders.
+        shapes = [geometry.shape for geometry in self.geometries]
+        self._ring = Ring.make(pool.memory, 2 * workers + LOOKAHEAD, RUN, shapes)
         pool.take_runs(feed, self._ring)
 
     @property
@@ -303,11 +470,11 @@ class Runs:
 
     def _taken(self, slot: int, count: int, decoded: Decoded) -> Decoded:
         self._count(decoded)
-        lent = self._ring.lend(slot, count)
-        for rows in lent:
+        found = self._ring.rows(slot, count)
+        for rows in found:
             for place in decoded.failures:
                 rows[place] = None
-        decoded.prepared = [lent[shape] for shape in self.shapes]
+        decoded.prepared = [found[shape] for shape in self.shapes]
         return decoded
 
     def _count(self, decoded: Decoded) -> None:

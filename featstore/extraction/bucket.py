@@ -11,7 +11,7 @@ encoders its blocks are put into the bucket, each as one file below
 A block is put on the condition that there is none: the first one is the block of the set, and
 whoever made another takes that one. The golden vectors are agreed on likewise. So all machines that
 share a plan end with the same blocks and the same golden vectors, hence with the same revision, and
-the last step of each is the push of `featstore.share.copy`, which one of them may begin and
+the last step of each is the push of `featstore.share`, which one of them may begin and
 another end. Only then does the set exist for readers. The blocks are removed after the log lists
 it, never before.
 """
@@ -28,7 +28,7 @@ from typing import Any, Self
 
 from data_manifests import cache_folder
 from featstore.address import Address, parse_address
-from featstore.durable import local_folder
+from featstore.durable import MAX_JSON_BYTES, json_bytes, local_folder
 from featstore.errors import (
     AlreadyFinishedError,
     CorruptStoreError,
@@ -38,10 +38,10 @@ from featstore.errors import (
     UnknownSetError,
 )
 from featstore.extraction.opening import GOLDEN_FILE, Golden
-from featstore.extraction.progress import ExtractResult
+from featstore.extraction.options import ExtractResult
 from featstore.identity import SHORT, canonical_json, sha256_hex
-from featstore.remote.objects import Objects, open_objects, writable_objects
-from featstore.share.copy import (
+from featstore.remote import Objects, open_objects, writable_objects
+from featstore.share import (
     Relation,
     SetSource,
     make_bucket_store,
@@ -50,7 +50,6 @@ from featstore.share.copy import (
     read_record,
     send_thumbnails,
 )
-from featstore.store.files import MAX_JSON_BYTES, json_bytes
 from featstore.store.gc import make_store, remove_set
 from featstore.store.layout import SetKey, SetSpec
 from featstore.store.lock import folder_lock
@@ -292,7 +291,7 @@ def _plan(
     return {
         "key": str(spec.key),
         "set_id": spec.set_id,
-        "items": items.digest,
+        "items": items.facts["sha256"],
         "base": base,
         "retry_failed": retry_failed,
         "settings": settings,

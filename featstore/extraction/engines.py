@@ -1,39 +1,383 @@
-"""Processes elsewhere that share a job: ranks that someone else starts, and actors of Ray.
+"""Processes that share a job: one a device, ranks that someone else starts, and actors of Ray.
 
-``--shard``: the ranks of Slurm or torchrun share only the store. Each one encodes its part; the
-rank that then finds every block done gathers and publishes, and the others report what is left and
-exit with code 0. ``--engine ray``: the workers of `featstore.extraction.workers` are actors.
+``--device cuda:0,cuda:1`` and ``--engine ray``: workers open the encoders once, and do parts of the
+items from a queue. A worker that is lost ends the job on this machine, and is replaced by Ray; what
+is done is kept, and the same command does the rest. ``--shard``: the ranks of Slurm or torchrun
+share only the store. Each one encodes its part; the rank that then finds every block done gathers
+and publishes, and the others report what is left and exit with code 0.
 """
 
 from __future__ import annotations
 
-import contextlib
+import multiprocessing
 import os
-import threading
-from collections.abc import Callable, Mapping, Sequence
+import signal
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
-from featstore.errors import ClaimLostError, EncoderError, needs_extra
-from featstore.extraction.options import settle_device, tell_how
-from featstore.extraction.progress import BlockDone, ExtractResult, Step
-from featstore.extraction.targets import Job
-from featstore.extraction.workers import (
-    Crew,
-    Gone,
-    conduct,
-    merge_results,
-    open_on,
-    run_part,
-    sendable,
-    settle,
-    share_of_cores,
-    split_devices,
-    to_send,
+from featstore.address import parse_address
+from featstore.durable import local_folder
+from featstore.encoders.registry import check_options
+from featstore.errors import (
+    ClaimLostError,
+    DeviceError,
+    EncoderError,
+    FeatstoreError,
+    needs_extra,
 )
-from featstore.parallel import available_cores, connected
+from featstore.extraction.batches import StageClock, Tracker, use_device
+from featstore.extraction.job import run_job, say_how, settle_settings
+from featstore.extraction.options import ExtractResult, Step, ignore, settle_device, tell_how
+from featstore.extraction.targets import Job, SetState, check_free_space
+from featstore.parallel import RETRIES, available_cores, connected, errors_of, processes, spawning
 from featstore.plugins import ENVIRONMENT, use_plugins
+
+
+def to_send(job: Job) -> Job:
+    """Check what can be checked before any process starts; return the job as it is sent to them.
+
+    Raises
+    ------
+    EncoderError
+        If an encoder is an object: it lives in this process alone; or its family does not take
+        an option.
+    UnknownEncoderError
+        If a name means none.
+    """
+    for choice in job.encoders:
+        if not isinstance(choice.encoder, str):
+            raise EncoderError(
+                f"The encoder {type(choice.encoder).__qualname__} is an object of this process, "
+                "and other processes must open encoders themselves. Name it (family:name, with "
+                "weights), or extract without devices and engine."
+            )
+        check_options(choice.encoder, **choice.model_options())
+    config = replace(job.config, part=None, on_block=None, on_progress=None)
+    address = parse_address(job.store)
+    place = local_folder(job.store).absolute() if isinstance(address, Path) else address.url
+    return replace(job, store=place, config=config)
+
+
+#: set_id -> batch size, threads and device type: what all parts of a set must agree on.
+Pinned = Mapping[str, Mapping[str, Any]]
+
+
+def open_on(job: Job, device: str, *, cores: int | None = None) -> Job:
+    """Open a job for the parts that this process does on a device.
+
+    Parameters
+    ----------
+    device : str
+    cores : int, optional
+        Threads of the forward pass and workers that decode, where the job does not say.
+
+    Raises
+    ------
+    FeatstoreError
+        As `extract`, before anything is encoded.
+    """
+    config = replace(job.config, device=device, jobs=job.config.jobs or cores)
+    if any(isinstance(choice.encoder, str) for choice in job.encoders):
+        with needs_extra("--device"):
+            import torch
+
+        if cores is not None:
+            # Fewer where the environment says so: OMP_NUM_THREADS.
+            torch.set_num_threads(min(cores, torch.get_num_threads()))
+        use_device(device)
+    return replace(job, config=config).open()
+
+
+def settle(job: Job) -> tuple[Pinned, list[SetState], str]:
+    """Settle batch sizes and threads, and look at what is left to do.
+
+    Returns
+    -------
+    tuple of (Pinned, list of SetState, str)
+        The last says in one line how the sets are encoded; see `say_how`.
+    """
+    lacking = [target for target in job.targets if target.finished() is None]
+    states = [target.state() for target in job.targets]
+    check_free_space(job.folder, states)
+    pinned = {target.spec.set_id: settle_settings(job, target) for target in lacking}
+    return pinned, states, say_how(job, pinned)
+
+
+def run_part(
+    job: Job, part: tuple[int, int] | None, pinned: Pinned, *, count_left: bool = False
+) -> list[ExtractResult]:
+    """Encode a part of the blocks; with None, gather what all have done, and publish.
+
+    Parameters
+    ----------
+    job : Job
+        Open.
+    part : (rank, world size) or None
+        Every world-size-th block from block `rank` on; nothing is published. With None what is left
+        is encoded.
+    pinned : mapping
+    count_left : bool
+        Say what others have left: their journals are read for that.
+    """
+    if pinned.keys() - {target.spec.set_id for target in job.targets}:
+        # The worker that settled the plan may have found another precision best.
+        job.config = replace(job.config, pinned=pinned)
+        job.open([target.encoder for target in job.targets])
+    config = replace(job.config, part=part, pinned=pinned)
+    return run_job(job.with_config(config, count_left=count_left))
+
+
+def merge_results(
+    parts: list[list[ExtractResult]], last: list[ExtractResult]
+) -> list[ExtractResult]:
+    """Return the results of the gathering run with what the parts have done counted in."""
+    merged = []
+    for number, result in enumerate(last):
+        shares = [part[number] for part in parts]
+        new = result.new + sum(share.new for share in shares)
+        texts = [*(text for share in shares for text in share.truncated_items)]
+        merged.append(
+            replace(
+                result,
+                new=new,
+                reused=result.reused + result.new - new,
+                copied=result.copied + sum(share.copied for share in shares),
+                truncated=result.truncated + sum(share.truncated for share in shares),
+                truncated_items=[*texts, *result.truncated_items],
+            )
+        )
+    return merged
+
+
+#: Parts a worker, at least and at most: a slow device takes fewer. Simulated in
+#: docs/measurements/scaling.md: of 256 workers one in 20 slow, a job takes 1.8 times as long as it
+#: could with 4, 1.1 with 32.
+PARTS_PER_WORKER = (4, 32)
+
+#: Beyond the fewest, parts have so many blocks: to begin one costs a tenth of a second.
+BLOCKS_OF_A_PART = 4
+
+#: What workers do: a function of an open job, and its further arguments.
+Task = tuple[Callable[..., Any], tuple[Any, ...]]
+
+
+def conduct(
+    job: Job, run: Callable[[Iterable[Task]], Iterable[Any]], devices: Sequence[str], cores: int
+) -> list[ExtractResult]:
+    """Settle the plan, have every part done, and publish; return one result an encoder.
+
+    Parameters
+    ----------
+    job : Job
+        Whose ``on_progress`` is called here after every part.
+    run : callable
+        Has workers do tasks, and yields the answers as they come.
+    devices : sequence of str
+        Of the workers.
+    cores : int
+        Of each.
+
+    Raises
+    ------
+    FeatstoreError
+        What a worker raised; the same as `extract`.
+    """
+    pinned: Pinned
+    states: list[SetState]
+    ((pinned, states, how),) = run([(settle, ())])
+    tell_how(how)
+    # A finished set has nothing new, but for failed items that are tried again.
+    left = sum(state.new for state in states) if pinned else 0
+    rows = sum(state.rows for state in states)
+    tracker = Tracker(
+        StageClock(),
+        rows_total=rows,
+        rows_done=rows - left,
+        encoders=len(job.encoders),
+        workers=(job.config.jobs or cores) * len(devices),
+        device=", ".join(devices),
+        processes=len(devices),
+    )
+    size = parts_of(max(state.blocks for state in states), len(devices)) if left else 0
+    parts: list[list[ExtractResult]] = [[] for _ in range(size)]
+    for rank, done, steps in run([(_do_part, (rank, size, pinned)) for rank in range(size)]):
+        parts[rank] = done
+        for step in steps:
+            tracker.take(step)
+            tell_how(tracker.first_bottleneck())
+        (job.config.on_progress or ignore)(tracker.progress())
+    (last,) = run([(run_part, (None, pinned))])
+    return merge_results(parts, last)
+
+
+def _do_part(
+    job: Job, rank: int, size: int, pinned: Pinned
+) -> tuple[int, list[ExtractResult], list[Step]]:
+    """Do a part; return its number, its results, and what each batch has added."""
+    steps: list[Step] = []
+    job.config = replace(job.config, on_step=steps.append)
+    return rank, run_part(job, (rank, size), pinned), steps
+
+
+def parts_of(blocks: int, workers: int) -> int:
+    """Return into how many parts a job is cut."""
+    fewest, most = (parts * workers for parts in PARTS_PER_WORKER)
+    return min(blocks, max(fewest, min(most, blocks // BLOCKS_OF_A_PART)))
+
+
+class Worker:
+    """A job in a process of its own, opened by the first task.
+
+    Parameters
+    ----------
+    job : Job
+    device : str
+    cores : int
+        See `open_on`.
+    plugins : str
+        Modules of a process elsewhere, as in the environment of the one that has started it.
+    """
+
+    def __init__(self, job: Job, device: str, cores: int, plugins: str = "") -> None:
+        use_plugins(filter(None, plugins.split(os.pathsep)))
+        self._device = device
+        self._open = cache(partial(open_on, job, device, cores=cores))
+
+    def run(self, task: Task) -> Any:
+        """Do a task.
+
+        Raises
+        ------
+        DeviceError
+            If it raised what is no error of this package.
+        """
+        work, arguments = task
+        try:
+            return work(self._open(), *arguments)
+        except FeatstoreError:
+            raise
+        except Exception as err:
+            what = f"{type(err).__name__}: {' '.join(str(err).split())}".rstrip(". ")
+            raise DeviceError(
+                f"A worker on {self._device} raised {what}. Finished blocks are kept; run the same "
+                "command again once the cause is fixed (memory: fewer devices on one machine, or a "
+                "smaller --batch-size), or with --device without what failed."
+            ) from err
+
+
+#: The worker that a process of this machine is.
+_here: list[Worker] = []
+
+
+def _begin_worker(job: Job, cores: int, devices: Any) -> None:
+    _here.append(Worker(job, devices.get(), cores))
+    for asked in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(asked, _leave)
+
+
+def _leave(number: int, _: object) -> None:
+    """Leave through every `with` block, so that what is done is written down."""
+    sys.exit(128 + number)
+
+
+def _do_here(task: Task) -> Any:
+    try:
+        return _here[0].run(task)
+    except SystemExit:  # the pool would begin another part
+        os._exit(1)
+
+
+def extract_on_devices(job: Job, devices: str | Sequence[str] = "all") -> list[ExtractResult]:
+    """Run a job in one process a device; the store is the same as of one process.
+
+    The cores are shared out evenly where the options name neither threads nor jobs. On a CPU
+    threads decide the last bits of a row: to compare two stores bit for bit, name them. A job
+    that is resumed takes those it was begun with.
+
+    A process that dies (no memory, a broken driver), or raises, ends the job; the same call again
+    resumes, as after Ctrl-C. In a script, call this below ``if __name__ == "__main__":``, because
+    the processes import it.
+
+    Parameters
+    ----------
+    job : Job
+        With encoders by name only; `config.device` is not used.
+    devices : str or sequence of str
+        ``all`` GPUs of this machine, or a list such as ``cuda:0,cuda:1`` or ``cpu,cpu``.
+
+    Raises
+    ------
+    EncoderError
+        If there is no such device, or an encoder is an object.
+    DeviceError
+        If a part of the job raises.
+    WorkerDiedError
+        If a process dies.
+    FeatstoreError
+        As for `extract`.
+    """
+    chosen = parse_devices(devices)
+    cores = max(1, available_cores() // len(chosen))
+    with spawning():  # its locks have a process
+        waiting = multiprocessing.get_context("spawn").SimpleQueue()
+    for device in chosen:
+        waiting.put(device)
+    with processes(len(chosen), _begin_worker, to_send(job), cores, waiting) as run:
+        return conduct(job, partial(run, _do_here), chosen, cores)
+
+
+def split_devices(devices: str | Sequence[str], every: Callable[[], Sequence[str]]) -> list[str]:
+    """Return the devices of a list with commas; ``all`` are those that `every` returns."""
+    if isinstance(devices, str):
+        devices = every() if devices.strip() == "all" else devices.split(",")
+    return [device.strip() for device in devices if device.strip()]
+
+
+def parse_devices(devices: str | Sequence[str]) -> list[str]:
+    """Return the devices of a list, or every GPU for ``all``.
+
+    Raises
+    ------
+    EncoderError
+        If the list is empty, or this machine has no such GPU.
+    """
+    chosen = split_devices(devices, all_devices)
+    if not chosen:
+        raise EncoderError(
+            "No device is named. Take --device all, or a list such as cuda:0,cuda:1."
+        )
+    gpus = [device for device in chosen if device.startswith("cuda")]
+    known = ["cuda", *all_devices()] if gpus else []
+    if unknown := [device for device in gpus if device not in known]:
+        raise EncoderError(
+            f"This machine has no {', '.join(unknown)}: torch can use {', '.join(known[1:])}."
+        )
+    return chosen
+
+
+def all_devices() -> list[str]:
+    """Return every GPU of this machine.
+
+    Raises
+    ------
+    EncoderError
+        If there is none.
+    """
+    with needs_extra("--device"):
+        import torch
+
+    found = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    if not found:
+        raise EncoderError(
+            "This machine has no GPU that torch can use. Several processes on the CPU are "
+            "--device cpu,cpu; one is what --device cpu does."
+        )
+    return found
+
 
 #: Seconds that a process waits for another one to end its publishing, or for the claim of one that
 #: died on another machine.
@@ -82,22 +426,20 @@ def extract_rank(job: Job, place: Rank) -> list[ExtractResult]:
     config = settle_device(job.config, job.encoders)
     config = replace(config, part=None, wait=max(config.wait, PATIENCE))
     device = local_device(config.device)
-    with contextlib.closing(
-        open_on(replace(job, config=config), device, cores=available_cores())
-    ) as opened:
-        pinned, _, how = settle(opened)
-        tell_how(how)
-        try:
-            done = run_part(opened, (place.rank, place.world_size), pinned, count_left=True)
-        except ClaimLostError:
-            # Others may have finished everything while this process stood still.
-            found = [target.finished() for target in opened.targets]
-            if None in found:
-                raise
-            return [one for one in found if one is not None]
-        if any(result.blocks_left for result in done):
-            return done
-        return merge_results([done], run_part(opened, None, pinned))
+    opened = open_on(replace(job, config=config), device, cores=available_cores())
+    pinned, _, how = settle(opened)
+    tell_how(how)
+    try:
+        done = run_part(opened, (place.rank, place.world_size), pinned, count_left=True)
+    except ClaimLostError:
+        # Others may have finished everything while this process stood still.
+        found = [target.finished() for target in opened.targets]
+        if None in found:
+            raise
+        return [one for one in found if one is not None]
+    if any(result.blocks_left for result in done):
+        return done
+    return merge_results([done], run_part(opened, None, pinned))
 
 
 def rank_of(shard: str, environment: Mapping[str, str] | None = None) -> Rank:
@@ -164,15 +506,12 @@ def _number(environment: Mapping[str, str], name: str, default: int | None = Non
         raise EncoderError(f"{name} is {text!r}, not a number. Give --shard I/N.") from None
 
 
-#: Seconds between two looks at the progress of an actor.
-LOOK = 1.0
-
-
 def extract_on_ray(job: Job, devices: str | Sequence[str] = "all") -> list[ExtractResult]:
     """Run a job on Ray: see `featstore.parallel.connected`.
 
-    An actor holds the encoders of one device, opened once. Store, manifest, images and weights
-    must be where every node sees them under the same path.
+    An actor holds the encoders of one device, opened once. Ray replaces one that is lost, and has
+    its part done again. Store, manifest, images and weights must be where every node sees them
+    under the same path.
 
     Parameters
     ----------
@@ -188,115 +527,36 @@ def extract_on_ray(job: Job, devices: str | Sequence[str] = "all") -> list[Extra
         If Ray is not installed.
     EncoderError
         If the cluster has no such devices, or an encoder is an object.
-    WorkerDiedError
-        If actors die again and again.
+    DeviceError
+        If a part of the job raises.
+    EngineError
+        If actors are lost again and again.
     FeatstoreError
         As for `extract`.
     """
     sent = to_send(job)
     sent.config = replace(sent.config, wait=max(sent.config.wait, PATIENCE))
     count = len(devices.split(",") if isinstance(devices, str) else devices)
-    with connected(cores=max(count, share_of_cores(1))) as ray:
+    with connected(cores=max(count, available_cores())) as ray:
+        from ray.util import ActorPool
+
         chosen = _actor_devices(ray, devices)
-        spawn = partial(RayActor, ray, ray.put(sent))
-        with Crew(chosen, _cores_each(ray, chosen), spawn) as crew:
-            return conduct(crew, job.config, encoders=len(job.encoders))
-
-
-class RayWorker:
-    """What runs in an actor: a worker whose reports wait until they are asked for."""
-
-    def __init__(self, job: Job, cores: int, device: str, plugins: str) -> None:
-        use_plugins(filter(None, plugins.split(os.pathsep)))
-        self._open = partial(open_on, job, device, cores=cores, tell=self._note)
-        self._lock = threading.Lock()
-        self._reports: list[BlockDone | Step] = []
-        self._job: Job | None = None
-
-    def run(self, work: Callable[..., Any], arguments: Sequence[Any]) -> tuple[Any, Any, str]:
-        """Run a function on the job, which the first one opens.
-
-        Returns
-        -------
-        tuple of (Any, Exception or None, str)
-            Its answer, or what it raised and which process this is.
-        """
+        cores, shared = _cores_each(ray, chosen), ray.put(sent)
+        actors = []
+        for device in chosen:
+            on_gpu = device.startswith("cuda")
+            how = {"num_cpus": cores, "num_gpus": int(on_gpu)}
+            how |= {"max_restarts": RETRIES, "max_task_retries": RETRIES}
+            remote = ray.remote(Worker).options(**how).remote
+            plugins = os.environ.get(ENVIRONMENT, "")
+            actors.append(remote(shared, "cuda:0" if on_gpu else device, cores, plugins))
+        run = partial(ActorPool(actors).map_unordered, lambda actor, task: actor.run.remote(task))
         try:
-            if self._job is None:
-                self._job = self._open()
-            return work(self._job, *arguments), None, ""
-        except Exception as err:
-            import ray
-
-            # Of several cuda:0, the one.
-            where = f" (pid={os.getpid()}, ip={ray.util.get_node_ip_address()})"
-            return None, sendable(err), where
-
-    def reports(self) -> list[BlockDone | Step]:
-        """Return those that came since the last call."""
-        with self._lock:
-            found, self._reports = self._reports, []
-        return found
-
-    def _note(self, report: BlockDone | Step) -> None:
-        with self._lock:
-            self._reports.append(report)
-
-
-class RayActor:
-    """An actor as the process of a worker.
-
-    Parameters
-    ----------
-    ray : module
-    job : reference to a Job
-    cores : int
-    device : str
-        ``cuda`` or ``cpu``.
-    """
-
-    def __init__(self, ray: Any, job: Any, cores: int, device: str) -> None:
-        on_gpu = device.startswith("cuda")
-        self._ray, self._how, self.device = ray, "An actor of Ray has ended.", device
-        self.actor = (
-            ray.remote(RayWorker)
-            .options(
-                num_cpus=cores,
-                num_gpus=1 if on_gpu else 0,
-                # One thread works while another tells how far it is.
-                max_concurrency=2,
-            )
-            .remote(job, cores, "cuda:0" if on_gpu else device, os.environ.get(ENVIRONMENT, ""))
-        )
-
-    def call(
-        self, work: Callable[..., Any], arguments: tuple[Any, ...], tell: Callable[[Any], object]
-    ) -> Any:
-        """Run a function there; see `Remote`."""
-        try:
-            found = self.actor.run.remote(work, arguments)
-            done: list[Any] = []
-            while not done:
-                done, _ = self._ray.wait([found], timeout=LOOK)
-                for report in self._ray.get(self.actor.reports.remote()):
-                    tell(report)
-            answer, error, where = self._ray.get(found)
-        except self._ray.exceptions.RayError as err:
-            self._how = f"An actor of Ray is lost: {' '.join(str(err).split())}."
-            raise Gone from err
-        if error is not None:
-            self.device += where
-            raise error
-        return answer
-
-    def stop(self) -> None:
-        """End it."""
-        self._ray.kill(self.actor, no_restart=True)
-
-    def end(self, until: float) -> str:  # noqa: ARG002 -- nothing that is done is lost
-        """End it, and return how it ended."""
-        self.stop()
-        return self._how
+            with errors_of(ray):
+                return conduct(job, run, chosen, cores)
+        finally:
+            for actor in actors:
+                ray.kill(actor)
 
 
 def _actor_devices(ray: Any, devices: str | Sequence[str]) -> list[str]:

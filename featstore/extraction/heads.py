@@ -11,29 +11,38 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
 from featstore.command_line import StorePlace
+from featstore.datasets import read_label_file
 from featstore.durable import local_folder
-from featstore.encoders.base import Head
+from featstore.encoders.base import Head, golden_inputs
+from featstore.encoders.registry import check_name, check_options, open_encoder
+from featstore.encoders.weights import PACKAGES
 from featstore.errors import AlreadyFinishedError, EncoderError, ManifestError
 from featstore.extraction.bucket import open_bucket
 from featstore.extraction.opening import lasting_facts, run_facts
-from featstore.extraction.options import EncoderSpec, HeadConfig, settle_options
-from featstore.extraction.progress import ExtractResult
-from featstore.extraction.repair import must_encode
-from featstore.extraction.targets import SetState, finished_result, inspect_set
-from featstore.labels import head_items, read_label_file
-from featstore.manifest.io import read_manifest
-from featstore.manifest.manifest import Manifest
+from featstore.extraction.options import EncoderSpec, ExtractResult, HeadConfig, settle_options
+from featstore.extraction.targets import SetState, finished_result, inspect_set, must_encode
+from featstore.manifest import (
+    Manifest,
+    conform_classes,
+    conform_items,
+    read_manifest,
+    validate_classes,
+)
+from featstore.manifest_files import text_sha256
 from featstore.options import document
 from featstore.store.layout import SetSpec
 from featstore.store.store import open_store
 from featstore.store.tables import ItemFile
 from featstore.store.writer import SetWriter, WriteOptions
+
+if TYPE_CHECKING:
+    from featstore.encoders.timm import TimmEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -187,9 +196,6 @@ def open_head(
     config: HeadConfig,
 ) -> OpenedHead:
     """Read a head and check it; parameters and errors as for `extract_head`, nothing is written."""
-    from featstore.encoders.registry import check_options
-    from featstore.encoders.timm_image import read_head
-
     name, classes = _label_set(manifest, config)
     check_options(spec.encoder, **spec.model_options())
     head = read_head(
@@ -208,6 +214,36 @@ def open_head(
         )
     classes = classes.sort("index")
     return OpenedHead(head, name, head_items(classes), _check_names(head, classes, store))
+
+
+def head_items(classes: pl.DataFrame) -> pl.DataFrame:
+    """Return the head_weight items of a label set: one a class, in the order of its index.
+
+    Row i of the table is row i of the head's weight matrix. ``item_id`` is ``<class_id>#head``;
+    content_sha256 is that of the class id, since the weights belong to the encoder, not to the
+    item.
+
+    Parameters
+    ----------
+    classes : DataFrame
+        A label set (CLASS_SCHEMA), rows in any order.
+
+    Raises
+    ------
+    ManifestError
+        If it is no valid label set, e.g. indices are not 0, 1, 2 ….
+    """
+    labels = conform_classes(classes)
+    validate_classes(labels)
+    ids = labels.sort("index")["class_id"]
+    table = pl.DataFrame(
+        {
+            "item_id": [f"{class_id}#head" for class_id in ids],
+            "class_id": ids,
+            "content_sha256": [text_sha256(class_id) for class_id in ids],
+        }
+    )
+    return conform_items(table, "head_weight")
 
 
 def _label_set(
@@ -244,8 +280,6 @@ def label_set_of(source: Manifest) -> pl.DataFrame:
 
 def _check_names(head: Head, classes: pl.DataFrame, store: StorePlace) -> dict[str, Any] | None:
     """Check the order of the rows by the names in the store, if there are any."""
-    from featstore.encoders.timm_image import GUESSED
-
     check = check_against_store(head, classes, store)
     if check is None and head.facts["label_set_basis"] == GUESSED:
         raise EncoderError(
@@ -265,6 +299,160 @@ def _check_names(head: Head, classes: pl.DataFrame, store: StorePlace) -> dict[s
             store,
         )
     return check
+
+
+#: Label sets of image heads, with their number of classes: no two of them share a count.
+LABEL_SETS: dict[str, int] = {
+    "imagenet1k": 1_000,
+    "imagenet12k": 11_821,
+    "imagenet21k_goog": 21_843,
+    "imagenet21k_miil": 11_221,
+    "imagenet21k_miil_w21": 10_450,
+    "imagenet22k": 21_841,
+    "imagenet22k_ms": 21_842,
+    "inat21": 10_000,
+}
+
+#: What a part of timm's tags says of the classes; the count tells apart what one name covers.
+_DATASETS: dict[str, tuple[str, ...]] = {
+    "in1k": ("imagenet1k",),
+    "in12k": ("imagenet12k",),
+    "in21k": ("imagenet21k_goog", "imagenet21k_miil", "imagenet21k_miil_w21"),
+    "in22k": ("imagenet22k", "imagenet22k_ms"),
+    "inat21": ("inat21",),
+}
+
+#: Checkpoints with outputs that are no known classes, by tag or by how the tag begins: known to
+#: be unknown. Image-text models project onto a shared space there.
+NO_LABEL_SET: dict[str, str] = {
+    "fb_inw21k": "19,168 classes of ImageNet's winter 2021 release, whose order timm does not ship",
+    "bamboo": "115,217 classes of the Bamboo data set, whose names timm does not ship",
+    "fb_dino": "outputs of a model that was trained without labels",
+}
+
+
+def label_set_of_tag(tag: str, classes: int) -> str | None:
+    """Return the label set that a checkpoint was last trained on.
+
+    Parameters
+    ----------
+    tag : str
+        Of a timm checkpoint: ``augreg_in21k``, ``fb_in22k_ft_in1k``. The last data set counts.
+    classes : int
+        Number of rows of its head.
+
+    Returns
+    -------
+    str or None
+        None if the tag names no data set whose label set has that many classes.
+
+    Examples
+    --------
+    >>> label_set_of_tag("fb_in22k_ft_in1k_384", 1000)
+    'imagenet1k'
+    >>> label_set_of_tag("miil_in21k", 11_221)
+    'imagenet21k_miil'
+    """
+    last = next((part for part in reversed(tag.split("_")) if part in _DATASETS), None)
+    named = _DATASETS.get(last or "", ())
+    return next((name for name in named if LABEL_SETS[name] == classes), None)
+
+
+#: Basis of a label set that is only a guess: it has to be checked against class names.
+GUESSED = "number of classes"
+
+
+def read_head(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    label_set: str | None = None,
+    device: str = "cpu",
+    pool: str | None = None,
+) -> Head:
+    """Return the head of ``timm:<model>``: weight, bias, label set and the space it lives in.
+
+    That ``W f + b`` equals the model's logits is checked on the golden pictures first.
+
+    Parameters
+    ----------
+    name : str
+        As for ``open_encoder``; the head's `space` is that encoder's `space`.
+    weights : str, Path or None
+        As for ``open_encoder``.
+    label_set : str, optional
+        Which classes the rows are. By default as the weights package says, by the tag of the
+        checkpoint, or by their number; ``facts["label_set_basis"]`` says which of these.
+    device : str
+        Where the check is computed.
+    pool : str, optional
+        Only to say that a pool has no head.
+
+    Raises
+    ------
+    UnknownEncoderError
+        If there is no such encoder.
+    EncoderError
+        If it has no head, its rows do not make its logits, or the number of its classes is that
+        of no known label set.
+    """
+    if check_name(name) != "timm":
+        raise EncoderError(f"{name} has no classification head: heads belong to timm models.")
+    if pool is not None:
+        raise EncoderError(
+            f"The head of {name} does not live in the space of pool {pool!r}: its rows are "
+            "prototypes only among the inputs of the head. Leave the pool out."
+        )
+    encoder: TimmEncoder = open_encoder(name, weights=weights, device=device)  # type: ignore[assignment]
+    head = head_of(encoder, label_set=label_set)
+    encoder.check_head([encoder.prepare(item) for item in golden_inputs(encoder.kinds)])
+    return head
+
+
+def head_of(encoder: TimmEncoder, *, label_set: str | None = None) -> Head:
+    """Return the head of an encoder that is open already; parameters as for `read_head`.
+
+    Raises
+    ------
+    EncoderError
+        If the number of its classes is that of no known label set.
+    """
+    weight, bias = encoder.head_arrays()
+    chosen, basis = _rows_are(encoder, len(weight), label_set)
+    return Head(
+        name=encoder.name,
+        weight=weight,
+        bias=np.zeros(len(weight), np.float32) if bias is None else bias,
+        label_set=chosen,
+        space=encoder.space,
+        facts={**encoder.facts, "has_bias": bias is not None, "label_set_basis": basis},
+    )
+
+
+def _rows_are(encoder: TimmEncoder, classes: int, requested: str | None) -> tuple[str, str]:
+    """Return the label set of a head, and what that is based on."""
+    if requested is not None:
+        return requested, "asked for"
+    package = PACKAGES.get(encoder.facts["weights"].get("package", ""))
+    if package is not None and package.label_set is not None:
+        return package.label_set, "weights package"
+    # A tag is knowledge of the published weights, or of what the user named with it.
+    tag = encoder.facts["tag"] or ""
+    tagged = "." in encoder.name or encoder.facts["weights"]["source"] == "hub"
+    if tagged and (known := label_set_of_tag(tag, classes)):
+        return known, "tag of the checkpoint"
+    reason = NO_LABEL_SET.get(tag) if tagged else None
+    # No two known sets have as many: a guess, not knowledge.
+    guess = next((name for name, count in LABEL_SETS.items() if count == classes), None)
+    if guess is None or reason:
+        counts = ", ".join(f"{count:,} ({name})" for name, count in LABEL_SETS.items())
+        why = reason or f"the number of no known label set. Known: {counts}"
+        raise EncoderError(
+            f"The head of {encoder.name} has {classes:,} classes, {why}. Say which classes its "
+            "rows are with -s label_set= (API: label_set=), or list them in a file in "
+            "place of MANIFEST (API: label_file=)."
+        )
+    return guess, GUESSED
 
 
 #: Classes that are looked at; more only take longer.

@@ -1,61 +1,70 @@
-"""Extract embeddings: run a job, encode and write its sets, and complete what it leaves."""
+"""Extract embeddings: run a job, encode and write its sets, and complete and repair what it leaves.
+
+A repair asks first the store, then another copy, if one is named (`featstore.store.verify`): what
+they give has the hash that the commit states. What is left the extraction itself makes again, with
+``repair``: damaged blocks are pending then, the others stay, and a new revision is published.
+Where the encoder gives the same bits as before, that is the same revision, byte for byte.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import sys
-import timeit
+import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from featstore.encoders.base import golden_images, golden_inputs
-from featstore.errors import AlreadyFinishedError, EncoderError
-from featstore.extraction.batches import (
-    BatchRunner,
-    torch_threads,
-)
+from featstore.address import parse_address
+from featstore.durable import local_folder
+from featstore.encoders.base import golden_inputs
+from featstore.errors import AlreadyFinishedError, EncoderError, StoreWriteError
+from featstore.extraction.batches import BatchRunner, StageClock, Tracker
 from featstore.extraction.opening import (
     GOLDEN_FILE,
     Golden,
     require_same_encoder,
 )
-from featstore.extraction.options import EncoderSpec, ExtractConfig, settle_options, tell_how
+from featstore.extraction.options import (
+    MODEL_OPTIONS,
+    EncoderSpec,
+    ExtractConfig,
+    ExtractResult,
+    Progress,
+    mapping_of,
+    recorded_choice,
+    settle_options,
+    tell_how,
+    typed_options,
+)
 from featstore.extraction.pipeline import (
     BlockTask,
     FailureLimit,
     Preparation,
     encode_blocks,
 )
-from featstore.extraction.progress import (
-    ExtractResult,
-    Progress,
-    StageClock,
-    Tracker,
-)
 from featstore.extraction.targets import Job, Target, check_free_space
 from featstore.images import (
-    Geometry,
     ImageError,
     decode_image,
     draw_view,
     source_item,
     thumbnail_webp,
 )
-from featstore.manifest.io import read_manifest
-from featstore.manifest.manifest import Manifest
+from featstore.manifest import Manifest, read_manifest
 from featstore.options import document
 from featstore.parallel import gains_from_bf16
 from featstore.sources.reader import ByteReader
 from featstore.store import BLOCK_ROWS
-from featstore.store.layout import LayoutLimits
+from featstore.store.layout import LayoutLimits, SetKey
+from featstore.store.listing import find_damage, whole_commit
+from featstore.store.log import resolve_set
+from featstore.store.store import FeatureStore, open_store
 from featstore.store.tables import read_thumbnails, write_thumbnails
+from featstore.store.verify import Repair, rebuild_set, repair_log
 from featstore.store.writer import SetWriter, WriteOptions
 
 
@@ -231,17 +240,13 @@ def _run_pass(job: Job, sets: list[Target], reader: ByteReader) -> dict[str, Ext
     limit = _failure_limit(job, sets, tracker)
     limit.check()
     on_step, on_progress = job.config.on_step, job.config.on_progress
-    geometry, resizing = sets[0].runner.geometry, None
-    # Where no encoder has loaded it, importing torch for a line takes seconds and 200 MB.
-    if geometry is not None and job.config.usual_pixels and "torchvision" in sys.modules:
-        resizing = partial(resizing_gain, geometry)
 
     def count(rows: int) -> None:
         tracker.advance(rows, encoded=True)
         if on_step is not None:
             on_step(tracker.step())
             return
-        tell_how(tracker.first_bottleneck(resizing))
+        tell_how(tracker.first_bottleneck())
         if on_progress is not None:
             on_progress(tracker.progress())
 
@@ -249,7 +254,7 @@ def _run_pass(job: Job, sets: list[Target], reader: ByteReader) -> dict[str, Ext
         reader,
         [one.runner for one in sets],
         workers=job.workers,
-        pool=job.early.pop() if job.early else job.decoders(),
+        pool=job.decoders(),
         gpu=job.config.device if job.config.decode == "gpu" else None,
         accepted=job.accepted,
         clock=clock,
@@ -272,21 +277,6 @@ def _run_pass(job: Job, sets: list[Target], reader: ByteReader) -> dict[str, Ext
     for one in sets:
         results[one.spec.set_id] = one.end_part() if job.config.part else one.finish(run)
     return results
-
-
-@functools.cache
-def resizing_gain(geometry: Geometry) -> float:
-    """Return how many times as fast as Pillow torchvision resizes a photograph here, on a thread.
-
-    Measured once a process.
-    """
-    image, seconds = golden_images()[0].resize((640, 480)), []
-    with torch_threads(1):
-        for resizer in ("torchvision", "pillow"):
-            resize = partial(replace(geometry, resizer=resizer).data, image)
-            resize()  # what is imported once
-            seconds.append(min(timeit.repeat(resize, number=1, repeat=5)))
-    return seconds[1] / seconds[0]
 
 
 def _tasks(job: Job, sets: Sequence[Target]) -> Iterator[BlockTask]:
@@ -454,13 +444,7 @@ def extract_many(
     [4, 4]
     """
     source = manifest if isinstance(manifest, Manifest) else read_manifest(Path(manifest))
-    return run_here(Job(source, kind, encoders, store, config or ExtractConfig()))
-
-
-def run_here(job: Job) -> list[ExtractResult]:
-    """Open a job and run it in this process."""
-    with contextlib.closing(job):
-        return run_job(job.open(begin=True))
+    return run_job(Job(source, kind, encoders, store, config or ExtractConfig()).open())
 
 
 def run_job(job: Job) -> list[ExtractResult]:
@@ -483,3 +467,106 @@ def run_job(job: Job) -> list[ExtractResult]:
             ended = job.bucket.publish(target.spec, job.file, retry_failed=retry)
             results |= {target.spec.set_id: ended} if ended else {}
     return [results[target.spec.set_id] for target in job.targets]
+
+
+def repair_set(
+    root: str | Path, key: str, *, copy: str | Path | None = None, dry_run: bool = False
+) -> Repair:
+    """Repair a damaged set, as far as that needs no encoder.
+
+    Parameters
+    ----------
+    root : path
+        The store.
+    key : str
+        The set; a short name will do.
+    copy : path or address, optional
+        Another store that has the same revision of the set: what is damaged here is taken from
+        there, block by block, if it has the hash that the commit states.
+    dry_run : bool
+        Write nothing.
+
+    Raises
+    ------
+    UnknownSetError, AmbiguousSetError
+        If no set, or several, have this name; or the other copy has none of it.
+    StoreWriteError
+        If another process is writing the set, or the file system refuses.
+    RemoteStoreError
+        If the other copy cannot be reached.
+
+    Examples
+    --------
+    >>> repair_set("store", "birds/image/resnet50", copy="s3://team/birds")  # doctest: +SKIP
+    """
+    root = local_folder(root)
+    name = resolve_set(root, key)
+    other = None if copy is None else open_copy(root, copy)
+    done = rebuild_set(root, name, copy=other, dry_run=dry_run)
+    if done.left:
+        set_key = SetKey(*name.split("/"))
+        commit = whole_commit(root, set_key, log=repair_log(root, dry_run=True))
+        if commit is not None:
+            damage = find_damage(root, set_key, commit)
+            done.bad = [damage.describe(block) for block in damage.blocks]
+        attributes: Mapping[str, Any] = {} if commit is None else commit.attributes
+        done.commands = next_commands(root, set_key, attributes)
+    return done
+
+
+def open_copy(root: Path, copy: str | Path) -> FeatureStore:
+    """Open the store to repair from.
+
+    Raises
+    ------
+    StoreWriteError
+        If it is the store that is to be repaired.
+    UnknownSetError, RemoteStoreError
+        If it is no store, or cannot be reached.
+    """
+    place = parse_address(copy)
+    if isinstance(place, Path) and place.exists() and place.samefile(root):
+        raise StoreWriteError(
+            f"{copy} is the store that is to be repaired. Name another copy of it."
+        )
+    return open_store(copy)
+
+
+def next_commands(root: Path, key: SetKey, attributes: Mapping[str, Any]) -> list[str]:
+    """Return what to type to make a damaged set whole: any one of them, the best first.
+
+    Parameters
+    ----------
+    attributes : mapping
+        What its commit says; empty if nothing says what its blocks are: then the set must be
+        removed and made again.
+    """
+    encoder = str(attributes.get("encoder") or key.encoder.rsplit("-", 1)[0].replace(".", ":", 1))
+    choice = recorded_choice(key.directory(root), encoder, local="FOLDER")
+    found = [f"headstock store repair {_quote(root)} {key} --copy ADDRESS"]
+    remove = f"headstock store rm {_quote(root)} {key} --yes"
+    place = f"--kind {key.kind} --encoder {_quote(encoder)} --store {_quote(root)}"
+    provenance = mapping_of(attributes.get("space")).get("provenance")
+    if provenance == "derived":
+        made = mapping_of(mapping_of(attributes.get("facts")).get("derived"))
+        source, how = (_quote(made.get(name, name.upper())) for name in ("key", "by"))
+        again = f"headstock store derive {_quote(root)} {source} --by {how}"
+        return [*found, f"{remove} && {again} --name {_quote(encoder)}"]
+    if provenance == "imported":
+        source = mapping_of(attributes.get("facts")).get("source", "FILE")
+        again = f"headstock import {_quote(source)} --dataset {key.dataset} {place}"
+        return [*found, f"{remove} && {again}"]
+    if encoder.startswith("object:"):
+        how = "featstore.extract(..., encoder=...%s)" % (", repair=True" if attributes else "")
+        return [*found, f"python: {how}" if attributes else f"{remove}; then in python: {how}"]
+    given = {name: getattr(choice, name) for name in MODEL_OPTIONS}
+    requested = {name: value for name, value in given.items() if value is not None}
+    typed = "".join(f" -s {_quote(f'{name}={value}')}" for name, value in requested.items())
+    typed += f" --weights {_quote(choice.weights)}" if choice.weights else ""
+    typed += "" if key.kind == "head_weight" else typed_options(key.directory(root))
+    again = f"headstock extract MANIFEST {place}{typed}"
+    return [*found, f"{again} --repair" if attributes else f"{remove} && {again}"]
+
+
+def _quote(value: Any) -> str:
+    return shlex.quote(str(value))

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from featstore.durable import parse_json, read_json, same_file
 from featstore.encoders import registry
 from featstore.encoders.base import (
     AUTO,
@@ -51,8 +52,7 @@ from featstore.images import (
     decode_on_gpu,
     view_items,
 )
-from featstore.manifest.manifest import Manifest
-from featstore.store.files import parse_json, read_json, same_file
+from featstore.manifest import Manifest
 from featstore.store.layout import SetSpec
 from featstore.store.pairs import EmbeddingsView
 from featstore.store.records import Commit
@@ -126,7 +126,6 @@ def _open(choice: EncoderSpec, kind: str, config: ExtractConfig) -> Encoder:
         # What a precision is best depends on the encoder and the set: see `Job.open`.
         precision="float32" if config.precision == AUTO else config.precision,
         **choice.model_options(),
-        compile=config.compile,
     )
     return encoder if kind != "image" else with_pixels(encoder, config)
 

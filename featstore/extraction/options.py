@@ -1,4 +1,4 @@
-"""Options of an extraction: its encoders, and everything else that can be chosen.
+"""Options of an extraction, those that its runs recorded, and what it reports.
 
 Each field is a keyword argument of `featstore.extract`, and a flag or a setting (``-s``) of
 ``headstock extract``.
@@ -7,6 +7,7 @@ Each field is a keyword argument of `featstore.extract`, and a flag or a setting
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,9 +17,15 @@ from typing import Any, Literal, TypeVar
 
 from featstore.encoders.base import AUTO, Precision
 from featstore.errors import EncoderError
-from featstore.extraction.progress import BlockDone, Progress, Step
 from featstore.images import MAX_PIXELS, Resizer
-from featstore.options import check_values, option, option_names, take_options, with_options
+from featstore.options import (
+    check_values,
+    option,
+    option_names,
+    options_of,
+    take_options,
+    with_options,
+)
 from featstore.store import BLOCK_ROWS
 
 logger = logging.getLogger(__name__)
@@ -33,6 +40,115 @@ MODEL_OPTIONS = ("pool", "prompt_name", "prefix", "max_length")
 
 #: How plain JPEG files are decoded.
 Decode = Literal["cpu", "scaled", "gpu"]
+
+
+def ignore(*_: object) -> None:
+    """Ignore a report: the default of every callback."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a job stands.
+
+    Attributes
+    ----------
+    rows_done, rows_total : int
+        Rows that are encoded, copied or were there, and all; over every set of the job.
+    failed : int
+        Items without an embedding so far.
+    per_second : float
+        Items a second since the beginning; an item is done when every encoder asked for has its
+        row.
+    eta_seconds : float or None
+        What is left, at that speed; None while it is unknown.
+    shares : dict
+        Stage -> share of the elapsed time. Reading, decoding and preparing happen in worker
+        threads: theirs is the mean over the workers, and they overlap with the rest.
+    bottleneck : str
+        One sentence about it, see `Tracker.bottleneck`.
+    """
+
+    rows_done: int
+    rows_total: int
+    failed: int
+    per_second: float
+    eta_seconds: float | None
+    shares: dict[str, float]
+    bottleneck: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a worker has done since its last step.
+
+    Attributes
+    ----------
+    counted : dict
+        See `COUNTED`.
+    failures : frozenset of str
+        Items without an embedding.
+    """
+
+    counted: dict[str, float]
+    failures: frozenset[str]
+
+
+@dataclass(frozen=True)
+class BlockDone:
+    """A block is safely on disk; rows are counted over the whole set."""
+
+    key: str
+    rows_done: int
+    rows_total: int
+    failed: int
+
+
+@dataclass(frozen=True)
+class ExtractResult:
+    """What became of one set.
+
+    Attributes
+    ----------
+    key : str
+        ``dataset/kind/encoder`` with the full directory name.
+    reused, new : int
+        Rows that were there already, in this set or in another of the same space, and rows
+        that this call encoded.
+    failed : int
+        Items of the set without an embedding, whenever they failed.
+    failures : dict
+        item_id -> reason, for the items that failed.
+    truncated : int
+        Texts longer than the encoder's context, cut by its tokenizer in this call.
+    copied : int
+        Of the reused rows, those copied from another set, where an item has the same content.
+    truncated_items : list of str
+        item_ids of the truncated texts.
+    blocks_left : int
+        Of a part (``--shard``) only: blocks of the set that no process has done yet. The set is
+        published when there are none, and has no revision before.
+
+    Examples
+    --------
+    >>> done = ExtractResult("birds/image/toy", reused=2, new=3, failed=0, revision_id="5f1c")
+    >>> done.reused + done.new
+    5
+    """
+
+    key: str
+    reused: int
+    new: int
+    failed: int
+    revision_id: str
+    failures: dict[str, str] = field(default_factory=dict)
+    truncated: int = 0
+    copied: int = 0
+    truncated_items: list[str] = field(default_factory=list)
+    blocks_left: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what ``headstock extract --json`` prints."""
+        return dict(vars(self))
 
 
 @with_options
@@ -256,7 +372,6 @@ class ExtractConfig:
         help="Encode again what is damaged of finished sets, with batch size, threads and device "
         "as recorded. `headstock store repair` prints the whole command.",
     )
-    compile: bool = option(False, help="Compile the forward pass with torch.compile.", flag="-s")
     wait: float = option(
         0.0, help="Wait this many seconds for another writer of the set.", at_least=0
     )
@@ -396,3 +511,76 @@ def settle_options(
     spec = encoder if isinstance(encoder, EncoderSpec) else EncoderSpec(encoder)
     own, more = take_options(options, EncoderSpec, type(config), of=of)
     return replace(spec, **own), replace(config, **more)
+
+
+def run_settings(directory: Path) -> list[dict[str, Any]]:
+    """Return batch size, threads and device type of the runs of a set."""
+    from featstore.store.records import runs
+
+    return [
+        {
+            "device": str(run.get("device", "cpu")).partition(":")[0],
+            **{name: _count(run.get(name)) for name in ("batch", "threads")},
+        }
+        for run in runs(directory)
+    ]
+
+
+def recorded_choice(directory: Path, encoder: str, *, local: str = "") -> EncoderSpec:
+    """Return how the newest run of a set asked for its encoder.
+
+    Parameters
+    ----------
+    directory : Path
+        Folder of the set.
+    encoder : str
+        Name of the encoder: a run may have had several.
+    local : str
+        What stands for the folder of weights of one's own, of which their name alone is recorded;
+        by default they are left out.
+    """
+    from featstore.store.records import runs
+
+    for run in runs(directory):
+        package = mapping_of(mapping_of(run.get("encoder")).get("weights")).get("package")
+        weights = f"package:{package}" if isinstance(package, str) else None
+        requested = mapping_of(run.get("settings")).get("encoders")
+        ways = [mapping_of(one) for one in requested] if isinstance(requested, list) else []
+        way = next((way for way in ways if way.get("encoder") == encoder), {})
+        chosen = {name: way[name] for name in MODEL_OPTIONS if name in way}
+        if weights is None and local and way.get("weights", "hub") != "hub":
+            weights = f"{local}/{way['weights']}"
+        return EncoderSpec(encoder, weights=weights, **chosen)
+    return EncoderSpec(encoder)
+
+
+#: The options of an extraction that decide which set it makes, or which images it decodes.
+_DECISIVE = (
+    "dtype", "precision", "views", "seed", "decode", "resize", "tiff", "max_pixels",
+)  # fmt: skip
+
+
+def typed_options(directory: Path) -> str:
+    """Return the options of the runs of a set, as they are typed."""
+    from featstore.store.records import runs
+
+    every = [mapping_of(run.get("settings")) for run in runs(directory)] or [{}]
+    # What one of them decoded is decoded again.
+    largest = max(_count(one.get("max_pixels")) or MAX_PIXELS for one in every)
+    tiff = any(one.get("tiff") is True for one in every)
+    chosen, typed = {**every[0], "tiff": tiff, "max_pixels": largest}, ""
+    for one in options_of(ExtractConfig):
+        value = chosen.get(one.name, one.default)
+        if one.name in _DECISIVE and value != one.default and one.takes(value):
+            value = "yes" if value is True else shlex.quote(str(value))
+            typed += f" {one.shown_flag}{'=' if one.setting else ' '}{value}"
+    return typed
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and value > 0 else None
+
+
+def mapping_of(value: Any) -> dict[str, Any]:
+    """Return a value that should be a mapping, or an empty one."""
+    return value if isinstance(value, dict) else {}

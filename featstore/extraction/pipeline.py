@@ -34,11 +34,11 @@ from featstore.extraction.batches import (
     BatchRunner,
     DeviceRuns,
     Runs,
+    StageClock,
     on_device,
     use_device,
 )
-from featstore.extraction.options import ExtractConfig
-from featstore.extraction.progress import StageClock, ignore
+from featstore.extraction.options import ExtractConfig, ignore
 from featstore.images import (
     LEFT_OUT,
     VIEW_ID,
@@ -127,9 +127,8 @@ class Preparation:
     ) -> None:
         for pool in (self.threads, *self._encoding.values()):
             pool.shutdown(wait=True, cancel_futures=True)
-        for preparing in (self._runs, self._pool):
-            if preparing is not None:
-                preparing.close()
+        if (preparing := self._runs or self._pool) is not None:
+            preparing.close()
 
     def prepare_texts(self, texts: list[str]) -> Decoded:
         """Prepare texts for each encoder."""

@@ -29,22 +29,27 @@ from featstore.extraction.opening import (
     open_encoders,
     run_facts,
 )
-from featstore.extraction.options import EncoderSpec, ExtractConfig, settle_device
+from featstore.extraction.options import (
+    BlockDone,
+    EncoderSpec,
+    ExtractConfig,
+    ExtractResult,
+    run_settings,
+    settle_device,
+)
 from featstore.extraction.pipeline import BlockOutput
-from featstore.extraction.progress import BlockDone, ExtractResult
-from featstore.extraction.repair import must_encode, run_settings
-from featstore.identity import encoder_slug
 from featstore.images import FORMATS, RECIPE, WITH_TIFF
-from featstore.manifest.manifest import Manifest
+from featstore.manifest import Manifest
 from featstore.parallel import available_cores
 from featstore.store import BLOCK_ROWS
-from featstore.store.layout import LayoutLimits, SetLayout, SetSpec, plan_array
+from featstore.store.layout import LayoutLimits, SetKey, SetLayout, SetSpec, plan_array
 from featstore.store.lock import claim_folders
 from featstore.store.log import read_log
 from featstore.store.staging import read_base, read_journal, settings_of
 from featstore.store.store import open_store
 from featstore.store.tables import ItemFile
-from featstore.store.writer import SetWriter, settle_set
+from featstore.store.verify import rebuild_set
+from featstore.store.writer import SetWriter, refuse_unfinished, settle_set
 from featstore.terminal import human_bytes
 
 if TYPE_CHECKING:
@@ -70,6 +75,28 @@ def finished_result(
     except CorruptStoreError as err:
         err.add_note(f"`headstock store rm {store} {key}` makes room for extracting it again.")
         raise
+
+
+def must_encode(root: Path, key: SetKey, items: pl.DataFrame) -> bool:
+    """Make anew what of a set needs no encoder, and return whether something is left.
+
+    Parameters
+    ----------
+    items : DataFrame
+        Of the manifest: what the item table may be, or the beginning of it.
+
+    Raises
+    ------
+    UnknownSetError
+        If there is no such set.
+    StoreWriteError
+        If an extraction of it is unfinished, whose rows would be dropped.
+    """
+    done = rebuild_set(root, str(key), items=items)
+    folders = claim_folders(key.directory(root))
+    if done.left and not any(settings_of(folder).get("repair") for folder in folders):
+        refuse_unfinished(root, key, "repair the set")
+    return bool(done.left)
 
 
 State = Literal["missing", "unfinished", "finished", "extension", "retry"]
@@ -472,9 +499,6 @@ class Job:
     count_left: bool = field(default=False, init=False)
     targets: list[Target] = field(default_factory=list, init=False, repr=False)
 
-    #: Decoders that were started before the models were loaded, until a pass takes them.
-    early: list[DecodePool] = field(default_factory=list, init=False, repr=False)
-
     #: Of an open job.
     dataset: str = field(init=False, repr=False)
     file: ItemFile = field(init=False, repr=False)
@@ -488,15 +512,13 @@ class Job:
         if not self.encoders:
             raise EncoderError("An extraction needs at least one encoder.")
 
-    def open(self, opened: Sequence[Encoder] | None = None, *, begin: bool = False) -> Self:
+    def open(self, opened: Sequence[Encoder] | None = None) -> Self:
         """Open what the job needs, and check it; nothing is written but into a bucket's folder.
 
         Parameters
         ----------
         opened : sequence of Encoder, optional
             Encoders that are open already, one for each of `encoders`.
-        begin : bool
-            Start decoders now, for the first pass: they are ready when the models are loaded.
 
         Raises
         ------
@@ -510,8 +532,6 @@ class Job:
         self.dataset, items = job_items(self.source, self.kind, self.config)
         self.file, self.cores = ItemFile(items), available_cores()
         self.config = settle_device(self.config, self.encoders)
-        if begin:
-            self._begin()
         found = opened or open_encoders(self.encoders, self.kind, self.config)
         self.targets = [
             Target(self, choice, encoder, self._settled_spec(encoder))
@@ -531,14 +551,6 @@ class Job:
                 self.bucket.prepare(target.spec, self.file, retry_failed=retry)
         return self
 
-    def _begin(self) -> None:
-        """Start decoders if a model is loaded that has no set here, which might be finished."""
-        found = {key.rpartition("-")[0] for key in read_log(self.folder).sets}
-        named = [one.encoder for one in self.encoders if isinstance(one.encoder, str)]
-        wanted = {f"{self.dataset}/{self.kind}/{encoder_slug(name)}" for name in named}
-        if wanted - found and (pool := self.decoders()) is not None:
-            self.early.append(pool.start())
-
     def _settled_spec(self, encoder: Encoder) -> SetSpec:
         """Return the set of an encoder, in the precision in which it computes from then on."""
 
@@ -553,11 +565,6 @@ class Job:
             return spec.directory(self.folder).exists() or (bucket is not None and bucket.has(spec))
 
         return spec_in(settle_precision(encoder, self.config, is_there, spec_in))
-
-    def close(self) -> None:
-        """End decoders that no pass has taken."""
-        while self.early:
-            self.early.pop().close()
 
     def with_config(self, config: ExtractConfig, *, count_left: bool = False) -> Job:
         """Return the job with other options; items and encoders are shared, and what they cost."""

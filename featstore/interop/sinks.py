@@ -29,8 +29,8 @@ from featstore.errors import (
     needs_extra,
     unknown_name,
 )
-from featstore.interop.files import npy_parts
-from featstore.manifest.manifest import ITEM_SCHEMA, KINDS, Manifest
+from featstore.interop import npy_parts
+from featstore.manifest import ITEM_SCHEMA, KINDS, Manifest
 from featstore.matrices import EMBEDDING
 from featstore.store import BLOCK_ROWS
 from featstore.store.pairs import EmbeddingsView

@@ -44,7 +44,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from data_manifests import cache_folder
-from featstore.durable import write_at
+from featstore.durable import open_descriptor, write_at
 from featstore.errors import (
     CacheFullError,
     CorruptStoreError,
@@ -53,17 +53,14 @@ from featstore.errors import (
 )
 from featstore.identity import sha256_hex
 from featstore.parallel import in_background
-from featstore.store.files import (
-    open_descriptor,
-)
 from featstore.store.layout import DataFile, SetKey, SetLayout
 from featstore.store.listing import shard_name
 from featstore.store.lock import boot_id
 from featstore.store.records import Commit
-from featstore.store.rows import Mode, Rows, RowSource, open_rows
+from featstore.store.rows import Mode, Rows, open_rows
 
 if TYPE_CHECKING:
-    from featstore.remote.objects import Objects
+    from featstore.remote import Objects
 
 T = TypeVar("T")
 
@@ -103,11 +100,8 @@ class Cache:
     limit: int
 
     def shard(self, name: str) -> Path:
-        """Return where the shard of this name lies, or would lie; its folder is made."""
-        folder = self.root / "shards" / name[:2]
-        with kept_below(self.root):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return folder / name
+        """Return where the shard of this name lies, or would lie."""
+        return self.root / "shards" / name[:2] / name
 
     def store(self, address: str) -> Path:
         """Return the folder of the small files of an address; it is made."""
@@ -217,7 +211,6 @@ class CachedShard:
         self.blocks = file.blocks
         self.place_of = file.place_of
         self._file = file
-        self._whole = file.size
         self._identity: tuple[int, int] | None = None
         start = boot_id()
         numbers = range(len(self.blocks))  # another set may have the file as another part
@@ -257,13 +250,13 @@ class CachedShard:
         if self._identity not in (None, identity):
             raise ShardReplacedError(str(self.path))
         self._identity = identity
-        if facts.st_size not in (self._whole, self._whole + self._right.size):
+        if facts.st_size not in (self._file.size, self._file.size + self._right.size):
             # New, or cut by another process at the moment that a third one marked a block.
-            os.ftruncate(descriptor, self._whole + self._right.size)
+            os.ftruncate(descriptor, self._file.size + self._right.size)
 
     def present(self, descriptor: int) -> np.ndarray:
         """Return a boolean array: True where a block is in place."""
-        if os.fstat(descriptor).st_size == self._whole:
+        if os.fstat(descriptor).st_size == self._file.size:
             return np.ones(len(self.blocks), dtype=bool)
         marked: np.ndarray = (self._marks(descriptor) == self._right).all(axis=1)
         return marked
@@ -279,7 +272,7 @@ class CachedShard:
         with contextlib.suppress(OSError):
             os.utime(descriptor)  # used now
         have = self.present(descriptor)
-        if have.all() and os.fstat(descriptor).st_size == self._whole:
+        if have.all() and os.fstat(descriptor).st_size == self._file.size:
             return have
         marks = self._marks(descriptor)
         for index in np.flatnonzero(marks.any(axis=1) & ~have).tolist():
@@ -302,17 +295,17 @@ class CachedShard:
         start, size = self.place_of(self.blocks[-1])
         write_at(descriptor, memoryview(self._file.tail()), start + size)
         os.fsync(descriptor)
-        os.ftruncate(descriptor, self._whole)
+        os.ftruncate(descriptor, self._file.size)
         os.fsync(descriptor)
 
     def _marks(self, descriptor: int) -> np.ndarray:
-        found = os.pread(descriptor, self._right.size, self._whole)
+        found = os.pread(descriptor, self._right.size, self._file.size)
         marks = np.frombuffer(found.ljust(self._right.size, b"\0"), dtype=np.uint8)
         return marks.reshape(-1, _MARK)
 
     def _set_mark(self, descriptor: int, index: int) -> None:
-        if os.fstat(descriptor).st_size != self._whole:  # it is whole if another was faster
-            os.pwrite(descriptor, self._right[index].tobytes(), self._whole + _MARK * index)
+        if os.fstat(descriptor).st_size != self._file.size:  # it is whole if another was faster
+            os.pwrite(descriptor, self._right[index].tobytes(), self._file.size + _MARK * index)
 
 
 #: Blocks nearer than this are asked for together, with what lies between them.
@@ -368,13 +361,13 @@ class _State:
     shards : list of CachedShard
     have : ndarray of shape (n_blocks,), bool
         True where a block is in place.
-    source : RowSource
+    source : Rows
         Right only for these blocks.
     """
 
     shards: list[CachedShard]
     have: np.ndarray
-    source: RowSource
+    source: Rows
 
 
 class RemoteRows(Rows):
@@ -417,7 +410,7 @@ class RemoteRows(Rows):
         self._open()
 
     @property
-    def source(self) -> RowSource:
+    def source(self) -> Rows:
         """The local reader; right only for blocks that are in place."""
         return self._state.source
 
@@ -427,7 +420,7 @@ class RemoteRows(Rows):
         return bool(self._state.have.all())
 
     def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """Return the rows of these numbers, fetched if need be; see `RowSource.read`.
+        """Return the rows of these numbers, fetched if need be; see `Rows.read`.
 
         Raises
         ------
@@ -460,7 +453,7 @@ class RemoteRows(Rows):
     def _with(
         self,
         touched: np.ndarray,
-        read: Callable[[RowSource], np.ndarray],
+        read: Callable[[Rows], np.ndarray],
         progress: Callable[[int], object] | None = None,
     ) -> np.ndarray:
         last = self._layout.file_of[touched.nonzero()[0][-1:]]

@@ -18,25 +18,19 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from featstore.durable import write_durably
+from featstore.durable import MAX_JSON_BYTES, facts_of, parse_json, same_file, write_durably
 from featstore.errors import CorruptStoreError, RemoteStoreError, UnreachableError
 from featstore.remote.cache import REQUESTS, RemoteRows, kept_below, user_cache
-from featstore.store.files import (
-    MAX_JSON_BYTES,
-    facts_of,
-    parse_json,
-    same_file,
-)
 from featstore.store.layout import SetKey
 from featstore.store.listing import PARTS, Listed, set_files
 from featstore.store.log import NAME as LOG
 from featstore.store.log import Log, read_log
 from featstore.store.records import REVISIONS, Commit, commit_of, parse_tag, tag_file
-from featstore.store.rows import Mode, Place, Progress, RowSource
+from featstore.store.rows import Mode, Place, Progress, Rows
 from featstore.store.tables import MAX_ITEM_BYTES, MAX_THUMBNAILS_BYTES
 
 if TYPE_CHECKING:
-    from featstore.remote.objects import Objects
+    from featstore.remote import Objects
 
 
 class RemotePlace(Place):
@@ -123,7 +117,7 @@ class RemotePlace(Place):
             keys = sorted(digests)
             return [key for key, there in zip(keys, pool.map(fetch, keys), strict=True) if there]
 
-    def rows(self, key: SetKey, commit: Commit, mode: Mode) -> RowSource:
+    def rows(self, key: SetKey, commit: Commit, mode: Mode) -> Rows:
         """Return the reader of a set's rows; it fetches the blocks that the cache lacks."""
         rows = self._array(key, commit, mode)
         return rows.source if rows.complete and mode in ("auto", "map") else rows

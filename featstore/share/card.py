@@ -14,7 +14,7 @@ import polars as pl
 from featstore.datasets import DATASETS
 from featstore.durable import make_folders, write_durably, write_error
 from featstore.identity import sha256_hex
-from featstore.remote.objects import Objects
+from featstore.remote import Objects
 from featstore.store.log import ABOUT, Log, has_log, update_log
 from featstore.store.records import REVISIONS, commit_bytes
 from featstore.store.store import FeatureStore, SetInfo, open_store
@@ -59,7 +59,6 @@ _HUB_LICENCES = frozenset(
         "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0", "odbl", "odc-by", "pddl",
     }
 )  # fmt: skip
-_STATED = "item_licences: "
 
 _CROISSANT = "http://mlcommons.org/croissant/1.0"
 
@@ -203,7 +202,7 @@ def hub_card(name: str, cards: list[SetCard], *, address: str) -> str:
         f"license: {licence if licence in _HUB_LICENCES else 'other'}",
         "tags: [embeddings, headstock, zarr]",
         "viewer: false",
-        f"{_STATED}{json.dumps(stated, sort_keys=True)}",
+        f"item_licences: {json.dumps(stated, sort_keys=True)}",
         "---",
         "",
         markdown(name, cards),
@@ -232,15 +231,6 @@ def hub_card(name: str, cards: list[SetCard], *, address: str) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-def stated_licences(card: str) -> dict[str, str]:
-    """Return dataset -> licence as a card that `hub_card` wrote states them."""
-    for line in card.split("\n---\n", 1)[0].splitlines():
-        if line.startswith(_STATED):
-            found = json.loads(line.removeprefix(_STATED))
-            return {str(dataset): str(licence) for dataset, licence in found.items()}
-    return {}
 
 
 def croissant(
@@ -396,7 +386,10 @@ def send_card(opened: FeatureStore, objects: Objects, licences: Mapping[str, str
     listed = log.about
     own = [name for name in ABOUT if name not in old or listed.get(name) == sha256_hex(old[name])]
     if "README.md" in own and "README.md" in old:
-        licences = {**stated_licences(old["README.md"].decode()), **licences}
+        from huggingface_hub import DatasetCard
+
+        facts = DatasetCard(old["README.md"].decode()).data.to_dict()
+        licences = {**facts.get("item_licences", {}), **licences}
     cards = {
         str(card.info.key): card
         for card in set_cards(opened, licences)

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from featstore.durable import try_lock
+from featstore.durable import open_regular, try_lock
 from featstore.errors import (
     EXTRAS,
     CacheFullError,
@@ -27,7 +27,6 @@ from featstore.errors import (
 )
 from featstore.remote.cache import kept_below, user_cache
 from featstore.remote.place import RemotePlace
-from featstore.store.files import open_regular
 from featstore.store.log import NAME as LOG
 from featstore.store.store import FeatureStore, SetInfo, open_store
 from featstore.store.verify import verify_store
@@ -61,7 +60,11 @@ def examine(place: str | Path | None = None) -> Iterator[Finding]:
     try:
         store = open_store(place)
     except FeatstoreError as err:
-        yield Finding("store", "wrong", str(err), _opening_advice(place))
+        advice = (
+            "Check the address and the environment (docs/ref/addresses.md). `headstock store init` "
+            "or `headstock extract` makes a store."
+        )
+        yield Finding("store", "wrong", str(err), advice)
         return
     yield Finding("store", "fine", f"{store.address} is a store")
     yield from _sets(store)
@@ -74,22 +77,17 @@ def examine(place: str | Path | None = None) -> Iterator[Finding]:
 def _environment() -> Iterator[Finding]:
     yield Finding("python", "fine", f"{platform.python_version()} on {platform.platform()}")
     needed = [package_of(text) for texts in EXTRAS.values() for text in texts]
-    versions = {name: _version(name) for name in (*_NEEDED, *needed)}
-    for name, version in versions.items():
-        if version:
-            yield Finding(name, "fine", version)
+    versions = dict[str, str]()
+    for name in dict.fromkeys((*_NEEDED, *needed)):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+            yield Finding(name, "fine", versions[name])
     for extra, requirements in EXTRAS.items():
-        missing = [text for text in requirements if not versions[package_of(text)]]
+        missing = [text for text in requirements if package_of(text) not in versions]
         if missing:
             text = f"{', '.join(map(package_of, missing))} not installed"
             advice = f"Needed only for that: {install_command(missing)}."
             yield Finding(extra, "note", text, advice)
-
-
-def _version(package: str) -> str:
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        return importlib.metadata.version(package)
-    return ""
 
 
 def _cache() -> Iterator[Finding]:
@@ -164,7 +162,7 @@ def _remote(place: RemotePlace) -> Iterator[Finding]:
         text = "the server is not asked; this is what the cache holds"
         yield Finding("server", "note", text, "Check the network, or HEADSTOCK_OFFLINE.")
         return
-    yield Finding("server", "fine", f"{place.objects.what} answers")
+    yield Finding("server", "fine", f"{place.address} answers")
     if place.objects.can_write:
         yield from _unfinished(place)
 
@@ -183,20 +181,6 @@ def _unfinished(place: RemotePlace) -> Iterator[Finding]:
             "Run the same `headstock extract` on any machine, or delete its .staging/extract-…."
         )
         yield Finding(key, "note", text, advice)
-
-
-def _opening_advice(place: str | Path) -> str:
-    """Return what to look at if a store does not open: names of variables, never their values."""
-    names = {
-        "s3": "AWS_ACCESS_KEY_ID AWS_REGION AWS_ENDPOINT_URL AWS_SKIP_SIGNATURE",
-        "gs": "GOOGLE_APPLICATION_CREDENTIALS",
-        "az": "AZURE_STORAGE_ACCOUNT_NAME AZURE_STORAGE_ACCOUNT_KEY",
-        "hf": "HF_TOKEN HF_ENDPOINT",
-    }.get(str(place).split("://")[0].lower(), "")
-    if not names:
-        return "Check the address. `headstock store init` or `headstock extract` makes a store."
-    known = [f"{name} is {'set' if os.environ.get(name) else 'not set'}" for name in names.split()]
-    return f"Check the address and the environment: {', '.join(known)}."
 
 
 @dataclass(frozen=True)

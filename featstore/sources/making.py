@@ -14,10 +14,10 @@ import polars as pl
 
 from featstore.address import Address
 from featstore.errors import FeatstoreError, ManifestError, lookup
-from featstore.manifest.io import building, check_name, publish, take_folder, write_manifest
-from featstore.manifest.manifest import Manifest
+from featstore.manifest import Manifest, check_name, write_manifest
+from featstore.manifest_files import building, publish, take_folder
 from featstore.plugins import Registry, first_line
-from featstore.sources.roots import find_place
+from featstore.sources import find_place
 from featstore.sources.tables import COLUMN_OPTIONS, Found, Request
 
 _SPLIT = {"split": "split of every item"}
@@ -34,9 +34,6 @@ class Source:
 
     summary: str
     """What it reads, in one line."""
-
-    example: str
-    """A command."""
 
     function: Callable[[Request], Found] | str
     """What a Request asks for, found; "module:name" below featstore.sources is imported when
@@ -73,107 +70,68 @@ class Source:
         return found
 
 
-def _source(
-    name: str,
-    summary: str,
-    example: str,
-    where: str,
-    options: Mapping[str, str],
-) -> Source:
-    made = f"headstock data make {example.replace(' ', f' --as {name} ', 1)}"
-    return Source(name, summary, made, where, options)
-
-
 _BUILT_IN: dict[str, Source] = {
     source.name: source
     for source in (
-        _source(
+        Source(
             "folder",
             "every image below a folder",
-            "photos -o manifests/photos",
             "pictures:read_folder",
             _SPLIT,
         ),
-        _source(
+        Source(
             "class-folders",
             "one folder a class, perhaps below train, val and test",
-            "imagenette -o manifests/imagenette",
             "pictures:read_class_folders",
             _SPLIT,
         ),
-        _source(
+        Source(
             "captions",
             "a.jpg with a.txt beside it, one caption a line",
-            "pairs -o manifests/pairs -s split=test",
             "pictures:read_captions",
             _SPLIT,
         ),
-        _source(
+        Source(
             "webdataset",
             "a tar, a folder of tars, or their address, with samples by key",
-            "wds_cars -o manifests/cars",
             "pictures:read_webdataset",
             _SPLIT,
         ),
-        _source(
+        Source(
             "parquet",
             "a Parquet file, a folder of them, or their address, with images or paths",
-            "food101/data -o manifests/food101 -s image=image",
-            "arrow:read_parquet",
+            "pictures:read_parquet",
             COLUMN_OPTIONS | {"texts": "true lists the captions alone, of a table without images"},
         ),
-        _source(
+        Source(
             "csv",
             "a comma-separated table of paths, captions, labels, splits",
-            "pairs.csv -o manifests/pairs -s images=photos",
             "tables:read_csv",
             COLUMN_OPTIONS,
         ),
-        _source(
+        Source(
             "tsv",
             "the same, tab-separated",
-            "pairs.tsv -o manifests/pairs -s caption=title",
             "tables:read_tsv",
             COLUMN_OPTIONS,
         ),
-        _source(
+        Source(
             "jsonl",
             "the same as a JSON object a line",
-            "pairs.jsonl -o manifests/pairs",
             "tables:read_jsonl",
             COLUMN_OPTIONS,
         ),
-        _source(
-            "karpathy",
-            "Karpathy's JSON of COCO or Flickr, with all captions",
-            "dataset_coco.json -o manifests/coco -s images=coco",
-            "tables:read_karpathy",
-            {"images": COLUMN_OPTIONS["images"]},
-        ),
-        _source(
+        Source(
             "hf",
             "a folder made by the datasets library's save_to_disk, or hf://datasets/OWNER/NAME",
-            "saved/food101 -o manifests/food101-saved",
-            "arrow:read_hf",
+            "pictures:read_hf",
             _COLUMNS_ALONE,
         ),
-        _source(
+        Source(
             "urls",
             "a list of URLs (txt, csv, tsv, parquet), each fetched once for its hash",
-            "list.parquet -o manifests/web -s keep=photos",
             "pictures:read_urls",
             _COLUMNS_ALONE | {"keep": "folder where the images stay, to be read from there"},
-        ),
-        _source(
-            "torchvision",
-            "a dataset of torchvision that is no image files, by the name of its class",
-            "data -o manifests/cifar10 -s name=CIFAR10 -s split=test",
-            "pictures:read_torchvision",
-            {
-                "name": "name of the class, such as CIFAR10",
-                "split": "split to open",
-                "download": "true lets torchvision fetch it; default false",
-            },
         ),
     )
 }
@@ -186,8 +144,7 @@ def _as_source(
         return thing
     if not callable(thing):
         raise TypeError(f"expected a function of a Request that returns Found; got {thing!r}.")
-    example = f"headstock data make LOCATION --as {name} -o manifests/{name}"
-    return Source(name, first_line(thing), example, thing, options)
+    return Source(name, first_line(thing), thing, options)
 
 
 SOURCES: Registry[Source] = Registry("source", _BUILT_IN, accept=_as_source)
@@ -292,8 +249,8 @@ def make_manifest(
         manifest = write_manifest(
             folder,
             facts=facts,
-            tables=found.contents.tables,
-            classes=found.contents.classes,
+            tables=found.tables,
+            classes=found.classes,
             data_root=None if inside else found.root,
             made=made if found.root == made else None,
             replaced=[LEFT_OUT_FILE],

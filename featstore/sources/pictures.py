@@ -1,12 +1,10 @@
-"""Pictures as items: in folders, in tars, behind URLs, and in torchvision's datasets."""
+"""Pictures as items: in folders, tars and tables, and behind URLs."""
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import re
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -21,23 +19,30 @@ from featstore.errors import (
     CorruptStoreError,
     ManifestError,
     RemoteStoreError,
-    needs_extra,
-    unknown_name,
 )
 from featstore.identity import sha256_hex
-from featstore.manifest.paths import file_sha256, is_url, part_uri, path_fault
+from featstore.manifest_files import file_sha256, is_url, part_uri, path_fault
 from featstore.prompts import TEMPLATES, template_ids
-from featstore.sources.arrow import parquet_table
-from featstore.sources.roots import (
+from featstore.sources import (
+    PARQUET,
+    Folder,
     OpenFile,
     Root,
     UrlReader,
+    check_size,
     decode_text,
     files_below,
     folder,
     local_path,
     locate,
-    read_text,
+    read_small,
+)
+from featstore.sources.reader import (
+    MAX_ITEM_BYTES,
+    PATH_ROWS,
+    ArrowCells,
+    ParquetCells,
+    arrow,
 )
 from featstore.sources.tables import (
     FORMS,
@@ -46,27 +51,50 @@ from featstore.sources.tables import (
     Columns,
     Found,
     ItemCollector,
-    Label,
     Request,
+    Rows,
     add_row,
+    cell_of,
     choose_columns,
+    image_root,
     is_image,
+    list_paths,
     parse_json,
     split_folder,
+    split_name,
+    used,
 )
 
 
-def read_folder(request: Request) -> Found:
+def read_folder(request: Request, *, classes: bool = False) -> Found:
     """List the images below a folder; the key of one is its relative path.
 
     If every image lies below a folder named train, val, test or another word for these, that
     is its split.
+
+    Parameters
+    ----------
+    classes : bool
+        Images lie as ``[split/]class/…/file``.
+
+    Raises
+    ------
+    ManifestError
+        If an image lies in no class folder.
     """
     root, images = images_below(request)
     items = ItemCollector(request.dataset)
-    for path, _, split in images:
-        items.image(path, path, split=split)
-    return Found(root, items.contents())
+    for path, inside, split in images:
+        label, _, rest = inside.partition("/")
+        if classes and not rest:
+            raise ManifestError(
+                f"The image {path!r} below {root} lies in no class folder. Use the source folder."
+            )
+        items.image(path, path, label=label if classes else None, split=split)
+    return items.found(root)
+
+
+read_class_folders = partial(read_folder, classes=True)
 
 
 def images_below(request: Request) -> tuple[Path, list[tuple[str, str, str | None]]]:
@@ -84,26 +112,6 @@ def images_below(request: Request) -> tuple[Path, list[tuple[str, str, str | Non
         else (path, path, given)
         for path in paths
     ]  # fmt: skip
-
-
-def read_class_folders(request: Request) -> Found:
-    """List images as ``[split/]class/…/file``; the key of one is its relative path.
-
-    Raises
-    ------
-    ManifestError
-        If an image lies in no class folder.
-    """
-    root, images = images_below(request)
-    items = ItemCollector(request.dataset)
-    for path, inside, split in images:
-        label, _, rest = inside.partition("/")
-        if not rest:
-            raise ManifestError(
-                f"The image {path!r} below {root} lies in no class folder. Use the source folder."
-            )
-        items.image(path, path, label=label, split=split)
-    return Found(root, items.contents())
 
 
 #: Longer captions of one image are refused.
@@ -136,9 +144,10 @@ def read_captions(request: Request) -> Found:
                 f"The captions {stem}.txt belong to both {owner[stem]!r} and {path!r}. Rename one."
             )
         owner[stem] = path
-        for line in read_text(text, limit=MAX_TEXT_BYTES).splitlines():
+        data = Folder(root).read(f"{stem}.txt", limit=MAX_TEXT_BYTES)
+        for line in decode_text(data, where=str(text), limit=MAX_TEXT_BYTES).splitlines():
             items.caption(parent, line)
-    return Found(root, items.contents())
+    return items.found(root)
 
 
 #: A header and its extended fields (names longer than 100 letters) take less.
@@ -284,7 +293,7 @@ def read_webdataset(request: Request) -> Found:
         for key, parts in samples.items():
             whole = key if folder == "." else f"{folder}/{key}"
             _add(items, file, whole, parts, split)
-    return Found(root.place, items.contents())
+    return items.found(root.place)
 
 
 @dataclass(frozen=True)
@@ -292,8 +301,8 @@ class _Part:
     """A member of a sample: an image by its sha256, a text by its bytes."""
 
     member: Member
-    sha256: str = ""
-    data: bytes = b""
+    sha256: str
+    data: bytes
 
 
 def _sort_in(samples: dict[str, dict[str, _Part]], member: Member, tar: OpenFile) -> None:
@@ -308,15 +317,10 @@ def _sort_in(samples: dict[str, dict[str, _Part]], member: Member, tar: OpenFile
             f"The key {found[1]!r} is repeated in {tar.where}: members "
             f"{parts[role].member.name!r} and {member.name!r}. A sample has one {role}."
         )
-    if role == "image":
-        parts[role] = _Part(member, sha256=_member_sha256(tar, member))
-    elif member.size > MAX_RECORD_BYTES:
-        raise ManifestError(
-            f"{part_uri(tar.where, member.name)} has {member.size:,} bytes; texts of at most "
-            f"{MAX_RECORD_BYTES:,} are read."
-        )
-    else:
-        parts[role] = _Part(member, data=tar.read_at(member.offset, member.size))
+    limit = MAX_ITEM_BYTES if role == "image" else MAX_RECORD_BYTES
+    check_size(part_uri(tar.where, member.name), member.size, limit)
+    data = tar.read_at(member.offset, member.size)
+    parts[role] = _Part(member, sha256_hex(data), b"" if role == "image" else data)
 
 
 def _add(
@@ -325,60 +329,38 @@ def _add(
     image = parts.get("image")
     if image is None:
         return
-    facts = _json(file, parts.get("json"))
-    label = _text(file, parts.get("cls")) or _label_of(facts)
+    document, label, caption = (_text(file, parts.get(role)) for role in ("json", "cls", "txt"))
+    where = f"The JSON beside {part_uri(file, image.member.name)}"
+    facts = parse_json((document or "{}").encode(), where=where)
+    if not isinstance(facts, dict):
+        raise ManifestError(f"{where} is not a JSON object, so it has no caption or label.")
+    known = [facts.get(name) for name in ("label", "class", "cls")]
+    stated = [value for value in known if isinstance(value, str) or type(value) is int]
     parent = items.image(
         key,
         part_uri(file, image.member.name),
-        label=label,
+        label=label or next(iter(stated), None),
         split=split,
         content_sha256=image.sha256,
         byte_offset=image.member.offset,
         byte_size=image.member.size,
     )
     given = facts.get("caption")
-    written = [_text(file, parts.get("txt")), *(given if isinstance(given, list) else [given])]
+    written = [caption, *(given if isinstance(given, list) else [given])]
     for text in dict.fromkeys(one.strip() for one in written if isinstance(one, str) and one):
         items.caption(parent, text)
 
 
-def _json(file: str, part: _Part | None) -> dict[str, Any]:
-    where = "" if part is None else part_uri(file, part.member.name)
-    document = {} if part is None else parse_json(part.data, where=where)
-    if not isinstance(document, dict):
-        raise ManifestError(f"{where} is not a JSON object, so it has no caption or label.")
-    return document
-
-
-def _text(file: str, part: _Part | None) -> str | None:
+def _text(file: str, part: _Part | None) -> str:
     if part is None:
-        return None
+        return ""
     where = part_uri(file, part.member.name)
     return decode_text(part.data, where=where, limit=MAX_RECORD_BYTES).strip()
 
 
-def _label_of(facts: dict[str, Any]) -> Label | None:
-    for name in ("label", "class", "cls"):
-        value = facts.get(name)
-        if isinstance(value, str) or type(value) is int:
-            return value
-    return None
-
-
-def _member_sha256(tar: OpenFile, member: Member) -> str:
-    digest, end = hashlib.sha256(), member.offset + member.size
-    for start in range(member.offset, end, _PIECE):
-        size = min(_PIECE, end - start)
-        piece = tar.read_at(start, size)
-        if len(piece) < size:
-            raise ManifestError(f"{tar.where} became shorter while {member.name!r} was read.")
-        digest.update(piece)
-    return digest.hexdigest()
-
-
 def _lines(root: Root, name: str) -> list[str] | None:
     """Return the lines of a small file without blank ones, or None if there is no file."""
-    data = root.small(name, limit=_MAX_LISTS_BYTES)
+    data = read_small(root, name, limit=_MAX_LISTS_BYTES)
     if data is None:
         return None
     text = decode_text(data, where=f"{root.place}/{name}", limit=_MAX_LISTS_BYTES)
@@ -391,75 +373,175 @@ def _templates(root: Root) -> dict[str, str] | None:
     return None if texts is None else template_ids(texts, TEMPLATES_FILE, known)
 
 
-#: The classes that are opened: their pictures are no files that can be read where they lie.
-#: Others run pickles that no checksum covers. (CIFAR's pickles are opened only after torchvision
-#: compared their md5.)
-NAMES = (
-    "CIFAR10", "CIFAR100", "FER2013", "FashionMNIST", "GTSRB", "KMNIST", "MNIST", "PCAM", "STL10",
-    "SVHN", "USPS",
-)  # fmt: skip
+#: ``train-00000-of-00003.parquet``, as dataset hubs name their files.
+_SHARD = re.compile(r"([A-Za-z_]+)-\d+-of-\d+(?:-\w+)?")
 
 
-def read_torchvision(request: Request) -> Found:
-    """Write the pictures of a torchvision dataset, once, as lossless PNG files.
+def parquet_table(path: Path) -> tuple[Sequence[str], Rows]:
+    """Return the columns of a Parquet file here, and what yields its rows."""
 
-    They lie below ``images/`` of the manifest's folder; split and index are the key.
+    def rows(names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+        with closing(ParquetCells(path)) as table:
+            yield from _placed(table, names)
+
+    with closing(ParquetCells(path)) as table:
+        return table.schema.names, rows
+
+
+def _placed(
+    table: ParquetCells | ArrowCells, names: Sequence[str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, row in table.rows(names, at_once=PATH_ROWS):
+        yield f"{table.where}, row {number:,}", row
+
+
+def read_parquet(request: Request) -> Found:
+    """List the images of a Parquet file, of every one below a folder, or of those at an address.
+
+    A column of bytes, or of structs with a field ``bytes`` (as dataset hubs store images), is
+    read from the file itself; a column of strings holds paths. The key is the id, else the path,
+    else file and row. With the option ``texts`` the captions alone are listed, and no image.
 
     Raises
     ------
     ManifestError
-        If the name is unknown, the files are missing, or an option does not fit the class.
+        If a file is truncated or claims more than it can hold, or a row has no image.
     """
-    split = request.options.get("split", "")
-    download = request.flag("download")
-    dataset = _open(request.options.get("name", ""), folder(request.location), split, download)
-    classes = getattr(dataset, "classes", None)
-    items = ItemCollector(request.dataset, [str(name) for name in classes] if classes else None)
-    for index in range(len(dataset)):
-        image, label = dataset[index]
-        where = f"images/{split}/{index:06d}.png"
-        _write_png(request.out / where, image)
-        # STL10 marks what has no label by -1.
-        known = None if label is None or int(label) < 0 else int(label)
-        items.image(where.removeprefix("images/"), where, label=known, split=split)
-    return Found(request.out, items.contents())
+    root, files = locate(request.location, PARQUET)
+    items, place = ItemCollector(request.dataset), root.place
+    for file in files:
+        with closing(root.open(file)) as source, closing(ParquetCells(source)) as table:
+            # As the hub converts datasets: CONFIG/SPLIT/0000.parquet.
+            split = split_of("/".join(file.split("/")[-2:]) if source.is_far else file)
+            if request.flag("texts"):
+                _add_texts(items, table, file, split, request)
+                place = request.out  # the texts are in the manifest
+            else:
+                place = _add_images(items, table, file, split, request, root)
+    return items.found(place)
 
 
-def _open(name: str, root: Path, split: str, download: bool) -> Any:  # noqa: FBT001
-    if name not in NAMES:
-        where, by = "(option name)", "featstore.sources.pictures.NAMES"
+def _add_texts(
+    items: ItemCollector, table: ParquetCells, file: str, split: str | None, request: Request
+) -> None:
+    """Add the captions of a table without images; of a far file, only what lies in its columns."""
+    columns = choose_columns(table.schema.names, request, table.where, needed="caption")
+    for number, row in table.rows(used(columns), at_once=PATH_ROWS):
+        where, key = f"{table.where}, row {number:,}", f"{file.rpartition('.')[0]}/{number}"
+        add_row(items, row, columns, uri=None, key=key, where=where, split=split)
+
+
+def _add_images(
+    items: ItemCollector,
+    table: ParquetCells | ArrowCells,
+    file: str,
+    split: str | None,
+    request: Request,
+    root: Root,
+) -> Any:
+    """Add the images of a table, and return the place that their uris are relative to."""
+    names, features = table.schema.names, _features(table.schema)
+    images = [name for name in names if features.get(name, {}).get("_type") == "Image"]
+    first = images if len(images) == 1 else ()
+    columns = choose_columns(names, request, table.where, first=first)
+    items.use_label_names(features.get(columns["label"] or "", {}).get("names"), table.where)
+    image = columns["image"] or ""  # it is there: it is what is needed
+    cell = _bytes_column(table.schema, image)
+    if cell is None and isinstance(root.place, Path):
+        place = image_root(request, root.place / "table")
+        list_paths(items, partial(_placed, table), columns, place, split=split)
+        return place
+    if cell is None:
         raise ManifestError(
-            unknown_name("torchvision dataset", name, NAMES, where=where, listed_by=by)
+            f"The column {image!r} of {table.where} holds paths. Files that lie elsewhere "
+            "are listed by the source urls."
         )
-    with needs_extra("The source torchvision"):
-        from torchvision import datasets
-    kind = getattr(datasets, name)
-    known = inspect.signature(kind).parameters
-    arguments: dict[str, Any] = {"root": str(root)}
-    if download and "download" in known:
-        arguments["download"] = True
-    if split and "split" in known:
-        arguments["split"] = split
-    elif split in ("train", "test") and "train" in known:
-        arguments["train"] = split == "train"
-    else:
-        fault = f"no split {split!r}" if split else "splits: give one, e.g. -s split=test"
-        raise ManifestError(f"torchvision's {name} has {fault}.")
-    try:
-        return kind(**arguments)
-    except (RuntimeError, OSError, ValueError, ImportError) as err:
+    others = [name for name in used(columns) if name != image]
+    for number, row in table.rows([cell, *others]):
+        where, data = f"{file}, row {number:,}", row.pop(cell)
+        if not isinstance(data, bytes):
+            raise ManifestError(
+                f"{where} has no bytes in {cell!r}. Leave such rows out, or embed the files."
+            )
+        add_row(
+            items, row, columns, uri=part_uri(file, f"{cell}#{number}"), where=where, split=split,
+            key=f"{file.rpartition('.')[0]}/{number}", content_sha256=sha256_hex(data),
+        )  # fmt: skip
+    return root.place
+
+
+def _bytes_column(schema: Any, name: str) -> str | None:
+    """Return the column that holds an image's bytes, or None if `name` holds paths.
+
+    Raises
+    ------
+    ManifestError
+        If it holds neither.
+    """
+    types = arrow().types
+    kind = schema.field(name).type
+    if types.is_binary(kind) or types.is_large_binary(kind):
+        return name
+    if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        return f"{name}.bytes"
+    if types.is_string(kind) or types.is_large_string(kind):
+        return None
+    raise ManifestError(f"The column {name!r} of images holds {kind}; it must hold bytes or paths.")
+
+
+def _features(schema: Any) -> dict[str, dict[str, Any]]:
+    """Return what a hub's description says of each column, such as the names of its classes."""
+    text = (schema.metadata or {}).get(b"huggingface", b"{}")
+    document = parse_json(text, where="the feature description of a table", limit=_MAX_INFO_BYTES)
+    for part in ("info", "features"):
+        document = document.get(part) if isinstance(document, dict) else None
+    found = document if isinstance(document, dict) else {}
+    return {name: feature for name, feature in found.items() if isinstance(feature, dict)}
+
+
+def split_of(file: str) -> str | None:
+    """Return the split that a file's folder or name tells, or None."""
+    found = _SHARD.fullmatch(Path(file).stem)
+    word = split_name(found[1]) if found else None
+    return split_folder(file) or (word if word in ("train", "val", "test") else None)
+
+
+#: Descriptions of features with thousands of class names.
+_MAX_INFO_BYTES = 16 * MAX_RECORD_BYTES
+
+
+def read_hf(request: Request) -> Found:
+    """List the images of a folder that ``Dataset.save_to_disk`` or ``DatasetDict``'s wrote.
+
+    A dataset of the hub, ``hf://datasets/OWNER/NAME``, is read by `read_parquet`.
+
+    Its Arrow files say which column is an Image and what the classes are called. The key is the id,
+    else split and row.
+
+    Raises
+    ------
+    ManifestError
+        If the folder was not made by save_to_disk, or is damaged.
+    """
+    if request.location.startswith("hf://"):
+        return read_parquet(request)
+    root = folder(request.location)
+    files = files_below(root, lambda name: _SAVED.fullmatch(name) is not None)
+    if not files:
         raise ManifestError(
-            f"torchvision's {name} cannot be opened in {root}: {err}. Nothing is downloaded unless "
-            "you say -s download=true."
-        ) from err
+            f"{root} holds no data-NNNNN-of-NNNNN.arrow: save_to_disk did not make it. Load the "
+            "dataset and save it so, or use the source parquet."
+        )
+    items = ItemCollector(request.dataset)
+    for file in files:
+        with closing(ArrowCells(root / file)) as table:
+            split = file.rpartition("/")[0] or None
+            _add_images(items, table, file, split, request, Folder(root))
+    return items.found(root)
 
 
-def _write_png(path: Path, image: Any) -> None:
-    import io
-
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", compress_level=6)
-    write_durably(path, [buffer.getvalue()])
+#: How `save_to_disk` names its files; those of its caches have other names.
+_SAVED = re.compile(r"data-\d+-of-\d+\.arrow")
 
 
 #: Bytes of one image while URLs are listed, when many are held at once.
@@ -500,7 +582,7 @@ def read_urls(request: Request) -> Found:
     names, rows = _FORMS[form](path)
     columns = choose_columns(names, request, str(path), first=URL_COLUMNS)
     fetch = partial(_fetch, UrlReader(), keep)
-    for where, row, url, came in _fetched(rows(columns.used()), columns, fetch):
+    for where, row, url, came in _fetched(rows(used(columns)), columns, fetch):
         if isinstance(came, str):
             left_out[url or where] = came
             continue
@@ -512,7 +594,7 @@ def read_urls(request: Request) -> Found:
         raise ManifestError(
             f"None of the {len(left_out):,} URLs of {path} gave an image (first {first!r}: {why})"
         )
-    return Found(keep or request.out, items.contents(), left_out)
+    return items.found(keep or request.out, left_out)
 
 
 #: What opens a list of URLs, by the end of its name.
@@ -531,7 +613,7 @@ def _fetched(
     done: dict[str, Outcome] = {}
     with ThreadPoolExecutor(AT_ONCE, "urls") as pool:
         while some := [*islice(rows, 16 * AT_ONCE)]:
-            urls = [str(row.get(columns.image or "") or "").strip() for _, row in some]
+            urls = [str(cell_of(row, columns["image"]) or "").strip() for _, row in some]
             new = [url for url in dict.fromkeys(urls) if url not in done]
             done |= zip(new, pool.map(fetch, new), strict=True)
             for (where, row), url in zip(some, urls, strict=True):

@@ -1,29 +1,292 @@
-"""Read the bytes of items, from files, archives and tables."""
+"""Read the bytes of items, from files, archives, and the cells of Parquet and Arrow."""
 
 from __future__ import annotations
 
+import mmap
 import threading
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache, partial
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from featstore.address import Address
-from featstore.errors import CorruptStoreError, ItemReadError, ManifestError
+from featstore.errors import (
+    CorruptStoreError,
+    FeatstoreError,
+    ItemReadError,
+    ManifestError,
+    needs_extra,
+)
 from featstore.identity import sha256_hex
-from featstore.manifest.paths import (
+from featstore.manifest_files import (
     SHOWN,
     Locator,
     is_url,
     item_hashes,
+    open_plain,
     parse_locator,
     uri_fault,
 )
-from featstore.sources.roots import Folder, Remote, Root, UrlReader, check_size
+from featstore.sources import (
+    BLOCK,
+    KEPT,
+    Folder,
+    LocalFile,
+    OpenFile,
+    Remote,
+    Root,
+    UrlReader,
+    check_size,
+)
 
 if TYPE_CHECKING:
-    from featstore.manifest.manifest import Manifest
-    from featstore.sources.arrow import ArrowCells, ParquetCells
+    from featstore.manifest import Manifest
+
+
+def arrow() -> Any:
+    """Return the module pyarrow.
+
+    Raises
+    ------
+    MissingPackageError
+        If it is not installed.
+    """
+    with needs_extra("A Parquet file with images, or an Arrow file,"):
+        import pyarrow.ipc
+        import pyarrow.parquet
+    return pyarrow
+
+
+@contextmanager
+def _reading(where: str, error: type[FeatstoreError] = ManifestError) -> Iterator[None]:
+    """Turn whatever a library raises on a damaged table into an error that names it."""
+    try:
+        yield
+    except FeatstoreError:
+        raise
+    except Exception as err:
+        said = getattr(err, "strerror", None) or (str(err).splitlines() or [type(err).__name__])[0]
+        raise error(
+            f"{where} is truncated, damaged or no table that is read here: {said[:200]}."
+        ) from err
+
+
+def _column_cells(batch: Any, column: str) -> list[Any]:
+    """Return the values of a column, or with ``a.b`` of the field b of the structs in a."""
+    if column in batch.schema.names:
+        return list(batch.column(column).to_pylist())
+    name, _, field = column.rpartition(".")
+    values = batch.column(name).to_pylist()
+    return [None if value is None else value[field] for value in values]
+
+
+def _numbered(batches: Iterable[Any], names: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield number and values of each row."""
+    number = 0
+    for batch in batches:
+        columns = {name: _column_cells(batch, name) for name in names}
+        for at in range(batch.num_rows):
+            yield number, {name: values[at] for name, values in columns.items()}
+            number += 1
+
+
+#: Rows that are unpacked at once: few, because a dictionary can make each of them large, ...
+BATCH_ROWS = 8
+
+#: ... but of paths and texts.
+PATH_ROWS = 256
+
+#: Files behind an address whose pages are all looked at, since they are held whole anyway.
+_CHECKED_BYTES = KEPT * BLOCK
+
+#: Cells of one Parquet file that are kept after they were passed.
+WINDOW_BYTES = 32 * 2**20
+
+
+class ParquetCells:
+    """The cells of a Parquet file, unpacked page by page.
+
+    Reading forwards unpacks everything once; going back begins the row group again. Sizes are
+    checked before: of a large file behind an address those of the footer alone, since the headers
+    of its pages lie all over it; a page states 2 GiB at most, which a file of 8 MiB may unpack to.
+
+    Parameters
+    ----------
+    file : OpenFile or Path
+        Closed with the cells.
+
+    Raises
+    ------
+    ManifestError
+        If the file is truncated, is no Parquet, or claims far more than it can hold.
+    """
+
+    def __init__(self, file: OpenFile | Path) -> None:
+        # Decoding processes of plain files run without polars and its threads.
+        from featstore.store.parquet_guard import check_sizes
+
+        pyarrow = arrow()
+        with _reading(str(file)):
+            self._source = LocalFile(file) if isinstance(file, Path) else file
+        self.where = self._source.where
+        try:
+            with _reading(self.where):
+                near = not self._source.is_far or self._source.size <= _CHECKED_BYTES
+                check_sizes(self._source, rows=None, pages=near)
+                self._file = pyarrow.parquet.ParquetFile(
+                    self._source.for_arrow(), pre_buffer=False, buffer_size=2**20
+                )
+        except BaseException:
+            self._source.close()
+            raise
+        self.schema = self._file.schema_arrow
+        metadata = self._file.metadata
+        sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+        self._starts = [0, *accumulate(sizes)][: len(sizes)]
+        self._rows = metadata.num_rows
+        self._lock = threading.Lock()
+        # Cells of a column from row `_first` on, and what yields those behind them.
+        self._column, self._first, self._held = "", 0, 0
+        self._cells: deque[bytes] = deque()
+        self._batches: Iterator[Any] = iter(())
+
+    def rows(
+        self, names: Sequence[str], *, at_once: int = BATCH_ROWS
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield number and values of each row, so many unpacked at once."""
+        with _reading(self.where):
+            batches = self._file.iter_batches(at_once, columns=[*names], use_threads=False)
+            yield from _numbered(batches, names)
+
+    def get(self, column: str, row: int) -> bytes:
+        """Return the bytes in one row of a column, such as ``image.bytes``.
+
+        Raises
+        ------
+        ItemReadError
+            If there is no such row or column, or it cannot be unpacked.
+        """
+        if row >= self._rows:
+            raise ItemReadError(f"{self.where} has {self._rows:,} rows and no row {row:,}.")
+        with self._lock:
+            # Reading on is the shortest way to a later row of this row group.
+            later = self._group(row) > self._group(self._first + len(self._cells))
+            if column != self._column or row < self._first or later:
+                self._restart(column, row)
+            try:
+                with _reading(self.where, ItemReadError):
+                    while row >= self._first + len(self._cells):
+                        self._advance()
+            except FeatstoreError:
+                self._column = ""
+                raise
+            return self._cells[row - self._first]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._batches = iter(())
+        self._cells.clear()
+        self._file.close()
+        self._source.close()
+
+    def _group(self, row: int) -> int:
+        return bisect_right(self._starts, row) - 1
+
+    def _restart(self, column: str, row: int) -> None:
+        group = self._group(row)
+        self._column, self._first, self._held = column, self._starts[group], 0
+        self._batches = self._file.iter_batches(
+            batch_size=BATCH_ROWS,
+            row_groups=range(group, len(self._starts)),
+            columns=[column],
+            use_threads=False,
+        )
+        self._cells.clear()
+
+    def _advance(self) -> None:
+        try:
+            batch = next(self._batches)
+        except StopIteration as err:
+            raise ValueError("it has fewer rows than it says") from err
+        cells = _column_cells(batch, self._column)
+        new = [cell if isinstance(cell, bytes) else b"" for cell in cells]
+        self._cells.extend(new)
+        self._held += sum(map(len, new))
+        while self._held > WINDOW_BYTES and len(self._cells) > batch.num_rows:
+            self._held -= len(self._cells.popleft())
+            self._first += 1
+
+
+#: How an Arrow stream ends.
+_END = b"\xff\xff\xff\xff\0\0\0\0"
+
+
+class ArrowCells:
+    """The cells of an uncompressed Arrow stream file, mapped: any row costs the same.
+
+    Raises
+    ------
+    ManifestError
+        If the file is truncated or damaged, or its batches are compressed: they are not mapped.
+    """
+
+    def __init__(self, path: Path) -> None:
+        pyarrow = arrow()
+        self.where = str(path)
+        batches: list[Any] = []
+        with _reading(self.where):
+            with open_plain(path) as file:
+                data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            if data[-len(_END) :] != _END:
+                raise ValueError("it lacks the end mark: it is truncated")
+            mapped = pyarrow.py_buffer(data)
+            reader = pyarrow.ipc.open_stream(pyarrow.BufferReader(mapped))
+            self.schema = reader.schema
+            _ = self.schema.names  # checks that they are UTF-8
+            if any(map(pyarrow.types.is_dictionary, self.schema.types)):
+                raise ValueError("it has dictionaries, which are not read here")
+            for batch in reader:
+                if not _lies_in(batch, mapped):
+                    raise ValueError("its batches are compressed; save the dataset uncompressed")
+                # Offsets that lead out of their buffer would be followed blindly later.
+                batch.validate(full=True)
+                batches.append(batch)
+            self.table = pyarrow.Table.from_batches(batches, self.schema)
+
+    def rows(
+        self, names: Sequence[str], *, at_once: int = BATCH_ROWS
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield number and values of each row, so many copied at once."""
+        return _numbered(self.table.to_batches(at_once), names)
+
+    def get(self, column: str, row: int) -> bytes:
+        """Return the bytes in one row of a column; see `ParquetCells.get`."""
+        rows = self.table.num_rows
+        if row >= rows:
+            raise ItemReadError(f"{self.where} has {rows:,} rows and no row {row:,}.")
+        try:
+            value = _column_cells(self.table.slice(row, 1), column)[0]
+        except (KeyError, TypeError) as err:
+            raise ItemReadError(f"{self.where} has no column {column!r}.") from err
+        return value if isinstance(value, bytes) else b""
+
+    def close(self) -> None:
+        """Let the mapping go; it ends with the last batch."""
+        self.table = None
+
+
+def _lies_in(batch: Any, mapped: Any) -> bool:
+    """Return whether all values of a batch are where the file has them; unpacked ones are not."""
+    end = mapped.address + mapped.size
+    return all(
+        buffer is None or not buffer.size or mapped.address <= buffer.address < end
+        for column in batch.columns for buffer in column.buffers()
+    )  # fmt: skip
+
 
 #: An image file of more bytes than this is not read.
 MAX_ITEM_BYTES = 256 * 2**20
@@ -138,8 +401,6 @@ class ByteReader:
 
 
 def _open_table(root: Root, file: str) -> ParquetCells | ArrowCells:
-    from featstore.sources.arrow import ArrowCells, ParquetCells
-
     if not file.endswith(".arrow"):
         return ParquetCells(root.open(file))
     if isinstance(root.place, Address):

@@ -16,9 +16,9 @@ import polars as pl
 
 from featstore.address import Address
 from featstore.errors import LISTED, ManifestError, listed, unknown_name
-from featstore.manifest.paths import is_url, open_plain
+from featstore.manifest_files import is_url, open_plain
 from featstore.prompts import class_prompts
-from featstore.sources.roots import local_path
+from featstore.sources import local_path
 
 #: Suffixes of images, in lower case. TIFF is listed here; decoding it must be asked for.
 IMAGE_SUFFIXES = frozenset(
@@ -61,14 +61,20 @@ Label = str | int
 
 
 @dataclass(frozen=True)
-class Contents:
-    """What a source found."""
+class Found:
+    """What a source found, and the folder or address that its uris are relative to."""
+
+    root: Path | Address
+    """Where the files lie."""
 
     tables: Mapping[str, pl.DataFrame]
     """Item table by kind."""
 
-    classes: pl.DataFrame | None
+    classes: pl.DataFrame | None = None
     """The label set."""
+
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """What could not be read, and why; no end to the rest."""
 
 
 @dataclass
@@ -99,9 +105,15 @@ class ItemCollector:
         *,
         label: Label | None = None,
         split: str | None = None,
+        again: bool = False,
         **columns: Any,
     ) -> str:
         """Add an image and return its item_id.
+
+        Parameters
+        ----------
+        again : bool
+            One that was added with the same file, label and split may be given again.
 
         Raises
         ------
@@ -109,14 +121,15 @@ class ItemCollector:
             If the key is taken, empty or not text, or the label is not in the list of names.
         """
         item = f"{self.dataset}/image/{_checked(key, uri)}"
-        if item in self._images:
-            other = self._images[item]["uri"]
+        row = {"item_id": item, "uri": uri, "label": self._label(label, uri), **columns}
+        row |= _split_facts(split)
+        held = self._images.setdefault(item, row)
+        old, new = ((one["uri"], one["label"], one.get("split")) for one in (held, row))
+        if held is not row and not (again and old == new):
             _fail(
-                f"The key {key!r} is repeated: it stands for {other!r} and for {uri!r}. Ids come "
+                f"The key {key!r} is repeated: file, label and split are {old} and {new}. Ids come "
                 "from keys, so each must be unique; rename one or give a column of ids."
             )
-        row = {"item_id": item, "uri": uri, "label": self._label(label, uri), **columns}
-        self._images[item] = row | _split_facts(split)
         return item
 
     def use_label_names(self, names: Any, where: str) -> None:
@@ -133,42 +146,20 @@ class ItemCollector:
             _fail(f"{where} lists other class names than what was read before it.")
         self.label_names = names
 
-    def again(self, key: str, uri: str, *, label: Label | None, split: str | None) -> str | None:
-        """Return the item_id of an image that was added with the same facts, or None.
+    def caption(self, parent: str, text: str) -> None:
+        """Add a caption of the image `parent`; its key is counted within the image.
 
         Raises
         ------
         ManifestError
-            If it was added with another file, label or split.
-        """
-        item = f"{self.dataset}/image/{key}"
-        held = self._images.get(item)
-        if held is None:
-            return None
-        new = (uri, self._label(label, uri), None if split is None else split_name(split))
-        old = (held["uri"], held["label"], held.get("split"))
-        if new != old:
-            _fail(
-                f"The key {key!r} is repeated with other facts: file, label and split are {old} "
-                f"and {new}. Make them agree, or give a column of ids."
-            )
-        return item
-
-    def caption(self, parent: str, text: str, *, key: str | None = None) -> None:
-        """Add a caption of the image `parent`; without a key it is counted within its image.
-
-        Raises
-        ------
-        ManifestError
-            If the key is taken, or the text holds a NUL.
+            If the text holds a NUL.
         """
         image = self._images[parent]
         if not text.strip():
             return
         number = self._counts.get(parent, 0)
         self._counts[parent] = number + 1
-        if key is None:
-            key = f"{parent.removeprefix(f'{self.dataset}/image/')}#{number}"
+        key = f"{parent.removeprefix(f'{self.dataset}/image/')}#{number}"
         facts = {name: image[name] for name in ("split", "source_split") if name in image}
         self._caption(key, text, where=parent, parent_id=parent, **facts)
 
@@ -197,8 +188,8 @@ class ItemCollector:
         """Return whether nothing was added."""
         return not self._images and not self._captions
 
-    def contents(self) -> Contents:
-        """Return the tables: images, captions, classes and their prompts.
+    def found(self, root: Path | Address, left_out: Mapping[str, str] | None = None) -> Found:
+        """Return what was found below `root`: images, captions, classes and their prompts.
 
         Raises
         ------
@@ -212,13 +203,13 @@ class ItemCollector:
         for row in rows:
             label = row.pop("label")
             row["class_id"] = None if label is None else self._class_ids[label]
-        tables = {"image": _frame(rows)} if rows else {}
+        tables = {"image": pl.DataFrame(rows, infer_schema_length=None)} if rows else {}
         if self._captions:
-            tables["caption"] = _frame(list(self._captions.values()))
+            tables["caption"] = pl.DataFrame([*self._captions.values()], infer_schema_length=None)
         if classes is not None and not all(name.isdecimal() for name in classes["name"]):
             templates = self.templates or ("none", "photo")
             tables["class_name"] = class_prompts(classes, templates=templates)
-        return Contents(tables, classes)
+        return Found(root, tables, classes, left_out or {})
 
     def _label(self, label: Label | None, where: str) -> Label | None:
         """Return a label as the row of the list of names, or without a list as a name."""
@@ -269,13 +260,6 @@ def _split_facts(split: str | None) -> dict[str, str]:
         return {}
     name = split_name(split)
     return {"split": name} if name == split else {"split": name, "source_split": split}
-
-
-def _frame(rows: list[dict[str, Any]]) -> pl.DataFrame:
-    """Return rows as a table; a column that some rows lack is null there."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    columns = {name: [row.get(name) for row in rows] for name in names}
-    return pl.DataFrame({name: pl.Series(name, values) for name, values in columns.items()})
 
 
 def _check_case(ids: Sequence[str]) -> None:
@@ -331,20 +315,6 @@ class Request:
         return word == "true"
 
 
-@dataclass(frozen=True)
-class Found:
-    """Items, and the folder or address that their uris are relative to."""
-
-    root: Path | Address
-    """Where the files lie."""
-
-    contents: Contents
-    """The items."""
-
-    left_out: Mapping[str, str] = field(default_factory=dict)
-    """What could not be read, and why; no end to the rest."""
-
-
 #: What yields the rows of a table, each with its place, from the columns that are read.
 Rows = Callable[[Sequence[str]], Iterator[tuple[str, dict[str, Any]]]]
 
@@ -368,20 +338,18 @@ COLUMN_OPTIONS: dict[str, str] = {
 }
 
 
-@dataclass(frozen=True)
-class Columns:
-    """The column of each role; None where there is none."""
+#: The column of each role; None where there is none.
+Columns = dict[str, str | None]
 
-    image: str | None
-    caption: str | None
-    label: str | None
-    split: str | None
-    id: str | None
 
-    def used(self) -> list[str]:
-        """Return the columns that are read, each once."""
-        names = (self.image, self.caption, self.label, self.split, self.id)
-        return list(dict.fromkeys(name for name in names if name is not None))
+def used(columns: Columns) -> list[str]:
+    """Return the columns that are read, each once."""
+    return list(dict.fromkeys(name for name in columns.values() if name is not None))
+
+
+def cell_of(row: Mapping[str, Any], column: str | None) -> Any:
+    """Return the value of a column, whose name may be empty; None where there is no column."""
+    return None if column is None else row.get(column)
 
 
 def choose_columns(
@@ -406,7 +374,7 @@ def choose_columns(
     ManifestError
         If a chosen column does not exist, or none has the role that is needed.
     """
-    chosen: dict[str, str | None] = {}
+    chosen: Columns = {}
     for role, usual in ROLES.items():
         given = request.options.get(role)
         if given is not None and given not in names:
@@ -422,7 +390,7 @@ def choose_columns(
             f"{where} has no column of {needed}s: none of {', '.join(ROLES[needed])}. It has: "
             f"{listed(names, shown=LISTED)}. Choose one with the option {needed}."
         )
-    return Columns(**chosen)
+    return chosen
 
 
 def image_root(request: Request, table: Path) -> Path:
@@ -456,18 +424,13 @@ def relative_uri(path: Any, root: Path, where: str) -> str:
     return text
 
 
-#: Columns of integers that an image keeps beside the roles.
-_KEPT = ("cocoid",)
-
-
 def list_paths(
     items: ItemCollector, rows: Rows, columns: Columns, root: Path, *, split: str | None = None
 ) -> None:
     """Add the images at the paths of a table, relative to `root`; see `add_row`."""
-    for where, row in rows(columns.used()):
-        uri = relative_uri(row.get(columns.image or ""), root, where)
-        facts = {name: row[name] for name in _KEPT if type(row.get(name)) is int}
-        add_row(items, row, columns, uri=uri, key=uri, where=where, split=split, **facts)
+    for where, row in rows(used(columns)):
+        uri = relative_uri(cell_of(row, columns["image"]), root, where)
+        add_row(items, row, columns, uri=uri, key=uri, where=where, split=split)
 
 
 def add_row(
@@ -488,7 +451,7 @@ def add_row(
     items : ItemCollector
         Where they go.
     row : mapping
-        Values by column. A caption is a text, or a key and a text.
+        Values by column.
     columns : Columns
         Their roles.
     uri : str or None
@@ -502,19 +465,17 @@ def add_row(
     **facts
         Further columns of the image's item.
     """
-    own = row.get(columns.id) if columns.id else None
+    own = cell_of(row, columns["id"])
     key = key if own is None or own == "" else str(own)
-    label = _scalar(row, columns.label, where)
-    text = _scalar(row, columns.split, where)
+    label = _scalar(row, columns["label"], where)
+    text = _scalar(row, columns["split"], where)
     chosen = split if text is None or text == "" else str(text)
     parent = None
     if uri is not None:
-        parent = items.again(key, uri, label=label, split=chosen)
-        parent = parent or items.image(key, uri, label=label, split=chosen, **facts)
-    value = row.get(columns.caption) if columns.caption else None
+        parent = items.image(key, uri, label=label, split=chosen, again=True, **facts)
+    value = cell_of(row, columns["caption"])
     captions = value if isinstance(value, list) else [value]
-    for number, given in enumerate(captions):
-        name, caption = given if isinstance(given, tuple) else (None, given)
+    for number, caption in enumerate(captions):
         if caption is None:
             continue
         if not isinstance(caption, str):
@@ -523,11 +484,11 @@ def add_row(
             name = key + f"#{number}" * (len(captions) > 1)
             items.text(name, caption, split=chosen, where=where)
         else:
-            items.caption(parent, caption, key=name)
+            items.caption(parent, caption)
 
 
 def _scalar(row: Mapping[str, Any], column: str | None, where: str) -> str | int | None:
-    value = row.get(column) if column else None
+    value = cell_of(row, column)
     if value is None or isinstance(value, str) or type(value) is int:
         return value
     raise ManifestError(
@@ -537,9 +498,6 @@ def _scalar(row: Mapping[str, Any], column: str | None, where: str) -> str | int
 
 #: The description of one item.
 MAX_RECORD_BYTES = 2**20
-
-#: A list of a whole dataset; the largest one in wide use (COCO's captions) has 144 MB.
-MAX_LIST_BYTES = 256 * 2**20
 
 
 def parse_json(data: bytes, *, where: str, limit: int = MAX_RECORD_BYTES) -> Any:
@@ -578,7 +536,7 @@ def read_table(form: str, request: Request) -> Found:
     root = image_root(request, path)
     items = ItemCollector(request.dataset)
     list_paths(items, rows, choose_columns(names, request, str(path)), root)
-    return Found(root, items.contents())
+    return items.found(root)
 
 
 def _delimited(delimiter: str, path: Path) -> tuple[Sequence[str], Rows]:
@@ -635,40 +593,6 @@ def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield where, row
 
 
-def _karpathy(path: Path) -> tuple[Sequence[str], Rows]:
-    """Of Karpathy's JSON: the id of an image is its ``imgid``, that of a caption its ``sentid``.
-
-    A file without them falls back on the path, and on counting within the image.
-    """
-    with open_plain(path) as file:
-        data = file.read(MAX_LIST_BYTES + 1)
-    document = parse_json(data, where=str(path), limit=MAX_LIST_BYTES)
-    images = document.get("images") if isinstance(document, dict) else None
-    if not isinstance(images, list):
-        raise ManifestError(f"{path} has no list of images; it is not a Karpathy JSON.")
-
-    def rows(_: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-        for number, image in enumerate(images):
-            where = f"{path}, image {number:,}"
-            if not isinstance(image, dict):
-                raise ManifestError(f"{where} is not a JSON object.")
-            folder, name = image.get("filepath"), image.get("filename")
-            texts = image.get("sentences") or []
-            if not isinstance(texts, list) or not all(
-                isinstance(text, dict) and isinstance(text.get("raw"), str) for text in texts
-            ):
-                raise ManifestError(f"{where} has sentences that are no list of raw texts.")
-            captions = [(_key(text.get("sentid")), text["raw"]) for text in texts]
-            image |= {"path": f"{folder}/{name}" if folder and name else name}
-            yield where, image | {"id": _key(image.get("imgid")), "captions": captions}
-
-    return ["path", "captions", "split", "id"], rows
-
-
-def _key(value: Any) -> str | None:
-    return str(value) if isinstance(value, str) or type(value) is int else None
-
-
 def _lines(path: Path) -> tuple[Sequence[str], Rows]:
     def rows(_: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
         with open_plain(path) as file:
@@ -686,10 +610,7 @@ FORMS: dict[str, Callable[[Path], tuple[Sequence[str], Rows]]] = {
     "csv": partial(_delimited, ","),
     "tsv": partial(_delimited, "\t"),
     "jsonl": _json_lines,
-    "karpathy": _karpathy,
     "txt": _lines,
 }
 
-read_csv, read_tsv, read_jsonl, read_karpathy = (
-    partial(read_table, form) for form in ("csv", "tsv", "jsonl", "karpathy")
-)
+read_csv, read_tsv, read_jsonl = (partial(read_table, form) for form in ("csv", "tsv", "jsonl"))

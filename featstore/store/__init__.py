@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from featstore.errors import lazily
 
 if TYPE_CHECKING:
-    from featstore.labels import class_texts
+    from featstore.prompts import class_texts
     from featstore.store.gc import collect_garbage, make_store, remove_set
     from featstore.store.layout import (
         DTYPES,
@@ -96,7 +96,7 @@ __all__ = [
 __getattr__, __dir__ = lazily(
     __name__,
     {
-        "featstore.labels": "class_texts",
+        "featstore.prompts": "class_texts",
         "featstore.store.gc": "collect_garbage make_store remove_set",
         "featstore.store.layout": (
             "ArrayLayout DTYPES LayoutError LayoutLimits SetKey SetSpec plan_array"

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from featstore.durable import fsync_path, is_free, make_folders
+from featstore.durable import delete, fsync_path, is_free, make_folders, walk_store, write_file
 from featstore.errors import (
     ClaimLostError,
     FeatstoreError,
@@ -29,13 +29,6 @@ from featstore.errors import (
     UnknownItemError,
     UnknownSetError,
     listed,
-)
-from featstore.store.files import (
-    MAX_JSON_BYTES,
-    delete,
-    read_regular,
-    walk_store,
-    write_file,
 )
 from featstore.store.layout import SetKey, is_component
 from featstore.store.listing import listed_files, unlisted
@@ -100,7 +93,6 @@ class _Collection:
 
     def __init__(self, root: Path, grace: float, *, dry_run: bool) -> None:
         self._root = root
-        self._grace = grace
         self._before = time.time() - grace
         self._dry_run = dry_run
         self._found: list[Litter] = []
@@ -344,8 +336,8 @@ def remove_set(root: Path, key: str) -> int:
     """Remove the set of this full key and return the bytes freed.
 
     The log comes first: from then on there is no set. A damaged set is removed like any other:
-    nothing of it is believed. Its item tables go with it unless another set names them, and the
-    thumbnails of its kind with the last set of the kind. The same call completes a removal that was
+    nothing of it is believed. Tables of its kind that no other set names go with it, and the
+    thumbnails with the last set of the kind. The same call completes a removal that was
     interrupted.
 
     Raises
@@ -372,14 +364,12 @@ def remove_set(root: Path, key: str) -> int:
         claim = claim_set(directory, parts)
         try:
             update_log(root, drop, claim=claim)
-            freed, kind, own = 0, directory.parent, _item_tables(directory)
+            freed, kind = 0, directory.parent
             # The set is gone. What another writer has taken over meanwhile is no longer ours.
             with contextlib.suppress(ClaimLostError):
                 with folder_lock(kind):
                     claim.check()
-                    tables = _unlisted_tables(root, kind, [directory])
-                    pictures = [path for path in tables if path.name.startswith("thumbnails-")]
-                    freed = _delete_tables(root, [*pictures, *(p for p in tables if p.name in own)])
+                    freed = _delete_tables(root, _unlisted_tables(root, kind, [directory]))
                 freed += _empty(directory, claim)
             return freed
         finally:
@@ -417,16 +407,6 @@ def _empty(directory: Path, claim: Claim) -> int:
         with contextlib.suppress(OSError):
             (directory / name).rmdir()
     return freed
-
-
-def _item_tables(directory: Path) -> set[str]:
-    """Return the names of the item tables that the records of a set name, whole or damaged."""
-    found: set[str] = set()
-    for path in (directory / REVISIONS).glob("*.json"):
-        with contextlib.suppress(FeatstoreError, OSError):
-            text = read_regular(path, limit=MAX_JSON_BYTES).decode(errors="replace")
-            found |= set(re.findall(r"items-[0-9a-f]{8}\.parquet", text))
-    return found
 
 
 #: Folders: everything for owner and group, the group handed down; others may read.

@@ -1,30 +1,40 @@
-"""Layout of a set on disk: array metadata, chunks and shards, and stored types.
+"""Layout of a set on disk: array metadata, chunks and shards, and stored types with conversions.
 
 The layout is docs/ref/store-format.md in code: names that are safe path components, two array
 shapes (one plain chunk for small arrays, ``sharding_indexed`` for large ones), no
 compressor. Metadata is written as JSON here, not through a library, so that the same set
 gives the same bytes with every version of everything.
 
-NumPy has no such type, so a store keeps it as ``uint16`` (Zarr readers see that) and an
-attribute says what the bits mean.
+bfloat16, which NumPy does not have, is kept as ``uint16`` (Zarr readers see that), and an attribute
+says what the bits mean.
+
+Conversions run at the speed of memory or of the processor's cores: a writer is as fast as what it
+adds to the disk. NumPy's float16 arithmetic is done in software, so finiteness is read off the
+bits, and rows that are already what is stored are not copied. Where numkong is installed, the
+processor's own instructions convert float32 to float16: the same values, bit for bit. For bfloat16
+it is not used: numkong 7.8 makes numbers of some NaN, which would then be stored.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 from google_crc32c import value as crc32c
 
-from featstore.errors import FeatstoreError
+from featstore.errors import FeatstoreError, NonFiniteEmbeddingError
 from featstore.identity import SHORT, encoder_slug, set_id, space_id
+from featstore.matrices import from_bfloat16
 from featstore.store import BLOCK_ROWS, DTYPE_CODES
+
+if TYPE_CHECKING:
+    import polars as pl  # decoding processes run without it and its threads
 
 #: The store format, the only one that is read and written.
 FORMAT = 3
@@ -145,12 +155,12 @@ class SetSpec:
     dtype: str
     precision: str = "float32"
 
-    @cached_property
+    @functools.cached_property
     def space_id(self) -> str:
         """Id of the embedding space."""
         return space_id(self.space)
 
-    @cached_property
+    @functools.cached_property
     def set_id(self) -> str:
         """Id of the set."""
         return set_id(
@@ -161,7 +171,7 @@ class SetSpec:
             dtype=self.dtype,
         )
 
-    @cached_property
+    @functools.cached_property
     def key(self) -> SetKey:
         """Key of the set in a store.
 
@@ -363,7 +373,7 @@ class SetLayout:
         """Bytes of one row."""
         return self.parts[0].row_bytes
 
-    @cached_property
+    @functools.cached_property
     def _starts(self) -> np.ndarray:
         """The first row of each block, and n."""
         starts = [range(one.start, one.start + one.n, one.block_rows) for one in self.parts]
@@ -374,7 +384,7 @@ class SetLayout:
         """Number of blocks."""
         return len(self._starts) - 1
 
-    @cached_property
+    @functools.cached_property
     def files(self) -> tuple[DataFile, ...]:
         """The data files, in the order of their rows."""
         found, first = [], 0
@@ -389,7 +399,7 @@ class SetLayout:
             first = stop
         return tuple(found)
 
-    @cached_property
+    @functools.cached_property
     def file_of(self) -> np.ndarray:
         """The number of the file of each block, shape (n_blocks,)."""
         return np.repeat(np.arange(len(self.files)), [len(one.blocks) for one in self.files])
@@ -573,3 +583,171 @@ def blank_value(dtype: str) -> Any:
     if dtype in INTEGERS:
         return 0
     return to_bfloat16(np.array([np.nan]))[0] if dtype == "bfloat16" else np.nan
+
+
+#: The bits of a value's exponent where NumPy has no fast `isfinite`: all are set in NaN and Inf.
+EXPONENTS = {"float16": 0x7C00, "bfloat16": 0x7F80}
+
+#: Values looked at together: two bytes each, they stay in the processor's cache.
+_AT_ONCE = 2**16
+
+
+def convert_rows(
+    rows: np.ndarray,
+    item_ids: Sequence[str] | pl.Series,
+    *,
+    failed: Collection[str],
+    layout: ArrayLayout | SetLayout,
+    where: str,
+) -> tuple[np.ndarray, Callable[[], None]]:
+    """Return `rows` in the stored dtype, and what checks them; see `cast_rows` for the parameters.
+
+    The check is apart so that a writer can hash the rows beside it: nothing may be written before.
+    Rows of failed items are NaN, or 0 where the dtype is a whole number. bfloat16 is its bits,
+    uint16. Rows that needed no change are those given, not a copy. The check raises
+    NonFiniteEmbeddingError if a row of an item that did not fail is NaN or Inf, or has values that
+    the dtype cannot hold; the message names the first item.
+
+    Raises
+    ------
+    LayoutError
+        If the shape is not (b, d).
+    """
+    expected = (len(item_ids), layout.dim)
+    if rows.shape != expected:
+        raise LayoutError(f"Got embeddings of shape {rows.shape}, expected {expected} ({where}).")
+    data, whole = _convert(rows, layout.dtype)
+    skipped = np.zeros(len(rows), dtype=bool)
+    if failed:
+        skipped[:] = [item in failed for item in item_ids]
+    if skipped.any():
+        if data is rows:
+            data = data.copy()
+        data[skipped] = blank_value(layout.dtype)
+
+    def check() -> None:
+        held = finite_rows(data, layout.dtype) if whole is None else whole
+        bad = ~held & ~skipped
+        if not bad.any():
+            return
+        first = int(np.flatnonzero(bad)[0])
+        remedy = "Store it as float32 (`dtype=float32`)"
+        if not np.isfinite(rows[first]).all():
+            what, remedy = "NaN or Inf", "Extract it in float32"
+        elif layout.dtype in INTEGERS:
+            bounds = np.iinfo(DTYPES[layout.dtype])
+            what = f"values that are no whole numbers of {bounds.min} to {bounds.max}"
+        else:
+            what = f"values too large for {layout.dtype}"
+        raise NonFiniteEmbeddingError(
+            f"Got {what} for {int(bad.sum()):,} of {len(bad):,} items, first "
+            f"{item_ids[first]!r} ({where}). Nothing was written for this block. {remedy}, or "
+            "drop the item from the manifest."
+        )
+
+    return data, check
+
+
+def cast_rows(
+    rows: np.ndarray,
+    item_ids: Sequence[str] | pl.Series,
+    *,
+    failed: Collection[str],
+    layout: ArrayLayout | SetLayout,
+    where: str,
+) -> np.ndarray:
+    """Return `rows` in the stored dtype, nothing lost but precision.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (b, d)
+        Raw encoder output.
+    item_ids : sequence of str
+        Of the b items.
+    failed : collection of str
+        item_ids that have no embedding.
+    where : str
+        Encoder and rows, for messages.
+
+    Raises
+    ------
+    LayoutError, NonFiniteEmbeddingError
+        See `convert_rows`.
+    """
+    data, check = convert_rows(rows, item_ids, failed=failed, layout=layout, where=where)
+    check()
+    return data
+
+
+def _convert(rows: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the rows in the stored dtype, and which rows it holds if it holds whole numbers."""
+    stored = DTYPES[dtype]
+    if dtype in INTEGERS:
+        bounds = np.iinfo(stored)
+        with np.errstate(invalid="ignore"):
+            # NaN compares false with everything, so it is not held either.
+            held = (rows >= bounds.min) & (rows <= bounds.max) & (rows == np.trunc(rows))
+            whole = np.where(held, rows, 0)
+        return np.array(whole, dtype=stored, order="C"), held.all(axis=1)
+    if dtype == "float16" and rows.dtype == np.float32 and rows.flags.c_contiguous:
+        numkong = _numkong()
+        if numkong is not None and stored.isnative:
+            # A signalling NaN becomes a quiet one, unlike in NumPy. No row that is written has any
+            # NaN but those of failed items, which are blanked.
+            return np.asarray(numkong.astype(rows, dtype)), None
+    if dtype == "bfloat16":
+        with np.errstate(over="ignore", invalid="ignore"):
+            return to_bfloat16(rows), None
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(rows).astype(stored, order="C", copy=False), None
+
+
+@functools.cache
+def _numkong() -> Any:
+    """Return the package numkong (the extra ``cast``), or None where it is not installed."""
+    try:
+        import numkong
+    except ImportError:
+        return None
+    return numkong
+
+
+def decode(stored: np.ndarray, dtype: str, out: np.ndarray) -> np.ndarray:
+    """Convert stored values to floats of `out`'s dtype, in `out`; the bits of NaN may differ."""
+    if dtype == "bfloat16":
+        wide = from_bfloat16(stored, out if out.dtype == np.float32 else None)
+        if wide is not out:
+            np.copyto(out, wide, casting="same_kind")
+    elif dtype == "float16" and out.dtype == np.float32 and (numkong := _numkong()) is not None:
+        numkong.astype(stored, "float32", out=out)
+    else:
+        np.copyto(out, stored, casting="same_kind")
+    return out
+
+
+def finite_rows(data: np.ndarray, dtype: str) -> np.ndarray:
+    """Return which rows are finite throughout: a boolean of shape (b,).
+
+    Parameters
+    ----------
+    data : ndarray of shape (b, d)
+        C-ordered; bfloat16 as its bits, uint16.
+    dtype : str
+        A floating-point name of `featstore.store.layout.DTYPES`.
+    """
+    if dtype not in EXPONENTS:
+        finite: np.ndarray = np.isfinite(data).all(axis=1)
+        return finite
+    exponent = EXPONENTS[dtype]
+    bits = data.view("<u2")
+    finite = np.ones(len(bits), dtype=bool)
+    # Largest values are found fast, and mostly answer for all rows. What is not finite has the
+    # largest bits of its sign: as signed numbers those without it, as unsigned those with it.
+    signed = int(bits.view("<i2").max(initial=0)) < exponent
+    if signed and int(bits.max(initial=0)) < exponent + 0x8000:
+        return finite
+    step = max(1, _AT_ONCE // bits.shape[1])
+    for start in range(0, len(bits), step):
+        part = bits[start : start + step] & exponent
+        finite[start : start + step] = part.max(axis=1) != exponent
+    return finite

@@ -9,24 +9,28 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from google_crc32c import value as crc32c
 
-from featstore.errors import CorruptStoreError, FeatstoreError
-from featstore.identity import HASHES, canonical_json, sha256_hex
-from featstore.store.files import (
+from featstore.durable import (
+    IrregularFileError,
     check_no_links,
     facts_of,
+    open_descriptor,
     open_regular,
     pieces,
     same_file,
     walk_store,
 )
-from featstore.store.layout import DataFile, SetKey, shard_index
+from featstore.errors import CorruptStoreError, FeatstoreError
+from featstore.identity import HASHES, canonical_json, sha256_hex
+from featstore.store.layout import DataFile, SetKey, SetLayout, shard_index
 from featstore.store.log import Log, read_log
 from featstore.store.records import (
     REVISIONS,
@@ -229,6 +233,51 @@ def find_damage(root: Path, key: SetKey, commit: Commit | None) -> Damage:
     return found
 
 
+#: Opens a data file of the set in a folder: called as ``open_file(directory, file)``.
+OpenFile = Callable[[Path, DataFile], AbstractContextManager[int]]
+
+
+@contextmanager
+def opened(directory: Path, file: DataFile) -> Iterator[int]:
+    """Open a data file of the set in `directory` and give its descriptor.
+
+    Raises
+    ------
+    CorruptStoreError
+        If it is missing, not a regular file, or has another size than the layout gives it.
+    """
+    path = directory / file.path
+    try:
+        descriptor = open_descriptor(path, os.O_RDONLY)
+    except (FileNotFoundError, IrregularFileError) as err:
+        raise _unreadable(path, check_size(path, file) or "was replaced") from err
+    try:
+        if wrong := size_fault(file, os.fstat(descriptor)):
+            raise _unreadable(path, wrong)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def check_sizes(directory: Path, layout: SetLayout) -> None:
+    """Compare the size of every data file with the layout, opening none; raises as `opened`."""
+    for file in layout.files:
+        if wrong := check_size(directory / file.path, file):
+            raise _unreadable(directory / file.path, wrong)
+
+
+def size_fault(file: DataFile, facts: os.stat_result) -> str:
+    """Return what is wrong with a data file by its facts, or an empty string."""
+    if not stat.S_ISREG(facts.st_mode):
+        return "is not a regular file: it was replaced"
+    what = f"has {facts.st_size:,} bytes, expected {file.size:,}: it was truncated or replaced"
+    return "" if facts.st_size == file.size else what
+
+
+def _unreadable(path: Path, what: str) -> CorruptStoreError:
+    return CorruptStoreError(f"{path} {what}. The set cannot be read; extract or fetch it again.")
+
+
 @dataclass
 class FileCheck:
     """What is wrong with one data file.
@@ -262,10 +311,9 @@ def shard_name(file: DataFile, hashes: Sequence[str]) -> str:
 def check_size(path: Path | str, file: DataFile) -> str:
     """Return what is wrong with the presence or size of a data file, or an empty string."""
     try:
-        size = os.lstat(path).st_size
+        return size_fault(file, os.lstat(path))
     except (FileNotFoundError, NotADirectoryError):
         return "is missing"
-    return "" if size == file.size else f"has {size:,} bytes, expected {file.size:,}"
 
 
 def check_file(path: Path | str, file: DataFile, commit: Commit) -> FileCheck:

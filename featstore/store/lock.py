@@ -28,8 +28,14 @@ from typing import Any
 
 from featstore.durable import (
     STAGED,
+    IrregularFileError,
+    delete,
     fsync_path,
     make_folders,
+    open_descriptor,
+    open_regular,
+    pieces,
+    read_json,
     seal,
     try_lock,
     write_at,
@@ -37,14 +43,6 @@ from featstore.durable import (
     write_error,
 )
 from featstore.errors import ClaimLostError, StoreWriteError
-from featstore.store.files import (
-    IrregularFileError,
-    delete,
-    open_descriptor,
-    open_regular,
-    pieces,
-    read_json,
-)
 from featstore.store.layout import SetKey
 
 #: Name of the short lock in a staging folder.

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import glob
 import os
 import re
 import tempfile
@@ -23,17 +24,26 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from operator import eq
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
 from data_manifests import cache_folder
 from featstore.durable import (
+    MAX_JSON_BYTES,
+    MAX_METADATA_BYTES,
+    Sha256,
+    file_facts,
     fsync_path,
+    json_bytes,
     make_folders,
+    parse_json,
+    read_json,
+    read_regular,
     write_durably,
     write_error,
+    write_file,
 )
 from featstore.errors import (
     AmbiguousSetError,
@@ -46,18 +56,7 @@ from featstore.errors import (
     needs_extra,
 )
 from featstore.identity import HASHES, SHA256, canonical_json, encoder_slug, sealed, sha256_hex
-from featstore.store.files import (
-    MAX_JSON_BYTES,
-    MAX_METADATA_BYTES,
-    Sha256,
-    file_facts,
-    json_bytes,
-    parse_json,
-    read_json,
-    read_regular,
-    write_file,
-)
-from featstore.store.layout import COMPONENT, FORMAT, SetKey, is_component
+from featstore.store.layout import COMPONENT, FORMAT, SetKey
 from featstore.store.lock import Claim, folder_lock
 from featstore.store.records import (
     REVISIONS,
@@ -94,12 +93,36 @@ _Pictures = Annotated[
 ]
 
 
-class Signed(TypedDict, total=False):
-    """What a log holds of a signature: all of these; see `featstore.store.log.Signature`."""
+@dataclass(frozen=True)
+class Signature:
+    """What a log states of who signed it.
+
+    Attributes
+    ----------
+    public_key : str
+        64 hexadecimal digits.
+    counter : int
+        Number of the state that was signed; a later one has a higher number.
+    signature : str
+        Ed25519, 128 hexadecimal digits.
+    """
 
     public_key: Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
     counter: Annotated[int, Meta(ge=1, le=MAX_COUNTER)]
     signature: Annotated[str, Meta(pattern=r"\A[0-9a-f]{128}\Z")]
+
+    def covers(self, log: Log) -> bool:
+        """Return whether this is what the owner of the key signed of a store with this log."""
+        with needs_extra("A signed store"):
+            from cryptography.exceptions import InvalidSignature
+            from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+        try:
+            Ed25519PublicKey.from_public_bytes(bytes.fromhex(self.public_key)).verify(
+                bytes.fromhex(self.signature), signed_bytes(log, self.counter)
+            )
+        except (InvalidSignature, ValueError):
+            return False
+        return True
 
 
 @dataclass(frozen=True)
@@ -116,8 +139,7 @@ class Log:
         Name -> digest of the tag, and sha256 of the file about the store.
     thumbnails : frozenset of str
         Paths of the files of thumbnails.
-    signature : Signed
-        Or empty.
+    signature : Signature, optional
     """
 
     hash: Annotated[str, Meta(pattern=one_of(*HASHES))] = SHA256
@@ -125,13 +147,13 @@ class Log:
     tags: dict[_Name, Sha256] = field(default_factory=dict)
     about: dict[Annotated[str, Meta(pattern=one_of(*ABOUT))], Sha256] = field(default_factory=dict)
     thumbnails: frozenset[_Pictures] = frozenset()
-    signature: Signed = field(default_factory=Signed)
+    signature: Signature | None = None
 
     def data(self) -> bytes:
         """Return the log as it is written."""
-        return json_bytes(
-            sealed({"format": FORMAT, **vars(self), "thumbnails": sorted(self.thumbnails)})
-        )
+        stated = {**vars(self), "thumbnails": sorted(self.thumbnails)}
+        stated["signature"] = vars(self.signature) if self.signature else {}
+        return json_bytes(sealed({"format": FORMAT, **stated}))
 
     def with_sets(self, digests: Mapping[str, str]) -> Log:
         """Return the log with these commits, key -> digest."""
@@ -153,8 +175,8 @@ class Log:
         if stated == sealed(stated):  # else it was damaged, whatever it states
             check_format(stated.get("format"), where=where)
         with contextlib.suppress(ValueError):
-            found = msgspec.convert(stated, Log)
-            if len(found.signature) in (0, 3) and found.data().strip() == data.strip():
+            found = msgspec.convert({**stated, "signature": stated.get("signature") or None}, Log)
+            if found.data().strip() == data.strip():
                 return found
         raise CorruptStoreError(
             f"{where} is not the log that Headstock wrote: it was changed. `headstock store "
@@ -319,14 +341,8 @@ def set_folders(root: Path) -> list[Path]:
 
     Only names that a writer makes; a folder that cannot be listed holds none.
     """
-    level = [root]
-    for _ in ("datasets", "kinds", "sets"):
-        below: list[Path] = []
-        for folder in level:
-            with contextlib.suppress(OSError):  # removed meanwhile, or not to be read
-                below += [p for p in folder.iterdir() if p.is_dir() and is_component(p.name)]
-        level = below
-    return sorted(level)
+    names = filter(SetKey.parse, glob.glob("*/*/*", root_dir=root))  # noqa: PTH207
+    return sorted(folder for folder in map(root.joinpath, names) if folder.is_dir())
 
 
 def unfinished_sets(root: Path) -> list[Path]:
@@ -448,43 +464,6 @@ _LIMIT = 2**16
 _KEY = re.compile(r"[0-9a-f]{64}")
 
 
-@dataclass(frozen=True)
-class Signature:
-    """What a log states of who signed it.
-
-    Attributes
-    ----------
-    public_key : str
-        64 hexadecimal digits.
-    counter : int
-        Number of the state that was signed; a later one has a higher number.
-    signature : str
-        Ed25519, 128 hexadecimal digits.
-    """
-
-    public_key: str
-    counter: int
-    signature: str
-
-    @classmethod
-    def of(cls, log: Log) -> Signature | None:
-        """Return the signature that a log carries; None if it is not signed."""
-        return cls(**log.signature) if log.signature else None
-
-    def covers(self, log: Log) -> bool:
-        """Return whether this is what the owner of the key signed of a store with this log."""
-        with needs_extra("A signed store"):
-            from cryptography.exceptions import InvalidSignature
-            from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-        try:
-            Ed25519PublicKey.from_public_bytes(bytes.fromhex(self.public_key)).verify(
-                bytes.fromhex(self.signature), signed_bytes(log, self.counter)
-            )
-        except (InvalidSignature, ValueError):
-            return False
-        return True
-
-
 def signed_bytes(log: Log, counter: int) -> bytes:
     """Return what is signed of a log, in canonical form: docs/ref/store-format.md."""
     return canonical_json(
@@ -518,7 +497,7 @@ def check_signed(log: Log, key: str, *, where: str, at_least: int) -> None:
         state was put back.
     """
     wanted = check_key(key)
-    signature = Signature.of(log)
+    signature = log.signature
     if signature is None:
         raise SignatureError(
             f"{where} is not signed. Ask its owner for `headstock store tag --sign-key`."

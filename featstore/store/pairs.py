@@ -14,22 +14,18 @@ import operator
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Generic, Literal, Self, overload
+from typing import Any, Generic, Literal, Self
 
 import numpy as np
 import polars as pl
 
-from featstore.cards import Card
 from featstore.errors import EmptySelectionError, MisalignedItemsError
-from featstore.labels import class_texts
 from featstore.matrices import Rows, matrix
 from featstore.parallel import map_threads
-from featstore.store.rows import row_numbers
+from featstore.prompts import class_texts
 from featstore.store.tables import ItemTable, join_ids
-from featstore.store.view import Selection, Several, TorchRows, View
-
-if TYPE_CHECKING:
-    import torch
+from featstore.store.view import Selection, TorchRows, View
+from featstore.terminal import Card
 
 #: Values of a piece: 512 KiB of float32 stay in the processor's cache until their norms are known.
 PIECE_VALUES = 2**17
@@ -206,40 +202,8 @@ class PairedView(Generic[View]):
     def __len__(self) -> int:
         return len(self.x)
 
-    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield (x row, y row) of each pair; they are read in blocks."""
-        for x, y, _ in self.batches():
-            yield from zip(x, y, strict=True)
-
-    def __contains__(self, item_id: object) -> bool:
-        """Return whether the x of a pair is the item with this id."""
-        return item_id in self.x
-
-    @overload
-    def __getitem__(self, index: int | np.integer[Any]) -> tuple[np.ndarray, np.ndarray]: ...
-    @overload
-    def __getitem__(self, index: str | Several) -> PairedView[View]: ...
-    def __getitem__(self, index: Any) -> Any:
-        """Return the two rows of one pair, or several pairs, which keep their weights.
-
-        Parameters
-        ----------
-        index : int, str, slice, list or array
-            As of a view. Ids are those of x, and mean all of its pairs.
-
-        Raises
-        ------
-        IndexError, UnknownItemError
-            As of `Selection.__getitem__`.
-        """
-        index = [index] if isinstance(index, str) else index
-        rows = row_numbers(index, len(self), lambda ids: self.x.places(ids)[1])
-        if isinstance(rows, int):
-            return self.x[rows], self.y[rows]
-        return self._take(rows)
-
-    def _take(self, rows: np.ndarray) -> PairedView[View]:
-        """Return these pairs, in this order."""
+    def take(self, rows: np.ndarray | Sequence[int] | slice) -> PairedView[View]:
+        """Return these pairs, in this order, with their weights; `rows` as of `Selection.take`."""
         x = self.x.take(rows)
         return replace(self, x=x, y=self.y.take(rows), weight=self.weight[rows])
 
@@ -263,12 +227,6 @@ class PairedView(Generic[View]):
         """Return (n, p) and (n, q) float32 arrays, row i of each being pair i."""
         return self.x.numpy(), self.y.numpy()
 
-    def torch(
-        self, dtype: torch.dtype | None = None, device: torch.device | str | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return (n, p) and (n, q) tensors, row i of each being pair i; see `Selection.torch`."""
-        return self.x.torch(dtype, device), self.y.torch(dtype, device)
-
     def torch_dataset(self, columns: Sequence[str] = ()) -> TorchRows:
         """Return the pairs as a dataset for `torch.utils.data.DataLoader`; see `TorchRows`.
 
@@ -277,21 +235,12 @@ class PairedView(Generic[View]):
         return TorchRows((self.x, self.y), tuple(columns))
 
     def batches(
-        self,
-        rows: int = 4096,
-        *,
-        shuffle: int | np.random.Generator | None = None,
-        reuse: bool = False,
+        self, rows: int = 4096, *, reuse: bool = False
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Yield (x, y, weight) of at most `rows` pairs each: the seam to the fitters.
 
-        With `shuffle`, a seed or a generator, the pairs come in an order that it draws, each once;
-        with `reuse` each x and y is overwritten by the next. See `Selection.batches`.
+        With `reuse` each x and y is overwritten by the next: see `Selection.batches`.
         """
-        if shuffle is not None:
-            order = np.random.default_rng(shuffle).permutation(len(self))
-            yield from self._take(order).batches(rows, reuse=reuse)
-            return
         start = 0
         x_batches, y_batches = (view.batches(rows, reuse=reuse) for view in (self.x, self.y))
         for x, y in zip(x_batches, y_batches, strict=True):
@@ -403,7 +352,7 @@ class EmbeddingsView(Selection):
         variants: Sequence[str] | str | None = None,
         templates: Sequence[str] | str | None = None,
     ) -> Self:
-        """Return one text row per class; see `featstore.labels.class_texts`."""
+        """Return one text row per class; see `featstore.prompts.class_texts`."""
         return class_texts(self, variants=variants, templates=templates)
 
     def nearest(

@@ -52,9 +52,6 @@ _BYTES = 6
 
 _MAGIC = b"PAR1"
 
-#: Bytes of a file whose columns are unpacked one by one.
-_LARGE = 2**20
-
 #: The number of a row, beside the columns of a table.
 _ROW = "\0row"
 
@@ -317,10 +314,6 @@ def unpack(
 ) -> pl.DataFrame:
     """Return the table in `data`, the bytes of a Parquet file; `rows` as `read_table`.
 
-    All columns of a large file are unpacked one by one, and moved together once `data` is let go,
-    if nobody else holds it. One of equal values is held as that value: seven columns of a usual
-    manifest are.
-
     Parameters
     ----------
     columns : sequence of str, optional
@@ -332,26 +325,9 @@ def unpack(
         If it is not Parquet, or would unpack to far more than it is; the message is the reason.
     """
     check_sizes(data, rows=rows)
+    names = None if columns is None else [*columns]
     with _readable():
-        if columns is not None or len(data) < _LARGE:
-            names = None if columns is None else [*columns]
-            return pl.read_parquet(io.BytesIO(data), columns=names, use_statistics=False)
-        names = [*pl.read_parquet_schema(io.BytesIO(data))]
-        found = [
-            _packed(pl.read_parquet(io.BytesIO(data), columns=[name], use_statistics=False))
-            for name in names
-        ]
-        del data
-        return pl.concat([found.pop(0).rechunk() for _ in names], how="horizontal")
-
-
-def _packed(column: pl.DataFrame) -> pl.DataFrame:
-    """Return a table of one column with one value in place of many that are equal."""
-    (dtype,) = column.dtypes
-    equal = pl.all().eq_missing(pl.all().first()).all()
-    if dtype.is_nested() or not column.height or not column.select(equal).item():
-        return column
-    return column.with_columns(pl.lit(column.item(0, 0), dtype).alias(column.columns[0]))
+        return pl.read_parquet(io.BytesIO(data), columns=names, use_statistics=False)
 
 
 def check_sizes(

@@ -32,6 +32,16 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
+from featstore.durable import (
+    MAX_JSON_BYTES,
+    MAX_METADATA_BYTES,
+    Facts,
+    Sha256,
+    json_bytes,
+    parse_json,
+    read_json,
+    read_regular,
+)
 from featstore.errors import (
     CorruptStoreError,
     FeatstoreError,
@@ -45,16 +55,6 @@ from featstore.identity import (
     hash_hex,
     sealed,
     sha256_hex,
-)
-from featstore.store.files import (
-    MAX_JSON_BYTES,
-    MAX_METADATA_BYTES,
-    Facts,
-    Sha256,
-    json_bytes,
-    parse_json,
-    read_json,
-    read_regular,
 )
 from featstore.store.layout import (
     COMPONENT,

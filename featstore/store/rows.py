@@ -21,49 +21,27 @@ import functools
 import mmap
 import os
 import reprlib
-import sys
 import threading
 import time
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 
 from featstore.address import Address, open_address
+from featstore.durable import check_no_links, read_exactly
 from featstore.errors import CorruptStoreError, FeatstoreError
-from featstore.store.files import OpenFile, check_no_links, check_sizes, opened, read_exactly
 from featstore.store.layout import DTYPES, HUGE_BYTES, ArrayLayout, SetKey, SetLayout
-from featstore.store.listing import read_block
+from featstore.store.listing import OpenFile, check_sizes, opened, read_block
 from featstore.store.log import Log, read_log, unfinished_sets
 from featstore.store.records import Commit, key_of
 
 
-class RowSource(Protocol):
+class Rows(ABC):
     """Rows that can be read by number."""
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Shape (n, d)."""
-
-    @property
-    def dtype(self) -> str:
-        """Stored dtype, a name of `featstore.store.layout.DTYPES`."""
-
-    def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """Return the rows of these numbers, in this order, as they are stored.
-
-        bfloat16 comes as its bits, uint16. Where it costs no copy the result is a read-only
-        view, even if `out` is given; otherwise it is `out`, or a new array.
-        """
-
-    def prefetch(self, rows: np.ndarray) -> None:
-        """Take notice that all these rows will be read soon, some at a time."""
-
-
-class Rows:
-    """What readers share: how the rows lie."""
 
     def __init__(self, layout: SetLayout) -> None:
         self._layout = layout
@@ -75,11 +53,19 @@ class Rows:
 
     @property
     def dtype(self) -> str:
-        """Stored dtype."""
+        """Stored dtype, a name of `featstore.store.layout.DTYPES`."""
         return self._layout.dtype
 
-    def prefetch(self, rows: np.ndarray) -> None:
-        """Take notice of rows that will be read: of no use to readers of files."""
+    @abstractmethod
+    def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the rows of these numbers, in this order, as they are stored.
+
+        bfloat16 comes as its bits, uint16. Where it costs no copy the result is a read-only
+        view, even if `out` is given; otherwise it is `out`, or a new array.
+        """
+
+    def prefetch(self, rows: np.ndarray) -> None:  # noqa: B027
+        """Take notice that all these rows will be read soon, some at a time."""
 
     def _touched(self, rows: np.ndarray) -> np.ndarray:
         """Return a boolean for each block: whether it has one of these rows, which are checked."""
@@ -211,7 +197,7 @@ def open_rows(
     open_file: OpenFile | None = None,
     *,
     whole: bool = True,
-) -> RowSource:
+) -> Rows:
     """Open the set in `directory` for reading.
 
     Parameters
@@ -343,7 +329,7 @@ class CheckedRows(Rows):
 
     Parameters
     ----------
-    source : RowSource
+    source : Rows
         The reader of the array.
     directory : Path
         Of the set, for messages.
@@ -353,7 +339,7 @@ class CheckedRows(Rows):
 
     def __init__(
         self,
-        source: RowSource,
+        source: Rows,
         *,
         directory: Path,
         commit: Commit,
@@ -398,12 +384,12 @@ class CheckedRows(Rows):
 
 
 def check_rows(
-    source: RowSource,
+    source: Rows,
     *,
     verify: Verify,
     directory: Path,
     commit: Commit,
-) -> RowSource:
+) -> Rows:
     """Return `source`, checked as `verify` asks.
 
     ``"never"`` trusts sizes alone, ``"first-touch"`` checks a block before its rows are first
@@ -502,7 +488,6 @@ def map_array(
     MappingUnavailableError
         If this system or this layout does not allow it.
     """
-    check_mappable()
     reserved = _Range(layout.n * layout.row_bytes, may_copy=COPIED_BYTES if whole else 0)
     open_file = open_file or opened
     try:
@@ -514,14 +499,6 @@ def map_array(
         reserved.release()
         raise
     return reserved.array(layout)
-
-
-def check_mappable() -> None:
-    """Raise MappingUnavailableError unless files can lie side by side in memory here."""
-    if not sys.platform.startswith(("linux", "darwin")) or sys.maxsize < 2**32:
-        raise MappingUnavailableError(
-            f"Memory cannot be mapped at chosen addresses on {sys.platform}."
-        )
 
 
 def advise_soon(address: int, size: int) -> None:
@@ -593,7 +570,7 @@ class Place:
         """Return the keys of those of these sets, key -> digest, that can be read, sorted."""
         return sorted(digests)
 
-    def rows(self, key: SetKey, commit: Commit, mode: Mode) -> RowSource:
+    def rows(self, key: SetKey, commit: Commit, mode: Mode) -> Rows:
         """Return the reader of a set's rows; a link among its files is refused."""
         directory, layout = key.directory(self.root), commit.layout
         check_no_links(self.root, (directory / file.path for file in layout.files))

@@ -23,24 +23,27 @@ import json
 import logging
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import polars as pl
 
-from featstore.durable import begin_writeback, fsync_path, seal, write_at, write_durably
-from featstore.errors import AlreadyFinishedError, CorruptStoreError, StoreWriteError, listed
-from featstore.identity import HASHES, SHA256, canonical_json, hash_hex, sha256_hex
-from featstore.store.files import (
+from featstore.durable import (
     IrregularFileError,
-    check_sizes,
+    begin_writeback,
     delete,
+    fsync_path,
     open_descriptor,
     read_regular,
+    seal,
+    write_at,
+    write_durably,
 )
+from featstore.errors import AlreadyFinishedError, CorruptStoreError, StoreWriteError, listed
+from featstore.identity import HASHES, SHA256, canonical_json, hash_hex, sha256_hex
 from featstore.store.layout import (
     DTYPES,
     LIMITS,
@@ -50,7 +53,7 @@ from featstore.store.layout import (
     SetLayout,
     plan_array,
 )
-from featstore.store.listing import Damage, find_damage, read_block
+from featstore.store.listing import Damage, check_sizes, find_damage, read_block
 from featstore.store.lock import Claim, claim_folders
 from featstore.store.log import present_commit
 from featstore.store.records import FIRST, MAX_ROWS, Commit, Table, is_size, key_of
@@ -338,30 +341,10 @@ class StagedFiles:
         self._write(file, self._layout.files[file].size - len(tail), memoryview(tail))
 
 
-S = TypeVar("S")
-T = TypeVar("T")
-
-N_THREADS = os.cpu_count() or 1
-
-
 @functools.cache
 def workers() -> ThreadPoolExecutor:
-    """Return this process's threads, one for each core; they are started when first needed."""
-    return ThreadPoolExecutor(N_THREADS, thread_name_prefix="featstore")
-
-
-def run_beside(work: Callable[[], S], longest: Callable[[], T]) -> tuple[S, T]:
-    """Return what both return: `longest` runs here, `work` in another thread.
-
-    Both have ended on return, whatever they raise; an error of `work` is raised here. The part
-    that takes longest belongs here, where nothing has to wake up for it to begin or end.
-    """
-    beside = workers().submit(work)
-    try:
-        found = longest()
-    finally:
-        wait([beside])
-    return beside.result(), found
+    """Return this process's threads for work beside the first; they are started when needed."""
+    return ThreadPoolExecutor(thread_name_prefix="featstore")
 
 
 # A forked child has none of its parent's threads.

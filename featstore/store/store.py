@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from featstore.address import parse_address
-from featstore.cards import SHOWN, Card
+from featstore.durable import check_no_links
 from featstore.errors import (
     LISTED,
     AddressError,
@@ -26,13 +26,7 @@ from featstore.errors import (
     listed,
     unknown_name,
 )
-from featstore.store.casting import Transform, decode
-from featstore.store.files import (
-    check_no_links,
-    read_regular,
-    same_file,
-)
-from featstore.store.layout import Attributes, SetKey, check_component
+from featstore.store.layout import Attributes, SetKey, check_component, decode
 from featstore.store.log import NAME as LOG
 from featstore.store.log import (
     Log,
@@ -51,7 +45,7 @@ from featstore.store.rows import (
     MappedRows,
     Mode,
     Place,
-    RowSource,
+    Rows,
     Verify,
     check_rows,
     open_place,
@@ -61,11 +55,13 @@ from featstore.store.tables import (
     check_items_file,
     failures_file,
     read_failures,
+    read_listed,
     read_parts,
     read_thumbnails,
     where_equal,
 )
 from featstore.store.view import Origin, Selection
+from featstore.terminal import SHOWN, Card
 
 T = TypeVar("T")
 
@@ -121,26 +117,16 @@ class SetInfo:
         }
 
 
-def check_metadata(directory: Path, commit: Commit, names: Collection[str]) -> None:
-    """Compare small files of the set with the commit."""
-    for name in names:
-        path = directory / name
-        check_no_links(directory, [path])
-        if not same_file(path, commit.metadata[name]):
-            raise CorruptStoreError(
-                f"{path} is missing or differs from its commit record. Extract or fetch the set "
-                "again."
-            )
-
-
 def read_bias(directory: Path, commit: Commit) -> np.ndarray | None:
     """Return the bias of a head, one float32 a row; None if the set has none."""
-    if BIAS not in commit.metadata:
+    facts, path = commit.metadata.get(BIAS), directory / BIAS
+    if facts is None:
         return None
-    data = read_regular(directory / "bias" / "c" / "0", limit=4 * commit.n)
+    check_no_links(directory, [path])
+    data = read_listed(path, facts)
     if len(data) != 4 * commit.n:
         raise CorruptStoreError(
-            f"{directory}/bias has {len(data):,} bytes; {commit.n:,} rows need {4 * commit.n:,}."
+            f"{path} has {len(data):,} bytes; {commit.n:,} rows need {4 * commit.n:,}."
         )
     return np.frombuffer(data, dtype="<f4")
 
@@ -182,7 +168,7 @@ class Duplicates:
 
 
 def row_facts(view: Selection) -> tuple[Norms, Duplicates]:
-    """Return norms and bitwise equal rows of a view without transforms.
+    """Return norms and bitwise equal rows of a view as stored.
 
     Rows are compared by 64-bit keyed hashes: among a million rows, two different ones are taken
     for equal once in 40 million sets. Memory is 12 bytes a row, beside one block.
@@ -458,7 +444,6 @@ class FeatureStore:
         directory = info.key.directory(self.root)
         commit = info.commit
         self.place.fetch(info.key, commit)
-        check_metadata(directory, commit, commit.metadata)
         if not self.place.is_remote:
             for items in commit.tables:
                 items_path = directory.parent / items["file"]
@@ -496,7 +481,7 @@ class FeatureStore:
             ),
         )
 
-    def _rows(self, info: SetInfo) -> RowSource:
+    def _rows(self, info: SetInfo) -> Rows:
         """Return the reader of rows; one of files that it does not hold opens them anew."""
         rows = self.place.rows(info.key, info.commit, self.mode)
         if self.place.is_remote or isinstance(rows, MappedRows):
@@ -697,10 +682,10 @@ def open_store(
         How arrays are read; see `featstore.store.rows`. Take ``"pread"`` on a network file
         system.
     verify : {"never", "first-touch", "full"}
-        Whether rows are compared with the hashes in the commit: never (sizes and metadata always
-        are); each block before its rows are first served; or all blocks of a set, and its
-        items, when its view is made. The default is ``"never"`` because hashing reads a block
-        several times slower than memory does (``store.first_touch`` of ``make perf``).
+        Whether rows are compared with the hashes in the commit: never (sizes, and small files that
+        are read, always are); each block before its rows are first served; or all blocks of a set,
+        and its items, when its view is made. The default is ``"never"`` because hashing reads a
+        block several times slower than memory does (``store.first_touch`` of ``make perf``).
     key : str, optional
         A public key that the store must be signed by (``headstock store tag --sign-key``): 64
         hexadecimal digits. Only what was signed is read, so each block is compared before its rows
@@ -762,7 +747,7 @@ def reopened(
     key: str,
     revision_id: str,
     rows: np.ndarray,
-    transforms: tuple[Transform, ...],
+    unit: bool,  # noqa: FBT001
     dtype: np.dtype[Any],
 ) -> EmbeddingsView:
     """Return the view that was pickled in another process.
@@ -776,7 +761,7 @@ def reopened(
     whole = _view(origin, key, revision_id)
     # Both are rows of the source: failed ones are in neither, and `whole.rows` is sorted.
     chosen = whole.take(np.searchsorted(whole.rows, rows))
-    return replace(chosen, transforms=transforms, dtype=dtype)
+    return replace(chosen, unit=unit, dtype=dtype)
 
 
 @functools.lru_cache(_KEPT)

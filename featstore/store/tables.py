@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import functools
-import hashlib
 import io
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -15,9 +14,9 @@ from typing import IO, Any
 import numpy as np
 import polars as pl
 
+from featstore.durable import open_regular, read_regular, write_file
 from featstore.errors import CorruptStoreError, FeatstoreError
 from featstore.identity import SHORT, sha256_hex
-from featstore.store.files import open_regular, read_regular, write_file
 from featstore.store.lock import folder_lock
 from featstore.store.log import has_log, list_thumbnails, present_commit, read_log
 from featstore.store.parquet_guard import (
@@ -51,8 +50,7 @@ class ItemFile:
     """An item table and its file: hashed, and serialised, once, when first asked for.
 
     Every set and every part of a job shares one, so that to begin a part costs nothing that grows
-    with the number of items. The file is made when the first set is published: to make it takes
-    more time than all else before the first block, and to hold it a fifth of the memory.
+    with the number of items.
 
     Attributes
     ----------
@@ -76,22 +74,6 @@ class ItemFile:
         places = [*(chunk.place for chunk in chunks), slice(start, None)]
         hashes = [sha256_hex(self.data[place]) for place in places]
         return {"bytes": len(self.data), "sha256": sha256_hex(self.data), "chunks": hashes}
-
-    @functools.cached_property
-    def digest(self) -> str:
-        """What the plan of an unfinished set knows the items by: the sha256 of types and CSV.
-
-        Where CSV cannot hold a type, that of the file.
-        """
-        hashed = hashlib.sha256(repr(self.table.schema).encode())
-        try:
-            for part in self.table.iter_slices(GROUP_ROWS):
-                buffer = io.BytesIO()
-                part.write_csv(buffer, include_header=False)
-                hashed.update(buffer.getbuffer())
-        except pl.exceptions.PolarsError:
-            return str(self.facts["sha256"])
-        return hashed.hexdigest()
 
     @property
     def name(self) -> str:
@@ -230,8 +212,8 @@ def check_items_file(path: Path, facts: Mapping[str, Any]) -> None:
         raise _unlike_commit(path, size)
 
 
-def _read_listed(path: Path, facts: Mapping[str, Any]) -> bytes:
-    """Return a table's file, which must be as its commit says."""
+def read_listed(path: Path, facts: Mapping[str, Any]) -> bytes:
+    """Return a file of a set, not of rows, which must be as its commit says."""
     try:
         data = read_regular(path, limit=min(facts["bytes"], MAX_ITEM_BYTES))
     except FileNotFoundError as err:
@@ -376,7 +358,7 @@ def read_failures(path: Path, facts: Mapping[str, Any] | None, *, n: int) -> pl.
     schema = {"item_id": pl.String, "reason": pl.String}
     if facts is None:
         return pl.DataFrame(schema=schema)
-    data = _read_listed(path, facts)
+    data = read_listed(path, facts)
     table = read_table(data, where=str(path), schema=schema, rows=n)
     return table.select("item_id", "reason")
 

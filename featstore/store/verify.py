@@ -10,14 +10,14 @@ Zarr's metadata, a shard's padding and index, and a lost log follow from the com
 from a manifest or the items of a copy. Another store that has the same revision has the rest, block
 by block. Each is written only if it has the hash that a commit of this set states, beside the
 damaged file, and renamed over it. What is left is extracted again, into a new revision: see
-`featstore.extraction.repair`.
+`featstore.extraction.job`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from featstore.errors import AddressError, CorruptStoreError, FeatstoreError, UnknownSetError
-from featstore.store.files import (
+from featstore.durable import (
     check_no_links,
     facts_of,
     file_facts,
@@ -36,6 +35,7 @@ from featstore.store.files import (
     walk_store,
     write_file,
 )
+from featstore.errors import AddressError, CorruptStoreError, FeatstoreError, UnknownSetError
 from featstore.store.layout import SetKey
 from featstore.store.listing import Listed, find_damage, read_block, set_files, whole_commit
 from featstore.store.lock import claim_set, folder_lock
@@ -226,12 +226,10 @@ class _Verification:
     def _check_root(self) -> None:
         """Check the group of the store, which has only one form."""
         self.known.add(ROOT)
-        if not self._is_file(ROOT, root_metadata(self._log.hash)):
-            if ROOT in self.files:
-                self._blame(ROOT, "is not what a writer writes there")
-            elif self._log.sets and not any(map(self._is_busy, self._log.sets)):
-                # Otherwise its writer was stopped before it came so far.
-                self._blame(ROOT, "is missing")
+        if ROOT in self.files and not self._is_file(ROOT, root_metadata(self._log.hash)):
+            self._blame(ROOT, "is not what a writer writes there")
+        elif ROOT not in self.files and {*map(self._is_busy, self._log.sets)} == {False}:
+            self._blame(ROOT, "is missing")  # else its writer was stopped before it came so far
 
     def _is_file(self, path: str, data: bytes) -> bool:
         with contextlib.suppress(OSError):
@@ -277,38 +275,38 @@ class _Verification:
         named = {path: path.rsplit("-", 1)[1].split(".")[0] for path in self._log.thumbnails}
         for path, digest in {**self._log.about, **named}.items():
             self.known.add(path)
-            cure = f"; {_CARD}" if path in ABOUT else ""
-            try:
-                if not file_facts(self.root / path)["sha256"].startswith(digest):
-                    self._blame(path, f"is not the one that the log lists{cure}")
-            except FileNotFoundError:
-                self._blame(path, f"is missing, though the log lists it{cure}")
-            except CorruptStoreError as err:
-                self._blame(path, str(err))
+            found = ""
+            with contextlib.suppress(OSError):
+                found = file_facts(self.root / path)["sha256"] if path in self.files else ""
+            if not found.startswith(digest):
+                what = "is not the one that the log lists" if found else "is missing"
+                self._blame(path, f"{what}; {_CARD}" if path in ABOUT else what)
 
     def _check_tags(self) -> None:
         """Check that the tags of the log are there, and name revisions that are."""
         for name, digest in self._log.tags.items():
             path = tag_file(name, digest)
-            self.known.add(path)
-            if self._is_behind_link(path):
+            if path not in self.files:
+                self._blame(path, "is missing, though the log lists the tag")
                 continue
+            self.known.add(path)
             try:
                 sets = read_tag(self.root, name, digest)
             except FeatstoreError as err:
-                self._blame(path, f"is missing or changed: {err}")
+                self._blame(path, f"was changed: {err}")
                 continue
-            data = json_bytes(tag_document(name, sets))
             # Neither is a set that was removed damage of the tag, nor is a record that was told.
             gone = [key for key, one in sets.items() if one not in self._published.get(key, [one])]
-            if gone or not self._is_file(path, data):
-                what = "is not what a writer writes there"
-                self._blame(path, f"names a revision that {min(gone)} lacks" if gone else what)
+            if gone:
+                self._blame(path, f"names a revision that {min(gone)} lacks")
+            elif not self._is_file(path, json_bytes(tag_document(name, sets))):
+                self._blame(path, "is not what a writer writes there")
 
     def _check_rest(self) -> None:
         """Report what is no regular file, and note what nothing lists but facts of runs."""
         # What lies behind a link was not looked at: the link is what is wrong.
-        self.wrong = {p: what for p, what in self.wrong.items() if not self._is_behind_link(p)}
+        behind = tuple(f"{path}/" for path in self._odd)
+        self.wrong = {p: what for p, what in self.wrong.items() if not p.startswith(behind)}
         for path, what in self._odd.items():
             if self._in_scope(path):
                 self.wrong[path] = f"is a {what}; a store holds regular files"
@@ -317,17 +315,8 @@ class _Verification:
                 busy = self._is_busy("/".join(path.split("/")[:3]))
                 self.notes.setdefault(path, _UNFINISHED if busy else _UNLISTED)
 
-    def _is_behind_link(self, path: str) -> bool:
-        return not self._odd.keys().isdisjoint((path, *_folders_above(path)))
-
     def _in_scope(self, path: str) -> bool:
         return not self._keys or "/".join(path.split("/")[:3]) in self._keys
-
-
-def _folders_above(path: str) -> Iterator[str]:
-    while "/" in path:
-        path = path.rpartition("/")[0]
-        yield path
 
 
 class SetCopy:

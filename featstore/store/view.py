@@ -1,7 +1,8 @@
 """Views of embeddings: rows by id, class, split or position.
 
 A selection is immutable; choosing rows or changing how they are read gives another. It knows
-what it is (space, revision, rows, transforms), so that whatever is computed from it can say so.
+what it is (space, revision, rows, and how they are read), so that whatever is computed from it
+can say so.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 import numpy as np
 import polars as pl
 
-from featstore.cards import SHOWN, Card, printable
 from featstore.errors import (
     LISTED,
     EmptySelectionError,
@@ -28,10 +28,10 @@ from featstore.errors import (
 )
 from featstore.identity import canonical_json, sha256_hex
 from featstore.matrices import BIAS, EMBEDDING
-from featstore.store.casting import Center, Normalize, Transform, as_tensor, decode
-from featstore.store.layout import DTYPES, INTEGERS
-from featstore.store.rows import Mode, RowSource, row_numbers
+from featstore.store.layout import DTYPES, INTEGERS, decode
+from featstore.store.rows import Mode, Rows, row_numbers
 from featstore.store.tables import ItemTable, closest, join_ids, values_of
+from featstore.terminal import SHOWN, Card, printable
 
 if TYPE_CHECKING:
     import pyarrow
@@ -39,6 +39,27 @@ if TYPE_CHECKING:
 
 #: What stands in brackets behind a view and chooses several rows.
 Several = slice | list[int] | list[bool] | list[str] | np.ndarray | pl.Series
+
+
+def as_tensor(rows: np.ndarray, dtype: str) -> torch.Tensor:
+    """Return stored rows as a tensor that may be written to.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n, d)
+        As a `Rows` reads them: the tensor is on their memory, or on a copy of read-only rows,
+        since torch would write into them, which ends the process.
+    dtype : str
+        Stored dtype; ``"bfloat16"`` rows are uint16 bits.
+    """
+    with needs_extra("Selection.torch"):
+        import torch
+
+    if not rows.flags.writeable:
+        rows = rows.copy()
+    if dtype == "bfloat16":
+        return torch.from_numpy(rows.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(rows)
 
 
 @dataclass(frozen=True)
@@ -71,7 +92,7 @@ class Selection:
 
     Attributes
     ----------
-    source : RowSource
+    source : Rows
         Reader of the set's array.
     rows : ndarray of shape (n,), int64
         The selected rows of the source.
@@ -85,8 +106,8 @@ class Selection:
         Items of the whole set that have no embedding and are therefore not in any view.
     bias : ndarray of shape (n,), optional
         Of a classification head.
-    transforms : tuple of Transform
-        Done to rows when they are read, in this order.
+    unit : bool
+        Whether rows are divided by their L2 norm when they are read.
     dtype : dtype
         Floating-point type in which rows are handed out; float32 unless `astype` changed it.
     origin : Origin, optional
@@ -102,7 +123,7 @@ class Selection:
     ((30, 12), array([1., 1.], dtype=float32))
     """
 
-    source: RowSource = field(repr=False)
+    source: Rows = field(repr=False)
     rows: np.ndarray = field(repr=False)
     table: ItemTable = field(repr=False)
     key: str
@@ -112,7 +133,7 @@ class Selection:
     revision_id: str
     n_failed: int = 0
     bias: np.ndarray | None = field(default=None, repr=False)
-    transforms: tuple[Transform, ...] = ()
+    unit: bool = False
     dtype: np.dtype[Any] = _FLOAT32
     origin: Origin | None = field(default=None, repr=False)
 
@@ -128,7 +149,7 @@ class Selection:
             raise TypeError(
                 f"{self!r} is of rows in memory: send the view it was made of, or `numpy()`."
             )
-        facts = (self.key, self.revision_id, self.rows, self.transforms, self.dtype)
+        facts = (self.key, self.revision_id, self.rows, self.unit, self.dtype)
         return self.origin.reopen, (self.origin, *facts)
 
     def __len__(self) -> int:
@@ -209,7 +230,7 @@ class Selection:
         splits = ",".join(
             sorted(self.table.columns(["split"])["split"].drop_nulls().unique().to_list())
         )
-        form = "".join(f", {transform.name}" for transform in self.transforms)
+        form = ", normalized" * self.unit
         return printable(
             f"{type(self).__name__}({self.key}, encoder={self.encoder}, "
             f"{len(self):,} × {self.dim:,} {self.dtype}{form}, "
@@ -237,7 +258,7 @@ class Selection:
         facts = {
             "revision": self.revision_id,
             "rows": sha256_hex(np.ascontiguousarray(self.rows, dtype="<i8").tobytes()),
-            "transforms": [transform.facts for transform in self.transforms],
+            "transforms": [["l2"]] * self.unit,
             "dtype": str(self.dtype),
         }
         return sha256_hex(canonical_json(facts))
@@ -291,7 +312,7 @@ class Selection:
             )
         return self.take(chosen)
 
-    def take(self, rows: np.ndarray | Sequence[int]) -> Self:
+    def take(self, rows: np.ndarray | Sequence[int] | slice) -> Self:
         """Return these rows of the view (as in brackets, but always a view), in this order.
 
         Raises
@@ -303,52 +324,9 @@ class Selection:
         bias = None if self.bias is None else self.bias[index]
         return replace(self, rows=self.rows[index], table=self.table.take(index), bias=bias)
 
-    def split(self, name: str) -> Self:
-        """Return the rows of one split of the manifest; the same as ``where(split=name)``."""
-        return self.where(split=name)
-
-    def sample(self, n: int, seed: int) -> Self:
-        """Return `n` different rows drawn at random, in the order of the view.
-
-        The same seed draws the same rows from a view of the same length.
-
-        Raises
-        ------
-        ValueError
-            If the view has fewer rows, or `n` is not positive.
-        """
-        if not 0 < n <= len(self):
-            raise ValueError(
-                f"Cannot draw {n:,} different rows of the {len(self):,} of {self.key}."
-            )
-        rng = np.random.default_rng(seed)
-        return self.take(np.sort(rng.permutation(len(self))[:n]))
-
     def normalized(self) -> Self:
         """Return the same rows, divided by their L2 norm when read."""
-        return replace(self, transforms=(*self.transforms, Normalize()))
-
-    def centered(self, mean: np.ndarray | Sequence[float]) -> Self:
-        """Return the same rows, less `mean` when read.
-
-        Parameters
-        ----------
-        mean : array of shape (d,)
-            Fitted on training rows. Centring and normalising do not commute: they happen in the
-            order in which they were asked for.
-
-        Raises
-        ------
-        ValueError
-            If it is not d finite numbers.
-        """
-        vector = np.array(mean, dtype=np.float64)
-        if vector.shape != (self.dim,) or not np.isfinite(vector).all():
-            raise ValueError(
-                f"The mean of {self.key} must be {self.dim:,} finite numbers; got shape "
-                f"{vector.shape}."
-            )
-        return replace(self, transforms=(*self.transforms, Center(vector)))
+        return replace(self, unit=True)
 
     def astype(self, dtype: Any) -> Self:
         """Return the same rows, handed out as float16, float32 or float64.
@@ -384,7 +362,7 @@ class Selection:
 
     def _check_dtype(self, name: str) -> None:
         """Raise ValueError if the rows would lose their fractions in a dtype of this name."""
-        whole = self.source.dtype in INTEGERS and not self.transforms
+        whole = self.source.dtype in INTEGERS and not self.unit
         if "float" in name or (whole and np.can_cast(self.source.dtype, name, "safe")):
             return
         raise ValueError(
@@ -407,12 +385,12 @@ class Selection:
         Returns
         -------
         torch.Tensor of shape (n, d)
-            Bit for bit what is stored, where the view has no transforms and that dtype is asked
+            Bit for bit what is stored, where the view is not normalised and that dtype is asked
             for, bfloat16 included. `torch_dataset` reads rows that are larger than memory.
         """
         name = str(self.dtype if dtype is None else dtype).removeprefix("torch.")
         self._check_dtype(name)
-        if name == self.source.dtype and not self.transforms:
+        if name == self.source.dtype and not self.unit:
             return as_tensor(self.source.read(self.rows), name).to(device)
         return as_tensor(self._read(self.rows), str(self.dtype)).to(device, dtype)
 
@@ -477,7 +455,7 @@ class Selection:
         """
         found = self.source.read(self.rows[start:stop])
         size = max(1, values // self.dim)
-        as_stored = self.source.dtype == self.dtype.name and not self.transforms
+        as_stored = self.source.dtype == self.dtype.name and not self.unit
         out = None if as_stored else np.empty((size, self.dim), self.dtype)
         for first in range(0, len(found), size):
             some = found[first : first + size]
@@ -509,8 +487,8 @@ class Selection:
     def to_arrow(self) -> pyarrow.Table:
         """Return the items with their rows: ``embedding`` is a FixedSizeList, behind the rest.
 
-        Consecutive rows of a view without transforms are not copied, where its dtype is the one in
-        which they are stored: the table shares the memory of the store's files. A head has its
+        Consecutive rows are not copied, where the view is not normalised and its dtype is the one
+        in which they are stored: the table shares the memory of the store's files. A head has its
         ``bias`` as a column, too.
 
         Raises
@@ -520,7 +498,7 @@ class Selection:
         """
         with needs_extra("Selection.to_arrow"):
             import pyarrow as pa
-        as_stored = self.source.dtype == self.dtype.name and not self.transforms
+        as_stored = self.source.dtype == self.dtype.name and not self.unit
         rows = self.source.read(self.rows) if as_stored else self._read(self.rows)
         table = self.items.to_arrow()
         if self.bias is not None:
@@ -544,7 +522,7 @@ class Selection:
     def _read(
         self, rows: np.ndarray, stored: np.ndarray | None = None, out: np.ndarray | None = None
     ) -> np.ndarray:
-        """Return rows of the source, converted and transformed, in memory the caller owns.
+        """Return rows of the source, as the view hands them out, in memory the caller owns.
 
         `stored` and `out` are buffers of at least as many rows, of the stored dtype and of the
         view's.
@@ -556,20 +534,25 @@ class Selection:
         return self._handed_out(found, out)
 
     def _handed_out(self, found: np.ndarray, out: np.ndarray) -> np.ndarray:
-        """Return rows as they are stored, converted and transformed, in `out`."""
-        if not self.transforms:
+        """Return rows as they are stored, converted and, if asked for, normalised, in `out`."""
+        if not self.unit:
             if not np.may_share_memory(out, found):
                 decode(found, self.source.dtype, out)
             return out
-        # Transforms run in float32 at least, and lose nothing of float64.
+        # Norms are taken in float32 at least, and lose nothing of float64.
         precise = np.result_type(
             np.float32, self.dtype, np.float64 if self.source.dtype == "float64" else np.float32
         )
         work = out if precise == self.dtype else np.empty(out.shape, precise)
         if not np.may_share_memory(work, found):
             decode(found, self.source.dtype, work)
-        for transform in self.transforms:
-            transform.apply(work, key=self.key)
+        norms = np.linalg.norm(work, axis=1, keepdims=True)
+        if not norms.all():
+            bad = int(np.flatnonzero(norms[:, 0] == 0)[0])
+            raise MisalignedItemsError(
+                f"Row {bad:,} of a batch of {self.key} is zero and cannot be normalised."
+            )
+        work /= norms
         if work is not out:
             np.copyto(out, work, casting="same_kind")
         return out

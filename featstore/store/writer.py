@@ -20,15 +20,13 @@ from typing import Any, Self, cast
 import numpy as np
 import polars as pl
 
-from featstore.durable import write_error
+from featstore.durable import facts_of, json_bytes, same_file, walk_store, write_error
 from featstore.errors import (
     CorruptStoreError,
     NonFiniteEmbeddingError,
     StoreWriteError,
 )
 from featstore.identity import SHA256, SHORT, hash_hex, sha256_hex
-from featstore.store.casting import convert_rows
-from featstore.store.files import facts_of, json_bytes, same_file, walk_store
 from featstore.store.layout import (
     LIMITS,
     ArrayLayout,
@@ -37,6 +35,7 @@ from featstore.store.layout import (
     SetKey,
     SetLayout,
     SetSpec,
+    convert_rows,
     plan_array,
 )
 from featstore.store.listing import Listed, set_files, unlisted, whole_commit
@@ -74,7 +73,7 @@ from featstore.store.staging import (
     read_base,
     read_journal,
     resume_journal,
-    run_beside,
+    workers,
     written,
 )
 from featstore.store.tables import ItemFile, read_parts, where_equal
@@ -476,7 +475,7 @@ class SetWriter:
         new = self.layout.n - old
         return {
             "set_id": self.spec.set_id,
-            "items": self._items.part(old, new).digest if new else "",
+            "items": self._items.part(old, new).facts["sha256"] if new else "",
             "layout": repr(self.layout),
             "base": self._base.commit.digest if self._base else "",
             "retry_failed": self._options.retry_failed,
@@ -571,11 +570,10 @@ class SetWriter:
             claim.check()
             staged.write(block, view)
 
-        def digest() -> str:
-            return hash_hex(self._hash, view)
-
         with self._disk_errors():
-            _, found = run_beside(stage, digest)
+            beside = workers().submit(stage)
+            found = hash_hex(self._hash, view)  # takes longest: nothing has to wake up for it
+            beside.result()
         self._add_block(block, BlockRecord(found, reasons, self._hash))
 
     def records(self) -> dict[int, BlockRecord]:

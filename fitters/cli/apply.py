@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from featstore.store.pairs import EmbeddingsView
     from featstore.store.store import FeatureStore
-    from fitters.aligners.base import Projection
+    from fitters.aligners import Projection
     from fitters.alignment import Alignment
 
     Arrays = dict[str, npt.NDArray[Any]]
@@ -124,8 +124,6 @@ def apply_command(alignment: Path, store: StorePlace | None, as_json: bool, **gi
 
         fitted = Alignment.read(alignment)
         method = getattr(fitted.aligner, "method", fitted.facts.get("method"))
-        if method == "asif":
-            _check_suffix(query.out, method, ".npz")  # before the work
         if query.view or query.near or query.out is None:
             store = the_store(store)
         opened = None if store is None else open_store(store)
@@ -199,7 +197,7 @@ def _completed(query: Query, store: FeatureStore, fitted: Alignment) -> Query:
     The weights are those that the runs of a set of the same text encoder record, if it lies in a
     folder of this machine.
     """
-    from featstore.extraction.repair import recorded_choice
+    from featstore.extraction.options import recorded_choice
 
     sets = store.sets()
     taken: dict[str, Any] = {}
@@ -236,13 +234,6 @@ def _check(query: Query, given: Mapping[str, Any]) -> None:
     """Raise a usage error for options that contradict each other; nothing is read."""
     if (query.view is None) == (not query.text):
         raise usage_error("Give either --set or --text.")
-    for text in query.text:
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as err:
-            raise usage_error(
-                "A --text is not valid UTF-8. Use a UTF-8 locale, or fix the text."
-            ) from err
     if query.view and query.out is None and query.near is None:
         raise usage_error("Say what to do with the projections: -o FILE.npy, --near KEY, or both.")
     if query.out is not None and query.out.suffix not in (".npy", ".npz"):
@@ -289,7 +280,7 @@ def _neighbours(
             columns = row.nonzero()[1]
             queries, candidates = row[:, columns].toarray(), gallery[:, columns].toarray()
         projected = replace(
-            view, source=MemoryRows(candidates), rows=np.arange(len(view)), transforms=(),
+            view, source=MemoryRows(candidates), rows=np.arange(len(view)), unit=False,
             dtype=candidates.dtype,
         )  # fmt: skip
         near = projected.nearest(queries, limit, metric="dot")
@@ -390,14 +381,11 @@ def _leaves_images(fitted: Alignment) -> bool:
     """Return whether images are only normalised and centred, so that `RULE` is how to score."""
     import numpy as np
 
-    side = fitted.x
-    if side.homogeneous or not side.normalize:
+    side, width = fitted.x, getattr(fitted.aligner, "n_features_in_", 0)
+    if side.homogeneous or not (side.normalize and width):
         return False
-    width = getattr(fitted.aligner, "n_features_in_", 0 if side.mean is None else len(side.mean))
-    probe = np.eye(width)[:2]
-    projected = fitted.aligner.project_x(probe) if width else None
-    same = isinstance(projected, np.ndarray) and projected.shape == probe.shape
-    return same and bool(np.all(projected == probe))
+    probe = np.eye(2, width)
+    return np.array_equal(fitted.aligner.project_x(probe), probe)
 
 
 def _class_rows(

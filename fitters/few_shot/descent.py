@@ -31,8 +31,7 @@ from fitters.few_shot.learner import (
 )
 from fitters.pairs import Pairs
 from fitters.sources import normalize_rows
-from fitters.trained.base import ArrayRows
-from fitters.trained.presets import preset
+from fitters.trained import preset
 
 #: Step of the first epoch.
 FIRST_EPOCH_RATE = 1e-5
@@ -388,14 +387,12 @@ class PaperFewShot:
                 "Name the sets in the run: names, head and head-names."
             )
         texts = _unit(shots.texts, "texts of classes")
-        head = ArrayRows.of(
-            Pairs(_unit(shots.head.x, "head rows"), _unit(shots.head.y, "names of the head"))
-        )
+        head = Pairs(_unit(shots.head.x, "head rows"), _unit(shots.head.y, "names of the head"))
         real = None
         if len(shots.labels):
             having = shots.counts > 0
             means = _unit(_raw_sums(shots)[having], "class means")
-            real = ArrayRows.of(Pairs(means, texts[having]), first_group=head.n)
+            real = Pairs(means, texts[having])
         given = {"epochs": self.epochs, "learning_rate": self.learning_rate}
         changes: dict[str, Any] = {
             name: value for name, value in given.items() if value is not None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -477,13 +478,19 @@ class LogisticProbe(ShotLearner):
 
     def _learn(self, shots: Shots) -> LinearClassifier:
         """Seek C and the mass, and keep the best."""
-        problem = _Problem(shots, self.max_iter)
+        rows, *_ = shots.with_prototypes(1.0)
+        basis, within = _in_their_span(rows)
+        solve = cache(partial(_logistic, shots, within, basis, self.max_iter))
+
+        def value(strength: float, mass: float = 1.0) -> float:
+            return shots.value(solve(strength, mass).scores)
+
         if not shots.has_validation:
-            return problem.solve(1.0, 1.0)
-        strength = search(lambda c: problem.value(c, 1.0), self.steps)
+            return solve(1.0, 1.0)
+        strength = search(value, self.steps)
         masses = (1.0,) if shots.prototypes is None else self.masses
-        mass = max(masses, key=lambda m: (problem.value(strength, m), -m))
-        return problem.solve(strength, mass)
+        mass = max(masses, key=lambda m: (value(strength, m), -m))
+        return solve(strength, mass)
 
 
 def search(value: Value, steps: int = STEPS) -> float:
@@ -503,54 +510,35 @@ def search(value: Value, steps: int = STEPS) -> float:
     return float(10.0 ** best())
 
 
-class _Problem:
-    """The regression of one few-shot problem, for any C and mass; every fit is made once."""
+def _logistic(
+    shots: Shots,
+    rows: npt.NDArray[np.floating],
+    basis: Matrix | None,
+    max_iter: int,
+    strength: float,
+    mass: float,
+) -> LinearClassifier:
+    """Return the regression on rows in a basis of their span, or in none."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
 
-    def __init__(self, shots: Shots, max_iter: int) -> None:
-        self._shots, self._max_iter = shots, max_iter
-        self._fits: dict[tuple[float, float], LinearClassifier] = {}
-        self._rows, self._labels, _ = shots.with_prototypes(1.0)
-        # The solution lies in the span of the rows: fewer rows than columns make a small problem.
-        self._basis: npt.NDArray[np.float64] | None = None
-        if self._rows.shape[0] < self._rows.shape[1]:
-            self._basis, triangle = np.linalg.qr(self._rows.T)
-            self._rows = triangle.T
-
-    def solve(self, strength: float, mass: float) -> LinearClassifier:
-        key = (strength, mass)
-        if key not in self._fits:
-            self._fits[key] = self._fit(strength, mass)
-        return self._fits[key]
-
-    def value(self, strength: float, mass: float) -> float:
-        return self._shots.value(self.solve(strength, mass).scores)
-
-    def _fit(self, strength: float, mass: float) -> LinearClassifier:
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.linear_model import LogisticRegression
-
-        shots = self._shots
-        *_, masses = shots.with_prototypes(mass)
-        model = LogisticRegression(C=strength, tol=TOLERANCE, max_iter=self._max_iter)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            # One or two shots a class look like the values of a regression to it.
-            warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
-            model.fit(
-                self._rows,
-                self._labels,
-                sample_weight=_balanced(masses, self._labels, shots.n_classes),
-            )
-        weight, bias = model.coef_, model.intercept_
-        if shots.n_classes == 2:
-            # Of two classes scikit-learn gives the difference.
-            weight, bias = np.concatenate([-weight, weight]) / 2, np.append(-bias, bias) / 2
-        if self._basis is not None:
-            weight = weight @ self._basis.T
-        facts = {"penalty": 1.0 / strength}
-        if shots.prototypes is not None:
-            facts["mix"] = mass
-        return LinearClassifier(weight.astype(np.float32), bias.astype(np.float32), facts)
+    _, labels, masses = shots.with_prototypes(mass)
+    model = LogisticRegression(C=strength, tol=TOLERANCE, max_iter=max_iter)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        # One or two shots a class look like the values of a regression to it.
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+        model.fit(rows, labels, sample_weight=_balanced(masses, labels, shots.n_classes))
+    weight, bias = model.coef_, model.intercept_
+    if shots.n_classes == 2:
+        # Of two classes scikit-learn gives the difference.
+        weight, bias = np.concatenate([-weight, weight]) / 2, np.append(-bias, bias) / 2
+    if basis is not None:
+        weight = weight @ basis.T
+    facts = {"penalty": 1.0 / strength}
+    if shots.prototypes is not None:
+        facts["mix"] = mass
+    return LinearClassifier(weight.astype(np.float32), bias.astype(np.float32), facts)
 
 
 def _balanced(

@@ -109,14 +109,13 @@ class KernelClassifier:
     setting: Setting
     facts: Mapping[str, float] = field(default_factory=dict)
 
-    def scores(self, x: Rows, cosines: Rows | None = None) -> npt.NDArray[np.float32]:
-        """Return a score for every class, shape (m, c); `cosines` are x · z, if at hand."""
+    def scores(self, x: Rows) -> npt.NDArray[np.float32]:
+        """Return a score for every class, shape (m, c)."""
         scores: npt.NDArray[np.float32] = x @ self.prior.T
         size = max(1, _BLOCK // len(self.support))
         for start in range(0, len(x), size):
             block = slice(start, start + size)
-            near = x[block] @ self.support.T if cosines is None else cosines[block]
-            scores[block] += self.setting.kernel(near) @ self.coefficients
+            scores[block] += self.setting.kernel(x[block] @ self.support.T) @ self.coefficients
         return scores
 
 

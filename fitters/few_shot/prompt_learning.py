@@ -18,7 +18,6 @@ from fitters.few_shot.learner import Classifier, Rows, Shots, without_bias
 from fitters.trained.base import blas_threads, training_device
 
 Position = Literal["end", "middle", "front"]
-POSITIONS = ("end", "middle", "front")
 """Position of the class name: behind the context, in its middle, or before it."""
 
 
@@ -120,18 +119,13 @@ def make_prompts(
     n_context : int
         m, context vectors; at least 1.
     position : str
-        One of `POSITIONS`. In the middle, the first m // 2 stand before the name.
+        In the middle, the first m // 2 stand before the name.
 
     Raises
     ------
     SettingError
         If a name is blank, or a prompt is longer than the tower's context.
     """
-    if position not in POSITIONS or n_context < 1:
-        raise SettingError(
-            f"A prompt has at least one context vector and its class name at "
-            f"{', '.join(POSITIONS)}; got {n_context} and {position!r}."
-        )
     before = {"end": n_context, "middle": n_context // 2, "front": 0}[position]
     rows, gaps = [], []
     for name in names:
@@ -161,16 +155,8 @@ def make_prompts(
 
 
 def word_vectors(tower: TextTower, words: str) -> Tensor:
-    """Return the token embeddings of words as a first context, shape (m, w).
-
-    Raises
-    ------
-    SettingError
-        If there are none.
-    """
+    """Return the token embeddings of words as a first context, shape (m, w)."""
     ids = tower.tokens(words.replace("_", " ").strip())
-    if not ids:
-        raise SettingError(f"The words {words!r} have no token. Give some, such as 'a photo of a'.")
     with torch.no_grad():
         return tower.embed(torch.tensor([ids]))[0].clone()
 
@@ -199,13 +185,6 @@ class Descent:
     weight_decay: float = 5e-4
     warmup_epochs: int = 1
     warmup_rate: float = 1e-5
-
-    def __post_init__(self) -> None:
-        if (self.epochs is not None and self.epochs < 0) or self.batch_size < 1:
-            raise SettingError(
-                "Epochs are 0 or more and a batch has 1 row or more; got "
-                f"{self.epochs} and {self.batch_size}."
-            )
 
     def epochs_for(self, shots: int) -> int:
         """Return the epochs for so many shots of a class."""

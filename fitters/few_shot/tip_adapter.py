@@ -68,14 +68,12 @@ class Cache:
         mass = np.divide(mean, counts, out=np.zeros(self.n_classes), where=counts > 0)
         return mass.astype(np.float32)
 
-    def logits(self, x: Rows, beta: float, cosines: Rows | None = None) -> npt.NDArray[np.float32]:
+    def logits(self, x: Rows, beta: float) -> npt.NDArray[np.float32]:
         """Return mass · Σ over the keys of a class of exp(−β (1 − x · key)), shape (m, c)."""
-        return next(iter(self.paths(x, (beta,), cosines)))
+        return next(iter(self.paths(x, (beta,))))
 
-    def paths(
-        self, x: Rows, betas: Sequence[float], cosines: Rows | None = None
-    ) -> list[npt.NDArray[np.float32]]:
-        """Return the logits for every β: the cosines (m, n) are computed once, or at hand."""
+    def paths(self, x: Rows, betas: Sequence[float]) -> list[npt.NDArray[np.float32]]:
+        """Return the logits for every β: the cosines (m, n) are computed once."""
         counted = self.mass[self.labels]
         if self.weights is not None:
             counted *= self.weights
@@ -86,8 +84,7 @@ class Cache:
         for start in range(0, len(x), size):
             block = slice(start, start + size)
             # Keys are rows: their classes are then sums of rows, which lie together.
-            near = self.keys @ x[block].T if cosines is None else cosines[block].T
-            gap = np.subtract(near, np.float32(1.0), order="C")
+            gap = np.subtract(self.keys @ x[block].T, np.float32(1.0), order="C")
             near = np.empty_like(gap)
             for logits, beta in zip(found, betas, strict=True):
                 np.exp(np.multiply(gap, np.float32(beta), out=near), out=near)
@@ -145,10 +142,10 @@ class TipClassifier:
         trained = {} if self.epoch is None else {"epoch": float(self.epoch)}
         return {"beta": self.beta, **mixed, **trained, **self.chosen}
 
-    def scores(self, x: Rows, cosines: Rows | None = None) -> npt.NDArray[np.float32]:
-        """Return a score for every class, shape (m, c); `cosines` are x · keys, if at hand."""
+    def scores(self, x: Rows) -> npt.NDArray[np.float32]:
+        """Return a score for every class, shape (m, c)."""
         narrow = x if self.columns is None else _narrow(x, self.columns)
-        cached = self.cache.logits(narrow, self.beta, cosines)
+        cached = self.cache.logits(narrow, self.beta)
         if self.prototypes is None:
             return cached
         scores: npt.NDArray[np.float32] = np.float32(self.scale) * (x @ self.prototypes.T)

@@ -38,14 +38,14 @@ from fitters.errors import SelectionError, ZeroRowError
 from fitters.kept import remember
 from fitters.moments import Folds, Moments, merge_pooled, moments_of
 from fitters.pairs import Matrix, Pairs
-from fitters.select.grid import PENALTIES, WEIGHTS, Axis, Search, Surface, choose, folds_of_pairs
+from fitters.select import PENALTIES, WEIGHTS, Axis, Search, Surface, choose, folds_of_pairs
 from fitters.select.ranking import HeldOut, criterion_named
 from fitters.settings import Metric
 from fitters.solvers import DETERMINED, Spectrum, eigen_gram, inverse_of, relative_penalty
 from fitters.sources import SideTransform, Sources
 
 if TYPE_CHECKING:
-    from fitters.aligners.base import BaseAligner
+    from fitters.aligners import BaseAligner
 
 
 RANK_TOLERANCE = DETERMINED**2

@@ -20,7 +20,7 @@ from fitters.errors import SelectionError, SettingError
 from fitters.kept import digest_of, remember
 from fitters.kernels import DOUBLE_ROWS, NystroemMap, decompose_kernel, gaussian
 from fitters.pairs import Matrix, Pairs
-from fitters.select.grid import PENALTIES, Axis, Surface, choose, geometric
+from fitters.select import PENALTIES, Axis, Surface, choose, geometric
 from fitters.select.ranking import BLOCK_SCORES, reciprocal_ranks
 from fitters.solvers import Parts, Spectrum, eigen_gram
 from fitters.sources import unit_or_zero
@@ -270,7 +270,6 @@ def choose_on_prototypes(
     gammas: Axis = GAMMAS,
     penalties: Axis = KERNEL_PENALTIES,
     criterion: LeaveOutCriterion = "cosine",
-    precision: Literal["float64", "float32"] = "float64",
     rng: np.random.Generator,
 ) -> Surface:
     """Choose width and penalty of a kernel ridge from prototypes alone.
@@ -284,11 +283,9 @@ def choose_on_prototypes(
     gammas, penalties : Axis
         Absolute values; the grid widens itself.
     criterion : {"cosine", "rank"}
-        As for `leave_one_group_out`. "rank" is for at most `EXACT_ROWS` prototypes.
-    precision : {"float64", "float32"}
-        Of the products with what is predicted, by "cosine" and of at most `EXACT_ROWS` prototypes:
-        in float32 a score is off by about 1e-8, and what the texts decide at each point of the grid
-        is kept for the next rows with the same texts.
+        As for `leave_one_group_out`. "rank" is for at most `EXACT_ROWS` prototypes. Of these, a
+        score is off by about 1e-7: what the texts decide at each point of the grid is kept, in
+        float32, for the next rows with the same texts.
     rng : numpy.random.Generator
         Draws the landmarks, where there are more than `EXACT_ROWS` prototypes.
 
@@ -308,11 +305,10 @@ def choose_on_prototypes(
     if used.n > DOUBLE_ROWS:
         penalties = penalties.at_least(SINGLE_LOWEST)
     if used.n <= EXACT_ROWS:
-        about = used.row_groups, used.row_weight, gammas, penalties, criterion, precision
-        narrow = precision == "float32" and criterion == "cosine"
+        about = used.row_groups, used.row_weight, gammas, penalties, criterion
         return remember(
             lambda: _surface(
-                _exact(a, b, asked, used, criterion, narrow=narrow), gammas, penalties, criterion,
+                _exact(a, b, asked, used, criterion), gammas, penalties, criterion,
                 n_queries=used.n, n_folds=len(parts_of(used.row_groups)),
             ),
             "kernel left out", a, b, asked, *about,
@@ -353,40 +349,37 @@ def _surface(
 
 
 def _exact(
-    a: Matrix, b: Matrix, asked: Matrix | None, used: Pairs, criterion: str, *, narrow: bool
+    a: Matrix, b: Matrix, asked: Matrix | None, used: Pairs, criterion: str
 ) -> Callable[[float], Score]:
     """Return what scores a width by the kernel of all rows."""
     groups, weight = used.row_groups, used.row_weight
     parts, root = parts_of(groups), np.sqrt(weight)[:, None]
-    targets, triangular = (b, False) if criterion == "rank" else _reduced(b)
     alone, lengths = several(parts), np.linalg.norm(b, axis=1)
-    if narrow:
-        targets = targets.astype(np.float32)
+    # Rows of more columns than rows: combinations of those of the triangular factor have the same
+    # products, at a third of the cost.
+    triangular = len(b) < b.shape[1]
+    whole: Any = np.linalg.qr(b.T, mode="r") if triangular else b.T
+    targets = whole.T.astype(np.float32)
     texts = digest_of(a, asked, groups, weight)
 
     @lru_cache(maxsize=1)
     def at_width(gamma: float) -> tuple[Spectrum, Matrix | None]:
         between = None if asked is None else gaussian(asked, a, gamma) * root.T
-        return Spectrum.of_kernel(decompose_kernel(a, weight, gamma), root * targets), between
+        return Spectrum.of_kernel(decompose_kernel(a, weight, gamma), root), between
 
     def operator(gamma: float, alpha: float) -> npt.NDArray[Any]:
         """Return O in single precision: it follows from the texts, as those of controls do."""
         spectrum, between = at_width(gamma)
         reach = None if between is None else between @ spectrum.lhs
-        x = spectrum.without(alpha, alone, reach).astype(np.float32)
-        made = x @ (root * spectrum.rows).astype(np.float32).T
+        made = spectrum.without(alpha, alone, reach) @ (root * spectrum.rows).T
         # Of rows that are left out together X Qᵀ is −1 or 0, and O is 0.
         np.fill_diagonal(made, 0.0)
-        return made
+        return made.astype(np.float32)
 
     def score(gamma: float, alpha: float) -> float:
-        if narrow:
-            # For 1,000 texts 4 MB a point of the grid; that of the demo's head has 45 points.
-            kept = remember(lambda: operator(gamma, alpha), "operator", texts, gamma, alpha)
-            predicted = _times_lower(kept, targets) if triangular else kept @ targets
-        else:
-            spectrum, between = at_width(gamma)
-            predicted = spectrum.left_out(alpha, alone, between)
+        # For 1,000 texts 4 MB a point of the grid; that of the demo's head has 45 points.
+        kept = remember(lambda: operator(gamma, alpha), "operator", texts, gamma, alpha)
+        predicted: Any = _times_lower(kept, targets) if triangular else kept @ targets
         if criterion == "rank":
             gallery, asking = unit_or_zero(predicted), asking_of(used.n)
             ranks = reciprocal_ranks(targets[asking] @ gallery.T, mates_of(parts)[asking])
@@ -419,25 +412,6 @@ def _by_landmarks(
         return LeftOut(spectrum, groups[known], reach, at).score
 
     return at_width
-
-
-def _reduced(b: Matrix) -> tuple[Matrix, bool]:
-    """Return rows with the inner products of b in fewer columns, and whether they are triangular.
-
-    With b bᵀ = L Lᵀ, L lower triangular, every cosine of combinations of rows of b is that of the
-    same combinations of L, at half the products of a square matrix.
-    """
-    n, p = b.shape
-    if p <= n:
-        return b, False
-    products = b @ b.T
-    # Centred rows are dependent: what is added is the rounding of the products.
-    products[np.diag_indices(n)] += 10 * np.finfo(np.float64).eps * np.trace(products)
-    try:
-        lower = np.asarray(np.linalg.cholesky(products), np.float64)
-    except np.linalg.LinAlgError:
-        return b, False
-    return lower, True
 
 
 def _times_lower(operator: npt.NDArray[Any], lower: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from fitters.errors import PairsError
 from fitters.kernels import NystroemMap, decompose_kernel, solve_first
 from fitters.pairs import Matrix, Pairs
-from fitters.select.grid import Axis, Choice, Surface, choose, folds_of_pairs
+from fitters.select import Axis, Choice, Surface, choose, folds_of_pairs
 from fitters.select.left_out import CHOICE_LANDMARKS, EXACT_ROWS, GAMMAS, KERNEL_PENALTIES
 from fitters.select.ranking import METRICS, Gallery, metric_of, reciprocal_ranks
 from fitters.settings import Validation

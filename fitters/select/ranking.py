@@ -16,7 +16,7 @@ from fitters.pairs import Pairs, Rows, rows_or_labels
 from fitters.settings import Metric
 
 if TYPE_CHECKING:
-    from fitters.aligners.base import Projection
+    from fitters.aligners import Projection
 
 METRICS: dict[str, str] = {
     "mrr": "mean reciprocal rank of the true text among the texts of the held-out fold",

@@ -11,17 +11,16 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
-import numpy.typing as npt
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from featstore.errors import needs_extra
 from featstore.parallel import best_device, gains_from_bf16
-from fitters.aligners.base import BaseAligner, validate_pairs
+from fitters.aligners import BaseAligner, validate_pairs
 from fitters.errors import SettingError
 from fitters.pairs import Matrix, Pairs, Rows
-from fitters.select.grid import Choice, Search
+from fitters.select import Choice, Search
 from fitters.settings import OnEpoch, Preparation, TrainingPrecision
 from fitters.sources import Sources, normalize_rows
 
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fitters.settings import FitConfig
-    from fitters.trained.training import Objective, Stage
+    from fitters.trained.training import Batch, Objective
 
 
 #: k: columns in, d: columns out, h: hidden width. PyTorch's convention: weight is (out, in).
@@ -201,47 +200,6 @@ def blas_threads() -> Iterator[int]:
         torch.set_num_threads(before)
 
 
-@dataclass(frozen=True, eq=False)
-class ArrayRows:
-    """Paired rows that heads are trained on; every row counts alike.
-
-    Attributes
-    ----------
-    x, y : ndarray of shape (n, p), (n, q)
-        Made float32.
-    groups : ndarray of int, shape (n,)
-    """
-
-    x: npt.NDArray[np.float32]
-    y: npt.NDArray[np.float32]
-    groups: npt.NDArray[np.int64]
-
-    def __post_init__(self) -> None:
-        for name in ("x", "y"):
-            rows = np.ascontiguousarray(getattr(self, name), dtype=np.float32)
-            object.__setattr__(self, name, rows)
-
-    @classmethod
-    def of(cls, pairs: Pairs, *, first_group: int = 0) -> ArrayRows:
-        """Return pairs whose rows count alike; groups are numbered from `first_group`."""
-        groups = pairs.row_groups.astype(np.int64) + first_group
-        return cls(pairs.x.astype(np.float32), pairs.y.astype(np.float32), groups)
-
-    @property
-    def n(self) -> int:
-        """Rows."""
-        return len(self.x)
-
-    @property
-    def widths(self) -> tuple[int, int]:
-        """Columns of x and y."""
-        return int(self.x.shape[1]), int(self.y.shape[1])
-
-    def take(self, rows: npt.NDArray[np.int64]) -> ArrayRows:
-        """Return the source of some rows."""
-        return ArrayRows(self.x[rows], self.y[rows], self.groups[rows])
-
-
 BLOCK_ROWS = 4096
 """Rows projected at a time."""
 
@@ -283,18 +241,12 @@ class TrainedAligner(Schedule, BaseAligner):
         device: str = "cpu",
         on_epoch: OnEpoch | None = None,
     ) -> Self:
-        """Train on both sources, pairs in memory or read from a store; all rows count alike."""
+        """Train on both sources; all rows count alike."""
         try:
             self._validate_params()
         except ValueError as err:
             raise SettingError(str(err)) from err
-        prototypes, real, first = data.prototypes, data.real, 0
-        if isinstance(prototypes, Pairs):
-            prototypes = ArrayRows.of(prototypes)
-            first = int(prototypes.groups.max()) + 1
-        if isinstance(real, Pairs):
-            real = ArrayRows.of(real, first_group=first)
-        return self.fit_rows(prototypes, real, device=device, on_epoch=on_epoch)
+        return self.fit_rows(data.prototypes, data.real, device=device, on_epoch=on_epoch)
 
     @property
     def facts_(self) -> dict[str, Any]:
@@ -333,24 +285,24 @@ class TrainedAligner(Schedule, BaseAligner):
             As of `fit_rows`, which also takes groups and prototypes, and names what is raised.
         """
         x64, y64, _ = validate_pairs(self, X, y, None)
-        return self.fit_rows(None, ArrayRows.of(Pairs(x64, y64)), **how)
+        return self.fit_rows(None, Pairs(x64, y64), **how)
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit_rows(
         self,
-        prototypes: ArrayRows | None,
-        real: ArrayRows | None,
+        prototypes: Pairs | None,
+        real: Pairs | None,
         *,
         device: str = "cpu",
         on_epoch: OnEpoch | None = None,
     ) -> Self:
-        """Train on rows that are read by chunks, of arrays or of a store's views.
+        """Train on rows of float32; weights have no effect.
 
         Parameters
         ----------
-        prototypes, real : ArrayRows, optional
-            At least one. Both count their groups apart: rows of
-            one group are no negatives of each other, and are held out together.
+        prototypes, real : Pairs, optional
+            At least one. No group of one is a group of the other; rows of one group are no
+            negatives of each other, and are held out together.
         device : str
             As torch names it, or "auto": see `training_device`. The same rows and seed give the
             same bytes on a CPU; on a GPU the dropout masks and the last bits are others.
@@ -366,19 +318,23 @@ class TrainedAligner(Schedule, BaseAligner):
         """
         _need_torch()
         from fitters.trained.modules import draw_from, initialise
-        from fitters.trained.training import Generators, train
+        from fitters.trained.training import Generators, split_source, train
 
         given = [source for source in (prototypes, real) if source is not None]
         if not given:
             raise SettingError(
                 "There is nothing to train on. Pass prototypes, real pairs, or both."
             )
-        self.n_features_in_, self.n_targets_ = given[0].widths
+        self.n_features_in_, self.n_targets_ = given[0].x.shape[1], given[0].y.shape[1]
+        self._note_rows(given)
         place = training_device(device)
         self._device_type = place.type
         with blas_threads():
             generators = Generators.of(int(self.seed), place)
-            prototypes, real, held = self._hold_out(prototypes, real, generators.order)
+            held = None
+            if self.patience is not None:
+                fraction = float(self.validation_fraction)
+                given[-1], held = split_source(given[-1], fraction, generators.order)
             parts = self._parts(self.n_features_in_, self.n_targets_)
             objective = self._objective(parts)
             initialise(objective, generators.first)
@@ -387,7 +343,7 @@ class TrainedAligner(Schedule, BaseAligner):
             draw_from(objective, generators.masks)
             history = train(
                 objective,
-                self._stages(prototypes, real),
+                self._stages(given),
                 self,
                 generators,
                 precision=resolve(self.precision, place.type),
@@ -400,40 +356,22 @@ class TrainedAligner(Schedule, BaseAligner):
             for part, module in parts.items():
                 for name, value in module.state_dict().items():
                     setattr(self, attribute(part, name), value.detach().cpu().numpy().copy())
-        self._note_rows(given)
         return self
 
-    def _note_rows(self, given: Sequence[ArrayRows]) -> None:
+    def _note_rows(self, given: Sequence[Pairs]) -> None:
         """Remember facts of the rows; for subclasses."""
 
     def _scale_of(self, _: Objective) -> tuple[float, float]:
         """Return what cosines are multiplied by, and what is added, in the loss; 1 and 0."""
         return 1.0, 0.0
 
-    def _hold_out(
-        self, prototypes: ArrayRows | None, real: ArrayRows | None, order: Any
-    ) -> tuple[ArrayRows | None, ArrayRows | None, Any]:
-        """Take validation pairs out of the real pairs, or else of the prototypes."""
-        if self.patience is None:
-            return prototypes, real, None
-        from fitters.trained.training import as_batch, split_source
+    def _stages(self, given: Sequence[Pairs]) -> list[tuple[Batch, int]]:
+        from fitters.trained.training import Batch
 
-        source = prototypes if real is None else real
-        assert source is not None
-        rest, held = split_source(source, float(self.validation_fraction), order)
-        batch = as_batch(held)
-        return (rest, None, batch) if real is None else (prototypes, rest, batch)
-
-    def _stages(self, prototypes: ArrayRows | None, real: ArrayRows | None) -> Sequence[Stage]:
-        from fitters.trained.training import Stage, Stream
-
-        given = [source for source in (prototypes, real) if source is not None]
-        epochs, batches = [int(self.epochs)], [Stream(given)]
-        if len(given) == 2 and self.sequential:
-            epochs.insert(0, int(self.epochs if self.first_epochs is None else self.first_epochs))
-            batches = [Stream([source]) for source in given]
-        rate = float(self.learning_rate)
-        return [Stage(b, e, rate, self.flat) for b, e in zip(batches, epochs, strict=True)]
+        if len(given) < 2 or not self.sequential:
+            return [(Batch.of(*given), int(self.epochs))]
+        first = self.epochs if self.first_epochs is None else self.first_epochs
+        return [(Batch.of(given[0]), int(first)), (Batch.of(given[1]), int(self.epochs))]
 
     def project_x(self, x: Rows) -> Matrix:
         """Return x in the shared space: shape (n, r), float64, unit rows."""

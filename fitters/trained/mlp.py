@@ -15,7 +15,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from fitters.errors import SettingError
-from fitters.pairs import Matrix, Rows
+from fitters.pairs import Matrix, Pairs, Rows
 from fitters.settings import Preparation, TrainingPrecision
 from fitters.trained.base import (
     ARCHITECTURES,
@@ -23,7 +23,6 @@ from fitters.trained.base import (
     NOT_NEGATIVE,
     POSITIVE,
     PRECISIONS,
-    ArrayRows,
     Schedule,
     TrainedAligner,
     head_name,
@@ -304,7 +303,7 @@ class ICISAligner(TrainedAligner):
         self.precision = precision
         self.seed = seed
 
-    def _note_rows(self, given: Sequence[ArrayRows]) -> None:
+    def _note_rows(self, given: Sequence[Pairs]) -> None:
         norms = [np.linalg.norm(source.x.astype(np.float64), axis=1) for source in given]
         self.row_norm_ = float(np.concatenate(norms).mean())
 

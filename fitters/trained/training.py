@@ -7,11 +7,9 @@ after it, held-out pairs are scored, and `on_epoch` is called.
 from __future__ import annotations
 
 import math
-import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -25,7 +23,8 @@ from fitters.errors import DivergedError, SelectionError
 from fitters.settings import EpochDone, OnEpoch
 
 if TYPE_CHECKING:
-    from fitters.trained.base import ArrayRows, Schedule
+    from fitters.pairs import Pairs
+    from fitters.trained.base import Schedule, TrainedAligner
 
 
 def make_optimiser(objective: Objective, schedule: Schedule) -> torch.optim.Optimizer:
@@ -70,13 +69,20 @@ class Batch:
     def __len__(self) -> int:
         return len(self.x)
 
-    def at(self, rows: Tensor | slice) -> Batch:
-        """Return the batch of these rows."""
-        return Batch(self.x[rows], self.y[rows], self.groups[rows])
+    @classmethod
+    def of(cls, *sources: Pairs) -> Batch:
+        """Return the rows of some sources; no group of one is a group of another."""
+        x, y = (
+            np.concatenate([getattr(one, side) for one in sources], dtype=np.float32)
+            for side in ("x", "y")
+        )
+        firsts = np.cumsum([0, *(one.n for one in sources[:-1])])
+        groups = [one.row_groups + first for one, first in zip(sources, firsts, strict=True)]
+        return cls(*map(torch.from_numpy, (x, y, np.concatenate(groups))))
 
-    def to(self, device: torch.device) -> Batch:
-        """Return the batch on a device."""
-        return Batch(self.x.to(device), self.y.to(device), self.groups.to(device))
+    def at(self, rows: Tensor, device: torch.device) -> Batch:
+        """Return the batch of these rows on a device."""
+        return Batch(*(own[rows].to(device) for own in (self.x, self.y, self.groups)))
 
     @property
     def same(self) -> Tensor | None:
@@ -88,68 +94,29 @@ class Batch:
         return equal
 
 
-def join(batches: Sequence[Batch]) -> Batch:
-    """Return one batch of the rows of several."""
-    if len(batches) == 1:
-        return batches[0]
-    return Batch(
-        torch.cat([batch.x for batch in batches]),
-        torch.cat([batch.y for batch in batches]),
-        torch.cat([batch.groups for batch in batches]),
-    )
-
-
-@dataclass(eq=False)
-class Stream:
-    """The rows of some sources, once an epoch, every order equally likely."""
-
-    sources: Sequence[ArrayRows]
-
-    @cached_property
-    def rows(self) -> Batch:
-        """All of them."""
-        return join([as_batch(source) for source in self.sources])
-
-    def steps(self, batch_size: int) -> int:
-        """Return batches an epoch."""
-        return -(-len(self.rows) // batch_size)
-
-    def epoch(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
-        """Yield batches of `batch_size` rows, the last one of what is left."""
-        order = torch.randperm(len(self.rows), generator=generator)
-        for start in range(0, len(order), batch_size):
-            yield self.rows.at(order[start : start + batch_size])
-
-
-def as_batch(source: ArrayRows) -> Batch:
-    """Return the rows of a source as tensors."""
-    return Batch(*map(torch.from_numpy, (source.x, source.y, source.groups)))
-
-
 MOST_ROWS = 4096
 """Held-out rows that are scored at most."""
 
 
-def split_source(
-    source: ArrayRows, fraction: float, generator: torch.Generator
-) -> tuple[ArrayRows, ArrayRows]:
-    """Return the rows to train on and those held out, `fraction` of the groups, none split.
+def split_source(source: Pairs, fraction: float, generator: torch.Generator) -> tuple[Pairs, Batch]:
+    """Return the pairs to train on and those held out, `fraction` of the groups, none split.
 
     Raises
     ------
     SelectionError
         If either side would be empty.
     """
-    labels, codes = np.unique(source.groups, return_inverse=True)
-    n_held = round(fraction * len(labels))
-    if not 0 < n_held < len(labels):
+    codes = source.row_groups
+    n = int(codes.max()) + 1
+    n_held = round(fraction * n)
+    if not 0 < n_held < n:
         raise SelectionError(
-            f"{fraction:.0%} of {len(labels):,} groups cannot be held out for early stopping. Give "
-            "more pairs, or train without patience."
+            f"{fraction:.0%} of {n:,} groups cannot be held out for early stopping. Give more "
+            "pairs, or train without patience."
         )
-    chosen = torch.randperm(len(labels), generator=generator)[:n_held].numpy()
+    chosen = torch.randperm(n, generator=generator)[:n_held].numpy()
     held: npt.NDArray[np.bool_] = np.isin(codes, chosen)
-    return source.take(np.flatnonzero(~held)), source.take(np.flatnonzero(held)[:MOST_ROWS])
+    return source.take(~held), Batch.of(source.take(np.flatnonzero(held)[:MOST_ROWS]))
 
 
 def mean_reciprocal_rank(held: Batch, project: Callable[[str, Tensor], Tensor]) -> float:
@@ -190,20 +157,6 @@ class Objective(nn.Module):
 
 
 @dataclass(frozen=True, eq=False)
-class Stage:
-    """Rows to go through, how often, at which highest learning rate, and when they are enough.
-
-    With `flat` it ends when the loss, as a mean over ten epochs, has fallen by less than this an
-    epoch five times running; see `_is_flat`.
-    """
-
-    batches: Stream
-    epochs: int
-    learning_rate: float
-    flat: float | None = None
-
-
-@dataclass(frozen=True, eq=False)
 class Generators:
     """Random generators: of the first parameters, the order of rows, and dropout masks.
 
@@ -225,29 +178,10 @@ class Generators:
         return cls(*made)
 
 
-@dataclass(eq=False)
-class _Stand:
-    """Progress of a training."""
-
-    stage: int
-    history: list[dict[str, Any]]
-    epoch: int = 0
-    best_metric: float | None = None
-    best_state: dict[str, Tensor] | None = None
-    bad: int = 0
-
-    def ended(self, stage: Stage, patience: int | None) -> bool:
-        """Return whether a stage is over."""
-        if self.epoch >= stage.epochs or (patience is not None and self.bad >= patience):
-            return True
-        own = [epoch["loss"] for epoch in self.history if epoch["stage"] == self.stage + 1]
-        return stage.flat is not None and _is_flat(own, stage.flat)
-
-
 def train(
     objective: Objective,
-    stages: Sequence[Stage],
-    schedule: Schedule,
+    stages: Sequence[tuple[Batch, int]],
+    schedule: TrainedAligner,
     generators: Generators,
     *,
     precision: Literal["float32", "bf16"] = "float32",
@@ -260,6 +194,9 @@ def train(
 
     Parameters
     ----------
+    stages : sequence of (Batch, int)
+        Rows to go through, and how often. With ``schedule.flat`` a stage ends when the loss, as a
+        mean over ten epochs, has fallen by less than this an epoch five times running.
     precision : {"float32", "bf16"}
         Of the heads; losses and updates are float32.
     held : Batch, optional
@@ -271,63 +208,71 @@ def train(
     DivergedError
         If the loss or a parameter is no longer finite.
     """
-    history: list[dict[str, Any]] = []
-    held = None if held is None else held.to(_device_of(objective))
-    begun = time.monotonic()
-    for number, stage in enumerate(stages):
-        optimiser, stand = make_optimiser(objective, schedule), _Stand(number, history)
-        while not stand.ended(stage, schedule.patience):
+    history, device = list[dict[str, Any]](), next(objective.parameters()).device
+    held = None if held is None else held.at(torch.arange(len(held)), device)
+    for number, (rows, epochs) in enumerate(stages, start=1):
+        optimiser, own, best = make_optimiser(objective, schedule), list[dict[str, Any]](), None
+        while not _ended(own, epochs, schedule):
             loss = _one_epoch(
-                objective, optimiser, stage, stand.epoch, schedule, generators.order, precision
-            )
-            metric = None
+                objective, optimiser, rows, (len(own), epochs), schedule, generators.order,
+                precision,
+            )  # fmt: skip
+            own.append({"stage": number, "loss": loss, "metric": None})
             if held is not None:
                 objective.eval()
-                metric = mean_reciprocal_rank(held, objective.project)
-            best = _note(stand, loss, metric, objective, keep=schedule.patience is not None)
-            last = stand.ended(stage, schedule.patience)
-            if last:
-                _check_parameters(objective, stand.epoch, stage)
+                own[-1]["metric"] = mean_reciprocal_rank(held, objective.project)
+                if _epochs_since_best(own) == 0:
+                    best = {n: t.detach().clone() for n, t in objective.state_dict().items()}
+            # The loss of the next epoch would show what is not finite. So parameters are looked at
+            # only where none follows: at each epoch it took 13 % of the time of the paper's head.
+            looked_at = [*objective.parameters()] if _ended(own, epochs, schedule) else []
+            if not (math.isfinite(loss) and all(bool(one.isfinite().all()) for one in looked_at)):
+                raise DivergedError(
+                    f"The training diverged: after epoch {len(own)}, of loss {loss}, a parameter "
+                    f"is not finite. Use a smaller learning rate than {schedule.learning_rate:g}, "
+                    "or a warm-up."
+                )
             if on_epoch is not None:
-                seconds = time.monotonic() - begun
-                left = sum(s.epochs for s in stages[number:]) - stand.epoch
-                pace = seconds / len(history)
-                on_epoch(
-                    EpochDone(
-                        number + 1, len(stages), stand.epoch, stage.epochs, loss, metric, best,
-                        seconds, 0.0 if last and number + 1 == len(stages) else pace * left,
-                    )
-                )  # fmt: skip
-        if stand.best_state is not None:
-            objective.load_state_dict(stand.best_state)
+                metric = own[-1]["metric"]
+                on_epoch(EpochDone(number, len(stages), len(own), epochs, loss, metric))
+        if best is not None:
+            objective.load_state_dict(best)
+        history += own
     objective.eval()
     return history
 
 
-def _device_of(objective: Objective) -> torch.device:
-    return next(objective.parameters()).device
+def _ended(own: Sequence[dict[str, Any]], epochs: int, schedule: TrainedAligner) -> bool:
+    """Return whether a stage is over, by the records of its epochs."""
+    if len(own) >= epochs:
+        return True
+    if own and schedule.patience is not None and _epochs_since_best(own) >= schedule.patience:
+        return True
+    return schedule.flat is not None and _is_flat([one["loss"] for one in own], schedule.flat)
+
+
+def _epochs_since_best(own: Sequence[dict[str, Any]]) -> int:
+    return len(own) - 1 - int(np.argmax([one["metric"] for one in own]))
 
 
 def _one_epoch(
     objective: Objective,
     optimiser: torch.optim.Optimizer,
-    stage: Stage,
-    epoch: int,
+    rows: Batch,
+    at: tuple[int, int],
     schedule: Schedule,
     order: torch.Generator,
     precision: Literal["float32", "bf16"],
 ) -> float:
-    """Train for one epoch and return the mean loss of the batches."""
+    """Train for one epoch, number `at` from 0 of so many, and return the mean loss of a batch."""
     objective.train()
-    size = int(schedule.batch_size)
-    steps = stage.batches.steps(size)
-    device = _device_of(objective)
+    device, (epoch, epochs) = next(objective.parameters()).device, at
+    shuffled = torch.randperm(len(rows), generator=order)
+    batches = torch.split(shuffled, int(schedule.batch_size))
     total = torch.zeros((), dtype=torch.float64, device=device)
-    n = 0
-    for drawn in stage.batches.epoch(size, order):
-        batch = drawn.to(device)
-        step = epoch * steps + n
-        rate = stage.learning_rate * schedule.factor(step, steps, stage.epochs)
+    for step, drawn in enumerate(batches, start=epoch * len(batches)):
+        batch = rows.at(drawn, device)
+        rate = float(schedule.learning_rate) * schedule.factor(step, len(batches), epochs)
         for group in optimiser.param_groups:
             group["lr"] = rate
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
@@ -340,42 +285,7 @@ def _one_epoch(
         optimiser.step()
         objective.after_step()
         total += loss.detach()
-        n += 1
-    mean = float(total) / n
-    if not math.isfinite(mean):
-        raise DivergedError(
-            f"The training diverged: the loss of epoch {epoch + 1} is {mean}. Use a smaller "
-            f"learning rate than {stage.learning_rate:g}, or a warm-up."
-        )
-    return mean
-
-
-def _check_parameters(objective: Objective, epoch: int, stage: Stage) -> None:
-    """Raise DivergedError if the last step of an epoch left a parameter that is not finite.
-
-    The loss of the next epoch would show it. So it is looked for only where no epoch follows, or
-    the parameters are written: at each epoch it took 13 % of the time of the paper's head.
-    """
-    if not all(bool(value.isfinite().all()) for value in objective.parameters()):
-        raise DivergedError(
-            f"The training diverged: a parameter is not finite after epoch {epoch}. Use a smaller "
-            f"learning rate than {stage.learning_rate:g}, or a warm-up."
-        )
-
-
-def _note(
-    stand: _Stand, loss: float, metric: float | None, objective: Objective, *, keep: bool
-) -> bool:
-    """Count the epoch; keep the parameters if they are the best so far."""
-    stand.epoch += 1
-    stand.history.append({"stage": stand.stage + 1, "loss": loss, "metric": metric})
-    if metric is None or (stand.best_metric is not None and metric <= stand.best_metric):
-        stand.bad += 1
-        return False
-    stand.best_metric, stand.bad = metric, 0
-    if keep:
-        stand.best_state = {n: t.detach().clone() for n, t in objective.state_dict().items()}
-    return True
+    return float(total) / len(batches)
 
 
 def _is_flat(losses: Sequence[float], slope: float) -> bool:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from bench.corpus import stream
 from bench.fits import prototype_pairs
-from bench.protocol import stream
 from fitters import Pairs, fit
 from fitters.errors import FittersError
 from fitters.methods import METHODS

@@ -25,13 +25,13 @@ import polars as pl
 from threadpoolctl import threadpool_limits
 
 from bench.cells import method_title, read_cells, source_name
-from bench.confidence import confidence_table, of_cell
+from bench.corpus import in_class_split
 from bench.metrics.confidence import calibration, risk_coverage
 from bench.options import FewShot
-from bench.protocol import in_class_split
 from bench.results import read_results
 from bench.statistics import DrawSums, two_term
-from bench.tasks.few_shot import score_few_shot
+from bench.tables import calibration_of, confidence_table
+from bench.tasks.ranked import score_few_shot
 from tests.accuracy.few_shot import aligned, categories
 from tests.accuracy.measure import drawn
 
@@ -88,7 +88,7 @@ def main() -> int:
                 "AUROC": [row["AUROC"], row["AUROC_low"], row["AUROC_high"]],
             })  # fmt: skip
         for cell in read_cells(folder, results.filter(pl.col("source") == "head")):
-            images = of_cell(cell)[1]
+            images = calibration_of(cell)[1]
             name = f"{method_title(cell.method)}, {'head' if cell.n_pairs == '0' else 'head + 64'}"
             curves[name] = images["confidence"].to_numpy(), images["right"].to_numpy()
     with threadpool_limits(limits=1):

@@ -23,13 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from bench.corpus import Head, Items, read_corpus
+from bench.corpus import Head, Items, Split, in_class_split, read_corpus, stream
 from bench.fits import Identity
 from bench.options import FewShot
-from bench.protocol import Split, in_class_split, stream
 from bench.suites.demo import demo_runs
-from bench.tasks.few_shot import score_few_shot
 from bench.tasks.outcome import Outcome, Projector
+from bench.tasks.ranked import score_few_shot
 from featstore import open_store
 from featstore.encoders.registry import open_encoder
 from fitters import Pairs, fit

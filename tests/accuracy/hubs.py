@@ -24,11 +24,10 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from bench.corpus import Items, read_corpus
-from bench.protocol import Split
+from bench.corpus import Items, Split, read_corpus
 from bench.statistics import DrawSums, two_term
 from bench.suites.demo import demo_runs
-from bench.tasks.diagnostics import for_head
+from bench.tasks.outcome import for_head
 from featstore import open_store
 from fitters.scorers import csls, hub_corrected, plain, sinkhorn
 from tests.accuracy.few_shot import Categories, aligned, categories

@@ -17,10 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench import Run
-from bench.corpus import Corpus, Items, read_corpus
+from bench.corpus import Corpus, Items, read_corpus, stream
 from bench.fits import prototype_pairs
 from bench.metrics.summary import query_values
-from bench.protocol import stream
 from bench.statistics import DrawSums, Estimate, two_term
 from bench.suites.demo import demo_runs
 from bench.tasks.outcome import Outcome, Projector

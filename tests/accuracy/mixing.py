@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from bench.corpus import first_pairs, held_out_split, stream
 from bench.fits import n_pool, prototype_pairs, real_pairs
-from bench.protocol import first_pairs, held_out_split, stream
 from bench.tasks.ranked import score_zero_shot
 from fitters import METHODS, FitConfig, fit
-from fitters.select.grid import PENALTIES, WEIGHTS, folds_by_group
+from fitters.select import PENALTIES, WEIGHTS, folds_by_group
 from fitters.sources import SideTransform
 from tests.accuracy.alone import on_head
 from tests.accuracy.measure import SEEDS, TOP, Bench, Score, gap, percent, table

@@ -27,13 +27,13 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
+from bench.corpus import Split, held_out_split, stream
 from bench.fits import prototype_pairs
-from bench.protocol import Split, held_out_split, stream
 from bench.tables import interval_text, signed_text
 from bench.tasks.ranked import score_zero_shot
 from featstore.encoders.registry import open_encoder
 from featstore.images import decode_image
-from featstore.manifest.io import read_manifest
+from featstore.manifest import read_manifest
 from fitters import Pairs, fit
 from fitters.sources import SideTransform, normalize_rows
 from tests.accuracy.measure import SEEDS, Bench, Score, difference, percent, table

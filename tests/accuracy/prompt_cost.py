@@ -15,8 +15,7 @@ import numpy as np
 import open_clip
 import torch
 
-from featstore.encoders.open_clip_model import OpenClipPair
-from featstore.encoders.open_clip_towers import OpenClipPromptTower, OpenClipTextEncoder
+from featstore.encoders.open_clip import OpenClipPair, OpenClipPromptTower, OpenClipTextEncoder
 from fitters.few_shot.learner import Shots
 from fitters.few_shot.prompt_learning import CoCoOp, CoOp, Descent
 

@@ -23,8 +23,8 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from bench.code import code_digest
+from bench.corpus import held_out_split, stream
 from bench.fits import prototype_pairs, real_pairs
-from bench.protocol import held_out_split, stream
 from bench.statistics import DrawSums, two_term
 from bench.tables import signed_text
 from bench.tasks.ranked import score_zero_shot

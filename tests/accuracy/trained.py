@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from bench.code import code_digest
+from bench.corpus import stream
 from bench.fits import prototype_pairs
-from bench.protocol import stream
 from bench.statistics import DrawSums, two_term
 from fitters import PRESETS, fit
 from fitters.methods import METHODS
@@ -66,7 +66,7 @@ def main() -> int:
                 as_published = METHODS[name].fitted_on == "head" or METHODS[name].rows.head_bias
                 for rows in ROWS[1:] if as_published else ROWS:
                     _measure(bench, asked, name, rows, seed)
-    print("\n".join([*render(read(asked.data)), "", *render_gap(read(asked.data))]))
+    print("\n".join([*render_gap(read(asked.data)), "", *render_differs(read(asked.data))]))
     return 0
 
 

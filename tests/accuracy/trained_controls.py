@@ -34,7 +34,7 @@ from threadpoolctl import threadpool_limits
 
 from bench.code import code_digest
 from bench.corpus import Corpus, read_corpus
-from bench.report.theme import INKS, SOURCE_STYLES
+from bench.report.figures import INKS, SOURCE_STYLES
 from bench.runs import Run
 from bench.statistics import DrawSums, two_term
 from bench.suites.demo import demo_bases

@@ -24,8 +24,8 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from bench.code import code_digest
+from bench.corpus import first_pairs, held_out_split, stream
 from bench.fits import n_pool, prototype_pairs, real_pairs
-from bench.protocol import first_pairs, held_out_split, stream
 from bench.tasks.ranked import score_zero_shot
 from fitters import fit
 from fitters.sources import SideTransform

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from bench import read_results, run_all
-from bench.report.gallery import Words
 from bench.report.page import build_page, write_report
+from bench.report.parts import Words
 from bench.suites.demo import create_smoke_store, smoke_runs
 from featstore import open_store
 from tests.bench.results_by_hand import write_study
@@ -58,13 +58,6 @@ def written_study(once):
 NASTY = '<script>alert("1")</script><img src=x onerror=alert(2)>&amp;</style>'
 
 
-def thumbnail(*greys: int) -> bytes:
-    """A picture that a browser can decode: a column of each grey level."""
-    buffer = io.BytesIO()
-    Image.frombytes("L", (len(greys), 1), bytes(greys)).save(buffer, "webp", lossless=True)
-    return buffer.getvalue()
-
-
 @pytest.fixture(scope="session")
 def nasty(smoke_results, smoke_store):
     """A page whose names and captions try to break out of the HTML."""
@@ -76,9 +69,11 @@ def nasty(smoke_results, smoke_store):
     corpus = open_store(smoke_store).view("smoke/image/synthetic").items
     classes = dict(zip(corpus["item_id"], corpus["class_id"], strict=True))
     rows = read_results(smoke_results)
+    picture = io.BytesIO()  # that a browser can decode
+    Image.frombytes("L", (2, 1), bytes((0, 255))).save(picture, "webp", lossless=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             "bench.report.page.read_words",
-            lambda *_: Words(Everything(), classes, dict.fromkeys(classes, thumbnail(0, 255))),
+            lambda *_: Words(Everything(), classes, dict.fromkeys(classes, picture.getvalue())),
         )
         return build_page(smoke_results, rows, open_store(smoke_store))

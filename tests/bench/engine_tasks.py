@@ -4,8 +4,12 @@ They import the module of what they run; a test module of bench takes them three
 """
 
 import os
+import sys
+import time
+from pathlib import Path
 
 from bench.errors import ProtocolError
+from featstore.parallel import Workers
 
 
 def square(number, offset=0):
@@ -31,3 +35,13 @@ def die_once(marker, task):
         marker.touch()
         os._exit(1)
     return task
+
+
+def tell_and_wait(folder):
+    (folder / str(os.getpid())).touch()
+    time.sleep(600)
+
+
+if __name__ == "__main__":
+    with Workers(jobs=2).connected() as run:
+        list(run(tell_and_wait, [Path(sys.argv[1])] * 2))

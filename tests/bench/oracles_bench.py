@@ -21,16 +21,6 @@ def first_items(scores_of_query, relevant, k):
     return places + [-1] * (k - len(places))
 
 
-def average_precision(scores_of_query, relevant):
-    """Mean over relevant items of: relevant among those at least as good, divided by all those."""
-    parts = []
-    for score, is_relevant in zip(scores_of_query, relevant, strict=True):
-        if is_relevant:
-            above = [r for s, r in zip(scores_of_query, relevant, strict=True) if s >= score]
-            parts.append(sum(above) / len(above))
-    return sum(parts) / len(parts)
-
-
 def places(scores_of_query, relevant):
     """Places, from 1, of the relevant items when every tie is lost."""
     whole = first_items(scores_of_query, relevant, len(scores_of_query))

@@ -60,12 +60,10 @@ def write_ranks(
     queries=None,
     pool=500.0,
     finished_at=None,
-    more=None,
 ):
     """Write a run whose queries have these ranks, in each direction of its task.
 
-    `pool` is what its real pairs were drawn from; `finished_at` is now unless it is given. `more`
-    are further columns.
+    `pool` is what its real pairs were drawn from; `finished_at` is now unless it is given.
     """
     ranks = np.asarray(ranks)
     n, n_pairs = len(ranks), run.protocol.n_pairs
@@ -94,7 +92,6 @@ def write_ranks(
                     "fit_seconds": 0.1, "score_seconds": 0.1,
                     "finished_at": finished_at or time.time(),
                 }
-                | (more or {})
             )  # fmt: skip
         tables.append(
             pl.DataFrame(

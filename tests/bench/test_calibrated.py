@@ -1,4 +1,4 @@
-"""Calibrated similarities beside explicit loops, full enumeration and their own null."""
+"""Similarities and gaps of spaces beside other implementations, loops and enumeration."""
 
 import itertools
 
@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.cross_decomposition import CCA
+from scipy.stats import special_ortho_group
+from sklearn.neighbors import NearestNeighbors
 
 from bench.errors import MetricError
 from bench.metrics.geometry import (
@@ -16,15 +17,19 @@ from bench.metrics.geometry import (
     MutualKNN,
     biased_cka,
     calibrate,
+    centroid_gap,
     cka_chance,
     draw_orders,
+    linear_separability,
     mutual_knn,
     mutual_knn_by_size,
+    nearest_rows,
     unbiased_cka,
     unit_rows,
 )
 from featstore import open_store
 from featstore.testing import item_table, write_set
+from tests.oracles import unit
 
 ALL = (LinearCKA(), LinearCKA(unbiased=True), MeanCCA(), MutualKNN(3))
 names = pytest.mark.parametrize("similarity", ALL, ids=lambda one: one.name)
@@ -66,16 +71,6 @@ def test_values_and_draws_are_those_of_a_loop(rng, similarity):
     best = [max(value_of(similarity, x, y[o]) for x in xs for y in ys) for o in drawn]
     reached = sum(b >= found.observed.max() - 1e-12 for b in best)
     assert found.searched().p == (1 + reached) / 20
-
-
-def test_one_canonical_correlation_is_sklearns(rng):
-    x, y = rng.normal(size=(40, 3)), rng.normal(size=(40, 2))
-    y[:, 0] += x[:, 1]
-    x, y = unit_rows(x).astype(float), unit_rows(y).astype(float)
-    found = calibrate([x], [y], MeanCCA(), draw_orders(40, 19, rng=rng)).observed[0, 0]
-    u, v = CCA(n_components=2, max_iter=5000).fit(x, y).transform(x, y)
-    rho = [np.corrcoef(u[:, i], v[:, i])[0, 1] for i in range(2)]
-    assert found == pytest.approx(np.mean(np.square(rho)), abs=1e-4)
 
 
 def test_a_wide_view_is_reduced_to_a_tenth_of_its_rows(rng):
@@ -187,10 +182,84 @@ def test_a_null_of_queries_among_themselves_has_the_mean_of_chance(paired, rng):
     # The threshold of a level is what a share of the null reaches; its mean is k / (n - 1).
     assert found.expected == 5 / 59
     assert found.p == 0.001
+    for sizes in ([], [5], [301]):
+        with pytest.raises(MetricError, match=r"5 neighbours hold from 6 to 300 items; got"):
+            mutual_knn_by_size(paired[0], 5, sizes, rng=rng)
     assert found.expected < found.threshold < found.expected + 4 * np.sqrt(found.expected / 100)
 
 
-@pytest.mark.parametrize("sizes", [[], [5], [301]])
-def test_galleries_that_cannot_be_drawn(paired, sizes, rng):
-    with pytest.raises(MetricError, match=r"5 neighbours hold from 6 to 300 items; got"):
-        mutual_knn_by_size(paired[0], 5, sizes, rng=rng)
+@pytest.mark.parametrize("block", [7, 8_000_000])
+def test_nearest_rows_are_sklearns(rng, block):
+    rows = rng.normal(size=(700, 9))
+    found = nearest_rows(rows, 6, block_scores=block)
+    theirs = NearestNeighbors(n_neighbors=7, metric="cosine").fit(rows).kneighbors(rows)[1]
+    np.testing.assert_array_equal(found, theirs[:, 1:])
+
+
+def test_mutual_knn_by_sets_and_its_chance_level(rng):
+    x, y = rng.normal(size=(120, 6)), rng.normal(size=(120, 11))
+    y[:, :6] += x
+    shared = mutual_knn(x, y, [3, 10])
+    for k, value in shared.items():
+        pairs = zip(nearest_rows(x, k), nearest_rows(y, k), strict=True)
+        assert value == pytest.approx(np.mean([len(set(a) & set(b)) / k for a, b in pairs]))
+        assert value > 2 * k / 119
+    assert mutual_knn(x, x @ special_ortho_group.rvs(6, random_state=1), [5]) == {5: 1.0}
+
+
+def hsic_biased(k, m):
+    n = len(k)
+    h = np.eye(n) - 1 / n
+    return np.trace(k @ h @ m @ h) / (n - 1) ** 2
+
+
+def hsic_unbiased(k, m):
+    n, one = len(k), np.ones(len(k))
+    k, m = k - np.diag(np.diag(k)), m - np.diag(np.diag(m))
+    middle = (one @ k @ one) * (one @ m @ one) / ((n - 1) * (n - 2))
+    return (np.trace(k @ m) + middle - 2 / (n - 2) * (one @ k @ m @ one)) / (n * (n - 3))
+
+
+@pytest.mark.parametrize(
+    ("ours", "hsic"), [(biased_cka, hsic_biased), (unbiased_cka, hsic_unbiased)]
+)
+def test_cka_is_that_of_the_written_out_kernels(rng, ours, hsic):
+    x, y = rng.normal(size=(50, 8)), rng.normal(size=(50, 5))
+    y += x[:, :5]
+    k, m = unit(x) @ unit(x).T, unit(y) @ unit(y).T
+    assert ours(x, y) == pytest.approx(hsic(k, m) / np.sqrt(hsic(k, k) * hsic(m, m)), rel=1e-5)
+    turned = x @ special_ortho_group.rvs(8, random_state=0)
+    assert ours(x, 3 * turned) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_gaps_of_one_cloud_and_of_two(rng):
+    near = rng.normal(size=(120, 8)), rng.normal(size=(90, 8))
+    far = near[0] + 3.0, near[1] - 3.0
+    distance, level, p = centroid_gap(*far, n_permutations=99, rng=np.random.default_rng(0))
+    assert p == 1 / 100
+    assert distance == pytest.approx(
+        np.linalg.norm(unit(far[0]).mean(axis=0) - unit(far[1]).mean(axis=0)), rel=1e-5
+    )
+    assert distance > 5 * level
+    assert linear_separability(*far, rng=rng) == 1.0
+    assert centroid_gap(*near, n_permutations=99, rng=np.random.default_rng(0))[2] > 0.05
+    assert abs(linear_separability(*near, rng=rng) - 0.5) < 0.15
+    with pytest.raises(MetricError, match="one space"):
+        centroid_gap(near[0], near[1][:, :3], rng=rng)
+
+
+def test_a_direction_that_separates_does_so_whatever_the_sizes(rng):
+    x, y = rng.normal(size=(400, 5)), rng.normal(size=(40, 5))
+    x[:, 0] += 4.0
+    assert linear_separability(x, y, rng=rng) > 0.9
+
+
+def test_rows_that_are_no_pairs_or_too_few_are_refused(rng):
+    with pytest.raises(MetricError, match="they are not pairs"):
+        mutual_knn(rng.normal(size=(5, 2)), rng.normal(size=(4, 2)), [1])
+    with pytest.raises(MetricError, match="need at least 6 rows"):
+        nearest_rows(rng.normal(size=(5, 2)), 5)
+    with pytest.raises(MetricError, match=r"no direction \(first: row 1\)"):
+        nearest_rows(np.array([[1.0, 0], [0, 0], [1, 1]]), 1)
+    with pytest.raises(MetricError, match="at least 4 pairs"):
+        unbiased_cka(np.eye(3), np.eye(3))

@@ -1,3 +1,7 @@
+"""The command line: results, the state of a folder, and what is recorded of a command."""
+
+from __future__ import annotations
+
 import csv
 import io
 import json
@@ -5,12 +9,23 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
 
+import click
+import polars as pl
 import pytest
 
 from bench import read_results
-from featstore.command_line import run_command
+from bench.cli.demo import Job, Step
+from bench.cli.look import find_work
+from bench.cli.main import recorded_command
+from bench.cli.run import task_command as score_a_task
+from bench.results import write_session
+from featstore.testing import toy_manifest, toy_store
 from headstock.__main__ import cli
+from tests.typed import headstock
 
 
 @pytest.fixture
@@ -18,7 +33,7 @@ def bench(capsys):
     """Run a command line in this process; returns (exit code, stdout, stderr)."""
 
     def run(*arguments):
-        code = run_command(cli, "headstock", [str(argument) for argument in arguments])
+        code = headstock(*arguments)
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
@@ -38,19 +53,11 @@ def limited(tmp_path_factory):
     return root, subprocess.run(command, capture_output=True, text=True, check=True)
 
 
-def one_line(err, *parts):
-    """The error is one line; what takes more than a second has said before how far it is."""
-    *progress, line = err.splitlines()
-    assert line.startswith("headstock: error: ")
-    assert all(" so far" in one for one in progress)
-    for part in parts:
-        assert part in line
-
-
 def test_run_then_again_reuses_everything(bench, limited):
     root, done = limited
     assert "0 reused, " in done.stdout
     assert "0 finished" in done.stderr
+    assert done.stdout.endswith("\n0 False\n")  # scoring loads no torch
     stamps = {p: p.stat().st_mtime_ns for p in root.rglob("*") if p.is_file()}
     code, out, _ = bench("eval", "run", "smoke", "-o", root, "--limit", 30, "--json")
     facts = json.loads(out)
@@ -81,9 +88,6 @@ def test_ls_and_rows(bench, smoke_results):
     (series,) = json.loads(bench("ls", smoke_results, "--json")[1])
     assert series["n_runs"] == 181
     rows = read_results(smoke_results)
-    code, out, _ = bench("eval", "table", smoke_results, "--part", "rows", "--format", "csv")
-    assert code == 0
-    assert len(list(csv.DictReader(io.StringIO(out)))) == rows.height
     told = json.loads(bench("eval", "table", smoke_results, "--part", "rows", "--json")[1])
     assert len(told["rows"]) == rows.height
 
@@ -150,9 +154,150 @@ def test_wrong_usage_is_one_line_and_exit_2(bench, tmp_path, monkeypatch, argume
     monkeypatch.chdir(tmp_path)
     code, out, err = bench(*arguments)
     assert (code, out) == (2, "")
-    one_line(err, *parts, "--help")
+    *progress, line = err.splitlines()
+    assert all(" so far" in one for one in progress)
+    assert line.startswith("headstock: error: ")
+    assert all(part in line for part in (*parts, "--help"))
     assert not list(tmp_path.iterdir())
 
 
-def test_scoring_loads_no_torch(limited):
-    assert limited[1].stdout.endswith("0 False\n")
+def _state(folder: Path, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    assert headstock("--json") == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_state_of_a_folder_is_what_was_made_there(tmp_path, monkeypatch, capsys):
+    assert not any(find_work(tmp_path).values())
+    assert _state(tmp_path, monkeypatch, capsys)["next"] == "headstock try"
+
+    toy_manifest(tmp_path / "data" / "toy")
+    state = _state(tmp_path, monkeypatch, capsys)
+    assert [one["path"] for one in state["manifests"]] == ["data/toy"]
+    assert state["next"].startswith("headstock extract data/toy ")
+
+    keys = toy_store(tmp_path / "store", images=40, image_dim=12)
+    (store,) = _state(tmp_path, monkeypatch, capsys)["stores"]
+    assert store["sets"] == sorted(keys.values())
+    fit = _state(tmp_path, monkeypatch, capsys)["next"]
+    assert headstock(*fit.split()[1:]) == 0
+    capsys.readouterr()
+    state = _state(tmp_path, monkeypatch, capsys)
+    assert [one["path"] for one in state["alignments"]] == ["aligners/ridge"]
+    # The store has no class names of its images: no suite can be run.
+    assert state["next"] == "headstock show aligners/ridge"
+
+    for part in ("runs", "ranks"):
+        (tmp_path / "results" / part).mkdir(parents=True)
+    write_session(tmp_path / "results", "1", {"suite": "demo", "started": "2026-01-01T00:00:00Z"})
+    state = _state(tmp_path, monkeypatch, capsys)
+    (results,) = state["results"]
+    at = (tmp_path / "results" / "runs").stat().st_mtime
+    assert results["path"] == "results"
+    assert results["suites"] == ["demo"]
+    assert datetime.fromisoformat(results["changed"]).timestamp() == pytest.approx(at, abs=1e-3)
+    assert state["next"] == "headstock report results --store store"
+
+    assert headstock() == 0
+    lines = capsys.readouterr().out.splitlines()
+    line = lines[lines.index("STORES") + 1]
+    assert re.fullmatch(rf"  store +\d{{4}}-\d\d-\d\d \d\d:\d\d  {len(keys)} sets", line)
+    assert line.index(f"{len(keys)} sets") == lines[0].index("CONTENT")
+    assert lines[-2] == "Next:  headstock report results --store store"
+
+    (tmp_path / "notes.html").write_text("something else")
+    (tmp_path / "report.html").write_text('<meta name="generator" content="Headstock report">')
+    state = _state(tmp_path, monkeypatch, capsys)
+    assert [one["path"] for one in state["reports"]] == ["report.html"]
+    assert state["next"] == "headstock ls --available sources"
+
+
+def test_a_job_ends_at_the_first_step_that_fails(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # a job sets it
+    steps = (
+        Step("Say what would be run", "headstock reproduce demo --dry-run --out OUT"),
+        Step("Look at a store that is not there", "headstock ls OUT/store"),
+        Step("Never begin this one", "headstock ls OUT"),
+    )
+    job = Job("toy", "a moment", "Report:  OUT/report.html", steps, is_quiet=True)
+    with click.Context(cli):
+        assert job.run("a b") == 1
+    said = capfd.readouterr()
+    head, *titles = re.findall(r"(?m)^(?:headstock toy|\[\d/3\]).*", said.out)
+    assert head == "headstock toy: 3 steps, a moment."
+    assert titles == [f"[{n}/3] {step.title}" for n, step in enumerate(steps[:2], 1)]
+    assert "Report:" not in said.out
+    assert "data build" not in said.out
+    assert "headstock toy: `headstock ls 'a b/store'` failed with exit code 1." in said.err
+    with click.Context(cli):
+        assert replace(job, steps=steps[:1]).run("a b") == 0
+    said = capfd.readouterr()
+    assert said.out.endswith("\nReport:  'a b'/report.html\n")
+    assert "data build" in said.out  # the last step is shown
+
+
+def test_whatever_may_be_a_path_is_recorded_as_the_name_of_its_option(tmp_path):
+    """Keys of sets have slashes, and are what a reader needs."""
+    for folder in (str(tmp_path), "~/x", "../x", "C:\\x", "file:///x", "x"):
+        words = ["zero_shot", "--images", "a/image/timm:r18@1", "--names", f"{folder}/../../y"]
+        words += ["--store", folder, "-o", folder, "--weights", folder, "--device", "cuda:0"]
+        words += ["-s", "prompts=max", "--seeds", "0-2", "-s", "locale=/x"]
+        at = click.Context(cli, info_name="headstock")
+        with score_a_task.make_context("eval task", words, parent=at):
+            recorded = recorded_command()
+        assert recorded == (
+            "headstock eval task zero_shot --store STORE --out OUT --images a/image/timm:r18@1 "
+            "--names NAMES"
+            " --seeds 0,1,2 -s prompts=max -s WORDS --weights WEIGHTS --device cuda:0"
+        )
+
+
+def _files(root):
+    """Return what lies below a folder, by name; Parquet unpacked."""
+    return {
+        str(path.relative_to(root)): pl.read_parquet(path).write_json()
+        if path.suffix == ".parquet"
+        else path.read_bytes().decode("utf-8", "replace")
+        for path in root.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_what_is_shared_names_no_folder_of_this_machine(smoke_store, tmp_path, capsys, monkeypatch):
+    """Results, their report, a submission, its board and a certificate."""
+    home, out = tmp_path / "of-somebody", tmp_path / "out"
+    store, results = str(home / "private-store"), str(home / "kept-results")
+    shutil.copytree(smoke_store, store)
+    # A plugin stays loaded in a process.
+    monkeypatch.setattr("featstore.plugins.use_plugins", lambda _: None)
+    box = home / "box.toml"
+    box.write_text(
+        'format = 1\nname = "b"\ntitle = "t"\nstore = {}\n'
+        '[suite]\nname = "smoke"\nmethods = ["ridge"]\nlimit = 30\n[expected]\n'
+        'columns = ["metric", "percent"]\nrows = [["no-metric", 1]]\n'
+    )
+    lines = [
+        ["eval", "run", "smoke", "--store", store, "-o", results, "--method", "ridge"],
+        ["eval", "task", "zero_shot", "--store", store, "-o", results, "--method", "ridge",
+         "--eval", "held-out", "--source", "none,head,random", "--n-pairs", "0,8",
+         "-s", "mix=1", "-s", "penalty=1", "--seeds", "0,1",
+         "--plugin", str(home / "own.py")],
+        ["report", results, "--suite", "smoke", "--store", store, "-o", str(out / "r.html")],
+        ["eval", "submit", f"{results}:ridge/head/0:suite=smoke", "--name", "n",
+         "-o", str(out / "board" / "n.json")],
+        ["eval", "leaderboard", str(out / "board"), "-o", str(out / "board.html")],
+        ["reproduce", str(box), "--store", store, "-o", str(out / "again")],
+    ]  # fmt: skip
+    for words in lines:
+        code = headstock(*words)
+        assert code == 4 * (words[0] == "reproduce"), capsys.readouterr().err
+    found = _files(out) | _files(home / "kept-results")
+    assert {"r.html", "board/n.json", "board.html", "again/certificate.json"} <= set(found)
+    private = re.compile("of-somebody|private-store|kept-results|" + re.escape(str(tmp_path)))
+    assert not [name for name, text in found.items() if private.search(text)]
+    page = found["r.html"]
+    assert "headstock report OUT --suite smoke --store STORE -o report.html" in page
+    assert "headstock eval task zero_shot --store STORE --out OUT" in page
+    assert "--plugin PLUGINS" in page
+    assert "command" not in found["board/n.json"]

@@ -10,28 +10,21 @@ from scipy.special import softmax
 from sklearn.metrics import roc_auc_score
 
 from bench.comparisons import compare
-from bench.confidence import confidence_table
+from bench.corpus import in_class_split
 from bench.errors import MetricError, ProtocolError
-from bench.metrics.confidence import (
-    calibration,
-    of_rejection,
-    of_risk_coverage,
-    risk_coverage,
-)
+from bench.fits import Identity
+from bench.metrics.confidence import calibration, of_rejection, of_risk_coverage, risk_coverage
 from bench.options import FewShot, ZeroShot
-from bench.protocol import in_class_split
 from bench.results import read_results
 from bench.statistics import DrawSums, two_term
-from bench.tasks.few_shot import score_few_shot
+from bench.tables import confidence_table
 from bench.tasks.outcome import HALVINGS, Confidence
-from bench.tasks.ranked import prepare_zero_shot, score_zero_shot
-from featstore.command_line import run_command
-from headstock.__main__ import cli
+from bench.tasks.ranked import prepare_zero_shot, score_few_shot, score_zero_shot
 from tests.accuracy.near import Nouns
 from tests.bench.test_few_shot_task import problem as few_shot_problem
-from tests.bench.test_tasks import Identity
 from tests.bench.test_zero_shot import problem
 from tests.oracles import unit
+from tests.typed import headstock
 
 ANSWERS = st.lists(st.tuples(st.integers(0, 8), st.booleans()), min_size=2, max_size=60)
 
@@ -221,7 +214,7 @@ def test_a_run_finds_its_temperature_on_what_it_is_fitted_on_and_has_a_table(smo
     args = ("eval", "task", "zero_shot", "--store", smoke_store, "-o", tmp_path / "r")
     more = ("--method", "ridge", "--eval", "held-out", "-s", "confidence=yes", "--seeds", "0-2")
     sources = ("--source", "none,head", "--n-pairs", "0,16")
-    assert run_command(cli, "headstock", [*map(str, (*args, *more, *sources))]) == 0
+    assert headstock(*args, *more, *sources) == 0
     rows = read_results(tmp_path / "r")
     assert set(rows["n_pairs"]) == {"0", "16"}
     temperatures = rows.unique("run_id")["temperature"]
@@ -239,7 +232,7 @@ def test_a_run_finds_its_temperature_on_what_it_is_fitted_on_and_has_a_table(smo
     found = compare(tmp_path / "r", rows, metrics=["AUROC"])
     assert {"over-parts"} <= set(found["comparison"])
     shown = ["eval", "table", str(tmp_path / "r"), "--part", "confidence"]
-    assert run_command(cli, "headstock", shown) == 0
+    assert headstock(*shown) == 0
 
 
 INDEX = """  1 a line of its licence

@@ -18,14 +18,14 @@ from data_manifests.plan import Built, Plan, fingerprint
 from featstore.command_line import run_command
 from featstore.images import Geometry
 from featstore.plugins import registry_of
-from featstore.sources.tables import Found, ItemCollector
+from featstore.sources.tables import ItemCollector
 from fitters.aligners.rotations import MiniVec2VecAligner
 from fitters.few_shot import LEARNERS
 from fitters.few_shot.descent import CrossModal
 from fitters.few_shot.learner import LinearClassifier, sum_by_class
 from fitters.few_shot.probes import LogisticProbe, RanPAC
 from fitters.methods import METHODS, Method
-from fitters.trained.presets import PRESETS
+from fitters.trained import PRESETS
 from headstock.__main__ import cli
 
 
@@ -418,7 +418,7 @@ def listed(request, names=sorted):
     items = ItemCollector(request.dataset)
     for path in names(root.glob("*.png")):
         items.image(path.stem, path.name)
-    return Found(root, items.contents())
+    return items.found(root)
 
 
 def writes(request):

@@ -11,10 +11,10 @@ import headstock as hs
 from bench.bridge import bridge
 from bench.derive import SCALE, derive
 from bench.errors import ProtocolError
-from featstore.command_line import EXIT_ERROR, EXIT_USAGE, run_command
+from featstore.command_line import EXIT_ERROR, EXIT_USAGE
 from featstore.errors import AmbiguousSetError, MisalignedItemsError, StoreWriteError
 from featstore.share.card import markdown, set_cards
-from headstock.__main__ import cli
+from tests.typed import headstock
 
 OLD = "docs/image/their:v1"
 
@@ -144,29 +144,19 @@ def test_an_adapter_of_a_bridge_makes_no_rows_of_the_new_encoder(store, tmp_path
         derive(store, new.key, tmp_path / "v1-v2.safetensors")
 
 
-def test_ways_that_there_are_not(store):
+def test_ways_that_there_are_not_and_what_is_not_derived(store):
     for by in ("int4", "svd:0", "svd", "truncate:24", "svd:x"):
         with pytest.raises(ProtocolError, match=rf"'{by}'"):
             derive(store, "docs", by)
-
-
-def test_what_is_not_derived(store):
     names = {"class_id": ["a", "b", "c"]}
     head = {"kind": "head_weight", "encoder": "their:v1", "items": names, "bias": [0, 1, 2]}
     hs.write(store, rows_of(3), dataset="labels", ids=["a", "b", "c"], **head)
     with pytest.raises(ProtocolError, match="is a head"):
         derive(store, "labels", "int8")
-    hs.write(store, np.eye(24)[:1] * 1.5, dataset="one")
-    with pytest.raises(ProtocolError, match="has 1 rows with a direction"):
-        derive(store, "one", "int8")
     remote = hs.open_store(store.address)
     remote.address = "s3://team/features"
     with pytest.raises(StoreWriteError, match="is remote"):
         derive(remote, "docs", "int8")
-
-
-def headstock(*words):
-    return run_command(cli, "headstock", [str(word) for word in words])
 
 
 def test_the_command(store, tmp_path, capsys):

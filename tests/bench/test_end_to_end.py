@@ -10,8 +10,7 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import average_precision_score, label_ranking_average_precision_score
 from sklearn.preprocessing import normalize
 
-from bench.corpus import read_corpus
-from bench.protocol import held_out_split
+from bench.corpus import held_out_split, read_corpus
 from tests.bench.results_by_hand import has
 from tests.shorthand import execute
 

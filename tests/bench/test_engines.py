@@ -37,7 +37,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
     told = tmp_path / "told"
     told.mkdir()
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-m", "tests.bench.waiting", told]
+    command = [sys.executable, "-m", "tests.bench.engine_tasks", told]
     with subprocess.Popen(command, env=environment) as parent:
         wait_until(lambda: len(list(told.iterdir())) == 2 or parent.poll() is not None)
         parent.kill()

@@ -1,13 +1,20 @@
+"""Runs that are carried out: what is written, what is skipped, and from which address."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 from bench import read_ranks, read_results, run_all
-from bench.corpus import read_corpus
 from bench.errors import ProtocolError
-from bench.protocol import held_out_split
-from bench.results import file_of, files_of, finished
-from featstore import open_store
+from bench.results import file_of, files_of, finished, read_sessions, write_batch
 from tests.bench.results_by_hand import has
+from tests.featstore.remote.static import static_server
+from tests.typed import headstock
 
 #: What differs between two runs of the same, here and in other files.
 TIMES = ["fit_seconds", "score_seconds", "learner_seconds", "finished_at"]
@@ -24,31 +31,6 @@ def test_every_run_is_there_with_rows_and_ranks(runs, smoke_results):
     for column in ("gallery", "chance", "n_queries", "value", "n_images_fitted"):
         # F1 has no chance level in closed form.
         assert rows.filter(~pl.col("metric").str.ends_with("F1"))[column].null_count() == 0
-
-
-def test_planted_data_gives_the_planted_answer(smoke_results):
-    """Head weights carry the latent map; random and shuffled rows do not."""
-    top = read_results(smoke_results).filter(
-        (pl.col("metric") == "top-1") & (pl.col("n_pairs") == "0") & (pl.col("method") != "conse")
-    )
-    mean = dict(top.group_by("source").agg(pl.col("value").mean()).iter_rows())
-    chance = top["chance"].max()
-    assert mean["head"] > 0.75
-    assert mean["random"] < 5 * chance
-    assert mean["shuffled"] < 5 * chance
-
-
-def test_held_out_scores_only_held_out_classes(runs, smoke_store, smoke_results):
-    run = next(r for r in runs if r.protocol.eval == "held-out" and r.task == "retrieval")
-    corpus = read_corpus(open_store(smoke_store), run)
-    split = held_out_split(corpus.images.classes, seed=run.seed)
-    ranks = read_ranks(smoke_results, [run.run_id])
-    held = set(corpus.images.classes[split.test])
-    assert set(ranks["cluster_id"]) == held
-    found = {item for top in ranks["top"] for item in top}
-    owner = dict(zip(corpus.images.ids, corpus.images.classes, strict=True))
-    owner |= dict(zip(corpus.captions.ids, corpus.captions.classes, strict=True))
-    assert {owner[item] for item in found} <= held
 
 
 def test_finished_runs_are_skipped_and_damaged_ones_redone(
@@ -87,3 +69,32 @@ def test_an_error_in_a_run_comes_out_and_finished_runs_stay(runs, smoke_store, t
         run_all([*good, bad], smoke_store, tmp_path, jobs=jobs)
     assert finished(tmp_path) <= {run.run_id for run in good}
     assert not list(tmp_path.rglob("*.staged"))
+
+
+@pytest.fixture
+def address(smoke_store, tmp_path, monkeypatch):
+    """Return where a server of this machine has the smoke store."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with static_server(shutil.copytree(smoke_store, tmp_path / "served")) as (host, port):
+        yield f"http://{host}:{port}"
+
+
+def test_a_suite_runs_from_an_address_to_its_table(address, runs, smoke_results, tmp_path, capsys):
+    """Some runs are taken out of the folder's results; those made from the address are the same."""
+    results = tmp_path / "results"
+    again = sorted(run.run_id for run in runs if run.seed == 0 and run.fit.method == "ridge")[::3]
+    assert len(again) >= 3
+    kept = read_results(smoke_results).filter(~pl.col("run_id").is_in(again))
+    write_batch(results, kept, read_ranks(smoke_results, kept["run_id"].unique().to_list()))
+    assert headstock("eval", "run", "smoke", "--store", address, "-o", results, "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    # Ids are of what is read, not of where it lies.
+    assert (facts["reused"], facts["new"]) == (len(runs) - len(again), len(again))
+    assert facts["store"] == address
+    (session,) = read_sessions(results)
+    assert session["command"] == "headstock eval run smoke --store STORE --out OUT"
+    assert address not in json.dumps(session)
+    found, local = (read_results(root).filter(pl.col("run_id").is_in(again))
+                    for root in (results, smoke_results))  # fmt: skip
+    assert_frame_equal(found.drop(TIMES), local.drop(TIMES))
+    assert_frame_equal(read_ranks(results, again), read_ranks(smoke_results, again))

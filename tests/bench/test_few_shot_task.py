@@ -1,18 +1,27 @@
+"""The few-shot task by scikit-learn and by hand, and its suite with the table."""
+
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 
-from bench.corpus import Head
+from bench import read_results, run_all
+from bench.corpus import Head, first_per_class, in_class_split, manifest_split
 from bench.errors import ProtocolError
+from bench.fits import Identity
 from bench.options import FewShot
-from bench.protocol import first_per_class, in_class_split, manifest_split
-from bench.tasks.few_shot import score_few_shot
+from bench.results import read_ranks
+from bench.statistics import DrawSums, proportion_interval
+from bench.suites.few_shot import few_shot_runs, few_shot_table
+from bench.tasks.ranked import score_few_shot
+from featstore import open_store
 from fitters.few_shot.learner import ClassMeans
-from tests.bench.test_tasks import Identity, items
+from tests.bench.paper_store import BEIT1, CLIP, ROBERTA, Builder
+from tests.bench.test_zero_shot import items
 from tests.oracles import unit
 
 
@@ -178,3 +187,55 @@ def test_what_the_task_hands_a_learner_holds_no_image_twice(rng):
     np.testing.assert_array_equal(seen.texts, texts.rows)
     assert seen.head.x.shape == (9, 8)
     np.testing.assert_allclose(np.linalg.norm(seen.head.x, axis=1), 1, rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Three datasets: pets with a split and one model's names, own with a head of its classes, and
+    lone, whose classes have one image each."""
+    root = tmp_path_factory.mktemp("few") / "store"
+    make = Builder(root)
+    make.images("pets", CLIP, 4, 10, ["train", "test"] * 5)
+    make.images("own", BEIT1, 4, 8, ["train"] * 8)
+    make.images("lone", CLIP, 4, 1, ["train"])
+    make.head("own", BEIT1, 4)
+    for dataset, encoder in (("pets", CLIP), ("own", ROBERTA), ("lone", CLIP)):
+        make.names(dataset, encoder, 4)
+    return root
+
+
+@pytest.fixture(scope="module")
+def results(store, tmp_path_factory):
+    root = tmp_path_factory.mktemp("results")
+    runs = few_shot_runs(open_store(store), shots=[1, 4], learners=["class-means", "gda", "proker"])
+    run_all([r for r in runs if r.seed < 2 or "pets" in r.data.image_set], store, root)
+    return root
+
+
+def test_the_table_has_means_with_intervals_over_draws_and_clusters(results):
+    rows = read_results(results)
+    table = few_shot_table(results, rows)
+    assert table.height == 3 * 2 * 3
+    assert table["learner"].to_list() == ["class-means", "gda", "proker"] * 6
+    assert table["shots"].to_list() == [1, 1, 1, 4, 4, 4] * 3
+    row = table.row(
+        by_predicate=(pl.col("dataset") == "pets") & (pl.col("learner") == "gda")
+        & (pl.col("shots") == 4),
+        named=True,
+    )  # fmt: skip
+    own = rows.filter(
+        pl.col("image_set").str.starts_with("pets/"), learner="gda", shots=4, metric="top-1"
+    )
+    ranks = read_ranks(results, own["run_id"].to_list())
+    hits = (ranks["rank"] == 1).cast(pl.Float64).to_numpy()
+    sums = DrawSums.of(hits, ranks["run_id"].to_numpy(), ranks["cluster_id"].to_numpy())
+    # 16 shots of a pool of 20 training images.
+    low, high = proportion_interval(sums, overlap=16 / 20)
+    assert row["top-1"] == pytest.approx(hits.mean())
+    assert (row["low"], row["high"]) == (pytest.approx(low), pytest.approx(high))
+    assert (row["n_seeds"], row["n_clusters"], row["clusters_of"]) == (10, 20, "images")
+    assert (row["n_shots"], row["overlap"], row["gallery"]) == (16, 0.8, 4)
+    assert row["seconds"] == pytest.approx(own["learner_seconds"].mean())
+    assert row["top-1"] > 0.5
+    assert set(own["n_views"]) == {1}
+    assert set(own["learner_folds"]) == {5.0}

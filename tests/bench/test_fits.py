@@ -3,11 +3,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bench.corpus import Corpus, Items, read_corpus
+from bench.corpus import Corpus, Items, first_pairs, held_out_split, read_corpus
 from bench.errors import ProtocolError
 from bench.execution import Scoring
 from bench.fits import fit_run, prototype_pairs, real_pairs
-from bench.protocol import first_pairs, held_out_split
 from featstore import open_store
 from fitters import Pairs, fit
 from fitters.prototypes import adapted_prototypes
@@ -174,11 +173,6 @@ def test_a_control_does_not_follow_its_noise_off_the_grid(run, corpus, split):
     prototypes, _ = prototype_pairs(run, corpus)
     alone = fit("ridge", prototypes=prototypes, rng=np.random.default_rng(0))
     assert set(alone.facts["choice"]["penalties"]) - set(shared["penalties"])
-
-
-def test_a_head_is_needed_for_prototypes(run, corpus):
-    with pytest.raises(ProtocolError, match=r"needs a head and the names of its classes, .*--head"):
-        fit_run(run, replace(corpus, head=None), None)
 
 
 def test_nothing_that_is_scored_enters_the_fit(run, corpus, split, rng):

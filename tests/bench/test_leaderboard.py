@@ -17,14 +17,14 @@ from bench.comparisons import compare_choices
 from bench.errors import SubmissionError
 from bench.leaderboard import Submission, boards, check, leaderboard_page, pack, read_submission
 from bench.statistics import against_leader, holm
-from featstore.store.files import json_bytes
+from featstore.durable import json_bytes
 
 
 @pytest.fixture(scope="module")
 def sent(smoke_results):
     """Four entries of one board."""
     cells = ("ridge/head/0", "conse/head/0", "ridge/random/0", "ridge/shuffled/0")
-    return [pack(f"{smoke_results}:{cell}", name=cell, note=f"<b>{cell}</b>") for cell in cells]
+    return [pack(f"{smoke_results}:{cell}", name=cell) for cell in cells]
 
 
 def resealed(document):
@@ -168,7 +168,7 @@ def _first(value):
 
 #: What is said -> what was done to a document.
 DAMAGE = {
-    "digest": lambda d: {**d, "note": "better"},
+    "digest": lambda d: {**d, "versions": "better"},
     "cannot have a total": lambda d: changed(d, "sums", "total", _first(99.0)),
     "is not the mean of its sums": lambda d: changed(d, "rows", "value", _first(0.987)),
     "its sums are no table": lambda d: changed(d, "sums", "n_queries", lambda v: v[1:]),
@@ -180,25 +180,19 @@ DAMAGE = {
         d, "rows", "seed", lambda v: v[:1] * len(v)
     ),
     "of one cell": lambda d: changed(d, "rows", "method", _first("other")),
-    "a row has no method": lambda d: changed(d, "rows", "method", _first(None)),
-    "its link must": lambda d: resealed({**d, "link": "javascript:alert(1)"}),
-    "its format is not": lambda d: resealed({**d, "format": 1}),
+    "its rows must each have": lambda d: changed(d, "rows", "method", _first(None)),
+    "of format 2": lambda d: resealed({**d, "format": 1}),
     "and no more": lambda d: resealed({**d, "commands": ["rm -rf /"]}),
     "must be an object": lambda d: resealed({k: v for k, v in d.items() if k != "sums"}),
     "its rows must be columns of": lambda d: resealed({**d, "rows": {**d["rows"], "more": [1]}}),
-    "its name holds": lambda d: resealed({**d, "name": "two\nlines"}),
-    "U+202E": lambda d: changed(d, "rows", "code", lambda v: ["a \u202eb"] * len(v)),
+    "its name must be a text": lambda d: resealed({**d, "name": "a" * 200}),
     "in the future": lambda d: changed(d, "rows", "finished_at", lambda v: [4e9] * len(v)),
     "no mean over queries": lambda d: changed(
         d, "rows", "metric", lambda v: ["median_rank"] * len(v)
     ),
     "its rows are no table": lambda d: changed(d, "rows", "gallery", _first(10**30)),
-    "its gallery must lie": lambda d: changed(d, "rows", "gallery", lambda v: [2**62] * len(v)),
-    "its n_pool must lie": lambda d: changed(d, "rows", "n_pool", _first(-1.0)),
+    "and numbers from 0 to": lambda d: changed(d, "rows", "n_pool", _first(-1.0)),
     "must be a share": lambda d: changed(d, "rows", "chance", _first(7.0)),
-    "its options must be a text of at most": lambda d: changed(
-        d, "rows", "options", lambda v: ["a" * 3_000] * len(v)
-    ),
 }  # fmt: skip
 
 

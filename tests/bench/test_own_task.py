@@ -1,12 +1,13 @@
-"""A task, a suite, a learner and an aligner in one file of one's own, through every command."""
+"""Files of one's own through --plugin: one with everything, and those of docs/ref/extend.md."""
 
 from __future__ import annotations
 
-import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
@@ -28,7 +29,11 @@ from featstore import open_store
 from featstore.command_line import run_command
 from featstore.plugins import register
 from headstock.__main__ import cli
+from tests.bench.test_evaluation import SETS as STORED
+from tests.bench.test_execution import TIMES
+from tests.extend import SETS, write_files
 from tests.shorthand import task_runs
+from tests.typed import headstock
 
 PLUGIN = '''
 from dataclasses import dataclass
@@ -93,19 +98,12 @@ def plugin(tmp_path, no_plugins):
     return tmp_path / "margins.py"
 
 
-def run(*args: str | Path) -> int:
-    return run_command(cli, "headstock", [str(arg) for arg in args])
-
-
-TIMES = ["fit_seconds", "score_seconds", "learner_seconds", "finished_at"]
-
-
 @pytest.mark.usefixtures("forked")
 def test_a_file_is_a_suite_with_controls_tables_and_a_report(plugin, smoke_store, tmp_path, capsys):
     suite = ("eval", "run", "margins", "--store", smoke_store, "--plugin", plugin)
     alone, together = tmp_path / "one", tmp_path / "two"
-    assert run(*suite, "-o", alone) == 0
-    assert run(*suite, "-o", together, "--jobs", "2") == 0  # workers load the file themselves
+    assert headstock(*suite, "-o", alone) == 0
+    assert headstock(*suite, "-o", together, "--jobs", "2") == 0  # workers load the file themselves
     one, two = (read_results(root) for root in (alone, together))
     assert_frame_equal(one.drop(TIMES), two.drop(TIMES))
     assert "--plugin PLUGINS" in read_sessions(alone)[0]["command"]
@@ -144,7 +142,7 @@ def test_a_file_is_a_suite_with_controls_tables_and_a_report(plugin, smoke_store
     assert "gap" not in set(compare(alone, one)["metric"])
 
     capsys.readouterr()
-    assert run("eval", "table", alone, "--all", "--plugin", plugin) == 0
+    assert headstock("eval", "table", alone, "--all", "--plugin", plugin) == 0
     heading = capsys.readouterr().out.splitlines()[2]
     assert "nearer %" in heading
     assert " gap " in heading
@@ -154,46 +152,12 @@ def test_a_file_is_a_suite_with_controls_tables_and_a_report(plugin, smoke_store
     assert "Share of images nearer to their own name." in page
 
 
-def test_a_changed_line_makes_new_runs_of_what_it_decides(plugin, smoke_store, tmp_path, capsys):
-    plan = ("eval", "run", "margins", "--store", smoke_store, "-o", tmp_path / "out",
-            "--dry-run", "--json", "--plugin", plugin)  # fmt: skip
-    # The same name in one process is the same module: a new process sees the change.
-    script = ("import sys, bench.suites as r; from featstore import open_store;"
-              "from featstore.plugins import use_plugins; use_plugins([sys.argv[1]]);"
-              "runs = r.SUITES['margins'].runs(open_store(sys.argv[2]));"
-              "print([f'{x.task} {x.fit.method} {x.run_id} {x.fit_key}' for x in runs"
-              " if x.protocol.source == 'head'])")  # fmt: skip
-    assert run(*plan) == 0
-    assert json.loads(capsys.readouterr().out) == {"runs": 8, "reused": 0, "new": 8, "fits": 4}
-    ids = []
-    for text in (PLUGIN, PLUGIN.replace("gap > options.least", "gap >= options.least")):
-        plugin.write_text(text)
-        done = subprocess.run(
-            [sys.executable, "-B", "-c", script, str(plugin), str(smoke_store)],
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        ids.append([line.split() for line in eval(done.stdout)])
-    changed = {
-        (task, method): a != b for (task, method, a, _), (*_, b, _) in zip(*ids, strict=True)
-    }
-    assert changed == {
-        ("margin", "ridge"): True, ("margin", "first-columns"): True,
-        ("zero_shot", "first-columns"): True, ("zero_shot", "ridge"): False,
-    }  # fmt: skip
-    fits = {(task, method): a != b for (task, method, _, a), (*_, b) in zip(*ids, strict=True)}
-    assert not fits["margin", "ridge"]
-
-
 def corpus_of(store: Path):
     return read_corpus(open_store(store), task_run(store, "zero_shot"))
 
 
 def task_run(store: Path, task: str):
-    (made,) = task_runs(
-        open_store(store), task, images="smoke/image/synthetic", method="ridge", source="head",
-        names="smoke/class_name/synthetic", head="smokehead/head_weight/synthetic",
-        head_names="smokehead/class_name/synthetic",
-    )  # fmt: skip
+    (made,) = task_runs(open_store(store), task, method="ridge", source="head", **STORED)
     return made
 
 
@@ -231,3 +195,70 @@ def test_a_task_may_return_outcomes_of_ranks(smoke_store, no_plugins):
     }
     assert low[0].values == {"low": 3.0}
     assert value_text("low", 3.0) == "3.0000"
+
+
+@pytest.fixture
+def typed(tmp_path, monkeypatch, smoke_store, no_plugins, capfd):
+    """Return what runs a command in a folder with the files of the page and the smoke store."""
+    write_files(tmp_path)
+    (tmp_path / "smoke").symlink_to(smoke_store)
+    monkeypatch.chdir(tmp_path)
+
+    def run(command):
+        name, *words = shlex.split(command)
+        code = run_command(cli, name, words)
+        out, err = capfd.readouterr()
+        assert code == 0, f"{command}: {err or out}"
+        return out
+
+    return run
+
+
+def test_a_method_of_a_file_is_scored_beside_its_controls(typed, tmp_path):
+    what = (
+        "headstock eval task zero_shot --plugin mine.py --method mine,ridge --source head,shuffled"
+    )
+    typed(f"{what} {SETS} --eval held-out --seeds 0-1 -o results")
+    rows = read_results(tmp_path / "results")
+    origins = dict(rows.select("method", "origin").unique().iter_rows())
+    assert origins == {"mine": "mine.py", "ridge": ""}
+    means = rows.filter(metric="top-1").group_by("method", "source").agg(pl.col("value").mean())
+    found = {(method, source): value for method, source, value in means.iter_rows()}
+    assert found["mine", "head"] > 0.7
+    assert found["mine", "shuffled"] < 0.3
+    # It is the package's ridge; what chooses its penalty is another search.
+    assert abs(found["mine", "head"] - found["ridge", "head"]) < 0.1
+
+
+def test_a_task_and_a_learner_of_files_are_in_one_table(typed, tmp_path):
+    typed(
+        f"headstock eval task margins --plugin margins.py --plugin mine.py -s others=3 --method "
+        "mine "
+        f"--source head,shuffled --eval held-out {SETS} -o results"
+    )
+    typed(
+        f"headstock eval task few_shot --plugin prior_means.py -s learner=prior-means --method "
+        "ridge "
+        f"--source head --eval in-class {SETS} -o results"
+    )
+    table = typed("headstock eval table results --all --plugin margins.py --plugin mine.py")
+    assert "others=3" in table
+    assert "learner=prior-means" in table
+    rows = read_results(tmp_path / "results")
+    origins = dict(rows.select("task", "origin").unique().iter_rows())
+    assert origins == {"margins": "mine.py, margins.py", "few_shot": "prior_means.py"}
+    values = rows.filter(task="margins", metric="margin").sort("source")["value"].to_list()
+    assert values[0] > 0 > values[1]
+
+
+def test_a_dataset_a_source_and_an_encoder_of_files_make_a_set_without_torch(typed, tmp_path):
+    typed("headstock data build swatches --plugin swatches.py -o swatches")
+    (tmp_path / "swatches/list.txt").write_text("red-0.png\tA red square.\n")
+    listed = "headstock data make swatches/list.txt --as captioned-list -o listed -s split=test"
+    assert "image        1  test 1" in typed(f"{listed} --plugin captioned_list.py")
+    extract = "extract swatches --kind image --encoder colours:4 --plugin colours.py --store own"
+    code = "import sys; sys.modules['torch'] = None; from headstock.__main__ import main; main()"
+    subprocess.run([sys.executable, "-c", code, *extract.split()], check=True)
+    rows = open_store(tmp_path / "own").view("swatches/image/colours.4").numpy().astype(np.float64)
+    # The last shade of red is 255, 0, 0 in every cell.
+    np.testing.assert_array_equal(rows[3].reshape(16, 3), np.tile([1.0, 0.0, 0.0], (16, 1)))

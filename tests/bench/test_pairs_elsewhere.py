@@ -6,11 +6,10 @@ from sklearn.preprocessing import normalize
 
 from bench import read_ranks, read_results
 from featstore import open_store
-from featstore.command_line import run_command
 from fitters import Pairs, fit
-from headstock.__main__ import cli
 from tests.assertions import assert_close
 from tests.bench.paper_store import BEIT21, ROBERTA, Builder
+from tests.typed import headstock
 
 B, R = "beit_base_patch16_224.in22k_ft_in22k", "all-roberta-large-v1"
 SPLITS = ["train", "train", "train", "val", "test", "test"]
@@ -85,7 +84,7 @@ def test_a_fit_on_pairs_of_another_data_set_is_the_one_made_by_hand(store, tmp_p
         *of_pairs, "--head", f"things/head_weight/{B}", "--head-names", f"things/class_name/{R}",
         "--head-prompts", ":none", "--source", source, "--method", "ridge", "-s", "penalty=0.3",
     ]  # fmt: skip
-    assert run_command(cli, "headstock", [*command, *mix]) == 0
+    assert headstock(*command, *mix) == 0
     rows = read_results(tmp_path)
     ranks = read_ranks(tmp_path, rows["run_id"].unique())
     hand = by_hand(store, source, k)

@@ -1,9 +1,12 @@
 """The paper suite on miniatures of the paper's sets, and the published numbers beside it."""
 
+import itertools
 import re
+import shlex
 from dataclasses import replace
 from importlib.util import find_spec
 
+import click
 import numpy as np
 import polars as pl
 import pytest
@@ -11,26 +14,25 @@ from polars.testing import assert_frame_equal
 from sklearn.preprocessing import normalize
 
 from bench import read_results, run_all
-from bench.corpus import Items, read_corpus
+from bench.corpus import Items, read_corpus, stream
 from bench.errors import ProtocolError
 from bench.execution import split_of
 from bench.fits import class_mean_pairs, fit_run
 from bench.metrics.geometry import biased_cka, mutual_knn
 from bench.options import Neighbours
-from bench.protocol import stream
+from bench.reproduction import published_numbers, published_table
 from bench.suites import paper, with_lists
-from bench.suites.paper import paper_runs
-from bench.suites.published import published_numbers, published_table
+from bench.suites.paper import COSINE_HEADS, INAT, paper_runs
 from bench.tasks.diagnostics import score_neighbours
 from featstore import open_store
-from featstore.command_line import run_command
-from featstore.datasets import synsets_of
+from featstore.datasets import find_builder, synsets_of
+from featstore.options import settings_from
 from fitters import Pairs, preset
-from fitters.trained.base import ArrayRows
 from headstock.__main__ import cli
 from tests.assertions import assert_close, assert_same
 from tests.bench.paper_store import build
 from tests.bench.results_by_hand import has
+from tests.typed import headstock
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +42,6 @@ def store(tmp_path_factory):
     root = tmp_path_factory.mktemp("paper") / "store"
     build(root)
     return root
-
-
-@pytest.fixture(scope="module")
-def every(store):
-    return paper_runs(open_store(store))
 
 
 @pytest.fixture(scope="module")
@@ -73,22 +70,6 @@ def results(store, planned, tmp_path_factory):
     ]
     run_all(with_lists(some, {"penalty": (0.3,), "mix": (1.0,)}), store, root)
     return root
-
-
-def test_trainings_on_no_image_of_a_dataset_follow_each_other(every):
-    """So that one serves every dataset."""
-    alone = [
-        run for run in every if run.fit.method in ("paper-mlp", "paper-text2concepts")
-        and (run.data.pairs_from or not run.protocol.has_pairs)
-    ]  # fmt: skip
-    keys = [
-        (r.data.head_set, r.data.pairs_from * r.protocol.has_pairs, r.fit.method,
-         r.protocol.source, r.protocol.head_rows, str(r.protocol.n_pairs),
-         r.protocol.pairs_per_class, r.seed)
-        for r in alone
-    ]  # fmt: skip
-    assert keys == sorted(keys)
-    assert len(keys) > 2 * len(set(keys))
 
 
 def test_trainings_have_the_controls_of_closed_forms_and_real_pairs_the_same_steps(
@@ -157,7 +138,7 @@ def test_the_papers_map_is_tested_on_other_texts_than_it_is_trained_on(store, pl
     fitted = fit_run(run, corpus, split)
     seed = int(stream("choice", run.seed).integers(2**31))
     head = corpus.head
-    rows = ArrayRows.of(Pairs(normalize(head.weight), head.texts, head.groups))
+    rows = Pairs(normalize(head.weight), head.texts, head.groups)
     by_hand = preset("paper-mlp", epochs=3, seed=seed).fit_rows(rows, None)
     assert_close(
         fitted.alignment.project_y(corpus.names.rows), by_hand.project_y(corpus.names.rows),
@@ -283,7 +264,7 @@ def test_the_runs_fill_the_table_and_differences_are_ours_minus_theirs(results):
 def test_a_report_is_of_one_set_of_images_and_has_the_papers_numbers(store, results, tmp_path):
     page = tmp_path / "page.html"
     arguments = ["report", str(results), "--store", str(store), "-o", str(page)]
-    assert run_command(cli, "headstock", [*arguments, "--images", "pets"]) == 0
+    assert headstock(*arguments, "--images", "pets") == 0
     html = page.read_text()
     assert "This page is about pets/image/" in html
     assert "The suite also scored flickr30k/image/" in html
@@ -296,4 +277,65 @@ def test_a_report_is_of_one_set_of_images_and_has_the_papers_numbers(store, resu
     tables = re.findall(r'<table class="grid.*?</table>', html, re.DOTALL)
     assert tables
     assert not any("pets · " in table for table in tables)
-    assert run_command(cli, "headstock", [*arguments, "--images", "zebras"]) == 1
+    assert headstock(*arguments, "--images", "zebras") == 1
+
+
+def printed(store, capsys):
+    """Return the commands of a dry run, as they are printed."""
+    arguments = [
+        "eval", "run", "paper", "--store", str(store), "-o", "results", "--dry-run",
+    ]  # fmt: skip
+    assert headstock(*arguments) == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    return [shlex.split(line, comments=True) for line in lines if line.startswith("headstock ")]
+
+
+def test_every_command_for_an_empty_store_is_one_that_the_program_takes(tmp_path, capsys):
+    """With options that exist, and one extraction of a dataset's images for all encoders."""
+    commands = printed(tmp_path / "store", capsys)
+    made, images, program = set(), [], cli.make_context("headstock", [])
+    for words in commands:
+        command, names = cli.get_command(program, words[1]), words[2:]
+        while isinstance(command, click.Group):
+            command = command.get_command(program, names.pop(0))
+        given = command.make_context(words[1], [*names], program).params
+        if given.get("words"):
+            settings_from(given["words"], command.settings(given))
+        if words[1] == "data":
+            find_builder(given["dataset"])
+        if words[1] == "extract":
+            given = [*itertools.pairwise(names)]
+            (kind,) = (value for option, value in given if option == "--kind")
+            made |= {(words[2], kind, value) for option, value in given if option == "--encoder"}
+            images += [words[2]] if kind == "image" else []
+    assert len(images) == len(set(images))
+    own = {
+        "manifests/imagenet1k-val": COSINE_HEADS,
+        "manifests/pets": INAT,
+        "manifests/food101": INAT,
+    }
+    for folder, encoders in own.items():
+        assert made >= {(folder, "image", one) for one in encoders}
+    assert made >= {("manifests/inat21", "head_weight", one) for one in INAT}
+
+
+def test_a_dry_run_succeeds_on_any_store_and_a_run_says_what_to_do(tmp_path, capsys):
+    for store in (tmp_path / "none", tmp_path / "empty"):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        assert len(printed(store, capsys)) > 30
+    assert not (tmp_path / "none").exists()
+    assert not list((tmp_path / "empty").iterdir())
+    made = str(tmp_path / "made")
+    assert headstock("store", "init", made) == 0
+    assert len(printed(made, capsys)) > 30
+    results = str(tmp_path / "results")
+    arguments = ["eval", "run", "paper", "--store", made, "-o", results]
+    assert headstock(*arguments) == 1
+    said = capsys.readouterr()
+    assert "nothing can be run yet. --dry-run lists all that is missing" in said.err
+    assert headstock(*arguments, "--dry-run") == 0
+    assert "--dry-run" not in capsys.readouterr().out
+    assert not open_store(made).sets()
+
+
+# docs/ref/boxes.md and docs/reproduce.md

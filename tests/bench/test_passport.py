@@ -15,13 +15,12 @@ from safetensors import safe_open
 import headstock as hs
 from bench.errors import ProtocolError
 from bench.options import AgainConfig
-from bench.passport import encoded_again, passport
-from bench.spaces import ENOUGH_ROWS, footprints, unusual
-from featstore.command_line import EXIT_ERROR, EXIT_USAGE, run_command
-from featstore.interop.files import view_of
+from bench.spaces import ENOUGH_ROWS, encoded_again, footprints, passport, unusual
+from featstore.command_line import EXIT_ERROR, EXIT_USAGE
+from featstore.interop import view_of
 from featstore.plugins import register
 from featstore.testing import toy_manifest
-from headstock.__main__ import cli
+from tests.typed import headstock
 
 
 def topics(rng, n, d=48):
@@ -161,16 +160,6 @@ def test_a_passport_counts_every_row(tmp_path):
     assert passport(view_of(tmp_path / "c.npy")).hubness == 0
 
 
-def test_numbers_are_those_of_the_file_where_rows_are_broken(tmp_path):
-    rng = np.random.default_rng(2)
-    rows = topics(rng, 1300)
-    rows[:50] = 0
-    rows[100] = np.nan
-    rows[900:940] = topics(rng, 40) @ turn(rng, 48)
-    np.save(tmp_path / "a.npy", rows.astype(np.float64))
-    assert passport(view_of(tmp_path / "a.npy")).unusual == tuple(range(900, 940))
-
-
 class Counts:
     """An encoder that counts the letters of a text, or takes the mean of a picture's colours."""
 
@@ -238,10 +227,6 @@ def test_pictures_are_those_of_a_manifest(tmp_path, no_plugins):
     config = AgainConfig("colours:a", manifest=tmp_path / "m")
     own = encoded_again(hs.open_store(tmp_path / "s")["toy"], config)
     assert (own.n, own.others) == (12, (3,))
-
-
-def headstock(*words):
-    return run_command(cli, "headstock", [str(word) for word in words])
 
 
 def test_the_command_prints_a_passport(tmp_path, capsys, letters):

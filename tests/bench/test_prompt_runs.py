@@ -7,14 +7,13 @@ from sklearn.datasets import load_digits
 from threadpoolctl import threadpool_limits
 
 from bench import read_results
-from bench.corpus import read_corpus
+from bench.corpus import first_per_class, in_class_split, read_corpus
 from bench.execution import open_prompt_side
 from bench.fits import Identity
 from bench.options import FewShot
-from bench.protocol import first_per_class, in_class_split
-from bench.tasks.few_shot import _dense
+from bench.tasks.ranked import _dense
 from featstore import open_store
-from featstore.encoders.open_clip_towers import open_prompt_tower
+from featstore.encoders.open_clip import open_prompt_tower
 from featstore.encoders.registry import open_encoder
 from featstore.testing import item_table, write_set
 from fitters.few_shot.learner import Shots

@@ -5,19 +5,22 @@ Skipped, with the reason, where there is no Chromium or no playwright.
 
 import re
 import shutil
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
+from itertools import cycle
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from bench import run_all, write_report
-from bench.report.theme import INKS
+from bench.report.figures import INKS
 from featstore import open_store
+from featstore.testing import write_set
 from fitters.aligners.ridge import RidgeAligner
 from fitters.from_store import find_sets
 from fitters.methods import METHODS, Method
-from tests.bench.hostile_store import TEXTS, write_hostile_store
 from tests.shorthand import sweep_runs
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -53,19 +56,6 @@ def visit(chromium, path, width=1200, scheme="light", *, csp=True, scripts=True,
     assert said == []
     assert {url for url in read if not url.startswith("data:")} == {path.as_uri()}
     context.close()
-
-
-@pytest.fixture(scope="module")
-def file(nasty, tmp_path_factory):
-    path = tmp_path_factory.mktemp("page") / "report.html"
-    path.write_text(nasty.html, encoding="utf-8")
-    return path
-
-
-@pytest.fixture
-def page(chromium, file):
-    with visit(chromium, file) as opened:
-        yield opened
 
 
 #: Where texts of a page lie, in HTML and in drawings; see there.
@@ -126,12 +116,6 @@ OUTSIDE = """() => [...document.querySelectorAll("svg")].flatMap((drawing) => {
 })"""
 
 
-def axe():
-    """Return the source of axe-core, which checks accessibility."""
-    pytest.importorskip("axe_core_python", reason="axe-core-python is not installed")
-    return files("axe_core_python").joinpath("axe.min.js").read_text(encoding="utf-8")
-
-
 def violations(page):
     """What axe-core finds on a page, all of it opened."""
     page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
@@ -139,15 +123,43 @@ def violations(page):
                            "document.querySelectorAll('#every table').length")  # fmt: skip
     # The rows of the longest tables are alike: a few of each are enough to check.
     page.evaluate("document.querySelectorAll('tr:nth-child(n+5)').forEach((row) => row.remove())")
-    page.evaluate(axe())
+    pytest.importorskip("axe_core_python", reason="axe-core-python is not installed")
+    page.evaluate(files("axe_core_python").joinpath("axe.min.js").read_text(encoding="utf-8"))
     result = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
     return [(one["id"], one["nodes"][0]["html"]) for one in result["violations"]]
 
 
-def measured(page):
-    """What lies where no text may, of a page without a scrolling box of its own."""
-    found = page.evaluate(MEASURE)
-    return [found[name] for name in ("overlaps", "clipped", "outside", "wide") if found[name]]
+#: Each sets the title of the page, or asks for an address, if anything of it is more than text.
+TEXTS = (
+    "</script><script>document.title = 'broken'</script>",
+    "</style></svg></title><img src=x onerror=\"document.title = 'broken'\">",
+    '" onload="document.title = 1" autofocus onfocus="document.title = 2" x="',
+    "' onmouseover='document.title = 3",
+    "{{ 7 * 7 }}{% for x in range(9) %}x{% endfor %}{{ config }}",
+    "\u202edetrever\u202c \u2066isolated \u0007bell \u009b31m",
+    "<svg onload=document.title=4><a href=javascript:document.title=5>link</a></svg>",
+    "<iframe src=http://127.0.0.1:9/ping></iframe><link rel=stylesheet href=//127.0.0.1:9/x.css>",
+    r"$\frac{broken $ and \url{x} $x_1$ id=\"f0\" url(#f0) font: 1px x",
+    "\N{ZERO WIDTH JOINER}\N{COMBINING ACUTE ACCENT}" * 40,
+    "long " * 200_000,
+)
+
+
+def write_hostile_store(smoke: Path, root: Path) -> None:
+    """Copy the store `smoke` to `root` with `TEXTS` for its captions and names, in turn."""
+    store = open_store(smoke)
+    texts: Iterator[str] = cycle(TEXTS)
+    for info in store.sets():
+        view = store.view(str(info.key))
+        items = view.items
+        if info.key.kind in ("caption", "class_name"):
+            own = [next(texts) for _ in range(items.height)]
+            items = items.with_columns(pl.Series("text", own))
+        write_set(
+            root, view.numpy(), items, dataset=info.key.dataset, kind=info.key.kind,
+            encoder=info.encoder, space=info.attributes["space"], facts={"note": TEXTS[0]},
+            bias=view.bias if info.key.kind == "head_weight" else None,
+        )  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,7 @@
 import re
 from html.parser import HTMLParser
 
-import pytest
-
 from bench import read_results
-from bench.errors import BenchError
 from bench.report.page import digest, write_report
 from tests.bench.results_by_hand import hand_run, write_ranks
 
@@ -67,28 +64,14 @@ def test_the_same_results_give_the_same_page(smoke_page, smoke_results, smoke_st
     assert smoke_page.read_bytes() == again.page.read_bytes()
 
 
-@pytest.fixture
-def little(smoke_results, tmp_path):
-    """Results of one run without a head, whose page is soon made."""
+def test_results_without_the_question_still_make_a_page(smoke_results, smoke_store, tmp_path):
     sets = read_results(smoke_results).row(0, named=True)
-    fields = {
-        name: sets[name] for name in ("image_set", "image_revision", "name_set", "name_revision")
-    }
-    write_ranks(tmp_path / "r", hand_run("none", 16, **fields), [1, 2, 3])
-    return tmp_path / "r"
-
-
-def test_results_without_the_question_still_make_a_page(little, smoke_store, tmp_path):
-    written = write_report(little, store=smoke_store, out=tmp_path / "r.html")
+    names = ("image_set", "image_revision", "name_set", "name_revision")
+    run = hand_run("none", 16, **{name: sets[name] for name in names})
+    write_ranks(tmp_path / "r", run, [1, 2, 3])
+    written = write_report(tmp_path / "r", store=smoke_store, out=tmp_path / "r.html")
     html = written.page.read_text()
     # No command is known that would give the question, so none is proposed.
     assert "<code>bench" not in html
     assert "No run of these results was fitted" not in html
     assert Page(html).unbalanced == []
-
-
-def test_a_page_that_is_too_large_is_refused(monkeypatch, little, smoke_store, tmp_path):
-    monkeypatch.setattr("bench.report.page.MAX_PAGE_BYTES", 1000)
-    with pytest.raises(BenchError, match="Extract smaller thumbnails"):
-        write_report(little, store=smoke_store, out=tmp_path / "r.html")
-    assert list(tmp_path.iterdir()) == [little]

@@ -6,7 +6,7 @@ import pytest
 
 from bench import compare, read_results
 from bench.report.figures import headline_figure
-from bench.report.gallery import Words
+from bench.report.parts import Words
 from bench.report.screen import Scene
 from bench.report.verdict import shown_method, verdict
 from bench.statistics import DrawSums, proportion_interval
@@ -14,11 +14,6 @@ from bench.suites.demo import control_runs
 from bench.tables import result_lines, result_table
 from featstore import open_store
 from tests.bench.results_by_hand import SEEDS, hand_run, ranks_with, write_ranks
-
-
-def judge(root):
-    rows = read_results(root)
-    return verdict(compare(root, rows), result_table(rows))
 
 
 def test_the_method_follows_from_what_was_run_and_never_from_how_it_scored(tmp_path, rng):
@@ -38,10 +33,10 @@ def test_the_method_follows_from_what_was_run_and_never_from_how_it_scored(tmp_p
     assert shown_method(compare(tmp_path, rows)) == "procrustes"
 
 
-def controls_plan(root, rng, store):
-    """Write the suite `controls` in small: ridge, four draws, three held-out splits."""
+def test_the_verdict_is_on_the_evaluation_that_has_the_controls(tmp_path, rng, smoke_store):
+    # The suite `controls` in small: ridge, four draws, three held-out splits.
     runs = control_runs(
-        store, dataset="smoke", methods=["ridge"],
+        open_store(smoke_store), dataset="smoke", methods=["ridge"],
         sources=["none", "head", "random", "shuffled"],
     )  # fmt: skip
     queries = [f"q{i}" for i in range(60)]
@@ -50,11 +45,7 @@ def controls_plan(root, rng, store):
         if run.seed < (3 if beside else 4):
             head = run.protocol.source == "head" and not run.protocol.head_size
             ranks = ranks_with(rng, 60, 0.5 if head or beside else 0.02)
-            write_ranks(root, run, ranks, queries=None if beside else queries)
-
-
-def test_the_verdict_is_on_the_evaluation_that_has_the_controls(tmp_path, rng, smoke_store):
-    controls_plan(tmp_path, rng, open_store(smoke_store))
+            write_ranks(tmp_path, run, ranks, queries=None if beside else queries)
     rows = read_results(tmp_path)
     table, comparisons = result_table(rows), compare(tmp_path, rows)
     assert set(rows["eval"]) == {"all-names", "held-out"}
@@ -96,7 +87,8 @@ def test_a_head_that_only_stands_beside_real_pairs_chooses_no_method(tmp_path, r
         write_ranks(tmp_path, hand_run("head", 0, seed), ranks_with(rng, 40, 0.5))
         run = hand_run("head", 16, seed, method="kernel-ridge")
         write_ranks(tmp_path, run, ranks_with(rng, 40, 0.5))
-    found = judge(tmp_path)
+    rows = read_results(tmp_path)
+    found = verdict(compare(tmp_path, rows), result_table(rows))
     assert (found.method, found.eval) == ("ridge", "held-out")
 
 

@@ -6,13 +6,7 @@ from polars.testing import assert_frame_equal
 
 from bench import read_ranks, read_results
 from bench.errors import NoResultsError
-from bench.results import (
-    RANK_SCHEMA,
-    RESULT_SCHEMA,
-    file_of,
-    finished,
-    write_batch,
-)
+from bench.results import RANK_SCHEMA, RESULT_SCHEMA, file_of, finished, write_batch
 from featstore.errors import StoreWriteError
 
 

@@ -6,14 +6,12 @@ import numpy as np
 import pytest
 from scipy.sparse import issparse
 
-from bench.corpus import Corpus, Head, Items, read_corpus
+from bench.corpus import Corpus, Head, Items, Split, held_out_split, read_corpus
 from bench.execution import Scoring
 from bench.fits import FEWEST, SCORED, TOO_FEW, fit_run
 from bench.options import TASKS, FewShot
-from bench.protocol import Split, held_out_split
 from bench.runs import Run
-from bench.tasks.few_shot import score_few_shot
-from bench.tasks.ranked import score_zero_shot
+from bench.tasks.ranked import score_few_shot, score_zero_shot
 from featstore import open_store
 from fitters import Pairs, fit
 from fitters.aligners.rotations import MiniVec2VecAligner
@@ -191,19 +189,17 @@ def test_no_projection_follows_a_label_of_what_is_scored(smoke, runs, method, mo
             np.testing.assert_array_equal(*sides)
 
 
-def found_by(run, corpus, split, alignment):
-    """Return the first places of every query, by direction."""
-    outcomes = Scoring(corpus, split).score(run, alignment)
-    return {one.direction: one.queries.top_ids for one in outcomes if one.queries is not None}
-
-
 @pytest.mark.parametrize("scorer", SCORERS)
 @pytest.mark.parametrize("task", ["zero_shot", "retrieval"])
 def test_nothing_that_is_found_follows_a_label_of_what_is_scored(smoke, runs, task, scorer):
     for run, split, scored in evaluations(smoke, runs):
         run = run.changed(task=task, options=TASKS[task].options(scorer=scorer), penalty=0.1)
         answers = [
-            found_by(run, corpus, split, fit_run(run, corpus, split).alignment)
+            {
+                one.direction: one.queries.top_ids
+                for one in Scoring(corpus, split).score(run, fit_run(run, corpus, split).alignment)
+                if one.queries is not None
+            }
             for corpus in (smoke, relabelled(smoke, scored))
         ]
         assert answers[0]

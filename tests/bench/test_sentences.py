@@ -9,8 +9,7 @@ import pytest
 from bench import compare, read_results
 from bench.evaluated import Results
 from bench.report.figures import pairs_figure
-from bench.report.gallery import Words
-from bench.report.page import _findings
+from bench.report.parts import Words
 from bench.report.screen import Scene
 from bench.report.verdict import standing, verdict
 from bench.statistics import holm
@@ -128,11 +127,10 @@ def test_no_sentence_claims_that_there_is_no_difference(planted):
     name, own = planted
     scene = own.scene
     doubts = (scene.weights(), scene.fitting(), scene.real_pairs(), scene.quotable(""))
-    curve = pairs_figure(own.table, own.comparisons, "ridge")
+    curve = pairs_figure(own.table, "ridge")
     texts = [
         own.found.sentence,
         *(f"{doubt.answer} {doubt.detail}" for doubt in doubts),
-        *_findings(own.comparisons, []).values(),
         "" if curve is None else curve.title,
         summary(own.table).sentence, Results(own.root).verdict,
     ]  # fmt: skip

@@ -7,7 +7,7 @@ import pytest
 
 from bench.errors import ProtocolError
 from bench.spaces import _correlations, relate
-from tests.spaces.simulate import bfloat16, int8, noisy
+from tests.spaces.simulate import bfloat16, int8, noisy, turned
 
 
 def topics(rng, n=400, d=48, k=25):
@@ -15,10 +15,6 @@ def topics(rng, n=400, d=48, k=25):
     centres = rng.standard_normal((k, d)) * np.exp(0.5 * rng.standard_normal(d))
     rows = centres[rng.integers(k, size=n)] + rng.standard_normal((n, d))
     return (rows + rng.standard_normal(d)).astype(np.float32)
-
-
-def turned(x, rng):
-    return (x @ np.linalg.qr(rng.standard_normal((x.shape[1],) * 2))[0]).astype(np.float32)
 
 
 def unlike(x, rng):

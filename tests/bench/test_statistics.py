@@ -35,16 +35,6 @@ def one_run(values):
     return DrawSums(values[None], np.ones((1, len(values))))
 
 
-def test_sums_by_hand():
-    sums = DrawSums.of(
-        np.array([1.0, 2.0, -4.0, 0.5]), np.array([7, 7, 9, 9]), np.array(["b", "a", "b", "b"])
-    )
-    assert sums.total.tolist() == [[2.0, 1.0], [0.0, -3.5]]
-    assert sums.count.tolist() == [[1.0, 1.0], [0.0, 2.0]]
-    assert sums.mean == pytest.approx(-0.125)
-    assert sums.means.tolist() == [1.5, -1.75]
-
-
 def test_one_run_with_equal_clusters_is_the_t_test(rng):
     values = rng.normal(0.2, 1, size=31)
     found = two_term(one_run(values))
@@ -122,8 +112,6 @@ def test_the_factor_for_overlapping_subsets(rng):
     plain, wider = (two_term(DrawSums(y, np.ones_like(y)), overlap=f) for f in (0.0, 0.2))
     assert wider.of_draws == pytest.approx(plain.of_draws * (1 + 10 * 0.2 / 0.8))
     assert wider.of_clusters == plain.of_clusters
-    with pytest.raises(MetricError, match=r"\[0, 1\)"):
-        two_term(DrawSums(y, np.ones_like(y)), overlap=1.0)
 
 
 def test_one_cluster_says_nothing():
@@ -269,8 +257,6 @@ def test_few_controls_are_taken_as_normal_and_equal_ones_by_rank():
     assert against_controls(0.5, [0.1, 0.2, 0.3]).by == "t"
     same = against_controls(0.5, [0.0] * 19)
     assert (same.p_above, same.p_below) == (0.05, 1.0)
-    with pytest.raises(MetricError, match="at least two draws"):
-        against_controls(0.5, [0.1])
 
 
 def test_paired_controls_count_the_heads_own_deviation(rng):
@@ -280,19 +266,6 @@ def test_paired_controls_count_the_heads_own_deviation(rng):
     t = plain.statistic / math.sqrt(1 + 12)  # the 1 / m of the plain test becomes 1 + 1 / m
     assert found.p_above == pytest.approx(stats.t.sf(t, 11), rel=1e-10)
     assert found.rank is None
-    with pytest.raises(MetricError, match="two or more"):
-        against_paired_controls([1.0], [0.0])
-
-
-def test_holm_by_hand():
-    # Sorted .01 .02 .03 .04 times 4 3 2 1 = .04 .06 .06 .04; none below the one before it.
-    assert holm(np.array([0.04, 0.01, 0.03, 0.02])).tolist() == pytest.approx(
-        [0.06, 0.04, 0.06, 0.06]
-    )
-    assert holm(np.array([0.5, 0.9])).tolist() == [1.0, 1.0]
-    assert holm(np.array([])).tolist() == []
-    with pytest.raises(MetricError, match="between 0 and 1"):
-        holm(np.array([0.1, np.nan]))
 
 
 def test_holm_is_the_closed_test_of_bonferroni(rng):
@@ -303,6 +276,7 @@ def test_holm_is_the_closed_test_of_bonferroni(rng):
         tests = {s: min(1.0, len(s) * p[[*s]].min()) for s in sets}
         closed = [max(value for s, value in tests.items() if i in s) for i in range(size)]
         np.testing.assert_allclose(holm(p), closed, rtol=1e-12)
+    assert holm(np.array([])).tolist() == []
 
 
 VALUES = hnp.arrays(np.float64, st.integers(2, 40), elements=st.integers(-50, 50).map(float))
@@ -317,7 +291,7 @@ def sums_of(rows, seed):
 
 
 @given(VALUES, st.integers(0, 9))
-def test_the_interval_is_ordered_about_the_mean_and_widens_with_confidence(rows, seed):
+def test_the_interval_is_about_the_mean_and_leaves_zero_out_where_p_is_small(rows, seed):
     found = two_term(sums_of(rows, seed))
     low, high = found.interval()
     assert low <= found.mean <= high
@@ -326,12 +300,6 @@ def test_the_interval_is_ordered_about_the_mean_and_widens_with_confidence(rows,
     assert wider[1] >= high
     assert 0.0 <= found.p_value() <= 1.0
     assert found.mean == pytest.approx(rows.mean())
-
-
-@given(VALUES, st.integers(0, 9))
-def test_p_is_below_five_percent_exactly_where_the_interval_leaves_zero_out(rows, seed):
-    found = two_term(sums_of(rows, seed))
-    low, high = found.interval()
     assume(found.variance > 1e-12)
     assume(min(abs(low), abs(high)) > 1e-9)
     assert (found.p_value() < 0.05) == (low > 0 or high < 0)
@@ -349,25 +317,18 @@ def test_a_shift_moves_the_interval_and_a_scale_stretches_it(rows, seed, shift, 
 
 
 @given(VALUES, st.integers(0, 9), st.randoms(use_true_random=False))
-def test_order_of_draws_and_clusters_does_not_matter(rows, seed, random):
+def test_order_of_draws_and_clusters_and_cells_that_were_not_tested_do_not_matter(
+    rows, seed, random
+):
     sums = sums_of(rows, seed)
     draws, clusters = list(range(len(sums.total))), list(range(sums.total.shape[1]))
     random.shuffle(draws)
     random.shuffle(clusters)
-    moved = DrawSums(sums.total[np.ix_(draws, clusters)], sums.count[np.ix_(draws, clusters)])
-    one, two = two_term(sums), two_term(moved)
-    assert two.interval() == pytest.approx(one.interval())
-    assert (two.n_rows, two.n_clusters, two.n_draws) == (one.n_rows, one.n_clusters, one.n_draws)
-
-
-@given(VALUES, st.integers(0, 9))
-def test_cells_that_were_not_tested_count_for_nothing(rows, seed):
-    sums = sums_of(rows, seed)
-    wider = DrawSums(np.pad(sums.total, 2), np.pad(sums.count, 2))
-    one, two = two_term(sums), two_term(wider)
-    assert (two.n_rows, two.n_clusters, two.n_draws) == (one.n_rows, one.n_clusters, one.n_draws)
+    moved = (np.pad(part[np.ix_(draws, clusters)], 2) for part in (sums.total, sums.count))
+    one, two = two_term(sums), two_term(DrawSums(*moved))
     assert two.interval() == pytest.approx(one.interval())
     assert two.of_draws == pytest.approx(one.of_draws)
+    assert (two.n_rows, two.n_clusters, two.n_draws) == (one.n_rows, one.n_clusters, one.n_draws)
 
 
 @given(st.integers(1, 30), st.integers(2, 25), st.integers(0, 5))
@@ -378,23 +339,6 @@ def test_more_hits_move_a_share_up(size, c, seed):
     low, high = proportion_interval(DrawSums(hits[None], count))
     mirrored = proportion_interval(DrawSums(size - hits[None], count))
     assert mirrored == pytest.approx((1 - high, 1 - low), abs=1e-9)
-
-
-@given(st.integers(1, 60), st.data())
-def test_chance_is_a_probability_that_grows_with_k_and_with_relevant_items(gallery, data):
-    relevant = data.draw(st.integers(1, gallery))
-    cuts = [f"R@{k}" for k in range(1, gallery + 1)]
-    levels = list(chance_levels(np.array([relevant]), gallery, cuts).values())
-    assert np.all(np.diff(levels) >= -1e-12)
-    assert levels[-1] == pytest.approx(1.0)
-    assert levels[0] == pytest.approx(relevant / gallery)
-    assume(relevant < gallery)
-    more = chance_levels(np.array([relevant + 1]), gallery)
-    fewer = chance_levels(np.array([relevant]), gallery)
-    assert more["R@1"] > fewer["R@1"]
-    assert more["MRR"] > fewer["MRR"]
-    assert more["mAP"] > fewer["mAP"]
-    assert more["median_rank"] <= fewer["median_rank"]
 
 
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=12), st.integers(20, 40))

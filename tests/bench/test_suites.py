@@ -1,30 +1,23 @@
+"""Suites: which runs they plan, and the table of doses."""
+
 import shutil
 from collections import Counter
 
+import numpy as np
+import polars as pl
 import pytest
 
 from bench import read_results, run_all
-from bench.errors import ProtocolError
+from bench.statistics import DrawSums, two_term
 from bench.suites import combinations, with_lists
-from bench.suites.demo import (
-    control_runs,
-    create_smoke_store,
-    demo_bases,
-    demo_runs,
-    smoke_runs,
-)
+from bench.suites.demo import create_smoke_store, demo_bases, demo_runs, dose_table, smoke_runs
 from featstore import open_store
 from featstore.store.gc import remove_set
 from featstore.testing import write_set
 from fitters.errors import SettingError, UnknownMethodError
 from fitters.from_store import find_fits, find_sets
+from tests.bench.results_by_hand import hand_run, write_ranks
 from tests.shorthand import sweep_runs
-
-
-def test_a_store_without_the_sets_says_how_to_make_them(smoke_store):
-    lost = r"no 'stamps/image', 'stamps/class_name', 'imagenet1k/head_weight', .*Extract what"
-    with pytest.raises(SettingError, match=lost):
-        demo_runs(open_store(smoke_store))
 
 
 def test_a_suite_takes_every_encoder_that_fits_a_head(tmp_path):
@@ -66,30 +59,6 @@ def test_a_suite_and_a_sweep_take_prompts_of_either_side(smoke_store):
         assert run.data.templates == ("none",)
 
 
-def test_the_controls_are_of_the_sources_and_methods_that_are_asked_for(smoke_store):
-    opened = open_store(smoke_store)
-    few = control_runs(opened, dataset="smoke", methods=("ridge",), sources=("head", "mixup"))
-    assert {run.protocol.source for run in few} == {"head", "mixup"}
-    with pytest.raises(UnknownMethodError, match="'rigde'"):
-        control_runs(opened, dataset="smoke", methods=("rigde",))
-    with pytest.raises(ProtocolError, match="at least one image"):
-        control_runs(opened, dataset="smoke", limit=0)
-
-
-def test_the_demo_runs_on_a_dataset_of_ones_own(smoke_store):
-    opened = open_store(smoke_store)
-    runs = demo_runs(opened, dataset="smoke", methods=("ridge", "csa"), sources=("none", "head"))
-    assert {run.fit.method for run in runs} == {"conse", "ridge", "csa"}
-    assert {run.protocol.source for run in runs} == {"none", "head"}
-    assert {run.task for run in runs} == {"zero_shot", "retrieval"}
-    # Its captions are its own, of whatever locale.
-    assert {(run.protocol.relevance, run.data.locales) for run in runs} == {("parent_id", ())}
-    with pytest.raises(UnknownMethodError, match="'rigde'"):
-        demo_runs(opened, dataset="smoke", methods=("rigde",))
-    with pytest.raises(SettingError, match=r"no 'mine/image', 'mine/class_name' .*: 'smoke'"):
-        demo_runs(opened, dataset="mine")
-
-
 def test_the_demo_runs_on_class_folders_without_captions(smoke_store, tmp_path):
     """Images, class names and a head are enough: real pairs are images and their class texts."""
     shutil.copytree(smoke_store, tmp_path / "store")
@@ -98,6 +67,10 @@ def test_the_demo_runs_on_class_folders_without_captions(smoke_store, tmp_path):
     opened = open_store(tmp_path / "store")
     runs = demo_runs(opened, dataset="smoke", methods=("ridge",), sources=("none", "head"))
     assert {run.task for run in runs} == {"zero_shot"}
+    with pytest.raises(UnknownMethodError, match="'rigde'"):
+        demo_runs(opened, dataset="smoke", methods=("rigde",))
+    with pytest.raises(SettingError, match=r"no 'mine/image', 'mine/class_name' .*: 'smoke'"):
+        demo_runs(opened, dataset="mine")
     some = [run for run in runs if run.seed == 0]
     assert {run.protocol.n_pairs for run in some} == {0, 16, "all"}
     run_all(some, tmp_path / "store", tmp_path / "results")
@@ -132,14 +105,6 @@ def test_combinations_without_a_meaning_are_left_out(smoke_store):
     assert in_class == held_out | {("head", "1/class", False, "3.0")}
 
 
-def test_more_combinations_than_memory_holds_are_not_planned(smoke_store):
-    opened = open_store(smoke_store)
-    sets = find_sets(opened, dataset="smoke", label_set="smokehead")
-    many = {"penalty": tuple(range(1, 5001)), "mix": tuple(range(1, 101))}
-    with pytest.raises(ProtocolError, match=r"make 60,000,000 combinations of method ridge; at"):
-        sweep_runs(opened, sets, many)
-
-
 def test_lists_leave_out_what_has_no_effect_on_a_source(smoke_store):
     (base,) = demo_bases(open_store(smoke_store), "task", dataset="smoke")
     lists = {
@@ -158,3 +123,71 @@ def test_lists_leave_out_what_has_no_effect_on_a_source(smoke_store):
             expected += [("head", k, 0, size, by)]
             expected += [("shuffled-within", k, clusters, size, by) for clusters in (10, 50)]
     assert sorted(made) == sorted(expected)
+
+
+SIZES, DRAWS, N = (10, 30, 100), range(4), 24
+QUERIES = [f"q{i:02d}" for i in range(N)]
+CLUSTERS = [f"c{i // 2:02d}" for i in range(N)]
+
+
+@pytest.fixture
+def hits(tmp_path, rng):
+    """Write runs of every dose; return (source, clusters, size, by) → hits of its draws."""
+    written = {}
+    doses = [
+        *(("head", 0, size, "random", DRAWS) for size in SIZES),
+        *(("head", 0, size, "nearest", (0,)) for size in SIZES[:2]),
+        ("head", 0, 0, "random", (0,)),
+        *(("shuffled-within", n, 0, "random", DRAWS) for n in (4, 40)),
+        ("shuffled", 0, 0, "random", DRAWS),
+        ("random", 0, 0, "random", DRAWS),
+    ]
+    for place, (source, clusters, size, by, draws) in enumerate(doses):
+        for seed in draws:
+            own = rng.random(N) < 0.1 + 0.08 * place
+            run = hand_run(
+                source, seed=seed, eval="all-names", clusters=clusters, head_size=size, head_by=by
+            )
+            ranks = np.where(own, 1, 9)
+            write_ranks(tmp_path, run, ranks, queries=QUERIES, clusters=CLUSTERS)
+            written.setdefault((source, clusters, size, by), []).append(own.astype(float))
+    return written
+
+
+def test_slopes_are_least_squares_over_draws_and_clusters(tmp_path, hits):
+    found = dose_table(tmp_path, read_results(tmp_path))
+    found = found.filter(pl.col("direction") == "image→name")
+    levels = {dose: own["level"].to_list() for (dose,), own in found.group_by(["dose"])}
+    # The whole head has 100 prototypes in these files; the control at random rows is no dose.
+    assert levels == {
+        "classes": [10, 30, 100, 100], "nearest classes": [10, 30], "clusters of names": [1, 4, 40],
+    }  # fmt: skip
+    keys = {
+        "classes": [("head", 0, size, "random") for size in (*SIZES, 0)],
+        "nearest classes": [("head", 0, size, "nearest") for size in SIZES[:2]],
+        "clusters of names": [
+            ("shuffled", 0, 0, "random"), ("shuffled-within", 4, 0, "random"),
+            ("shuffled-within", 40, 0, "random"),
+        ],
+    }  # fmt: skip
+    for dose, own in keys.items():
+        rows = found.filter(pl.col("dose") == dose)
+        x = np.log10(levels[dose])
+        means = [np.mean(hits[key]) for key in own]
+        np.testing.assert_allclose(rows["value"], means, atol=1e-12)
+        assert rows["slope"].to_list() == pytest.approx([np.polyfit(x, means, 1)[0]] * len(own))
+        # A line for every query of every draw, and the mean of their slopes with its interval.
+        n_draws = max(len(hits[key]) for key in own)
+        lines = [
+            np.polyfit(x, [hits[key][draw % len(hits[key])][query] for key in own], 1)[0]
+            for draw in range(n_draws)
+            for query in range(N)
+        ]
+        sums = DrawSums.of(
+            np.array(lines), np.repeat(np.arange(n_draws), N), np.tile(CLUSTERS, n_draws)
+        )
+        interval = two_term(sums).interval()
+        assert (rows["slope_low"][0], rows["slope_high"][0]) == pytest.approx(interval)
+    drawn = found.filter(pl.col("n_draws") == 4)
+    assert drawn["sd"].null_count() == 0
+    assert found.filter(pl.col("n_draws") == 1)["sd"].null_count() == 3

@@ -12,16 +12,10 @@ from bench.options import FewShot, Neighbours, ZeroShot
 from featstore import open_store
 from featstore.images import view_items
 from featstore.testing import item_table, write_set
+from tests.bench.test_evaluation import SETS
 from tests.oracles import unit
 from tests.shorthand import execute, task_runs
 
-SETS = {
-    "images": "smoke/image/synthetic",
-    "names": "smoke/class_name/synthetic",
-    "captions": "smoke/caption/synthetic",
-    "head": "smokehead/head_weight/synthetic",
-    "head_names": "smokehead/class_name/synthetic",
-}
 FITTED = {"method": "procrustes", "source": "head"}
 
 

@@ -46,20 +46,5 @@ def write_tree(root: Path, tree=TREE) -> Path:
 
 
 @pytest.fixture
-def tree():
-    return dict(TREE)
-
-
-@pytest.fixture
-def selected():
-    return list(SELECTED)
-
-
-@pytest.fixture
-def make_tree():
-    return write_tree
-
-
-@pytest.fixture
 def stamps_root(tmp_path):
     return write_tree(tmp_path / "stamps")

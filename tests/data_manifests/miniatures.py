@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
+import pickle
+import struct
 from pathlib import Path
 
 import numpy as np
 
-from tests.data_manifests.pixel_miniatures import (  # noqa: F401 -- miniatures, too
-    cifar_binary,
-    cifar_python,
-    mnist,
-)
 from tests.small_files import write
 
 
@@ -45,7 +43,7 @@ def pets(root: Path) -> Path:
     return write(root, files)
 
 
-def flowers102(root: Path) -> Path:
+def flowers102(root: Path, *, names: bool = False) -> Path:
     from scipy.io import savemat
 
     folder = root / "flowers-102"
@@ -54,6 +52,9 @@ def flowers102(root: Path) -> Path:
     savemat(folder / "imagelabels.mat", {"labels": labels})
     sets = {"trnid": [[8, 1, 3]], "valid": [[2, 5]], "tstid": [[7, 4, 6]]}
     savemat(folder / "setid.mat", {key: np.array(v, dtype=np.uint16) for key, v in sets.items()})
+    if names:
+        own = {str(n): f"flower {n}" for n in range(1, 103)}
+        write(root, {"flowers-102/cat_to_name.json": own})
     return root
 
 
@@ -268,16 +269,17 @@ def karpathy(images: list[tuple[str, str, str, int]], dataset: str, coco: bool) 
     return {"images": rows, "dataset": dataset}
 
 
-def flickr30k(root: Path) -> Path:
-    """Four images of Karpathy's, and one that only the token file knows."""
+def flickr30k(root: Path, *, tokens: str = "results_20130124.token") -> Path:
+    """Four images of Karpathy's, and one that only the file of all captions knows."""
     images = [("", f"100{n}.jpg", split, 6 if n == 0 else 5)
               for n, split in enumerate(("train", "val", "test", "train"))]  # fmt: skip
     names = [image[1] for image in images] + ["36979.jpg"]
-    tokens = "".join(f"{name}#{i}\tCaption {i} of {name} .\n" for name in names for i in range(5))
-    files: dict = {
-        "dataset_flickr30k.json": karpathy(images, "flickr30k", coco=False),
-        "results_20130124.token": tokens,
-    }
+    files: dict = {"dataset_flickr30k.json": karpathy(images, "flickr30k", coco=False)}
+    if tokens == "captions.txt":
+        line, files[tokens] = "{0},Caption {1} of {0} .\n", "image,caption\n"
+    else:
+        line, files[tokens] = "{0}#{1}\tCaption {1} of {0} .\n", ""
+    files[tokens] += "".join(line.format(name, i) for name in names for i in range(5))
     for n, name in enumerate(names):
         files[f"flickr30k-images/{name}"] = n
     return write(root, files)
@@ -294,3 +296,111 @@ def coco(root: Path) -> Path:
     for n, (folder, name, _, _) in enumerate(images):
         files[f"{folder}/{name}"] = n
     return write(root, files)
+
+
+# ---- arrays of pixels: CIFAR, pickled and binary, and MNIST ----------------------------------
+
+
+CIFAR_NAMES = {
+    "cifar10": [
+        "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+    ],
+    "cifar100": [f"thing_{n}" for n in range(100)],
+}  # fmt: skip
+
+
+def cifar_parts(name: str) -> dict[str, tuple[np.ndarray, list[int]]]:
+    """Return file -> (planes, labels) of the Python version."""
+    draw = np.random.default_rng(5)
+    files = (
+        [f"data_batch_{n}" for n in range(1, 6)] + ["test_batch"]
+        if name == "cifar10"
+        else ["train", "test"]
+    )
+    classes = len(CIFAR_NAMES[name])
+    return {
+        file: (
+            draw.integers(0, 256, (3, 3072), dtype=np.uint8),
+            draw.integers(0, classes, 3).tolist(),
+        )
+        for file in files
+    }
+
+
+def cifar_python(root: Path, name: str) -> Path:
+    fine = name == "cifar100"
+    folder = "cifar-100-python" if fine else "cifar-10-batches-py"
+    files: dict = {}
+    for file, (planes, labels) in cifar_parts(name).items():
+        document = {
+            "batch_label": "a batch",
+            "fine_labels" if fine else "labels": labels,
+            "data": planes,
+            "filenames": [f"{n}.png" for n in range(len(labels))],
+        }
+        if fine:
+            document["coarse_labels"] = [0] * len(labels)
+        files[f"{folder}/{file}"] = pickle.dumps(document)
+    key = "fine_label_names" if fine else "label_names"
+    meta = {key: CIFAR_NAMES[name], "num_vis": 3072}
+    files[f"{folder}/{'meta' if fine else 'batches.meta'}"] = pickle.dumps(meta)
+    return write(root, files)
+
+
+def cifar_binary(root: Path, name: str) -> Path:
+    fine = name == "cifar100"
+    folder = "cifar-100-binary" if fine else "cifar-10-batches-bin"
+    files: dict = {}
+    for file, (planes, labels) in cifar_parts(name).items():
+        rows = [
+            bytes([0] * fine + [label]) + row.tobytes()
+            for row, label in zip(planes, labels, strict=True)
+        ]
+        files[f"{folder}/{file}.bin"] = b"".join(rows)
+    list_name = "fine_label_names.txt" if fine else "batches.meta.txt"
+    files[f"{folder}/{list_name}"] = "\n".join(CIFAR_NAMES[name]) + "\n\n"
+    return write(root, files)
+
+
+def idx(array: np.ndarray) -> bytes:
+    head = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+    return head + array.astype(np.uint8).tobytes()
+
+
+def mnist(root: Path, *, packed: bool = False) -> Path:
+    draw = np.random.default_rng(3)
+    files: dict = {}
+    for word, count in (("train", 4), ("t10k", 2)):
+        pictures = draw.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        labels = draw.integers(0, 10, count, dtype=np.uint8)
+        for name, array in (("images-idx3", pictures), ("labels-idx1", labels)):
+            data = idx(array)
+            where = f"MNIST/raw/{word}-{name}-ubyte"
+            files[where + (".gz" if packed else "")] = gzip.compress(data) if packed else data
+    return write(root, files)
+
+
+#: Dataset -> its miniature.
+MINIATURES = {
+    "flickr30k": flickr30k,
+    "coco": coco,
+    "food101": food101,
+    "pets": pets,
+    "flowers102": flowers102,
+    "cifar10": lambda root: cifar_binary(root, "cifar10"),
+    "cifar100": lambda root: cifar_binary(root, "cifar100"),
+    "dtd": dtd,
+    "eurosat": eurosat,
+    "resisc45": resisc45,
+    "places365": places365,
+    "ham10000": ham10000,
+    "inat21": inat21,
+    "inat21_mini": inat21,
+    "imagenet1k": imagenet1k,
+    "mnist": mnist,
+    "sun397": sun397,
+    "cars": cars,
+    "aircraft": aircraft,
+    "caltech101": caltech101,
+    "ucf101": ucf101,
+}

@@ -3,9 +3,11 @@
 import gzip
 import hashlib
 import stat
+import sys
 
 import pytest
 
+from data_manifests import cache_folder
 from data_manifests.plan import BuildError
 from data_manifests.registry import BUILDERS
 from data_manifests.stamps import (
@@ -17,11 +19,27 @@ from data_manifests.stamps import (
     select_stamps,
     unpack,
 )
+from tests.data_manifests.conftest import SELECTED, write_tree
 
 DEB = "tuxpaint-stamps-default_2025.03.31-1_all.deb"
 
 #: Of the sorted paths of 2025.03.31-1, selected by independent code (a glob and one pattern).
 PATHS_SHA256 = "ae566d7bcf641d7485820f0e4bc5742f055c95c9e8a0823bb574e7da2fd559d0"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the folder of Linux")
+@pytest.mark.parametrize(
+    ("own", "system", "found"),
+    [("", "/x", "/x/headstock/stamps"), ("", "", "home/.cache/headstock/stamps"),
+     ("", "relative/path", "home/.cache/headstock/stamps"), ("/own", "/x", "/own/stamps"),
+     ("here", "", "here/stamps")],
+)  # fmt: skip
+def test_the_folder_of_the_cache(own, system, found, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HEADSTOCK_CACHE", own)
+    monkeypatch.setenv("XDG_CACHE_HOME", system)
+    assert cache_folder("stamps") == tmp_path / found
 
 
 @pytest.fixture
@@ -40,10 +58,10 @@ def commands(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def package(tmp_path, make_tree, commands):
+def package(tmp_path, commands):
     """Return a file system with the stamps and a .deb that the dpkg-deb on PATH unpacks to it."""
     system = tmp_path / "system"
-    make_tree(system / INSIDE)
+    write_tree(system / INSIDE)
     doc = system / "usr/share/doc/tuxpaint-stamps-default"
     doc.mkdir(parents=True)
     with gzip.open(doc / "changelog.Debian.gz", "wt", encoding="utf-8") as file:
@@ -64,12 +82,12 @@ def test_a_folder_given_is_taken_whatever_else_there_is(package, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_deb_is_unpacked_once_into_the_cache(package, tmp_path, commands, selected):
+def test_a_deb_is_unpacked_once_into_the_cache(package, tmp_path, commands):
     _, deb = package
     cache = tmp_path / "cache"
     for given in (deb.parent, deb):
         source = find_source(given, cache=cache)
-        assert [stamp.path for stamp in select_stamps(source)] == selected
+        assert [stamp.path for stamp in select_stamps(source)] == SELECTED
         # A second look must not need dpkg-deb.
         commands("dpkg-deb", "exit 1")
     assert [path.name for path in cache.iterdir()] == [f"{DEB[:-4]}-{deb.stat().st_size}"]
@@ -102,7 +120,6 @@ def test_apt_is_called_with_a_state_of_its_own(package, tmp_path, commands):
     ("apt", "dpkg", "match"),
     [
         (None, "exit 0", "need apt-get, and it is not here. .*-s files="),
-        ("exit 0", None, "need dpkg-deb, and it is not here. .*-s files="),
         ("echo noise; echo 'E: Unable to locate package' >&2; exit 100", "exit 0",
          "apt-get failed with status 100: E: Unable to locate package. .*-s files="),
         ("exit 7", "exit 0", "apt-get failed with status 7: it said nothing"),

@@ -21,13 +21,14 @@ from data_manifests.stamps import (
     read_stamp,
     select_stamps,
 )
+from tests.data_manifests.conftest import SELECTED
 
 # ---- selection -----------------------------------------------------------------------------
 
 
-def test_the_selection_is_the_documented_one(stamps_root, selected):
+def test_the_selection_is_the_documented_one(stamps_root):
     stamps = select_stamps(stamps_root)
-    assert [stamp.path for stamp in stamps] == selected
+    assert [stamp.path for stamp in stamps] == SELECTED
     assert stamps[0] == Stamp("animals/birds/gull", "A Silver Gull.", {"fr": "Une mouette."})
     assert stamps[1].translations == {"ca@valencia": "Granota"}
     assert stamps[4].translations == {"fr": "Un panneau"}
@@ -44,20 +45,17 @@ def test_selection_agrees_with_a_pattern_on_the_whole_path(folders, name):
     assert is_selected(path) == (out is None)
 
 
-def test_links_are_not_followed(stamps_root, tmp_path, selected):
+def test_links_are_not_followed(stamps_root, tmp_path):
     (stamps_root / "animals" / "linked.png").symlink_to(stamps_root / "animals" / "frog.png")
     (stamps_root / "animals" / "linked.txt").symlink_to(stamps_root / "animals" / "frog.txt")
     (stamps_root / "again").symlink_to(stamps_root / "animals")
-    assert [stamp.path for stamp in select_stamps(stamps_root)] == selected
+    assert [stamp.path for stamp in select_stamps(stamps_root)] == SELECTED
 
 
-def test_captions_must_be_utf8_and_small(tmp_path):
+def test_captions_must_be_utf8(tmp_path):
     file = tmp_path / "a.txt"
     file.write_bytes("L'\xe9t\xe9.".encode("latin-1"))
     with pytest.raises(BuildError, match=r"a.txt is not UTF-8 \(byte 2\).*remove it"):
-        read_caption(file, "a")
-    file.write_bytes(b"x" * (2**20 + 1))
-    with pytest.raises(BuildError, match="1,048,577 bytes"):
         read_caption(file, "a")
     file.write_bytes(b"\xef\xbb\xbfA frog.\nnonsense\nxx=1\n")
     assert read_caption(file, "a") == Stamp("a", "A frog.", {})
@@ -106,12 +104,6 @@ def test_a_damaged_picture_is_named_and_leaves_nothing(tmp_path):
     with pytest.raises(BuildError, match=r"a.png cannot be decoded"):
         write_pictures([(target, partial(read_stamp, source))] * 5, None)
     assert not target.parent.exists()
-
-
-def test_a_bomb_is_refused_before_it_is_decoded(tmp_path):
-    Image.new("1", (8000, 8000)).save(tmp_path / "bomb.png")
-    with pytest.raises(BuildError, match="8,000 x 8,000 pixels"):
-        read_stamp(tmp_path / "bomb.png")
 
 
 # ---- classes and split ---------------------------------------------------------------------
@@ -182,35 +174,7 @@ def test_the_split_is_a_fixed_function_of_the_text():
         assert abs(counts[split] / 10_000 - share) < 5 * (share * (1 - share) / 10_000) ** 0.5
 
 
-# ---- the whole builder ---------------------------------------------------------------------
-
-
-@pytest.fixture
-def built(stamps_root, tmp_path):
-    return build.plan(source=stamps_root, locales=("en", "fr")).make(tmp_path / "out", None)
-
-
-def test_images_and_captions_by_hand(built, tmp_path, selected):
-    images, captions = built.tables["image"], built.tables["caption"]
-    assert images["item_id"].to_list() == [f"stamps/{path}" for path in selected]
-    for uri in images["uri"]:
-        with Image.open(tmp_path / "out" / uri) as image:
-            assert (image.format, image.mode, image.width) == ("PNG", "RGB", image.height)
-    assert images["class_id"].to_list() == [
-        "stamps/a-silver-gull", "stamps/a-drawn-frog", "stamps/a-frog", "stamps/a-frog",
-        "stamps/an-empty-sign",
-    ]  # fmt: skip
-    frog = "stamps/a-frog"
-    assert captions.select("item_id", "text", "parent_id", "class_id", "variant").rows()[3:6] == [
-        ("stamps/animals/frog#en", "A frog.", "stamps/animals/frog", frog, "en"),
-        ("stamps/animals/frog#fr", "Une grenouille.", "stamps/animals/frog", frog, "fr"),
-        ("stamps/animals/toad#en", "A frog.", "stamps/animals/toad", frog, "en"),
-    ]
-    assert captions.height == 5 + 3
-    assert built.facts == {"images_without_caption": {"en": 0, "fr": 2}}
-    assert built.classes["name"].to_list() == [
-        "A drawn frog!", "A frog", "A Silver Gull", "An empty sign",
-    ]  # fmt: skip
+# ---- the whole builder; its tables are in tests/goldens/manifests.json --------------------
 
 
 def test_the_fingerprint_follows_pixels_captions_and_locales(stamps_root):

@@ -7,14 +7,13 @@ that serves a store.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import click
 
-from headstock.__main__ import cli
+from tests.typed import commands
 
 
 @dataclass(frozen=True)
@@ -192,17 +191,8 @@ STEPS_ONLY = frozenset({"headstock try", "headstock reproduce", "headstock searc
 @cache
 def every_command() -> set[str]:
     """Return every command that there is, as it is typed."""
-    return {"headstock", *_below(cli, "headstock")}
-
-
-def _below(group: click.Group, path: str) -> Iterator[str]:
-    context = click.Context(group)
-    for name in group.list_commands(context):
-        command = group.get_command(context, name)
-        if isinstance(command, click.Group):
-            yield from _below(command, f"{path} {name}")
-        else:
-            yield f"{path} {name}"
+    leaves = (path for path, one in commands() if not isinstance(one, click.Group))
+    return {"headstock", *map(" ".join, leaves)}
 
 
 def path_of(line: str) -> str:

@@ -13,6 +13,12 @@ from typing import Any
 
 import pytest
 
+#: All attempts, in place of a sample, the same one every time.
+EVERYTHING = os.environ.get("HEADSTOCK_FAULTS") == "all"
+
+#: The exit code of a child that was killed.
+KILLED = -9
+
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
 
@@ -151,3 +157,35 @@ def memory(tmp_path_factory):
         if PLAIN_USER:
             os.chown(folder, PLAIN_USER["user"]["uid"], PLAIN_USER["user"]["gid"])
         yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def trees(children, memory):
+    """The trees of the two revisions of a set, written undisturbed by one user."""
+    from tests.faults import scenarios
+    from tests.faults.trees import tree
+
+    found = {}
+    for n in scenarios.SIZES:
+        assert children.run("once", memory / "undisturbed", args={"n": n})["code"] == 0
+        found[n] = tree(memory / "undisturbed")
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(faulty, memory):
+    """A set in two revisions, and a head."""
+    root = memory / "whole"
+    assert faulty.run("grow", root, fault={"mode": "none"})["code"] == 0
+    return root
+
+
+@pytest.fixture(scope="module")
+def damaged(whole, memory):
+    """The same with a bad block, one of its rows failed, and without golden vectors."""
+    from tests.faults import scenarios
+
+    root = memory / "damaged"
+    shutil.copytree(whole, root)
+    scenarios.damage(root)
+    return root

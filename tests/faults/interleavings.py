@@ -41,17 +41,16 @@ import numpy as np
 import polars as pl
 
 from featstore import extract, open_store
-from featstore.command_line import run_command
 from featstore.errors import FeatstoreError
-from featstore.manifest.io import write_manifest
-from featstore.remote.objects import FolderObjects
+from featstore.manifest import write_manifest
+from featstore.remote import FolderObjects
 from featstore.store import collect_garbage, lock, read_log, verify_store, writer
 from featstore.store.layout import SetSpec
 from featstore.store.lock import Claim, claim_set, folder_lock
-from headstock.__main__ import cli
+from tests.typed import headstock
 
 try:
-    from featstore.remote.bucket import BucketObjects
+    from featstore.remote.servers import BucketObjects
     from tests.featstore.remote.buckets import environment
     from tests.featstore.remote.s3_server import s3_server
 except ImportError:  # obstore: an extra
@@ -92,27 +91,28 @@ def texts_of(content: str) -> list[str]:
 # -- what is typed -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Step:
-    """A command line, or an extraction of a manifest (``a4``) with an encoder object."""
+def type_line(line: str) -> int:
+    """Run a command line, or an extraction of a manifest (``a4``) with an encoder object, here.
 
-    line: str
+    Return its exit code.
+    """
+    verb, *words = line.split()
+    if verb != "extract":
+        return headstock(*line.split())
+    content, store, *more = words
+    try:
+        _extract(content, SPACE, store, **({"staging": more[0]} if more else {}))
+    except FeatstoreError as err:
+        print(f"{type(err).__name__}: {err}", file=sys.stderr)
+        return 1
+    return 0
 
-    def run(self) -> int:
-        """Run it in the current folder; return its exit code."""
-        verb, *words = self.line.split()
-        if verb != "extract":
-            return run_command(cli, "headstock", self.line.split())
-        content, store, *more = words
-        try:
-            extract(
-                content, kind=KIND, encoder=encode, space=SPACE, store=store, dtype="float32",
-                block_rows=2, threads=1, **({"staging": more[0]} if more else {}),
-            )  # fmt: skip
-        except FeatstoreError as err:
-            print(f"{type(err).__name__}: {err}", file=sys.stderr)
-            return 1
-        return 0
+
+def _extract(content: str, space: dict[str, str], store: str, **options: Any) -> None:
+    extract(
+        content, kind=KIND, encoder=encode, space=space, store=store, dtype="float32",
+        block_rows=2, threads=1, **options,
+    )  # fmt: skip
 
 
 Model = dict[str, dict[str, Any]]
@@ -192,7 +192,7 @@ class Typed:
 
     def run(self) -> list[int]:
         """Run the steps to their end; return their exit codes."""
-        return [Step(line).run() for line in self.steps]
+        return [*map(type_line, self.steps)]
 
 
 COMMANDS = (
@@ -228,15 +228,12 @@ COMMANDS = (
 
 def _set_up(*lines: str) -> None:
     for line in lines:
-        assert Step(line).run() == 0, line
+        assert type_line(line) == 0, line
 
 
 def _other_set() -> None:
     """Write another set of the same items: they share the item table."""
-    extract(
-        "a4", kind=KIND, encoder=encode, space={"name": "other"}, store="here", dtype="float32",
-        block_rows=2, threads=1,
-    )  # fmt: skip
+    _extract("a4", {"name": "other"}, "here")
 
 
 def _killed_behind_the_log(line: str) -> None:
@@ -248,7 +245,7 @@ def _killed_behind_the_log(line: str) -> None:
             raise StoppedError
 
     with mock.patch.object(writer, "update_log", stop), contextlib.suppress(StoppedError):
-        Step(line).run()
+        type_line(line)
 
 
 def plain() -> None:
@@ -278,10 +275,7 @@ def begun() -> None:
         raise StoppedError
 
     with contextlib.suppress(StoppedError):
-        extract(
-            "a8", kind=KIND, encoder=encode, space=SPACE, store="here", dtype="float32",
-            block_rows=2, threads=1, on_block=stop,
-        )  # fmt: skip
+        _extract("a8", SPACE, "here", on_block=stop)
 
 
 def copying() -> None:
@@ -604,7 +598,7 @@ class Bed:
             [] if {c for _, codes in runs for c in codes} <= {0, 1, 2, 4} else ["odd exit codes"]
         )
         if world == "damaged":  # and stays so until somebody repairs it
-            Step(f"store repair here {KEY} --copy there").run()
+            type_line(f"store repair here {KEY} --copy there")
         for again in (False, True):
             for name in ("here", "there"):
                 if Path(name, "log.json").exists():

@@ -39,11 +39,9 @@ from typing import Any
 
 from tests.faults import typed
 from tests.faults.commands import WORKERS, WRITES, Command
-from tests.faults.conftest import MODES, REPOSITORY, Children, build_shim, can_have_own_pids
+from tests.faults.conftest import KILLED, MODES, REPOSITORY, Children, build_shim, can_have_own_pids
 from tests.faults.worlds import WORLDS
 from tests.featstore.remote.static import static_server
-
-KILLED = -9
 
 #: Calls at each of which a process is killed, not only once for each file.
 _EVERY = re.compile(r"(rename(at2?)?|link(at)?|fsync|fdatasync) ")
@@ -211,9 +209,7 @@ class Bed:
         self.enter(command)
         damage, before = self.damage(command), self._run("settle", stores=[])["value"]["tree"]
         none = {"mode": "none", "threads": command.threads}
-        report = self.type(command.line, fault=none)
-        if report["code"] != 0 or report["value"] != 0:
-            raise DisturbedError(f"exit {_exit(report)}: {self.said().strip()[-1200:]}")
+        report = self._ends_well(command, fault=none)
         if command.after:
             self.type(command.after)
         left = self.settle(command)
@@ -227,12 +223,19 @@ class Bed:
                 raise DisturbedError(f"no call that makes {name} was seen")
         return Undisturbed(damage, calls, left["tree"])
 
+    def _ends_well(
+        self, command: Command, codes: Sequence[int] = (0,), **request: Any
+    ) -> dict[str, Any]:
+        report = self.type(command.line, **request)
+        if report["code"] != 0 or report["value"] not in codes:
+            raise DisturbedError(f"exit {_exit(report)}: {self.said().strip()[-1200:]}")
+        return report
+
     def calls(self, command: Command, *, codes: Sequence[int] = (0,)) -> list[str]:
         """Return the file calls of a command, all threads together, that ends with such a code."""
         self.enter(command)
-        report = self.type(command.line, fault={"mode": "none", "threads": True}, learn=True)
-        if report["code"] != 0 or report["value"] not in codes:
-            raise DisturbedError(f"exit {_exit(report)}: {self.said().strip()[-1200:]}")
+        none = {"mode": "none", "threads": True}
+        report = self._ends_well(command, codes, fault=none, learn=True)
         return [self._inside(call) for call in report["calls"]]
 
     def attempt(self, command: Command, whole: Undisturbed, attempt: Attempt) -> list[str]:
@@ -275,9 +278,7 @@ class Bed:
     def workers_undisturbed(self, command: Command) -> Undisturbed:
         """Return what a command leaves whose worker processes write: their calls are unseen."""
         self.enter(command)
-        report = self.type(command.line, learn=True)
-        if report["code"] != 0 or report["value"] != 0:
-            raise DisturbedError(f"exit {_exit(report)}: {self.said().strip()[-1200:]}")
+        self._ends_well(command, learn=True)
         return Undisturbed([], [], self.settle(command)["tree"])
 
     def kill_worker(

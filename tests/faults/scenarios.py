@@ -13,28 +13,19 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-import polars as pl
 
-from featstore.errors import AlreadyFinishedError
 from featstore.store import (
-    LayoutLimits,
     SetKey,
-    SetSpec,
     SetWriter,
-    WriteOptions,
     lock,
     read_commit,
     read_log,
     rebuild_set,
-    settle_set,
     writer,
 )
 from featstore.testing import toy_manifest
 from tests.damage import unseal
-
-#: 16 KiB a row: shards of four rows, so that a small set has several data files.
-DIM = 4096
-LIMITS = LayoutLimits(block_rows=2, plain_bytes=0, shard_bytes=1)
+from tests.faults import steps
 
 #: Rows of the first revision and of the second: two data files, the last of which grows; three.
 SIZES = (7, 11)
@@ -42,57 +33,19 @@ SIZES = (7, 11)
 FAILED = frozenset({3, 8})
 
 
-def items(n: int, dataset: str = "birds") -> pl.DataFrame:
-    """Return an item table of n rows."""
-    ids = [f"{dataset}/{i:03d}" for i in range(n)]
-    return pl.DataFrame({"item_id": ids, "content_sha256": [f"{i:064x}" for i in range(n)]})
-
-
-def rows(n: int, dim: int = DIM) -> np.ndarray:
-    """Return the n first rows, (n, dim) float32; exact in float16 too."""
-    numbers = np.arange(n, dtype=np.float32)[:, None] + 1
-    return numbers * (np.arange(dim, dtype=np.float32) % 31 + 1)
-
-
 def write(
     root: Path,
     n: int,
     *,
-    dataset: str = "birds",
     kind: str = "image",
     bits: float = 1.0,
     before_block: Callable[[SetWriter, int], None] | None = None,
-    before_finish: Callable[[SetWriter], None] | None = None,
     **options: Any,
 ) -> str:
-    """Write or extend a set to n rows as an extraction does; return "written" or "reused"."""
-    head = kind == "head_weight"
-    limits = LayoutLimits() if head else LIMITS
-    dim = 6 if head else DIM
-    table = items(n, dataset)
-    try:
-        with SetWriter(
-            root, SetSpec(dataset, kind, "timm:toy", {"name": "toy"}, "float32"), table, dim,
-            options=WriteOptions(**options), limits=limits,
-        ) as writer:  # fmt: skip
-            for block in writer.pending():
-                if before_block is not None:
-                    before_block(writer, block)
-                where = writer.layout.block_slice(block)
-                failed = {
-                    table["item_id"][i]: "cannot be decoded"
-                    for i in FAILED
-                    if not head and where.start <= i < where.stop
-                }
-                writer.write_block(block, rows(n, dim)[where] * np.float32(bits), failed)
-            if before_finish is not None:
-                before_finish(writer)
-            bias = np.arange(n, dtype=np.float32) if head else None
-            writer.finish(bias=bias, golden={"vectors": [[1.0, 2.0]]}, run={"host": "here"})
-    except AlreadyFinishedError:
-        settle_set(root, key_of(root, dataset, kind))
-        return "reused"
-    return "written"
+    """Write or extend a set to n rows, some of which fail, but of a head."""
+    failing = () if kind == "head_weight" else FAILED
+    blocks = {"before": before_block, "bits": bits}
+    return steps.write(root, kind=kind, n=n, failing=failing, blocks=blocks, **options)
 
 
 def pictures(root: Path, name: str, n: int) -> str:
@@ -129,7 +82,7 @@ def grow(root: Path) -> str:
 
 def copies(root: Path) -> str:
     """Copy a set from a store beside this one, extend it there, and copy it again."""
-    from featstore.share.copy import copy_sets
+    from featstore.share import copy_sets
 
     source = root.with_name(f"{root.name} source")
     for n in SIZES:
@@ -143,7 +96,7 @@ def damage(root: Path) -> None:
     unseal(root)
     folder = key_of(root).directory(root)
     with (folder / "embedding" / "c" / "0" / "0").open("r+b") as file:
-        file.seek(2 * DIM * 4 + 1)
+        file.seek(2 * 4 * steps.SETS["image"]["dim"] + 1)
         file.write(b"\x55")
     (folder / "golden.json").unlink()
 
@@ -197,8 +150,8 @@ def stop_before(root: Path, *, where: str, n: int) -> str:
         mock.patch.object(writer, "claim_set", claim_set),
         mock.patch.object(lock, "boot_id", return_value="another"),
     ):
-        finish = stop if where == "finish" else None
-        return write(root, n, before_block=stop_once, before_finish=finish)
+        last = {"before_finish": stop} if where == "finish" else {}
+        return write(root, n, before_block=stop_once, **last)
 
 
 @contextmanager

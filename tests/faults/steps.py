@@ -11,7 +11,7 @@ import itertools
 import os
 import signal
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,9 @@ def bias_of(n: int) -> np.ndarray:
     return np.arange(n, dtype=np.float32) / 4
 
 
-def set_writer(root: Path, kind: str, n: int, **options: Any) -> SetWriter:
+def set_writer(
+    root: Path, kind: str, n: int, *, dataset: str = DATASET, **options: Any
+) -> SetWriter:
     """Return the writer of the first n items of a set."""
     items = pl.DataFrame(
         {
@@ -93,23 +95,31 @@ def set_writer(root: Path, kind: str, n: int, **options: Any) -> SetWriter:
     limits = dict(SETS[kind])
     dim, dtype = limits.pop("dim"), limits.pop("dtype")
     return SetWriter(
-        root, SetSpec(DATASET, kind, "test:toy", {"name": kind}, dtype), items, dim,
+        root, SetSpec(dataset, kind, "test:toy", {"name": kind}, dtype), items, dim,
         options=WriteOptions(**options), limits=LayoutLimits(**limits),
     )  # fmt: skip
 
 
 def write_blocks(
-    writer: SetWriter, failing: Collection[int], *, stop_after: int | None = None
+    writer: SetWriter,
+    failing: Collection[int],
+    *,
+    stop_after: int | None = None,
+    before: Callable[[SetWriter, int], None] | None = None,
+    bits: float = 1.0,
 ) -> None:
     """Write the pending blocks; items whose number is in `failing` have no embedding.
 
-    With `stop_after`, KeyboardInterrupt is raised instead of writing one block more than that.
+    With `stop_after`, KeyboardInterrupt is raised instead of writing one block more than that;
+    with other `bits` rows come out otherwise, as those of another library do.
     """
     kind, n = writer.key.kind, writer.layout.n
-    ids, rows = item_ids(kind, n), rows_of(kind, n)
+    ids, rows = item_ids(kind, n), rows_of(kind, n) * np.float32(bits)
     for done, block in enumerate(writer.pending()):
         if done == stop_after:
             raise KeyboardInterrupt
+        if before is not None:
+            before(writer, block)
         where = writer.layout.block_slice(block)
         kept = writer.kept(block)
         reasons = {
@@ -136,14 +146,20 @@ def write(
     kind: str,
     n: int,
     failing: Collection[int] = (),
-    stop_after: int | None = None,
+    dataset: str = DATASET,
+    before_finish: Callable[[SetWriter], None] = lambda _: None,
+    blocks: Mapping[str, Any] = {},
     **options: Any,
 ) -> str:
-    """Write, resume, extend or retry a set as an extraction does; return what became of it."""
-    writer = set_writer(root, kind, n, **options)
+    """Write, resume, extend or retry a set as an extraction does; return what became of it.
+
+    `blocks` are options of `write_blocks`.
+    """
+    writer = set_writer(root, kind, n, dataset=dataset, **options)
     try:
         with writer:
-            write_blocks(writer, failing, stop_after=stop_after)
+            write_blocks(writer, failing, **blocks)
+            before_finish(writer)
             finish(writer)
     except AlreadyFinishedError:
         settle_set(root, writer.key)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from featstore import open_store
 from featstore.errors import StoreWriteError
-from featstore.share.copy import drop_tag, make_tag
+from featstore.share import drop_tag, make_tag
 from featstore.store import collect_garbage, make_store, rebuild_set, remove_set, verify_store
 from tests.faults import scenarios
 from tests.faults.trees import check_readable

@@ -17,14 +17,14 @@ from unittest.mock import Mock
 import pytest
 
 from featstore.errors import ClaimLostError, StoreWriteError
-from featstore.store import SetKey, lock, read_log
+from featstore.store import lock, read_log
 from featstore.store.lock import LOCK, claim_set, deciding
-from tests.faults import scenarios
+from tests.faults import scenarios, steps
 from tests.faults.trees import check_readable, litter, tree
 
 PROCESSES = 16
 
-KEY = SetKey("birds", "image", "timm.toy-78c87e78")
+KEY = steps.key_of_kind(Path("store"), "image")
 
 
 def _until(condition: Callable[[], object]) -> None:
@@ -44,16 +44,6 @@ def _claims(root: Path) -> list[str]:
     return sorted(path.parent.name for path in root.glob("*/*/*/.staging/w*/claim"))
 
 
-@pytest.fixture(scope="module")
-def whole(children, memory):
-    """The trees of the two revisions, written undisturbed."""
-    trees = {}
-    for n in scenarios.SIZES:
-        assert children.run("once", memory / "undisturbed", args={"n": n})["code"] == 0
-        trees[n] = tree(memory / "undisturbed")
-    return trees
-
-
 def test_sixteen_processes_write_sixteen_sets(children, store):
     names = [f"set{i:02d}" for i in range(PROCESSES)]
     pids = [children.start("once", store, args={"dataset": name}) for name in names]
@@ -63,7 +53,7 @@ def test_sixteen_processes_write_sixteen_sets(children, store):
     assert litter(store) == []
 
 
-def test_sixteen_processes_want_the_same_set(children, store, whole):
+def test_sixteen_processes_want_the_same_set(children, store, trees):
     args = {"n": scenarios.SIZES[0], "wait": 60, "nap": 0.01}
     pids = [children.start("once", store, args=args) for _ in range(PROCESSES)]
     reports = [children.wait(pid) for pid in pids]
@@ -72,7 +62,7 @@ def test_sixteen_processes_want_the_same_set(children, store, whole):
         *["reused"] * (PROCESSES - 1),
         "written",
     ], reports
-    assert tree(store) == whole[scenarios.SIZES[0]]
+    assert tree(store) == trees[scenarios.SIZES[0]]
     assert litter(store) == []
 
 
@@ -127,7 +117,7 @@ def test_a_staging_folder_that_vanishes_holds_no_claim(tmp_path, monkeypatch):
     [("block", "while the next"), ("data", "after the next"), ("finish", "while the next"),
      ("data", "while a third")],
 )  # fmt: skip
-def test_a_stopped_writer_cannot_publish(children, store, whole, where, when):
+def test_a_stopped_writer_cannot_publish(children, store, trees, where, when):
     """Its machine lost its lock, as a laptop does whose lid was closed."""
     first = children.start("stop_before", store, args={"where": where, "n": 7})
     _until(lambda: _is_stopped(first))
@@ -153,7 +143,7 @@ def test_a_stopped_writer_cannot_publish(children, store, whole, where, when):
     else:
         report = children.wait(following)
         assert report.get("value") == "written", report
-    assert tree(store) == whole[n]
+    assert tree(store) == trees[n]
     check_readable(store, f"stopped before {where}, resumed {when}")
 
 

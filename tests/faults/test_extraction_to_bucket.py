@@ -17,8 +17,9 @@ import pytest
 pytest.importorskip("obstore", reason="needs the extra `remote`")
 
 from featstore import copy_sets, open_store
+from tests.faults.conftest import EVERYTHING, KILLED
 from tests.faults.scenarios import extract, pictures
-from tests.faults.test_every_call import EVERYTHING, KILLED
+from tests.faults.test_publishers import Mischief
 from tests.featstore.remote.buckets import environment
 from tests.featstore.remote.s3_server import Bucket, Request, s3_server
 
@@ -30,32 +31,8 @@ AT_REQUESTS, BETWEEN = (200, 100) if EVERYTHING else (6, 3)
 MACHINES = ("m0", "m1")
 
 
-class Reaper:
-    """Kills machines at their requests, until it has killed enough."""
-
-    def __init__(self, root: Path, kills: int) -> None:
-        self.left = kills
-        self._root = root
-        self._chance = random.Random(5)
-
-    def before(self, request: Request) -> None:
-        """Kill the client of a request, which then takes effect or not."""
-        if self._dies(request) and self._chance.random() < 0.5:
-            raise ConnectionError
-
-    def after(self, request: Request) -> None:
-        """Kill the client that waits for an answer."""
-        self._dies(request)
-
-    def _dies(self, request: Request) -> bool:
-        pid = self._root / f"{request.client}.pid"
-        likely = 0.08 if request.method in ("PUT", "POST") else 0.01
-        if self.left <= 0 or self._chance.random() > likely or not pid.exists():
-            return False
-        self.left -= 1
-        os.kill(int(pid.read_text()), signal.SIGKILL)
-        pid.unlink()
-        return True
+def _deadly(request: Request) -> float:
+    return 0.08 if request.method in ("PUT", "POST") else 0.01
 
 
 def _published(bucket: Bucket) -> dict[str, bytes]:
@@ -84,7 +61,7 @@ def test_two_machines_that_die_at_any_moment_make_the_set_of_one(children, memor
         for name, value in environment(bucket.url).items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("XDG_CACHE_HOME", str(root / "cache"))
-        reaper = Reaper(root, AT_REQUESTS)
+        reaper = Mischief(root, AT_REQUESTS, _deadly)
         bucket.before, bucket.after = reaper.before, reaper.after
         between = BETWEEN
 

@@ -7,15 +7,13 @@ About sixty by default, among them all places of those that once lost a set or a
 from __future__ import annotations
 
 import json
-import os
 import random
 
 import pytest
 
+from tests.faults.conftest import EVERYTHING
 from tests.faults.interleavings import COMMANDS, WORLDS, Bed, Interleaving, bed, every
 from tests.tables import DATA
-
-EVERYTHING = os.environ.get("HEADSTOCK_FAULTS") == "all"
 
 #: Interleavings that are drawn in each world by default, the same ones every time.
 DRAWN = 3

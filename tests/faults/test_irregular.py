@@ -22,10 +22,9 @@ from featstore import FeatstoreError, open_store
 from featstore.errors import StoreWriteError
 from featstore.store import SetWriter, write_thumbnails
 from tests.faults import scenarios
-from tests.faults.conftest import PICTURES
+from tests.faults.conftest import EVERYTHING, PICTURES
 from tests.typed import headstock
 
-EVERYTHING = os.environ.get("HEADSTOCK_FAULTS") == "all"
 THINGS = ("pipe", "socket", "folder", "link")
 
 #: Seconds after which an action hangs.
@@ -57,7 +56,7 @@ def world(memory):
     root = memory / "world"
     scenarios.write(root, scenarios.SIZES[0])
     scenarios.write(root, 5, kind="head_weight")
-    write_thumbnails(root / "birds" / "image", {"birds/000": b"x"})
+    write_thumbnails(root / "birds" / "image", {"birds/image00": b"x"})
     _typed("store", "tag", root, "v1")
     _typed("store", "card", root, "--out", root)
 
@@ -98,7 +97,7 @@ def extend(root: Path, key: str) -> None:
 def write(root: Path, key: str) -> None:
     """Do everything else that writes."""
     with contextlib.suppress(FeatstoreError):
-        write_thumbnails(root / "birds" / "image", {"birds/001": b"y"})
+        write_thumbnails(root / "birds" / "image", {"birds/image01": b"y"})
     _typed("store", "repair", root, key)
     _typed("store", "tag", root, "v2")
     _typed("store", "push", root, root.with_name("copy"))

@@ -6,7 +6,6 @@ A sample by default; with ``HEADSTOCK_FAULTS=all`` all of the matrix (most of an
 from __future__ import annotations
 
 import json
-import os
 from importlib.util import find_spec
 
 import pytest
@@ -22,11 +21,9 @@ from tests.faults.commands import (
     every_command,
     path_of,
 )
-from tests.faults.conftest import compiler
+from tests.faults.conftest import EVERYTHING, compiler
 from tests.faults.matrix import beds, run_command, run_demo, run_workers, sample
 from tests.tables import DATA
-
-EVERYTHING = os.environ.get("HEADSTOCK_FAULTS") == "all"
 
 #: Attempts at each command by default.
 ATTEMPTS = 2

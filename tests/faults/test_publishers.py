@@ -14,6 +14,7 @@ import random
 import re
 import signal
 import time
+from collections.abc import Callable
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,8 @@ pytest.importorskip("obstore", reason="needs the extra `remote`")
 
 from featstore import copy_sets, open_store
 from featstore.store import SetKey, verify_store
-from tests.faults.conftest import Children
+from tests.faults.conftest import EVERYTHING, KILLED, Children
 from tests.faults.publishers import row_of
-from tests.faults.test_every_call import EVERYTHING, KILLED
 from tests.featstore.remote.buckets import environment
 from tests.featstore.remote.s3_server import Bucket, Request, s3_server
 
@@ -42,16 +42,23 @@ COMMITS = int(os.environ.get("HEADSTOCK_COMMITS", COMMITS))
 #: The files whose puts decide who publishes: most publishers die there.
 DECIDES = re.compile(r".*/(embedding/c/0/0|log\.json)")
 
-#: The chance to die there, and at any other request.
-DEADLY, RARE = (0.1, 0.005) if EVERYTHING else (0.3, 0.005)
-
 
 class Mischief:
-    """Delays every request, and kills publishers at some, until it has killed enough."""
+    """Delays every request, and kills publishers at some, until it has killed enough.
 
-    def __init__(self, root: Path, kills: int) -> None:
+    Parameters
+    ----------
+    root : Path
+        Where publishers write down their process ids: ``<client>.pid``.
+    kills : int
+    deadly : callable
+        Of a request the chance to die there.
+    """
+
+    def __init__(self, root: Path, kills: int, deadly: Callable[[Request], float]) -> None:
         self._root = root
-        self._left = kills
+        self.left = kills
+        self._deadly = deadly
         self._chance = random.Random(17)
 
     def before(self, request: Request) -> None:
@@ -67,14 +74,18 @@ class Mischief:
 
     def _dies(self, request: Request) -> bool:
         pid = self._root / f"{request.client}.pid"
-        decides = request.method == "PUT" and DECIDES.fullmatch(request.path)
-        if self._left <= 0 or self._chance.random() > (DEADLY if decides else RARE):
+        if self.left <= 0 or self._chance.random() > self._deadly(request) or not pid.exists():
             return False
-        if not pid.exists():
-            return False
-        self._left -= 1
+        self.left -= 1
         os.kill(int(pid.read_text()), signal.SIGKILL)
+        pid.unlink()
         return True
+
+
+def _deadly(request: Request) -> float:
+    """Return the chance to die where it is decided who publishes, and anywhere else."""
+    decides = request.method == "PUT" and DECIDES.fullmatch(request.path)
+    return (0.1 if EVERYTHING else 0.3) if decides else 0.005
 
 
 def _run(children: Children, root: Path, bucket: Bucket) -> int:
@@ -84,7 +95,6 @@ def _run(children: Children, root: Path, bucket: Bucket) -> int:
 
     def start(number: int) -> None:
         name = f"p{number}"
-        (root / f"{name}.pid").unlink(missing_ok=True)
         variables = {
             **environment(bucket.url), "AWS_ACCESS_KEY_ID": name,
             "XDG_CACHE_HOME": str(root / f"{name}.cache"),
@@ -120,7 +130,7 @@ def test_nothing_is_lost_and_each_push_follows_the_one_that_it_read(children, me
     root = memory / "publishers"
     root.mkdir()
     with s3_server() as bucket:
-        mischief = Mischief(root, KILLS)
+        mischief = Mischief(root, KILLS, _deadly)
         bucket.before, bucket.after = mischief.before, mischief.after
         bucket.keep_puts = lambda path: path.endswith("log.json")
         died = _run(children, root, bucket)

@@ -1,6 +1,6 @@
-"""A kill at the file calls of a repair: nothing else is damaged, and the next run completes it.
+"""A kill at the file calls of a repair, and of what `init` finds: the next run completes it.
 
-Repairs from the store itself and from a copy are in the matrix.
+Repairs from the store itself and from a copy, and all other faults, are in the matrix.
 """
 
 from __future__ import annotations
@@ -12,26 +12,8 @@ from typing import Any
 import pytest
 
 from featstore.store import collect_garbage, verify_store
-from tests.faults import scenarios
-from tests.faults.test_every_call import EVERYTHING, KILLED
+from tests.faults.conftest import EVERYTHING, KILLED
 from tests.faults.trees import litter, tree
-
-
-@pytest.fixture(scope="module")
-def whole(faulty, memory):
-    """A set in two revisions, and a head."""
-    root = memory / "whole"
-    assert faulty.run("grow", root, fault={"mode": "none"})["code"] == 0
-    return root
-
-
-@pytest.fixture(scope="module")
-def damaged(whole, memory):
-    """The same with a bad block, one of its rows failed, and without golden vectors."""
-    root = memory / "damaged"
-    shutil.copytree(whole, root)
-    scenarios.damage(root)
-    return root
 
 
 def _wrong(root: Path) -> set[str]:
@@ -70,3 +52,28 @@ def test_a_kill_at_the_calls_of_a_repair(faulty, whole, damaged, memory, way):
         assert litter(root) == [], where
         shutil.rmtree(root)
     shutil.rmtree(first)
+
+
+def _collected(root: Path) -> dict[str, bytes | None]:
+    """Return the tree once no litter is left; a set that nobody finished is litter, too."""
+    while collect_garbage(root, grace=-1):
+        pass
+    assert verify_store(root).problems == []
+    assert litter(root) == []
+    return tree(root)
+
+
+def test_init_of_what_a_killed_extraction_began(faulty, memory, tmp_path):
+    root = memory / "begun"
+    report = faulty.run("once", root, fault={"mode": "none"})
+    calls = [call.replace(str(root), "") for call in report["calls"]]
+    expected = _collected(root)
+    first = next(i for i, call in enumerate(calls, 1) if call.startswith("rename /log.json"))
+    args = {"arguments": ["store", "init", str(root)], "messages": str(tmp_path / "messages")}
+    for at in range(1, first + 1, 1 if EVERYTHING else 3):
+        shutil.rmtree(root)
+        assert faulty.run("once", root, fault={"mode": "before", "at": at})["code"] == KILLED
+        assert faulty.run("command", root, args=args)["value"] == 0, calls[at - 1]
+        assert verify_store(root).problems == []
+        assert faulty.run("once", root)["value"] == "written"
+        assert _collected(root) == expected, calls[at - 1]

@@ -20,7 +20,6 @@ import pytest
 
 from featstore.errors import StoreWriteError
 from featstore.store import make_store, verify_store
-from tests.faults import scenarios
 from tests.faults.trees import litter, tree
 
 ROOT = hasattr(os, "getuid") and os.getuid() == 0
@@ -59,17 +58,6 @@ def shared(children, folder):
     return folder / "store"
 
 
-@pytest.fixture(scope="module")
-def whole(children, memory):
-    """The trees of the two revisions, written undisturbed by one user."""
-    trees = {}
-    for n in scenarios.SIZES:
-        report = children.run("once", memory / "shared whole", args={"n": n})
-        assert report["code"] == 0, report
-        trees[n] = tree(memory / "shared whole")
-    return trees
-
-
 def _done(report: dict[str, Any]) -> Any:
     assert report["code"] == 0, report
     return report["value"]
@@ -86,7 +74,7 @@ def _modes(root: Path) -> dict[str, str]:
     return wrong
 
 
-def test_two_users_write_by_turns(children, shared, whole):
+def test_two_users_write_by_turns(children, shared, trees):
     assert _done(children.run("once", shared, args={"dataset": "annes"}, **ANNE)) == "written"
     assert _done(children.run("once", shared, args={"dataset": "berts"}, **BERT)) == "written"
     assert _done(children.run("once", shared, args={"n": 7}, **ANNE)) == "written"
@@ -101,12 +89,12 @@ def test_two_users_write_by_turns(children, shared, whole):
     for reader in (BERT, CARL):
         assert _done(children.run("read", shared, **reader)) == keys
     birds = {name: data for name, data in tree(shared).items() if name.startswith("birds")}
-    assert birds == {k: v for k, v in whole[11].items() if k.startswith("birds")}
+    assert birds == {k: v for k, v in trees[11].items() if k.startswith("birds")}
 
 
 @pytest.mark.parametrize(("first", "second"), [(ANNE, BERT), (BERT, ANNE)], ids=["AB", "BA"])
 @pytest.mark.parametrize("n", [7, 11])
-def test_one_resumes_what_the_other_left(children, shared, whole, first, second, n):
+def test_one_resumes_what_the_other_left(children, shared, trees, first, second, n):
     if n == 11:
         _done(children.run("once", shared, args={"n": 7}, **second))
     # With an error, so that a block of an unfinished file is staged and journalled.
@@ -117,13 +105,13 @@ def test_one_resumes_what_the_other_left(children, shared, whole, first, second,
     if ROOT:
         assert staged.stat().st_uid == first["user"]["uid"]
     assert _done(children.run("once", shared, args={"n": n}, **second)) == "written"
-    assert tree(shared) == whole[n]
+    assert tree(shared) == trees[n]
     assert litter(shared) == []
     assert _modes(shared) == {}
     _done(children.run("read", shared, **first))
 
 
-def test_one_follows_the_other_who_was_killed(children, shared, whole):
+def test_one_follows_the_other_who_was_killed(children, shared, trees):
     for rest in (0, 1, 2):
         shutil.rmtree(shared)
         _done(children.run("init", shared, **ANNE))
@@ -144,7 +132,7 @@ def test_one_follows_the_other_who_was_killed(children, shared, whole):
                 if ROOT:
                     os.chown(begun, ANNE["user"]["uid"], GROUP)
         assert _done(children.run("once", shared, args={"n": 7}, **BERT)) == "written"
-        assert tree(shared) == whole[7]
+        assert tree(shared) == trees[7]
         assert _modes(shared) == {}
 
 

@@ -18,34 +18,22 @@ import pytest
 
 pytest.importorskip("obstore", reason="needs the extra `remote`")
 
-from featstore.share.copy import make_tag
+from featstore.share import make_tag
 from featstore.store import verify_store
 from featstore.store.tables import write_thumbnails
 from tests.faults import scenarios
-from tests.faults.conftest import Children
-from tests.faults.test_every_call import EVERYTHING, KILLED
+from tests.faults.conftest import EVERYTHING, KILLED, Children
 from tests.faults.trees import litter, tree
 from tests.featstore.remote.buckets import environment
 from tests.featstore.remote.s3_server import Request, s3_server
 
 
 @pytest.fixture(scope="module")
-def whole(faulty, memory):
-    """A set in two revisions, a head, thumbnails and a tag."""
-    root = memory / "whole"
-    assert faulty.run("grow", root, fault={"mode": "none"})["code"] == 0
-    write_thumbnails(root / "birds" / "image", {"birds/000": b"picture"})
-    make_tag(root, "v1")
-    return root
-
-
-@pytest.fixture(scope="module")
-def damaged(whole, memory):
-    """The same with a bad block and without golden vectors."""
-    root = memory / "damaged"
-    shutil.copytree(whole, root)
-    scenarios.damage(root)
-    return root
+def whole(whole):
+    """The same with thumbnails and a tag."""
+    write_thumbnails(whole / "birds" / "image", {"birds/image00": b"picture"})
+    make_tag(whole, "v1")
+    return whole
 
 
 def _run(children: Children, root: Path, arguments: list[str], **request: Any) -> dict[str, Any]:

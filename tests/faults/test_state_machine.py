@@ -8,7 +8,6 @@ for one another, or stand still, are in test_claims.py and test_interleavings.py
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import tempfile
@@ -31,14 +30,13 @@ from hypothesis.stateful import (
 
 from featstore import open_store
 from featstore.errors import StoreWriteError, UnknownSetError
-from featstore.share.copy import drop_tag, make_tag
+from featstore.share import drop_tag, make_tag
 from featstore.store import verify_store
 from tests.faults import steps
-from tests.faults.conftest import Children
+from tests.faults.conftest import EVERYTHING, Children
 from tests.faults.trees import litter
 
 #: Examples and steps of each; many more where all faults are asked for.
-EVERYTHING = os.environ.get("HEADSTOCK_FAULTS") == "all"
 EXAMPLES, STEPS = (400, 60) if EVERYTHING else (7, 30)
 
 #: Without shrinking, which takes many minutes: what failed is printed step by step anyway.
@@ -200,7 +198,7 @@ class StoreMachine(RuleBasedStateMachine):
         """Stop a writer by an exception after some blocks; it is resumed now, later or never."""
         arguments, revision = self._attempt(kind, n, failing, retry)
         try:
-            found = steps.write(self.here.root, **arguments, stop_after=blocks)
+            found = steps.write(self.here.root, **arguments, blocks={"stop_after": blocks})
             assert found == ("reused" if revision is None else "written")
             if revision is not None:
                 self._published(kind, revision)

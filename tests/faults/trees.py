@@ -9,7 +9,7 @@ import numpy as np
 
 from featstore import open_store
 from featstore.store import verify_store
-from tests.faults import scenarios
+from tests.faults import scenarios, steps
 
 #: Runs say when and where.
 _EXEMPT = re.compile(r"(^|/)runs(/|$)")
@@ -43,9 +43,9 @@ def check_readable(root: Path, where: str) -> None:
     for mode in ("map", "pread"):
         store = open_store(root, mode=mode, verify="full")  # type: ignore[arg-type]
         for info in store.sets():
-            n, dim = info.commit.n, info.commit.dim
+            n, kind = info.commit.n, info.key.kind
             view = store.view(str(info.key))
-            good = [i for i in range(n) if dim == 6 or i not in scenarios.FAILED]
-            expected = scenarios.rows(n, dim)[good]
+            good = [i for i in range(n) if kind == "head_weight" or i not in scenarios.FAILED]
+            expected = steps.rows_of(kind, n)[good]
             assert view.numpy(np.float32).tobytes() == expected.tobytes(), where
             assert view.n_failed == n - len(good)

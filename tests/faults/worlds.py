@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from featstore.arrays import write
-from featstore.share.copy import copy_sets, make_tag
+from featstore.share import copy_sets, make_tag
 from featstore.store.gc import make_store
 from featstore.store.layout import SetKey
 from featstore.store.log import make_key

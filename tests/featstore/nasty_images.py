@@ -6,7 +6,6 @@ why there is none. `featstore.images.decode_image` and the decoding processes ar
 
 from __future__ import annotations
 
-import gzip
 import io
 import struct
 import zlib
@@ -40,6 +39,12 @@ def encoded(image, fmt="PNG", **options) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format=fmt, **options)
     return buffer.getvalue()
+
+
+def turned_by(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
 
 
 def noise(height=48, width=64, seed=0):
@@ -132,14 +137,11 @@ def palette_image(**options) -> bytes:
     return encoded(image, **options)
 
 
-def nasty_images() -> dict[str, Nasty]:
-    """Return the test set by name."""
+def _nasty_images() -> dict[str, Nasty]:
     jpeg = encoded(Image.fromarray(noise()), "JPEG", quality=90)
     good_png = encoded(Image.fromarray(noise()))
     two = [halves(), Image.new("RGB", (32, 16), BLACK)]
     both = {(1, 1): RED, (30, 14): BLUE}
-    turned = Image.Exif()
-    turned[0x0112] = 8
     grey_alpha = Image.new("LA", (2, 1), (40, 255))
     grey_alpha.putpixel((0, 0), (40, 0))
     one_bit = Image.new("1", (9, 1))
@@ -147,13 +149,11 @@ def nasty_images() -> dict[str, Nasty]:
     tiff = encoded(halves(), "TIFF", compression="tiff_lzw")
     return {
         "turned by EXIF": Nasty(
-            encoded(halves(), exif=turned), None, (16, 32), {(0, 0): BLUE, (0, 31): RED}
+            encoded(halves(), exif=turned_by(8)), None, (16, 32), {(0, 0): BLUE, (0, 31): RED}
         ),
         # What is no image.
         "zero bytes": Nasty(b"", "empty"),
         "text called .jpg": Nasty(b"a photo of a dog\n" * 40, "no image in a known format"),
-        "gzipped PNG": Nasty(gzip.compress(good_png, mtime=0), "no image in a known format"),
-        "SVG": Nasty(b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no image"),
         # What is damaged.
         "truncated JPEG": Nasty(jpeg[: len(jpeg) // 2], "truncated"),
         "JPEG with a corrupted Huffman table": Nasty(jpeg_with_bad_huffman_table(), "broken"),
@@ -236,8 +236,7 @@ def nasty_images() -> dict[str, Nasty]:
         ),
         "TIFF, not asked for": Nasty(tiff, "TIFF is decoded when asked for"),
         "TIFF, asked for": Nasty(tiff, None, (32, 16), both, formats=("TIFF",)),
-        "PNG called .jpg": Nasty(encoded(halves()), None, (32, 16), both),
     }  # fmt: skip
 
 
-NASTY = nasty_images()
+NASTY = _nasty_images()

@@ -87,39 +87,33 @@ def test_bfloat16_stays_bfloat16(tmp_path, bits):
     np.testing.assert_array_equal(view, [[1.0, -2.5]])
 
 
-def test_a_view_is_written_as_rows(tmp_path):
-    rows = np.random.default_rng(0).standard_normal((9, 3)).astype(np.float32)
-    one = write(tmp_path / "a", rows=rows, **SET)
+def test_a_view_is_written_as_rows_and_whole_numbers_are_ids_as_text(tmp_path):
+    rows = np.random.default_rng(0).standard_normal((3, 3)).astype(np.float32)
+    one = write(tmp_path / "a", rows=rows, ids=np.array([7, 3, 5]), **SET)
+    assert one.items["item_id"].to_list() == ["7", "3", "5"]
+    assert one["3"].tolist() == rows[1].tolist()
     unit = write(tmp_path / "b", rows=one.normalized(), items=one.items, **SET)
     np.testing.assert_array_equal(unit, one.normalized())
 
 
-def test_whole_numbers_are_ids_as_text(tmp_path):
-    view = write(tmp_path, rows=np.eye(3), ids=np.array([7, 3, 5]), **SET)
-    assert view.items["item_id"].to_list() == ["7", "3", "5"]
-    assert view["3"].tolist() == [0, 1, 0]
-    assert view[0].tolist() == [1, 0, 0]
-
-
 def test_further_ids_are_a_new_revision_that_keeps_the_rows(tmp_path):
     rng = np.random.default_rng(0)
-    first = rng.standard_normal((5000, 3)).astype(np.float32)
-    more = rng.standard_normal((6000, 3)).astype(np.float32)
-    ids = [f"b{i}" for i in range(11_000)]
-    one = write(tmp_path, rows=first, ids=ids[:5000], items={"split": ["train"] * 5000}, **SET)
+    rows = rng.standard_normal((11_000, 3)).astype(np.float32)
+    ids, splits = [f"b{i}" for i in range(11_000)], ["train"] * 5000 + ["test"] * 4000
+    one = write(tmp_path, rows=rows[:5000], ids=ids[:5000], items={"split": splits[:5000]}, **SET)
     # Rows that are there may come again among the others.
-    two = write(tmp_path, rows=np.concatenate([first[4990:], more[:4000]]), ids=ids[4990:9000],
-                items={"split": ["train"] * 10 + ["test"] * 4000}, **SET)  # fmt: skip
-    again = write(tmp_path, rows=first[:9], ids=ids[:9], **SET)  # items left out are as they were
+    new = slice(4990, 9000)
+    two = write(tmp_path, rows=rows[new], ids=ids[new], items={"split": splits[new]}, **SET)
+    again = write(tmp_path, rows=rows[:9], ids=ids[:9], **SET)  # items left out are as they were
     assert again.revision_id == two.revision_id
-    three = write(open_store(tmp_path), rows=_blocks(more[4000:]), ids=ids[9000:], **SET)
+    three = write(open_store(tmp_path), rows=_blocks(rows[9000:]), ids=ids[9000:], **SET)
     assert three.items["item_id"].to_list() == ids
-    assert three.items["split"].value_counts().height == 3
-    np.testing.assert_array_equal(three, np.concatenate([first, more]))
+    assert three.items["split"].to_list() == splits + [None] * 2000
+    np.testing.assert_array_equal(three, rows)
     store = open_store(tmp_path)
     history = [info.commit.revision_id for info in store.revisions(three.key)]
     assert history == [view.revision_id for view in (one, two, three)]
-    np.testing.assert_array_equal(store.view(one.key, revision=one.revision_id), first)
+    np.testing.assert_array_equal(store.view(one.key, revision=one.revision_id), rows[:5000])
     assert not verify_store(tmp_path).problems
 
 
@@ -163,12 +157,6 @@ def test_what_a_set_has_is_not_changed(tmp_path, change, said):
     assert write(tmp_path, bias=[1, 2, 3], **same, **SET).revision_id == one.revision_id
 
 
-def _objects(*values: Any) -> np.ndarray:
-    found = np.empty(len(values), object)
-    found[:] = values
-    return found
-
-
 MASKED = np.ma.masked_array(np.ones((3, 2)), mask=[[0, 0], [0, 1], [0, 0]])
 
 BAD = np.ones((9, 2))
@@ -183,37 +171,21 @@ BAD[[2, 5], 1] = [np.nan, np.inf]
     ({"rows": np.eye(3), "ids": ["a", "b", "a"]}, ManifestError, r"'a' \(rows 0, 2\)"),
     ({"rows": np.eye(7), "ids": ["a", None, "", "c", "d", "e", None]}, ManifestError,
      "3 rows have no id: rows 1, 2, 6"),
-    ({"rows": np.eye(2), "ids": ["a"]}, ManifestError, "There are 2 rows, 1 ids"),
     ({"rows": np.eye(2), "items": {"split": ["a"] * 3}}, ManifestError, "2 rows, 2 ids, 3 items"),
-    ({"rows": np.eye(2), "ids": [0.5, 1.5]}, ManifestError, "got Float64"),
-    ({"rows": np.eye(2), "ids": ["a", 1]}, ManifestError, "Ids are texts or whole numbers"),
     ({"rows": np.eye(2), "ids": "idd", "items": {"id": [1, 2]}}, ManifestError,
      "No column named 'idd' in the items.*Did you mean 'id'"),
     ({"rows": np.eye(2), "items": {"bias": [1, 2]}}, ManifestError, "cannot have a column 'bias'"),
-    ({"rows": np.eye(2), "items": [1, 2]}, ManifestError, "a table or a mapping of columns"),
     ({"rows": [[1.0, 2.0], [3.0], [4.0, 5.0]]}, ManifestError, "2 columns of most: row 1 has 1"),
-    ({"rows": pl.Series([[1.0], None])}, ManifestError, "row 1 has None"),
     ({"rows": pl.Series([[1.0], [None]])}, NonFiniteEmbeddingError, "row 1"),
-    ({"rows": pl.DataFrame({"embedding": np.eye(2)}), "items": {"a": [1, 2]}}, ManifestError,
-     "give one of them"),
     ({"rows": [np.eye(2), np.ones((1, 3))]}, ManifestError, "rows 2 to 2 has 3 columns"),
     ({"rows": iter([])}, ManifestError, "no block"),
-    ({"rows": iter([np.eye(2)])}, ManifestError, "how many are there"),
     ({"rows": iter([np.eye(2)]), "ids": [1, 2, 3]}, ManifestError, "hold 2 rows; there are 3"),
-    ({"rows": np.ones(3)}, ManifestError, r"matrix of numbers.*float64 of shape \(3,\)"),
     ({"rows": np.ones((0, 3))}, ManifestError, "matrix"),
     ({"rows": [[1, 2]]}, LayoutError, "int64, which a store cannot hold. Say dtype='float32'"),
-    ({"rows": _objects(np.ones(2), "a", None)}, ManifestError, "must be a matrix of numbers: "),
-    ({"rows": _objects(object(), object())}, ManifestError, "rows must be vectors; got"),
-    ({"rows": {"embedding": [np.ones(2), object()]}}, ManifestError, "A table has a column"),
-    ({"rows": pd.array([1, None], dtype="Int64")}, ManifestError, "must be a matrix of numbers: "),
+    ({"rows": np.array([{}, None])}, ManifestError, "rows must be vectors; got"),
     ({"rows": torch.eye(3).to_sparse()}, ManifestError, "to_dense"),
-    ({"rows": torch.ones((3, 2), device="meta")}, ManifestError, "Cannot copy out of meta tensor"),
     ({"rows": list(MASKED)}, ManifestError, "1 values of the rows are masked"),
-    ({"rows": np.eye(3), "ids": MASKED[:, 1].astype(int)}, ManifestError, "the ids are masked"),
-    ({"rows": np.eye(3), "ids": _objects([1], {}, object())}, ManifestError, "Ids are "),
     ({"rows": np.eye(3), "bias": MASKED[:, 1]}, ManifestError, "1 values of the bias are masked"),
-    ({"rows": np.eye(2), "kind": "picture"}, ManifestError, "No kind named 'picture'"),
     ({"rows": np.eye(2), "dataset": "a/b"}, LayoutError, "not a name"),
     ({"rows": np.eye(2), "store": "s3://bucket/store"}, StoreWriteError, "remote"),
 ])  # fmt: skip

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import gc
-import io
 import os
 import re
 import signal
@@ -33,7 +31,7 @@ from featstore.images import (
     is_plain_jpeg,
 )
 from featstore.sources.reader import ByteReader
-from tests.featstore.nasty_images import NASTY
+from tests.featstore.nasty_images import NASTY, encoded, noise, turned_by
 
 HERE = "tests.featstore.test_decoding"
 
@@ -43,9 +41,7 @@ DECODER = f"{HERE}:decode_or_misbehave"
 
 def file_of(number: int, size=(32, 24)) -> bytes:
     """A picture that is told from every other by its colour."""
-    buffer = io.BytesIO()
-    Image.new("RGB", size, (number, 255 - number, 7)).save(buffer, format="PNG")
-    return buffer.getvalue()
+    return encoded(Image.new("RGB", size, (number, 255 - number, 7)))
 
 
 def decode_or_misbehave(data, **options):
@@ -81,10 +77,7 @@ LIMIT = 2.0
 
 
 def png(number: int) -> bytes:
-    rng = np.random.default_rng(number)
-    buffer = io.BytesIO()
-    Image.fromarray(rng.integers(0, 256, (8, 11, 3), dtype=np.uint8)).save(buffer, "PNG")
-    return buffer.getvalue()
+    return encoded(Image.fromarray(noise(8, 11, seed=number)))
 
 
 class Names:
@@ -143,7 +136,7 @@ class Kept(Names):
 def having(feed: Feed, **options: Any) -> Iterator[tuple[DecodePool, Ring]]:
     """A pool of one process, and its ring."""
     with DecodePool(1, **{"timeout": LIMIT, "decoder": DECODER, **options}) as pool:
-        ring = Ring.make(pool.memory, 8, [SMALL.shape, WIDE.shape], flying=3, spare=2)
+        ring = Ring.make(pool.memory, 3, 8, [SMALL.shape, WIDE.shape])
         pool.take_runs(feed, ring)
         yield pool, ring
 
@@ -154,22 +147,12 @@ def both():
         yield made
 
 
-@pytest.fixture
-def pool(both):
-    return both[0]
-
-
-@pytest.fixture
-def ring(both):
-    return both[1]
-
-
 def run_of(ring: Ring, names: list[str]) -> Run:
     return Run(ring.take(), ("name",), [(name,) for name in names])
 
 
 def check(ring: Ring, run: Run, decoded: Decoded) -> None:
-    small, wide = ring.lend(run.slot, len(run.items))
+    small, wide = ring.rows(run.slot, len(run.items))
     for place, (name,) in enumerate(run.items):
         if name.isdecimal():
             image = decode_image(png(int(name)))
@@ -181,7 +164,8 @@ def check(ring: Ring, run: Run, decoded: Decoded) -> None:
 @pytest.mark.parametrize(
     ("bad", "place"), [(b"segfault", 3), (b"exit", 0), (b"exit", 6), (b"hang", 4), (b"memory", 3)]
 )
-def test_a_bad_picture_costs_itself_and_no_other(ring, pool, bad, place):
+def test_a_bad_picture_costs_itself_and_no_other(both, bad, place):
+    pool, ring = both
     names = [str(number) for number in range(7)]
     names[place] = bad.decode()
     run = run_of(ring, names)
@@ -191,7 +175,8 @@ def test_a_bad_picture_costs_itself_and_no_other(ring, pool, bad, place):
     assert re.search(BAD[bad], decoded.failures[place])
 
 
-def test_several_bad_pictures_and_the_runs_after_them(ring, pool):
+def test_several_bad_pictures_and_the_runs_after_them(both):
+    pool, ring = both
     runs = [
         run_of(ring, ["exit", "1", "missing", "segfault", "2", "exit"]),
         run_of(ring, ["3", "4"]),
@@ -214,8 +199,9 @@ def test_what_is_done_again_does_not_speak_for_the_picture_that_crashed(tmp_path
     assert list(decoded.failures) == [0]
 
 
-def test_a_stall_of_the_storage_costs_no_picture(ring, pool):
+def test_a_stall_of_the_storage_costs_no_picture(both):
     """Of an image that is read slowly and hangs, the time in its decoder counts."""
+    pool, ring = both
     run = Run(ring.take(), ("name",), [("slow1",), ("2",), ("slowhang",), ("4",)])
     decoded = pool.submit_run(run).result(timeout=60)
     named = [(name.removeprefix("slow"),) for (name,) in run.items]
@@ -234,16 +220,13 @@ def test_a_reader_that_cannot_travel_reads_here():
     assert reader.count == 4  # of what is done again nothing is read again
 
 
-def test_what_a_geometry_imports_is_no_picture_s_time():
+def test_what_a_geometry_imports_is_no_picture_s_time(monkeypatch):
     feed = Feed(Names(), (SMALL, SlowToImport((5, 9), (5, 7), "BILINEAR")))
     with having(feed) as (pool, ring):
         run = run_of(ring, ["1", "2"])
         check(ring, run, pool.submit_run(run).result(timeout=60))
-
-
-def test_a_geometry_that_never_starts_ends_the_job(monkeypatch):
+    # But where it never starts, the job ends.
     monkeypatch.setattr("featstore.decoding.START_TIMEOUT", 1.5)
-    feed = Feed(Names(), (SMALL, SlowToImport((5, 9), (5, 7), "BILINEAR")))
     with (
         having(feed) as (pool, ring),
         pytest.raises(DecoderStartError, match=r"took longer than 1\.5 s"),
@@ -267,7 +250,8 @@ def test_files_are_read_and_their_hashes_compared_in_the_process(tmp_path):
     assert "No such file" in decoded.failures[3]
 
 
-def test_the_process_runs_one_thread(ring, pool):
+def test_the_process_runs_one_thread(both):
+    pool, ring = both
     run = run_of(ring, ["1", "2"])
     pool.submit_run(run).result(timeout=60)
     (process,) = pool._processes
@@ -281,32 +265,24 @@ def test_the_process_runs_one_thread(ring, pool):
 def test_closing_ends_a_run_at_once():
     with having(Feed(Names(), (SMALL, WIDE)), timeout=60) as (pool, ring):
         hanging, waiting = (pool.submit_run(run_of(ring, names)) for names in (["hang"], ["1"]))
-        while not pool._processes[0]._told:
+        while pool._processes[0]._process is None:
             pass  # it is closed long before the time limit
     for future in (hanging, waiting):
         with pytest.raises(CancelledError):
             future.result(timeout=1)
 
 
-def test_a_slot_is_free_when_nobody_holds_its_rows():
-    ring = Ring.make(shared_memory(), 2, [(1, 1, 3)], flying=2, spare=1)
-
-    def lent(number: int) -> Any:
+def test_rows_that_were_taken_outlive_their_slot():
+    ring = Ring.make(shared_memory(), 2, 2, [(1, 1, 3)])
+    held = []
+    for number in range(9):
         slot = ring.take()
         ring.put(slot, 0, [bytes([number] * 3)])
-        (rows,) = ring.lend(slot, 2)
-        return rows[0]
-
-    held = [lent(number) for number in range(9)]  # one holds its slot, the others are copies
+        assert not ring.full
+        held.append(ring.rows(slot, 2)[0][0])
     assert [row.tolist() for row in held] == [[[[number] * 3]] for number in range(9)]
-    assert [row.base.nbytes for row in held] == [ring._stride, *[6] * 8]  # two rows of three bytes
-    first, second = ring.take(), ring.take()
+    assert {ring.take(), ring.take()} == {0, 1}
     assert ring.full
-    ring.lend(first, 1)
-    ring.lend(second, 1)
-    del held
-    gc.collect()
-    assert sorted(ring._free) == [0, 1, 2]
 
 
 # ---- Pictures that come back whole --------------------------------------------------------------
@@ -344,7 +320,6 @@ def test_closing_cancels_what_waits_ends_the_processes_and_is_final():
     while not futures[0].running():
         time.sleep(0.01)
     pool.close()
-    pool.close()
     with pytest.raises(ImageError, match="longer than"):
         futures[0].result()
     for future in futures[1:]:
@@ -367,7 +342,7 @@ def test_a_decoder_that_cannot_be_imported_is_an_error_of_the_job_not_of_the_ima
 def test_a_worker_without_its_pool_ends():
     """The pool's end of the pipe is closed, as when the job is killed."""
     worker = WorkerProcess("featstore.images:decode_image", {"max_pixels": 100}, 5)
-    worker._run()
+    worker._start()
     process = worker._process
     assert process is not None
     worker._pipe.close()
@@ -411,21 +386,13 @@ def test_each_nasty_file_has_its_outcome(name, pools):
     assert other.info == {}
 
 
-# ---- The path of GPU decoding, on the CPU's own JPEG decoder: which files take it, ----------
+# ---- The path of GPU decoding, on the CPU's own JPEG decoder ------------------------------------
 
 
 def _file(mode: str = "RGB", kind: str = "JPEG", **options: object) -> bytes:
     y, x = np.mgrid[0:48, 0:64]
     pixels = np.stack([4 * x, 5 * y, 255 - 4 * x], axis=-1).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).convert(mode).save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def _turned() -> bytes:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    return _file(exif=exif)
+    return encoded(Image.fromarray(pixels).convert(mode), kind, **options)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
@@ -438,7 +405,9 @@ def test_a_plain_jpeg_is_what_pillow_says(mode):
 
 
 @pytest.mark.parametrize(
-    "data", [_file(kind="PNG"), _file("CMYK"), _turned()], ids=["png", "cmyk", "turned"]
+    "data",
+    [_file(kind="PNG"), _file("CMYK"), _file(exif=turned_by(6))],
+    ids=["png", "cmyk", "turned"],
 )
 def test_all_else_is_pillows(data):
     assert not is_plain_jpeg(data)

@@ -15,10 +15,11 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from timm.data import create_transform
 from torchvision import transforms
+from torchvision.transforms import v2
 
 from featstore.encoders.runtime import Preprocessing
 from featstore.images import Geometry, ImageError, decode_image, thumbnail_webp
-from tests.featstore.nasty_images import RED, WHITE, chunk, noise, png
+from tests.featstore.nasty_images import RED, WHITE, chunk, noise, png, turned_by
 from tests.featstore.nasty_images import encoded as file_of
 
 
@@ -28,14 +29,6 @@ def png16(values: np.ndarray, key: int | None = None) -> bytes:
     transparent = b"" if key is None else chunk(b"tRNS", struct.pack(">H", key))
     return png((*values.shape[::-1], 16, 0, 0), rows, extra=transparent)
 
-
-def with_orientation(image, orientation, fmt="PNG", **options) -> bytes:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    return file_of(image, fmt, exif=exif, **options)
-
-
-# --- files that are no image --------------------------------------------------------------------
 
 JPEG = file_of(Image.fromarray(noise()), "JPEG", quality=95)
 PNG = file_of(Image.fromarray(noise()))
@@ -52,9 +45,6 @@ def test_no_damage_gives_anything_but_a_picture_or_an_image_error(data, at):
         except ImageError:
             continue
         assert image.mode == "RGB"
-
-
-# --- files that are odd but images --------------------------------------------------------------
 
 
 def pixel(data, at=(0, 0)):
@@ -81,7 +71,7 @@ DARK = (1, 2, 3)
 ODD = {
     "colour key": (file_of(two("RGB", RED, DARK), transparency=RED), [WHITE, DARK]),
     "colour key, turned": (
-        with_orientation(two("RGB", RED, DARK), 6, transparency=RED), [WHITE, DARK],
+        file_of(two("RGB", RED, DARK), transparency=RED, exif=turned_by(6)), [WHITE, DARK],
     ),
     "16 bits, one value transparent": (
         png16(np.array([[1000, 2000]]), key=1000), [WHITE, (8, 8, 8)],
@@ -126,16 +116,12 @@ ORIENTATIONS = {
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
 def test_exif_orientation_is_applied(orientation):
     pixels = noise(5, 7)
-    data = with_orientation(Image.fromarray(pixels), orientation)
+    data = file_of(Image.fromarray(pixels), exif=turned_by(orientation))
     np.testing.assert_array_equal(np.asarray(decode_image(data)), ORIENTATIONS[orientation](pixels))
 
 
-# --- what comes out -----------------------------------------------------------------------------
-
-
 def test_metadata_changes_no_pixel_and_is_in_no_plain_picture_and_no_thumbnail():
-    exif = Image.Exif()
-    exif[0x0112] = 6
+    exif = turned_by(6)
     exif[0x010E] = "the home of somebody"
     for data in (
         file_of(Image.fromarray(noise(90, 130)), "JPEG", comment=b"secret"),
@@ -163,15 +149,11 @@ def test_thumbnails_fit_a_square_and_are_never_enlarged(size, expected):
         assert np.abs(np.asarray(small.convert("RGB"), int) - RED).max() < 8
 
 
-# ---- The geometry of pictures is torchvision's, and the floats made of it are the -----------
-
-
 SIDES = st.integers(1, 90)
 
 
 def picture(width: int, height: int) -> Image.Image:
-    rng = np.random.default_rng(width * 1000 + height)
-    return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+    return Image.fromarray(noise(height, width, seed=width * 1000 + height))
 
 
 @given(
@@ -182,14 +164,9 @@ def picture(width: int, height: int) -> Image.Image:
 )
 def test_it_is_that_of_torchvision(size, resize, crop, name):
     image = picture(*size)
-    theirs = transforms.Compose(
-        [
-            transforms.Resize(
-                list(resize) if len(resize) > 1 else resize[0], transforms.InterpolationMode[name]
-            ),
-            transforms.CenterCrop(crop),
-        ]
-    )
+    side = list(resize) if len(resize) > 1 else resize[0]
+    resized = transforms.Resize(side, transforms.InterpolationMode[name])
+    theirs = transforms.Compose([resized, transforms.CenterCrop(crop)])
     ours = Geometry(resize, crop, name)
     pixels = ours.pixels(image)
     np.testing.assert_array_equal(pixels, np.asarray(theirs(image)))
@@ -236,27 +213,22 @@ def test_both_halves_give_the_bits_of_the_transform(transform, known):
     batch = [halves.prepare(image) for image in images]
     assert {one.dtype for one in batch} == {np.dtype(np.uint8 if known else np.float32)}
     expected = torch.stack([transform(image) for image in images])
-    if known:
-        stacked = torch.from_numpy(np.stack(batch))
-        there = halves.floats_there(stacked, torch.channels_last)
-        assert there.is_contiguous(memory_format=torch.channels_last)
-        assert torch.equal(there, expected)
-    assert torch.equal(halves.floats(batch), expected)
-    # The library's own floats are taken as well; the memory is used again, for fewer too.
-    assert torch.equal(halves.floats(list(expected.numpy()[1:])), expected[1:])
+    for layout in torch.channels_last, torch.contiguous_format:
+        floats = halves.floats(torch.from_numpy(np.stack(batch)), layout)
+        assert floats.is_contiguous(memory_format=layout)
+        assert torch.equal(floats, expected)
+    # The library's own floats are taken as well.
+    assert torch.equal(halves.floats(expected), expected)
     assert halves.fits(list(expected.numpy()))
     assert not halves.fits([batch[0], np.zeros((3, 8, 8), np.float32)])
 
 
 @given(size=st.tuples(SIDES, SIDES), resize=st.integers(1, 40), side=st.integers(1, 40))
 def test_torchvision_resizes_its_own_way(size, resize, side):
-    from torchvision.transforms import v2
-
     image = picture(*size)
     ours = Geometry((resize,), (side, side), "BICUBIC", "torchvision")
-    theirs = v2.Compose(
-        [v2.Resize(resize, transforms.InterpolationMode.BICUBIC), v2.CenterCrop(side)]
-    )
+    resized = v2.Resize(resize, transforms.InterpolationMode.BICUBIC)
+    theirs = v2.Compose([resized, v2.CenterCrop(side)])
     expected = theirs(torch.from_numpy(np.array(image)).permute(2, 0, 1)).permute(1, 2, 0)
     np.testing.assert_array_equal(ours.pixels(image), expected)
     assert ours.data(image) == expected.contiguous().numpy().tobytes()
@@ -264,10 +236,7 @@ def test_torchvision_resizes_its_own_way(size, resize, side):
 
 def test_scaled_decoding_halves_large_jpegs_and_leaves_all_else():
     def file(width: int, height: int, kind: str = "JPEG") -> bytes:
-        buffer = io.BytesIO()
-        smooth = picture(8, 8).resize((width, height), Image.Resampling.BICUBIC)
-        smooth.save(buffer, kind)
-        return buffer.getvalue()
+        return file_of(picture(8, 8).resize((width, height), Image.Resampling.BICUBIC), kind)
 
     sizes = {(1024, 1100): 2, (1023, 1500): 1, (2100, 2048): 4, (600, 400): 1}
     for (width, height), scale in sizes.items():

@@ -11,8 +11,8 @@ import featstore
 from featstore.address import PLACES
 from featstore.durable import local_folder
 from featstore.errors import AddressError, RemoteStoreError
-from featstore.extraction.repair import repair_set
-from featstore.interop.files import import_rows
+from featstore.extraction.job import repair_set
+from featstore.interop import import_rows
 from featstore.store import make_store
 from featstore.testing import toy_manifest
 from tests.typed import headstock

@@ -61,33 +61,18 @@ def _typed(*words: str, several: bool = False) -> Any:
 
 
 def test_a_flag_gives_words_numbers_and_none():
-    typed = _typed(
-        "--name",
-        "a",
-        "--gas",
-        "0.5",
-        "--trays",
-        "all",
-        "--open",
-        "--spices",
-        "a, b",
-        "--spices",
-        "c",
-    )
-    assert typed["gas"] == 0.5
-    assert typed["trays"] is None
-    assert typed["door"] is True
-    assert typed["spices"] == ("a", "b", "c")
-    assert _typed("--name", "a", "--shut")["door"] is False
+    words = ["--name", "a", "--gas", "0.5", "--trays", "all", "--open"]
+    words += ["--spices", "a, b", "--spices", "c"]
+    expected = Oven("a", gas=0.5, trays=None, door=True, spices=("a", "b", "c"))
+    assert config_from(Oven, _typed(*words)) == expected
+    assert config_from(Oven, _typed("--name", "a", "--shut")) == Oven("a", door=False)
     assert config_from(Oven, _typed("--name", "a")) == Oven("a")
 
 
 def test_an_option_without_what_it_needs_is_refused():
     given = {"spices": ("pepper",), "book": None}
-    with (
-        click.Context(click.Command("bake")),
-        pytest.raises(click.UsageError, match="has no effect without --book"),
-    ):
+    said = "has no effect without --book"
+    with click.Context(click.Command("bake")), pytest.raises(click.UsageError, match=said):
         check_needs(given, Oven)
     check_needs(given | {"book": Path("b")}, Oven)
     check_needs(given | {"spices": ("salt",)}, Oven)
@@ -99,7 +84,6 @@ def test_an_option_without_what_it_needs_is_refused():
         (["--name", "a", "--gas", "inf"], "a number above 0 and finite, or auto; got 'inf'"),
         (["--name", "a", "--trays", "none"], "at least 1, or auto, or all; got 'none'"),
         (["--heat", "top"], "Missing option '--name'"),
-        (["--name", "a", "--degrees", "0"], "an integer of at least 1, or auto; got '0'"),
         (["--name", "a", "--heat", "left"], "expected top or bottom; got 'left'"),
         (["--name", "a", "--secret", "1"], "No such option"),
     ],
@@ -141,7 +125,7 @@ GIVEN = [
 
 
 @pytest.mark.parametrize(("words", "runs", "grill", "pan"), GIVEN, ids=[one[0] for one in GIVEN])
-def test_settings_go_to_what_has_them(words: str, runs: bool, grill: Any, pan: Any) -> None:
+def test_settings_go_to_what_has_them(words, runs, grill, pan):
     found = settings_from(words.split(), OWNERS, runs=runs)
     assert found == {"grill": grill, "pan": pan, "a stove": {}}
 
@@ -188,7 +172,6 @@ def test_arguments_win_over_the_config_and_the_spec():
         ({"batch_size": "auto"}, "'batch_size' of an extraction must be at least 1; got 'auto'"),
         ({"batch_size": True}, "must be at least 1; got True"),
         ({"views": None}, "'views' of an extraction must be at least 0; got None"),
-        ({"decode_timeout": -1}, "'decode_timeout' of an extraction must be at least 0; got -1"),
         ({"decode": "gpu", "device": "cpu"}, "'device' of an extraction must be a GPU"),
     ],
 )

@@ -28,6 +28,8 @@ def test_results_keep_their_order_and_blas_its_threads():
         assert max(before) > 1
         assert map_threads(lambda number: number**2, range(50)) == [n**2 for n in range(50)]
         assert all(seen == [1] * len(before) for seen in map_threads(blas_threads, range(9)))
+        with pytest.raises(ZeroDivisionError):
+            map_threads(lambda number: 1 / number, [1, 0, 2])
         assert blas_threads() == before
 
 
@@ -37,11 +39,6 @@ def test_who_limits_blas_to_one_thread_gets_one():
         assert map_threads(lambda _: threading.get_ident(), range(5)) == [here] * 5
     assert map_threads(lambda _: threading.get_ident(), [0]) == [here]
     assert map_threads(str, []) == []
-
-
-def test_an_error_comes_through():
-    with pytest.raises(ZeroDivisionError):
-        map_threads(lambda number: 1 / number, [1, 0, 2])
 
 
 def test_a_worker_process_that_is_killed_is_an_error_that_says_what_to_do():

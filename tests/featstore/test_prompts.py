@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 import featstore
 from data_manifests.labels import imagenet_names, openai_templates
 from featstore import read_manifest
-from featstore.datasets import build_dataset, write_label_set
+from featstore.datasets import build_dataset, read_label_file, write_label_set
 from featstore.errors import ManifestError, StoreWriteError
-from featstore.labels import head_items, read_label_file
-from featstore.manifest.manifest import ITEM_SCHEMA, validate_items
+from featstore.extraction.heads import head_items
+from featstore.manifest import ITEM_SCHEMA, validate_items
 from featstore.prompts import (
     TEMPLATES,
     PromptChoice,
@@ -82,14 +82,10 @@ def test_the_article_goes_by_the_first_letter_where_a_template_asks_for_it():
         class_id=pl.Series([f"a/{n}" for n in range(6)]), name=pl.Series(names),
         index=pl.Series(range(6), dtype=CLASSES["index"].dtype),
     )  # fmt: skip
-    table = class_prompts(labels, templates=["icis"])
-    assert table["text"].to_list() == [
-        "a photo of an actor",
-        "a photo of an Eagle owl",
-        "a photo of an iron",
-        "a photo of an Otter",
-        "a photo of a umbrella",  # as its source has it
-        "a photo of a tench",
+    texts = class_prompts(labels, templates=["icis"])["text"]
+    articles = ["an", "an", "an", "an", "a", "a"]  # "a umbrella", as its source has it
+    assert texts.to_list() == [
+        f"a photo of {a} {name}" for a, name in zip(articles, names, strict=True)
     ]
     own = class_prompts(labels, templates={"mine": "{a} {} is {a} {}, {b}."})["text"]
     assert own[0] == "an actor is an actor, {b}."
@@ -200,19 +196,14 @@ def test_a_users_names(build, tmp_path, document):
     assert manifest.facts["source"]["names_file"] == "names.json"
 
 
-@pytest.mark.parametrize(
-    "document",
-    [
-        ["a bad photo of a {c}.", "{}"],
-        {"food101": ["a bad photo of a {c}.", "{}"], "dtd": ["a {c} texture"]},
-    ],
-)
-def test_a_users_templates(build, tmp_path, document):
-    file = write(tmp_path / "templates.json", document)
-    _, texts = build(variants=["name"], templates_file=file)
-    assert sorted(texts.values()) == [
-        "a bad photo of a apple pie.", "a bad photo of a waffles.", "apple pie", "waffles",
-    ]  # fmt: skip
+def test_a_users_templates(build, tmp_path):
+    own = ["a bad photo of a {c}.", "{}"]
+    for document in (own, {"food101": own, "dtd": ["a {c} texture"]}):
+        file = write(tmp_path / "templates.json", document)
+        _, texts = build(variants=["name"], templates_file=file)
+        assert sorted(texts.values()) == [
+            "a bad photo of a apple pie.", "a bad photo of a waffles.", "apple pie", "waffles",
+        ]  # fmt: skip
 
 
 def test_cupls_descriptions_are_further_items(build, tmp_path):
@@ -243,10 +234,8 @@ def test_cupls_descriptions_are_further_items(build, tmp_path):
         ("descriptions", {"waffles": [], "apple pie": ["a"]}, "no sentence for the class"),
     ],
 )
-def test_files_of_another_form(tmp_path, reader, document, match):
-    root = miniatures.food101(tmp_path / "data")
-    built = build_dataset("food101", tmp_path / "out", root=root, subset=True)
-    classes = built.manifest.classes
+def test_files_of_another_form(build, tmp_path, reader, document, match):
+    classes = build()[0].classes
     file = write(tmp_path / "file.json", document)
     read = {
         "names": lambda: read_names(file, ("food101",), classes),
@@ -385,15 +374,8 @@ def test_what_is_no_label_file_says_why(tmp_path, file, content, message):
 
 
 def labels(order):
-    return pl.DataFrame(
-        {
-            "class_id": [f"set/c{n}" for n in order],
-            "index": list(order),
-            "name": [f"name {n}" for n in order],
-            "shared_name": [False] * len(order),
-        },
-        schema_overrides={"index": pl.Int64},
-    )
+    rows = [(f"set/c{n}", n, f"name {n}", False) for n in order]
+    return pl.DataFrame(rows, ["class_id", "index", "name", "shared_name"], orient="row")
 
 
 @given(st.permutations(range(7)))

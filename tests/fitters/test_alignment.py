@@ -4,20 +4,10 @@ import pickle
 
 import numpy as np
 import pytest
-from sklearn import config_context
 from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, cross_validate
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from fitters import (
-    METHODS,
-    Alignment,
-    FitConfig,
-    Pairs,
-    RidgeAligner,
-    fit,
-    load,
-    scoring,
-)
+from fitters import METHODS, Alignment, FitConfig, Pairs, fit, load, scoring
 from fitters.errors import PairsError, SettingError
 from fitters.settings import OPTIONS, TrainingOptions
 from tests.assertions import assert_close, assert_same
@@ -47,16 +37,6 @@ def failing(estimator):
 @parametrize_with_checks(ESTIMATORS, expected_failed_checks=failing)
 def test_scikit_learns_contract(estimator, check):
     check(estimator)
-
-
-def test_its_score_is_the_metric_that_a_choice_goes_by(make_world):
-    head, real = make_world(noise=2.0)
-    made = Alignment("ridge").fit(None, None, prototypes=head)
-    scores = made.project_x(real.x) @ made.project_y(real.y).T
-    ranks = (scores >= scores.diagonal()[:, None]).sum(axis=1)
-    assert made.score(real.x, real.y) == pytest.approx(np.mean(1 / ranks))
-    assert made.score(real.x, real.y, metric="top-5") == pytest.approx(np.mean(ranks <= 5))
-    assert 0 < made.score(real.x, real.y, metric="top-1") < 1
 
 
 def test_its_settings_are_those_of_a_config():
@@ -123,21 +103,6 @@ def test_groups_reach_the_inner_choice(make_world):
         alone = fit("ridge", real=Pairs(pairs.x, pairs.y), rng=np.random.default_rng(0))
         assert made.facts["choice"]["scores"] != alone.facts["choice"]["scores"]
         assert score == by_hand.score(real.x[test], real.y[test])
-
-
-def test_groups_reach_the_score_where_they_are_routed(make_world, rng):
-    _, real = make_world(noise=2.0)
-    image_of = np.sort(np.arange(48) % 24)
-    x = real.x[image_of] + 1e-3 * rng.standard_normal((48, 24)).astype(np.float32)
-    folds = list(GroupKFold(3).split(x, groups=image_of))
-    with config_context(enable_metadata_routing=True):
-        asked = Alignment().set_fit_request(groups=True).set_score_request(groups=True)
-        found = cross_validate(
-            asked, x, real.y, cv=folds, params={"groups": image_of}, return_estimator=True
-        )
-    for (_, test), made, score in zip(folds, found["estimator"], found["test_score"], strict=True):
-        assert score == made.score(x[test], real.y[test], groups=image_of[test])
-        assert score > made.score(x[test], real.y[test])
 
 
 def test_a_fit_on_prototypes_alone_names_its_columns(make_world):
@@ -231,12 +196,3 @@ def test_every_seed_of_scikit_learn(make_world):
     going_on = np.random.RandomState(3)
     curves = {curve(state).tobytes() for state in (3, 4, None, going_on, going_on)}
     assert len(curves) == 5
-
-
-def test_an_aligner_alone_is_saved_too(make_world, tmp_path):
-    _, real = make_world()
-    bare = RidgeAligner("x->y").fit(real.x, real.y)
-    again = load(save_alignment(tmp_path / "a", bare))
-    assert type(again.aligner) is RidgeAligner
-    assert_same(again.project_x(real.x), bare.project_x(real.x).astype(np.float32))
-    assert_same(again.project_y(real.y), bare.project_y(real.y).astype(np.float32))

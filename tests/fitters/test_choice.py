@@ -1,21 +1,22 @@
-"""Choices by refitting and by moments, against closed forms and refits from rows."""
+"""Choices by refitting, by moments and by anchors, against closed forms and refits from rows."""
 
 import math
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 
-from fitters import CCAAligner, Pairs, RidgeAligner
+from fitters import ASIFAligner, CCAAligner, Pairs, RidgeAligner
+from fitters.aligners import baselines
+from fitters.aligners.baselines import choose_anchors
 from fitters.alignment import fit, select
 from fitters.errors import SettingError
 from fitters.methods import METHODS
-from fitters.moments import merge_pooled, moments_of
+from fitters.moments import moments_of
 from fitters.saved import fitted_arrays
-from fitters.select.grid import Axis, folds_by_group
+from fitters.select import Axis, folds_by_group, left_out
 from fitters.select.held_out import (
+    Folded,
     choose_components,
     cross_validate,
     validate_by_error,
@@ -23,7 +24,7 @@ from fitters.select.held_out import (
 )
 from fitters.settings import FitConfig
 from tests.assertions import assert_close, assert_same
-from tests.oracles import centred, unit
+from tests.oracles import reciprocal_rank_of_text, unit
 
 PENALTIES = Axis((0.01, 0.3, 5.0), searched=False)
 WEIGHTS = Axis((0.2, 1.0, 4.0), searched=False)
@@ -97,19 +98,6 @@ def test_the_error_from_moments_is_that_of_refitting_on_rows(direction, world):
     assert curve.n_folds == 4
 
 
-@given(seed=st.integers(0, 2**16))
-def test_the_grid_of_errors_widens_until_the_optimum_is_inside(seed):
-    rng = np.random.default_rng(seed)
-    x = rng.standard_normal((60, 6))
-    y = x @ rng.standard_normal((6, 3)) + 1e-4 * rng.standard_normal((60, 3))
-    pairs = Pairs(x, y)
-    parts = [moments_of(pairs.take(np.arange(60) % 3 == fold)) for fold in range(3)]
-    curve = validate_by_error(parts, penalties=Axis((0.1, 1.0, 10.0), lowest=1e-12))
-    # Nearly no noise: far less than 0.1 is best.
-    assert curve.chosen["penalty"] < 0.1
-    assert len(curve.axes["penalty"].values) > 3
-
-
 @pytest.mark.parametrize("metric", ["mrr", "top-1", "top-5"])
 def test_components_are_chosen_with_penalty_and_weight(metric, world):
     head, real, folds = world
@@ -128,22 +116,6 @@ def test_components_are_chosen_with_penalty_and_weight(metric, world):
     assert of_best[place] == chosen.scores.max()
     assert (of_best[:place] < chosen.scores.max()).all()
     assert chosen.chosen["components"] == place + 1
-
-
-def test_csa_by_the_recipe_is_fitted_on_the_merged_moments(make_world):
-    head, real = make_world()
-    alignment = fit("csa", prototypes=head, real=real, rng=np.random.default_rng(0))
-    choice = alignment.facts["choice"]
-    assert choice["n_components"] in choice["components"]
-    assert choice["n_components"] == alignment.aligner.weights_x_.shape[1]
-    merged = merge_pooled(
-        moments_of(Pairs(centred(head.x, head.x), centred(head.y, head.y))).scaled(choice["mix"]),
-        moments_of(Pairs(centred(real.x, real.x), centred(real.y, head.y))),
-    )
-    settings = {"alpha": choice["penalty"], "n_components": choice["n_components"]}
-    expected = METHODS["csa"].make(**settings).fit_moments(merged)
-    assert_close(alignment.aligner.strengths_, expected.strengths_)
-    assert_close(alignment.aligner.weights_x_, expected.weights_x_, times=10)
 
 
 @pytest.mark.parametrize("metric", ["mrr", "top-1", "squared"])
@@ -172,28 +144,6 @@ def test_select_chooses_what_is_then_fitted_with(metric, method, make_world):
         assert_same(getattr(given.aligner, name), getattr(made.aligner, name))
 
 
-@pytest.mark.parametrize("sources", ["prototypes", "both"])
-@pytest.mark.parametrize("method", ["ridge", "ridge-both", "procrustes", "csa", "kernel-ridge"])
-def test_a_given_grid_is_all_that_is_looked_at(method, sources, make_world, rng):
-    head, real = make_world(n_classes=30, n_images=24, p=9, q=4, noise=0.8)
-    given = {"prototypes": head, "real": real if sources == "both" else None}
-    of_head = select(method, **given, rng=np.random.default_rng(0))
-    again = select(method, **given, grid=of_head.axes, rng=np.random.default_rng(0))
-    # The grid that a choice explored leads it where it was.
-    assert (again.params, again.mix) == (of_head.params, of_head.mix)
-    noise = Pairs(rng.standard_normal(head.x.shape), head.y, head.groups)
-    data = METHODS[method].sources(FitConfig(method), **(given | {"prototypes": noise}))
-    rng = np.random.default_rng(0)
-    control = fit(method, data, grid=of_head.axes, rng=rng).facts
-    assert control["grid"] == "given"
-    names = {"penalty": "penalties", "weight": "weights", "gamma": "gammas"}
-    # Of prototypes alone, Procrustes has nothing to choose.
-    assert bool(of_head.axes) == ((method, sources) != ("procrustes", "prototypes"))
-    for name, axis in of_head.axes.items():
-        found = control["choice"].get("of_prototypes", {}) | control["choice"]
-        assert found[names[name]] == list(axis.values)
-
-
 @pytest.mark.parametrize("n", [6, 10, 14])
 @pytest.mark.parametrize("method", ["cca", "pls"])
 def test_folds_that_leave_different_numbers_of_directions(method, n, rng):
@@ -201,3 +151,75 @@ def test_folds_that_leave_different_numbers_of_directions(method, n, rng):
     real = Pairs(rng.standard_normal((n, 24)), rng.standard_normal((n, 12)))
     choice = fit(method, real=real, rng=rng).facts["choice"]
     assert choice["components"][-1] == min(n - math.ceil(n / 4) - 1, 12)
+
+
+TOP_KS, POWERS = Axis((2.0, 5.0, 30.0), searched=False), Axis((1.0, 4.0), searched=False)
+
+
+@pytest.fixture
+def few(make_world):
+    head, real = make_world(n_classes=12, n_images=16, p=6, q=4, noise=1.5)
+    # Two classes of one name and one text.
+    names, texts = head.groups.copy(), head.y.copy()
+    names[3], texts[3] = names[2], texts[2]
+    return Pairs(head.x, texts, names), real
+
+
+@pytest.mark.parametrize("metric", ["mrr", "top-1", "top-5"])
+@pytest.mark.parametrize("sources", ["prototypes", "real", "both"])
+def test_a_fold_is_described_by_the_others(sources, metric, few):
+    head, real = few
+    given = {"prototypes": (head, None), "real": (None, real), "both": (head, real)}[sources]
+    surface = choose_anchors(
+        *given, top_ks=TOP_KS, powers=POWERS, metric=metric, rng=np.random.default_rng(2)
+    )
+    asked = head if sources == "prototypes" else real
+    folds = folds_by_group(asked.groups, 4, np.random.default_rng(2))
+    for i, j in np.ndindex(3, 2):
+        ranks = np.empty(asked.n)
+        for fold in range(4):
+            rest, held = asked.take(folds != fold), asked.take(folds == fold)
+            x, y = (
+                np.concatenate([getattr(head, side), getattr(rest, side)])
+                if sources == "both"
+                else getattr(rest, side)
+                for side in "xy"
+            )
+            aligner = ASIFAligner(round(TOP_KS.values[i]), power=POWERS.values[j]).fit(x, y)
+            images = aligner.project_x(held.x).toarray()
+            texts = aligner.project_y(held.y).toarray()
+            ranks[folds == fold] = [
+                reciprocal_rank_of_text(image, texts, held.groups, group)
+                for image, group in zip(images, held.groups, strict=True)
+            ]
+        expected = {"mrr": ranks, "top-1": ranks == 1, "top-5": ranks >= 1 / 5}[metric]
+        assert surface.scores[i, j] == pytest.approx(expected.mean())
+    assert (surface.n_queries, surface.n_folds) == (asked.n, 4)
+
+
+def test_many_prototypes_ask_in_part_and_sparse_scores_are_the_same(few, monkeypatch):
+    head, _ = few
+    rng = np.random.default_rng
+    whole = choose_anchors(head, None, top_ks=TOP_KS, powers=POWERS, rng=rng(1))
+    monkeypatch.setattr(baselines, "DENSE", 0)
+    sparse = choose_anchors(head, None, top_ks=TOP_KS, powers=POWERS, rng=rng(1))
+    assert sparse.scores == pytest.approx(whole.scores)
+    monkeypatch.setattr(left_out, "MOST_QUERIES", 2)
+    part = choose_anchors(head, None, top_ks=TOP_KS, powers=POWERS, rng=rng(1))
+    assert part.n_queries == 8
+
+
+def test_what_is_fitted_without_a_fold_knows_none_of_its_pairs(rng):
+    """Rows and moments, beside prototypes that are in every fit."""
+    real = Pairs(rng.standard_normal((30, 5)), rng.standard_normal((30, 4)), np.arange(30) % 10)
+    head = Pairs(rng.standard_normal((7, 5)), rng.standard_normal((7, 4)))
+    folds = real.groups % 3
+    folded = Folded(real, folds, head)
+    for fold in range(3):
+        kept = folded.rows_without(fold)
+        assert kept.prototypes is head
+        np.testing.assert_array_equal(kept.real.x, real.x[folds != fold])
+        np.testing.assert_array_equal(kept.real.y, real.y[folds != fold])
+        (moments,) = folded.moments_without[fold].real
+        np.testing.assert_allclose(moments.sxy, kept.real.x.T @ kept.real.y)
+        assert moments.n == kept.real.n == np.sum(folds != fold)

@@ -13,12 +13,11 @@ from safetensors import safe_open
 from scipy.sparse import load_npz
 
 from featstore import open_store
-from featstore.command_line import run_command
 from featstore.testing import item_table, write_set
 from fitters import load
-from fitters.scorers import csls, hub_corrected
-from headstock.__main__ import cli
+from fitters.scorers import hub_corrected
 from tests.fitters.toy_store import CLASSES, HEAD, IMAGES, NAMES, P, X, Y, write_toy_store
+from tests.typed import headstock as run
 
 
 @pytest.fixture
@@ -26,12 +25,8 @@ def store(store_path):
     return store_path
 
 
-def _run(*args):
-    return run_command(cli, "headstock", [str(arg) for arg in args])
-
-
 def _fit(store, out, *more, method="ridge"):
-    return _run("fit", method, "--store", store, "--images", X, "--head", HEAD,
+    return run("fit", method, "--store", store, "--images", X, "--head", HEAD,
                 "--head-names", NAMES, "-o", out, *more)  # fmt: skip
 
 
@@ -59,13 +54,13 @@ def test_fit_ls_show(store, tmp_path, capsys):
     facts = json.loads(capsys.readouterr().out)
     assert facts["n_real"] == 12
     assert facts["request"]["seed"] == 2
-    assert _run("ls", out, "--json") == 0
+    assert run("ls", out, "--json") == 0
     assert [row["name"] for row in json.loads(capsys.readouterr().out)] == ["a", "b"]
-    assert _run("ls", out) == 0
+    assert run("ls", out) == 0
     assert re.search(r"^a +ridge +timm:toy +st:toy +30 +0 ", capsys.readouterr().out, re.MULTILINE)
-    assert _run("show", out / "b", "--json") == 0
+    assert run("show", out / "b", "--json") == 0
     assert json.loads(capsys.readouterr().out)["choice"] == facts["choice"]
-    assert _run("show", out / "b") == 0
+    assert run("show", out / "b") == 0
     assert re.search(r"^  x encoder +timm:toy$", capsys.readouterr().out, re.MULTILINE)
 
 
@@ -75,15 +70,15 @@ def test_ls_goes_on_past_damage_without_reading_arrays(own, capsys):
     for name, text in (("bent", "no json"), ("bare", '{"format": 1}')):
         (folder / name).mkdir()
         (folder / name / "alignment.json").write_text(text)
-    assert _run("ls", folder, "--json") == 4
+    assert run("ls", folder, "--json") == 4
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert rows["ridge"]["method"] == "ridge"
     assert "JSON is malformed" in rows["bent"]["damaged"]
     assert "`method`" in rows["bare"]["damaged"]
-    assert _run("ls", folder) == 4
+    assert run("ls", folder) == 4
     assert re.search(r"^bent .* damaged: ", capsys.readouterr().out, re.MULTILINE)
     # What is shown is checked whole.
-    assert _run("show", own) == 1
+    assert run("show", own) == 1
     assert "arrays.safetensors cannot be read" in capsys.readouterr().err
 
 
@@ -91,7 +86,7 @@ def test_shorthand_and_seeds(store, tmp_path, capsys):
     args = ("fit", "csa", "--store", store, "--images", "toy/image", "--captions", "caption/st:toy",
             "--n-pairs", "20", "--head", "labels", "-s", "mix=auto",
             "--seeds", "0,2-3", "-o", tmp_path, "--json")  # fmt: skip
-    assert _run(*args) == 0
+    assert run(*args) == 0
     made = json.loads(capsys.readouterr().out)
     assert [Path(facts["path"]).name for facts in made] == [f"csa-seed{n}" for n in (0, 2, 3)]
     for facts in made:
@@ -100,11 +95,8 @@ def test_shorthand_and_seeds(store, tmp_path, capsys):
         assert facts["n_real"] == 20
         assert facts["choice"]["n_components"] in facts["choice"]["components"]
     assert len({facts["fitted_on"]["captions"]["fingerprint"] for facts in made}) == 3
-    assert _run("ls", tmp_path, "--json") == 0
+    assert run("ls", tmp_path, "--json") == 0
     assert len(json.loads(capsys.readouterr().out)) == 3
-
-
-IMAGE_KEY, HEAD_KEY, NAME_KEY = (key.replace(":", ".") for key in (X, HEAD, NAMES))
 
 
 def test_the_store_below_the_folder_and_a_place_for_the_alignment_are_taken(
@@ -112,16 +104,16 @@ def test_the_store_below_the_folder_and_a_place_for_the_alignment_are_taken(
 ):
     monkeypatch.chdir(tmp_path)
     words = ("fit", "ridge", "--head", HEAD)
-    assert _run(*words) == 2
+    assert run(*words) == 2
     assert "Missing option '--store': there is no store in this folder" in capsys.readouterr().err
     write_toy_store(tmp_path / "work" / "one")
-    assert _run(*words) == 0
+    assert run(*words) == 0
     said = capsys.readouterr()
     assert "--store work/one " in said.err
     assert "--out aligners/ridge" in said.err
     assert said.out.startswith("aligners/ridge: ridge, fitted on 30 prototypes")
     write_toy_store(tmp_path / "two")
-    assert _run(*words) == 2
+    assert run(*words) == 2
     assert "several stores: 'two', 'work/one'" in capsys.readouterr().err
 
 
@@ -137,7 +129,7 @@ def test_another_alignment_is_not_replaced_in_silence(store, own, capsys):
 
 def test_apply_writes_unit_rows_of_the_set(store, ridge, tmp_path, capsys):
     out = tmp_path / "rows.npy"
-    assert _run("apply", ridge, "--store", store, "--set", X, "--split", "test", "-o", out) == 0
+    assert run("apply", ridge, "--store", store, "--set", X, "--split", "test", "-o", out) == 0
     assert "10 × 12" in capsys.readouterr().out
     rows = np.load(out, allow_pickle=False)
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-6)
@@ -148,7 +140,7 @@ def test_apply_writes_unit_rows_of_the_set(store, ridge, tmp_path, capsys):
 def test_apply_ranks_classes(store, ridge, capsys):
     """A class has one row, whatever the number of its prompts, and its name is shown."""
     args = ("apply", ridge, "--store", store, "--set", X, "--near", NAMES, "--top", "4")
-    assert _run(*args, "--json") == 0
+    assert run(*args, "--json") == 0
     near = json.loads(capsys.readouterr().out)["near"]
     opened, fitted = open_store(store), load(ridge)
     texts = opened.view(NAMES).class_texts()
@@ -160,7 +152,7 @@ def test_apply_ranks_classes(store, ridge, capsys):
     first = next(iter(near.values()))[0]
     assert first["text"] == texts.items["text"][names.index(first["item_id"])]
     assert len(opened.view(NAMES)) > len(texts)
-    assert _run(*args) == 0
+    assert run(*args) == 0
     assert f"{first['text']}  {first['item_id']}" in capsys.readouterr().out
 
 
@@ -175,37 +167,23 @@ def test_apply_calls_images_by_the_names_of_their_classes(ridge, tmp_path, capsy
     write_set(root, np.eye(len(rows), 8), item_table(rows, "class_name"), dataset="toy",
               kind="class_name", encoder="st:toy", space={"name": "language"})  # fmt: skip
     args = ("apply", ridge, "--store", root, "--set", Y, "--near", X, "--top", "2")
-    assert _run(*args, "--json") == 0
+    assert run(*args, "--json") == 0
     first = json.loads(capsys.readouterr().out)["near"]["toy/30#en"][0]
     assert first["text"] == f"b {int(first['item_id'][-2:]) // 2} in none"
-    assert _run(*args) == 0
+    assert run(*args) == 0
     assert re.search(rf"{first['text']} +{first['item_id']}\n", capsys.readouterr().out)
-
-
-def test_a_scorer_corrects_the_neighbours(store, ridge, capsys):
-    args = ("apply", ridge, "--store", store, "--set", X, "--split", "test", "--near", Y, "--json")
-    assert _run(*args, "--scorer", "csls", "--top", "1") == 0
-    near = json.loads(capsys.readouterr().out)["near"]
-    opened, fitted = open_store(store), load(ridge)
-    images = fitted.project_x(opened.view(X).where(split="test").numpy())
-    texts = fitted.project_y(opened.view(Y).numpy())
-    corrected = csls(images, texts)
-    best = (corrected[0] @ corrected[1].T).max(axis=1)
-    assert [found[0]["score"] for found in near.values()] == pytest.approx(best, abs=1e-4)
-    assert _run("apply", ridge, "--text", "a", "-o", "a.npy", "--scorer", "csls") == 2
-    assert "--scorer has no effect without --near" in capsys.readouterr().err
 
 
 def test_hubs_are_corrected_by_images_that_are_no_inputs(store, ridge, capsys):
     args = ("apply", ridge, "--store", store, "--set", X, "--near", Y, "--top", "1")
-    assert _run(*args, "--scorer", "hub", "--unlabelled", X, "--json") == 0
+    assert run(*args, "--scorer", "hub", "--unlabelled", X, "--json") == 0
     near = json.loads(capsys.readouterr().out)["near"]
     opened, fitted = open_store(store), load(ridge)
     images = fitted.project_x(opened.view(X).numpy())
     x, y = hub_corrected(images, fitted.project_y(opened.view(Y).numpy()), unlabelled=images)
     best = (x @ y.T).max(axis=1)
     assert [found[0]["score"] for found in near.values()] == pytest.approx(best, abs=1e-3)
-    assert _run(*args, "--unlabelled", X) == 2
+    assert run(*args, "--unlabelled", X) == 2
     assert "--unlabelled is for --scorer hub; the scorer is cosine." in capsys.readouterr().err
 
 
@@ -213,18 +191,18 @@ def test_asif_is_sparse_to_the_end(store, tmp_path, capsys):
     out = tmp_path / "asif"
     assert _fit(store, out, "--captions", Y, method="asif") == 0
     args = ("apply", out, "--store", store, "--set", X, "--near", Y, "--json")
-    assert _run(*args, "-o", tmp_path / "rows.npy") == 2
+    assert run(*args, "-o", tmp_path / "rows.npy") == 2
     assert "asif are written as .npz" in capsys.readouterr().err
-    assert _run(*args, "-o", tmp_path / "rows.npz") == 0
+    assert run(*args, "-o", tmp_path / "rows.npz") == 0
     assert len(json.loads(capsys.readouterr().out)["near"]) == 40
     # 30 head rows and 30 training images are the anchors.
     assert load_npz(tmp_path / "rows.npz").shape == (40, 60)
-    assert _run("export", out, "--store", store, "--names", NAMES, "-o", tmp_path / "h.npz") == 0
+    assert run("export", out, "--store", store, "--names", NAMES, "-o", tmp_path / "h.npz") == 0
 
 
 def test_export_holds_a_head_that_scores_like_the_alignment(store, ridge, tmp_path, capsys):
     out = tmp_path / "head.safetensors"
-    assert _run("export", ridge, "--store", store, "--names", NAMES, "-o", out, "--json") == 0
+    assert run("export", ridge, "--store", store, "--names", NAMES, "-o", out, "--json") == 0
     assert json.loads(capsys.readouterr().out)["arrays"]["class_rows"] == [CLASSES, P]
     with safe_open(out, framework="numpy") as file:
         meta = json.loads(file.metadata()["headstock"])
@@ -273,7 +251,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     monkeypatch.chdir(work)
     monkeypatch.setattr("featstore.terminal.SOON", 600.0)  # a slow machine says more
     places = {"S": str(store), "R": str(ridge)}
-    assert _run(*(places.get(arg, arg) for arg in args)) == code
+    assert run(*(places.get(arg, arg) for arg in args)) == code
     said = capsys.readouterr()
     assert said.out == ""
     assert words in said.err

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
-from featstore import EmbeddingsView, FeatureStore, open_store
+from featstore import FeatureStore, open_store
 from featstore.errors import EmptySelectionError, MisalignedItemsError, UnknownSetError
 from featstore.store.gc import remove_set
 from featstore.testing import item_table, write_set
-from fitters import Pairs, TextToConceptAligner, fit, load
+from fitters import Pairs, fit, load
 from fitters.errors import PairsError, SettingError, ZeroRowError
 from fitters.from_store import project_view
 from fitters.jobs import HeadTexts, fit_from_store, pair_images
@@ -22,9 +21,12 @@ from fitters.select.left_out import choose_on_prototypes
 from fitters.settings import FitRequest
 from fitters.sources import SideTransform, prepare
 from tests.assertions import assert_close, assert_same
+from tests.damage import tree
 from tests.fitters.toy_store import CLASSES, HEAD, NAMES, P, X, Y, write_toy_store
 from tests.goldens.world import SETS, write_world
 from tests.shorthand import save_alignment
+
+ASKED = (("name",), ("none", "photo"))
 
 
 @pytest.fixture
@@ -36,11 +38,15 @@ def _request(**changes):
     return FitRequest(**{"method": "ridge", "x": X, "head": HEAD, "names": NAMES, **changes})
 
 
+def texts_by_class(store, key):
+    names = store.view(key).class_texts(*ASKED)
+    return dict(zip(names.items["class_id"], names.numpy(), strict=True))
+
+
 def test_it_is_the_recipe_on_the_rows_joined_by_hand(store):
     """The store path equals the array path, with the join done by a dict."""
     found = fit_from_store(store, _request(y=Y, n_pairs=None, penalty=0.1, mix=0.5))
-    head, names = store.view(HEAD), store.view(NAMES).class_texts(["name"], ["none", "photo"])
-    text_of = dict(zip(names.items["class_id"], names.numpy(), strict=True))
+    head, text_of = store.view(HEAD), texts_by_class(store, NAMES)
     heads = Pairs(head.numpy(), np.array([text_of[c] for c in head.items["class_id"]]))
     images, captions = store.view(X).where(split="train"), store.view(Y)
     said = dict(zip(captions.items["parent_id"], captions.numpy(), strict=True))
@@ -56,24 +62,12 @@ def test_it_is_the_recipe_on_the_rows_joined_by_hand(store):
 
 
 def test_same_seed_same_bytes(store, tmp_path):
-    for name in ("a", "b"):
-        save_alignment(tmp_path / name, fit_from_store(store, _request(y=Y, n_pairs=20, seed=3)))
-    for file in (tmp_path / "a").iterdir():
-        assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
-    other = fit_from_store(store, _request(y=Y, n_pairs=20, seed=4))
-    used = load(tmp_path / "a").facts["fitted_on"]["captions"]["fingerprint"]
-    assert other.facts["fitted_on"]["captions"]["fingerprint"] != used
-
-
-def test_facts_name_what_was_read(store, tmp_path):
-    alignment = fit_from_store(store, _request(y=Y, n_pairs=10))
-    facts = load(save_alignment(tmp_path / "a", alignment)).facts
-    assert facts["x_space_id"] == store.view(X).space_id
-    assert facts["y_space_id"] == store.view(Y).space_id
-    used = facts["fitted_on"]
-    assert {role: entry["rows"] for role, entry in used.items()} == {
-        "images": 30, "captions": 10, "head": CLASSES, "names": CLASSES,
-    }  # fmt: skip
+    one, same, other = (
+        fit_from_store(store, _request(y=Y, n_pairs=20, seed=seed)) for seed in (3, 3, 4)
+    )
+    assert tree(save_alignment(tmp_path / "a", one)) == tree(save_alignment(tmp_path / "b", same))
+    used = (made.facts["fitted_on"]["captions"]["fingerprint"] for made in (one, other))
+    assert len({*used}) == 2
 
 
 @pytest.fixture
@@ -121,7 +115,6 @@ def test_a_head_alone_takes_the_mean_of_all_images_where_none_is_for_training(st
     [
         ({"names": None}, SettingError, "give `head=` and `head_names=`, or neither"),
         ({"head": None, "names": None}, SettingError, "nothing to fit on"),
-        ({"n_pairs": 0, "y": Y}, SettingError, "at least 1 .*; got 0"),
         ({"n_pairs": 31, "y": Y}, SettingError, r"n_pairs is 31; split 'train' .* has 30 images"),
         ({"source": "rnadom"}, SettingError, "Did you mean 'random'"),
         ({"split": "vla"}, EmptySelectionError, "split='vla'.*'test', 'train'"),
@@ -129,8 +122,6 @@ def test_a_head_alone_takes_the_mean_of_all_images_where_none_is_for_training(st
         ({"head": "labels/head_weight/timm:other"}, MisalignedItemsError, "different embedding"),
         ({"y": "toy/caption/st:other"}, MisalignedItemsError, "Captions and class names"),
         ({"x": "toy/image/timm:none"}, UnknownSetError, "holds no set"),
-        ({"penalty": -1.0}, SettingError, "at least 0 and below [0,1]* or .auto.; got -1"),
-        ({"mix": 0.0, "y": Y}, SettingError, "above 0"),
         ({"method": "conse", "head": None, "names": None, "y": Y}, SettingError, "head"),
     ],
 )
@@ -156,35 +147,19 @@ def test_a_row_of_zeros_is_named_by_its_item(store, with_images, changes):
     assert fit_from_store(store, _request(method="conse")).facts["method"] == "conse"
 
 
-def test_embeddings_of_another_space_are_not_projected(store):
-    alignment = fit_from_store(store, _request())
-    with pytest.raises(MisalignedItemsError, match=r"fitted on timm:toy \(.*\) and st:toy"):
-        project_view(alignment, store.view("toy/caption/st:other"))
-
-
 def test_text_to_concept_maps_images_into_the_space_of_other_images(tmp_path):
     """Images seen by two encoders; the texts of the second need no map."""
     rng = np.random.default_rng(2)
     write_toy_store(tmp_path)
-    store = open_store(tmp_path)
-    images = store.view(X)
-    rows = images.numpy()
-    shared = {"name": "clip"}
-    other = "toy/image/clip:toy"
-    plant = rng.standard_normal((P, 6))
+    images = open_store(tmp_path).view(X)
+    rows = (images.numpy() @ rng.standard_normal((P, 6)) + 2).astype(np.float32)
     # In another order: the same item_id is the same image.
     order = rng.permutation(len(rows))
-    write_set(tmp_path, (rows @ plant + 2)[order].astype(np.float32), images.items[order.tolist()],
-              dataset="toy", kind="image", encoder="clip:toy", space=shared)  # fmt: skip
+    other = write_set(tmp_path, rows[order], images.items[order.tolist()], dataset="toy",
+                      kind="image", encoder="clip:toy", space={"name": "clip"})  # fmt: skip
     store = open_store(tmp_path)
-    request = FitRequest("text-to-concept", x=X, y=other)
-    alignment = fit_from_store(store, request)
+    alignment = fit_from_store(store, FitRequest("text-to-concept", x=X, y=other))
     assert alignment.facts["n_real"] == 30
-    exact = fit_from_store(store, replace(request, moments="float64"))
-    seen_x, seen_y = pair_images(images.where(split="train"), store.view(other)).numpy()
-    by_rows = TextToConceptAligner().fit(seen_x, seen_y)
-    for name in ("coef_", "intercept_"):
-        assert_close(getattr(exact.aligner, name), getattr(by_rows, name))
     new = images.where(split="test")
     found = project_view(alignment, new)
     ids = store.view(other).items["item_id"].to_list()
@@ -204,8 +179,7 @@ def test_images_without_captions_are_paired_with_the_texts_of_their_classes(tmp_
     store = open_store(tmp_path)
     request = FitRequest("ridge", x=SETS["images"], y=SETS["names"], **changes)
     found = fit_from_store(store, request)
-    names = store.view(SETS["names"]).class_texts(["name"], ["none", "photo"])
-    text_of = dict(zip(names.items["class_id"], names.numpy(), strict=True))
+    text_of = texts_by_class(store, SETS["names"])
     images = store.view(SETS["images"]).where(split="train")
     classes = images.items["class_id"].to_numpy().astype(str)
     real = Pairs(images.numpy(), np.array([text_of[name] for name in classes]), classes)
@@ -216,55 +190,43 @@ def test_images_without_captions_are_paired_with_the_texts_of_their_classes(tmp_
     assert_close(project_view(found, test), direct.project_x(test.numpy()), "float32", times=10)
 
 
-def write_head(
-    root: Path, *, variants: tuple[str, ...] = ("name", "lemmas", "definition"), n: int = 40
-) -> tuple[EmbeddingsView, EmbeddingsView]:
-    """A head whose rows follow from its definitions, and hardly from names."""
-    rng = np.random.default_rng(5)
-    head = rng.standard_normal((n, 9))
-    to_text = rng.standard_normal((9, 7))
-    ids = [f"l/c{i:02d}" for i in range(n)]
-    key = write_set(
-        root, head, item_table([f"{c}#head" for c in ids], "head_weight", class_id=ids),
-        dataset="l", kind="head_weight", encoder="timm:h", space={"h": 1},
-    )  # fmt: skip
+@pytest.fixture
+def described(store_path, tmp_path):
+    """A head whose rows follow from its classes' definitions and hardly from names; texts of it."""
+    root = shutil.copytree(store_path, tmp_path / "described")
+    head, rng = open_store(root).view(HEAD), np.random.default_rng(5)
+    meanings = head.numpy() @ rng.standard_normal((P, 7))
     noise = {"name": 2.0, "lemmas": 4.0, "definition": 0.2}
-    made = [(c, v, t) for v in variants for t in ("none", "photo") for c in range(n)
+    made = [(c, v, t) for v in noise for t in ("none", "photo") for c in range(CLASSES)
             if (v, t) != ("definition", "photo")]  # fmt: skip
-    rows = [head[c] @ to_text + noise[v] * rng.standard_normal(7) for c, v, _ in made]
-    names = write_set(
-        root, np.array(rows),
-        item_table(
-            [f"{ids[c]}#{v}#{t}" for c, v, t in made], "class_name",
-            class_id=[ids[c] for c, _, _ in made], variant=[v for _, v, _ in made],
-            template_id=[t for *_, t in made], text=[f"{v} {c // 2}" for c, v, _ in made],
-        ),
-        dataset="l", kind="class_name", encoder="st:t", space={"t": 1},
-    )  # fmt: skip
-    store = open_store(root)
-    return store.view(key), store.view(names)
+    rows = [meanings[c] + noise[v] * rng.standard_normal(7) for c, v, _ in made]
+    items = [
+        {"item_id": f"{c}#{v}#{t}", "class_id": head.items["class_id"][c], "variant": v,
+         "template_id": t, "text": f"{v} {c // 2}"}
+        for c, v, t in made
+    ]  # fmt: skip
+    names = write_set(root, np.array(rows), item_table(items, "class_name"), dataset="l",
+                      kind="class_name", encoder="st:t", space={"t": 1})  # fmt: skip
+    return head, open_store(root).view(names)
 
 
-ASKED = (("name",), ("none", "photo"))
-
-
-def test_a_head_is_fitted_on_name_and_definition_and_asked_for_by_name(tmp_path):
-    head, names = write_head(tmp_path)
+def test_a_head_is_fitted_on_name_and_definition_and_asked_for_by_name(described):
+    head, names = described
     made = HeadTexts.of(head, names, asked=ASKED)
     assert made.variants == ("name", "definition")
     both = names.class_texts(["name", "definition"], ["none", "photo"])
     assert made.pairs.y.tobytes() == both.numpy().tobytes()
     assert made.pairs.asked.tobytes() == names.class_texts(*ASKED).numpy().tobytes()
     # Names decide what is left out together, whatever is fitted on.
-    assert len(np.unique(made.pairs.row_groups)) == 20
+    assert len(np.unique(made.pairs.row_groups)) == CLASSES // 2
     alone = HeadTexts.of(head, names, asked=ASKED, variants=("definition",))
     assert np.array_equal(alone.pairs.row_groups, made.pairs.row_groups)
     plain = HeadTexts.of(head, names, asked=ASKED, variants=("name",))
     assert plain.pairs.asked is None
 
 
-def test_texts_of_a_head_are_chosen_by_left_out_classes_asked_for_by_name(tmp_path):
-    head, names = write_head(tmp_path)
+def test_texts_of_a_head_are_chosen_by_left_out_classes_asked_for_by_name(described):
+    head, names = described
     chosen = HeadTexts.of(head, names, asked=ASKED, variants=("auto",))
     assert set(chosen.scores) == {
         "name", "lemmas", "definition", "name,definition", "lemmas,definition"

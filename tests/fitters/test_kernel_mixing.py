@@ -2,13 +2,11 @@ import numpy as np
 import pytest
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import Ridge
-from sklearn.metrics.pairwise import cosine_similarity, rbf_kernel
+from sklearn.metrics.pairwise import rbf_kernel
 
 from fitters import Pairs, SideTransform, fit
-from fitters.aligners.kernel import KernelRidgeAligner
-from fitters.aligners.ridge import RidgeAligner
-from fitters.methods import METHODS
-from fitters.select.grid import Axis, Choice, Search, folds_by_group
+from fitters.aligners.ridge import KernelRidgeAligner, RidgeAligner
+from fitters.select import Axis, Choice, folds_by_group
 from fitters.select.left_out import choose_on_prototypes, leave_one_group_out
 from fitters.select.noise import (
     NOISE,
@@ -18,9 +16,8 @@ from fitters.select.noise import (
     pairs_to_weigh,
     weigh_noise,
 )
-from fitters.settings import FitConfig
-from fitters.sources import Sources, prepare, unit_or_zero
-from tests.oracles import reciprocal_rank_of_text, unit
+from fitters.sources import Sources
+from tests.oracles import cosine, reciprocal_rank_of_text, unit
 
 
 def rng_of(seed=0):
@@ -128,21 +125,32 @@ def test_each_noise_scores_as_refitting_at_the_prototypes_penalty(criterion, sou
     assert found.params["first_share"] in (0.0, pytest.approx(sum(facts["noise_weights"])))
 
 
-def expected_projection(prototypes, real, texts, gamma, penalty, shares, without, first_share):
-    """Kernel ridge by scikit-learn at every noise; the weighted mean of two directions."""
+SHARES, WITHOUT = {0.1: 0.25, 1.0: 0.25, np.inf: 0.25}, {0.5: 0.25, 3.0: 0.0}
 
-    def fit(noise):
-        fitted = KernelRidge(alpha=noise, kernel="rbf", gamma=gamma)
-        weight = [prototypes.row_weight * noise / penalty, real.row_weight]
-        x, y = np.concatenate([prototypes.x, real.x]), np.concatenate([prototypes.y, real.y])
-        return fitted.fit(y, x, np.concatenate(weight)).predict(texts)
 
-    alone = fit(1e12)
-    mixed = sum(share * fit(min(noise, 1e12)) for noise, share in shares.items())
-    for noise, share in without.items():
-        fitted = KernelRidge(alpha=noise, kernel="rbf", gamma=gamma)
-        mixed += share * fitted.fit(real.y, real.x, real.row_weight).predict(texts)
-    return (unit(mixed) + first_share * unit(alone)) / (1 + first_share)
+def averaged(prototypes, real, texts, of_head, of_noise, first_share, **kernel):
+    """Kernel ridge by scikit-learn at every noise; the weighted mean of two directions.
+
+    `of_head` is the penalty of the prototypes, and `of_noise` that of a real pair of noise 1.
+    """
+
+    def fit(noise, *parts):
+        fitted = KernelRidge(alpha=1.0, **kernel)
+        mass = {id(prototypes): 1 / of_head, id(real): 1 / (of_noise * min(noise, 1e12))}
+        x, y = (np.concatenate([getattr(p, side) for p in parts]).astype(float) for side in "xy")
+        weight = np.concatenate([mass[id(p)] * p.row_weight for p in parts])
+        return fitted.fit(y, x, weight).predict(texts)
+
+    mixed = sum(share * fit(noise, prototypes, real) for noise, share in SHARES.items())
+    mixed += sum(share * fit(noise, real) for noise, share in WITHOUT.items())
+    return (unit(mixed) + first_share * unit(fit(1.0, prototypes))) / (1 + first_share)
+
+
+def fitted_texts(aligner, prototypes, real, texts):
+    """Fit on both sources, as they are, at `SHARES` and `WITHOUT`; return the texts' rows."""
+    plain = SideTransform.identity()
+    aligner.fit_sources(Sources(prototypes, real, plain, plain), noises=SHARES, without=WITHOUT)
+    return aligner.project_y(texts)
 
 
 @pytest.mark.parametrize("in_double", [True, False])
@@ -152,75 +160,24 @@ def test_the_fit_is_the_average_over_noise_and_the_prototypes_alone(
 ):
     if not in_double:
         monkeypatch.setattr("fitters.kernels.DOUBLE_ROWS", 5)
-    prototypes, real = sources
-    plain = SideTransform.identity()
-    shares, without = {0.1: 0.25, 1.0: 0.25, np.inf: 0.25}, {0.5: 0.25, 3.0: 0.0}
-    aligner = KernelRidgeAligner(
-        gamma=0.7, alpha=0.2, relative=False, center=False, first_share=first_share
-    )
-    aligner.fit_sources(Sources(prototypes, real, plain, plain), noises=shares, without=without)
-    texts = rng.standard_normal((7, prototypes.y.shape[1]))
-    expected = expected_projection(prototypes, real, texts, 0.7, 0.2, shares, without, first_share)
-    assert aligner.project_y(texts) == pytest.approx(expected, abs=1e-5 if in_double else 2e-4)
-
-
-def ridges(prototypes, real, penalty):
-    """Noise of a pair → scikit-learn's ridge from texts to images; None: without prototypes.
-
-    A prototype has noise 1, and the penalty is the one that it has alone.
-    """
-    mean_square = prototypes.row_weight @ (prototypes.y.astype(float) ** 2).sum(axis=1)
-    alpha = penalty * mean_square / prototypes.y.shape[1]
-
-    def fit(noise, *, head=True):
-        parts = [(real, real.row_weight / noise)]
-        if head:
-            parts.append((prototypes, prototypes.row_weight))
-        x, y = (np.concatenate([getattr(p, side) for p, _ in parts]).astype(float) for side in "xy")
-        weight = np.concatenate([mass for _, mass in parts])
-        return Ridge(alpha=alpha, fit_intercept=False).fit(y, x, weight)
-
-    return fit
+    texts = rng.standard_normal((7, 4))
+    given = {"relative": False, "center": False, "first_share": first_share}
+    found = fitted_texts(KernelRidgeAligner(gamma=0.7, alpha=0.2, **given), *sources, texts)
+    expected = averaged(*sources, texts, 0.2, 1.0, first_share, kernel="rbf", gamma=0.7)
+    assert found == pytest.approx(expected, abs=1e-5 if in_double else 2e-4)
 
 
 @pytest.mark.parametrize("n_real", [24, 3])
 @pytest.mark.parametrize("first_share", [0.6, 0.0])
 def test_ridge_averages_over_the_same_noises(first_share, n_real, sources, rng):
-    prototypes, real = sources
-    real = real.take(np.arange(n_real))
-    shares, without = {0.1: 0.25, 1.0: 0.25, np.inf: 0.25}, {0.5: 0.25, 3.0: 0.0}
-    plain = SideTransform.identity()
+    """Where a prototype has noise 1, and the penalty is the one that it has alone."""
+    prototypes, real = sources[0], sources[1].take(np.arange(n_real))
+    texts = rng.standard_normal((7, 4))
     aligner = RidgeAligner(alpha=0.2, center=False, first_share=first_share)
-    aligner.fit_sources(Sources(prototypes, real, plain, plain), noises=shares, without=without)
-    texts, fit = rng.standard_normal((7, 4)), ridges(prototypes, real, 0.2)
-    mixed = sum(share * fit(min(noise, 1e12)).predict(texts) for noise, share in shares.items())
-    mixed += sum(s * fit(noise, head=False).predict(texts) for noise, s in without.items())
-    first = unit_or_zero(fit(1e12).predict(texts))
-    expected = (unit_or_zero(mixed) + first_share * first) / (1 + first_share)
-    assert aligner.project_y(texts) == pytest.approx(expected, abs=1e-6)
-
-
-def test_ridge_weighs_each_noise_by_refitting(make_world, rng):
-    head, real = make_world(n_classes=30, n_images=24, p=9, q=4, noise=0.8)
-    data = prepare(head, real, None)
-    search_ = Search(
-        FitConfig("ridge", penalty=0.2, criterion="rank"), METHODS["ridge"].options, rng_of()
-    )
-    found = RidgeAligner(center=False).tune(data, search_)
-    folds, real, head = folds_by_group(real.groups, 4, rng_of()), data.real, data.prototypes
-    scores = np.empty((len(NOISE) * 2 - 1, real.n))
-    for fold in range(4):
-        out = folds == fold
-        fit = ridges(head, real.take(~out), 0.2)
-        fits = [fit(min(noise, 1e12)) for noise in NOISE]
-        fits += [fit(noise, head=False) for noise in NOISE[:-1]]
-        for at, row in enumerate(fits):
-            predicted = row.predict(real.y[out].astype(float))
-            for i in np.flatnonzero(out):
-                own, group = real.x[i], real.groups[i]
-                scores[at, i] = reciprocal_rank_of_text(own, predicted, real.groups[out], group)
-    facts = found.facts
-    assert [*facts["scores"], *facts["scores_without_head"]] == pytest.approx(scores.mean(axis=1))
+    found = fitted_texts(aligner, prototypes, real, texts)
+    alpha = 0.2 * prototypes.row_weight @ (prototypes.y.astype(float) ** 2).sum(axis=1) / 4
+    expected = averaged(prototypes, real, texts, alpha, alpha, first_share, kernel="linear")
+    assert found == pytest.approx(expected, abs=1e-6)
 
 
 def test_of_many_pairs_some_whole_groups_say_how_noisy_they_are(make_world, monkeypatch):
@@ -266,30 +223,26 @@ def test_left_out_classes_are_asked_for_by_other_rows(criterion, exact, make_wor
     )  # fmt: skip
     ridge = leave_one_group_out(pairs, penalties=Axis((0.05, 0.5), 0.05, 0.5), criterion=criterion)
 
-    def score(make):
+    def score(estimator):
         predicted = np.empty_like(pairs.x)
         for group in np.unique(groups):
             out = groups == group
-            fitted = make().fit(pairs.y[~out], pairs.x[~out], pairs.row_weight[~out])
-            predicted[out] = fitted.predict(asked[out])
-        cosines = cosine_similarity(pairs.x, predicted)
+            estimator.fit(pairs.y[~out], pairs.x[~out], pairs.row_weight[~out])
+            predicted[out] = estimator.predict(asked[out])
         if criterion == "cosine":
             # Beyond `EXACT_ROWS` only rows that are spread evenly are asked.
             at = np.arange(20) if exact else np.linspace(0, 19, 19).round().astype(int)
-            return cosines.diagonal()[at].mean()
-        ranks = [
-            1 + np.sum(row[groups != group] >= row[groups == group].max())
-            for row, group in zip(cosines, groups, strict=True)
-        ]
-        return np.mean(1 / np.array(ranks))
+            return np.mean([cosine(pairs.x[row], predicted[row]) for row in at])
+        rows = zip(pairs.x, groups, strict=True)
+        return np.mean([reciprocal_rank_of_text(x, predicted, groups, own) for x, own in rows])
 
     for i, alpha in enumerate((0.05, 0.5)):
         for j, gamma in enumerate((0.3, 1.2)):
-            expected = score(lambda: KernelRidge(alpha=alpha, kernel="rbf", gamma=gamma))  # noqa: B023
+            expected = score(KernelRidge(alpha=alpha, kernel="rbf", gamma=gamma))
             assert surface.scores[i, j] == pytest.approx(expected, abs=1e-6)
         if exact:
             absolute = alpha * np.sum(pairs.row_weight[:, None] * pairs.y**2) / 4
-            expected = score(lambda: Ridge(alpha=absolute, fit_intercept=False))  # noqa: B023
+            expected = score(Ridge(alpha=absolute, fit_intercept=False))
             assert ridge.scores[0, i] == pytest.approx(expected, abs=1e-9)
 
 

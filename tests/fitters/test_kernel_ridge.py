@@ -2,13 +2,15 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from sklearn.kernel_approximation import Nystroem
 from sklearn.kernel_ridge import KernelRidge
+from sklearn.metrics.pairwise import rbf_kernel
 
 from fitters import KernelRidgeAligner, Pairs
 from fitters.errors import SettingError, SingularMomentsError
 from fitters.kept import Kept
 from fitters.kernels import NystroemMap, decompose_kernel, gaussian, solve_kernel
-from fitters.select.grid import Axis
+from fitters.select import Axis
 from fitters.select.left_out import (
     SINGLE_LOWEST,
     TIED,
@@ -109,21 +111,6 @@ def test_left_out_predictions_are_those_of_refitting(rows, alpha, gamma):
     assert surface.scores.item() == pytest.approx(cosines.mean(), abs=1e-6)
 
 
-def test_what_some_rows_leave_out_is_the_same_from_the_sums_of_all(rng):
-    head, texts = bent_pairs(rng, n=60)
-    names, weight = rng.integers(0, 25, 60), rng.uniform(0.5, 2, 60)
-    features = NystroemMap.of_landmarks(texts[:20], 1.5)
-    rows, targets = (np.sqrt(weight)[:, None] * part for part in (features.apply(texts), head))
-    known = np.flatnonzero(names < 8)
-    some = Spectrum.of(*features.normal_equations(texts, head, weight))
-    some = some.beside(rows[known], targets[known])
-    parts = several(parts_of(names))
-    whole = Spectrum.of_rows(rows, targets).left_out(0.1, parts)[known]
-    assert_close(some.left_out(0.1, several(parts_of(names[known]))), whole, times=1e4)
-    cosines = np.sum(unit(whole) * unit(head[known]), axis=1)
-    assert LeftOut(some, names[known]).score(0.1) == pytest.approx(cosines.mean(), abs=1e-9)
-
-
 def test_the_penalty_goes_as_low_as_it_pays_and_no_lower(rng, monkeypatch):
     """Head rows that are a smooth map of the texts want none; of texts that are far apart, the
     criterion rises towards 0 by less and less, and the largest of what is equal is taken."""
@@ -147,37 +134,63 @@ def test_the_penalty_goes_as_low_as_it_pays_and_no_lower(rng, monkeypatch):
 
 def test_from_landmarks_the_surface_is_that_of_refitting_on_their_features(rng, monkeypatch):
     head, texts = bent_pairs(rng, n=60)
-    names = np.arange(60) // 2
+    names, weight = np.arange(60) // 2, rng.uniform(0.5, 2, 60)
     monkeypatch.setattr("fitters.select.left_out.EXACT_ROWS", 40)
     monkeypatch.setattr("fitters.select.left_out.CHOICE_LANDMARKS", 15)
-    surface = choose_on_prototypes(Pairs(head, texts, names), rng=np.random.default_rng(3))
+    pairs = Pairs(head, texts, names, weight)
+    surface = choose_on_prototypes(pairs, rng=np.random.default_rng(3))
     at = np.random.default_rng(3).permutation(60)[:15]
     gamma, alpha = surface.axes["gamma"].values[1], surface.axes["penalty"].values[2]
     mapped = NystroemMap.of_landmarks(texts[at], gamma).apply(texts)
-    expected = refit_without_group(mapped, head, names, alpha)
+    expected = refit_without_group(mapped, head, names, alpha, weight)
     asked = np.unique(np.linspace(0, 59, 40).round().astype(int))
     by_hand = np.sum(unit(expected) * unit(head), axis=1)[asked].mean()
     assert surface.scores[2, 1] == pytest.approx(by_hand, abs=1e-8)
     assert surface.n_queries == 40
     with pytest.raises(SettingError, match="at most 40 prototypes; there are 60"):
-        choose_on_prototypes(Pairs(head, texts, names), criterion="rank", rng=rng)
+        choose_on_prototypes(pairs, criterion="rank", rng=rng)
 
 
-def test_in_float32_the_scores_of_a_control_are_those_of_float64(rng, monkeypatch):
+def test_the_scores_of_controls_are_those_of_float64(rng, monkeypatch):
     head, texts = bent_pairs(rng, n=150, p=200)
     names, weight = np.arange(150) // 2, rng.uniform(0.5, 2, 150)
     monkeypatch.setattr("fitters.kept.KEPT", Kept(10_000_000))
     axes = {"gammas": Axis((0.1, 1.0, 8.0)).closed, "penalties": Axis((1e-3, 0.1, 10.0)).closed}
 
-    def surface(rows, precision):
-        pairs = Pairs(rows, texts, names, weight)
-        return choose_on_prototypes(pairs, precision=precision, rng=rng, **axes)
+    def scores(rows):
+        return choose_on_prototypes(Pairs(rows, texts, names, weight), rng=rng, **axes).scores
 
+    root = np.sqrt(weight)[:, None]
     for rows in (head, rng.standard_normal(head.shape), head[::-1].copy()):
-        narrow, wide = surface(rows, "float32"), surface(rows, "float64")
-        assert 0 < np.abs(narrow.scores - wide.scores).max() < 1e-6
+        for at, gamma in enumerate(axes["gammas"].values):
+            spectrum = Spectrum.of_kernel(decompose_kernel(texts, weight, gamma), root * rows)
+            exact = [LeftOut(spectrum, names).score(one) for one in axes["penalties"].values]
+            assert 0 < np.abs(scores(rows)[:, at] - exact).max() < 1e-6
     # Too little room costs time, and changes nothing.
-    roomy = surface(head, "float32")
+    roomy = scores(head)
     for most in (0, 300_000):
         monkeypatch.setattr("fitters.kept.KEPT", Kept(most))
-        assert_same(surface(head, "float32").scores, roomy.scores)
+        assert_same(scores(head), roomy)
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.floats(0.01, 20), st.integers(0, 99))
+def test_the_kernel_is_sklearns(n, m, gamma, seed):
+    rng = np.random.default_rng(seed)
+    a, b = rng.standard_normal((n, 4)), rng.standard_normal((m, 4))
+    for block_rows in (2, 99):
+        ours = gaussian(a, b, gamma, block_rows=block_rows)
+        assert_close(ours, rbf_kernel(a, b, gamma=gamma))
+    single = gaussian(a, b, gamma, dtype=np.float32)
+    assert single.dtype == np.float32
+    room = 1e-6 * gamma * (np.max(a * a) + np.max(b * b)) * 4 + 1e-6
+    assert np.abs(single - rbf_kernel(a, b, gamma=gamma)).max() < room
+
+
+def test_nystroem_features_have_sklearns_inner_products(rng):
+    rows = unit(rng.standard_normal((90, 7)))
+    theirs = Nystroem(gamma=1.5, n_components=30, random_state=0).fit(rows)
+    ours = NystroemMap.of_landmarks(theirs.components_, 1.5)
+    mapped, expected = ours.apply(rows), theirs.transform(rows)
+    assert_close(mapped @ mapped.T, expected @ expected.T, times=1e4)
+    at = mapped[theirs.component_indices_]
+    assert_close(at @ mapped.T, gaussian(rows[theirs.component_indices_], rows, 1.5), times=1e4)

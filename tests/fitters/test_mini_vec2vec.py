@@ -3,7 +3,6 @@
 import numpy as np
 
 from fitters import MiniVec2VecAligner
-from fitters.aligners.rotations import _matched_centres
 from tests.assertions import assert_close, assert_same
 from tests.shorthand import score_pairs
 
@@ -39,23 +38,3 @@ def test_what_is_a_pair_changes_no_bit(rng):
     assert_same(again.map_x_, one.map_x_)
     drawn = MiniVec2VecAligner(rounds=2, refinements=3, seed=5).fit(x, y)
     assert np.abs(drawn.map_x_ - one.map_x_).max() > 1e-3
-
-
-def test_the_centres_are_matched_as_every_permutation_would_be(rng):
-    """Of six clusters that lie far apart, the matching is the true one."""
-    centres = rng.standard_normal((6, 8))
-    labels = np.repeat(np.arange(6), 10)
-    x = centres[labels] + 0.01 * rng.standard_normal((60, 8))
-    rotation = np.linalg.qr(rng.standard_normal((8, 8)))[0]
-    of_x, of_y = _matched_centres(x, x @ rotation, rng)
-    assert of_x.shape == (6, 8)
-    np.testing.assert_allclose(of_x @ rotation, of_y, atol=0.02)
-
-
-def test_wider_sides_are_brought_to_the_axes_of_the_narrower(rng):
-    x, y = rng.standard_normal((40, 7)), rng.standard_normal((40, 3))
-    aligner = MiniVec2VecAligner(rounds=1, refinements=1).fit(x, y)
-    assert aligner.map_x_.shape == (7, 3)
-    about = y - y.mean(axis=0)
-    lengths = np.linalg.norm(about @ aligner.map_y_, axis=0)
-    assert_close(np.sort(lengths), np.sort(np.linalg.svd(about)[1]))

@@ -48,6 +48,8 @@ def test_covariances_equal_numpys(offset, weighted):
     assert_close(about.syy / about.weight, both[5:, 5:])
     assert_close(moments.mean_x, np.average(x, axis=0, weights=weight))
     assert_close(moments.mean_y, np.average(y, axis=0, weights=weight))
+    assert_close(moments.uncentred.sxx, (weight * x.T) @ x)
+    assert_close(moments.uncentred.sxy, (weight * x.T) @ y)
 
 
 @given(
@@ -77,25 +79,6 @@ def test_float32_products_keep_float32_accuracy(offset):
         ours, theirs = (getattr(made.centred, name) / made.weight for made in (moments, exact))
         assert_close(ours, theirs, "float32", times=2)
     assert moments.sxx.dtype == np.float64
-
-
-def test_uncentred_and_centred_are_the_plain_sums():
-    x, y, weight = draw_rows(5, 30, offset=2.0)
-    moments = accumulate([(x, y, weight)], precision="float64")
-    assert_close(moments.uncentred.sxx, (weight * x.T) @ x)
-    assert_close(moments.uncentred.sxy, (weight * x.T) @ y)
-    x0 = x - np.average(x, axis=0, weights=weight)
-    assert_close(moments.centred.sxx, (weight * x0.T) @ x0)
-    assert_close(moments.centred.sum_x + 1, np.ones(5))
-
-
-def test_scaling_is_repeating():
-    x, y, _ = draw_rows(7, 15)
-    thrice = Moments.from_rows(x, y).scaled(3.0)
-    repeated = Moments.from_rows(np.tile(x, (3, 1)), np.tile(y, (3, 1)))
-    assert thrice.n == 15
-    assert thrice.weight == 45
-    assert_close(thrice.centred.sxy, repeated.centred.sxy)
 
 
 @given(seed=st.integers(0, 2**16))

@@ -1,19 +1,26 @@
-"""Every number that a command, a file or a keyword takes: refused by name, or of use."""
+"""Every setting: its words, its row in the document; a number is refused by name, or of use."""
 
 from __future__ import annotations
 
 import math
+import pkgutil
+import re
 from dataclasses import fields, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from scipy.sparse import issparse
 
-from fitters import METHODS, fit
+import fitters
+from fitters import METHODS, fit, moments, prototypes, scorers, settings
 from fitters.errors import FittersError, SettingError
+from fitters.select import noise, ranking
 from fitters.settings import FitConfig, FitRequest, TrainingOptions
 from tests.fitters.toy_store import X
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("name", [name for name, one in METHODS.items() if one.has is not None])
@@ -79,9 +86,38 @@ def test_a_kernel_that_is_too_narrow_is_blamed_itself(make_world):
         made.project_y(real.y)
 
 
-def test_folds_are_at_least_two(make_world):
-    head, real = make_world()
-    data = METHODS["ridge"].sources(FitConfig("ridge"), prototypes=head, real=real)
-    for n_folds in (math.nan, math.inf, -1, 0, 1, 2.5):
-        with pytest.raises(SettingError, match="n_folds is an integer of at least 2"):
-            fit("ridge", data, rng=np.random.default_rng(0), n_folds=n_folds)
+def test_no_public_name_is_that_of_a_module():
+    """Importing the module would put it in the place of the name."""
+    modules = {module.name for module in pkgutil.iter_modules(fitters.__path__)}
+    assert modules.isdisjoint(fitters.__all__)
+
+
+@pytest.mark.parametrize(
+    ("words", "table"),
+    [
+        (settings.Metric, ranking.METRICS),
+        (settings.Validation, noise.VALIDATIONS),
+        (settings.Control, prototypes.CONTROLS),
+        (settings.PairControl, prototypes.PAIR_CONTROLS),
+        (settings.Scorer, scorers.SCORERS),
+        (settings.MomentsPrecision, moments.PRECISIONS),
+    ],
+)
+def test_the_words_of_a_setting_are_those_of_its_table(words, table):
+    assert get_args(words) == tuple(table)
+
+
+def test_every_method_has_its_row_with_what_is_chosen():
+    text = (ROOT / "docs/ref/methods.md").read_text("utf-8").partition("## Trained by")[0]
+    rows = {row.split("`")[1]: row for row in text.splitlines() if row.startswith("| `")}
+    # The trained ones have a document of their own, and tests/fitters/trained/test_presets.py.
+    closed = {name: spec for name, spec in METHODS.items() if spec.fitted_on != "training"}
+    assert set(rows) == set(closed)
+    spelled = {"n_components": "components"}
+    for name, method in closed.items():
+        cell = rows[name].rsplit("|", 2)[1]
+        for option in method.options:
+            assert spelled.get(option, option) in cell, (name, option)
+        chosen = {"penalty", "mix", "gamma", "n_components"} & set(method.options)
+        found = set(re.findall(r"\*\*(\w+)\*\*", cell))
+        assert found == {spelled.get(option, option) for option in chosen}, name

@@ -1,30 +1,16 @@
 import hashlib
 import json
-import os
-import shutil
 from functools import partial
 
 import numpy as np
 import pytest
 import safetensors.numpy
-from scipy.sparse import issparse
 
-from fitters import METHODS, fit, load
+from fitters import fit, load
 from fitters.errors import AlignmentWriteError, CorruptAlignmentError
-from fitters.saved import ARRAYS_NAME, JSON_NAME, MAX_JSON_BYTES
-from tests.assertions import assert_same
+from fitters.saved import ARRAYS_NAME, JSON_NAME
+from tests.damage import tree
 from tests.shorthand import save_alignment
-
-# The trained ones are in trained/test_presets.py, and mini-vec2vec, which takes seconds, in
-# bench/test_contracts.py.
-CLOSED = [name for name, spec in METHODS.items() if spec.fitted_on != "training"]
-
-
-@pytest.fixture(params=[name for name in CLOSED if name != "mini-vec2vec"])
-def alignment(request, make_world):
-    head, real = make_world()
-    prototypes = None if request.param == "text-to-concept" else head
-    return fit(request.param, prototypes=prototypes, real=real, rng=np.random.default_rng(0))
 
 
 @pytest.fixture
@@ -33,28 +19,15 @@ def ridge(make_world):
     return fit("ridge", prototypes=head, real=real, rng=np.random.default_rng(0))
 
 
-def files_of(path):
-    return {file.name: file.read_bytes() for file in path.iterdir()}
-
-
-def test_what_is_read_is_what_was_saved_to_the_bit_in_two_plain_files(
-    alignment, make_world, tmp_path
-):
-    _, real = make_world()
-    path = save_alignment(tmp_path / "deep" / "one", alignment)
+def test_what_is_saved_is_two_plain_files_the_same_once_more(ridge, tmp_path):
+    """That each method's projections are the same, tests/bench/test_contracts.py looks at."""
+    path = save_alignment(tmp_path / "deep" / "one", ridge)
     again = load(path)
-    for side in ("x", "y"):
-        rows = getattr(real, side)
-        of_read, of_saved = (getattr(a, f"project_{side}")(rows) for a in (again, alignment))
-        if issparse(of_read):
-            of_read, of_saved = of_read.toarray(), of_saved.toarray()
-        assert_same(of_read, of_saved)
-    assert again.aligner.get_params() == alignment.aligner.get_params()
-    assert again.x.label == alignment.x.label
-    # Facts and arrays are in the files, and these are the same once more.
+    assert again.aligner.get_params() == ridge.aligner.get_params()
+    assert again.x.label == ridge.x.label
     two = save_alignment(tmp_path / "two", again)
-    assert files_of(path) == files_of(two)
-    assert set(files_of(path)) == {JSON_NAME, ARRAYS_NAME}
+    assert tree(path) == tree(two)
+    assert set(tree(path)) == {JSON_NAME, ARRAYS_NAME}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["deep", "two"], "staging is left"
 
 
@@ -93,17 +66,17 @@ def edit(path, **changes):
     (path / JSON_NAME).write_text(json.dumps(record))
 
 
+def write_arrays(path, data):
+    """Write a file of arrays under a digest that agrees."""
+    (path / ARRAYS_NAME).write_bytes(data)
+    edit(path, sha256=hashlib.sha256(data).hexdigest())
+
+
 def rewrite_arrays(path, change):
     """Change the arrays and make the declaration agree: what is left is the meaning."""
-    arrays = safetensors.numpy.load((path / ARRAYS_NAME).read_bytes())
-    arrays = change(arrays)
-    data = safetensors.numpy.save(arrays)
-    (path / ARRAYS_NAME).write_bytes(data)
-    edit(
-        path,
-        sha256=hashlib.sha256(data).hexdigest(),
-        arrays={name: list(array.shape) for name, array in arrays.items()},
-    )
+    arrays = change(safetensors.numpy.load((path / ARRAYS_NAME).read_bytes()))
+    write_arrays(path, safetensors.numpy.save(arrays))
+    edit(path, arrays={name: list(array.shape) for name, array in arrays.items()})
 
 
 def test_every_flipped_byte_of_the_arrays_is_noticed(ridge, tmp_path, rng):
@@ -120,49 +93,32 @@ def test_every_flipped_byte_of_the_arrays_is_noticed(ridge, tmp_path, rng):
 HOSTILE = {
     "format": (lambda p: edit(p, format=2), "has format 2"),
     "no json": (lambda p: (p / JSON_NAME).write_text("{"), "alignment: Input data was truncated"),
-    "deep json": (lambda p: (p / JSON_NAME).write_text("[" * 10**5), "got `array`"),
-    "a list": (lambda p: (p / JSON_NAME).write_text("[]"), "got `array`"),
-    "not text": (lambda p: (p / JSON_NAME).write_bytes(b"\xff\xfe"), "JSON is malformed"),
     "method": (lambda p: edit(p, method="os.system"), "of the method 'os.system'"),
-    "method type": (lambda p: edit(p, method=["ridge"]), r"got `array` - at `.\.method`"),
     "other method": (lambda p: edit(p, method="procrustes"), "unexpected keyword|got an unexp"),
     "unknown param": (lambda p: edit(p, params={"hook": 1}), "unexpected keyword"),
     "bad param": (lambda p: edit(p, params={"direction": "z"}), "The 'direction' parameter"),
-    "value type": (lambda p: edit(p, values={"alpha_": "1"}), "`int | float`, got `str`"),
     "transform": (lambda p: edit(p, x={"normalize": 1}), r"got `int` - at `.\.x\.normalize`"),
-    "shape type": (lambda p: edit(p, arrays={"coef_": "12"}), "`array`, got `str`"),
-    "negative shape": (lambda p: edit(p, arrays={"coef_": [-1, 4]}), "Expected `int` >= 1"),
-    "huge shape": (lambda p: edit(p, arrays={"coef_": [2**31, 4]}), "<= 2147483647"),
     **{
         f"no {field}": (partial(edit, **{field: None}), f"missing required field `{field}`")
         for field in ("params", "values", "x", "arrays", "facts", "sha256")
     },
-    "small shape": (lambda p: edit(p, arrays={"coef_": [1]}), "more than the"),
     "other shapes": (lambda p: edit(p, arrays={"coef_": [900, 24]}), "holds other arrays"),
+    **{
+        f"noise {data[:2]!r}": (partial(write_arrays, data=data), "not a safetensors file")
+        for data in (b"", b"\xff" * 200, b"\x08" + b"\0" * 7 + b"not json")
+    },
     "no array file": (lambda p: (p / ARRAYS_NAME).unlink(), "cannot be read: No such file"),
-    "a folder": (
-        lambda p: ((p / ARRAYS_NAME).unlink(), (p / ARRAYS_NAME).mkdir()),
-        "not a regular file",
-    ),
-    "a link": (
-        lambda p: (shutil.move(p / ARRAYS_NAME, p / "x"), (p / ARRAYS_NAME).symlink_to(p / "x")),
-        "not a regular file",
-    ),
     "extra array": (
         lambda p: rewrite_arrays(p, lambda a: {**a, "more": np.ones(2)}),
         "'more' is no name of what is fitted",
     ),
     "wrong mean": (
         lambda p: rewrite_arrays(p, lambda a: {**a, "y.mean": np.ones((5, 2))}),
-        "the mean of texts is not what it says",
+        "A mean must be a finite vector",
     ),
     "wrong type": (
         lambda p: rewrite_arrays(p, lambda a: {**a, "coef_": a["coef_"].astype(np.float32)}),
         "holds other arrays",
-    ),
-    "not finite": (
-        lambda p: rewrite_arrays(p, lambda a: {**a, "mean_x_": a["mean_x_"] * np.nan}),
-        "holds NaN or Inf",
     ),
 }
 
@@ -176,19 +132,3 @@ def test_hostile_files_are_refused_with_one_clear_line(name, ridge, tmp_path):
         load(path)
     assert "\n" not in str(caught.value)
     assert "alignment" in str(caught.value)
-
-
-def test_a_digest_that_agrees_does_not_make_noise_safetensors(ridge, tmp_path):
-    path = save_alignment(tmp_path / "a", ridge)
-    for data in (b"", b"\xff" * 200, b"\x08" + b"\0" * 7 + b"not json"):
-        (path / ARRAYS_NAME).write_bytes(data)
-        edit(path, sha256=hashlib.sha256(data).hexdigest())
-        with pytest.raises(CorruptAlignmentError, match="not a safetensors file"):
-            load(path)
-
-
-def test_a_huge_json_is_not_read(ridge, tmp_path):
-    path = save_alignment(tmp_path / "a", ridge)
-    os.truncate(path / JSON_NAME, MAX_JSON_BYTES + 1)
-    with pytest.raises(CorruptAlignmentError, match="more than the 16,777,216 that it may have"):
-        load(path)

@@ -10,14 +10,10 @@ from sklearn.linear_model import LinearRegression
 from fitters import Pairs, RidgeAligner, fit
 from fitters import prototypes as module
 from fitters.errors import PairsError
-from fitters.prototypes import (
-    HEAD_ROWS,
-    adapted_prototypes,
-    projected_prototypes,
-)
+from fitters.prototypes import HEAD_ROWS, adapted_prototypes, projected_prototypes
 from fitters.sources import prepare
 from tests.assertions import assert_close, assert_same
-from tests.oracles import unit
+from tests.oracles import centred, unit
 
 NAMES = np.array(["queen", "king", "queen", "pawn"])
 
@@ -27,22 +23,16 @@ def head(rng):
     return Pairs(rng.standard_normal((4, 3)), rng.standard_normal((4, 2)), NAMES)
 
 
-def with_bias_column(head, bias, mean):
-    """Fit a ridge on [w, b], for images [f, 1]."""
-    data = prepare(head, None, mean, bias_column=bias)
-    return fit("ridge", data, penalty=0.5, rng=np.random.default_rng(0))
-
-
 def test_the_bias_is_a_column_of_the_head_and_1_of_the_images(make_world, rng):
     head, real = make_world()
     bias = rng.standard_normal(head.n).astype(np.float32)
     wide = np.hstack([head.x, bias[:, None]]).astype(np.float64)
     images = np.hstack([real.x, np.ones((real.n, 1))]).astype(np.float64)
     mean = unit(images).mean(axis=0)
-    alignment = with_bias_column(head, bias, mean)
-    x = unit(unit(wide) - unit(wide).mean(axis=0))
-    y = unit(unit(head.y.astype(float)) - unit(head.y.astype(float)).mean(axis=0))
-    expected = RidgeAligner(alpha=0.5, center=False).fit(x, y)
+    data = prepare(head, None, mean, bias_column=bias)
+    alignment = fit("ridge", data, penalty=0.5, rng=rng)
+    expected = RidgeAligner(alpha=0.5, center=False)
+    expected.fit(centred(wide, wide), centred(head.y, head.y))
     assert_close(alignment.aligner.coef_, expected.coef_)
     assert_close(alignment.project_x(real.x), unit(unit(images) - mean), "float32")
 
@@ -60,23 +50,18 @@ def test_a_mean_of_another_width_is_refused_before_anything_is_fitted(rng):
 
 def adapted_by_hand(rows, images, bias, kappa):
     """Each class by a loop over the images."""
-    head = about_mean(rows)
+    head = centred(rows, rows)
     moved = np.empty(rows.shape)
     for c in range(len(rows)):
         total, count = kappa * head[c], kappa
-        for image, centred in zip(images, about_mean(images), strict=True):
+        for image, moved_image in zip(images, centred(images, images), strict=True):
             logits = np.array(
                 [w @ image + b for w, b in zip(rows.astype(float), bias, strict=True)]
             )
             share = np.exp(logits[c]) / np.exp(logits).sum()
-            total, count = total + share * centred, count + share
+            total, count = total + share * moved_image, count + share
         moved[c] = total / count
     return unit(moved)
-
-
-def about_mean(rows):
-    rows = unit(rows)
-    return unit(rows - rows.mean(axis=0))
 
 
 @pytest.mark.parametrize("kappa", [0.0, 1.0, 10.0])

@@ -1,20 +1,17 @@
 """Moments on a real Ray: the same bits as one process, whoever was first, here or from a server."""
 
-import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
 from featstore import open_store
 from featstore.parallel import Workers
-from featstore.testing import item_table, write_set
 from fitters import moments
-from fitters.errors import SettingError, ZeroRowError
+from fitters.errors import SettingError
 from fitters.jobs import fit_from_store
-from fitters.saved import fitted_arrays
 from fitters.settings import FitRequest
-from tests.assertions import assert_close
-from tests.featstore.remote.static import static_server
-from tests.fitters.toy_store import HEAD, NAMES, X, Y, write_toy_store
+from tests.damage import tree
+from tests.fitters.toy_store import HEAD, NAMES, X, Y
+from tests.shorthand import save_alignment
 
 
 @pytest.fixture(autouse=True)
@@ -29,18 +26,6 @@ def _fit(store, workers=None, **changes):
         return fit_from_store(store, FitRequest(**request), workers=workers)
 
 
-def _arrays(alignment):
-    found = fitted_arrays(alignment.aligner)
-    means = {f"{name}.mean": getattr(alignment, name).mean for name in ("x", "y")}
-    return {**found, **{name: mean for name, mean in means.items() if mean is not None}}
-
-
-def _same_bits(one, two):
-    a, b = _arrays(one), _arrays(two)
-    assert a.keys() == b.keys()
-    assert {name: a[name].tobytes() == b[name].tobytes() for name in a} == dict.fromkeys(a, True)
-
-
 MIXED = {"head": HEAD, "names": NAMES, "mix": 0.7}
 
 
@@ -48,47 +33,14 @@ MIXED = {"head": HEAD, "names": NAMES, "mix": 0.7}
 @pytest.mark.parametrize(
     "changes",
     [{}, MIXED, {"criterion": "error", "penalty": "auto", "moments": "float64"},
-     {"method": "text-to-concept", "y": X}],
+     {"method": "text-to-concept", "y": X, "penalty": "auto"}],
 )  # fmt: skip
-def test_the_bits_are_those_of_one_process(ray_cluster, store_path, changes):
-    if changes.get("method") == "text-to-concept":
-        changes = {**changes, "penalty": "auto"}
+def test_the_bits_are_those_of_one_process(ray_cluster, store_path, tmp_path, changes):
     store = open_store(store_path)
-    local = _fit(store, **changes)
+    local = tree(save_alignment(tmp_path / "local", _fit(store, **changes)))
     for workers in (Workers("ray", jobs=2), Workers(jobs=2)):
-        elsewhere = _fit(store, workers, **changes)
-        _same_bits(local, elsewhere)
-        assert elsewhere.facts == local.facts
-
-
-def test_the_partition_costs_rounding_and_no_more(store_path, monkeypatch):
-    store = open_store(store_path)
-    in_five = _arrays(_fit(store, moments="float64", **MIXED))
-    monkeypatch.setattr(moments, "PART_ROWS", 1000)
-    whole = _arrays(_fit(store, moments="float64", **MIXED))
-    for name, array in whole.items():
-        assert_close(in_five[name] + 1, array + 1)
-
-
-def test_workers_open_an_address(ray_cluster, store_path):
-    with static_server(store_path) as (host, port):
-        remote = open_store(f"http://{host}:{port}")
-        found = _fit(remote, Workers("ray"), **MIXED)
-    _same_bits(found, _fit(open_store(store_path), **MIXED))
-    assert found.facts["fitted_on"] == _fit(open_store(store_path), **MIXED).facts["fitted_on"]
-
-
-def test_what_a_worker_raises_is_raised_here_with_its_items(ray_cluster, tmp_path):
-    write_toy_store(tmp_path / "s")
-    blank = np.ones((3, 12), dtype=np.float32)
-    blank[1] = 0
-    ids = ["toy/00", "toy/01", "toy/02"]
-    write_set(
-        tmp_path / "s", blank, dataset="toy", encoder="timm:zero",
-        items=item_table([{"item_id": i, "kind": "image", "split": "train"} for i in ids]),
-    )  # fmt: skip
-    with pytest.raises(ZeroRowError, match=r"1 items of toy/image/timm\.zero.*'toy/01'"):
-        _fit(open_store(tmp_path / "s"), Workers("ray"), x="toy/image/timm:zero")
+        elsewhere = save_alignment(tmp_path / "elsewhere", _fit(store, workers, **changes))
+        assert tree(elsewhere) == local
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,10 @@ from scipy.special import softmax
 
 from fitters import METHODS, Alignment, Pairs, SideTransform, fit
 from fitters.aligners.ridge import RidgeAligner
-from fitters.aligners.rotations import ProcrustesAligner
 from fitters.alignment import BLOCK_ROWS
-from fitters.errors import SelectionError, ZeroRowError
+from fitters.errors import SelectionError
 from fitters.moments import merge_pooled, moments_of
 from fitters.saved import fitted_arrays
-from fitters.select.grid import folds_by_group
-from fitters.select.held_out import cross_validate
-from fitters.select.left_out import leave_one_group_out
 from fitters.settings import FitConfig
 from fitters.sources import prepare
 from tests.assertions import assert_close, assert_same
@@ -60,16 +56,6 @@ def test_few_rows_are_fitted_like_their_moments(method, n_classes, make_world):
         assert_close(getattr(made.aligner, name), getattr(by_moments, name))
 
 
-def test_without_images_nothing_centres_them(make_world):
-    head, real = make_world()
-    alignment = fit("procrustes", prototypes=head, rng=rng_of())
-    assert_close(alignment.project_x(real.x), unit(real.x) @ np.eye(24), "float32")
-    assert alignment.facts["image_centre"] == "none"
-    expected = ProcrustesAligner(center=False).fit(centred(head.x, head.x), centred(head.y, head.y))
-    assert_close(alignment.aligner.rotation_, expected.rotation_)
-    assert alignment.facts["singular_value_gap"] == alignment.aligner.gap_
-
-
 def test_without_prototypes_the_real_texts_centre_the_texts(make_world):
     _, real = make_world()
     weight = np.linspace(0.1, 1, real.n)
@@ -78,39 +64,6 @@ def test_without_prototypes_the_real_texts_centre_the_texts(make_world):
     assert_close(alignment.y.mean, np.average(unit(real.y), axis=0, weights=weight))
     assert_close(alignment.x.mean, np.average(unit(real.x), axis=0, weights=weight))
     assert alignment.facts["text_centre"] == "real texts"
-
-
-def test_the_penalty_of_prototypes_alone_is_by_left_out_names(make_world):
-    head, _ = make_world()
-    for method, direction in (("ridge", "y->x"), ("ridge-x2y", "x->y")):
-        alignment = fit(method, prototypes=head, rng=rng_of())
-        rows = Pairs(centred(head.x, head.x), centred(head.y, head.y), head.groups)
-        curve = leave_one_group_out(rows, direction=direction, criterion="rank")
-        choice = alignment.facts["choice"]
-        assert choice["penalty"] == curve.chosen["penalty"] == alignment.aligner.alpha
-        assert_close(choice["scores"], curve.scores)
-        assert choice["penalties"] == list(curve.axes["penalty"].values)
-        assert "mix" not in choice
-        assert choice["n_folds"] == 60
-
-
-@pytest.mark.parametrize("method", ["ridge-x2y", "procrustes"])
-def test_with_real_pairs_the_choice_is_by_their_folds(method, make_world):
-    head, real = make_world()
-    alignment = fit(method, prototypes=head, real=real, rng=rng_of(3))
-    text = centred(head.y, head.y)
-    curve = cross_validate(
-        method.removesuffix("-x2y"),
-        real=Pairs(centred(real.x, real.x), centred(real.y, head.y), real.groups),
-        prototypes=Pairs(centred(head.x, head.x), text, head.groups),
-        folds=folds_by_group(real.groups, 4, rng_of(3)),
-        direction="x->y" if method == "ridge-x2y" else "y->x",
-    )
-    choice = alignment.facts["choice"]
-    assert choice["mix"] == curve.chosen["weight"]
-    assert_close(choice["scores"], curve.scores)
-    assert choice["edges"] == list(curve.edges)
-    assert ("penalty" in choice) == (method != "procrustes")
 
 
 def test_few_groups_make_few_folds_and_one_is_refused(make_world):
@@ -124,15 +77,6 @@ def test_few_groups_make_few_folds_and_one_is_refused(make_world):
     with pytest.raises(SelectionError, match="or a number for mix"):
         fit("procrustes", prototypes=head, real=alike, rng=rng_of())
     fit("ridge", real=alike, penalty=1.0, rng=rng_of())
-
-
-def test_one_real_image_cannot_be_its_own_mean(make_world):
-    head, real = make_world()
-    one = real.take(np.arange(1))
-    with pytest.raises(ZeroRowError, match="1 of 1 images, after centring"):
-        fit("ridge", prototypes=head, real=one, penalty=1.0, mix=1.0, rng=rng_of())
-    mean = SideTransform.fit([real.x]).mean
-    fit("ridge", prototypes=head, real=one, image_mean=mean, penalty=1.0, mix=1.0, rng=rng_of())
 
 
 def test_the_texts_of_conse_are_centred_unless_asked_for_as_published(make_world):
@@ -149,19 +93,6 @@ def test_the_texts_of_conse_are_centred_unless_asked_for_as_published(make_world
     order = np.argsort(-(real.x @ head.x.T), axis=1, kind="stable")[:, :10][:, ::-1]
     by_hand = np.einsum("nk,nkq->nq", shares, unit(head.y)[order])
     assert_close(published.project_x(real.x), unit(by_hand), "float32")
-
-
-def test_conse_reads_images_raw_and_uses_no_pair(make_world):
-    head, real = make_world()
-    bias = np.linspace(-1, 1, head.n)
-    alone = fit("conse", prototypes=head, bias=bias, top_k=5, rng=rng_of())
-    beside = fit("conse", prototypes=head, real=real, bias=bias, top_k=5, rng=rng_of())
-    assert_same(alone.project_x(real.x), beside.project_x(real.x))
-    assert alone.facts["n_real"] == beside.facts["n_real"] == 0
-    assert alone.facts["choice"] == {"top_k": 5}
-    assert_same(alone.x.apply(real.x), real.x.astype(np.float64))
-    assert_close(alone.project_y(real.y), centred(real.y, head.y), "float32")
-    assert_close(alone.aligner.texts_, centred(head.y, head.y))
 
 
 def test_projections_are_float32_units_and_do_not_depend_on_blocks(make_world):

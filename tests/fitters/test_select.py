@@ -1,4 +1,7 @@
+"""Folds, ranks, grids, and what is left out or refitted, against loops and refits."""
+
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,8 +11,7 @@ from scipy.sparse import csr_array
 
 from fitters import Pairs, ProcrustesAligner, RidgeAligner
 from fitters.errors import SelectionError
-from fitters.select import ranking
-from fitters.select.grid import Axis, folds_by_group
+from fitters.select import Axis, Surface, choose, folds_by_group, geometric, ranking
 from fitters.select.held_out import cross_validate
 from fitters.select.left_out import (
     LeftOut,
@@ -64,14 +66,6 @@ def test_reciprocal_ranks_by_hand():
     positives = np.array([[0, -1], [0, -1], [0, 1], [1, 2]])
     # Best; two ties against it; the second of three; two right ones first.
     assert reciprocal_ranks(scores, positives).tolist() == [1, 1 / 3, 1 / 2, 1]
-
-
-def test_a_gallery_holds_equal_texts_once_and_all_texts_of_a_group_are_right():
-    texts = np.array([[1.0, 0], [0, 1], [1, 0], [1, 1]])
-    gallery = Gallery.of(texts, np.array(["cat", "cat", "dog", "eel"]))
-    assert len(gallery.texts) == 3
-    right = [{tuple(gallery.texts[i]) for i in row if i >= 0} for row in gallery.positives]
-    assert right == [{(1, 0), (0, 1)}, {(1, 0), (0, 1)}, {(1, 0)}, {(1, 1)}]
 
 
 @given(seed=st.integers(0, 2**16), metric=st.sampled_from(sorted(METRICS)), sparse=st.booleans())
@@ -147,25 +141,6 @@ def test_rows_that_span_their_columns_are_about_the_mean_of_the_others(rows, oth
     by_hand = np.mean([cosine(u, v) for u, v in zip(predicted, b, strict=True)])
     found = left_out_of_rows(a, b, groups, weight, asked if other else None)
     assert found.score(alpha) == pytest.approx(by_hand, abs=1e-6)
-
-
-@pytest.mark.parametrize("direction", ["y->x", "x->y"])
-@pytest.mark.parametrize("criterion", ["cosine", "rank"])
-def test_leave_one_group_out_keeps_the_curve_of_the_right_direction(direction, criterion, rng):
-    texts = unit(rng.standard_normal((40, 6)))
-    head = unit(texts @ rng.standard_normal((6, 9)) + rng.standard_normal((40, 9)))
-    names = np.arange(40) // 2
-    weight = rng.uniform(0.5, 2, 40)
-    curve = leave_one_group_out(
-        Pairs(head, texts, names, weight), direction=direction, criterion=criterion
-    )
-    a, b = (texts, head) if direction == "y->x" else (head, texts)
-    unit_alpha = np.sum(weight[:, None] * a * a) / a.shape[1]
-    left_out = left_out_of_rows(a, b, names, weight)
-    for penalty, found in zip(curve.axes["penalty"].values, curve.scores[0], strict=True):
-        assert found == pytest.approx(left_out.score(penalty * unit_alpha, criterion), abs=1e-12)
-    assert curve.scores.max() == curve.scores[0, curve.best[1]]
-    assert (curve.n_queries, curve.n_folds) == (40, 20)
 
 
 def test_rows_without_weight_are_not_there(rng):
@@ -254,3 +229,80 @@ def test_the_curve_is_what_refitting_gives(method, direction, n_prototypes, p, q
         for j, penalty in enumerate(curve.axes["penalty"].values):
             expected = refit_and_rank(method, direction, prototypes, real, folds, weight, penalty)
             assert curve.scores[i, j] == pytest.approx(expected, abs=1e-9), (weight, penalty)
+
+
+def bowl(best_weight, best_penalty, calls=None):
+    def evaluate(at):
+        weights, penalties = at["weight"], at["penalty"]
+        if calls is not None:
+            calls.append((len(weights), len(penalties)))
+        away = np.log10(weights / best_weight)[:, None] ** 2
+        return -away - np.log10(penalties / best_penalty)[None, :] ** 2
+
+    return evaluate
+
+
+def explored(evaluate, weights=None, penalties=None):
+    return choose(
+        evaluate,
+        {"weight": weights or Axis.fixed(1.0), "penalty": penalties or Axis(geometric(0.1, 10, 1))},
+        criterion="test",
+        n_queries=1,
+        n_folds=1,
+    )
+
+
+@pytest.mark.parametrize("best", [1e-4, 0.1, 1.0, 10.0, 1e5])
+def test_the_grid_widens_until_the_best_is_inside(best):
+    calls = []
+    curve = explored(bowl(1e-2, best, calls), weights=Axis(geometric(0.1, 10, 1)))
+    assert curve.chosen == {"weight": pytest.approx(1e-2), "penalty": pytest.approx(best)}
+    assert curve.edges == ()
+    axes = {name: np.array(axis.values) for name, axis in curve.axes.items()}
+    assert all((np.diff(values) > 0).all() for values in axes.values())
+    assert_close(curve.scores, bowl(1e-2, best)(axes))
+    assert sum(n * m for n, m in calls) == curve.scores.size, "a point was evaluated twice"
+
+
+@pytest.mark.parametrize(
+    ("scores", "flat"),
+    # 0.5 of 100 queries has the standard error 0.05.
+    [((0.5, 0.45, 0.46), True), ((0.5, 0.45, 0.44), False), ((0.5,), True), ((1.0, 0.999), False)],
+)
+def test_a_surface_is_flat_within_one_standard_error_of_its_best(scores, flat):
+    axes = {"penalty": Axis(tuple(10.0**n for n in range(len(scores))))}
+    surface = Surface("share of hits", axes, np.array(scores), 100, 4, of_ranks=True)
+    assert surface.flat == flat == surface.to_facts()["flat"]
+    # Nothing bounds the standard error of a cosine or a squared error.
+    assert "flat" not in replace(surface, of_ranks=False).to_facts()
+    # The rule is the same: the best score, of equal ones the larger penalty.
+    assert surface.chosen == {"penalty": 1.0}
+
+
+def test_a_limit_holds_and_the_edge_is_told():
+    curve = explored(bowl(1.0, 1e9), penalties=Axis(geometric(0.1, 10, 1), lowest=0.1, highest=1e2))
+    assert max(curve.axes["penalty"].values) == pytest.approx(1e2)
+    assert curve.edges == ("penalty high",)
+    assert curve.to_facts()["edges"] == ["penalty high"]
+
+
+def test_equal_scores_go_to_the_larger_penalty_then_weight():
+    weights = Axis((1.0, 2.0), 1.0, 2.0)
+    penalties = Axis((0.1, 1.0, 10.0), 0.1, 10.0)
+    curve = explored(lambda at: np.zeros((2, 3)), weights, penalties)
+    assert (curve.chosen["weight"], curve.chosen["penalty"]) == (2.0, 10.0)
+
+
+def test_of_equal_scores_the_fewest_components_count_whatever_the_order_of_the_axes():
+    axes = {
+        "components": Axis((1.0, 2.0), searched=False),
+        "gamma": Axis((1.0, 2.0)),
+        "penalty": Axis((1.0, 2.0)),
+    }
+    scores = np.array([[[0.5, 0.5], [0.5, 0.4]], [[0.5, 0.5], [0.5, 0.4]]])
+    surface = Surface("test", axes, scores, 1, 1)
+    assert surface.chosen == {"components": 1.0, "gamma": 1.0, "penalty": 2.0}
+    # The numbers of components are listed, and are no grid that could end too early.
+    assert surface.to_facts()["components"] == [1.0, 2.0]
+    assert set(surface.searched) == {"gamma", "penalty"}
+    assert surface.edges == ("gamma low", "penalty high")

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from fitters.errors import SingularMomentsError
 from fitters.solvers import (
     Spectrum,
-    eigen_gram,
     polar_factor,
     relative_penalty,
     solve_ridge,
@@ -48,13 +47,7 @@ def test_ridge_solves_the_normal_equations(rows, alpha):
     # Optimality: the gradient vanishes, relative to its own terms.
     gradient = a.T @ (a @ coef - b) + alpha * coef
     assert np.abs(gradient).max() <= 1e-10 * (1 + np.abs(a.T @ b).max())
-
-
-@given(problems(), st.sampled_from(ALPHAS.tolist()))
-def test_primal_and_dual_agree(rows, alpha):
-    a, b = rows
-    primal = solve_ridge(a.T @ a, a.T @ b, alpha)
-    assert_close(solve_ridge_dual(a, b, alpha), primal, times=100)
+    assert_close(solve_ridge_dual(a, b, alpha), coef, times=100)
 
 
 @given(problems())
@@ -70,17 +63,6 @@ def test_the_path_is_each_solution(rows):
     assert_close(by_rows.mean({**shares, np.inf: 0.7}), mean, times=100)
 
 
-def test_a_large_penalty_shrinks_to_nothing_and_none_is_least_squares(rng):
-    a, b = rng.standard_normal((30, 5)), rng.standard_normal((30, 3))
-    gram, cross = a.T @ a, a.T @ b
-    assert np.abs(solve_ridge(gram, cross, 1e12)).max() < 1e-9
-    assert_close(solve_ridge(gram, cross, 0.0), np.linalg.lstsq(a, b)[0])
-    assert_close(Spectrum.of(gram, cross).fit(0.0), np.linalg.lstsq(a, b)[0])
-    # Least squares leaves a residual orthogonal to the columns.
-    residual = b - a @ solve_ridge(gram, cross, 0.0)
-    assert np.abs(a.T @ residual).max() < 1e-10
-
-
 def test_relative_penalty_is_the_mean_squared_column(rng):
     a = rng.standard_normal((20, 4))
     expected = 0.3 * np.mean(np.sum(a**2, axis=0))
@@ -91,25 +73,6 @@ def test_singular_without_penalty_says_its_rank(rng):
     a = rng.standard_normal((3, 5))
     with pytest.raises(SingularMomentsError, match=r"5 columns, rank 3\. Use a penalty above"):
         solve_ridge(a.T @ a, a.T @ a, 0.0)
-
-
-@given(problems())
-def test_eigenvalues_of_a_gram_are_never_negative(rows):
-    values, vectors = eigen_gram(rows[0].T @ rows[0])
-    assert (values >= 0).all()
-    assert_close(vectors @ np.diag(values) @ vectors.T + 1, rows[0].T @ rows[0] + 1, times=10)
-
-
-@pytest.mark.parametrize(("p", "q"), [(4, 4), (3, 7), (7, 3)])
-def test_a_planted_rotation_is_found(p, q, rng):
-    turn = np.linalg.qr(rng.standard_normal((max(p, q),) * 2))[0]
-    small = rng.standard_normal((50, min(p, q)))
-    # The side with more columns holds the rotated rows of the other.
-    large = small @ turn[: min(p, q)]
-    a, b = (small, large) if p <= q else (large, small)
-    rotation, _ = polar_factor(a.T @ b)
-    assert_close(rotation if p <= q else rotation.T, turn[: min(p, q)])
-    assert_close(rotation @ rotation.T if p <= q else rotation.T @ rotation, np.eye(min(p, q)))
 
 
 def test_a_rotation_is_0_where_the_data_leave_it_open(rng):

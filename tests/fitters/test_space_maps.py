@@ -13,7 +13,7 @@ from scipy.linalg import orthogonal_procrustes
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import Ridge
 
-from fitters.adapter import GOLDEN, PENALTIES, Adapter, Setting, kinds_for, settings_of, space_maps
+from fitters.adapter import GOLDEN, Adapter, Setting, space_maps
 from fitters.errors import AlignmentWriteError, CorruptAlignmentError, PairsError
 
 RNG = np.random.default_rng(0)
@@ -83,12 +83,6 @@ def test_a_kernel_map_with_every_row_a_landmark_is_kernel_ridge():
     theirs = KernelRidge(alpha=alpha, kernel="precomputed").fit(centred, y - y.mean(axis=0))
     expected = theirs.predict(centred) + y.mean(axis=0)
     np.testing.assert_allclose(made.apply(x), expected, rtol=1e-6, atol=1e-6)
-
-
-def test_kinds_fit_the_pairs():
-    assert [*kinds_for(100, 4, 4)] == ["ridge", "diagonal", "rotation"]
-    assert [*kinds_for(1000, 4, 5)] == ["ridge", "rotation", "kernel"]
-    assert len(settings_of("ridge")) == 2 * len(PENALTIES)
 
 
 @pytest.mark.parametrize(

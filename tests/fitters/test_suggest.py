@@ -16,10 +16,7 @@ from fitters.errors import SettingError
 from fitters.jobs import suggest
 from fitters.settings import FitRequest
 from fitters.solvers import most_informative
-
-
-def unit(rows):
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+from tests.oracles import unit
 
 
 def expected_error(images, known):
@@ -44,23 +41,6 @@ def test_each_step_is_the_best_of_all_by_brute_force(seed, m, p):
         rows = np.vstack([rows, images[own]])
         assert expected_error(images, rows) == pytest.approx(min(errors), rel=1e-6)
         assert share == pytest.approx(expected_error(images, rows) / start, rel=1e-6)
-
-
-def test_a_cluster_far_from_the_head_is_captioned_first(rng):
-    """Rows of the head lie about four directions; a fifth has half of the images."""
-    centres = np.eye(5)
-    near = unit(np.repeat(centres[:4], 5, axis=0) + 0.1 * rng.standard_normal((20, 5)))
-    far = unit(centres[[4] * 20] + 0.1 * rng.standard_normal((20, 5)))
-    head = unit(np.repeat(centres[:4], 10, axis=0) + 0.1 * rng.standard_normal((40, 5)))
-    chosen, left = most_informative(np.vstack([near, far]), head, 3)
-    assert (chosen >= 20).all()
-    assert (np.diff(left) < 0).all()
-
-
-@pytest.mark.parametrize("n", [0, 4])
-def test_more_images_than_there_are_cannot_be_suggested(n):
-    with pytest.raises(SettingError, match=f"From 1 to 3 .* got {n}"):
-        most_informative(np.eye(3), np.eye(3), n)
 
 
 @pytest.fixture(scope="module")

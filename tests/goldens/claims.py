@@ -10,7 +10,7 @@ import polars as pl
 
 from bench import Run, read_results, run_all
 from bench.comparisons import compare
-from bench.doses import dose_table
+from bench.suites.demo import dose_table
 from bench.tables import result_table
 from featstore import open_store
 from tests.goldens.files import rounded

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from featstore.identity import canonical_json, sha256_hex
-from featstore.share.copy import make_tag
+from featstore.share import make_tag
 from featstore.store.gc import make_store
 from featstore.store.tables import write_thumbnails
 from tests.goldens.world import item_table, write_set

@@ -23,6 +23,7 @@ from fitters.scorers import SCORERS
 from tests.goldens import files
 from tests.goldens.chosen_settings import chosen_settings
 from tests.goldens.claims import claims
+from tests.goldens.manifests import manifests
 from tests.goldens.plans import plans
 from tests.goldens.result_values import (
     HEAD_ONLY,
@@ -34,7 +35,6 @@ from tests.goldens.result_values import (
     planned,
     result_values,
 )
-from tests.goldens.run_ids import run_ids
 from tests.goldens.saved_aligners import FOLDER, projections
 from tests.goldens.sentences import sentences
 from tests.goldens.store_bytes import store_bytes
@@ -88,17 +88,17 @@ def test_bytes_of_a_store(tmp_path):
     check(pinned, found)
 
 
-def test_run_ids(tmp_path):
-    pinned = files.read("run_ids")
-    check(pinned, run_ids(tmp_path))
-    ids = [run_id for name, run_id in pinned.items() if name != "protocol version"]
-    assert len({tuple(pair) for pair in ids}) == len(ids)
-
-
 def test_plans(tmp_path):
     """Which runs the suites are, counted, and what they are of."""
     pytest.importorskip("timm")  # the paper's label sets are timm's
     check(files.read("plans"), plans(tmp_path))
+
+
+def test_manifests(tmp_path):
+    """Every image, caption and class of every dataset, with every option of each."""
+    pytest.importorskip("torchvision")  # names of flowers; label sets are timm's
+    pytest.importorskip("timm")
+    check(files.read("manifests"), manifests(tmp_path))
 
 
 @pytest.mark.slow

@@ -18,9 +18,9 @@ from typing import Any
 from tests.goldens import files
 from tests.goldens.chosen_settings import chosen_settings
 from tests.goldens.claims import claims
+from tests.goldens.manifests import manifests
 from tests.goldens.plans import plans
 from tests.goldens.result_values import result_values
-from tests.goldens.run_ids import run_ids
 from tests.goldens.saved_aligners import save_all, saved
 from tests.goldens.sentences import sentences
 from tests.goldens.store_bytes import store_bytes
@@ -40,8 +40,8 @@ def _aligners(_: Path) -> dict[str, Any]:
 
 MAKERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "store_bytes": store_bytes,
-    "run_ids": run_ids,
     "plans": plans,
+    "manifests": manifests,
     "chosen_settings": _chosen,
     "result_values": result_values,
     "claims": claims,

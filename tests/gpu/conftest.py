@@ -15,7 +15,7 @@ Cards = Callable[..., AbstractContextManager[Any]]
 @pytest.fixture(scope="session")
 def can_have_cards() -> None:
     """Skip where fake cards cannot be built."""
-    from tests.gpu.guard import CannotBuildError, load_guard
+    from tests.gpu.fake_card import CannotBuildError, load_guard
 
     try:
         load_guard()

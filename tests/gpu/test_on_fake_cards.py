@@ -1,15 +1,15 @@
-"""All that `make gpu` checks, on cards that are not there: rows and races, not speed."""
+"""All that `make gpu` checks, on cards that are not there: rows and races, not speed.
+
+That a fake card sees each kind of race show the mutants of `tests.mutants.table`.
+"""
 
 from __future__ import annotations
 
 import gc
 import logging
-import os
-import re
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,30 +18,70 @@ import numpy as np
 import pytest
 import torch
 import torchvision.io
+from packaging.specifiers import SpecifierSet
 
 import featstore
 from featstore import EncoderSpec, ExtractConfig, Manifest, extract_many
 from featstore.encoders import runtime
 from featstore.encoders.base import golden_cosine, golden_images, golden_inputs
 from featstore.encoders.registry import open_encoder
-from featstore.encoders.timm_image import TimmEncoder
+from featstore.encoders.timm import TimmEncoder
 from featstore.errors import EncoderError
-from featstore.extraction import batches
+from featstore.extraction.engines import Worker, conduct, parse_devices, to_send
 from featstore.extraction.targets import Job
-from featstore.extraction.workers import Crew, conduct, open_on, parse_devices, to_send
 from featstore.images import decode_batch, decode_image, own_stream
-from featstore.parallel import stay_beside
-from fitters.trained.base import ArrayRows
-from fitters.trained.presets import PRESETS, preset
-from tests.gpu import checks
+from fitters import Pairs
+from fitters.trained import PRESETS, preset
 from tests.gpu.conftest import Cards
-from tests.gpu.fake_card import Card
-from tests.gpu.throughput import COSINE, make_manifest, random_weights, smallest_cosine
+from tests.gpu.fake_card import TORCH, CannotBuildError, Card, fake_cards, load_guard
+from tests.gpu.run import COSINE, manifest_of, random_weights, smallest_cosine
 
 VIT, CONV = "timm:test_vit", "timm:test_convnext"
 
 #: Largest difference of a float32 row from the CPU's: other kernels add in another order.
 SAME = 1e-4
+
+
+# ---- the cards themselves ------------------------------------------------------------------
+
+
+def test_nothing_arrives_before_somebody_waits_and_two_cards_do_not_mix(cards: Cards):
+    with cards(Card(), Card()):
+        values = torch.arange(6.0).to("cuda")
+        assert (values.device, values.is_cuda) == (torch.device("cuda:0"), True)
+        assert float((values[values > 3] * 2).max()) == 10.0
+        there = values.to("cpu", non_blocking=True)
+        assert there.isnan().all()
+        torch.cuda.synchronize()
+        assert there.tolist() == list(range(6))
+        with pytest.raises(RuntimeError, match="on the CPU"):
+            values + torch.ones(6)
+        with pytest.raises(RuntimeError, match="tensors on cuda:"):
+            values + torch.ones(6, device="cuda:1")
+        with torch.cuda.device(1):
+            assert torch.ones(1, device="cuda").device == torch.device("cuda:1")
+        with pytest.raises(RuntimeError, match="invalid device ordinal"):
+            torch.ones(1, device="cuda:2")
+
+
+def test_the_range_of_torch_is_pinned_and_others_are_refused(can_have_cards, monkeypatch):
+    assert torch.__version__.partition("+")[0] in SpecifierSet(TORCH)
+    for version in ("2.6.0", "99.0.0+cpu"):
+        monkeypatch.setattr(torch, "__version__", version)
+        with pytest.raises(CannotBuildError, match=f"torch {TORCH} without CUDA"):
+            load_guard()
+
+
+def test_nothing_stays_of_the_cards(can_have_cards):
+    before = torch.cuda.Stream, torch.Tensor.backward, torch.inference_mode, threading.Thread.run
+    with fake_cards():
+        assert torch.cuda.is_available()
+    assert not torch.cuda.is_available()
+    after = torch.cuda.Stream, torch.Tensor.backward, torch.inference_mode, threading.Thread.run
+    assert after == before
+
+
+# ---- what runs on them ---------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +95,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def pictures(folder) -> Manifest:
-    return make_manifest(folder / "pictures", 16, ((64, 48), (40, 40)))
+    return manifest_of(folder, 16, ((64, 48), (40, 40)))
 
 
 def rows_of(
@@ -84,11 +124,10 @@ def test_a_job_has_no_race_and_gives_the_rows_of_the_cpu(
     on = {"models": (VIT, CONV), "device": "cuda:0"}
     with cards() as machine:
         found = rows_of(pictures, folder, tmp_path / "s", **on)
-        pageable = machine.counts["copies from pageable memory"]
+        pageable = machine.pageable
         rows_of(pictures, folder, tmp_path / "t", limit=4, **on)
         # Weights and constants alone: four times as many batches copy no more.
-        assert machine.counts["copies from pageable memory"] == 2 * pageable
-        assert machine.counts["waits for streams"] == 0  # for events
+        assert machine.pageable == 2 * pageable
     for ours, theirs in zip(found, on_the_cpu, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=SAME, rtol=SAME)
 
@@ -97,8 +136,9 @@ def test_a_job_has_no_race_and_gives_the_rows_of_the_cpu(
 def towers(folder) -> Iterator[dict[str, dict[str, Any]]]:
     """One encoder of each family, as `open_encoder` takes it."""
     from tests.featstore.encoders.open_clip_models import known_to_open_clip, save_weights
+    from tests.featstore.encoders.text_models import save_kind
 
-    bert = checks.random_bert(folder / "bert-tiny", width=32, layers=1)
+    bert = save_kind("bert", folder / "bert")
     with known_to_open_clip(folder):
         clip = save_weights("tiny-clip", folder / "clip.safetensors")
         yield {
@@ -114,40 +154,31 @@ def towers(folder) -> Iterator[dict[str, dict[str, Any]]]:
     [
         ("timm", "bfloat16", COSINE),
         ("hf", "bfloat16", COSINE),
-        # Random weights round to more: also by autocast.
+        # Random weights round to more.
         ("picture", "bfloat16", 0.99),
         ("text", "bfloat16", 0.99),
-        ("timm", "bfloat16", 1.1),
         ("timm", "float16", COSINE),
     ],
 )
-def test_bfloat16_has_weights_in_bfloat16_where_the_golden_inputs_allow_it(
-    family, precision, least, towers, monkeypatch, cards: Cards
+def test_short_precisions_keep_the_vectors_and_what_is_exact_is_whole(
+    family, precision, least, towers, cards: Cards
 ):
-    monkeypatch.setattr(runtime, "BFLOAT16_COSINE", least)
     exact: Any = open_encoder(**towers[family], device="cpu")
     batch = [exact.prepare(item) for item in golden_inputs(exact.kinds)]
     in_float32 = exact.encode(batch)
     with cards():
         encoder: Any = open_encoder(**towers[family], device="cuda", precision=precision)
         vectors, again = encoder.encode(batch), encoder.encode_float32(batch)
-        encoder.encode(batch)
-        held = {one.dtype for one in encoder._weights.of if one.is_floating_point()}
         cosine = golden_cosine(encoder)
         seen = []
         if family == "timm":
             pixels = encoder._copies.to_device(batch, getattr(torch, precision))
             with encoder._copies.turn():
-                seen = [pixels.float().cpu(), exact.preprocessing.floats(batch)]
-    short = precision == "bfloat16" and least <= COSINE
-    assert held == {torch.bfloat16 if short else torch.float32}
-    compute = encoder.facts["compute"]
-    assert (compute["weights"], compute["autocast"]) == (
-        ("bfloat16", False) if short else ("float32", True)
-    )
-    assert smallest_cosine(vectors, in_float32) > min(least, COSINE)
+                seen = [pixels.float().cpu(), exact._copies.to_device(batch)]
+    assert encoder.facts["compute"]["autocast"]
+    assert smallest_cosine(vectors, in_float32) > least
     assert cosine is not None
-    assert min(least, COSINE) < cosine.minimum < 1
+    assert least < cosine.minimum < 1
     # What is exact is whole again.
     np.testing.assert_allclose(again, in_float32, atol=SAME, rtol=SAME)
     if seen:  # pixels are rounded once: half a unit in the last place
@@ -171,9 +202,14 @@ def test_batches_under_way_do_not_touch_one_another(folder, cards: Cards):
 
 def test_pictures_are_decoded_before_another_thread_has_them(pictures, monkeypatch, cards: Cards):
     plain = torchvision.io.decode_jpeg
-    monkeypatch.setattr(
-        torchvision.io, "decode_jpeg", lambda *a, **k: decode_as_nvjpeg(*a, **k, plain=plain)
-    )
+
+    def as_nvjpeg(data: Any, mode: Any, device: Any = "cpu") -> Any:
+        """Decode on the CPU, and begin copies to the card."""
+        if str(device) == "cpu":
+            return plain(data, mode=mode)
+        return [plain(one, mode=mode).pin_memory().to(device, non_blocking=True) for one in data]
+
+    monkeypatch.setattr(torchvision.io, "decode_jpeg", as_nvjpeg)
     files = [(pictures.root / f"images/0{number}.jpg").read_bytes() for number in range(3)]
     found: list[torch.Tensor] = []
 
@@ -189,38 +225,11 @@ def test_pictures_are_decoded_before_another_thread_has_them(pictures, monkeypat
     assert sums == [float(np.asarray(decode_image(file)).sum()) for file in files]
 
 
-def decode_as_nvjpeg(data: Any, mode: Any, device: Any = "cpu", plain: Any = None) -> Any:
-    """Decode on the CPU, and begin copies to the card."""
-    if str(device) == "cpu":
-        return plain(data, mode=mode)
-    return [plain(one, mode=mode).pin_memory().to(device, non_blocking=True) for one in data]
-
-
-@pytest.mark.slow
-def test_what_make_gpu_measures_has_the_right_rows(folder, monkeypatch, cards: Cards):
-    plain = torchvision.io.decode_jpeg
-    monkeypatch.setattr(
-        torchvision.io, "decode_jpeg", lambda *a, **k: decode_as_nvjpeg(*a, **k, plain=plain)
-    )
-    common = {"device": "cuda:0", "precision": "float32", "batch_size": 4, "decode_timeout": None}
-    with cards():
-        found = [
-            *checks.two_encoders([VIT, CONV], folder, images=4, **common),
-            checks.decode_on_the_device(VIT, folder, images=4, **common),
-            checks.text_rate(folder, texts=6, width=32, layers=1, **common),
-        ]
-        gc.collect()
-    assert [one.wrong for one in found] == [False] * len(found)
-    assert [one.rows for one in found if one.rows is not None] == [
-        1.0, 1.0, pytest.approx(1, abs=1e-5), pytest.approx(1),
-    ]  # fmt: skip
-
-
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_trained_head_is_that_of_the_cpu(name, cards: Cards):
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(32, 6)), rng.normal(size=(32, 5))
-    rows = ArrayRows(x, y, np.arange(32) // 2)  # two of a name are no negatives
+    rows = Pairs(x, y, np.arange(32) // 2)  # two of a name are no negatives
     settings = {"epochs": 2, "batch_size": 16, "precision": "float32", "seed": 0}
     exact = preset(name, **settings).fit_rows(None, rows)
     with cards():
@@ -228,43 +237,28 @@ def test_a_trained_head_is_that_of_the_cpu(name, cards: Cards):
     np.testing.assert_allclose(there.project_x(x), exact.project_x(x), atol=SAME, rtol=SAME)
 
 
-class InThread:
-    """A worker on a card that is in this process: the crew calls it in a thread."""
-
-    def __init__(self, job: Job, _cores: int, device: str) -> None:
-        self.device, self._job, self._opened = device, job, False
-
-    def call(self, work: Any, arguments: Any, tell: Any) -> Any:
-        batches.use_device(self.device)
-        if not self._opened:
-            self._job, self._opened = open_on(self._job, self.device, tell=tell), True
-        return work(self._job, *arguments)
-
-    def stop(self) -> None:
-        """Nothing to end."""
-
-    def end(self, until: float) -> str:
-        return "It has ended."
-
-
-def test_two_cards_share_a_job_and_one_that_dies_leaves_it_to_the_other(
-    pictures, folder, on_the_cpu, tmp_path, caplog, cards: Cards
-):
+def test_two_cards_share_a_job(pictures, folder, on_the_cpu, tmp_path, cards: Cards):
     config = ExtractConfig(
         dtype="float32", precision="float32", batch_size=2, block_rows=2, threads=1, jobs=1,
         decode_timeout=None, limit=8,
     )  # fmt: skip
     specs = [EncoderSpec(VIT, weights=str(random_weights(VIT, folder)))]
     job = Job(pictures, "image", specs, tmp_path / "s", config)
-    with cards(Card(), Card(dies_after=600)) as machine:
+
+    def in_turn(tasks: Any) -> Any:  # the workers are in this process
+        for number, task in enumerate(tasks):
+            yield workers[number % len(workers)].run(task)
+
+    with cards(Card(), Card()) as machine:
         assert parse_devices("cuda:1,cpu") == ["cuda:1", "cpu"]
         with pytest.raises(EncoderError, match=r"no cuda:2: torch can use cuda:0, cuda:1\."):
             parse_devices("cuda:2")
-        with Crew(parse_devices("all"), 1, partial(InThread, to_send(job))) as crew:
-            (done,) = conduct(crew, config, encoders=1)
+        devices = parse_devices("all")
+        workers = [Worker(to_send(job), device, 1) for device in devices]
+        with ThreadPoolExecutor(1) as thread:  # whose card it changes
+            (done,) = thread.submit(conduct, job, in_turn, devices, 1).result()
         assert all(card.launched > 600 for card in machine.cards)
         gc.collect()
-    assert re.search(r"Worker 1 on cuda:1 raised .*illegal memory access", caplog.text)
     rows = featstore.open_store(tmp_path / "s").view(done.key).numpy(np.float32)
     np.testing.assert_allclose(rows, on_the_cpu[0][:8], atol=SAME, rtol=SAME)
 
@@ -280,72 +274,11 @@ def test_a_batch_that_does_not_fit_is_halved_said_once_and_the_rows_are_the_same
     assert caplog.text.count("ran out of memory") == 1
 
 
-@pytest.fixture
-def put_back() -> Iterator[ExitStack]:
-    """Undo what a test has changed of torch: its switches cannot be patched."""
-    with ExitStack() as stack:
-        yield stack
-
-
-@pytest.mark.parametrize("old", [False, True])
-def test_float32_is_whole_while_a_card_computes(old, folder, monkeypatch, put_back, cards: Cards):
-    backends = torch.backends
-    if old:  # before torch 2.9: two switches
-        matmul, cudnn = SimpleNamespace(allow_tf32=True), SimpleNamespace(allow_tf32=True)
-        before = SimpleNamespace(cuda=SimpleNamespace(matmul=matmul), cudnn=cudnn, mkldnn=None)
-        read = lambda: (matmul.allow_tf32, cudnn.allow_tf32)  # noqa: E731
-    else:
-        read = lambda: (backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision)  # noqa: E731
-        for switch in (backends.cuda.matmul, backends.cudnn.conv):
-            put_back.callback(setattr, switch, "fp32_precision", switch.fp32_precision)
-            switch.fp32_precision = "tf32"
-    chosen, seen = read(), []
-    with cards(Card(on_launch=lambda: seen.append(read()))):
-        if old:
-            today = SimpleNamespace(**{**vars(torch), "backends": before})
-            monkeypatch.setattr(runtime, "torch", today)
-        encoder = open_encoder(
-            VIT, kind="image", weights=random_weights(VIT, folder), device="cuda"
-        )
-        batch = [encoder.prepare(image) for image in golden_images()]
-        seen.clear()
-        with encoder._running(exact=False):
-            torch.ones(2, device="cuda") @ torch.ones(2, device="cuda")
-        encoder.encode(batch)
-    off = (False, False) if old else ("ieee", "ieee")
-    assert seen.count(off) > 100
-    assert read() == chosen
-
-
-def test_threads_of_a_card_run_on_the_cores_beside_it(tmp_path, monkeypatch, cards: Cards):
-    first, *others = sorted(os.sched_getaffinity(0))
-    nodes = tmp_path / "devices/system/node"
-    card = SimpleNamespace(pci_domain_id=0, pci_bus_id=0x1B, pci_device_id=0)
-    where = tmp_path / "bus/pci/devices/0000:1b:00.0"
-    where.mkdir(parents=True)
-    for number, cores in enumerate((f"{first}", "1000-1003,1008")):
-        (nodes / f"node{number}").mkdir(parents=True)
-        (nodes / f"node{number}" / "cpulist").write_text(cores + "\n")
-
-    def run_on(node: str, of: Any = card) -> set[int]:
-        (where / "numa_node").write_text(f"{node}\n")
-        found: list[set[int]] = []
-
-        def use() -> None:
-            batches.use_device("cuda:0")
-            found.append(os.sched_getaffinity(0))
-
-        with cards():
-            monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: of)
-            monkeypatch.setattr(batches, "stay_beside", lambda one: stay_beside(one, tmp_path))
-            thread = threading.Thread(target=use)
-            thread.start()
-            thread.join()
-        return found[0]
-
-    every = {first, *others}
-    assert run_on("0") == {first}
-    assert os.sched_getaffinity(0) == every  # the thread alone
-    assert run_on("1") == every  # none of its cores is ours
-    assert run_on("-1") == every  # nobody knows
-    assert run_on("0", SimpleNamespace()) == every  # torch before 2.8
+def test_before_torch_2_9_two_switches_keep_float32_whole(monkeypatch):
+    """Those of today: tests/featstore/encoders/test_precision.py."""
+    two = [SimpleNamespace(allow_tf32=True) for _ in range(2)]
+    before = SimpleNamespace(cuda=SimpleNamespace(matmul=two[0]), cudnn=two[1], mkldnn=None)
+    monkeypatch.setattr(runtime, "torch", SimpleNamespace(**{**vars(torch), "backends": before}))
+    with runtime.computing("float32", torch.device("cpu")):
+        assert [switch.allow_tf32 for switch in two] == [False, False]
+    assert [switch.allow_tf32 for switch in two] == [True, True]

@@ -50,20 +50,10 @@ PATIENCE = 600.0
 
 @dataclass(frozen=True)
 class Mutant:
-    """One line, broken.
+    """One line, broken: at least one of these tests must fail.
 
-    Attributes
-    ----------
-    guards : str
-        What the line keeps, in one sentence.
-    file : str
-        Its path from the root.
-    text, broken : str
-        What stands there, once in the file, and what is put in its place.
-    tests : tuple of str
-        Ids of pytest: at least one of these tests must fail.
-    quick : bool
-        Whether `make test` judges it.
+    `text` stands once in the file, and `guards` says in one sentence what it keeps. `make test`
+    judges what is `quick`.
     """
 
     guards: str
@@ -103,17 +93,10 @@ class Mutant:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of a mutant.
+    """What came of a mutant, and what is said of it.
 
-    Attributes
-    ----------
-    mutant : Mutant
-    outcome : str
-        ``killed``: a test failed. ``survived``: all passed. ``broken``: the file cannot be
-        imported, or no test came so far as to fail, which says nothing of the tests.
-    said : str
-        The first test that failed, or what went wrong.
-    seconds : float
+    ``killed``: a test failed. ``survived``: all passed. ``broken``: the file cannot be imported, or
+    no test came so far as to fail, which says nothing of the tests.
     """
 
     mutant: Mutant
@@ -123,14 +106,7 @@ class Verdict:
 
 
 class Tree:
-    """A copy of the tree, in which lines are broken and tests are run.
-
-    Parameters
-    ----------
-    folder : Path
-        A folder that does not exist.
-    source : Path
-    """
+    """A copy of the tree in a new folder, in which lines are broken and tests are run."""
 
     def __init__(self, folder: Path, source: Path = ROOT) -> None:
         self.folder = folder

@@ -41,7 +41,7 @@ def _batches(x: np.ndarray, y: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndar
 def _ridge(x: np.ndarray, y: np.ndarray, n: int) -> Iterator[Figure]:
     from sklearn.linear_model import Ridge, RidgeCV
 
-    from fitters.select.grid import Axis
+    from fitters.select import Axis
     from fitters.select.held_out import validate_by_error
     from fitters.solvers import Spectrum
     from tests.shorthand import accumulate, accumulate_folds
@@ -109,8 +109,7 @@ def _directions(x: np.ndarray, y: np.ndarray, n: int) -> Iterator[Figure]:
     import scipy.linalg
     from sklearn.cross_decomposition import CCA
 
-    from fitters.aligners.directions import CCAAligner
-    from fitters.aligners.rotations import ProcrustesAligner
+    from fitters.aligners.rotations import CCAAligner, ProcrustesAligner
     from tests.shorthand import accumulate
 
     size = f"{n // 1000}k"
@@ -152,7 +151,7 @@ def _cca_zoo(x: np.ndarray, y: np.ndarray) -> None:
 
 
 def _asif(x: np.ndarray, y: np.ndarray) -> Iterator[Figure]:
-    from fitters.aligners.asif import nearest_anchors
+    from fitters.aligners.baselines import Nearest
 
     anchors = x / np.linalg.norm(x, axis=1, keepdims=True)
     queries = y[:5000] / np.linalg.norm(y[:5000], axis=1, keepdims=True)
@@ -164,7 +163,7 @@ def _asif(x: np.ndarray, y: np.ndarray) -> Iterator[Figure]:
 
     yield _against(
         "fit.asif",
-        lambda: nearest_anchors(queries, anchors, 800),
+        lambda: Nearest.of(queries, anchors, 800),
         faiss,
         "faiss knn, 5k × 98k × 768, k = 800",
     )

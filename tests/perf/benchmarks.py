@@ -35,8 +35,8 @@ def figures(folder: Path) -> Iterator[Figure]:
     of_text = np.repeat(of_image, CAPTIONS // IMAGES)
 
     def ours() -> None:
-        to_text = Relevance.build(of_image, of_text, IMAGES, CAPTIONS)
-        to_image = Relevance.build(of_text, of_image, CAPTIONS, IMAGES)
+        to_text = Relevance.build(of_image, of_text)
+        to_image = Relevance.build(of_text, of_image)
         rank_relevant(images, texts, to_text)
         rank_relevant(texts, images, to_image)
 

@@ -20,8 +20,7 @@ from featstore.extraction.job import run_job
 from featstore.extraction.options import EncoderSpec, ExtractConfig
 from featstore.extraction.targets import Job
 from featstore.images import decode_image
-from featstore.manifest.io import write_manifest
-from featstore.manifest.manifest import Manifest
+from featstore.manifest import Manifest, write_manifest
 from featstore.parallel import available_cores
 from tests.perf import extract_feed, extract_peers, extract_rows, extract_text
 from tests.perf.engine import Figure, compare, figure_of, not_measured, one_run

@@ -19,8 +19,7 @@ from PIL import Image
 
 from featstore.extraction.job import extract
 from featstore.images import Geometry
-from featstore.manifest.io import write_manifest
-from featstore.manifest.manifest import Manifest
+from featstore.manifest import Manifest, write_manifest
 from featstore.parallel import available_cores
 from tests.perf.engine import Figure, figure_of, one_run
 

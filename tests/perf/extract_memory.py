@@ -11,7 +11,7 @@ import polars as pl
 from PIL import Image
 
 from featstore.extraction.job import extract
-from featstore.manifest.manifest import Manifest, conform_items
+from featstore.manifest import Manifest, conform_items
 
 DIM = 512
 

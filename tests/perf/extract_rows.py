@@ -22,11 +22,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from featstore.extraction.engines import open_on, run_part, settle
 from featstore.extraction.job import extract
 from featstore.extraction.options import EncoderSpec
 from featstore.extraction.targets import Job
-from featstore.extraction.workers import open_on, run_part, settle
-from featstore.manifest.io import read_manifest, write_manifest
+from featstore.manifest import read_manifest, write_manifest
 from tests.perf.engine import Figure, one_run
 from tests.perf.scan_memory import anonymous_bytes
 

@@ -18,7 +18,7 @@ from featstore.encoders.registry import open_encoder
 from featstore.extraction.job import run_job
 from featstore.extraction.options import EncoderSpec, ExtractConfig
 from featstore.extraction.targets import Job
-from featstore.manifest.manifest import Manifest, conform_items
+from featstore.manifest import Manifest, conform_items
 from tests.perf.engine import Figure, compare
 
 BATCH = 32

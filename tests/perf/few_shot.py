@@ -4,8 +4,8 @@
 
 The shapes are those of the eleven datasets that few-shot papers report (classes and test images),
 with planted rows of 512 columns; 1, 2, 4, 8 and 16 shots; every closed form fits and scores every
-test row. What the forms have in common is computed once for each block of test rows: their cosines
-with the shots of the largest table, of which fewer shots are columns, and the random features. The
+test row. The random features, which forms have in common, are computed once for each block of test
+rows. The
 sum is held against 300 CPU seconds; learners that are trained are timed apart.
 """
 
@@ -106,7 +106,6 @@ def measure(
 ) -> None:
     """Fit and score every form with every number of shots on one draw of a shape."""
     names, test, truth, x, labels = planted(n_classes, n_test, draw)
-    largest = n_classes * SHOTS[-1]
     made = []
     for shots in SHOTS:
         n, held = n_classes * shots, n_classes * min(shots, 4)
@@ -122,32 +121,30 @@ def measure(
     hits = np.zeros(len(made))
     random = next((one for name, _, one in made if name == "ranpac"), None)
     drawn = 0 if random is None else random.projection.size
-    numbers = sum(weights(one, n_classes * shots) for _, shots, one in made)
-    spent.products += 2.0 * n_test * (numbers + largest * DIM + drawn)
+    numbers = sum(weights(one) for *_, one in made)
+    spent.products += 2.0 * n_test * (numbers + drawn)
     for begin in range(0, n_test, BLOCK):
         rows, own = test[begin : begin + BLOCK], truth[begin : begin + BLOCK]
         start = time.process_time()
-        cosines = (x[:largest] @ rows.T).T
         features = None if random is None else random_relu(rows, random.projection)
         spent.shared += time.process_time() - start
-        for place, (name, shots, classifier) in enumerate(made):
+        for place, (name, _, classifier) in enumerate(made):
             start = time.process_time()
-            found = scores(classifier, rows, cosines[:, : n_classes * shots], features)
+            found = scores(classifier, rows, features)
             hits[place] += np.count_nonzero(found.argmax(axis=1) == own)
             spent.score[name] = spent.score.get(name, 0.0) + time.process_time() - start
     for (name, *_), right in zip(made, hits, strict=True):
         spent.right.setdefault(name, []).append(right / n_test)
 
 
-def weights(classifier: Any, n: int) -> int:
+def weights(classifier: Any) -> int:
     """Return the numbers that a row is multiplied with, besides what all forms share."""
     if hasattr(classifier, "coefficients"):
-        own = classifier.support.size if len(classifier.support) != n else 0
-        return int(classifier.prior.size + classifier.coefficients.size + own)
+        own = classifier.support.size + classifier.coefficients.size
+        return int(classifier.prior.size + own)
     if hasattr(classifier, "cache"):
-        keys = classifier.cache.keys
         named = 0 if classifier.prototypes is None else classifier.prototypes.size
-        return int(named + (keys.size if keys.shape[1] != DIM else 0))
+        return int(named + classifier.cache.keys.size)
     return int(getattr(classifier, "linear", classifier).weight.size)
 
 
@@ -163,14 +160,8 @@ def speed() -> float:
     return 2.0 * a.size * b.shape[1] / float(np.median(took))
 
 
-def scores(classifier: Any, rows: Any, cosines: Any, features: Any) -> Any:
+def scores(classifier: Any, rows: Any, features: Any) -> Any:
     """Return the scores of a block, by what is at hand where a form looks at that."""
-    support = getattr(classifier, "support", None)
-    if support is not None and len(support) == cosines.shape[1]:
-        return classifier.scores(rows, cosines)
-    if getattr(classifier, "cache", None) is not None:
-        every = classifier.columns is None or len(classifier.columns) == rows.shape[1]
-        return classifier.scores(rows, cosines if every else None)
     if hasattr(classifier, "projection"):
         return classifier.linear.scores(features)
     return classifier.scores(rows)

@@ -80,7 +80,7 @@ def _growth() -> Figure:
 
 def _path(stream: Stream) -> Figure:
     from fitters.moments import Moments
-    from fitters.select.grid import Axis
+    from fitters.select import Axis
     from fitters.select.held_out import validate_by_error
     from tests.shorthand import accumulate, accumulate_folds
 

@@ -39,7 +39,7 @@ def main() -> None:
         columns = DENSE if kind == "dense" else int(sys.argv[4])
         queries, gallery = make(rng, n, columns), make(rng, g, columns)
         groups = np.arange(n), np.arange(g) % n
-        there, back = Relevance.build(*groups, n, g), Relevance.build(*groups[::-1], g, n)
+        there, back = Relevance.build(*groups), Relevance.build(*groups[::-1])
         ranks = rank_relevant(queries, gallery, there)
         of_gallery = rank_relevant(gallery, queries, back)
     finally:

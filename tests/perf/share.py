@@ -19,7 +19,7 @@ import polars as pl
 
 from featstore import open_store
 from featstore.remote.cache import user_cache
-from featstore.share.copy import copy_sets
+from featstore.share import copy_sets
 from featstore.store.layout import SetLayout, SetSpec
 from featstore.store.view import Selection
 from tests.featstore.remote.buckets import environment, make_bucket, moto_server, plain_store

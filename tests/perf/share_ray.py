@@ -11,9 +11,11 @@ from threadpoolctl import threadpool_limits
 from featstore import open_store, parallel
 from featstore.parallel import Workers
 from featstore.store.layout import SetSpec
+from featstore.store.pairs import EmbeddingsView, PairedView
 from featstore.store.writer import SetWriter
-from fitters.from_store import MomentsRequest, moment_sources
+from fitters.from_store import moment_sources
 from fitters.moments import Folds
+from fitters.settings import FitRequest
 from fitters.sources import Sources
 from tests.perf.engine import Figure, compare
 from tests.perf.sample import BLOCK
@@ -24,10 +26,11 @@ N, DIM = 262_144, 512
 def ray_figure(root: Path) -> Figure:
     """Compare two workers with one process, both reading the store below `root`; Ray runs."""
     write_pairs(root / "pairs")
-    request = pairs_request(root / "pairs")
+    images, paired = pairs_of(root / "pairs")
+    request = FitRequest("ridge", x=images.key, y=paired.y.key)
 
     def accumulate(workers: Workers) -> Sources[Folds]:
-        return moment_sources(request, cached=False, workers=workers)
+        return moment_sources(request, images, paired, workers=workers)
 
     with (
         parallel.connected(cores=2, object_store_bytes=500_000_000),
@@ -45,11 +48,11 @@ def ray_figure(root: Path) -> Figure:
         )
 
 
-def pairs_request(store: Path) -> MomentsRequest:
-    """Return what the moments of the store's pairs are asked for with."""
+def pairs_of(store: Path) -> tuple[EmbeddingsView, PairedView[EmbeddingsView]]:
+    """Return the images of the store, and these with their captions."""
     images = open_store(store).view("d/image/toy")
     paired = images.pair_by("parent_id", open_store(store).view("d/caption/toy"))
-    return MomentsRequest(images, paired, None, "float32", 0)
+    return images, paired
 
 
 def write_pairs(store: Path, n: int = N, dim: int = DIM) -> None:

@@ -32,12 +32,11 @@ def _rows() -> Figure:
     """Hold the loop with its order, batches, own dropout and schedule to the bare one."""
     import torch
 
-    from fitters import MLPAligner
-    from fitters.trained.base import ArrayRows
+    from fitters import MLPAligner, Pairs
 
     n, size, epochs = 4096, 512, 4
     x, y = _drawn(n, 768, 768)
-    source = ArrayRows(x, y, np.arange(n))
+    source = Pairs(x, y)
     aligner = MLPAligner("paper", width=1024, epochs=epochs, batch_size=size, precision="float32")
     target, texts = torch.from_numpy(x), torch.from_numpy(y)
 
@@ -63,11 +62,10 @@ def _rows() -> Figure:
 
 def _bf16() -> Figure:
     from featstore.parallel import gains_from_bf16
-    from fitters import MLPAligner
-    from fitters.trained.base import ArrayRows
+    from fitters import MLPAligner, Pairs
 
     x, y = _drawn(1024, 768, 768)
-    source = ArrayRows(x, y, np.arange(1024))
+    source = Pairs(x, y)
 
     def side(precision: str) -> Callable[[], Any]:
         made = MLPAligner("paper", width=1024, epochs=2, batch_size=512, precision=precision)
@@ -82,12 +80,11 @@ def _paper() -> Figure:
     import torch
     from torch.utils.data import DataLoader, TensorDataset
 
-    from fitters import preset
-    from fitters.trained.base import ArrayRows
+    from fitters import Pairs, preset
 
     n, epochs = 1000, 2
     x, y = _drawn(n, 1280, 384)
-    source = ArrayRows(x, y, np.arange(n))
+    source = Pairs(x, y)
     aligner = preset("paper-mlp", epochs=epochs)
 
     def plain() -> None:

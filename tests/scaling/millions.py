@@ -37,8 +37,8 @@ from featstore.extraction.job import extract
 from featstore.extraction.options import EncoderSpec, ExtractConfig
 from featstore.extraction.targets import Job
 from featstore.images import Geometry
-from featstore.manifest.io import read_manifest, write_manifest
-from featstore.share.copy import copy_sets
+from featstore.manifest import read_manifest, write_manifest
+from featstore.share import copy_sets
 from tests.featstore.remote.buckets import environment
 from tests.featstore.remote.s3_server import s3_server
 from tests.perf.scan_memory import anonymous_bytes

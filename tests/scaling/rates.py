@@ -26,7 +26,7 @@ import numpy as np  # noqa: E402
 
 from tests.perf import extract_rows  # noqa: E402
 from tests.perf.engine import processor  # noqa: E402
-from tests.perf.share_ray import pairs_request, write_pairs  # noqa: E402
+from tests.perf.share_ray import pairs_of, write_pairs  # noqa: E402
 
 ROWS, DIM = 131_072, 768
 RUNS = 3
@@ -94,7 +94,7 @@ def storing(root: Path) -> Iterator[Rate]:
     """Measure writing, pushing, fetching and reading rows."""
     from featstore import open_store
     from featstore.remote.cache import user_cache
-    from featstore.share.copy import copy_sets
+    from featstore.share import copy_sets
     from tests.featstore.remote.buckets import environment, make_bucket, moto_server
 
     numbers = iter(range(100))
@@ -133,15 +133,16 @@ def storing(root: Path) -> Iterator[Rate]:
 
 def fitting(root: Path) -> Iterator[Rate]:
     """Measure moments and scores."""
-    from featstore.parallel import Workers
     from fitters.from_store import moment_sources
+    from fitters.settings import FitRequest
     from tests.shorthand import rank_projections
 
-    request = pairs_request(root / "pairs")
-    yield measured("open and pair by id", ROWS, lambda: pairs_request(root / "pairs"))
+    images, paired = pairs_of(root / "pairs")
+    request = FitRequest("ridge", x=images.key, y=paired.y.key)
+    yield measured("open and pair by id", ROWS, lambda: pairs_of(root / "pairs"))
     moments = f"moments of pairs {DIM} → {DIM}, two passes"
     yield measured(
-        moments, ROWS, lambda: moment_sources(request, cached=False, workers=Workers()),
+        moments, ROWS, lambda: moment_sources(request, images, paired),
         f"{2 * 2 * 2e6 * DIM / 2**30:.1f} GiB from the page cache",
     )  # fmt: skip
     rng = np.random.default_rng(0)

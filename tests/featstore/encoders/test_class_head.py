@@ -7,16 +7,10 @@ from safetensors.torch import save_file
 
 from data_manifests.registry import BUILDERS
 from featstore.encoders.registry import open_encoder
-from featstore.encoders.timm_image import (
-    GUESSED,
-    LABEL_SETS,
-    NO_LABEL_SET,
-    TimmEncoder,
-    head_of,
-    label_set_of_tag,
-    read_head,
-)
+from featstore.encoders.timm import TimmEncoder
 from featstore.errors import EncoderError
+from featstore.extraction import heads
+from featstore.extraction.heads import LABEL_SETS, head_of, read_head
 from featstore.identity import space_id
 
 
@@ -36,8 +30,12 @@ def test_a_head_lives_in_the_space_of_its_encoder(name, tmp_path):
     assert head.facts["weights"] == {"source": "file", "file": "model.safetensors"}
 
 
+def encoder_of(name, **kwargs):
+    return TimmEncoder(f"timm:{name}", timm.create_model(name, **kwargs))
+
+
 def test_an_unknown_number_of_classes_is_refused():
-    encoder = TimmEncoder("timm:test_resnet", timm.create_model("test_resnet", num_classes=19))
+    encoder = encoder_of("test_resnet", num_classes=19)
     with pytest.raises(EncoderError, match=r"19 classes.*1,000 \(imagenet1k\).*label_file="):
         head_of(encoder)
     assert head_of(encoder, label_set="mine").label_set == "mine"
@@ -60,10 +58,6 @@ def test_a_file_of_another_number_of_classes_makes_a_model_of_them(tmp_path):
             read_head("timm:test_resnet", weights=tmp_path / "other.safetensors")
 
 
-def encoder_of(name, **kwargs):
-    return TimmEncoder(f"timm:{name}", timm.create_model(name, **kwargs))
-
-
 def test_a_tag_that_was_asked_for_names_the_label_set():
     head = head_of(encoder_of("vit_tiny_patch16_224.augreg_in21k", depth=1))
     assert head.weight.shape == (21843, 192)
@@ -71,7 +65,7 @@ def test_a_tag_that_was_asked_for_names_the_label_set():
     assert head.facts["label_set_basis"] == "tag of the checkpoint"
     # Another number of classes than the tag's: it says nothing of these rows.
     other = encoder_of("vit_tiny_patch16_224.augreg_in21k", depth=1, num_classes=1000)
-    assert head_of(other).facts["label_set_basis"] == GUESSED
+    assert head_of(other).facts["label_set_basis"] == heads.GUESSED
 
 
 PROJECTIONS = {384, 512, 640, 768, 1024, 1152, 1280}
@@ -83,10 +77,10 @@ def test_every_head_that_timm_lists_has_a_label_set_or_is_known_to_have_none():
         config = timm.get_pretrained_cfg(name)
         if config.num_classes == 0:
             continue
-        known = label_set_of_tag(config.tag, config.num_classes)
+        known = heads.label_set_of_tag(config.tag, config.num_classes)
         seen[known] += 1
         if known is None and config.num_classes not in PROJECTIONS:
-            assert config.tag in NO_LABEL_SET, name
+            assert config.tag in heads.NO_LABEL_SET, name
         if config.num_classes in PROJECTIONS:
             # Image-text models: a projection, no classes, and no count of a label set.
             assert known is None

@@ -11,10 +11,9 @@ import torch
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from safetensors.torch import load_file, save_file
 
-from featstore.encoders import open_clip_model
-from featstore.encoders.base import GOLDEN_TEXTS, golden_cosine, golden_images
-from featstore.encoders.open_clip_model import OpenClipTokens
-from featstore.encoders.open_clip_towers import open_prompt_tower
+from featstore.encoders import open_clip as ours
+from featstore.encoders.base import GOLDEN_TEXTS, golden_images
+from featstore.encoders.open_clip import OpenClipTokens, open_prompt_tower
 from featstore.encoders.registry import open_encoder
 from featstore.errors import EncoderError
 from featstore.identity import space_id
@@ -28,6 +27,7 @@ from tests.fitters.few_shot.tiny_tower import tower_of
 
 TEXTS = [*GOLDEN_TEXTS, "", "a", "A DOG.", "!", "dog " * 40]
 BPE = ("tiny-clip", "tiny-clip-quickgelu", "tiny-coca")
+CLIPS = ("tiny-clip", "tiny-clip-quickgelu", "tiny-clip-custom")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -39,7 +39,7 @@ def _tiny_models(tmp_path_factory):
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("oc")
-    return {name: save_weights(name, folder / f"{name}.safetensors") for name in BPE}
+    return {name: save_weights(name, folder / f"{name}.safetensors") for name in {*BPE, *CLIPS}}
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +60,6 @@ def clip_text(files):
 @pytest.fixture(scope="module")
 def clip_image(files):
     return open_encoder("oc:tiny-clip", kind="image", weights=files["tiny-clip"])
-
-
-# --- the two towers -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", BPE)
@@ -91,11 +88,13 @@ def test_pictures_equal_encode_image(name, files):
     assert not np.allclose(np.linalg.norm(vectors, axis=1), 1)
 
 
-def test_the_towers_of_a_checkpoint_are_a_pair_and_two_spaces(clip_text, clip_image, tmp_path):
+def test_the_towers_of_a_checkpoint_are_a_pair_and_two_spaces(
+    clip_text, clip_image, files, tmp_path
+):
     assert clip_text.space["pair"] == clip_image.space["pair"]
     assert space_id(clip_text.space) != space_id(clip_image.space)
     assert clip_text.space["weights_sha256"] != clip_image.space["weights_sha256"]
-    state = load_file(save_weights("tiny-clip", tmp_path / "w.safetensors"))
+    state = load_file(files["tiny-clip"])
     state["token_embedding.weight"][5, 5] += 1
     save_file(state, tmp_path / "w.safetensors")
     other = open_encoder("oc:tiny-clip", kind="image", weights=tmp_path / "w.safetensors")
@@ -104,29 +103,11 @@ def test_the_towers_of_a_checkpoint_are_a_pair_and_two_spaces(clip_text, clip_im
     assert other.space["pair"] != clip_image.space["pair"]
 
 
-def test_one_name_needs_the_kind(files):
-    with pytest.raises(EncoderError, match="two towers: say kind=, one of caption, class_name, im"):
-        open_encoder("oc:tiny-clip", weights=files["tiny-clip"])
-
-
 def test_how_cosines_become_logits_is_recorded(clip_image, siglip_original):
     assert clip_image.facts["logit_scale"] == pytest.approx(1 / 0.07, abs=1e-4)
     assert clip_image.facts["logit_bias"] is None
     siglip = open_encoder("oc:tiny-siglip", kind="image", weights=siglip_original)
     assert siglip.facts["logit_bias"] == -10
-
-
-def test_bfloat16(files, clip_text, clip_image):
-    for encoder in (clip_text, clip_image):
-        kind = sorted(encoder.kinds)[0]
-        short = open_encoder(
-            "oc:tiny-clip", kind=kind, weights=files["tiny-clip"], precision="bfloat16"
-        )
-        assert 0.98 < golden_cosine(short).minimum < 1
-        assert space_id(short.space) == space_id(encoder.space)
-
-
-# --- QuickGELU ----------------------------------------------------------------------------------
 
 
 def test_the_same_weights_under_another_activation_are_another_space(files):
@@ -155,13 +136,10 @@ def test_the_activation_of_every_published_tag_is_the_models_or_refused():
         trained = open_clip.get_pretrained_cfg(model, tag).get("quick_gelu", False)
         built = open_clip.get_model_config(model).get("quick_gelu", False)
         if trained == built:
-            open_clip_model._checked_config(f"oc:{model}/{tag}", model, tag)
+            ours._checked_config(f"oc:{model}/{tag}", model, tag)
         else:
             with pytest.raises(EncoderError, match="were trained with"):
-                open_clip_model._checked_config(f"oc:{model}/{tag}", model, tag)
-
-
-# --- SigLIP and its tokenizer -------------------------------------------------------------------
+                ours._checked_config(f"oc:{model}/{tag}", model, tag)
 
 
 def test_siglip_lower_cases_strips_and_pads_to_its_context(siglip_original):
@@ -196,9 +174,7 @@ def test_many_texts_are_tokenized_as_one_by_one(kind, siglip_original):
 
 
 def test_siglip_without_its_tokenizer_says_what_to_give(tmp_path, monkeypatch):
-    from featstore.encoders import open_clip_towers
-
-    monkeypatch.setattr(open_clip_towers, "hub_unreachable", lambda: "no route.")
+    monkeypatch.setattr(ours, "hub_unreachable", lambda: "no route.")
     weights = save_weights("tiny-siglip", tmp_path / "w.safetensors")
     with pytest.raises(EncoderError, match=r"tokenizer .* no route\. Give a folder") as caught:
         open_encoder("oc:tiny-siglip", kind="caption", weights=weights)
@@ -241,9 +217,6 @@ def test_tokenizer_and_preprocessing_are_keyed(siglip_folder):
     assert found["cleaning"]["tokenizer"]["lower_case"] is False
 
 
-# --- weights ------------------------------------------------------------------------------------
-
-
 def test_a_torch_file_gives_the_same_space(files, clip_text, tmp_path):
     state = {f"module.{key}": value for key, value in load_file(files["tiny-clip"]).items()}
     torch.save({"epoch": 3, "state_dict": state}, tmp_path / "epoch_3.pt")
@@ -275,31 +248,24 @@ def test_a_larger_picture_is_not_interpolated_in_silence(files, tmp_path):
         open_encoder("oc:tiny-clip", kind="image", weights=tmp_path / "w.safetensors")
 
 
-def test_without_weights_nothing_is_random(monkeypatch):
+def test_without_kind_and_weights_nothing_is_guessed(files, monkeypatch):
+    with pytest.raises(EncoderError, match="two towers: say kind=, one of caption, class_name, im"):
+        open_encoder("oc:tiny-clip", weights=files["tiny-clip"])
     with pytest.raises(EncoderError, match="without a tag"):
         open_encoder("oc:tiny-clip", kind="image")
-    monkeypatch.setattr(open_clip_model, "hub_unreachable", lambda: "no route.")
-    monkeypatch.setattr(open_clip_model, "cached_file", lambda *_: None)
+    monkeypatch.setattr(ours, "hub_unreachable", lambda: "no route.")
+    monkeypatch.setattr(ours, "cached_file", lambda *_: None)
     with pytest.raises(EncoderError, match=r"from the hub: no route\. Pass --weights"):
         open_encoder("oc:ViT-B-32/laion2b_s34b_b79k", kind="image")
-
-
-# ---- The text tower from token embeddings on: the model's own rows, or refused --------------
 
 
 PROMPTS = ["a photo of a dog.", "", "A   DOG!", "dog " * 40]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("oc")
-
-
-@pytest.mark.parametrize("name", ["tiny-clip", "tiny-clip-quickgelu", "tiny-clip-custom"])
-def test_rows_are_the_encoders(name, folder):
-    file = save_weights(name, folder / f"{name}.safetensors")
-    tower = open_prompt_tower(f"oc:{name}", weights=str(file))
-    encoder = open_encoder(f"oc:{name}", kind="class_name", weights=file)
+@pytest.mark.parametrize("name", CLIPS)
+def test_rows_are_the_encoders(name, files):
+    tower = open_prompt_tower(f"oc:{name}", weights=str(files[name]))
+    encoder = open_encoder(f"oc:{name}", kind="class_name", weights=files[name])
     assert tower.space == encoder.space
     assert (tower.width, tower.dim, tower.context_length) == (32, 24, 16)
     assert tower.logit_scale == pytest.approx(1 / 0.07, rel=1e-5)
@@ -320,13 +286,11 @@ def test_what_follows_the_end_is_not_looked_at():
     torch.testing.assert_close(one, two)
 
 
-def test_other_towers_are_refused(folder):
-    coca = save_weights("tiny-coca", folder / "coca.safetensors")
+def test_other_towers_are_refused(files, siglip_original):
     with pytest.raises(EncoderError, match=r"tiny-coca: it has a class token\. Use a model"):
-        open_prompt_tower("oc:tiny-coca", weights=str(coca))
-    siglip = save_folder("tiny-siglip", folder / "tiny-siglip")
+        open_prompt_tower("oc:tiny-coca", weights=str(files["tiny-coca"]))
     with pytest.raises(EncoderError, match="tiny-siglip: its tokenizer is not CLIP's"):
-        open_prompt_tower("oc:tiny-siglip", weights=str(siglip))
+        open_prompt_tower("oc:tiny-siglip", weights=str(siglip_original))
     for change, match in (({"attn_mask": None}, "look at later ones"), ({"text_pool_type": "last"},
                           "not read at the end token"), ({"token_embedding": None},
                           "a model of another library")):  # fmt: skip

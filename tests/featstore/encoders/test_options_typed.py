@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pytest
 import timm
@@ -17,9 +17,10 @@ from safetensors.torch import save_file
 import featstore
 from featstore import write_manifest
 from featstore.encoders.registry import open_encoder
-from featstore.extraction.repair import next_commands
+from featstore.extraction.job import next_commands
 from featstore.identity import space_id
-from tests.featstore.encoders.text_models import save_roberta
+from tests.featstore.encoders.text_models import edit_json, save_kind
+from tests.featstore.nasty_images import noise
 from tests.typed import headstock
 
 
@@ -27,10 +28,8 @@ from tests.typed import headstock
 def manifest(tmp_path_factory):
     """Two pictures and two captions."""
     root = tmp_path_factory.mktemp("toy")
-    rng = np.random.default_rng(0)
     for number in range(2):
-        pixels = rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(root / f"{number}.png")
+        Image.fromarray(noise(40, 60, seed=number)).save(root / f"{number}.png")
     tables = {
         "image": pl.DataFrame({"item_id": ["a", "b"], "uri": ["0.png", "1.png"]}),
         "caption": pl.DataFrame(
@@ -44,16 +43,17 @@ def manifest(tmp_path_factory):
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory, tiny_text_original):
     """Weights of a family: a model with two prompts, one without a pooling, one of pictures."""
-    import shutil
-
     root = tmp_path_factory.mktemp("models")
     text = Path(shutil.copytree(tiny_text_original, root / "text"))
     prompts = {"query": "query: ", "passage": "passage: "}
-    (text / "config_sentence_transformers.json").write_text(
-        json.dumps({"prompts": prompts, "default_prompt_name": "query"})
-    )
+    named = text / "config_sentence_transformers.json"
+    edit_json(named, prompts=prompts, default_prompt_name="query")
     save_file(timm.create_model("test_vit").state_dict(), root / "vit.safetensors")
-    return {"st": text, "hf": save_roberta(root / "roberta"), "timm": root / "vit.safetensors"}
+    return {
+        "st": text,
+        "hf": save_kind("roberta", root / "roberta"),
+        "timm": root / "vit.safetensors",
+    }
 
 
 NAMES = {"st": "st:tiny", "hf": "hf:tiny", "timm": "timm:test_vit"}

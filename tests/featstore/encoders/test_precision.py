@@ -8,13 +8,11 @@ import timm
 import torch
 
 from featstore.encoders import runtime
-from featstore.encoders.base import EncoderOptions, GoldenCosine, golden_cosine
-from featstore.encoders.registry import open_encoder
+from featstore.encoders.base import EncoderOptions, GoldenCosine
 from featstore.encoders.runtime import PRECISIONS, TorchEncoder, computing
-from featstore.encoders.timm_image import PooledTimmEncoder, TimmEncoder
+from featstore.encoders.timm import TimmEncoder
 from featstore.errors import EncoderError
 from tests.featstore.encoders.conftest import golden_vectors
-from tests.featstore.encoders.text_models import save_roberta
 
 CPU = torch.device("cpu")
 
@@ -150,31 +148,20 @@ def test_precision_and_batch_by_device(
     assert ("float16" in encoder.precisions) is (device != "cpu")
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        RuntimeError('"upsample_bicubic2d" not implemented\nfor BFloat16'),
-        torch.OutOfMemoryError("CUDA out of memory."),
-        TypeError("no such dtype"),
-    ],
-    ids=lambda error: type(error).__name__,
-)
-def test_a_trial_that_raises_means_float32(error, monkeypatch):
+def test_a_trial_that_raises_means_float32(monkeypatch):
     class Raises(Plain):
         encode_float32 = Plain.encode
 
         def _computed(self, batch, *, exact):
             assert self.precision == "bfloat16"
-            raise error
+            raise RuntimeError('"upsample_bicubic2d" not implemented\nfor BFloat16')
 
     monkeypatch.setattr(runtime, "checked_device", torch.device)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     encoder = Raises("plain", EncoderOptions(device="cuda"))
-    precision, reason = encoder.best_precision()
-    assert (precision, encoder.precision) == ("float32", "float32")
-    assert reason == f"in bfloat16 the golden inputs failed: {' '.join(str(error).split())}".rstrip(
-        "."
-    )
+    said = 'in bfloat16 the golden inputs failed: "upsample_bicubic2d" not implemented for BFloat16'
+    assert encoder.best_precision() == ("float32", said)
+    assert encoder.precision == "float32"
 
 
 def test_a_precision_is_taken_and_recorded():
@@ -196,32 +183,3 @@ def test_autocast_is_on_in_its_dtype_or_off(precision):
         assert (a @ a).dtype is getattr(torch, precision)
         assert torch.is_autocast_enabled("cpu") is (precision != "float32")
     assert (a @ a).dtype is torch.float32
-
-
-#: One of each kind of forward pass, made for float32, of the folders of two text models.
-PASSES = {
-    "vit": lambda st, hf: TimmEncoder("timm:test_vit", timm.create_model("test_vit")),
-    "resnet": lambda st, hf: TimmEncoder("timm:test_resnet", timm.create_model("test_resnet")),
-    "pooled": lambda st, hf: PooledTimmEncoder(
-        "timm:test_vit", timm.create_model("test_vit"), EncoderOptions(pool="cls+patch_mean")
-    ),
-    "st": lambda st, hf: open_encoder("st:tiny", weights=st),
-    "hf": lambda st, hf: open_encoder("hf:tiny", weights=save_roberta(hf), pool="mean"),
-}
-
-
-@pytest.mark.parametrize("passes", PASSES)
-def test_the_float16_pass_gives_nearly_the_float32_rows(passes, tiny_text, tmp_path):
-    """float16 is offered on GPUs only, but its code is the same: here it runs on the CPU."""
-    encoder = PASSES[passes](tiny_text, tmp_path / "roberta")
-    exact = golden_vectors(encoder)
-    encoder.precision = "float16"
-    rows = golden_vectors(encoder)
-    assert rows.dtype == np.float32
-    assert np.isfinite(rows).all()
-    assert np.abs(rows - exact).max() > 0
-    cosine = golden_cosine(encoder)
-    assert 0.999 < cosine.minimum < 1
-    # 11 bits of mantissa: nearer than the 8 of bfloat16.
-    encoder.precision = "bfloat16"
-    assert golden_cosine(encoder).minimum < cosine.minimum

@@ -8,21 +8,26 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
+from transformers import BertModel, BertTokenizerFast
 from transformers import logging as log
 
 from featstore.encoders.base import GOLDEN_TEXTS
 from featstore.encoders.registry import open_encoder
-from featstore.encoders.torch_text import ModelFiles
+from featstore.encoders.text import ModelFiles
 from featstore.errors import EncoderError
 from featstore.identity import space_id
+from tests.featstore.encoders.text_models import (
+    MUTATIONS,
+    edit_json,
+    rewrite,
+    without_pooler,
+    write_json,
+)
 
 TEXTS = [*GOLDEN_TEXTS, "", "a", "dog " * 400]
 
 
 def test_minilm_equals_mean_pooling_by_hand(minilm, minilm_folder):
-    from transformers import BertModel, BertTokenizerFast
-    from transformers import logging as log
-
     log.disable_progress_bar()
     tokenizer = BertTokenizerFast.from_pretrained(minilm_folder)
     network = BertModel.from_pretrained(minilm_folder).eval()
@@ -47,8 +52,6 @@ def test_the_space_is_pinned(minilm):
 
 
 def test_loading_is_silent_and_leaves_the_library_as_it_was(tiny_text, capfd, caplog):
-    from transformers import logging as log
-
     before = (log.get_verbosity(), log.is_progress_bar_enabled())
     capfd.readouterr()
     encoder = open_encoder("st:tiny", weights=tiny_text)
@@ -57,33 +60,6 @@ def test_loading_is_silent_and_leaves_the_library_as_it_was(tiny_text, capfd, ca
     assert capfd.readouterr() == ("", "")
     assert not caplog.records
     assert (log.get_verbosity(), log.is_progress_bar_enabled()) == before
-
-
-# --- identity -----------------------------------------------------------------------------------
-
-
-def write_json(path, value):
-    path.write_text(json.dumps(value))
-
-
-def edit_json(path, **changes):
-    before = json.loads(path.read_text()) if path.exists() else {}
-    write_json(path, {**before, **changes})
-
-
-def without_normalizer(folder):
-    edit_json(folder / "tokenizer.json", normalizer=None)
-
-
-def rewrite(folder, change):
-    path = folder / "model.safetensors"
-    state = load_file(path)
-    change(state)
-    save_file(state, path, metadata={"format": "pt"})
-
-
-def nudge(state):
-    state["encoder.layer.1.output.dense.bias"][0] += 1e-6
 
 
 def without_normalize(folder):
@@ -95,28 +71,29 @@ def pooling(folder, **modes):
     edit_json(folder / "1_Pooling" / "config.json", **modes)
 
 
-MUTATIONS = {
-    "weights": lambda f: rewrite(f, nudge),
-    "activation": lambda f: edit_json(f / "config.json", hidden_act="gelu_new"),
-    "heads": lambda f: edit_json(f / "config.json", num_attention_heads=4),
-    "epsilon": lambda f: edit_json(f / "config.json", layer_norm_eps=1e-6),
-    "tokenizer": without_normalizer,
+def with_prompts(folder, default=None):
+    edit_json(
+        folder / "config_sentence_transformers.json",
+        prompts={"query": "query: ", "passage": "passage: "},
+        default_prompt_name=default,
+    )
+
+
+ST_MUTATIONS = {
+    **MUTATIONS,
     "length": lambda f: edit_json(f / "sentence_bert_config.json", max_seq_length=16),
     "lower case": lambda f: edit_json(f / "sentence_bert_config.json", do_lower_case=True),
     "pooling": lambda f: pooling(f, pooling_mode_cls_token=True, pooling_mode_mean_tokens=False),
     "prompt in pooling": lambda f: pooling(f, include_prompt=False),
     "normalizing": without_normalize,
-    "prompt": lambda f: write_json(
-        f / "config_sentence_transformers.json",
-        {"prompts": {"query": "query: "}, "default_prompt_name": "query"},
-    ),
+    "prompt": lambda f: with_prompts(f, "query"),
 }
 
 
-@pytest.mark.parametrize("mutation", MUTATIONS)
+@pytest.mark.parametrize("mutation", ST_MUTATIONS)
 def test_every_keyed_change_of_the_model_changes_the_space(mutation, tiny_text):
     before = open_encoder("st:tiny", weights=tiny_text)
-    MUTATIONS[mutation](tiny_text)
+    ST_MUTATIONS[mutation](tiny_text)
     after = open_encoder("st:tiny", weights=tiny_text)
     assert space_id(after.space) != space_id(before.space)
     changed = {key for key in before.space if before.space[key] != after.space[key]}
@@ -131,14 +108,6 @@ def test_what_does_not_matter_is_not_keyed(tiny_text, tmp_path):
     after = open_encoder("st:tiny", weights=moved, batch_size=3, device="cpu:0")
     assert space_id(after.space) == space_id(before.space)
     np.testing.assert_allclose(after.encode(TEXTS), before.encode(TEXTS), atol=1e-5)
-
-
-# --- folders of other layouts, and such that are not whole --------------------------------------
-
-
-def without_pooler(folder):
-    """The library fills it with random numbers, at every load other ones."""
-    rewrite(folder, lambda state: [state.pop(key) for key in [*state] if key.startswith("pooler.")])
 
 
 def aged(folder):
@@ -220,9 +189,6 @@ def test_damaged_folders_answer_in_one_line(damage, message, tiny_text):
     assert str(tiny_text) not in str(caught.value)
 
 
-# ---- Prompts, lengths, precision and own code of sentence-transformers models ---------------
-
-
 ODD_TEXTS = [*GOLDEN_TEXTS, "", " a ", "A DOG", "dog " * 60]
 
 
@@ -231,14 +197,6 @@ def as_published(folder, **options):
     model = SentenceTransformer(str(folder), device="cpu")
     log.enable_progress_bar()
     return model.encode(ODD_TEXTS, show_progress_bar=False, **options)
-
-
-def with_prompts(folder, default=None):
-    edit_json(
-        folder / "config_sentence_transformers.json",
-        prompts={"query": "query: ", "passage": "passage: "},
-        default_prompt_name=default,
-    )
 
 
 PUBLISHED = {
@@ -251,11 +209,9 @@ PUBLISHED = {
     "short": lambda f: edit_json(f / "sentence_bert_config.json", max_seq_length=8),
     "prompt outside the pooling": lambda f: (
         with_prompts(f, "query"),
-        edit_json(f / "1_Pooling" / "config.json", include_prompt=False),
+        pooling(f, include_prompt=False),
     ),
-    "first token": lambda f: edit_json(
-        f / "1_Pooling" / "config.json", pooling_mode_cls_token=True, pooling_mode_mean_tokens=False
-    ),
+    "first token": ST_MUTATIONS["pooling"],
 }
 
 
@@ -279,8 +235,6 @@ def test_a_prompt_is_chosen_by_name_or_given(tiny_text):
     assert given.space["prompt"] == "passage: "
     with pytest.raises(EncoderError, match=r"No prompt named 'passages'.*passage, query\. Did you"):
         open_encoder("st:tiny", weights=tiny_text, prompt_name="passages")
-    with pytest.raises(EncoderError, match="Give one"):
-        open_encoder("st:tiny", weights=tiny_text, prompt_name="query", prefix="query: ")
 
 
 def test_the_longest_input_can_be_set_and_is_keyed(tiny_text):
@@ -292,8 +246,6 @@ def test_the_longest_input_can_be_set_and_is_keyed(tiny_text):
     saved = open_encoder("st:tiny", weights=tiny_text)
     assert space_id(saved.space) == space_id(short.space)
     np.testing.assert_array_equal(saved.encode(ODD_TEXTS), short.encode(ODD_TEXTS))
-    with pytest.raises(EncoderError, match="at most 64, the positions that it has"):
-        open_encoder("st:tiny", weights=tiny_text, max_length=65)
 
 
 def test_a_chat_template_is_refused(tiny_text):
@@ -308,34 +260,3 @@ def test_a_chat_template_is_refused(tiny_text):
     )
     with pytest.raises(EncoderError, match=r"chat template.*Use the family hf"):
         open_encoder("st:tiny", weights=tiny_text)
-
-
-CODE = """
-import sentence_transformers.models as models
-
-class Normalize(models.Normalize):
-    def forward(self, features):
-        features = super().forward(features)
-        features["sentence_embedding"] = {factor} * features["sentence_embedding"]
-        return features
-"""
-
-
-def with_code(folder, factor):
-    (folder / "twice.py").write_text(CODE.format(factor=factor))
-    modules = json.loads((folder / "modules.json").read_text())
-    modules[2]["type"] = "twice.Normalize"
-    (folder / "modules.json").write_text(json.dumps(modules))
-
-
-def test_code_of_a_model_is_run_only_if_named_and_then_keyed(tiny_text, code_cache):
-    plain = open_encoder("st:tiny", weights=tiny_text)
-    with_code(tiny_text, factor=2)
-    with pytest.raises(EncoderError, match="could not be loaded"):
-        open_encoder("st:tiny", weights=tiny_text)
-    trusted = open_encoder("st:tiny", weights=tiny_text, trust_remote_code=True)
-    np.testing.assert_allclose(trusted.encode(ODD_TEXTS), 2 * plain.encode(ODD_TEXTS), rtol=1e-6)
-    assert trusted.space["trust_remote_code"]["files"] == 1
-    with_code(tiny_text, factor=3)
-    changed = open_encoder("st:tiny", weights=tiny_text, trust_remote_code=True)
-    assert len({space_id(encoder.space) for encoder in (plain, trusted, changed)}) == 3

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
-import polars as pl
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -15,10 +13,8 @@ from hypothesis import strategies as st
 
 from featstore.encoders.base import GOLDEN_TEXTS, encode_texts, length_batches
 from featstore.encoders.registry import open_encoder
-from featstore.encoders.torch_text import TextTokenizer
+from featstore.encoders.text import TextTokenizer
 from featstore.errors import EncoderError
-from featstore.extraction.batches import BatchRunner, torch_threads
-from featstore.extraction.pipeline import TEXT_RUN, BlockTask, Preparation, encode_blocks
 from tests.featstore.encoders.text_models import byte_level_bpe, word_piece
 
 
@@ -91,9 +87,6 @@ def test_what_is_no_whole_text_is_refused(tokenizers):
         ours.prepare_many(["dog \ud83d"])
 
 
-# ---- test_length_sorting --------------------------------------------------------------------
-
-
 LENGTHS = st.lists(st.integers(0, 20), max_size=60)
 
 
@@ -104,12 +97,6 @@ def test_every_text_is_in_one_batch_with_its_likes(lengths, batch):
     assert order == sorted(range(len(lengths)), key=lambda position: (lengths[position], position))
     assert all(len(part) == batch for part in parts[:-1])
     assert all(0 < len(part) <= batch for part in parts)
-
-
-def test_a_batch_holds_a_text():
-    assert length_batches([], 4) == []
-    with pytest.raises(ValueError, match=r"at least 1 text\. Got 0"):
-        length_batches([1], 0)
 
 
 def test_rows_come_back_in_the_order_of_the_texts(tiny_text):
@@ -123,32 +110,3 @@ def test_rows_come_back_in_the_order_of_the_texts(tiny_text):
         > 1e-3
     )
     np.testing.assert_array_equal(encode_texts(encoder, texts, 3), rows)
-
-
-@pytest.mark.parametrize("overlaps", [False, True])
-def test_runs_of_texts_give_the_rows_of_the_texts_of_a_task(tiny_text, overlaps):
-    """Windows of many runs, a row in seven not needed; with batches under way beside each other."""
-    encoder: Any = open_encoder("st:tiny", weights=tiny_text)
-    assert not encoder.overlaps  # on a CPU one batch has all cores
-    encoder.overlaps = overlaps
-    rng = np.random.default_rng(0)
-    texts = ["dog " * int(n) + "on a bridge" for n in rng.integers(0, 12, 3 * TEXT_RUN)]
-    needed = np.arange(len(texts)) % 7 != 0
-    size = TEXT_RUN + 50
-    items = pl.DataFrame({"item_id": [str(row) for row in range(len(texts))], "text": texts})
-    runner = BatchRunner(encoder, 64, device="cpu", halve=False)
-    with (
-        torch_threads(1),
-        Preparation(None, [runner], workers=2) as preparation,
-    ):
-        tasks = [
-            BlockTask(start, items[start : start + size], [needed[start : start + size]])
-            for start in range(0, len(texts), size)
-        ]
-        found = list(encode_blocks(tasks, preparation))
-        for output, task in zip(found, tasks, strict=True):
-            (asked,) = task.needed
-            own = task.items["text"].filter(asked).to_list()
-            assert output.number == task.number
-            assert output.rows[0][asked].tobytes() == encode_texts(encoder, own, 64).tobytes()
-            assert np.isnan(output.rows[0][~asked]).all()

@@ -16,42 +16,25 @@ from torch import nn
 
 from featstore.encoders.base import golden_images
 from featstore.encoders.registry import open_encoder
-from featstore.encoders.timm_image import TimmEncoder, head_of
-from featstore.encoders.timm_model import last_linear
+from featstore.encoders.timm import TimmEncoder, last_linear
 from featstore.errors import EncoderError
+from featstore.extraction.heads import head_of
 from featstore.identity import space_id
-
-SMALL = {"input_size": (3, 64, 64)}
-
-
-def small(name, side=64, **kwargs):
-    """A model of timm by its own factory, for small pictures, with random weights."""
-    size = {"input_size": (3, side, side)}
-    return timm.create_model(name, pretrained_cfg_overlay=size, **kwargs)
+from tests.featstore.encoders.conftest import NARROW, SWIN, small
 
 
-def metaformer(*token_mixers):
-    """CAFormer or ConvFormer, narrow: their factories fix depth and width."""
-    attends = [mixer is Attention for mixer in token_mixers]
-    return MetaFormer(
-        depths=(1, 1, 1, 1),
-        dims=(32, 32, 32, 32),
-        token_mixers=list(token_mixers),
-        norm_layers=[LayerNormNoBias if attend else LayerNorm2dNoBias for attend in attends],
-        num_classes=11,
-        use_mlp_head=True,
-    )
-
-
-CAFORMER = (SepConv, SepConv, Attention, Attention)
+def caformer():
+    """CAFormer, narrow: its factories fix depth and width."""
+    mixers = [SepConv, SepConv, Attention, Attention]
+    norms = [LayerNorm2dNoBias, LayerNorm2dNoBias, LayerNormNoBias, LayerNormNoBias]
+    sizes = {"depths": (1,) * 4, "dims": (32,) * 4, "num_classes": 11}
+    return MetaFormer(token_mixers=mixers, norm_layers=norms, use_mlp_head=True, **sizes)
 
 
 def of(name, **kwargs):
     return lambda: small(name, num_classes=21, **kwargs)
 
 
-NARROW = {"img_size": 64, "depth": 2, "embed_dim": 48, "num_heads": 2}
-FOUR = {"img_size": 64, "embed_dim": 24, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 3, 4)}
 TESTS = {name: lambda name=name: timm.create_model(name) for name in timm.list_models("test_*")}
 FAMILIES = {
     **TESTS,
@@ -61,14 +44,11 @@ FAMILIES = {
     ),
     "vit, class token and averaged": of("vit_small_patch16_224", global_pool="avg", **NARROW),
     "vit, registers": of("vit_small_patch14_reg4_dinov2", **NARROW | {"img_size": 56}, side=56),
-    "deit": of("deit_tiny_patch16_224", img_size=64, depth=2),
-    "flexivit": of("flexivit_small", **NARROW),
     "beit, fc_norm": of("beit_base_patch16_224", **NARROW),
-    "beitv2, fc_norm": of("beitv2_base_patch16_224", **NARROW),
     "eva02, fc_norm": of("eva02_tiny_patch14_224", img_size=56, depth=2, side=56),
-    "swin": of("swin_tiny_patch4_window7_224", **FOUR),
-    "swinv2": of("swinv2_tiny_window8_256", **FOUR),
-    "caformer, MLP head": lambda: metaformer(*CAFORMER),
+    "swin": of("swin_tiny_patch4_window7_224", **SWIN),
+    "swinv2": of("swinv2_tiny_window8_256", **SWIN),
+    "caformer, MLP head": caformer,
     "tinyvit": of(
         "tiny_vit_5m_224", embed_dims=(16, 32, 32, 64), depths=(1,) * 4, num_heads=(1, 1, 2, 2)
     ),
@@ -81,9 +61,9 @@ FAMILIES = {
 }
 
 
-def random_head(model, encoder="timm:x"):
+def random_head(model):
     """Give the head weights that matter: some models start from zero."""
-    layer = last_linear(model, encoder)[1]
+    layer = last_linear(model, "timm:x")[1]
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         layer.weight.normal_(generator=generator)
@@ -104,7 +84,7 @@ def test_the_input_of_the_head_gives_the_logits(family):
     assert vectors.dtype == np.float32
     assert weight.shape == (model.num_classes, encoder.dim)
     with torch.inference_mode():
-        logits = model(encoder.preprocessing.floats(batch)).numpy()
+        logits = model(encoder._copies.to_device(batch)).numpy()
     made = vectors @ weight.T + (0 if bias is None else bias)
     np.testing.assert_allclose(made, logits, atol=1e-4 * np.abs(logits).max())
     # Different pictures, different features: the hook caught this batch, not a constant.
@@ -137,42 +117,17 @@ class Odd(nn.Module):
 
     num_classes = 5
 
-    def __init__(self, head, after=lambda logits: logits):
+    def __init__(self, head, times=1.0):
         super().__init__()
-        self.pretrained_cfg = {**SMALL, "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_pct": 1.0}
-        self.head, self.after = head, after
+        shape = (3, 64, 64)
+        self.pretrained_cfg = {"input_size": shape, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+        self.head, self.times = head, times
 
     def get_classifier(self):
         return self.head
 
     def forward(self, x):
-        return self.after(self.head(x.mean((2, 3))))
-
-
-def odd_batch(encoder):
-    return [encoder.prepare(image) for image in golden_images()[:2]]
-
-
-def test_logits_that_are_changed_after_the_head_are_refused_with_the_error():
-    good = TimmEncoder("timm:odd", Odd(nn.Linear(3, 5)))
-    assert good.check_head(odd_batch(good)) < 1e-6
-    bad = TimmEncoder("timm:odd", Odd(nn.Linear(3, 5), after=lambda logits: logits * 2))
-    with pytest.raises(EncoderError, match=r"differs from the model's logits by 0\.5 of"):
-        bad.check_head(odd_batch(bad))
-    nan = TimmEncoder("timm:odd", Odd(nn.Linear(3, 5), after=lambda logits: logits * np.nan))
-    with pytest.raises(EncoderError, match="differs from the model's logits"):
-        nan.check_head(odd_batch(nan))
-
-
-def test_a_head_of_zeros_cannot_be_checked():
-    model = Odd(nn.Linear(3, 5))
-    nn.init.zeros_(model.head.weight)
-    nn.init.zeros_(model.head.bias)
-    encoder = TimmEncoder("timm:odd", model)
-    with pytest.raises(EncoderError, match="trained weights"):
-        encoder.check_head(odd_batch(encoder))
-    with pytest.raises(EncoderError, match="takes prepared pictures"):
-        encoder.check_head([])
+        return self.times * self.head(x.mean((2, 3)))
 
 
 class PoolsLast(Odd):
@@ -180,27 +135,53 @@ class PoolsLast(Odd):
         return self.head(x).mean((2, 3))
 
 
+def odd_pictures(model, n=2):
+    """An encoder of a model, and pictures that it has prepared."""
+    encoder = TimmEncoder("timm:odd", model)
+    return encoder, [encoder.prepare(image) for image in golden_images()[:n]]
+
+
+def zeros():
+    head = nn.Linear(3, 5)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+@pytest.mark.parametrize(
+    ("head", "times", "n", "message"),
+    [
+        (nn.Linear(3, 5), 2.0, 2, r"differs from the model's logits by 0\.5 of"),
+        (nn.Linear(3, 5), np.nan, 2, "differs from the model's logits"),
+        (zeros(), 1.0, 2, "trained weights"),
+        (nn.Linear(3, 5), 1.0, 0, "takes prepared pictures"),
+    ],
+    ids=["changed afterwards", "NaN", "zeros", "no pictures"],
+)
+def test_a_head_that_does_not_make_the_logits_or_cannot_be_checked(head, times, n, message):
+    encoder, batch = odd_pictures(Odd(head, times), n)
+    with pytest.raises(EncoderError, match=message):
+        encoder.check_head(batch)
+
+
 def test_a_model_that_pools_after_its_head_is_refused():
-    encoder = TimmEncoder("timm:odd", PoolsLast(nn.Conv2d(3, 5, 1)))
+    encoder, batch = odd_pictures(PoolsLast(nn.Conv2d(3, 5, 1)))
     with pytest.raises(EncoderError, match="pools after the classifier"):
-        encoder.encode(odd_batch(encoder))
+        encoder.encode(batch)
 
 
 def test_a_head_without_bias_says_so():
-    encoder = TimmEncoder("timm:odd", Odd(nn.Linear(3, 5, bias=False)))
-    assert encoder.check_head(odd_batch(encoder)) < 1e-6
+    encoder, batch = odd_pictures(Odd(nn.Linear(3, 5, bias=False)))
+    assert encoder.check_head(batch) < 1e-6
     head = head_of(encoder, label_set="five")
     np.testing.assert_array_equal(head.bias, np.zeros(5, np.float32))
     assert head.facts["has_bias"] is False
 
 
 def test_pictures_that_were_not_prepared_are_refused():
-    encoder = TimmEncoder("timm:odd", Odd(nn.Linear(3, 5)))
+    encoder, _ = odd_pictures(Odd(nn.Linear(3, 5)))
     with pytest.raises(EncoderError, match=r"\(3, 64, 64\).*\(64, 64, 3\).*prepare"):
         encoder.encode([np.zeros((64, 64, 3), np.float32)])
-
-
-# --- identity -----------------------------------------------------------------------------------
 
 
 def space_of(name="test_resnet", change=None, **overlay):

@@ -9,25 +9,11 @@ from torch import nn
 
 from featstore.encoders.base import EncoderOptions, golden_cosine, golden_images
 from featstore.encoders.registry import open_encoder
-from featstore.encoders.timm_image import PooledTimmEncoder, TimmEncoder
+from featstore.encoders.timm import PooledTimmEncoder, TimmEncoder
 from featstore.errors import EncoderError
 from featstore.extraction.opening import lasting_facts
 from featstore.identity import space_id
-from tests.featstore.encoders.conftest import golden_vectors
-
-NARROW = {"img_size": 64, "depth": 2, "embed_dim": 48, "num_heads": 2}
-SWIN = {"img_size": 64, "embed_dim": 24, "depths": (1,) * 4, "num_heads": (1, 2, 3, 4)}
-
-
-def small(name, side=64, **kwargs):
-    size = {"input_size": (3, side, side)}
-    model = timm.create_model(name, pretrained_cfg_overlay=size, **kwargs)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for tensor in model.parameters():
-            # Norms and class tokens that are not what they start as: 1, 0.
-            tensor.add_(torch.rand(tensor.shape, generator=generator), alpha=0.05)
-    return model.eval()
+from tests.featstore.encoders.conftest import NARROW, SWIN, golden_vectors, small
 
 
 def vectors(model, pool=None):
@@ -58,21 +44,14 @@ def test_the_class_token_is_what_the_head_of_a_vit_reads():
 
 def test_registers_are_no_patches():
     """A ViT that averages leaves its class and register tokens out, and so do we."""
-    model = small(
-        "vit_small_patch14_reg4_dinov2",
-        **NARROW | {"img_size": 56},
-        side=56,
-        global_pool="avg",
-        fc_norm=False,
-        num_classes=5,
-    )
+    options = {**NARROW, "img_size": 56, "global_pool": "avg", "fc_norm": False, "num_classes": 5}
+    model = small("vit_small_patch14_reg4_dinov2", side=56, **options)
     assert model.num_prefix_tokens == 5
     close(vectors(model, "patch_mean"), vectors(model))
 
 
-@pytest.mark.parametrize("name", ["beit_base_patch16_224", "beitv2_base_patch16_224"])
-def test_fc_norm_of_the_patch_mean_is_what_the_head_of_beit_reads(name):
-    model = small(name, **NARROW)
+def test_fc_norm_of_the_patch_mean_is_what_the_head_of_beit_reads():
+    model = small("beit_base_patch16_224", **NARROW)
     with torch.inference_mode():
         expected = model.fc_norm(torch.from_numpy(vectors(model, "patch_mean"))).numpy()
     close(expected, vectors(model))
@@ -107,20 +86,6 @@ def test_a_named_layer():
     assert encoder.dim == 48
 
 
-POOLS = (None, "cls", "patch_mean", "cls+patch_mean", "layer:blocks.0", "layer:blocks.1")
-
-
-def test_each_pool_is_a_space_of_its_own():
-    model = small("vit_small_patch16_224", **NARROW)
-    spaces = [TimmEncoder("timm:x", model).space]
-    spaces += [
-        PooledTimmEncoder("timm:x", model, EncoderOptions(pool=pool)).space for pool in POOLS[1:]
-    ]
-    assert len({space_id(space) for space in spaces}) == len(POOLS)
-    assert spaces[0]["layer"] == "input of classifier"
-    assert [{**space, "layer": ""} for space in spaces] == [{**spaces[0], "layer": ""}] * len(POOLS)
-
-
 class Twice(nn.Module):
     num_classes = 0
 
@@ -140,7 +105,6 @@ class Twice(nn.Module):
     [
         ("resnet10t", "cls", r"timm:x cannot be pooled by 'cls': it has no class token"),
         ("mixer_s32_224", "cls", "it has no class token: use patch_mean"),
-        ("resnet10t", "layer:layer5", r"No module named 'layer5'.*Did you mean 'layer[1-4]'"),
         ("resnet10t", "patchmean", r"No pool named 'patchmean'.*Did you mean 'patch_mean'"),
         (None, "layer:act", "runs act 2 times a picture"),
         (None, "layer:pair", "output of pair is tuple"),
@@ -158,13 +122,6 @@ def test_a_map_that_is_not_of_the_pictures_shape_is_refused():
     model.layer4 = nn.Sequential(model.layer4, nn.AdaptiveAvgPool2d((1, 2)))
     with pytest.raises(EncoderError, match=r"no two axes of a map of shape \(1, 512, 1, 2\)"):
         PooledTimmEncoder("timm:x", model, EncoderOptions(pool="layer:layer4"))
-
-
-@pytest.fixture
-def weights(tmp_path):
-    path = tmp_path / "model.safetensors"
-    save_file(timm.create_model("test_vit").state_dict(), path)
-    return path
 
 
 def test_a_model_without_head_can_be_pooled(tmp_path):
@@ -216,48 +173,3 @@ def test_the_golden_cosine_by_hand(lite0, lite0_bf16, lite0_vectors):
     assert found.mean == pytest.approx(sum(cosines) / 4, abs=1e-9)
     assert 0.95 < found.minimum < found.mean < 1 - 1e-6
     assert golden_cosine(lite0).as_dict() == {"minimum": 1.0, "mean": 1.0}
-
-
-def test_compiled_features_go_through_the_hook_and_exact_ones_do_not_compile(monkeypatch):
-    calls = []
-    # The tracing is torch's own; only the generation of C++ is left out, which takes a minute.
-    compiled = torch.compile
-
-    def trace(function):
-        made = compiled(function, backend="eager")
-
-        def counted(*args):
-            calls.append(len(args))
-            return made(*args)
-
-        return counted
-
-    monkeypatch.setattr(torch, "compile", trace)
-    model = timm.create_model("test_resnet")
-    expected = golden_vectors(TimmEncoder("timm:test_resnet", model))
-    encoder = TimmEncoder("timm:test_resnet", model, EncoderOptions(compile=True))
-    np.testing.assert_allclose(golden_vectors(encoder), expected, atol=1e-5 * expected.max())
-    assert calls == [1]
-    batch = [encoder.prepare(image) for image in golden_images()]
-    np.testing.assert_array_equal(encoder.encode_float32(batch), expected)
-    assert encoder.check_head(batch) < 1e-4
-    assert calls == [1]
-    assert encoder.facts["compute"]["compiled"] is True
-    with pytest.raises(EncoderError, match="cannot be compiled"):
-        PooledTimmEncoder(
-            "timm:test_resnet", model, EncoderOptions(pool="layer:layer1", compile=True)
-        )
-
-
-@pytest.mark.parametrize(("precision", "change"), [("float32", 0.05), ("bfloat16", 0.5)])
-def test_what_compiling_changes_is_computed_without_it(precision, change, monkeypatch, caplog):
-    model = timm.create_model("test_resnet")
-    factors = torch.linspace(1, 1 + change, model.num_features)[:, None, None]
-    monkeypatch.setattr(torch, "compile", lambda of: lambda pixels: of(pixels) * factors)
-    options = EncoderOptions(compile=True, precision=precision)
-    expected = golden_vectors(TimmEncoder("timm:x", model, EncoderOptions(precision=precision)))
-    encoder = TimmEncoder("timm:x", model, options)
-    for _ in range(2):
-        np.testing.assert_array_equal(golden_vectors(encoder), expected)
-    assert encoder.facts["compute"]["compiled"] is False
-    assert caplog.text.count("timm:x is not compiled: the first batch has a cosine of 0.9") == 1

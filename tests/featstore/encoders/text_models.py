@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import ByteLevelBPETokenizer, Tokenizer
 from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
@@ -28,35 +30,31 @@ TINY = {
 }
 
 
-def byte_level_bpe(folder: Path):
-    """RoBERTa's tokenizer: <s> 0, <pad> 1, </s> 2, <unk> 3, <mask> 4."""
+def _saved(inner, folder: Path, names: dict[str, str], inputs: list[str]):
+    """Save a tokenizer as transformers does; return what transformers makes of it."""
     from transformers import PreTrainedTokenizerFast
 
+    special = {f"{name}_token": token for name, token in names.items()}
+    made = PreTrainedTokenizerFast(tokenizer_object=inner, model_input_names=inputs, **special)
+    made.save_pretrained(folder)
+    return made
+
+
+def byte_level_bpe(folder: Path):
+    """RoBERTa's tokenizer: <s> 0, <pad> 1, </s> 2, <unk> 3, <mask> 4."""
     bpe = ByteLevelBPETokenizer()
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     bpe.train_from_iterator(CORPUS, vocab_size=350, special_tokens=special, show_progress=False)
     bpe.post_processor = TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe._tokenizer,
-        bos_token="<s>",
-        eos_token="</s>",
-        sep_token="</s>",
-        cls_token="<s>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        mask_token="<mask>",
-        model_input_names=["input_ids", "attention_mask"],
-    )
-    tokenizer.save_pretrained(folder)
-    return tokenizer
+    names = {"bos": "<s>", "eos": "</s>", "sep": "</s>", "cls": "<s>"}
+    names |= {"pad": "<pad>", "unk": "<unk>", "mask": "<mask>"}
+    return _saved(bpe._tokenizer, folder, names, ["input_ids", "attention_mask"])
 
 
 def word_piece(folder: Path):
     """BERT's tokenizer: [PAD] 0, [UNK] 1, [CLS] 2, [SEP] 3."""
-    from transformers import PreTrainedTokenizerFast
-
     inner = Tokenizer(WordPiece(unk_token="[UNK]"))
     inner.normalizer = BertNormalizer(lowercase=True)
     inner.pre_tokenizer = BertPreTokenizer()
@@ -66,16 +64,8 @@ def word_piece(folder: Path):
     inner.post_processor = TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=inner,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-    )
-    tokenizer.save_pretrained(folder)
-    return tokenizer
+    names = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]"}
+    return _saved(inner, folder, names, ["input_ids", "token_type_ids", "attention_mask"])
 
 
 def save_random(kind, config, folder: Path) -> Path:
@@ -92,40 +82,58 @@ def save_random(kind, config, folder: Path) -> Path:
     return folder
 
 
-def save_roberta(folder: Path) -> Path:
-    from transformers import RobertaConfig, RobertaModel
-
-    byte_level_bpe(folder)
-    config = RobertaConfig(**TINY, vocab_size=350, max_position_embeddings=42, type_vocab_size=1)
-    return save_random(RobertaModel, config, folder)
-
-
-def save_bert(folder: Path) -> Path:
-    from transformers import BertConfig, BertModel
-
-    word_piece(folder)
-    return save_random(
-        BertModel, BertConfig(**TINY, vocab_size=300, max_position_embeddings=40), folder
-    )
+#: By model: its tokenizer, and what its configuration says beside TINY.
+KINDS = {
+    "roberta": (byte_level_bpe, {"max_position_embeddings": 42, "type_vocab_size": 1}),
+    "bert": (word_piece, {"vocab_size": 300, "max_position_embeddings": 40}),
+    "mpnet": (byte_level_bpe, {"max_position_embeddings": 42, "pad_token_id": 1}),
+    "gpt2": (byte_level_bpe, {"max_position_embeddings": 40, "bos_token_id": 0, "eos_token_id": 2,
+                              "pad_token_id": 1}),
+}  # fmt: skip
 
 
-def save_mpnet(folder: Path) -> Path:
-    from transformers import MPNetConfig, MPNetModel
+def save_kind(kind: str, folder: Path) -> Path:
+    """Save a tiny random model of a kind, with its tokenizer."""
+    from transformers import AutoConfig, AutoModel
 
-    byte_level_bpe(folder)
-    config = MPNetConfig(**TINY, vocab_size=350, max_position_embeddings=42, pad_token_id=1)
-    return save_random(MPNetModel, config, folder)
-
-
-def save_gpt2(folder: Path) -> Path:
-    from transformers import GPT2Config, GPT2Model
-
-    byte_level_bpe(folder)
-    config = GPT2Config(
-        vocab_size=350, n_positions=40, n_embd=16, n_layer=2, n_head=2, bos_token_id=0,
-        eos_token_id=2, pad_token_id=1,
-    )  # fmt: skip
-    return save_random(GPT2Model, config, folder)
+    tokenizer, options = KINDS[kind]
+    tokenizer(folder)
+    config = AutoConfig.for_model(kind, **{**TINY, "vocab_size": 350, **options})
+    return save_random(AutoModel.from_config, config, folder)
 
 
-SAVERS = {"roberta": save_roberta, "bert": save_bert, "mpnet": save_mpnet, "gpt2": save_gpt2}
+def write_json(path: Path, value) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
+def edit_json(path: Path, **changes) -> None:
+    before = json.loads(path.read_text()) if path.exists() else {}
+    write_json(path, {**before, **changes})
+
+
+def rewrite(folder: Path, change) -> None:
+    """Let a function change the tensors of a model's folder."""
+    path = folder / "model.safetensors"
+    state = load_file(path)
+    change(state)
+    save_file(state, path, metadata={"format": "pt"})
+
+
+def nudge(folder: Path, key: str = "encoder.layer.1.output.dense.bias") -> None:
+    rewrite(folder, lambda state: state[key].view(-1)[0].add_(1e-6))
+
+
+def without_pooler(folder: Path) -> None:
+    """The library fills it with random numbers, at every load other ones."""
+    rewrite(folder, lambda state: [state.pop(key) for key in [*state] if key.startswith("pooler.")])
+
+
+#: Changes of a model's folder, each of which is keyed by whatever reads it.
+MUTATIONS = {
+    "weights": nudge,
+    "activation": lambda f: edit_json(f / "config.json", hidden_act="gelu_new"),
+    "heads": lambda f: edit_json(f / "config.json", num_attention_heads=4),
+    "epsilon": lambda f: edit_json(f / "config.json", layer_norm_eps=1e-6),
+    "tokenizer": lambda f: edit_json(f / "tokenizer.json", normalizer=None),
+}

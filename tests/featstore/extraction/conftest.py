@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -16,8 +17,28 @@ import featstore
 from featstore import ExtractResult, Manifest
 from featstore.extraction.pipeline import BlockOutput, BlockTask, Preparation, encode_blocks
 from featstore.testing import toy_manifest
+from tests.typed import headstock
 
 SPACE = {"name": "mean-colour"}
+
+#: The rows of a small set, below its folder.
+DATA = "embedding/c/0/0"
+
+
+class Stop(Exception):
+    """A job broke off."""
+
+
+def stop_after(blocks: int) -> Callable[[Any], None]:
+    """Return an ``on_block`` that breaks a job off after so many blocks."""
+    seen: list[Any] = []
+
+    def stop(done: Any) -> None:
+        seen.append(done)
+        if len(seen) == blocks:
+            raise Stop
+
+    return stop
 
 
 class MeanColour:
@@ -34,6 +55,17 @@ class MeanColour:
             [[*np.asarray(image, np.float32).mean((0, 1)), image.width] for image in items],
             np.float32,
         )
+
+
+class Bare:
+    """As little as an encoder is to a pipeline."""
+
+    name, kinds, dim, batch_size = "object:bare", frozenset({"image"}), 2, 3
+    space: ClassVar[dict[str, Any]] = {"name": "bare", "family": "object"}
+    facts: ClassVar[dict[str, Any]] = {}
+
+    def prepare(self, item: Any) -> Any:
+        return item
 
 
 def extract_toy(manifest: Manifest, store: Path, **changes: Any) -> ExtractResult:
@@ -68,6 +100,31 @@ def manifest(tmp_path):
 @pytest.fixture
 def store(tmp_path):
     return tmp_path / "store"
+
+
+@pytest.fixture(scope="session")
+def label_set(tmp_path_factory):
+    """The folder of the manifest of ImageNet's classes."""
+    out = tmp_path_factory.mktemp("imagenet1k") / "imagenet1k"
+    assert headstock("data", "build", "imagenet1k", "-o", out) == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    """Weights of the smallest transformer that timm has, drawn with a seed."""
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    generator = torch.Generator().manual_seed(0)
+    state = {
+        name: torch.empty_like(value).normal_(0.0, 0.1, generator=generator)
+        for name, value in timm.create_model("test_vit").state_dict().items()
+    }
+    path = tmp_path_factory.mktemp("weights") / "vit.safetensors"
+    save_file(state, path)
+    return str(path)
 
 
 def decode_or_die(data: bytes, **options: Any) -> Image.Image:

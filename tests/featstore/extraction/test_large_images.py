@@ -5,6 +5,7 @@ The files are real: an image of 10,001 × 10,001 constant pixels takes 12 kB.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,14 @@ from PIL import Image
 
 from featstore import EncoderSpec
 from featstore.errors import TooManyFailuresError
-from featstore.extraction.job import extract
+from featstore.extraction.job import extract, repair_set
 from featstore.extraction.options import ExtractConfig
 from featstore.extraction.pipeline import FailureLimit
-from featstore.extraction.repair import repair_set
 from featstore.images import LEFT_OUT, Geometry, ImageError, decode_image, is_plain_jpeg
 from featstore.sources.making import make_manifest
 from featstore.store import open_store
 from tests.damage import flip
+from tests.featstore.nasty_images import encoded
 
 LARGE = 10_001
 TAKEN = LARGE * LARGE
@@ -51,27 +52,20 @@ def spec(kind: type) -> EncoderSpec:
 
 
 @pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    file = tmp_path_factory.mktemp("large") / "large.png"
-    Image.new("1", (LARGE, LARGE), 1).save(file)
-    return file.read_bytes()
+def large() -> bytes:
+    return encoded(Image.new("1", (LARGE, LARGE), 1))
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory, large: bytes) -> Path:
-    """Twelve large images among sixteen, and a manifest of them."""
+def manifest(tmp_path_factory: pytest.TempPathFactory, large: bytes) -> Path:
+    """Twelve large images among sixteen."""
     folder = tmp_path_factory.mktemp("photos")
     for number in range(4):
         Image.new("RGB", (9 + number, 8), (10 * number, 0, 0)).save(folder / f"{number}.png")
     for number in range(MANY):
         (folder / f"large-{number:02d}.png").write_bytes(large)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def manifest(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("made") / "photos"
-    make_manifest("folder", photos, made)
+    make_manifest("folder", folder, made)
     return made
 
 
@@ -102,17 +96,12 @@ def test_one_is_taken_where_the_option_allows_it_and_a_repair_takes_it_again(
     Image.new("RGB", (9, 8)).save(photos / "a.png")
     (photos / "b.png").write_bytes(large)
     manifest = make_manifest("folder", photos, tmp_path / "made")
-    options: dict[str, Any] = {
-        "kind": "image",
-        "encoder": spec(Sizes),
-        "store": store,
-        "jobs": 1,
-        "dtype": "float32",
-    }
-    assert extract(manifest, **options).failed == 1
-    refused = extract(manifest, **options, retry_failed=True, max_pixels=TAKEN - 1)
-    assert refused.failed == 1
-    done = extract(manifest, **options, retry_failed=True, max_pixels=TAKEN)
+    run = partial(
+        extract, manifest, kind="image", encoder=spec(Sizes), store=store, jobs=1, dtype="float32"
+    )
+    assert run().failed == 1
+    assert run(retry_failed=True, max_pixels=TAKEN - 1).failed == 1
+    done = run(retry_failed=True, max_pixels=TAKEN)
     assert (done.new, done.failed) == (1, 0)
     rows = open_store(store).view(done.key).numpy()
     assert rows[1].tolist() == [LARGE, LARGE, 1.0]
@@ -121,8 +110,8 @@ def test_one_is_taken_where_the_option_allows_it_and_a_repair_takes_it_again(
     (command,) = repair_set(store, done.key).commands[1:]
     assert "repair=True" in command
     with pytest.raises(TooManyFailuresError, match="at most 0 may"):
-        extract(manifest, **options, repair=True)
-    repaired = extract(manifest, **options, repair=True, max_pixels=TAKEN)
+        run(repair=True)
+    repaired = run(repair=True, max_pixels=TAKEN)
     assert (repaired.revision_id, repaired.failed) == (done.revision_id, 0)
 
 
@@ -158,11 +147,7 @@ def test_only_faults_count_unless_a_number_was_asked_for() -> None:
 
 def test_the_limit_stands_in_the_place_of_pillows_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # twice as many are Pillow's limit
-    import io
-
-    buffer = io.BytesIO()
-    Image.new("RGB", (100, 100), (9, 8, 7)).save(buffer, "JPEG")
-    data = buffer.getvalue()
+    data = encoded(Image.new("RGB", (100, 100), (9, 8, 7)), "JPEG")
     assert decode_image(data, max_pixels=10_000).size == (100, 100)
     with pytest.raises(ImageError, match=f"^{LEFT_OUT} .*100 × 100 pixels"):
         decode_image(data, max_pixels=9_999)

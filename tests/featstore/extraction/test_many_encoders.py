@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -22,7 +22,15 @@ from featstore.extraction.pipeline import BlockTask, Preparation, encode_blocks
 from featstore.images import decode_image, draw_view, view_items
 from featstore.sources.reader import ByteReader
 from tests.damage import lasting
-from tests.featstore.extraction.conftest import SPACE, MeanColour, expected_row, extract_toy
+from tests.featstore.extraction.conftest import (
+    SPACE,
+    Bare,
+    MeanColour,
+    Stop,
+    expected_row,
+    extract_toy,
+    stop_after,
+)
 
 OPTIONS = ExtractConfig(batch_size=2, block_rows=4, dtype="float32", decode_timeout=None)
 OTHER = {"name": "width-first"}
@@ -43,23 +51,11 @@ class Small(MeanColour):
         return super().encode(items)
 
 
-class PositionDependent:
+class PositionDependent(Bare):
     """Every row says which slot of which batch size it was computed in."""
-
-    name, kinds, dim, batch_size = "object:slots", frozenset({"image"}), 2, 3
-    space: ClassVar[dict[str, str]] = {"name": "slots"}
-    facts: ClassVar[dict[str, str]] = {}
-
-    def prepare(self, item: Any) -> Any:
-        return item
 
     def encode(self, batch: Any) -> np.ndarray:
         return np.array([[slot, len(batch)] for slot in range(len(batch))], np.float32)
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def _choices() -> list[EncoderSpec]:
@@ -131,18 +127,13 @@ def test_slots_do_not_depend_on_other_encoders_or_failures(manifest):
     np.testing.assert_array_equal(np.concatenate(lost), expected)
 
 
-class InOrder:
+class InOrder(Bare):
     """A text encoder without lengths, which notes its batches: they are slots by row."""
 
-    name, kinds, dim, batch_size = "object:order", frozenset({"caption"}), 1, 4
-    space: ClassVar[dict[str, str]] = {"name": "order"}
-    facts: ClassVar[dict[str, str]] = {}
+    kinds, dim = frozenset({"caption"}), 1
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
-
-    def prepare(self, item: str) -> str:
-        return item
 
     def encode(self, batch: Any) -> np.ndarray:
         self.batches.append([int(text) for text in batch])
@@ -180,14 +171,8 @@ def test_a_fixed_batch_that_does_not_fit_says_what_to_do(manifest, store):
 
 
 def test_a_resumed_job_takes_the_batch_it_was_begun_with(manifest, store):
-    class Stop(Exception):
-        pass
-
-    def stop(_: Any) -> None:
-        raise Stop
-
     with pytest.raises(Stop):
-        extract_toy(manifest, store, batch_size=3, on_block=stop)
+        extract_toy(manifest, store, batch_size=3, on_block=stop_after(1))
     encoder = MeanColour()
     result = extract_toy(manifest, store, encoder=encoder, batch_size=None)
     assert (result.reused, result.new) == (4, 7)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from PIL import Image
@@ -20,7 +21,7 @@ from featstore.extraction.opening import with_pixels
 from featstore.extraction.options import ExtractConfig
 from featstore.extraction.pipeline import Preparation
 from featstore.images import Geometry, decode_image
-from featstore.manifest.io import write_manifest
+from featstore.manifest import write_manifest
 from featstore.sources.reader import ByteReader
 from tests.featstore.extraction.conftest import encode_block
 
@@ -40,9 +41,9 @@ class Kept(Means):
 
     name, kinds, dim, batch_size = "kept", frozenset({"image"}), 108, 2
 
-    def __init__(self) -> None:
+    def __init__(self, resize: int = 32) -> None:
         super().__init__()
-        self.geometry = Geometry((32,), (24, 24), "BICUBIC", "torchvision")
+        self.geometry = Geometry((resize,), (24, 24), "BICUBIC", "torchvision")
         self.space: dict[str, Any] = {}
 
     def prepare(self, item: Image.Image) -> np.ndarray:
@@ -75,8 +76,6 @@ def photographs(tmp_path_factory):
         large.save(folder / "images" / f"{number}.jpg", quality=90)
     Image.new("RGB", (20, 30), (9, 8, 7)).save(folder / "images" / "3.png")
     (folder / "images" / "4.jpg").write_bytes(b"\xff\xd8 broken \xff\xd9")
-    import polars as pl
-
     names = ["0.jpg", "1.jpg", "2.jpg", "3.png", "4.jpg", "gone.jpg"]
     (folder / "images" / "gone.jpg").write_bytes(b"x")
     items = pl.DataFrame({"item_id": names, "uri": [f"images/{name}" for name in names]})
@@ -85,14 +84,14 @@ def photographs(tmp_path_factory):
     return made
 
 
+SCALED = "large JPEG scaled by its transform, to at least 512"
+
+
 @pytest.mark.parametrize(
     ("options", "keyed"),
     [
         ({"resize": "torchvision"}, {"resizer": "torchvision, antialiased, on uint8"}),
-        (
-            {"decode": "scaled"},
-            {"decode": {"jpeg": "large JPEG scaled by its transform, to at least 512"}},
-        ),
+        ({"decode": "scaled"}, {"decode": {"jpeg": SCALED}}),
     ],
 )
 def test_other_pixels_are_another_space_with_a_recorded_cosine(
@@ -123,10 +122,7 @@ def test_other_pixels_are_another_space_with_a_recorded_cosine(
 
 
 def test_an_encoder_is_refused_where_the_option_would_not_hold():
-    class Own:
-        name, geometry = "own", None
-
-    with pytest.raises(EncoderError, match="own prepares pictures in a way of its own"):
+    with pytest.raises(EncoderError, match="kept prepares pictures in a way of its own"):
         with_pixels(Own(), ExtractConfig(resize="torchvision"))
     large = Means(640)
     large.name = "large"  # type: ignore[attr-defined]
@@ -134,16 +130,20 @@ def test_an_encoder_is_refused_where_the_option_would_not_hold():
         with_pixels(large, ExtractConfig(decode="scaled"))
 
 
-def test_decoding_on_a_device_gives_what_torchvision_makes_of_the_picture(photographs):
-    """The path of a GPU, on the CPU's decoder: nobody has run it on a GPU."""
-
-    encoder: Any = Kept()
-    runner = BatchRunner(encoder, 2, device="cpu", halve=False)
+def _on_a_device(photographs: Manifest, *encoders: Any) -> Any:
+    """Encode the photographs by the path of a GPU, on the CPU; return the output."""
+    runners = [BatchRunner(encoder, 2, device="cpu", halve=False) for encoder in encoders]
     with (
         ByteReader(photographs.root) as reader,
-        Preparation(reader, [runner, runner], workers=2, gpu="cpu") as preparation,
+        Preparation(reader, runners, workers=2, gpu="cpu") as preparation,
     ):
-        output = encode_block(photographs.tables["image"], preparation)
+        return encode_block(photographs.tables["image"], preparation)
+
+
+def test_decoding_on_a_device_gives_what_torchvision_makes_of_the_picture(photographs):
+    """The path of a GPU, on the CPU's decoder: nobody has run it on a GPU."""
+    encoder: Any = Kept()
+    output = _on_a_device(photographs, encoder, encoder)
     assert set(output.failures) == {"4.jpg", "gone.jpg"}
     np.testing.assert_array_equal(output.rows[0], output.rows[1])
     uris = photographs.tables["image"]["uri"].to_list()[:4]
@@ -153,16 +153,6 @@ def test_decoding_on_a_device_gives_what_torchvision_makes_of_the_picture(photog
     np.testing.assert_allclose(output.rows[0][:4], expected, atol=2)
     np.testing.assert_array_equal(output.rows[0][3], expected[3].astype(np.float32))
     assert np.isnan(output.rows[0][4:]).all()
-
-
-def _on_a_device(photographs: Manifest, encoder: Any) -> Any:
-    """Encode the photographs by the path of a GPU, on the CPU; return the output."""
-    runner = BatchRunner(encoder, 2, device="cpu", halve=False)
-    with (
-        ByteReader(photographs.root) as reader,
-        Preparation(reader, [runner], workers=2, gpu="cpu") as preparation,
-    ):
-        return encode_block(photographs.tables["image"], preparation)
 
 
 OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
@@ -189,14 +179,15 @@ def test_a_device_without_memory_ends_the_job_and_blames_no_picture(
 
 @pytest.mark.parametrize(
     ("error", "size"),
-    [(RuntimeError("no such filter"), (90, 50)), (OUT_OF_MEMORY, (100_000, 1))],
+    [(RuntimeError("no such\nfilter"), (90, 50)), (OUT_OF_MEMORY, (100_000, 1))],
     ids=["another error", "long and thin"],
 )
 def test_what_is_the_fault_of_a_picture_is_still_listed(photographs, monkeypatch, error, size):
+    """It costs the picture its rows, of every encoder, and no other picture."""
     usual = Geometry.on_tensor
 
     def on_tensor(self: Geometry, picture: torch.Tensor) -> torch.Tensor:
-        if (picture.shape[1], picture.shape[0]) == size:
+        if self.resize == (40,) and (picture.shape[1], picture.shape[0]) == size:
             raise error
         return usual(self, picture)
 
@@ -206,8 +197,11 @@ def test_what_is_the_fault_of_a_picture_is_still_listed(photographs, monkeypatch
     Image.new("RGB", size, (9, 8, 7)).save(path, "PNG")
     try:
         items = photographs.tables["image"].with_columns(content_sha256=None)
-        output = _on_a_device(replace(photographs, tables={"image": items}), Kept())
+        changed = replace(photographs, tables={"image": items})
+        output = _on_a_device(changed, Kept(), Kept(40))
     finally:
         path.write_bytes(before)
     assert set(output.failures) == {"2.jpg", "4.jpg", "gone.jpg"}
-    assert str(error) in output.failures["2.jpg"].replace("Error: ", "")
+    assert str(error).replace("\n", " ") in output.failures["2.jpg"]
+    for rows in output.rows:
+        assert np.isfinite(rows).all(axis=1).tolist() == [True, True, False, True, False, False]

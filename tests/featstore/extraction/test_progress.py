@@ -1,4 +1,4 @@
-"""What limits a job, by hand; steps of workers; and decoders that are there before the model."""
+"""What limits a job, by hand, and steps of workers."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ import logging
 
 import pytest
 
-from featstore import EncoderSpec, ExtractConfig
 from featstore.extraction import job as run
-from featstore.extraction.job import extract, run_here
-from featstore.extraction.progress import FIRST_BATCHES, StageClock, Tracker
-from featstore.extraction.targets import Job
-from featstore.images import Geometry
+from featstore.extraction.batches import FIRST_BATCHES, StageClock, Tracker
+from featstore.extraction.job import extract
 from tests.featstore.extraction.conftest import SPACE, MeanColour
 
 
@@ -24,44 +21,31 @@ def tracker(**counted: float) -> Tracker:
 
 
 @pytest.mark.parametrize(
-    ("counted", "resizing", "said"),
+    ("counted", "said"),
     [
-        ({}, None, "Nothing was encoded."),
+        ({}, "Nothing was encoded."),
         # 600 / 2 rows in 0.5 s; 4 workers, 300 items in 6 s of theirs; 600 / 2 in 0.01 s.
         (
             {"encoded": 600, "encode": 0.5, "prepared": 300, "read": 1, "decode": 2, "prepare": 3,
              "write": 0.01},
-            2.0,
             ("Bottleneck: preparing; items/s by cuda:0 and 4 workers: encoder 600, "
-            "preparing 200, writing to the store 30,000; `-s resize=torchvision`, "
-            "another space, gives 267."),
-        ),
-        # Half of 3 s is not enough to speak of where 9 s are decoding.
-        (
-            {"encoded": 600, "encode": 0.1, "prepared": 300, "decode": 9, "prepare": 3},
-            2.0,
-            ("Bottleneck: preparing; items/s by cuda:0 and 4 workers: encoder 3,000, "
-            "preparing 100."),
+            "preparing 200, writing to the store 30,000."),
         ),
         (
             {"encoded": 600, "encode": 6, "prepared": 300, "decode": 6, "write": 30},
-            None,
             ("Bottleneck: writing to the store; items/s by cuda:0 and 4 workers: encoder 50, "
             "preparing 200, writing to the store 10."),
         ),
         (
             {"encoded": 600, "encode": 3, "prepared": 300, "decode": 10},
-            None,
             ("No bottleneck; items/s by cuda:0 and 4 workers: encoder 100, preparing "
             "120."),
         ),
     ],
 )  # fmt: skip
-def test_the_slowest_side_is_named_where_every_other_could_do_a_quarter_more(
-    counted, resizing, said
-):
+def test_the_slowest_side_is_named_where_every_other_could_do_a_quarter_more(counted, said):
     found = tracker(**counted)
-    assert found.bottleneck(resizing and (lambda: resizing)) == said
+    assert found.bottleneck() == said
     assert found.first_bottleneck() == ""
 
 
@@ -92,29 +76,3 @@ def test_what_limits_is_said_once_after_the_first_batches(manifest, store, caplo
     (line,) = caplog.messages
     assert "ottleneck" in line
     assert "items/s by cpu and" in line
-
-
-def test_decoders_start_before_a_model_is_loaded_and_end_where_it_is_not(
-    manifest, store, monkeypatch
-):
-    seen = []
-
-    def fails(*_: object) -> None:
-        (pool,) = job.early
-        seen.extend(process._process for process in pool._processes)
-        assert [one.poll() for one in seen] == [None, None]
-        raise KeyboardInterrupt
-
-    spec = EncoderSpec("timm:test_vit", weights="nowhere")
-    job = Job(manifest, "image", [spec], store, ExtractConfig(jobs=2, device="cpu"))
-    monkeypatch.setattr("featstore.extraction.targets.open_encoders", fails)
-    with pytest.raises(KeyboardInterrupt):
-        run_here(job)
-    assert [one.poll() is None for one in seen] == [False, False]
-
-
-def test_resizing_is_timed_on_a_picture_of_the_size_of_photographs(monkeypatch):
-    sizes = []
-    monkeypatch.setattr(Geometry, "data", lambda _, image: sizes.append(image.size))
-    assert run.resizing_gain(Geometry((8,), (8, 8), "BICUBIC")) > 0
-    assert set(sizes) == {(640, 480)}

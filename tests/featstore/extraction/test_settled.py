@@ -6,8 +6,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import timm
-from safetensors.torch import save_file
 
 import featstore
 from featstore import EncoderSpec, ExtractConfig, parallel
@@ -15,22 +13,13 @@ from featstore.encoders.registry import open_encoder
 from featstore.encoders.runtime import TorchEncoder
 from featstore.errors import EncoderError
 from featstore.extraction import engines
-from featstore.extraction.engines import Rank, extract_rank
+from featstore.extraction.engines import Rank, extract_rank, open_on, run_part, settle
 from featstore.extraction.options import HeadConfig, settle_device
-from featstore.extraction.progress import BlockDone
 from featstore.extraction.targets import Job, settle_precision
-from featstore.extraction.workers import open_on, run_part, settle
 from featstore.store import read_commit
-from tests.featstore.extraction.conftest import SPACE, MeanColour
+from tests.featstore.extraction.conftest import SPACE, MeanColour, Stop, stop_after
 
 NAME = "timm:test_vit"
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "vit.safetensors"
-    save_file(timm.create_model("test_vit").state_dict(), path)
-    return str(path)
 
 
 def _config(**changes: Any) -> ExtractConfig:
@@ -103,17 +92,30 @@ def test_the_precision(there, pinned, expected):
     assert settle_precision(object(), config, is_there, spec_in) == "float32"
 
 
-class Stop(Exception):
-    pass
+def test_the_same_command_goes_on_with_what_the_set_was_begun_with(manifest, store, weights):
+    def run(**changes: Any) -> featstore.ExtractResult:
+        return featstore.extract(
+            manifest, kind="image", encoder=NAME, weights=weights, store=store,
+            config=_config(**changes),
+        )  # fmt: skip
+
+    with pytest.raises(Stop):
+        run(precision="bfloat16", on_block=stop_after(1))
+    result = run()
+    assert (result.new, result.reused) == (7, 4)
+    directory = store / result.key
+    assert featstore.open_store(store).info(result.key).attributes["precision"] == "bfloat16"
+    (path,) = (directory / "runs").glob("*.json")
+    recorded = featstore.durable.read_json(path)
+    assert (recorded["device"], recorded["settings"]["precision"]) == ("cpu", "bfloat16")
+    assert read_commit(directory, result.revision_id).n == 11
+    assert run().reused == 11
+    # Another precision, asked for, is another set as ever.
+    assert run(precision="float32").new == 11
 
 
-def stop(event: BlockDone) -> None:
-    raise Stop
-
-
-@pytest.fixture
-def gpu(monkeypatch):
-    """A machine with a GPU, as far as one can have it without: the devices that are asked for."""
+def test_a_rank_takes_its_own_gpu(manifest, store, weights, monkeypatch):
+    """On a machine with a GPU, as far as one can have it without."""
     asked: list[str] = []
     opening = open_encoder
 
@@ -124,38 +126,12 @@ def gpu(monkeypatch):
     monkeypatch.setattr(parallel, "best_device", lambda: "cuda")
     monkeypatch.setattr(engines, "local_device", lambda device: device.replace("cuda", "cuda:2"))
     monkeypatch.setattr("featstore.encoders.registry.open_encoder", on_cpu)
-    return asked
-
-
-def test_the_same_command_goes_on_with_what_the_set_was_begun_with(manifest, store, weights):
-    def run(**changes: Any) -> featstore.ExtractResult:
-        return featstore.extract(
-            manifest, kind="image", encoder=NAME, weights=weights, store=store,
-            config=_config(**changes),
-        )  # fmt: skip
-
-    with pytest.raises(Stop):
-        run(precision="bfloat16", on_block=stop)
-    result = run()
-    assert (result.new, result.reused) == (7, 4)
-    directory = store / result.key
-    assert featstore.open_store(store).info(result.key).attributes["precision"] == "bfloat16"
-    (path,) = (directory / "runs").glob("*.json")
-    recorded = featstore.store.files.read_json(path)
-    assert (recorded["device"], recorded["settings"]["precision"]) == ("cpu", "bfloat16")
-    assert read_commit(directory, result.revision_id).n == 11
-    assert run().reused == 11
-    # Another precision, asked for, is another set as ever.
-    assert run(precision="float32").new == 11
-
-
-def test_a_rank_takes_its_own_gpu(manifest, store, weights, gpu):
     choices = [EncoderSpec(NAME, weights=weights)]
     for rank in range(2):
         job = Job(manifest, "image", choices, store, _config())
         (done,) = extract_rank(job, Rank(rank, 2))
     assert done.blocks_left == 0
-    assert gpu == ["cuda:2", "cuda:2"]
+    assert asked == ["cuda:2", "cuda:2"]
 
 
 def test_a_worker_computes_in_the_precision_of_the_plan(manifest, store, weights, monkeypatch):
@@ -173,9 +149,3 @@ def test_a_worker_computes_in_the_precision_of_the_plan(manifest, store, weights
     assert (part.key, part.new, whole.new) == (whole.key, 4, 7)
     (only,) = featstore.open_store(store).sets()
     assert only.attributes["precision"] == "bfloat16"
-
-
-def test_which_batches_may_be_run_in_parts():
-    on = [(None, "cuda", True), (None, "cpu", False), (64, "cuda", False)]
-    for batch, device, may in on:
-        assert ExtractConfig(batch_size=batch, device=device).may_halve is may

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,28 +12,20 @@ import pytest
 import featstore
 from featstore import EncoderSpec, ExtractConfig, Manifest
 from featstore.extraction.job import run_job
-from featstore.extraction.progress import ExtractResult
+from featstore.extraction.options import ExtractResult
 from featstore.extraction.targets import Job
 from featstore.testing import toy_manifest
 from tests.damage import flip, lasting
-from tests.featstore.extraction.damage import DATA
+from tests.featstore.extraction.conftest import DATA, Bare, Stop, stop_after
 
 #: 10 blocks of 4 texts, the last of 1.
 TEXTS, BLOCK_ROWS, BATCH = 37, 4, 3
 
 
-class Slots:
+class Slots(Bare):
     """A text encoder whose rows say with which others they were encoded, and where."""
 
-    name, kinds, dim, batch_size = "object:slots", frozenset({"caption"}), 3, BATCH
-    space: ClassVar[dict[str, Any]] = {"name": "slots", "family": "object"}
-    facts: ClassVar[dict[str, Any]] = {}
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-    def prepare(self, item: str) -> str:
-        return item
+    kinds, dim, batch_size = frozenset({"caption"}), 3, BATCH
 
     def length(self, prepared: str) -> int:
         return len(prepared)
@@ -42,7 +34,6 @@ class Slots:
         return len(item) > 6
 
     def encode(self, batch: Any) -> np.ndarray:
-        self.texts += batch
         together = sum(int(re.search(r"\d*$", text)[0] or 0) for text in batch)
         return np.array([[slot, len(batch), together] for slot in range(len(batch))], np.float32)
 
@@ -56,18 +47,15 @@ def captions(tmp_path):
     return manifest
 
 
-def run(
-    manifest: Manifest, store: Path, encoder: Slots | None = None, **changes: Any
-) -> ExtractResult:
+def run(manifest: Manifest, store: Path, **changes: Any) -> ExtractResult:
     options: dict[str, Any] = {"batch_size": BATCH, "block_rows": BLOCK_ROWS, "dtype": "float32"}
     choices = [EncoderSpec(Slots(), space=Slots.space)]
     job = Job(manifest, "caption", choices, store, ExtractConfig(**{**options, **changes}))
-    job.open([encoder or Slots()])
+    job.open([Slots()])
     return run_job(job)[0]
 
 
 def rows_of(store: Path, done: ExtractResult) -> np.ndarray:
-
     return featstore.open_store(store).view(done.key).numpy()
 
 
@@ -85,8 +73,8 @@ def expected_rows(texts: list[str]) -> np.ndarray:
 
 
 def test_blocks_are_sorted_and_rows_land_where_their_items_are(captions, store):
-    encoder, counted = Slots(), []
-    done = run(captions, store, encoder, on_progress=counted.append)
+    counted: list[Any] = []
+    done = run(captions, store, on_progress=counted.append)
     texts = captions.tables["caption"]["text"].to_list()
     np.testing.assert_array_equal(rows_of(store, done), expected_rows(texts))
     ids = captions.tables["caption"]["item_id"].to_list()
@@ -97,42 +85,15 @@ def test_blocks_are_sorted_and_rows_land_where_their_items_are(captions, store):
 
 
 def test_a_job_stopped_after_any_block_ends_with_the_same_bytes(captions, store):
-    class Stop(Exception):
-        pass
-
     run(captions, store)
     whole = lasting(store)
     for blocks in range(1, 10):
-        events: list[Any] = []
-
-        def stop(event: Any, events: list[Any] = events, blocks: int = blocks) -> None:
-            events.append(event)
-            if len(events) == blocks:
-                raise Stop
-
         again = store.with_name(f"again{blocks}")
         with pytest.raises(Stop):
-            run(captions, again, on_block=stop)
+            run(captions, again, on_block=stop_after(blocks))
         done = run(captions, again)
         assert done.new == TEXTS - blocks * BLOCK_ROWS
         assert lasting(again) == whole
-
-
-@pytest.mark.parametrize("world_size", [2, 3])
-def test_parts_give_the_bytes_of_one_run(captions, store, world_size):
-    run(captions, store)
-    parts = store.with_name("parts")
-    encoders = [Slots() for _ in range(world_size)]
-    for rank in (1, 0, 2)[-world_size:] if world_size == 3 else (1, 0):
-        run(captions, parts, encoders[rank], part=(rank, world_size))
-    gathering = Slots()
-    run(captions, parts, gathering)
-    assert lasting(parts) == lasting(store)
-    texts = captions.tables["caption"]["text"].to_list()
-    # No text is encoded by two of them, and none again.
-    own = [text for encoder in encoders for text in encoder.texts if text in texts]
-    assert sorted(own) == sorted(texts)
-    assert not set(gathering.texts) & set(texts)
 
 
 def test_a_repair_sorts_as_the_run_did(captions, store):
@@ -144,21 +105,13 @@ def test_a_repair_sorts_as_the_run_did(captions, store):
 
 
 def test_an_extended_set_is_the_same_after_a_stop(captions, store):
-    class Stop(Exception):
-        pass
-
-    def stop(_: Any) -> None:
-        raise Stop
-
-    encoder = Slots()
-    run(captions, store, limit=10)  # two blocks and a half
-    first = rows_of(store, run(captions, store, limit=10))
+    first = rows_of(store, run(captions, store, limit=10))  # two blocks and a half
     other = store.with_name("other")
     run(captions, other, limit=10)
-    done = run(captions, store, encoder)
+    done = run(captions, store)
     assert done.new == TEXTS - 10
     np.testing.assert_array_equal(rows_of(store, done)[:10], first)
     with pytest.raises(Stop):
-        run(captions, other, on_block=stop)
+        run(captions, other, on_block=stop_after(1))
     run(captions, other)
     assert lasting(other) == lasting(store)

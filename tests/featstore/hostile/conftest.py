@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from featstore.durable import json_bytes
 from featstore.identity import canonical_json, sha256_hex
-from featstore.store.files import json_bytes
 from featstore.store.parquet_guard import column_chunks, footer_start
 from featstore.testing import item_table, write_set
 from tests.damage import relog
@@ -36,31 +36,29 @@ class Hostile:
     def commit_path(self) -> Path:
         return next((self.directory / "revisions").glob("*.json"))
 
-    def commit(self) -> dict[str, Any]:
-        document: dict[str, Any] = json.loads(self.commit_path.read_text())
-        return document
+    def commit(self) -> Any:
+        return json.loads(self.commit_path.read_text())
 
-    def recommit(self, change: Callable[[dict[str, Any]], None], *, raw: str | None = None) -> None:
+    def recommit(self, change: Callable[[dict[str, Any]], None]) -> None:
         """Change the commit and make every hash agree again, as its author would."""
         document = self.commit()
         change(document)
         self.commit_path.unlink()
         revision = sha256_hex(canonical_json(document))
-        data = json_bytes(document) if raw is None else raw.encode()
-        (self.directory / "revisions" / f"{revision}.json").write_bytes(data)
+        (self.directory / "revisions" / f"{revision}.json").write_bytes(json_bytes(document))
         relog(self.root, sets={self.key: revision})
 
-    def replace_items(self, data: bytes, *, name: str = "items-evil.parquet") -> None:
+    def replace_items(self, data: bytes) -> None:
         """Make the set use this item table."""
+        name = "items-evil.parquet"
         (self.directory.parent / name).write_bytes(data)
-        facts = {"file": name, "bytes": len(data), "sha256": sha256_hex(data)}
         start = footer_start(len(data), data[-8:])
         try:
             places = [chunk.place for chunk in column_chunks(data[start:], start)]
         except (ValueError, IndexError):
             places = []  # no table: it is refused whatever the hashes of its columns are
         hashes = [sha256_hex(data[place]) for place in (*places, slice(start, None))]
-        facts["chunks"] = hashes
+        facts = {"file": name, "bytes": len(data), "sha256": sha256_hex(data), "chunks": hashes}
         self.recommit(lambda document: document["parts"][0].update(items=facts))
 
     def add_thumbnails(self, *files: bytes) -> None:
@@ -99,6 +97,6 @@ def reader():
 @pytest.fixture
 def hostile(tmp_path, reader):
     rows = np.random.default_rng(2).standard_normal((40, 4)).astype(np.float32)
-    items = item_table([{"item_id": f"b/{i:02d}", "kind": "image"} for i in range(40)])
+    items = item_table([f"b/{i:02d}" for i in range(40)])
     key = write_set(tmp_path / "store", rows, items, block_rows=16, plain_bytes=0, shard_bytes=1)
     return Hostile(tmp_path / "store", key, reader)

@@ -15,13 +15,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from featstore import FeatstoreError
+from featstore.durable import json_bytes
 from featstore.identity import sealed
 from featstore.store import Log
-from featstore.store.files import json_bytes
 from featstore.store.parquet_guard import read_table, table_bytes
 from featstore.store.records import parse_commit, parse_tag
 from featstore.testing import item_table
-from tests.featstore.hostile.conftest import Hostile
 
 FUZZ = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
@@ -45,16 +44,11 @@ VALUES = st.recursive(
 
 
 def _places(document: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    inside = (
-        document.items()
-        if isinstance(document, dict)
-        else enumerate(document)
-        if isinstance(document, list)
-        else ()
-    )
-    return [
-        place for key, value in inside for place in [(*path, key), *_places(value, (*path, key))]
-    ]
+    inside = dict(enumerate(document)) if isinstance(document, list) else document
+    places = []
+    for key, value in inside.items() if isinstance(inside, dict) else ():
+        places += [(*path, key), *_places(value, (*path, key))]
+    return places
 
 
 def _mutated(data: st.DataObject, document: Any) -> Any:
@@ -76,10 +70,6 @@ def _mutated(data: st.DataObject, document: Any) -> Any:
         else:
             del target[last]
     return document
-
-
-def _documents(hostile: Hostile) -> dict[str, Any]:
-    return {"commit": hostile.commit(), "log": json.loads((hostile.root / "log.json").read_text())}
 
 
 def _read_all(document: Any) -> None:
@@ -107,7 +97,8 @@ def test_random_documents(document):
 @pytest.mark.parametrize("which", ["commit", "log"])
 @given(data=st.data())
 def test_mutated_documents(hostile, which, data):
-    _read_all(_mutated(data, _documents(hostile)[which]))
+    path = hostile.commit_path if which == "commit" else hostile.root / "log.json"
+    _read_all(_mutated(data, json.loads(path.read_text())))
 
 
 @FUZZ

@@ -93,26 +93,19 @@ def test_the_items_of_a_manifest_give_the_order_and_what_is_known(rows, tmp_path
     manifest = toy_manifest(tmp_path / "m", 6, captions=True)
     items = manifest.items("caption")
     ids = items["item_id"].to_list()
-    missing, there = ids[2], [*ids[:2], *ids[3:]]
-    write(
-        tmp_path / "a",
-        **SET,
-        rows=rows[: len(there)],
-        items=items.filter(pl.col("item_id") != missing),
-    )
+    missing = ids.pop(2)
+    there = items.filter(pl.col("item_id") != missing)
+    write(tmp_path / "a", **SET, rows=rows[: len(ids)], items=there)
     sink = RowSink(tmp_path / "b", **SET, items=manifest)
     worker = pickle.loads(pickle.dumps(sink))
-    numbers = list(range(len(there)))[::-1]
-    table = pa.table({"id": [there[n] for n in numbers], "embedding": list(rows[numbers])})
+    table = pa.table({"id": ids[::-1], "embedding": list(rows[: len(ids)][::-1])})
     with caplog.at_level(logging.WARNING):
         view = sink.commit([worker.stage([table])])
-    assert f"1 of {len(ids)} items have no row and are left out: {missing!r}" in caplog.text
-    assert view.items["item_id"].to_list() == there
+    assert f"1 of {len(items)} items have no row and are left out: {missing!r}" in caplog.text
+    assert view.items["item_id"].to_list() == ids
     assert lasting(tmp_path / "a") == lasting(tmp_path / "b")
     sink = RowSink(tmp_path / "c", **SET, items=items.head(2))
-    with pytest.raises(
-        ManifestError, match=rf"{len(there) - 2} of {len(there)} rows have ids that"
-    ):
+    with pytest.raises(ManifestError, match=rf"{len(ids) - 2} of {len(ids)} rows have ids that"):
         sink.commit([sink.stage([table])])
 
 
@@ -210,11 +203,9 @@ def test_ray_data_writes_the_set_whatever_dies(ray_cluster, rows, whole, tmp_pat
         ],
         override_num_blocks=3,
     )
-    broken = ray_sink(store, **SET)
+    broken = source.map_batches(_encode, fn_kwargs={"rows": rows, "broken": numbers[-1]})
     with pytest.raises(Exception, match="the picture is not there"):
-        source.map_batches(_encode, fn_kwargs={"rows": rows, "broken": numbers[-1]}).write_datasink(
-            broken
-        )
+        broken.write_datasink(ray_sink(store, **SET))
     assert not store.exists() or not list(store.iterdir())
     sink = ray_sink(store, **SET, columns=["source"])
     sink.stage = functools.partial(_die_once, sink.stage, marker)

@@ -8,10 +8,10 @@ import pytest
 
 from featstore import read_manifest, write_manifest
 from featstore.errors import ManifestError
-from featstore.manifest.manifest import CLASS_SCHEMA, ITEM_SCHEMA
+from featstore.manifest import CLASS_SCHEMA, ITEM_SCHEMA
 from featstore.sources.reader import check_bytes
-from tests.damage import flip
-from tests.featstore.manifest.zoo import FACTS, captions, classes, images, listing
+from tests.damage import flip, tree
+from tests.featstore.manifest.zoo import FACTS, captions, classes, images
 
 
 def test_what_is_written_is_read_back(root, written):
@@ -65,10 +65,10 @@ def test_extra_columns_are_kept_behind_the_known_ones(root):
     ids=["items", "files", "classes", "facts", "name"],
 )
 def test_nothing_is_written_unless_everything_is_valid(root, facts, tables, labels):
-    before = listing(root)
+    before = tree(root)
     with pytest.raises(ManifestError):
         write_manifest(root, facts=facts, tables=tables, classes=labels)
-    assert listing(root) == before
+    assert tree(root) == before
 
 
 @pytest.mark.parametrize("stem", ["image", "caption", "classes"])

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featstore.errors import ManifestError
-from featstore.manifest.manifest import validate_items
-from featstore.manifest.paths import check_paths, path_fault, resolve_inside, uri_fault
+from featstore.manifest import validate_items
+from featstore.manifest_files import check_paths, path_fault, resolve_inside, uri_fault
 from tests.featstore.manifest.zoo import classes, images
 
 

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from featstore import write_manifest
 from featstore.errors import ManifestError
-from featstore.manifest.io import toml_text
-from featstore.manifest.manifest import validate_classes, validate_items
+from featstore.manifest import toml_text, validate_classes, validate_items
 from tests.featstore.manifest.zoo import captions, classes, images
 
 # ---- rules of items ------------------------------------------------------------------------

@@ -33,12 +33,3 @@ def captions(**changes):
         "split": ["train", "test"],
     }
     return pl.DataFrame(columns | changes)
-
-
-def listing(folder):
-    """Every file below a folder, with its bytes."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }

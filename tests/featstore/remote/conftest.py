@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from featstore import open_store
 from featstore.testing import item_table, write_set
 from tests.featstore.remote.buckets import environment, make_bucket
 from tests.featstore.remote.proxy import proxy
@@ -15,6 +16,8 @@ from tests.featstore.remote.static import static_server
 
 #: Rows of the sharded set, which has 4 files of 4 blocks.
 N, DIM, BLOCK = 1000, 256, 64
+
+IMAGES = "birds/image/toy"
 
 NUMBERS = itertools.count()
 
@@ -35,6 +38,14 @@ def make_store(root: Path) -> Path:
     return root
 
 
+def assert_same_rows(url: str, folder: Path, name: str = IMAGES) -> None:
+    """Open a store, and compare a set with that of the folder that it is a copy of."""
+    found, local = open_store(url).view(name), open_store(folder).view(name)
+    assert found.items.equals(local.items)
+    assert found.fingerprint == local.fingerprint
+    np.testing.assert_array_equal(found.numpy(), local.numpy())
+
+
 @pytest.fixture(scope="session")
 def store_folder(tmp_path_factory):
     return make_store(tmp_path_factory.mktemp("served") / "store")
@@ -44,7 +55,7 @@ def store_folder(tmp_path_factory):
 def cache_home(tmp_path, monkeypatch):
     """Every test has a cache of its own, and no pause between attempts."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("featstore.remote.objects.PAUSE", 0.001)
+    monkeypatch.setattr("featstore.remote.PAUSE", 0.001)
     return tmp_path / "cache" / "headstock" / "remote"
 
 

@@ -16,14 +16,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import numpy as np
 
-from tests.featstore.remote.proxy import _serving
+from tests.featstore.remote.proxy import Quiet, _serving
 
 COMMIT = "c" * 40
 CONVERTED = "d" * 40
@@ -41,30 +40,20 @@ LARGE = 10_000
 
 @dataclass
 class Hub:
-    """The one dataset of a running server.
-
-    Attributes
-    ----------
-    commits : dict
-        Commit -> path -> content; a large file is in `large`, too.
-    branches : dict
-        Name -> commit.
-    harm : callable or None
-        Called with method and path of each request; a status that it returns, with headers, is the
-        answer, and ``"cut"`` ends the connection in the middle of the body.
-    requests : list of tuple
-        Method, path, and whether a token came with it.
-    latency, carry : callable or None
-        Called, to wait, with the size of each request, and of each piece of a body in either way.
-    """
+    """The one dataset of a running server."""
 
     repository: str
     url: str = ""
+    #: Commit -> path -> content; a large file is in `large`, too.
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
     large: dict[str, bytes] = field(default_factory=dict)
+    #: Called with method and path of each request; a status that it returns, with headers, is the
+    #: answer, and ``"cut"`` ends the connection in the middle of the body.
     harm: Callable[[str, str], Any] | None = None
+    #: Method, path, and whether a token came with it.
     requests: list[tuple[str, str, bool]] = field(default_factory=list)
+    #: Called, to wait, with the size of each request, and of each piece of a body in either way.
     latency: Callable[[int], object] | None = None
     carry: Callable[[int], object] | None = None
     lock: threading.RLock = field(default_factory=threading.RLock)
@@ -131,10 +120,8 @@ def hub_server(
         state.branches["refs/convert/parquet"] = CONVERTED
     api = f"/api/datasets/{repository}"
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    class Handler(Quiet):
         timeout = 30
-        disable_nagle_algorithm = True
 
         def _answer(self, data: bytes | memoryview, status: int = 200, **headers: str) -> None:
             self.send_response(status)
@@ -315,9 +302,6 @@ def hub_server(
             sha = state.commit(files, branch)
             page = f"{state.url}/datasets/{repository}/commit/{sha}"
             self._json({"commitUrl": page, "commitOid": sha})
-
-        def log_message(self, *_: Any) -> None:
-            pass
 
     with _serving(Handler) as port:
         state.url = f"http://127.0.0.1:{port}"

@@ -21,18 +21,24 @@ _HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "date
 
 @dataclass
 class Answer:
-    """What upstream said, to be changed.
-
-    Attributes
-    ----------
-    cut : int or None
-        Send so many bytes of the body, then drop the connection.
-    """
+    """What upstream said, to be changed."""
 
     status: int
     headers: dict[str, str]
     body: bytes
+    #: Send so many bytes of the body, then drop the connection.
     cut: int | None = None
+
+
+class Quiet(BaseHTTPRequestHandler):
+    """Keeps connections, and says nothing."""
+
+    protocol_version = "HTTP/1.1"
+    #: Head and body are two writes: the second would wait 40 ms for the receipt of the first.
+    disable_nagle_algorithm = True
+
+    def log_message(self, *_: Any) -> None:
+        pass
 
 
 #: Changes the answer to the `number`-th request for `path`; None leaves it.
@@ -41,29 +47,16 @@ Harm = Callable[[str, int, Answer], Answer | None]
 
 @dataclass
 class Proxy:
-    """A running proxy.
-
-    Attributes
-    ----------
-    url : str
-    requests : list of tuple
-        Method, path and Range header of each request.
-    harm : callable or None
-        May be changed at any time.
-    upstream : tuple
-        Host and port of the server behind it.
-    address : str
-        Of the store, where that is not `url`.
-    signed : int
-        Requests that came with credentials.
-    """
+    """A running proxy; `harm` may be changed at any time."""
 
     url: str
     harm: Harm | None = None
+    #: Method, path and Range header of each request.
     requests: list[tuple[str, str, str]] = field(default_factory=list)
     down: bool = False
-    upstream: tuple[str, int] = ("", 0)
+    #: Of the store, where that is not `url`.
     address: str = ""
+    #: Requests that came with credentials.
     signed: int = 0
 
     def count(self, part: str = "") -> int:
@@ -76,9 +69,7 @@ def proxy(upstream: tuple[str, int]) -> Iterator[Proxy]:
     lock = threading.Lock()
     seen: dict[str, int] = {}
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class Handler(Quiet):
         def _forward(self) -> None:
             with lock:
                 state.requests.append((self.command, self.path, self.headers.get("Range", "")))
@@ -117,11 +108,8 @@ def proxy(upstream: tuple[str, int]) -> Iterator[Proxy]:
 
         do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _forward
 
-        def log_message(self, *_: Any) -> None:
-            pass
-
     with _serving(Handler) as port:
-        state = Proxy(f"http://127.0.0.1:{port}", upstream=upstream)
+        state = Proxy(f"http://127.0.0.1:{port}")
         yield state
 
 
@@ -129,13 +117,11 @@ def proxy(upstream: tuple[str, int]) -> Iterator[Proxy]:
 def _serving(
     handler: type[BaseHTTPRequestHandler], tls: ssl.SSLContext | None = None
 ) -> Iterator[int]:
-    class Quiet(ThreadingHTTPServer):
+    class Server(ThreadingHTTPServer):
         def handle_error(self, *_: Any) -> None:
             pass  # a reader that gave up
 
-    # Head and body are two writes: the second would wait 40 ms for the receipt of the first.
-    handler.disable_nagle_algorithm = True
-    server = Quiet(("127.0.0.1", 0), handler)
+    server = Server(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     if tls is not None:
         server.socket = tls.wrap_socket(server.socket, server_side=True)

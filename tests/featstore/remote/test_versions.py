@@ -1,36 +1,37 @@
-"""Tags, stores opened at a revision, and what differs between two."""
+"""Tags, stores opened at a revision, what differs between two, and signatures of remote ones."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from featstore import open_store
+from featstore import copy_sets, open_store
+from featstore.durable import json_bytes
 from featstore.errors import (
     CorruptStoreError,
     FormatVersionError,
+    SignatureError,
     StoreWriteError,
     UnknownSetError,
 )
 from featstore.identity import sealed
-from featstore.remote.objects import FolderObjects
-from featstore.share.copy import make_tag, send_tag
+from featstore.remote import FolderObjects
+from featstore.share import make_tag, send_tag, sign_store
 from featstore.share.doctor import compare_stores
 from featstore.store import verify_store
-from featstore.store.files import json_bytes
+from featstore.store.log import make_key
 from featstore.store.records import parse_tag, tag_document, tag_file
 from featstore.testing import item_table, write_set
 from tests.damage import relog
-from tests.featstore.remote.conftest import make_rows, make_store
-from tests.featstore.remote.proxy import proxy
+from tests.featstore.remote.conftest import IMAGES, make_rows, make_store
+from tests.featstore.remote.proxy import Answer, proxy
 from tests.featstore.remote.static import static_server
 from tests.featstore.remote.test_buckets import extend
 from tests.typed import headstock
-
-IMAGES, TEXTS = "birds/image/toy", "birds/caption/toy"
 
 
 @pytest.fixture
@@ -140,3 +141,65 @@ def test_what_differs(grown, store_folder, served):
         assert image.failed == (1, 1)
         assert compare_stores(open_store(grown, revision="v1"), open_store(before)) == []
     assert served.count("embedding/c/") == 0
+
+
+# ---- signed stores: a server that shows an earlier or another state is found out -----------
+
+
+@pytest.fixture
+def secret(tmp_path):
+    pytest.importorskip("cryptography", reason="needs cryptography, of the extra `sign`")
+    make_key(tmp_path / "key.pem")
+    return tmp_path / "key.pem"
+
+
+def test_a_server_that_goes_back_is_found_out(tmp_path, secret):
+    """Every file of the earlier state is whole, and signed by the key."""
+    root = make_store(tmp_path / "now")
+    make_tag(root, "v1")
+    key = sign_store(root, secret).public_key
+    before = shutil.copytree(root, tmp_path / "before")
+    extend(root, 30)
+    assert sign_store(root, secret).counter == 2
+
+    def older(path: str, number: int, answer: Answer) -> Answer | None:
+        file = before / path.lstrip("/")
+        return Answer(200, {}, file.read_bytes()) if file.is_file() else Answer(404, {}, b"")
+
+    with static_server(root) as upstream, proxy(upstream) as state:
+        store = open_store(state.url, key=key)
+        assert len(store.view(IMAGES)) == 1029
+        assert len(open_store(state.url, key=key, revision="v1").view(IMAGES)) == 999
+        state.harm = older
+        with pytest.raises(SignatureError, match="number 2 was seen here before"):
+            open_store(state.url, key=key)
+        bare = tmp_path / "bare"
+        copy_sets(root, bare)
+        relog(bare, signature={})
+        state.harm = lambda path, number, answer: (
+            Answer(200, {}, (bare / "log.json").read_bytes()) if "log.json" in path else None
+        )
+        with pytest.raises(SignatureError, match="is not signed"):
+            open_store(state.url, key=key)
+        assert len(open_store(state.url).view(IMAGES)) == 1029
+        state.harm, state.down = None, True
+        # Reading goes on without the server, but only with a signature that was fetched.
+        with pytest.warns(UserWarning, match="cannot be reached"), pytest.raises(SignatureError):
+            open_store(state.url, key=key)
+
+
+def test_a_bucket_is_signed_where_it_lies_or_with_all_that_is_pushed(
+    bucket, store_folder, secret, tmp_path
+):
+    own = shutil.copytree(store_folder, tmp_path / "own")
+    key = sign_store(own, secret).public_key
+    copy_sets(own, bucket.address)
+    assert len(open_store(bucket.address, key=key, at_least=1).view(IMAGES)) == 999
+    extend(own, 30)
+    copy_sets(own, bucket.address)
+    with pytest.raises(SignatureError, match="is not what its owner signed as number 1"):
+        open_store(bucket.address, key=key)
+    assert sign_store(bucket.address, secret).counter == 2
+    assert len(open_store(bucket.address, key=key, at_least=2).view(IMAGES)) == 1029
+    copy_sets(bucket.address, tmp_path / "pulled", key=key, at_least=2)
+    assert len(open_store(tmp_path / "pulled", key=key, at_least=2).view(IMAGES)) == 1029

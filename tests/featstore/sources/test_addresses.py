@@ -16,7 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featstore import extract, read_manifest
+from featstore import extract, read_manifest, sources
+from featstore import remote as remote_objects
 from featstore.errors import (
     AddressError,
     CorruptStoreError,
@@ -25,25 +26,18 @@ from featstore.errors import (
     ManifestError,
     RemoteStoreError,
 )
-from featstore.remote import objects as remote_objects
-from featstore.remote.objects import Objects, Pace
-from featstore.sources import roots
+from featstore.remote import Objects, Pace
+from featstore.sources import RemoteFile
 from featstore.sources.reader import check_bytes, open_reader
-from featstore.sources.roots import RemoteFile
 from tests.featstore.extraction.conftest import SPACE, MeanColour
 from tests.featstore.remote.buckets import environment, make_bucket, plain_store
 from tests.featstore.remote.hub_server import COMMIT, CONVERTED, hub_server
 from tests.featstore.remote.proxy import Answer, proxy
 from tests.featstore.remote.static import static_server
+from tests.featstore.sources.conftest import rows_of
 from tests.small_files import picture, write, write_tar
 
 pytest.importorskip("obstore")
-
-
-@pytest.fixture(autouse=True)
-def alone(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("featstore.remote.objects.PAUSE", 0.001)
 
 
 @pytest.fixture
@@ -67,11 +61,6 @@ def served(shards):
 
 
 PATTERN = "data/{000..002}.tar"
-
-
-def rows_of(manifest: Any) -> list[bytes]:
-    with open_reader(manifest) as reader:
-        return [reader.read(row) for row in manifest.items("image").iter_rows(named=True)]
 
 
 PICTURES = [picture(n) for n in range(12)]
@@ -113,20 +102,6 @@ def test_tars_of_a_bucket_are_listed(make, shards, moto, monkeypatch):
 # ---- servers that do harm ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("status", [429, 500, 503])
-def test_a_server_that_is_busy_is_asked_again_when_it_says(make, served, monkeypatch, status):
-    slept: list[float] = []
-    monkeypatch.setattr("featstore.remote.objects.time.sleep", slept.append)
-
-    def busy(path: str, number: int, answer: Answer) -> Answer | None:
-        return Answer(status, {"Retry-After": "7"}, b"") if number % 3 == 1 else None
-
-    served.harm = busy
-    assert rows_of(make("webdataset", f"{served.url}/data/000.tar")) == PICTURES[:4]
-    assert slept
-    assert set(slept) == {7.0}
-
-
 def swap(**headers: str) -> Callable[[str, int, Answer], Answer]:
     def harm(path: str, number: int, answer: Answer) -> Answer:
         return Answer(answer.status, {**answer.headers, **headers}, answer.body)
@@ -147,9 +122,6 @@ def swap(**headers: str) -> Callable[[str, int, Answer], Answer]:
         (lambda p, n, a: Answer(a.status, a.headers, a.body[:-1]), FeatstoreError, "attempts"),
         (lambda p, n, a: Answer(a.status, a.headers, a.body + b"x"), CorruptStoreError, "more"),
         (lambda *_: Answer(403, {}, b""), RemoteStoreError, "said 403"),
-        (lambda *_: Answer(404, {}, b""), RemoteStoreError, "is not there"),
-        (lambda *_: Answer(302, {"Location": "http://127.0.0.2/x"}, b""), RemoteStoreError,
-         "redirects to http://127.0.0.2"),
     ],
 )  # fmt: skip
 def test_answers_that_lie_make_no_manifest(make, served, tmp_path, harm, error, match):
@@ -230,7 +202,7 @@ class Memory(Objects):
 def test_any_part_of_a_file_is_read_by_any_thread(data, reads):
     wrong = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(roots, "BLOCK", 16)
+        patch.setattr(sources, "BLOCK", 16)
         file = RemoteFile(Memory(data), "x")
 
         def read(some: list[tuple[int, int]]) -> None:
@@ -343,10 +315,7 @@ def test_parquet_that_claims_gigabytes_or_holds_paths_is_refused(make, tmp_path)
     ("location", "match"),
     [
         ("https://example.org/photos", "is a URL of a server that cannot list"),
-        ("http://example.org/a.tar", "read in the clear"),
         ("https://me:secret@example.org/a.tar", "holds credentials"),
-        ("https://example.org/../a.tar", r"'\.\.' step"),
-        ("ftp://example.org/a.tar", "No store can be opened at ftp"),
         ("https://example.org/{9..1}.tar", "names 0 files"),
         ("https://example.org/{0..99999999}.tar", "1 to 1,000,000 are read"),
         (f"https://example.org/{'{a,b}' * 20}.tar", "names 1,048,576 files; 1 to 1,000,000 are"),
@@ -362,29 +331,28 @@ def test_addresses_that_are_not_read(make, location, match):
     assert "secret" not in str(caught.value)
 
 
-def test_a_stranger_gets_nothing_that_he_does_not_know(tmp_path):
-    """What lies at an address needs a content hash, and is only returned if it has that hash."""
+@pytest.mark.parametrize("where", ["folder", "server"])
+def test_a_stranger_gets_nothing_that_he_does_not_know(where, tmp_path):
+    """What lies elsewhere needs a content hash, and is only returned if it has that hash."""
     write(tmp_path / "in", {"a.png": picture(1)})
     right = hashlib.sha256(picture(1)).hexdigest()
+    toml = 'name = "zoo"\ndata_root = "{}"\n'
     with static_server(tmp_path / "in") as (host, port):
-        for digest, found in ((None, None), ("0" * 64, ItemReadError), (right, picture(1))):
-            folder = write(tmp_path / "m", {
-                "dataset.toml": f'name = "zoo"\ndata_root = "http://{host}:{port}"\n',
-            })  # fmt: skip
+        root = tmp_path / "in" if where == "folder" else f"http://{host}:{port}"
+        folder = write(tmp_path / "m", {"dataset.toml": toml.format(root)})
+        for digest in (None, "0" * 63, "Z" * 64, "0" * 64 + "\n", "0" * 64, right):
             pl.DataFrame(
                 {"item_id": ["zoo/1"], "uri": ["a.png"], "content_sha256": [digest]},
                 schema_overrides={"content_sha256": pl.String},
             ).write_parquet(folder / "image.parquet")
-            if found is None:
+            if digest == right:
+                assert rows_of(read_manifest(folder)) == [picture(1)]
+            elif digest == "0" * 64:
+                with pytest.raises(ItemReadError, match="hash changed"):
+                    rows_of(read_manifest(folder))
+            else:
                 with pytest.raises(ManifestError, match="have no content_sha256"):
                     read_manifest(folder)
-                continue
-            manifest = read_manifest(folder)
-            if found is ItemReadError:
-                with pytest.raises(ItemReadError, match="hash changed"):
-                    rows_of(manifest)
-            else:
-                assert rows_of(manifest) == [found]
-    write(tmp_path / "m", {"dataset.toml": 'name = "zoo"\ndata_root = "http://example.org"\n'})
+    write(folder, {"dataset.toml": toml.format("http://example.org")})
     with pytest.raises(AddressError, match="in the clear"):
-        read_manifest(tmp_path / "m")
+        read_manifest(folder)

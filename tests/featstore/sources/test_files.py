@@ -4,31 +4,24 @@ import gzip
 import hashlib
 import json
 import os
-import re
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
-import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featstore import read_manifest, write_manifest
 from featstore.errors import ItemReadError, ManifestError
+from featstore.sources import Folder
 from featstore.sources.pictures import Member, members
-from featstore.sources.reader import ByteReader, check_bytes, open_reader
-from featstore.sources.roots import Folder
+from featstore.sources.reader import ByteReader, check_bytes
+from tests.featstore.sources.conftest import rows_of
 from tests.small_files import picture, write, write_tar
 
 
-def ids(manifest, kind="image"):
-    return manifest.items(kind)["item_id"].to_list()
-
-
-@pytest.fixture
-def photos(tmp_path):
-    return write(
+def test_a_folder_is_its_images_by_relative_path(make, tmp_path):
+    photos = write(
         tmp_path / "photos",
         {
             "b.PNG": picture(1),
@@ -40,21 +33,17 @@ def photos(tmp_path):
             "empty.gif": b"",
         },
     )
-
-
-def test_a_folder_is_its_images_by_relative_path(make, photos):
     manifest = make("folder", photos)
     table = manifest.items("image")
-    assert ids(manifest) == [
+    assert table["item_id"].to_list() == [
         "zoo/image/a/2.jpeg", "zoo/image/a/zwölf.webp", "zoo/image/b.PNG", "zoo/image/empty.gif",
     ]  # fmt: skip
     assert manifest.root == photos
     assert table["class_id"].null_count() == table["split"].null_count() == 4
-    with open_reader(manifest) as reader:
-        for row in table.iter_rows(named=True):
-            data = (photos / row["uri"]).read_bytes()
-            assert reader.read(row) == data
-            assert row["content_sha256"] == hashlib.sha256(data).hexdigest()
+    files = [(photos / uri).read_bytes() for uri in table["uri"]]
+    assert rows_of(manifest) == files
+    hashes = [hashlib.sha256(data).hexdigest() for data in files]
+    assert table["content_sha256"].to_list() == hashes
 
 
 def test_folders_named_as_splits_are_splits(make, tmp_path):
@@ -87,21 +76,6 @@ def test_class_folders_have_sorted_classes_and_prompts(make, tmp_path):
     assert texts == ["cat", "a photo of a cat."]
 
 
-def test_class_folders_below_split_folders(make, tmp_path):
-    files = {
-        "train/cat/1.png": picture(1),
-        "val/cat/1.png": picture(2),
-        "val/dog/x.png": picture(3),
-    }
-    manifest = make("class-folders", write(tmp_path / "in", files))
-    rows = manifest.items("image").select("uri", "split", "class_id").rows()
-    assert rows == [
-        ("train/cat/1.png", "train", "zoo/cat"),
-        ("val/cat/1.png", "val", "zoo/cat"),
-        ("val/dog/x.png", "val", "zoo/dog"),
-    ]
-
-
 def test_classes_that_are_numbers_are_in_the_order_of_numbers(make, tmp_path):
     files = {f"{label}/x.png": picture(label) for label in (10, 9, 0)}
     manifest = make("class-folders", write(tmp_path / "digits", files))
@@ -125,7 +99,7 @@ def test_captions_of_the_same_stem_one_a_line(make, tmp_path):
         ("zoo/caption/test/a.jpg#1", "Zwölf Hunde 犬", "zoo/image/test/a.jpg", "test"),
         ("zoo/caption/test/a.jpg#2", "A cat.", "zoo/image/test/a.jpg", "test"),
     ]
-    assert len(ids(manifest)) == 2
+    assert manifest.items("image").height == 2
 
 
 @pytest.mark.parametrize(
@@ -137,7 +111,7 @@ def test_captions_of_the_same_stem_one_a_line(make, tmp_path):
         ("captions", {"a.jpg": b"1", "a.png": b"2", "a.txt": "?"}, "both 'a.jpg' and 'a.png'"),
         ("captions", {"a.jpg": b"1", "a.txt": b"abc\xe9"}, r"a\.txt is not UTF-8 \(byte 3\)"),
         ("captions", {"a.jpg": b"1", "a.txt": "x\0y"}, "holds a NUL"),
-        ("captions", {"a.jpg": b"1", "a.txt": b"x" * (2**20 + 1)}, "more than 1,048,576 bytes"),
+        ("captions", {"a.jpg": b"1", "a.txt": b"x" * (2**20 + 1)}, "1,048,577 bytes; at most"),
     ],
 )
 def test_what_cannot_be_right_is_refused_by_name(make, tmp_path, source, files, match):
@@ -173,13 +147,13 @@ def test_links_out_of_the_folder_are_refused(make, tmp_path, suffix):
         ("x\0y", "cannot be opened"),
     ],
 )
-@pytest.mark.parametrize("source", ["folder", "urls", "csv", "karpathy", "torchvision"])
+@pytest.mark.parametrize("source", ["folder", "urls", "csv"])
 def test_locations_are_local_and_exist(make, source, location, match):
     with pytest.raises(ManifestError, match=match):
         make(source, location)
 
 
-# ---- CSV, TSV, JSON Lines and Karpathy's JSON -----------------------------------------------
+# ---- CSV, TSV and JSON Lines ----------------------------------------------------------------
 
 
 @pytest.fixture
@@ -218,7 +192,8 @@ def test_tables_of_paths(make, root, kind):
 
 
 def test_columns_are_chosen_by_options_and_ids_are_keys(make, root, tmp_path):
-    table = write(tmp_path, {"t/x.csv": "file,words,id\n0.png,Hello.,q7\n1.png,,q8\n"}) / "t/x.csv"
+    text = ",file,words,id\n0,0.png,Hello.,q7\n1,1.png,,q8\n"
+    table = write(tmp_path, {"t/x.csv": text}) / "t/x.csv"
     manifest = make("csv", table, image="file", caption="words", images=str(root / "img"))
     assert manifest.items("image")["item_id"].to_list() == ["zoo/image/q7", "zoo/image/q8"]
     assert manifest.items("caption")["item_id"].to_list() == ["zoo/caption/q7#0"]
@@ -242,11 +217,10 @@ def test_absolute_paths_must_lie_below_the_root(make, root, tmp_path):
         ("path\n../secret.png\n", "climbs out"),
         ("path\n/etc/passwd\n", "does not lie below"),
         ("path\nhttp://example.org/a.png\n", "is a URL"),
-        ("path\npipe:cat x\n", "no such file"),
         ("path\nimg/\0.png\n", "control character"),
         ("path\n \n", "no path of an image"),
         ("path\nimg/gone.png\n", "there is no such file"),
-        ("path,label\nimg/0.png,a\nimg/0.png,b\n", r"'img/0\.png' is repeated with other facts"),
+        ("path,label\nimg/0.png,a\nimg/0.png,b\n", r"'img/0\.png' is repeated: file, label"),
         ("path,path\nimg/0.png,x\n", "names a column twice"),
         ("picture\nimg/0.png\n", "no column of images.*It has: 'picture'"),
         ("path,caption\n", "holds no image"),
@@ -290,71 +264,6 @@ def test_a_field_that_the_first_object_lacks_is_not_lost(make, root):
     assert manifest.items("caption")["text"].to_list() == ["Late."]
 
 
-# ---- Karpathy ------------------------------------------------------------------------------
-
-
-def karpathy(**changes):
-    image = {
-        "filepath": "img", "filename": "0.png", "imgid": 7, "cocoid": 391895, "split": "restval",
-        "sentids": [70, 71, 72, 73, 74, 75],
-        "sentences": [
-            {"tokens": ["a"], "raw": f"Sentence {n}.", "imgid": 7, "sentid": 70 + n}
-            for n in range(6)
-        ],
-    }  # fmt: skip
-    return {"images": [image | changes], "dataset": "coco"}
-
-
-def test_karpathy_keeps_all_captions_and_its_own_ids(make, root):
-    document = karpathy()
-    document["images"].append(
-        {"filename": "img/1.png", "split": "test", "sentences": [{"raw": "No ids."}]}
-    )
-    path = write(root, {"dataset.json": json.dumps(document)}) / "dataset.json"
-    manifest = make("karpathy", path)
-    columns = ("item_id", "uri", "split", "source_split", "cocoid")
-    assert manifest.items("image").select(columns).rows() == [
-        ("zoo/image/7", "img/0.png", "train", "restval", 391895),
-        ("zoo/image/img/1.png", "img/1.png", "test", None, None),
-    ]
-    captions = manifest.items("caption").select("item_id", "text", "parent_id").rows()
-    assert captions == [
-        *((f"zoo/caption/{70 + n}", f"Sentence {n}.", "zoo/image/7") for n in range(6)),
-        ("zoo/caption/img/1.png#0", "No ids.", "zoo/image/img/1.png"),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("document", "match"),
-    [
-        ({"images": 3}, "no list of images"),
-        ({"images": [3]}, "image 0 is not a JSON object"),
-        (karpathy(filename=None), "no path of an image: None"),
-        (karpathy(filepath="../.."), "climbs out"),
-        (karpathy(filepath="/etc", filename="passwd"), "does not lie below"),
-        (karpathy(sentences=[{"tokens": []}]), "no list of raw texts"),
-        ({"images": karpathy()["images"] * 2}, "caption key '70' is repeated"),
-        (
-            {"images": [karpathy()["images"][0], karpathy(imgid=8, filename="1.png")["images"][0]]},
-            "caption key '70' is repeated",
-        ),
-    ],
-    ids=lambda value: str(value)[-40:],
-)
-def test_bad_karpathy_files(make, root, document, match):
-    path = write(root, {"x.json": json.dumps(document)}) / "x.json"
-    with pytest.raises(ManifestError, match=match):
-        make("karpathy", path)
-
-
-def test_a_gigantic_json_is_not_read(make, root):
-    path = root / "x.json"
-    with path.open("wb") as file:
-        file.truncate(2**28 + 1)
-    with pytest.raises(ManifestError, match=re.escape("at most 268,435,456 are read")):
-        make("karpathy", path)
-
-
 # ---- Webdataset tars, read with an index; hostile ones are refused whole --------------------
 
 
@@ -369,8 +278,7 @@ def link(kind, name="x.jpg", target="/etc/passwd"):
     return info
 
 
-@pytest.fixture
-def shards(tmp_path):
+def test_members_are_read_where_they_lie(make, tmp_path):
     """CLIP_benchmark's layout: splits as folders, class names and templates beside."""
     root = tmp_path / "wds"
     write_tar(
@@ -381,17 +289,10 @@ def shards(tmp_path):
         ],
     )  # fmt: skip
     write_tar(root / "test" / "0.tar", [("s0.webp", picture(3, "WEBP")), ("s0.cls", "2")])
-    return write(
-        root,
-        {
-            "classnames.txt": "cat\ncrane\ncrane\n",
-            "zeroshot_classification_templates.txt": "a photo of a {c}.\nart with {c}\n",
-        },
-    )
-
-
-def test_members_are_read_where_they_lie(make, shards):
-    manifest = make("webdataset", shards)
+    templates = "a photo of a {c}.\nart with {c}\n"
+    write(root, {"classnames.txt": "cat\ncrane\ncrane\n"})
+    write(root, {"zeroshot_classification_templates.txt": templates})
+    manifest = make("webdataset", root)
     table = manifest.items("image")
     assert table.select("item_id", "uri", "split", "class_id").rows() == [
         ("zoo/image/test/s0", "test/0.tar::s0.webp", "test", "zoo/crane (2)"),
@@ -399,14 +300,10 @@ def test_members_are_read_where_they_lie(make, shards):
         ("zoo/image/train/s1", "train/0.tar::./s1.png", "train", "zoo/cat"),
     ]
     expected = [picture(3, "WEBP"), picture(1, "JPEG"), picture(2)]
-    with open_reader(manifest) as reader:
-        assert [reader.read(row) for row in table.to_dicts()] == expected
+    assert rows_of(manifest) == expected
     hashes = [hashlib.sha256(data).hexdigest() for data in expected]
     assert table["content_sha256"].to_list() == hashes
-
-
-def test_class_names_and_templates_beside_the_tars(make, shards):
-    manifest = make("webdataset", shards)
+    # Class names and templates are beside the tars.
     assert manifest.classes.select("index", "name", "shared_name").rows() == [
         (0, "cat", False), (1, "crane", True), (2, "crane", True),
     ]  # fmt: skip
@@ -471,8 +368,6 @@ GOOD = ("ok.jpg", b"fine")
     [
         ([GOOD, ("../x.jpg", b"1")], r"'\.\./x\.jpg' .*climbs out"),
         ([GOOD, ("/etc/x.jpg", b"1")], "absolute"),
-        ([GOOD, ("C:/x.jpg", b"1")], "drive"),
-        ([GOOD, ("a\\x.jpg", b"1")], "backslash"),
         ([GOOD, ("a\nb.jpg", b"1")], "control"),
         ([GOOD, link(tarfile.SYMTYPE)], "a symbolic link to '/etc/passwd'"),
         ([GOOD, link(tarfile.LNKTYPE, target="ok.jpg")], "a hard link to 'ok.jpg'"),
@@ -480,7 +375,7 @@ GOOD = ("ok.jpg", b"fine")
         ([GOOD, GOOD], "'ok' is repeated .*'ok.jpg' and 'ok.jpg'"),
         ([GOOD, ("ok.JPG", b"1")], "'ok.jpg' and 'ok.JPG'"),
         ([GOOD, ("ok.txt", b"abc\xe9")], "ok.txt is not UTF-8"),
-        ([GOOD, ("ok.txt", bytes(2**20 + 1))], "1,048,577 bytes; texts of at most"),
+        ([GOOD, ("ok.txt", bytes(2**20 + 1))], "1,048,577 bytes; at most"),
         ([GOOD, ("ok.json", b"[" * 100_000)], "is not JSON that is read here"),
         ([GOOD, ("ok.json", b"[1]")], "not a JSON object"),
         ([GOOD, ("ok.json", b"{bad")], "is not JSON"),
@@ -552,11 +447,10 @@ def test_labels_outside_the_list_of_names(make, tmp_path):
 def test_a_changed_file_is_never_returned(make, tmp_path):
     root = write(tmp_path / "in", {"a.png": picture(1)})
     manifest = make("folder", root)
-    row = manifest.items("image").row(0, named=True)
     check_bytes(manifest)
     write(root, {"a.png": picture(2)})
-    with open_reader(manifest) as reader, pytest.raises(ItemReadError, match="hash changed"):
-        reader.read(row)
+    with pytest.raises(ItemReadError, match="hash changed"):
+        rows_of(manifest)
     with pytest.raises(ManifestError, match=r"'zoo/image/a\.png'"):
         check_bytes(manifest)
 
@@ -575,7 +469,7 @@ HASH = "0" * 64
         ({"uri": "x.tar::a.png", "content_sha256": HASH}, "no byte_offset"),
         ({"uri": "x.tar::a", "content_sha256": HASH, "byte_offset": -1, "byte_size": 1}, "no byte"),
         ({"uri": "x.tar::a", "content_sha256": HASH, "byte_offset": 0, "byte_size": 2**40},
-         "1,099,511,627,776 bytes; images of at most"),
+         "1,099,511,627,776 bytes; at most"),
         ({"uri": "x.tar::a", "content_sha256": HASH, "byte_offset": 2**40, "byte_size": 9},
          "ends inside 'a'"),
         ({"uri": "x.tar::../../etc/passwd", "content_sha256": HASH, "byte_offset": 0,
@@ -586,7 +480,7 @@ HASH = "0" * 64
         ({"uri": "gone.png"}, "No such file"),
         ({"uri": "folder"}, "Is a directory|not a regular file"),
         ({"uri": "pipe"}, "Cannot read 'pipe': it is not a regular file"),
-        ({"uri": "big.png"}, "2,000 bytes; images of at most 1,000 are read"),
+        ({"uri": "big.png"}, "2,000 bytes; at most 1,000 are read"),
     ],
     ids=lambda value: str(value)[:50],
 )  # fmt: skip
@@ -612,35 +506,3 @@ def test_threads_read_many_tars_with_few_open(make, tmp_path, monkeypatch):
         read = list(threads.map(reader.read, rows))
         assert reader._tars.cache_info().currsize <= 2
     assert read == [picture(10 * shard + n) for shard in range(7) for n in range(9)] * 3
-
-
-# ---- manifests that name files elsewhere ---------------------------------------------------
-
-
-def external(folder, data_root, **columns):
-    """Write a manifest whose data_root was put in by hand."""
-    write(folder, {"a.png": picture(1), "b.tar": b"x"})
-    table = pl.DataFrame({"item_id": ["zoo/1"], "uri": ["a.png"]} | columns)
-    manifest = write_manifest(folder, facts={"name": "zoo"}, tables={"image": table})
-    text = (folder / "dataset.toml").read_text()
-    (folder / "dataset.toml").write_text(f'data_root = "{data_root}"\n{text}')
-    return manifest
-
-
-def test_a_stranger_gets_no_file_whose_content_he_does_not_know(tmp_path):
-    """Without a content hash nothing outside is named; with one, nothing else is returned."""
-    secret = write(tmp_path / "home", {"a.png": b"secret"})
-    external(tmp_path / "m", secret)
-    manifest = read_manifest(tmp_path / "m")  # its hash is that of another a.png
-    with open_reader(manifest) as reader, pytest.raises(ItemReadError, match="hash changed"):
-        reader.read(manifest.items("image").row(0, named=True))
-    for digest in ([None], ["0" * 63], ["Z" * 64], ["0" * 64 + "\n"]):
-        table = manifest.items("image").with_columns(
-            content_sha256=pl.Series(digest, dtype=pl.String)
-        )
-        table.write_parquet(tmp_path / "m" / "image.parquet")
-        (tmp_path / "m" / "dataset.toml").write_text(f'name = "zoo"\ndata_root = "{secret}"\n')
-        with pytest.raises(
-            ManifestError, match="outside the manifest's folder but have no content"
-        ):
-            read_manifest(tmp_path / "m")

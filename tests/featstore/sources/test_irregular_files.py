@@ -34,15 +34,11 @@ def patience():
     signal.signal(signal.SIGALRM, before)
 
 
-def _pipe(path: Path) -> None:
-    os.mkfifo(path)
-
-
 def _device(path: Path) -> None:
     path.symlink_to("/dev/zero")
 
 
-PLANTS: dict[str, Callable[[Path], None]] = {"pipe": _pipe, "device": _device}
+PLANTS: dict[str, Callable[[Path], None]] = {"pipe": os.mkfifo, "device": _device}
 
 
 @pytest.fixture

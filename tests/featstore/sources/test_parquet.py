@@ -12,27 +12,18 @@ pa = pytest.importorskip("pyarrow")
 import pyarrow.parquet as pq  # noqa: E402
 
 from featstore.errors import ItemReadError, ManifestError  # noqa: E402
-from featstore.sources.arrow import ArrowCells, ParquetCells  # noqa: E402
-from featstore.sources.reader import open_reader  # noqa: E402
+from featstore.sources.reader import ArrowCells, ParquetCells  # noqa: E402
+from tests.featstore.sources.conftest import rows_of  # noqa: E402
 from tests.small_files import picture  # noqa: E402
 
 
-def sha(data):
-    return hashlib.sha256(data).hexdigest()
-
-
-def hub_table(numbers, **columns):
+def hub_table(numbers):
     """As dataset hubs store images: structs of bytes and path, and a description of features."""
     info = {"info": {"features": {
         "image": {"_type": "Image"}, "label": {"names": ["cat", "dog"], "_type": "ClassLabel"},
     }}}  # fmt: skip
-    table = pa.table(
-        {
-            "image": [{"bytes": picture(n), "path": f"{n}.png"} for n in numbers],
-            "label": [n % 2 for n in numbers],
-            **columns,
-        }
-    )
+    images = [{"bytes": picture(n), "path": f"{n}.png"} for n in numbers]
+    table = pa.table({"image": images, "label": [n % 2 for n in numbers]})
     return table.replace_schema_metadata({"huggingface": json.dumps(info)})
 
 
@@ -52,9 +43,9 @@ def test_a_hubs_folder_of_parquet_files(make, tmp_path):
          "validation-00000-of-00001-ab12.parquet::image.bytes#0", "val", "zoo/dog"),
     ]  # fmt: skip
     assert manifest.classes["name"].to_list() == ["cat", "dog"]
-    with open_reader(manifest) as reader:
-        assert [reader.read(row) for row in table.to_dicts()] == [picture(n) for n in range(4)]
-    assert table["content_sha256"].to_list() == [sha(picture(n)) for n in range(4)]
+    assert rows_of(manifest) == [picture(n) for n in range(4)]
+    hashes = [hashlib.sha256(picture(n)).hexdigest() for n in range(4)]
+    assert table["content_sha256"].to_list() == hashes
 
 
 def test_plain_bytes_with_ids_and_lists_of_captions(make, tmp_path):
@@ -92,7 +83,7 @@ def test_cells_in_any_order(big, order):
 
 
 def test_threads_share_a_table_of_bounded_memory(big, monkeypatch):
-    monkeypatch.setattr("featstore.sources.arrow.WINDOW_BYTES", 2**20)
+    monkeypatch.setattr("featstore.sources.reader.WINDOW_BYTES", 2**20)
     path, cells = big
     table = ParquetCells(path)
     with ThreadPoolExecutor(8) as threads:
@@ -117,8 +108,6 @@ def test_truncated_files_are_refused_by_name(make, big, tmp_path, share):
         ({"image": [{"bytes": None, "path": "/etc/passwd"}]}, "no bytes in 'image.bytes'"),
         ({"image": [1]}, "holds int64; it must hold bytes or paths"),
         ({"path": ["../x.png"]}, "climbs out"),
-        ({"path": ["/etc/passwd"]}, "does not lie below"),
-        ({"path": ["", "a.png"]}, "no path of an image"),
         ({"path": [None]}, "holds null; it must hold bytes or paths"),
         ({"image": [b"1", b"2"], "id": ["a", "a"]}, "'a' is repeated"),
         ({"picture": [b"1"]}, "no column of images"),
@@ -147,14 +136,10 @@ def saved(tmp_path):
     )
 
     def part(numbers):
-        return datasets.Dataset.from_dict(
-            {
-                "image": [{"bytes": picture(n), "path": None} for n in numbers],
-                "label": [n % 2 for n in numbers],
-                "text": [f"Number {n}." for n in numbers],
-            },
-            features=features,
-        )
+        images = [{"bytes": picture(n), "path": None} for n in numbers]
+        labels, texts = [n % 2 for n in numbers], [f"Number {n}." for n in numbers]
+        columns = {"image": images, "label": labels, "text": texts}
+        return datasets.Dataset.from_dict(columns, features=features)
 
     parts = datasets.DatasetDict(train=part([0, 1, 2]), validation=part([3]))
     parts.save_to_disk(tmp_path / "saved", num_shards={"train": 2, "validation": 1})
@@ -172,8 +157,7 @@ def test_a_dataset_saved_to_disk(make, saved):
     ]  # fmt: skip
     assert table["split"].to_list() == ["train"] * 3 + ["val"]
     assert manifest.items("caption")["text"].to_list() == [f"Number {n}." for n in range(4)]
-    with open_reader(manifest) as reader:
-        assert [reader.read(row) for row in table.to_dicts()] == [picture(n) for n in range(4)]
+    assert rows_of(manifest) == [picture(n) for n in range(4)]
     one = make("hf", saved / "train")
     assert one.items("image")["uri"][0] == "data-00000-of-00002.arrow::image.bytes#0"
     assert one.items("image")["split"].null_count() == 3

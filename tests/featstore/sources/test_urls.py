@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,23 +10,17 @@ import polars as pl
 import pytest
 
 from featstore import extract, read_manifest
-from featstore.durable import write_durably
-from featstore.errors import ItemReadError, ManifestError, StoreWriteError
-from featstore.manifest.paths import uri_fault
+from featstore.errors import ItemReadError, ManifestError
+from featstore.manifest_files import uri_fault
 from featstore.sources.making import make_manifest
 from featstore.sources.reader import check_bytes, open_reader
 from tests.featstore.extraction.conftest import SPACE, MeanColour
 from tests.featstore.remote.proxy import Answer, Proxy, proxy
 from tests.featstore.remote.static import static_server
+from tests.featstore.sources.conftest import rows_of
 from tests.small_files import picture, write
 
 pytest.importorskip("urllib3")
-
-
-@pytest.fixture(autouse=True)
-def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("featstore.remote.objects.PAUSE", 0.001)
 
 
 @pytest.fixture
@@ -47,11 +40,6 @@ def listing(tmp_path: Path, site: Proxy) -> Path:
     lines = ["url,caption", *(f"{site.url}/{name},{text}" for name, text in rows)]
     lines.append("http://example.org/a.png,in the clear")
     return write(tmp_path, {"list.csv": "\n".join(lines)}) / "list.csv"
-
-
-def rows_of(manifest):
-    with open_reader(manifest) as reader:
-        return [reader.read(row) for row in manifest.items("image").iter_rows(named=True)]
 
 
 FOUND = [picture(0), picture(1), picture(3)]
@@ -173,18 +161,6 @@ def test_a_list_that_gives_no_image_makes_no_manifest(make, site, tmp_path):
         make("urls", write(tmp_path, {"l.json": "[]"}) / "l.json")
     with pytest.raises(ManifestError, match="has no column of images"):
         make("urls", write(tmp_path, {"l.csv": "a,b\n1,2\n"}) / "l.csv")
-
-
-def test_an_image_that_cannot_be_kept_ends_the_listing(make, listing, site, tmp_path, monkeypatch):
-    def full(path: Path, parts: list[bytes]) -> None:
-        if parts == [picture(3)]:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        write_durably(path, parts)
-
-    monkeypatch.setattr("featstore.sources.pictures.write_durably", full)
-    with pytest.raises(StoreWriteError, match=r"kept.*No space left on device\. Free space"):
-        make("urls", listing, keep=str(tmp_path / "kept"))
-    assert not (tmp_path / "made0").exists()
 
 
 @pytest.mark.parametrize(

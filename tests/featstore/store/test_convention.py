@@ -1,20 +1,28 @@
-"""The embeddings convention: what Headstock states, and the examples of its page."""
+"""What others read, bit for bit: every Zarr reader, and who knows the embeddings convention."""
 
 from __future__ import annotations
 
 import io
 import json
 import re
+import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import polars as pl
 import pytest
+import tensorstore as ts
 import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from featstore import open_store
 from featstore.identity import canonical_json, sha256_hex
+from featstore.store import DTYPES, MODES
+from featstore.store.layout import INTEGERS
 from featstore.store.records import KEY, SCHEMA
 from featstore.testing import item_table, write_set
 from tests.goldens import world
@@ -58,9 +66,7 @@ def _run(heading: str) -> None:
     exec(compile(PROGRAMS[heading], PAGE.name, "exec"), {"__name__": "embeddings_convention"})
 
 
-def test_the_group_that_the_page_writes_is_read_by_zarr_xarray_and_datasets(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_group_that_the_page_writes_is_read_by_zarr_xarray_and_datasets(tmp_path, monkeypatch):
     """None knows Headstock, nor this convention: the group says what they need."""
     monkeypatch.chdir(tmp_path)
     _run("Write it with zarr")  # four rows of three numbers
@@ -79,7 +85,7 @@ def test_the_group_that_the_page_writes_is_read_by_zarr_xarray_and_datasets(
     assert len(table.filter(lambda item: item["split"] == "train")) == 3
 
 
-def test_every_set_of_headstock_conforms(tmp_path: Path) -> None:
+def test_every_set_of_headstock_conforms(tmp_path):
     """Of every kind and dtype, with failures and biases; but for those of several parts."""
     write_store(tmp_path)
     ids, rows = [f"whole/{i}" for i in range(7)], np.ones((7, 8192), np.float32)
@@ -101,29 +107,6 @@ def test_every_set_of_headstock_conforms(tmp_path: Path) -> None:
     assert stated["head_weight", "float32"]["space"] == stated["image", "float16"]["space"]
 
 
-def test_facts_of_an_encoder_are_stated(tmp_path: Path) -> None:
-    """Of unit rows, and of rows of a head in the same space, which have other norms."""
-    space = {
-        "name": "toy", "weights_sha256": "ab" * 32, "layer": "input of head", "normalized": True,
-        "preprocessing": {"input_size": [3, 8, 8]},
-    }  # fmt: skip
-    rows, items = np.eye(4, dtype=np.float32), item_table([f"birds/{i}" for i in range(4)])
-    key = write_set(tmp_path, rows, items, space=space, facts={"manifest_revision": "3"})
-    document = json.loads((tmp_path / key / "zarr.json").read_text())["attributes"]
-    stated, ours = document["embeddings"], document["featstore"]
-    assert stated["weights_digest"] == f"sha256:{'ab' * 32}"
-    assert stated["space"] == {"id": ours["space_id"], "layer": "input of head"}
-    assert stated["preprocessing"] == space["preprocessing"]
-    assert (stated["normalized"], stated["source_data"]) == (True, ["birds@3"])
-    assert stated["revision"]["id"] == ours["revision"]
-    head = write_set(
-        tmp_path, 3 * rows, items.with_columns(kind=pl.lit("head_weight")), space=space,
-        kind="head_weight", dataset="labels", bias=np.ones(4),
-    )  # fmt: skip
-    document = json.loads((tmp_path / head / "zarr.json").read_text())["attributes"]
-    assert document["embeddings"]["normalized"] is False
-
-
 def test_the_reader_of_the_format_reads_parts_and_leaves_out_failed_rows(tmp_path):
     """Twenty lines of zarr-python on the page of the format, beside what a view returns."""
     page = PAGE.with_name("store-format.md").read_text("utf-8")
@@ -143,3 +126,61 @@ def test_the_reader_of_the_format_reads_parts_and_leaves_out_failed_rows(tmp_pat
         np.testing.assert_array_equal(found, view.numpy())
         assert items["item_id"].to_list() == view.items["item_id"].to_list()
         assert len(found) == n - 1
+
+
+def some_rows(rng: np.random.Generator, n: int, dim: int, dtype: str) -> np.ndarray:
+    """Return rows that the dtype can hold, as an encoder would give them."""
+    if dtype in INTEGERS:
+        bounds = np.iinfo(dtype)
+        return rng.integers(bounds.min, bounds.max, (n, dim), endpoint=True).astype(np.float32)
+    return rng.standard_normal((n, dim)).astype(np.float64 if dtype == "float64" else np.float32)
+
+
+def as_stored(rows: np.ndarray, dtype: str) -> np.ndarray:
+    """Return the rows as their dtype stores them; bfloat16 as ml_dtypes rounds it."""
+    if dtype == "bfloat16":
+        return rows.astype(ml_dtypes.bfloat16).view(np.uint16)
+    return rows.astype(dtype)
+
+
+@settings(deadline=None)
+@given(
+    n=st.integers(1, 200),
+    dim=st.integers(1, 9),
+    dtype=st.sampled_from(sorted(DTYPES)),
+    block_rows=st.integers(1, 64),
+    sharded=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_any_shape_dtype_and_chunking(n, dim, dtype, block_rows, sharded, seed):
+    rng = np.random.default_rng(seed)
+    rows, chosen = some_rows(rng, n, dim, dtype), rng.integers(0, n, rng.integers(0, 2 * n))
+    items = item_table([{"item_id": f"i/{i}", "kind": "image"} for i in range(n)])
+    limits = {"plain_bytes": 0, "shard_bytes": 1} if sharded else {}
+    with tempfile.TemporaryDirectory() as folder:
+        key = write_set(Path(folder), rows, items, dtype=dtype, block_rows=block_rows, **limits)
+        path = str(Path(folder, key, "embedding"))
+        spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": path}}
+        read = {
+            **{mode: open_store(folder, mode=mode).view(key).source.read(chosen) for mode in MODES},
+            "zarr": np.asarray(zarr.open_array(path, mode="r")[:]),
+            "tensorstore": ts.open(spec, read=True).result().read().result(),
+        }
+    expected = as_stored(rows, dtype)
+    for reader, found in read.items():
+        assert found.dtype == expected.dtype, reader
+        own = expected[chosen] if reader in MODES else expected
+        assert found.tobytes() == own.tobytes(), reader
+
+
+def test_zarr_walks_the_whole_store(tmp_path, rng):
+    rows = rng.standard_normal((4, 3)).astype(np.float32)
+    items = item_table([{"item_id": f"i/{i}", "kind": "head_weight"} for i in range(4)])
+    key = write_set(tmp_path, rows, items, kind="head_weight", bias=np.arange(4.0))
+    group = zarr.open_group(str(tmp_path), mode="r")
+    with warnings.catch_warnings():
+        # zarr says that Parquet and revisions are not its own, which is so.
+        warnings.simplefilter("ignore")
+        found = {name for name, _ in group.members(max_depth=None)}
+    assert {key, f"{key}/embedding", f"{key}/bias"} <= found
+    assert zarr.open_array(str(tmp_path / key / "bias"), mode="r")[:].tolist() == [0, 1, 2, 3]

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featstore import open_store
+from featstore.durable import MAX_JSON_DEPTH, json_bytes, parse_json
 from featstore.errors import CorruptStoreError, UnknownColumnError
 from featstore.store import tables, verify_store
-from featstore.store.files import MAX_JSON_DEPTH, json_bytes, parse_json
 from featstore.store.parquet_guard import column_chunks, footer_start
 from featstore.testing import item_table, write_set
 
@@ -51,9 +51,7 @@ def test_what_no_writer_makes_is_refused():
     for data in documents:
         with pytest.raises(CorruptStoreError, match="is not JSON that a store holds"):
             parse_json(data, where="it")
-
-
-def test_brackets_in_texts_and_beside_one_another_are_not_depth():
+    # Brackets in texts and beside one another are not depth.
     document = {"[" * 50: ["{" * 50, *([[]] * 50)]}
     assert parse_json(json.dumps(document).encode(), where="it") == document
     assert parse_json(_nested(MAX_JSON_DEPTH), where="it")
@@ -70,13 +68,10 @@ def store(tmp_path, monkeypatch):
     """A store whose item table has three row groups."""
     monkeypatch.setattr(tables, "GROUP_ROWS", 32)
     rng = np.random.default_rng(5)
+    classes, shoots = [f"c/{rng.integers(5)}" for _ in range(N)], [f"s/{i // 10}" for i in range(N)]
     items = item_table(
-        [
-            {"item_id": f"i/{i}", "class_id": f"c/{rng.integers(5)}", "split": "ab"[i % 2],
-             "shoot": f"s/{i // 10}"}
-            for i in range(N)
-        ]
-    )  # fmt: skip
+        [f"i/{i}" for i in range(N)], class_id=classes, split=["a", "b"] * (N // 2), shoot=shoots
+    )
     write_set(tmp_path / "store", rng.standard_normal((N, 4)).astype(np.float32), items)
     return tmp_path / "store"
 
@@ -141,9 +136,6 @@ def test_groups_are_left_out_that_hold_none_of_the_values(texts, wanted, ordered
             for values in (wanted, [*wanted, None]):
                 expected = tables.where_equal(items[name], values)
                 assert table.where(name, values).equals(expected)
-            some = np.flatnonzero(np.arange(len(texts)) % 2 == 0)
-            assert (
-                table.take(some)
-                .where(name, wanted)
-                .equals(tables.where_equal(items[name], wanted)[some])
-            )
+            some = np.arange(0, len(texts), 2)
+            expected = tables.where_equal(items[name], wanted)[some]
+            assert table.take(some).where(name, wanted).equals(expected)

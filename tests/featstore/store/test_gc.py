@@ -7,11 +7,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import polars as pl
-import pytest
-
-from featstore import durable
 from featstore.store import (
     LayoutLimits,
     SetSpec,
@@ -21,10 +16,7 @@ from featstore.store import (
     verify_store,
     write_thumbnails,
 )
-from featstore.store.files import walk_store
 from tests.damage import tree
-
-Images = tuple[np.ndarray, pl.DataFrame]
 
 
 def _age(root: Path) -> None:
@@ -34,7 +26,7 @@ def _age(root: Path) -> None:
         os.utime(path, (then, then), follow_symlinks=False)
 
 
-def _begin(root: Path, images: Images) -> SetWriter:
+def _begin(root: Path, images: Any) -> SetWriter:
     """Begin a set of three blocks and write one."""
     rows, items = images
     writer = SetWriter(
@@ -48,20 +40,20 @@ def _begin(root: Path, images: Images) -> SetWriter:
 
 def _litter(root: Path) -> set[str]:
     """Leave one of everything that a dead writer leaves beside finished sets."""
-    kind = root / "birds" / "image"
-    toy = next(kind.glob("timm.toy-*"))
-    names = {
-        "birds/image/items-0badcafe.parquet": kind / "items-0badcafe.parquet",
-        ".log.json.7.staged": root / ".log.json.7.staged",
-        f"birds/image/{toy.name}/.zarr.json.7.staged": toy / ".zarr.json.7.staged",
-        f"birds/image/{toy.name}/embedding/c/0/.0.7.staged": toy / "embedding/c/0/.0.7.staged",
-    }
-    for name in ("embedding/c/7/0", f"revisions/{'0' * 64}.json", "failures-0badcafe.parquet"):
-        names[f"birds/image/{toy.name}/{name}"] = toy / name  # of no published revision
-    for path in names.values():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"{}")
-    return set(names)
+    kind, toy = "birds/image", next((root / "birds" / "image").glob("timm.toy-*"))
+    names = {f"{kind}/{name}-0badcafe.parquet" for name in ("items", "thumbnails")}
+    names |= {".log.json.7.staged"} | {
+        f"{kind}/{toy.name}/{name}"
+        for name in (
+            ".zarr.json.7.staged", "embedding/c/0/.0.7.staged",
+            # Of no published revision.
+            "embedding/c/7/0", f"revisions/{'0' * 64}.json", "failures-0badcafe.parquet",
+        )
+    }  # fmt: skip
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"{}")
+    return names
 
 
 def test_litter_goes_and_nothing_else(store_path):
@@ -71,9 +63,6 @@ def test_litter_goes_and_nothing_else(store_path):
     assert collect_garbage(store_path, grace=0) == []
     assert tree(store_path) == before
     names = _litter(store_path)
-    old = store_path / "birds" / "image" / "thumbnails-0badcafe.parquet"
-    old.write_bytes(b"old")
-    names.add(str(old.relative_to(store_path)))
     assert collect_garbage(store_path) == []  # younger than the grace period
     _age(store_path)
     littered = tree(store_path)
@@ -133,63 +122,3 @@ def test_what_lies_behind_a_link_is_not_ours(store_path, images, tmp_path):
     before = tree(tmp_path / "other")
     assert collect_garbage(store_path, grace=0) == []
     assert tree(tmp_path / "other") == before
-
-
-@pytest.mark.parametrize(
-    ("first", "stopped"),
-    [
-        (True, "featstore.store.tables.list_thumbnails"),
-        (False, "featstore.store.tables.list_thumbnails"),
-        (False, "pathlib.Path.unlink"),  # of the old ones
-    ],
-)
-def test_thumbnails_of_a_writer_that_was_stopped_are_no_damage_and_are_kept(
-    store_path, monkeypatch, first, stopped
-):
-    kind = store_path / "birds" / "image"
-    if not first:
-        write_thumbnails(kind, {"birds/00": b"x"})
-
-    def stop(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(stopped, stop)
-        with pytest.raises(KeyboardInterrupt):
-            write_thumbnails(kind, {"birds/01": b"y"})
-    report = verify_store(store_path)
-    assert report.problems == []
-    assert ["thumbnails" in note.path for note in report.notes] == [True]
-    _age(store_path)
-    collect_garbage(store_path, grace=0)
-    assert first or "birds/00" in read_thumbnails(kind)
-    write_thumbnails(kind, {"birds/01": b"y"})
-    expected = {"birds/01": b"y"} if first else {"birds/00": b"x", "birds/01": b"y"}
-    assert read_thumbnails(kind) == expected
-    report = verify_store(store_path)
-    assert (report.problems, report.notes) == ([], [])
-
-
-def test_folders_that_vanish_are_no_error(tmp_path, images, monkeypatch):
-    writer = _begin(tmp_path / "s", images)  # beside whom folders come and go
-    key = SetSpec("birds", "image", "timm:next", {"name": "next"}, "float32").key
-    real, gone = os.scandir, key.directory(tmp_path / "s") / ".staging" / "w000001-00000000"
-    left, seal_folder = [gone], durable.hand_down
-
-    def scandir(path: Any) -> Any:
-        if Path(path).name == gone.name:
-            gone.rmdir()
-        return real(path)
-
-    def hand_down(folder: Path) -> None:
-        if folder in left:
-            left.pop().rmdir()
-        seal_folder(folder)
-
-    monkeypatch.setattr(os, "scandir", scandir)
-    gone.mkdir()
-    assert walk_store(key.directory(tmp_path / "s"))[0]
-    monkeypatch.setattr(durable, "hand_down", hand_down)
-    gone.mkdir()
-    durable.make_folders(gone)
-    writer.__exit__(None, None, None)

@@ -83,14 +83,3 @@ def test_a_set_keeps_its_hash_in_a_store_that_has_another(made, tmp_path):
     assert verify_store(target).problems == []
     assert not copy_sets(target, root).failed
     assert verify_store(root).problems == []
-
-
-def test_the_hash_of_a_store_never_changes(made, capsys):
-    name, root = made
-    other = next(hash_name for hash_name in HASHES if hash_name != name)
-    before = (root / "zarr.json").read_bytes()
-    assert headstock("store", "init", root, "--hash", other) == 1
-    assert f"hashed by {name}, which never changes" in capsys.readouterr().err
-    for again in (["--hash", name], []):
-        assert headstock("store", "init", root, *again) == 0
-    assert (root / "zarr.json").read_bytes() == before

@@ -1,23 +1,37 @@
-"""Views in brackets, in loops, in NumPy, torch, polars and Arrow: as the array that they are of."""
+"""Views in brackets, loops, NumPy, torch, polars and Arrow: as the array that they are of."""
 
 from __future__ import annotations
 
 import pickle
 from typing import Any
+from unittest.mock import Mock
 
+import ml_dtypes
 import numpy as np
 import polars as pl
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler
+from torch.utils.data import BatchSampler, DataLoader
 
+import featstore.store.tables as tables
 from featstore import open_store, write
-from featstore.errors import AmbiguousSetError, UnknownItemError, UnknownSetError
+from featstore.errors import (
+    AmbiguousSetError,
+    EmptySelectionError,
+    MisalignedItemsError,
+    UnknownColumnError,
+    UnknownItemError,
+    UnknownSetError,
+)
+from featstore.store import DTYPES
+from featstore.store.layout import INTEGERS
 from featstore.store.pairs import EmbeddingsView
-from featstore.testing import toy_store
+from featstore.testing import item_table, toy_store, write_set
+from tests.assertions import assert_close, assert_same
+from tests.damage import tree
 
 N, DIM = 12, 3
 ROWS = np.random.default_rng(0).standard_normal((N, DIM)).astype(np.float32)
@@ -120,42 +134,30 @@ def test_shuffled_batches_hold_every_row_once_and_follow_the_seed(view, seed, si
     np.testing.assert_array_equal(rows, ROWS[np.random.default_rng(seed).permutation(N)])
 
 
-def test_pairs_in_brackets(pairs):
-    xs, ys = pairs.numpy()
-    for index in (3, -1):
-        x, y = pairs[index]
-        np.testing.assert_array_equal(x, xs[index])
-        np.testing.assert_array_equal(y, ys[index])
-    for index in (slice(3, 30, 4), [5, -1, 5], pairs.weight < 1):
-        x, y = pairs[index].numpy()
-        np.testing.assert_array_equal(x, xs[index])
-        np.testing.assert_array_equal(y, ys[index])
-        np.testing.assert_array_equal(pairs[index].weight, pairs.weight[index])
-    twice = pairs.x.items["item_id"].to_list()[int(np.argmin(pairs.weight))]
-    assert pairs[twice].weight.tolist() == [0.5, 0.5]
-    others = pairs[["toy/07", twice, "toy/03"]].x.items["item_id"].to_list()
-    assert others == ["toy/07", twice, twice, "toy/03"]
-    assert twice in pairs
-    with pytest.raises(UnknownItemError):
-        pairs["toy/99"]
-    with pytest.raises(IndexError):
-        pairs[41]
-
-
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_pairs_stay_pairs_in_batches_tensors_and_the_workers_of_a_loader(pairs):
     xs, ys = pairs.numpy()
     order = np.random.default_rng(0).permutation(len(pairs))
-    found = zip(*pairs.batches(7, shuffle=np.random.default_rng(0)), strict=True)
+    found = zip(*pairs.take(order).batches(7), strict=True)
     for one, whole in zip(found, (xs, ys, pairs.weight), strict=True):
         np.testing.assert_array_equal(np.concatenate(one), whole[order])
     dataset = pairs.torch_dataset()
     assert len(pickle.dumps(dataset)) < 4000  # without its rows
-    loader = DataLoader(dataset, batch_size=8, num_workers=2, multiprocessing_context="fork")
+    dataset[2:5][0].zero_()  # is the caller's
+    sampler = BatchSampler(order.tolist(), 8, drop_last=False)
+    loader: Any = DataLoader(
+        dataset, batch_size=None, sampler=sampler, num_workers=2, multiprocessing_context="fork"
+    )
     joined = [torch.cat(parts) for parts in zip(*loader, strict=True)]
-    for x, y in (pairs.torch(), dataset[:], pickle.loads(pickle.dumps(dataset))[:], joined):
-        assert torch.equal(x, torch.from_numpy(xs))
-        assert torch.equal(y, torch.from_numpy(ys))
+    loader = DataLoader(dataset, batch_size=8)
+    plain = [torch.cat(parts) for parts in zip(*loader, strict=True)]
+    every = np.arange(len(pairs))
+    for (x, y), rows in (
+        (dataset[:], every), (pickle.loads(pickle.dumps(dataset))[:], every), (plain, every),
+        (joined, order),
+    ):  # fmt: skip
+        assert torch.equal(x, torch.from_numpy(xs[rows]))
+        assert torch.equal(y, torch.from_numpy(ys[rows]))
 
 
 def test_a_store_in_brackets(toy):
@@ -174,19 +176,6 @@ def test_a_store_in_brackets(toy):
     assert 3 not in toy
     with pytest.raises(TypeError, match="is a text"):
         toy[0]  # type: ignore[index]
-
-
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_workers_of_a_loader_read_the_rows_and_tensors_are_the_callers(view):
-    dataset = view.torch_dataset()
-    dataset[2:5].zero_()
-    generator = torch.Generator().manual_seed(0)
-    order = list(RandomSampler(dataset, generator=generator.clone_state()))
-    sampler = BatchSampler(RandomSampler(dataset, generator=generator), 5, drop_last=False)
-    loader: Any = DataLoader(
-        dataset, batch_size=None, sampler=sampler, num_workers=2, multiprocessing_context="fork"
-    )
-    assert torch.equal(torch.cat(list(loader)), torch.from_numpy(ROWS[order]))
 
 
 def test_a_table_holds_items_and_rows(view, toy):
@@ -218,3 +207,130 @@ def test_a_dataset_of_hugging_face_there_and_back(view, tmp_path):
     back = write(tmp_path, dataset="b", kind="image", encoder="timm:toy", rows=some)
     assert back.items.equals(view.where(split="test").items)
     np.testing.assert_array_equal(back, ROWS[1::2])
+
+
+KEY = "birds/image/timm:toy"
+
+
+@pytest.fixture
+def birds(store_path):
+    return open_store(store_path).view(KEY)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    dtype=st.sampled_from(sorted(DTYPES)),
+    out=st.sampled_from(["float16", "float32", "float64"]),
+    unit=st.booleans(),
+    size=st.integers(1, 40),
+    shuffled=st.booleans(),
+)
+def test_batches_equal_plain_numpy(tmp_path_factory, dtype, out, unit, size, shuffled):
+    rng = np.random.default_rng(size)
+    rows = rng.integers(1, 100, (30, 5)).astype(np.float64)
+    if dtype not in INTEGERS:
+        rows /= 7
+    root = tmp_path_factory.mktemp("store")
+    items = item_table([f"i/{i}" for i in range(30)])
+    key = write_set(root, rows, items, dtype=dtype, block_rows=8)
+    view = open_store(root).view(key)
+    stored = rows.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    order = rng.permutation(30) if shuffled else np.arange(30)
+    expected = stored[order].astype(np.float64)
+    chosen = view.take(order).astype(out)
+    if unit:
+        chosen = chosen.normalized()
+        expected = np.array([row / np.sqrt(sum(row**2)) for row in expected])
+    found = chosen.numpy()
+    assert found.dtype == out
+    # What is not stored as float64 is normalised in float32 unless float64 is asked for.
+    exact = "float64" if out == "float64" else "float32"
+    assert_close(found, expected, "float16" if out == "float16" else exact)
+    fresh = list(chosen.batches(size))
+    assert_same(np.concatenate(fresh), found)
+    reused = [batch.copy() for batch in chosen.batches(size, reuse=True)]
+    assert_same(np.concatenate(reused), found)
+
+
+@pytest.mark.parametrize("rows", [range(6), [5, 1, 3, 2, 0, 4]])
+def test_only_reused_batches_share_memory(birds, rows):
+    chosen = birds.take([*rows])
+    fresh = list(chosen.batches(2))
+    assert not np.shares_memory(fresh[0], fresh[1])
+    fresh[0][:] = 0  # and the caller owns them
+    reused = list(chosen.batches(2, reuse=True))
+    assert np.shares_memory(reused[0], reused[1])
+    reused[0][:] = 0
+    assert birds.numpy().all(axis=1).all()
+
+
+def test_a_row_of_zeros_cannot_be_normalised(tmp_path):
+    key = write_set(tmp_path, np.diag([1.0, 1, 0]), item_table(["i/0", "i/1", "i/2"]))
+    with pytest.raises(MisalignedItemsError, match=r"Row 2 .* is zero"):
+        open_store(tmp_path).view(key).normalized().numpy()
+
+
+def test_fingerprints_follow_how_rows_are_chosen_and_read(view):
+    chosen = [view.where(split="test"), view.take([1])]
+    forms = [view, view.normalized(), view.astype(np.float64), *chosen]
+    assert len({form.fingerprint for form in forms}) == len(forms)
+    assert view.astype("float32").fingerprint == view.fingerprint
+
+
+@pytest.mark.parametrize("dtype", sorted(DTYPES))
+def test_tensors_are_the_callers(tmp_path, rng, dtype):
+    rows = rng.integers(0, 100, (12, 6)).astype(np.float64)
+    items = item_table([f"i/{i}" for i in range(12)])
+    key = write_set(tmp_path, rows, items, dtype=dtype)
+    view = open_store(tmp_path).view(key)
+    wanted = getattr(torch, dtype)
+    tensor = view.torch(wanted)
+    assert tensor.dtype is wanted
+    before = tree(tmp_path)
+    for numbers in ([3, 4, 5], [5, 1]):
+        part = view.take(numbers).torch(wanted)
+        assert part.tolist() == rows[numbers].tolist()
+        part.zero_()  # would end the process, if the memory were the store's
+        assert not part.any()
+    assert tree(tmp_path) == before
+    # Asked for nothing, the view's dtype: float32.
+    assert view.torch().dtype is torch.float32
+    assert view.torch().tolist() == view.numpy().tolist() == rows.tolist()
+    assert view.astype("float64").torch().dtype is torch.float64
+    del view
+    assert tensor.tolist() == rows.tolist()
+
+
+def test_items_are_read_when_asked_for(store_path, images, monkeypatch):
+    read = Mock(wraps=tables.read_items)
+    monkeypatch.setattr(tables, "read_items", read)
+    view = open_store(store_path).view(KEY)
+    chosen = view.take([4, 2]).normalized().take([1])
+    assert chosen.numpy().shape == (1, 6)
+    assert view.numpy().shape == (12, 6)
+    assert len(view.fingerprint) == 64
+    assert not read.called
+    assert chosen.items["item_id"].to_list() == [f"birds/{chosen.rows[0]:02d}"]
+    assert view.items.equals(images[1])
+    assert repr(view)
+    assert read.call_count == 1
+
+
+def test_spaces_must_agree(store_path, images, make_set):
+    make_set(store_path, *images, encoder="timm:other")
+    store = open_store(store_path)
+    x, other = store.view(KEY), store.view("birds/image/other")
+    x.require_same_space(store.view(KEY))
+    with pytest.raises(MisalignedItemsError, match=r"different embedding spaces.*same model"):
+        x.require_same_space(other)
+
+
+def test_where_takes_any_collection_and_null(birds):
+    for values in (["test"], {"test"}, ("test",), np.array(["test"]), pl.Series(["test"])):
+        assert len(birds.where(split=values)) == 4
+    assert len(birds.where(parent_id=None)) == 12
+    assert len(birds.where(split=["test", None])) == 4
+    with pytest.raises(EmptySelectionError, match="split=3"):
+        birds.where(split=3)
+    with pytest.raises(UnknownColumnError, match="lack a column"):
+        birds.where(pl.col("spilt") == "test")

@@ -5,22 +5,13 @@ from __future__ import annotations
 import tracemalloc
 
 import numpy as np
-import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featstore import open_store
-from featstore.store import EmbeddingsView, ItemTable, pairs
-from featstore.store.rows import MemoryRows
-
-
-def view_of(rows: np.ndarray) -> EmbeddingsView:
-    items = pl.DataFrame({"item_id": [f"i{i}" for i in range(len(rows))]})
-    return EmbeddingsView(
-        source=MemoryRows(rows), rows=np.arange(len(rows)), table=ItemTable(None, items),
-        key="d/image/x", encoder="x", space_id="s", set_id="s", revision_id="r",
-    )  # fmt: skip
+from featstore.store import pairs
+from tests.featstore.store.conftest import view_of
 
 
 def sorted_scores(rows: np.ndarray, queries: np.ndarray, metric: str) -> np.ndarray:
@@ -83,18 +74,6 @@ def test_the_memory_of_a_search_does_not_grow_with_the_view():
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 100 * 2**20 + n * 4
-
-
-def test_as_faiss_finds_them(rng):
-    faiss = pytest.importorskip("faiss", reason="needs faiss-cpu, a peer")
-    rows, queries = (rng.standard_normal((n, 48), dtype=np.float32) for n in (50_000, 20))
-    index = faiss.IndexFlatIP(48)
-    index.add(rows)
-    scores, numbers = index.search(queries, 10)
-    for view, exact in ((view_of(rows), True), (view_of(rows.astype(np.float16)), False)):
-        found = view.nearest(queries, 10, metric="dot")
-        np.testing.assert_allclose(found.scores, scores, rtol=1e-5 if exact else 2e-3)
-        assert (found.rows == numbers).mean() > (0.999 if exact else 0.8)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e25, 1e38])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import sys
 import tempfile
 from dataclasses import replace
@@ -14,20 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import featstore.store.rows as readers
-from featstore import open_store
+from featstore import EmbeddingsView, open_store
 from featstore.errors import CorruptStoreError
-from featstore.store import (
-    DTYPES,
-    MODES,
-    LayoutLimits,
-    Mode,
-    open_rows,
-    plan_array,
-)
+from featstore.store import MODES, LayoutLimits, open_rows, plan_array
 from featstore.store.layout import SetLayout
 from featstore.store.rows import MappingUnavailableError, map_array
 from featstore.testing import item_table, write_set
-from tests.featstore.store.test_roundtrip import as_stored, some_rows
+from tests.damage import flip
 
 SHARDED = {"block_rows": 16, "plain_bytes": 0, "shard_bytes": 1}
 
@@ -49,43 +43,6 @@ def _write_array(directory: Path, data: np.ndarray, layout: SetLayout) -> None:
         path.write_bytes(padding + data[file.rows].tobytes() + file.tail().replace(b"\0", b"\xff"))
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("sharded", [False, True])
-@pytest.mark.parametrize("dtype", list(DTYPES))
-def test_every_way_reads_the_same_bytes(
-    tmp_path: Path, rng: np.random.Generator, mode: Mode, sharded: bool, dtype: str
-) -> None:
-    # 64 dimensions: a shard is 1,024 rows of the 1-byte types and 128 of float64.
-    n = 2500 if sharded else 300
-    rows = some_rows(rng, n, 64, dtype)
-    items, limits = item_table([f"i/{i}" for i in range(n)]), SHARDED if sharded else {}
-    key = write_set(tmp_path, rows, items, dtype=dtype, **limits)
-    original = as_stored(rows, dtype)
-    source = open_store(tmp_path, mode=mode).view(key).source
-    assert source.shape == (n, 64)
-    assert source.dtype == dtype
-    last = n - 1
-    for chosen in (
-        np.arange(n),
-        np.arange(17, 90),
-        np.arange(last - 130, last + 1),  # across the last border of shards
-        np.array([last]),
-        np.array([], dtype=np.int64),
-        np.array([3, 3, 2, last, 0, 3]),
-        np.arange(0, n, 7)[::-1],
-        rng.permutation(n),
-        rng.integers(0, n, 600),
-    ):
-        expected = original[chosen]
-        buffer = np.empty_like(expected)
-        for found in (source.read(chosen), source.read(chosen, buffer)):
-            assert found.dtype == expected.dtype
-            assert found.tobytes() == expected.tobytes()
-    for bad in ([n], [-1], [0, n], [-1, 0]):
-        with pytest.raises(IndexError, match=f"outside 0 to {n - 1:,}"):
-            source.read(np.array(bad))
-
-
 @settings(deadline=None, max_examples=40)
 @given(
     sizes=st.lists(
@@ -96,9 +53,7 @@ def test_every_way_reads_the_same_bytes(
     most=st.sampled_from([1, 1000, 2**23]),
     cold=st.booleans(),
 )
-def test_any_rows_of_any_parts_in_any_order(
-    sizes: list[int], chosen: list[int], gap: int, most: int, cold: bool
-) -> None:
+def test_any_rows_of_any_parts_in_any_order(sizes, chosen, gap, most, cold):
     n = sum(sizes)
     rows = np.array([row % n for row in chosen], dtype=np.int64)
     data = np.random.default_rng(n).standard_normal((n, 32)).astype(np.float32)
@@ -111,14 +66,15 @@ def test_any_rows_of_any_parts_in_any_order(
             patch.setattr(readers, name, value)
         _write_array(Path(folder), data, layout)
         for mode in ("map", "pread"):
-            found = open_rows(Path(folder), layout, mode).read(rows)
-            assert found.tobytes() == data[rows].tobytes(), mode
+            source, buffer = open_rows(Path(folder), layout, mode), np.empty_like(data[rows])
+            for found in (source.read(rows), source.read(rows, buffer)):
+                assert found.tobytes() == data[rows].tobytes(), mode
+            with pytest.raises(IndexError, match=f"outside 0 to {n - 1:,}"):
+                source.read(np.array([0, n]))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_one_read_only_array_whose_addresses_go_with_its_last_view(
-    tmp_path: Path, rng: np.random.Generator
-) -> None:
+def test_one_read_only_array_whose_addresses_go_with_its_last_view(tmp_path, rng):
     data = rng.standard_normal((3000, 32)).astype(np.float32)
     layout, maps = _layout(3000), Path("/proc/self/maps")
     assert len(layout.files) == 6
@@ -143,19 +99,12 @@ def test_one_read_only_array_whose_addresses_go_with_its_last_view(
     assert np.shares_memory(across, source.read(np.arange(3000)))
 
 
-@pytest.mark.parametrize(
-    ("target", "value", "why"),
-    [
-        ("sys.platform", "win32", "cannot be mapped at chosen addresses"),
-        ("featstore.store.rows.COPIED_BYTES", 2**10, "share a page"),
-    ],
-)
-def test_where_one_range_is_impossible(tmp_path, rng, monkeypatch, target, value, why) -> None:
+def test_where_one_range_is_impossible(tmp_path, rng, monkeypatch):
     data = rng.standard_normal((3000, 32)).astype(np.float32)
     layout = _layout(2000, 10, 990)
     _write_array(tmp_path, data, layout)
-    monkeypatch.setattr(target, value)
-    with pytest.raises(MappingUnavailableError, match=why):
+    monkeypatch.setattr("featstore.store.rows.COPIED_BYTES", 2**10)
+    with pytest.raises(MappingUnavailableError, match="share a page"):
         open_rows(tmp_path, layout, "map")
     source = open_rows(tmp_path, layout, "auto")
     monkeypatch.undo()
@@ -164,13 +113,23 @@ def test_where_one_range_is_impossible(tmp_path, rng, monkeypatch, target, value
     assert source.read(rows).tobytes() == data[rows].tobytes()
 
 
+N = 1200
+
+
+@pytest.fixture
+def rows(rng):
+    return rng.standard_normal((N, 32)).astype(np.float32)
+
+
+@pytest.fixture
+def key(tmp_path, rows):
+    """A set in blocks of 16 rows, of which the second file, c/1/0, begins with row 512."""
+    return write_set(tmp_path, rows, item_table([f"i/{i}" for i in range(N)]), **SHARDED)
+
+
 @pytest.mark.parametrize("mode", ["map", "pread"])
 @pytest.mark.parametrize("damage", ["missing", "short", "long", "link", "folder", "short later"])
-def test_damaged_files_are_named_before_a_row_is_served(
-    tmp_path: Path, rng: np.random.Generator, mode: Mode, damage: str
-) -> None:
-    rows = rng.standard_normal((1200, 32)).astype(np.float32)
-    key = write_set(tmp_path, rows, item_table([f"i/{i}" for i in range(1200)]), **SHARDED)
+def test_damaged_files_are_named_before_a_row_is_served(tmp_path, key, mode, damage):
     path = tmp_path / key / "embedding" / "c" / "1" / "0"
     data = path.read_bytes()
     if damage == "short later":
@@ -190,3 +149,47 @@ def test_damaged_files_are_named_before_a_row_is_served(
         CorruptStoreError, match=r"c/1/0 .*(extract or fetch it again|is a symbolic link)"
     ):
         open_store(tmp_path, mode=mode).view(key)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_flipped_bit_is_found_in_every_mode(tmp_path, key, rows, mode):
+    flip(tmp_path / key / "embedding" / "c" / "1" / "0", (700 - 512) * 128 + 5, 0x10)
+    served = open_store(tmp_path, mode=mode).view(key).numpy()
+    assert np.flatnonzero((served != rows).any(axis=1)).tolist() == [700]
+    view = open_store(tmp_path, mode=mode, verify="first-touch").view(key)
+    # Row 700 lies in block 43, rows 688 to 703, of the second file.
+    around = [*range(600, 688), *range(704, 800)]
+    assert view.take(around).numpy().tobytes() == rows[around].tobytes()
+    said = r"c/1/0: block 43 \(rows 688 to 703\)"
+    for _ in range(2):
+        with pytest.raises(CorruptStoreError, match=said):
+            view.take([3, 690, 5]).numpy()
+    with pytest.raises(CorruptStoreError, match=said):
+        next(iter(view.batches(N)))
+    with pytest.raises(CorruptStoreError, match=said):
+        open_store(tmp_path, mode=mode, verify="full").view(key)
+
+
+def test_full_reads_the_items_too(tmp_path, key):
+    (path,) = (tmp_path / key).parent.glob("items-*.parquet")
+    flip(path, path.stat().st_size // 2)
+    view = open_store(tmp_path, verify="first-touch").view(key)
+    assert view.numpy().shape == (N, 32)
+    with pytest.raises(CorruptStoreError, match="items-"):
+        open_store(tmp_path, verify="full").view(key)
+
+
+def _read(view: EmbeddingsView) -> tuple[np.ndarray, list[str], str]:
+    return view.numpy(), view.items["item_id"].to_list(), view.fingerprint
+
+
+def test_rows_items_and_fingerprint_are_the_same_elsewhere(store_path, monkeypatch, forked):
+    monkeypatch.chdir(store_path.parent)
+    whole = open_store("store", verify="full").view("birds/image/toy")
+    some = whole.where(split="train").take([5, 3, 3, 0]).normalized().astype(np.float64)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        monkeypatch.chdir("/")
+        found = pool.map(_read, [whole, some])
+    for view, (rows, *others) in zip([whole, some], found, strict=True):
+        np.testing.assert_array_equal(rows, view.numpy(), strict=True)
+        assert others == [view.items["item_id"].to_list(), view.fingerprint]

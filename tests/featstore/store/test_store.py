@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
 from featstore import FeatstoreError, open_store
-from featstore.errors import (
-    AddressError,
-    CorruptStoreError,
-    FormatVersionError,
-)
+from featstore.errors import AddressError, CorruptStoreError, FormatVersionError
 from featstore.store import read_thumbnails, remove_set, write_thumbnails
 from featstore.testing import item_table, write_set
 from tests.damage import relog, tree, unseal
 from tests.typed import headstock
 
-Images = tuple[np.ndarray, pl.DataFrame]
 
-
-def test_what_is_not_a_store(tmp_path: Path) -> None:
+def test_what_is_not_a_store(tmp_path):
     with pytest.raises(AddressError, match="is not a Headstock store"):
         open_store(tmp_path)
     (tmp_path / "zarr.json").write_text('{"attributes": {"featstore": 3}}')
@@ -34,7 +26,7 @@ def test_what_is_not_a_store(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", [2, 4])
-def test_another_format_says_what_to_do(store_path: Path, version: int) -> None:
+def test_another_format_says_what_to_do(store_path, version):
     if version == 2:  # it had no log
         path = store_path / "zarr.json"
         document = json.loads(path.read_text())
@@ -43,17 +35,15 @@ def test_another_format_says_what_to_do(store_path: Path, version: int) -> None:
         (store_path / "log.json").unlink()
     else:
         relog(store_path, format=version)
+    before = tree(store_path)
     with pytest.raises(FormatVersionError, match=f"format {version}; .* format 3 alone. Upgrade"):
         open_store(store_path)
-    before = tree(store_path)
     with pytest.raises(FormatVersionError, match="Upgrade"):
         write_set(store_path, np.eye(2), item_table(["a", "b"]), dataset="new")
     assert tree(store_path) == before
 
 
-def test_a_set_under_another_name_is_refused(
-    store_path: Path, images: Images, make_set: Callable[..., str]
-) -> None:
+def test_a_set_under_another_name_is_refused(store_path, images, make_set):
     other = store_path / make_set(store_path, *images, encoder="timm:other")
     mine = store_path / str(open_store(store_path).info("birds/image/toy").key)
     shutil.rmtree(mine)
@@ -65,9 +55,7 @@ def test_a_set_under_another_name_is_refused(
         open_store(store_path).view("birds/image/toy")
 
 
-def test_removing_keeps_what_others_use(
-    store_path: Path, images: Images, make_set: Callable[..., str]
-) -> None:
+def test_removing_keeps_what_others_use(store_path, images, make_set):
     other = make_set(store_path, *images, encoder="timm:other")
     mine = str(open_store(store_path).info("birds/image/toy").key)
     assert remove_set(store_path, mine) > 0
@@ -80,7 +68,7 @@ def test_removing_keeps_what_others_use(
             remove_set(store_path, unknown)
 
 
-def test_thumbnails_merge_and_are_checked(tmp_path: Path) -> None:
+def test_thumbnails_merge_and_are_checked(tmp_path):
     write_thumbnails(tmp_path, {"b": b"B", "a": b"A"})
     write_thumbnails(tmp_path, {"c": b"C"})
     assert read_thumbnails(tmp_path) == {"a": b"A", "b": b"B", "c": b"C"}
@@ -95,9 +83,7 @@ def test_thumbnails_merge_and_are_checked(tmp_path: Path) -> None:
     assert read_thumbnails(tmp_path / "none") == {}
 
 
-def test_bias_follows_the_selection(
-    tmp_path: Path, images: Images, make_set: Callable[..., str]
-) -> None:
+def test_bias_follows_the_selection(tmp_path, images, make_set):
     rows, items = images
     items = items.with_columns(pl.lit("head_weight").alias("kind"))
     key = make_set(tmp_path, rows, items, kind="head_weight", bias=np.arange(12.0))
@@ -105,7 +91,7 @@ def test_bias_follows_the_selection(
     assert (view.bias.tolist(), view.take([7, 2]).bias.tolist()) == ([*range(12)], [7, 2])
 
 
-def test_a_damaged_set_is_listed_and_can_be_removed(store_path, images, make_set, capsys) -> None:
+def test_a_damaged_set_is_listed_and_can_be_removed(store_path, images, make_set, capsys):
     healthy = make_set(store_path, *images, encoder="timm:other")
     mine = str(open_store(store_path).info("birds/image/toy").key)
     for commit in (store_path / mine / "revisions").iterdir():

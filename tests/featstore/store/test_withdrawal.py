@@ -10,7 +10,7 @@ import pytest
 
 from featstore import open_store
 from featstore.errors import StoreWriteError, UnknownItemError
-from featstore.share.copy import make_tag
+from featstore.share import make_tag
 from featstore.store import (
     SetKey,
     SetSpec,
@@ -107,22 +107,16 @@ def test_what_still_holds_it_is_named_and_what_cannot_be_withdrawn_changes_nothi
     with pytest.raises(UnknownItemError, match=r"'birds/44'.*The closest .*'birds/4'"):
         withdraw_items(tmp_path, key, ["birds/4", "birds/44"])
     spec = SetSpec("birds", "image", "timm:toy", {"name": "timm:toy"}, "float32")
-    for _ in range(2):  # what an extension has staged stays
-        with SetWriter(tmp_path, spec, item_table([*IDS, *"abcde"]), 4) as writer:
-            begun = writer.pending()
-            writer.write_block(begun[0], np.ones((2, 4), np.float32))
-        with pytest.raises(StoreWriteError, match=r"unfinished.*withdraw items then"):
-            withdraw_items(tmp_path, key, ["birds/4"])
-    assert len(begun) == 2
+    with SetWriter(tmp_path, spec, item_table([*IDS, *"abcde"]), 4) as writer:
+        writer.write_block(writer.pending()[0], np.ones((2, 4), np.float32))
+    with pytest.raises(StoreWriteError, match=r"unfinished.*withdraw items then"):
+        withdraw_items(tmp_path, key, ["birds/4"])
     shutil.rmtree(key.directory(tmp_path) / ".staging")
     with pytest.raises(StoreWriteError, match="texts, which its item table repeats"):
         withdraw_items(tmp_path, SetKey(*texts.split("/")), ["birds/4#0"])
-    file = tmp_path.with_name("gone.txt")
-    file.write_text("\n")
-    words = ["store", "rm", str(tmp_path), "birds/image", "--items", str(file), "--yes"]
-    assert headstock(*words) == 2
-    assert "names no item" in capsys.readouterr().err
     assert tree(tmp_path) == before
+    file = tmp_path.with_name("gone.txt")
     file.write_text("birds/4\n\nbirds/0\n")
+    words = ["store", "rm", str(tmp_path), "birds/image", "--items", str(file), "--yes"]
     assert headstock(*words) == 0
     assert f"{texts} has them, or texts of them, too." in capsys.readouterr().out

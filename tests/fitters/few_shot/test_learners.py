@@ -2,6 +2,8 @@ import warnings
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 from sklearn.neighbors import NearestCentroid
 from sklearn.preprocessing import normalize
@@ -9,14 +11,16 @@ from sklearn.preprocessing import normalize
 from fitters import Pairs
 from fitters.errors import PairsError, SettingError, UnknownMethodError
 from fitters.few_shot import LEARNERS, learner_named
-from fitters.few_shot.learner import ClassMeans, Shots, reciprocal_rank
-from fitters.few_shot.probes import (
-    ClassMoments,
-    RanPAC,
-    RidgeProbe,
-    _Path,
-    random_relu,
+from fitters.few_shot.learner import (
+    PUBLISHED,
+    ClassMeans,
+    Shots,
+    likely_scale,
+    reciprocal_rank,
+    scale_of,
+    starting_weights,
 )
+from fitters.few_shot.probes import ClassMoments, RanPAC, RidgeProbe, _Path, random_relu
 from tests.assertions import assert_close, assert_same
 from tests.fitters.few_shot.digits import accuracy, made, noisy_prototypes
 
@@ -52,27 +56,6 @@ def test_the_ridge_probe_is_sklearns_ridge_on_one_hot_labels(shots, with_prototy
     # The classifier is handed out in float32.
     assert_close(ours.scores(test[0]), theirs.predict(test[0]), "float32", times=3)
     assert ours.facts == ({"penalty": penalty} | ({"mix": mass} if with_prototypes else {}))
-
-
-@pytest.mark.parametrize("shots", [1, 4])
-def test_without_a_penalty_the_ridge_probe_is_the_least_of_least_squares(shots):
-    given, test = made(shots)
-    x, y = given.x - given.x.mean(axis=0, dtype=np.float64), np.eye(10)[given.labels]
-    found = RidgeProbe([0.0]).fit(given)
-    weight = np.linalg.pinv(x, rcond=1e-5) @ (y - y.mean(axis=0))
-    expected = (test[0] - given.x.mean(axis=0)) @ weight + y.mean(axis=0)
-    np.testing.assert_allclose(found.scores(test[0]), expected, atol=2e-3)
-
-
-def test_every_penalty_of_one_decomposition_is_that_penalty_alone():
-    given, test = made(4)
-    path = RidgeProbe([1e-3, 1.0, 1e3])
-    alone = {p: RidgeProbe([p]).fit(given).scores(given.validation_x) for p in path.penalties}
-    values = {p: reciprocal_rank(scores, given.validation_labels) for p, scores in alone.items()}
-    best = max(values, key=lambda p: (round(values[p], 12), -abs(np.log10(p)), p))
-    chosen = path.fit(given)
-    assert chosen.facts["penalty"] == best
-    assert_close(chosen.scores(test[0]), RidgeProbe([best]).fit(given).scores(test[0]), "float32")
 
 
 @pytest.mark.parametrize(
@@ -184,3 +167,28 @@ def test_the_rank_is_among_classes_that_have_rows():
     # Nothing is of class 2, so that it outranks nobody; a tie counts against.
     assert reciprocal_rank(scores, np.array([0, 1, 1])) == pytest.approx((1 + 1 + 1 / 2) / 3)
     assert reciprocal_rank(scores, np.array([0, 2, 1])) == pytest.approx((1 / 2 + 1 + 1 / 2) / 3)
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(3, 200))
+def test_the_scale_that_labels_were_drawn_by_is_found(seed, scale):
+    rng = np.random.default_rng(seed)
+    cosines = rng.uniform(-1, 1, size=(4000, 5)) * 10 / scale
+    logits = scale * cosines
+    labels = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
+    assert abs(np.log(likely_scale(cosines, labels) / scale)) < 0.15
+
+
+def test_only_rows_that_the_weights_were_not_made_of_count():
+    prototypes = noisy_prototypes()
+    given_, _ = made(3, prototypes=prototypes)
+    x = np.concatenate([given_.x, given_.validation_x])
+    labels = np.concatenate([given_.labels, given_.validation_labels])
+    assert scale_of(given_, prototypes) == likely_scale(x @ prototypes.T, labels)
+    alone, _ = made(3)
+    means = starting_weights(alone)
+    assert scale_of(alone, means) == likely_scale(
+        alone.validation_x @ means.T, alone.validation_labels
+    )
+    blind = Shots(alone.x, alone.labels, 10)
+    assert scale_of(blind, means) == PUBLISHED
+    assert scale_of(given_, prototypes, 30.0) == 30.0

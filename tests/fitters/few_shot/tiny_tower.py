@@ -8,7 +8,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from sklearn.datasets import load_digits
 from sklearn.preprocessing import normalize
 
-from featstore.encoders.open_clip_towers import OpenClipPromptTower
+from featstore.encoders.open_clip import OpenClipPromptTower
 from tests.featstore.encoders.open_clip_models import build
 
 TOKENIZER = SimpleTokenizer(context_length=16)

@@ -1,25 +1,27 @@
-"""The presets through the recipe, a store, files and the command line."""
+"""The presets through the recipe, a store, files and the command line; and on which device.
+
+Every preset is trained on a fake card in tests/gpu/test_on_fake_cards.py.
+"""
 
 import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from sklearn.base import clone
 
-from featstore import open_store
-from featstore.command_line import run_command
-from fitters import METHODS, PRESETS, Pairs, fit, load, preset
+from bench.runs import LEAVES
+from fitters import METHODS, PRESETS, fit, load, preset
 from fitters.errors import SettingError
-from fitters.from_store import project_view
-from fitters.jobs import fit_from_store
-from fitters.saved import fitted_arrays
 from fitters.settings import FitRequest, TrainingOptions
 from fitters.sources import normalize_rows
-from headstock.__main__ import cli
+from fitters.trained import base
+from fitters.trained.base import gains_from_bf16, resolve, training_device
 from tests.assertions import assert_same
 from tests.fitters.toy_store import HEAD, NAMES, X, Y
 from tests.shorthand import save_alignment
+from tests.typed import headstock
 
 FEW = TrainingOptions(epochs=2, batch_size=16)
 
@@ -43,8 +45,7 @@ def test_a_preset_is_one_line_and_a_method(name, make_world, tmp_path):
     facts = alignment.facts
     assert (facts["n_prototypes"], facts["n_real"]) == (30, 20)
     assert len(facts["training"]["loss"]) == facts["training"]["epochs"] == 2
-    path = save_alignment(tmp_path / "a", alignment)
-    again = load(path)
+    again = load(save_alignment(tmp_path / "a", alignment))
     assert_same(alignment.project_x(real.x), again.project_x(real.x))
     assert_same(alignment.project_y(real.y), again.project_y(real.y))
     assert again.facts == alignment.facts
@@ -98,60 +99,41 @@ def test_two_stages_need_two_sources_and_a_training_an_epoch(make_world):
         TrainingOptions(epochs=-1)
 
 
-@pytest.mark.parametrize("more", [{}, {"centre": True}, {"sequential": True}])
-def test_a_store_gives_what_its_arrays_give(store_path, more, monkeypatch):
-    """Read by chunks from views, or joined by hand: the same bytes."""
-    store = open_store(store_path)
-    mixing = {name: value for name, value in more.items() if name != "centre"}
-    options = TrainingOptions(epochs=2, batch_size=8, **mixing)
-    request = FitRequest(
-        "paper-mlp", x=X, y=Y, head=HEAD, names=NAMES, training=options, centre=more.get("centre")
-    )
-    found = fit_from_store(store, request)
-    head, names = store.view(HEAD), store.view(NAMES).class_texts(["name"], ["none", "photo"])
-    text_of = dict(zip(names.items["class_id"], names.numpy(), strict=True))
-    images, captions = store.view(X).where(split="train"), store.view(Y)
-    said = dict(zip(captions.items["parent_id"], captions.numpy(), strict=True))
-    rng = np.random.default_rng(request.seed).spawn(3)[1]
-    direct = fit(
-        "paper-mlp",
-        prototypes=Pairs(head.numpy(), np.array([text_of[c] for c in head.items["class_id"]])),
-        real=Pairs(
-            images.numpy(),
-            np.array([said[i] for i in images.items["item_id"]]),
-            images.items["class_id"].to_numpy().astype(str),
-        ),
-        centre=more.get("centre"),
-        training=options,
-        rng=rng,
-    )
-    for name in fitted_arrays(direct.aligner):
-        assert_same(getattr(found.aligner, name), getattr(direct.aligner, name))
-    assert project_view(found, images).shape == (30, 12)
-    centre = "unlabelled train images" if "centre" in more else "none"
-    assert found.facts["image_centre"] == centre
-
-
-def _fit(store, out, *more, method="paper-mlp"):
-    words = ["fit", method, "--store", store, "--images", X, "--head", HEAD, "--head-names", NAMES,
-             "-o", out]  # fmt: skip
-    return run_command(cli, "headstock", [str(word) for word in (*words, *more)])
-
-
 def test_the_command_trains(store_path, tmp_path, capsys):
-    few = ("-s", "epochs=3", "-s", "batch_size=8")
-    assert _fit(store_path, tmp_path / "whole", *few) == 0
-    assert "paper-mlp, fitted on 30 prototypes" in capsys.readouterr().out
-    both = (*few, "--captions", Y, "-s", "sequential=yes", "-s", "patience=2", "-s", "centre=yes",
-            "--json")  # fmt: skip
-    assert _fit(store_path, tmp_path / "deep" / "both", *both) == 0
+    out = tmp_path / "deep" / "made"
+    given = ("--store", store_path, "--images", X, "--head", HEAD, "--head-names", NAMES, "-o", out)
+    both = ("-s", "epochs=3", "-s", "batch_size=8", "--captions", Y, "-s", "sequential=yes",
+            "-s", "patience=2", "-s", "centre=yes", "--json")  # fmt: skip
+    assert headstock("fit", "paper-mlp", *given, *both) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["choice"]["sequential"] is True
     assert len(facts["training"]["metric"]) == facts["training"]["epochs"]
-
     for method, word, said in [
         ("paper-mlp", "sequential=yes", "-s sequential has no effect without --captions"),
         ("ridge", "epochs=3", "ridge has no setting 'epochs'. These have: paper-mlp, "),
     ]:
-        assert _fit(store_path, tmp_path / "no", "-s", word, method=method) == 2
+        assert headstock("fit", method, *given, "-s", word) == 2
         assert said in capsys.readouterr().err
+
+
+def test_which_device(monkeypatch):
+    assert training_device("cpu").type == "cpu"
+    for best in ("cpu", "mps"):  # whose float64 the sums of a training lack
+        monkeypatch.setattr(base, "best_device", lambda best=best: best)
+        assert training_device("auto").type == "cpu"
+    for wrong in ("meta", "gpu", *([] if torch.cuda.is_available() else ["cuda"])):
+        with pytest.raises(SettingError, match=f"on the device '{wrong}' here. Use cpu"):
+            training_device(wrong)
+    assert resolve("auto", "cuda") == "bf16"
+    assert resolve("auto") == ("bf16" if gains_from_bf16() else "float32")
+    assert resolve("float32", "cuda") == "float32"
+
+
+def test_a_device_is_no_setting():
+    """Neither an id of a run nor what an alignment records knows it."""
+    there = TrainingOptions(device="cuda")
+    assert there.changes == TrainingOptions().changes
+    assert FitRequest("sail", x="x", training=there).facts == FitRequest("sail", x="x").facts
+    assert "device" not in {leaf.name for leaf in LEAVES}
+    assert METHODS["sail"].takes("device")
+    assert not METHODS["ridge"].takes("device")

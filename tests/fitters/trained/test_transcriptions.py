@@ -59,15 +59,14 @@ def norm(weights, name, x):
 
 
 def test_paper_mlp(batch):
-    k, d = Q, P
     objective = objective_of("paper-mlp")
     assert shapes_of(objective) == {
-        "y.up.weight": (4 * d, k),
-        "y.up.bias": (4 * d,),
-        "y.down.weight": (d, 4 * d),
-        "y.down.bias": (d,),
-        "y.norm.weight": (d,),
-        "y.norm.bias": (d,),
+        "y.up.weight": (4 * P, Q),
+        "y.up.bias": (4 * P,),
+        "y.down.weight": (P, 4 * P),
+        "y.down.bias": (P,),
+        "y.norm.weight": (P,),
+        "y.norm.bias": (P,),
     }
     w = objective.heads.state_dict()
     out = norm(w, "y.norm", linear(w, "y.down")(nn.GELU()(linear(w, "y.up")(batch.y))))
@@ -158,10 +157,8 @@ def test_structure(batch, step):
             unit = unit - unit.mean(0, keepdim=True)
             walks.append(torch.matrix_power(fn.softmax(unit @ unit.T / 0.05, dim=-1), 1))
         m = (walks[0] + walks[1]) / 2
-        return (
-            # Its code swaps the arguments.
-            sum(fn.kl_div(m.log(), walk, reduction="batchmean") for walk in walks) / 2
-        )
+        # Its code swaps the arguments.
+        return sum(fn.kl_div(m.log(), walk, reduction="batchmean") for walk in walks) / 2
 
     logits = fn.normalize(after[0]) @ fn.normalize(after[1]).T / 0.05
     own = torch.arange(B)
@@ -172,13 +169,10 @@ def test_structure(batch, step):
 
 
 def test_devise(batch):
-    def hinge(objective):
-        mapped = linear(objective.heads.state_dict(), "x.project")(batch.x).detach()
-        return (0.1 - (mapped * batch.y).sum(dim=1)[:, None] + mapped @ batch.y.T).clamp(min=0)
-
     objective = objective_of("devise")
     assert shapes_of(objective) == {"x.project.weight": (Q, P)}
-    losses = hinge(objective)
+    mapped = linear(objective.heads.state_dict(), "x.project")(batch.x).detach()
+    losses = (0.1 - (mapped * batch.y).sum(dim=1)[:, None] + mapped @ batch.y.T).clamp(min=0)
     total = sum(losses[i, j] for i in range(B) for j in range(B) if i != j) / B
     assert_close(loss_of(objective, batch), total)
 
@@ -209,8 +203,7 @@ def test_icis(batch):
         loss = criterion(linear(w, f"{into}.decode.0")(latent[out_of]), target)
         expected = expected + (loss * mask).sum(0).mean() / mask.sum().clamp(min=1)
     assert_close(loss_of(objective, batch), expected.detach())
-    aligner = preset("icis")
-    parts = aligner._parts(1281, 384)
+    parts = preset("icis")._parts(1281, 384)
     size = sum(tensor.numel() for part in parts.values() for tensor in part.state_dict().values())
     assert size == 2 * (1281 + 384) * 2048 + 2 * 2048 + 1281 + 384 == 6_825_601
 

@@ -1,0 +1,526 @@
+"""Files of a manifest: where they are, what they may be called, and how new ones replace them.
+
+``shard-000.tar::img001.jpg`` is a member of a tar, ``part-0.parquet::image.bytes#17`` the cell of
+a column in row 17. What stands before ``::`` is a path with the rules of every path; what stands
+behind it is a name inside that file and never becomes a path.
+
+New files take their places together:
+
+    .building/new/…     files that are being made, by the names that they will have
+    .building/ready     all of them are whole; lists the files that the new manifest replaces
+
+Until ``ready`` is there, nothing outside ``.building`` has changed, and whatever a killed process
+left is thrown away. From then on every move can be done again: the next command does the rest.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+import stat
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from featstore.address import Address
+from featstore.durable import fsync_path, remove_tree, write_durably
+from featstore.errors import ManifestError
+from featstore.identity import sha256_hex
+
+if TYPE_CHECKING:
+    import polars as pl  # in the functions that need it: decoding processes read without it
+
+#: Between the file and the part of it.
+SEPARATOR = "::"
+
+#: A uri that is a locator; the same expression for Python and polars.
+LOCATOR = r"(?s)^(.+?\.(?:tar|parquet|arrow))::(.+)$"
+
+_LOCATOR = re.compile(LOCATOR)
+_CELL = re.compile(r"(.+)#(0|[1-9][0-9]{0,14})")
+
+
+@dataclass(frozen=True)
+class Locator:
+    """A part of a file."""
+
+    file: str
+    """Path of the file below the manifest's root."""
+
+    part: str
+    """Name of the part inside the file."""
+
+    def cell(self) -> tuple[str, int] | None:
+        """Return (column, row) if the part is the cell of a table, else None."""
+        found = _CELL.fullmatch(self.part)
+        return (found[1], int(found[2])) if found else None
+
+
+def parse_locator(uri: str) -> Locator | None:
+    """Return the locator that `uri` is, or None if it is the path of a whole file.
+
+    Examples
+    --------
+    >>> parse_locator("train/00.tar::n01/cat.jpg")
+    Locator(file='train/00.tar', part='n01/cat.jpg')
+    >>> parse_locator("images/a::b.jpg") is None
+    True
+    """
+    found = _LOCATOR.match(uri) if SEPARATOR in uri else None
+    return Locator(found[1], found[2]) if found else None
+
+
+def part_uri(file: str, member: str) -> str:
+    """Return the locator of one member of a tar, or of one cell of a table: ``column#row``."""
+    return f"{file}{SEPARATOR}{member}"
+
+
+#: How many offenders a message names.
+SHOWN = 5
+
+#: Paths, and parts of files, that have no fault by their letters alone; for polars.
+_STEP = "[0-9A-Za-z_-][0-9A-Za-z_.-]*"
+_PLAIN = rf"^({_STEP}/)*{_STEP}(\.(tar|parquet|arrow)::[ -~]+)?$"
+
+_DRIVE = re.compile(r"^.:")  # Windows takes any letter for a drive
+_SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def path_fault(uri: str) -> str | None:
+    """Return why `uri` is not a plain path below a root, or None if it is.
+
+    The rules are the same on every system: ``/`` separates, no ``..``, not absolute, no drive,
+    no UNC share, no control character. Of a locator (see `featstore.manifest_files`) the file
+    is held to them; the part inside it is no path, and only control characters are refused.
+    """
+    if not uri:
+        return "it is empty"
+    if _CONTROL.search(uri):
+        return "it holds a NUL or another control character"
+    locator = parse_locator(uri)
+    if locator is not None:
+        uri = locator.file
+    if _SCHEME.match(uri):
+        return "it is a URL, and items are local files"
+    if uri.startswith(("\\\\", "//")):
+        return "it is a network (UNC) path"
+    if _DRIVE.match(uri):
+        return "it names a drive"
+    if uri.startswith("/"):
+        return "it is absolute"
+    if "\\" in uri:
+        return "it holds a backslash; separate folders with /"
+    if ".." in uri.split("/"):
+        return "it climbs out with .."
+    return None
+
+
+#: A uri that is a URL, and no part of a file; the same expression for Python and polars.
+URL = r"^https?://"
+
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+def is_url(uri: str) -> bool:
+    """Return whether a uri is the URL of a whole file."""
+    return re.match(URL, uri) is not None and parse_locator(uri) is None
+
+
+def uri_fault(uri: str) -> str | None:
+    """Return why `uri` can be neither a plain path below a root nor a URL, or None.
+
+    A URL is https:// (http:// on this machine alone), without credentials, blanks or control
+    characters. Nothing is read from one but bytes of the item's content hash.
+    """
+    if not is_url(uri):
+        return path_fault(uri)
+    try:
+        parts = urlsplit(uri)
+        host, _ = parts.hostname, parts.port
+    except ValueError as err:
+        return f"it is no URL ({err})"
+    if not host or re.search(r"[\x00-\x20\x7f\\]", uri):
+        return "it names no host, or holds a blank, a backslash or a control character"
+    if "@" in parts.netloc:
+        return "it holds credentials"
+    if parts.scheme == "http" and host not in _LOOPBACK:
+        return "it is read in the clear; use https"
+    return None
+
+
+def resolve_inside(root: Path, uri: str) -> Path:
+    """Return the regular file that `uri` names below `root`.
+
+    Raises
+    ------
+    ManifestError
+        If it is no plain relative path, does not exist, is not a regular file, is a part of
+        one, or a symbolic link on the way leads out of `root`.
+    """
+    fault = path_fault(uri) or _file_fault(root.resolve(), uri, {})
+    if fault is None and parse_locator(uri) is not None:
+        fault = "it is a part of a file; read it with featstore.sources.open_reader"
+    if fault is not None:
+        raise ManifestError(f"The uri {uri!r} cannot be used below {root}: {fault}.")
+    return root / uri
+
+
+def check_paths(items: pl.DataFrame, what: str) -> None:
+    """Raise ManifestError if the uri of an item is no plain relative path, and no URL.
+
+    Of a million, all of them plain, polars sees that in .08 CPU-s; one by one it takes 1.6.
+    """
+    import polars as pl
+
+    doubtful = items.select("item_id", "uri").filter(~pl.col("uri").str.contains(_PLAIN))
+    faults = [
+        (item, uri, why)
+        for item, uri in doubtful.iter_rows()
+        if (why := uri_fault(uri)) is not None
+    ]
+    _raise_if(faults, f"of {what} leave the root or are no plain relative path")
+
+
+def check_files(root: Path, items: pl.DataFrame, what: str) -> None:
+    """Raise ManifestError if the uri of an item is not (in) a regular file below `root`.
+
+    Each folder is resolved once, so a million files cost a million `lstat` calls and no more;
+    the parts of one file that stand together cost one.
+    """
+    import polars as pl
+
+    real, folders = root.resolve(), dict[str, Path | None]()
+    held = pl.coalesce(pl.col("uri").str.extract(LOCATOR, 1), pl.col("uri")).alias("file")
+    lost: list[tuple[str, str, str]] = []
+    for part in items.select("item_id", "uri").iter_slices(_AT_ONCE):  # all at once take memory
+        named = part.select("item_id", "uri", held)
+        faults = {
+            file: why
+            for file in named["file"].drop_nulls().unique(maintain_order=True)
+            if not is_url(file) and (why := _file_fault(real, file, folders)) is not None
+        }
+        if faults:
+            rows = named.filter(pl.col("file").is_in(list(faults))).iter_rows()
+            lost += [(item, uri, faults[file]) for item, uri, file in rows]
+    _raise_if(lost, f"of {what} cannot be used below {root}")
+
+
+#: Items whose files are looked for at once.
+_AT_ONCE = 2**18
+
+
+def _raise_if(faults: list[tuple[str, str, str]], what: str) -> None:
+    if not faults:
+        return
+    named = "; ".join(f"{uri!r} of {item!r}: {why}" for item, uri, why in faults[:SHOWN])
+    more = f" and {len(faults) - SHOWN:,} more" if len(faults) > SHOWN else ""
+    raise ManifestError(
+        f"{len(faults):,} uris {what}: {named}{more}. Every uri must be the path of a "
+        "file below the manifest's folder."
+    )
+
+
+def _file_fault(real: Path, uri: str, folders: dict[str, Path | None]) -> str | None:
+    """Return why `uri` is not (in) a regular file below `real` (a resolved folder), or None."""
+    locator = parse_locator(uri)
+    head, _, tail = (uri if locator is None else locator.file).rpartition("/")
+    try:
+        if head not in folders:
+            resolved = (real / head).resolve(strict=True)
+            folders[head] = resolved if resolved.is_relative_to(real) else None
+        folder = folders[head]
+        if folder is None:
+            return "a symbolic link leads out of the root"
+        path = folder / tail
+        mode = path.lstat().st_mode
+        if stat.S_ISLNK(mode):
+            target = path.resolve(strict=True)
+            if not target.is_relative_to(real):
+                return "a symbolic link leads out of the root"
+            mode = target.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return "there is no such file"
+    except (OSError, RuntimeError) as err:  # RuntimeError: a loop of links, before Python 3.13
+        return f"it cannot be reached ({getattr(err, 'strerror', None) or err})"
+    return None if stat.S_ISREG(mode) else "it is not a regular file"
+
+
+_SHA256 = "[0-9a-f]{64}"
+
+
+def text_sha256(text: str) -> str:
+    """Return the content hash of a text item."""
+    return sha256_hex(text.encode("utf-8"))
+
+
+def open_plain(path: Path) -> BufferedReader:
+    """Open a regular file to read, also through a link; a pipe or device is not waited for.
+
+    Raises
+    ------
+    OSError
+        If it is something else, or cannot be opened.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    return os.fdopen(handle, "rb")
+
+
+def file_sha256(path: Path) -> str:
+    """Return the content hash of a file item.
+
+    Raises
+    ------
+    ManifestError
+        If the file cannot be read.
+    """
+    try:
+        with open_plain(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as err:
+        raise ManifestError(f"Cannot read {path}: {err.strerror or err}.") from err
+
+
+def item_hashes(root: Path | Address, table: pl.DataFrame) -> pl.Series:
+    """Return the content hash of every item, computed anew.
+
+    An item with neither uri nor text (a head weight) is hashed by its class_id, or its item_id.
+    A part of a file (see `featstore.manifest_files`), and what lies behind an address, keeps the
+    hash that it has, which whoever listed it took from the very bytes.
+    """
+    rows = table.select("uri", "text", "class_id", "item_id", "content_sha256").iter_rows()
+    hashes = []
+    for uri, text, class_id, item_id, given in rows:
+        if uri is None:
+            hashes.append(text_sha256(text or class_id or item_id))
+        elif isinstance(root, Address) or parse_locator(uri) is not None or is_url(uri):
+            hashes.append(given)
+        else:
+            hashes.append(file_sha256(root / uri))
+    import polars as pl
+
+    return pl.Series("content_sha256", hashes, dtype=pl.String)
+
+
+def require_hashes(table: pl.DataFrame, kind: str, *, every: bool) -> None:
+    """Raise ManifestError if a part of a file or a URL has no content hash; with `every`, any uri.
+
+    The hash is what binds such an item to bytes that its author knew: nothing else is ever
+    returned for it, so a manifest cannot make anybody's private files be read.
+    """
+    import polars as pl
+
+    bound = pl.col("uri").str.contains(f"{LOCATOR}|{URL}")
+    bound = pl.col("uri").is_not_null() if every else bound
+    hashed = pl.col("content_sha256").str.contains(f"^(?:{_SHA256})$").fill_null(value=False)
+    lost = table.filter(bound & ~hashed)["item_id"]
+    if len(lost):
+        where = "lie outside the manifest's folder" if every else "are parts of files or URLs"
+        raise ManifestError(
+            f"{len(lost):,} {kind} items {where} but have no content_sha256 of 64 hexadecimal "
+            f"digits (first: {lost[0]!r}). Make the manifest with `headstock data make`."
+        )
+
+
+#: The file of facts; written last, so that a folder without it is no manifest.
+FACTS_FILE = "dataset.toml"
+
+#: Folder inside that of a manifest, there only while one is made.
+STAGING = ".building"
+
+_NEW, _READY, _STAGED = "new", "ready", "ready.staged"
+
+#: A larger file of facts is refused before it is read.
+MAX_FACTS_BYTES = 4 * 2**20
+
+
+@contextmanager
+def building(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder inside `folder` for new files; `publish` moves them out of it.
+
+    Afterwards it is gone, and so is a `folder` that holds nothing.
+
+    Raises
+    ------
+    ManifestError
+        If the file system refuses.
+    """
+    staging = folder / STAGING
+    with _refusals(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        settle(folder)
+        remove_tree(staging)
+        if staging.is_dir():
+            shutil.rmtree(staging)  # says why it stays
+        (staging / _NEW).mkdir(parents=True)
+    try:
+        yield staging / _NEW
+    finally:
+        if not (staging / _READY).exists():
+            remove_tree(staging)
+            with suppress(OSError):  # it holds something, or another `building` inside removed it
+                folder.rmdir()
+
+
+def publish(folder: Path, files: Mapping[str, bytes], *, replaced: Iterable[str] = ()) -> None:
+    """Write `files`, and move them and what else `building` made to their places, the facts last.
+
+    Parameters
+    ----------
+    files : mapping of str to bytes
+        By name, relative to `folder`.
+    replaced : iterable of str
+        Files of the earlier manifest, relative to `folder`, that are removed in the end.
+
+    Raises
+    ------
+    ManifestError
+        If the file system refuses.
+    """
+    staging = folder / STAGING
+    with _refusals(folder):
+        for name, data in files.items():
+            write_durably(staging / _NEW / name, [data])
+        names = "".join(f"{name}\n" for name in replaced).encode()
+        write_durably(staging / _READY, [names], staged=staging / _STAGED)
+        settle(folder)
+
+
+def settle(folder: Path) -> None:
+    """Complete a publication that was interrupted in `folder`, if there is one.
+
+    Raises
+    ------
+    ManifestError
+        If a file would be moved or removed outside `folder`, or the file system refuses.
+    """
+    staging = folder / STAGING
+    with _refusals(folder):
+        if staging.is_symlink() or not (staging / _READY).is_file():
+            return
+        replaced = (staging / _READY).read_text(encoding="utf-8").splitlines()
+        made = {
+            path.relative_to(staging / _NEW).as_posix(): path
+            for path in (staging / _NEW).rglob("*")
+            if not path.is_dir()
+        }
+        places = {name: _inside(folder, name) for name in (*made, *replaced)}
+        for name in sorted(made, key=lambda name: (name == FACTS_FILE, name)):
+            places[name].parent.mkdir(parents=True, exist_ok=True)
+            made[name].replace(places[name])
+        for name in replaced:
+            places[name].unlink(missing_ok=True)
+        fsync_path(folder)
+        shutil.rmtree(staging)
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """Return the place of a file in `folder`, which need not be there."""
+    fault = path_fault(name)
+    if fault is None and not (folder / name).parent.resolve().is_relative_to(folder.resolve()):
+        fault = "a symbolic link leads out of the folder"
+    if fault is not None:
+        raise ManifestError(
+            f"{folder / STAGING} names the file {name!r}, but {fault}. Nothing was moved; remove "
+            f"{folder / STAGING}, or choose an empty or new folder."
+        )
+    return folder / name
+
+
+def take_folder(folder: Path, name: str) -> None:
+    """Make sure that `folder` is free for a manifest called `name`, and complete what is there.
+
+    Free is a folder that does not exist, is empty, or holds a manifest of this name; what a
+    killed process left in it beside, or alone, is put in order.
+
+    Raises
+    ------
+    ManifestError
+        If the folder holds anything else.
+    """
+    settle(folder)
+    staging = folder / STAGING
+    with _refusals(folder):
+        if not folder.exists() or all(path == staging for path in folder.iterdir()):
+            return
+        if not (folder / FACTS_FILE).is_file():
+            raise ManifestError(
+                f"{folder} holds files that are no manifest. Choose an empty or new folder."
+            )
+        held = read_facts(folder).get("name")
+        if held != name:
+            raise ManifestError(
+                f"{folder} holds the dataset {held!r}, not {name!r}. Choose another folder."
+            )
+        remove_tree(staging)
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """Return what dataset.toml in `folder` says, without reading any table.
+
+    Raises
+    ------
+    ManifestError
+        If the folder or the file is missing, or the file is too large or not TOML.
+    """
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise ManifestError(
+            f"{folder} {what}. `headstock data make` makes a manifest of your own files, "
+            "`headstock data build` one of a known dataset."
+        )
+    if not (folder / FACTS_FILE).is_file():
+        raise ManifestError(
+            f"{folder} is not a manifest: it has no {FACTS_FILE}. `headstock data make {folder}` "
+            "makes one of its files; a `headstock data build` that was interrupted is typed again."
+        )
+    data = read_bytes(folder, FACTS_FILE, MAX_FACTS_BYTES)
+    try:
+        return tomllib.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as err:
+        raise ManifestError(
+            f"{folder / FACTS_FILE} is not TOML: {err}. Correct it, or build the dataset again."
+        ) from err
+
+
+def read_bytes(folder: Path, file: str, limit: int) -> bytes:
+    """Return the bytes of a file in the folder of a manifest.
+
+    Raises
+    ------
+    ManifestError
+        If it is no regular file inside, cannot be read, or has more than `limit` bytes.
+    """
+    path = resolve_inside(folder, file)
+    try:
+        size = path.stat().st_size
+        if size > limit:
+            raise ManifestError(f"{path} has {size:,} bytes; more than {limit:,} are not read.")
+        return path.read_bytes()
+    except OSError as err:
+        raise ManifestError(f"Cannot read {path}: {err.strerror or err}.") from err
+
+
+@contextmanager
+def _refusals(folder: Path) -> Iterator[None]:
+    """Turn what the file system refuses into a ManifestError."""
+    try:
+        yield
+    except OSError as err:
+        if folder.exists() and not folder.is_dir():
+            raise ManifestError(f"{folder} is not a folder. Choose another one.") from err
+        raise ManifestError(
+            f"Cannot write into {folder}: {err.strerror or err}. Free space or choose another "
+            "folder."
+        ) from err
