@@ -331,9 +331,13 @@ def headline_figure(
     rows = [_dot(row, method) for row in [*heads.iter_rows(named=True), *controls]]
     by_method = {row["method"]: row for row in heads.iter_rows(named=True)}
     shown, name = by_method[method], method_title(method)
-    reached = f"{value_text(metric, shown['a'])} % {metric} of {way(direction)}"
-    title = f"{name} on the head alone reaches {reached} {among(direction, shown['gallery'])}"
-    subtitle = f"{metric} of {way(direction)}, with 95 % intervals"
+    title = (
+        f"{name} on the head alone reaches {value_text(metric, shown['a'])} % {metric} "
+        f"{among(direction, shown['gallery'])}"
+    )
+    if controls:
+        title += f", its best control {value_text(metric, max(row['a'] for row in controls))} %"
+    subtitle = f"{capital(metric)} of {way(direction)}, with 95 % intervals"
     if "conse" in by_method:
         subtitle += "; dashed line: ConSE, which reads the head without fitting"
     caption = f"{capital(metric)} of {way(direction)} without real pairs, {_scope(shown)}."

@@ -167,8 +167,11 @@ def make_command(
     alike: dict[str, list[str]] = {}
     for one in [] if manifest.classes is None else manifest.classes["name"]:
         alike.setdefault(re.sub(r"[\W_]+|s\b", "", one.lower()), []).append(one)
-    equal = [", ".join(names) for names in alike.values() if len(names) > 1]
-    parts += [(warning("names nearly equal:"), f" {names}") for names in equal]
+    parts += [
+        (warning("names nearly equal:"), f" {', '.join(names)}")
+        for names in alike.values()
+        if len(names) > 1
+    ]
     answer(document, *parts, as_json=as_json)
 
 
