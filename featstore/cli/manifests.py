@@ -129,7 +129,6 @@ def make_command(
     from featstore.sources import find_place
     from featstore.sources.making import (
         LABELS,
-        LEFT_OUT_FILE,
         SOURCES,
         default_name,
         guessed,
@@ -157,13 +156,9 @@ def make_command(
         "root": str(manifest.root),
         "classes": 0 if manifest.classes is None else manifest.classes.height,
         "items": manifest.facts["counts"],
-        "left_out": manifest.facts.get("left_out", 0),
     }
     parts: list[Any] = [f"Made {manifest.name} in {out}. Its files are in {manifest.root}."]
     parts.append(counts_table(document["classes"], document["items"]))
-    if document["left_out"]:
-        left = count(document["left_out"], "file")
-        parts.append((warning(f"{left} left out:"), f" {out / LEFT_OUT_FILE} says why"))
     alike: dict[str, list[str]] = {}
     for one in [] if manifest.classes is None else manifest.classes["name"]:
         alike.setdefault(re.sub(r"[\W_]+|s\b", "", one.lower()), []).append(one)

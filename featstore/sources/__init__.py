@@ -16,11 +16,10 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import cache, lru_cache, partial
+from functools import lru_cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urljoin, urlsplit
 
 from featstore.address import Address, parse_address
 from featstore.errors import (
@@ -30,9 +29,8 @@ from featstore.errors import (
     RemoteStoreError,
     UnreachableError,
 )
-from featstore.manifest_files import open_plain, parse_locator, path_fault, uri_fault
+from featstore.manifest_files import open_plain, parse_locator, path_fault
 from featstore.remote import Objects, open_objects
-from featstore.remote.servers import WebObjects
 
 #: Before a colon, at least two letters: one is a drive.
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:")
@@ -487,56 +485,3 @@ def _pinned(address: Address) -> Remote:
     found = parse_address(open_objects(address).pinned())
     assert isinstance(found, Address)
     return Remote(found)
-
-
-class _Pages(WebObjects):
-    """The files of all servers of one scheme; the name of one is its URL without the scheme.
-
-    A redirect may lead to another server if it leads to https: what comes is bound by a hash.
-    """
-
-    def __init__(self, scheme: str) -> None:
-        super().__init__(Address(scheme, "", "", f"{scheme}:/"))
-        self.rule = self._check_url
-
-    def _check_url(self, name: str) -> None:
-        fault = uri_fault(f"{self.address}/{name}")
-        if fault is not None:
-            raise AddressError(f"The URL {f'{self.address}/{name}'!r} is not read: {fault}.")
-
-    def _url(self, name: str) -> str:
-        return f"{self.address}/{quote(name, safe=_AS_GIVEN)}"
-
-    def _followed(self, url: str, location: str) -> str:
-        target = urljoin(url, location)
-        far = urlsplit(target)[:2] != urlsplit(url)[:2]
-        if uri_fault(target) is not None or (far and not target.startswith("https://")):
-            raise RemoteStoreError(f"{url} redirects to {target[:200]!r}, which is not followed.")
-        return target
-
-
-#: Characters of a URL that mean something there, or are quoted already.
-_AS_GIVEN = "!#$%&'()*+,/:;=?@[]~"
-
-
-class UrlReader:
-    """Reads whole files at URLs; several threads may."""
-
-    def __init__(self) -> None:
-        self._pages = cache(_Pages)
-
-    def read(self, url: str, *, limit: int) -> bytes:
-        """Return the bytes at a URL.
-
-        Raises
-        ------
-        AddressError
-            If it breaks a rule; see `featstore.manifest_files.uri_fault`.
-        RemoteStoreError, CorruptStoreError
-            If nothing comes, or more than `limit` bytes.
-        """
-        scheme, _, name = url.partition("://")
-        try:
-            return self._pages(scheme).read(name.partition("#")[0], limit=limit)
-        except FileNotFoundError as err:
-            raise RemoteStoreError(f"{url} is not there.") from err

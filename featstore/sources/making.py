@@ -10,12 +10,10 @@ from pkgutil import resolve_name
 from types import MappingProxyType
 from typing import Any
 
-import polars as pl
-
 from featstore.address import Address
 from featstore.errors import FeatstoreError, ManifestError, lookup
 from featstore.manifest import Manifest, check_name, write_manifest
-from featstore.manifest_files import building, publish, take_folder
+from featstore.manifest_files import building, take_folder
 from featstore.plugins import Registry, first_line
 from featstore.sources import find_place
 from featstore.sources.tables import COLUMN_OPTIONS, Found, Request
@@ -127,12 +125,6 @@ _BUILT_IN: dict[str, Source] = {
             "pictures:read_hf",
             _COLUMNS_ALONE,
         ),
-        Source(
-            "urls",
-            "a list of URLs (txt, csv, tsv, parquet), each fetched once for its hash",
-            "pictures:read_urls",
-            _COLUMNS_ALONE | {"keep": "folder where the images stay, to be read from there"},
-        ),
     )
 }
 
@@ -196,10 +188,6 @@ def _by_name(name: str, location: str | Path) -> str:
     return known
 
 
-#: Beside a manifest that was made: what of its source could not be read, and why. No part of it.
-LEFT_OUT_FILE = "left_out.csv"
-
-
 def make_manifest(
     source: str,
     location: str | Path,
@@ -211,8 +199,7 @@ def make_manifest(
     """Read a location and write its manifest.
 
     The same location and options give the same bytes. Files are read (for their hashes) but
-    neither copied nor changed; uris lead to them through the manifest's ``data_root``. What of a
-    list of URLs cannot be fetched is left out and listed in LEFT_OUT_FILE.
+    neither copied nor changed; uris lead to them through the manifest's ``data_root``.
 
     Parameters
     ----------
@@ -243,23 +230,15 @@ def make_manifest(
             "summary": f"made from {reader.summary}",
             "source": {"kind": source, "options": dict(sorted((options or {}).items()))},
         }
-        if found.left_out:
-            facts |= {"complete": False, "left_out": len(found.left_out)}
         inside = found.root.resolve() in (made.resolve(), folder.resolve())
-        manifest = write_manifest(
+        return write_manifest(
             folder,
             facts=facts,
             tables=found.tables,
             classes=found.classes,
             data_root=None if inside else found.root,
             made=made if found.root == made else None,
-            replaced=[LEFT_OUT_FILE],
         )
-    if found.left_out:
-        why = {"what": list(found.left_out), "why": list(found.left_out.values())}
-        with building(folder):
-            publish(folder, {LEFT_OUT_FILE: pl.DataFrame(why).write_csv().encode()})
-    return manifest
 
 
 def default_name(path: Path | Address) -> str:

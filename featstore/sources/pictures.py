@@ -4,36 +4,28 @@ from __future__ import annotations
 
 import re
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
-from featstore.durable import write_durably, write_error
 from featstore.errors import (
-    AddressError,
-    CorruptStoreError,
     ManifestError,
-    RemoteStoreError,
 )
 from featstore.identity import sha256_hex
-from featstore.manifest_files import file_sha256, is_url, part_uri, path_fault
+from featstore.manifest_files import part_uri, path_fault
 from featstore.prompts import TEMPLATES, template_ids
 from featstore.sources import (
     PARQUET,
     Folder,
     OpenFile,
     Root,
-    UrlReader,
     check_size,
     decode_text,
     files_below,
     folder,
-    local_path,
     locate,
     read_small,
 )
@@ -45,16 +37,12 @@ from featstore.sources.reader import (
     arrow,
 )
 from featstore.sources.tables import (
-    FORMS,
     IMAGE_SUFFIXES,
     MAX_RECORD_BYTES,
-    Columns,
     Found,
     ItemCollector,
     Request,
-    Rows,
     add_row,
-    cell_of,
     choose_columns,
     image_root,
     is_image,
@@ -377,17 +365,6 @@ def _templates(root: Root) -> dict[str, str] | None:
 _SHARD = re.compile(r"([A-Za-z_]+)-\d+-of-\d+(?:-\w+)?")
 
 
-def parquet_table(path: Path) -> tuple[Sequence[str], Rows]:
-    """Return the columns of a Parquet file here, and what yields its rows."""
-
-    def rows(names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-        with closing(ParquetCells(path)) as table:
-            yield from _placed(table, names)
-
-    with closing(ParquetCells(path)) as table:
-        return table.schema.names, rows
-
-
 def _placed(
     table: ParquetCells | ArrowCells, names: Sequence[str]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -453,8 +430,8 @@ def _add_images(
         return place
     if cell is None:
         raise ManifestError(
-            f"The column {image!r} of {table.where} holds paths. Files that lie elsewhere "
-            "are listed by the source urls."
+            f"The column {image!r} of {table.where} holds paths. Put the images "
+            "into the table, or read the table from the folder that they lie in."
         )
     others = [name for name in used(columns) if name != image]
     for number, row in table.rows([cell, *others]):
@@ -542,104 +519,3 @@ def read_hf(request: Request) -> Found:
 
 #: How `save_to_disk` names its files; those of its caches have other names.
 _SAVED = re.compile(r"data-\d+-of-\d+\.arrow")
-
-
-#: Bytes of one image while URLs are listed, when many are held at once.
-MAX_LISTED_BYTES = 32 * 2**20
-
-#: Requests under way at once while URLs are listed.
-AT_ONCE = 16
-
-#: Columns that hold URLs, the first that exists is taken.
-URL_COLUMNS = ("url", "URL", "image_url", "image", "path")
-
-#: What the files of the images begin with that are decoded here.
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
-
-
-def read_urls(request: Request) -> Found:
-    """List the images at the URLs of a text file (one a line), a CSV, TSV or Parquet file.
-
-    Each is fetched once, for its content hash, which binds whoever reads the item later. One that
-    cannot be fetched, or is no image, is left out and listed. With the option ``keep`` the files
-    stay in that folder, by the hash of their URL, and are read from there; making the manifest
-    again, also after it was interrupted, fetches what the folder lacks. The key is the id, else
-    the URL.
-
-    Raises
-    ------
-    ManifestError
-        If the list or a kept file cannot be read, or not one image could be fetched.
-    StoreWriteError
-        If an image cannot be kept.
-    """
-    path = local_path(request.location)
-    form = path.suffix.lower().removeprefix(".")
-    if form not in _FORMS:
-        raise ManifestError(f"{path} is no list of URLs: .{', .'.join(_FORMS)}.")
-    keep = Path(request.options["keep"]).resolve() if "keep" in request.options else None
-    items, left_out = ItemCollector(request.dataset), dict[str, str]()
-    names, rows = _FORMS[form](path)
-    columns = choose_columns(names, request, str(path), first=URL_COLUMNS)
-    fetch = partial(_fetch, UrlReader(), keep)
-    for where, row, url, came in _fetched(rows(used(columns)), columns, fetch):
-        if isinstance(came, str):
-            left_out[url or where] = came
-            continue
-        kept = {} if keep is None else {"url": url}
-        add_row(items, row, columns, uri=came[0], key=url, where=where,
-                content_sha256=came[1], **kept)  # fmt: skip
-    if left_out and items.is_empty():
-        first, why = next(iter(left_out.items()))
-        raise ManifestError(
-            f"None of the {len(left_out):,} URLs of {path} gave an image (first {first!r}: {why})"
-        )
-    return items.found(keep or request.out, left_out)
-
-
-#: What opens a list of URLs, by the end of its name.
-_FORMS = {name: FORMS[name] for name in ("txt", "csv", "tsv")} | {"parquet": parquet_table}
-
-#: Uri and content hash of an image, or why there is none.
-Outcome = tuple[str, str] | str
-
-
-def _fetched(
-    rows: Iterator[tuple[str, dict[str, Any]]],
-    columns: Columns,
-    fetch: Callable[[str], Outcome],
-) -> Iterator[tuple[str, dict[str, Any], str, Outcome]]:
-    """Yield each row, in order, with its URL and what fetching that gave; a URL once."""
-    done: dict[str, Outcome] = {}
-    with ThreadPoolExecutor(AT_ONCE, "urls") as pool:
-        while some := [*islice(rows, 16 * AT_ONCE)]:
-            urls = [str(cell_of(row, columns["image"]) or "").strip() for _, row in some]
-            new = [url for url in dict.fromkeys(urls) if url not in done]
-            done |= zip(new, pool.map(fetch, new), strict=True)
-            for (where, row), url in zip(some, urls, strict=True):
-                yield where, row, url, done[url]
-
-
-def _fetch(reader: UrlReader, keep: Path | None, url: str) -> Outcome:
-    """Return uri and content hash of the image at a URL, or as a text why there is none.
-
-    The text instead of an error, whose traceback would hold what came.
-    """
-    if not is_url(url):
-        return f"{url!r} is no URL of a whole file."
-    name = sha256_hex(url.encode())
-    uri = url if keep is None else f"{name[:2]}/{name}"
-    if keep is not None and (keep / uri).is_file():
-        return uri, file_sha256(keep / uri)
-    try:
-        data = reader.read(url, limit=MAX_LISTED_BYTES)
-    except (AddressError, RemoteStoreError, CorruptStoreError) as err:
-        return " ".join(str(err).split())
-    if not data.startswith(_MAGIC):
-        return f"{url} is no image that is read here: it begins {data[:16]!r}."
-    if keep is not None:
-        try:
-            write_durably(keep / uri, [data])
-        except OSError as err:
-            raise write_error(keep / uri, err) from err
-    return uri, sha256_hex(data)

@@ -25,11 +25,10 @@ from featstore.identity import sha256_hex
 from featstore.manifest_files import (
     SHOWN,
     Locator,
-    is_url,
     item_hashes,
     open_plain,
     parse_locator,
-    uri_fault,
+    path_fault,
 )
 from featstore.sources import (
     BLOCK,
@@ -39,7 +38,6 @@ from featstore.sources import (
     OpenFile,
     Remote,
     Root,
-    UrlReader,
     check_size,
 )
 
@@ -317,7 +315,6 @@ class ByteReader:
         self._tars = lru_cache(self._root.keep_open)(self._root.open)
         self._tables = lru_cache(OPEN_TABLES)(partial(_open_table, self._root))
         self._opening = threading.Lock()
-        self._urls = UrlReader()
 
     def __reduce__(self) -> tuple[Any, ...]:
         if isinstance(self._root.place, Address):
@@ -350,19 +347,18 @@ class ByteReader:
             If they cannot be read, or their sha256 is not the item's. Also an OSError.
         """
         uri = item.get("uri")
-        if not isinstance(uri, str) or (fault := uri_fault(uri)) is not None:
+        if not isinstance(uri, str) or (fault := path_fault(uri)) is not None:
             what = "has no uri" if not isinstance(uri, str) else f"has the uri {uri!r}: {fault}"
             _fail(f"The item {item.get('item_id')!r} {what}.")
         locator = parse_locator(uri)
         digest = item.get("content_sha256")
-        far = is_url(uri) or isinstance(self._root.place, Address)
+        far = isinstance(self._root.place, Address)
         if (locator is not None or far) and not digest:
             what = "lies on a server" if locator is None else "is a part of a file"
             _fail(f"{uri!r} {what} but has no content_sha256; it is not read.")
         try:
             if locator is None:
-                source = self._urls if is_url(uri) else self._root
-                data = source.read(uri, limit=self._max_bytes)
+                data = self._root.read(uri, limit=self._max_bytes)
             elif locator.file.endswith(".tar"):
                 data = self._read_member(locator, item)
             else:

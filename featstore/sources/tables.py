@@ -16,7 +16,7 @@ import polars as pl
 
 from featstore.address import Address
 from featstore.errors import LISTED, ManifestError, listed, unknown_name
-from featstore.manifest_files import is_url, open_plain
+from featstore.manifest_files import open_plain
 from featstore.prompts import class_prompts
 from featstore.sources import local_path
 
@@ -72,9 +72,6 @@ class Found:
 
     classes: pl.DataFrame | None = None
     """The label set."""
-
-    left_out: Mapping[str, str] = field(default_factory=dict)
-    """What could not be read, and why; no end to the rest."""
 
 
 @dataclass
@@ -184,11 +181,7 @@ class ItemCollector:
             _fail(f"The caption key {key!r} is repeated{at}.")
         self._captions[item] = {"item_id": item, "text": text.strip(), **facts}
 
-    def is_empty(self) -> bool:
-        """Return whether nothing was added."""
-        return not self._images and not self._captions
-
-    def found(self, root: Path | Address, left_out: Mapping[str, str] | None = None) -> Found:
+    def found(self, root: Path | Address) -> Found:
         """Return what was found below `root`: images, captions, classes and their prompts.
 
         Raises
@@ -196,7 +189,7 @@ class ItemCollector:
         ManifestError
             If there is nothing, or two class names differ only in case.
         """
-        if self.is_empty():
+        if not self._images and not self._captions:
             _fail("The source holds no image (.jpg, .png, .webp …). Say how to read it by --as.")
         classes = self._classes()
         rows = list(self._images.values())
@@ -209,7 +202,7 @@ class ItemCollector:
         if classes is not None and not all(name.isdecimal() for name in classes["name"]):
             templates = self.templates or ("none", "photo")
             tables["class_name"] = class_prompts(classes, templates=templates)
-        return Found(root, tables, classes, left_out or {})
+        return Found(root, tables, classes)
 
     def _label(self, label: Label | None, where: str) -> Label | None:
         """Return a label as the row of the list of names, or without a list as a name."""
@@ -411,8 +404,6 @@ def relative_uri(path: Any, root: Path, where: str) -> str:
     if not isinstance(path, str) or not path.strip():
         raise ManifestError(f"{where} has no path of an image: {path!r}.")
     text = path.strip().removeprefix("./")
-    if is_url(text):
-        raise ManifestError(f"{where} names {text!r}, which is a URL. Read it by the source urls.")
     if text.startswith("/"):
         try:
             return Path(text).relative_to(root).as_posix()
@@ -593,24 +584,11 @@ def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield where, row
 
 
-def _lines(path: Path) -> tuple[Sequence[str], Rows]:
-    def rows(_: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-        with open_plain(path) as file:
-            lines = iter(lambda: file.readline(MAX_RECORD_BYTES), b"")
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    text = line.decode("utf-8", "replace").strip()
-                    yield f"{path}, line {number:,}", {"url": text}
-
-    return ["url"], rows
-
-
 #: What opens a text file of each form: its columns, and what yields its rows.
 FORMS: dict[str, Callable[[Path], tuple[Sequence[str], Rows]]] = {
     "csv": partial(_delimited, ","),
     "tsv": partial(_delimited, "\t"),
     "jsonl": _json_lines,
-    "txt": _lines,
 }
 
 read_csv, read_tsv, read_jsonl = (partial(read_table, form) for form in ("csv", "tsv", "jsonl"))

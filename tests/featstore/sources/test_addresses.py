@@ -304,7 +304,7 @@ def test_parquet_that_claims_gigabytes_or_holds_paths_is_refused(make, tmp_path)
     with static_server(tmp_path / "in") as (host, port):
         with pytest.raises(ManifestError, match=r"would become .* in memory"):
             make("parquet", f"http://{host}:{port}/bomb.parquet")
-        with pytest.raises(ManifestError, match=r"holds paths.*the source urls"):
+        with pytest.raises(ManifestError, match=r"holds paths.*into the table"):
             make("parquet", f"http://{host}:{port}/paths.parquet")
 
 

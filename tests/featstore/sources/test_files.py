@@ -147,7 +147,7 @@ def test_links_out_of_the_folder_are_refused(make, tmp_path, suffix):
         ("x\0y", "cannot be opened"),
     ],
 )
-@pytest.mark.parametrize("source", ["folder", "urls", "csv"])
+@pytest.mark.parametrize("source", ["folder", "csv"])
 def test_locations_are_local_and_exist(make, source, location, match):
     with pytest.raises(ManifestError, match=match):
         make(source, location)
