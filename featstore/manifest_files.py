@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 SEPARATOR = "::"
 
 #: A uri that is a locator; the same expression for Python and polars.
-LOCATOR = r"(?s)^(.+?\.(?:tar|parquet|arrow))::(.+)$"
+LOCATOR = r"(?s)^(.+?\.(?:tar|parquet))::(.+)$"
 
 _LOCATOR = re.compile(LOCATOR)
 _CELL = re.compile(r"(.+)#(0|[1-9][0-9]{0,14})")
@@ -87,7 +87,7 @@ SHOWN = 5
 
 #: Paths, and parts of files, that have no fault by their letters alone; for polars.
 _STEP = "[0-9A-Za-z_-][0-9A-Za-z_.-]*"
-_PLAIN = rf"^({_STEP}/)*{_STEP}(\.(tar|parquet|arrow)::[ -~]+)?$"
+_PLAIN = rf"^({_STEP}/)*{_STEP}(\.(tar|parquet)::[ -~]+)?$"
 
 _DRIVE = re.compile(r"^.:")  # Windows takes any letter for a drive
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")

@@ -243,7 +243,6 @@ def _inputs(root: Path) -> None:
         {"image": [{"bytes": picture(1), "path": None}]},
         features=datasets.Features(image=datasets.Image()),
     )
-    table.save_to_disk(root / "saved" / "food101")
     (root / "food101" / "data").mkdir(parents=True)
     table.to_parquet(root / "food101" / "data" / "train.parquet")
 

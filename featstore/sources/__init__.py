@@ -49,7 +49,7 @@ def local_path(location: str | Path) -> Path:
         what = "a command" if text.lower().startswith("pipe:") else "a URL"
         raise ManifestError(
             f"The location {text!r} is {what}. This source reads local files and folders: fetch "
-            "it first, then give the path. (webdataset, parquet and hf read addresses.)"
+            "it first, then give the path. (webdataset and parquet read addresses.)"
         )
     try:
         return Path(text).expanduser().resolve(strict=True)

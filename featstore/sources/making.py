@@ -20,8 +20,6 @@ from featstore.sources.tables import COLUMN_OPTIONS, Found, Request
 
 _SPLIT = {"split": "split of every item"}
 
-_COLUMNS_ALONE = {name: text for name, text in COLUMN_OPTIONS.items() if name != "images"}
-
 
 @dataclass(frozen=True)
 class Source:
@@ -119,12 +117,6 @@ _BUILT_IN: dict[str, Source] = {
             "tables:read_jsonl",
             COLUMN_OPTIONS,
         ),
-        Source(
-            "hf",
-            "a folder made by the datasets library's save_to_disk, or hf://datasets/OWNER/NAME",
-            "pictures:read_hf",
-            _COLUMNS_ALONE,
-        ),
     )
 }
 
@@ -161,7 +153,7 @@ _BY_SUFFIX = {
 def guessed(location: str | Path) -> str:
     """Return the source that reads a location, by what lies there; LABELS of a list of classes.
 
-    A folder holds tars, Parquet files, what `save_to_disk` wrote, or else images.
+    A folder holds tars, Parquet files, or else images; a dataset of the hub Parquet files.
 
     Raises
     ------
@@ -170,11 +162,10 @@ def guessed(location: str | Path) -> str:
     """
     place = find_place(location)
     if not isinstance(place, Path):
-        return "hf" if place.scheme == "hf" else _by_name(place.path.rpartition("/")[2], location)
+        name = place.path.rpartition("/")[2]
+        return "parquet" if place.scheme == "hf" else _by_name(name, location)
     if not place.is_dir():
         return _by_name(place.name, location)
-    if (place / "state.json").is_file() or (place / "dataset_dict.json").is_file():
-        return "hf"
     suffixes = {path.suffix for path in place.iterdir()}
     return next((_BY_SUFFIX[one] for one in (".tar", ".parquet") if one in suffixes), "folder")
 
@@ -206,7 +197,7 @@ def make_manifest(
     source : str
         Key of SOURCES.
     location : str or Path
-        A local file or folder; of the sources webdataset, parquet and hf also an address.
+        A local file or folder; of the sources webdataset and parquet also an address.
     out : Path
         Folder of the manifest: new, empty, or with an earlier manifest of the same name.
     name : str, optional

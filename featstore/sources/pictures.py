@@ -32,7 +32,6 @@ from featstore.sources import (
 from featstore.sources.reader import (
     MAX_ITEM_BYTES,
     PATH_ROWS,
-    ArrowCells,
     ParquetCells,
     arrow,
 )
@@ -365,9 +364,7 @@ def _templates(root: Root) -> dict[str, str] | None:
 _SHARD = re.compile(r"([A-Za-z_]+)-\d+-of-\d+(?:-\w+)?")
 
 
-def _placed(
-    table: ParquetCells | ArrowCells, names: Sequence[str]
-) -> Iterator[tuple[str, dict[str, Any]]]:
+def _placed(table: ParquetCells, names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, row in table.rows(names, at_once=PATH_ROWS):
         yield f"{table.where}, row {number:,}", row
 
@@ -410,7 +407,7 @@ def _add_texts(
 
 def _add_images(
     items: ItemCollector,
-    table: ParquetCells | ArrowCells,
+    table: ParquetCells,
     file: str,
     split: str | None,
     request: Request,
@@ -485,37 +482,3 @@ def split_of(file: str) -> str | None:
 
 #: Descriptions of features with thousands of class names.
 _MAX_INFO_BYTES = 16 * MAX_RECORD_BYTES
-
-
-def read_hf(request: Request) -> Found:
-    """List the images of a folder that ``Dataset.save_to_disk`` or ``DatasetDict``'s wrote.
-
-    A dataset of the hub, ``hf://datasets/OWNER/NAME``, is read by `read_parquet`.
-
-    Its Arrow files say which column is an Image and what the classes are called. The key is the id,
-    else split and row.
-
-    Raises
-    ------
-    ManifestError
-        If the folder was not made by save_to_disk, or is damaged.
-    """
-    if request.location.startswith("hf://"):
-        return read_parquet(request)
-    root = folder(request.location)
-    files = files_below(root, lambda name: _SAVED.fullmatch(name) is not None)
-    if not files:
-        raise ManifestError(
-            f"{root} holds no data-NNNNN-of-NNNNN.arrow: save_to_disk did not make it. Load the "
-            "dataset and save it so, or use the source parquet."
-        )
-    items = ItemCollector(request.dataset)
-    for file in files:
-        with closing(ArrowCells(root / file)) as table:
-            split = file.rpartition("/")[0] or None
-            _add_images(items, table, file, split, request, Folder(root))
-    return items.found(root)
-
-
-#: How `save_to_disk` names its files; those of its caches have other names.
-_SAVED = re.compile(r"data-\d+-of-\d+\.arrow")

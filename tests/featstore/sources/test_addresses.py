@@ -239,14 +239,13 @@ def hub_files(tmp_path):
 def test_a_dataset_of_the_hub_by_its_name(make, hub_files, monkeypatch):
     with hub_server(hub_files, "team/birds") as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        for source in ("parquet", "hf"):
-            far = make(source, "hf://datasets/team/birds")
-            assert str(far.root) == f"hf://datasets/team/birds@{COMMIT}"
-            assert far.items("image").select("uri", "split").rows()[::5] == [
-                ("default/test/0000.parquet::image.bytes#0", "test"),
-                ("default/train/0000.parquet::image.bytes#3", "train"),
-            ]
-            assert rows_of(far) == [*PICTURES[6:8], *PICTURES[:6]]
+        far = make("parquet", "hf://datasets/team/birds")
+        assert str(far.root) == f"hf://datasets/team/birds@{COMMIT}"
+        assert far.items("image").select("uri", "split").rows()[::5] == [
+            ("default/test/0000.parquet::image.bytes#0", "test"),
+            ("default/train/0000.parquet::image.bytes#3", "train"),
+        ]
+        assert rows_of(far) == [*PICTURES[6:8], *PICTURES[:6]]
         part = make("parquet", f"hf://datasets/team/birds@{COMMIT}/default/test/0000.parquet")
         assert rows_of(part) == PICTURES[6:8]
         for name, match in (
