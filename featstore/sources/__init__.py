@@ -215,6 +215,8 @@ class LocalFile(OpenFile):
 
     def read_at(self, offset: int, n_bytes: int) -> bytes:
         """Return bytes from an offset on; see `OpenFile`."""
+        # A tar or a table may claim more than there is, and that would take memory.
+        n_bytes = max(0, min(n_bytes, self.size - offset))
         data = os.pread(self._file.fileno(), n_bytes, offset)
         if len(data) == n_bytes or not data:
             return data

@@ -97,7 +97,7 @@ _BUILT_IN: dict[str, Source] = {
             "parquet",
             "a Parquet file, a folder of them, or their address, with images or paths",
             "pictures:read_parquet",
-            COLUMN_OPTIONS | {"texts": "true lists the captions alone, of a table without images"},
+            COLUMN_OPTIONS,
         ),
         Source(
             "csv",

@@ -137,9 +137,6 @@ def read_captions(request: Request) -> Found:
     return items.found(root)
 
 
-#: A header and its extended fields (names longer than 100 letters) take less.
-MAX_HEADER_BYTES = 2**20
-
 _BLOCK = 512
 _PIECE = 2**20
 
@@ -183,7 +180,7 @@ def members(file: OpenFile) -> Iterator[Member]:
 
 def _members(file: OpenFile) -> Iterator[Member]:
     with tarfile.open(
-        fileobj=_HeadersOnly(file),  # type: ignore[call-overload]
+        fileobj=file,  # type: ignore[call-overload]
         mode="r:",
         encoding="utf-8",
         errors="strict",
@@ -224,21 +221,6 @@ def _refuse(path: str, reason: str) -> NoReturn:
     raise ManifestError(
         f"{path} is refused: {reason}. None of its members is used; pack or fetch it again."
     )
-
-
-class _HeadersOnly:
-    """A file that refuses to read more than a header at once: sizes in headers may lie."""
-
-    def __init__(self, file: OpenFile) -> None:
-        self._file = file
-        self.name = file.where
-        self.mode = "rb"
-        self.seek, self.tell = file.seek, file.tell
-
-    def read(self, n_bytes: int = -1) -> bytes:
-        if not 0 <= n_bytes <= MAX_HEADER_BYTES:
-            _refuse(self.name, f"a header claims {n_bytes:,} bytes")
-        return self._file.read(n_bytes)
 
 
 #: Beside the tars: names of the classes, and prompts with ``{c}`` for the name.
@@ -374,7 +356,7 @@ def read_parquet(request: Request) -> Found:
 
     A column of bytes, or of structs with a field ``bytes`` (as dataset hubs store images), is
     read from the file itself; a column of strings holds paths. The key is the id, else the path,
-    else file and row. With the option ``texts`` the captions alone are listed, and no image.
+    else file and row.
 
     Raises
     ------
@@ -387,22 +369,8 @@ def read_parquet(request: Request) -> Found:
         with closing(root.open(file)) as source, closing(ParquetCells(source)) as table:
             # As the hub converts datasets: CONFIG/SPLIT/0000.parquet.
             split = split_of("/".join(file.split("/")[-2:]) if source.is_far else file)
-            if request.flag("texts"):
-                _add_texts(items, table, file, split, request)
-                place = request.out  # the texts are in the manifest
-            else:
-                place = _add_images(items, table, file, split, request, root)
+            place = _add_images(items, table, file, split, request, root)
     return items.found(place)
-
-
-def _add_texts(
-    items: ItemCollector, table: ParquetCells, file: str, split: str | None, request: Request
-) -> None:
-    """Add the captions of a table without images; of a far file, only what lies in its columns."""
-    columns = choose_columns(table.schema.names, request, table.where, needed="caption")
-    for number, row in table.rows(used(columns), at_once=PATH_ROWS):
-        where, key = f"{table.where}, row {number:,}", f"{file.rpartition('.')[0]}/{number}"
-        add_row(items, row, columns, uri=None, key=key, where=where, split=split)
 
 
 def _add_images(

@@ -268,30 +268,6 @@ def test_a_dataset_without_parquet_is_read_as_the_hub_converted_it(
         assert rows_of(far) == [*PICTURES[6:8], *PICTURES[:6]]
 
 
-def test_captions_without_images_are_read_where_they_lie(make, tmp_path):
-    """By hand: empty and missing captions are none, a list is several, each under its own key."""
-    folder, texts = tmp_path / "in" / "train", [[" A.", "B."], None, [""], ["C."]]
-    folder.mkdir(parents=True)
-    pl.DataFrame({"id": list("abcd"), "captions": texts}).write_parquet(folder / "0.parquet")
-    pl.DataFrame({"text": ["D."], "split": ["valid"]}).write_parquet(folder / "1.parquet")
-    options = {"texts": "true"}
-    near = make("parquet", tmp_path / "in", **options)
-    with static_server(tmp_path / "in", tags=True) as upstream, proxy(upstream) as state:
-        where = f"{state.url}/{{train/0,train/1}}.parquet"
-        far = make("parquet", where, **options)
-        for made in (near, far):
-            assert [*made.tables] == ["caption"]
-            found = made.items("caption").select("item_id", "text", "split")
-            ids, said, _ = zip(*found.iter_rows(), strict=True)
-            assert said == ("A.", "B.", "C.", "D.")
-            keys = [item.partition("/caption/")[2] for item in ids]
-            assert keys == ["a#0", "a#1", "d", "train/1/0"]
-        assert far.items("caption")["split"].to_list() == ["train", "train", "train", "val"]
-        pl.DataFrame({"n": [1]}).write_parquet(folder / "1.parquet")
-        with pytest.raises(ManifestError, match=r"no column of captions.*It has: 'n'"):
-            make("parquet", where, **options)
-
-
 def test_parquet_that_claims_gigabytes_or_holds_paths_is_refused(make, tmp_path):
     pa = pytest.importorskip("pyarrow")
     import pyarrow.parquet as pq

@@ -107,7 +107,6 @@ def test_captions_of_the_same_stem_one_a_line(make, tmp_path):
     [
         ("folder", {"x.txt": "none"}, "holds no image"),
         ("class-folders", {"cat/1.png": b"1", "loose.png": b"2"}, "'loose.png' .* no class folder"),
-        ("class-folders", {"Cat/1.png": b"1", "cat/2.png": b"2"}, "differ only in case"),
         ("captions", {"a.jpg": b"1", "a.png": b"2", "a.txt": "?"}, "both 'a.jpg' and 'a.png'"),
         ("captions", {"a.jpg": b"1", "a.txt": b"abc\xe9"}, r"a\.txt is not UTF-8 \(byte 3\)"),
         ("captions", {"a.jpg": b"1", "a.txt": "x\0y"}, "holds a NUL"),
@@ -226,7 +225,6 @@ def test_absolute_paths_must_lie_below_the_root(make, root, tmp_path):
         ("path,caption\n", "holds no image"),
         ("", "no column of images"),
         ("path,caption\nimg/0.png,a\0b\n", "NUL"),
-        ("path,label\nimg/0.png,Cat\nimg/1.png,cat\n", "differ only in case"),
         ("path,caption\nimg/0.png," + "x" * 200_000 + "\n", "field larger than field limit"),
     ],
     ids=lambda value: str(value)[:40],
@@ -422,8 +420,8 @@ def lying_header(kind, size):
     ("kind", "size", "match"),
     [
         (tarfile.REGTYPE, 2**33, "unexpected end of data|ends behind"),
-        (tarfile.XHDTYPE, 2**33, "claims 8,589,93"),
-        (tarfile.GNUTYPE_LONGNAME, 2**40, "claims 1,099,51"),
+        (tarfile.XHDTYPE, 2**33, "no uncompressed tar"),
+        (tarfile.GNUTYPE_LONGNAME, 2**40, "no uncompressed tar"),
         (tarfile.REGTYPE, -(2**40), "."),
     ],
 )
