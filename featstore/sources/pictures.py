@@ -193,15 +193,13 @@ def _members(file: OpenFile) -> Iterator[Member]:
             if member.isreg():
                 yield Member(member.name, member.offset_data, member.size)
         end = tar.offset
-    mark = file.read_at(end, _BLOCK)
-    if len(mark) < _BLOCK:
+    if file.size - end < _BLOCK:
         _refuse(file.where, "it lacks the end mark: it is truncated")
-    if any(mark):
-        _refuse(file.where, f"its header at byte {end:,} is damaged")
-    for start in range(end + _BLOCK, file.size, _PIECE):
+    for start in range(end, file.size, _PIECE):
         piece = file.read_at(start, _PIECE)
         if piece.count(0) != len(piece):
-            _refuse(file.where, "it has data behind its end mark")
+            what = "a damaged header, or data behind its end mark"
+            _refuse(file.where, f"it has {what}, behind byte {start:,}")
 
 
 def _check(path: str, member: tarfile.TarInfo) -> None:

@@ -402,7 +402,7 @@ def test_every_truncation_and_damage_is_refused(tmp_path):
     damaged = bytearray(whole)
     damaged[1536 + 5] ^= 1  # in the name of the second member: its checksum is wrong
     for data, match in (
-        (damaged, "header at byte 1,536 is damaged"), (whole + whole, "data behind its end mark"),
+        (damaged, "damaged header.* byte 1,536"), (whole + whole, "data behind its end mark"),
         (gzip.compress(whole), "no uncompressed tar"),
     ):  # fmt: skip
         cut.write_bytes(data)
