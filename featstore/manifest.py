@@ -419,7 +419,7 @@ def write_manifest(
     rows, same bytes), the label set ``classes.parquet``; ``dataset.toml`` takes its place last and
     holds their sha256, so an interrupted write is seen by the next reader, and completed by the
     next writer. Nothing is written unless everything is valid. Tables of an earlier manifest that
-    are not among these are removed.
+    are not among these stay, and nobody reads them.
 
     Parameters
     ----------
@@ -483,9 +483,8 @@ def write_manifest(
     }
     text = toml_text(whole)
     data[FACTS_FILE] = text.encode("utf-8")
-    gone = [f"{stem}.parquet" for stem in (*KINDS, CLASSES) if stem not in named]
     with building(folder) if made is None else nullcontext():
-        publish(folder, data, replaced=gone)
+        publish(folder, data)
     lie = folder if data_root is None else files
     return Manifest(name, lie, tomllib.loads(text), complete, labels)
 

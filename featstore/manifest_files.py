@@ -7,7 +7,7 @@ behind it is a name inside that file and never becomes a path.
 New files take their places together:
 
     .building/new/…     files that are being made, by the names that they will have
-    .building/ready     all of them are whole; lists the files that the new manifest replaces
+    .building/ready     all of them are whole
 
 Until ``ready`` is there, nothing outside ``.building`` has changed, and whatever a killed process
 left is thrown away. From then on every move can be done again: the next command does the rest.
@@ -22,7 +22,7 @@ import re
 import shutil
 import stat
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BufferedReader
@@ -339,15 +339,13 @@ def building(folder: Path) -> Iterator[Path]:
                 folder.rmdir()
 
 
-def publish(folder: Path, files: Mapping[str, bytes], *, replaced: Iterable[str] = ()) -> None:
+def publish(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write `files`, and move them and what else `building` made to their places, the facts last.
 
     Parameters
     ----------
     files : mapping of str to bytes
         By name, relative to `folder`.
-    replaced : iterable of str
-        Files of the earlier manifest, relative to `folder`, that are removed in the end.
 
     Raises
     ------
@@ -358,8 +356,7 @@ def publish(folder: Path, files: Mapping[str, bytes], *, replaced: Iterable[str]
     with _refusals(folder):
         for name, data in files.items():
             write_durably(staging / _NEW / name, [data])
-        names = "".join(f"{name}\n" for name in replaced).encode()
-        write_durably(staging / _READY, [names], staged=staging / _STAGED)
+        write_durably(staging / _READY, [], staged=staging / _STAGED)
         settle(folder)
 
 
@@ -369,39 +366,28 @@ def settle(folder: Path) -> None:
     Raises
     ------
     ManifestError
-        If a file would be moved or removed outside `folder`, or the file system refuses.
+        If a file would be moved out of `folder`, or the file system refuses.
     """
     staging = folder / STAGING
     with _refusals(folder):
         if staging.is_symlink() or not (staging / _READY).is_file():
             return
-        replaced = (staging / _READY).read_text(encoding="utf-8").splitlines()
         made = {
             path.relative_to(staging / _NEW).as_posix(): path
             for path in (staging / _NEW).rglob("*")
             if not path.is_dir()
         }
-        places = {name: _inside(folder, name) for name in (*made, *replaced)}
+        for place in (folder / name for name in made):
+            if not place.parent.resolve().is_relative_to(folder.resolve()):
+                raise ManifestError(
+                    f"{staging} holds a file for {place}, but a symbolic link leads out of the "
+                    f"folder. Nothing was moved; remove {staging}, or choose a new folder."
+                )
         for name in sorted(made, key=lambda name: (name == FACTS_FILE, name)):
-            places[name].parent.mkdir(parents=True, exist_ok=True)
-            made[name].replace(places[name])
-        for name in replaced:
-            places[name].unlink(missing_ok=True)
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            made[name].replace(folder / name)
         fsync_path(folder)
         shutil.rmtree(staging)
-
-
-def _inside(folder: Path, name: str) -> Path:
-    """Return the place of a file in `folder`, which need not be there."""
-    fault = path_fault(name)
-    if fault is None and not (folder / name).parent.resolve().is_relative_to(folder.resolve()):
-        fault = "a symbolic link leads out of the folder"
-    if fault is not None:
-        raise ManifestError(
-            f"{folder / STAGING} names the file {name!r}, but {fault}. Nothing was moved; remove "
-            f"{folder / STAGING}, or choose an empty or new folder."
-        )
-    return folder / name
 
 
 def take_folder(folder: Path, name: str) -> None:
