@@ -13,7 +13,7 @@ from typing import Any
 from featstore.address import Address
 from featstore.errors import FeatstoreError, ManifestError, lookup
 from featstore.manifest import Manifest, check_name, write_manifest
-from featstore.manifest_files import building, take_folder
+from featstore.manifest_files import take_folder
 from featstore.plugins import Registry, first_line
 from featstore.sources import find_place
 from featstore.sources.tables import COLUMN_OPTIONS, Found, Request
@@ -214,22 +214,15 @@ def make_manifest(
     place = find_place(location)
     name = check_name(default_name(place) if name is None else name)
     take_folder(folder, name)
-    with building(folder) as made:
-        found = reader.read(Request(str(location), name, made, dict(options or {})))
-        facts: dict[str, Any] = {
-            "name": name,
-            "summary": f"made from {reader.summary}",
-            "source": {"kind": source, "options": dict(sorted((options or {}).items()))},
-        }
-        inside = found.root.resolve() in (made.resolve(), folder.resolve())
-        return write_manifest(
-            folder,
-            facts=facts,
-            tables=found.tables,
-            classes=found.classes,
-            data_root=None if inside else found.root,
-            made=made if found.root == made else None,
-        )
+    found = reader.read(Request(str(location), name, dict(options or {})))
+    facts: dict[str, Any] = {
+        "name": name,
+        "summary": f"made from {reader.summary}",
+        "source": {"kind": source, "options": dict(sorted((options or {}).items()))},
+    }
+    return write_manifest(
+        folder, facts=facts, tables=found.tables, classes=found.classes, data_root=found.root
+    )
 
 
 def default_name(path: Path | Address) -> str:

@@ -262,9 +262,6 @@ class Request:
     dataset: str
     """Name that ids begin with."""
 
-    out: Path
-    """Folder of the manifest, for sources whose images are no files."""
-
     options: Mapping[str, str]
     """Options of the source, all of them known to it."""
 
