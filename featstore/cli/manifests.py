@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, make_dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +22,12 @@ from featstore.command_line import (
 )
 from featstore.errors import ManifestError, unknown_name
 from featstore.options import (
+    Option,
     Owners,
     config_from,
     option,
     options_from,
     options_of,
-    plain_settings,
     settings_from,
     settings_of,
 )
@@ -50,15 +50,12 @@ if TYPE_CHECKING:
 
 def _of_texts(name: str, options: Mapping[str, Mapping[str, Any]]) -> Owners:
     """Return as settings what is stated of options: what each is for, its default and values."""
-    records = [
-        (
-            key,
-            str,
-            option(one.get("default", ""), help=one["what"], choices=(*one.get("values", ()),)),
-        )
-        for key, one in options.items()
-    ]
-    return {name: plain_settings(make_dataclass("Settings", records))}
+    return {
+        name: {
+            key: Option(key, one.get("default", ""), one["what"], words=(*one.get("values", ()),))
+            for key, one in options.items()
+        }
+    }
 
 
 def _of_source(named: Mapping[str, Any]) -> Owners:
