@@ -1,7 +1,7 @@
 """Sources: what people already have (folders, tars, tables, datasets), as manifests.
 
-Each source lists items; none decodes an image. Here is where their files lie: a folder, a remote
-address, or URLs, read part by part.
+Each source lists items; none decodes an image. Here is where their files lie: a folder
+or a remote address, read part by part.
 
 A remote file is read by ranges of 4 MiB, so that neighbours cost one request together. What a
 server says is not believed: who reads an item compares its hash.
@@ -121,16 +121,14 @@ def files_below(root: Path, wanted: Callable[[str], bool]) -> list[str]:
     return sorted(found)
 
 
-def decode_text(data: bytes, *, where: str, limit: int) -> str:
+def decode_text(data: bytes, *, where: str) -> str:
     """Return UTF-8 bytes as text, without a byte order mark.
 
     Raises
     ------
     ManifestError
-        If they are more than `limit`, or no UTF-8.
+        If they are no UTF-8.
     """
-    if len(data) > limit:
-        raise ManifestError(f"{where} has more than {limit:,} bytes of text. It was not read.")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as err:

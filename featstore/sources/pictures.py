@@ -132,7 +132,7 @@ def read_captions(request: Request) -> Found:
             )
         owner[stem] = path
         data = Folder(root).read(f"{stem}.txt", limit=MAX_TEXT_BYTES)
-        for line in decode_text(data, where=str(text), limit=MAX_TEXT_BYTES).splitlines():
+        for line in decode_text(data, where=str(text)).splitlines():
             items.caption(parent, line)
     return items.found(root)
 
@@ -322,7 +322,7 @@ def _text(file: str, part: _Part | None) -> str:
     if part is None:
         return ""
     where = part_uri(file, part.member.name)
-    return decode_text(part.data, where=where, limit=MAX_RECORD_BYTES).strip()
+    return decode_text(part.data, where=where).strip()
 
 
 def _lines(root: Root, name: str) -> list[str] | None:
@@ -330,7 +330,7 @@ def _lines(root: Root, name: str) -> list[str] | None:
     data = read_small(root, name, limit=_MAX_LISTS_BYTES)
     if data is None:
         return None
-    text = decode_text(data, where=f"{root.place}/{name}", limit=_MAX_LISTS_BYTES)
+    text = decode_text(data, where=f"{root.place}/{name}")
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
