@@ -137,6 +137,9 @@ def decode_text(data: bytes, *, where: str) -> str:
         ) from err
 
 
+#: Bytes that a tar or a table may ask for at once: sizes in their headers may lie.
+MOST_AT_ONCE = 2**28
+
 #: Bytes of a block, which one request asks for, and blocks of a file that are kept.
 BLOCK = 4 * 2**20
 KEPT = 4
@@ -192,7 +195,15 @@ class OpenFile(ABC):
         return self._position
 
     def read(self, n_bytes: int) -> bytes:
-        """Return bytes from the position on, and move behind them."""
+        """Return bytes from the position on, and move behind them.
+
+        Raises
+        ------
+        ManifestError
+            If they are more than `MOST_AT_ONCE`.
+        """
+        if n_bytes > MOST_AT_ONCE:
+            raise ManifestError(f"{self.where} is refused: a header claims {n_bytes:,} bytes.")
         data = self.read_at(self._position, n_bytes)
         self._position += len(data)
         return data
@@ -213,8 +224,6 @@ class LocalFile(OpenFile):
 
     def read_at(self, offset: int, n_bytes: int) -> bytes:
         """Return bytes from an offset on; see `OpenFile`."""
-        # A tar or a table may claim more than there is, and that would take memory.
-        n_bytes = max(0, min(n_bytes, self.size - offset))
         data = os.pread(self._file.fileno(), n_bytes, offset)
         if len(data) == n_bytes or not data:
             return data
