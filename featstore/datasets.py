@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -90,8 +90,8 @@ def build_dataset(
     dataset : str
         Key of `DATASETS`.
     out : Path
-        A folder that is empty, does not exist, or holds an earlier build of this dataset; files
-        of that build that are not in the new one are removed.
+        A folder that is empty, does not exist, or holds an earlier build of this dataset; pictures
+        of that build which the new one lacks stay there, and nothing names them.
     name : str, optional
         Name of the dataset in the manifest, and so in the store; default: its own.
     on_done : callable, optional
@@ -136,11 +136,9 @@ def build_dataset(
                 tables |= {"class_name": _after(earlier, items)} if items is not None else {}
             source = {"fingerprint": identity, **choice.facts()}
             facts = {**plan.facts, **built.facts, "name": name, "source": source}
-            own = tables if plan.root is None else {}
             manifest = write_manifest(
-                folder, facts=facts, tables=tables, classes=classes, data_root=plan.root,
-                made=made, replaced=sorted(_replaced(folder, earlier, own)),
-            )  # fmt: skip
+                folder, facts=facts, tables=tables, classes=classes, data_root=plan.root, made=made
+            )
     except BuildError as err:
         raise ManifestError(str(err)) from err
     return BuildResult(manifest, "built")
@@ -385,25 +383,3 @@ def _earlier(folder: Path) -> Manifest | None:
         logger.info("building %s again: %s", folder, err)
         return None
     return manifest
-
-
-def _replaced(
-    folder: Path, earlier: Manifest | None, tables: Mapping[str, pl.DataFrame]
-) -> set[str]:
-    """Return the files of the earlier build that new tables do not name.
-
-    Only those that builds made inside `folder`: files that a manifest found elsewhere are the
-    user's, and never touched.
-    """
-    if earlier is None or earlier.root != folder:
-        return set()
-    return _uris(earlier.tables) - _uris(tables)
-
-
-def _uris(tables: Mapping[str, pl.DataFrame]) -> set[str]:
-    return {
-        uri
-        for table in tables.values()
-        if "uri" in table.columns
-        for uri in table["uri"].drop_nulls()
-    }

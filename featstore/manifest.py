@@ -228,8 +228,11 @@ def validate_items(
         _check_ids(table, "item_id", f"{kind} items")
         _check_kind(table, kind)
         _check_content(table, kind)
-    _check_unique(
-        pl.concat([table["item_id"] for table in whole.values()] or [_NOTHING["item_id"]])
+    ids = pl.concat([table["item_id"] for table in whole.values()] or [_NOTHING["item_id"]])
+    _refuse(
+        ids.filter(ids.is_duplicated()).unique().sort(),
+        "{n} item ids are repeated: {first}. Rows are joined by item_id, so each must be unique "
+        "over all kinds.",
     )
     _check_parents(whole)
     _check_class_ids(whole, classes)
@@ -253,12 +256,10 @@ def validate_classes(classes: pl.DataFrame) -> None:
         _fail("The label set has no class. Give at least one, or none at all.")
     _check_ids(table, "class_id", "classes")
     repeated = table.filter(pl.col("class_id").is_duplicated())["class_id"].unique().sort()
-    if len(repeated):
-        _fail(f"{len(repeated):,} class ids are repeated: {listed(repeated)}. Make them unique.")
+    _refuse(repeated, "{n} class ids are repeated: {first}. Make them unique.")
     for column in ("index", "name", "shared_name"):
         lost = table.filter(pl.col(column).is_null())["class_id"]
-        if len(lost):
-            _fail(f"{len(lost):,} classes have no {column}: {listed(lost)}.")
+        _refuse(lost, f"{{n}} classes have no {column}: {{first}}.")
     indices = table["index"].sort().to_list()
     if indices != list(range(table.height)):
         got = f"{indices[0]:,} to {indices[-1]:,}"
@@ -268,22 +269,19 @@ def validate_classes(classes: pl.DataFrame) -> None:
             "of a classification head."
         )
     unmarked = table.filter(pl.col("name").is_duplicated() & ~pl.col("shared_name"))["name"]
-    if len(unmarked):
-        _fail(
-            f"{unmarked.n_unique():,} names are shared by several classes but shared_name is "
-            f"false: {listed(unmarked.unique().sort())}. Set shared_name to true for them."
-        )
+    _refuse(
+        unmarked.unique().sort(),
+        "{n} names are shared by several classes but shared_name is false: {first}. Set "
+        "shared_name to true for them.",
+    )
 
 
 def _check_ids(table: pl.DataFrame, column: str, what: str) -> None:
     ids = table[column]
-    empty = ids.is_null() | (ids.str.len_bytes() == 0)
-    if empty.any():
-        rows = empty.arg_true()
-        _fail(f"{len(rows):,} {what} have no {column} (first: row {rows[0]:,}). Give each one.")
+    empty = (ids.is_null() | (ids.str.len_bytes() == 0)).arg_true()
+    _refuse(empty, f"{{n}} {what} have no {column}: rows {{first}}. Give each one.")
     bad = ids.filter(ids.str.contains(_CONTROL))
-    if len(bad):
-        _fail(f"{len(bad):,} {what} have a control character in their {column}: {listed(bad)}.")
+    _refuse(bad, f"{{n}} {what} have a control character in their {column}: {{first}}.")
 
 
 def _check_kind(table: pl.DataFrame, kind: str) -> None:
@@ -316,20 +314,9 @@ def _check_content(table: pl.DataFrame, kind: str) -> None:
         )
     if kind in ("class_name", "head_weight"):
         lost = table.filter(pl.col("class_id").is_null())["item_id"]
-        if len(lost):
-            _fail(f"{len(lost):,} {kind} items have no class_id: {listed(lost)}.")
+        _refuse(lost, f"{{n}} {kind} items have no class_id: {{first}}.")
     blank = table.filter(pl.col("text").str.strip_chars().str.len_bytes() == 0)["item_id"]
-    if len(blank):
-        _fail(f"{len(blank):,} {kind} items have an empty text: {listed(blank)}. Leave them out.")
-
-
-def _check_unique(ids: pl.Series) -> None:
-    repeated = ids.filter(ids.is_duplicated()).unique().sort().to_list()
-    if repeated:
-        _fail(
-            f"{len(repeated):,} item ids are repeated: {listed(repeated)}. Rows are joined by "
-            "item_id, so each must be unique over all kinds."
-        )
+    _refuse(blank, f"{{n}} {kind} items have an empty text: {{first}}. Leave them out.")
 
 
 def _check_parents(tables: Mapping[str, pl.DataFrame]) -> None:
@@ -384,6 +371,12 @@ def _fail(msg: str) -> NoReturn:
     raise ManifestError(msg)
 
 
+def _refuse(found: pl.Series, text: str) -> None:
+    """Raise ManifestError if there is any: ``{n}`` is how many there are, ``{first}`` a few."""
+    if len(found):
+        raise ManifestError(text.format(n=f"{len(found):,}", first=listed(found)))
+
+
 def toml_text(facts: Mapping[str, Any]) -> str:
     """Return `facts` as TOML: plain values first, then one table a nested mapping.
 
@@ -419,7 +412,6 @@ def write_manifest(
     classes: pl.DataFrame | None = None,
     data_root: Path | Address | None = None,
     made: Path | None = None,
-    replaced: Iterable[str] = (),
 ) -> Manifest:
     """Validate tables, complete their content hashes, and write them below `root`.
 
@@ -427,7 +419,7 @@ def write_manifest(
     rows, same bytes), the label set ``classes.parquet``; ``dataset.toml`` takes its place last and
     holds their sha256, so an interrupted write is seen by the next reader, and completed by the
     next writer. Nothing is written unless everything is valid. Tables of an earlier manifest that
-    are not among these are removed.
+    are not among these stay, and nobody reads them.
 
     Parameters
     ----------
@@ -446,8 +438,6 @@ def write_manifest(
     made : Path, optional
         The folder of `featstore.manifest_files.building` in `root` where the files that uris name
         were made, if they are not below `root` yet; they take their places with the tables.
-    replaced : iterable of str
-        Files below `root` that nothing needs once the new manifest is there.
 
     Returns
     -------
@@ -493,9 +483,8 @@ def write_manifest(
     }
     text = toml_text(whole)
     data[FACTS_FILE] = text.encode("utf-8")
-    gone = [f"{stem}.parquet" for stem in (*KINDS, CLASSES) if stem not in named]
     with building(folder) if made is None else nullcontext():
-        publish(folder, data, replaced=[*replaced, *gone])
+        publish(folder, data)
     lie = folder if data_root is None else files
     return Manifest(name, lie, tomllib.loads(text), complete, labels)
 

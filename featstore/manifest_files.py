@@ -7,7 +7,7 @@ behind it is a name inside that file and never becomes a path.
 New files take their places together:
 
     .building/new/…     files that are being made, by the names that they will have
-    .building/ready     all of them are whole; lists the files that the new manifest replaces
+    .building/ready     all of them are whole
 
 Until ``ready`` is there, nothing outside ``.building`` has changed, and whatever a killed process
 left is thrown away. From then on every move can be done again: the next command does the rest.
@@ -22,13 +22,12 @@ import re
 import shutil
 import stat
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from featstore.address import Address
 from featstore.durable import fsync_path, remove_tree, write_durably
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
 SEPARATOR = "::"
 
 #: A uri that is a locator; the same expression for Python and polars.
-LOCATOR = r"(?s)^(.+?\.(?:tar|parquet|arrow))::(.+)$"
+LOCATOR = r"(?s)^(.+?\.(?:tar|parquet))::(.+)$"
 
 _LOCATOR = re.compile(LOCATOR)
 _CELL = re.compile(r"(.+)#(0|[1-9][0-9]{0,14})")
@@ -88,7 +87,7 @@ SHOWN = 5
 
 #: Paths, and parts of files, that have no fault by their letters alone; for polars.
 _STEP = "[0-9A-Za-z_-][0-9A-Za-z_.-]*"
-_PLAIN = rf"^({_STEP}/)*{_STEP}(\.(tar|parquet|arrow)::[ -~]+)?$"
+_PLAIN = rf"^({_STEP}/)*{_STEP}(\.(tar|parquet)::[ -~]+)?$"
 
 _DRIVE = re.compile(r"^.:")  # Windows takes any letter for a drive
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
@@ -124,39 +123,6 @@ def path_fault(uri: str) -> str | None:
     return None
 
 
-#: A uri that is a URL, and no part of a file; the same expression for Python and polars.
-URL = r"^https?://"
-
-_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
-
-
-def is_url(uri: str) -> bool:
-    """Return whether a uri is the URL of a whole file."""
-    return re.match(URL, uri) is not None and parse_locator(uri) is None
-
-
-def uri_fault(uri: str) -> str | None:
-    """Return why `uri` can be neither a plain path below a root nor a URL, or None.
-
-    A URL is https:// (http:// on this machine alone), without credentials, blanks or control
-    characters. Nothing is read from one but bytes of the item's content hash.
-    """
-    if not is_url(uri):
-        return path_fault(uri)
-    try:
-        parts = urlsplit(uri)
-        host, _ = parts.hostname, parts.port
-    except ValueError as err:
-        return f"it is no URL ({err})"
-    if not host or re.search(r"[\x00-\x20\x7f\\]", uri):
-        return "it names no host, or holds a blank, a backslash or a control character"
-    if "@" in parts.netloc:
-        return "it holds credentials"
-    if parts.scheme == "http" and host not in _LOOPBACK:
-        return "it is read in the clear; use https"
-    return None
-
-
 def resolve_inside(root: Path, uri: str) -> Path:
     """Return the regular file that `uri` names below `root`.
 
@@ -175,7 +141,7 @@ def resolve_inside(root: Path, uri: str) -> Path:
 
 
 def check_paths(items: pl.DataFrame, what: str) -> None:
-    """Raise ManifestError if the uri of an item is no plain relative path, and no URL.
+    """Raise ManifestError if the uri of an item is no plain relative path.
 
     Of a million, all of them plain, polars sees that in .08 CPU-s; one by one it takes 1.6.
     """
@@ -185,7 +151,7 @@ def check_paths(items: pl.DataFrame, what: str) -> None:
     faults = [
         (item, uri, why)
         for item, uri in doubtful.iter_rows()
-        if (why := uri_fault(uri)) is not None
+        if (why := path_fault(uri)) is not None
     ]
     _raise_if(faults, f"of {what} leave the root or are no plain relative path")
 
@@ -206,7 +172,7 @@ def check_files(root: Path, items: pl.DataFrame, what: str) -> None:
         faults = {
             file: why
             for file in named["file"].drop_nulls().unique(maintain_order=True)
-            if not is_url(file) and (why := _file_fault(real, file, folders)) is not None
+            if (why := _file_fault(real, file, folders)) is not None
         }
         if faults:
             rows = named.filter(pl.col("file").is_in(list(faults))).iter_rows()
@@ -304,7 +270,7 @@ def item_hashes(root: Path | Address, table: pl.DataFrame) -> pl.Series:
     for uri, text, class_id, item_id, given in rows:
         if uri is None:
             hashes.append(text_sha256(text or class_id or item_id))
-        elif isinstance(root, Address) or parse_locator(uri) is not None or is_url(uri):
+        elif isinstance(root, Address) or parse_locator(uri) is not None:
             hashes.append(given)
         else:
             hashes.append(file_sha256(root / uri))
@@ -314,19 +280,19 @@ def item_hashes(root: Path | Address, table: pl.DataFrame) -> pl.Series:
 
 
 def require_hashes(table: pl.DataFrame, kind: str, *, every: bool) -> None:
-    """Raise ManifestError if a part of a file or a URL has no content hash; with `every`, any uri.
+    """Raise ManifestError if a part of a file has no content hash; with `every`, any uri.
 
     The hash is what binds such an item to bytes that its author knew: nothing else is ever
     returned for it, so a manifest cannot make anybody's private files be read.
     """
     import polars as pl
 
-    bound = pl.col("uri").str.contains(f"{LOCATOR}|{URL}")
-    bound = pl.col("uri").is_not_null() if every else bound
+    uri = pl.col("uri")
+    bound = uri.is_not_null() if every else uri.str.contains(LOCATOR)
     hashed = pl.col("content_sha256").str.contains(f"^(?:{_SHA256})$").fill_null(value=False)
     lost = table.filter(bound & ~hashed)["item_id"]
     if len(lost):
-        where = "lie outside the manifest's folder" if every else "are parts of files or URLs"
+        where = "lie outside the manifest's folder" if every else "are parts of files"
         raise ManifestError(
             f"{len(lost):,} {kind} items {where} but have no content_sha256 of 64 hexadecimal "
             f"digits (first: {lost[0]!r}). Make the manifest with `headstock data make`."
@@ -373,15 +339,13 @@ def building(folder: Path) -> Iterator[Path]:
                 folder.rmdir()
 
 
-def publish(folder: Path, files: Mapping[str, bytes], *, replaced: Iterable[str] = ()) -> None:
+def publish(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write `files`, and move them and what else `building` made to their places, the facts last.
 
     Parameters
     ----------
     files : mapping of str to bytes
         By name, relative to `folder`.
-    replaced : iterable of str
-        Files of the earlier manifest, relative to `folder`, that are removed in the end.
 
     Raises
     ------
@@ -392,8 +356,7 @@ def publish(folder: Path, files: Mapping[str, bytes], *, replaced: Iterable[str]
     with _refusals(folder):
         for name, data in files.items():
             write_durably(staging / _NEW / name, [data])
-        names = "".join(f"{name}\n" for name in replaced).encode()
-        write_durably(staging / _READY, [names], staged=staging / _STAGED)
+        write_durably(staging / _READY, [], staged=staging / _STAGED)
         settle(folder)
 
 
@@ -403,39 +366,28 @@ def settle(folder: Path) -> None:
     Raises
     ------
     ManifestError
-        If a file would be moved or removed outside `folder`, or the file system refuses.
+        If a file would be moved out of `folder`, or the file system refuses.
     """
     staging = folder / STAGING
     with _refusals(folder):
         if staging.is_symlink() or not (staging / _READY).is_file():
             return
-        replaced = (staging / _READY).read_text(encoding="utf-8").splitlines()
         made = {
             path.relative_to(staging / _NEW).as_posix(): path
             for path in (staging / _NEW).rglob("*")
             if not path.is_dir()
         }
-        places = {name: _inside(folder, name) for name in (*made, *replaced)}
+        for place in (folder / name for name in made):
+            if not place.parent.resolve().is_relative_to(folder.resolve()):
+                raise ManifestError(
+                    f"{staging} holds a file for {place}, but a symbolic link leads out of the "
+                    f"folder. Nothing was moved; remove {staging}, or choose a new folder."
+                )
         for name in sorted(made, key=lambda name: (name == FACTS_FILE, name)):
-            places[name].parent.mkdir(parents=True, exist_ok=True)
-            made[name].replace(places[name])
-        for name in replaced:
-            places[name].unlink(missing_ok=True)
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            made[name].replace(folder / name)
         fsync_path(folder)
         shutil.rmtree(staging)
-
-
-def _inside(folder: Path, name: str) -> Path:
-    """Return the place of a file in `folder`, which need not be there."""
-    fault = path_fault(name)
-    if fault is None and not (folder / name).parent.resolve().is_relative_to(folder.resolve()):
-        fault = "a symbolic link leads out of the folder"
-    if fault is not None:
-        raise ManifestError(
-            f"{folder / STAGING} names the file {name!r}, but {fault}. Nothing was moved; remove "
-            f"{folder / STAGING}, or choose an empty or new folder."
-        )
-    return folder / name
 
 
 def take_folder(folder: Path, name: str) -> None:

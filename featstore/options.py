@@ -58,18 +58,18 @@ class Option:
 
     name: str
     default: Any
-    help: str
-    flag: str | None
-    metavar: str | None
-    none: str | None
-    at_least: float | None
-    above: float | None
-    below: float | None
-    words: tuple[str, ...]
-    type: Any
-    many: bool
-    optional: bool
-    checked: bool
+    help: str = ""
+    flag: str | None = "-s"
+    metavar: str | None = None
+    none: str | None = None
+    at_least: float | None = None
+    above: float | None = None
+    below: float | None = None
+    words: tuple[str, ...] = ()
+    type: Any = None
+    many: bool = False
+    optional: bool = False
+    checked: bool = False
 
     @property
     def shown_flag(self) -> str:
@@ -211,15 +211,13 @@ def options_of(cls: type) -> tuple[Option, ...]:
 
 def record_of(entry: Field[Any], hint: Any) -> Option:
     """Return what a field and its annotation state; a field without `option` states little."""
-    names = ("metavar", "none", "at_least", "above", "below")
-    about: dict[str, Any] = {"help": "", "flag": "-s", **dict.fromkeys(names)}
-    about |= entry.metadata.get("option", {})
+    about = entry.metadata.get("option", {})
     choices, parts = entry.metadata.get("choices", ()), _parts(hint)
     literals = [] if choices else [part for part in parts if get_origin(part) is Literal]
     known = [word for part in literals for word in get_args(part)]
     types = [part for part in parts if get_origin(part) is not Literal and not choices]
     many = bool(types) and get_origin(types[0]) is tuple
-    bounds = (about["at_least"], about["above"], about["below"])
+    bounds = [about.get(bound) for bound in ("at_least", "above", "below")]
     return Option(
         name=entry.name,
         default=entry.default,

@@ -225,18 +225,12 @@ class TextTable:
 
         from rich.box import SIMPLE_HEAD
         from rich.console import Console
-        from rich.style import Style
         from rich.table import Table
         from rich.text import Text
 
         def shown(cell: str) -> Text:
-            text = Text(visible(cell).replace("\n", "\\n"))
-            if isinstance(cell, Toned):
-                names = {"fg": "color"}  # click's words, and rich's
-                text.stylize(Style(**{names.get(k, k): v for k, v in cell.style.items()}))
-            else:
-                text.highlight_regex(_DIGITS, "dim")
-            return text
+            plain = visible(cell).replace("\n", "\\n")
+            return Text.from_ansi(_in_tone(cell, plain, coloured=coloured))
 
         table = Table(
             box=SIMPLE_HEAD if self.ruled else None, padding=(0, 2 - self.ruled, 0, 0),

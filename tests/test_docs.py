@@ -114,7 +114,7 @@ PARSED = {
     r"--device (all|cuda)": "a GPU; tests/gpu runs on one",
     r"lite1": "a second set of weights, of the development environment alone",
     r"--root data\b": "a copy of the dataset; tests/data_manifests read miniatures of each",
-    r"make ('?https|hf:)|--as urls": "servers; test_addresses.py, test_urls.py",
+    r"make '?(https|hf):": "servers; test_addresses.py",
     r"--augment": "minutes of encoding; test_many_encoders.py encodes views of fewer images",
     r"5f1c…": "the public key that a signature prints; test_signature.py has one",
     r"/data/features": "a folder outside the test's own; test_shared_folders.py makes one",
@@ -243,7 +243,6 @@ def _inputs(root: Path) -> None:
         {"image": [{"bytes": picture(1), "path": None}]},
         features=datasets.Features(image=datasets.Image()),
     )
-    table.save_to_disk(root / "saved" / "food101")
     (root / "food101" / "data").mkdir(parents=True)
     table.to_parquet(root / "food101" / "data" / "train.parquet")
 

@@ -1,8 +1,7 @@
-"""Read the bytes of items, from files, archives, and the cells of Parquet and Arrow."""
+"""Read the bytes of items, from files, archives, and the cells of Parquet."""
 
 from __future__ import annotations
 
-import mmap
 import threading
 from bisect import bisect_right
 from collections import deque
@@ -25,21 +24,17 @@ from featstore.identity import sha256_hex
 from featstore.manifest_files import (
     SHOWN,
     Locator,
-    is_url,
     item_hashes,
-    open_plain,
     parse_locator,
-    uri_fault,
+    path_fault,
 )
 from featstore.sources import (
     BLOCK,
     KEPT,
     Folder,
-    LocalFile,
     OpenFile,
     Remote,
     Root,
-    UrlReader,
     check_size,
 )
 
@@ -55,8 +50,7 @@ def arrow() -> Any:
     MissingPackageError
         If it is not installed.
     """
-    with needs_extra("A Parquet file with images, or an Arrow file,"):
-        import pyarrow.ipc
+    with needs_extra("A Parquet file with images"):
         import pyarrow.parquet
     return pyarrow
 
@@ -116,7 +110,7 @@ class ParquetCells:
 
     Parameters
     ----------
-    file : OpenFile or Path
+    file : OpenFile
         Closed with the cells.
 
     Raises
@@ -125,14 +119,12 @@ class ParquetCells:
         If the file is truncated, is no Parquet, or claims far more than it can hold.
     """
 
-    def __init__(self, file: OpenFile | Path) -> None:
+    def __init__(self, file: OpenFile) -> None:
         # Decoding processes of plain files run without polars and its threads.
         from featstore.store.parquet_guard import check_sizes
 
         pyarrow = arrow()
-        with _reading(str(file)):
-            self._source = LocalFile(file) if isinstance(file, Path) else file
-        self.where = self._source.where
+        self._source, self.where = file, file.where
         try:
             with _reading(self.where):
                 near = not self._source.is_far or self._source.size <= _CHECKED_BYTES
@@ -221,73 +213,6 @@ class ParquetCells:
             self._first += 1
 
 
-#: How an Arrow stream ends.
-_END = b"\xff\xff\xff\xff\0\0\0\0"
-
-
-class ArrowCells:
-    """The cells of an uncompressed Arrow stream file, mapped: any row costs the same.
-
-    Raises
-    ------
-    ManifestError
-        If the file is truncated or damaged, or its batches are compressed: they are not mapped.
-    """
-
-    def __init__(self, path: Path) -> None:
-        pyarrow = arrow()
-        self.where = str(path)
-        batches: list[Any] = []
-        with _reading(self.where):
-            with open_plain(path) as file:
-                data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            if data[-len(_END) :] != _END:
-                raise ValueError("it lacks the end mark: it is truncated")
-            mapped = pyarrow.py_buffer(data)
-            reader = pyarrow.ipc.open_stream(pyarrow.BufferReader(mapped))
-            self.schema = reader.schema
-            _ = self.schema.names  # checks that they are UTF-8
-            if any(map(pyarrow.types.is_dictionary, self.schema.types)):
-                raise ValueError("it has dictionaries, which are not read here")
-            for batch in reader:
-                if not _lies_in(batch, mapped):
-                    raise ValueError("its batches are compressed; save the dataset uncompressed")
-                # Offsets that lead out of their buffer would be followed blindly later.
-                batch.validate(full=True)
-                batches.append(batch)
-            self.table = pyarrow.Table.from_batches(batches, self.schema)
-
-    def rows(
-        self, names: Sequence[str], *, at_once: int = BATCH_ROWS
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield number and values of each row, so many copied at once."""
-        return _numbered(self.table.to_batches(at_once), names)
-
-    def get(self, column: str, row: int) -> bytes:
-        """Return the bytes in one row of a column; see `ParquetCells.get`."""
-        rows = self.table.num_rows
-        if row >= rows:
-            raise ItemReadError(f"{self.where} has {rows:,} rows and no row {row:,}.")
-        try:
-            value = _column_cells(self.table.slice(row, 1), column)[0]
-        except (KeyError, TypeError) as err:
-            raise ItemReadError(f"{self.where} has no column {column!r}.") from err
-        return value if isinstance(value, bytes) else b""
-
-    def close(self) -> None:
-        """Let the mapping go; it ends with the last batch."""
-        self.table = None
-
-
-def _lies_in(batch: Any, mapped: Any) -> bool:
-    """Return whether all values of a batch are where the file has them; unpacked ones are not."""
-    end = mapped.address + mapped.size
-    return all(
-        buffer is None or not buffer.size or mapped.address <= buffer.address < end
-        for column in batch.columns for buffer in column.buffers()
-    )  # fmt: skip
-
-
 #: An image file of more bytes than this is not read.
 MAX_ITEM_BYTES = 256 * 2**20
 
@@ -315,9 +240,8 @@ class ByteReader:
         self._max_bytes = max_bytes
         # What falls out of them is closed when the last thread has let it go.
         self._tars = lru_cache(self._root.keep_open)(self._root.open)
-        self._tables = lru_cache(OPEN_TABLES)(partial(_open_table, self._root))
+        self._tables = lru_cache(OPEN_TABLES)(lambda file: ParquetCells(self._root.open(file)))
         self._opening = threading.Lock()
-        self._urls = UrlReader()
 
     def __reduce__(self) -> tuple[Any, ...]:
         if isinstance(self._root.place, Address):
@@ -350,19 +274,18 @@ class ByteReader:
             If they cannot be read, or their sha256 is not the item's. Also an OSError.
         """
         uri = item.get("uri")
-        if not isinstance(uri, str) or (fault := uri_fault(uri)) is not None:
+        if not isinstance(uri, str) or (fault := path_fault(uri)) is not None:
             what = "has no uri" if not isinstance(uri, str) else f"has the uri {uri!r}: {fault}"
             _fail(f"The item {item.get('item_id')!r} {what}.")
         locator = parse_locator(uri)
         digest = item.get("content_sha256")
-        far = is_url(uri) or isinstance(self._root.place, Address)
+        far = isinstance(self._root.place, Address)
         if (locator is not None or far) and not digest:
             what = "lies on a server" if locator is None else "is a part of a file"
             _fail(f"{uri!r} {what} but has no content_sha256; it is not read.")
         try:
             if locator is None:
-                source = self._urls if is_url(uri) else self._root
-                data = source.read(uri, limit=self._max_bytes)
+                data = self._root.read(uri, limit=self._max_bytes)
             elif locator.file.endswith(".tar"):
                 data = self._read_member(locator, item)
             else:
@@ -398,14 +321,6 @@ class ByteReader:
         data = table.get(*cell)
         check_size(locator.part, len(data), self._max_bytes)
         return data
-
-
-def _open_table(root: Root, file: str) -> ParquetCells | ArrowCells:
-    if not file.endswith(".arrow"):
-        return ParquetCells(root.open(file))
-    if isinstance(root.place, Address):
-        _fail(f"{file!r} of {root.place} is not read: Arrow files must lie here.")
-    return ArrowCells(root.place / file)
 
 
 def open_reader(manifest: Manifest) -> ByteReader:

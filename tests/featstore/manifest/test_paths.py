@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from featstore.errors import ManifestError
 from featstore.manifest import validate_items
-from featstore.manifest_files import check_paths, path_fault, resolve_inside, uri_fault
+from featstore.manifest_files import check_paths, path_fault, resolve_inside
 from tests.featstore.manifest.zoo import classes, images
 
 
@@ -53,7 +53,7 @@ def test_a_table_has_the_faults_of_its_uris_one_by_one(uris):
     """A million are looked at by their letters; whatever is in doubt then is asked for alone."""
     uris += ["a/b.png", "a.tar::../b", "..tar::b", "a.tar::\x7f"]
     table = pl.DataFrame({"item_id": map(str, range(len(uris))), "uri": uris})
-    faulty = [uri for uri in uris if uri_fault(uri)]
+    faulty = [uri for uri in uris if path_fault(uri)]
     with pytest.raises(ManifestError, match=f"^{len(faulty):,} uris of them leave"):
         check_paths(table, "them")
 

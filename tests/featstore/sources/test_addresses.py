@@ -239,14 +239,13 @@ def hub_files(tmp_path):
 def test_a_dataset_of_the_hub_by_its_name(make, hub_files, monkeypatch):
     with hub_server(hub_files, "team/birds") as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        for source in ("parquet", "hf"):
-            far = make(source, "hf://datasets/team/birds")
-            assert str(far.root) == f"hf://datasets/team/birds@{COMMIT}"
-            assert far.items("image").select("uri", "split").rows()[::5] == [
-                ("default/test/0000.parquet::image.bytes#0", "test"),
-                ("default/train/0000.parquet::image.bytes#3", "train"),
-            ]
-            assert rows_of(far) == [*PICTURES[6:8], *PICTURES[:6]]
+        far = make("parquet", "hf://datasets/team/birds")
+        assert str(far.root) == f"hf://datasets/team/birds@{COMMIT}"
+        assert far.items("image").select("uri", "split").rows()[::5] == [
+            ("default/test/0000.parquet::image.bytes#0", "test"),
+            ("default/train/0000.parquet::image.bytes#3", "train"),
+        ]
+        assert rows_of(far) == [*PICTURES[6:8], *PICTURES[:6]]
         part = make("parquet", f"hf://datasets/team/birds@{COMMIT}/default/test/0000.parquet")
         assert rows_of(part) == PICTURES[6:8]
         for name, match in (
@@ -269,30 +268,6 @@ def test_a_dataset_without_parquet_is_read_as_the_hub_converted_it(
         assert rows_of(far) == [*PICTURES[6:8], *PICTURES[:6]]
 
 
-def test_captions_without_images_are_read_where_they_lie(make, tmp_path):
-    """By hand: empty and missing captions are none, a list is several, each under its own key."""
-    folder, texts = tmp_path / "in" / "train", [[" A.", "B."], None, [""], ["C."]]
-    folder.mkdir(parents=True)
-    pl.DataFrame({"id": list("abcd"), "captions": texts}).write_parquet(folder / "0.parquet")
-    pl.DataFrame({"text": ["D."], "split": ["valid"]}).write_parquet(folder / "1.parquet")
-    options = {"texts": "true"}
-    near = make("parquet", tmp_path / "in", **options)
-    with static_server(tmp_path / "in", tags=True) as upstream, proxy(upstream) as state:
-        where = f"{state.url}/{{train/0,train/1}}.parquet"
-        far = make("parquet", where, **options)
-        for made in (near, far):
-            assert [*made.tables] == ["caption"]
-            found = made.items("caption").select("item_id", "text", "split")
-            ids, said, _ = zip(*found.iter_rows(), strict=True)
-            assert said == ("A.", "B.", "C.", "D.")
-            keys = [item.partition("/caption/")[2] for item in ids]
-            assert keys == ["a#0", "a#1", "d", "train/1/0"]
-        assert far.items("caption")["split"].to_list() == ["train", "train", "train", "val"]
-        pl.DataFrame({"n": [1]}).write_parquet(folder / "1.parquet")
-        with pytest.raises(ManifestError, match=r"no column of captions.*It has: 'n'"):
-            make("parquet", where, **options)
-
-
 def test_parquet_that_claims_gigabytes_or_holds_paths_is_refused(make, tmp_path):
     pa = pytest.importorskip("pyarrow")
     import pyarrow.parquet as pq
@@ -304,7 +279,7 @@ def test_parquet_that_claims_gigabytes_or_holds_paths_is_refused(make, tmp_path)
     with static_server(tmp_path / "in") as (host, port):
         with pytest.raises(ManifestError, match=r"would become .* in memory"):
             make("parquet", f"http://{host}:{port}/bomb.parquet")
-        with pytest.raises(ManifestError, match=r"holds paths.*the source urls"):
+        with pytest.raises(ManifestError, match=r"holds paths.*into the table"):
             make("parquet", f"http://{host}:{port}/paths.parquet")
 
 

@@ -107,7 +107,6 @@ def test_captions_of_the_same_stem_one_a_line(make, tmp_path):
     [
         ("folder", {"x.txt": "none"}, "holds no image"),
         ("class-folders", {"cat/1.png": b"1", "loose.png": b"2"}, "'loose.png' .* no class folder"),
-        ("class-folders", {"Cat/1.png": b"1", "cat/2.png": b"2"}, "differ only in case"),
         ("captions", {"a.jpg": b"1", "a.png": b"2", "a.txt": "?"}, "both 'a.jpg' and 'a.png'"),
         ("captions", {"a.jpg": b"1", "a.txt": b"abc\xe9"}, r"a\.txt is not UTF-8 \(byte 3\)"),
         ("captions", {"a.jpg": b"1", "a.txt": "x\0y"}, "holds a NUL"),
@@ -147,7 +146,7 @@ def test_links_out_of_the_folder_are_refused(make, tmp_path, suffix):
         ("x\0y", "cannot be opened"),
     ],
 )
-@pytest.mark.parametrize("source", ["folder", "urls", "csv"])
+@pytest.mark.parametrize("source", ["folder", "csv"])
 def test_locations_are_local_and_exist(make, source, location, match):
     with pytest.raises(ManifestError, match=match):
         make(source, location)
@@ -226,7 +225,6 @@ def test_absolute_paths_must_lie_below_the_root(make, root, tmp_path):
         ("path,caption\n", "holds no image"),
         ("", "no column of images"),
         ("path,caption\nimg/0.png,a\0b\n", "NUL"),
-        ("path,label\nimg/0.png,Cat\nimg/1.png,cat\n", "differ only in case"),
         ("path,caption\nimg/0.png," + "x" * 200_000 + "\n", "field larger than field limit"),
     ],
     ids=lambda value: str(value)[:40],
@@ -404,7 +402,7 @@ def test_every_truncation_and_damage_is_refused(tmp_path):
     damaged = bytearray(whole)
     damaged[1536 + 5] ^= 1  # in the name of the second member: its checksum is wrong
     for data, match in (
-        (damaged, "header at byte 1,536 is damaged"), (whole + whole, "data behind its end mark"),
+        (damaged, "damaged header.* byte 1,536"), (whole + whole, "data behind its end mark"),
         (gzip.compress(whole), "no uncompressed tar"),
     ):  # fmt: skip
         cut.write_bytes(data)
@@ -476,7 +474,6 @@ HASH = "0" * 64
           "byte_size": 9}, "hash changed"),
         ({"uri": "x.parquet::a#x", "content_sha256": HASH}, "is not column#row"),
         ({"uri": "x.parquet::a#1", "content_sha256": HASH}, "truncated, damaged or no table"),
-        ({"uri": "x.arrow::a#1", "content_sha256": HASH}, "truncated, damaged or no table"),
         ({"uri": "gone.png"}, "No such file"),
         ({"uri": "folder"}, "Is a directory|not a regular file"),
         ({"uri": "pipe"}, "Cannot read 'pipe': it is not a regular file"),
@@ -487,9 +484,7 @@ HASH = "0" * 64
 def test_what_is_not_read(tmp_path, item, match):
     pytest.importorskip("pyarrow")
     write_tar(tmp_path / "x.tar", [("a", b"123")])
-    write(
-        tmp_path, {"x.parquet": "no table", "x.arrow": b"", "big.png": bytes(2000), "folder/x": ""}
-    )
+    write(tmp_path, {"x.parquet": "no table", "big.png": bytes(2000), "folder/x": ""})
     os.mkfifo(tmp_path / "pipe")
     with ByteReader(tmp_path, max_bytes=1000) as reader, pytest.raises(ItemReadError, match=match):
         reader.read({"item_id": "x", **item})

@@ -101,5 +101,5 @@ def test_the_name_of_a_file_says_how_it_is_read(tmp_path):
                          ("a.parquet", "parquet"), ("birds.txt", "labels")):  # fmt: skip
         (tmp_path / name).touch()
         assert guessed(tmp_path / name) == source
-    assert guessed("hf://datasets/OWNER/NAME") == "hf"
+    assert guessed("hf://datasets/OWNER/NAME") == "parquet"
     assert guessed("https://example.org/0.tar") == "webdataset"
