@@ -216,7 +216,7 @@ class FitConfig:
         Of a truncated Procrustes rotation.
     top_k : int, "auto" or None
         Classes in ConSE's mix (10 if None), or anchors that ASIF keeps (800). Only ASIF's can be
-        chosen; see `fitters.aligners.baselines.choose_anchors`.
+        chosen; see `fitters.aligners.tune_by_refitting`.
     power : float, "auto" or None
         Of ASIF's similarities (8 if None).
     centre : bool, optional
