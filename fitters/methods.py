@@ -96,10 +96,6 @@ class Method:
         made = matrix_aligner(made) if fits_matrices(made) else made
         return partial(made, **self.given) if self.given else made
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Return what is pickled: not what follows from the fields."""
-        return {own.name: getattr(self, own.name) for own in fields(self)}
-
     @cached_property
     def cls(self) -> type[Any]:
         """The class of the aligner."""
@@ -491,8 +487,8 @@ An aligner of one's own (``register("aligner", NAME)``, an entry point of ``head
 
 The id of a run holds a digest of its source (the modules that define it and the classes that it
 inherits from), the versions of their distributions and `Method.version`: change one of them, and
-its runs are made anew. To run in other processes (``jobs`` above 1, Ray) what is registered by hand
-must be at the top of a module that they can import.
+its runs are made anew. Other processes (``jobs`` above 1, Ray) find what an installed package or a
+file of ``--plugin`` registers.
 """
 
 
