@@ -462,8 +462,8 @@ def run_all(
         place = store if "://" in str(store) else Path(store).resolve()
         if weights is not None and Path(weights).exists():
             weights = str(Path(weights).resolve())
-        for run in left:
-            for what in only_here(run.fit.method, run.learner, run.task):
+        for one in left:
+            for what in only_here(one.fit.method, one.learner, one.task):
                 raise EngineError(
                     f"The {what} is registered in this process alone. Name its file by --plugin "
                     f"({ENVIRONMENT}) or install its package, so that other processes find it; or "
