@@ -186,7 +186,6 @@ class Method:
         real: Pairs | None = None,
         image_mean: npt.NDArray[Any] | None = None,
         bias: npt.NDArray[Any] | None = None,
-        blocks: tuple[int, ...] = (),
     ) -> Sources[Pairs]:
         """Return what a fit with this config is on: raw pairs, checked and prepared.
 
@@ -194,8 +193,6 @@ class Method:
         ----------
         prototypes, real, image_mean, bias
             As for `fitters.alignment.fit`.
-        blocks : tuple of int
-            Columns of each encoder, where images and prototypes are rows of several side by side.
 
         Raises
         ------
@@ -221,11 +218,8 @@ class Method:
             raise SettingError("There is nothing to fit on. Pass prototypes, real pairs, or both.")
         _check_spaces(prototypes, real)
         wide = how.head_bias and prototypes is not None
-        if blocks and (wide or self.fitted_on == "training"):
-            raise SettingError(f"{name} with these settings takes one head. Use another method.")
-        data = prepare(
-            prototypes, real, image_mean, how=how, bias_column=bias if wide else None, blocks=blocks
-        )
+        column = bias if wide else None
+        data = prepare(prototypes, real, image_mean, how=how, bias_column=column)
         return replace(data, bias=bias)
 
     def check(self, config: FitConfig, *, prototypes: bool, real: bool) -> None:
