@@ -123,15 +123,11 @@ class Registry(Shown, MutableMapping[str, Thing], Generic[Thing]):
         """
         self._check_name(name, origin)
         accepted = self._accepted(name, thing, origin, about or {})
-        self.put(name, accepted, origin, found_anywhere=found_anywhere)
-
-    def put(self, name: str, thing: Thing, origin: str, *, found_anywhere: bool = False) -> None:
-        """Hold a thing that a registry of this kind, perhaps in another process, has accepted."""
         names = self._names()
         before = names.get(name)
         # The entry point of a module that registers what it declares.
         declared = before is not None and before.found_anywhere and before.origin == origin
-        names[name] = _Given(thing, origin, found_anywhere or declared)
+        names[name] = _Given(accepted, origin, found_anywhere or declared)
 
     def origin(self, name: str) -> str:
         """Return where a thing is from: "" for Headstock's own, or "package 1.2", or a file."""
@@ -143,7 +139,7 @@ class Registry(Shown, MutableMapping[str, Thing], Generic[Thing]):
         return name in self._things and not self._things[name].origin
 
     def travels(self, name: str) -> bool:
-        """Return whether another process has to be sent the thing of this name."""
+        """Return whether the thing of this name is in this process alone."""
         given = self._names().get(name)
         return given is not None and not given.found_anywhere
 

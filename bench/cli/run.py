@@ -533,14 +533,14 @@ def _find_sets(store: FeatureStore, task: str, given: Mapping[str, Any]) -> dict
     """
     from fitters.cli.fit import sets_that_fit
 
-    texts, heads = {}, given["head"]
+    texts, head = {}, given["head"] or None
     if given["names"] or task in _BY_NAME:
         texts["names"] = fitting(store, given["names"] or None, "class_name")
     if task == "retrieval" and not given["captions"]:
         texts["captions"] = fitting(store, None, "caption")
-    if not heads and set(given["source"]) & {"head", *get_args(Control)}:
-        heads = (None,)
-    keys = sets_that_fit(store, given["images"], texts, heads, given["head_names"])
+    if head is None and set(given["source"]) & {"head", *get_args(Control)}:
+        head = ""  # any
+    keys = sets_that_fit(store, given["images"], texts, head, given["head_names"])
     if "captions" in keys:
         keys["captions"] = (keys["captions"],)
     return {n: key if given[n] else take(n, key) for n, key in keys.items()}

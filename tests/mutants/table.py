@@ -378,7 +378,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
              'test_the_surface_is_that_of_refitting_every_fold')),
         *_of("fitters/sources.py", "tests/fitters/test_recipe.py",
             ('Prototypes are centred by their own mean, not by that of the images.',
-             'head = SideTransform.fit(rows, label="prototypes", blocks=blocks)', 'head = image',
+             'head = SideTransform.fit(rows, label="prototypes")', 'head = image',
              'test_final_fit_and_centring_by_hand')),
         *_of("bench/corpus.py", "tests/bench/test_task_runs.py",
             ('Two models are not one for lack of a name.',
