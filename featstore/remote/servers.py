@@ -19,7 +19,6 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from featstore.address import Address
 from featstore.errors import (
-    CorruptStoreError,
     FeatstoreError,
     RemoteStoreError,
     UnreachableError,
@@ -174,9 +173,6 @@ T = TypeVar("T")
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
-#: Bytes of a listing, whose size nobody knows before: it may take until the deadline.
-_ANY_SIZE = 2**50
-
 #: Files that are sent at once.
 _AT_ONCE = 4
 
@@ -242,17 +238,10 @@ class HubObjects(WebObjects):
             except EntryNotFoundError:
                 return []
 
-        found = self.asked(prefix or "its list of files", ask, n_bytes=_ANY_SIZE)
+        found = self.asked(prefix or "its list of files", ask, whole=True)
         if len(found) >= most:
             raise self._too_many()
         start = f"{self.folder}/" if self.folder else ""
-        for file in found:
-            sized = type(file.size) is int and 0 <= file.size <= LARGEST
-            if not isinstance(file.path, str) or not sized:
-                raise CorruptStoreError(
-                    f"{self.address} lists a file of which it states neither name nor size as they "
-                    f"must be: {str(file.path)[:80]!r}, {str(file.size)[:20]!r}."
-                )
         return {file.path.removeprefix(start): file for file in found}
 
     def head(self) -> str:
@@ -301,20 +290,20 @@ class HubObjects(WebObjects):
         finally:
             draft.uploads.shutdown(wait=False, cancel_futures=True)
 
-    def asked(self, what: str, ask: Callable[[], T], *, n_bytes: int = 0) -> T:
+    def asked(self, what: str, ask: Callable[[], T], *, whole: bool = False) -> T:
         """Return what a call of huggingface_hub returns, tried again where that may help."""
-        return self._repeat(what, lambda pace: self.once(pace, ask, n_bytes))
+        return self._repeat(what, lambda pace: self.once(pace, ask, whole=whole))
 
-    def once(self, pace: Pace, ask: Callable[[], T], n_bytes: int) -> T:
+    def once(self, pace: Pace, ask: Callable[[], T], *, whole: bool) -> T:
         """Return what one call of huggingface_hub returns; raises what `refusal` makes of errors.
 
         Parameters
         ----------
-        n_bytes : int
-            What the call moves, at the least rate or faster.
+        whole : bool
+            See `Pace.wait`.
         """
         try:
-            return pace.wait(ask, n_bytes)
+            return pace.wait(ask, whole=whole)
         except (FeatstoreError, TransientError):
             raise
         except Exception as err:
@@ -391,9 +380,6 @@ class HubDraft(HubObjects):
         self._kept: dict[str, Any] = {}
         self._sending: list[Future[None]] = []
         self.uploads = ThreadPoolExecutor(_AT_ONCE, "upload")
-        self.page = f"{self.endpoint}/datasets/{self.repository}"
-        revision = quote(self.revision, safe="")
-        self.downloads = f"{self.page}/resolve/{revision}/{self.folder}".rstrip("/")
 
     def pinned(self) -> str:
         """Return the address of the commit that was read or, once published, made."""
@@ -423,7 +409,7 @@ class HubDraft(HubObjects):
 
     def replace(self, name: str, data: bytes, tag: str) -> bool:
         """Enter a file only if the one that is there has this tag."""
-        if self.read_tagged(name, limit=_ANY_SIZE)[1] != tag:
+        if self.read_tagged(name, limit=LARGEST)[1] != tag:
             return False
         self._stage(name, data)  # sent with the commit: it may be replaced again before
         return True
@@ -496,7 +482,7 @@ class HubDraft(HubObjects):
             )  # fmt: skip
 
         try:
-            self.once(self._pace("the upload"), ask, _ANY_SIZE)
+            self.once(self._pace("the upload"), ask, whole=True)
         except TransientError as err:  # the library has tried it several times
             raise UnreachableError(
                 f"An upload to {self.address} failed: {err}. Push again: what has arrived is not "
@@ -551,9 +537,6 @@ class _WithoutQueries(logging.Filter):
 _FILTER = _WithoutQueries()
 
 
-#: Bytes of one entry of a listing, about.
-_ENTRY = 200
-
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 
 
@@ -592,9 +575,8 @@ class BucketObjects(Objects):
 
     def names(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """Yield name and size of the files below `prefix`; too many are a CorruptStoreError."""
-        pages = self._pace(prefix or "its list of files").over(
-            self._lists.list(prefix or None), unit=_ENTRY
-        )
+        listed = self._lists.list(prefix or None)
+        pages = self._pace(prefix or "its list of files").over(listed)
         left = self.limits.most_names
         try:
             for page in pages:

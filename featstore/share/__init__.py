@@ -666,7 +666,7 @@ class _Copying:
         pictures = send_thumbnails(self.opened, self.place, sorted(self.report.sets))
         if pictures:
             self.place.update_log(lambda log: replace(log, thumbnails=log.thumbnails | pictures))
-        if self.place.page:
+        if self.place.is_atomic:
             send_card(self.opened, self.place, licences)
         if everything:
             self._send_signature()
