@@ -19,15 +19,12 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Annotated, TypeVar
-
-import msgspec
+from typing import IO, TypeVar
 
 from featstore.address import Address, open_address
 from featstore.durable import (
     open_regular,
     pieces,
-    walk_store,
     write_durably,
     write_error,
     write_file,
@@ -78,46 +75,6 @@ class TransientError(Exception):
     after = 0.0
 
 
-Above0 = Annotated[float, msgspec.Meta(gt=0)]
-
-
-class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How slow a server may be, and how long its list: what $HEADSTOCK_NET says, or the default.
-
-    Attributes
-    ----------
-    patience : float
-        Seconds after which silence is given up.
-    deadline : float
-        Seconds that one file or range may take in all, attempts included.
-    most_names : float
-        Files that it may list.
-    """
-
-    patience: Above0 = 30.0
-    deadline: Above0 = 3600.0
-    most_names: Above0 = 1_000_000.0
-
-
-def read_limits() -> Limits:
-    """Return the limits that $HEADSTOCK_NET states, as ``deadline=600,patience=60``.
-
-    Raises
-    ------
-    RemoteStoreError
-        If there is no limit of a name, or one is no number above 0.
-    """
-    words = filter(None, os.environ.get("HEADSTOCK_NET", "").split(","))
-    try:
-        found = dict(word.strip().partition("=")[::2] for word in words)
-        return msgspec.convert(found, Limits, strict=False)
-    except msgspec.ValidationError as err:
-        raise RemoteStoreError(
-            f"HEADSTOCK_NET is NAME=NUMBER, parted by commas, of "
-            f"{', '.join(Limits.__struct_fields__)}, each above 0: {err}."
-        ) from err
-
-
 class Pace:
     """The time that one call takes of a server, held against its limits.
 
@@ -125,13 +82,13 @@ class Pace:
     ----------
     what : str
         What is read, for messages.
-    limits : Limits
+    patience, deadline : float
+        Seconds of silence, and in all.
     """
 
-    def __init__(self, what: str, limits: Limits) -> None:
-        self._what = what
-        self._limits = limits
-        self._end = time.monotonic() + limits.deadline
+    def __init__(self, what: str, patience: float, deadline: float) -> None:
+        self._what, self._patience, self._deadline = what, patience, deadline
+        self._end = time.monotonic() + deadline
 
     def wait(self, call: Callable[[], T], *, whole: bool = False) -> T:
         """Return what `call` returns; it is left behind if it takes too long.
@@ -151,7 +108,7 @@ class Pace:
         # A library may read headers that never end: no timeout of a socket ends that.
         answer = in_background(call)
         left = self.left()
-        allowed = left if whole else min(self._limits.patience, left)
+        allowed = left if whole else min(self._patience, left)
         try:
             answer.exception(timeout=allowed)
         except TimeoutError:
@@ -169,9 +126,8 @@ class Pace:
         left = self._end - time.monotonic() - after
         if left <= 0:
             raise UnreachableError(
-                f"{self._what} takes more than {self._limits.deadline:,.0f} seconds. What was "
-                "fetched is kept: run the same command again, or set a higher deadline=SECONDS in "
-                "HEADSTOCK_NET."
+                f"{self._what} takes more than {self._deadline:,.0f} seconds. What was fetched is "
+                "kept: run the same command again."
             )
         return left
 
@@ -228,8 +184,11 @@ class Objects(ABC):
     is_atomic : bool
         Whether all that is written becomes visible at once, by `publish`, and only if nothing was
         written meanwhile by others: nothing need be claimed then.
-    limits : Limits
-        How slow the place may be.
+    patience, deadline : float
+        Seconds after which silence is given up, and that one file or range may take in all,
+        attempts included.
+    most_names : int
+        Files that it may list.
     rule : callable
         What a name is held to before it is asked for; raises if it breaks the rule.
     """
@@ -238,10 +197,11 @@ class Objects(ABC):
     whole_first = False
     can_write = False
     is_atomic = False
+    patience, deadline = 30.0, 3600.0
+    most_names = 1_000_000
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self.limits = read_limits()
         self.rule: Callable[[str], object] = check_name
 
     def read(self, name: str, *, limit: int) -> bytes:
@@ -442,10 +402,7 @@ class Objects(ABC):
         yield self
 
     def keep(self) -> None:  # noqa: B027
-        """Count what a draft holds of a set as complete, once sent; nothing to do elsewhere."""
-
-    def undo(self) -> None:  # noqa: B027
-        """Drop what was written to a draft since `keep`; nothing to do elsewhere."""
+        """Wait until what was put into a draft has arrived; nothing to do elsewhere."""
 
     def publish(self, message: str) -> bool:  # noqa: ARG002
         """Make visible what was written to a draft; False if others wrote to the place meanwhile.
@@ -468,7 +425,7 @@ class Objects(ABC):
         """
 
     def _pace(self, name: str) -> Pace:
-        return Pace(f"{self.address}/{name}", self.limits)
+        return Pace(f"{self.address}/{name}", self.patience, self.deadline)
 
     def _repeat(self, name: str, once: Callable[[Pace], T]) -> T:
         pace, attempt = self._pace(name), 1
@@ -496,8 +453,7 @@ class Objects(ABC):
 
     def _too_many(self) -> CorruptStoreError:
         return CorruptStoreError(
-            f"{self.address} lists more than {self.limits.most_names:,.0f} files. If the store is "
-            "so large, set a higher most_names=N in HEADSTOCK_NET."
+            f"{self.address} lists more than {self.most_names:,} files, which is no store."
         )
 
     def _too_large(self, name: str, limit: int) -> CorruptStoreError:
@@ -520,12 +476,6 @@ class FolderObjects(Objects):
         """Replace the log under its lock; see `featstore.store.log.update_log`."""
         return update_log(self.root, change)
 
-    def names(self, prefix: str = "") -> Iterator[tuple[str, int]]:
-        """Yield name and size of the files below `prefix`."""
-        for name in sorted(walk_store(self.root)[0]):
-            if name.startswith(prefix):
-                yield name, (self.root / name).lstat().st_size
-
     def put(self, name: str, data: bytes | Path | IO[bytes]) -> None:
         """Write a file, whether or not there is one."""
         assert isinstance(data, bytes)
@@ -541,10 +491,6 @@ class FolderObjects(Objects):
         except OSError as err:
             raise write_error(self.root / name, err) from err
         return True
-
-    def delete(self, name: str) -> None:
-        """Remove a file; none is fine."""
-        (self.root / name).unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _get(

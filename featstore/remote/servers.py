@@ -63,7 +63,7 @@ class WebObjects(Objects):
         # What a server sends is read as it is: nothing is unpacked, so nothing can swell.
         self._pool: Any = urllib3.PoolManager(
             maxsize=16, retries=False,
-            timeout=urllib3.Timeout(connect=_CONNECT, read=self.limits.patience),
+            timeout=urllib3.Timeout(connect=_CONNECT, read=self.patience),
         )  # fmt: skip
 
     @contextmanager
@@ -225,7 +225,7 @@ class HubObjects(WebObjects):
         """
         from huggingface_hub.errors import EntryNotFoundError
 
-        most = int(self.limits.most_names) + 1
+        most = self.most_names + 1
         root = "/".join(filter(None, (self.folder, prefix.rstrip("/"))))
 
         def ask() -> list[Any]:
@@ -377,7 +377,6 @@ class HubDraft(HubObjects):
         self._commit = self.head()
         self._there = self.files()
         self._staged: dict[str, Any] = {}
-        self._kept: dict[str, Any] = {}
         self._sending: list[Future[None]] = []
         self.uploads = ThreadPoolExecutor(_AT_ONCE, "upload")
 
@@ -415,7 +414,7 @@ class HubDraft(HubObjects):
         return True
 
     def keep(self) -> None:
-        """Count what was entered so far as complete, once what is sent of it has arrived.
+        """Wait until what is sent of the files entered so far has arrived.
 
         Raises
         ------
@@ -424,13 +423,7 @@ class HubDraft(HubObjects):
         """
         for sent in self._sending:
             sent.result()
-        self._sending, self._kept = [], dict(self._staged)
-
-    def undo(self) -> None:
-        """Drop what was entered since `keep`; what was sent of it stays unused."""
-        for unkept in self._sending:
-            unkept.cancel()
-        self._sending, self._staged = [], dict(self._kept)
+        self._sending = []
 
     def publish(self, message: str) -> bool:
         """Make the commit.
@@ -559,8 +552,8 @@ class BucketObjects(Objects):
         self._caught = (exceptions.BaseError, OSError)
         options: Any = {
             "connect_timeout": timedelta(seconds=10),
-            "read_timeout": timedelta(seconds=self.limits.patience),
-            "timeout": timedelta(seconds=self.limits.deadline),
+            "read_timeout": timedelta(seconds=self.patience),
+            "timeout": timedelta(seconds=self.deadline),
         }
         if address.scheme == "s3" and _endpoint_is_here():
             options["allow_http"] = True
@@ -577,7 +570,7 @@ class BucketObjects(Objects):
         """Yield name and size of the files below `prefix`; too many are a CorruptStoreError."""
         listed = self._lists.list(prefix or None)
         pages = self._pace(prefix or "its list of files").over(listed)
-        left = self.limits.most_names
+        left = self.most_names
         try:
             for page in pages:
                 left -= len(page)

@@ -655,7 +655,6 @@ class _Copying:
                     there = publish(self.place, source, progress=self.progress)
             except FeatstoreError as err:
                 self.report.failed[key] = str(err)
-                self.place.undo()
                 continue
             # The cache may drop the files of one remote set for those of the next.
             self.place.keep()
