@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -87,9 +86,6 @@ class WebObjects(Objects):
         """Return the headers that a request to this URL, perhaps of a redirect, may carry."""
         return {}
 
-    def _note(self, answer: Any) -> None:
-        """Look at each answer, those that redirect included."""
-
     @contextmanager
     def _asked(self, name: str, headers: dict[str, str], pace: Pace) -> Iterator[Any]:
         """Give an answer of status 200 or 206, and close its connection unless all was read."""
@@ -103,7 +99,6 @@ class WebObjects(Objects):
                         redirect=False,
                     )
                 )  # fmt: skip
-                self._note(answer)
                 if answer.status not in _MOVED:
                     break
                 url = self._followed(url, str(answer.headers.get("Location", "")))
@@ -180,10 +175,7 @@ _REFUSED = frozenset({"RepoNotFound", "RevisionNotFound", "GatedRepo"})
 
 
 class HubObjects(WebObjects):
-    """Files below ``hf://datasets/OWNER/NAME[@REVISION][/FOLDER]``; a token as the hub's own.
-
-    The first answer says which commit the revision is; everything else is read from that commit.
-    """
+    """Files below ``hf://datasets/OWNER/NAME[@REVISION][/FOLDER]``; a token as the hub's own."""
 
     def __init__(self, address: Address) -> None:
         super().__init__(address)
@@ -212,17 +204,6 @@ class HubObjects(WebObjects):
 
     def names(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """Yield name and size of the files below `prefix`; too many are a CorruptStoreError."""
-        for name, file in self.files(prefix).items():
-            yield name, file.size
-
-    def files(self, prefix: str = "") -> dict[str, Any]:
-        """Return name -> what the hub states of a file (`size`, `blob_id`, `lfs`), below `prefix`.
-
-        Raises
-        ------
-        CorruptStoreError
-            If there are too many.
-        """
         from huggingface_hub.errors import EntryNotFoundError
 
         most = self.most_names + 1
@@ -242,7 +223,8 @@ class HubObjects(WebObjects):
         if len(found) >= most:
             raise self._too_many()
         start = f"{self.folder}/" if self.folder else ""
-        return {file.path.removeprefix(start): file for file in found}
+        for file in found:
+            yield file.path.removeprefix(start), file.size
 
     def head(self) -> str:
         """Return the commit that the revision is now.
@@ -343,11 +325,6 @@ class HubObjects(WebObjects):
         own = urlsplit(url)[:2] == urlsplit(self.endpoint)[:2]
         return self._headers if own else {}
 
-    def _note(self, answer: Any) -> None:
-        commit = str(answer.headers.get("X-Repo-Commit", ""))
-        if not self._commit and _COMMIT.fullmatch(commit):
-            self._commit = commit
-
     def _check(self, name: str, answer: Any, *, asked_range: bool) -> None:
         if answer.status in (401, 403) or answer.headers.get("X-Error-Code", "") in _REFUSED:
             raise self._no_dataset(answer.status)
@@ -375,7 +352,7 @@ class HubDraft(HubObjects):
         super().__init__(address)
         logging.getLogger("huggingface_hub.utils._http").addFilter(_FILTER)
         self._commit = self.head()
-        self._there = self.files()
+        self._there = dict(super().names())
         self._staged: dict[str, Any] = {}
         self._sending: list[Future[None]] = []
         self.uploads = ThreadPoolExecutor(_AT_ONCE, "upload")
@@ -386,8 +363,8 @@ class HubDraft(HubObjects):
 
     def names(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """Yield name and size of the files below `prefix`."""
-        found = {name: file.size for name, file in self._there.items()}
-        found |= {name: add.upload_info.size for name, add in self._staged.items()}
+        added = {name: add.upload_info.size for name, add in self._staged.items()}
+        found = {**self._there, **added}
         return ((name, size) for name, size in found.items() if name.startswith(prefix))
 
     def put(self, name: str, data: bytes | Path | IO[bytes]) -> None:
@@ -485,18 +462,12 @@ class HubDraft(HubObjects):
     @contextlib.contextmanager
     def _get(self, name: str, span: tuple[int, int] | None, pace: Pace) -> Iterator[Answer]:
         if name in self._staged:
-            data = _content(self._staged[name])
+            with self._staged[name].as_file() as file:
+                data = file.read()
             yield Answer(len(data), sha256_hex(data), ranged=False, pieces=[data])
-        elif name in self._there:
-            with super()._get(name, span, pace) as answer:
-                yield replace(answer, tag=str(self._there[name].blob_id))
         else:
-            raise FileNotFoundError(f"{self.address}/{name}")
-
-
-def _content(add: Any) -> bytes:
-    with add.as_file() as file:
-        return bytes(file.read())
+            with super()._get(name, span, pace) as answer:
+                yield answer
 
 
 def _answer_of(err: BaseException | None) -> Any:
