@@ -378,8 +378,6 @@ class SharedBlocks:
     def _send(self, block: int) -> bool:
         """Put a block; False if the bucket has one, perhaps another."""
         record, data = self._writer.done_block(block)
-        if not record.fits(data):
-            raise CorruptStoreError(f"Block {block:,} of {self._writer.key} changed on the disk.")
         return self._objects.create(self._name(block), record.line(block) + data)
 
     def _take(self, blocks: Iterable[int]) -> None:

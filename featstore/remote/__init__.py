@@ -187,8 +187,6 @@ class Objects(ABC):
     patience, deadline : float
         Seconds after which silence is given up, and that one file or range may take in all,
         attempts included.
-    most_names : int
-        Files that it may list.
     rule : callable
         What a name is held to before it is asked for; raises if it breaks the rule.
     """
@@ -198,7 +196,6 @@ class Objects(ABC):
     can_write = False
     is_atomic = False
     patience, deadline = 30.0, 3600.0
-    most_names = 1_000_000
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -449,11 +446,6 @@ class Objects(ABC):
         return RemoteStoreError(
             f"{self.address} is read-only here; {name} was not written. Push to s3://, gs://, "
             "az:// or a folder."
-        )
-
-    def _too_many(self) -> CorruptStoreError:
-        return CorruptStoreError(
-            f"{self.address} lists more than {self.most_names:,} files, which is no store."
         )
 
     def _too_large(self, name: str, limit: int) -> CorruptStoreError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import logging
 import os
 import re
@@ -203,10 +202,9 @@ class HubObjects(WebObjects):
         self._commit = ""
 
     def names(self, prefix: str = "") -> Iterator[tuple[str, int]]:
-        """Yield name and size of the files below `prefix`; too many are a CorruptStoreError."""
+        """Yield name and size of the files below `prefix`."""
         from huggingface_hub.errors import EntryNotFoundError
 
-        most = self.most_names + 1
         root = "/".join(filter(None, (self.folder, prefix.rstrip("/"))))
 
         def ask() -> list[Any]:
@@ -215,13 +213,11 @@ class HubObjects(WebObjects):
                 revision=self._commit or self.revision, repo_type="dataset",
             )  # fmt: skip
             try:
-                return list(itertools.islice((f for f in tree if hasattr(f, "blob_id")), most))
+                return [file for file in tree if hasattr(file, "blob_id")]
             except EntryNotFoundError:
                 return []
 
         found = self.asked(prefix or "its list of files", ask, whole=True)
-        if len(found) >= most:
-            raise self._too_many()
         start = f"{self.folder}/" if self.folder else ""
         for file in found:
             yield file.path.removeprefix(start), file.size
@@ -503,6 +499,9 @@ _FILTER = _WithoutQueries()
 
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 
+#: A server of this machine, without TLS.
+_HERE = re.compile(r"http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?/?")
+
 
 class BucketObjects(Objects):
     """Files of a bucket.
@@ -521,32 +520,25 @@ class BucketObjects(Objects):
         self._errors = exceptions
         # A missing file is raised as Python's own error.
         self._caught = (exceptions.BaseError, OSError)
+        endpoint = next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), "")
+        allowed = os.environ.get("AWS_ALLOW_HTTP") == "true"
         options: Any = {
+            "allow_http": allowed or _HERE.fullmatch(endpoint) is not None,
             "connect_timeout": timedelta(seconds=10),
             "read_timeout": timedelta(seconds=self.patience),
             "timeout": timedelta(seconds=self.deadline),
         }
-        if address.scheme == "s3" and _endpoint_is_here():
-            options["allow_http"] = True
         retry: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=60)}
         try:
             self._store: Any = from_url(address.url, client_options=options, retry_config=retry)
-            # A page of a list is kept until it is whole, however long: few seconds bound it.
-            options["timeout"] = options["read_timeout"]
-            self._lists: Any = from_url(address.url, client_options=options, retry_config=retry)
         except exceptions.BaseError as err:
             raise RemoteStoreError(f"{address.url} cannot be opened: {_fault(err)}.") from err
 
     def names(self, prefix: str = "") -> Iterator[tuple[str, int]]:
-        """Yield name and size of the files below `prefix`; too many are a CorruptStoreError."""
-        listed = self._lists.list(prefix or None)
-        pages = self._pace(prefix or "its list of files").over(listed)
-        left = self.most_names
+        """Yield name and size of the files below `prefix`."""
+        listed = self._store.list(prefix or None)
         try:
-            for page in pages:
-                left -= len(page)
-                if left < 0:
-                    raise self._too_many()
+            for page in self._pace(prefix or "its list of files").over(listed):
                 for entry in page:
                     yield str(entry["path"]), int(entry["size"])
         except RemoteStoreError:
@@ -626,13 +618,6 @@ def _streamed(answer: Any) -> Iterator[memoryview]:
     """Yield the bytes of an answer as they come, so that a slow one is noticed."""
     for piece in answer.stream(min_chunk_size=1):
         yield memoryview(piece).cast("B")
-
-
-def _endpoint_is_here() -> bool:
-    """Tell whether the environment's S3 endpoint is a server of this machine, without TLS."""
-    endpoint = next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), "")
-    parts = urlsplit(endpoint)
-    return parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost", "::1")
 
 
 def _fault(err: Exception) -> str:

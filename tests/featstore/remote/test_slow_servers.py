@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
@@ -18,9 +17,7 @@ from typing import Any
 import pytest
 
 from featstore import FeatstoreError, copy_sets, open_store
-from featstore.address import parse_address
-from featstore.errors import CorruptStoreError
-from featstore.remote import Objects, open_objects
+from featstore.remote import Objects
 from tests.featstore.remote.buckets import environment
 from tests.featstore.remote.conftest import IMAGES
 from tests.featstore.remote.proxy import Answer
@@ -30,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("forked")
 #: Patience and deadline: a second instead of thirty, and less for servers from whom nothing whole
 #: comes, however long one waits.
 Limits = tuple[float, float]
-QUICK, AT_ONCE = (1, 8), (0.2, 1.5)
+QUICK, AT_ONCE = (1, 8), (0.1, 0.7)
 
 HEADERS = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
@@ -43,16 +40,12 @@ SLOW, FAST = 0.05, 0.0
 ENDLESS = [
     ("http", STATUS, b"x", SLOW),
     ("http", HEADERS + b"Content-Length: 3000000\r\n\r\n", b" ", SLOW),
-    ("http", CHUNKED, b"1\r\n \r\n", SLOW),
     ("http", b"", b"", SLOW),
     ("s3", STATUS, b"x", SLOW),
     ("hf", HEADERS + b"Content-Length: 3000000\r\n\r\n", b" ", SLOW),
     ("http", b"", b"HTTP/1.1 100 Continue\r\n\r\n", FAST),
     ("http", STATUS, b"X-Header: more\r\n", FAST),
-    ("http", STATUS + b"X-Header: ", b"more ", FAST),
-    ("http", b"HTTP/1.1 200 ", b"OK ", FAST),
     ("http", CHUNKED + b"1\r\n{\r\n0\r\n", b"X-Trailer: more\r\n", FAST),
-    ("http", CHUNKED + b"1", b"0", FAST),
     ("http", CHUNKED, b"1\r\n \r\n" * 100, FAST),
     ("http", HEADERS + b"\r\n", b" " * 1000, FAST),
     ("s3", STATUS, b"X-Header: more\r\n", FAST),
@@ -107,17 +100,6 @@ def _read(said: Connection, limits: Limits, jobs: list[tuple[str, dict[str, str]
             said.send(f"{type(err).__name__} {err}")
 
 
-def _list(said: Connection, limits: Limits, variables: dict[str, str]) -> None:
-    """List a bucket; say the error, and the seconds until then."""
-    Objects.patience, Objects.deadline = limits
-    os.environ.update(variables)
-    began = time.monotonic()
-    try:
-        list(open_objects(parse_address("s3://team/store")).names())
-    except FeatstoreError as err:
-        said.send((type(err).__name__, time.monotonic() - began))
-
-
 def in_child(job: Callable[..., None], *args: Any, n: int = 0) -> Any:
     """Return what a job says in a process of its own, `n` times; it is killed if it hangs."""
     ours, theirs = multiprocessing.Pipe(duplex=False)
@@ -152,25 +134,6 @@ def test_servers_that_trickle_or_flood_are_given_up():
     for case, error in zip(ENDLESS, said, strict=True):
         others = ("CorruptStoreError", "RemoteStoreError") if case[-1] is FAST else ()
         assert error.startswith(("UnreachableError", *others)), (case, error)
-
-
-def test_a_page_of_a_list_without_end_is_given_up_after_the_patience():
-    begin = HEADERS + b"\r\n<ListBucketResult>"
-    drop = b"<Contents><Key>store/a</Key></Contents>" * 100
-    with trickling(begin, drop, pause=0.001) as url:
-        error, seconds = in_child(_list, (1, 50), environment(url))
-    assert error == "RemoteStoreError"
-    assert seconds < 20  # not the 50 of the deadline
-
-
-def test_a_list_of_too_many_files_is_given_up(bucket, monkeypatch):
-    objects = open_objects(parse_address(bucket.address))  # type: ignore[arg-type]
-    for number in range(3):
-        objects.put(f"{number}", b"")
-    assert len(list(objects.names())) == 3
-    monkeypatch.setattr(Objects, "most_names", 2)
-    with pytest.raises(CorruptStoreError, match="lists more than 2 files"):
-        list(objects.names())
 
 
 @pytest.mark.parametrize("scheme", ["http", "s3"])
