@@ -345,6 +345,9 @@ REQUESTS = 8
 
 _REOPENED = 3
 
+#: Files that are fetched before the one that is read is done with.
+_AHEAD = 2
+
 
 @dataclass(frozen=True)
 class _State:
@@ -399,9 +402,11 @@ class RemoteRows(Rows):
         self._mode: Mode = mode
         self._names = [shard_name(file, commit.blocks) for file in self._layout.files]
         self._lock = threading.Lock()
-        # The blocks that will be read; the files that are fetched meanwhile.
+        # The blocks that will be read; the file that is read now; those that are fetched meanwhile.
         self._foreseen = np.zeros(self._layout.n_blocks, dtype=bool)
+        self._reading = -1
         self._coming: dict[int, Future[None]] = {}
+        self._ahead = threading.Lock()
         self._open()
 
     @property
@@ -454,14 +459,14 @@ class RemoteRows(Rows):
         last = self._layout.file_of[touched.nonzero()[0][-1:]]
         for _ in range(_REOPENED):
             try:
-                state = self._state
-                self._go_ahead(state, int(last.sum()))
+                state, self._reading = self._state, int(last.sum())
                 if (touched & ~state.have).any():
                     with self._lock:
                         files = np.unique(self._layout.file_of[touched]).tolist()
                         wait([self._coming.pop(file) for file in files if file in self._coming])
                         self._fetch(touched, progress)
                         state = self._state
+                self._go_ahead(state)
                 return read(state.source)
             except ShardReplacedError:
                 with self._lock:
@@ -516,16 +521,19 @@ class RemoteRows(Rows):
             list(pool.map(lambda span: self._fetch_span(span, state, progress), spans))
         self._cache.trim(keep=set(self._names))
 
-    def _go_ahead(self, state: _State, reading: int) -> None:
-        """Begin to fetch the file that will be read after this one, beside it.
+    def _go_ahead(self, state: _State) -> None:
+        """Begin to fetch the next file that will be read, unless enough of them are under way.
 
         Whoever reads its blocks asks again, and says what was wrong.
         """
-        file_of = self._layout.file_of
-        for file in np.unique(file_of[self._foreseen & (file_of > reading)])[:1].tolist():
-            wanted = self._foreseen & (file_of == file)
-            if file not in self._coming and not state.have[wanted].all():
-                self._coming[file] = in_background(functools.partial(self._fetch, wanted))
+        with self._ahead:
+            file_of = self._layout.file_of
+            files = np.unique(file_of[self._foreseen & (file_of > self._reading)])
+            for file in files[:_AHEAD].tolist():
+                wanted = self._foreseen & (file_of == file)
+                if file not in self._coming and not state.have[wanted].all():
+                    self._coming[file] = in_background(functools.partial(self._fetch, wanted))
+                    return
 
     def _look_again(self, touched: np.ndarray, state: _State) -> None:
         """Take notice of blocks that other processes fetched meanwhile."""
@@ -554,6 +562,8 @@ class RemoteRows(Rows):
                         self._prove(name, block, data)
                         shard.write(descriptor, block, memoryview(data))
                         state.have[block] = True
+                        if block == (span.first + span.last) // 2:
+                            self._go_ahead(state)
                         if progress is not None:
                             progress(len(data))
             except FileNotFoundError as err:

@@ -94,7 +94,7 @@ def test_files_that_are_removed_while_others_are_fetched_ahead(served, store_fol
     gone = threading.Event()
 
     def harm(path: str, number: int, answer: Answer) -> None:
-        if "embedding/c/1" in path and not gone.is_set():
+        if "embedding/c/2" in path and not gone.is_set():
             for file in files:
                 file.unlink(missing_ok=True)
             gone.set()
