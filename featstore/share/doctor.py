@@ -108,9 +108,6 @@ def _cache() -> Iterator[Finding]:
     tight = free < _FREE or held > cache.limit
     advice = "`headstock cache --max-size` empties it; HEADSTOCK_CACHE_SIZE is its limit."
     yield Finding("cache", "note" if tight else "fine", text, advice * tight)
-    if os.environ.get("HEADSTOCK_OFFLINE", "") not in ("", "0"):
-        advice = "Unset HEADSTOCK_OFFLINE to read what is not in the cache."
-        yield Finding("offline", "note", "no server is asked", advice)
 
 
 def _sets(store: FeatureStore) -> Iterator[Finding]:
