@@ -537,8 +537,8 @@ def tag_command(
 def diff_command(a: StorePlace, b: StorePlace, as_json: bool) -> None:
     """List the sets in which two stores differ.
 
-    Compared are items, rows, failures and attributes; rows by the hashes of their blocks, without
-    reading them. Exits 0 either way. STORE@TAG is a store as it was then.
+    Compared are revisions, ids of items, and rows, by the hashes of their blocks, without reading
+    them. Exits 0 either way. STORE@TAG is a store as it was then.
     """
     from featstore.share.doctor import compare_stores
 
@@ -553,16 +553,13 @@ def diff_command(a: StorePlace, b: StorePlace, as_json: bool) -> None:
 def _differences(difference: SetDifference) -> str:
     if difference.state != "differs":
         return difference.state
-    blocks, (mine, theirs) = difference.changed_blocks, difference.failed
+    blocks = difference.changed_blocks
     told = {
         " → ".join(revision[:12] for revision in difference.revisions): True,
         f"{difference.added:,} items added": difference.added,
         f"{difference.removed:,} items removed": difference.removed,
-        f"{difference.changed_items:,} items with other facts": difference.changed_items,
         "rows of another shape": blocks is None,
         f"{blocks or 0:,} blocks of rows differ": blocks,
-        f"{mine:,} → {theirs:,} failed": mine != theirs,
-        f"other {', '.join(difference.attributes)}": difference.attributes,
     }
     return "; ".join(text for text, holds in told.items() if holds)
 

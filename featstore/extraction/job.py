@@ -205,8 +205,7 @@ def _open_writer(job: Job, target: Target, stack: contextlib.ExitStack) -> Extra
         stack.enter_context(target.writer)
         pending = set(target.writer.pending())
         if job.bucket is not None:
-            retry = job.config.retry_failed
-            shared = job.bucket.blocks(target.writer, job.file, target.settings, retry=retry)
+            shared = job.bucket.blocks(target.writer, job.file, job.config, target.settings)
             target.shared = stack.enter_context(shared)
             if job.config.part is None:
                 shared.agree(target.golden)
@@ -464,8 +463,9 @@ def run_job(job: Job) -> list[ExtractResult]:
     if job.bucket is not None and not job.config.part:
         retry = job.config.retry_failed
         for target in job.targets:
-            ended = job.bucket.publish(target.spec, job.file, retry_failed=retry)
-            results |= {target.spec.set_id: ended} if ended else {}
+            folder = target.shared.folder if target.shared else ""
+            other = job.bucket.publish(target.spec, job.file, retry_failed=retry, ended=folder)
+            results |= {target.spec.set_id: other} if other else {}
     return [results[target.spec.set_id] for target in job.targets]
 
 

@@ -147,8 +147,7 @@ class Target:
         """
         job, shared = self.job, []
         if job.bucket is not None:
-            retry = job.config.retry_failed
-            shared = [*job.bucket.begun_settings(self.spec, job.file, retry_failed=retry)]
+            shared = [*job.bucket.begun_settings(self.spec, job.file, job.config)]
         runs = run_settings(self.directory) if job.config.repair else ()
         return [*shared, *map(settings_of, claim_folders(self.directory)), *runs]
 
@@ -290,7 +289,7 @@ class Target:
         left: Collection[int] = self.writer.left() if self.job.count_left or self.shared else ()
         if self.shared is not None:
             self.shared.drain(publishes=False)
-            left = set(left) - self.shared.there().keys()
+            left = set(left) - self.shared.there()
         return replace(self._result(), blocks_left=len(left))
 
     def _result(self) -> ExtractResult:

@@ -395,10 +395,8 @@ def _copy_file(claim: Claim, root: Path, source: SetSource, one: Listed) -> None
         claim.write_file(path, pieces(own))
 
 
-def send_thumbnails(
-    source: FeatureStore, place: Objects | Path, keys: Iterable[str]
-) -> frozenset[str]:
-    """Copy the thumbnails of the kinds of these sets; return the names of files put in a bucket."""
+def send_thumbnails(source: FeatureStore, place: Objects | Path, keys: Iterable[str]) -> None:
+    """Copy the thumbnails of the kinds of these sets, and enter them in the log."""
     objects = open_objects(place) if isinstance(place, Path) else place
     put: set[str] = set()
     for kind in sorted({key.rpartition("/")[0] for key in keys}):
@@ -412,7 +410,8 @@ def send_thumbnails(
                 if there.get(name) != path.stat().st_size:
                     objects.put(name, path)
                 put.add(name)
-    return frozenset(put)
+    if put:
+        objects.update_log(lambda log: replace(log, thumbnails=log.thumbnails | put))
 
 
 def make_tag(place: str | Path, name: str, *, select: Sequence[str] = ()) -> dict[str, str]:
@@ -656,17 +655,14 @@ class _Copying:
                     there = publish(self.place, source, progress=self.progress)
             except FeatstoreError as err:
                 self.report.failed[key] = str(err)
-                self.place.undo()
                 continue
             # The cache may drop the files of one remote set for those of the next.
             self.place.keep()
             self.report.sets[key] = there
         if everything:
             self._send_tags()
-        pictures = send_thumbnails(self.opened, self.place, sorted(self.report.sets))
-        if pictures:
-            self.place.update_log(lambda log: replace(log, thumbnails=log.thumbnails | pictures))
-        if self.place.page:
+        send_thumbnails(self.opened, self.place, sorted(self.report.sets))
+        if self.place.is_atomic:
             send_card(self.opened, self.place, licences)
         if everything:
             self._send_signature()

@@ -77,7 +77,7 @@ THUMBNAILS = "thumbnails-*.parquet"
 
 #: What `headstock store card` may write beside the sets, for people and catalogues; no reader needs
 #: it.
-ABOUT = ("README.md", "croissant.json")
+ABOUT = "README.md"
 
 #: How often a log is changed again because another writer came between.
 ROUNDS = 40
@@ -145,7 +145,7 @@ class Log:
     hash: Annotated[str, Meta(pattern=one_of(*HASHES))] = SHA256
     sets: dict[_Key, Sha256] = field(default_factory=dict)
     tags: dict[_Name, Sha256] = field(default_factory=dict)
-    about: dict[Annotated[str, Meta(pattern=one_of(*ABOUT))], Sha256] = field(default_factory=dict)
+    about: dict[Annotated[str, Meta(pattern=one_of(ABOUT))], Sha256] = field(default_factory=dict)
     thumbnails: frozenset[_Pictures] = frozenset()
     signature: Signature | None = None
 
@@ -320,9 +320,8 @@ def rebuilt_log(root: Path) -> Log:
             if path == root / tag_file(tag["name"], tag["digest"]):
                 tags[tag["name"]] = tag["digest"]
     about = {}
-    for name in ABOUT:
-        with contextlib.suppress(FeatstoreError, OSError):
-            about[name] = file_facts(root / name)["sha256"]
+    with contextlib.suppress(FeatstoreError, OSError):
+        about[ABOUT] = file_facts(root / ABOUT)["sha256"]
     kinds = {root.joinpath(*key.split("/")).parent for key in sets}
     pictures = {p.relative_to(root).as_posix() for kind in kinds for p in kind.glob(THUMBNAILS)}
     return Log((hashes or [SHA256])[-1], sets, tags, about, frozenset(pictures))

@@ -280,7 +280,7 @@ class _Verification:
                 found = file_facts(self.root / path)["sha256"] if path in self.files else ""
             if not found.startswith(digest):
                 what = "is not the one that the log lists" if found else "is missing"
-                self._blame(path, f"{what}; {_CARD}" if path in ABOUT else what)
+                self._blame(path, f"{what}; {_CARD}" if path == ABOUT else what)
 
     def _check_tags(self) -> None:
         """Check that the tags of the log are there, and name revisions that are."""

@@ -644,10 +644,8 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
              'test_the_least_recently_used_shards_go_first')),
         *_of("featstore/remote/cache.py", "tests/featstore/remote/test_hostile_servers.py",
             ('No block of a server is used that the commit does not state.',
-             ('if self._commit.block_hash(found) != stated:\n'
-             '            rows'),
-             ('if not found:\n'
-             '            rows'),
+             'if self._commit.block_hash(memoryview(data)) != self._commit.blocks[block]:',
+             'if not data:',
              'test_a_lying_server_is_named_with_its_block')),
         *_of("featstore/store/records.py", "tests/featstore/remote/test_hostile_servers.py",
             ('A commit of a server has the hash that names it.',
