@@ -161,28 +161,6 @@ def write(
     return open_store(root, **how).view(str(spec.key))
 
 
-def checked_rows(kind: str, table: pl.DataFrame) -> tuple[np.ndarray, pl.DataFrame]:
-    """Return the rows of a table as a matrix of numbers, and its items as a whole item table.
-
-    Parameters
-    ----------
-    kind : str
-        Of the items.
-    table : DataFrame
-        With the columns ``embedding`` and ``item_id``.
-
-    Raises
-    ------
-    ManifestError, NonFiniteEmbeddingError
-        As `write`.
-    """
-    given = Given.of(table[EMBEDDING])
-    items = items_of(kind, None, table.drop(EMBEDDING), n=given.n)
-    parts = list(given.parts())
-    _check_finite(parts, items["item_id"])
-    return np.concatenate(parts), items
-
-
 def _space(given: EmbeddingsView | Mapping[str, Any] | None, encoder: str) -> Mapping[str, Any]:
     """Return the keyed facts of the space that rows are said to lie in."""
     if isinstance(given, Selection):

@@ -315,7 +315,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
             ('Queries of another space are refused.',
              '            self.require_same_space(rows, what="Rows and their queries")',
              '            pass', 'test_an_adapter_of_a_bridge_makes_no_rows_of_the_new_encoder')),
-        *_of("featstore/interop/__init__.py", "tests/featstore/interop/test_roundtrip.py",
+        *_of("featstore/interop.py", "tests/featstore/interop/test_roundtrip.py",
             ('A dataset of others unpacks to no more than its size allows.',
              '        left -= batch.nbytes', '        left -= 0', 'test_lance_with_its_items')),
     ),
