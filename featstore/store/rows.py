@@ -35,7 +35,7 @@ from featstore.address import Address, open_address
 from featstore.durable import check_no_links, read_exactly
 from featstore.errors import CorruptStoreError, FeatstoreError
 from featstore.store.layout import DTYPES, HUGE_BYTES, ArrayLayout, SetKey, SetLayout
-from featstore.store.listing import OpenFile, check_sizes, opened, read_block
+from featstore.store.listing import OpenFile, check_sizes, opened
 from featstore.store.log import Log, read_log, unfinished_sets
 from featstore.store.records import Commit, key_of
 
@@ -575,19 +575,6 @@ class Place:
         directory, layout = key.directory(self.root), commit.layout
         check_no_links(self.root, (directory / file.path for file in layout.files))
         return open_rows(directory, layout, mode)
-
-    def blocks(self, key: SetKey, commit: Commit) -> Callable[[int], bytes]:
-        """Return a function from the number of a block to its rows, whatever they are worth.
-
-        The caller compares them with the commit. A file that is cut has the blocks before its end.
-        """
-        layout = commit.layout
-
-        def block(number: int) -> bytes:
-            file = layout.files[layout.file_of[number]]
-            return read_block(key.directory(self.root) / file.path, file, number)
-
-        return block
 
     def unfinished(self) -> list[SetKey]:
         """Return the keys of sets whose extraction has not ended; remote ones are not seen."""

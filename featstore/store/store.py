@@ -151,7 +151,7 @@ class Norms:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Groups of at least two equal things.
+    """Groups of at least two equal rows.
 
     Attributes
     ----------
@@ -195,33 +195,13 @@ def row_facts(view: Selection) -> tuple[Norms, Duplicates]:
         max=float(norms.max()),
         zero=int((norms == 0).sum()),
     )
-    return found, _duplicates(pl.Series(hashes), view)
-
-
-def content_duplicates(view: Selection) -> Duplicates | None:
-    """Return the items with equal ``content_sha256``; None if the items do not state it."""
-    column = view.items.get_column("content_sha256", default=None)
-    if column is None or column.null_count() == column.len():
-        return None
-    return _duplicates(column, view)
-
-
-def _duplicates(keys: pl.Series, view: Selection) -> Duplicates:
-    table = pl.DataFrame({"key": keys, "row": np.arange(keys.len())}).drop_nulls("key")
-    groups = (
-        table.group_by("key")
-        .agg(pl.len().alias("n"), pl.col("row").min())
-        .filter(pl.col("n") > 1)
-        .sort("n", "row", descending=[True, False])
-    )
-    if groups.is_empty():
-        return Duplicates(0, 0, 0, [])
-    examples = []
-    for key in groups["key"].head(_GROUPS):
-        rows = table.filter(pl.col("key") == key)["row"].head(_NAMES)
-        examples.append(view.items["item_id"].gather(rows).to_list())
-    sizes = groups["n"]
-    return Duplicates(groups.height, int(sizes[0]), int(sizes.sum()) - groups.height, examples)
+    table = pl.DataFrame({"hash": hashes, "row": np.arange(n)})
+    equal = table.filter(pl.col("hash").is_duplicated()).group_by("hash", maintain_order=True)
+    groups = sorted(equal.agg("row")["row"].to_list(), key=len, reverse=True)
+    ids, sizes = view.items["item_id"], [len(rows) for rows in groups]
+    examples = [ids.gather(rows[:_NAMES]).to_list() for rows in groups[:_GROUPS]]
+    extra = sum(sizes) - len(groups)
+    return found, Duplicates(len(groups), max(sizes, default=0), extra, examples)
 
 
 _HEX = re.compile(r"[0-9a-f]{8,64}")

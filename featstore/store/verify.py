@@ -37,7 +37,14 @@ from featstore.durable import (
 )
 from featstore.errors import AddressError, CorruptStoreError, FeatstoreError, UnknownSetError
 from featstore.store.layout import SetKey
-from featstore.store.listing import Listed, find_damage, read_block, set_files, whole_commit
+from featstore.store.listing import (
+    Listed,
+    find_damage,
+    opened,
+    read_block,
+    set_files,
+    whole_commit,
+)
 from featstore.store.lock import claim_set, folder_lock
 from featstore.store.log import ABOUT, Log, read_log, rebuilt_log, unknown_set
 from featstore.store.log import NAME as LOG
@@ -49,6 +56,7 @@ from featstore.store.records import (
     tag_document,
     tag_file,
 )
+from featstore.store.rows import PreadRows, Rows
 from featstore.store.staging import end_claim
 from featstore.store.store import FeatureStore, SetInfo
 from featstore.store.tables import MAX_ITEM_BYTES, item_bytes
@@ -348,7 +356,11 @@ class SetCopy:
         self._present = store.info(str(key)).commit
         self._store = store
         self._key = key
-        self._block = store.place.blocks(key, self._present)
+        # Of a folder, without a look at the other files: each is opened for its own rows.
+        layout, place = self._present.layout, store.place
+        self._rows: Rows = PreadRows(layout, key.directory(store.root), opened)
+        if place.is_remote:
+            self._rows = place.rows(key, self._present, "pread")
 
     def commit(self, digest: str) -> Commit | None:
         """Return the commit of this digest; None if the copy has another one."""
@@ -373,19 +385,14 @@ class SetCopy:
 
     def block(self, commit: Commit, block: int) -> bytes | None:
         """Return the rows of a block of a commit, wherever they lie in the copy; None without."""
-        rows, theirs = commit.layout.block_slice(block), self._present.layout
-        row_bytes, found = theirs.row_bytes, b""
+        rows = commit.layout.block_slice(block)
         try:
             if commit.revision_id not in self._present.published:
                 raise CorruptStoreError(
                     f"{self._key} has no revision {commit.revision_id[:12]} in "
                     f"{self._store.address}."
                 )
-            first, last = theirs.blocks_of(np.array([rows.start, rows.stop - 1])).tolist()
-            for number in range(first, last + 1):
-                own = theirs.block_slice(number)
-                skip = max(0, rows.start - own.start)
-                found += self._block(number)[skip * row_bytes : (rows.stop - own.start) * row_bytes]
+            found = self._rows.read(np.arange(rows.start, rows.stop)).tobytes()
             if commit.block_hash(found) == commit.blocks[block]:
                 return found
             raise CorruptStoreError(
