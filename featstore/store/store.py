@@ -311,11 +311,6 @@ class FeatureStore:
         log = self.place.log()
         check_signed(log, key, where=self.address, at_least=at_least)
         self._signed = log
-        for name in self.tags():
-            try:
-                self.tag(name)
-            except CorruptStoreError as err:
-                raise SignatureError(f"A tag is not what was signed: {err}") from err
 
     def pin(self, revision: str) -> None:
         """Read every set at a tag, or the one that has this revision; the others are hidden.
@@ -671,8 +666,8 @@ def open_store(
         hexadecimal digits. Only what was signed is read, so each block is compared before its rows
         are first served (`verify` is at least ``"first-touch"``); see docs/ref/addresses.md.
     at_least : int
-        The lowest number of the signature that is taken. Without it, a first opening cannot tell
-        that the whole store is an earlier one.
+        The lowest number of the signature that is taken. Without it nothing tells that the
+        whole store is an earlier one.
 
     Raises
     ------
