@@ -56,8 +56,8 @@ from featstore.store.gc import check_hash, make_store
 from featstore.store.layout import SetKey
 from featstore.store.listing import Listed, set_files
 from featstore.store.lock import Claim, claim_set, folder_lock
+from featstore.store.log import NAME as LOG
 from featstore.store.log import (
-    MAX_COUNTER,
     Log,
     Signature,
     check_outside_stores,
@@ -65,7 +65,6 @@ from featstore.store.log import (
     private_key,
     signed_bytes,
 )
-from featstore.store.log import NAME as LOG
 from featstore.store.records import (
     FIRST,
     REVISIONS,
@@ -362,8 +361,7 @@ def publish_to_folder(
     if found not in TO_SEND:
         settle_set(root, key)  # a copy that was killed behind the log is completed
         return found
-    claim = claim_set(directory, key)
-    try:
+    with claim_set(directory, key) as claim:
         refuse_unfinished(root, key, "copy the set")
         # Somebody may have published between the first look and the claim.
         base, before, found = _look(place, source)
@@ -377,8 +375,6 @@ def publish_to_folder(
                 _copy_file(claim, root, source, one)
             progress(one.data.size if one.data else 0)
         publish_commit(root, key, claim, commit, after=before)
-    finally:
-        claim.release()
     return found
 
 
