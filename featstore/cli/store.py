@@ -307,15 +307,11 @@ def rm_command(store: Path, key: str, items: Path | None, yes: bool, as_json: bo
         raise click.UsageError(f"{items} names no item. Write one item_id a line.")
     what = f"{len(ids):,} pictures of {target}" if ids else target
     if not (yes or as_json):
-        try:
-            click.confirm(f"Remove {what} from {store}?", abort=True, err=True)
-        except click.Abort as err:
-            if sys.stdin is not None and sys.stdin.isatty():
-                raise
-            click.echo(err=True)  # ends the line of the question
+        if sys.stdin is None or not sys.stdin.isatty():
             raise click.UsageError(
                 f"There is no terminal to confirm the removal of {what}: add --yes."
-            ) from err
+            )
+        click.confirm(f"Remove {what} from {store}?", abort=True, err=True)
     if ids:
         others = withdraw_items(store, SetKey(*target.split("/")), ids)
         facts: dict[str, Any] = {"withdrawn": target, "items": ids, "still": others}
