@@ -395,10 +395,8 @@ def write_thumbnails(directory: Path, thumbnails: Mapping[str, bytes]) -> None:
         old = sorted(directory.glob("thumbnails-*.parquet"))
         if not (thumbnails or old):
             return
-        every = {**_read_all(old), **thumbnails}
-        data = _thumbnail_bytes(
-            {name: every[name] for name in every.keys() - _withdrawn(directory)}
-        )
+        every, gone = {**_read_all(old), **thumbnails}, _withdrawn(directory)
+        data = _thumbnail_bytes({name: every[name] for name in every.keys() - gone})
         path = directory / f"thumbnails-{sha256_hex(data)[:SHORT]}.parquet"
         if path not in old:
             write_file(path, [data])
