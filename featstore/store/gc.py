@@ -36,7 +36,6 @@ from featstore.store.lock import Claim, claim_set, folder_lock, is_claimed
 from featstore.store.log import (
     Log,
     has_log,
-    holds_files,
     listed_tags,
     present_commit,
     read_log,
@@ -203,7 +202,7 @@ def _unlisted_tables(root: Path, kind: Path, condemned: Collection[Path] = ()) -
     there = {path.relative_to(root).as_posix(): path for path in kind.iterdir()}
     tables = {name for name, path in there.items() if _TABLE.fullmatch(path.name)}
     folders = (path for path in there.values() if is_component(path.name) and path.is_dir())
-    sets = [path for path in folders if path not in condemned and holds_files(path)]
+    sets = [path for path in folders if path not in condemned]
     listed: set[str] = set()
     if sets:
         files = [

@@ -323,14 +323,6 @@ def rebuilt_log(root: Path) -> Log:
     return Log((hashes or [SHA256])[-1], sets, tags, about, frozenset(pictures))
 
 
-def holds_files(folder: Path) -> bool:
-    """Return whether there is anything in the folder of a set, or may be."""
-    try:
-        return any(folder.iterdir())
-    except OSError as err:
-        return not isinstance(err, FileNotFoundError | NotADirectoryError)
-
-
 def set_folders(root: Path) -> list[Path]:
     """Return the folders of a store that are sets, were, or may become one, sorted by key.
 

@@ -41,13 +41,13 @@ from featstore.store.records import BIAS, Commit, read_commit, read_tag
 from featstore.store.rows import (
     MODES,
     VERIFY,
+    CheckedRows,
     LastingRows,
     MappedRows,
     Mode,
     Place,
     Rows,
     Verify,
-    check_rows,
     open_place,
 )
 from featstore.store.tables import (
@@ -305,8 +305,7 @@ class FeatureStore:
         SignatureError
             If the store is not what was signed.
         """
-        if self.verify == "never":
-            self.verify = "first-touch"  # what is signed are hashes: rows are compared with them
+        self.verify = "first-touch"  # what is signed are hashes: rows are compared with them
         self.place.refresh()
         log = self.place.log()
         check_signed(log, key, where=self.address, at_least=at_least)
@@ -429,15 +428,11 @@ class FeatureStore:
         if commit.n_failed:
             valid = np.flatnonzero(~commit.failed_rows())
             table = table.take(valid)
-        if self.verify == "full":
-            _ = table.table
+        rows = self._rows(info)
+        if self.verify == "first-touch":
+            rows = CheckedRows(rows, directory=directory, commit=commit)
         return EmbeddingsView(
-            source=check_rows(
-                self._rows(info),
-                verify=self.verify,
-                directory=directory,
-                commit=commit,
-            ),
+            source=rows,
             rows=valid,
             table=table,
             key=str(info.key),
@@ -656,15 +651,14 @@ def open_store(
     mode : {"auto", "map", "pread"}
         How arrays are read; see `featstore.store.rows`. Take ``"pread"`` on a network file
         system.
-    verify : {"never", "first-touch", "full"}
+    verify : {"never", "first-touch"}
         Whether rows are compared with the hashes in the commit: never (sizes, and small files that
-        are read, always are); each block before its rows are first served; or all blocks of a set,
-        and its items, when its view is made. The default is ``"never"`` because hashing reads a
+        are read, always are), or each block before its rows are first served. The default is ``"never"`` because hashing reads a
         block several times slower than memory does (``store.first_touch`` of ``make perf``).
     key : str, optional
         A public key that the store must be signed by (``headstock store tag --sign-key``): 64
         hexadecimal digits. Only what was signed is read, so each block is compared before its rows
-        are first served (`verify` is at least ``"first-touch"``); see docs/ref/addresses.md.
+        are first served (`verify` is ``"first-touch"``); see docs/ref/addresses.md.
     at_least : int
         The lowest number of the signature that is taken. Without it nothing tells that the
         whole store is an earlier one.
@@ -741,8 +735,7 @@ def reopened(
 
 @functools.lru_cache(_KEPT)
 def _store(origin: Origin) -> FeatureStore:
-    verify: Any = "first-touch" if origin.verify == "full" else origin.verify
-    return open_store(origin.address, mode=origin.mode, verify=verify)
+    return open_store(origin.address, mode=origin.mode, verify=origin.verify)
 
 
 @functools.lru_cache(_KEPT)
