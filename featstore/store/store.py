@@ -653,8 +653,9 @@ def open_store(
         system.
     verify : {"never", "first-touch"}
         Whether rows are compared with the hashes in the commit: never (sizes, and small files that
-        are read, always are), or each block before its rows are first served. The default is ``"never"`` because hashing reads a
-        block several times slower than memory does (``store.first_touch`` of ``make perf``).
+        are read, always are), or each block before its rows are first served. The default is
+        ``"never"`` because hashing reads a block several times slower than memory does
+        (``store.first_touch`` of ``make perf``).
     key : str, optional
         A public key that the store must be signed by (``headstock store tag --sign-key``): 64
         hexadecimal digits. Only what was signed is read, so each block is compared before its rows

@@ -425,12 +425,9 @@ def read_thumbnails(directory: Path) -> dict[str, bytes]:
     CorruptStoreError
         If the file's hash is not the one in its name.
     """
-    for _ in range(3):
-        try:
+    while True:
+        with contextlib.suppress(FileNotFoundError):  # a writer united the files meanwhile
             return _read_all(sorted(directory.glob("thumbnails-*.parquet")))
-        except FileNotFoundError:
-            continue  # a writer united the files meanwhile
-    return _read_all(sorted(directory.glob("thumbnails-*.parquet")))
 
 
 def _read_all(paths: list[Path]) -> dict[str, bytes]:

@@ -418,12 +418,8 @@ class Repair:
     rebuilt : list of str
         Files that are whole again, relative to the store; in a dry run those that would be,
         without the manifest.
-    fetched : list of dict
-        Blocks that were taken from the other copy: ``file``, ``block``, ``rows`` (first and last).
     left : list of Problem
         What is still wrong.
-    bad : list of dict
-        Blocks that are still wrong, as in `fetched`.
     reasons : list of str
         Why something could not be repaired.
     commands : list of str
@@ -432,9 +428,7 @@ class Repair:
 
     key: str
     rebuilt: list[str] = field(default_factory=list)
-    fetched: list[dict[str, Any]] = field(default_factory=list)
     left: list[Problem] = field(default_factory=list)
-    bad: list[dict[str, Any]] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
 
@@ -488,7 +482,7 @@ def rebuild_set(
         written.append(path.relative_to(root).as_posix())
 
     try:
-        fetched = _rebuild(write, root, set_key, log, source, items)
+        _rebuild(write, root, set_key, log, source, items)
     finally:
         if claim is not None:
             end_claim(claim)
@@ -500,7 +494,7 @@ def rebuild_set(
     paths = {problem.path for problem in left}
     files = [problem.path for problem in before if problem.path not in paths]
     reasons = source.reasons if source and left else []
-    return Repair(key, files, fetched, left=left, reasons=reasons)
+    return Repair(key, files, left, reasons)
 
 
 def repair_log(root: Path, *, dry_run: bool = False) -> Log:
@@ -529,15 +523,15 @@ Write = Callable[[Path, Sequence[bytes]], None]
 def _rebuild(
     write: Write, root: Path, key: SetKey, log: Log, copy: SetCopy | None,
     items: pl.DataFrame | None,
-) -> list[dict[str, Any]]:  # fmt: skip
-    """Write again what has only one right form; return the blocks that came from the copy."""
+) -> None:  # fmt: skip
+    """Write again what has only one right form."""
     metadata = root_metadata(log.hash)
     if not same_file(root / "zarr.json", facts_of(metadata)):
         write(root / "zarr.json", [metadata])
     commit = whole_commit(root, key, log=log, fetch=copy.commit if copy else lambda _: None)
     if commit is None:
-        return []
-    damage, fetched = find_damage(root, key, commit), list[dict[str, Any]]()
+        return
+    damage = find_damage(root, key, commit)
     tables = [] if items is None else [items]
     if copy is not None and damage.items:
         tables += copy.tables()
@@ -552,8 +546,6 @@ def _rebuild(
         # Blocks that are right are of no use without the others of their file.
         if parts is not None:
             write(root / one.path, parts)
-            fetched += map(damage.describe, bad)
-    return fetched
 
 
 def _whole_parts(
