@@ -39,7 +39,7 @@ from featstore.matrices import (
     vector_column,
 )
 from featstore.store import BLOCK_ROWS
-from featstore.store.layout import DTYPES, ArrayLayout, LayoutError, SetSpec, cast_rows
+from featstore.store.layout import DTYPES, ArrayLayout, LayoutError, SetSpec, convert_rows
 from featstore.store.log import read_log
 from featstore.store.pairs import EmbeddingsView
 from featstore.store.store import FeatureStore, open_store
@@ -440,7 +440,10 @@ def _new_rows(
         known = at[here] >= 0
         if known.any():
             own_ids = ids[here].filter(pl.Series(known))
-            own = cast_rows(part[known], own_ids, failed=failed, layout=layout, where="rows again")
+            own, check = convert_rows(
+                part[known], own_ids, failed=failed, layout=layout, where="rows again"
+            )
+            check()
             was = np.ascontiguousarray(view.source.read(at[here][known]))
             other = (own.view(np.uint8) != was.view(np.uint8)).any(axis=1)
             if other.any():
