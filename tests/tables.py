@@ -41,13 +41,19 @@ from bench.tables import (
     signed_text,
     value_text,
 )
-from featstore.store.records import KEY, SCHEMA, SHOULD
+from featstore.store.records import KEY
 from featstore.terminal import human_bytes
 from tests.accuracy import elsewhere, parts, suggest, trained
 from tests.house import PACKAGES
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+
+#: The JSON Schema of the convention for embeddings.
+SCHEMA = ROOT / "featstore" / "store" / "embeddings.schema.json"
+
+#: Properties whose absence is no fault, but noted.
+SHOULD = ("weights_digest", "preprocessing", "revision")
 DATA = DOCS / "data"
 
 TOP = ("top-1", "top-5", "top-10")

@@ -110,14 +110,13 @@ def show_store(
 def describe(store: FeatureStore, info: SetInfo, *, quick: bool = False) -> dict[str, Any]:
     """Return what ``headstock show --json`` prints."""
     from featstore.store.records import runs
-    from featstore.store.store import content_duplicates, row_facts
+    from featstore.store.store import row_facts
 
     key, revision = str(info.key), info.commit.revision_id
     directory = info.key.directory(store.root)
     view = store.view(key, revision=revision)
     split = view.items.get_column("split", default=None)
     splits = [] if split is None else split.value_counts(sort=True).rows()
-    content = content_duplicates(view)
     equal: Duplicates | None = None
     norms: dict[str, Any] | None = None
     if not quick and len(view):
@@ -141,10 +140,7 @@ def describe(store: FeatureStore, info: SetInfo, *, quick: bool = False) -> dict
         ],
         "splits": {str(name): count for name, count in splits},
         "norms": norms,
-        "duplicates": {
-            "embeddings": None if equal is None else asdict(equal),
-            "content": None if content is None else asdict(content),
-        },
+        "duplicates": None if equal is None else asdict(equal),
         "failures": dict(store.failures(key, revision=revision).iter_rows()),
     }
 
@@ -152,7 +148,7 @@ def describe(store: FeatureStore, info: SetInfo, *, quick: bool = False) -> dict
 def _sections(document: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
     """Return the facts of `describe` by sections, in words, ids and hashes last."""
     shape = f"{document['n']:,} × {document['dim']:,} {document['dtype']}"
-    failures, equal = document["failures"], document["duplicates"]
+    failures = document["failures"]
     more = len(failures) - _SHOWN
     # The encoder's name has family and name.
     space = {name: v for name, v in document["space"].items() if name not in ("family", "name")}
@@ -171,8 +167,7 @@ def _sections(document: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
                 "shape": f"{shape}, {human_bytes(document['bytes'])} on disk",
                 "splits": {name: n for name, n in document["splits"].items() if name != "None"},
             }),
-            *rows_in_words(document["norms"], equal["embeddings"]),
-            *_duplicates("equal files", equal["content"]),
+            *rows_in_words(document["norms"], document["duplicates"]),
             *_facts({
                 "failed": len(failures),
                 **dict([*failures.items()][:_SHOWN]),
@@ -196,22 +191,13 @@ _REVISION_FACTS = ("n", "failed", "current")
 
 def rows_in_words(norms: Any, equal: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     """Return what `featstore.store.store.row_facts` found, name and value in words."""
-    return [*_facts({"norms": norms}), *_duplicates("equal rows", equal)]
-
-
-def _duplicates(label: str, found: Mapping[str, Any] | None) -> list[tuple[str, str]]:
-    """Return how many groups of equal items there are, and a line for each that is an example."""
-    if found is None:
-        return []
-    groups, largest = found["groups"], found["largest"]
+    said = _facts({"norms": norms})
+    if equal is None:
+        return said
+    groups, largest = equal["groups"], equal["largest"]
     most = f"of {largest:,}" if groups == 1 else f"of up to {largest:,}"
-    return [
-        (label, f"{count(groups, 'group')} {most} items" if groups else "none"),
-        *(
-            ("", f"{len(names):,} × {names[0]}" if len(set(names)) == 1 else ", ".join(names))
-            for names in found["examples"]
-        ),
-    ]
+    told = f"{count(groups, 'group')} {most} items" if groups else "none"
+    return [*said, ("equal rows", told), *(("", ", ".join(names)) for names in equal["examples"])]
 
 
 def _facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -321,15 +307,11 @@ def rm_command(store: Path, key: str, items: Path | None, yes: bool, as_json: bo
         raise click.UsageError(f"{items} names no item. Write one item_id a line.")
     what = f"{len(ids):,} pictures of {target}" if ids else target
     if not (yes or as_json):
-        try:
-            click.confirm(f"Remove {what} from {store}?", abort=True, err=True)
-        except click.Abort as err:
-            if sys.stdin is not None and sys.stdin.isatty():
-                raise
-            click.echo(err=True)  # ends the line of the question
+        if sys.stdin is None or not sys.stdin.isatty():
             raise click.UsageError(
                 f"There is no terminal to confirm the removal of {what}: add --yes."
-            ) from err
+            )
+        click.confirm(f"Remove {what} from {store}?", abort=True, err=True)
     if ids:
         others = withdraw_items(store, SetKey(*target.split("/")), ids)
         facts: dict[str, Any] = {"withdrawn": target, "items": ids, "still": others}

@@ -60,7 +60,7 @@ from featstore.parallel import gains_from_bf16
 from featstore.sources.reader import ByteReader
 from featstore.store import BLOCK_ROWS
 from featstore.store.layout import LayoutLimits, SetKey
-from featstore.store.listing import find_damage, whole_commit
+from featstore.store.listing import whole_commit
 from featstore.store.log import resolve_set
 from featstore.store.store import FeatureStore, open_store
 from featstore.store.tables import read_thumbnails, write_thumbnails
@@ -506,9 +506,6 @@ def repair_set(
     if done.left:
         set_key = SetKey(*name.split("/"))
         commit = whole_commit(root, set_key, log=repair_log(root, dry_run=True))
-        if commit is not None:
-            damage = find_damage(root, set_key, commit)
-            done.bad = [damage.describe(block) for block in damage.blocks]
         attributes: Mapping[str, Any] = {} if commit is None else commit.attributes
         done.commands = next_commands(root, set_key, attributes)
     return done

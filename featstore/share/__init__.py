@@ -56,18 +56,15 @@ from featstore.store.gc import check_hash, make_store
 from featstore.store.layout import SetKey
 from featstore.store.listing import Listed, set_files
 from featstore.store.lock import Claim, claim_set, folder_lock
+from featstore.store.log import NAME as LOG
 from featstore.store.log import (
-    MAX_COUNTER,
     Log,
     Signature,
     check_outside_stores,
     has_log,
     private_key,
-    remember,
-    remembered,
     signed_bytes,
 )
-from featstore.store.log import NAME as LOG
 from featstore.store.records import (
     FIRST,
     REVISIONS,
@@ -364,8 +361,7 @@ def publish_to_folder(
     if found not in TO_SEND:
         settle_set(root, key)  # a copy that was killed behind the log is completed
         return found
-    claim = claim_set(directory, key)
-    try:
+    with claim_set(directory, key) as claim:
         refuse_unfinished(root, key, "copy the set")
         # Somebody may have published between the first look and the claim.
         base, before, found = _look(place, source)
@@ -379,8 +375,6 @@ def publish_to_folder(
                 _copy_file(claim, root, source, one)
             progress(one.data.size if one.data else 0)
         publish_commit(root, key, claim, commit, after=before)
-    finally:
-        claim.release()
     return found
 
 
@@ -526,15 +520,9 @@ def sign_store(place: str | Path, key: Path) -> Signature:
         store.tag(name)
     there = log.signature
     if there is not None and there.public_key == public and there.covers(log):
-        remember(store.address, public, there.counter)  # a kill may have come between the two
         return there
     before = there.counter if there is not None and there.public_key == public else 0
-    counter = 1 + max(before, remembered(store.address, public))
-    if counter > MAX_COUNTER:
-        raise SignatureError(
-            f"{store.address} is signed as number {counter - 1:,}, the highest: somebody forged "
-            "it. Sign by a new key."
-        )
+    counter = before + 1
     made = Signature(public, counter, private.sign(signed_bytes(log, counter)).hex())
 
     def enter(now: Log) -> Log:
@@ -543,7 +531,6 @@ def sign_store(place: str | Path, key: Path) -> Signature:
         return replace(now, signature=made)
 
     objects.update_log(enter)
-    remember(store.address, public, counter)
     return made
 
 

@@ -190,13 +190,6 @@ class Damage:
         """Every block whose rows must be had from elsewhere."""
         return [block for _, blocks in self.data for block in blocks]
 
-    def describe(self, block: int) -> dict[str, Any]:
-        """Return file, number and rows (first and last) of a block, for a report."""
-        layout = self.commit.layout
-        rows, path = layout.block_slice(block), layout.files[layout.file_of[block]].path
-        file = f"{self.key}/{path}"
-        return {"file": file, "block": block, "rows": [rows.start, rows.stop - 1]}
-
     @property
     def items(self) -> list[Listed]:
         """The item tables that are damaged."""

@@ -24,7 +24,7 @@ import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from featstore.durable import (
     STAGED,
@@ -113,7 +113,7 @@ _FOLDER = re.compile(r"w\d{6}-[0-9a-f]{8}")
 
 
 class Claim:
-    """The right to write one set, held until `release`, `finish`, or loss.
+    """The right to write one set, held until `release`, `finish`, the end of its block, or loss.
 
     What it writes, places and discards has a durable name only after `sync`. The bytes of a file
     are durable before it gets its name.
@@ -134,15 +134,16 @@ class Claim:
         staging = next(one for one in folder.parents if one.name == ".staging")
         self._above = staging.parents[1:4]
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
     def check(self) -> None:
         """Raise ClaimLostError if another writer has taken over."""
-        loss = self.loss()
-        if loss is not None:
-            raise loss
-
-    def loss(self) -> ClaimLostError | None:
-        """Return the error that says that another writer has taken over, if one has."""
-        return None if (self.folder / _CLAIM).exists() else self.lost()
+        if not (self.folder / _CLAIM).exists():
+            raise self.lost()
 
     def place(self, staged: Path, target: Path) -> None:
         """Rename a file of `folder` to its place in the set, read-only.

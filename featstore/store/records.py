@@ -551,12 +551,6 @@ CONVENTIONS = "zarr_conventions"
 
 VERSION = 1
 
-#: The JSON Schema of the attributes of a group.
-SCHEMA = Path(__file__).with_name("embeddings.schema.json")
-
-#: Properties whose absence is no fault, but noted.
-SHOULD = ("weights_digest", "preprocessing", "revision")
-
 DECLARATION = {
     "uuid": UUID,
     "name": KEY,

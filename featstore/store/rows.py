@@ -25,7 +25,7 @@ import threading
 import time
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
@@ -35,7 +35,7 @@ from featstore.address import Address, open_address
 from featstore.durable import check_no_links, read_exactly
 from featstore.errors import CorruptStoreError, FeatstoreError
 from featstore.store.layout import DTYPES, HUGE_BYTES, ArrayLayout, SetKey, SetLayout
-from featstore.store.listing import OpenFile, check_sizes, opened, read_block
+from featstore.store.listing import OpenFile, check_sizes, opened
 from featstore.store.log import Log, read_log, unfinished_sets
 from featstore.store.records import Commit, key_of
 
@@ -320,7 +320,7 @@ def _ranges(ordered: np.ndarray, row_bytes: int) -> Iterator[slice]:
             start = end
 
 
-Verify = Literal["never", "first-touch", "full"]
+Verify = Literal["never", "first-touch"]
 VERIFY: tuple[str, ...] = get_args(Verify)
 
 
@@ -359,16 +359,13 @@ class CheckedRows(Rows):
         CorruptStoreError
             If a block differs from the commit; the message names the file and the block.
         """
-        self.check(np.flatnonzero(self._touched(rows) & self._unchecked).tolist())
-        return self._source.read(rows, out)
-
-    def check(self, blocks: Iterable[int]) -> None:
-        """Compare these blocks with the commit; see `read`."""
+        blocks = np.flatnonzero(self._touched(rows) & self._unchecked).tolist()
         with self._lock:
             for block in blocks:
                 if self._unchecked[block]:
                     self._check_block(block)
                     self._unchecked[block] = False
+        return self._source.read(rows, out)
 
     def _check_block(self, block: int) -> None:
         rows = self._layout.block_slice(block)
@@ -381,27 +378,6 @@ class CheckedRows(Rows):
             f"{path}: block {block:,} (rows {rows.start:,} to {rows.stop - 1:,}) differs from its "
             "commit record. The data was changed or damaged; extract or fetch the set again."
         )
-
-
-def check_rows(
-    source: Rows,
-    *,
-    verify: Verify,
-    directory: Path,
-    commit: Commit,
-) -> Rows:
-    """Return `source`, checked as `verify` asks.
-
-    ``"never"`` trusts sizes alone, ``"first-touch"`` checks a block before its rows are first
-    served, ``"full"`` checks every block now.
-    """
-    if verify == "never":
-        return source
-    checked = CheckedRows(source, directory=directory, commit=commit)
-    if verify == "first-touch":
-        return checked
-    checked.check(range(commit.layout.n_blocks))
-    return source
 
 
 _MAP_FIXED = 0x10  # the same on Linux and macOS; Python has no name for it
@@ -575,19 +551,6 @@ class Place:
         directory, layout = key.directory(self.root), commit.layout
         check_no_links(self.root, (directory / file.path for file in layout.files))
         return open_rows(directory, layout, mode)
-
-    def blocks(self, key: SetKey, commit: Commit) -> Callable[[int], bytes]:
-        """Return a function from the number of a block to its rows, whatever they are worth.
-
-        The caller compares them with the commit. A file that is cut has the blocks before its end.
-        """
-        layout = commit.layout
-
-        def block(number: int) -> bytes:
-            file = layout.files[layout.file_of[number]]
-            return read_block(key.directory(self.root) / file.path, file, number)
-
-        return block
 
     def unfinished(self) -> list[SetKey]:
         """Return the keys of sets whose extraction has not ended; remote ones are not seen."""

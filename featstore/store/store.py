@@ -41,13 +41,13 @@ from featstore.store.records import BIAS, Commit, read_commit, read_tag
 from featstore.store.rows import (
     MODES,
     VERIFY,
+    CheckedRows,
     LastingRows,
     MappedRows,
     Mode,
     Place,
     Rows,
     Verify,
-    check_rows,
     open_place,
 )
 from featstore.store.tables import (
@@ -151,7 +151,7 @@ class Norms:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Groups of at least two equal things.
+    """Groups of at least two equal rows.
 
     Attributes
     ----------
@@ -195,33 +195,13 @@ def row_facts(view: Selection) -> tuple[Norms, Duplicates]:
         max=float(norms.max()),
         zero=int((norms == 0).sum()),
     )
-    return found, _duplicates(pl.Series(hashes), view)
-
-
-def content_duplicates(view: Selection) -> Duplicates | None:
-    """Return the items with equal ``content_sha256``; None if the items do not state it."""
-    column = view.items.get_column("content_sha256", default=None)
-    if column is None or column.null_count() == column.len():
-        return None
-    return _duplicates(column, view)
-
-
-def _duplicates(keys: pl.Series, view: Selection) -> Duplicates:
-    table = pl.DataFrame({"key": keys, "row": np.arange(keys.len())}).drop_nulls("key")
-    groups = (
-        table.group_by("key")
-        .agg(pl.len().alias("n"), pl.col("row").min())
-        .filter(pl.col("n") > 1)
-        .sort("n", "row", descending=[True, False])
-    )
-    if groups.is_empty():
-        return Duplicates(0, 0, 0, [])
-    examples = []
-    for key in groups["key"].head(_GROUPS):
-        rows = table.filter(pl.col("key") == key)["row"].head(_NAMES)
-        examples.append(view.items["item_id"].gather(rows).to_list())
-    sizes = groups["n"]
-    return Duplicates(groups.height, int(sizes[0]), int(sizes.sum()) - groups.height, examples)
+    table = pl.DataFrame({"hash": hashes, "row": np.arange(n)})
+    equal = table.filter(pl.col("hash").is_duplicated()).group_by("hash", maintain_order=True)
+    groups = sorted(equal.agg("row")["row"].to_list(), key=len, reverse=True)
+    ids, sizes = view.items["item_id"], [len(rows) for rows in groups]
+    examples = [ids.gather(rows[:_NAMES]).to_list() for rows in groups[:_GROUPS]]
+    extra = sum(sizes) - len(groups)
+    return found, Duplicates(len(groups), max(sizes, default=0), extra, examples)
 
 
 _HEX = re.compile(r"[0-9a-f]{8,64}")
@@ -325,17 +305,11 @@ class FeatureStore:
         SignatureError
             If the store is not what was signed.
         """
-        if self.verify == "never":
-            self.verify = "first-touch"  # what is signed are hashes: rows are compared with them
+        self.verify = "first-touch"  # what is signed are hashes: rows are compared with them
         self.place.refresh()
         log = self.place.log()
         check_signed(log, key, where=self.address, at_least=at_least)
         self._signed = log
-        for name in self.tags():
-            try:
-                self.tag(name)
-            except CorruptStoreError as err:
-                raise SignatureError(f"A tag is not what was signed: {err}") from err
 
     def pin(self, revision: str) -> None:
         """Read every set at a tag, or the one that has this revision; the others are hidden.
@@ -454,15 +428,11 @@ class FeatureStore:
         if commit.n_failed:
             valid = np.flatnonzero(~commit.failed_rows())
             table = table.take(valid)
-        if self.verify == "full":
-            _ = table.table
+        rows = self._rows(info)
+        if self.verify == "first-touch":
+            rows = CheckedRows(rows, directory=directory, commit=commit)
         return EmbeddingsView(
-            source=check_rows(
-                self._rows(info),
-                verify=self.verify,
-                directory=directory,
-                commit=commit,
-            ),
+            source=rows,
             rows=valid,
             table=table,
             key=str(info.key),
@@ -681,18 +651,18 @@ def open_store(
     mode : {"auto", "map", "pread"}
         How arrays are read; see `featstore.store.rows`. Take ``"pread"`` on a network file
         system.
-    verify : {"never", "first-touch", "full"}
+    verify : {"never", "first-touch"}
         Whether rows are compared with the hashes in the commit: never (sizes, and small files that
-        are read, always are); each block before its rows are first served; or all blocks of a set,
-        and its items, when its view is made. The default is ``"never"`` because hashing reads a
-        block several times slower than memory does (``store.first_touch`` of ``make perf``).
+        are read, always are), or each block before its rows are first served. The default is
+        ``"never"`` because hashing reads a block several times slower than memory does
+        (``store.first_touch`` of ``make perf``).
     key : str, optional
         A public key that the store must be signed by (``headstock store tag --sign-key``): 64
         hexadecimal digits. Only what was signed is read, so each block is compared before its rows
-        are first served (`verify` is at least ``"first-touch"``); see docs/ref/addresses.md.
+        are first served (`verify` is ``"first-touch"``); see docs/ref/addresses.md.
     at_least : int
-        The lowest number of the signature that is taken. Without it, a first opening cannot tell
-        that the whole store is an earlier one.
+        The lowest number of the signature that is taken. Without it nothing tells that the
+        whole store is an earlier one.
 
     Raises
     ------
@@ -766,8 +736,7 @@ def reopened(
 
 @functools.lru_cache(_KEPT)
 def _store(origin: Origin) -> FeatureStore:
-    verify: Any = "first-touch" if origin.verify == "full" else origin.verify
-    return open_store(origin.address, mode=origin.mode, verify=verify)
+    return open_store(origin.address, mode=origin.mode, verify=origin.verify)
 
 
 @functools.lru_cache(_KEPT)

@@ -18,7 +18,7 @@ from featstore.durable import open_regular, read_regular, write_file
 from featstore.errors import CorruptStoreError, FeatstoreError
 from featstore.identity import SHORT, sha256_hex
 from featstore.store.lock import folder_lock
-from featstore.store.log import has_log, list_thumbnails, present_commit, read_log
+from featstore.store.log import list_thumbnails, present_commit, read_log
 from featstore.store.parquet_guard import (
     Chosen,
     Chunk,
@@ -392,20 +392,17 @@ def write_thumbnails(directory: Path, thumbnails: Mapping[str, bytes]) -> None:
     have none. Untouched if nothing changed, but listed in the log as they are.
     """
     with folder_lock(directory):
-        old = listed = sorted(directory.glob("thumbnails-*.parquet"))
-        gone = _withdrawn(directory)
-        if thumbnails or len(old) > 1 or (old and gone):
-            every = {**_read_all(old), **thumbnails}
-            data = _thumbnail_bytes({name: every[name] for name in every.keys() - gone})
-            path = directory / f"thumbnails-{sha256_hex(data)[:SHORT]}.parquet"
-            if path not in old:
-                write_file(path, [data])
-            listed = [path]
-        root = directory.parent.parent
-        if has_log(root):
-            list_thumbnails(root, directory, listed)
+        old = sorted(directory.glob("thumbnails-*.parquet"))
+        if not (thumbnails or old):
+            return
+        every, gone = {**_read_all(old), **thumbnails}, _withdrawn(directory)
+        data = _thumbnail_bytes({name: every[name] for name in every.keys() - gone})
+        path = directory / f"thumbnails-{sha256_hex(data)[:SHORT]}.parquet"
+        if path not in old:
+            write_file(path, [data])
+        list_thumbnails(directory.parents[1], directory, [path])
         # A kill before this leaves several files, which readers join and the next write unites.
-        for other in {*old}.difference(listed):
+        for other in {*old} - {path}:
             other.unlink()
 
 
@@ -428,12 +425,9 @@ def read_thumbnails(directory: Path) -> dict[str, bytes]:
     CorruptStoreError
         If the file's hash is not the one in its name.
     """
-    for _ in range(3):
-        try:
+    while True:
+        with contextlib.suppress(FileNotFoundError):  # a writer united the files meanwhile
             return _read_all(sorted(directory.glob("thumbnails-*.parquet")))
-        except FileNotFoundError:
-            continue  # a writer united the files meanwhile
-    return _read_all(sorted(directory.glob("thumbnails-*.parquet")))
 
 
 def _read_all(paths: list[Path]) -> dict[str, bytes]:

@@ -106,10 +106,8 @@ def settle_set(root: Path, key: SetKey) -> None:
         claim = claim_set(directory, key)
     except StoreWriteError:
         return  # another process claimed it meanwhile, and leaves it tidy
-    try:
+    with claim:
         settle_claimed(root, key, claim)
-    finally:
-        claim.release()
 
 
 def settle_claimed(root: Path, key: SetKey, claim: Claim) -> None:
@@ -396,54 +394,54 @@ class SetWriter:
         return self._base
 
     def __enter__(self) -> Self:
-        self._hash = read_log(self.root).hash
         try:
-            name = part_name(*self._options.part) if self._options.part else ""
-            self._claim = claim_set(self.directory, self.key, part=name, wait=self._options.wait)
-            self._base = read_base(
-                self.directory,
-                self.key,
-                self._items.table,
-                retry_failed=self._options.retry_failed,
-                repair=self._options.repair,
-                withdraw=self._options.withdraw,
-            )
-            if self._base is not None:
-                done = self._base.finished(retry=self._options.retry_failed)
-                if done is not None:
-                    # Another writer may have ended just now, without tidying up.
-                    settle_claimed(self.root, self.key, self._claim)
-                    raise done
-                self.layout = self._base.next_layout(self._limits)
-                if self._base.table is not self.items:
-                    self._items = ItemFile(self._base.table)
-                # Blocks that stay keep their hashes.
-                self._hash = self._base.commit.hash
-            if self._options.withdraw:
-                plan = self._full_plan()
-                refuse_unfinished(self.root, self.key, "withdraw items", plan=plan)
-            names = named(self.layout, read_journal(self._claim.folder)[1], self._base)
-            places = [self.directory / file.path for file in names.files]
-            self._staged = StagedFiles(self._claim.folder, self.layout, places)
-            self._journal = resume_journal(
-                self._claim,
-                plan=self._full_plan(),
-                layout=self.layout,
-                staged=self._staged,
-                base=self._base,
-                others=None if self._options.part else claim_folders(self.directory)[1:],
-            )
-            if not has_log(self.root):
-                update_log(self.root, lambda log: log, claim=self._claim)
-        except BaseException as err:
-            loss = self._claim.loss() if self._claim is not None else None
+            with self._disk_errors():
+                self._begin()
+        except BaseException:
             self._release()
-            if isinstance(err, StoreWriteError) or not isinstance(err, OSError):
-                raise
-            if loss is not None:
-                raise loss from err
-            raise write_error(self.root, err) from err
+            raise
         return self
+
+    def _begin(self) -> None:
+        """Claim the set, look at what is there, and take over what an interrupted attempt left."""
+        self._hash = read_log(self.root).hash
+        name = part_name(*self._options.part) if self._options.part else ""
+        self._claim = claim_set(self.directory, self.key, part=name, wait=self._options.wait)
+        self._base = read_base(
+            self.directory,
+            self.key,
+            self._items.table,
+            retry_failed=self._options.retry_failed,
+            repair=self._options.repair,
+            withdraw=self._options.withdraw,
+        )
+        if self._base is not None:
+            done = self._base.finished(retry=self._options.retry_failed)
+            if done is not None:
+                # Another writer may have ended just now, without tidying up.
+                settle_claimed(self.root, self.key, self._claim)
+                raise done
+            self.layout = self._base.next_layout(self._limits)
+            if self._base.table is not self.items:
+                self._items = ItemFile(self._base.table)
+            # Blocks that stay keep their hashes.
+            self._hash = self._base.commit.hash
+        if self._options.withdraw:
+            plan = self._full_plan()
+            refuse_unfinished(self.root, self.key, "withdraw items", plan=plan)
+        names = named(self.layout, read_journal(self._claim.folder)[1], self._base)
+        places = [self.directory / file.path for file in names.files]
+        self._staged = StagedFiles(self._claim.folder, self.layout, places)
+        self._journal = resume_journal(
+            self._claim,
+            plan=self._full_plan(),
+            layout=self.layout,
+            staged=self._staged,
+            base=self._base,
+            others=None if self._options.part else claim_folders(self.directory)[1:],
+        )
+        if not has_log(self.root):
+            update_log(self.root, lambda log: log, claim=self._claim)
 
     def __exit__(self, kind: type[BaseException] | None = None, *_: object) -> None:
         try:

@@ -442,7 +442,7 @@ def observed() -> Model:
         found[place] = {"sets": {}, "tags": {}}
         if not (Bed.has_store() if place == BUCKET else Path(place, "log.json").exists()):
             continue
-        store = open_store(place, verify="full")
+        store = open_store(place, verify="first-touch")
         for info in store.sets():
             found[place]["sets"][str(info.key)] = _content(store, str(info.key), None)
         for name in store.tags():

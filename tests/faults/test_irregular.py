@@ -81,7 +81,7 @@ def look(root: Path, key: str) -> None:
         _typed(*arguments)
     for mode in ("map", "pread"):
         with contextlib.suppress(FeatstoreError):
-            open_store(root, mode=mode, verify="full").view(key).numpy(np.float32)
+            open_store(root, mode=mode, verify="first-touch").view(key).numpy(np.float32)
     with contextlib.suppress(FeatstoreError):
         open_store(root, revision="v1").sets()
         open_store(root).thumbnails("birds")

@@ -34,7 +34,6 @@ def _write(root: Path, n: int, fail: tuple[int, ...] = (), **key: str) -> str:
     items = item_table(
         [f"b/{i}" for i in range(n)],
         split=["train" if i % 2 else None for i in range(n)],
-        content_sha256=[f"{i if i < 10 else 3:064x}" for i in range(n)],
     )
     rows = np.array([(3, 4) if i < 6 else (i, 0) for i in range(n)])
     return write_set(
@@ -53,11 +52,8 @@ def test_show_says_what_the_set_is(tmp_path, capsys):
     assert shown["norms"] == {
         "min": 5, "median": 5, "max": 10, "mean": pytest.approx(70 / 11), "zero": 0
     }  # fmt: skip
-    assert shown["duplicates"]["embeddings"] == {
+    assert shown["duplicates"] == {
         "groups": 1, "largest": 6, "extra": 5, "examples": [[f"b/{i}" for i in range(5)]]
-    }  # fmt: skip
-    assert shown["duplicates"]["content"] == {
-        "groups": 1, "largest": 2, "extra": 1, "examples": [["b/3", "b/10"]]
     }  # fmt: skip
     assert [(r["n"], r["failed"], r["current"]) for r in shown["revisions"]] == [
         (8, 0, False), (12, 1, True)
