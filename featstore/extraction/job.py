@@ -93,7 +93,6 @@ def encode_sets(job: Job, targets: Sequence[Target]) -> dict[str, ExtractResult]
                 results[target.spec.set_id] = done
                 continue
             _check_golden(target)
-            target.known = target.known_rows(target.golden)
             opened.append(target)
         shapes = [
             (one.writer.layout.block_rows, [p.start for p in one.writer.layout.parts],
@@ -344,8 +343,7 @@ def extract(
 
     All checks come before the first batch. An interrupted job, started again with the same
     arguments, takes over its finished blocks; a finished one touches nothing. A set whose items
-    these begin with is extended. Rows of the same content in the same space, wherever they are
-    in the store, are copied.
+    these begin with is extended.
 
     Parameters
     ----------
