@@ -23,12 +23,10 @@ import socket
 import struct
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import pairwise
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -96,8 +94,6 @@ class Decoded:
     ----------
     failures : dict
         Row of the slot -> reason, of the items that have no pixels.
-    seconds : list of float
-        Spent on reading, decoding, and preparing.
     whole : list of (size, bytes)
         Pictures of a run without a slot, as they were decoded.
     prepared : list of lists
@@ -106,14 +102,12 @@ class Decoded:
     """
 
     failures: dict[int, str] = field(default_factory=dict)
-    seconds: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     whole: list[tuple[tuple[int, int], bytes]] = field(default_factory=list)
     prepared: list[list[Any]] = field(default_factory=list)
 
     def add(self, other: Decoded) -> None:
         """Take in what another part of the run gave."""
         self.failures |= other.failures
-        self.seconds = [a + b for a, b in zip(self.seconds, other.seconds, strict=True)]
 
 
 def send(pipe: io.BufferedRWPair, message: Any) -> None:
@@ -278,25 +272,19 @@ def _decode_run(
         _set_alarm(0)  # a stall of the storage is no fault of the image
         if ring is not None and run.slot is not None:
             ring.begin(run.slot, place)
-        times = [time.perf_counter()]
         try:
             if data is None and feed.reader is not None:
                 data = feed.reader.read(dict(zip(run.names, values, strict=True)))
             if not isinstance(data, bytes):
                 raise ImageError(data or "The item has no bytes.")
             _set_alarm(limit)
-            times.append(time.perf_counter())
             image = decode(data)
-            times.append(time.perf_counter())
             if ring is not None and run.slot is not None:
                 ring.put(run.slot, place, [one.data(image) for one in feed.geometries])
             else:
                 decoded.whole.append((image.size, image.tobytes()))
         except Exception as err:
             decoded.failures[place] = reason_of(err)
-        times.append(time.perf_counter())
-        for stage, (begun, ended) in enumerate(pairwise(times)):
-            decoded.seconds[stage] += ended - begun
     return decoded
 
 

@@ -8,7 +8,6 @@ the same on every system and NumPy.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -258,24 +257,11 @@ def golden_inputs(kinds: Collection[str]) -> tuple[Any, ...]:
     return golden_images() if IMAGE_KINDS & frozenset(kinds) else GOLDEN_TEXTS
 
 
-@dataclass(frozen=True)
-class GoldenCosine:
-    """How far something turns an encoder's vectors: their cosine before and after."""
-
-    minimum: float
-    mean: float
-
-    def as_dict(self) -> dict[str, float]:
-        """Return it to six decimals, as a set's facts record it."""
-        return {"minimum": round(self.minimum, 6), "mean": round(self.mean, 6)}
-
-
-def golden_cosine(encoder: Encoder) -> GoldenCosine | None:
-    """Return the cosine between an encoder's golden vectors and the same in float32.
+def golden_cosine(encoder: Encoder) -> float | None:
+    """Return the smallest cosine between an encoder's golden vectors and the same in float32.
 
     The same weights on the same device, one batch each; per golden input the cosine of the two
-    raw vectors, of which the smallest and the mean are returned. In float32 both are 1, without
-    a forward pass.
+    raw vectors, of which the smallest is returned. In float32 it is 1, without a forward pass.
 
     Parameters
     ----------
@@ -284,36 +270,18 @@ def golden_cosine(encoder: Encoder) -> GoldenCosine | None:
 
     Returns
     -------
-    GoldenCosine or None
+    float or None
         None for an encoder that does not say what it computes in.
     """
     precision = getattr(encoder, "precision", None)
     if precision == "float32":
-        return GoldenCosine(1.0, 1.0)
+        return 1.0
     exactly = getattr(encoder, "encode_float32", None)
     if precision is None or exactly is None:
         return None
-    batch = [encoder.prepare(item) for item in golden_inputs(encoder.kinds)]
-    return cosine_of(encoder.encode(batch), exactly(batch))
-
-
-def cosine_of(ours: np.ndarray, theirs: np.ndarray) -> GoldenCosine:
-    """Return the cosine between the rows of two arrays."""
     import numpy as np
 
-    a, b = ours.astype(np.float64), theirs.astype(np.float64)
+    batch = [encoder.prepare(item) for item in golden_inputs(encoder.kinds)]
+    a, b = (np.asarray(encode(batch), np.float64) for encode in (encoder.encode, exactly))
     cosines = np.einsum("ij,ij->i", a, b) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
-    return GoldenCosine(float(cosines.min()), float(cosines.mean()))
-
-
-def enlarged_golden() -> list[bytes]:
-    """Return the golden pictures eight times as large, as JPEG files: as large as photographs."""
-    from PIL import Image
-
-    files = []
-    for image in golden_images():
-        buffer = io.BytesIO()
-        large = image.resize((8 * image.width, 8 * image.height), Image.Resampling.BICUBIC)
-        large.save(buffer, "JPEG", quality=90)
-        files.append(buffer.getvalue())
-    return files
+    return float(cosines.min())

@@ -31,7 +31,7 @@ from featstore.errors import (
 )
 from featstore.extraction.batches import StageClock, Tracker, use_device
 from featstore.extraction.job import run_job, say_how, settle_settings
-from featstore.extraction.options import ExtractResult, Step, ignore, settle_device, tell_how
+from featstore.extraction.options import ExtractResult, ignore, settle_device, tell_how
 from featstore.extraction.targets import Job, SetState, check_free_space
 from featstore.parallel import RETRIES, available_cores, connected, errors_of, processes, spawning
 from featstore.plugins import ENVIRONMENT, use_plugins
@@ -165,7 +165,7 @@ Task = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
 def conduct(
-    job: Job, run: Callable[[Iterable[Task]], Iterable[Any]], devices: Sequence[str], cores: int
+    job: Job, run: Callable[[Iterable[Task]], Iterable[Any]], workers: int
 ) -> list[ExtractResult]:
     """Settle the plan, have every part done, and publish; return one result an encoder.
 
@@ -175,10 +175,8 @@ def conduct(
         Whose ``on_progress`` is called here after every part.
     run : callable
         Has workers do tasks, and yields the answers as they come.
-    devices : sequence of str
-        Of the workers.
-    cores : int
-        Of each.
+    workers : int
+        How many there are.
 
     Raises
     ------
@@ -197,17 +195,14 @@ def conduct(
         rows_total=rows,
         rows_done=rows - left,
         encoders=len(job.encoders),
-        workers=(job.config.jobs or cores) * len(devices),
-        device=", ".join(devices),
-        processes=len(devices),
     )
-    size = parts_of(max(state.blocks for state in states), len(devices)) if left else 0
+    size = parts_of(max(state.blocks for state in states), workers) if left else 0
     parts: list[list[ExtractResult]] = [[] for _ in range(size)]
-    for rank, done, steps in run([(_do_part, (rank, size, pinned)) for rank in range(size)]):
+    for rank, done, counts in run([(_do_part, (rank, size, pinned)) for rank in range(size)]):
         parts[rank] = done
-        for step in steps:
-            tracker.take(step)
-            tell_how(tracker.first_bottleneck())
+        for counted, failures in counts:
+            tracker.take(counted, failures)
+        tell_how(tracker.first_bottleneck())
         (job.config.on_progress or ignore)(tracker.progress())
     (last,) = run([(run_part, (None, pinned))])
     return merge_results(parts, last)
@@ -215,11 +210,11 @@ def conduct(
 
 def _do_part(
     job: Job, rank: int, size: int, pinned: Pinned
-) -> tuple[int, list[ExtractResult], list[Step]]:
-    """Do a part; return its number, its results, and what each batch has added."""
-    steps: list[Step] = []
-    job.config = replace(job.config, on_step=steps.append)
-    return rank, run_part(job, (rank, size), pinned), steps
+) -> tuple[int, list[ExtractResult], list[tuple[Mapping[str, float], set[str]]]]:
+    """Do a part; return its number, its results, and for each pass what it counted."""
+    counts: list[tuple[Mapping[str, float], set[str]]] = []
+    job.config = replace(job.config, on_part=lambda *found: counts.append(found))
+    return rank, run_part(job, (rank, size), pinned), counts
 
 
 def parts_of(blocks: int, workers: int) -> int:
@@ -326,7 +321,7 @@ def extract_on_devices(job: Job, devices: str | Sequence[str] = "all") -> list[E
     for device in chosen:
         waiting.put(device)
     with processes(len(chosen), _begin_worker, to_send(job), cores, waiting) as run:
-        return conduct(job, partial(run, _do_here), chosen, cores)
+        return conduct(job, partial(run, _do_here), len(chosen))
 
 
 def split_devices(devices: str | Sequence[str], every: Callable[[], Sequence[str]]) -> list[str]:
@@ -552,7 +547,7 @@ def extract_on_ray(job: Job, devices: str | Sequence[str] = "all") -> list[Extra
         run = partial(ActorPool(actors).map_unordered, lambda actor, task: actor.run.remote(task))
         try:
             with errors_of(ray):
-                return conduct(job, run, chosen, cores)
+                return conduct(job, run, len(chosen))
         finally:
             for actor in actors:
                 ray.kill(actor)

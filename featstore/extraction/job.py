@@ -34,6 +34,7 @@ from featstore.extraction.options import (
     ExtractConfig,
     ExtractResult,
     Progress,
+    ignore,
     mapping_of,
     recorded_choice,
     settle_options,
@@ -142,7 +143,6 @@ def _prepare_set(job: Job, target: Target) -> None:
         target.encoder,
         settings["batch"],
         device=config.device,
-        halve=config.may_halve,
         threads=settings["threads"],
     )
     target.golden = Golden(target.encoder, settings["threads"])
@@ -233,20 +233,15 @@ def _run_pass(job: Job, sets: list[Target], reader: ByteReader) -> dict[str, Ext
         rows_total=sum(one.writer.layout.n for one in sets),
         rows_done=sum(one.n_done_at_start() for one in sets),
         encoders=len(sets),
-        workers=job.workers,
-        device=job.config.device,
     )
     limit = _failure_limit(job, sets, tracker)
     limit.check()
-    on_step, on_progress = job.config.on_step, job.config.on_progress
+    on_part, on_progress = job.config.on_part, job.config.on_progress or ignore
 
     def count(rows: int) -> None:
         tracker.advance(rows, encoded=True)
-        if on_step is not None:
-            on_step(tracker.step())
-            return
-        tell_how(tracker.first_bottleneck())
-        if on_progress is not None:
+        if on_part is None:
+            tell_how(tracker.first_bottleneck())
             on_progress(tracker.progress())
 
     with Preparation(
@@ -267,11 +262,9 @@ def _run_pass(job: Job, sets: list[Target], reader: ByteReader) -> dict[str, Ext
                     tracker.advance(one.write(output, number), encoded=False)
                 if job.config.on_block is not None:
                     job.config.on_block(one.block_done(output.number))
-    run = {
-        "seconds": round(tracker.elapsed, 3),
-        "shares": tracker.shares(),
-        "settings": job.settings(),
-    }
+    if on_part is not None:
+        on_part(clock.counted, tracker.failures)
+    run = {"seconds": round(tracker.elapsed, 3), "settings": job.settings()}
     results = {}
     for one in sets:
         results[one.spec.set_id] = one.end_part() if job.config.part else one.finish(run)

@@ -22,8 +22,6 @@ from featstore.encoders import registry
 from featstore.encoders.base import (
     AUTO,
     Encoder,
-    cosine_of,
-    enlarged_golden,
     golden_inputs,
 )
 from featstore.encoders.registry import ObjectEncoder, check_kind, check_options
@@ -41,8 +39,6 @@ from featstore.images import (
     SCALED_RULE,
     SCALED_SIDE,
     Geometry,
-    decode_image,
-    decode_on_gpu,
     view_items,
 )
 from featstore.manifest import Manifest
@@ -96,8 +92,6 @@ def open_encoders(
         pairs = zip(choices, opened, strict=False)
         like: Any = next((one for other, one in pairs if choice.shares_pass(other)), None)
         opened.append(like.beside(choice.pool) if like else _open(choice, kind, config))
-    for encoder in opened if kind == "image" and not config.usual_pixels else ():
-        record_pixels(encoder, config)
     return opened
 
 
@@ -155,27 +149,6 @@ def with_pixels(encoder: Any, config: ExtractConfig) -> Any:
     return encoder
 
 
-def record_pixels(encoder: Any, config: ExtractConfig) -> None:
-    """Note in an encoder's facts how far its pixels turn its vectors from those of the default's.
-
-    Smallest and mean cosine over the golden pictures, enlarged eight times and saved as JPEG.
-    """
-    geometry: Geometry | None = getattr(encoder, "geometry", None)
-    files = enlarged_golden()
-    if config.decode == "gpu":
-        pictures = [decode_on_gpu(file, config.device) for file in files]
-    else:
-        pictures = [decode_image(file, scaled=config.decode == "scaled") for file in files]
-    ours = encoder.encode([encoder.prepare(picture) for picture in pictures])
-    if geometry is not None:
-        encoder.geometry = replace(geometry, resizer="pillow")
-    usual = encoder.encode([encoder.prepare(decode_image(file)) for file in files])
-    if geometry is not None:
-        encoder.geometry = geometry
-    compute = encoder.facts.setdefault("compute", {})
-    compute["cosine_to_usual_pixels"] = cosine_of(ours, usual).as_dict()
-
-
 #: A smaller cosine between stored and present golden vectors means another space.
 GOLDEN_COSINE = 0.999
 
@@ -204,12 +177,10 @@ class Golden:
         if self._vectors is None:
             encoder = self._encoder
             batch = [encoder.prepare(item) for item in golden_inputs(encoder.kinds)]
-            # One batch, or less where even so few do not fit.
             runner = BatchRunner(
                 encoder,
                 len(batch),
                 device="its device",
-                halve=True,
                 threads=self._threads,
             )
             found = runner.encode(batch)

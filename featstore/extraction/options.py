@@ -38,6 +38,9 @@ DECODE_TIMEOUT = 60.0
 #: What can be asked of a named encoder; each value that is given makes another space.
 MODEL_OPTIONS = ("pool", "prompt_name", "prefix", "max_length")
 
+#: Takes what a part has counted, and its items that failed.
+OnPart = Callable[[Mapping[str, float], set[str]], object]
+
 #: How plain JPEG files are decoded.
 Decode = Literal["cpu", "scaled", "gpu"]
 
@@ -61,11 +64,8 @@ class Progress:
         row.
     eta_seconds : float or None
         What is left, at that speed; None while it is unknown.
-    shares : dict
-        Stage -> share of the elapsed time. Reading, decoding and preparing happen in worker
-        threads: theirs is the mean over the workers, and they overlap with the rest.
     bottleneck : str
-        One sentence about it, see `Tracker.bottleneck`.
+        One sentence about what takes most of the time; empty if nothing does.
     """
 
     rows_done: int
@@ -73,24 +73,7 @@ class Progress:
     failed: int
     per_second: float
     eta_seconds: float | None
-    shares: dict[str, float]
     bottleneck: str
-
-
-@dataclass(frozen=True)
-class Step:
-    """What a worker has done since its last step.
-
-    Attributes
-    ----------
-    counted : dict
-        See `COUNTED`.
-    failures : frozenset of str
-        Items without an embedding.
-    """
-
-    counted: dict[str, float]
-    failures: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -252,8 +235,8 @@ class ExtractConfig:
     pinned : mapping, optional
         Of an engine: by set_id the batch size, threads and device type that all parts of a set
         share.
-    on_step : callable, optional
-        Of an engine: called after every batch with what was done since the last one, in place of
+    on_part : callable, optional
+        Of an engine: called at the end with what was counted and the items that failed, in place of
         `on_progress`.
     on_block, on_progress : callable, optional
         Called after every finished block, and after every batch.
@@ -289,9 +272,8 @@ class ExtractConfig:
     )
     batch_size: int | None = option(
         None,
-        help="Encode this many items at once; without it, a GPU takes half of them where they do "
-        "not fit. A resumed job keeps its number, and begins anew with another [default: the "
-        "encoder's, 256 on cuda].",
+        help="Encode this many items at once. A resumed job keeps its number, and begins anew with "
+        "another [default: the encoder's, 256 on cuda].",
         at_least=1,
     )
     threads: int | None = option(
@@ -324,7 +306,7 @@ class ExtractConfig:
     resize: Resizer = option(
         "pillow",
         help="Resize images with this library. torchvision is faster and makes another embedding "
-        "space, whose cosine to Pillow's is recorded.",
+        "space.",
         flag="-s",
     )
     tiff: bool = option(
@@ -381,7 +363,7 @@ class ExtractConfig:
     device_reason: str = field(default="", repr=False)
     part: tuple[int, int] | None = None
     pinned: Mapping[str, Mapping[str, Any]] | None = field(default=None, repr=False)
-    on_step: Callable[[Step], None] | None = field(default=None, repr=False)
+    on_part: OnPart | None = field(default=None, repr=False)
     on_block: Callable[[BlockDone], None] | None = field(default=None, repr=False)
     on_progress: Callable[[Progress], None] | None = field(default=None, repr=False)
 
@@ -396,11 +378,6 @@ class ExtractConfig:
                 "The 'device' of an extraction must be a GPU (cuda) if it is to decode; got "
                 f"{self.device!r}."
             )
-
-    @property
-    def may_halve(self) -> bool:
-        """Whether a batch that does not fit is run in parts: on a GPU, unless a size was given."""
-        return self.batch_size is None and self.device != "cpu"
 
     @property
     def usual_pixels(self) -> bool:

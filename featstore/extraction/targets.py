@@ -247,7 +247,7 @@ class Target:
         # Of the run: another device or library gives another cosine for the same set.
         cosine = golden_cosine(self.encoder)
         if cosine is not None:
-            facts["golden_cosine_to_float32"] = cosine.as_dict()
+            facts["golden_cosine_to_float32"] = round(cosine, 6)
         revision = self.writer.finish(
             golden=self.golden.document(),
             run={

@@ -703,12 +703,9 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
              'at = ring.under_way(run.slot) - run.first', 'at = 0',
              'test_a_bad_picture_costs_itself_and_no_other')),
         *_of("featstore/extraction/batches.py", "tests/featstore/extraction/test_progress.py",
-            ('A side limits only where every other one is a quarter faster.',
-             ('APART * rates[slowest]:\n'
-             '            return f"No'),
-             ('rates[slowest]:\n'
-             '            return f"No'),
-             'test_the_slowest_side_is_named_where_every_other_could_do_a_quarter_more')),
+            ('A stage limits only where it takes most of the time.',
+             'spent[slowest] < MOST * whole', 'spent[slowest] < 0',
+             'test_a_stage_is_named_where_it_takes_most_of_the_time')),
         *_of("featstore/extraction/pipeline.py", "tests/featstore/extraction/test_layers.py",
             ('Layers share a pass only where their batches have the same rows.',
              '"pass_key", number), tuple(rows)', '"pass_key", number), len(rows)',
