@@ -409,8 +409,8 @@ class HeadConfig:
 
     label_set: str | None = option(
         None,
-        help="Name the label set of a head, if neither its weights nor its number of classes "
-        "tell it. Of a file of classes it is the name of the new set.",
+        help="Name the label set of a head, if its weights do not tell it. Of a file of classes "
+        "it is the name of the new set.",
         flag="-s",
     )
     label_file: Path | None = option(
