@@ -20,7 +20,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featstore.decoding import Decoded, DecodePool, Feed, Ring, Run, WorkerProcess, shared_memory
+from featstore.decoding import (
+    Decoded,
+    DecodePool,
+    Feed,
+    Ring,
+    Run,
+    Settings,
+    WorkerProcess,
+    shared_memory,
+)
 from featstore.errors import DecoderStartError
 from featstore.images import (
     FORMATS,
@@ -120,7 +129,7 @@ class SlowToImport(Geometry):
 
 
 class Kept(Names):
-    """A reader that cannot leave its process, and notes that it did not."""
+    """A reader that cannot leave its process, as of an address, and notes that it did not."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -201,7 +210,7 @@ def test_what_is_done_again_does_not_speak_for_the_picture_that_crashed(tmp_path
 def test_a_stall_of_the_storage_costs_no_picture(both):
     """Of an image that is read slowly and hangs, the time in its decoder counts."""
     pool, ring = both
-    run = Run(ring.take(), ("name",), [("slow1",), ("2",), ("slowhang",), ("4",)])
+    run = Run(ring.take(), ("name",), [("slow1",), ("2",), ("hang",)])
     decoded = pool.submit_run(run).result(timeout=60)
     named = [(name.removeprefix("slow"),) for (name,) in run.items]
     check(ring, replace(run, items=named), decoded)
@@ -319,9 +328,7 @@ def test_closing_cancels_what_waits_ends_the_processes_and_is_final():
     while not futures[0].running():
         time.sleep(0.01)
     pool.close()
-    with pytest.raises(ImageError, match="longer than"):
-        futures[0].result()
-    for future in futures[1:]:
+    for future in futures:
         with pytest.raises(CancelledError):
             future.result()
     assert process.returncode is not None
@@ -340,7 +347,7 @@ def test_a_decoder_that_cannot_be_imported_is_an_error_of_the_job_not_of_the_ima
 
 def test_a_worker_without_its_pool_ends():
     """The pool's end of the pipe is closed, as when the job is killed."""
-    worker = WorkerProcess("featstore.images:decode_image", {"max_pixels": 100}, 5)
+    worker = WorkerProcess(Settings("featstore.images:decode_image", {"max_pixels": 100}, 5))
     worker._start()
     process = worker._process
     assert process is not None

@@ -700,7 +700,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
     "extraction": (
         *_of("featstore/decoding.py", "tests/featstore/test_decoding.py",
             ('What is blamed is the picture under way.',
-             'at = ring.under_way(run.slot) - run.first', 'at = 0',
+             'if len(run.items) == 1:', 'if run.items:',
              'test_a_bad_picture_costs_itself_and_no_other')),
         *_of("featstore/extraction/batches.py", "tests/featstore/extraction/test_progress.py",
             ('A stage limits only where it takes most of the time.',
