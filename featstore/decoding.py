@@ -111,14 +111,6 @@ def send(pipe: io.BufferedRWPair, message: Any) -> None:
     pipe.flush()
 
 
-SUPPORTED = hasattr(os, "memfd_create")
-
-
-def shared_memory() -> int:
-    """Return a handle of memory that other processes can map, of no size yet."""
-    return os.memfd_create("pixels", os.MFD_CLOEXEC)
-
-
 class Ring:
     """Slots of a fixed number of pictures, each in one or more shapes.
 
@@ -127,7 +119,7 @@ class Ring:
     Parameters
     ----------
     handle : int
-        Of the memory, as of `shared_memory`.
+        Of memory that other processes can map.
     slots, length : int
         Slots, as many as may be with the processes at once, and pictures of each.
     shapes : sequence of (height, width, 3)
@@ -486,7 +478,7 @@ class DecodePool:
             "scaled": scaled,
             "metadata": True,  # only pixels leave the process
         }
-        self.memory = shared_memory() if SUPPORTED else None
+        self.memory = os.memfd_create("pixels") if hasattr(os, "memfd_create") else None
         self._settings = Settings(decoder, arguments, timeout)
         self._reader: Reader | None = None  # that reads here
         self._processes = [WorkerProcess(self._settings, self.memory) for _ in range(workers)]

@@ -97,18 +97,18 @@ def open_encoders(
 
 def _open(choice: EncoderSpec, kind: str, config: ExtractConfig) -> Encoder:
     encoder: Encoder
-    if not isinstance(choice.encoder, str):
+    if isinstance(choice.encoder, str):
+        encoder = registry.open_encoder(
+            choice.encoder,
+            kind=kind,
+            weights=choice.weights,
+            device=config.device,
+            # What a precision is best depends on the encoder and the set: see `Job.open`.
+            precision="float32" if config.precision == AUTO else config.precision,
+            **choice.model_options(),
+        )
+    else:
         encoder = ObjectEncoder(choice.encoder, space=choice.space or {}, kinds=frozenset({kind}))
-        return encoder if kind != "image" else with_pixels(encoder, config)
-    encoder = registry.open_encoder(
-        choice.encoder,
-        kind=kind,
-        weights=choice.weights,
-        device=config.device,
-        # What a precision is best depends on the encoder and the set: see `Job.open`.
-        precision="float32" if config.precision == AUTO else config.precision,
-        **choice.model_options(),
-    )
     return encoder if kind != "image" else with_pixels(encoder, config)
 
 
@@ -118,34 +118,25 @@ def with_pixels(encoder: Any, config: ExtractConfig) -> Any:
     Raises
     ------
     EncoderError
-        If the encoder has a transform of its own that has to be run as it is, or sees more of a
-        picture than scaled decoding leaves.
+        If the encoder sees more of a picture than scaled decoding leaves.
     """
-    if config.usual_pixels:
+    if config.decode == "cpu":
         return encoder
     usual: Geometry | None = getattr(encoder, "geometry", None)
-    if config.resize != "pillow" and usual is None:
-        raise EncoderError(
-            f"{encoder.name} prepares pictures in a way of its own, so {config.resize} cannot "
-            "resize them. Leave resize out."
-        )
     if config.decode == "scaled" and usual is not None and min(usual.resize) > SCALED_SIDE:
         raise EncoderError(
             f"{encoder.name} sees pictures of {min(usual.resize)} pixels, and scaled decoding "
             f"leaves {SCALED_SIDE} of a shorter side. Leave decode out."
         )
     keyed = encoder.space.setdefault("preprocessing", {})
-    rule = {"gpu": GPU_RULE, "scaled": SCALED_RULE}.get(config.decode)
-    if rule is not None:
-        keyed.setdefault("decode", {})["jpeg"] = rule
-    if usual is not None and (config.decode == "gpu" or config.resize != "pillow"):
-        # Where others decode: the same pixels for those that are prepared one by one, and in runs.
-        device = config.device if config.decode == "gpu" else "cpu"
-        encoder.geometry = replace(usual, resizer="torchvision", device=device)
+    rule = GPU_RULE if config.decode == "gpu" else SCALED_RULE
+    keyed.setdefault("decode", {})["jpeg"] = rule
+    if usual is not None and config.decode == "gpu":
+        # The same pixels for those that are prepared one by one, and in runs.
+        encoder.geometry = replace(usual, resizer="torchvision", device=config.device)
         if "geometry" in encoder.space:  # of an object
             encoder.space["geometry"] = encoder.geometry.facts()
-        here = "torchvision, antialiased, on uint8"
-        keyed["resizer"] = GPU_RESIZE_RULE if config.decode == "gpu" else here
+        keyed["resizer"] = GPU_RESIZE_RULE
     return encoder
 
 

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 
 from featstore.encoders.base import AUTO, Precision
 from featstore.errors import EncoderError
-from featstore.images import MAX_PIXELS, Resizer
+from featstore.images import MAX_PIXELS
 from featstore.options import (
     check_values,
     option,
@@ -74,16 +74,6 @@ class Progress:
     per_second: float
     eta_seconds: float | None
     bottleneck: str
-
-
-@dataclass(frozen=True)
-class BlockDone:
-    """A block is safely on disk; rows are counted over the whole set."""
-
-    key: str
-    rows_done: int
-    rows_total: int
-    failed: int
 
 
 @dataclass(frozen=True)
@@ -239,7 +229,7 @@ class ExtractConfig:
         Of an engine: called at the end with what was counted and the items that failed, in place of
         `on_progress`.
     on_block, on_progress : callable, optional
-        Called after every finished block, and after every batch.
+        Called with the number of every block that is safely on disk, and after every batch.
 
     Raises
     ------
@@ -260,7 +250,7 @@ class ExtractConfig:
     )
     precision: Precision | Literal["auto"] = option(
         AUTO,
-        help="Compute in this precision; its cosine to float32 is recorded. auto keeps that of a "
+        help="Compute in this precision. auto keeps that of a "
         "set that is there, else takes bfloat16 on cuda if the cosine is at least 0.999, "
         "else float32.",
     )
@@ -301,12 +291,6 @@ class ExtractConfig:
         help="Decode JPEG files in this way: cpu decodes them whole, scaled at a lower "
         "resolution where the shorter side has 1,024 pixels or more, gpu by nvJPEG. The "
         "last two make other embedding spaces.",
-        flag="-s",
-    )
-    resize: Resizer = option(
-        "pillow",
-        help="Resize images with this library. torchvision is faster and makes another embedding "
-        "space.",
         flag="-s",
     )
     tiff: bool = option(
@@ -364,7 +348,7 @@ class ExtractConfig:
     part: tuple[int, int] | None = None
     pinned: Mapping[str, Mapping[str, Any]] | None = field(default=None, repr=False)
     on_part: OnPart | None = field(default=None, repr=False)
-    on_block: Callable[[BlockDone], None] | None = field(default=None, repr=False)
+    on_block: Callable[[int], None] | None = field(default=None, repr=False)
     on_progress: Callable[[Progress], None] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -378,11 +362,6 @@ class ExtractConfig:
                 "The 'device' of an extraction must be a GPU (cuda) if it is to decode; got "
                 f"{self.device!r}."
             )
-
-    @property
-    def usual_pixels(self) -> bool:
-        """Whether images are decoded and resized as by default: into no space of their own."""
-        return self.decode == "cpu" and self.resize == "pillow"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the options as plain values, for the provenance: no path, no callable."""
@@ -529,7 +508,7 @@ def recorded_choice(directory: Path, encoder: str, *, local: str = "") -> Encode
 
 #: The options of an extraction that decide which set it makes, or which images it decodes.
 _DECISIVE = (
-    "dtype", "precision", "views", "seed", "decode", "resize", "tiff", "max_pixels",
+    "dtype", "precision", "views", "seed", "decode", "tiff", "max_pixels",
 )  # fmt: skip
 
 

