@@ -439,7 +439,7 @@ def _rows_are(encoder: TimmEncoder, classes: int, requested: str | None) -> tupl
 
 #: Classes that are looked at; more only take longer.
 SAMPLE = 500
-#: Random orders of the names, none of which may fit a part of the list as well as the stated one.
+#: Random orders of the names, none of which may fit the rows as well as the stated one.
 RANDOM_ORDERS = 999
 #: Names that many places away, before and behind, must fit a row less well than its own.
 SHIFTS = 5
@@ -470,9 +470,9 @@ def check_row_order(
     Over a seeded sample of at most 500 classes the fit of row i and name m is the correlation of
     two lists: the cosines of row i to the other rows, and those of name m to their names, all
     centred. Its mean must be larger for the stated order than for each of 999 random orders
-    of the names, and than for the names k places further, k in -5 ... 5: in each quarter of the
-    list (each part of 100 classes, if there are fewer than 400). An order that means
-    nothing passes one part by chance once in a thousand. What cannot be seen is an error within
+    of the names, over all classes; and than for the names k places further, k in -5 ... 5, in each
+    quarter of the list (each part of 100 classes, if there are fewer than 400). An order that means
+    nothing passes by chance less than once in a thousand. What cannot be seen is an error within
     less than about half a part.
 
     Parameters
@@ -512,20 +512,21 @@ def check_row_order(
         chosen = np.sort(rng.choice(chosen, SAMPLE, replace=False))
     # (n, c): how row i of those chosen fits each name.
     fits = _profiles(weight, chosen)[chosen] @ _profiles(names, chosen).T
+    each, own = np.arange(len(chosen)), fits[np.arange(len(chosen)), chosen]
     shifts = [k for k in range(-SHIFTS, SHIFTS + 1) if k]
-    orders = [(chosen + k) % count for k in shifts]
-    orders += [rng.permutation(chosen) for _ in range(RANDOM_ORDERS)]
-    each = np.arange(len(chosen))
-    own, others = fits[each, chosen], fits[each, np.array(orders)]
+    moved = [(chosen + k) % count for k in shifts]
+    randomly = [rng.permutation(chosen) for _ in range(RANDOM_ORDERS)]
+    parts = np.array_split(each, max(1, min(PARTS, len(chosen) // PART_CLASSES)))
     wrong = ""
-    for part in np.array_split(each, max(1, min(PARTS, len(chosen) // PART_CLASSES))):
-        means = others[:, part].mean(axis=1)
+    for part, orders in [(each, randomly), *((part, moved) for part in parts)]:
+        means = fits[part, np.array(orders)[:, part]].mean(axis=1)
         best = int(means.argmax())
-        if not own[part].mean() > means[best] and not wrong:
-            k = shifts[best] if best < len(shifts) else 0
+        if not own[part].mean() > means[best]:
+            k = 0 if orders is randomly else shifts[best]
             how = f"the names {abs(k)} {'behind' if k > 0 else 'before'}" if k else "a random order"
             first, last = chosen[part[0]], chosen[part[-1]]
             wrong = f"rows {first:,} to {last:,} fit {how} as well as their own, or better"
+            break
     return RowOrder(float(own.mean()), len(chosen), wrong)
 
 

@@ -604,7 +604,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
              'test_an_encoder_that_changed_under_its_name_cannot_extend')),
         *_of("featstore/extraction/heads.py", "tests/featstore/extraction/test_heads.py",
             ('A head whose rows are shifted against its names is refused.',
-             '    orders = [(chosen + k) % count for k in shifts]', '    orders = [chosen[::-1]]',
+             '    moved = [(chosen + k) % count for k in shifts]', '    moved = [chosen[::-1]]',
              'test_wrong_orders_of_the_names_do_not_agree')),
         *_of("data_manifests/copies.py", "tests/data_manifests/test_copies.py",
             ('A copy of a dataset has as many images as are known.',
