@@ -60,9 +60,6 @@ GPU_RESIZE_RULE = "torchvision, antialiased, on the device that decodes"
 #: Bytes at the end of a JPEG among which the end marker of a whole one is.
 _TAIL = 1024
 
-#: Who resizes: Pillow, or torchvision's antialiased filters on uint8 tensors.
-Resizer = Literal["pillow", "torchvision"]
-
 #: How TIFF files begin, by byte order.
 _TIFF = (b"II*\0", b"MM\0*")
 
@@ -190,6 +187,7 @@ class Geometry:
     interpolation : str
         Pillow's name of the filter: ``BICUBIC``.
     resizer : {"pillow", "torchvision"}
+        The latter by its antialiased filters on uint8 tensors.
     device : str
         Where torchvision resizes a picture of Pillow; it rounds as the device does.
 
@@ -202,7 +200,7 @@ class Geometry:
     resize: tuple[int, ...]
     crop: tuple[int, int]
     interpolation: str
-    resizer: Resizer = "pillow"
+    resizer: Literal["pillow", "torchvision"] = "pillow"
     device: str = "cpu"
 
     @property

@@ -93,31 +93,22 @@ class Preprocessing:
         self,
         batch: torch.Tensor,
         memory_format: torch.memory_format = torch.contiguous_format,
-        dtype: torch.dtype = torch.float32,
     ) -> torch.Tensor:
-        """Return a batch, stacked and on its device already, as (b, 3, h, w) of `dtype` there.
+        """Return a batch, stacked and on its device already, as (b, 3, h, w) of float32 there.
 
-        In float32 the same bits on every device: one divides by a tensor, where it might
-        multiply by the reciprocal of a number. Shorter types are made in one pass, computed in
-        float32 and rounded once.
+        The same bits on every device: one divides by a tensor, where it might multiply by the
+        reciprocal of a number.
         """
         if batch.dtype != torch.uint8:
-            return batch.to(dtype, memory_format=memory_format)
-        full, mean, std, slope, start = self._constants_on(batch.device)
-        pixels = batch.permute(0, 3, 1, 2)
-        if dtype is torch.float32:
-            pixels = pixels.to(torch.float32, memory_format=memory_format)
-            return pixels.div_(full).sub_(mean).div_(std)
-        made = torch.empty(
-            pixels.shape, dtype=dtype, device=batch.device, memory_format=memory_format
-        )
-        return torch.addcmul(start, pixels, slope, out=made)
+            return batch.to(torch.float32, memory_format=memory_format)
+        full, mean, std = self._constants_on(batch.device)
+        pixels = batch.permute(0, 3, 1, 2).to(torch.float32, memory_format=memory_format)
+        return pixels.div_(full).sub_(mean).div_(std)
 
     def _constants_on(self, device: torch.device) -> tuple[torch.Tensor, ...]:
         """Return the constants of normalising, copied to a device once: the host waits for that."""
         if device not in self._constants:
-            slope, start = 1 / (self._range * self._std), -self._mean / self._std
-            own = (self._range, self._mean, self._std, slope, start)
+            own = (self._range, self._mean, self._std)
             self._constants[device] = tuple(one.to(device) for one in own)
         return self._constants[device]
 
@@ -339,9 +330,8 @@ class TorchEncoder(ABC):
             return "float32", f"in bfloat16 the golden inputs failed: {one_line(err)[:-1]}"
         finally:
             self.precision = before
-        assert cosine is not None
-        kept = f"on the golden inputs bfloat16 keeps a cosine of {cosine.minimum:.4f} to float32"
-        if cosine.minimum >= BFLOAT16_COSINE:
+        kept = f"on the golden inputs bfloat16 keeps a cosine of {cosine:.4f} to float32"
+        if cosine >= BFLOAT16_COSINE:
             return "bfloat16", kept
         return "float32", f"{kept}, less than {BFLOAT16_COSINE:g}"
 
@@ -368,11 +358,6 @@ class TorchEncoder(ABC):
     @abstractmethod
     def _computed(self, batch: Sequence[Any], *, exact: bool) -> np.ndarray:
         """Return the (b, d) float32 vectors of at least one item; in float32 if `exact`."""
-
-    def _pixels_in(self, *, exact: bool) -> torch.dtype:
-        """Return the type in which pixels are made: on a GPU the one that the model computes in."""
-        short = None if exact or not self.overlaps else _AUTOCAST.get(self.precision)
-        return short or torch.float32
 
     @contextmanager
     def _running(self, *, exact: bool) -> Iterator[None]:
@@ -437,7 +422,7 @@ class DeviceCopies:
         self._turn = threading.Lock()
         self._here = threading.local()
 
-    def to_device(self, batch: Sequence[Any], dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    def to_device(self, batch: Sequence[Any]) -> torch.Tensor:
         """Return prepared pictures as one tensor of floats; on a GPU it may still be on its way.
 
         Raises
@@ -452,7 +437,7 @@ class DeviceCopies:
                 f"{self._name} takes prepared pictures of shape {self._preprocessing.input_size}, "
                 f"got shapes {', '.join(shapes)}. Pass what its prepare() returns."
             )
-        floats = partial(self._preprocessing.floats, memory_format=self._memory_format, dtype=dtype)
+        floats = partial(self._preprocessing.floats, memory_format=self._memory_format)
         if isinstance(batch[0], torch.Tensor):  # decoded there
             pixels = self._arriving(lambda: floats(torch.stack([*batch])))
             if self._stream is not None:

@@ -56,7 +56,6 @@ from featstore.images import (
 )
 from featstore.manifest import Manifest, read_manifest
 from featstore.options import document
-from featstore.parallel import gains_from_bf16
 from featstore.sources.reader import ByteReader
 from featstore.store import BLOCK_ROWS
 from featstore.store.layout import LayoutLimits, SetKey
@@ -92,8 +91,10 @@ def encode_sets(job: Job, targets: Sequence[Target]) -> dict[str, ExtractResult]
             if done is not None:
                 results[target.spec.set_id] = done
                 continue
-            _check_golden(target)
-            target.known = target.known_rows(target.golden)
+            base = target.writer.base
+            if base is not None and GOLDEN_FILE not in base.lost:
+                key = str(target.spec.key)
+                require_same_encoder(target.golden, key, base.directory, base.commit)
             opened.append(target)
         shapes = [
             (one.writer.layout.block_rows, [p.start for p in one.writer.layout.parts],
@@ -143,7 +144,6 @@ def _prepare_set(job: Job, target: Target) -> None:
         target.encoder,
         settings["batch"],
         device=config.device,
-        halve=config.may_halve,
         threads=settings["threads"],
     )
     target.golden = Golden(target.encoder, settings["threads"])
@@ -164,7 +164,7 @@ def settle_settings(job: Job, target: Target) -> dict[str, Any]:
 
 
 def say_how(job: Job, settings: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return in one line where and how sets are encoded, why, and what would be faster.
+    """Return in one line where and how sets are encoded, and why.
 
     Parameters
     ----------
@@ -188,14 +188,9 @@ def say_how(job: Job, settings: Mapping[str, Mapping[str, Any]]) -> str:
     own = [settings[target.spec.set_id] for target in targets]
     batches = " and ".join(dict.fromkeys(str(one["batch"]) for one in own))
     precisions = ", ".join(f"in {name} ({reason})" for name, reason in reasons.items())
-    on_gpu = device.startswith("cuda")
-    faster = [] if on_gpu else ["a GPU"]
-    if "float32" in reasons and (on_gpu or gains_from_bf16()):
-        faster.append("`precision=bfloat16`, which makes another set")
     return (
         f"Encoding on {device} ({why}), {precisions}, batches of {batches}, "
         f"threads: {own[0]['threads']}."
-        + (f" May be faster: {'; '.join(faster)}." if faster else "")
     )
 
 
@@ -219,12 +214,6 @@ def _open_writer(job: Job, target: Target, stack: contextlib.ExitStack) -> Extra
     return None
 
 
-def _check_golden(target: Target) -> None:
-    base = target.writer.base
-    if base is not None and GOLDEN_FILE not in base.lost:
-        require_same_encoder(target.golden, str(target.spec.key), base.directory, base.commit)
-
-
 def _run_pass(job: Job, sets: list[Target], reader: ByteReader) -> dict[str, ExtractResult]:
     """Encode every pending block once for all sets that lack it, and publish the sets."""
     clock = StageClock()
@@ -233,21 +222,17 @@ def _run_pass(job: Job, sets: list[Target], reader: ByteReader) -> dict[str, Ext
         rows_total=sum(one.writer.layout.n for one in sets),
         rows_done=sum(one.n_done_at_start() for one in sets),
         encoders=len(sets),
-        workers=job.workers,
-        device=job.config.device,
     )
     limit = _failure_limit(job, sets, tracker)
     limit.check()
-    on_step, on_progress = job.config.on_step, job.config.on_progress
+    on_part, on_progress = job.config.on_part, job.config.on_progress
 
     def count(rows: int) -> None:
         tracker.advance(rows, encoded=True)
-        if on_step is not None:
-            on_step(tracker.step())
-            return
-        tell_how(tracker.first_bottleneck())
-        if on_progress is not None:
-            on_progress(tracker.progress())
+        if on_part is None:
+            tell_how(tracker.first_bottleneck())
+            if on_progress is not None:
+                on_progress(tracker.progress())
 
     with Preparation(
         reader,
@@ -266,12 +251,10 @@ def _run_pass(job: Job, sets: list[Target], reader: ByteReader) -> dict[str, Ext
                 with clock.measure("write"):
                     tracker.advance(one.write(output, number), encoded=False)
                 if job.config.on_block is not None:
-                    job.config.on_block(one.block_done(output.number))
-    run = {
-        "seconds": round(tracker.elapsed, 3),
-        "shares": tracker.shares(),
-        "settings": job.settings(),
-    }
+                    job.config.on_block(output.number)
+    if on_part is not None:
+        on_part(clock.counted, tracker.failures)
+    run = {"seconds": round(tracker.elapsed, 3), "settings": job.settings()}
     results = {}
     for one in sets:
         results[one.spec.set_id] = one.end_part() if job.config.part else one.finish(run)
@@ -343,8 +326,7 @@ def extract(
 
     All checks come before the first batch. An interrupted job, started again with the same
     arguments, takes over its finished blocks; a finished one touches nothing. A set whose items
-    these begin with is extended. Rows of the same content in the same space, wherever they are
-    in the store, are copied.
+    these begin with is extended.
 
     Parameters
     ----------
@@ -455,7 +437,7 @@ def run_job(job: Job) -> list[ExtractResult]:
     missing = [target for target in job.targets if target.spec.set_id not in results]
     if missing:
         results |= encode_sets(job, missing)
-    if job.thumbnails and not job.config.part:
+    if job.config.thumbnails and job.kind == "image" and not job.config.part:
         if job.bucket is not None:
             job.bucket.fetch_thumbnails(job.targets[0].spec.key)
         skip = set().union(*(result.failures for result in results.values()))

@@ -1,19 +1,15 @@
-"""Open what a job is about: its items, its encoders, and the rows that they have given before.
+"""Open what a job is about: its items, its encoders, and their golden vectors.
 
-Reference vectors tell whether an encoder is still the one that a set was made with. An item's
-content hash says what was encoded, the space_id by what: rows of other datasets with both the same,
-and the same precision and dtype, are copied bit for bit. A source whose golden vectors the encoder
-does not give is left alone: its rows may be of another space after all.
+Reference vectors tell whether an encoder is still the one that a set was made with.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -25,11 +21,7 @@ from featstore.durable import parse_json, read_json, same_file
 from featstore.encoders import registry
 from featstore.encoders.base import (
     AUTO,
-    IMAGE_KINDS,
-    TEXT_KINDS,
     Encoder,
-    cosine_of,
-    enlarged_golden,
     golden_inputs,
 )
 from featstore.encoders.registry import ObjectEncoder, check_kind, check_options
@@ -37,7 +29,6 @@ from featstore.errors import (
     CorruptStoreError,
     EmptySelectionError,
     EncoderError,
-    FeatstoreError,
     ManifestError,
 )
 from featstore.extraction.batches import BatchRunner
@@ -48,17 +39,10 @@ from featstore.images import (
     SCALED_RULE,
     SCALED_SIDE,
     Geometry,
-    decode_image,
-    decode_on_gpu,
     view_items,
 )
 from featstore.manifest import Manifest
-from featstore.store.layout import SetSpec
-from featstore.store.pairs import EmbeddingsView
 from featstore.store.records import Commit
-from featstore.store.store import FeatureStore, SetInfo
-
-logger = logging.getLogger(__name__)
 
 
 def job_items(source: Manifest, kind: str, config: ExtractConfig) -> tuple[str, pl.DataFrame]:
@@ -108,25 +92,23 @@ def open_encoders(
         pairs = zip(choices, opened, strict=False)
         like: Any = next((one for other, one in pairs if choice.shares_pass(other)), None)
         opened.append(like.beside(choice.pool) if like else _open(choice, kind, config))
-    for encoder in opened if kind == "image" and not config.usual_pixels else ():
-        record_pixels(encoder, config)
     return opened
 
 
 def _open(choice: EncoderSpec, kind: str, config: ExtractConfig) -> Encoder:
     encoder: Encoder
-    if not isinstance(choice.encoder, str):
+    if isinstance(choice.encoder, str):
+        encoder = registry.open_encoder(
+            choice.encoder,
+            kind=kind,
+            weights=choice.weights,
+            device=config.device,
+            # What a precision is best depends on the encoder and the set: see `Job.open`.
+            precision="float32" if config.precision == AUTO else config.precision,
+            **choice.model_options(),
+        )
+    else:
         encoder = ObjectEncoder(choice.encoder, space=choice.space or {}, kinds=frozenset({kind}))
-        return encoder if kind != "image" else with_pixels(encoder, config)
-    encoder = registry.open_encoder(
-        choice.encoder,
-        kind=kind,
-        weights=choice.weights,
-        device=config.device,
-        # What a precision is best depends on the encoder and the set: see `Job.open`.
-        precision="float32" if config.precision == AUTO else config.precision,
-        **choice.model_options(),
-    )
     return encoder if kind != "image" else with_pixels(encoder, config)
 
 
@@ -136,56 +118,26 @@ def with_pixels(encoder: Any, config: ExtractConfig) -> Any:
     Raises
     ------
     EncoderError
-        If the encoder has a transform of its own that has to be run as it is, or sees more of a
-        picture than scaled decoding leaves.
+        If the encoder sees more of a picture than scaled decoding leaves.
     """
-    if config.usual_pixels:
+    if config.decode == "cpu":
         return encoder
     usual: Geometry | None = getattr(encoder, "geometry", None)
-    if config.resize != "pillow" and usual is None:
-        raise EncoderError(
-            f"{encoder.name} prepares pictures in a way of its own, so {config.resize} cannot "
-            "resize them. Leave resize out."
-        )
     if config.decode == "scaled" and usual is not None and min(usual.resize) > SCALED_SIDE:
         raise EncoderError(
             f"{encoder.name} sees pictures of {min(usual.resize)} pixels, and scaled decoding "
             f"leaves {SCALED_SIDE} of a shorter side. Leave decode out."
         )
     keyed = encoder.space.setdefault("preprocessing", {})
-    rule = {"gpu": GPU_RULE, "scaled": SCALED_RULE}.get(config.decode)
-    if rule is not None:
-        keyed.setdefault("decode", {})["jpeg"] = rule
-    if usual is not None and (config.decode == "gpu" or config.resize != "pillow"):
-        # Where others decode: the same pixels for those that are prepared one by one, and in runs.
-        device = config.device if config.decode == "gpu" else "cpu"
-        encoder.geometry = replace(usual, resizer="torchvision", device=device)
+    rule = GPU_RULE if config.decode == "gpu" else SCALED_RULE
+    keyed.setdefault("decode", {})["jpeg"] = rule
+    if usual is not None and config.decode == "gpu":
+        # The same pixels for those that are prepared one by one, and in runs.
+        encoder.geometry = replace(usual, resizer="torchvision", device=config.device)
         if "geometry" in encoder.space:  # of an object
             encoder.space["geometry"] = encoder.geometry.facts()
-        here = "torchvision, antialiased, on uint8"
-        keyed["resizer"] = GPU_RESIZE_RULE if config.decode == "gpu" else here
+        keyed["resizer"] = GPU_RESIZE_RULE
     return encoder
-
-
-def record_pixels(encoder: Any, config: ExtractConfig) -> None:
-    """Note in an encoder's facts how far its pixels turn its vectors from those of the default's.
-
-    Smallest and mean cosine over the golden pictures, enlarged eight times and saved as JPEG.
-    """
-    geometry: Geometry | None = getattr(encoder, "geometry", None)
-    files = enlarged_golden()
-    if config.decode == "gpu":
-        pictures = [decode_on_gpu(file, config.device) for file in files]
-    else:
-        pictures = [decode_image(file, scaled=config.decode == "scaled") for file in files]
-    ours = encoder.encode([encoder.prepare(picture) for picture in pictures])
-    if geometry is not None:
-        encoder.geometry = replace(geometry, resizer="pillow")
-    usual = encoder.encode([encoder.prepare(decode_image(file)) for file in files])
-    if geometry is not None:
-        encoder.geometry = geometry
-    compute = encoder.facts.setdefault("compute", {})
-    compute["cosine_to_usual_pixels"] = cosine_of(ours, usual).as_dict()
 
 
 #: A smaller cosine between stored and present golden vectors means another space.
@@ -216,12 +168,10 @@ class Golden:
         if self._vectors is None:
             encoder = self._encoder
             batch = [encoder.prepare(item) for item in golden_inputs(encoder.kinds)]
-            # One batch, or less where even so few do not fit.
             runner = BatchRunner(
                 encoder,
                 len(batch),
                 device="its device",
-                halve=True,
                 threads=self._threads,
             )
             found = runner.encode(batch)
@@ -356,136 +306,3 @@ def run_facts(encoder: Mapping[str, Any], *, device: str) -> dict[str, Any]:
         "versions": versions,
         "encoder": {name: encoder[name] for name in OF_THE_RUN if name in encoder},
     }
-
-
-_HASH = "content_sha256"
-
-
-@dataclass(frozen=True)
-class KnownRows:
-    """Where the rows of a job's items can be had.
-
-    Attributes
-    ----------
-    sources : list of EmbeddingsView
-        Sets that have some of them; their blocks are checked when first read.
-    source, row : ndarray of shape (n,)
-        For each item the number of its source, or -1, and its row in there.
-    """
-
-    sources: list[EmbeddingsView]
-    source: np.ndarray
-    row: np.ndarray
-
-    def has(self, rows: slice) -> np.ndarray:
-        """Return a boolean for each of `rows`: whether it can be copied."""
-        return np.asarray(self.source[rows] >= 0)
-
-    def read(self, rows: np.ndarray) -> np.ndarray:
-        """Return known rows as float32, (b, d): a cast to the stored dtype gives the same bits.
-
-        Raises
-        ------
-        CorruptStoreError
-            If a source's bytes disagree with its commit.
-        """
-        out = np.empty((rows.size, self.sources[0].dim), dtype=np.float32)
-        for number in np.unique(self.source[rows]):
-            here = np.flatnonzero(self.source[rows] == number)
-            out[here] = self.sources[number].take(self.row[rows[here]]).numpy(np.float32)
-        return out
-
-
-def find_known_rows(
-    root: Path, spec: SetSpec, items: pl.DataFrame, golden: Golden | None
-) -> KnownRows | None:
-    """Look for the items of a job in every finished set of the store.
-
-    Parameters
-    ----------
-    spec : SetSpec
-        The set that is being made: its own earlier rows are its writer's affair.
-    items : DataFrame
-        With ``content_sha256``; items without one are never known.
-    golden : Golden, optional
-        Golden vectors of the encoder. None looks without comparing, for a plan.
-
-    Returns
-    -------
-    KnownRows or None
-        None if nothing is known.
-    """
-    # A source's bytes are checked block by block, when they are first read.
-    store = FeatureStore(root, verify="first-touch")
-    candidates = _candidates(store, spec)
-    if _HASH not in items.columns or not candidates:
-        return None
-    wanted = items.select(_HASH).with_row_index("item").drop_nulls()
-    source = np.full(items.height, -1, dtype=np.int32)
-    row = np.zeros(items.height, dtype=np.int64)
-    sources: list[EmbeddingsView] = []
-    for info in candidates:
-        if wanted.is_empty():
-            break
-        if (info.attributes.get("precision"), info.commit.dtype) != (
-            spec.precision,
-            spec.dtype,
-        ):
-            continue
-        try:
-            view = store.view(str(info.key))
-            found = _matches(view, wanted)
-            if found.is_empty() or not _trusted(root, info, golden):
-                continue
-        except FeatstoreError as err:
-            logger.warning("%s is damaged and not reused from: %s", info.key, err)
-            continue
-        at = found["item"].to_numpy()
-        source[at] = len(sources)
-        row[at] = found["row"].to_numpy()
-        sources.append(view)
-        wanted = wanted.join(found, on="item", how="anti")
-    return KnownRows(sources, source, row) if sources else None
-
-
-def _matches(view: EmbeddingsView, wanted: pl.DataFrame) -> pl.DataFrame:
-    """Return the (item, row) pairs whose content the view has."""
-    if _HASH not in view.items.columns:
-        return pl.DataFrame(schema={"item": pl.UInt32, "row": pl.UInt32})
-    have = view.items.select(_HASH).with_row_index("row").drop_nulls().unique(_HASH, keep="first")
-    return wanted.join(have, on=_HASH, how="inner", maintain_order="left").select("item", "row")
-
-
-def _candidates(store: FeatureStore, spec: SetSpec) -> list[SetInfo]:
-    """Return the other finished sets of the space, sorted by key."""
-    kinds = next((kinds for kinds in (IMAGE_KINDS, TEXT_KINDS) if spec.kind in kinds), frozenset())
-    found = []
-    for key in store:
-        if key.split("/")[1] not in kinds:
-            continue
-        try:
-            info = store.info(key)
-        except FeatstoreError:
-            continue  # damaged: not a source
-        if info.commit.space_id == spec.space_id and info.commit.set_id != spec.set_id:
-            found.append(info)
-    return found
-
-
-def _trusted(root: Path, info: SetInfo, golden: Golden | None) -> bool:
-    """Return whether a source's golden vectors are the encoder's."""
-    if golden is None:
-        return True
-    cosine = golden.cosine(info.key.directory(root), info.commit)
-    if cosine is None:
-        logger.info("%s has no golden vectors; its rows are not reused.", info.key)
-        return False
-    if cosine < GOLDEN_COSINE:
-        logger.warning(
-            "%s says it is of the same space, but its golden vectors have a cosine of %.4f to "
-            "this encoder's: its rows are computed anew.",
-            info.key,
-            cosine,
-        )
-        return False
-    return True

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import polars as pl
 
-from featstore.decoding import SUPPORTED, Decoded, DecodePool, Feed, Reader
+from featstore.decoding import Decoded, DecodePool, Feed, Reader
 from featstore.encoders.base import TEXT_KINDS, prepare_many
 from featstore.errors import TooManyFailuresError
 from featstore.extraction.batches import (
@@ -109,11 +109,9 @@ class Preparation:
         known = VIEW_ID not in items.columns and None not in given
         feed = Feed(self._reader, tuple(dict.fromkeys(filter(None, given))))
         if known and self._gpu is not None:
-            self._runs = DeviceRuns(
-                self.runners, feed, self._gpu, self._accepted, self._workers, self.clock
-            )
-        elif known and self._pool is not None and SUPPORTED:
-            self._runs = Runs(self.runners, feed, self._workers, self.clock, self._pool)
+            self._runs = DeviceRuns(self.runners, feed, self._gpu, self._accepted, self._workers)
+        elif known and self._pool is not None and self._pool.memory is not None:
+            self._runs = Runs(self.runners, feed, self._workers, self._pool)
         return self._runs
 
     def __enter__(self) -> Self:
@@ -132,8 +130,7 @@ class Preparation:
 
     def prepare_texts(self, texts: list[str]) -> Decoded:
         """Prepare texts for each encoder."""
-        with self.clock.measure("prepare"):
-            return Decoded(prepared=[prepare_many(one.encoder, texts) for one in self.runners])
+        return Decoded(prepared=[prepare_many(one.encoder, texts) for one in self.runners])
 
     def encode(self, numbers: Sequence[int], batch: list[Any]) -> Future[np.ndarray]:
         """Return the vectors to come of a batch: at once, unless the encoder overlaps.
@@ -151,29 +148,20 @@ class Preparation:
         if number in self._encoding:
             with self.clock.measure("forward"):
                 self._room[number].acquire()
-            self.clock.at_work(1)
             future = self._encoding[number].submit(self.runners[number].encode, batch, layers)
-            future.add_done_callback(lambda _: self._ended(number))
+            future.add_done_callback(lambda _: self._room[number].release())
             return future
         done: Future[np.ndarray] = Future()
-        self.clock.at_work(1)
         with self.clock.measure("forward"):
             done.set_result(self.runners[number].encode(batch, layers))
-        self.clock.at_work(-1)
         return done
-
-    def _ended(self, number: int) -> None:
-        self.clock.at_work(-1)
-        self._room[number].release()
 
     def prepare(self, records: list[dict[str, Any]]) -> Decoded:
         """Prepare items that share one image for each encoder."""
         try:
-            with self.clock.measure("read"):
-                data = self._reader.read(source_item(records[0]))
-            with self.clock.measure("decode"), on_device(self._gpu):
+            data = self._reader.read(source_item(records[0]))
+            with on_device(self._gpu):
                 image = self._decode(data)
-            with self.clock.measure("prepare"), on_device(self._gpu):
                 made = [self._for_each(draw_view(image, record)) for record in records]
             return Decoded(prepared=[list(of_one) for of_one in zip(*made, strict=True)])
         except (ImageError, OSError) as err:
@@ -328,7 +316,6 @@ class _Block:
             return
         with self._clock.measure("wait"):
             found = coming()
-        self._clock.add("prepared", len(rows))
         for place, reason in found.failures.items():
             self._fail(rows[place], reason)
         full: list[tuple[int, Batch]] = []

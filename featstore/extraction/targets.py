@@ -16,21 +16,18 @@ import polars as pl
 from featstore.command_line import StorePlace
 from featstore.decoding import DecodePool
 from featstore.durable import local_folder
-from featstore.encoders.base import AUTO, Encoder, golden_cosine
+from featstore.encoders.base import AUTO, Encoder
 from featstore.errors import CorruptStoreError, EncoderError, StoreWriteError
 from featstore.extraction.batches import BatchRunner
 from featstore.extraction.bucket import open_bucket, published_result
 from featstore.extraction.opening import (
     Golden,
-    KnownRows,
-    find_known_rows,
     job_items,
     lasting_facts,
     open_encoders,
     run_facts,
 )
 from featstore.extraction.options import (
-    BlockDone,
     EncoderSpec,
     ExtractConfig,
     ExtractResult,
@@ -123,16 +120,13 @@ class Target:
     encoder: Encoder
     spec: SetSpec
     repair: bool = False
-    searched: dict[str, KnownRows | None] = field(default_factory=dict, repr=False)
     settings: dict[str, Any] = field(default_factory=dict, init=False)
     writer: SetWriter = field(init=False, repr=False)
     runner: BatchRunner = field(init=False, repr=False)
     golden: Golden = field(init=False, repr=False)
-    known: KnownRows | None = field(default=None, init=False, repr=False)
     shared: SharedBlocks | None = field(default=None, init=False, repr=False)
     pending: frozenset[int] = field(default=frozenset(), init=False)
     new: int = field(default=0, init=False)
-    copied: int = field(default=0, init=False)
     truncated: list[str] = field(default_factory=list, init=False)
 
     @property
@@ -150,16 +144,6 @@ class Target:
             shared = [*job.bucket.begun_settings(self.spec, job.file, job.config)]
         runs = run_settings(self.directory) if job.config.repair else ()
         return [*shared, *map(settings_of, claim_folders(self.directory)), *runs]
-
-    def known_rows(self, golden: Golden | None) -> KnownRows | None:
-        """Look for its rows elsewhere in the store: for all parts of a job once."""
-        if golden is None:
-            return find_known_rows(self.job.folder, self.spec, self.job.items, None)
-        if not self.searched:
-            self.searched["rows"] = find_known_rows(
-                self.job.folder, self.spec, self.writer.items, golden
-            )
-        return self.searched["rows"]
 
     def mend(self) -> None:
         """Where a repair is asked for, make anew what needs no encoder; see if rows are left.
@@ -185,12 +169,12 @@ class Target:
             return job.bucket.finished(self.spec, job.file, retry_failed=retry)
         return finished_result(job.folder, self.spec, job.file, retry_failed=retry)
 
-    def state(self, known: KnownRows | None = None) -> SetState:
+    def state(self) -> SetState:
         """Return what it lacks; see `inspect_set`."""
         job = self.job
         return inspect_set(
             job.folder, self.spec, job.file, self.encoder.dim, block_rows=job.config.block_rows,
-            retry_failed=job.config.retry_failed, known=known,
+            retry_failed=job.config.retry_failed,
         )  # fmt: skip
 
     def facts(self) -> dict[str, Any]:
@@ -210,8 +194,7 @@ class Target:
 
     def needed(self, block: int) -> np.ndarray:
         """Return a boolean for each row of a block: whether it is to be encoded."""
-        wanted = ~self.writer.kept(block) & ~self._copies(block)
-        return np.asarray(wanted & (block in self.pending))
+        return np.asarray(~self.writer.kept(block) & (block in self.pending))
 
     def n_done_at_start(self) -> int:
         """Return how many rows were done when this began."""
@@ -236,27 +219,16 @@ class Target:
         """
         block = output.number
         where = self.writer.layout.block_slice(block)
-        rows = output.rows[number]
-        copies, needed = self._copies(block), self.needed(block)
-        if self.known is not None and copies.any():
-            rows[copies] = self.known.read(where.start + np.flatnonzero(copies))
-        lost = output.failures
+        needed, lost = self.needed(block), output.failures
         if lost:
             ids = self.writer.items["item_id"][where.start : where.stop].filter(pl.Series(needed))
             lost = {item: lost[item] for item in ids if item in lost}
-        self.writer.write_block(block, rows, lost)
+        self.writer.write_block(block, output.rows[number], lost)
         if self.shared is not None:
             self.shared.send(block)
         self.new += int(needed.sum()) - len(lost)
-        self.copied += int(copies.sum())
         self.truncated += output.truncated[number]
         return int((~needed).sum())
-
-    def block_done(self, block: int) -> BlockDone:
-        """Return how far the set is with a block that was written."""
-        layout = self.writer.layout
-        done = layout.block_slice(block).stop
-        return BlockDone(str(self.spec.key), done, layout.n, len(self.writer.failures))
 
     def finish(self, run: dict[str, Any]) -> ExtractResult:
         """Publish the set."""
@@ -264,10 +236,6 @@ class Target:
             self.shared.drain(publishes=True)
         result = self._result()  # whose failures the writer knows until it has published
         facts = run_facts(self.encoder.facts, device=self.job.config.device)
-        # Of the run: another device or library gives another cosine for the same set.
-        cosine = golden_cosine(self.encoder)
-        if cosine is not None:
-            facts["golden_cosine_to_float32"] = cosine.as_dict()
         revision = self.writer.finish(
             golden=self.golden.document(),
             run={
@@ -277,7 +245,6 @@ class Target:
                 # Of several encoders, asked for auto, each has its own.
                 "settings": {**run["settings"], "precision": self.spec.precision},
                 "encoded": self.new,
-                "copied": self.copied,
                 "truncated": len(self.truncated),
             },
         )
@@ -302,15 +269,8 @@ class Target:
             revision_id="",
             failures=failures,
             truncated=len(self.truncated),
-            copied=self.copied,
             truncated_items=self.truncated,
         )
-
-    def _copies(self, block: int) -> np.ndarray:
-        rows = self.writer.layout.block_slice(block)
-        if self.known is None:
-            return np.zeros(rows.stop - rows.start, dtype=bool)
-        return np.asarray(self.known.has(rows) & ~self.writer.kept(block))
 
 
 @dataclass(frozen=True)
@@ -325,9 +285,9 @@ class SetState:
         tried again).
     rows, blocks : int
         Of the whole set.
-    reused, staged, known, new : int
-        Rows that the finished set has and that stay; that an interrupted attempt has done; that
-        other sets of the store have; and that are left to encode.
+    reused, staged, new : int
+        Rows that the finished set has and that stay; that an interrupted attempt has done; and
+        that are left to encode.
     blocks_done : int
         Blocks of `staged`.
     write_bytes : int
@@ -341,7 +301,6 @@ class SetState:
     reused: int
     staged: int
     blocks_done: int
-    known: int
     new: int
     write_bytes: int
 
@@ -385,7 +344,6 @@ def inspect_set(
     *,
     block_rows: int = BLOCK_ROWS,
     retry_failed: bool = False,
-    known: KnownRows | None = None,
 ) -> SetState:
     """Return what a set lacks, touching nothing.
 
@@ -406,7 +364,6 @@ def inspect_set(
     if base is not None:
         retry = retry_failed and base.commit.n_failed > 0
         items, layout = base.table, base.next_layout()
-        known = known if items is file.table else None
         state = ("retry" if retry else "finished") if base.items.equals(items) else "extension"
     kept = np.zeros(items.height, dtype=bool)
     if base is not None:
@@ -420,8 +377,6 @@ def inspect_set(
     for block in begun:
         staged[layout.block_slice(block)] = True
     staged &= ~kept
-    found = np.zeros(items.height, dtype=bool) if known is None else known.has(slice(None))
-    found &= ~kept & ~staged
     return SetState(
         key=str(spec.key),
         state=state,
@@ -430,8 +385,7 @@ def inspect_set(
         reused=int(kept.sum()),
         staged=int(staged.sum()),
         blocks_done=len(begun),
-        known=int(found.sum()),
-        new=int((~kept & ~staged & ~found).sum()),
+        new=int((~kept & ~staged).sum()),
         write_bytes=int((~kept & ~staged).sum()) * layout.row_bytes,
     )
 
@@ -601,11 +555,6 @@ class Job:
         if self.kind != "image" or config.decode == "gpu" or config.decode_timeout is None:
             return None
         return DecodePool(self.workers, timeout=config.decode_timeout, **self.accepted)
-
-    @property
-    def thumbnails(self) -> bool:
-        """Whether pictures are kept."""
-        return self.config.thumbnails and self.kind == "image"
 
     def settings(self) -> dict[str, Any]:
         """Return what was asked for, as the provenance records it."""
