@@ -312,8 +312,9 @@ def _show_result(result: ExtractResult, spec: EncoderSpec, *, quiet: bool) -> No
             err=True,
         )
     if not quiet:
+        copied = f" ({result.copied:,} copied from other sets)" if result.copied else ""
         failed = f", {result.failed:,} failed" if result.failed else ""
-        rows = f"{result.reused:,} reused, {result.new:,} new{failed}"
+        rows = f"{result.reused:,} reused{copied}, {result.new:,} new{failed}"
         click.echo(f"{_named(result.key, spec)}: {rows}")
 
 
@@ -335,7 +336,7 @@ def _dry_run(plan: Plan, store: StorePlace, *, as_json: bool) -> None:
             heads = (open_head(plan.labels, s, store=store, config=plan.heads) for s in encoders)
             states += [head.state(store) for head in heads]
         else:
-            states += [target.state() for target in job.open().targets]
+            states += [target.state(target.known_rows(None)) for target in job.open().targets]
     check_free_space(store, states)
     found = list(zip(states, specs, strict=True))
     answer(
@@ -355,7 +356,7 @@ def _state_words(state: SetState) -> str:
         "retry": f"{state.rows - state.reused:,} failed rows are tried again",
     }
     there = state.reused + state.staged
-    rows = f"{state.new:,} to encode, {there:,} already there"
+    rows = f"{state.new:,} to encode, {state.known:,} to copy, {there:,} already there"
     return f"{words[state.state]}; of {state.rows:,} rows {rows}"
 
 

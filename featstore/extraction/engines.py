@@ -145,6 +145,7 @@ def merge_results(
                 result,
                 new=new,
                 reused=result.reused + result.new - new,
+                copied=result.copied + sum(share.copied for share in shares),
                 truncated=result.truncated + sum(share.truncated for share in shares),
                 truncated_items=[*texts, *result.truncated_items],
             )

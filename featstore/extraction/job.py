@@ -95,6 +95,7 @@ def encode_sets(job: Job, targets: Sequence[Target]) -> dict[str, ExtractResult]
             if base is not None and GOLDEN_FILE not in base.lost:
                 key = str(target.spec.key)
                 require_same_encoder(target.golden, key, base.directory, base.commit)
+            target.known = target.known_rows(target.golden)
             opened.append(target)
         shapes = [
             (one.writer.layout.block_rows, [p.start for p in one.writer.layout.parts],
@@ -326,7 +327,8 @@ def extract(
 
     All checks come before the first batch. An interrupted job, started again with the same
     arguments, takes over its finished blocks; a finished one touches nothing. A set whose items
-    these begin with is extended.
+    these begin with is extended. Rows of the same content in the same space, wherever they are
+    in the store, are copied.
 
     Parameters
     ----------

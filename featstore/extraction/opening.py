@@ -1,15 +1,19 @@
-"""Open what a job is about: its items, its encoders, and their golden vectors.
+"""Open what a job is about: its items, its encoders, and the rows that they have given before.
 
-Reference vectors tell whether an encoder is still the one that a set was made with.
+Reference vectors tell whether an encoder is still the one that a set was made with. An item's
+content hash says what was encoded, the space_id by what: rows of other datasets with both the same,
+and the same precision and dtype, are copied bit for bit. A source whose golden vectors the encoder
+does not give is left alone: its rows may be of another space after all.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,8 @@ from featstore.durable import parse_json, read_json, same_file
 from featstore.encoders import registry
 from featstore.encoders.base import (
     AUTO,
+    IMAGE_KINDS,
+    TEXT_KINDS,
     Encoder,
     golden_inputs,
 )
@@ -29,6 +35,7 @@ from featstore.errors import (
     CorruptStoreError,
     EmptySelectionError,
     EncoderError,
+    FeatstoreError,
     ManifestError,
 )
 from featstore.extraction.batches import BatchRunner
@@ -42,7 +49,12 @@ from featstore.images import (
     view_items,
 )
 from featstore.manifest import Manifest
+from featstore.store.layout import SetSpec
+from featstore.store.pairs import EmbeddingsView
 from featstore.store.records import Commit
+from featstore.store.store import FeatureStore, SetInfo
+
+logger = logging.getLogger(__name__)
 
 
 def job_items(source: Manifest, kind: str, config: ExtractConfig) -> tuple[str, pl.DataFrame]:
@@ -306,3 +318,136 @@ def run_facts(encoder: Mapping[str, Any], *, device: str) -> dict[str, Any]:
         "versions": versions,
         "encoder": {name: encoder[name] for name in OF_THE_RUN if name in encoder},
     }
+
+
+_HASH = "content_sha256"
+
+
+@dataclass(frozen=True)
+class KnownRows:
+    """Where the rows of a job's items can be had.
+
+    Attributes
+    ----------
+    sources : list of EmbeddingsView
+        Sets that have some of them; their blocks are checked when first read.
+    source, row : ndarray of shape (n,)
+        For each item the number of its source, or -1, and its row in there.
+    """
+
+    sources: list[EmbeddingsView]
+    source: np.ndarray
+    row: np.ndarray
+
+    def has(self, rows: slice) -> np.ndarray:
+        """Return a boolean for each of `rows`: whether it can be copied."""
+        return np.asarray(self.source[rows] >= 0)
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Return known rows as float32, (b, d): a cast to the stored dtype gives the same bits.
+
+        Raises
+        ------
+        CorruptStoreError
+            If a source's bytes disagree with its commit.
+        """
+        out = np.empty((rows.size, self.sources[0].dim), dtype=np.float32)
+        for number in np.unique(self.source[rows]):
+            here = np.flatnonzero(self.source[rows] == number)
+            out[here] = self.sources[number].take(self.row[rows[here]]).numpy(np.float32)
+        return out
+
+
+def find_known_rows(
+    root: Path, spec: SetSpec, items: pl.DataFrame, golden: Golden | None
+) -> KnownRows | None:
+    """Look for the items of a job in every finished set of the store.
+
+    Parameters
+    ----------
+    spec : SetSpec
+        The set that is being made: its own earlier rows are its writer's affair.
+    items : DataFrame
+        With ``content_sha256``; items without one are never known.
+    golden : Golden, optional
+        Golden vectors of the encoder. None looks without comparing, for a plan.
+
+    Returns
+    -------
+    KnownRows or None
+        None if nothing is known.
+    """
+    # A source's bytes are checked block by block, when they are first read.
+    store = FeatureStore(root, verify="first-touch")
+    candidates = _candidates(store, spec)
+    if _HASH not in items.columns or not candidates:
+        return None
+    wanted = items.select(_HASH).with_row_index("item").drop_nulls()
+    source = np.full(items.height, -1, dtype=np.int32)
+    row = np.zeros(items.height, dtype=np.int64)
+    sources: list[EmbeddingsView] = []
+    for info in candidates:
+        if wanted.is_empty():
+            break
+        if (info.attributes.get("precision"), info.commit.dtype) != (
+            spec.precision,
+            spec.dtype,
+        ):
+            continue
+        try:
+            view = store.view(str(info.key))
+            found = _matches(view, wanted)
+            if found.is_empty() or not _trusted(root, info, golden):
+                continue
+        except FeatstoreError as err:
+            logger.warning("%s is damaged and not reused from: %s", info.key, err)
+            continue
+        at = found["item"].to_numpy()
+        source[at] = len(sources)
+        row[at] = found["row"].to_numpy()
+        sources.append(view)
+        wanted = wanted.join(found, on="item", how="anti")
+    return KnownRows(sources, source, row) if sources else None
+
+
+def _matches(view: EmbeddingsView, wanted: pl.DataFrame) -> pl.DataFrame:
+    """Return the (item, row) pairs whose content the view has."""
+    if _HASH not in view.items.columns:
+        return pl.DataFrame(schema={"item": pl.UInt32, "row": pl.UInt32})
+    have = view.items.select(_HASH).with_row_index("row").drop_nulls().unique(_HASH, keep="first")
+    return wanted.join(have, on=_HASH, how="inner", maintain_order="left").select("item", "row")
+
+
+def _candidates(store: FeatureStore, spec: SetSpec) -> list[SetInfo]:
+    """Return the other finished sets of the space, sorted by key."""
+    kinds = next((kinds for kinds in (IMAGE_KINDS, TEXT_KINDS) if spec.kind in kinds), frozenset())
+    found = []
+    for key in store:
+        if key.split("/")[1] not in kinds:
+            continue
+        try:
+            info = store.info(key)
+        except FeatstoreError:
+            continue  # damaged: not a source
+        if info.commit.space_id == spec.space_id and info.commit.set_id != spec.set_id:
+            found.append(info)
+    return found
+
+
+def _trusted(root: Path, info: SetInfo, golden: Golden | None) -> bool:
+    """Return whether a source's golden vectors are the encoder's."""
+    if golden is None:
+        return True
+    cosine = golden.cosine(info.key.directory(root), info.commit)
+    if cosine is None:
+        logger.info("%s has no golden vectors; its rows are not reused.", info.key)
+        return False
+    if cosine < GOLDEN_COSINE:
+        logger.warning(
+            "%s says it is of the same space, but its golden vectors have a cosine of %.4f to "
+            "this encoder's: its rows are computed anew.",
+            info.key,
+            cosine,
+        )
+        return False
+    return True

@@ -56,7 +56,7 @@ class Progress:
     Attributes
     ----------
     rows_done, rows_total : int
-        Rows that are encoded or were there, and all; over every set of the job.
+        Rows that are encoded, copied or were there, and all; over every set of the job.
     failed : int
         Items without an embedding so far.
     per_second : float
@@ -85,13 +85,16 @@ class ExtractResult:
     key : str
         ``dataset/kind/encoder`` with the full directory name.
     reused, new : int
-        Rows that were there already, and rows that this call encoded.
+        Rows that were there already, in this set or in another of the same space, and rows
+        that this call encoded.
     failed : int
         Items of the set without an embedding, whenever they failed.
     failures : dict
         item_id -> reason, for the items that failed.
     truncated : int
         Texts longer than the encoder's context, cut by its tokenizer in this call.
+    copied : int
+        Of the reused rows, those copied from another set, where an item has the same content.
     truncated_items : list of str
         item_ids of the truncated texts.
     blocks_left : int
@@ -112,6 +115,7 @@ class ExtractResult:
     revision_id: str
     failures: dict[str, str] = field(default_factory=dict)
     truncated: int = 0
+    copied: int = 0
     truncated_items: list[str] = field(default_factory=list)
     blocks_left: int = 0
 

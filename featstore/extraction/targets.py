@@ -22,6 +22,8 @@ from featstore.extraction.batches import BatchRunner
 from featstore.extraction.bucket import open_bucket, published_result
 from featstore.extraction.opening import (
     Golden,
+    KnownRows,
+    find_known_rows,
     job_items,
     lasting_facts,
     open_encoders,
@@ -120,13 +122,16 @@ class Target:
     encoder: Encoder
     spec: SetSpec
     repair: bool = False
+    searched: dict[str, KnownRows | None] = field(default_factory=dict, repr=False)
     settings: dict[str, Any] = field(default_factory=dict, init=False)
     writer: SetWriter = field(init=False, repr=False)
     runner: BatchRunner = field(init=False, repr=False)
     golden: Golden = field(init=False, repr=False)
+    known: KnownRows | None = field(default=None, init=False, repr=False)
     shared: SharedBlocks | None = field(default=None, init=False, repr=False)
     pending: frozenset[int] = field(default=frozenset(), init=False)
     new: int = field(default=0, init=False)
+    copied: int = field(default=0, init=False)
     truncated: list[str] = field(default_factory=list, init=False)
 
     @property
@@ -144,6 +149,16 @@ class Target:
             shared = [*job.bucket.begun_settings(self.spec, job.file, job.config)]
         runs = run_settings(self.directory) if job.config.repair else ()
         return [*shared, *map(settings_of, claim_folders(self.directory)), *runs]
+
+    def known_rows(self, golden: Golden | None) -> KnownRows | None:
+        """Look for its rows elsewhere in the store: for all parts of a job once."""
+        if golden is None:
+            return find_known_rows(self.job.folder, self.spec, self.job.items, None)
+        if not self.searched:
+            self.searched["rows"] = find_known_rows(
+                self.job.folder, self.spec, self.writer.items, golden
+            )
+        return self.searched["rows"]
 
     def mend(self) -> None:
         """Where a repair is asked for, make anew what needs no encoder; see if rows are left.
@@ -169,12 +184,12 @@ class Target:
             return job.bucket.finished(self.spec, job.file, retry_failed=retry)
         return finished_result(job.folder, self.spec, job.file, retry_failed=retry)
 
-    def state(self) -> SetState:
+    def state(self, known: KnownRows | None = None) -> SetState:
         """Return what it lacks; see `inspect_set`."""
         job = self.job
         return inspect_set(
             job.folder, self.spec, job.file, self.encoder.dim, block_rows=job.config.block_rows,
-            retry_failed=job.config.retry_failed,
+            retry_failed=job.config.retry_failed, known=known,
         )  # fmt: skip
 
     def facts(self) -> dict[str, Any]:
@@ -194,7 +209,8 @@ class Target:
 
     def needed(self, block: int) -> np.ndarray:
         """Return a boolean for each row of a block: whether it is to be encoded."""
-        return np.asarray(~self.writer.kept(block) & (block in self.pending))
+        wanted = ~self.writer.kept(block) & ~self._copies(block)
+        return np.asarray(wanted & (block in self.pending))
 
     def n_done_at_start(self) -> int:
         """Return how many rows were done when this began."""
@@ -219,14 +235,19 @@ class Target:
         """
         block = output.number
         where = self.writer.layout.block_slice(block)
-        needed, lost = self.needed(block), output.failures
+        rows = output.rows[number]
+        copies, needed = self._copies(block), self.needed(block)
+        if self.known is not None and copies.any():
+            rows[copies] = self.known.read(where.start + np.flatnonzero(copies))
+        lost = output.failures
         if lost:
             ids = self.writer.items["item_id"][where.start : where.stop].filter(pl.Series(needed))
             lost = {item: lost[item] for item in ids if item in lost}
-        self.writer.write_block(block, output.rows[number], lost)
+        self.writer.write_block(block, rows, lost)
         if self.shared is not None:
             self.shared.send(block)
         self.new += int(needed.sum()) - len(lost)
+        self.copied += int(copies.sum())
         self.truncated += output.truncated[number]
         return int((~needed).sum())
 
@@ -245,6 +266,7 @@ class Target:
                 # Of several encoders, asked for auto, each has its own.
                 "settings": {**run["settings"], "precision": self.spec.precision},
                 "encoded": self.new,
+                "copied": self.copied,
                 "truncated": len(self.truncated),
             },
         )
@@ -269,8 +291,15 @@ class Target:
             revision_id="",
             failures=failures,
             truncated=len(self.truncated),
+            copied=self.copied,
             truncated_items=self.truncated,
         )
+
+    def _copies(self, block: int) -> np.ndarray:
+        rows = self.writer.layout.block_slice(block)
+        if self.known is None:
+            return np.zeros(rows.stop - rows.start, dtype=bool)
+        return np.asarray(self.known.has(rows) & ~self.writer.kept(block))
 
 
 @dataclass(frozen=True)
@@ -285,9 +314,9 @@ class SetState:
         tried again).
     rows, blocks : int
         Of the whole set.
-    reused, staged, new : int
-        Rows that the finished set has and that stay; that an interrupted attempt has done; and
-        that are left to encode.
+    reused, staged, known, new : int
+        Rows that the finished set has and that stay; that an interrupted attempt has done; that
+        other sets of the store have; and that are left to encode.
     blocks_done : int
         Blocks of `staged`.
     write_bytes : int
@@ -301,6 +330,7 @@ class SetState:
     reused: int
     staged: int
     blocks_done: int
+    known: int
     new: int
     write_bytes: int
 
@@ -344,6 +374,7 @@ def inspect_set(
     *,
     block_rows: int = BLOCK_ROWS,
     retry_failed: bool = False,
+    known: KnownRows | None = None,
 ) -> SetState:
     """Return what a set lacks, touching nothing.
 
@@ -364,6 +395,7 @@ def inspect_set(
     if base is not None:
         retry = retry_failed and base.commit.n_failed > 0
         items, layout = base.table, base.next_layout()
+        known = known if items is file.table else None
         state = ("retry" if retry else "finished") if base.items.equals(items) else "extension"
     kept = np.zeros(items.height, dtype=bool)
     if base is not None:
@@ -377,6 +409,8 @@ def inspect_set(
     for block in begun:
         staged[layout.block_slice(block)] = True
     staged &= ~kept
+    found = np.zeros(items.height, dtype=bool) if known is None else known.has(slice(None))
+    found &= ~kept & ~staged
     return SetState(
         key=str(spec.key),
         state=state,
@@ -385,7 +419,8 @@ def inspect_set(
         reused=int(kept.sum()),
         staged=int(staged.sum()),
         blocks_done=len(begun),
-        new=int((~kept & ~staged).sum()),
+        known=int(found.sum()),
+        new=int((~kept & ~staged & ~found).sum()),
         write_bytes=int((~kept & ~staged).sum()) * layout.row_bytes,
     )
 

@@ -274,7 +274,7 @@ def test_appended_variants_extend_the_set_that_was_extracted(tmp_path):
     table = read_manifest(folder).tables["class_name"]
     assert table["item_id"].head(4).equals(before["item_id"])
     again, texts = extract_names(folder, store)
-    assert (again.reused, again.new) == (4, 4)
+    assert (again.reused, again.new, again.copied) == (4, 4, 0)
     assert {"a sea bird", "a photo of a another."} <= set(texts)
     assert "auk" not in texts
     view = featstore.open_store(store).view(again.key)

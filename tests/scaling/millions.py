@@ -107,7 +107,7 @@ def plan(root: Path) -> dict[str, Any]:
     """Return what ``extract --dry-run`` says."""
     spec = EncoderSpec(Colours(), space={"name": "colours"})
     job = Job(read_manifest(root / "manifest"), "image", [spec], root / "store").open()
-    [state] = [target.state() for target in job.targets]
+    [state] = [target.state(target.known_rows(None)) for target in job.targets]
     return {"rows": state.rows, "to_encode": state.new, "write_bytes": state.write_bytes}
 
 

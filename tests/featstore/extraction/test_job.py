@@ -175,6 +175,11 @@ def test_a_damaged_set_is_not_called_reused(manifest, store):
 KEY = "toy/image/mean-colour"
 
 
+def _renamed(manifest: Manifest, name: str, *, reverse: bool = False) -> Manifest:
+    tables = {kind: t.reverse() if reverse else t for kind, t in manifest.tables.items()}
+    return Manifest(name, manifest.root, {**manifest.facts, "name": name}, tables, None)
+
+
 class Shifted(MeanColour):
     """The same name, another space: every vector is turned."""
 
@@ -186,7 +191,7 @@ def test_a_set_is_extended_and_its_rows_are_not_encoded_again(manifest, store):
     first = extract_toy(manifest, store, limit=5)
     encoder = MeanColour()
     result = extract_toy(manifest, store, encoder=encoder)
-    assert (result.reused, result.new) == (5, 6)
+    assert (result.reused, result.new, result.copied) == (5, 6, 0)
     # One item measures the dimension, four are golden inputs.
     assert sum(encoder.batches) == 6 + 1 + 4
     opened = featstore.open_store(store)
@@ -203,6 +208,52 @@ def test_an_encoder_that_changed_under_its_name_cannot_extend(manifest, store):
     with pytest.raises(EncoderError, match=r"cosine of .*at least 0.999.*headstock store rm"):
         extract_toy(manifest, store, encoder=Shifted())
     assert extract_toy(manifest, store, limit=5).reused == 5
+
+
+def test_rows_of_the_same_content_are_copied_bit_for_bit(manifest, store):
+    extract_toy(manifest, store)
+    encoder = MeanColour()
+    result = extract_toy(_renamed(manifest, "other", reverse=True), store, encoder=encoder)
+    assert (result.reused, result.new, result.copied) == (11, 0, 11)
+    assert sum(encoder.batches) == 1 + 4
+    opened = featstore.open_store(store)
+    copied, source = opened.view("other/image/mean"), opened.view(KEY)
+    assert copied.items["item_id"].to_list() == source.items["item_id"].to_list()[::-1]
+    assert copied.numpy()[::-1].tobytes() == source.numpy().tobytes()
+
+
+def test_only_what_is_unknown_is_encoded(manifest, store):
+    extract_toy(manifest, store, limit=6)
+    # A file that is gone is not missed where its row is known.
+    (manifest.root / "images" / "02.png").unlink()
+    result = extract_toy(_renamed(manifest, "other"), store)
+    assert (result.copied, result.new, result.failed) == (6, 5, 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"dtype": "float16"}, ""),
+        ({"space": {"name": "mean-colour", "weights": "2"}}, ""),
+        ({"encoder": Shifted()}, "computed anew"),
+    ],
+)
+def test_another_dtype_space_or_golden_vectors_are_not_copied_from(
+    manifest, store, caplog, changes, said
+):
+    extract_toy(manifest, store)
+    result = extract_toy(_renamed(manifest, "other"), store, **changes)
+    assert (result.copied, result.new) == (0, 11)
+    assert said in caplog.text
+
+
+def test_a_damaged_source_is_noticed(manifest, store):
+    result = extract_toy(manifest, store)
+    data = store / result.key / DATA
+    data.chmod(0o644)
+    data.write_bytes(data.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(featstore.errors.CorruptStoreError):
+        extract_toy(_renamed(manifest, "other"), store)
 
 
 def test_a_full_disk_is_told_beforehand(manifest, store, monkeypatch):

@@ -192,6 +192,10 @@ def test_views_are_seeded_and_belong_to_their_image(manifest, store):
     again = extract_toy(manifest, store.with_name("again"), views=3, seed=7, batch_size=1)
     same = featstore.open_store(store.with_name("again")).view(again.key)
     assert same.numpy().tobytes() == view.numpy().tobytes()
+    # More views of the same seed begin with these: they are known.
+    more = extract_toy(manifest, store, views=4, seed=7)
+    assert (more.copied, more.new) == (33, 11)
+    assert extract_toy(manifest, store, views=3, seed=8).copied == 0
 
 
 def test_a_view_is_a_part_of_its_image_of_the_stated_size():

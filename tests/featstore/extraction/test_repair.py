@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 import featstore
-from featstore import ExtractResult, Manifest
+from featstore import ExtractResult, Manifest, write_manifest
 from featstore.command_line import EXIT_VERIFY
 from featstore.errors import (
     CorruptStoreError,
@@ -193,6 +193,19 @@ def test_an_item_that_cannot_be_read_any_more_is_named(manifest, store):
         repair(manifest, store)
     assert len(verify_store(store).problems) == 2
     assert featstore.open_store(store).info(key).commit.revision_id == revision
+
+
+def test_rows_of_another_set_are_copied(manifest, store):
+    key = extract(manifest, store)
+    again = write_manifest(
+        manifest.root, facts={"name": "copy", "revision": "1"}, tables=dict(manifest.tables)
+    )
+    extract(again, store)
+    before = lasting(store)
+    flip(store / key / DATA, 2)
+    _, encoder = repair(manifest, store)
+    assert 2 not in encoder.batches  # as in every extraction, no row was encoded
+    assert lasting(store) == before
 
 
 def test_a_manifest_of_other_items_is_refused(manifest, store):
