@@ -123,7 +123,3 @@ def test_labels_makes_a_manifest_of_a_list(call, tmp_path):
     assert done.stdout.startswith("Made birds in ")
     assert re.search(r"^classes +2$", done.stdout, re.MULTILINE)
     assert json.loads(call("show", tmp_path / "out", "--json").stdout)["classes"] == 2
-    assert "nearly equal" not in done.stdout
-    (tmp_path / "things.txt").write_text("Sea bird\nowl\nsea-birds\n")
-    alike = call("data", "make", tmp_path / "things.txt", "-o", tmp_path / "things")
-    assert "names nearly equal: Sea bird, sea-birds" in alike.stdout
