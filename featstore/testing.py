@@ -27,7 +27,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
@@ -350,7 +350,7 @@ class Contract:
     def _checked(self, name: str) -> tuple[bool | None, str]:
         """Return whether a promise is kept, and what there is to say."""
         try:
-            with _quiet(), warnings.catch_warnings(), np.errstate(all="ignore"):
+            with redirect_stdout(sys.stderr), warnings.catch_warnings(), np.errstate(all="ignore"):
                 warnings.simplefilter("ignore")
                 return True, getattr(self, name.replace(" ", "_"))() or ""
         except Inapplicable as why:
@@ -360,20 +360,6 @@ class Contract:
         except Exception as err:  # whatever a stranger's code raises
             said = [f"{type(err).__name__}: {err}", *getattr(err, "__notes__", []), _line_of(err)]
             return False, " ".join(" ".join(said).split())
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Within the block, what is printed goes to stderr: a stranger's words, and those of LAPACK."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        with redirect_stdout(sys.stderr):
-            yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
 
 
 #: Where the packages lie that are not a stranger's.

@@ -171,8 +171,8 @@ def _sections(document: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
                 "splits": {name: n for name, n in document["splits"].items() if name != "None"},
             }),
             *rows_in_words(document["norms"], equal["embeddings"]),
-            *_duplicates("equal files", equal["content"]),
             *_facts({
+                "equal files": equal["content"],
                 "failed": len(failures),
                 **dict([*failures.items()][:_SHOWN]),
                 "more failed": max(0, more) or None,
@@ -195,22 +195,7 @@ _REVISION_FACTS = ("n", "failed", "current")
 
 def rows_in_words(norms: Any, equal: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     """Return what `featstore.store.store.row_facts` found, name and value in words."""
-    return [*_facts({"norms": norms}), *_duplicates("equal rows", equal)]
-
-
-def _duplicates(label: str, found: Mapping[str, Any] | None) -> list[tuple[str, str]]:
-    """Return how many groups of equal items there are, and a line for each that is an example."""
-    if found is None:
-        return []
-    groups, largest = found["groups"], found["largest"]
-    most = f"of {largest:,}" if groups == 1 else f"of up to {largest:,}"
-    return [
-        (label, f"{count(groups, 'group')} {most} items" if groups else "none"),
-        *(
-            ("", f"{len(names):,} × {names[0]}" if len(set(names)) == 1 else ", ".join(names))
-            for names in found["examples"]
-        ),
-    ]
+    return _facts({"norms": norms, "equal rows": equal})
 
 
 def _facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
