@@ -115,11 +115,3 @@ def test_ls_and_show(call, source, tmp_path):
     (out / "images/food/apple.png").write_bytes(b"another")
     assert call("show", out).exit_code == 0
     assert "'stamps/food/apple'" in call("store", "verify", out).output
-
-
-def test_labels_makes_a_manifest_of_a_list(call, tmp_path):
-    (tmp_path / "birds.txt").write_text("great auk\ntern\n")
-    done = call("data", "make", tmp_path / "birds.txt", "-o", tmp_path / "out")
-    assert done.stdout.startswith("Made birds in ")
-    assert re.search(r"^classes +2$", done.stdout, re.MULTILINE)
-    assert json.loads(call("show", tmp_path / "out", "--json").stdout)["classes"] == 2
