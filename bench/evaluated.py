@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ from bench.results import CHOSEN, read_results
 from bench.runs import LEAVES
 from bench.tables import (
     metric_columns,
+    result_lines,
     result_table,
     varying,
 )
 from featstore.errors import listed
+from featstore.terminal import SHOWN, Card
 from fitters.errors import check_names
 
 #: Columns of a comparison that `Results.compare` shows, in this order.
@@ -322,3 +325,8 @@ class Results:
         return (
             f"Results({n_runs:,} runs of {listed(self.methods, shown=6)}: {tasks})\n{self.verdict}"
         )
+
+    def _repr_html_(self) -> str:
+        headings, lines = result_lines(self._table)
+        card = Card("Results", {}, headings, lines[:SHOWN], max(0, len(lines) - SHOWN))
+        return f"<p>{escape(self.verdict)}</p>{card.html}"

@@ -28,7 +28,7 @@ from featstore.manifest_files import (
     require_hashes,
 )
 from featstore.store.parquet_guard import table_bytes, unpack
-from featstore.terminal import card
+from featstore.terminal import Card, Shown
 
 #: The fact that says where uris lead, if that is not the manifest's own folder.
 DATA_ROOT = "data_root"
@@ -38,7 +38,7 @@ CLASSES = "classes"
 
 
 @dataclass(frozen=True, repr=False)
-class Manifest:
+class Manifest(Shown):
     """What exists in one dataset: items by kind, their label set, and facts.
 
     Made by `read_manifest` or `write_manifest`, so it is valid.
@@ -97,12 +97,12 @@ class Manifest:
         if self.unchecked and isinstance(self.root, Path) and "uri" in items.columns:
             check_files(self.root, items, f"items of {self.name}")
 
-    def __repr__(self) -> str:
+    def _card(self) -> Card:
         counts = ", ".join(f"{len(table):,} {kind}" for kind, table in self.tables.items())
         classes = None if self.classes is None else f"{len(self.classes):,}"
         licence = self.facts.get("licence")
         about = {"items": counts, "classes": classes, "licence": licence, "root": self.root}
-        return card(f"Manifest {self.name!r}", about)
+        return Card(f"Manifest {self.name!r}", about)
 
 
 #: What an item can be. All four are the same thing to a fitter: rows that have an embedding.

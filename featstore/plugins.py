@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from featstore.errors import PluginError, lookup
 from featstore.identity import sha256_hex
-from featstore.terminal import card
+from featstore.terminal import Card, Shown
 
 if TYPE_CHECKING:
     from importlib import metadata
@@ -66,7 +66,7 @@ class _Given:
     entry: metadata.EntryPoint | None = None
 
 
-class Registry(Mapping[str, Thing], Generic[Thing]):
+class Registry(Shown, Mapping[str, Thing], Generic[Thing]):
     """The things of a kind by name: those of Headstock first, then those from outside.
 
     Names are known without an import; looking one up imports what its entry point names. A thing
@@ -191,8 +191,12 @@ class Registry(Mapping[str, Thing], Generic[Thing]):
     def __contains__(self, name: object) -> bool:
         return name in self._things or name in self._names()
 
-    def __repr__(self) -> str:
-        return card(f"Registry of {len(self)} {self.kind}s", {"names": ", ".join(self)})
+    def _card(self) -> Card:
+        rows = [(one["name"], one["package"], one["text"]) for one in self.listed()]
+        columns = ("name", "package", "what it is")
+        return Card(
+            f"Registry of {len(self)} {self.kind}s", {"names": ", ".join(self)}, columns, rows
+        )
 
     def _found(self, name: str) -> _Given:
         """Return what has a name; for Headstock's own no installed package is looked at."""

@@ -1,9 +1,10 @@
-"""What reaches a terminal: texts that act on nothing, tables, progress, and cards.
+"""What reaches a terminal or a notebook: texts that act on nothing, tables, progress, and cards.
 
 Names and texts may be a stranger's. So whatever a command or a library prints while a command
 runs goes through `VisibleText`: it shows what would act on a terminal. What a long command shows
-while it works goes to stderr; sizes and times are in a person's words. A card is what an object
-shows of itself.
+while it works goes to stderr; sizes and times are in a person's words. Cards are plain lines in a
+terminal and a table in a notebook: HTML without a script or a colour of its own, so that it reads
+in dark themes.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import re
 import sys
 import threading
 import time
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from html import escape
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import click
@@ -541,21 +544,101 @@ def age(when: float) -> str:
     return duration(max(0.0, time.time() - when))
 
 
-# ---- Cards: what an object shows of itself --------------------------------------------------
+# ---- Cards: what an object shows of itself, in a terminal and in a notebook ----------------
 
 LINES, WIDTH, LONGEST = 6, 100, 400
-"""Lines of a card, characters of each but the first, and of anything that is shown."""
+"""Lines of the plain form, characters of each but the first, and of anything that is shown."""
+
+SHOWN = 20
+"""Rows of a table that a card shows."""
+
+_LEFT = 'style="text-align:left"'
+
+#: A table that is wider than a notebook scrolls by itself, and a long word is broken.
+_FITS = 'style="max-width:1000px;overflow-x:auto;overflow-wrap:anywhere"'
 
 
-def card(title: str, facts: Mapping[str, Any]) -> str:
-    """Return a title and a line for each of the first few facts; None and "" are left out."""
-    given = {name: value for name, value in facts.items() if value not in (None, "")}
-    wide = max(map(len, given), default=0)
-    lines = [f"  {name:<{wide}}  {value}" for name, value in given.items()][: LINES - 1]
-    return "\n".join([printable(title), *(printable(line, WIDTH) for line in lines)])
+@dataclass(frozen=True)
+class Card:
+    """A title, a few facts, and a table.
+
+    Attributes
+    ----------
+    title : str
+        The first line.
+    facts : mapping
+        Name → value; None and empty values are left out. The plain form shows the first five.
+    columns : sequence of str
+    table : sequence of rows
+        Shown in a notebook alone, one value a column.
+    left_out : int
+        Rows of the table that are not shown.
+    """
+
+    title: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    columns: Sequence[str] = ()
+    table: Sequence[Sequence[Any]] = ()
+    left_out: int = 0
+
+    def __str__(self) -> str:
+        facts = self._given
+        wide = max(map(len, facts), default=0)
+        lines = [f"  {name:<{wide}}  {value}" for name, value in facts.items()][: LINES - 1]
+        return "\n".join([printable(self.title), *(printable(line, WIDTH) for line in lines)])
+
+    @property
+    def _given(self) -> dict[str, Any]:
+        return {name: value for name, value in self.facts.items() if value not in (None, "")}
+
+    @property
+    def html(self) -> str:
+        """The card as HTML, everything that is not of this file escaped."""
+        facts = "".join(
+            f'<tr><th {_LEFT} scope="row">{_cell(name)}</th><td {_LEFT}>{_cell(value)}</td></tr>'
+            for name, value in self._given.items()
+        )
+        head = "".join(f"<th {_LEFT}>{_cell(name)}</th>" for name in self.columns)
+        rows = "".join(
+            f"<tr>{''.join(f'<td {_LEFT}>{_cell(value)}</td>' for value in row)}</tr>"
+            for row in self.table
+        )
+        return (
+            f"<div {_FITS}><strong>{_cell(self.title)}</strong>"
+            + (f"<table><tbody>{facts}</tbody></table>" if facts else "")
+            + (
+                f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+                if rows
+                else ""
+            )
+            + (f"<div>… and {self.left_out:,} more</div>" if self.left_out else "")
+            + "</div>"
+        )
+
+
+class Shown:
+    """Base of what shows itself by a card."""
+
+    @abstractmethod
+    def _card(self) -> Card:
+        """Return what is shown."""
+
+    def __repr__(self) -> str:
+        return str(self._card())
+
+    def _repr_html_(self) -> str:
+        return self._card().html
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        """Return both forms: scikit-learn's own method of this name would show its diagram."""
+        return {"text/plain": repr(self), "text/html": self._repr_html_()}
 
 
 def printable(value: Any, longest: int = LONGEST) -> str:
     """Return a value as one line of printable characters, cut if it is long."""
     shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(value)[: longest + 1])
     return shown if len(shown) <= longest else shown[: longest - 1] + "…"
+
+
+def _cell(value: Any) -> str:
+    return escape(printable(value))

@@ -21,7 +21,7 @@ from sklearn.utils.validation import (
 )
 
 from featstore.matrices import matrix, numbers, readable, table_of, vector_column
-from featstore.terminal import card
+from featstore.terminal import Card, Shown
 from fitters.adapter import Adapter
 from fitters.aligners import Projection, fit_on
 from fitters.errors import PairsError, SettingError
@@ -68,7 +68,7 @@ class _Fitted(Generic[T]):
         vars(made)[self.name] = value
 
 
-class Alignment(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class Alignment(Shown, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """The whole protocol as one estimator: prepare both sides, choose the settings, fit.
 
     Raw rows go in, on fitting as on projecting; `fit` says what happens to them.
@@ -354,13 +354,13 @@ class Alignment(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         scorer = how if callable(how) else scoring(how)
         return scorer(self, X, y, **({} if groups is None else {"groups": groups}))
 
-    def __repr__(self) -> str:
+    def _card(self) -> Card:
         if not self.__sklearn_is_fitted__():
-            return card(" ".join(BaseEstimator.__repr__(self).split()), {})
+            return Card(" ".join(BaseEstimator.__repr__(self).split()))
         facts, choice = self.facts, self.facts.get("choice", {})
         sources = {"prototypes": facts.get("n_prototypes"), "real pairs": facts.get("n_real")}
         chosen = {name: choice[name] for name in _SETTINGS if isinstance(choice.get(name), Real)}
-        return card(
+        return Card(
             f"Alignment({facts.get('method', self.method)!r}), fitted",
             {
                 "on": " and ".join(f"{n:,} {what}" for what, n in sources.items() if n),

@@ -24,14 +24,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featstore.terminal import card
+from featstore.terminal import Card, Shown
 from fitters.errors import PairsError
 from fitters.pairs import Matrix, Pairs, Rows, check_weight
 from fitters.settings import MomentsPrecision
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Moments:
+class Moments(Shown):
     """Weighted sums of n paired rows about the shifts s and t, all float64.
 
     With weights w_i, dx_i = x_i − s and dy_i = y_i − t:
@@ -152,10 +152,10 @@ class Moments:
         names = ("weight", "sum_x", "sum_y", "sxx", "sxy", "syy")
         return replace(self, **{name: getattr(self, name) * weight for name in names})
 
-    def __repr__(self) -> str:
+    def _card(self) -> Card:
         p, q = self.sxy.shape
         sides = {"x": f"{p:,} columns", "y": f"{q:,} columns"}
-        return card(
+        return Card(
             f"Moments of {self.n:,} pairs", {**sides, "weight": f"{self.weight:.6g} in all"}
         )
 

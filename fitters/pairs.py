@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from featstore.errors import RowsError
 from featstore.matrices import matrix, vector
-from featstore.terminal import card
+from featstore.terminal import Card, Shown
 from fitters.errors import PairsError
 
 Rows = npt.NDArray[np.floating[Any]]
@@ -27,7 +27,7 @@ Prototypes: TypeAlias = "Pairs | tuple[Any, Any] | tuple[Any, Any, Any]"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Pairs:
+class Pairs(Shown):
     """n paired rows of two spaces.
 
     Attributes
@@ -171,13 +171,13 @@ class Pairs:
             None if self.asked is None else self.asked[rows],
         )
 
-    def __repr__(self) -> str:
+    def _card(self) -> Card:
         rows = {name: getattr(self, name) for name in ("x", "y", "asked")}
         sides = {name: f"{own.shape[1]:,} columns, {own.dtype}"
                  for name, own in rows.items() if own is not None}  # fmt: skip
         n_groups = None if self.groups is None else f"{len(np.unique(self.groups)):,}"
         mass = None if self.weight is None else f"{self.weight.sum():.6g} in all"
-        return card(f"Pairs, {self.n:,}", {**sides, "groups": n_groups, "weight": mass})
+        return Card(f"Pairs, {self.n:,}", {**sides, "groups": n_groups, "weight": mass})
 
 
 def _counted(column: npt.NDArray[Any]) -> str:

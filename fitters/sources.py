@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from featstore.terminal import card
+from featstore.terminal import Card, Shown
 from fitters.errors import PairsError, ZeroRowError
 from fitters.pairs import Pairs, Rows
 from fitters.settings import Centring, Preparation
@@ -127,7 +127,7 @@ def mean_of(parts: Iterable[Sums], *, label: str = "rows") -> npt.NDArray[np.flo
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class SideTransform:
+class SideTransform(Shown):
     """What is done to every row of one side before an aligner sees it.
 
     Attributes
@@ -243,15 +243,15 @@ class SideTransform:
         }  # fmt: skip
         return ", ".join(str(step) for step, does in done.items() if does) or "as stored"
 
-    def __repr__(self) -> str:
-        return card(f"SideTransform of {self.label}", {"steps": self.steps})
+    def _card(self) -> Card:
+        return Card(f"SideTransform of {self.label}", {"steps": self.steps})
 
 
 P = TypeVar("P", bound=Any)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Sources(Generic[P]):
+class Sources(Shown, Generic[P]):
     """What is fitted on: transformed rows of both sources, or their moments.
 
     Attributes
@@ -299,11 +299,11 @@ class Sources(Generic[P]):
         """Return these prototypes beside raw real pairs, of which no transform is made."""
         return replace(self, real=_transformed(real, self.image, self.text))
 
-    def __repr__(self) -> str:
+    def _card(self) -> Card:
         named = {"prototypes": self.prototypes, "real pairs": self.real}
         counts = {what: None if one is None else f"{one.n:,}" for what, one in named.items()}
         sides = {"images": self.image.steps, "texts": self.text.steps}
-        return card("Sources, prepared", {**counts, **sides})
+        return Card("Sources, prepared", {**counts, **sides})
 
 
 def prepare(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,6 +41,7 @@ from featstore.terminal import (
     print_facts,
     say,
     show_log,
+    warning,
 )
 
 if TYPE_CHECKING:
@@ -152,9 +154,17 @@ def make_command(
         "classes": 0 if manifest.classes is None else manifest.classes.height,
         "items": manifest.facts["counts"],
     }
-    done = f"Made {manifest.name} in {out}. Its files are in {manifest.root}."
-    counts = counts_table(document["classes"], document["items"])
-    answer(document, done, counts, as_json=as_json)
+    parts: list[Any] = [f"Made {manifest.name} in {out}. Its files are in {manifest.root}."]
+    parts.append(counts_table(document["classes"], document["items"]))
+    alike: dict[str, list[str]] = {}
+    for one in [] if manifest.classes is None else manifest.classes["name"]:
+        alike.setdefault(re.sub(r"[\W_]+|s\b", "", one.lower()), []).append(one)
+    parts += [
+        (warning("names nearly equal:"), f" {', '.join(names)}")
+        for names in alike.values()
+        if len(names) > 1
+    ]
+    answer(document, *parts, as_json=as_json)
 
 
 def show_dataset(name: str, *, as_json: bool) -> None:

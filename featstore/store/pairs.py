@@ -25,6 +25,7 @@ from featstore.parallel import map_threads
 from featstore.prompts import class_texts
 from featstore.store.tables import ItemTable, join_ids
 from featstore.store.view import Selection, TorchRows, View
+from featstore.terminal import Card
 
 #: Values of a piece: 512 KiB of float32 stay in the processor's cache until their norms are known.
 PIECE_VALUES = 2**17
@@ -245,6 +246,9 @@ class PairedView(Generic[View]):
         for x, y in zip(x_batches, y_batches, strict=True):
             yield x, y, self.weight[start : start + len(x)]
             start += len(x)
+
+    def _repr_html_(self) -> str:
+        return Card(repr(self), {"x": repr(self.x), "y": repr(self.y)}).html
 
 
 def pair_views(x: View, y: View, *, by: str) -> PairedView[View]:

@@ -61,6 +61,7 @@ from featstore.store.tables import (
     where_equal,
 )
 from featstore.store.view import Origin, Selection
+from featstore.terminal import SHOWN, Card
 
 T = TypeVar("T")
 
@@ -587,6 +588,18 @@ class FeatureStore:
             raise UnknownSetError(unknown_name("tag", name, sorted(tags), where=where))
         self.place.fetch_tag(name, tags[name])
         return read_tag(self.root, name, tags[name])
+
+    def _repr_html_(self) -> str:
+        found = self.listing()
+        rows = [
+            (key, f"{info.commit.n:,} × {info.commit.dim:,}", info.commit.dtype, info.encoder)
+            if isinstance(info, SetInfo)
+            else (key, "damaged", "", "")
+            for key, info in found[:SHOWN]
+        ]
+        title, facts = f"FeatureStore {self.address}", {"sets": f"{len(found):,}"}
+        columns = ("set", "rows", "type", "encoder")
+        return Card(title, facts, columns, rows, len(found) - len(rows)).html
 
     def _ipython_key_completions_(self) -> list[str]:
         return self.keys()

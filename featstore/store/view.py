@@ -31,7 +31,7 @@ from featstore.matrices import BIAS, EMBEDDING
 from featstore.store.layout import DTYPES, INTEGERS, decode
 from featstore.store.rows import Mode, Rows, row_numbers
 from featstore.store.tables import ItemTable, closest, join_ids, values_of
-from featstore.terminal import printable
+from featstore.terminal import SHOWN, Card, printable
 
 if TYPE_CHECKING:
     import pyarrow
@@ -556,6 +556,12 @@ class Selection:
         if work is not out:
             np.copyto(out, work, casting="same_kind")
         return out
+
+    def _repr_html_(self) -> str:
+        items = self.items.head(SHOWN)
+        told = [name for name in items.columns if items[name].null_count() < len(items)]
+        rows = items.select(told).rows()
+        return Card(repr(self), {}, told, rows, len(self) - len(rows)).html
 
 
 View = TypeVar("View", bound=Selection)

@@ -157,6 +157,8 @@ def test_whatever_is_a_method_is_scored_and_named(smoke_store):
     assert METHODS[changed].make().alpha == 0.5
     assert set(results.rows.filter(method=own)["origin"]) == {"test_evaluation.py"}
     assert set(results.rows.filter(method="ridge")["origin"]) == {""}
+    assert "<script>" not in results._repr_html_()
+    assert "&lt;script&gt;" in results._repr_html_()
 
 
 def test_a_frame_has_numbers_where_there_are_numbers(found):

@@ -115,3 +115,7 @@ def test_ls_and_show(call, source, tmp_path):
     (out / "images/food/apple.png").write_bytes(b"another")
     assert call("show", out).exit_code == 0
     assert "'stamps/food/apple'" in call("store", "verify", out).output
+    assert "nearly equal" not in done.stdout
+    (tmp_path / "things.txt").write_text("Sea bird\nowl\nsea-birds\n")
+    alike = call("data", "make", tmp_path / "things.txt", "-o", tmp_path / "things")
+    assert "names nearly equal: Sea bird, sea-birds" in alike.stdout
