@@ -123,7 +123,7 @@ def _outside(*names: str | None) -> Iterator[tuple[str, str, Registry[Any]]]:
     for kind, name in zip(("aligner", "learner", "task"), names, strict=True):
         if name is not None:
             registry = registry_of(kind)
-            if name in registry and not registry.is_ours(name):
+            if name in registry and name not in registry.built_in:
                 yield kind, name, registry
 
 

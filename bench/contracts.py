@@ -23,10 +23,17 @@ from bench.corpus import Corpus, Head, Items
 from bench.execution import Scoring, split_of
 from bench.options import TASKS, FewShot, checked_options
 from bench.runs import Run
-from featstore import testing
 from featstore.errors import ContractError, FeatstoreError, PluginError, lookup
 from featstore.plugins import registry_of
-from featstore.testing import Contract, Inapplicable, defined, equal, expect, unchanged
+from featstore.testing import (
+    Contract,
+    EncoderContract,
+    Inapplicable,
+    defined,
+    equal,
+    expect,
+    unchanged,
+)
 from fitters.aligners import params_of, stacked, takes_weights
 from fitters.alignment import Alignment, fit
 from fitters.few_shot import learner_named
@@ -549,14 +556,12 @@ CONTRACTS: dict[str, type[Contract]] = {
     "aligner": AlignerContract,
     "learner": LearnerContract,
     "task": TaskContract,
-    **testing.CONTRACTS,
+    "encoder": EncoderContract,
 }
 """The contract of each kind."""
 
 
-def contract_of(
-    kind: str, what: str, *, location: Path | None = None, options: Mapping[str, str] | None = None
-) -> Contract:
+def contract_of(kind: str, what: str, *, options: Mapping[str, str] | None = None) -> Contract:
     """Return the contract of a thing, by its name or by where it is defined.
 
     Parameters
@@ -566,10 +571,8 @@ def contract_of(
     what : str
         A registered name (of an encoder ``family:model``), ``module:Object`` or ``file.py:Object``;
         ``:model`` may follow the object of an encoder.
-    location : Path, optional
-        What a source lists, or the root of a dataset.
     options : mapping, optional
-        Of an encoder, a source or a dataset.
+        Of an encoder.
 
     Raises
     ------
@@ -587,12 +590,12 @@ def contract_of(
         )
         family = next(known, "")
         if not family:
-            family = made.name if isinstance(made, Path) else CHECKED
+            family = CHECKED
             registry.add(family, made, origin=what)
         rest = rest or ["model"]
     lookup(registry, family, what=kind, error=PluginError)
     name = ":".join([family, *rest]) if kind == "encoder" else family
-    return CONTRACTS[kind](name, location, options)
+    return CONTRACTS[kind](name, options)
 
 
 #: The name under which a thing is registered that has none.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -224,7 +224,7 @@ def read_label_file(path: str | Path, *, name: str | None = None) -> tuple[str, 
     set_name = name or re.sub(r"[^a-z0-9_-]+", "-", file.stem.lower()).strip("-_") or "labels"
     try:
         rows = _label_rows(file)
-    except (OSError, UnicodeDecodeError, ValueError, pl.exceptions.PolarsError) as err:
+    except (OSError, TypeError, ValueError, pl.exceptions.PolarsError) as err:
         reason = " ".join(str(err).split()) or type(err).__name__
         raise ManifestError(
             f"Cannot read the label file '{file.name}': {reason[:200]}. Give {_LABEL_FORMS}."
@@ -259,29 +259,22 @@ def _label_rows(file: Path) -> pl.DataFrame:
         columns = [pl.col(key) for key in _LABELS if key in table.columns]
         table = table.select(order.alias("index"), *columns)
     elif suffix == ".json":
-        table = _label_frame(_label_pairs(json.loads(file.read_text(encoding="utf-8"))))
+        listed = json.loads(file.read_text(encoding="utf-8"))
+        table = _label_frame(listed.items() if isinstance(listed, dict) else enumerate(listed))
     elif suffix == ".txt":
         lines = file.read_text(encoding="utf-8").splitlines()
         while lines and not lines[-1].strip():
             lines.pop()
-        table = _label_frame(list(enumerate(lines)))
+        table = _label_frame(enumerate(lines))
     else:
         raise ValueError(f"a {suffix or 'file without suffix'} is no known form")
     absent = [pl.lit(None, dtype=pl.String).alias(k) for k in _LABELS if k not in table.columns]
     return table.with_columns(absent)
 
 
-def _label_pairs(document: Any) -> list[tuple[int, str]]:
-    pairs = list(enumerate(document)) if isinstance(document, list) else None
-    if isinstance(document, dict):
-        pairs = [(int(key), value) for key, value in document.items()]
-    if pairs is None or not all(isinstance(name, str) for _, name in pairs):
-        raise ValueError("it holds neither a list of names nor an object index -> name")
-    return pairs
-
-
-def _label_frame(pairs: list[tuple[int, str]]) -> pl.DataFrame:
-    return pl.DataFrame(pairs, schema={"index": pl.Int64, "name": pl.String}, orient="row")
+def _label_frame(pairs: Iterable[tuple[Any, Any]]) -> pl.DataFrame:
+    rows = [(int(index), name) for index, name in pairs]
+    return pl.DataFrame(rows, schema={"index": pl.Int64, "name": pl.String}, orient="row")
 
 
 def write_label_set(

@@ -12,7 +12,7 @@ import inspect
 import reprlib
 import sys
 import textwrap
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import cache
@@ -466,7 +466,7 @@ def settings_from(
 ) -> dict[str, dict[str, Any]]:
     """Share ``NAME=VALUE`` out among what has settings of these names.
 
-    ``OWNER.NAME=VALUE`` is for one of them, by its name or by its number, from 1.
+    ``OWNER.NAME=VALUE`` is for one of them.
 
     Parameters
     ----------
@@ -489,15 +489,20 @@ def settings_from(
         If nothing has a setting, it is given twice, or its value is not one that it takes.
     """
     found: dict[str, dict[str, Any]] = {owner: {} for owner in owners}
-    named = [owner for owner in owners if " " not in owner]  # not "an extraction"
     for word in words:
         typed, equals, text = word.partition("=")
-        prefix, _, name = typed.rpartition(".")
-        whose, name = _named(prefix, named, word), name.replace("-", "_")
+        whose, _, name = typed.rpartition(".")
+        if whose and whose not in owners:
+            raise _usage(unknown_name("owner", whose, owners, where=f"in -s {word}"))
+        name = name.replace("-", "_")
         name = name if any(name in has for has in owners.values()) else british(name)
         takers = [own for own, has in owners.items() if name in has and whose in ("", own)]
         if not takers:
-            raise _usage(_lacking(name, [whose] if whose else owners, owners, having))
+            asked = [whose] if whose else [*owners]
+            known = [other for own in asked for other in owners[own]]
+            said = unknown_name("setting", name, known, where=f"of {', '.join(asked)}")
+            others = ", ".join(having(name))
+            raise _usage(said + (f" These have it: {others}." if others else ""))
         for own in takers:
             one, values = owners[own][name], found[own]
             new = _parsed(one, f"{name} of {own}", text if equals else None, split=runs)
@@ -511,15 +516,6 @@ def settings_from(
     return found
 
 
-def _named(prefix: str, owners: Sequence[str], word: str) -> str:
-    """Return the owner that a prefix means: by its name, or by its number from 1."""
-    if prefix.isdigit() and 0 < int(prefix) <= len(owners):
-        return owners[int(prefix) - 1]
-    if prefix and prefix not in owners:
-        raise _usage(unknown_name("owner", prefix, owners, where=f"in -s {word}"))
-    return prefix
-
-
 def _parsed(one: Option, of: str, text: str | None, *, split: bool) -> tuple[Any, ...]:
     """Return the values that are typed of a setting: one, but of a list or where they are split."""
     if text is None and one.type is not bool:
@@ -530,22 +526,6 @@ def _parsed(one: Option, of: str, text: str | None, *, split: bool) -> tuple[Any
         return tuple(map(one.parse, parts))
     except ValueError as err:
         raise _usage(f"{of}: {err}") from err
-
-
-def _lacking(
-    name: str,
-    asked: Iterable[str],
-    owners: Owners,
-    having: Callable[[str], Iterable[str]],
-) -> str:
-    """Return what to say of a setting that nothing asked for has."""
-    asked = list(asked)
-    known = list(dict.fromkeys(other for own in asked for other in owners[own]))
-    others = [*having(name)]
-    has = f"{', '.join(asked)} {'has' if len(asked) == 1 else 'have'} no setting {name!r}."
-    elsewhere = f" These have: {', '.join(others)}." if others else did_you_mean(name, known)
-    lists = f" {'It has' if len(asked) == 1 else 'They have'} {', '.join(known) or 'none'}."
-    return has + elsewhere + lists
 
 
 def _usage(message: str) -> Exception:

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib import import_module
@@ -66,12 +66,11 @@ class _Given:
     entry: metadata.EntryPoint | None = None
 
 
-class Registry(Shown, MutableMapping[str, Thing], Generic[Thing]):
+class Registry(Shown, Mapping[str, Thing], Generic[Thing]):
     """The things of a kind by name: those of Headstock first, then those from outside.
 
     Names are known without an import; looking one up imports what its entry point names. A thing
-    that cannot be imported, or is not of its kind, is a `PluginError` where it is looked up, and a
-    warning where all are listed (`items`, `values`) or `get` asks for it.
+    that cannot be imported, or is not of its kind, is a `PluginError` where it is looked up.
 
     Parameters
     ----------
@@ -100,7 +99,6 @@ class Registry(Shown, MutableMapping[str, Thing], Generic[Thing]):
         self._accept = accept
         self._reserved = reserved
         self._things = {name: _Given(thing) for name, thing in built_in.items()}
-        self._warned: set[str] = set()
         self._complete = False
         self._lock = threading.RLock()
 
@@ -133,10 +131,6 @@ class Registry(Shown, MutableMapping[str, Thing], Generic[Thing]):
         """Return where a thing is from: "" for Headstock's own, or "package 1.2", or a file."""
         given = self._names().get(name)
         return given.origin if given else ""
-
-    def is_ours(self, name: str) -> bool:
-        """Return whether the thing of this name is the one that comes with Headstock."""
-        return name in self._things and not self._things[name].origin
 
     def travels(self, name: str) -> bool:
         """Return whether the thing of this name is in this process alone."""
@@ -185,10 +179,6 @@ class Registry(Shown, MutableMapping[str, Thing], Generic[Thing]):
         accepted: Thing = given.thing
         return accepted
 
-    def __setitem__(self, name: str, thing: Thing) -> None:
-        ours = thing is self.built_in.get(name)
-        self._names()[name] = _Given(thing, "" if ours else "this process", found_anywhere=ours)
-
     def __delitem__(self, name: str) -> None:
         del self._names()[name]
 
@@ -200,30 +190,6 @@ class Registry(Shown, MutableMapping[str, Thing], Generic[Thing]):
 
     def __contains__(self, name: object) -> bool:
         return name in self._things or name in self._names()
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """Return a thing, or the default where there is none or it cannot be used: a warning."""
-        try:
-            return self[name]
-        except KeyError:
-            return default
-        except PluginError as err:
-            if name not in self._warned:
-                self._warned.add(name)
-                _warn("%s", err)
-            return default
-
-    def items(self) -> ItemsView[str, Thing]:
-        """Return the names and things that can be used; of others there is a warning."""
-        found = {name: self.get(name) for name in self}
-        return {name: thing for name, thing in found.items() if thing is not None}.items()
-
-    def values(self) -> Any:
-        """Return the things of `items`."""
-        return dict(self.items()).values()
-
-    def _ipython_key_completions_(self) -> list[str]:
-        return list(self)
 
     def _card(self) -> Card:
         rows = [(one["name"], one["package"], one["text"]) for one in self.listed()]

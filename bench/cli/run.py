@@ -57,7 +57,6 @@ from featstore.options import (
     settings_from,
     typed,
 )
-from featstore.plugins import KINDS
 from featstore.terminal import ProgressBar, bad, dim, duration, good, say
 from fitters.settings import Control
 
@@ -581,19 +580,12 @@ def _task_options(task: str, values: Mapping[str, Sequence[Any]]) -> tuple[Optio
     epilog="\b\nExample:\n  headstock check aligner ridge\n  headstock check learner class-means "
     "--json",
 )
-@click.argument(
-    "kind", type=click.Choice([kind for kind in KINDS if kind not in ("suite", "place")])
-)
+@click.argument("kind", type=click.Choice(["aligner", "learner", "task", "encoder"]))
 @click.argument("what")
-@click.option("--location", type=click.Path(path_type=Path),
-              help="Check a source on this location, or a dataset in this root "
-              "folder.")  # fmt: skip
-@setting_option("Set an option of an encoder, a source or a dataset")
+@setting_option("Set an option of an encoder")
 @json_option
-def check_command(
-    kind: str, what: str, location: Path | None, words: tuple[str, ...], as_json: bool
-) -> int:
-    """Check a method, task, encoder, source or dataset of your own.
+def check_command(kind: str, what: str, words: tuple[str, ...], as_json: bool) -> int:
+    """Check a method, task or encoder of your own.
 
     WHAT is a name (of an encoder FAMILY:MODEL), module:Object or file.py:Object (of an encoder with
     :MODEL behind). The check runs on planted rows and reads no store. It prints a line for every
@@ -603,10 +595,8 @@ def check_command(
     """
     from bench.contracts import contract_of
 
-    if kind == "source" and location is None:
-        raise usage_error("A source lists files: give it some by --location PATH.")
     options = dict(word.partition("=")[::2] for word in words)
-    contract = contract_of(kind, what, location=location, options=options)
+    contract = contract_of(kind, what, options=options)
     found = []
     for one in contract.findings():
         found.append(one)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -28,6 +26,7 @@ from featstore.command_line import (
 )
 from featstore.errors import CorruptStoreError, SignatureError
 from featstore.identity import HASHES, hash_hex
+from featstore.options import Option, typed
 from featstore.terminal import (
     ProgressBar,
     TextTable,
@@ -191,13 +190,7 @@ _REVISION_FACTS = ("n", "failed", "current")
 
 def rows_in_words(norms: Any, equal: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     """Return what `featstore.store.store.row_facts` found, name and value in words."""
-    said = _facts({"norms": norms})
-    if equal is None:
-        return said
-    groups, largest = equal["groups"], equal["largest"]
-    most = f"of {largest:,}" if groups == 1 else f"of up to {largest:,}"
-    told = f"{count(groups, 'group')} {most} items" if groups else "none"
-    return [*said, ("equal rows", told), *(("", ", ".join(names)) for names in equal["examples"])]
+    return _facts({"norms": norms, "equal rows": equal})
 
 
 def _facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -285,7 +278,10 @@ def _begun(root: Path, key: SetKey) -> str:
     metavar="FILE",
     help="Withdraw only the pictures whose ids stand in this file, one a line.",
 )
-@click.option("-y", "--yes", is_flag=True, help="Do not ask; --json implies it.")
+@click.option(
+    "-y", "--yes", is_flag=True,
+    help="Remove it; without this the command says what would go. --json implies it.",
+)  # fmt: skip
 @json_option
 def rm_command(store: Path, key: str, items: Path | None, yes: bool, as_json: bool) -> None:
     """Remove a set, finished or not, or rows of some pictures.
@@ -307,11 +303,7 @@ def rm_command(store: Path, key: str, items: Path | None, yes: bool, as_json: bo
         raise click.UsageError(f"{items} names no item. Write one item_id a line.")
     what = f"{len(ids):,} pictures of {target}" if ids else target
     if not (yes or as_json):
-        if sys.stdin is None or not sys.stdin.isatty():
-            raise click.UsageError(
-                f"There is no terminal to confirm the removal of {what}: add --yes."
-            )
-        click.confirm(f"Remove {what} from {store}?", abort=True, err=True)
+        raise click.UsageError(f"{what} would be lost to {store}: add --yes to remove it.")
     if ids:
         others = withdraw_items(store, SetKey(*target.split("/")), ids)
         facts: dict[str, Any] = {"withdrawn": target, "items": ids, "still": others}
@@ -374,29 +366,16 @@ def verify_command(
     return 0 if report.ok else EXIT_VERIFY
 
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-
-
-def parse_duration(ctx: click.Context, parameter: click.Parameter, text: str) -> float:
-    """Return the seconds of a duration such as ``90s``, ``30m``, ``24h`` or ``7d``."""
-    match = re.fullmatch(r"(\d{1,6})([smhd])", text.strip())
-    if match is None:
-        raise click.BadParameter(
-            f"{text!r} is not a duration such as 30m, 24h or 7d.", ctx, parameter
-        )
-    return float(int(match[1]) * _UNITS[match[2]])
-
-
 @click.command("gc", epilog="Example: headstock store gc build/demo/store --dry-run")
 @click.argument("store", type=StoreType(writes=True))
 @click.option("--dry-run", is_flag=True, help="List what would be removed, and remove nothing.")
 @click.option(
     "--grace",
-    default="24h",
+    default="24",
     show_default=True,
-    metavar="TIME",
-    callback=parse_duration,
-    help="Keep files that are younger than this, such as 90s, 30m, 24h or 7d.",
+    metavar="HOURS",
+    callback=typed(Option("grace", 24.0, type=float, at_least=0, checked=True), several=False),
+    help="Keep files that are younger than this.",
 )
 @json_option
 def gc_command(store: Path, dry_run: bool, grace: float, as_json: bool) -> None:
@@ -407,7 +386,7 @@ def gc_command(store: Path, dry_run: bool, grace: float, as_json: bool) -> None:
     from featstore.store.gc import collect_garbage
 
     with ProgressBar(f"gc {store}"):
-        found = collect_garbage(store, grace=grace, dry_run=dry_run)
+        found = collect_garbage(store, grace=3600 * grace, dry_run=dry_run)
     total = human_bytes(sum(litter.bytes for litter in found))
     done = f"{'Would remove' if dry_run else 'Removed'} {count(len(found), 'leftover')}, {total}"
     answer(

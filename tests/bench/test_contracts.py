@@ -5,20 +5,16 @@ from __future__ import annotations
 import json
 from functools import partial
 from itertools import count
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import polars as pl
 import pytest
 
 from bench.contracts import AlignerContract, contract_of
 from bench.options import TASKS
-from data_manifests.plan import Built, Plan, fingerprint
 from featstore.command_line import run_command
 from featstore.images import Geometry
 from featstore.plugins import registry_of
-from featstore.sources.tables import ItemCollector
 from fitters.aligners.rotations import MiniVec2VecAligner
 from fitters.few_shot import LEARNERS
 from fitters.few_shot.descent import CrossModal
@@ -378,69 +374,6 @@ def test_encoders(check):
         assert said in check("encoder", cls)[promise].text
 
 
-def listed(request, names=sorted):
-    """List the PNG files of a folder."""
-    root = Path(request.location)
-    items = ItemCollector(request.dataset)
-    for path in names(root.glob("*.png")):
-        items.image(path.stem, path.name)
-    return items.found(root)
-
-
-def writes(request):
-    """List them, and leave a note."""
-    (Path(request.location) / "note.txt").write_text("seen")
-    return listed(request)
-
-
-def shuffled(request):
-    """List them in any order."""
-    return listed(request, lambda paths: sorted(paths, key=lambda path: next(OPENED) % 3))
-
-
-def repeated(request):
-    """List them twice."""
-    return listed(request, lambda paths: [*paths] * 2)
-
-
-def test_sources(check, tmp_path):
-    for name in ("a.png", "b.png", "c.png", "d.png"):
-        (tmp_path / name).write_bytes(name.encode())
-    good = check("source", listed, location=tmp_path)
-    assert broken(good) == set()
-    assert good["items"].text == "4 of image"
-    assert (
-        "Expected the same bytes" in check("source", shuffled, location=tmp_path)["same bytes"].text
-    )
-    assert "is repeated" in check("source", repeated, location=tmp_path)["items"].text
-    assert "Expected no other files" in check("source", writes, location=tmp_path)["items"].text
-
-
-def planned(root, mark=None):
-    """Pictures that lie in a folder."""
-
-    def make(out, on_done):
-        ids = [f"checked/{path.stem}" for path in sorted(root.glob("*.png"))]
-        uris = [path.name for path in sorted(root.glob("*.png"))]
-        return Built({"image": pl.DataFrame({"item_id": ids, "uri": uris})}, None, {})
-
-    digest = fingerprint([path.read_bytes() for path in sorted(root.glob("*.png"))])
-    return Plan("checked", {"name": "checked"}, mark or digest, make, root=root)
-
-
-def never_the_same(root):
-    """Plan with a fingerprint that counts."""
-    return planned(root, fingerprint([str(next(OPENED))]))
-
-
-def test_datasets(check, tmp_path):
-    (tmp_path / "a.png").write_bytes(b"a")
-    good = check("dataset", planned, location=tmp_path)
-    assert broken(good) == set()
-    bad = check("dataset", never_the_same, location=tmp_path)
-    assert "two plans have" in bad["plan"].text
-
-
 def test_the_command_prints_a_line_a_check_and_exits_by_them(tmp_path, capfd, no_plugins):
     file = tmp_path / "mine_to_check.py"
     file.write_text(
@@ -460,4 +393,3 @@ def test_the_command_prints_a_line_a_check_and_exits_by_them(tmp_path, capfd, no
     assert "has no attribute 'missing'" in capfd.readouterr().err
     assert run_command(cli, "headstock", ["check", "aligner", "rigde"]) == 1
     assert "Did you mean 'ridge'" in capfd.readouterr().err
-    assert run_command(cli, "headstock", ["check", "source", "folder"]) == 2

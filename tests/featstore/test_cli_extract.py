@@ -83,8 +83,8 @@ def test_kinds_encoders_and_their_weights_are_taken_from_manifest_and_store(
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        ("pol=cls", "timm:test_vit, .* have no setting 'pol'. Did you mean 'pool'"),
-        ("prefix=a", "no setting 'prefix'"),
+        ("pol=cls", "No setting named 'pol' of timm:test_vit, .* Did you mean 'pool'"),
+        ("prefix=a", "No setting named 'prefix'"),
         ("max_pixels=0", "max_pixels of an extraction: expected an integer of at least 1"),
         ("2.pool=cls", "No owner named '2'"),
     ],

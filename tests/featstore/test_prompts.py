@@ -352,7 +352,7 @@ def test_synsets_are_ids_where_there_are_any(tmp_path):
         ("a.csv", b"index,name\n0,x\nfirst,y\n", "Cannot read the label file"),
         ("a.csv", b"synset,name\nn1,x\nn1,y\n", "class ids are repeated: 'a/n1'"),
         ("a.json", b"{", "Cannot read the label file"),
-        ("a.json", b"[1, 2]", "neither a list of names nor"),
+        ("a.json", b"3", "not iterable.*a list of names or"),
         ("a.xlsx", b"", "xlsx is no known form"),
     ],
 )
