@@ -29,7 +29,13 @@ from featstore.errors import (
     RemoteStoreError,
     UnreachableError,
 )
-from featstore.manifest_files import open_plain, parse_locator, path_fault
+from featstore.manifest_files import (
+    open_plain,
+    parse_locator,
+    path_fault,
+    read_inside,
+    resolve_inside,
+)
 from featstore.remote import Objects, open_objects
 
 #: Before a colon, at least two letters: one is a drive.
@@ -322,12 +328,11 @@ class Folder:
 
     def open(self, name: str) -> OpenFile:
         """Open a regular file."""
-        return LocalFile(self.path / name)
+        return LocalFile(resolve_inside(self.path, name))
 
     def read(self, name: str, *, limit: int) -> bytes:
         """Return a whole file."""
-        with open_plain(self.path / name) as file:
-            return file.read(check_size(name, os.fstat(file.fileno()).st_size, limit))
+        return read_inside(self.path, name, limit=limit)
 
 
 class Remote:
@@ -372,13 +377,6 @@ def read_small(root: Root, name: str, *, limit: int) -> bytes | None:
         raise
     except (FileNotFoundError, RemoteStoreError):
         return None
-
-
-def check_size(what: str, size: int, limit: int) -> int:
-    """Return `size`; ManifestError if a file has more bytes than are read."""
-    if size > limit:
-        raise ManifestError(f"{what!r} has {size:,} bytes; at most {limit:,} are read.")
-    return size
 
 
 def _check_name(name: str) -> None:

@@ -15,14 +15,12 @@ from featstore.errors import (
     ManifestError,
 )
 from featstore.identity import sha256_hex
-from featstore.manifest_files import part_uri, path_fault
+from featstore.manifest_files import check_size, part_uri, path_fault, read_inside
 from featstore.prompts import TEMPLATES, template_ids
 from featstore.sources import (
     PARQUET,
-    Folder,
     OpenFile,
     Root,
-    check_size,
     decode_text,
     files_below,
     folder,
@@ -122,16 +120,12 @@ def read_captions(request: Request) -> Found:
         text = root / f"{stem}.txt"
         if not text.is_file():
             continue
-        if not text.resolve().is_relative_to(root):
-            raise ManifestError(
-                f"The captions {text} are a link that leads out of {root}. They were not read."
-            )
         if stem in owner:
             raise ManifestError(
                 f"The captions {stem}.txt belong to both {owner[stem]!r} and {path!r}. Rename one."
             )
         owner[stem] = path
-        data = Folder(root).read(f"{stem}.txt", limit=MAX_TEXT_BYTES)
+        data = read_inside(root, f"{stem}.txt", limit=MAX_TEXT_BYTES)
         for line in decode_text(data, where=str(text)).splitlines():
             items.caption(parent, line)
     return items.found(root)
