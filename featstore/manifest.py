@@ -555,22 +555,15 @@ def _read_table(folder: Path, stem: str, facts: Mapping[str, Any]) -> pl.DataFra
     file = f"{stem}.parquet"
     stated = facts.get("tables", {}).get(stem, {})
     rows = stated["rows"] if type(stated.get("rows")) is int else 0
-    try:
-        return unpack(_verified(folder, file, stated.get("sha256")), rows=rows)
-    except ManifestError:
-        raise
-    except ValueError as err:
-        raise ManifestError(
-            f"{folder / file} is not a readable Parquet file: {err}. Build the dataset again."
-        ) from err
-
-
-def _verified(folder: Path, file: str, sha256: str | None) -> bytes:
-    """Return the bytes of a table's file, which must have this hash if one is stated."""
     data = read_bytes(folder, file, MAX_TABLE_BYTES)
-    if sha256 is not None and sha256_hex(data) != sha256:
+    if stated.get("sha256") not in (None, sha256_hex(data)):
         raise ManifestError(
             f"{folder / file} differs from the sha256 in {FACTS_FILE}: it was changed, or writing "
             "was interrupted. Build the dataset again."
         )
-    return data
+    try:
+        return unpack(data, rows=rows)
+    except ValueError as err:
+        raise ManifestError(
+            f"{folder / file} is not a readable Parquet file: {err}. Build the dataset again."
+        ) from err

@@ -6,7 +6,6 @@ import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
@@ -135,21 +134,7 @@ _BLOCK = 512
 _PIECE = 2**20
 
 
-@dataclass(frozen=True)
-class Member:
-    """A regular file inside a tar."""
-
-    name: str
-    """Its path inside the tar."""
-
-    offset: int
-    """Byte of the tar at which its content begins."""
-
-    size: int
-    """Bytes of its content."""
-
-
-def members(file: OpenFile) -> Iterator[Member]:
+def members(file: OpenFile) -> Iterator[tarfile.TarInfo]:
     """Yield the regular files of an uncompressed tar, in order.
 
     Folders are passed over. The tar is believed as a whole or not at all: it is an error
@@ -172,7 +157,7 @@ def members(file: OpenFile) -> Iterator[Member]:
         ) from err
 
 
-def _members(file: OpenFile) -> Iterator[Member]:
+def _members(file: OpenFile) -> Iterator[tarfile.TarInfo]:
     with tarfile.open(
         fileobj=file,  # type: ignore[call-overload]
         mode="r:",
@@ -185,7 +170,7 @@ def _members(file: OpenFile) -> Iterator[Member]:
             if not 0 <= member.size <= file.size - member.offset_data:
                 _refuse(file.where, f"the member {member.name!r} ends behind the end of the file")
             if member.isreg():
-                yield Member(member.name, member.offset_data, member.size)
+                yield member
         end = tar.offset
     if file.size - end < _BLOCK:
         _refuse(file.where, "it lacks the end mark: it is truncated")
@@ -196,13 +181,13 @@ def _members(file: OpenFile) -> Iterator[Member]:
             _refuse(file.where, f"it has {what}, behind byte {start:,}")
 
 
+#: What a member may be that is refused.
+_REFUSED = {tarfile.SYMTYPE: "a symbolic link", tarfile.LNKTYPE: "a hard link"}
+
+
 def _check(path: str, member: tarfile.TarInfo) -> None:
     if not (member.isreg() or member.isdir()) or member.issparse():
-        what = "a sparse file"
-        if member.issym() or member.islnk():
-            what = f"a {'symbolic' if member.issym() else 'hard'} link to {member.linkname!r}"
-        elif not member.isreg():
-            what = "a device, pipe or something unknown"
+        what = _REFUSED.get(member.type, "a sparse file, device, pipe or something unknown")
         _refuse(path, f"the member {member.name!r} is {what}")
     fault = path_fault(member.name)
     if fault is not None:
@@ -245,7 +230,7 @@ def read_webdataset(request: Request) -> Found:
     root, files = locate(request.location, ".tar")
     items = ItemCollector(request.dataset, _lines(root, CLASS_NAMES_FILE), _templates(root))
     for file in files:
-        samples: dict[str, dict[str, _Part]] = {}
+        samples: dict[str, _Parts] = {}
         with closing(root.open(file)) as tar:
             for member in members(tar):
                 _sort_in(samples, member, tar)
@@ -257,16 +242,11 @@ def read_webdataset(request: Request) -> Found:
     return items.found(root.place)
 
 
-@dataclass(frozen=True)
-class _Part:
-    """A member of a sample: an image by its sha256, a text by its bytes."""
-
-    member: Member
-    sha256: str
-    data: bytes
+#: The members of a sample by role: an image with its sha256, a text with what it says.
+_Parts = dict[str, tuple[tarfile.TarInfo, str]]
 
 
-def _sort_in(samples: dict[str, dict[str, _Part]], member: Member, tar: OpenFile) -> None:
+def _sort_in(samples: dict[str, _Parts], member: tarfile.TarInfo, tar: OpenFile) -> None:
     found = _NAME.fullmatch(member.name.removeprefix("./"))
     suffix = found[2].lower() if found else ""
     if found is None or suffix not in _IMAGES | _TEXTS:
@@ -275,48 +255,41 @@ def _sort_in(samples: dict[str, dict[str, _Part]], member: Member, tar: OpenFile
     role = "image" if suffix in _IMAGES else suffix
     if role in parts:
         raise ManifestError(
-            f"The key {found[1]!r} is repeated in {tar.where}: members "
-            f"{parts[role].member.name!r} and {member.name!r}. A sample has one {role}."
+            f"The key {found[1]!r} is repeated in {tar.where}: members {parts[role][0].name!r} "
+            f"and {member.name!r}. A sample has one {role}."
         )
-    limit = MAX_ITEM_BYTES if role == "image" else MAX_RECORD_BYTES
-    check_size(part_uri(tar.where, member.name), member.size, limit)
-    data = tar.read_at(member.offset, member.size)
-    parts[role] = _Part(member, sha256_hex(data), b"" if role == "image" else data)
+    where = part_uri(tar.where, member.name)
+    check_size(where, member.size, MAX_ITEM_BYTES if role == "image" else MAX_RECORD_BYTES)
+    data = tar.read_at(member.offset_data, member.size)
+    text = sha256_hex(data) if role == "image" else decode_text(data, where=where).strip()
+    parts[role] = member, text
 
 
-def _add(
-    items: ItemCollector, file: str, key: str, parts: dict[str, _Part], split: str | None
-) -> None:
-    image = parts.get("image")
-    if image is None:
+def _add(items: ItemCollector, file: str, key: str, parts: _Parts, split: str | None) -> None:
+    if "image" not in parts:
         return
-    document, label, caption = (_text(file, parts.get(role)) for role in ("json", "cls", "txt"))
-    where = f"The JSON beside {part_uri(file, image.member.name)}"
-    facts = parse_json((document or "{}").encode(), where=where)
+    member, digest = parts["image"]
+    uri = part_uri(file, member.name)
+    texts = {role: text for role, (_, text) in parts.items()}
+    where = f"The JSON beside {uri}"
+    facts = parse_json(texts.get("json", "{}").encode(), where=where)
     if not isinstance(facts, dict):
         raise ManifestError(f"{where} is not a JSON object, so it has no caption or label.")
-    known = [facts.get(name) for name in ("label", "class", "cls")]
+    known = [texts.get("cls") or None, *(facts.get(name) for name in ("label", "class", "cls"))]
     stated = [value for value in known if isinstance(value, str) or type(value) is int]
     parent = items.image(
         key,
-        part_uri(file, image.member.name),
-        label=label or next(iter(stated), None),
+        uri,
+        label=next(iter(stated), None),
         split=split,
-        content_sha256=image.sha256,
-        byte_offset=image.member.offset,
-        byte_size=image.member.size,
+        content_sha256=digest,
+        byte_offset=member.offset_data,
+        byte_size=member.size,
     )
     given = facts.get("caption")
-    written = [caption, *(given if isinstance(given, list) else [given])]
-    for text in dict.fromkeys(one.strip() for one in written if isinstance(one, str) and one):
+    written = [texts.get("txt"), *(given if isinstance(given, list) else [given])]
+    for text in dict.fromkeys(one.strip() for one in written if isinstance(one, str)):
         items.caption(parent, text)
-
-
-def _text(file: str, part: _Part | None) -> str:
-    if part is None:
-        return ""
-    where = part_uri(file, part.member.name)
-    return decode_text(part.data, where=where).strip()
 
 
 def _lines(root: Root, name: str) -> list[str] | None:
@@ -383,7 +356,7 @@ def _add_images(
     cell = _bytes_column(table.schema, image)
     if cell is None and isinstance(root.place, Path):
         place = image_root(request, root.place / "table")
-        list_paths(items, partial(_placed, table), columns, place, split=split)
+        list_paths(items, _placed(table, used(columns)), columns, place, split=split)
         return place
     if cell is None:
         raise ManifestError(

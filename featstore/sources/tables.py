@@ -266,8 +266,8 @@ class Request:
     """Options of the source, all of them known to it."""
 
 
-#: What yields the rows of a table, each with its place, from the columns that are read.
-Rows = Callable[[Sequence[str]], Iterator[tuple[str, dict[str, Any]]]]
+#: The rows of a table, each with its place.
+Rows = Iterator[tuple[str, dict[str, Any]]]
 
 #: Role -> names of columns, the first that exists is taken. An option of the role's name chooses.
 ROLES: dict[str, tuple[str, ...]] = {
@@ -372,7 +372,7 @@ def list_paths(
     items: ItemCollector, rows: Rows, columns: Columns, root: Path, *, split: str | None = None
 ) -> None:
     """Add the images at the paths of a table, relative to `root`; see `add_row`."""
-    for where, row in rows(used(columns)):
+    for where, row in rows:
         uri = relative_uri(cell_of(row, columns["image"]), root, where)
         add_row(items, row, columns, uri=uri, key=uri, where=where, split=split)
 
@@ -468,40 +468,30 @@ def read_table(form: str, request: Request) -> Found:
         If the file is not of this form, or a row has no path below the folder of the images.
     """
     path = local_path(request.location)
-    names, rows = FORMS[form](path)
+    # Objects need not have the same fields, so all are read twice.
+    names = list(dict.fromkeys(name for _, row in FORMS[form](path) for name in row))
     root = image_root(request, path)
     items = ItemCollector(request.dataset)
-    list_paths(items, rows, choose_columns(names, request, str(path)), root)
+    list_paths(items, FORMS[form](path), choose_columns(names, request, str(path)), root)
     return items.found(root)
 
 
-def _delimited(delimiter: str, path: Path) -> tuple[Sequence[str], Rows]:
-    rows = _rows(path, delimiter)
-    header = next(rows, (0, []))[1]
-    if len(set(header)) != len(header):
-        raise ManifestError(f"{path} names a column twice: {listed(header, shown=LISTED)}.")
-
-    def checked(_: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-        for line, fields in rows:
-            where = f"{path}, line {line:,}"
-            if fields and len(fields) != len(header):
-                raise ManifestError(
-                    f"{where} has {len(fields)} fields; the header has {len(header)}. Quote or "
-                    "fix it."
-                )
-            if fields:
-                yield where, dict(zip(header, fields, strict=True))
-
-    return header, checked
-
-
-def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def _delimited(delimiter: str, path: Path) -> Rows:
     try:
         with open_plain(path) as file:
             text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-            reader = csv.reader(text, delimiter=delimiter, strict=True)
-            for fields in reader:
-                yield reader.line_num, fields
+            reader = csv.DictReader(text, delimiter=delimiter, strict=True)
+            header = list(reader.fieldnames or ())
+            if len(set(header)) != len(header):
+                raise ManifestError(f"{path} names a column twice: {listed(header, shown=LISTED)}.")
+            for row in reader:
+                where = f"{path}, line {reader.line_num:,}"
+                if None in row or None in row.values():
+                    raise ManifestError(
+                        f"{where} has more or fewer fields than the {len(header)} of the header. "
+                        "Quote or fix it."
+                    )
+                yield where, row
     except UnicodeDecodeError as err:
         raise ManifestError(
             f"{path} is not UTF-8: {err.reason}. Convert it, e.g. with iconv."
@@ -510,13 +500,7 @@ def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
         raise ManifestError(f"{path}, line {reader.line_num:,}, cannot be read: {err}.") from err
 
 
-def _json_lines(path: Path) -> tuple[Sequence[str], Rows]:
-    """Objects need not have the same fields, so they are read twice."""
-    names = dict.fromkeys(name for _, row in _objects(path) for name in row)
-    return list(names), lambda _: _objects(path)
-
-
-def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _objects(path: Path) -> Rows:
     with open_plain(path) as file:
         lines = iter(lambda: file.readline(MAX_RECORD_BYTES + 1), b"")
         for number, line in enumerate(lines, start=1):
@@ -529,11 +513,11 @@ def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield where, row
 
 
-#: What opens a text file of each form: its columns, and what yields its rows.
-FORMS: dict[str, Callable[[Path], tuple[Sequence[str], Rows]]] = {
+#: What yields the rows of a text file of each form.
+FORMS: dict[str, Callable[[Path], Rows]] = {
     "csv": partial(_delimited, ","),
     "tsv": partial(_delimited, "\t"),
-    "jsonl": _json_lines,
+    "jsonl": _objects,
 }
 
 read_csv, read_tsv, read_jsonl = (partial(read_table, form) for form in ("csv", "tsv", "jsonl"))

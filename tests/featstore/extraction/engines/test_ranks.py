@@ -11,7 +11,7 @@ import pytest
 
 import featstore
 from featstore import EncoderSpec, ExtractResult, Manifest
-from featstore.errors import EncoderError, ManifestError, TooManyFailuresError
+from featstore.errors import EncoderError, TooManyFailuresError
 from featstore.extraction.engines import Rank, extract_rank, local_device, rank_of
 from featstore.extraction.targets import Job, Target
 from featstore.manifest import read_manifest
