@@ -612,9 +612,9 @@ def class_texts(
     means = _unit_means(data, pair, len(both))
     if len(variants) > 1:
         means = _unit_means(means, both // len(variants), len(order))
-    lost = np.flatnonzero(~means.any(axis=1))
-    if lost.size:
-        raise EmptySelectionError(f"The prompts of class {order[int(lost[0])]!r} cancel out.")
+    zero = np.flatnonzero(~means.any(axis=1))
+    if zero.size:
+        raise EmptySelectionError(f"The prompts of class {order[int(zero[0])]!r} cancel out.")
     first = np.unique(index, return_index=True)[1]
     items = chosen.items[first].with_columns(pl.col("class_id").alias("item_id"))
     by = "l2-mean-l2" if len(variants) == 1 else "l2-mean-l2 by variant"

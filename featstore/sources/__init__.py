@@ -100,19 +100,12 @@ def files_below(root: Path, wanted: Callable[[str], bool]) -> list[str]:
     ManifestError
         If a name is not UTF-8 or looks like a locator.
     """
-    found = []
+    from data_manifests import copies  # it loads polars, which decoding processes do without
 
     def refuse(err: OSError) -> None:
         raise err
 
-    for at, folders, names in os.walk(root, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        base = Path(at).relative_to(root).as_posix()
-        found += [
-            name if base == "." else f"{base}/{name}"
-            for name in names
-            if not name.startswith(".") and wanted(name)
-        ]
+    found = copies.files_below(root, wanted, on_error=refuse)
     for path in found:
         try:
             path.encode("utf-8")
@@ -124,7 +117,7 @@ def files_below(root: Path, wanted: Callable[[str], bool]) -> list[str]:
             raise ManifestError(
                 f"The file name {path!r} below {root} looks like a part of a file. Rename it."
             )
-    return sorted(found)
+    return found
 
 
 def decode_text(data: bytes, *, where: str) -> str:

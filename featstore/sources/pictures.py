@@ -31,6 +31,7 @@ from featstore.sources.reader import (
     PATH_ROWS,
     ParquetCells,
     arrow,
+    only_field,
 )
 from featstore.sources.tables import (
     IMAGE_SUFFIXES,
@@ -46,7 +47,6 @@ from featstore.sources.tables import (
     parse_json,
     split_folder,
     split_name,
-    used,
 )
 
 
@@ -312,7 +312,7 @@ _SHARD = re.compile(r"([A-Za-z_]+)-\d+-of-\d+(?:-\w+)?")
 
 
 def _placed(table: ParquetCells, names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, row in table.rows(names, at_once=PATH_ROWS):
+    for number, row in enumerate(table.rows(names, at_once=PATH_ROWS)):
         yield f"{table.where}, row {number:,}", row
 
 
@@ -351,21 +351,21 @@ def _add_images(
     images = [name for name in names if features.get(name, {}).get("_type") == "Image"]
     first = images if len(images) == 1 else ()
     columns = choose_columns(names, request, table.where, first=first)
-    items.use_label_names(features.get(columns["label"] or "", {}).get("names"), table.where)
-    image = columns["image"] or ""  # it is there: it is what is needed
+    items.use_label_names(features.get(columns.get("label", ""), {}).get("names"), table.where)
+    image = columns["image"]
     cell = _bytes_column(table.schema, image)
     if cell is None and isinstance(root.place, Path):
         place = image_root(request, root.place / "table")
-        list_paths(items, _placed(table, used(columns)), columns, place, split=split)
+        list_paths(items, _placed(table, [*columns.values()]), columns, place, split=split)
         return place
     if cell is None:
         raise ManifestError(
             f"The column {image!r} of {table.where} holds paths. Put the images "
             "into the table, or read the table from the folder that they lie in."
         )
-    others = [name for name in used(columns) if name != image]
-    for number, row in table.rows([cell, *others]):
-        where, data = f"{file}, row {number:,}", row.pop(cell)
+    others = [name for name in columns.values() if name != image]
+    for number, row in enumerate(table.rows([cell, *others])):
+        where, data = f"{file}, row {number:,}", only_field(row.pop(image))
         if not isinstance(data, bytes):
             raise ManifestError(
                 f"{where} has no bytes in {cell!r}. Leave such rows out, or embed the files."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from itertools import accumulate
@@ -68,23 +68,9 @@ def _reading(where: str, error: type[FeatstoreError] = ManifestError) -> Iterato
         ) from err
 
 
-def _column_cells(batch: Any, column: str) -> list[Any]:
-    """Return the values of a column, or with ``a.b`` of the field b of the structs in a."""
-    if column in batch.schema.names:
-        return list(batch.column(column).to_pylist())
-    name, _, field = column.rpartition(".")
-    values = batch.column(name).to_pylist()
-    return [None if value is None else value[field] for value in values]
-
-
-def _numbered(batches: Iterable[Any], names: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield number and values of each row."""
-    number = 0
-    for batch in batches:
-        columns = {name: _column_cells(batch, name) for name in names}
-        for at in range(batch.num_rows):
-            yield number, {name: values[at] for name, values in columns.items()}
-            number += 1
+def only_field(value: Any) -> Any:
+    """Return a cell, or where it is a struct of which one field is read, that field."""
+    return next(iter(value.values()), None) if isinstance(value, dict) else value
 
 
 #: Rows that are unpacked at once: few, because a dictionary can make each of them large, ...
@@ -145,13 +131,11 @@ class ParquetCells:
         self._cells: deque[bytes] = deque()
         self._batches: Iterator[Any] = iter(())
 
-    def rows(
-        self, names: Sequence[str], *, at_once: int = BATCH_ROWS
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield number and values of each row, so many unpacked at once."""
+    def rows(self, names: Sequence[str], *, at_once: int = BATCH_ROWS) -> Iterator[dict[str, Any]]:
+        """Yield the values of each row, so many unpacked at once; of ``a.b`` a struct a of b."""
         with _reading(self.where):
-            batches = self._file.iter_batches(at_once, columns=[*names], use_threads=False)
-            yield from _numbered(batches, names)
+            for batch in self._file.iter_batches(at_once, columns=[*names], use_threads=False):
+                yield from batch.to_pylist()
 
     def get(self, column: str, row: int) -> bytes:
         """Return the bytes in one row of a column, such as ``image.bytes``.
@@ -203,7 +187,7 @@ class ParquetCells:
             batch = next(self._batches)
         except StopIteration as err:
             raise ValueError("it has fewer rows than it says") from err
-        cells = _column_cells(batch, self._column)
+        cells = map(only_field, batch.column(0).to_pylist())
         new = [cell if isinstance(cell, bytes) else b"" for cell in cells]
         self._cells.extend(new)
         self._held += sum(map(len, new))

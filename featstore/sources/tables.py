@@ -289,18 +289,8 @@ COLUMN_OPTIONS: dict[str, str] = {
 }
 
 
-#: The column of each role; None where there is none.
-Columns = dict[str, str | None]
-
-
-def used(columns: Columns) -> list[str]:
-    """Return the columns that are read, each once."""
-    return list(dict.fromkeys(name for name in columns.values() if name is not None))
-
-
-def cell_of(row: Mapping[str, Any], column: str | None) -> Any:
-    """Return the value of a column, whose name may be empty; None where there is no column."""
-    return None if column is None else row.get(column)
+#: The column of each role that has one.
+Columns = dict[str, str]
 
 
 def choose_columns(
@@ -330,8 +320,9 @@ def choose_columns(
                 unknown_name("column", given, names, where=f"(option {role}) in {where}")
             )
         likely = (*first, *usual) if role == "image" else usual
-        chosen[role] = given or next((name for name in likely if name in names), None)
-    if chosen["image"] is None:
+        found = next((name for name in (given, *likely) if name in names), None)
+        chosen |= {} if found is None else {role: found}
+    if "image" not in chosen:
         raise ManifestError(
             f"{where} has no column of images: none of {', '.join(ROLES['image'])}. It has: "
             f"{listed(names, shown=LISTED)}. Choose one with the option image."
@@ -373,13 +364,13 @@ def list_paths(
 ) -> None:
     """Add the images at the paths of a table, relative to `root`; see `add_row`."""
     for where, row in rows:
-        uri = relative_uri(cell_of(row, columns["image"]), root, where)
+        uri = relative_uri(row.get(columns["image"]), root, where)
         add_row(items, row, columns, uri=uri, key=uri, where=where, split=split)
 
 
 def add_row(
     items: ItemCollector,
-    row: Mapping[str, Any],
+    row: Mapping[Any, Any],
     columns: Columns,
     *,
     uri: str,
@@ -409,13 +400,13 @@ def add_row(
     **facts
         Further columns of the image's item.
     """
-    own = cell_of(row, columns["id"])
+    own = row.get(columns.get("id"))
     key = key if own is None or own == "" else str(own)
-    label = _scalar(row, columns["label"], where)
-    text = _scalar(row, columns["split"], where)
+    label = _scalar(row, columns.get("label"), where)
+    text = _scalar(row, columns.get("split"), where)
     chosen = split if text is None or text == "" else str(text)
     parent = items.image(key, uri, label=label, split=chosen, again=True, **facts)
-    value = cell_of(row, columns["caption"])
+    value = row.get(columns.get("caption"))
     captions = value if isinstance(value, list) else [value]
     for caption in (one for one in captions if one is not None):
         if not isinstance(caption, str):
@@ -423,8 +414,8 @@ def add_row(
         items.caption(parent, caption)
 
 
-def _scalar(row: Mapping[str, Any], column: str | None, where: str) -> str | int | None:
-    value = cell_of(row, column)
+def _scalar(row: Mapping[str | None, Any], column: str | None, where: str) -> str | int | None:
+    value = row.get(column)
     if value is None or isinstance(value, str) or type(value) is int:
         return value
     raise ManifestError(
