@@ -24,7 +24,6 @@ import stat
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,37 +43,20 @@ SEPARATOR = "::"
 LOCATOR = r"(?s)^(.+?\.(?:tar|parquet))::(.+)$"
 
 _LOCATOR = re.compile(LOCATOR)
-_CELL = re.compile(r"(.+)#(0|[1-9][0-9]{0,14})")
 
 
-@dataclass(frozen=True)
-class Locator:
-    """A part of a file."""
-
-    file: str
-    """Path of the file below the manifest's root."""
-
-    part: str
-    """Name of the part inside the file."""
-
-    def cell(self) -> tuple[str, int] | None:
-        """Return (column, row) if the part is the cell of a table, else None."""
-        found = _CELL.fullmatch(self.part)
-        return (found[1], int(found[2])) if found else None
-
-
-def parse_locator(uri: str) -> Locator | None:
-    """Return the locator that `uri` is, or None if it is the path of a whole file.
+def parse_locator(uri: str) -> tuple[str, str] | None:
+    """Return the file and the name of the part in it, or None if `uri` names a whole file.
 
     Examples
     --------
     >>> parse_locator("train/00.tar::n01/cat.jpg")
-    Locator(file='train/00.tar', part='n01/cat.jpg')
+    ('train/00.tar', 'n01/cat.jpg')
     >>> parse_locator("images/a::b.jpg") is None
     True
     """
     found = _LOCATOR.match(uri) if SEPARATOR in uri else None
-    return Locator(found[1], found[2]) if found else None
+    return (found[1], found[2]) if found else None
 
 
 def part_uri(file: str, member: str) -> str:
@@ -107,7 +89,7 @@ def path_fault(uri: str) -> str | None:
         return "it holds a NUL or another control character"
     locator = parse_locator(uri)
     if locator is not None:
-        uri = locator.file
+        uri = locator[0]
     if _SCHEME.match(uri):
         return "it is a URL, and items are local files"
     if uri.startswith(("\\\\", "//")):

@@ -147,7 +147,18 @@ def members(file: OpenFile) -> Iterator[tarfile.TarInfo]:
         link, a device, a sparse file or a path that leaves its folder.
     """
     try:
-        yield from _members(file)
+        with tarfile.open(
+            fileobj=file,  # type: ignore[call-overload]
+            mode="r:",
+            encoding="utf-8",
+            errors="strict",
+        ) as tar:
+            for member in tar:
+                tar.members = []  # else the tar keeps them all
+                _check(file, member)
+                if member.isreg():
+                    yield member
+            end = tar.offset
     except (tarfile.TarError, ValueError, OverflowError) as err:
         if isinstance(err, ManifestError):
             raise
@@ -155,23 +166,6 @@ def members(file: OpenFile) -> Iterator[tarfile.TarInfo]:
             f"{file.where} is truncated or no uncompressed tar: {err}. None of its members is "
             "used; fetch it again."
         ) from err
-
-
-def _members(file: OpenFile) -> Iterator[tarfile.TarInfo]:
-    with tarfile.open(
-        fileobj=file,  # type: ignore[call-overload]
-        mode="r:",
-        encoding="utf-8",
-        errors="strict",
-    ) as tar:
-        for member in tar:
-            tar.members = []  # else the tar keeps them all
-            _check(file.where, member)
-            if not 0 <= member.size <= file.size - member.offset_data:
-                _refuse(file.where, f"the member {member.name!r} ends behind the end of the file")
-            if member.isreg():
-                yield member
-        end = tar.offset
     if file.size - end < _BLOCK:
         _refuse(file.where, "it lacks the end mark: it is truncated")
     for start in range(end, file.size, _PIECE):
@@ -185,13 +179,15 @@ def _members(file: OpenFile) -> Iterator[tarfile.TarInfo]:
 _REFUSED = {tarfile.SYMTYPE: "a symbolic link", tarfile.LNKTYPE: "a hard link"}
 
 
-def _check(path: str, member: tarfile.TarInfo) -> None:
+def _check(file: OpenFile, member: tarfile.TarInfo) -> None:
     if not (member.isreg() or member.isdir()) or member.issparse():
         what = _REFUSED.get(member.type, "a sparse file, device, pipe or something unknown")
-        _refuse(path, f"the member {member.name!r} is {what}")
+        _refuse(file.where, f"the member {member.name!r} is {what}")
     fault = path_fault(member.name)
     if fault is not None:
-        _refuse(path, f"the member {member.name!r} has a path that is not used: {fault}")
+        _refuse(file.where, f"the member {member.name!r} has a path that is not used: {fault}")
+    if not 0 <= member.size <= file.size - member.offset_data:
+        _refuse(file.where, f"the member {member.name!r} ends behind the end of the file")
 
 
 def _refuse(path: str, reason: str) -> NoReturn:

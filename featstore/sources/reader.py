@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from bisect import bisect_right
 from collections import deque
@@ -23,7 +24,6 @@ from featstore.errors import (
 from featstore.identity import sha256_hex
 from featstore.manifest_files import (
     SHOWN,
-    Locator,
     check_size,
     item_hashes,
     parse_locator,
@@ -199,6 +199,8 @@ class ParquetCells:
 #: An image file of more bytes than this is not read.
 MAX_ITEM_BYTES = 256 * 2**20
 
+_CELL = re.compile(r"(.+)#(0|[1-9][0-9]{0,14})")
+
 #: Tables that stay open between reads.
 OPEN_TABLES = 4
 
@@ -268,10 +270,10 @@ class ByteReader:
         try:
             if locator is None:
                 data = self._root.read(uri, limit=self._max_bytes)
-            elif locator.file.endswith(".tar"):
-                data = self._read_member(locator, item)
+            elif locator[0].endswith(".tar"):
+                data = self._read_member(*locator, item)
             else:
-                data = self._read_cell(locator)
+                data = self._read_cell(*locator)
         except ItemReadError:
             raise
         except (ManifestError, CorruptStoreError) as err:
@@ -282,26 +284,26 @@ class ByteReader:
             _fail("the file differs from the manifest (its content hash changed); build it again")
         return data
 
-    def _read_member(self, locator: Locator, item: Mapping[str, Any]) -> bytes:
+    def _read_member(self, file: str, part: str, item: Mapping[str, Any]) -> bytes:
         offset, size = item.get("byte_offset"), item.get("byte_size")
         if type(offset) is not int or type(size) is not int or offset < 0 or size < 0:
-            _fail(f"{locator.part!r} of {locator.file!r} has no byte_offset and byte_size.")
-        check_size(locator.part, size, self._max_bytes)
+            _fail(f"{part!r} of {file!r} has no byte_offset and byte_size.")
+        check_size(part, size, self._max_bytes)
         with self._opening:
-            tar = self._tars(locator.file)
+            tar = self._tars(file)
         data = tar.read_at(offset, size)
         if len(data) < size:
-            _fail(f"{locator.file!r} ends inside {locator.part!r}; it is truncated.")
+            _fail(f"{file!r} ends inside {part!r}; it is truncated.")
         return data
 
-    def _read_cell(self, locator: Locator) -> bytes:
-        cell = locator.cell()
+    def _read_cell(self, file: str, part: str) -> bytes:
+        cell = _CELL.fullmatch(part)
         if cell is None:
-            _fail(f"{locator.part!r} of {locator.file!r} is not column#row.")
+            _fail(f"{part!r} of {file!r} is not column#row.")
         with self._opening:
-            table = self._tables(locator.file)
-        data = table.get(*cell)
-        check_size(locator.part, len(data), self._max_bytes)
+            table = self._tables(file)
+        data = table.get(cell[1], int(cell[2]))
+        check_size(part, len(data), self._max_bytes)
         return data
 
 
