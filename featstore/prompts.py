@@ -21,6 +21,7 @@ from featstore.identity import canonical_json, sha256_hex
 from featstore.options import option, with_options
 
 if TYPE_CHECKING:
+    import numpy as np
     import polars as pl
 
     from featstore.store.view import Selection, View
@@ -444,29 +445,27 @@ class PromptChoice:
         """Return the fingerprint of a plan with these prompts; the plan's own without a choice."""
         from data_manifests.plan import fingerprint
 
-        files = [f for f in (self.names_file, self.templates_file, self.descriptions_file) if f]
-        if not (self.variants or self.templates or files):
+        if not self.facts():
             return of_plan
         return fingerprint(
             [
                 of_plan,
                 repr((list(self.variants), list(self.templates))),
-                *(file.read_bytes() for file in files),
+                *(file.read_bytes() for file in self._files().values()),
             ]
         )
 
     def facts(self) -> dict[str, Any]:
         """Return what a manifest records of the choice."""
-        named = {
-            "names_file": self.names_file,
-            "templates_file": self.templates_file,
-            "descriptions_file": self.descriptions_file,
-        }
+        chosen = {"variants": list(self.variants), "templates": list(self.templates)}
         return {
-            **({"variants": list(self.variants)} if self.variants else {}),
-            **({"templates": list(self.templates)} if self.templates else {}),
-            **{key: file.name for key, file in named.items() if file is not None},
+            **{key: names for key, names in chosen.items() if names},
+            **{key: file.name for key, file in self._files().items()},
         }
+
+    def _files(self) -> dict[str, Path]:
+        named = ("names_file", "templates_file", "descriptions_file")
+        return {key: getattr(self, key) for key in named if getattr(self, key) is not None}
 
     def _templates(self, keys: Sequence[str]) -> Sequence[str] | Mapping[str, str]:
         if self.templates_file is not None:
@@ -603,37 +602,42 @@ def class_texts(
             f"{len(lost):,} classes of {view.key} have none of the variants and templates asked "
             f"for (first: {min(lost)!r})."
         )
-    position = {name: index for index, name in enumerate(order.to_list())}
-    index = np.array([position[name] for name in classes.to_list()])
-    data = chosen.normalized().numpy(np.float64)
-    sums = np.zeros((len(order), view.dim))
+    index = classes.replace_strict(order, range(len(order)), return_dtype=pl.Int64).to_numpy()
     of_variant = chosen.items["variant"].fill_null("")
-    alike = of_variant.n_unique() == 1
-    for variant in of_variant.unique(maintain_order=True):
-        rows = np.flatnonzero((of_variant == variant).to_numpy())
-        part = sums if alike else np.zeros_like(sums)
-        np.add.at(part, index[rows], data[rows])
-        if not alike:
-            lengths = np.linalg.norm(part, axis=1, keepdims=True)
-            sums += np.divide(part, lengths, out=part, where=lengths > 0)
-    norms = np.linalg.norm(sums, axis=1, keepdims=True)
-    if not norms.all():
-        raise EmptySelectionError(
-            f"The prompts of class {order[int(np.flatnonzero(norms[:, 0] == 0)[0])]!r} cancel out."
-        )
+    variants = of_variant.unique(maintain_order=True).to_list()
+    numbers = range(len(variants))
+    number = of_variant.replace_strict(variants, numbers, return_dtype=pl.Int64).to_numpy()
+    data = chosen.normalized().numpy(np.float64)
+    both, pair = np.unique(index * len(variants) + number, return_inverse=True)
+    means = _unit_means(data, pair, len(both))
+    if len(variants) > 1:
+        means = _unit_means(means, both // len(variants), len(order))
+    zero = np.flatnonzero(~means.any(axis=1))
+    if zero.size:
+        raise EmptySelectionError(f"The prompts of class {order[int(zero[0])]!r} cancel out.")
     first = np.unique(index, return_index=True)[1]
     items = chosen.items[first].with_columns(pl.col("class_id").alias("item_id"))
-    by = "l2-mean-l2" if alike else "l2-mean-l2 by variant"
+    by = "l2-mean-l2" if len(variants) == 1 else "l2-mean-l2 by variant"
     facts = {"class_texts": chosen.fingerprint, "reduction": by}
     return replace(
         chosen,
-        source=MemoryRows((sums / norms).astype(np.float32)),
+        source=MemoryRows(means.astype(np.float32)),
         rows=np.arange(len(order)),
         table=ItemTable(None, items),
         revision_id=sha256_hex(canonical_json(facts)),
         unit=False,
         origin=None,
     )
+
+
+def _unit_means(rows: np.ndarray, group: np.ndarray, n_groups: int) -> np.ndarray:
+    """Return the mean row of each group, of length 1; 0 where the rows of one cancel out."""
+    import numpy as np
+
+    sums = np.zeros((n_groups, rows.shape[1]))
+    np.add.at(sums, group, rows)
+    lengths = np.linalg.norm(sums, axis=1, keepdims=True)
+    return np.divide(sums, lengths, out=sums, where=lengths > 0)
 
 
 def _require(view: Selection, column: str, wanted: Sequence[str]) -> None:

@@ -106,8 +106,7 @@ def read_plan(
     if place is None:
         raise usage_error("Missing argument 'MANIFEST': items and names of classes come from one.")
     if label_file is None:
-        # A rank looks for the files of its own blocks.
-        source = read_manifest(place, unchecked=given["shard"] is not None)
+        source = read_manifest(place)
     elif set(kinds) - {_HEAD}:
         raise usage_error(f"{place} lists the classes of a head; items come from a manifest.")
     if not given["encoder"]:

@@ -399,7 +399,6 @@ def extract_rank(job: Job, place: Rank) -> list[ExtractResult]:
     Parameters
     ----------
     job : Job
-        Of a manifest that was read `unchecked`, if it is large: each rank looks for its own files.
     place : Rank
 
     Returns

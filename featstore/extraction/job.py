@@ -244,7 +244,7 @@ def _run_pass(job: Job, sets: list[Target], reader: ByteReader) -> dict[str, Ext
         accepted=job.accepted,
         clock=clock,
     ) as preparation:
-        outputs = encode_blocks(_tasks(job, sets), preparation, on_failure=limit.add, on_rows=count)
+        outputs = encode_blocks(_tasks(sets), preparation, on_failure=limit.add, on_rows=count)
         for output in outputs:
             for number, one in enumerate(sets):
                 if output.number not in one.pending:
@@ -262,11 +262,10 @@ def _run_pass(job: Job, sets: list[Target], reader: ByteReader) -> dict[str, Ext
     return results
 
 
-def _tasks(job: Job, sets: Sequence[Target]) -> Iterator[BlockTask]:
+def _tasks(sets: Sequence[Target]) -> Iterator[BlockTask]:
     """Yield every block that some set lacks."""
     for block in sorted(frozenset().union(*(one.pending for one in sets))):
         items = sets[0].writer.items[sets[0].writer.layout.block_slice(block)]
-        job.source.check_files(items)
         yield BlockTask(block, items, [one.needed(block) for one in sets])
 
 
@@ -294,7 +293,6 @@ def draw_thumbnails(job: Job, *, skip: Collection[str], side: int = 96) -> None:
     directory = job.folder / job.dataset / job.kind
     have = read_thumbnails(directory)
     left = job.items.filter(~pl.col("item_id").is_in([*have, *skip]))
-    job.source.check_files(left)
     small: dict[str, bytes] = {}
 
     def draw(item: Mapping[str, Any]) -> None:

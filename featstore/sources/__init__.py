@@ -29,7 +29,13 @@ from featstore.errors import (
     RemoteStoreError,
     UnreachableError,
 )
-from featstore.manifest_files import open_plain, parse_locator, path_fault
+from featstore.manifest_files import (
+    open_plain,
+    parse_locator,
+    path_fault,
+    read_inside,
+    resolve_inside,
+)
 from featstore.remote import Objects, open_objects
 
 #: Before a colon, at least two letters: one is a drive.
@@ -94,19 +100,12 @@ def files_below(root: Path, wanted: Callable[[str], bool]) -> list[str]:
     ManifestError
         If a name is not UTF-8 or looks like a locator.
     """
-    found = []
+    from data_manifests import copies  # it loads polars, which decoding processes do without
 
     def refuse(err: OSError) -> None:
         raise err
 
-    for at, folders, names in os.walk(root, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        base = Path(at).relative_to(root).as_posix()
-        found += [
-            name if base == "." else f"{base}/{name}"
-            for name in names
-            if not name.startswith(".") and wanted(name)
-        ]
+    found = copies.files_below(root, wanted, on_error=refuse)
     for path in found:
         try:
             path.encode("utf-8")
@@ -118,7 +117,7 @@ def files_below(root: Path, wanted: Callable[[str], bool]) -> list[str]:
             raise ManifestError(
                 f"The file name {path!r} below {root} looks like a part of a file. Rename it."
             )
-    return sorted(found)
+    return found
 
 
 def decode_text(data: bytes, *, where: str) -> str:
@@ -322,12 +321,11 @@ class Folder:
 
     def open(self, name: str) -> OpenFile:
         """Open a regular file."""
-        return LocalFile(self.path / name)
+        return LocalFile(resolve_inside(self.path, name))
 
     def read(self, name: str, *, limit: int) -> bytes:
         """Return a whole file."""
-        with open_plain(self.path / name) as file:
-            return file.read(check_size(name, os.fstat(file.fileno()).st_size, limit))
+        return read_inside(self.path, name, limit=limit)
 
 
 class Remote:
@@ -372,13 +370,6 @@ def read_small(root: Root, name: str, *, limit: int) -> bytes | None:
         raise
     except (FileNotFoundError, RemoteStoreError):
         return None
-
-
-def check_size(what: str, size: int, limit: int) -> int:
-    """Return `size`; ManifestError if a file has more bytes than are read."""
-    if size > limit:
-        raise ManifestError(f"{what!r} has {size:,} bytes; at most {limit:,} are read.")
-    return size
 
 
 def _check_name(name: str) -> None:

@@ -6,7 +6,6 @@ import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
@@ -15,14 +14,12 @@ from featstore.errors import (
     ManifestError,
 )
 from featstore.identity import sha256_hex
-from featstore.manifest_files import part_uri, path_fault
+from featstore.manifest_files import check_size, part_uri, path_fault, read_inside
 from featstore.prompts import TEMPLATES, template_ids
 from featstore.sources import (
     PARQUET,
-    Folder,
     OpenFile,
     Root,
-    check_size,
     decode_text,
     files_below,
     folder,
@@ -34,6 +31,7 @@ from featstore.sources.reader import (
     PATH_ROWS,
     ParquetCells,
     arrow,
+    only_field,
 )
 from featstore.sources.tables import (
     IMAGE_SUFFIXES,
@@ -49,7 +47,6 @@ from featstore.sources.tables import (
     parse_json,
     split_folder,
     split_name,
-    used,
 )
 
 
@@ -122,16 +119,12 @@ def read_captions(request: Request) -> Found:
         text = root / f"{stem}.txt"
         if not text.is_file():
             continue
-        if not text.resolve().is_relative_to(root):
-            raise ManifestError(
-                f"The captions {text} are a link that leads out of {root}. They were not read."
-            )
         if stem in owner:
             raise ManifestError(
                 f"The captions {stem}.txt belong to both {owner[stem]!r} and {path!r}. Rename one."
             )
         owner[stem] = path
-        data = Folder(root).read(f"{stem}.txt", limit=MAX_TEXT_BYTES)
+        data = read_inside(root, f"{stem}.txt", limit=MAX_TEXT_BYTES)
         for line in decode_text(data, where=str(text)).splitlines():
             items.caption(parent, line)
     return items.found(root)
@@ -141,21 +134,7 @@ _BLOCK = 512
 _PIECE = 2**20
 
 
-@dataclass(frozen=True)
-class Member:
-    """A regular file inside a tar."""
-
-    name: str
-    """Its path inside the tar."""
-
-    offset: int
-    """Byte of the tar at which its content begins."""
-
-    size: int
-    """Bytes of its content."""
-
-
-def members(file: OpenFile) -> Iterator[Member]:
+def members(file: OpenFile) -> Iterator[tarfile.TarInfo]:
     """Yield the regular files of an uncompressed tar, in order.
 
     Folders are passed over. The tar is believed as a whole or not at all: it is an error
@@ -168,7 +147,18 @@ def members(file: OpenFile) -> Iterator[Member]:
         link, a device, a sparse file or a path that leaves its folder.
     """
     try:
-        yield from _members(file)
+        with tarfile.open(
+            fileobj=file,  # type: ignore[call-overload]
+            mode="r:",
+            encoding="utf-8",
+            errors="strict",
+        ) as tar:
+            for member in tar:
+                tar.members = []  # else the tar keeps them all
+                _check(file, member)
+                if member.isreg():
+                    yield member
+            end = tar.offset
     except (tarfile.TarError, ValueError, OverflowError) as err:
         if isinstance(err, ManifestError):
             raise
@@ -176,23 +166,6 @@ def members(file: OpenFile) -> Iterator[Member]:
             f"{file.where} is truncated or no uncompressed tar: {err}. None of its members is "
             "used; fetch it again."
         ) from err
-
-
-def _members(file: OpenFile) -> Iterator[Member]:
-    with tarfile.open(
-        fileobj=file,  # type: ignore[call-overload]
-        mode="r:",
-        encoding="utf-8",
-        errors="strict",
-    ) as tar:
-        for member in tar:
-            tar.members = []  # else the tar keeps them all
-            _check(file.where, member)
-            if not 0 <= member.size <= file.size - member.offset_data:
-                _refuse(file.where, f"the member {member.name!r} ends behind the end of the file")
-            if member.isreg():
-                yield Member(member.name, member.offset_data, member.size)
-        end = tar.offset
     if file.size - end < _BLOCK:
         _refuse(file.where, "it lacks the end mark: it is truncated")
     for start in range(end, file.size, _PIECE):
@@ -202,17 +175,19 @@ def _members(file: OpenFile) -> Iterator[Member]:
             _refuse(file.where, f"it has {what}, behind byte {start:,}")
 
 
-def _check(path: str, member: tarfile.TarInfo) -> None:
+#: What a member may be that is refused.
+_REFUSED = {tarfile.SYMTYPE: "a symbolic link", tarfile.LNKTYPE: "a hard link"}
+
+
+def _check(file: OpenFile, member: tarfile.TarInfo) -> None:
     if not (member.isreg() or member.isdir()) or member.issparse():
-        what = "a sparse file"
-        if member.issym() or member.islnk():
-            what = f"a {'symbolic' if member.issym() else 'hard'} link to {member.linkname!r}"
-        elif not member.isreg():
-            what = "a device, pipe or something unknown"
-        _refuse(path, f"the member {member.name!r} is {what}")
+        what = _REFUSED.get(member.type, "a sparse file, device, pipe or something unknown")
+        _refuse(file.where, f"the member {member.name!r} is {what}")
     fault = path_fault(member.name)
     if fault is not None:
-        _refuse(path, f"the member {member.name!r} has a path that is not used: {fault}")
+        _refuse(file.where, f"the member {member.name!r} has a path that is not used: {fault}")
+    if not 0 <= member.size <= file.size - member.offset_data:
+        _refuse(file.where, f"the member {member.name!r} ends behind the end of the file")
 
 
 def _refuse(path: str, reason: str) -> NoReturn:
@@ -251,7 +226,7 @@ def read_webdataset(request: Request) -> Found:
     root, files = locate(request.location, ".tar")
     items = ItemCollector(request.dataset, _lines(root, CLASS_NAMES_FILE), _templates(root))
     for file in files:
-        samples: dict[str, dict[str, _Part]] = {}
+        samples: dict[str, _Parts] = {}
         with closing(root.open(file)) as tar:
             for member in members(tar):
                 _sort_in(samples, member, tar)
@@ -263,16 +238,11 @@ def read_webdataset(request: Request) -> Found:
     return items.found(root.place)
 
 
-@dataclass(frozen=True)
-class _Part:
-    """A member of a sample: an image by its sha256, a text by its bytes."""
-
-    member: Member
-    sha256: str
-    data: bytes
+#: The members of a sample by role: an image with its sha256, a text with what it says.
+_Parts = dict[str, tuple[tarfile.TarInfo, str]]
 
 
-def _sort_in(samples: dict[str, dict[str, _Part]], member: Member, tar: OpenFile) -> None:
+def _sort_in(samples: dict[str, _Parts], member: tarfile.TarInfo, tar: OpenFile) -> None:
     found = _NAME.fullmatch(member.name.removeprefix("./"))
     suffix = found[2].lower() if found else ""
     if found is None or suffix not in _IMAGES | _TEXTS:
@@ -281,48 +251,41 @@ def _sort_in(samples: dict[str, dict[str, _Part]], member: Member, tar: OpenFile
     role = "image" if suffix in _IMAGES else suffix
     if role in parts:
         raise ManifestError(
-            f"The key {found[1]!r} is repeated in {tar.where}: members "
-            f"{parts[role].member.name!r} and {member.name!r}. A sample has one {role}."
+            f"The key {found[1]!r} is repeated in {tar.where}: members {parts[role][0].name!r} "
+            f"and {member.name!r}. A sample has one {role}."
         )
-    limit = MAX_ITEM_BYTES if role == "image" else MAX_RECORD_BYTES
-    check_size(part_uri(tar.where, member.name), member.size, limit)
-    data = tar.read_at(member.offset, member.size)
-    parts[role] = _Part(member, sha256_hex(data), b"" if role == "image" else data)
+    where = part_uri(tar.where, member.name)
+    check_size(where, member.size, MAX_ITEM_BYTES if role == "image" else MAX_RECORD_BYTES)
+    data = tar.read_at(member.offset_data, member.size)
+    text = sha256_hex(data) if role == "image" else decode_text(data, where=where).strip()
+    parts[role] = member, text
 
 
-def _add(
-    items: ItemCollector, file: str, key: str, parts: dict[str, _Part], split: str | None
-) -> None:
-    image = parts.get("image")
-    if image is None:
+def _add(items: ItemCollector, file: str, key: str, parts: _Parts, split: str | None) -> None:
+    if "image" not in parts:
         return
-    document, label, caption = (_text(file, parts.get(role)) for role in ("json", "cls", "txt"))
-    where = f"The JSON beside {part_uri(file, image.member.name)}"
-    facts = parse_json((document or "{}").encode(), where=where)
+    member, digest = parts["image"]
+    uri = part_uri(file, member.name)
+    texts = {role: text for role, (_, text) in parts.items()}
+    where = f"The JSON beside {uri}"
+    facts = parse_json(texts.get("json", "{}").encode(), where=where)
     if not isinstance(facts, dict):
         raise ManifestError(f"{where} is not a JSON object, so it has no caption or label.")
-    known = [facts.get(name) for name in ("label", "class", "cls")]
+    known = [texts.get("cls") or None, *(facts.get(name) for name in ("label", "class", "cls"))]
     stated = [value for value in known if isinstance(value, str) or type(value) is int]
     parent = items.image(
         key,
-        part_uri(file, image.member.name),
-        label=label or next(iter(stated), None),
+        uri,
+        label=next(iter(stated), None),
         split=split,
-        content_sha256=image.sha256,
-        byte_offset=image.member.offset,
-        byte_size=image.member.size,
+        content_sha256=digest,
+        byte_offset=member.offset_data,
+        byte_size=member.size,
     )
     given = facts.get("caption")
-    written = [caption, *(given if isinstance(given, list) else [given])]
-    for text in dict.fromkeys(one.strip() for one in written if isinstance(one, str) and one):
+    written = [texts.get("txt"), *(given if isinstance(given, list) else [given])]
+    for text in dict.fromkeys(one.strip() for one in written if isinstance(one, str)):
         items.caption(parent, text)
-
-
-def _text(file: str, part: _Part | None) -> str:
-    if part is None:
-        return ""
-    where = part_uri(file, part.member.name)
-    return decode_text(part.data, where=where).strip()
 
 
 def _lines(root: Root, name: str) -> list[str] | None:
@@ -345,7 +308,7 @@ _SHARD = re.compile(r"([A-Za-z_]+)-\d+-of-\d+(?:-\w+)?")
 
 
 def _placed(table: ParquetCells, names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, row in table.rows(names, at_once=PATH_ROWS):
+    for number, row in enumerate(table.rows(names, at_once=PATH_ROWS)):
         yield f"{table.where}, row {number:,}", row
 
 
@@ -384,21 +347,21 @@ def _add_images(
     images = [name for name in names if features.get(name, {}).get("_type") == "Image"]
     first = images if len(images) == 1 else ()
     columns = choose_columns(names, request, table.where, first=first)
-    items.use_label_names(features.get(columns["label"] or "", {}).get("names"), table.where)
-    image = columns["image"] or ""  # it is there: it is what is needed
+    items.use_label_names(features.get(columns.get("label", ""), {}).get("names"), table.where)
+    image = columns["image"]
     cell = _bytes_column(table.schema, image)
     if cell is None and isinstance(root.place, Path):
         place = image_root(request, root.place / "table")
-        list_paths(items, partial(_placed, table), columns, place, split=split)
+        list_paths(items, _placed(table, [*columns.values()]), columns, place, split=split)
         return place
     if cell is None:
         raise ManifestError(
             f"The column {image!r} of {table.where} holds paths. Put the images "
             "into the table, or read the table from the folder that they lie in."
         )
-    others = [name for name in used(columns) if name != image]
-    for number, row in table.rows([cell, *others]):
-        where, data = f"{file}, row {number:,}", row.pop(cell)
+    others = [name for name in columns.values() if name != image]
+    for number, row in enumerate(table.rows([cell, *others])):
+        where, data = f"{file}, row {number:,}", only_field(row.pop(image))
         if not isinstance(data, bytes):
             raise ManifestError(
                 f"{where} has no bytes in {cell!r}. Leave such rows out, or embed the files."

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from itertools import accumulate
@@ -23,10 +24,9 @@ from featstore.errors import (
 from featstore.identity import sha256_hex
 from featstore.manifest_files import (
     SHOWN,
-    Locator,
+    check_size,
     item_hashes,
     parse_locator,
-    path_fault,
 )
 from featstore.sources import (
     BLOCK,
@@ -35,7 +35,6 @@ from featstore.sources import (
     OpenFile,
     Remote,
     Root,
-    check_size,
 )
 
 if TYPE_CHECKING:
@@ -69,23 +68,9 @@ def _reading(where: str, error: type[FeatstoreError] = ManifestError) -> Iterato
         ) from err
 
 
-def _column_cells(batch: Any, column: str) -> list[Any]:
-    """Return the values of a column, or with ``a.b`` of the field b of the structs in a."""
-    if column in batch.schema.names:
-        return list(batch.column(column).to_pylist())
-    name, _, field = column.rpartition(".")
-    values = batch.column(name).to_pylist()
-    return [None if value is None else value[field] for value in values]
-
-
-def _numbered(batches: Iterable[Any], names: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield number and values of each row."""
-    number = 0
-    for batch in batches:
-        columns = {name: _column_cells(batch, name) for name in names}
-        for at in range(batch.num_rows):
-            yield number, {name: values[at] for name, values in columns.items()}
-            number += 1
+def only_field(value: Any) -> Any:
+    """Return a cell, or where it is a struct of which one field is read, that field."""
+    return next(iter(value.values()), None) if isinstance(value, dict) else value
 
 
 #: Rows that are unpacked at once: few, because a dictionary can make each of them large, ...
@@ -146,13 +131,11 @@ class ParquetCells:
         self._cells: deque[bytes] = deque()
         self._batches: Iterator[Any] = iter(())
 
-    def rows(
-        self, names: Sequence[str], *, at_once: int = BATCH_ROWS
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield number and values of each row, so many unpacked at once."""
+    def rows(self, names: Sequence[str], *, at_once: int = BATCH_ROWS) -> Iterator[dict[str, Any]]:
+        """Yield the values of each row, so many unpacked at once; of ``a.b`` a struct a of b."""
         with _reading(self.where):
-            batches = self._file.iter_batches(at_once, columns=[*names], use_threads=False)
-            yield from _numbered(batches, names)
+            for batch in self._file.iter_batches(at_once, columns=[*names], use_threads=False):
+                yield from batch.to_pylist()
 
     def get(self, column: str, row: int) -> bytes:
         """Return the bytes in one row of a column, such as ``image.bytes``.
@@ -204,7 +187,7 @@ class ParquetCells:
             batch = next(self._batches)
         except StopIteration as err:
             raise ValueError("it has fewer rows than it says") from err
-        cells = _column_cells(batch, self._column)
+        cells = map(only_field, batch.column(0).to_pylist())
         new = [cell if isinstance(cell, bytes) else b"" for cell in cells]
         self._cells.extend(new)
         self._held += sum(map(len, new))
@@ -215,6 +198,8 @@ class ParquetCells:
 
 #: An image file of more bytes than this is not read.
 MAX_ITEM_BYTES = 256 * 2**20
+
+_CELL = re.compile(r"(.+)#(0|[1-9][0-9]{0,14})")
 
 #: Tables that stay open between reads.
 OPEN_TABLES = 4
@@ -274,9 +259,8 @@ class ByteReader:
             If they cannot be read, or their sha256 is not the item's. Also an OSError.
         """
         uri = item.get("uri")
-        if not isinstance(uri, str) or (fault := path_fault(uri)) is not None:
-            what = "has no uri" if not isinstance(uri, str) else f"has the uri {uri!r}: {fault}"
-            _fail(f"The item {item.get('item_id')!r} {what}.")
+        if not isinstance(uri, str):
+            _fail(f"The item {item.get('item_id')!r} has no uri.")
         locator = parse_locator(uri)
         digest = item.get("content_sha256")
         far = isinstance(self._root.place, Address)
@@ -286,10 +270,10 @@ class ByteReader:
         try:
             if locator is None:
                 data = self._root.read(uri, limit=self._max_bytes)
-            elif locator.file.endswith(".tar"):
-                data = self._read_member(locator, item)
+            elif locator[0].endswith(".tar"):
+                data = self._read_member(*locator, item)
             else:
-                data = self._read_cell(locator)
+                data = self._read_cell(*locator)
         except ItemReadError:
             raise
         except (ManifestError, CorruptStoreError) as err:
@@ -300,26 +284,26 @@ class ByteReader:
             _fail("the file differs from the manifest (its content hash changed); build it again")
         return data
 
-    def _read_member(self, locator: Locator, item: Mapping[str, Any]) -> bytes:
+    def _read_member(self, file: str, part: str, item: Mapping[str, Any]) -> bytes:
         offset, size = item.get("byte_offset"), item.get("byte_size")
         if type(offset) is not int or type(size) is not int or offset < 0 or size < 0:
-            _fail(f"{locator.part!r} of {locator.file!r} has no byte_offset and byte_size.")
-        check_size(locator.part, size, self._max_bytes)
+            _fail(f"{part!r} of {file!r} has no byte_offset and byte_size.")
+        check_size(part, size, self._max_bytes)
         with self._opening:
-            tar = self._tars(locator.file)
+            tar = self._tars(file)
         data = tar.read_at(offset, size)
         if len(data) < size:
-            _fail(f"{locator.file!r} ends inside {locator.part!r}; it is truncated.")
+            _fail(f"{file!r} ends inside {part!r}; it is truncated.")
         return data
 
-    def _read_cell(self, locator: Locator) -> bytes:
-        cell = locator.cell()
+    def _read_cell(self, file: str, part: str) -> bytes:
+        cell = _CELL.fullmatch(part)
         if cell is None:
-            _fail(f"{locator.part!r} of {locator.file!r} is not column#row.")
+            _fail(f"{part!r} of {file!r} is not column#row.")
         with self._opening:
-            table = self._tables(locator.file)
-        data = table.get(*cell)
-        check_size(locator.part, len(data), self._max_bytes)
+            table = self._tables(file)
+        data = table.get(cell[1], int(cell[2]))
+        check_size(part, len(data), self._max_bytes)
         return data
 
 

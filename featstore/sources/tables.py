@@ -266,8 +266,8 @@ class Request:
     """Options of the source, all of them known to it."""
 
 
-#: What yields the rows of a table, each with its place, from the columns that are read.
-Rows = Callable[[Sequence[str]], Iterator[tuple[str, dict[str, Any]]]]
+#: The rows of a table, each with its place.
+Rows = Iterator[tuple[str, dict[str, Any]]]
 
 #: Role -> names of columns, the first that exists is taken. An option of the role's name chooses.
 ROLES: dict[str, tuple[str, ...]] = {
@@ -289,18 +289,8 @@ COLUMN_OPTIONS: dict[str, str] = {
 }
 
 
-#: The column of each role; None where there is none.
-Columns = dict[str, str | None]
-
-
-def used(columns: Columns) -> list[str]:
-    """Return the columns that are read, each once."""
-    return list(dict.fromkeys(name for name in columns.values() if name is not None))
-
-
-def cell_of(row: Mapping[str, Any], column: str | None) -> Any:
-    """Return the value of a column, whose name may be empty; None where there is no column."""
-    return None if column is None else row.get(column)
+#: The column of each role that has one.
+Columns = dict[str, str]
 
 
 def choose_columns(
@@ -330,8 +320,9 @@ def choose_columns(
                 unknown_name("column", given, names, where=f"(option {role}) in {where}")
             )
         likely = (*first, *usual) if role == "image" else usual
-        chosen[role] = given or next((name for name in likely if name in names), None)
-    if chosen["image"] is None:
+        found = next((name for name in (given, *likely) if name in names), None)
+        chosen |= {} if found is None else {role: found}
+    if "image" not in chosen:
         raise ManifestError(
             f"{where} has no column of images: none of {', '.join(ROLES['image'])}. It has: "
             f"{listed(names, shown=LISTED)}. Choose one with the option image."
@@ -372,14 +363,14 @@ def list_paths(
     items: ItemCollector, rows: Rows, columns: Columns, root: Path, *, split: str | None = None
 ) -> None:
     """Add the images at the paths of a table, relative to `root`; see `add_row`."""
-    for where, row in rows(used(columns)):
-        uri = relative_uri(cell_of(row, columns["image"]), root, where)
+    for where, row in rows:
+        uri = relative_uri(row.get(columns["image"]), root, where)
         add_row(items, row, columns, uri=uri, key=uri, where=where, split=split)
 
 
 def add_row(
     items: ItemCollector,
-    row: Mapping[str, Any],
+    row: Mapping[Any, Any],
     columns: Columns,
     *,
     uri: str,
@@ -409,13 +400,13 @@ def add_row(
     **facts
         Further columns of the image's item.
     """
-    own = cell_of(row, columns["id"])
+    own = row.get(columns.get("id"))
     key = key if own is None or own == "" else str(own)
-    label = _scalar(row, columns["label"], where)
-    text = _scalar(row, columns["split"], where)
+    label = _scalar(row, columns.get("label"), where)
+    text = _scalar(row, columns.get("split"), where)
     chosen = split if text is None or text == "" else str(text)
     parent = items.image(key, uri, label=label, split=chosen, again=True, **facts)
-    value = cell_of(row, columns["caption"])
+    value = row.get(columns.get("caption"))
     captions = value if isinstance(value, list) else [value]
     for caption in (one for one in captions if one is not None):
         if not isinstance(caption, str):
@@ -423,8 +414,8 @@ def add_row(
         items.caption(parent, caption)
 
 
-def _scalar(row: Mapping[str, Any], column: str | None, where: str) -> str | int | None:
-    value = cell_of(row, column)
+def _scalar(row: Mapping[str | None, Any], column: str | None, where: str) -> str | int | None:
+    value = row.get(column)
     if value is None or isinstance(value, str) or type(value) is int:
         return value
     raise ManifestError(
@@ -468,40 +459,30 @@ def read_table(form: str, request: Request) -> Found:
         If the file is not of this form, or a row has no path below the folder of the images.
     """
     path = local_path(request.location)
-    names, rows = FORMS[form](path)
+    # Objects need not have the same fields, so all are read twice.
+    names = list(dict.fromkeys(name for _, row in FORMS[form](path) for name in row))
     root = image_root(request, path)
     items = ItemCollector(request.dataset)
-    list_paths(items, rows, choose_columns(names, request, str(path)), root)
+    list_paths(items, FORMS[form](path), choose_columns(names, request, str(path)), root)
     return items.found(root)
 
 
-def _delimited(delimiter: str, path: Path) -> tuple[Sequence[str], Rows]:
-    rows = _rows(path, delimiter)
-    header = next(rows, (0, []))[1]
-    if len(set(header)) != len(header):
-        raise ManifestError(f"{path} names a column twice: {listed(header, shown=LISTED)}.")
-
-    def checked(_: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-        for line, fields in rows:
-            where = f"{path}, line {line:,}"
-            if fields and len(fields) != len(header):
-                raise ManifestError(
-                    f"{where} has {len(fields)} fields; the header has {len(header)}. Quote or "
-                    "fix it."
-                )
-            if fields:
-                yield where, dict(zip(header, fields, strict=True))
-
-    return header, checked
-
-
-def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def _delimited(delimiter: str, path: Path) -> Rows:
     try:
         with open_plain(path) as file:
             text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-            reader = csv.reader(text, delimiter=delimiter, strict=True)
-            for fields in reader:
-                yield reader.line_num, fields
+            reader = csv.DictReader(text, delimiter=delimiter, strict=True)
+            header = list(reader.fieldnames or ())
+            if len(set(header)) != len(header):
+                raise ManifestError(f"{path} names a column twice: {listed(header, shown=LISTED)}.")
+            for row in reader:
+                where = f"{path}, line {reader.line_num:,}"
+                if None in row or None in row.values():
+                    raise ManifestError(
+                        f"{where} has more or fewer fields than the {len(header)} of the header. "
+                        "Quote or fix it."
+                    )
+                yield where, row
     except UnicodeDecodeError as err:
         raise ManifestError(
             f"{path} is not UTF-8: {err.reason}. Convert it, e.g. with iconv."
@@ -510,13 +491,7 @@ def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
         raise ManifestError(f"{path}, line {reader.line_num:,}, cannot be read: {err}.") from err
 
 
-def _json_lines(path: Path) -> tuple[Sequence[str], Rows]:
-    """Objects need not have the same fields, so they are read twice."""
-    names = dict.fromkeys(name for _, row in _objects(path) for name in row)
-    return list(names), lambda _: _objects(path)
-
-
-def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _objects(path: Path) -> Rows:
     with open_plain(path) as file:
         lines = iter(lambda: file.readline(MAX_RECORD_BYTES + 1), b"")
         for number, line in enumerate(lines, start=1):
@@ -529,11 +504,11 @@ def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield where, row
 
 
-#: What opens a text file of each form: its columns, and what yields its rows.
-FORMS: dict[str, Callable[[Path], tuple[Sequence[str], Rows]]] = {
+#: What yields the rows of a text file of each form.
+FORMS: dict[str, Callable[[Path], Rows]] = {
     "csv": partial(_delimited, ","),
     "tsv": partial(_delimited, "\t"),
-    "jsonl": _json_lines,
+    "jsonl": _objects,
 }
 
 read_csv, read_tsv, read_jsonl = (partial(read_table, form) for form in ("csv", "tsv", "jsonl"))

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import random
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +26,7 @@ from featstore.errors import (
 )
 from featstore.remote import Objects, Pace
 from featstore.sources import RemoteFile
-from featstore.sources.reader import check_bytes, open_reader
+from featstore.sources.reader import check_bytes
 from tests.featstore.extraction.conftest import SPACE, MeanColour
 from tests.featstore.remote.buckets import environment, make_bucket, plain_store
 from tests.featstore.remote.hub_server import COMMIT, CONVERTED, hub_server
@@ -145,32 +143,6 @@ def test_a_tar_that_changed_since_costs_its_items_and_no_others(make, shards, se
     assert all("differs from the manifest" in why for why in done.failures.values())
     lost = [row for row in far.items("image").to_dicts() if row["item_id"] in done.failures]
     assert {row["uri"].partition("::")[0] for row in lost} == {"001.tar"}
-
-
-def test_no_damage_on_the_way_is_ever_returned(make, served):
-    far = make("webdataset", f"{served.url}/{PATTERN}")
-    rng = random.Random(0)
-
-    def damage(path: str, number: int, answer: Answer) -> Answer | None:
-        body = bytearray(answer.body)
-        for _ in range(rng.choice([0, 0, 1, 3])):
-            body[rng.randrange(len(body))] ^= 1 << rng.randrange(8)
-        cut = rng.choice([None, None, rng.randrange(len(body) + 1)])
-        status = rng.choice([200, 206, 206, 206, 206, 503])
-        return Answer(status if answer.status == 206 else answer.status, answer.headers,
-                      bytes(body), cut)  # fmt: skip
-
-    served.harm = damage
-    outcomes = Counter[str]()
-    for _ in range(20):
-        with open_reader(far) as reader:
-            for row, right in zip(far.items("image").to_dicts(), PICTURES, strict=True):
-                try:
-                    assert reader.read(row) == right
-                    outcomes["right"] += 1
-                except OSError:
-                    outcomes["failed"] += 1
-    assert min(outcomes["right"], outcomes["failed"]) > 20
 
 
 # ---- a file read by ranges -----------------------------------------------------------------

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from featstore.errors import ItemReadError, ManifestError
 from featstore.sources import Folder
-from featstore.sources.pictures import Member, members
+from featstore.sources.pictures import members
 from featstore.sources.reader import ByteReader, check_bytes
 from tests.featstore.sources.conftest import rows_of
 from tests.small_files import picture, write, write_tar
@@ -210,7 +210,7 @@ def test_absolute_paths_must_lie_below_the_root(make, root, tmp_path):
 @pytest.mark.parametrize(
     ("content", "match"),
     [
-        ("path,caption\nimg/0.png\n", r"x\.csv, line 2 has 1 fields; the header has 2"),
+        ("path,caption\nimg/0.png\n", r"x\.csv, line 2 has more or fewer fields than the 2 of"),
         ('path,caption\nimg/0.png,"open\n', r"line \d, cannot be read: unexpected end of data"),
         (b"path,caption\nimg/0.png,abc\xe9\n", "not UTF-8"),
         ("path\n../secret.png\n", "climbs out"),
@@ -218,11 +218,11 @@ def test_absolute_paths_must_lie_below_the_root(make, root, tmp_path):
         ("path\nhttp://example.org/a.png\n", "is a URL"),
         ("path\nimg/\0.png\n", "control character"),
         ("path\n \n", "no path of an image"),
-        ("path\nimg/gone.png\n", "there is no such file"),
+        ("path\nimg/gone.png\n", "gone.png: No such file"),
         ("path,label\nimg/0.png,a\nimg/0.png,b\n", r"'img/0\.png' is repeated: file, label"),
         ("path,path\nimg/0.png,x\n", "names a column twice"),
         ("picture\nimg/0.png\n", "no column of images.*It has: 'picture'"),
-        ("path,caption\n", "holds no image"),
+        ("path,caption\n", "no column of images"),
         ("", "no column of images"),
         ("path,caption\nimg/0.png,a\0b\n", "NUL"),
         ("path,caption\nimg/0.png," + "x" * 200_000 + "\n", "field larger than field limit"),
@@ -265,7 +265,7 @@ def test_a_field_that_the_first_object_lacks_is_not_lost(make, root):
 # ---- Webdataset tars, read with an index; hostile ones are refused whole --------------------
 
 
-def index_tar(path) -> list[Member]:
+def index_tar(path) -> list[tarfile.TarInfo]:
     with closing(Folder(path.parent).open(path.name)) as file:
         return list(members(file))
 
@@ -352,7 +352,7 @@ def test_captions_and_labels_of_text_and_json(make, tmp_path):
 def test_the_index_agrees_with_tarfiles_own_extraction(tmp_path_factory, members, fmt):
     path = write_tar(tmp_path_factory.mktemp("tar") / "x.tar", members, fmt=fmt)
     data = path.read_bytes()
-    found = {m.name: data[m.offset : m.offset + m.size] for m in index_tar(path)}
+    found = {m.name: data[m.offset_data : m.offset_data + m.size] for m in index_tar(path)}
     with tarfile.open(path) as tar:
         assert found == {m.name: tar.extractfile(m).read() for m in tar}
     assert found == dict(members)
@@ -367,9 +367,9 @@ GOOD = ("ok.jpg", b"fine")
         ([GOOD, ("../x.jpg", b"1")], r"'\.\./x\.jpg' .*climbs out"),
         ([GOOD, ("/etc/x.jpg", b"1")], "absolute"),
         ([GOOD, ("a\nb.jpg", b"1")], "control"),
-        ([GOOD, link(tarfile.SYMTYPE)], "a symbolic link to '/etc/passwd'"),
-        ([GOOD, link(tarfile.LNKTYPE, target="ok.jpg")], "a hard link to 'ok.jpg'"),
-        ([GOOD, link(tarfile.FIFOTYPE)], "a device, pipe"),
+        ([GOOD, link(tarfile.SYMTYPE)], "'x.jpg' is a symbolic link"),
+        ([GOOD, link(tarfile.LNKTYPE, target="ok.jpg")], "'x.jpg' is a hard link"),
+        ([GOOD, link(tarfile.FIFOTYPE)], "a sparse file, device, pipe"),
         ([GOOD, GOOD], "'ok' is repeated .*'ok.jpg' and 'ok.jpg'"),
         ([GOOD, ("ok.JPG", b"1")], "'ok.jpg' and 'ok.JPG'"),
         ([GOOD, ("ok.txt", b"abc\xe9")], "ok.txt is not UTF-8"),
@@ -460,9 +460,10 @@ HASH = "0" * 64
     ("item", "match"),
     [
         ({"uri": None}, "has no uri"),
-        ({"uri": "../x.tar::a", "content_sha256": HASH}, "climbs out"),
-        ({"uri": "/etc/x.tar::a", "content_sha256": HASH}, "absolute"),
-        ({"uri": "x.tar::a\0", "content_sha256": HASH}, "NUL"),
+        ({"uri": "../x.tar::a", "content_sha256": HASH, "byte_offset": 0, "byte_size": 1},
+         "climbs out"),
+        ({"uri": "/etc/x.parquet::a#1", "content_sha256": HASH}, "absolute"),
+        ({"uri": "x\0.png"}, "NUL"),
         ({"uri": "x.tar::a.png"}, "no content_sha256"),
         ({"uri": "x.tar::a.png", "content_sha256": HASH}, "no byte_offset"),
         ({"uri": "x.tar::a", "content_sha256": HASH, "byte_offset": -1, "byte_size": 1}, "no byte"),
@@ -475,8 +476,8 @@ HASH = "0" * 64
         ({"uri": "x.parquet::a#x", "content_sha256": HASH}, "is not column#row"),
         ({"uri": "x.parquet::a#1", "content_sha256": HASH}, "truncated, damaged or no table"),
         ({"uri": "gone.png"}, "No such file"),
-        ({"uri": "folder"}, "Is a directory|not a regular file"),
-        ({"uri": "pipe"}, "Cannot read 'pipe': it is not a regular file"),
+        ({"uri": "folder"}, "not a regular file"),
+        ({"uri": "pipe"}, "'pipe' cannot be used .*: it is not a regular file"),
         ({"uri": "big.png"}, "2,000 bytes; at most 1,000 are read"),
     ],
     ids=lambda value: str(value)[:50],

@@ -130,7 +130,7 @@ def test_what_a_stranger_says_is_ready_moves_nothing_out_of_the_folder(locations
     out = tmp_path / "out"
     make_manifest("folder", locations["folder"], out, name="zoo")
     (out / "link").symlink_to(tmp_path)
-    write(out, {".building/ready": "", ".building/new/link/theirs.txt": "x"})
+    write(out, {".building/dataset.toml": "", ".building/link/theirs.txt": "x"})
     with pytest.raises(ManifestError, match=r"a symbolic link leads out.*Nothing was moved"):
         make_manifest("folder", locations["folder"], out, name="zoo")
     assert not (tmp_path / "theirs.txt").exists()
