@@ -764,10 +764,6 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
              '        host = host if two[0].shape != host.shape else two[0]\n'
              '        np.stack(batch, out=host.numpy())'),
              'test_batches_under_way_do_not_touch_one_another')),
-        *_of("featstore/images.py", "tests/gpu/test_on_fake_cards.py",
-            ('A thread hands on pictures once its own stream has decoded them.',
-             '    stream.synchronize()', '    torch.cuda.current_stream(device).synchronize()',
-             'test_pictures_are_decoded_before_another_thread_has_them')),
     ),
 }
 # fmt: on
