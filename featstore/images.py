@@ -10,7 +10,7 @@ import io
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -51,8 +51,6 @@ SCALED_RULE = f"large JPEG scaled by its transform, to at least {SCALED_SIDE}"
 
 #: How TIFF files begin, by byte order.
 _TIFF = (b"II*\0", b"MM\0*")
-
-_EXIF_ORIENTATION = 0x0112
 
 
 class ImageError(FeatstoreError, ValueError):
@@ -98,7 +96,7 @@ def decode_image(
         it, the message begins with `LEFT_OUT`.
     """
     with needs_extra("Decoding images"):
-        from PIL import UnidentifiedImageError
+        from PIL import ImageOps, UnidentifiedImageError
 
     label = f"{len(source):,} bytes" if isinstance(source, bytes) else f"'{Path(source).name}'"
     try:
@@ -115,10 +113,11 @@ def decode_image(
             if scaled:
                 image.draft(None, (SCALED_SIDE, SCALED_SIDE))
             image.load()
-            upright = _upright(image)
-            if metadata and upright.mode == "RGB" and not upright.has_transparency_data:
-                return upright
-            return to_rgb(upright)
+            with suppress(Exception):  # a broken tag directory is no reason to lose a picture
+                ImageOps.exif_transpose(image, in_place=True)
+            if metadata and image.mode == "RGB" and not image.has_transparency_data:
+                return image
+            return to_rgb(image)
     except ImageError:
         raise
     except UnidentifiedImageError as err:
@@ -242,31 +241,6 @@ def thumbnail_webp(image: Image.Image, *, side: int = 96, quality: int = 80) -> 
     buffer = io.BytesIO()
     small.save(buffer, format="WEBP", quality=quality, method=4)
     return buffer.getvalue()
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Return `image` turned as its EXIF orientation says; damaged EXIF turns nothing."""
-    from PIL import Image
-
-    turn = Image.Transpose
-    turns = {
-        2: turn.FLIP_LEFT_RIGHT,
-        3: turn.ROTATE_180,
-        4: turn.FLIP_TOP_BOTTOM,
-        5: turn.TRANSPOSE,
-        6: turn.ROTATE_270,
-        7: turn.TRANSVERSE,
-        8: turn.ROTATE_90,
-    }
-    try:
-        method = turns.get(image.getexif().get(_EXIF_ORIENTATION, 1))
-    except Exception:  # a broken tag directory, of whatever kind, is no reason to lose a picture
-        return image
-    if method is None:
-        return image
-    turned = image.transpose(method)
-    turned.info = dict(image.info)  # the colour key of a transparent PNG
-    return turned
 
 
 def _grey8(image: Image.Image) -> Image.Image:
