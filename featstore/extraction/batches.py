@@ -195,8 +195,8 @@ class BatchRunner:
         threads: int | None = None,
     ) -> None:
         self.encoder = encoder
-        #: What prepares items: encoders that share it take the same prepared ones.
-        self.trunk = getattr(encoder, "trunk", encoder)
+        #: What encoders share that one pass serves: they take the same prepared items.
+        self.pass_key = getattr(encoder, "pass_key", id(encoder))
         #: What `prepare` does with a picture, if that is all that it does.
         geometry = getattr(encoder, "geometry", None)
         self.geometry = geometry if isinstance(geometry, Geometry) else None
@@ -304,7 +304,7 @@ class Runs:
         self._workers = workers
         # A run at work and one that waits for each process, and some for the encoders.
         shapes = [geometry.shape for geometry in feed.geometries]
-        self._ring = Ring.make(pool.memory, 2 * workers + LOOKAHEAD, RUN, shapes)
+        self._ring = Ring(pool.memory, 2 * workers + LOOKAHEAD, RUN, shapes)
         pool.take_runs(feed, self._ring)
 
     @property

@@ -165,11 +165,9 @@ class Preparation:
         return self._pool.submit(data).result()
 
     def _for_each(self, item: Any) -> tuple[Any, ...]:
-        made: dict[int, Any] = {}
-        for runner in self.runners:
-            if id(runner.trunk) not in made:
-                made[id(runner.trunk)] = runner.encoder.prepare(item)
-        return tuple(made[id(runner.trunk)] for runner in self.runners)
+        first = {runner.pass_key: runner.encoder for runner in self.runners}
+        made = {key: encoder.prepare(item) for key, encoder in first.items()}
+        return tuple(made[runner.pass_key] for runner in self.runners)
 
 
 #: A task, rows of it, and what comes of them.
@@ -342,7 +340,7 @@ class _Block:
         """Return batches by passes: equal ones of layers of a model are one."""
         found: dict[Any, tuple[list[int], list[int], list[Any]]] = {}
         for number, (rows, prepared) in batches:
-            key = getattr(self._runners[number].encoder, "pass_key", number), tuple(rows)
+            key = self._runners[number].pass_key, tuple(rows)
             found.setdefault(key, ([], rows, prepared))[0].append(number)
         return found.values()
 

@@ -130,7 +130,7 @@ class Kept(Names):
 def having(feed: Feed, **options: Any) -> Iterator[tuple[DecodePool, Ring]]:
     """A pool of one process, and its ring."""
     with DecodePool(1, **{"timeout": LIMIT, "decoder": DECODER, **options}) as pool:
-        ring = Ring.make(pool.memory, 3, 8, [SMALL.shape, WIDE.shape])
+        ring = Ring(pool.memory, 3, 8, [SMALL.shape, WIDE.shape])
         pool.take_runs(feed, ring)
         yield pool, ring
 

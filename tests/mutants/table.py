@@ -717,7 +717,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
              'test_a_stage_is_named_where_it_takes_most_of_the_time')),
         *_of("featstore/extraction/pipeline.py", "tests/featstore/extraction/test_layers.py",
             ('Layers share a pass only where their batches have the same rows.',
-             '"pass_key", number), tuple(rows)', '"pass_key", number), len(rows)',
+             '.pass_key, tuple(rows)', '.pass_key, len(rows)',
              'test_layers_of_which_other_rows_are_asked_do_not_share_a_pass')),
     ),
     # Each is a race on a GPU, which the cards of tests/gpu/fake_card.py see without one.
