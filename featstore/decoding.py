@@ -135,16 +135,9 @@ class Ring:
         self._bytes = [prod(shape) for shape in shapes]
         self._starts = [length * sum(self._bytes[:number]) for number in range(len(shapes))]
         self._stride = length * sum(self._bytes)
+        os.ftruncate(handle, slots * self._stride)  # as large already in other processes
         self._map = mmap.mmap(handle, slots * self._stride)
         self._free = [*range(slots)]
-
-    @classmethod
-    def make(
-        cls, handle: int, slots: int, length: int, shapes: Sequence[tuple[int, int, int]]
-    ) -> Ring:
-        """Return a ring in new memory."""
-        os.ftruncate(handle, slots * length * sum(map(prod, shapes)))
-        return cls(handle, slots, length, shapes)
 
     @property
     def full(self) -> bool:

@@ -238,13 +238,10 @@ def _copy(
 
 
 def _say_failures(reports: Sequence[CopyReport]) -> None:
-    """Print why sets were not copied, those of one reason in a line."""
-    keys: dict[str, list[str]] = {}
-    for key, why in (failure for report in reports for failure in report.failed.items()):
-        keys.setdefault(why, []).append(key)
-    for why, (first, *others) in keys.items():
-        and_others = f" and {count(len(others), 'other')}" if others else ""
-        say(f"{first}{and_others}  ", bad("not copied:"), f" {why}", err=True)
+    """Print why sets were not copied."""
+    for report in reports:
+        for key, why in report.failed.items():
+            say(f"{key}  ", bad("not copied:"), f" {why}", err=True)
 
 
 def _bytes(ctx: click.Context, parameter: click.Parameter, text: str | None) -> int | None:

@@ -84,10 +84,8 @@ class Preprocessing:
     def fits(self, batch: Sequence[np.ndarray]) -> bool:
         """Return whether all of a batch is what `prepare` returns, or all of it floats."""
         kinds = {(np.shape(one), str(getattr(one, "dtype", None))) for one in batch}
-        floats = (self.input_size, "float32")
         shape = () if self.geometry is None else self.geometry.shape
-        # The latter as a tensor on the device that decoded it.
-        return kinds in ({floats}, {(shape, "uint8")}, {(shape, "torch.uint8")})
+        return kinds in ({(self.input_size, "float32")}, {(shape, "uint8")})
 
     def floats(
         self,
@@ -382,10 +380,6 @@ class TorchImageEncoder(TorchEncoder):
         """What a decoding process may do of `prepare`; None if that is the transform's business."""
         return self.preprocessing.geometry
 
-    @geometry.setter
-    def geometry(self, geometry: Geometry | None) -> None:
-        self.preprocessing.geometry = geometry
-
     def prepare(self, item: Image.Image) -> np.ndarray:
         """Return a picture resized and cropped, (h, w, 3) uint8; see `Preprocessing.prepare`."""
         return self.preprocessing.prepare(item if item.mode == "RGB" else to_rgb(item))
@@ -438,12 +432,6 @@ class DeviceCopies:
                 f"got shapes {', '.join(shapes)}. Pass what its prepare() returns."
             )
         floats = partial(self._preprocessing.floats, memory_format=self._memory_format)
-        if isinstance(batch[0], torch.Tensor):  # decoded there
-            pixels = self._arriving(lambda: floats(torch.stack([*batch])))
-            if self._stream is not None:
-                for one in batch:  # their memory belongs to the stream that decoded them
-                    one.record_stream(self._stream)
-            return pixels
         first = torch.from_numpy(batch[0])
         host = torch.empty(
             (len(batch), *first.shape), dtype=first.dtype, pin_memory=self._stream is not None

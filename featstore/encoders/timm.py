@@ -464,8 +464,6 @@ class PooledTimmEncoder(TimmImages):
         pool = str(options.pool)
         check_pool_name(pool, name)
         super().__init__(name, model, options, weights=weights)
-        #: What prepares and runs batches: encoders that share it take the same prepared pictures.
-        self.trunk = object()
         self._choose(pool)
 
     def beside(self, pool: str) -> PooledTimmEncoder:
@@ -508,7 +506,7 @@ class PooledTimmEncoder(TimmImages):
     @property
     def pass_key(self) -> tuple[object, ...]:
         """What encoders must share to be served by one pass: the model, and how it computes."""
-        return id(self.trunk), self.precision
+        return id(self._model), self.precision
 
     def _computed(self, batch: Sequence[np.ndarray], *, exact: bool) -> np.ndarray:
         return self.encode_layers([self], batch, exact=exact)

@@ -1,6 +1,6 @@
 """Batches of a job, what a device does with them, how fast, and the runs of pictures in them.
 
-Runs are prepared by processes, or on a device, and heard of once a run. What is done here for an
+Runs are prepared by processes, and heard of once a run. What is done here for an
 image is done in loops of C: a process of Python can hand out ten thousand runs a second, but not as
 many images as a device takes.
 """
@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from math import prod
 from typing import Any
 
 import numpy as np
 
-from featstore.decoding import Decoded, DecodePool, Feed, Ring, Run, reason_of
+from featstore.decoding import Decoded, DecodePool, Feed, Ring, Run
 from featstore.encoders.base import TEXT_KINDS, Encoder, text_batches
 from featstore.errors import DeviceError, is_out_of_memory
 from featstore.extraction.options import Progress
-from featstore.images import MAX_PIXELS, Geometry, decode_batch, own_stream
+from featstore.images import Geometry
 
 #: What the thread that runs the encoders spends its time on, in words of a bottleneck.
 STAGES = {"wait": "preparing items", "forward": "the encoder", "write": "writing to the store"}
@@ -197,8 +195,8 @@ class BatchRunner:
         threads: int | None = None,
     ) -> None:
         self.encoder = encoder
-        #: What prepares items: encoders that share it take the same prepared ones.
-        self.trunk = getattr(encoder, "trunk", encoder)
+        #: What encoders share that one pass serves: they take the same prepared items.
+        self.pass_key = getattr(encoder, "pass_key", id(encoder))
         #: What `prepare` does with a picture, if that is all that it does.
         geometry = getattr(encoder, "geometry", None)
         self.geometry = geometry if isinstance(geometry, Geometry) else None
@@ -249,26 +247,6 @@ def torch_threads(threads: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def on_device(device: str | None) -> Iterator[None]:
-    """Say in the block that preparing pictures ran out of memory: that is no fault of a picture.
-
-    Raises
-    ------
-    DeviceError
-        If it did.
-    """
-    try:
-        yield
-    except (RuntimeError, MemoryError) as err:
-        if not is_out_of_memory(err):
-            raise
-        raise DeviceError(
-            f"Decoding ran out of memory on {device or 'cpu'}. Take a smaller `batch_size=`, or "
-            "-s decode=cpu, which makes another embedding space."
-        ) from err
 
 
 def use_device(device: str | None) -> None:
@@ -322,12 +300,11 @@ class Runs:
     ) -> None:
         assert pool.memory is not None
         self._pool = pool
-        self.geometries = feed.geometries
-        self.shapes = [self.geometries.index(runner.geometry) for runner in runners]
+        self.shapes = [feed.geometries.index(runner.geometry) for runner in runners]
         self._workers = workers
         # A run at work and one that waits for each process, and some for the encoders.
-        shapes = [geometry.shape for geometry in self.geometries]
-        self._ring = Ring.make(pool.memory, 2 * workers + LOOKAHEAD, RUN, shapes)
+        shapes = [geometry.shape for geometry in feed.geometries]
+        self._ring = Ring(pool.memory, 2 * workers + LOOKAHEAD, RUN, shapes)
         pool.take_runs(feed, self._ring)
 
     @property
@@ -347,102 +324,10 @@ class Runs:
         decoded = self._pool.submit_run(Run(slot, names, items))
         return lambda: self._taken(slot, len(items), decoded.result())
 
-    def close(self) -> None:
-        """End the processes."""
-        self._pool.close()
-
     def _taken(self, slot: int, count: int, decoded: Decoded) -> Decoded:
         found = self._ring.rows(slot, count)
         for rows in found:
             for place in decoded.failures:
                 rows[place] = None
         decoded.prepared = [found[shape] for shape in self.shapes]
-        return decoded
-
-
-class DeviceRuns(Runs):
-    """Runs of pictures that are decoded, resized and cropped on a device, on a stream of its own.
-
-    Parameters
-    ----------
-    runners : sequence of BatchRunner
-        With a geometry each.
-    feed : Feed
-    device : str
-    accepted : mapping
-        ``formats`` and ``max_pixels`` of `featstore.images.decode_image`.
-    workers : int
-        Threads that read.
-    """
-
-    def __init__(
-        self,
-        runners: Sequence[BatchRunner],
-        feed: Feed,
-        device: str,
-        accepted: Mapping[str, Any],
-        workers: int,
-    ) -> None:
-        self.geometries = feed.geometries
-        self.shapes = [self.geometries.index(runner.geometry) for runner in runners]
-        self._workers = workers
-        self._there = [bool(getattr(runner.encoder, "overlaps", False)) for runner in runners]
-        self._feed, self._device, self._accepted = feed, device, accepted
-        self._readers = ThreadPoolExecutor(workers, thread_name_prefix="prepare")
-        self._decoding = ThreadPoolExecutor(1, "prepare", use_device, (device,))
-        self._flying = 0
-
-    @property
-    def full(self) -> bool:
-        """Whether a run must be taken before the next one is submitted."""
-        return self._flying >= IN_FLIGHT + LOOKAHEAD
-
-    def submit(self, names: tuple[str, ...], items: list[tuple[Any, ...]]) -> Callable[[], Decoded]:
-        """Begin to prepare items; return what waits for them. There must be room."""
-        self._flying += 1
-        records = [dict(zip(names, values, strict=True)) for values in items]
-        files = [self._readers.submit(self._read, record) for record in records]
-        found = self._decoding.submit(self._decode, files)
-        return lambda: self._landed(found.result())
-
-    def close(self) -> None:
-        """End the threads."""
-        for threads in (self._readers, self._decoding):
-            threads.shutdown(wait=True, cancel_futures=True)
-
-    def _read(self, record: Mapping[str, Any]) -> bytes | str:
-        try:
-            return self._feed.reader.read(record) if self._feed.reader else ""
-        except OSError as err:
-            return str(err)
-
-    def _landed(self, found: Decoded) -> Decoded:
-        self._flying -= 1
-        return found
-
-    def _decode(self, files: list[Future[bytes | str]]) -> Decoded:
-        """Decode the files, and make of each what the encoders see."""
-        data, decoded = [file.result() for file in files], Decoded()
-        rows: list[list[Any]] = [[None] * len(data) for _ in self.geometries]
-        with on_device(self._device), own_stream(self._device):
-            pictures = decode_batch(data, self._device, **self._accepted)
-            for place, picture in enumerate(pictures):
-                if isinstance(picture, str):
-                    decoded.failures[place] = picture
-                    continue
-                try:
-                    made = [geometry.on_tensor(picture) for geometry in self.geometries]
-                except RuntimeError as err:
-                    sizes = [one.resized(*picture.shape[1::-1]) for one in self.geometries]
-                    # A picture long and thin may be too large once it is as high as the others.
-                    if is_out_of_memory(err) and max(map(prod, sizes)) <= MAX_PIXELS:
-                        raise
-                    decoded.failures[place] = reason_of(err)
-                    continue
-                for row, one in zip(rows, made, strict=True):
-                    row[place] = one
-        decoded.prepared = [
-            [one if one is None or there else one.cpu().numpy() for one in rows[shape]]
-            for shape, there in zip(self.shapes, self._there, strict=True)
-        ]
         return decoded

@@ -240,7 +240,6 @@ def _run_pass(job: Job, sets: list[Target], reader: ByteReader) -> dict[str, Ext
         [one.runner for one in sets],
         workers=job.workers,
         pool=job.decoders(),
-        gpu=job.config.device if job.config.decode == "gpu" else None,
         accepted=job.accepted,
         clock=clock,
     ) as preparation:

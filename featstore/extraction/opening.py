@@ -13,7 +13,7 @@ import logging
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,6 @@ from featstore.errors import (
 from featstore.extraction.batches import BatchRunner
 from featstore.extraction.options import EncoderSpec, ExtractConfig
 from featstore.images import (
-    GPU_RESIZE_RULE,
-    GPU_RULE,
     SCALED_RULE,
     SCALED_SIDE,
     Geometry,
@@ -135,20 +133,12 @@ def with_pixels(encoder: Any, config: ExtractConfig) -> Any:
     if config.decode == "cpu":
         return encoder
     usual: Geometry | None = getattr(encoder, "geometry", None)
-    if config.decode == "scaled" and usual is not None and min(usual.resize) > SCALED_SIDE:
+    if usual is not None and min(usual.resize) > SCALED_SIDE:
         raise EncoderError(
             f"{encoder.name} sees pictures of {min(usual.resize)} pixels, and scaled decoding "
             f"leaves {SCALED_SIDE} of a shorter side. Leave decode out."
         )
-    keyed = encoder.space.setdefault("preprocessing", {})
-    rule = GPU_RULE if config.decode == "gpu" else SCALED_RULE
-    keyed.setdefault("decode", {})["jpeg"] = rule
-    if usual is not None and config.decode == "gpu":
-        # The same pixels for those that are prepared one by one, and in runs.
-        encoder.geometry = replace(usual, resizer="torchvision", device=config.device)
-        if "geometry" in encoder.space:  # of an object
-            encoder.space["geometry"] = encoder.geometry.facts()
-        keyed["resizer"] = GPU_RESIZE_RULE
+    encoder.space.setdefault("preprocessing", {}).setdefault("decode", {})["jpeg"] = SCALED_RULE
     return encoder
 
 

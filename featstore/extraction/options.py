@@ -42,7 +42,7 @@ MODEL_OPTIONS = ("pool", "prompt_name", "prefix", "max_length")
 OnPart = Callable[[Mapping[str, float], set[str]], object]
 
 #: How plain JPEG files are decoded.
-Decode = Literal["cpu", "scaled", "gpu"]
+Decode = Literal["cpu", "scaled"]
 
 
 def ignore(*_: object) -> None:
@@ -293,8 +293,8 @@ class ExtractConfig:
     decode: Decode = option(
         "cpu",
         help="Decode JPEG files in this way: cpu decodes them whole, scaled at a lower "
-        "resolution where the shorter side has 1,024 pixels or more, gpu by nvJPEG. The "
-        "last two make other embedding spaces.",
+        "resolution where the shorter side has 1,024 pixels or more, which makes another "
+        "embedding space.",
         flag="-s",
     )
     tiff: bool = option(
@@ -361,11 +361,6 @@ class ExtractConfig:
             object.__setattr__(self, "decode_timeout", None)
         if self.repair and self.part is not None:
             raise EncoderError("A repair runs in one process: without --shard, devices or engine.")
-        if self.decode == "gpu" and not self.device.startswith(("cuda", AUTO)):
-            raise EncoderError(
-                "The 'device' of an extraction must be a GPU (cuda) if it is to decode; got "
-                f"{self.device!r}."
-            )
 
     def as_dict(self) -> dict[str, Any]:
         """Return the options as plain values, for the provenance: no path, no callable."""
@@ -426,17 +421,11 @@ def settle_device(config: ExtractConfig, choices: Collection[EncoderSpec]) -> Ex
     ----------
     config : ExtractConfig
     choices : collection of EncoderSpec
-        Without an encoder by name the CPU is stated, and torch not imported, unless a GPU is to
-        decode.
-
-    Raises
-    ------
-    EncoderError
-        If a GPU is to decode and there is none.
+        Without an encoder by name the CPU is stated, and torch not imported.
     """
     if config.device != AUTO:
         return config
-    needed = config.decode == "gpu" or any(isinstance(one.encoder, str) for one in choices)
+    needed = any(isinstance(one.encoder, str) for one in choices)
     if not needed or not (sys.modules.get("torch") or find_spec("torch")):
         return replace(config, device="cpu", device_reason="no encoder of torch is run")
     from featstore.parallel import best_device  # multiprocessing, which a help does without

@@ -587,7 +587,7 @@ class Job:
     def decoders(self) -> DecodePool | None:
         """Return processes that decode its images, or None where they are decoded in threads."""
         config = self.config
-        if self.kind != "image" or config.decode == "gpu" or config.decode_timeout is None:
+        if self.kind != "image" or config.decode_timeout is None:
             return None
         return DecodePool(self.workers, timeout=config.decode_timeout, **self.accepted)
 

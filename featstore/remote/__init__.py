@@ -19,7 +19,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, Any, TypeVar
 
 from featstore.address import Address, open_address
 from featstore.durable import (
@@ -54,6 +54,9 @@ _LONGEST = 4
 
 #: Bytes that a file of a server may have: every reader of JSON holds this number exactly.
 LARGEST = 2**53 - 1
+
+#: Files that a place may list: a hostile one lists without end.
+MOST_NAMES = 1_000_000
 
 QUERY = re.compile(r"\?[^\s\"')]+")
 
@@ -324,6 +327,23 @@ class Objects(ABC):
             If this place cannot list.
         """
         raise RemoteStoreError(f"{self.address} cannot list its files.")
+
+    def listed(self, found: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, int]]:
+        """Yield the names and sizes that a place says it has.
+
+        Raises
+        ------
+        CorruptStoreError
+            If there are more than `MOST_NAMES`, or a size is none.
+        """
+        for number, (name, size) in enumerate(found):
+            if number >= MOST_NAMES:
+                raise CorruptStoreError(
+                    f"{self.address} lists more than {MOST_NAMES:,} files. It was not read on."
+                )
+            if not isinstance(size, int) or size < 0:
+                raise CorruptStoreError(f"{self.address} lists {name[:200]!r} of {size!r} bytes.")
+            yield name, size
 
     def log(self) -> Log | None:
         """Return the log of the store in this place; None if there is none.

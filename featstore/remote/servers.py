@@ -207,20 +207,20 @@ class HubObjects(WebObjects):
 
         root = "/".join(filter(None, (self.folder, prefix.rstrip("/"))))
 
-        def ask() -> list[Any]:
+        start = f"{self.folder}/" if self.folder else ""
+
+        def ask() -> list[tuple[str, int]]:
             tree = self.api.list_repo_tree(
                 self.repository, root or None, recursive=True,
                 revision=self._commit or self.revision, repo_type="dataset",
             )  # fmt: skip
+            files = (file for file in tree if hasattr(file, "blob_id"))
             try:
-                return [file for file in tree if hasattr(file, "blob_id")]
+                return [*self.listed((one.path.removeprefix(start), one.size) for one in files)]
             except EntryNotFoundError:
                 return []
 
-        found = self.asked(prefix or "its list of files", ask, whole=True)
-        start = f"{self.folder}/" if self.folder else ""
-        for file in found:
-            yield file.path.removeprefix(start), file.size
+        yield from self.asked(prefix or "its list of files", ask, whole=True)
 
     def head(self) -> str:
         """Return the commit that the revision is now.
@@ -536,11 +536,9 @@ class BucketObjects(Objects):
 
     def names(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """Yield name and size of the files below `prefix`."""
-        listed = self._store.list(prefix or None)
+        pages = self._pace(prefix or "its list of files").over(self._store.list(prefix or None))
         try:
-            for page in self._pace(prefix or "its list of files").over(listed):
-                for entry in page:
-                    yield str(entry["path"]), int(entry["size"])
+            yield from self.listed((one["path"], one["size"]) for page in pages for one in page)
         except RemoteStoreError:
             raise
         except self._caught as err:

@@ -28,14 +28,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from featstore.address import parse_address
 from featstore.durable import (
     MAX_JSON_BYTES,
     json_bytes,
     open_regular,
-    parse_json,
     pieces,
     read_regular,
 )
@@ -182,20 +181,14 @@ def make_bucket_store(objects: Objects, hash_name: str | None = None) -> bool:
         raise RemoteStoreError(f"{err} Choose another prefix, or let its owner push.") from err
     check_hash(objects.address, log, hash_name)
     made = log or Log(hash_name or SHA256)
-    if made.sets or read_record(objects, "zarr.json")[0] is not None:
+    if made.sets:
+        return False
+    with contextlib.suppress(FileNotFoundError):
+        objects.read("zarr.json", limit=MAX_JSON_BYTES)
         return False
     # The group is there once the conditions were tried: a kill may have come between.
     check_conditions(objects, made)
     return objects.create("zarr.json", root_metadata(made.hash))
-
-
-def read_record(objects: Objects, name: str) -> tuple[Any, str]:
-    """Return the JSON document of a place, and its tag; None if there is none."""
-    try:
-        data, tag = objects.read_tagged(name, limit=MAX_JSON_BYTES)
-    except FileNotFoundError:
-        return None, ""
-    return parse_json(data, where=f"{objects.address}/{name}"), tag
 
 
 def check_conditions(objects: Objects, made: Log) -> None:

@@ -35,11 +35,9 @@ from featstore.images import (
     Geometry,
     ImageError,
     decode_image,
-    decode_on_gpu,
-    is_plain_jpeg,
 )
 from featstore.sources.reader import ByteReader
-from tests.featstore.nasty_images import NASTY, encoded, noise, turned_by
+from tests.featstore.nasty_images import NASTY, encoded, noise
 
 HERE = "tests.featstore.test_decoding"
 
@@ -132,7 +130,7 @@ class Kept(Names):
 def having(feed: Feed, **options: Any) -> Iterator[tuple[DecodePool, Ring]]:
     """A pool of one process, and its ring."""
     with DecodePool(1, **{"timeout": LIMIT, "decoder": DECODER, **options}) as pool:
-        ring = Ring.make(pool.memory, 3, 8, [SMALL.shape, WIDE.shape])
+        ring = Ring(pool.memory, 3, 8, [SMALL.shape, WIDE.shape])
         pool.take_runs(feed, ring)
         yield pool, ring
 
@@ -343,41 +341,3 @@ def test_each_nasty_file_has_its_outcome(name, pools):
     other = future.result(timeout=60)
     np.testing.assert_array_equal(np.asarray(other), np.asarray(image))
     assert other.info == {}
-
-
-# ---- The path of GPU decoding, on the CPU's own JPEG decoder ------------------------------------
-
-
-def _file(mode: str = "RGB", kind: str = "JPEG", **options: object) -> bytes:
-    y, x = np.mgrid[0:48, 0:64]
-    pixels = np.stack([4 * x, 5 * y, 255 - 4 * x], axis=-1).astype(np.uint8)
-    return encoded(Image.fromarray(pixels).convert(mode), kind, **options)
-
-
-@pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_a_plain_jpeg_is_what_pillow_says(mode):
-    data = _file(mode, quality=90)
-    assert is_plain_jpeg(data)
-    ours, theirs = decode_on_gpu(data, "cpu"), decode_image(data)
-    assert (ours.mode, ours.size) == ("RGB", (64, 48))
-    assert np.abs(np.asarray(ours, int) - np.asarray(theirs, int)).max() <= 2  # rounding
-
-
-@pytest.mark.parametrize(
-    "data",
-    [_file(kind="PNG"), _file("CMYK"), _file(exif=turned_by(6))],
-    ids=["png", "cmyk", "turned"],
-)
-def test_all_else_is_pillows(data):
-    assert not is_plain_jpeg(data)
-    assert decode_on_gpu(data, "cpu").tobytes() == decode_image(data).tobytes()
-
-
-def test_damage_is_told_as_ever(monkeypatch):
-    with pytest.raises(ImageError, match="truncated"):
-        decode_on_gpu(_file()[:700], "cpu")
-    with pytest.raises(ImageError, match="empty"):
-        decode_on_gpu(b"", "cpu")
-    monkeypatch.setattr("featstore.images.is_plain_jpeg", lambda _, **__: True)
-    with pytest.raises(ImageError):
-        decode_on_gpu(b"\xff\xd8" + b"\0" * 100, "cpu")

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torchvision.io
 from packaging.specifiers import SpecifierSet
 
 import featstore
@@ -28,7 +27,6 @@ from featstore.encoders.timm import TimmEncoder
 from featstore.errors import DeviceError
 from featstore.extraction.engines import Worker, conduct, parse_devices, to_send
 from featstore.extraction.targets import Job
-from featstore.images import decode_batch, decode_image, own_stream
 from fitters import Pairs
 from fitters.trained import PRESETS, preset
 from tests.gpu.conftest import Cards
@@ -189,31 +187,6 @@ def test_batches_under_way_do_not_touch_one_another(folder, cards: Cards):
         found = [vectors.numpy() for vectors in under_way]
     for ours, batch in zip(found, batches, strict=True):
         np.testing.assert_allclose(ours, exact.encode(batch), atol=SAME, rtol=SAME)
-
-
-def test_pictures_are_decoded_before_another_thread_has_them(pictures, monkeypatch, cards: Cards):
-    plain = torchvision.io.decode_jpeg
-
-    def as_nvjpeg(data: Any, mode: Any, device: Any = "cpu") -> Any:
-        """Decode on the CPU, and begin copies to the card."""
-        if str(device) == "cpu":
-            return plain(data, mode=mode)
-        return [plain(one, mode=mode).pin_memory().to(device, non_blocking=True) for one in data]
-
-    monkeypatch.setattr(torchvision.io, "decode_jpeg", as_nvjpeg)
-    files = [(pictures.root / f"images/0{number}.jpg").read_bytes() for number in range(3)]
-    found: list[torch.Tensor] = []
-
-    def decode() -> None:
-        with own_stream("cuda:0"):
-            found.extend(decode_batch(files, "cuda:0"))
-
-    with cards():
-        thread = threading.Thread(target=decode)
-        thread.start()
-        thread.join()
-        sums = [one.float().sum().item() for one in found]
-    assert sums == [float(np.asarray(decode_image(file)).sum()) for file in files]
 
 
 @pytest.mark.parametrize("name", PRESETS)

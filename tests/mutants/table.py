@@ -721,7 +721,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
              'test_a_stage_is_named_where_it_takes_most_of_the_time')),
         *_of("featstore/extraction/pipeline.py", "tests/featstore/extraction/test_layers.py",
             ('Layers share a pass only where their batches have the same rows.',
-             '"pass_key", number), tuple(rows)', '"pass_key", number), len(rows)',
+             '.pass_key, tuple(rows)', '.pass_key, len(rows)',
              'test_layers_of_which_other_rows_are_asked_do_not_share_a_pass')),
     ),
     # Each is a race on a GPU, which the cards of tests/gpu/fake_card.py see without one.
@@ -768,10 +768,6 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
              '        host = host if two[0].shape != host.shape else two[0]\n'
              '        np.stack(batch, out=host.numpy())'),
              'test_batches_under_way_do_not_touch_one_another')),
-        *_of("featstore/images.py", "tests/gpu/test_on_fake_cards.py",
-            ('A thread hands on pictures once its own stream has decoded them.',
-             '    stream.synchronize()', '    torch.cuda.current_stream(device).synchronize()',
-             'test_pictures_are_decoded_before_another_thread_has_them')),
     ),
 }
 # fmt: on

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from featstore import copy_sets, open_store
-from featstore.errors import RemoteStoreError, UnreachableError
-from featstore.remote import Pace
+from featstore.address import parse_address
+from featstore.errors import CorruptStoreError, RemoteStoreError, UnreachableError
+from featstore.remote import Pace, open_objects
 from featstore.share import make_tag
 from featstore.store import verify_store
 from featstore.testing import item_table, write_set
@@ -46,6 +47,13 @@ def hub(monkeypatch):
         server.slept = []
         monkeypatch.setattr(hf_http, "time", types.SimpleNamespace(sleep=server.slept.append))
         yield server
+
+
+def test_a_listing_without_end_is_not_read_on(hub, monkeypatch):
+    hub.commit({f"{number}.bin": b"" for number in range(3)})
+    monkeypatch.setattr("featstore.remote.MOST_NAMES", 2)
+    with pytest.raises(CorruptStoreError, match="lists more than 2 files"):
+        list(open_objects(parse_address(ADDRESS)).names())
 
 
 def shards_sent(hub: Hub) -> int:
