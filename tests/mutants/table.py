@@ -492,7 +492,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
              'test_groups_are_left_out_that_hold_none_of_the_values')),
         *_of("featstore/store/tables.py", "tests/featstore/store/test_files.py",
             ('The chunks that a filter reads are compared with the commit.',
-             'if sha256_hex(view[chunk.place]) != digest:', 'if not view:',
+             'in places and sha256_hex(view[chunk.place]) != digest:', 'in places and not view:',
              'test_a_flipped_byte_is_found_with_its_column_and_no_other')),
         *_of("featstore/store/staging.py", "tests/featstore/store/test_revisions.py",
             ('A set is not extended to items of another content.',
