@@ -572,7 +572,7 @@ class SetWriter:
             beside = workers().submit(stage)
             found = hash_hex(self._hash, view)  # takes longest: nothing has to wake up for it
             beside.result()
-        self._add_block(block, BlockRecord(found, reasons, self._hash))
+        self._add_block(BlockRecord(block, found, reasons, self._hash))
 
     def records(self) -> dict[int, BlockRecord]:
         """Return what the journal says of the blocks that are done, but those of the base."""
@@ -593,16 +593,17 @@ class SetWriter:
             If these are not the rows that the record is of.
         """
         _, staged, claim = self._opened()
-        if len(data) != self.layout.block_bytes(block) or not record.fits(data):
+        whole = len(data) == self.layout.block_bytes(block)
+        if not (whole and record.block == block and record.fits(data)):
             raise CorruptStoreError(f"Block {block:,} of {self.key} is not what its record says.")
         claim.check()
         with self._disk_errors():
             staged.write(block, memoryview(data))
-        self._add_block(block, record)
+        self._add_block(record)
 
-    def _add_block(self, block: int, record: BlockRecord) -> None:
+    def _add_block(self, record: BlockRecord) -> None:
         """Journal a block whose rows are written."""
-        self._opened()[0].add_block(block, record)
+        self._opened()[0].add_block(record)
         if time.monotonic() - self._last_sync > SYNC_SECONDS:
             self.sync()
 
