@@ -331,19 +331,10 @@ def is_claimed(directory: Path) -> bool:
         return True  # nobody can know
 
 
-def claim_folders(directory: Path, *, part: tuple[int, int] | None = None) -> list[Path]:
-    """Return the folders of unpublished files of a set: the writer's own, then its parts'.
-
-    With `part`, a rank and the world size, those of other ranks of this world size are left out:
-    they hold none of its blocks.
-    """
+def claim_folders(directory: Path) -> list[Path]:
+    """Return the folders of unpublished files of a set: the writer's own, then its parts'."""
     staging = directory / ".staging"
-    parts = _names(staging, _PART)
-    if part is not None:
-        own = part_name(*part)
-        world = own[-len("-of-00000") :]
-        parts = [name for name in parts if name == own or not name.endswith(world)]
-    folders = [staging, *(staging / name for name in sorted(parts))]
+    folders = [staging, *(staging / name for name in sorted(_names(staging, _PART)))]
     found = [_current(folder) for folder in folders if _is_folder(folder)]
     return [folder for folder in found if folder is not None]
 

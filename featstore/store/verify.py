@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -268,7 +268,7 @@ class _Verification:
             return
         self.known.add(one.path)
         if one.path in self.files:
-            wrong = one.check(self.root, full=self.full).reasons
+            wrong = one.check(self.root, full=self.full)[0]
         else:
             wrong = ["is missing"]
         if wrong and busy and one.part == "zarr":
@@ -368,25 +368,21 @@ class SetCopy:
 
     def tables(self) -> list[pl.DataFrame]:
         """Return the items that the copy has."""
-        try:
+        with self._noting():
             return [self._store.item_table(SetInfo(self._key, self._present))]
-        except (FeatstoreError, OSError) as err:
-            self._note(err)
         return []
 
     def file(self, one: Listed) -> bytes:
         """Return a file that a commit lists, of rows no; empty if the copy does not have it."""
-        try:
+        with self._noting():
             self._store.place.fetch(self._key, one.commit, one.part)
             return read_regular(self._store.root / one.path, limit=MAX_ITEM_BYTES)
-        except (FeatstoreError, OSError) as err:
-            self._note(err)
         return b""
 
     def block(self, commit: Commit, block: int) -> bytes | None:
         """Return the rows of a block of a commit, wherever they lie in the copy; None without."""
         rows = commit.layout.block_slice(block)
-        try:
+        with self._noting():
             if commit.revision_id not in self._present.published:
                 raise CorruptStoreError(
                     f"{self._key} has no revision {commit.revision_id[:12]} in "
@@ -399,12 +395,15 @@ class SetCopy:
                 f"Rows {rows.start:,}-{rows.stop - 1:,} of {self._key} are damaged in "
                 f"{self._store.address}, too."
             )
-        except (FeatstoreError, OSError) as err:
-            self._note(err)
         return None
 
-    def _note(self, err: Exception) -> None:
-        self.reasons += [str(err)] if str(err) not in self.reasons else []
+    @contextlib.contextmanager
+    def _noting(self) -> Iterator[None]:
+        """Note why the copy could not give something."""
+        try:
+            yield
+        except (FeatstoreError, OSError) as err:
+            self.reasons += [str(err)] if str(err) not in self.reasons else []
 
 
 @dataclass

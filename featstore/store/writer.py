@@ -12,7 +12,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, cast
@@ -487,24 +487,19 @@ class SetWriter:
         """Return the blocks that are not yet written, in order; of a part, its own."""
         if self._options.part:
             rank, world_size = self._options.part
-            durable = self._done(claim_folders(self.directory, part=self._options.part))
-            mine = range(rank, self.layout.n_blocks, world_size)
-            return [block for block in mine if block not in durable]
+            return [block for block in self.left() if block % world_size == rank]
         done = self._opened()[0].blocks
         return [block for block in range(self.layout.n_blocks) if block not in done]
 
     def left(self) -> list[int]:
         """Return the blocks that no writer of this set has durably done, of whatever part."""
-        done = self._done(claim_folders(self.directory))
-        return [block for block in range(self.layout.n_blocks) if block not in done]
-
-    def _done(self, folders: Iterable[Path]) -> set[int]:
-        """Return the blocks that are done here, or durably in one of the folders."""
         journal, _, claim = self._opened()
-        done, others = set(journal.blocks), [one for one in folders if one != claim.folder]
+        others = [one for one in claim_folders(self.directory) if one != claim.folder]
         plan = plan_digest(self._full_plan()) if others else ""
         staged = map(read_journal, others)
-        return done.union(*(blocks for head, blocks in staged if head.get("plan") == plan))
+        same = (blocks for head, blocks in staged if head.get("plan") == plan)
+        done = set(journal.blocks).union(*same)
+        return [block for block in range(self.layout.n_blocks) if block not in done]
 
     def kept(self, block: int) -> np.ndarray:
         """Return a boolean for each row of a block: True if the base has it, and it stays.
