@@ -130,7 +130,7 @@ def end_publication(root: Path, key: SetKey, claim: Claim) -> None:
 
     All that follows the log, in this order; again after a kill.
     """
-    claim.rely_on(root / NAME, old=True)
+    claim.rely_on(root / NAME)
     claim.sync()
     log = read_log(root)
     commit = whole_commit(root, key, log=log)
@@ -242,8 +242,6 @@ def enter_commit(root: Path, key: SetKey, claim: Claim, commit: Commit, *, after
     """
     path = key.directory(root) / REVISIONS / f"{commit.digest}.json"
     write_file_once(claim, path, commit_bytes(commit))
-    if after:
-        claim.rely_on_log()
     claim.sync()
 
     def enter(log: Log) -> Log:

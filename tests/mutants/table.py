@@ -507,9 +507,9 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
              'test_a_folder_that_cannot_be_written_leaves_nothing')),
         *_of("featstore/store/writer.py", "tests/faults/test_every_call.py",
             ('What the log names is durable before the log is.',
-             ('rely_on_log()\n'
+             ('commit_bytes(commit))\n'
              '    claim.sync()\n'),
-             'rely_on_log()\n', 'test_no_log_is_written_before_all_that_it_names_is_durable')),
+             'commit_bytes(commit))\n', 'test_no_log_is_written_before_all_that_it_names_is_durable')),
         *_of("featstore/store/writer.py", "tests/featstore/store/test_log.py",
             ('A log that lists another revision than the one that was extended is not replaced.',
              'not in (after, commit.digest)', 'in ()',
