@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -368,21 +368,25 @@ class SetCopy:
 
     def tables(self) -> list[pl.DataFrame]:
         """Return the items that the copy has."""
-        with self._noting():
+        try:
             return [self._store.item_table(SetInfo(self._key, self._present))]
+        except (FeatstoreError, OSError) as err:
+            self._note(err)
         return []
 
     def file(self, one: Listed) -> bytes:
         """Return a file that a commit lists, of rows no; empty if the copy does not have it."""
-        with self._noting():
+        try:
             self._store.place.fetch(self._key, one.commit, one.part)
             return read_regular(self._store.root / one.path, limit=MAX_ITEM_BYTES)
+        except (FeatstoreError, OSError) as err:
+            self._note(err)
         return b""
 
     def block(self, commit: Commit, block: int) -> bytes | None:
         """Return the rows of a block of a commit, wherever they lie in the copy; None without."""
         rows = commit.layout.block_slice(block)
-        with self._noting():
+        try:
             if commit.revision_id not in self._present.published:
                 raise CorruptStoreError(
                     f"{self._key} has no revision {commit.revision_id[:12]} in "
@@ -395,15 +399,12 @@ class SetCopy:
                 f"Rows {rows.start:,}-{rows.stop - 1:,} of {self._key} are damaged in "
                 f"{self._store.address}, too."
             )
+        except (FeatstoreError, OSError) as err:
+            self._note(err)
         return None
 
-    @contextlib.contextmanager
-    def _noting(self) -> Iterator[None]:
-        """Note why the copy could not give something."""
-        try:
-            yield
-        except (FeatstoreError, OSError) as err:
-            self.reasons += [str(err)] if str(err) not in self.reasons else []
+    def _note(self, err: Exception) -> None:
+        self.reasons += [str(err)] if str(err) not in self.reasons else []
 
 
 @dataclass
