@@ -44,7 +44,7 @@ from featstore.terminal import (
 if TYPE_CHECKING:
     from featstore.share.doctor import SetDifference
     from featstore.store.layout import SetKey
-    from featstore.store.store import Duplicates, FeatureStore, SetInfo
+    from featstore.store.store import FeatureStore, SetInfo
 
 
 @click.command("init", epilog="Example: headstock store init /data/features --shared")
@@ -116,11 +116,7 @@ def describe(store: FeatureStore, info: SetInfo, *, quick: bool = False) -> dict
     view = store.view(key, revision=revision)
     split = view.items.get_column("split", default=None)
     splits = [] if split is None else split.value_counts(sort=True).rows()
-    equal: Duplicates | None = None
-    norms: dict[str, Any] | None = None
-    if not quick and len(view):
-        found, equal = row_facts(view)
-        norms = asdict(found)
+    norms, equal = (None, None) if quick or not len(view) else row_facts(view)
     every = store.revisions(key)
     return {
         **info.as_dict(),
@@ -139,7 +135,7 @@ def describe(store: FeatureStore, info: SetInfo, *, quick: bool = False) -> dict
         ],
         "splits": {str(name): count for name, count in splits},
         "norms": norms,
-        "duplicates": None if equal is None else asdict(equal),
+        "duplicates": equal,
         "failures": dict(store.failures(key, revision=revision).iter_rows()),
     }
 

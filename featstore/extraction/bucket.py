@@ -28,6 +28,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
+import msgspec
+
 from data_manifests import cache_folder
 from featstore.address import Address, parse_address
 from featstore.durable import MAX_JSON_BYTES, json_bytes, local_folder
@@ -378,7 +380,7 @@ class SharedBlocks:
     def _send(self, block: int) -> bool:
         """Put a block; False if the bucket has one, perhaps another."""
         record, data = self._writer.done_block(block)
-        return self._objects.create(self._name(block), record.line(block) + data)
+        return self._objects.create(self._name(block), record.line() + data)
 
     def _take(self, blocks: Iterable[int]) -> None:
         """Give the set these blocks as the bucket has them."""
@@ -390,10 +392,10 @@ class SharedBlocks:
             for block, data in zip(some, self._pool.map(self._fetch, some), strict=True):
                 head, rows = data[: -layout.block_bytes(block)], data[-layout.block_bytes(block) :]
                 try:
-                    record = BlockRecord.parse(head, block)
+                    record = msgspec.json.decode(head, type=BlockRecord)
                     if block not in mine or mine[block].digest != record.digest:
                         self._writer.take_block(block, record, rows)
-                except CorruptStoreError as err:
+                except (CorruptStoreError, ValueError, RecursionError) as err:
                     raise CorruptStoreError(
                         f"{self._objects.address}/{self._name(block)} is damaged. Delete it, and "
                         "run the same command again: the block is then encoded anew."

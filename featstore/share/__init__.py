@@ -120,7 +120,7 @@ class SetSource:
         if one.data is not None and self._fetched is not None:
             return self._fetched(one.commit.layout.files.index(one.data))
         place.fetch(self.info.key, one.commit, one.part)
-        wrong = "; ".join(one.check(self.store.root).reasons)
+        wrong = "; ".join(one.check(self.store.root)[0])
         if wrong:
             raise CorruptStoreError(f"{path} {wrong}. Nothing of {self.info.key} was sent.")
         return path if one.data else read_regular(path, limit=MAX_ITEM_BYTES)
@@ -374,7 +374,7 @@ def publish_to_folder(
 def _copy_file(claim: Claim, root: Path, source: SetSource, one: Listed) -> None:
     """Copy a file, unless it is there as its commit says."""
     path = root / one.path
-    if not one.check(root).reasons:
+    if not one.check(root)[0]:
         claim.rely_on(path)
         return
     data = source.content(one)

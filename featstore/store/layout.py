@@ -334,11 +334,6 @@ class DataFile:
         return bytes(short * self.part.row_bytes) + index + checksum
 
 
-def _power(size: int) -> int:
-    """Return the power of 8 that a size reaches."""
-    return (size.bit_length() - 1) // 3
-
-
 @dataclass(frozen=True)
 class SetLayout:
     """How the rows of a set lie: part after part, each with blocks and files of its own.
@@ -414,10 +409,8 @@ class SetLayout:
         sizes = [part.n * part.row_bytes for part in self.parts]
         first, size = len(sizes) - 1, sizes[-1]
         while size < HUGE_PART_BYTES:
-            start, level = first, _power(size)
-            while start and (before := sizes[start - 1]) < HUGE_PART_BYTES:
-                if _power(before) > level:
-                    break
+            start, level = first, (size.bit_length() - 1) // 3
+            while start and sizes[start - 1] < min(HUGE_PART_BYTES, 8 ** (level + 1)):
                 start -= 1
             if first - start < JOINED:
                 break

@@ -138,40 +138,21 @@ _ROWS = 4096
 _GROUPS, _NAMES = 3, 5
 
 
-@dataclass(frozen=True)
-class Norms:
-    """L2 norms of the rows as stored; `zero` counts the rows whose norm is 0."""
-
-    min: float
-    median: float
-    mean: float
-    max: float
-    zero: int
-
-
-@dataclass(frozen=True)
-class Duplicates:
-    """Groups of at least two equal rows.
-
-    Attributes
-    ----------
-    groups, largest, extra : int
-        Number of groups, members of the largest, and members beyond the first of each.
-    examples : list of list of str
-        item_ids of the largest groups, a few each.
-    """
-
-    groups: int
-    largest: int
-    extra: int
-    examples: list[list[str]]
-
-
-def row_facts(view: Selection) -> tuple[Norms, Duplicates]:
+def row_facts(view: Selection) -> tuple[dict[str, float], dict[str, Any]]:
     """Return norms and bitwise equal rows of a view as stored.
 
     Rows are compared by 64-bit keyed hashes: among a million rows, two different ones are taken
     for equal once in 40 million sets. Memory is 12 bytes a row, beside one block.
+
+    Returns
+    -------
+    dict
+        ``min``, ``median``, ``mean`` and ``max`` of the L2 norms; ``zero``, the rows whose norm is
+        0.
+    dict
+        Of groups of at least two equal rows: ``groups``, their number; ``largest``, the members of
+        the largest; ``extra``, those beyond the first of each; ``examples``, item_ids of the
+        largest groups, a few each.
     """
     n = len(view)
     wide: Any = np.float64 if view.source.dtype == "float64" else np.float32
@@ -188,20 +169,24 @@ def row_facts(view: Selection) -> tuple[Norms, Duplicates]:
         ]
         values = decode(stored, view.source.dtype, np.empty(stored.shape, wide))
         norms[start : start + len(rows)] = np.sqrt(np.einsum("ij,ij->i", values, values))
-    found = Norms(
-        min=float(norms.min()),
-        median=float(np.median(norms)),
-        mean=float(norms.mean(dtype=np.float64)),
-        max=float(norms.max()),
-        zero=int((norms == 0).sum()),
-    )
+    found = {
+        "min": float(norms.min()),
+        "median": float(np.median(norms)),
+        "mean": float(norms.mean(dtype=np.float64)),
+        "max": float(norms.max()),
+        "zero": int((norms == 0).sum()),
+    }
     table = pl.DataFrame({"hash": hashes, "row": np.arange(n)})
     equal = table.filter(pl.col("hash").is_duplicated()).group_by("hash", maintain_order=True)
     groups = sorted(equal.agg("row")["row"].to_list(), key=len, reverse=True)
     ids, sizes = view.items["item_id"], [len(rows) for rows in groups]
     examples = [ids.gather(rows[:_NAMES]).to_list() for rows in groups[:_GROUPS]]
-    extra = sum(sizes) - len(groups)
-    return found, Duplicates(len(groups), max(sizes, default=0), extra, examples)
+    return found, {
+        "groups": len(groups),
+        "largest": max(sizes, default=0),
+        "extra": sum(sizes) - len(groups),
+        "examples": examples,
+    }
 
 
 _HEX = re.compile(r"[0-9a-f]{8,64}")

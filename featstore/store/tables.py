@@ -260,7 +260,7 @@ def read_items(
             with open_regular(path) as file:
                 found = _chosen_chunks(file, facts, columns, texts)
             if found is not None:
-                check_sizes(found.file.getbuffer(), rows=facts["n"], places=found.places)
+                check_sizes(found.data, rows=facts["n"], places=found.places)
         except (ValueError, MemoryError) as err:
             raise CorruptStoreError(
                 f"{path} is not a table that a store holds: {str(err) or 'it is too large'}."
@@ -297,7 +297,7 @@ def _chosen_chunks(
     columns: Sequence[str] | None,
     texts: Sequence[str] | None,
 ) -> Chosen | None:
-    """Return what was asked for of the file; None if it differs from the commit."""
+    """Return what was asked for of a file; None if it differs from the commit."""
     size, hashes = facts["bytes"], facts["chunks"]
     file.seek(max(0, size - 8))
     start = footer_start(size, file.read(8))
@@ -308,23 +308,16 @@ def _chosen_chunks(
     if sha256_hex(footer) != hashes[-1]:
         return None
     chunks = column_chunks(footer, start)
+    file.seek(0)
+    data = file.read(start) + footer
+    view = memoryview(data)
     asked = _asked(chunks, columns, texts)
     places = {chunk.place.start for chunk in asked}
-    found = io.BytesIO()
-    found.seek(start)
-    found.write(footer)
-    view = found.getbuffer()
-    file.seek(0)
-    view[:4] = file.read(4)
     for chunk, digest in zip(chunks, hashes, strict=False):
-        if chunk.place.start in places:
-            file.seek(chunk.place.start)
-            view[chunk.place] = file.read(chunk.place.stop - chunk.place.start)
-            if sha256_hex(view[chunk.place]) != digest:
-                return None
-    found.seek(0)
+        if chunk.place.start in places and sha256_hex(view[chunk.place]) != digest:
+            return None
     groups = sorted({chunk.rows for chunk in asked}, key=lambda rows: rows.start)
-    return Chosen(found, chunks[-1].rows.stop if chunks else 0, places, groups)
+    return Chosen(data, chunks[-1].rows.stop if chunks else 0, places, groups)
 
 
 def _asked(

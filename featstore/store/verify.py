@@ -268,7 +268,7 @@ class _Verification:
             return
         self.known.add(one.path)
         if one.path in self.files:
-            wrong = one.check(self.root, full=self.full).reasons
+            wrong = one.check(self.root, full=self.full)[0]
         else:
             wrong = ["is missing"]
         if wrong and busy and one.part == "zarr":

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, cast
@@ -130,7 +130,7 @@ def end_publication(root: Path, key: SetKey, claim: Claim) -> None:
 
     All that follows the log, in this order; again after a kill.
     """
-    claim.rely_on(root / NAME, old=True)
+    claim.rely_on(root / NAME)
     claim.sync()
     log = read_log(root)
     commit = whole_commit(root, key, log=log)
@@ -242,8 +242,6 @@ def enter_commit(root: Path, key: SetKey, claim: Claim, commit: Commit, *, after
     """
     path = key.directory(root) / REVISIONS / f"{commit.digest}.json"
     write_file_once(claim, path, commit_bytes(commit))
-    if after:
-        claim.rely_on_log()
     claim.sync()
 
     def enter(log: Log) -> Log:
@@ -487,24 +485,19 @@ class SetWriter:
         """Return the blocks that are not yet written, in order; of a part, its own."""
         if self._options.part:
             rank, world_size = self._options.part
-            durable = self._done(claim_folders(self.directory, part=self._options.part))
-            mine = range(rank, self.layout.n_blocks, world_size)
-            return [block for block in mine if block not in durable]
+            return [block for block in self.left() if block % world_size == rank]
         done = self._opened()[0].blocks
         return [block for block in range(self.layout.n_blocks) if block not in done]
 
     def left(self) -> list[int]:
         """Return the blocks that no writer of this set has durably done, of whatever part."""
-        done = self._done(claim_folders(self.directory))
-        return [block for block in range(self.layout.n_blocks) if block not in done]
-
-    def _done(self, folders: Iterable[Path]) -> set[int]:
-        """Return the blocks that are done here, or durably in one of the folders."""
         journal, _, claim = self._opened()
-        done, others = set(journal.blocks), [one for one in folders if one != claim.folder]
+        others = [one for one in claim_folders(self.directory) if one != claim.folder]
         plan = plan_digest(self._full_plan()) if others else ""
         staged = map(read_journal, others)
-        return done.union(*(blocks for head, blocks in staged if head.get("plan") == plan))
+        same = (blocks for head, blocks in staged if head.get("plan") == plan)
+        done = set(journal.blocks).union(*same)
+        return [block for block in range(self.layout.n_blocks) if block not in done]
 
     def kept(self, block: int) -> np.ndarray:
         """Return a boolean for each row of a block: True if the base has it, and it stays.
@@ -572,7 +565,7 @@ class SetWriter:
             beside = workers().submit(stage)
             found = hash_hex(self._hash, view)  # takes longest: nothing has to wake up for it
             beside.result()
-        self._add_block(block, BlockRecord(found, reasons, self._hash))
+        self._add_block(BlockRecord(block, found, reasons, self._hash))
 
     def records(self) -> dict[int, BlockRecord]:
         """Return what the journal says of the blocks that are done, but those of the base."""
@@ -593,16 +586,17 @@ class SetWriter:
             If these are not the rows that the record is of.
         """
         _, staged, claim = self._opened()
-        if len(data) != self.layout.block_bytes(block) or not record.fits(data):
+        whole = len(data) == self.layout.block_bytes(block)
+        if not (whole and record.block == block and record.fits(data)):
             raise CorruptStoreError(f"Block {block:,} of {self.key} is not what its record says.")
         claim.check()
         with self._disk_errors():
             staged.write(block, memoryview(data))
-        self._add_block(block, record)
+        self._add_block(record)
 
-    def _add_block(self, block: int, record: BlockRecord) -> None:
+    def _add_block(self, record: BlockRecord) -> None:
         """Journal a block whose rows are written."""
-        self._opened()[0].add_block(block, record)
+        self._opened()[0].add_block(record)
         if time.monotonic() - self._last_sync > SYNC_SECONDS:
             self.sync()
 

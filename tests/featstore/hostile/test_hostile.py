@@ -308,7 +308,7 @@ def test_index_entries_that_overlap_or_point_outside_serve_nothing(hostile, entr
     data[start : start + 16] = b"".join(value.to_bytes(8, "little") for value in entry)
     path.write_bytes(data)
     assert (open_store(hostile.root).view(hostile.key).numpy() == before).all()
-    assert "index" in check_file(path, file, commit).reasons[0]
+    assert "index" in check_file(path, file, commit)[0][0]
 
 
 @pytest.mark.parametrize(

@@ -321,12 +321,13 @@ def test_another_publisher_is_not_overwritten(server, machines, tmp_path, manife
 def test_a_damaged_block_is_an_error(server, machines):
     with pytest.raises(Stop):
         machines("one").extract(MeanColour(before=stop_at(5)))
-    (name, *_) = (name for name in blocks(server) if name[-1].isdecimal())
+    (name, other, *_) = (name for name in blocks(server) if name[-1].isdecimal())
     data = bytearray(server.objects[name])
     data[-1] ^= 1
-    server.objects[name] = bytes(data)
-    with pytest.raises(CorruptStoreError, match=r"is damaged\. Delete it"):
-        machines("two").extract()
+    for wrong in (bytes(data), server.objects[other]):
+        server.objects[name] = wrong
+        with pytest.raises(CorruptStoreError, match=r"is damaged\. Delete it"):
+            machines("two").extract()
     del server.objects[name]
     assert machines("two").extract().new >= 3
 

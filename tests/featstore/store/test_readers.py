@@ -19,7 +19,7 @@ from featstore import EmbeddingsView, open_store
 from featstore.errors import CorruptStoreError
 from featstore.store import MODES, LayoutLimits, open_rows, plan_array
 from featstore.store.layout import SetLayout
-from featstore.store.rows import MappingUnavailableError, map_array
+from featstore.store.rows import MappingUnavailableError, map_rows
 from featstore.testing import item_table, write_set
 from tests.damage import flip
 
@@ -79,7 +79,7 @@ def test_one_read_only_array_whose_addresses_go_with_its_last_view(tmp_path, rng
     layout, maps = _layout(3000), Path("/proc/self/maps")
     assert len(layout.files) == 6
     _write_array(tmp_path, data, layout)
-    array = map_array(tmp_path, layout)
+    array = map_rows(tmp_path, layout).array
     assert array.tobytes() == data.tobytes()
     assert array.flags.c_contiguous
     with pytest.raises(ValueError, match="read-only"):
