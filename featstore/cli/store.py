@@ -347,7 +347,7 @@ def verify_command(
         try:
             open_store(store, key=key, at_least=at_least)
         except (SignatureError, CorruptStoreError) as err:
-            report.problems.append(Problem(NAME, f"does not hold: {err}"))
+            report.problems.append(Problem(NAME, f"is not what the key signs: {err}"))
     for note in () if as_json else report.notes:
         say(warning("note:"), f" {note.path!r} {note.what}", err=True)
     what = "have the right names, sizes and metadata" if quick else "match their checksums"
