@@ -55,8 +55,8 @@ from featstore.store.gc import check_hash, make_store
 from featstore.store.layout import SetKey
 from featstore.store.listing import Listed, set_files
 from featstore.store.lock import Claim, claim_set, folder_lock
-from featstore.store.log import NAME as LOG
 from featstore.store.log import (
+    MAX_COUNTER,
     Log,
     Signature,
     check_outside_stores,
@@ -64,6 +64,7 @@ from featstore.store.log import (
     private_key,
     signed_bytes,
 )
+from featstore.store.log import NAME as LOG
 from featstore.store.records import (
     FIRST,
     REVISIONS,
@@ -516,6 +517,11 @@ def sign_store(place: str | Path, key: Path) -> Signature:
         return there
     before = there.counter if there is not None and there.public_key == public else 0
     counter = before + 1
+    if counter > MAX_COUNTER:
+        raise SignatureError(
+            f"{store.address} is signed as number {before:,}, the highest: somebody forged it. "
+            "Sign by a new key."
+        )
     made = Signature(public, counter, private.sign(signed_bytes(log, counter)).hex())
 
     def enter(now: Log) -> Log:

@@ -192,8 +192,8 @@ class Chosen:
 
     Attributes
     ----------
-    data : bytes
-        The whole file.
+    data : bytearray
+        The whole file; zeros in place of what was not asked for.
     rows : int
         Its rows, which something else vouches for.
     places : collection of int
@@ -202,7 +202,7 @@ class Chosen:
         The groups of rows that these are of.
     """
 
-    data: bytes
+    data: bytearray
     rows: int
     places: Collection[int]
     groups: Sequence[range]

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import functools
 import mmap
 import os
@@ -421,8 +422,8 @@ def map_rows(
     spare = HUGE_BYTES if size >= HUGE_BYTES else 0
     try:
         held = mmap.mmap(-1, size + spare, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    except OSError as err:
-        raise _unavailable(size, err.errno) from err
+    except (OSError, OverflowError) as err:  # a commit may claim more than there are addresses
+        raise _unavailable(size, getattr(err, "errno", errno.ENOMEM)) from err
     place = np.frombuffer(held, np.uint8)
     start = -place.ctypes.data % HUGE_BYTES if spare else 0
     place, left = place[start : start + size], COPIED_BYTES if whole else 0

@@ -409,11 +409,11 @@ class FeatureStore:
                 check_no_links(self.root, [items_path])
                 check_items_file(items_path, items)
         table = ItemTable(functools.partial(self.item_table, info))
+        rows = self._rows(info)  # first: the size of its files bounds the number of rows
         valid = np.arange(commit.n)
         if commit.n_failed:
             valid = np.flatnonzero(~commit.failed_rows())
             table = table.take(valid)
-        rows = self._rows(info)
         if self.verify == "first-touch":
             rows = CheckedRows(rows, directory=directory, commit=commit)
         return EmbeddingsView(

@@ -9,7 +9,7 @@ import io
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -292,7 +292,7 @@ def read_parts(
 
 
 def _chosen_chunks(
-    file: IO[bytes],
+    file: io.BufferedReader,
     facts: Mapping[str, Any],
     columns: Sequence[str] | None,
     texts: Sequence[str] | None,
@@ -308,14 +308,19 @@ def _chosen_chunks(
     if sha256_hex(footer) != hashes[-1]:
         return None
     chunks = column_chunks(footer, start)
-    file.seek(0)
-    data = file.read(start) + footer
+    data = bytearray(size)  # what is not asked for stays 0
     view = memoryview(data)
+    view[start:] = footer
+    file.seek(0)
+    file.readinto(view[:4])
     asked = _asked(chunks, columns, texts)
     places = {chunk.place.start for chunk in asked}
     for chunk, digest in zip(chunks, hashes, strict=False):
-        if chunk.place.start in places and sha256_hex(view[chunk.place]) != digest:
-            return None
+        if chunk.place.start in places:
+            file.seek(chunk.place.start)
+            file.readinto(view[chunk.place])
+            if sha256_hex(view[chunk.place]) != digest:
+                return None
     groups = sorted({chunk.rows for chunk in asked}, key=lambda rows: rows.start)
     return Chosen(data, chunks[-1].rows.stop if chunks else 0, places, groups)
 

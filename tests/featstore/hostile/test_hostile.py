@@ -133,10 +133,11 @@ def test_commits_of_other_types_and_sizes_are_refused(hostile, tmp_path, trick):
         _refused(hostile, tmp_path)
 
 
-def test_endless_rows_with_as_many_hashes_meet_the_item_table(hostile, tmp_path):
+@pytest.mark.parametrize(("dim", "blocks"), [(4, 1), (2**24, 2**13)])
+def test_endless_rows_with_as_many_hashes_are_refused(hostile, tmp_path, dim, blocks):
     def change(document: dict[str, Any]) -> None:
-        document["block_rows"] = 2**24
-        document["parts"][0].update(n=2**24, blocks=["0" * 64])
+        document.update(block_rows=2**24, dim=dim)
+        document["parts"][0].update(n=blocks * 2**24, shard_rows=0, blocks=["0" * 64] * blocks)
 
     hostile.recommit(change)
     _refused(hostile, tmp_path)

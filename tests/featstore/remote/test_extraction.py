@@ -285,9 +285,14 @@ def test_a_bucket_that_goes_away_costs_no_row(server, machines, tmp_path, monkey
     assert encoder.batches == 6  # the device did not wait
     assert not any(re.search(ZARR, name) for name in server.objects)
     server.before = lambda _: None
+    for name in blocks(server):
+        if name[-1].isdecimal():  # of blocks that it has itself the machine reads the record alone
+            server.objects[name] = server.objects[name][:-2]
     result = one.extract(MeanColour(before=stop_at(0)))
     assert (result.new, result.reused) == (0, N - 1)
-    assert published(server) == local(machines("other"), tmp_path)
+    late = blocks(server)  # the server may take a block after its client has given up
+    there = {name: data for name, data in published(server).items() if name not in late}
+    assert there == local(machines("other"), tmp_path)
 
 
 def test_another_publisher_is_not_overwritten(server, machines, tmp_path, manifest):

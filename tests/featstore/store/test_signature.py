@@ -22,7 +22,7 @@ from tests.typed import headstock
 
 pytest.importorskip("cryptography", reason="needs cryptography, of the extra `sign`")
 
-from featstore.store.log import make_key
+from featstore.store.log import MAX_COUNTER, make_key
 
 IMAGES, TEXTS = "birds/image/timm:toy", "birds/caption/timm:toy"
 
@@ -110,6 +110,17 @@ def test_a_forged_field_is_told(signed, field):
     refused(root, key, "not what its owner" if field != "public_key" else "signed by the key")
     relog(root, signature={})
     refused(root, key, "is not signed")
+
+
+def test_no_signature_follows_a_number_that_was_forged_as_the_highest(signed, secret):
+    root, _ = signed
+    stated = json.loads((root / "log.json").read_text())["signature"]
+    relog(root, signature=stated | {"counter": MAX_COUNTER})
+    with pytest.raises(SignatureError, match="the highest: somebody forged it"):
+        sign_store(root, secret)
+    make_key(secret.with_name("new.pem"))
+    new = sign_store(root, secret.with_name("new.pem"))
+    assert open_store(root, key=new.public_key).log.signature.counter == 1
 
 
 def test_a_whole_state_put_back_is_told_to_who_knows_a_later_number(grown):
