@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,17 +30,18 @@ from featstore.durable import (
     facts_of,
     file_facts,
     json_bytes,
+    open_regular,
     read_regular,
     same_file,
     walk_store,
     write_file,
 )
 from featstore.errors import AddressError, CorruptStoreError, FeatstoreError, UnknownSetError
-from featstore.store.layout import SetKey
+from featstore.store.layout import DataFile, SetKey
 from featstore.store.listing import (
     Listed,
+    check_size,
     find_damage,
-    opened,
     read_block,
     set_files,
     whole_commit,
@@ -358,7 +359,7 @@ class SetCopy:
         self._key = key
         # Of a folder, without a look at the other files: each is opened for its own rows.
         layout, place = self._present.layout, store.place
-        self._rows: Rows = PreadRows(layout, key.directory(store.root), opened)
+        self._rows: Rows = PreadRows(layout, key.directory(store.root), _of_any_size)
         if place.is_remote:
             self._rows = place.rows(key, self._present, "pread")
 
@@ -405,6 +406,17 @@ class SetCopy:
 
     def _note(self, err: Exception) -> None:
         self.reasons += [str(err)] if str(err) not in self.reasons else []
+
+
+@contextlib.contextmanager
+def _of_any_size(directory: Path, file: DataFile) -> Iterator[int]:
+    """Open a data file that may be cut: it has the rows before its end."""
+    path = directory / file.path
+    with open_regular(path) as handle:
+        try:
+            yield handle.fileno()
+        except CorruptStoreError as err:
+            raise CorruptStoreError(f"{path} {check_size(path, file)}.") from err
 
 
 @dataclass

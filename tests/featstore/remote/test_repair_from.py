@@ -89,6 +89,18 @@ def test_from_a_copy_that_has_grown(copied, store_folder, tmp_path):
     assert tree(copied) == tree(store_folder)
 
 
+def test_a_copy_whose_file_is_cut_has_the_rows_before_its_end(copied, store_folder, tmp_path):
+    key, other = damage(copied), tmp_path / "other"
+    shutil.copytree(store_folder, other)
+    unseal(other)
+    for left, reasons in ((3, 1), (4, 0)):  # whole blocks that the file of the copy has
+        whole = (store_folder / key / DATA).read_bytes()
+        (other / key / DATA).write_bytes(whole[: left * BLOCK * DIM * 4])
+        done = repair_set(copied, key, copy=other)
+        assert [f"{key}/{DATA} has" in reason for reason in done.reasons] == [True] * reasons
+    assert tree(copied) == tree(store_folder)
+
+
 def test_a_copy_with_the_same_damage_is_named(copied, tmp_path):
     key = damage(copied)
     other = tmp_path / "other"
