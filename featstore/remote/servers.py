@@ -216,7 +216,9 @@ class HubObjects(WebObjects):
             )  # fmt: skip
             files = (file for file in tree if hasattr(file, "blob_id"))
             try:
-                return [*self.listed((one.path.removeprefix(start), one.size) for one in files)]
+                return [
+                    *self.listed((str(one.path).removeprefix(start), one.size) for one in files)
+                ]
             except EntryNotFoundError:
                 return []
 

@@ -639,12 +639,11 @@ class _Copying:
                 self.published[key] = source.info.commit.published
                 if source.info.commit.digest != current.get(key):
                     there = publish(self.place, source, progress=self.progress)
+                self.report.sets[key] = there
             except FeatstoreError as err:
                 self.report.failed[key] = str(err)
-                continue
             # The cache may drop the files of one remote set for those of the next.
             self.place.keep()
-            self.report.sets[key] = there
         if everything:
             self._send_tags()
         send_thumbnails(self.opened, self.place, sorted(self.report.sets))
