@@ -15,7 +15,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, 
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache, partial
-from math import ceil
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -202,7 +202,7 @@ class Workers:
         be able to open what the tasks name: stores, results, weights, with its own credentials.
     jobs : int, optional
         Tasks at once, each with one thread. By default 1 on this machine, which is this process
-        with all its threads; and all cores that Ray has, of which fewer jobs take several each.
+        with all its threads; and all cores that Ray has.
     object_store_bytes : int
         Of a Ray that is started here: answers that wait for their turn, before they go to disk.
 
@@ -329,18 +329,21 @@ class _RayRun:
         self, work: Callable[[Task], Answer], tasks: Iterable[Task], /, *, ordered: bool = False
     ) -> Iterator[Answer]:
         ray = self.ray
-        # All wait with Ray, so that no core is idle until this process hands out the next one.
-        each = max(1, ceil(ray.cluster_resources().get("CPU", 1) / self.jobs))
-        remote = ray.remote(_alone).options(num_cpus=each, max_retries=RETRIES)
+        # Not more cores for fewer jobs: a task that no single node could hold would wait for ever.
+        remote = ray.remote(_alone).options(num_cpus=1, max_retries=RETRIES)
         # A cluster has another environment than this process.
         plugins = os.environ.get(ENVIRONMENT, "")
         # Opened by us, not by Ray: what opening a view raises then is the task's own error.
-        left = [remote.remote(work, ray.cloudpickle.dumps(task), plugins) for task in tasks]
+        waiting = (remote.remote(work, ray.cloudpickle.dumps(task), plugins) for task in tasks)
+        # Where they take all cores, as many more wait with Ray: no core is idle between two tasks.
+        full = self.jobs >= ray.cluster_resources().get("CPU", 1)
+        left = [*islice(waiting, (1 + full) * self.jobs)]
         try:
             while left:
                 # Answers that are early wait in Ray's store, on disk if need be.
                 (ready,), _ = ray.wait(left[:1] if ordered else left)
                 left.remove(ready)
+                left += islice(waiting, 1)
                 with errors_of(ray):
                     answer = ray.get(ready)
                 yield answer
