@@ -299,7 +299,8 @@ def class_words(classes: pl.DataFrame) -> dict[str, set[str]]:
 
     Case, ``_`` and repeated spaces do not matter.
     """
-    named = [c for c in classes.columns if c in ("synset", "name", "noun") or c.endswith("_name")]
+    columns = [column for column in classes.columns if column != "shared_name"]  # true or false
+    named = [c for c in columns if c in ("synset", "name", "noun") or c.endswith("_name")]
     words: dict[str, set[str]] = {}
     for row in classes.select("class_id", *named).iter_rows(named=True):
         label = row["class_id"].partition("/")[2]

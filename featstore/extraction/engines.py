@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -454,20 +455,21 @@ def rank_of(shard: str, environment: Mapping[str, str] | None = None) -> Rank:
     if shard != "auto":
         return Rank(*map(int, shard.split("/")))
     found = {**(os.environ if environment is None else environment)}
-    if {"RANK", "WORLD_SIZE"} <= found.keys():
-        return Rank(int(found["RANK"]), int(found["WORLD_SIZE"]))
-    process, processes = (int(found.get(f"SLURM_{name}", n)) for name, n in _ALONE.items())
-    if {"SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"} <= found.keys():
-        first = int(found.get("SLURM_ARRAY_TASK_MIN", "0"))
-        step = max(1, int(found.get("SLURM_ARRAY_TASK_STEP", "1")))
-        task = (int(found["SLURM_ARRAY_TASK_ID"]) - first) // step
-        tasks = int(found["SLURM_ARRAY_TASK_COUNT"])
-        return Rank(task * processes + process, tasks * processes)
-    if {"SLURM_PROCID", "SLURM_NTASKS"} <= found.keys():
-        return Rank(process, processes)
+    with suppress(ValueError):  # of a variable that is no number
+        if {"RANK", "WORLD_SIZE"} <= found.keys():
+            return Rank(int(found["RANK"]), int(found["WORLD_SIZE"]))
+        process, processes = (int(found.get(f"SLURM_{name}", n)) for name, n in _ALONE.items())
+        if {"SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"} <= found.keys():
+            first = int(found.get("SLURM_ARRAY_TASK_MIN", "0"))
+            step = max(1, int(found.get("SLURM_ARRAY_TASK_STEP", "1")))
+            task = (int(found["SLURM_ARRAY_TASK_ID"]) - first) // step
+            tasks = int(found["SLURM_ARRAY_TASK_COUNT"])
+            return Rank(task * processes + process, tasks * processes)
+        if {"SLURM_PROCID", "SLURM_NTASKS"} <= found.keys():
+            return Rank(process, processes)
     raise EncoderError(
         "--shard auto finds neither RANK and WORLD_SIZE (torchrun) nor SLURM_PROCID and "
-        "SLURM_NTASKS, nor a Slurm array. Start it there, or give --shard I/N."
+        "SLURM_NTASKS, nor a Slurm array, in whole numbers. Start it there, or give --shard I/N."
     )
 
 

@@ -461,6 +461,8 @@ def read_table(form: str, request: Request) -> Found:
     path = local_path(request.location)
     # Objects need not have the same fields, so all are read twice.
     names = list(dict.fromkeys(name for _, row in FORMS[form](path) for name in row))
+    if not names:
+        raise ManifestError(f"{path} holds no row. Give one for each image.")
     root = image_root(request, path)
     items = ItemCollector(request.dataset)
     list_paths(items, FORMS[form](path), choose_columns(names, request, str(path)), root)

@@ -220,6 +220,11 @@ def test_cupls_descriptions_are_further_items(build, tmp_path):
         assert manifest.items("class_name")["content_sha256"].null_count() == 0
 
 
+def test_a_class_that_shares_its_name_is_found_by_another(tmp_path):
+    file = write(tmp_path / "cupl.json", {"derrick": ["It lifts."], "tench": "A fish."})
+    assert read_texts(file, (), CLASSES) == {"a/1": ["A fish."], "a/2": ["It lifts."]}
+
+
 @pytest.mark.parametrize(
     ("reader", "document", "match"),
     [

@@ -164,6 +164,7 @@ def test_the_environment_says_which_rank_this_is(environment, rank, world_size):
     ("shard", "environment", "said"),
     [
         ("auto", {}, "or give --shard I/N"),
+        ("auto", {"RANK": "", "WORLD_SIZE": "2"}, "in whole numbers"),
         ("4/4", {}, "Rank 4 of 4 does not exist"),
         # Two of the tasks of an array that are run again know of two only.
         ("auto", {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_MIN": "3",
