@@ -130,7 +130,7 @@ test-minimal:
 test-long: export HEADSTOCK_FAULTS = all
 test-long: export HEADSTOCK_FUZZ_EXAMPLES = 10000
 test-long: export HEADSTOCK_TYPES = 1
-test-long: test test-minimal docs validate-statistics mutants
+test-long: test faults test-minimal docs validate-statistics mutants
 	rm -rf $(FRESH)/demo $(FRESH)/out
 	$(MAKE) demo VENV=$(FRESH)/demo DEMO=$(FRESH)/out
 	$(MAKE) test-minimal LOWEST=1

@@ -38,7 +38,6 @@ ARENA = ["task", "eval", "options", "direction", "image_set", "name_set", "capti
 #: What tells cells of one method, source and K apart, where a suite or a sweep varies it.
 SETTINGS = [
     "head_set",
-    "more_heads",
     "pairs_from",
     "head_rows",
     "view_set",
@@ -447,13 +446,11 @@ CHOICES = {
     "head_templates": "head_name_set", "pair_variants": "name_set", "pair_templates": "name_set",
 }  # fmt: skip
 
-#: Columns that name sets, and those of their revisions. Further heads are named with theirs; the
-#: images beside them are not.
+#: Columns that name sets, and those of their revisions.
 SETS = {
     **{f"{role}_set": f"{role}_revision"
        for role in ("image", "name", "caption", "head", "head_name", "view")},
     "layer_sets": "layer_revisions",
-    "more_heads": "more_images",
 }  # fmt: skip
 
 #: Those that are empty where a run pairs no class with a text.

@@ -1,7 +1,7 @@
 """The digest of the code that makes a result, so that changed code never passes for a rerun.
 
 `code_digest` is of this project's own sources. What was registered from outside (a method, a
-learner, a task of the user's own) adds `own_code`, and goes to other processes by `Own`.
+learner, a task of the user's own) adds `own_code`.
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
-import pickle
 import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from functools import cache
 from importlib.util import find_spec, resolve_name
 from itertools import chain
@@ -23,7 +22,6 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from bench.errors import ProtocolError
-from featstore.errors import EngineError
 from featstore.plugins import Registry, distributions, registry_of
 
 #: What decides a number: everything of fitters, and these parts of bench.
@@ -125,8 +123,14 @@ def _outside(*names: str | None) -> Iterator[tuple[str, str, Registry[Any]]]:
     for kind, name in zip(("aligner", "learner", "task"), names, strict=True):
         if name is not None:
             registry = registry_of(kind)
-            if name in registry and not registry.is_ours(name):
+            if name in registry and name not in registry.built_in:
                 yield kind, name, registry
+
+
+def only_here(method: str, learner: str | None, task: str) -> list[str]:
+    """Return which of a method, a learner and a task other processes do not find by themselves."""
+    found = _outside(method, learner, task)
+    return [f"{kind} {name!r}" for kind, name, registry in found if registry.travels(name)]
 
 
 def origin_of(method: str, learner: str | None, task: str) -> str:
@@ -313,63 +317,3 @@ def _imports(source: str, package: str) -> Iterator[str]:
             base = resolve_name("." * node.level + (node.module or ""), package)
             yield base
             yield from (f"{base}.{each.name}" for each in node.names)
-
-
-@dataclass(frozen=True)
-class Own:
-    """Methods, learners and tasks that are registered by hand, on their way to another process.
-
-    Those of installed packages and of ``--plugin`` are found there.
-
-    Attributes
-    ----------
-    things : tuple of (str, str, str, bytes)
-        Kind, name, origin and pickle. Pickled apart from the task, so that one that a worker
-        cannot read is an error that says so, not a dead worker.
-    """
-
-    things: tuple[tuple[str, str, str, bytes], ...] = ()
-
-    @classmethod
-    def of(cls, names: Iterable[tuple[str, str | None, str]]) -> Own:
-        """Return those among triples of a method, a learner and a task.
-
-        Raises
-        ------
-        EngineError
-            If one cannot be pickled.
-        """
-        found = {}
-        for triple in dict.fromkeys(names):
-            for kind, name, registry in _outside(*triple):
-                if not registry.travels(name):
-                    continue
-                try:
-                    pickled = pickle.dumps(registry[name])
-                    found[kind, name] = (kind, name, registry.origin(name), pickled)
-                except (pickle.PicklingError, AttributeError, TypeError) as err:
-                    raise EngineError(
-                        f"The {kind} {name!r} cannot be sent to other processes ({err}). {_HOW}"
-                    ) from err
-        return cls(tuple(found.values()))
-
-    def install(self) -> None:
-        """Register them in this process.
-
-        Raises
-        ------
-        EngineError
-            If one cannot be read here.
-        """
-        for kind, name, origin, pickled in self.things:
-            try:
-                # Written by this program's own parent a moment ago.
-                thing = pickle.loads(pickled)  # noqa: S301
-            except Exception as err:
-                raise EngineError(
-                    f"A worker cannot read the {kind} {name!r} ({err}). {_HOW}"
-                ) from err
-            registry_of(kind).put(name, thing, origin)
-
-
-_HOW = "Define it at the top of a module that workers can import, without lambdas; or use jobs=1."

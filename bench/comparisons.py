@@ -569,7 +569,7 @@ def _all_like(
     ignored = {"mix", "sequential"} if source == "none" or n_pairs == "0" else set()
     ignored.add("clusters")
     if source in ("none", CLASS_MEANS):
-        no_head = ("head_set", "more_heads", "head_rows", *HEAD_PARTS)
+        no_head = ("head_set", "head_rows", *HEAD_PARTS)
         ignored.update(no_head if source == "none" else HEAD_PARTS)
     wanted = {name: value for name, value in like.settings.items() if name not in ignored}
     if method == "conse":

@@ -6,7 +6,6 @@ Nothing here needs a store: the rows are planted, small and the same every time.
 from __future__ import annotations
 
 import inspect
-import pickle
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -24,13 +23,20 @@ from bench.corpus import Corpus, Head, Items
 from bench.execution import Scoring, split_of
 from bench.options import TASKS, FewShot, checked_options
 from bench.runs import Run
-from featstore import testing
 from featstore.errors import ContractError, FeatstoreError, PluginError, lookup
 from featstore.plugins import registry_of
-from featstore.testing import Contract, Inapplicable, defined, equal, expect, unchanged
+from featstore.testing import (
+    Contract,
+    EncoderContract,
+    Inapplicable,
+    defined,
+    equal,
+    expect,
+    unchanged,
+)
 from fitters.aligners import params_of, stacked, takes_weights
 from fitters.alignment import Alignment, fit
-from fitters.few_shot import LEARNERS, learner_named
+from fitters.few_shot import learner_named
 from fitters.few_shot.learner import Learner, Shots
 from fitters.methods import Method, method_named
 from fitters.moments import moments_of
@@ -337,12 +343,6 @@ class AlignerContract(Contract):
         equal(self._raw_scores(again), self._raw_scores(made), "Keep what is fitted in attributes "
               "that end in _: arrays of floats, and numbers.")  # fmt: skip
 
-    def pickled(self) -> None:
-        """Give the same projections in another process, which gets it pickled."""
-        made = self._alignment(self._world[0])
-        again = pickle.loads(pickle.dumps((self._method, made)))[1]  # noqa: S301
-        equal(self._raw_scores(again), self._raw_scores(made), "A copy lacks something.")
-
 
 #: Classes of the planted shots, and test rows of each.
 _CLASSES, _TESTED = 6, 20
@@ -410,9 +410,8 @@ class LearnerContract(Contract):
         unchanged(passed, self._scores)
 
     def determinism(self) -> None:
-        """Give the same scores for the same shots, here and where it comes pickled."""
-        made = pickle.loads(pickle.dumps(LEARNERS[self._name]))().fit(self._shots)  # noqa: S301
-        equal(made.scores(self._test), self._scores(), "Draw from a seed of the learner's own.")
+        """Give the same scores for the same shots."""
+        equal(self._scores(), self._scores(), "Draw from a seed of the learner's own.")
 
     def rows(self) -> str:
         """Score a row alone as it does among others."""
@@ -524,8 +523,7 @@ class TaskContract(Contract):
         return ", ".join(shown)
 
     def determinism(self) -> None:
-        """Give the same values again, and go to another process."""
-        pickle.dumps(TASKS[self._name])
+        """Give the same values again."""
         one, two = ([*self._values().values()] for _ in range(2))
         equal(one, two, "Draw from `rng`.")
 
@@ -558,14 +556,12 @@ CONTRACTS: dict[str, type[Contract]] = {
     "aligner": AlignerContract,
     "learner": LearnerContract,
     "task": TaskContract,
-    **testing.CONTRACTS,
+    "encoder": EncoderContract,
 }
 """The contract of each kind."""
 
 
-def contract_of(
-    kind: str, what: str, *, location: Path | None = None, options: Mapping[str, str] | None = None
-) -> Contract:
+def contract_of(kind: str, what: str, *, options: Mapping[str, str] | None = None) -> Contract:
     """Return the contract of a thing, by its name or by where it is defined.
 
     Parameters
@@ -575,10 +571,8 @@ def contract_of(
     what : str
         A registered name (of an encoder ``family:model``), ``module:Object`` or ``file.py:Object``;
         ``:model`` may follow the object of an encoder.
-    location : Path, optional
-        What a source lists, or the root of a dataset.
     options : mapping, optional
-        Of an encoder, a source or a dataset.
+        Of an encoder.
 
     Raises
     ------
@@ -596,12 +590,12 @@ def contract_of(
         )
         family = next(known, "")
         if not family:
-            family = made.name if isinstance(made, Path) else CHECKED
+            family = CHECKED
             registry.add(family, made, origin=what)
         rest = rest or ["model"]
     lookup(registry, family, what=kind, error=PluginError)
     name = ":".join([family, *rest]) if kind == "encoder" else family
-    return CONTRACTS[kind](name, location, options)
+    return CONTRACTS[kind](name, options)
 
 
 #: The name under which a thing is registered that has none.

@@ -36,8 +36,7 @@ from featstore.errors import listed
 from featstore.store.pairs import EmbeddingsView
 from featstore.store.store import FeatureStore
 from featstore.store.tables import join_ids
-from fitters.from_store import beside
-from fitters.jobs import HeadTexts, with_heads
+from fitters.jobs import HeadTexts
 from fitters.pairs import place_in_class
 
 _VARIANTS = ("name", "lemmas")
@@ -234,8 +233,6 @@ class Corpus:
         Whether images and texts are of the two towers of one model, in one space.
     views : ImageViews, optional
         Augmented views of the images, if the run names a set of them.
-    blocks : tuple of int
-        Columns of each encoder, where rows of images and heads are those of several side by side.
     layers : dict of str to float32 arrays of shape (n, …)
         Rows of the same images in the other sets that a run searches, by their keys.
     pair_names : Items, optional
@@ -254,7 +251,6 @@ class Corpus:
     one_model: bool = False
     views: ImageViews | None = None
     pair_names: Items | None = None
-    blocks: tuple[int, ...] = ()
     layers: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     pairs: Corpus | None = None
 
@@ -349,16 +345,11 @@ def read_corpus(store: FeatureStore, run: Run) -> Corpus:
         for view in texts[:1]:
             view.require_same_space(head_names, what="Names of the head's classes and other texts")
         texts.append(head_names)
-        head = _head(head_view, head_names, run, [_pinned(store, at) for at in data.more_heads])
+        head = _head(head_view, head_names, run)
         if data.name_set:
             seen = seen_classes(name_view.items, head_names.items, names.classes)
             both = seen_classes(head_names.items, name_view.items, head.classes)
             head = replace(head, in_gallery=both)
-    blocks: tuple[int, ...] = ()
-    if data.more_images:
-        others = [_pinned(store, at) for at in data.more_images]
-        images = replace(images, rows=beside(image_view, others).astype(np.float32, copy=False))
-        blocks = (image_view.dim, *(view.dim for view in others))
     keys = [
         data.image_set,
         *([data.name_set] if data.name_set else [data.caption_set]),
@@ -367,8 +358,7 @@ def read_corpus(store: FeatureStore, run: Run) -> Corpus:
     one_model = _one_model(spaces)
     pairs = _other_pairs(store, run, image_view, texts) if data.pairs_from else None
     return Corpus(
-        images, names, captions, head, prompts, seen, one_model, views, pair_names, blocks, layers,
-        pairs,
+        images, names, captions, head, prompts, seen, one_model, views, pair_names, layers, pairs,
     )  # fmt: skip
 
 
@@ -496,18 +486,13 @@ def _captions(view: EmbeddingsView, run: Run, image_view: EmbeddingsView, images
     )
 
 
-def _head(
-    head: EmbeddingsView, names: EmbeddingsView, run: Run, others: list[EmbeddingsView]
-) -> Head:
+def _head(head: EmbeddingsView, names: EmbeddingsView, run: Run) -> Head:
     data = run.data
     texts = HeadTexts.of(
         head, names, asked=(data.variants, data.templates),
         variants=data.head_variants, templates=data.head_templates,
     )  # fmt: skip
-    pairs, bias = texts.pairs, texts.paired.x.bias
-    if others:
-        pairs, bias = with_heads(pairs, bias, [texts.paired.x, *others])
-    weight = pairs.x
+    weight, bias = texts.pairs.x, texts.paired.x.bias
     return Head(
         weight=weight,
         bias=np.zeros(len(weight), np.float32) if bias is None else bias.astype(np.float32),

@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from bench.code import Own
+from bench.code import only_here
 from bench.corpus import (
     FRESH_SPLITS,
     Corpus,
@@ -48,6 +48,7 @@ from bench.tasks.ranked import (
 from featstore.errors import EngineError, FeatstoreError, needs_extra
 from featstore.identity import SHORT, space_id
 from featstore.parallel import Engine, Workers
+from featstore.plugins import ENVIRONMENT
 from featstore.store.store import FeatureStore, open_store
 from fitters.few_shot import PROMPT_LEARNERS, prompt_learner
 from fitters.few_shot.learner import Learner
@@ -461,9 +462,15 @@ def run_all(
         place = store if "://" in str(store) else Path(store).resolve()
         if weights is not None and Path(weights).exists():
             weights = str(Path(weights).resolve())
-        own = Own.of((run.fit.method, run.learner, run.task) for run in left)
+        for one in left:
+            for what in only_here(one.fit.method, one.learner, one.task):
+                raise EngineError(
+                    f"The {what} is registered in this process alone. Name its file by --plugin "
+                    f"({ENVIRONMENT}) or install its package, so that other processes find it; or "
+                    "use jobs=1."
+                )
         work = partial(
-            _run_batch, store=place, root=root.resolve(), weights=weights, own=own, call=uuid4().hex
+            _run_batch, store=place, root=root.resolve(), weights=weights, call=uuid4().hex
         )
         with Workers(engine, jobs).connected() as run:
             for finished_batch in run(work, batches):
@@ -494,10 +501,8 @@ def _run_batch(
     store: Path | str,
     root: Path,
     weights: str | None,
-    own: Own,
     call: str,
 ) -> list[int]:
-    own.install()
     for run in [run for group in groups for run in group if run.origin]:
         if replace(run).code != run.code:
             raise EngineError(

@@ -103,10 +103,10 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
     prototypes, real, centre = parts.prototypes, parts.real, parts.centre
     method, config = METHODS[run.fit.method], run.fit
     rows = method.rows.centred(config.centre).images
-    fitted = partial(_fit_parts, run, corpus, parts)
+    fitted = partial(_fit_parts, run, parts)
     alignment: Alignment | GivenRidge
     if is_cell(run):
-        data = _prepared(method.rows, corpus.blocks, centre, prototypes, real)
+        data = _prepared(method.rows, centre, prototypes, real)
         given = issubclass(method.cls, RidgeAligner) and "penalty" in method.options
         alignment = GivenRidge(data, config, partial(fitted, data)) if given else fitted(data)
     elif method.fitted_on == "training" and rows == "unit" and (not real or corpus.pairs):
@@ -131,12 +131,10 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
     return Fitted(alignment, facts)
 
 
-def _fit_parts(
-    run: Run, corpus: Corpus, parts: Parts, data: Sources[Pairs] | None = None
-) -> Alignment:
+def _fit_parts(run: Run, parts: Parts, data: Sources[Pairs] | None = None) -> Alignment:
     data = data or METHODS[run.fit.method].sources(
         run.fit, prototypes=parts.prototypes, real=parts.real, image_mean=parts.centre.mean,
-        bias=parts.bias, blocks=corpus.blocks,
+        bias=parts.bias,
     )  # fmt: skip
     rng = stream("choice", run.seed)
     return fit(run.fit, data, rng=rng, grid=parts.grid, chosen=parts.chosen)
@@ -177,7 +175,7 @@ def likely_scale_of(run: Run, corpus: Corpus, split: Split | None) -> float:
         else:
             bias = None if parts.bias is None else parts.bias[folds != fold]
             own = replace(parts, prototypes=others, bias=bias)
-        alignment: Projector = _fit_parts(run, corpus, own)
+        alignment: Projector = _fit_parts(run, own)
         if parts.real is None:
             alignment = for_head(alignment, pairs.x)
         found = alignment.project_x(pairs.x[left]) @ alignment.project_y(asked[first]).T
@@ -250,15 +248,14 @@ def is_cell(run: Run) -> bool:
 @kept
 def _prepared(
     how: Preparation,
-    blocks: tuple[int, ...],
     centre: Centre,
     prototypes: Pairs | None,
     real: Pairs | None,
 ) -> Sources[Pairs]:
     """Return what a fit is on: prototypes are prepared once for all numbers of real pairs."""
     if prototypes is None or real is None or centre.mean is None or how.alike:
-        return prepare(prototypes, real, centre.mean, how=how, blocks=blocks)
-    return _prepared(how, blocks, centre, prototypes, None).beside(real)
+        return prepare(prototypes, real, centre.mean, how=how)
+    return _prepared(how, centre, prototypes, None).beside(real)
 
 
 @dataclass(frozen=True, eq=False)
@@ -387,8 +384,8 @@ def choice_of_head(
     ridge = issubclass(METHODS[run.fit.method].cls, RidgeAligner)
     if real is None and ridge and run.fit.criterion != "error":
         # Leaving out names draws nothing (folds do), and no image mean has an effect.
-        return _choice(run.fit, head, None, _NO_MEAN, corpus.blocks, 0)
-    return _choice(run.fit, head, real, centre, corpus.blocks, run.seed)
+        return _choice(run.fit, head, None, _NO_MEAN, 0)
+    return _choice(run.fit, head, real, centre, run.seed)
 
 
 @kept
@@ -397,11 +394,10 @@ def _choice(
     head: Pairs,
     real: Pairs | None,
     centre: Centre,
-    blocks: tuple[int, ...],
     seed: int,
 ) -> Choice:
     return select(
-        config, prototypes=head, real=real, image_mean=centre.mean, blocks=blocks,
+        config, prototypes=head, real=real, image_mean=centre.mean,
         rng=stream("choice", seed),
     )  # fmt: skip
 
@@ -444,7 +440,7 @@ def mean_of_images(corpus: Corpus, split: Split | None) -> Centre:
         images = trained.take(split.train) if len(split.train) else images.take(split.test)
     if source == SCORED and len(images) < FEWEST:
         return Centre(None, TOO_FEW)
-    mean = SideTransform.fit([images.rows], label="images", blocks=corpus.blocks).mean
+    mean = SideTransform.fit([images.rows], label="images").mean
     return Centre(mean, source)
 
 

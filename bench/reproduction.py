@@ -337,9 +337,8 @@ def sets_of(runs: Iterable[Run]) -> dict[str, str]:
             getattr(data, f"{role}_set"): getattr(data, f"{role}_revision")
             for role in ("image", "name", "caption", "head", "head_name", "view")
         }
-        of_data = (*data.more_heads, *data.more_images, *data.pairs_from)
         found |= zip(data.layer_sets, data.layer_revisions, strict=True)
-        found |= dict(one.split("@") for one in of_data)
+        found |= dict(one.split("@") for one in data.pairs_from)
     return {key: revision for key, revision in sorted(found.items()) if key}
 
 

@@ -47,8 +47,6 @@ Relevance = Literal["parent_id", "class_id"]
 EVALS: tuple[str, ...] = get_args(Eval)
 SOURCES: tuple[str, ...] = get_args(Source)
 
-#: Tasks whose images may be rows of several encoders side by side.
-OF_SEVERAL = ("zero_shot", "generalised", "retrieval")
 #: The source whose prototypes are the means of the real training images of each class.
 CLASS_MEANS = "class-means"
 
@@ -77,9 +75,6 @@ class Data:
         A classification head, and the names of its classes.
     view_set : str
         Augmented views of the images, for few-shot learners that look at some.
-    more_heads, more_images : tuple of str
-        Further heads of the same classes, and the same images by their encoders, each
-        ``key@revision``; see `fitters.from_store.beside_fields`.
     pairs_from : tuple of str
         Images of another data set and their captions or class names, each ``key@revision``: what
         real pairs are made of, in place of images of `image_set`.
@@ -111,8 +106,6 @@ class Data:
     head_name_revision: str = ""
     view_set: str = ""
     view_revision: str = ""
-    more_heads: tuple[str, ...] = ()
-    more_images: tuple[str, ...] = ()
     pairs_from: tuple[str, ...] = ()
     layer_sets: tuple[str, ...] = ()
     layer_revisions: tuple[str, ...] = ()
@@ -527,16 +520,6 @@ class Run:
         where, method, data = self.protocol.eval, self.fit.method, self.data
         of_images = isinstance(options, Neighbours) and options.of != "head"
         refuse(
-            (
-                len(data.more_heads) != len(data.more_images)
-                or (bool(data.more_heads) and not data.head_set),
-                "Each further head has images by its own encoder, and there is a first head.",
-            ),
-            (
-                bool(data.more_heads)
-                and (self.task not in OF_SEVERAL or method == IDENTITY or bool(data.pairs_from)),
-                f"Several heads are for tasks {', '.join(OF_SEVERAL)}, fits and the images' pairs.",
-            ),
             (
                 bool(data.layer_sets) and not of_images,
                 (

@@ -473,7 +473,7 @@ class Searcher:
             if found.facts.get("made_of") == self.state:
                 return found
         fitted = fit_from_store(self.opened, FitRequest(
-            "kernel-ridge", x=self.keys["pictures"], source=name, head=(self.keys["head"],),
+            "kernel-ridge", x=self.keys["pictures"], source=name, head=self.keys["head"],
             names=self.keys["classes"], **(SETTINGS if self.config.has_defaults else {}),
         ))  # fmt: skip
         near = hubs(fitted.project_x(vectors), fitted.project_y(self.vectors_of([*self.terms])))

@@ -29,7 +29,7 @@ from bench.options import AgainConfig
 from featstore.encoders.registry import encode
 from featstore.manifest import read_manifest
 from featstore.sources.reader import open_reader
-from featstore.store.store import Duplicates, Norms, row_facts
+from featstore.store.store import row_facts
 from featstore.store.view import Selection
 from fitters.sources import unit_or_zero
 
@@ -534,7 +534,7 @@ class Passport:
     n, dim, dtype : int, int, str
     broken : tuple of int
         Numbers of the rows with NaN or Inf; they are in nothing that follows.
-    norms, duplicates : Norms, Duplicates
+    norms, duplicates : dict
         As of `featstore.store.store.row_facts`.
     rank : float
         Effective rank, of at most `SAMPLE` rows.
@@ -558,8 +558,8 @@ class Passport:
     dim: int
     dtype: str
     broken: tuple[int, ...]
-    norms: Norms
-    duplicates: Duplicates
+    norms: Mapping[str, float]
+    duplicates: Mapping[str, Any]
     rank: float
     hubness: float
     hub: tuple[int, int]

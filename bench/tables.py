@@ -324,7 +324,7 @@ def metric_columns(table: pl.DataFrame) -> list[str]:
 #: Columns that are shown only where they vary, and their headings.
 EXTRA = {
     "options": "options", "image_set": "images", "name_set": "names",
-    "caption_set": "captions", "head_set": "head", "more_heads": "further heads",
+    "caption_set": "captions", "head_set": "head",
     "pairs_from": "pairs of",
     "head_rows": "head rows",
     "view_set": "views", "layer_sets": "layers",

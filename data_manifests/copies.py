@@ -23,6 +23,40 @@ IMAGES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp")
 Row = tuple[str, str, str | None]
 
 
+def files_below(
+    root: Path,
+    wanted: Callable[[str], bool],
+    start: Path | None = None,
+    on_error: Callable[[OSError], None] | None = None,
+) -> list[str]:
+    """Return the files below a folder whose names are wanted: relative, ``/`` between, sorted.
+
+    Hidden files and folders are passed over. Links to folders are not followed; links to files are
+    listed.
+
+    Parameters
+    ----------
+    root : Path
+        What the paths are relative to.
+    wanted : callable
+        Of the name of a file.
+    start : Path, optional
+        The folder, `root` or one below it.
+    on_error : callable, optional
+        Called with the error of a folder that cannot be listed; it is passed over by default.
+    """
+    found = []
+    for at, folders, names in os.walk(start or root, onerror=on_error):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        base = Path(at).relative_to(root).as_posix()
+        found += [
+            name if base == "." else f"{base}/{name}"
+            for name in names
+            if not name.startswith(".") and wanted(name)
+        ]
+    return sorted(found)
+
+
 class Disk:
     """A copy of a dataset.
 
@@ -111,16 +145,9 @@ class Disk:
         folders are not followed.
         """
         wanted = tuple(suffixes)
-        found = []
-        for at, folders, names in os.walk(self.root / folder):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            base = Path(at).relative_to(self.root).as_posix()
-            found += [
-                name if base == "." else f"{base}/{name}"
-                for name in names
-                if name.lower().endswith(wanted) and not name.startswith(".")
-            ]
-        return sorted(found)
+        return files_below(
+            self.root, lambda name: name.lower().endswith(wanted), self.root / folder
+        )
 
     def folder(self, candidates: Sequence[str]) -> str:
         """Return the first of some folders that exists below the root.

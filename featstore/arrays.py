@@ -39,7 +39,7 @@ from featstore.matrices import (
     vector_column,
 )
 from featstore.store import BLOCK_ROWS
-from featstore.store.layout import DTYPES, LayoutError, SetLayout, SetSpec, cast_rows
+from featstore.store.layout import DTYPES, ArrayLayout, LayoutError, SetSpec, convert_rows
 from featstore.store.log import read_log
 from featstore.store.pairs import EmbeddingsView
 from featstore.store.store import FeatureStore, open_store
@@ -159,28 +159,6 @@ def write(
         )
     write_given(root, spec, given, known, bias)
     return open_store(root, **how).view(str(spec.key))
-
-
-def checked_rows(kind: str, table: pl.DataFrame) -> tuple[np.ndarray, pl.DataFrame]:
-    """Return the rows of a table as a matrix of numbers, and its items as a whole item table.
-
-    Parameters
-    ----------
-    kind : str
-        Of the items.
-    table : DataFrame
-        With the columns ``embedding`` and ``item_id``.
-
-    Raises
-    ------
-    ManifestError, NonFiniteEmbeddingError
-        As `write`.
-    """
-    given = Given.of(table[EMBEDDING])
-    items = items_of(kind, None, table.drop(EMBEDDING), n=given.n)
-    parts = list(given.parts())
-    _check_finite(parts, items["item_id"])
-    return np.concatenate(parts), items
 
 
 def _space(given: EmbeddingsView | Mapping[str, Any] | None, encoder: str) -> Mapping[str, Any]:
@@ -388,17 +366,15 @@ def write_given(
     plan = {"rows": secrets.token_hex(8)}
     own = {"provenance": "imported", **facts, "source": source}
     while True:
-        table, before, parts = items, None, _counted(given, items["item_id"])
+        table, revision, parts = items, "", _counted(given, items["item_id"])
         if str(spec.key) in read_log(root).sets:
-            before = _Before.of(open_store(root), str(spec.key), given, items, failed)
-            parts = before.new(parts)
-            if not before.fresh.any():
-                before.check_bias(bias)
+            view, old, at = _held_against(open_store(root), str(spec.key), given, items)
+            parts, revision = _new_rows(parts, view, at, items["item_id"], failed), view.revision_id
+            if (at >= 0).all():
+                _check_bias(view, bias)
                 collections.deque(parts, maxlen=0)
                 return
-            fresh = items.filter(pl.Series(before.fresh))
-            table = pl.concat([before.items, fresh], how="diagonal_relaxed")
-        revision = before.view.revision_id if before else ""
+            table = pl.concat([old, items.filter(pl.Series(at < 0))], how="diagonal_relaxed")
         options = WriteOptions(wait=PATIENCE)
         with (
             contextlib.suppress(AlreadyFinishedError),
@@ -417,104 +393,75 @@ def write_given(
             return
 
 
-@dataclass(frozen=True)
-class _Before:
-    """A set as it is before rows of it are given again, or further ones.
+def _held_against(
+    store: FeatureStore, key: str, given: Given, items: pl.DataFrame
+) -> tuple[EmbeddingsView, pl.DataFrame, np.ndarray]:
+    """Return a set, its items, and the row of it that each row given is again; -1 of further ones.
 
-    Attributes
-    ----------
-    view : EmbeddingsView
-    layout : SetLayout
-    items : DataFrame
-        Of all its rows.
-    ids : Series of str
-        Of the rows given.
-    at : ndarray of shape (rows given,), int64
-        Row of the set that each row given is again; -1 of further ones.
-    failed : collection of str
-        Ids of rows given that are no embeddings.
+    Raises
+    ------
+    ManifestError
+        If the set was extracted, or has another width or other items of these ids.
     """
+    info, view = store.info(key), store.view(key)
+    if info.attributes["facts"].get("provenance") not in ("imported", "derived"):
+        raise ManifestError(f"{view.key} was extracted: rows from elsewhere are no part of it.")
+    if given.dim != view.dim:
+        raise ManifestError(f"{view.key} has {view.dim:,} columns; got rows of {given.dim:,}.")
+    old = store.item_table(info)
+    again, rows = join_ids(items["item_id"], old["item_id"])
+    if view.bias is not None and len(again) < items.height:
+        raise StoreWriteError(f"{view.key} is a head: it is written whole, and never extended.")
+    for name in items.columns if len(again) else ():
+        was = old.get_column(name, default=pl.repeat(None, old.height, eager=True))[rows]
+        own = items[name][again]
+        stated = own.is_not_null()  # what is left out is as it was
+        if not own.filter(stated).equals(was.filter(stated)):
+            first = items["item_id"][int(again[0])]
+            raise ManifestError(
+                f"{len(again):,} ids are in {view.key} already (first: {first!r}), and some "
+                f"with another {name}. A set is only appended to: give further ids, or write "
+                "another dataset."
+            )
+    at = np.full(items.height, -1)
+    at[again] = rows
+    return view, old, at
 
-    view: EmbeddingsView
-    layout: SetLayout
-    items: pl.DataFrame
-    ids: pl.Series
-    at: np.ndarray
-    failed: Collection[str]
 
-    @classmethod
-    def of(
-        cls,
-        store: FeatureStore,
-        key: str,
-        given: Given,
-        items: pl.DataFrame,
-        failed: Mapping[str, str],
-    ) -> _Before:
-        """Hold the rows and items given against the set.
-
-        Raises
-        ------
-        ManifestError
-            If the set was extracted, or has another width or other items of these ids.
-        """
-        info, view = store.info(key), store.view(key)
-        if info.attributes["facts"].get("provenance") not in ("imported", "derived"):
-            raise ManifestError(f"{view.key} was extracted: rows from elsewhere are no part of it.")
-        if given.dim != view.dim:
-            raise ManifestError(f"{view.key} has {view.dim:,} columns; got rows of {given.dim:,}.")
-        old = store.item_table(info)
-        again, rows = join_ids(items["item_id"], old["item_id"])
-        if view.bias is not None and len(again) < items.height:
-            raise StoreWriteError(f"{view.key} is a head: it is written whole, and never extended.")
-        for name in items.columns if len(again) else ():
-            was = old.get_column(name, default=pl.repeat(None, old.height, eager=True))[rows]
-            own = items[name][again]
-            stated = own.is_not_null()  # what is left out is as it was
-            if not own.filter(stated).equals(was.filter(stated)):
-                first = items["item_id"][int(again[0])]
+def _new_rows(
+    parts: Iterable[np.ndarray], view: EmbeddingsView, at: np.ndarray, ids: pl.Series,
+    failed: Collection[str],
+) -> Iterator[np.ndarray]:  # fmt: skip
+    """Yield what is new of rows, after comparing the others with the set, bit by bit."""
+    start, (n, dim) = 0, view.source.shape
+    layout = ArrayLayout(n, dim, view.source.dtype, n, 0)
+    for part in parts:
+        here = slice(start, start + len(part))
+        known = at[here] >= 0
+        if known.any():
+            own_ids = ids[here].filter(pl.Series(known))
+            own, check = convert_rows(
+                part[known], own_ids, failed=failed, layout=layout, where="rows again"
+            )
+            check()
+            was = np.ascontiguousarray(view.source.read(at[here][known]))
+            other = (own.view(np.uint8) != was.view(np.uint8)).any(axis=1)
+            if other.any():
+                others = own_ids.filter(pl.Series(other))
                 raise ManifestError(
-                    f"{len(again):,} ids are in {view.key} already (first: {first!r}), and some "
-                    f"with another {name}. A set is only appended to: give further ids, or write "
-                    "another dataset."
+                    f"{len(others):,} ids are in {view.key} with other rows: "
+                    f"{listed(others)}. A set is only appended to: give further ids, another "
+                    f"name, or remove it first (`headstock store rm`)."
                 )
-        at = np.full(items.height, -1)
-        at[again] = rows
-        return cls(view, info.commit.layout, old, items["item_id"], at, failed.keys())
+        start += len(part)
+        yield part[~known]
 
-    @property
-    def fresh(self) -> np.ndarray:
-        """Which of the rows given the set does not have."""
-        return self.at < 0
 
-    def new(self, parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Yield what is new of rows, after comparing the others with the set, bit by bit."""
-        start = 0
-        for part in parts:
-            here = slice(start, start + len(part))
-            known = ~self.fresh[here]
-            if known.any():
-                ids = self.ids[here].filter(pl.Series(known))
-                own = cast_rows(
-                    part[known], ids, failed=self.failed, layout=self.layout, where="rows again"
-                )
-                was = np.ascontiguousarray(self.view.source.read(self.at[here][known]))
-                other = (own.view(np.uint8) != was.view(np.uint8)).any(axis=1)
-                if other.any():
-                    others = ids.filter(pl.Series(other))
-                    raise ManifestError(
-                        f"{len(others):,} ids are in {self.view.key} with other rows: "
-                        f"{listed(others)}. A set is only appended to: give further ids, another "
-                        f"name, or remove it first (`headstock store rm`)."
-                    )
-            start += len(part)
-            yield part[~known]
-
-    def check_bias(self, bias: np.ndarray | None) -> None:
-        """Refuse another bias than the set has."""
-        own, was = (np.empty(0) if one is None else one for one in (bias, self.view.bias))
-        if not np.array_equal(own, was):
-            raise ManifestError(f"{self.view.key} has another bias. Remove it first to change it.")
+def _check_bias(view: EmbeddingsView, bias: np.ndarray | None) -> None:
+    """Refuse another bias than the set has."""
+    own, was = (np.empty(0) if one is None else one for one in (bias, view.bias))
+    if not np.array_equal(own, was):
+        raise ManifestError(f"{view.key} has another bias. Remove it first to change it.")
 
 
 def _counted(given: Given, ids: pl.Series) -> Iterator[np.ndarray]:

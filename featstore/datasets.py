@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -90,8 +90,8 @@ def build_dataset(
     dataset : str
         Key of `DATASETS`.
     out : Path
-        A folder that is empty, does not exist, or holds an earlier build of this dataset; files
-        of that build that are not in the new one are removed.
+        A folder that is empty, does not exist, or holds an earlier build of this dataset; pictures
+        of that build which the new one lacks stay there, and nothing names them.
     name : str, optional
         Name of the dataset in the manifest, and so in the store; default: its own.
     on_done : callable, optional
@@ -136,11 +136,9 @@ def build_dataset(
                 tables |= {"class_name": _after(earlier, items)} if items is not None else {}
             source = {"fingerprint": identity, **choice.facts()}
             facts = {**plan.facts, **built.facts, "name": name, "source": source}
-            own = tables if plan.root is None else {}
             manifest = write_manifest(
-                folder, facts=facts, tables=tables, classes=classes, data_root=plan.root,
-                made=made, replaced=sorted(_replaced(folder, earlier, own)),
-            )  # fmt: skip
+                folder, facts=facts, tables=tables, classes=classes, data_root=plan.root, made=made
+            )
     except BuildError as err:
         raise ManifestError(str(err)) from err
     return BuildResult(manifest, "built")
@@ -226,7 +224,7 @@ def read_label_file(path: str | Path, *, name: str | None = None) -> tuple[str, 
     set_name = name or re.sub(r"[^a-z0-9_-]+", "-", file.stem.lower()).strip("-_") or "labels"
     try:
         rows = _label_rows(file)
-    except (OSError, UnicodeDecodeError, ValueError, pl.exceptions.PolarsError) as err:
+    except (OSError, TypeError, ValueError, pl.exceptions.PolarsError) as err:
         reason = " ".join(str(err).split()) or type(err).__name__
         raise ManifestError(
             f"Cannot read the label file '{file.name}': {reason[:200]}. Give {_LABEL_FORMS}."
@@ -261,29 +259,22 @@ def _label_rows(file: Path) -> pl.DataFrame:
         columns = [pl.col(key) for key in _LABELS if key in table.columns]
         table = table.select(order.alias("index"), *columns)
     elif suffix == ".json":
-        table = _label_frame(_label_pairs(json.loads(file.read_text(encoding="utf-8"))))
+        listed = json.loads(file.read_text(encoding="utf-8"))
+        table = _label_frame(listed.items() if isinstance(listed, dict) else enumerate(listed))
     elif suffix == ".txt":
         lines = file.read_text(encoding="utf-8").splitlines()
         while lines and not lines[-1].strip():
             lines.pop()
-        table = _label_frame(list(enumerate(lines)))
+        table = _label_frame(enumerate(lines))
     else:
         raise ValueError(f"a {suffix or 'file without suffix'} is no known form")
     absent = [pl.lit(None, dtype=pl.String).alias(k) for k in _LABELS if k not in table.columns]
     return table.with_columns(absent)
 
 
-def _label_pairs(document: Any) -> list[tuple[int, str]]:
-    pairs = list(enumerate(document)) if isinstance(document, list) else None
-    if isinstance(document, dict):
-        pairs = [(int(key), value) for key, value in document.items()]
-    if pairs is None or not all(isinstance(name, str) for _, name in pairs):
-        raise ValueError("it holds neither a list of names nor an object index -> name")
-    return pairs
-
-
-def _label_frame(pairs: list[tuple[int, str]]) -> pl.DataFrame:
-    return pl.DataFrame(pairs, schema={"index": pl.Int64, "name": pl.String}, orient="row")
+def _label_frame(pairs: Iterable[tuple[Any, Any]]) -> pl.DataFrame:
+    rows = [(int(index), name) for index, name in pairs]
+    return pl.DataFrame(rows, schema={"index": pl.Int64, "name": pl.String}, orient="row")
 
 
 def write_label_set(
@@ -385,25 +376,3 @@ def _earlier(folder: Path) -> Manifest | None:
         logger.info("building %s again: %s", folder, err)
         return None
     return manifest
-
-
-def _replaced(
-    folder: Path, earlier: Manifest | None, tables: Mapping[str, pl.DataFrame]
-) -> set[str]:
-    """Return the files of the earlier build that new tables do not name.
-
-    Only those that builds made inside `folder`: files that a manifest found elsewhere are the
-    user's, and never touched.
-    """
-    if earlier is None or earlier.root != folder:
-        return set()
-    return _uris(earlier.tables) - _uris(tables)
-
-
-def _uris(tables: Mapping[str, pl.DataFrame]) -> set[str]:
-    return {
-        uri
-        for table in tables.values()
-        if "uri" in table.columns
-        for uri in table["uri"].drop_nulls()
-    }

@@ -5,8 +5,8 @@ it. Requests and answers go through a pipe, the pixels of runs through shared me
 reads, decodes, resizes and crops a run of items into a slot of a ring. Where the system has no
 memory to share (only Linux's memfd is used), there are no runs.
 
-A process ends itself over an image that takes too long, and whatever ends it takes exactly the
-image under way: what else was in its run is done again in a new one.
+A process ends itself over an image that takes too long. Whatever ended it, the items of its run are
+then done one by one in a new process, and an image over which that ends as well is lost alone.
 """
 
 from __future__ import annotations
@@ -20,15 +20,12 @@ import pickle
 import queue
 import signal
 import socket
-import struct
 import subprocess
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import pairwise
+from math import prod
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -82,10 +79,10 @@ class Run:
     first: int = 0
     data: list[bytes | str] | None = None
 
-    def part(self, start: int, stop: int) -> Run:
-        """Return some of the items as a run, which fills the same rows."""
-        data = None if self.data is None else self.data[start:stop]
-        return replace(self, items=self.items[start:stop], data=data, first=self.first + start)
+    def part(self, at: int) -> Run:
+        """Return one of the items as a run, which fills the same row."""
+        data = None if self.data is None else [self.data[at]]
+        return replace(self, items=[self.items[at]], data=data, first=self.first + at)
 
 
 @dataclass
@@ -96,8 +93,6 @@ class Decoded:
     ----------
     failures : dict
         Row of the slot -> reason, of the items that have no pixels.
-    seconds : list of float
-        Spent on reading, decoding, and preparing.
     whole : list of (size, bytes)
         Pictures of a run without a slot, as they were decoded.
     prepared : list of lists
@@ -106,30 +101,14 @@ class Decoded:
     """
 
     failures: dict[int, str] = field(default_factory=dict)
-    seconds: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     whole: list[tuple[tuple[int, int], bytes]] = field(default_factory=list)
     prepared: list[list[Any]] = field(default_factory=list)
-
-    def add(self, other: Decoded) -> None:
-        """Take in what another part of the run gave."""
-        self.failures |= other.failures
-        self.seconds = [a + b for a, b in zip(self.seconds, other.seconds, strict=True)]
 
 
 def send(pipe: io.BufferedRWPair, message: Any) -> None:
     """Send a request or an answer; its bytes are not copied, and `pickle.load` reads it."""
     pickle.dump(message, pipe)
     pipe.flush()
-
-
-SUPPORTED = hasattr(os, "memfd_create")
-
-_PLACE = struct.Struct("<Q")
-
-
-def shared_memory() -> int:
-    """Return a handle of memory that other processes can map, of no size yet."""
-    return os.memfd_create("pixels", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
 
 
 class Ring:
@@ -140,7 +119,7 @@ class Ring:
     Parameters
     ----------
     handle : int
-        Of the memory, as of `shared_memory`.
+        Of memory that other processes can map.
     slots, length : int
         Slots, as many as may be with the processes at once, and pictures of each.
     shapes : sequence of (height, width, 3)
@@ -153,25 +132,12 @@ class Ring:
         self.shapes = shapes
         #: What another process calls this with.
         self.facts = (handle, slots, length, shapes)
-        self._bytes = [height * width * depth for height, width, depth in self.shapes]
-        self._starts = [0]
-        for n_bytes in self._bytes:
-            self._starts.append(self._starts[-1] + n_bytes * length)
-        self._stride = _stride(shapes, length)
+        self._bytes = [prod(shape) for shape in shapes]
+        self._starts = [length * sum(self._bytes[:number]) for number in range(len(shapes))]
+        self._stride = length * sum(self._bytes)
+        os.ftruncate(handle, slots * self._stride)  # as large already in other processes
         self._map = mmap.mmap(handle, slots * self._stride)
         self._free = [*range(slots)]
-
-    @classmethod
-    def make(
-        cls, handle: int, slots: int, length: int, shapes: Sequence[tuple[int, int, int]]
-    ) -> Ring:
-        """Return a ring in new memory."""
-        import fcntl  # POSIX alone has it
-
-        os.ftruncate(handle, slots * _stride(shapes, length))
-        # A worker gone wrong must not cut the memory off under its reader.
-        fcntl.fcntl(handle, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
-        return cls(handle, slots, length, shapes)
 
     @property
     def full(self) -> bool:
@@ -187,7 +153,7 @@ class Ring:
         import numpy as np
 
         found = []
-        for start, n_bytes, shape in zip(self._starts, self._bytes, self.shapes, strict=False):
+        for start, n_bytes, shape in zip(self._starts, self._bytes, self.shapes, strict=True):
             at = slot * self._stride + start
             memory = np.frombuffer(self._map, np.uint8, count * n_bytes, at)
             found.append(list(memory.reshape(count, *shape).copy()))
@@ -196,23 +162,9 @@ class Ring:
 
     def put(self, slot: int, place: int, pixels: Sequence[bytes]) -> None:
         """Write a picture, in each of the shapes, as row `place` of a slot."""
-        for start, n_bytes, data in zip(self._starts, self._bytes, pixels, strict=False):
+        for start, n_bytes, data in zip(self._starts, self._bytes, pixels, strict=True):
             at = slot * self._stride + start + place * n_bytes
             self._map[at : at + n_bytes] = data
-
-    def begin(self, slot: int, place: int) -> None:
-        """Note that a process begins with a picture."""
-        _PLACE.pack_into(self._map, (slot + 1) * self._stride - _PLACE.size, place)
-
-    def under_way(self, slot: int) -> int:
-        """Return the picture that a process has begun with last."""
-        return int(_PLACE.unpack_from(self._map, (slot + 1) * self._stride - _PLACE.size)[0])
-
-
-def _stride(shapes: Sequence[tuple[int, int, int]], length: int) -> int:
-    """Return the bytes of a slot, with the number of the picture under way at its end."""
-    pixels = length * sum(height * width * depth for height, width, depth in shapes)
-    return -(-(pixels + _PLACE.size) // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
 #: Seconds that a worker may take to import its decoder, and what geometries need.
@@ -220,52 +172,33 @@ START_TIMEOUT = 120.0
 
 
 def main(handle: str) -> None:
-    """Answer requests until the pipe ends; what takes too long ends this process.
+    """Answer each run with a `Decoded` until the pipe ends; what takes too long ends this process.
 
-    The first says ``decoder`` (module:function), ``arguments`` for it, ``timeout`` and ``start`` in
-    seconds, and ``ring``, None or the facts of the ring for runs. Others are a `Run`, whose answer
-    is a `Decoded`; or a pickled `Feed`, whose answer says whether it can be read here. `handle` is
-    the descriptor of this end of the pipe, a socket.
+    First come `Settings`, whose answer says that all is imported. `handle` is the descriptor of
+    this end of the pipe, a socket.
     """
-    _set_alarm(START_TIMEOUT)
     pipe = socket.socket(fileno=int(handle)).makefile("rwb")
-    with contextlib.suppress(ImportError):  # each image then says why
-        # What a decoder imports, while who started this still loads a model.
-        importlib.import_module("PIL.Image").preinit()
-    _set_alarm(0)
-    settings = pickle.load(pipe)  # noqa: S301 -- from what started this process
-    _set_alarm(settings["start"])
+    settings: Settings = pickle.load(pipe)  # noqa: S301 -- from what started this process
+    _set_alarm(settings.start)
     # An interrupt at the terminal goes to the whole group; the pool decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    decode = partial(resolve_name(settings["decoder"]), **settings["arguments"])
-    ring = Ring(*settings["ring"]) if settings["ring"] else None
-    feed: Feed = Feed(None, ())
+    with contextlib.suppress(ImportError):  # each image then says why
+        image = importlib.import_module("PIL.Image")
+        image.preinit()
+    decode = partial(resolve_name(settings.decoder), **settings.arguments)
+    ring = Ring(*settings.ring) if settings.ring else None
+    for geometry in settings.feed.geometries:  # what they import takes seconds that are no image's
+        with contextlib.suppress(Exception):  # each image then says why
+            geometry.data(image.new("RGB", (8, 8)))
     answer: Any = True
     while True:
         send(pipe, answer)
         _set_alarm(0)
         try:
-            request = pickle.load(pipe)  # noqa: S301 -- likewise
+            run = pickle.load(pipe)  # noqa: S301 -- likewise
         except (EOFError, OSError):
             return
-        if isinstance(request, Run):
-            answer = _decode_run(decode, request, feed, ring, settings["timeout"])
-            continue
-        _set_alarm(settings["start"])
-        answer = False
-        with contextlib.suppress(Exception):  # a reader of a module that is not here
-            feed = pickle.loads(request)  # noqa: S301 -- likewise
-            _warm_up(feed.geometries)
-            answer = True
-
-
-def _warm_up(geometries: Sequence[Geometry]) -> None:
-    """Import what geometries need, which takes seconds that are no image's."""
-    from PIL import Image
-
-    for geometry in geometries:
-        with contextlib.suppress(Exception):  # each image then says why
-            geometry.data(Image.new("RGB", (8, 8)))
+        answer = _decode_run(decode, run, settings.feed, ring, settings.timeout)
 
 
 def _decode_run(
@@ -276,27 +209,19 @@ def _decode_run(
     given: Sequence[bytes | str | None] = run.data or [None] * len(run.items)
     for place, (values, data) in enumerate(zip(run.items, given, strict=True), run.first):
         _set_alarm(0)  # a stall of the storage is no fault of the image
-        if ring is not None and run.slot is not None:
-            ring.begin(run.slot, place)
-        times = [time.perf_counter()]
         try:
             if data is None and feed.reader is not None:
                 data = feed.reader.read(dict(zip(run.names, values, strict=True)))
             if not isinstance(data, bytes):
                 raise ImageError(data or "The item has no bytes.")
             _set_alarm(limit)
-            times.append(time.perf_counter())
             image = decode(data)
-            times.append(time.perf_counter())
             if ring is not None and run.slot is not None:
                 ring.put(run.slot, place, [one.data(image) for one in feed.geometries])
             else:
                 decoded.whole.append((image.size, image.tobytes()))
         except Exception as err:
             decoded.failures[place] = reason_of(err)
-        times.append(time.perf_counter())
-        for stage, (begun, ended) in enumerate(pairwise(times)):
-            decoded.seconds[stage] += ended - begun
     return decoded
 
 
@@ -335,40 +260,48 @@ _DIED = (EOFError, OSError, pickle.UnpicklingError)
 _LAST_WORDS = 5.0
 
 
+@dataclass
+class Settings:
+    """What a decoding process is told first.
+
+    Attributes
+    ----------
+    decoder : str
+        ``module:function``.
+    arguments : dict
+        What the function is called with beside the bytes; ``max_pixels`` among it.
+    timeout : float
+        Seconds that one image may take, not counting those in which a run reads it.
+    feed : Feed
+    ring : tuple, optional
+        The facts of the `Ring` for runs.
+    start : float
+        Seconds that the process has until it is ready.
+    """
+
+    decoder: str
+    arguments: dict[str, Any]
+    timeout: float
+    feed: Feed = Feed(None, ())
+    ring: tuple[Any, ...] | None = None
+    start: float = field(default_factory=lambda: START_TIMEOUT)
+
+
 class WorkerProcess:
     """A decoding process; used by one thread, while another may call `stop`.
 
     Parameters
     ----------
-    decoder : str
-        ``module:function``.
-    arguments : mapping
-        What the function is called with beside the bytes; ``max_pixels`` among it.
-    timeout : float
-        Seconds that one image may take, not counting those in which a run reads it.
+    settings : Settings
     memory : int, optional
         Handle of the memory that it shares.
-
-    Attributes
-    ----------
-    feed, ring : Feed and Ring, or None
-        What is done with the items of runs, and into what they are decoded; see
-        `DecodePool.take_runs`.
     """
 
-    feed: Feed | None = None
-    ring: Ring | None = None
-
-    def __init__(
-        self, decoder: str, arguments: Mapping[str, Any], timeout: float, memory: int | None = None
-    ) -> None:
-        self._timeout, self._memory = timeout, memory
-        self._reader: Reader | None = None
-        self._config = {"decoder": decoder, "arguments": dict(arguments), "timeout": timeout}
+    def __init__(self, settings: Settings, memory: int | None = None) -> None:
+        self._settings, self._memory = settings, memory
         self._closing = False
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: io.BufferedRWPair
-        self._lock = threading.Lock()
 
     def decode(self, data: bytes) -> Image.Image:
         """Return the RGB picture in `data`.
@@ -390,61 +323,34 @@ class WorkerProcess:
         return Image.frombuffer("RGB", size, pixels, "raw", "RGB", 0, 1)
 
     def decode_run(self, run: Run) -> Decoded:
-        """Decode a run into its slot.
-
-        Where the process ends over a picture, what came before that and what comes after it are
-        runs of a new process. So is the picture, unless it took too long: it alone says whether it
-        is to blame.
+        """Decode a run into its slot; where the process ends over it, each of its items alone.
 
         Raises
         ------
         DecoderStartError
             If the process cannot be started.
         CancelledError
-            If the process was closed meanwhile.
+            If the process was stopped meanwhile.
         """
-        self._start()  # which knows who reads
-        if self._reader is not None and run.data is None:
-            return self.decode_run(replace(run, data=[*self._read(self._reader, run)]))
-        if not run.items:
-            return Decoded()
-        ring, at = self.ring, 0
-        if ring is not None and run.slot is not None:
-            ring.begin(run.slot, run.first)
-        answer: Decoded | None = None
+        self._start()
         with contextlib.suppress(*_DIED):
             send(self._pipe, run)
-            answer = pickle.load(self._pipe)  # noqa: S301 -- from a process that was started here
-        if answer is not None:
+            answer: Decoded = pickle.load(self._pipe)  # noqa: S301 -- it was started here
             return answer
-        status = self._ended()
-        if ring is not None and run.slot is not None:
-            at = ring.under_way(run.slot) - run.first
-        count = len(run.items)
-        decoded = self.decode_run(run.part(0, at))
-        if count == 1 or status == _LATE:
-            how = how_it_ended(status, self._timeout)
-            decoded.failures[run.first + at] = f"Cannot decode the image: the decoder {how}."
-        else:
-            decoded.add(self.decode_run(run.part(at, at + 1)))
-        decoded.add(self.decode_run(run.part(at + 1, count)))
+        how = self._how_it_ended(self._settings.timeout)
+        if len(run.items) == 1:
+            return Decoded({run.first: f"Cannot decode the image: the decoder {how}."})
+        decoded = Decoded()
+        for at in range(len(run.items)):
+            decoded.failures |= self.decode_run(run.part(at)).failures
         return decoded
 
-    @staticmethod
-    def _read(reader: Reader, run: Run) -> Iterator[bytes | str]:
-        """Yield the file of each item, or why it could not be read."""
-        for values in run.items:
-            try:
-                yield reader.read(dict(zip(run.names, values, strict=True)))
-            except OSError as err:
-                yield str(err)
-
     def stop(self) -> None:
-        """Kill the process if it decodes runs: nobody waits for them."""
-        with self._lock:
-            self._closing = self.ring is not None
-            if self._closing and self._process is not None:
-                self._process.kill()
+        """Kill the process: nobody waits for what it does."""
+        self._closing = True
+        process = self._process
+        if process is not None:
+            process.kill()
 
     def close(self) -> int | None:
         """End the process, if there is one, and return its exit status."""
@@ -457,8 +363,8 @@ class WorkerProcess:
             self._pipe.close()
         return process.returncode
 
-    def _ended(self) -> int | None:
-        """Return the exit status of a process that has closed its end of the pipe.
+    def _how_it_ended(self, limit: float) -> str:
+        """Say how a process ended that has closed its end of the pipe, and had so many seconds.
 
         What `stop` ended is a CancelledError.
         """
@@ -466,10 +372,13 @@ class WorkerProcess:
             # The pipe closes a moment before the exit status is there.
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=_LAST_WORDS)
-        status = self.close()
+        status = self.close() or 0
         if self._closing:
             raise CancelledError
-        return status
+        if status == _LATE:
+            return f"took longer than {limit:g} s"
+        names = {one.value: one.name for one in signal.Signals}
+        return f"crashed ({names.get(-status, f'exit status {status}')})"
 
     def _start(self) -> None:
         """Have the process run, started again if it has died, and be ready to decode."""
@@ -498,51 +407,21 @@ class WorkerProcess:
             ) from err
         finally:
             theirs.close()
-        with self._lock:
-            self._process = process
-            if self._closing:
-                process.kill()
-        ready = False
+        self._process = process
+        if self._closing:  # meanwhile
+            process.kill()
         with contextlib.suppress(*_DIED):
-            facts = self.ring and self.ring.facts
-            send(self._pipe, {**self._config, "start": START_TIMEOUT, "ring": facts})
-            ready = pickle.load(self._pipe)  # noqa: S301 -- likewise
-            if self.feed is not None:
-                ready = self._takes(self.feed)
-        if not ready:
-            how = how_it_ended(self._ended(), START_TIMEOUT)
-            raise DecoderStartError(
-                f"A decoding process did not start: it {how}. Check that this Python can import "
-                "featstore.decoding and its decoder."
-            )
-
-    def _takes(self, feed: Feed) -> bool:
-        """Say what runs have in common; a reader that cannot go there stays here."""
-        for one in (feed, replace(feed, reader=None)):
-            with contextlib.suppress(Exception):  # whatever a reader holds; and a broken pipe
-                send(self._pipe, pickle.dumps(one))
-                if pickle.load(self._pipe):  # noqa: S301 -- likewise
-                    return True
-            self._reader = feed.reader
-        return False
+            send(self._pipe, self._settings)
+            pickle.load(self._pipe)  # noqa: S301 -- likewise
+            return
+        raise DecoderStartError(
+            f"A decoding process did not start: it {self._how_it_ended(self._settings.start)}. "
+            "Check that this Python can import featstore.decoding and its decoder."
+        )
 
 
 #: How a process ends that takes too long.
 _LATE = -getattr(signal, "SIGALRM", 0)  # which Windows lacks
-
-
-def how_it_ended(status: int | None, limit: float) -> str:
-    """Return how a process ended that had so many seconds, in words."""
-    late = f"took longer than {limit:g} s"
-    return late if status == _LATE else f"crashed ({exit_status(status)})"
-
-
-def exit_status(code: int | None) -> str:
-    """Return how a process ended, in words: by a signal, or with an exit status."""
-    if code is None or code >= 0:
-        return f"exit status {code}"
-    names = {one.value: one.name for one in signal.Signals}
-    return names.get(-code, f"signal {-code}")
 
 
 class DecodePool:
@@ -592,10 +471,10 @@ class DecodePool:
             "scaled": scaled,
             "metadata": True,  # only pixels leave the process
         }
-        self.memory = shared_memory() if SUPPORTED else None
-        self._processes = [
-            WorkerProcess(decoder, arguments, timeout, self.memory) for _ in range(workers)
-        ]
+        self.memory = os.memfd_create("pixels") if hasattr(os, "memfd_create") else None
+        self._settings = Settings(decoder, arguments, timeout)
+        self._reader: Reader | None = None  # that reads here
+        self._processes = [WorkerProcess(self._settings, self.memory) for _ in range(workers)]
         self._idle: queue.SimpleQueue[WorkerProcess] = queue.SimpleQueue()
         for process in self._processes:
             self._idle.put(process)
@@ -608,9 +487,15 @@ class DecodePool:
         self.close()
 
     def take_runs(self, feed: Feed, ring: Ring) -> None:
-        """Say what is done with the items of runs, and into what they are decoded: before any."""
-        for process in self._processes:
-            process.feed, process.ring = feed, ring
+        """Say what is done with the items of runs, and into what they are decoded: before any.
+
+        A reader that cannot leave this process reads here.
+        """
+        try:
+            pickle.dumps(feed.reader)
+        except TypeError:
+            self._reader, feed = feed.reader, replace(feed, reader=None)
+        self._settings.feed, self._settings.ring = feed, ring.facts
 
     def submit(self, data: bytes) -> Future[Image.Image]:
         """Return the picture to come of an image file's bytes, which are kept until then.
@@ -629,16 +514,27 @@ class DecodePool:
         """Return what is to come of a run beside its pixels; errors as of `submit`."""
         return self._threads.submit(self._by_one, WorkerProcess.decode_run, run)
 
+    @staticmethod
+    def _read(reader: Reader, run: Run) -> Iterator[bytes | str]:
+        """Yield the file of each item, or why it could not be read."""
+        for values in run.items:
+            try:
+                yield reader.read(dict(zip(run.names, values, strict=True)))
+            except OSError as err:
+                yield str(err)
+
     def _by_one(self, work: Callable[[WorkerProcess, Any], Any], of: Any) -> Any:
         """Have a process do some work; there are as many as threads."""
         process = self._idle.get()
         try:
+            if self._reader is not None and isinstance(of, Run):
+                of = replace(of, data=[*self._read(self._reader, of)])
             return work(process, of)
         finally:
             self._idle.put(process)
 
     def close(self) -> None:
-        """Cancel what has not begun, and runs; wait for the images, and end the processes."""
+        """Cancel what has not ended, and end the processes."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         for process in self._processes:
             process.stop()

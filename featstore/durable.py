@@ -13,14 +13,13 @@ import contextlib
 import ctypes
 import errno
 import fcntl
-import functools
 import hashlib
+import io
 import itertools
 import os
 import secrets
 import shutil
 import stat
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Annotated, Any, TypedDict
@@ -84,18 +83,9 @@ def begin_writeback(descriptor: int, offset: int, size: int) -> None:
     Only advice: the bytes are durable after an ``fsync``, which also reports what failed. A
     no-op where there is no ``sync_file_range`` (anywhere but Linux).
     """
-    call = _sync_file_range()
+    call = getattr(ctypes.CDLL(None), "sync_file_range", None)
     if call is not None:
-        call(descriptor, offset, size, _SYNC_FILE_RANGE_WRITE)
-
-
-@functools.cache
-def _sync_file_range() -> Any:
-    """Return the C library's function, or None."""
-    call = getattr(ctypes.CDLL(None), "sync_file_range", None) if sys.platform == "linux" else None
-    if call is not None:
-        call.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
-    return call
+        call(descriptor, ctypes.c_int64(offset), ctypes.c_int64(size), _SYNC_FILE_RANGE_WRITE)
 
 
 #: Schemes of addresses, and of paths that are written as one.
@@ -494,7 +484,7 @@ def _check_regular(path: Path | str, facts: os.stat_result) -> None:
         )
 
 
-def open_regular(path: Path | str) -> IO[bytes]:
+def open_regular(path: Path | str) -> io.BufferedReader:
     """Open a regular file for reading; a link, pipe or device is refused, not waited for.
 
     Raises
@@ -602,12 +592,8 @@ def file_facts(path: Path) -> Facts:
         return _facts(file, os.fstat(file.fileno()).st_size)
 
 
-def _facts(file: IO[bytes], n_bytes: int) -> Facts:
-    size, digest = 0, hashlib.sha256()
-    for piece in pieces(file, n_bytes):
-        size += len(piece)
-        digest.update(piece)
-    return {"bytes": size, "sha256": digest.hexdigest()}
+def _facts(file: io.BufferedReader, size: int) -> Facts:
+    return {"bytes": size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def same_file(path: Path | str, facts: Mapping[str, Any]) -> bool:

@@ -9,20 +9,18 @@ from __future__ import annotations
 import io
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from itertools import compress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any
 
-from featstore.errors import FeatstoreError, ManifestError, is_out_of_memory, needs_extra
+from featstore.errors import FeatstoreError, ManifestError, needs_extra
 from featstore.identity import canonical_json, sha256_hex
 
 if TYPE_CHECKING:
     import numpy as np
     import polars as pl
-    import torch
     from PIL import Image
 
 #: Pixels an image may have: 10,000 × 10,000, i.e. 300 MB once decoded.
@@ -51,22 +49,8 @@ SCALED_SIDE = 512
 #: What is keyed beside the other rules of decoding then.
 SCALED_RULE = f"large JPEG scaled by its transform, to at least {SCALED_SIDE}"
 
-#: What is keyed where nvJPEG decodes: it rounds differently from Pillow's decoder.
-GPU_RULE = "upright grey and RGB JPEG by nvJPEG, all else by Pillow"
-
-#: Likewise, of those who resize there.
-GPU_RESIZE_RULE = "torchvision, antialiased, on the device that decodes"
-
-#: Bytes at the end of a JPEG among which the end marker of a whole one is.
-_TAIL = 1024
-
-#: Who resizes: Pillow, or torchvision's antialiased filters on uint8 tensors.
-Resizer = Literal["pillow", "torchvision"]
-
 #: How TIFF files begin, by byte order.
 _TIFF = (b"II*\0", b"MM\0*")
-
-_EXIF_ORIENTATION = 0x0112
 
 
 class ImageError(FeatstoreError, ValueError):
@@ -112,7 +96,7 @@ def decode_image(
         it, the message begins with `LEFT_OUT`.
     """
     with needs_extra("Decoding images"):
-        from PIL import UnidentifiedImageError
+        from PIL import ImageOps, UnidentifiedImageError
 
     label = f"{len(source):,} bytes" if isinstance(source, bytes) else f"'{Path(source).name}'"
     try:
@@ -129,10 +113,11 @@ def decode_image(
             if scaled:
                 image.draft(None, (SCALED_SIDE, SCALED_SIDE))
             image.load()
-            upright = _upright(image)
-            if metadata and upright.mode == "RGB" and not upright.has_transparency_data:
-                return upright
-            return to_rgb(upright)
+            with suppress(Exception):  # a broken tag directory is no reason to lose a picture
+                ImageOps.exif_transpose(image, in_place=True)
+            if metadata and image.mode == "RGB" and not image.has_transparency_data:
+                return image
+            return to_rgb(image)
     except ImageError:
         raise
     except UnidentifiedImageError as err:
@@ -178,8 +163,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 class Geometry:
     """How a picture becomes the rectangle that a model sees: resized, then cropped at its centre.
 
-    The pixels of torchvision's ``Resize`` and ``CenterCrop``, bit for bit: on a picture of Pillow,
-    or on a tensor, which is faster and rounds differently.
+    The pixels of torchvision's ``Resize`` and ``CenterCrop`` on a picture of Pillow, bit for bit.
 
     Attributes
     ----------
@@ -189,9 +173,6 @@ class Geometry:
         Height and width; black is added where the picture is smaller.
     interpolation : str
         Pillow's name of the filter: ``BICUBIC``.
-    resizer : {"pillow", "torchvision"}
-    device : str
-        Where torchvision resizes a picture of Pillow; it rounds as the device does.
 
     Examples
     --------
@@ -202,8 +183,6 @@ class Geometry:
     resize: tuple[int, ...]
     crop: tuple[int, int]
     interpolation: str
-    resizer: Resizer = "pillow"
-    device: str = "cpu"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -211,8 +190,8 @@ class Geometry:
         return (*self.crop, 3)
 
     def facts(self) -> dict[str, Any]:
-        """Return what is keyed of it: all but the device."""
-        return {name: value for name, value in asdict(self).items() if name != "device"}
+        """Return what is keyed of it."""
+        return {**asdict(self), "resizer": "pillow"}
 
     def resized(self, width: int, height: int) -> tuple[int, int]:
         """Return (width, height) of a picture of this size after it was resized."""
@@ -224,35 +203,13 @@ class Geometry:
 
     def data(self, image: Image.Image) -> bytes:
         """Return the part of an RGB picture that a model sees, row by row."""
-        if self.resizer == "torchvision":
-            return self.pixels(image).tobytes()
         return self._cropped(image).tobytes()
 
     def pixels(self, image: Image.Image) -> np.ndarray:
         """Return the same as an array, (height, width, 3) uint8."""
         import numpy as np
 
-        if self.resizer == "pillow":
-            return np.array(self._cropped(image))
-        import torch
-
-        picture = torch.from_numpy(np.array(image)).to(self.device)
-        found: np.ndarray = self.on_tensor(picture).cpu().numpy()
-        return found
-
-    def on_tensor(self, picture: torch.Tensor) -> torch.Tensor:
-        """Return the same of a (height, width, 3) uint8 tensor, on its device, by torchvision."""
-        from torchvision.transforms import InterpolationMode
-        from torchvision.transforms.v2 import functional
-
-        height, width = picture.shape[:2]
-        size = [*reversed(self.resized(width, height))]
-        # A view of channels that lie last is what the fast code for uint8 takes.
-        resized = functional.resize(
-            picture.permute(2, 0, 1), size, InterpolationMode[self.interpolation], antialias=True
-        )
-        found: torch.Tensor = functional.center_crop(resized, [*self.crop])
-        return found.permute(1, 2, 0).contiguous()
+        return np.array(self._cropped(image))
 
     def _cropped(self, image: Image.Image) -> Image.Image:
         from PIL import Image
@@ -284,31 +241,6 @@ def thumbnail_webp(image: Image.Image, *, side: int = 96, quality: int = 80) -> 
     buffer = io.BytesIO()
     small.save(buffer, format="WEBP", quality=quality, method=4)
     return buffer.getvalue()
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Return `image` turned as its EXIF orientation says; damaged EXIF turns nothing."""
-    from PIL import Image
-
-    turn = Image.Transpose
-    turns = {
-        2: turn.FLIP_LEFT_RIGHT,
-        3: turn.ROTATE_180,
-        4: turn.FLIP_TOP_BOTTOM,
-        5: turn.TRANSPOSE,
-        6: turn.ROTATE_270,
-        7: turn.TRANSVERSE,
-        8: turn.ROTATE_90,
-    }
-    try:
-        method = turns.get(image.getexif().get(_EXIF_ORIENTATION, 1))
-    except Exception:  # a broken tag directory, of whatever kind, is no reason to lose a picture
-        return image
-    if method is None:
-        return image
-    turned = image.transpose(method)
-    turned.info = dict(image.info)  # the colour key of a transparent PNG
-    return turned
 
 
 def _grey8(image: Image.Image) -> Image.Image:
@@ -353,111 +285,6 @@ def opened_image(source: IO[bytes], formats: Sequence[str]) -> Iterator[Image.Im
                 Image.MAX_IMAGE_PIXELS = limit
         with opened as image:
             yield image
-
-
-def decode_on_gpu(data: bytes, device: str, **accepted: Any) -> Image.Image:
-    """Decode an image file into an upright RGB picture, a plain JPEG on `device`.
-
-    Parameters
-    ----------
-    data : bytes
-    device : str
-    **accepted
-        ``formats`` and ``max_pixels`` of `decode_image`.
-
-    Raises
-    ------
-    ImageError
-        As `decode_image`.
-    """
-    from PIL import Image
-
-    (found,) = decode_batch([data], device, **accepted)
-    if isinstance(found, str):
-        raise ImageError(found)
-    return Image.fromarray(found.contiguous().cpu().numpy())
-
-
-def decode_batch(
-    files: Sequence[bytes | str], device: str, **accepted: Any
-) -> list[torch.Tensor | str]:
-    """Decode image files into (h, w, 3) uint8 tensors on a device, all plain JPEGs in one call.
-
-    Parameters
-    ----------
-    files : sequence of bytes or str
-        A str says why a file could not be read, and comes back.
-    device : str
-    **accepted
-        ``formats`` and ``max_pixels`` of `decode_image`.
-
-    Returns
-    -------
-    list of tensor or str
-        Upright RGB pictures; a str says why there is none.
-    """
-    import numpy as np
-    import torch
-    from torchvision.io import ImageReadMode, decode_jpeg
-
-    most = accepted.get("max_pixels", MAX_PIXELS)
-    plain = [isinstance(file, bytes) and is_plain_jpeg(file, max_pixels=most) for file in files]
-    whole: Iterable[Any] = compress(files, plain)
-    encoded = [torch.frombuffer(bytearray(file), dtype=torch.uint8) for file in whole]
-    try:
-        decoded = decode_jpeg(encoded, mode=ImageReadMode.RGB, device=device) if encoded else []
-    except RuntimeError as err:  # one is damaged, or of a kind that nvJPEG lacks
-        if len(files) > 1:
-            return [one for file in files for one in decode_batch([file], device, **accepted)]
-        if is_out_of_memory(err):
-            raise
-        decoded, plain = [], [False]
-    pictures, found = iter(decoded), []
-    for file, is_plain in zip(files, plain, strict=True):
-        if is_plain:
-            found.append(next(pictures).permute(1, 2, 0))
-        elif isinstance(file, str):
-            found.append(file)
-        else:
-            try:
-                pixels = np.array(decode_image(file, **accepted))
-                found.append(torch.from_numpy(pixels).to(device))
-            except ImageError as err:
-                found.append(str(err))
-    return found
-
-
-@contextmanager
-def own_stream(device: str) -> Iterator[None]:
-    """Run the block's work on a stream of this thread; on return it is done, for every stream."""
-    if not device.startswith("cuda"):
-        yield
-        return
-    import torch
-
-    stream: torch.cuda.Stream | None = getattr(_streams, device, None)
-    if stream is None:
-        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        setattr(_streams, device, stream)
-    with torch.cuda.stream(stream):
-        yield
-    stream.synchronize()
-
-
-_streams = threading.local()
-
-
-def is_plain_jpeg(data: bytes, *, max_pixels: int = MAX_PIXELS) -> bool:
-    """Return whether the bytes are a whole, upright JPEG of grey or RGB, of an allowed size."""
-    if not data.startswith(b"\xff\xd8") or b"\xff\xd9" not in data[-_TAIL:]:
-        return False
-    try:
-        with opened_image(io.BytesIO(data), ["JPEG"]) as image:
-            upright = image.getexif().get(_EXIF_ORIENTATION, 1) in (0, 1)
-            small = image.width * image.height <= max_pixels
-            return upright and small and image.mode in ("L", "RGB")
-    except Exception:  # whatever it is, decode_image says it in its own words
-        return False
 
 
 #: What a view is, as facts of its set; part of its content hash.

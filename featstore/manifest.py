@@ -19,7 +19,6 @@ from featstore.identity import sha256_hex
 from featstore.manifest_files import (
     FACTS_FILE,
     building,
-    check_files,
     check_paths,
     item_hashes,
     publish,
@@ -66,9 +65,6 @@ class Manifest(Shown):
     classes: pl.DataFrame | None
     """The label set, or None if no item has a class."""
 
-    unchecked: bool = False
-    """Whether nobody has looked yet if the files of its items are there, and inside the root."""
-
     def items(self, kind: str) -> pl.DataFrame:
         """Return the item table of `kind`.
 
@@ -84,18 +80,6 @@ class Manifest(Shown):
             where=f"in the manifest {self.name!r}",
             error=ManifestError,
         )
-
-    def check_files(self, items: pl.DataFrame) -> None:
-        """Look for the files of items, unless that was done when the manifest was read.
-
-        Raises
-        ------
-        ManifestError
-            If one is not there, or lies outside the root.
-        """
-        # What lies at an address has hashes, which are compared as it is read.
-        if self.unchecked and isinstance(self.root, Path) and "uri" in items.columns:
-            check_files(self.root, items, f"items of {self.name}")
 
     def _card(self) -> Card:
         counts = ", ".join(f"{len(table):,} {kind}" for kind, table in self.tables.items())
@@ -194,13 +178,8 @@ def _conform(
 _CONTROL = r"[\x00-\x1f\x7f]"
 
 
-def validate_items(
-    tables: Mapping[str, pl.DataFrame],
-    classes: pl.DataFrame | None = None,
-    *,
-    root: Path | Address | None = None,
-) -> None:
-    """Check item tables against each other, the label set, and the files below `root`.
+def validate_items(tables: Mapping[str, pl.DataFrame], classes: pl.DataFrame | None = None) -> None:
+    """Check item tables against each other and the label set. Files are not looked for.
 
     Parameters
     ----------
@@ -208,17 +187,14 @@ def validate_items(
         Item table by kind.
     classes : DataFrame, optional
         The label set; needed if an item has a class_id.
-    root : Path or Address, optional
-        Folder that uris are relative to; without it, or behind an address, files are not looked
-        for.
 
     Raises
     ------
     ManifestError
         If a kind is unknown, a column is missing or has another type, an id is null, repeated
         or holds control characters, an item has both or neither of uri and text, a uri leaves
-        the root or names no file, a parent is dangling or lies in another split, or a class_id
-        is not in the label set.
+        the root, a parent is dangling or lies in another split, or a class_id is not in the
+        label set.
     """
     unknown = [kind for kind in tables if kind not in KINDS]
     if unknown:
@@ -226,17 +202,18 @@ def validate_items(
     whole = {kind: conform_items(table, kind) for kind, table in tables.items()}
     for kind, table in whole.items():
         _check_ids(table, "item_id", f"{kind} items")
-        _check_kind(table, kind)
-        _check_content(table, kind)
-    _check_unique(
-        pl.concat([table["item_id"] for table in whole.values()] or [_NOTHING["item_id"]])
+    places = pl.concat([_NOTHING, *(table.select("item_id", "split") for table in whole.values())])
+    ids = places["item_id"]
+    _refuse(
+        ids.filter(ids.is_duplicated()).unique().sort(),
+        "{n} item ids are repeated: {first}. Rows are joined by item_id, so each must be unique "
+        "over all kinds.",
     )
-    _check_parents(whole)
-    _check_class_ids(whole, classes)
     for kind, table in whole.items():
+        _check_content(table, kind)
+        _check_parents(table, kind, places)
+        _check_class_ids(table, kind, classes)
         check_paths(table, f"{kind} items")
-        if isinstance(root, Path):
-            check_files(root, table, f"{kind} items")
 
 
 def validate_classes(classes: pl.DataFrame) -> None:
@@ -253,128 +230,86 @@ def validate_classes(classes: pl.DataFrame) -> None:
         _fail("The label set has no class. Give at least one, or none at all.")
     _check_ids(table, "class_id", "classes")
     repeated = table.filter(pl.col("class_id").is_duplicated())["class_id"].unique().sort()
-    if len(repeated):
-        _fail(f"{len(repeated):,} class ids are repeated: {listed(repeated)}. Make them unique.")
+    _refuse(repeated, "{n} class ids are repeated: {first}. Make them unique.")
     for column in ("index", "name", "shared_name"):
         lost = table.filter(pl.col(column).is_null())["class_id"]
-        if len(lost):
-            _fail(f"{len(lost):,} classes have no {column}: {listed(lost)}.")
+        _refuse(lost, f"{{n}} classes have no {column}: {{first}}.")
     indices = table["index"].sort().to_list()
     if indices != list(range(table.height)):
-        got = f"{indices[0]:,} to {indices[-1]:,}"
         _fail(
             f"The indices of {table.height:,} classes must be 0 to {table.height - 1:,}, each "
-            f"once; got {table['index'].n_unique():,} distinct ones, {got}. The index is the row "
-            "of a classification head."
+            f"once; got {listed(indices)}. The index is the row of a classification head."
         )
     unmarked = table.filter(pl.col("name").is_duplicated() & ~pl.col("shared_name"))["name"]
-    if len(unmarked):
-        _fail(
-            f"{unmarked.n_unique():,} names are shared by several classes but shared_name is "
-            f"false: {listed(unmarked.unique().sort())}. Set shared_name to true for them."
-        )
+    _refuse(
+        unmarked.unique().sort(),
+        "{n} names are shared by several classes but shared_name is false: {first}. Set "
+        "shared_name to true for them.",
+    )
 
 
 def _check_ids(table: pl.DataFrame, column: str, what: str) -> None:
     ids = table[column]
-    empty = ids.is_null() | (ids.str.len_bytes() == 0)
-    if empty.any():
-        rows = empty.arg_true()
-        _fail(f"{len(rows):,} {what} have no {column} (first: row {rows[0]:,}). Give each one.")
+    empty = (ids.is_null() | (ids.str.len_bytes() == 0)).arg_true()
+    _refuse(empty, f"{{n}} {what} have no {column}: rows {{first}}. Give each one.")
     bad = ids.filter(ids.str.contains(_CONTROL))
-    if len(bad):
-        _fail(f"{len(bad):,} {what} have a control character in their {column}: {listed(bad)}.")
+    _refuse(bad, f"{{n}} {what} have a control character in their {column}: {{first}}.")
 
 
-def _check_kind(table: pl.DataFrame, kind: str) -> None:
-    others = table.filter(pl.col("kind").ne_missing(pl.lit(kind)))
-    if others.height:
-        value, item = others.select("kind", "item_id").row(0)
-        known = "" if value in KINDS else f" Known kinds: {', '.join(KINDS)}."
-        _fail(
-            f"{others.height:,} rows of the table of kind {kind!r} say another kind (first: "
-            f"{value!r} of item {item!r}). Keep one table a kind.{known}"
-        )
+_URI, _TEXT, _CLASS = (pl.col(name).is_not_null() for name in ("uri", "text", "class_id"))
+
+#: What items of a kind have, and in words: a file, a text, or a row of a head.
+_CONTENT = {
+    "image": (_URI & ~_TEXT, "a uri and no text"),
+    "caption": (_TEXT & ~_URI, "a text and no uri"),
+    "class_name": (_TEXT & ~_URI & _CLASS, "a text, a class_id and no uri"),
+    "head_weight": (_CLASS & ~_URI & ~_TEXT, "a class_id, and neither a uri nor a text"),
+}
 
 
 def _check_content(table: pl.DataFrame, kind: str) -> None:
-    """Check that an item has the one content of its kind: a file, a text, or a row of a head."""
-    has_uri, has_text = pl.col("uri").is_not_null(), pl.col("text").is_not_null()
-    wanted, rule = {
-        "image": (has_uri & ~has_text, "a uri and no text"),
-        "head_weight": (~has_uri & ~has_text, "neither a uri nor a text, but a class_id"),
-    }.get(kind, (has_text & ~has_uri, "a text and no uri"))
-    wrong = table.filter(~wanted)
-    if wrong.height:
-        uri, text = wrong["uri"][0], wrong["text"][0]
-        got = "both" if uri is not None and text is not None else "neither"
-        if (uri is None) != (text is None):
-            got = "a uri" if uri is not None else "a text"
-        _fail(
-            f"{wrong.height:,} {kind} items have the wrong content: each needs {rule}; item "
-            f"{wrong['item_id'][0]!r} has {got}."
-        )
-    if kind in ("class_name", "head_weight"):
-        lost = table.filter(pl.col("class_id").is_null())["item_id"]
-        if len(lost):
-            _fail(f"{len(lost):,} {kind} items have no class_id: {listed(lost)}.")
+    """Check that each item has the kind of its table, and the content of its kind."""
+    said = table["kind"]
+    _refuse(
+        said.filter(said.ne_missing(kind)),
+        f"{{n}} items of the table of kind {kind!r} say another: {{first}}. Keep one table a kind. "
+        f"Known kinds: {', '.join(KINDS)}.",
+    )
+    right, words = _CONTENT[kind]
+    wrong = table.filter(~right)["item_id"]
+    _refuse(wrong, f"{{n}} {kind} items have not what each needs, {words}: {{first}}.")
     blank = table.filter(pl.col("text").str.strip_chars().str.len_bytes() == 0)["item_id"]
-    if len(blank):
-        _fail(f"{len(blank):,} {kind} items have an empty text: {listed(blank)}. Leave them out.")
+    _refuse(blank, f"{{n}} {kind} items have an empty text: {{first}}. Leave them out.")
 
 
-def _check_unique(ids: pl.Series) -> None:
-    repeated = ids.filter(ids.is_duplicated()).unique().sort().to_list()
-    if repeated:
-        _fail(
-            f"{len(repeated):,} item ids are repeated: {listed(repeated)}. Rows are joined by "
-            "item_id, so each must be unique over all kinds."
-        )
+def _check_parents(table: pl.DataFrame, kind: str, places: pl.DataFrame) -> None:
+    """Check that parents are among the items of `places`, in the same split."""
+    known = places.rename({"item_id": "parent_id", "split": "of_parent"})
+    children = table.filter(pl.col("parent_id").is_not_null())
+    _refuse(
+        children.join(known, on="parent_id", how="anti")["parent_id"],
+        f"{{n}} {kind} items have a parent that does not exist: {{first}}. Add the parents, or "
+        "drop these items.",
+    )
+    leaks = children.join(known, on="parent_id").filter(pl.col("split") != pl.col("of_parent"))
+    _refuse(
+        leaks["item_id"],
+        f"{{n}} {kind} items lie in another split than their parent: {{first}}. That would leak "
+        "from one split to another.",
+    )
 
 
-def _check_parents(tables: Mapping[str, pl.DataFrame]) -> None:
-    everything = pl.concat([t.select("item_id", "split") for t in tables.values()] or [_NOTHING])
-    for kind, table in tables.items():
-        children = table.filter(pl.col("parent_id").is_not_null())
-        if children.is_empty():
-            continue
-        orphans = children.join(everything, left_on="parent_id", right_on="item_id", how="anti")
-        if orphans.height:
-            _fail(
-                f"{orphans.height:,} {kind} items have a parent that does not exist (first: item "
-                f"{orphans['item_id'][0]!r}, parent {orphans['parent_id'][0]!r}). Add the "
-                "parents, or drop these items."
-            )
-        both = children.join(everything, left_on="parent_id", right_on="item_id", suffix="_parent")
-        leaks = both.filter(pl.col("split") != pl.col("split_parent"))
-        if leaks.height:
-            item, split, parent = leaks.select("item_id", "split", "split_parent").row(0)
-            _fail(
-                f"{leaks.height:,} {kind} items lie in another split than their parent (first: "
-                f"{item!r} in {split!r}, its parent in {parent!r}). That would leak from one split "
-                "to another."
-            )
-
-
-def _check_class_ids(tables: Mapping[str, pl.DataFrame], classes: pl.DataFrame | None) -> None:
-    for kind, table in tables.items():
-        named = table.filter(pl.col("class_id").is_not_null())
-        if named.is_empty():
-            continue
-        if classes is None:
-            _fail(
-                f"{named.height:,} {kind} items have a class_id (first: {named['class_id'][0]!r} "
-                "of item "
-                f"{named['item_id'][0]!r}), but there is no label set. Add classes.parquet."
-            )
-        unknown = named.join(classes.select("class_id"), on="class_id", how="anti")
-        if unknown.height:
-            ids = unknown["class_id"].unique().sort()
-            _fail(
-                f"{unknown.height:,} {kind} items have a class_id that is not in the label set of "
-                f"{classes.height:,} classes: {listed(ids)}."
-                f"{did_you_mean(ids[0], classes['class_id'])}"
-            )
+def _check_class_ids(table: pl.DataFrame, kind: str, classes: pl.DataFrame | None) -> None:
+    known = [] if classes is None else classes["class_id"].to_list()
+    used = table["class_id"].drop_nulls().unique(maintain_order=True)
+    strange = used.filter(~used.is_in(known))
+    near = did_you_mean(strange[0], known) if len(strange) else ""
+    _refuse(
+        strange,
+        f"{kind} items have {{n}} class_ids that are not in the label set of {len(known):,} "
+        "classes (classes.parquet): {first}.{near}",
+        near=near,
+    )
 
 
 _NOTHING = pl.DataFrame(schema={"item_id": pl.String, "split": pl.String})
@@ -382,6 +317,13 @@ _NOTHING = pl.DataFrame(schema={"item_id": pl.String, "split": pl.String})
 
 def _fail(msg: str) -> NoReturn:
     raise ManifestError(msg)
+
+
+def _refuse(found: pl.Series, text: str, **more: str) -> None:
+    """Raise ManifestError if there is any: ``{n}`` is how many there are, ``{first}`` a few."""
+    if len(found):
+        first = listed(found.unique(maintain_order=True))
+        raise ManifestError(text.format(n=f"{len(found):,}", first=first, **more))
 
 
 def toml_text(facts: Mapping[str, Any]) -> str:
@@ -419,7 +361,6 @@ def write_manifest(
     classes: pl.DataFrame | None = None,
     data_root: Path | Address | None = None,
     made: Path | None = None,
-    replaced: Iterable[str] = (),
 ) -> Manifest:
     """Validate tables, complete their content hashes, and write them below `root`.
 
@@ -427,7 +368,7 @@ def write_manifest(
     rows, same bytes), the label set ``classes.parquet``; ``dataset.toml`` takes its place last and
     holds their sha256, so an interrupted write is seen by the next reader, and completed by the
     next writer. Nothing is written unless everything is valid. Tables of an earlier manifest that
-    are not among these are removed.
+    are not among these stay, and nobody reads them.
 
     Parameters
     ----------
@@ -446,8 +387,6 @@ def write_manifest(
     made : Path, optional
         The folder of `featstore.manifest_files.building` in `root` where the files that uris name
         were made, if they are not below `root` yet; they take their places with the tables.
-    replaced : iterable of str
-        Files below `root` that nothing needs once the new manifest is there.
 
     Returns
     -------
@@ -457,8 +396,8 @@ def write_manifest(
     Raises
     ------
     ManifestError
-        If a rule is broken (see `validate_items`, `validate_classes`), a fact cannot be
-        written, or the file system refuses.
+        If a rule is broken (see `validate_items`, `validate_classes`), a file is not there or
+        lies outside, a fact cannot be written, or the file system refuses.
 
     Examples
     --------
@@ -472,7 +411,7 @@ def write_manifest(
     if labels is not None:
         validate_classes(labels)
     files = (made or folder) if data_root is None else data_root.resolve()
-    validate_items(tables, labels, root=files)
+    validate_items(tables, labels)
     complete = {}
     for kind in (kind for kind in KINDS if kind in tables):
         table = conform_items(tables[kind], kind)
@@ -493,9 +432,8 @@ def write_manifest(
     }
     text = toml_text(whole)
     data[FACTS_FILE] = text.encode("utf-8")
-    gone = [f"{stem}.parquet" for stem in (*KINDS, CLASSES) if stem not in named]
     with building(folder) if made is None else nullcontext():
-        publish(folder, data, replaced=[*replaced, *gone])
+        publish(folder, data)
     lie = folder if data_root is None else files
     return Manifest(name, lie, tomllib.loads(text), complete, labels)
 
@@ -528,25 +466,23 @@ def split_counts(table: pl.DataFrame) -> dict[str, int]:
 MAX_TABLE_BYTES = 8 * 2**30
 
 
-def read_manifest(root: Path | str, *, unchecked: bool = False) -> Manifest:
+def read_manifest(root: Path | str) -> Manifest:
     """Read and validate the manifest in the folder `root`.
 
     ``dataset.toml`` needs a ``name``. If it lists ``tables`` (as `write_manifest` does), those
     are read and their sha256 must agree; else (a manifest made by hand) every ``.parquet`` beside
     it is. Uris are relative to the folder, or to the ``data_root`` that the facts name; items that
     lie there must have a content hash, and nothing but bytes of that hash is ever read for them.
+    Files of items are looked for when they are read.
 
     Parameters
     ----------
     root : Path
         Folder with dataset.toml, ``<kind>.parquet`` and, if items have classes, classes.parquet.
-    unchecked : bool
-        Do not look for the files that uris name. Whoever reads them calls
-        `Manifest.check_files` before.
 
     See Also
     --------
-    featstore.sources.check_bytes : also reads every file, and compares its content hash.
+    featstore.sources.reader.check_bytes : reads every file, and compares its content hash.
 
     Raises
     ------
@@ -569,11 +505,11 @@ def read_manifest(root: Path | str, *, unchecked: bool = False) -> Manifest:
         classes = conform_classes(classes)
         validate_classes(classes)
     files = _data_root(folder, facts)
-    validate_items(found, classes, root=None if unchecked else files)
+    validate_items(found, classes)
     tables = {kind: conform_items(found[kind], kind) for kind in KINDS if kind in found}
     for kind, table in tables.items():
         require_hashes(table, kind, every=files != folder)
-    return Manifest(name, files, facts, tables, classes, unchecked)
+    return Manifest(name, files, facts, tables, classes)
 
 
 def _data_root(folder: Path, facts: Mapping[str, Any]) -> Path | Address:
@@ -619,22 +555,15 @@ def _read_table(folder: Path, stem: str, facts: Mapping[str, Any]) -> pl.DataFra
     file = f"{stem}.parquet"
     stated = facts.get("tables", {}).get(stem, {})
     rows = stated["rows"] if type(stated.get("rows")) is int else 0
-    try:
-        return unpack(_verified(folder, file, stated.get("sha256")), rows=rows)
-    except ManifestError:
-        raise
-    except ValueError as err:
-        raise ManifestError(
-            f"{folder / file} is not a readable Parquet file: {err}. Build the dataset again."
-        ) from err
-
-
-def _verified(folder: Path, file: str, sha256: str | None) -> bytes:
-    """Return the bytes of a table's file, which must have this hash if one is stated."""
     data = read_bytes(folder, file, MAX_TABLE_BYTES)
-    if sha256 is not None and sha256_hex(data) != sha256:
+    if stated.get("sha256") not in (None, sha256_hex(data)):
         raise ManifestError(
             f"{folder / file} differs from the sha256 in {FACTS_FILE}: it was changed, or writing "
             "was interrupted. Build the dataset again."
         )
-    return data
+    try:
+        return unpack(data, rows=rows)
+    except ValueError as err:
+        raise ManifestError(
+            f"{folder / file} is not a readable Parquet file: {err}. Build the dataset again."
+        ) from err

@@ -6,11 +6,11 @@ behind it is a name inside that file and never becomes a path.
 
 New files take their places together:
 
-    .building/new/…     files that are being made, by the names that they will have
-    .building/ready     all of them are whole; lists the files that the new manifest replaces
+    .building/…                 files that are being made, by the names that they will have
+    .building/dataset.toml      the last of them: all are whole
 
-Until ``ready`` is there, nothing outside ``.building`` has changed, and whatever a killed process
-left is thrown away. From then on every move can be done again: the next command does the rest.
+Until that is there, nothing outside ``.building`` has changed, and whatever a killed process left
+is thrown away. From then on every move can be done again: the next command does the rest.
 """
 
 from __future__ import annotations
@@ -22,13 +22,11 @@ import re
 import shutil
 import stat
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from featstore.address import Address
 from featstore.durable import fsync_path, remove_tree, write_durably
@@ -42,40 +40,23 @@ if TYPE_CHECKING:
 SEPARATOR = "::"
 
 #: A uri that is a locator; the same expression for Python and polars.
-LOCATOR = r"(?s)^(.+?\.(?:tar|parquet|arrow))::(.+)$"
+LOCATOR = r"(?s)^(.+?\.(?:tar|parquet))::(.+)$"
 
 _LOCATOR = re.compile(LOCATOR)
-_CELL = re.compile(r"(.+)#(0|[1-9][0-9]{0,14})")
 
 
-@dataclass(frozen=True)
-class Locator:
-    """A part of a file."""
-
-    file: str
-    """Path of the file below the manifest's root."""
-
-    part: str
-    """Name of the part inside the file."""
-
-    def cell(self) -> tuple[str, int] | None:
-        """Return (column, row) if the part is the cell of a table, else None."""
-        found = _CELL.fullmatch(self.part)
-        return (found[1], int(found[2])) if found else None
-
-
-def parse_locator(uri: str) -> Locator | None:
-    """Return the locator that `uri` is, or None if it is the path of a whole file.
+def parse_locator(uri: str) -> tuple[str, str] | None:
+    """Return the file and the name of the part in it, or None if `uri` names a whole file.
 
     Examples
     --------
     >>> parse_locator("train/00.tar::n01/cat.jpg")
-    Locator(file='train/00.tar', part='n01/cat.jpg')
+    ('train/00.tar', 'n01/cat.jpg')
     >>> parse_locator("images/a::b.jpg") is None
     True
     """
     found = _LOCATOR.match(uri) if SEPARATOR in uri else None
-    return Locator(found[1], found[2]) if found else None
+    return (found[1], found[2]) if found else None
 
 
 def part_uri(file: str, member: str) -> str:
@@ -88,7 +69,7 @@ SHOWN = 5
 
 #: Paths, and parts of files, that have no fault by their letters alone; for polars.
 _STEP = "[0-9A-Za-z_-][0-9A-Za-z_.-]*"
-_PLAIN = rf"^({_STEP}/)*{_STEP}(\.(tar|parquet|arrow)::[ -~]+)?$"
+_PLAIN = rf"^({_STEP}/)*{_STEP}(\.(tar|parquet)::[ -~]+)?$"
 
 _DRIVE = re.compile(r"^.:")  # Windows takes any letter for a drive
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
@@ -108,7 +89,7 @@ def path_fault(uri: str) -> str | None:
         return "it holds a NUL or another control character"
     locator = parse_locator(uri)
     if locator is not None:
-        uri = locator.file
+        uri = locator[0]
     if _SCHEME.match(uri):
         return "it is a URL, and items are local files"
     if uri.startswith(("\\\\", "//")):
@@ -124,58 +105,36 @@ def path_fault(uri: str) -> str | None:
     return None
 
 
-#: A uri that is a URL, and no part of a file; the same expression for Python and polars.
-URL = r"^https?://"
-
-_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
-
-
-def is_url(uri: str) -> bool:
-    """Return whether a uri is the URL of a whole file."""
-    return re.match(URL, uri) is not None and parse_locator(uri) is None
-
-
-def uri_fault(uri: str) -> str | None:
-    """Return why `uri` can be neither a plain path below a root nor a URL, or None.
-
-    A URL is https:// (http:// on this machine alone), without credentials, blanks or control
-    characters. Nothing is read from one but bytes of the item's content hash.
-    """
-    if not is_url(uri):
-        return path_fault(uri)
-    try:
-        parts = urlsplit(uri)
-        host, _ = parts.hostname, parts.port
-    except ValueError as err:
-        return f"it is no URL ({err})"
-    if not host or re.search(r"[\x00-\x20\x7f\\]", uri):
-        return "it names no host, or holds a blank, a backslash or a control character"
-    if "@" in parts.netloc:
-        return "it holds credentials"
-    if parts.scheme == "http" and host not in _LOOPBACK:
-        return "it is read in the clear; use https"
-    return None
-
-
 def resolve_inside(root: Path, uri: str) -> Path:
     """Return the regular file that `uri` names below `root`.
 
     Raises
     ------
     ManifestError
-        If it is no plain relative path, does not exist, is not a regular file, is a part of
-        one, or a symbolic link on the way leads out of `root`.
+        If it is no plain relative path, is not a regular file, is a part of one, or a symbolic
+        link on the way leads out of `root`.
+    OSError
+        If there is no such file, or it cannot be reached.
     """
-    fault = path_fault(uri) or _file_fault(root.resolve(), uri, {})
+    path, fault = root / uri, path_fault(uri)
     if fault is None and parse_locator(uri) is not None:
         fault = "it is a part of a file; read it with featstore.sources.open_reader"
+    # Not `Path.resolve`: before Python 3.13 it raises RuntimeError at a loop of links.
+    if fault is None and not _real(path).is_relative_to(_real(root)):
+        fault = "a symbolic link leads out of the root"
+    if fault is None and not path.is_file():
+        fault = "it is not a regular file"
     if fault is not None:
         raise ManifestError(f"The uri {uri!r} cannot be used below {root}: {fault}.")
-    return root / uri
+    return path
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path, strict=True))
 
 
 def check_paths(items: pl.DataFrame, what: str) -> None:
-    """Raise ManifestError if the uri of an item is no plain relative path, and no URL.
+    """Raise ManifestError if the uri of an item is no plain relative path.
 
     Of a million, all of them plain, polars sees that in .08 CPU-s; one by one it takes 1.6.
     """
@@ -185,73 +144,15 @@ def check_paths(items: pl.DataFrame, what: str) -> None:
     faults = [
         (item, uri, why)
         for item, uri in doubtful.iter_rows()
-        if (why := uri_fault(uri)) is not None
+        if (why := path_fault(uri)) is not None
     ]
-    _raise_if(faults, f"of {what} leave the root or are no plain relative path")
-
-
-def check_files(root: Path, items: pl.DataFrame, what: str) -> None:
-    """Raise ManifestError if the uri of an item is not (in) a regular file below `root`.
-
-    Each folder is resolved once, so a million files cost a million `lstat` calls and no more;
-    the parts of one file that stand together cost one.
-    """
-    import polars as pl
-
-    real, folders = root.resolve(), dict[str, Path | None]()
-    held = pl.coalesce(pl.col("uri").str.extract(LOCATOR, 1), pl.col("uri")).alias("file")
-    lost: list[tuple[str, str, str]] = []
-    for part in items.select("item_id", "uri").iter_slices(_AT_ONCE):  # all at once take memory
-        named = part.select("item_id", "uri", held)
-        faults = {
-            file: why
-            for file in named["file"].drop_nulls().unique(maintain_order=True)
-            if not is_url(file) and (why := _file_fault(real, file, folders)) is not None
-        }
-        if faults:
-            rows = named.filter(pl.col("file").is_in(list(faults))).iter_rows()
-            lost += [(item, uri, faults[file]) for item, uri, file in rows]
-    _raise_if(lost, f"of {what} cannot be used below {root}")
-
-
-#: Items whose files are looked for at once.
-_AT_ONCE = 2**18
-
-
-def _raise_if(faults: list[tuple[str, str, str]], what: str) -> None:
-    if not faults:
-        return
-    named = "; ".join(f"{uri!r} of {item!r}: {why}" for item, uri, why in faults[:SHOWN])
-    more = f" and {len(faults) - SHOWN:,} more" if len(faults) > SHOWN else ""
-    raise ManifestError(
-        f"{len(faults):,} uris {what}: {named}{more}. Every uri must be the path of a "
-        "file below the manifest's folder."
-    )
-
-
-def _file_fault(real: Path, uri: str, folders: dict[str, Path | None]) -> str | None:
-    """Return why `uri` is not (in) a regular file below `real` (a resolved folder), or None."""
-    locator = parse_locator(uri)
-    head, _, tail = (uri if locator is None else locator.file).rpartition("/")
-    try:
-        if head not in folders:
-            resolved = (real / head).resolve(strict=True)
-            folders[head] = resolved if resolved.is_relative_to(real) else None
-        folder = folders[head]
-        if folder is None:
-            return "a symbolic link leads out of the root"
-        path = folder / tail
-        mode = path.lstat().st_mode
-        if stat.S_ISLNK(mode):
-            target = path.resolve(strict=True)
-            if not target.is_relative_to(real):
-                return "a symbolic link leads out of the root"
-            mode = target.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        return "there is no such file"
-    except (OSError, RuntimeError) as err:  # RuntimeError: a loop of links, before Python 3.13
-        return f"it cannot be reached ({getattr(err, 'strerror', None) or err})"
-    return None if stat.S_ISREG(mode) else "it is not a regular file"
+    if faults:
+        named = "; ".join(f"{uri!r} of {item!r}: {why}" for item, uri, why in faults[:SHOWN])
+        more = f" and {len(faults) - SHOWN:,} more" if len(faults) > SHOWN else ""
+        raise ManifestError(
+            f"{len(faults):,} uris of {what} leave the root or are no plain relative path: "
+            f"{named}{more}. Every uri must be the path of a file below the manifest's folder."
+        )
 
 
 _SHA256 = "[0-9a-f]{64}"
@@ -277,6 +178,36 @@ def open_plain(path: Path) -> BufferedReader:
     return os.fdopen(handle, "rb")
 
 
+def check_size(what: str, size: int, limit: int) -> int:
+    """Return `size`; ManifestError if a file has more bytes than are read."""
+    if size > limit:
+        raise ManifestError(f"{what!r} has {size:,} bytes; at most {limit:,} are read.")
+    return size
+
+
+def read_inside(root: Path, name: str, *, limit: int) -> bytes:
+    """Return the bytes of a file below `root`.
+
+    Raises
+    ------
+    ManifestError
+        If it is no regular file inside (see `resolve_inside`), or has more than `limit` bytes.
+    OSError
+        If it cannot be read.
+    """
+    with open_plain(resolve_inside(root, name)) as file:
+        return file.read(check_size(name, os.fstat(file.fileno()).st_size, limit))
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn what the file system refuses into a ManifestError."""
+    try:
+        yield
+    except OSError as err:
+        raise ManifestError(f"Cannot read {path}: {err.strerror or err}.") from err
+
+
 def file_sha256(path: Path) -> str:
     """Return the content hash of a file item.
 
@@ -285,11 +216,8 @@ def file_sha256(path: Path) -> str:
     ManifestError
         If the file cannot be read.
     """
-    try:
-        with open_plain(path) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as err:
-        raise ManifestError(f"Cannot read {path}: {err.strerror or err}.") from err
+    with _readable(path), open_plain(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def item_hashes(root: Path | Address, table: pl.DataFrame) -> pl.Series:
@@ -298,35 +226,41 @@ def item_hashes(root: Path | Address, table: pl.DataFrame) -> pl.Series:
     An item with neither uri nor text (a head weight) is hashed by its class_id, or its item_id.
     A part of a file (see `featstore.manifest_files`), and what lies behind an address, keeps the
     hash that it has, which whoever listed it took from the very bytes.
+
+    Raises
+    ------
+    ManifestError
+        If a file is not there, or lies outside the root.
     """
     rows = table.select("uri", "text", "class_id", "item_id", "content_sha256").iter_rows()
     hashes = []
     for uri, text, class_id, item_id, given in rows:
         if uri is None:
             hashes.append(text_sha256(text or class_id or item_id))
-        elif isinstance(root, Address) or parse_locator(uri) is not None or is_url(uri):
+        elif isinstance(root, Address) or parse_locator(uri) is not None:
             hashes.append(given)
         else:
-            hashes.append(file_sha256(root / uri))
+            with _readable(root / uri):
+                hashes.append(file_sha256(resolve_inside(root, uri)))
     import polars as pl
 
     return pl.Series("content_sha256", hashes, dtype=pl.String)
 
 
 def require_hashes(table: pl.DataFrame, kind: str, *, every: bool) -> None:
-    """Raise ManifestError if a part of a file or a URL has no content hash; with `every`, any uri.
+    """Raise ManifestError if a part of a file has no content hash; with `every`, any uri.
 
     The hash is what binds such an item to bytes that its author knew: nothing else is ever
     returned for it, so a manifest cannot make anybody's private files be read.
     """
     import polars as pl
 
-    bound = pl.col("uri").str.contains(f"{LOCATOR}|{URL}")
-    bound = pl.col("uri").is_not_null() if every else bound
+    uri = pl.col("uri")
+    bound = uri.is_not_null() if every else uri.str.contains(LOCATOR)
     hashed = pl.col("content_sha256").str.contains(f"^(?:{_SHA256})$").fill_null(value=False)
     lost = table.filter(bound & ~hashed)["item_id"]
     if len(lost):
-        where = "lie outside the manifest's folder" if every else "are parts of files or URLs"
+        where = "lie outside the manifest's folder" if every else "are parts of files"
         raise ManifestError(
             f"{len(lost):,} {kind} items {where} but have no content_sha256 of 64 hexadecimal "
             f"digits (first: {lost[0]!r}). Make the manifest with `headstock data make`."
@@ -338,8 +272,6 @@ FACTS_FILE = "dataset.toml"
 
 #: Folder inside that of a manifest, there only while one is made.
 STAGING = ".building"
-
-_NEW, _READY, _STAGED = "new", "ready", "ready.staged"
 
 #: A larger file of facts is refused before it is read.
 MAX_FACTS_BYTES = 4 * 2**20
@@ -358,42 +290,34 @@ def building(folder: Path) -> Iterator[Path]:
     """
     staging = folder / STAGING
     with _refusals(folder):
-        folder.mkdir(parents=True, exist_ok=True)
         settle(folder)
         remove_tree(staging)
-        if staging.is_dir():
-            shutil.rmtree(staging)  # says why it stays
-        (staging / _NEW).mkdir(parents=True)
+        staging.mkdir(parents=True)
     try:
-        yield staging / _NEW
+        yield staging
     finally:
-        if not (staging / _READY).exists():
+        if not (staging / FACTS_FILE).exists():
             remove_tree(staging)
             with suppress(OSError):  # it holds something, or another `building` inside removed it
                 folder.rmdir()
 
 
-def publish(folder: Path, files: Mapping[str, bytes], *, replaced: Iterable[str] = ()) -> None:
+def publish(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write `files`, and move them and what else `building` made to their places, the facts last.
 
     Parameters
     ----------
     files : mapping of str to bytes
-        By name, relative to `folder`.
-    replaced : iterable of str
-        Files of the earlier manifest, relative to `folder`, that are removed in the end.
+        By name, relative to `folder`, in the order in which they are written: the facts last.
 
     Raises
     ------
     ManifestError
         If the file system refuses.
     """
-    staging = folder / STAGING
     with _refusals(folder):
         for name, data in files.items():
-            write_durably(staging / _NEW / name, [data])
-        names = "".join(f"{name}\n" for name in replaced).encode()
-        write_durably(staging / _READY, [names], staged=staging / _STAGED)
+            write_durably(folder / STAGING / name, [data])
         settle(folder)
 
 
@@ -403,39 +327,25 @@ def settle(folder: Path) -> None:
     Raises
     ------
     ManifestError
-        If a file would be moved or removed outside `folder`, or the file system refuses.
+        If a file would be moved out of `folder`, or the file system refuses.
     """
     staging = folder / STAGING
     with _refusals(folder):
-        if staging.is_symlink() or not (staging / _READY).is_file():
+        if staging.is_symlink() or not (staging / FACTS_FILE).is_file():
             return
-        replaced = (staging / _READY).read_text(encoding="utf-8").splitlines()
-        made = {
-            path.relative_to(staging / _NEW).as_posix(): path
-            for path in (staging / _NEW).rglob("*")
-            if not path.is_dir()
-        }
-        places = {name: _inside(folder, name) for name in (*made, *replaced)}
-        for name in sorted(made, key=lambda name: (name == FACTS_FILE, name)):
-            places[name].parent.mkdir(parents=True, exist_ok=True)
-            made[name].replace(places[name])
-        for name in replaced:
-            places[name].unlink(missing_ok=True)
+        made = [path for path in staging.rglob("*") if not path.is_dir()]
+        places = {path: folder / path.relative_to(staging) for path in made}
+        for place in places.values():
+            if not place.parent.resolve().is_relative_to(folder.resolve()):
+                raise ManifestError(
+                    f"{staging} holds a file for {place}, but a symbolic link leads out of the "
+                    f"folder. Nothing was moved; remove {staging}, or choose a new folder."
+                )
+        for path in sorted(made, key=lambda path: (path == staging / FACTS_FILE, path)):
+            places[path].parent.mkdir(parents=True, exist_ok=True)
+            path.replace(places[path])
         fsync_path(folder)
         shutil.rmtree(staging)
-
-
-def _inside(folder: Path, name: str) -> Path:
-    """Return the place of a file in `folder`, which need not be there."""
-    fault = path_fault(name)
-    if fault is None and not (folder / name).parent.resolve().is_relative_to(folder.resolve()):
-        fault = "a symbolic link leads out of the folder"
-    if fault is not None:
-        raise ManifestError(
-            f"{folder / STAGING} names the file {name!r}, but {fault}. Nothing was moved; remove "
-            f"{folder / STAGING}, or choose an empty or new folder."
-        )
-    return folder / name
 
 
 def take_folder(folder: Path, name: str) -> None:
@@ -502,14 +412,8 @@ def read_bytes(folder: Path, file: str, limit: int) -> bytes:
     ManifestError
         If it is no regular file inside, cannot be read, or has more than `limit` bytes.
     """
-    path = resolve_inside(folder, file)
-    try:
-        size = path.stat().st_size
-        if size > limit:
-            raise ManifestError(f"{path} has {size:,} bytes; more than {limit:,} are not read.")
-        return path.read_bytes()
-    except OSError as err:
-        raise ManifestError(f"Cannot read {path}: {err.strerror or err}.") from err
+    with _readable(folder / file):
+        return read_inside(folder, file, limit=limit)
 
 
 @contextmanager

@@ -143,6 +143,10 @@ def vectors(column: Any, what: str = "rows") -> np.ndarray:
     import polars as pl
 
     lists = pl.Series(column)
+    if isinstance(
+        lists.dtype, getattr(pl, "BaseExtension", ())
+    ):  # tensors of Ray, arrays of datasets
+        lists = lists.ext.storage()
     if lists.dtype.is_numeric():
         return lists.to_numpy()
     if not isinstance(lists.dtype, pl.List | pl.Array):

@@ -12,7 +12,7 @@ import inspect
 import reprlib
 import sys
 import textwrap
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import cache
@@ -58,18 +58,18 @@ class Option:
 
     name: str
     default: Any
-    help: str
-    flag: str | None
-    metavar: str | None
-    none: str | None
-    at_least: float | None
-    above: float | None
-    below: float | None
-    words: tuple[str, ...]
-    type: Any
-    many: bool
-    optional: bool
-    checked: bool
+    help: str = ""
+    flag: str | None = "-s"
+    metavar: str | None = None
+    none: str | None = None
+    at_least: float | None = None
+    above: float | None = None
+    below: float | None = None
+    words: tuple[str, ...] = ()
+    type: Any = None
+    many: bool = False
+    optional: bool = False
+    checked: bool = False
 
     @property
     def shown_flag(self) -> str:
@@ -211,15 +211,13 @@ def options_of(cls: type) -> tuple[Option, ...]:
 
 def record_of(entry: Field[Any], hint: Any) -> Option:
     """Return what a field and its annotation state; a field without `option` states little."""
-    names = ("metavar", "none", "at_least", "above", "below")
-    about: dict[str, Any] = {"help": "", "flag": "-s", **dict.fromkeys(names)}
-    about |= entry.metadata.get("option", {})
+    about = entry.metadata.get("option", {})
     choices, parts = entry.metadata.get("choices", ()), _parts(hint)
     literals = [] if choices else [part for part in parts if get_origin(part) is Literal]
     known = [word for part in literals for word in get_args(part)]
     types = [part for part in parts if get_origin(part) is not Literal and not choices]
     many = bool(types) and get_origin(types[0]) is tuple
-    bounds = (about["at_least"], about["above"], about["below"])
+    bounds = [about.get(bound) for bound in ("at_least", "above", "below")]
     return Option(
         name=entry.name,
         default=entry.default,
@@ -468,7 +466,7 @@ def settings_from(
 ) -> dict[str, dict[str, Any]]:
     """Share ``NAME=VALUE`` out among what has settings of these names.
 
-    ``OWNER.NAME=VALUE`` is for one of them, by its name or by its number, from 1.
+    ``OWNER.NAME=VALUE`` is for one of them.
 
     Parameters
     ----------
@@ -491,15 +489,20 @@ def settings_from(
         If nothing has a setting, it is given twice, or its value is not one that it takes.
     """
     found: dict[str, dict[str, Any]] = {owner: {} for owner in owners}
-    named = [owner for owner in owners if " " not in owner]  # not "an extraction"
     for word in words:
         typed, equals, text = word.partition("=")
-        prefix, _, name = typed.rpartition(".")
-        whose, name = _named(prefix, named, word), name.replace("-", "_")
+        whose, _, name = typed.rpartition(".")
+        if whose and whose not in owners:
+            raise _usage(unknown_name("owner", whose, owners, where=f"in -s {word}"))
+        name = name.replace("-", "_")
         name = name if any(name in has for has in owners.values()) else british(name)
         takers = [own for own, has in owners.items() if name in has and whose in ("", own)]
         if not takers:
-            raise _usage(_lacking(name, [whose] if whose else owners, owners, having))
+            asked = [whose] if whose else [*owners]
+            known = [other for own in asked for other in owners[own]]
+            said = unknown_name("setting", name, known, where=f"of {', '.join(asked)}")
+            others = ", ".join(having(name))
+            raise _usage(said + (f" These have it: {others}." if others else ""))
         for own in takers:
             one, values = owners[own][name], found[own]
             new = _parsed(one, f"{name} of {own}", text if equals else None, split=runs)
@@ -513,15 +516,6 @@ def settings_from(
     return found
 
 
-def _named(prefix: str, owners: Sequence[str], word: str) -> str:
-    """Return the owner that a prefix means: by its name, or by its number from 1."""
-    if prefix.isdigit() and 0 < int(prefix) <= len(owners):
-        return owners[int(prefix) - 1]
-    if prefix and prefix not in owners:
-        raise _usage(unknown_name("owner", prefix, owners, where=f"in -s {word}"))
-    return prefix
-
-
 def _parsed(one: Option, of: str, text: str | None, *, split: bool) -> tuple[Any, ...]:
     """Return the values that are typed of a setting: one, but of a list or where they are split."""
     if text is None and one.type is not bool:
@@ -532,22 +526,6 @@ def _parsed(one: Option, of: str, text: str | None, *, split: bool) -> tuple[Any
         return tuple(map(one.parse, parts))
     except ValueError as err:
         raise _usage(f"{of}: {err}") from err
-
-
-def _lacking(
-    name: str,
-    asked: Iterable[str],
-    owners: Owners,
-    having: Callable[[str], Iterable[str]],
-) -> str:
-    """Return what to say of a setting that nothing asked for has."""
-    asked = list(asked)
-    known = list(dict.fromkeys(other for own in asked for other in owners[own]))
-    others = [*having(name)]
-    has = f"{', '.join(asked)} {'has' if len(asked) == 1 else 'have'} no setting {name!r}."
-    elsewhere = f" These have: {', '.join(others)}." if others else did_you_mean(name, known)
-    lists = f" {'It has' if len(asked) == 1 else 'They have'} {', '.join(known) or 'none'}."
-    return has + elsewhere + lists
 
 
 def _usage(message: str) -> Exception:

@@ -15,6 +15,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, 
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -327,42 +328,28 @@ class _RayRun:
     def __call__(
         self, work: Callable[[Task], Answer], tasks: Iterable[Task], /, *, ordered: bool = False
     ) -> Iterator[Answer]:
-        early: dict[int, Any] = {}
-        following = 0
-        for number, reference in self._references(work, tasks):
-            # Answers that are early wait in Ray's store, on disk if need be.
-            early[number if ordered else following] = reference
-            while following in early:
-                with errors_of(self.ray):
-                    answer = self.ray.get(early.pop(following))
-                yield answer
-                following += 1
-
-    def _references(
-        self, work: Callable[[Task], Any], tasks: Iterable[Task]
-    ) -> Iterator[tuple[int, Any]]:
-        """Yield number and reference of each task that is done, as Ray gives them.
-
-        Where `jobs` tasks need all cores that Ray has, as many more wait with Ray: or a core is
-        idle until this process has heard of an answer and handed out the next task, 15 to 50 ms.
-        """
         ray = self.ray
+        # Not more cores for fewer jobs: a task that no single node could hold would wait for ever.
         remote = ray.remote(_alone).options(num_cpus=1, max_retries=RETRIES)
-        waiting = enumerate(tasks)
-        running: dict[Any, int] = {}
         # A cluster has another environment than this process.
         plugins = os.environ.get(ENVIRONMENT, "")
+        # Opened by us, not by Ray: what opening a view raises then is the task's own error.
+        waiting = (remote.remote(work, ray.cloudpickle.dumps(task), plugins) for task in tasks)
+        # Where they take all cores, as many more wait with Ray: no core is idle between two tasks.
         full = self.jobs >= ray.cluster_resources().get("CPU", 1)
-        most = 2 * self.jobs if full else self.jobs
-        while True:
-            while len(running) < most and (following := next(waiting, None)) is not None:
-                number, task = following
-                # Opened by us, not by Ray: what opening a view raises then is the task's own error.
-                running[remote.remote(work, ray.cloudpickle.dumps(task), plugins)] = number
-            if not running:
-                return
-            (ready,), _ = ray.wait(list(running), num_returns=1)
-            yield running.pop(ready), ready
+        left = [*islice(waiting, (1 + full) * self.jobs)]
+        try:
+            while left:
+                # Answers that are early wait in Ray's store, on disk if need be.
+                (ready,), _ = ray.wait(left[:1] if ordered else left)
+                left.remove(ready)
+                left += islice(waiting, 1)
+                with errors_of(ray):
+                    answer = ray.get(ready)
+                yield answer
+        finally:
+            for given_up in left:
+                ray.cancel(given_up)
 
 
 @contextlib.contextmanager

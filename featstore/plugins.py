@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, ValuesView
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib import import_module
@@ -66,12 +66,12 @@ class _Given:
     entry: metadata.EntryPoint | None = None
 
 
-class Registry(Shown, MutableMapping[str, Thing], Generic[Thing]):
+class Registry(Shown, Mapping[str, Thing], Generic[Thing]):
     """The things of a kind by name: those of Headstock first, then those from outside.
 
     Names are known without an import; looking one up imports what its entry point names. A thing
     that cannot be imported, or is not of its kind, is a `PluginError` where it is looked up, and a
-    warning where all are listed (`items`, `values`) or `get` asks for it.
+    warning where all are walked.
 
     Parameters
     ----------
@@ -100,7 +100,6 @@ class Registry(Shown, MutableMapping[str, Thing], Generic[Thing]):
         self._accept = accept
         self._reserved = reserved
         self._things = {name: _Given(thing) for name, thing in built_in.items()}
-        self._warned: set[str] = set()
         self._complete = False
         self._lock = threading.RLock()
 
@@ -123,27 +122,19 @@ class Registry(Shown, MutableMapping[str, Thing], Generic[Thing]):
         """
         self._check_name(name, origin)
         accepted = self._accepted(name, thing, origin, about or {})
-        self.put(name, accepted, origin, found_anywhere=found_anywhere)
-
-    def put(self, name: str, thing: Thing, origin: str, *, found_anywhere: bool = False) -> None:
-        """Hold a thing that a registry of this kind, perhaps in another process, has accepted."""
         names = self._names()
         before = names.get(name)
         # The entry point of a module that registers what it declares.
         declared = before is not None and before.found_anywhere and before.origin == origin
-        names[name] = _Given(thing, origin, found_anywhere or declared)
+        names[name] = _Given(accepted, origin, found_anywhere or declared)
 
     def origin(self, name: str) -> str:
         """Return where a thing is from: "" for Headstock's own, or "package 1.2", or a file."""
         given = self._names().get(name)
         return given.origin if given else ""
 
-    def is_ours(self, name: str) -> bool:
-        """Return whether the thing of this name is the one that comes with Headstock."""
-        return name in self._things and not self._things[name].origin
-
     def travels(self, name: str) -> bool:
-        """Return whether another process has to be sent the thing of this name."""
+        """Return whether the thing of this name is in this process alone."""
         given = self._names().get(name)
         return given is not None and not given.found_anywhere
 
@@ -189,10 +180,6 @@ class Registry(Shown, MutableMapping[str, Thing], Generic[Thing]):
         accepted: Thing = given.thing
         return accepted
 
-    def __setitem__(self, name: str, thing: Thing) -> None:
-        ours = thing is self.built_in.get(name)
-        self._names()[name] = _Given(thing, "" if ours else "this process", found_anywhere=ours)
-
     def __delitem__(self, name: str) -> None:
         del self._names()[name]
 
@@ -205,29 +192,19 @@ class Registry(Shown, MutableMapping[str, Thing], Generic[Thing]):
     def __contains__(self, name: object) -> bool:
         return name in self._things or name in self._names()
 
-    def get(self, name: str, default: Any = None) -> Any:
-        """Return a thing, or the default where there is none or it cannot be used: a warning."""
-        try:
-            return self[name]
-        except KeyError:
-            return default
-        except PluginError as err:
-            if name not in self._warned:
-                self._warned.add(name)
-                _warn("%s", err)
-            return default
-
     def items(self) -> ItemsView[str, Thing]:
         """Return the names and things that can be used; of others there is a warning."""
-        found = {name: self.get(name) for name in self}
-        return {name: thing for name, thing in found.items() if thing is not None}.items()
+        found = {}
+        for name in self:
+            try:
+                found[name] = self[name]
+            except PluginError as err:
+                _warn("%s", err)
+        return found.items()
 
-    def values(self) -> Any:
+    def values(self) -> ValuesView[Thing]:
         """Return the things of `items`."""
         return dict(self.items()).values()
-
-    def _ipython_key_completions_(self) -> list[str]:
-        return list(self)
 
     def _card(self) -> Card:
         rows = [(one["name"], one["package"], one["text"]) for one in self.listed()]

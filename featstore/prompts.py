@@ -21,6 +21,7 @@ from featstore.identity import canonical_json, sha256_hex
 from featstore.options import option, with_options
 
 if TYPE_CHECKING:
+    import numpy as np
     import polars as pl
 
     from featstore.store.view import Selection, View
@@ -211,27 +212,24 @@ def _check_known(what: str, given: Sequence[str], known: Mapping[str, object]) -
         raise ManifestError(f"The {what}s must be at least one and each once; got {list(given)}.")
 
 
-_NAMES = (
-    "a JSON list of names in the order of the classes, an object dataset -> such a list "
-    "(CLIP_benchmark), or an object class -> name, perhaps in an object dataset -> such an object"
+_TEXTS = (
+    "a JSON list in the order of the classes, an object class -> text or list of texts (CuPL), or "
+    "an object dataset -> either (CLIP_benchmark)"
 )
 _TEMPLATES = (
     "a JSON list of templates with {} or {c} for the name, or an object dataset -> such a list "
     "(CLIP_benchmark)"
 )
-_DESCRIPTIONS = (
-    "a JSON object class -> list of sentences (CuPL), or an object dataset -> such an object"
-)
 
 
-def read_names(path: Path, keys: Sequence[str], classes: pl.DataFrame) -> dict[str, str]:
-    """Read one name a class.
+def read_texts(path: Path, keys: Sequence[str], classes: pl.DataFrame) -> dict[str, list[str]]:
+    """Read texts by class: its names, or sentences on it.
 
     Parameters
     ----------
     path : Path
-        A list in the order of the classes; or ``{class: name}``, where a class is written as in
-        the label set, see `class_words`; or ``{dataset: either}``.
+        A list in the order of the classes; or ``{class: text, or list of texts}``, where a class
+        is written as in the label set, see `class_words`; or ``{dataset: either}``.
     keys : sequence of str
         What the dataset goes by.
     classes : DataFrame
@@ -240,27 +238,27 @@ def read_names(path: Path, keys: Sequence[str], classes: pl.DataFrame) -> dict[s
     Returns
     -------
     dict
-        class_id -> name, for every class.
+        class_id -> its texts, at least one of each class.
 
     Raises
     ------
     ManifestError
         If the file cannot be read, is of another form, or lacks a class.
     """
-    document = _of_dataset(_load(path, _NAMES), keys, (list, dict))
-    if isinstance(document, list):
-        ids = classes.sort("index")["class_id"].to_list()
-        if len(document) != len(ids):
-            raise ManifestError(f"{path} has {len(document):,} names for {len(ids):,} classes.")
+    document, ids = _load(path, keys, _TEXTS), classes.sort("index")["class_id"].to_list()
+    if isinstance(document, dict):
+        found = _by_class(path, document, classes)
+    elif len(document) == len(ids):
         found = dict(zip(ids, document, strict=True))
     else:
-        found = _by_class(path, document, classes, _NAMES)
-    wrong = [key for key, name in found.items() if not isinstance(name, str) or not name.strip()]
-    if wrong:
-        raise ManifestError(
-            f"{path} has no name for the class {wrong[0]!r}. It should be {_NAMES}."
-        )
-    return {key: name.strip() for key, name in found.items()}
+        raise ManifestError(f"{path} has {len(document):,} texts for {len(ids):,} classes.")
+    texts = {}
+    for key, given in found.items():
+        own = given if isinstance(given, list) else [given]
+        texts[key] = [text.strip() for text in own if isinstance(text, str) and text.strip()]
+        if not texts[key]:
+            raise ManifestError(f"{path} has no text for the class {key!r}. It should be {_TEXTS}.")
+    return texts
 
 
 def read_templates(path: Path, keys: Sequence[str]) -> dict[str, str]:
@@ -271,10 +269,9 @@ def read_templates(path: Path, keys: Sequence[str]) -> dict[str, str]:
     ManifestError
         If the file cannot be read, is of another form, or a template has no place for the name.
     """
-    document = _of_dataset(_load(path, _TEMPLATES), keys, list)
+    document = _load(path, keys, _TEMPLATES)
     if not isinstance(document, list) or not document:
-        named = f" for {keys[0]}" if isinstance(document, dict) else ""
-        raise ManifestError(f"{path} holds no templates{named}. It should be {_TEMPLATES}.")
+        raise ManifestError(f"{path} holds no templates for {keys[0]}. It should be {_TEMPLATES}.")
     return template_ids(document, str(path))
 
 
@@ -297,43 +294,13 @@ def template_ids(
     return found
 
 
-def read_descriptions(
-    path: Path, keys: Sequence[str], classes: pl.DataFrame
-) -> dict[str, list[str]]:
-    """Read sentences by class, as CuPL writes them.
-
-    Returns
-    -------
-    dict
-        class_id -> its sentences, in the order of the classes; every class has at least one.
-
-    Raises
-    ------
-    ManifestError
-        If the file cannot be read, is of another form, or lacks a class.
-    """
-    document = _of_dataset(_load(path, _DESCRIPTIONS), keys, dict)
-    if not isinstance(document, dict):
-        raise ManifestError(f"{path} is a list. It should be {_DESCRIPTIONS}.")
-    found = _by_class(path, document, classes, _DESCRIPTIONS)
-    sentences = {}
-    for key, texts in found.items():
-        own = texts if isinstance(texts, list) else []
-        kept = [text.strip() for text in own if isinstance(text, str) and text.strip()]
-        if not kept:
-            raise ManifestError(
-                f"{path} has no sentence for the class {key!r}. It should be {_DESCRIPTIONS}."
-            )
-        sentences[key] = kept
-    return sentences
-
-
 def class_words(classes: pl.DataFrame) -> dict[str, set[str]]:
     """Return class_id -> what files may call a class: label, synset and every name it has.
 
     Case, ``_`` and repeated spaces do not matter.
     """
-    named = [c for c in classes.columns if c in ("synset", "name", "noun") or c.endswith("_name")]
+    columns = [column for column in classes.columns if column != "shared_name"]  # true or false
+    named = [c for c in columns if c in ("synset", "name", "noun") or c.endswith("_name")]
     words: dict[str, set[str]] = {}
     for row in classes.select("class_id", *named).iter_rows(named=True):
         label = row["class_id"].partition("/")[2]
@@ -347,9 +314,7 @@ def normal(text: str) -> str:
     return " ".join(text.replace("_", " ").casefold().split())
 
 
-def _by_class(
-    path: Path, document: Mapping[str, Any], classes: pl.DataFrame, form: str
-) -> dict[str, Any]:
+def _by_class(path: Path, document: Mapping[str, Any], classes: pl.DataFrame) -> dict[str, Any]:
     """Return the entries of an object by class_id, in the order of the classes."""
     entries = {normal(key): value for key, value in document.items()}
     found, lost = {}, []
@@ -366,22 +331,14 @@ def _by_class(
     if lost:
         raise ManifestError(
             f"{path} has no entry for {len(lost):,} of {classes.height:,} classes: "
-            f"{', '.join(map(repr, lost[:5]))}. It should be {form}."
+            f"{', '.join(map(repr, lost[:5]))}. It should be {_TEXTS}."
             f"{did_you_mean(lost[0].partition('/')[2], list(document))}"
         )
     return found
 
 
-def _of_dataset(document: Any, keys: Sequence[str], kind: type | tuple[type, ...]) -> Any:
-    """Return the part of a document that is about the dataset, or the whole if it has no parts."""
-    if isinstance(document, dict):
-        for key in keys:
-            if isinstance(document.get(key), kind):
-                return document[key]
-    return document
-
-
-def _load(path: Path, form: str) -> Any:
+def _load(path: Path, keys: Sequence[str], form: str) -> Any:
+    """Return a list or an object: the part about the dataset, or all if it has no such part."""
     import json
 
     try:
@@ -392,7 +349,8 @@ def _load(path: Path, form: str) -> Any:
         ) from err
     if not isinstance(document, dict | list):
         raise ManifestError(f"{path} holds a {type(document).__name__}. It should be {form}.")
-    return document
+    parts = [document[key] for key in keys if key in document] if isinstance(document, dict) else []
+    return next((part for part in parts if isinstance(part, dict | list)), document)
 
 
 def parse_prompts(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -436,8 +394,8 @@ class PromptChoice:
     )  # fmt: skip
     names_file: Path | None = option(
         None,
-        help="Read a name for each class from this JSON file, laid out as in "
-        "CLIP_benchmark; they are the variant user.",
+        help="Read a name for each class, of several texts the first, from this JSON file, laid "
+        "out as in CLIP_benchmark; they are the variant user.",
         flag="-s",
     )
     templates_file: Path | None = option(
@@ -470,7 +428,7 @@ class PromptChoice:
         if "open_clip" in variants and "open_clip_name" not in classes.columns:
             classes = _with_open_clip(classes)
         if self.names_file is not None:
-            names = read_names(self.names_file, keys, classes)
+            names = {key: own[0] for key, own in read_texts(self.names_file, keys, classes).items()}
             classes = classes.with_columns(
                 user_name=pl.col("class_id").replace_strict(names, return_dtype=pl.String)
             )
@@ -488,29 +446,27 @@ class PromptChoice:
         """Return the fingerprint of a plan with these prompts; the plan's own without a choice."""
         from data_manifests.plan import fingerprint
 
-        files = [f for f in (self.names_file, self.templates_file, self.descriptions_file) if f]
-        if not (self.variants or self.templates or files):
+        if not self.facts():
             return of_plan
         return fingerprint(
             [
                 of_plan,
                 repr((list(self.variants), list(self.templates))),
-                *(file.read_bytes() for file in files),
+                *(file.read_bytes() for file in self._files().values()),
             ]
         )
 
     def facts(self) -> dict[str, Any]:
         """Return what a manifest records of the choice."""
-        named = {
-            "names_file": self.names_file,
-            "templates_file": self.templates_file,
-            "descriptions_file": self.descriptions_file,
-        }
+        chosen = {"variants": list(self.variants), "templates": list(self.templates)}
         return {
-            **({"variants": list(self.variants)} if self.variants else {}),
-            **({"templates": list(self.templates)} if self.templates else {}),
-            **{key: file.name for key, file in named.items() if file is not None},
+            **{key: names for key, names in chosen.items() if names},
+            **{key: file.name for key, file in self._files().items()},
         }
+
+    def _files(self) -> dict[str, Path]:
+        named = ("names_file", "templates_file", "descriptions_file")
+        return {key: getattr(self, key) for key in named if getattr(self, key) is not None}
 
     def _templates(self, keys: Sequence[str]) -> Sequence[str] | Mapping[str, str]:
         if self.templates_file is not None:
@@ -568,7 +524,7 @@ def _descriptions(file: Path, keys: Sequence[str], classes: pl.DataFrame) -> pl.
             "template_id": f"d{number:03d}",
             "content_sha256": text_sha256(text),
         }
-        for class_id, texts in read_descriptions(file, keys, classes).items()
+        for class_id, texts in read_texts(file, keys, classes).items()
         for number, text in enumerate(texts)
     ]
     return pl.DataFrame(rows).with_columns(kind=pl.lit("class_name"))
@@ -647,37 +603,42 @@ def class_texts(
             f"{len(lost):,} classes of {view.key} have none of the variants and templates asked "
             f"for (first: {min(lost)!r})."
         )
-    position = {name: index for index, name in enumerate(order.to_list())}
-    index = np.array([position[name] for name in classes.to_list()])
-    data = chosen.normalized().numpy(np.float64)
-    sums = np.zeros((len(order), view.dim))
+    index = classes.replace_strict(order, range(len(order)), return_dtype=pl.Int64).to_numpy()
     of_variant = chosen.items["variant"].fill_null("")
-    alike = of_variant.n_unique() == 1
-    for variant in of_variant.unique(maintain_order=True):
-        rows = np.flatnonzero((of_variant == variant).to_numpy())
-        part = sums if alike else np.zeros_like(sums)
-        np.add.at(part, index[rows], data[rows])
-        if not alike:
-            lengths = np.linalg.norm(part, axis=1, keepdims=True)
-            sums += np.divide(part, lengths, out=part, where=lengths > 0)
-    norms = np.linalg.norm(sums, axis=1, keepdims=True)
-    if not norms.all():
-        raise EmptySelectionError(
-            f"The prompts of class {order[int(np.flatnonzero(norms[:, 0] == 0)[0])]!r} cancel out."
-        )
+    variants = of_variant.unique(maintain_order=True).to_list()
+    numbers = range(len(variants))
+    number = of_variant.replace_strict(variants, numbers, return_dtype=pl.Int64).to_numpy()
+    data = chosen.normalized().numpy(np.float64)
+    both, pair = np.unique(index * len(variants) + number, return_inverse=True)
+    means = _unit_means(data, pair, len(both))
+    if len(variants) > 1:
+        means = _unit_means(means, both // len(variants), len(order))
+    zero = np.flatnonzero(~means.any(axis=1))
+    if zero.size:
+        raise EmptySelectionError(f"The prompts of class {order[int(zero[0])]!r} cancel out.")
     first = np.unique(index, return_index=True)[1]
     items = chosen.items[first].with_columns(pl.col("class_id").alias("item_id"))
-    by = "l2-mean-l2" if alike else "l2-mean-l2 by variant"
+    by = "l2-mean-l2" if len(variants) == 1 else "l2-mean-l2 by variant"
     facts = {"class_texts": chosen.fingerprint, "reduction": by}
     return replace(
         chosen,
-        source=MemoryRows((sums / norms).astype(np.float32)),
+        source=MemoryRows(means.astype(np.float32)),
         rows=np.arange(len(order)),
         table=ItemTable(None, items),
         revision_id=sha256_hex(canonical_json(facts)),
         unit=False,
         origin=None,
     )
+
+
+def _unit_means(rows: np.ndarray, group: np.ndarray, n_groups: int) -> np.ndarray:
+    """Return the mean row of each group, of length 1; 0 where the rows of one cancel out."""
+    import numpy as np
+
+    sums = np.zeros((n_groups, rows.shape[1]))
+    np.add.at(sums, group, rows)
+    lengths = np.linalg.norm(sums, axis=1, keepdims=True)
+    return np.divide(sums, lengths, out=sums, where=lengths > 0)
 
 
 def _require(view: Selection, column: str, wanted: Sequence[str]) -> None:

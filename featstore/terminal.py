@@ -225,18 +225,12 @@ class TextTable:
 
         from rich.box import SIMPLE_HEAD
         from rich.console import Console
-        from rich.style import Style
         from rich.table import Table
         from rich.text import Text
 
         def shown(cell: str) -> Text:
-            text = Text(visible(cell).replace("\n", "\\n"))
-            if isinstance(cell, Toned):
-                names = {"fg": "color"}  # click's words, and rich's
-                text.stylize(Style(**{names.get(k, k): v for k, v in cell.style.items()}))
-            else:
-                text.highlight_regex(_DIGITS, "dim")
-            return text
+            plain = visible(cell).replace("\n", "\\n")
+            return Text.from_ansi(_in_tone(cell, plain, coloured=coloured))
 
         table = Table(
             box=SIMPLE_HEAD if self.ruled else None, padding=(0, 2 - self.ruled, 0, 0),
@@ -317,7 +311,7 @@ def human_bytes(size: int) -> str:
 #: Seconds from one line to the next where stderr is not a terminal.
 EVERY = 30.0
 
-#: Seconds after which a log says what is going on: the command, and each stage of it.
+#: Seconds after which a log says what is going on.
 SOON = 1.0
 
 #: Drawings a second at a terminal, and the width of the bar there, in characters.
@@ -328,9 +322,9 @@ BAR = 20
 class ProgressBar:
     """Shows on stderr how far a command is, with rate and time left; nothing on stdout.
 
-    Entered as a context. At a terminal it is a bar. Elsewhere it is a line after a second, one when
-    a new stage has taken a second, and one every half minute, also while nothing advances: a log
-    then shows that the command lives. What is done within a second gets one line at the end, or
+    Entered as a context. At a terminal it is a bar. Elsewhere it is a line after a second and one
+    every half minute, also while nothing advances: a log then shows that the command lives. What is
+    done within a second gets one line at the end, or
     none if nothing was counted.
 
     Parameters
@@ -367,7 +361,6 @@ class ProgressBar:
         if terminal is None:
             terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._terminal = terminal
-        self._stage = doing
         self._done, self._counted = 0, False
         self._rate: str | None = None
         self._left: float | None = None
@@ -420,7 +413,7 @@ class ProgressBar:
     def stage(self, name: str) -> None:
         """Say what begins now, such as ``"reading pairs"``."""
         with self._lock:
-            self._note = self._stage = name
+            self._note = name
 
     def update(
         self,
@@ -497,12 +490,11 @@ class ProgressBar:
         return row
 
     def _write_lines(self) -> None:
-        """Write a line of each stage that takes a while, and one now and then, until the end."""
-        shown, due = None, 0.0
-        while not self._ended.wait(SOON):
-            if self._stage != shown or time.monotonic() >= due:
-                click.echo(self.line(), err=True)
-                shown, due = self._stage, time.monotonic() + EVERY
+        """Write a line soon, and one now and then, until the end."""
+        wait = SOON
+        while not self._ended.wait(wait):
+            click.echo(self.line(), err=True)
+            wait = EVERY
 
 
 @contextmanager
@@ -534,31 +526,22 @@ def show_failures(failures: Mapping[str, str], *, shown: int = 20) -> None:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds in the words of a person.
+    """Return seconds in their largest unit.
 
     Examples
     --------
-    >>> [duration(s) for s in (0.4, 42, 312, 7260)]
-    ['0.4 s', '42 s', '5 min 12 s', '2 h 1 min']
+    >>> [duration(s) for s in (0.4, 42, 312, 7260, 1e6)]
+    ['0.4 s', '42 s', '5.2 min', '2.0 h', '11.6 d']
     """
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:,.1f} {unit}"
+    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
 
 
 def age(when: float) -> str:
     """Return how long ago a time was, in its largest unit."""
-    seconds = max(0.0, time.time() - when)
-    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds // length:,.0f} {unit}"
-    return f"{seconds:.0f} s"
+    return duration(max(0.0, time.time() - when))
 
 
 # ---- Cards: what an object shows of itself, in a terminal and in a notebook ----------------

@@ -12,10 +12,9 @@ pictures need Pillow.
     items = item_table(["birds/0", "birds/1"], split=["train", "test"])
     key = write_set(tmp_path / "store", np.eye(2), items)
 
-A contract says what an encoder, a source, a dataset or another thing promises. It is a class, and
-every public method of it one promise: its docstring says what is promised, and it raises
-`ContractError` where that is not kept. Those of aligners, learners and tasks are in
-`bench.contracts`.
+A contract says what an encoder or another thing promises. It is a class, and every public method of
+it one promise: its docstring says what is promised, and it raises `ContractError` where that is not
+kept. Those of aligners, learners and tasks are in `bench.contracts`.
 """
 
 from __future__ import annotations
@@ -24,12 +23,11 @@ import inspect
 import os
 import pickle
 import sys
-import tempfile
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
@@ -43,7 +41,6 @@ import numpy.typing as npt
 import polars as pl
 from numpy.typing import ArrayLike
 
-from featstore.datasets import build_dataset, find_builder
 from featstore.encoders.base import (
     IMAGE_KINDS,
     TEXT_KINDS,
@@ -53,14 +50,12 @@ from featstore.encoders.base import (
     prepare_many,
 )
 from featstore.encoders.registry import open_encoder
-from featstore.errors import ContractError, FeatstoreError, PluginError
+from featstore.errors import ContractError, PluginError
 from featstore.identity import canonical_json, space_id
 from featstore.images import Geometry, decode_image
 from featstore.manifest import Manifest, conform_items, write_manifest
 from featstore.options import take_options
 from featstore.plugins import use_plugins
-from featstore.sources.making import make_manifest
-from featstore.sources.reader import check_bytes
 from featstore.store.layout import LayoutLimits, SetSpec
 from featstore.store.writer import SetWriter
 
@@ -324,16 +319,12 @@ class Contract:
     ----------
     name : str
         Under which the thing is registered.
-    location : Path, optional
-        What a source lists, or the root of a dataset.
     options : mapping, optional
-        Of an encoder, a source or a dataset.
+        Of an encoder.
     """
 
-    def __init__(
-        self, name: str, location: Path | None = None, options: Mapping[str, Any] | None = None
-    ) -> None:
-        self._name, self._location, self._options = name, location, dict(options or {})
+    def __init__(self, name: str, options: Mapping[str, Any] | None = None) -> None:
+        self._name, self._options = name, dict(options or {})
 
     @classmethod
     def promises(cls) -> dict[str, str]:
@@ -359,7 +350,7 @@ class Contract:
     def _checked(self, name: str) -> tuple[bool | None, str]:
         """Return whether a promise is kept, and what there is to say."""
         try:
-            with _quiet(), warnings.catch_warnings(), np.errstate(all="ignore"):
+            with redirect_stdout(sys.stderr), warnings.catch_warnings(), np.errstate(all="ignore"):
                 warnings.simplefilter("ignore")
                 return True, getattr(self, name.replace(" ", "_"))() or ""
         except Inapplicable as why:
@@ -369,20 +360,6 @@ class Contract:
         except Exception as err:  # whatever a stranger's code raises
             said = [f"{type(err).__name__}: {err}", *getattr(err, "__notes__", []), _line_of(err)]
             return False, " ".join(" ".join(said).split())
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Within the block, what is printed goes to stderr: a stranger's words, and those of LAPACK."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        with redirect_stdout(sys.stderr):
-            yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
 
 
 #: Where the packages lie that are not a stranger's.
@@ -519,73 +496,6 @@ class EncoderContract(Contract):
             expect(all(map(np.array_equal, made, prepared)), "Expected prepare to return what "
                    "`geometry` makes of a picture; leave one of them out.")  # fmt: skip
         self._near(self._encoder.encode(prepared), "prepared in threads", "Keep no state.")
-
-
-def _files(folder: Path) -> dict[str, bytes]:
-    """Return the bytes of the files in a folder by their paths, but for hidden ones."""
-    found = sorted(path for path in folder.rglob("[!.]*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
-
-
-class SourceContract(Contract):
-    """What ``headstock data make`` needs of a source: see `featstore.sources.making`."""
-
-    def _made(self, folder: Path, **more: Any) -> Manifest:
-        assert self._location is not None
-        return make_manifest(self._name, self._location, folder, options=self._options | more)
-
-    def items(self) -> str:
-        """List items with unique ids and files that exist, and leave the location as it is."""
-        place = self._location
-        before = {} if place is None else _files(place)
-        with tempfile.TemporaryDirectory() as folder:
-            manifest = self._made(Path(folder))
-            check_bytes(manifest)
-        expect(place is None or before == _files(place), f"Expected no other files in {place}.")
-        return ", ".join(f"{table.height:,} of {kind}" for kind, table in manifest.tables.items())
-
-    def same_bytes(self) -> None:
-        """Make the same bytes twice."""
-        with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
-            for folder in (one, two):
-                self._made(Path(folder))
-            made = [_files(Path(folder)) for folder in (one, two)]
-        other = sorted(name for name in made[0] if made[0][name] != made[1].get(name))
-        expect(not other, f"Expected the same bytes when it is made twice; {', '.join(other[:3])} "
-                "differ. Sort what a folder lists, and record no time.")  # fmt: skip
-
-    def unknown_options(self) -> None:
-        """Refuse an option that it does not have."""
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                self._made(Path(folder), **{"no-such-option": "1"})
-            except FeatstoreError:
-                return
-        raise ContractError("Expected an error for the option 'no-such-option'; it was taken.")
-
-
-class DatasetContract(SourceContract):
-    """What ``headstock data build`` needs of a dataset: see `data_manifests.plan`."""
-
-    @property
-    def _given(self) -> dict[str, Any]:
-        return self._options | ({} if self._location is None else {"root": self._location})
-
-    def _made(self, folder: Path, **more: Any) -> Manifest:
-        return build_dataset(self._name, folder, **self._given, **more).manifest
-
-    def plan(self) -> None:
-        """Plan twice alike."""
-        builder = find_builder(self._name)
-        one, two = (builder.plan(**self._given).fingerprint for _ in range(2))
-        expect(one == two, f"Expected one fingerprint; two plans have {one[:8]} and {two[:8]}. "
-               "Make it of the source's bytes, the options and a version.")  # fmt: skip
-
-
-#: Contracts by kind; `bench.contracts` has the others.
-CONTRACTS: dict[str, type[Contract]] = {
-    "encoder": EncoderContract, "source": SourceContract, "dataset": DatasetContract,
-}  # fmt: skip
 
 
 def defined(place: str, name: str) -> Any:

@@ -415,7 +415,6 @@ def fit(
     real: Pairs | None = None,
     image_mean: npt.NDArray[Any] | None = None,
     bias: npt.NDArray[Any] | None = None,
-    blocks: tuple[int, ...] = (),
     rng: np.random.Generator,
     n_folds: int = 4,
     grid: Mapping[str, Axis] | None = None,
@@ -467,9 +466,6 @@ def fit(
         from unlabelled training images, never from test images.
     bias : ndarray of shape (c,), optional
         The head's bias, for the methods that read it: ConSE and ICIS.
-    blocks : tuple of int
-        Columns of each encoder, where rows of several heads, and of images by their encoders, stand
-        side by side: one map from texts into all of them, scored by the mean of their cosines.
     rng : numpy.random.Generator
         Draws the folds, landmarks for the choice of kernel ridge among many prototypes, and the
         seed of a training.
@@ -510,8 +506,7 @@ def fit(
     spec, aligned = method_named(config.method), Alignment(config)
     if data is None:
         data = spec.sources(
-            config, prototypes=prototypes, real=real, image_mean=image_mean, bias=bias,
-            blocks=blocks,
+            config, prototypes=prototypes, real=real, image_mean=image_mean, bias=bias
         )  # fmt: skip
     by_error = replace(config, criterion="error")
     if isinstance(data.real, Folds) and needs_rows(by_error, mixed=data.mixed):
@@ -549,7 +544,6 @@ def select(
     prototypes: Pairs | None = None,
     real: Pairs | None = None,
     image_mean: npt.NDArray[Any] | None = None,
-    blocks: tuple[int, ...] = (),
     n_folds: int = 4,
     grid: Mapping[str, Axis] | None = None,
     rng: np.random.Generator,
@@ -565,7 +559,7 @@ def select(
     ----------
     method : str or FitConfig
         One of `METHODS` that has something to choose.
-    prototypes, real, image_mean, blocks
+    prototypes, real, image_mean
         As for `fit`.
     n_folds, grid, rng
         As for `fit`.
@@ -589,9 +583,7 @@ def select(
     spec = method_named(config.method)
     left = [name for name in ("top_k", "power") if name in spec.options and spec.tunes]
     config = FitConfig.of(config, {n: "auto" for n in left if getattr(config, n) is None})
-    data = spec.sources(
-        config, prototypes=prototypes, real=real, image_mean=image_mean, blocks=blocks
-    )
+    data = spec.sources(config, prototypes=prototypes, real=real, image_mean=image_mean)
     if not spec.tunes:
         raise SettingError(f"{config.method} has nothing to choose. Fit it with fit.")
     choice = spec.tune(config, data, rng=rng, n_folds=n_folds, grid=grid or {})

@@ -18,7 +18,6 @@ from featstore.errors import MisalignedItemsError, listed
 from featstore.parallel import Run, Workers
 from featstore.store.pairs import EmbeddingsView, PairedView
 from featstore.store.store import FeatureStore, SetInfo
-from featstore.store.tables import join_ids
 from fitters.aligners import Projection
 from fitters.alignment import Alignment
 from fitters.errors import SettingError
@@ -39,12 +38,6 @@ from fitters.sources import SideTransform, Sources, Sums, mean_of, prepare, row_
 
 #: A variant of a class's name, and the template around it.
 Text: TypeAlias = tuple[str, str]
-
-
-def beside_fields(heads: Sequence[SetInfo], images: Sequence[SetInfo]) -> dict[str, Any]:
-    """Return the fields of a run that name further heads, and images by their encoders."""
-    named = {"more_heads": heads, "more_images": images}
-    return {name: tuple(map(pinned, sets)) for name, sets in named.items()} if heads else {}
 
 
 def pinned(info: SetInfo) -> str:
@@ -397,13 +390,10 @@ def _sum_of(task: tuple[EmbeddingsView, npt.NDArray[np.float64], str]) -> Sums:
     return sum_rows(batches, label=label)
 
 
-def project_view(
-    alignment: Alignment, view: EmbeddingsView, *, others: Sequence[EmbeddingsView] = ()
-) -> Projection:
+def project_view(alignment: Alignment, view: EmbeddingsView) -> Projection:
     """Return the rows of a view in the shared space: (n, r), float32, dense or CSR.
 
-    The side is decided by the view's space_id. `others` are the same images by the encoders of
-    further heads, for an alignment of several: `fitters.jobs.images_beside` finds them.
+    The side is decided by the view's space_id.
 
     Raises
     ------
@@ -411,32 +401,8 @@ def project_view(
         If the view lies in neither of the two spaces that the alignment was fitted on.
     """
     side = side_of(alignment, view.space_id, what=view.key)
-    if side == "x" and others:
-        return alignment.project_x(beside(view, others))
     rows = view.numpy()
     return alignment.project_x(rows) if side == "x" else alignment.project_y(rows)
-
-
-def beside(
-    images: EmbeddingsView, others: Sequence[EmbeddingsView]
-) -> npt.NDArray[np.floating[Any]]:
-    """Return rows of images with those of the same images in other sets behind them, by item_id.
-
-    Raises
-    ------
-    featstore.errors.MisalignedItemsError
-        If a set lacks one of the images.
-    """
-    ids, rows = images.items["item_id"], [images.numpy()]
-    for other in others:
-        _, theirs = join_ids(ids, other.items["item_id"])
-        if len(theirs) != len(ids):
-            raise MisalignedItemsError(
-                f"{other.key} has {len(theirs):,} of the {len(ids):,} images of {images.key}. "
-                "Extract the others with its encoder."
-            )
-        rows.append(other.take(theirs).numpy())
-    return np.hstack(rows)
 
 
 def side_of(alignment: Alignment, space_id: str, *, what: str) -> Literal["x", "y"]:

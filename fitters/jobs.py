@@ -25,7 +25,7 @@ from featstore.store.tables import join_ids
 from fitters.alignment import Alignment, OnStage
 from fitters.alignment import fit as fit_arrays
 from fitters.errors import SettingError, ZeroRowError, check_names
-from fitters.from_store import beside, find_sets, moment_sources
+from fitters.from_store import find_sets, moment_sources
 from fitters.methods import method_named, needs_rows, registered
 from fitters.pairs import Pairs, Prototypes
 from fitters.prototypes import CONTROLS
@@ -57,15 +57,14 @@ def check_kinds(request: FitRequest, *, raw: bool) -> None:
         given = getattr(request, name)
         # Text-to-Concept pairs images with the same images, seen by another encoder.
         expected = ("image",) if raw and name == "y" else kinds
-        for key in given if isinstance(given, tuple) else (given,):
-            # A part of a key may be anything.
-            found = (key or "").split("/")[1:2] if (key or "").count("/") == 2 else []
-            if not set(found) <= set(expected):
-                raise SettingError(
-                    f"`{_KEYWORDS.get(name, name)}=` takes a set of kind "
-                    f"{' or '.join(expected)}, such as dataset/{expected[0]}/encoder; {key} is of "
-                    f"kind {found[0]}."
-                )
+        # A part of a key may be anything.
+        found = (given or "").split("/")[1:2] if (given or "").count("/") == 2 else []
+        if not set(found) <= set(expected):
+            raise SettingError(
+                f"`{_KEYWORDS.get(name, name)}=` takes a set of kind "
+                f"{' or '.join(expected)}, such as dataset/{expected[0]}/encoder; {given} is of "
+                f"kind {found[0]}."
+            )
 
 
 def fit(
@@ -222,8 +221,6 @@ def fit_from_store(
     images, texts = read.pool, read.texts
     if read.head_texts is not None:
         alignment.facts["head_texts"] = read.head_texts.facts
-    if read.others:
-        alignment.facts["more_x_space_ids"] = [view.space_id for view in read.others]
     alignment.facts.update(
         {
             "x_space_id": images.space_id,
@@ -265,9 +262,9 @@ def suggest(store: FeatureStore, request: FitRequest, n: int) -> list[dict[str, 
     check_request(request)
     subset_rng, _, control_rng = np.random.default_rng(request.seed).spawn(3)  # as a fit draws
     read = _read(store, request, subset_rng, control_rng)
-    rows = np.vstack(list(read.batches()))
-    mean = SideTransform.fit([rows], label="images", blocks=read.blocks).mean
-    data = prepare(read.prototypes, read.real(), mean, blocks=read.blocks)
+    rows = read.pool.numpy()
+    mean = SideTransform.fit([rows], label="images").mean
+    data = prepare(read.prototypes, read.real, mean)
     ids, paired = read.pool.items["item_id"], read.paired
     free = np.arange(len(ids))
     if paired is not None:
@@ -302,11 +299,6 @@ def check_request(request: FitRequest) -> None:
     # Of both sources, a method that reads a head takes the head alone.
     real = request.y is not None and spec.fitted_on != "head"
     spec.check(request, prototypes=bool(request.head), real=real)
-    if len(request.head) > 1 and spec.fitted_on == "training":
-        raise SettingError(
-            f"{request.method} takes one head; got {len(request.head)}. Several are fitted as one "
-            "by methods that are not trained."
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -328,8 +320,6 @@ class _Read:
     prototypes : Pairs, optional
     bias : ndarray, optional
         Of the head.
-    others : tuple of EmbeddingsView
-        The images of `pool` as the encoders of further heads see them.
     head_texts : HeadTexts, optional
         What the head is fitted on.
     """
@@ -341,26 +331,12 @@ class _Read:
     paired: PairedView[EmbeddingsView] | None
     prototypes: Pairs | None
     bias: npt.NDArray[np.float32] | None
-    others: tuple[EmbeddingsView, ...] = ()
     head_texts: HeadTexts | None = None
 
     @property
-    def blocks(self) -> tuple[int, ...]:
-        """Columns of each encoder, where there are several."""
-        return (self.pool.dim, *(view.dim for view in self.others)) if self.others else ()
-
-    def batches(self) -> Iterator[npt.NDArray[Any]]:
-        """Yield rows of the unlabelled images, those of all encoders side by side."""
-        return (
-            iter([beside(self.pool, self.others)]) if self.others else self.pool.batches(reuse=True)
-        )
-
     def real(self) -> Pairs | None:
-        """Return the real pairs in memory."""
-        if self.paired is None:
-            return None
-        pairs = Pairs.of(self.paired)
-        return replace(pairs, x=beside(self.paired.x, self.others)) if self.others else pairs
+        """The real pairs in memory."""
+        return None if self.paired is None else Pairs.of(self.paired)
 
 
 def _read(
@@ -386,23 +362,26 @@ def _read(
             raise SettingError(
                 "One pair is its own mean, and has no direction about it. Give more, or a head."
             )
-    others: tuple[EmbeddingsView, ...] = ()
     of_head = None
     if request.head and request.names is not None:
-        prototypes, bias, of_head, heads = _prototypes(store, request, images)
-        names = of_head.paired.y
+        head = store.view(request.head)
+        images.require_same_space(head, what="A head and the images it is used on")
+        of_head = HeadTexts.of(
+            head, store.view(request.names), asked=(request.variants, request.templates),
+            variants=request.head_variants, templates=request.head_templates,
+            rng=np.random.default_rng(request.seed),
+        )  # fmt: skip
+        prototypes, names = of_head.pairs, of_head.paired.y
+        bias = of_head.paired.x.bias
         if texts is not None:
             texts.require_same_space(names, what="Captions and class names")
         texts = names
-        used |= {"head": heads[0], "names": names}
-        others = tuple(images_beside(store, pool, head.space_id) for head in heads[1:])
-        used |= {f"head {n}": head for n, head in enumerate(heads[1:], 2)}
-        used |= {f"images {n}": view for n, view in enumerate(others, 2)}
+        used |= {"head": of_head.paired.x, "names": names}
         if request.source != "head":
             control = lookup(CONTROLS, request.source, what="control", error=SettingError)
             prototypes = control(prototypes, control_rng)
     assert texts is not None
-    return _Read(used, pool, centre, texts, paired, prototypes, bias, others, of_head)
+    return _Read(used, pool, centre, texts, paired, prototypes, bias, of_head)
 
 
 def _pool(images: EmbeddingsView, request: FitRequest) -> tuple[EmbeddingsView, str]:
@@ -425,7 +404,7 @@ def _prepared(
     spec, pool, paired = method_named(request.method), read.pool, read.paired
     how = spec.rows.centred(request.centre)
     wide = how.head_bias and read.bias is not None
-    by_rows = needs_rows(request, mixed=read.prototypes is not None) or wide or bool(read.others)
+    by_rows = needs_rows(request, mixed=read.prototypes is not None) or wide
     if workers is not None and workers.elsewhere and (paired is None or by_rows):
         raise SettingError(
             "Workers accumulate the moments of real pairs, and this fit "
@@ -439,16 +418,14 @@ def _prepared(
         return moments, {"moments": {"precision": request.moments}}
     mean = None
     if how.images == "centred" or wide:
-        mean = SideTransform.fit(
-            read.batches(), label="images", homogeneous=wide, blocks=read.blocks
-        ).mean
+        batches = pool.batches(reuse=True)
+        mean = SideTransform.fit(batches, label="images", homogeneous=wide).mean
     data = spec.sources(
         request,
         prototypes=read.prototypes,
-        real=read.real(),
+        real=read.real,
         image_mean=mean,
         bias=read.bias,
-        blocks=read.blocks,
     )
     return data, {}
 
@@ -647,8 +624,7 @@ def images_beside(store: FeatureStore, view: EmbeddingsView, space_id: str) -> E
         encoder = found[0].encoder if found else "their encoder"
         raise SettingError(
             f"One set of images of {dataset} in space {space_id[:8]} ({encoder}) is needed; "
-            f"{store.address} has {have}. Extract them, or leave out what needs them: a further "
-            "head, or captions of that dataset."
+            f"{store.address} has {have}. Extract them, or leave the captions of that dataset out."
         )
     return store.view(str(images[0].key))
 
@@ -659,49 +635,3 @@ def pair_images(x: EmbeddingsView, y: EmbeddingsView) -> PairedView[EmbeddingsVi
     x_rows, y_rows = join_ids(ids, y.items["item_id"])
     missing = tuple(np.delete(ids.to_numpy(), x_rows).tolist())
     return PairedView(x.take(x_rows), y.take(y_rows), np.ones(len(x_rows)), "item_id", missing)
-
-
-def _prototypes(
-    store: FeatureStore,
-    request: FitRequest,
-    images: EmbeddingsView,
-) -> tuple[Pairs, npt.NDArray[np.float32] | None, HeadTexts, list[EmbeddingsView]]:
-    """Return head rows with class texts, the bias, what the texts are, and the heads' views."""
-    head = store.view(request.head[0])
-    images.require_same_space(head, what="A head and the images it is used on")
-    names = store.view(str(request.names))
-    texts = HeadTexts.of(
-        head, names, asked=(request.variants, request.templates),
-        variants=request.head_variants, templates=request.head_templates,
-        rng=np.random.default_rng(request.seed),
-    )  # fmt: skip
-    paired, pairs, bias = texts.paired, texts.pairs, texts.paired.x.bias
-    heads = [paired.x, *(store.view(key) for key in request.head[1:])]
-    if heads[1:]:
-        pairs, bias = with_heads(pairs, bias, heads)
-    return pairs, bias, texts, heads
-
-
-def with_heads(
-    pairs: Pairs, bias: npt.NDArray[np.float32] | None, heads: Sequence[EmbeddingsView]
-) -> tuple[Pairs, npt.NDArray[np.float32] | None]:
-    """Return prototypes with the rows of further heads beside those of the first, by class.
-
-    Raises
-    ------
-    featstore.errors.MisalignedItemsError
-        If a head lacks a class.
-    """
-    classes, rows = heads[0].items["class_id"], [pairs.x]
-    for head in heads[1:]:
-        _, theirs = join_ids(classes, head.items["class_id"])
-        if len(theirs) != len(classes):
-            raise MisalignedItemsError(
-                f"{head.key} has {len(theirs):,} of the {len(classes):,} classes of "
-                f"{heads[0].key}. Several heads are fitted as one where they share their classes."
-            )
-        ordered = head.take(theirs)
-        rows.append(ordered.numpy())
-        # The sum of the logits, as their rows stand side by side.
-        bias = None if bias is None or ordered.bias is None else bias + ordered.bias
-    return replace(pairs, x=np.hstack(rows)), bias

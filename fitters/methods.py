@@ -96,10 +96,6 @@ class Method:
         made = matrix_aligner(made) if fits_matrices(made) else made
         return partial(made, **self.given) if self.given else made
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Return what is pickled: not what follows from the fields."""
-        return {own.name: getattr(self, own.name) for own in fields(self)}
-
     @cached_property
     def cls(self) -> type[Any]:
         """The class of the aligner."""
@@ -190,7 +186,6 @@ class Method:
         real: Pairs | None = None,
         image_mean: npt.NDArray[Any] | None = None,
         bias: npt.NDArray[Any] | None = None,
-        blocks: tuple[int, ...] = (),
     ) -> Sources[Pairs]:
         """Return what a fit with this config is on: raw pairs, checked and prepared.
 
@@ -198,8 +193,6 @@ class Method:
         ----------
         prototypes, real, image_mean, bias
             As for `fitters.alignment.fit`.
-        blocks : tuple of int
-            Columns of each encoder, where images and prototypes are rows of several side by side.
 
         Raises
         ------
@@ -225,11 +218,8 @@ class Method:
             raise SettingError("There is nothing to fit on. Pass prototypes, real pairs, or both.")
         _check_spaces(prototypes, real)
         wide = how.head_bias and prototypes is not None
-        if blocks and (wide or self.fitted_on == "training"):
-            raise SettingError(f"{name} with these settings takes one head. Use another method.")
-        data = prepare(
-            prototypes, real, image_mean, how=how, bias_column=bias if wide else None, blocks=blocks
-        )
+        column = bias if wide else None
+        data = prepare(prototypes, real, image_mean, how=how, bias_column=column)
         return replace(data, bias=bias)
 
     def check(self, config: FitConfig, *, prototypes: bool, real: bool) -> None:
@@ -491,8 +481,8 @@ An aligner of one's own (``register("aligner", NAME)``, an entry point of ``head
 
 The id of a run holds a digest of its source (the modules that define it and the classes that it
 inherits from), the versions of their distributions and `Method.version`: change one of them, and
-its runs are made anew. To run in other processes (``jobs`` above 1, Ray) what is registered by hand
-must be at the top of a module that they can import.
+its runs are made anew. Other processes (``jobs`` above 1, Ray) find what an installed package or a
+file of ``--plugin`` registers.
 """
 
 

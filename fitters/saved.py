@@ -114,7 +114,7 @@ def read_parts(path: Path | str) -> Parts:
         x, y = (
             SideTransform(
                 own.normalize, arrays.get(f"{side}.mean"), own.renormalize, own.label,
-                own.homogeneous, own.blocks,
+                own.homogeneous,
             )
             for side, own in (("x", record.x), ("y", record.y))
         )  # fmt: skip
@@ -209,7 +209,6 @@ _SIDE = defstruct(
         *((name, bool) for name in ("normalize", "renormalize", "centred")),
         ("label", str),
         ("homogeneous", bool, False),
-        ("blocks", tuple[Annotated[int, Meta(gt=0)], ...], ()),
     ),
     forbid_unknown_fields=True,
 )

@@ -216,7 +216,7 @@ class FitConfig:
         Of a truncated Procrustes rotation.
     top_k : int, "auto" or None
         Classes in ConSE's mix (10 if None), or anchors that ASIF keeps (800). Only ASIF's can be
-        chosen; see `fitters.aligners.baselines.choose_anchors`.
+        chosen; see `fitters.aligners.tune_by_refitting`.
     power : float, "auto" or None
         Of ASIF's similarities (8 if None).
     centre : bool, optional
@@ -380,11 +380,10 @@ class FitRequest(FitConfig):
     y, split, n_pairs : str, str, int or None
         Caption set for real pairs, the split they come from, and how many images (all if None).
         Without `y` no real pair is used.
-    head : tuple of str, or str
-        Head sets for prototypes. Of several, each has images of `x`'s dataset in its own space; the
-        first is of `x`'s.
+    head : str
+        Head set for prototypes.
     names : str
-        Class-name set of the heads' classes; needed with a head.
+        Class-name set of the head's classes; needed with a head.
     source : str
         ``head``, or a control of it, one of `fitters.prototypes.CONTROLS`.
     variants, templates : sequence of str
@@ -422,12 +421,10 @@ class FitRequest(FitConfig):
         below=MOST,
         needs=("y",),
     )
-    head: tuple[str, ...] = option(
-        (),
-        help="Fit on the rows of this head set, or of the head of this label set. Several heads "
-        "of the same classes are fitted as one, each on the images of its own encoder; the "
-        "first is of the encoder of --images.",
-        metavar="KEYS",
+    head: str | None = option(
+        None,
+        help="Fit on the rows of this head set, or of the head of this label set.",
+        metavar="KEY",
     )
     names: str | None = option(
         None,
@@ -480,12 +477,6 @@ class FitRequest(FitConfig):
         flag=None,
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        given: Any = self.head
-        heads = (given,) if isinstance(given, str) else tuple(given or ())
-        object.__setattr__(self, "head", heads)
-
     @property
     def facts(self) -> dict[str, Any]:
         """What was asked for, by the names under which alignments record it."""
@@ -494,8 +485,6 @@ class FitRequest(FitConfig):
                  if name not in left_out}  # fmt: skip
         facts |= {name: getattr(self.training, name) for name in TRAINING}
         facts["centred"] = self.centre
-        if len(self.head) < 2:
-            facts["head"] = self.head[0] if self.head else None
         return {name: list(value) if isinstance(value, tuple) else value
                 for name, value in facts.items()}  # fmt: skip
 
@@ -514,7 +503,7 @@ class Settings(TypedDict, total=False):
 
     images: str
     names: str
-    head: str | tuple[str, ...]
+    head: str
     head_names: str
     dataset: str | None
     label_set: str | None

@@ -92,42 +92,18 @@ def sum_rows(
     normalize: bool = True,
     label: str = "rows",
     homogeneous: bool = False,
-    blocks: tuple[int, ...] = (),
 ) -> Sums:
     """Return the weighted sum of rows and the mass; see `SideTransform.fit` for the arguments."""
     total, mass = None, 0.0
     for batch in batches:
         rows, weight = batch if isinstance(batch, tuple) else (batch, None)
         rows = append_column(rows, 1.0) if homogeneous else rows
-        if not normalize:
-            rows64 = np.asarray(rows, np.float64)
-        else:
-            parts = [normalize_rows(rows[:, at], what=label) for at in columns_of(blocks, rows)]
-            rows64 = parts[0] if len(parts) == 1 else np.hstack(parts)
+        rows64 = normalize_rows(rows, what=label) if normalize else np.asarray(rows, np.float64)
         weight64 = np.ones(len(rows64)) if weight is None else np.asarray(weight, np.float64)
         part = weight64 @ rows64
         total = part if total is None else total + part
         mass += float(weight64.sum())
     return total, mass
-
-
-def columns_of(blocks: tuple[int, ...], rows: Rows) -> list[slice]:
-    """Return the columns of each block of rows; without blocks, all of them.
-
-    Raises
-    ------
-    PairsError
-        If the rows have another number of columns than the blocks.
-    """
-    if not blocks:
-        return [slice(None)]
-    if sum(blocks) != rows.shape[1]:
-        raise PairsError(
-            f"Rows of {len(blocks)} encoders have {' + '.join(map(str, blocks))} columns; got "
-            f"{rows.shape[1]:,}. Put the rows of all encoders side by side, in their order."
-        )
-    ends = np.cumsum(blocks).tolist()
-    return [slice(end - width, end) for end, width in zip(ends, blocks, strict=True)]
 
 
 def mean_of(parts: Iterable[Sums], *, label: str = "rows") -> npt.NDArray[np.float64]:
@@ -166,10 +142,6 @@ class SideTransform(Shown):
         Before all of it, append a column of 1, which meets the bias of a head.
     label : str
         What a row is, for error messages.
-    blocks : tuple of int
-        Columns of each encoder, where a row is those of several side by side. Each block is brought
-        to unit length, centred and brought to unit length by itself, and all are divided by the
-        root of their number: a cosine of such rows is the mean of the blocks' cosines.
 
     Examples
     --------
@@ -184,7 +156,6 @@ class SideTransform(Shown):
     renormalize: bool = True
     label: str = field(default="rows")
     homogeneous: bool = False
-    blocks: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.mean is not None:
@@ -209,7 +180,6 @@ class SideTransform(Shown):
         renormalize: bool = True,
         label: str = "rows",
         homogeneous: bool = False,
-        blocks: tuple[int, ...] = (),
     ) -> SideTransform:
         """Return the transform that centres on the mean of the rows in `batches` (first pass).
 
@@ -217,7 +187,7 @@ class SideTransform(Shown):
         ----------
         batches : iterable of ndarray of shape (b, d), or of (rows, weight)
             Training rows only, read once; ``weight`` of shape (b,).
-        normalize, renormalize, homogeneous, blocks
+        normalize, renormalize, homogeneous
             As the attributes; the mean is that of the rows after `normalize`.
         label : str
             What a row is, for error messages.
@@ -227,11 +197,9 @@ class SideTransform(Shown):
         PairsError
             If there is no row, or no mass.
         """
-        sums = sum_rows(
-            batches, normalize=normalize, label=label, homogeneous=homogeneous, blocks=blocks
-        )
+        sums = sum_rows(batches, normalize=normalize, label=label, homogeneous=homogeneous)
         mean = mean_of([sums], label=label)
-        return cls(normalize, mean, renormalize, label, homogeneous, blocks=blocks)
+        return cls(normalize, mean, renormalize, label, homogeneous)
 
     def apply(self, rows: Rows) -> npt.NDArray[np.float64]:
         """Return the transformed rows, float64, shape (n, d) (second pass).
@@ -243,16 +211,6 @@ class SideTransform(Shown):
         ZeroRowError
             If a row has no direction, before centring or after it.
         """
-        if self.blocks and self.normalize:
-            parts = [
-                SideTransform(
-                    mean=None if self.mean is None else self.mean[at],
-                    renormalize=self.renormalize,
-                    label=self.label,
-                ).apply(rows[:, at])
-                for at in columns_of(self.blocks, rows)
-            ]
-            return np.hstack(parts) / np.sqrt(len(parts))
         if self.homogeneous:
             rows = append_column(rows, 1.0)
         out = (
@@ -283,8 +241,7 @@ class SideTransform(Shown):
             "a column of 1": self.homogeneous, "unit length": self.normalize, mean: mean,
             "unit length again": self.renormalize and mean,
         }  # fmt: skip
-        blocks = f" in {len(self.blocks)} blocks" if self.blocks else ""
-        return (", ".join(str(step) for step, does in done.items() if does) or "as stored") + blocks
+        return ", ".join(str(step) for step, does in done.items() if does) or "as stored"
 
     def _card(self) -> Card:
         return Card(f"SideTransform of {self.label}", {"steps": self.steps})
@@ -356,12 +313,10 @@ def prepare(
     *,
     how: Preparation = Preparation(),
     bias_column: npt.NDArray[Any] | None = None,
-    blocks: tuple[int, ...] = (),
 ) -> Sources[Pairs]:
     """Return both sources transformed as `fitters.alignment.fit` says.
 
-    `bias_column` goes to the prototypes as a column more, and 1 to the images. `blocks` are the
-    columns of each encoder, where images and prototypes are rows of several side by side.
+    `bias_column` goes to the prototypes as a column more, and 1 to the images.
 
     Raises
     ------
@@ -382,10 +337,8 @@ def prepare(
     if how.texts == "centred":
         text = SideTransform.fit([(text_source.y, text_source.row_weight)], label="texts")
         text_centre = "real texts" if prototypes is None else "class texts"
-    image, head, image_centre = (
-        replace(_plain(how.images, "images", homogeneous=wide), blocks=blocks),
-        replace(_plain(how.images, "prototypes"), blocks=blocks), "none",
-    )  # fmt: skip
+    image, head = _plain(how.images, "images", homogeneous=wide), _plain(how.images, "prototypes")
+    image_centre = "none"
     if how.images == "centred":
         if image_mean is not None:
             # Prototypes have their column already.
@@ -399,11 +352,11 @@ def prepare(
             image, image_centre = replace(image, mean=image_mean), "given mean"
         elif real is not None:
             batches = [(real.x, real.row_weight)]
-            image = SideTransform.fit(batches, label="images", homogeneous=wide, blocks=blocks)
+            image = SideTransform.fit(batches, label="images", homogeneous=wide)
             image_centre = "real images"
         if prototypes is not None:
             rows = [(prototypes.x, prototypes.row_weight)]
-            head = SideTransform.fit(rows, label="prototypes", blocks=blocks)
+            head = SideTransform.fit(rows, label="prototypes")
     return Sources(
         None if prototypes is None else _transformed(prototypes, head, text),
         None if real is None else _transformed(real, image, text),

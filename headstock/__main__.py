@@ -67,7 +67,7 @@ _SUMMARIES = {
     "fit": "Fit an alignment between two spaces of a store.",
     "apply": "Project texts or a set, and list what is near.",
     "bridge": "Replace an encoder: map old vectors to new.",
-    "check": "Check a method, task, encoder or data of your own.",
+    "check": "Check a method, task or encoder of your own.",
     "eval": "Score alignments: suites, tasks, tables.",
     "report": "Draw the report of results.",
     "store": "Look after a store: verify, repair, share, tag.",

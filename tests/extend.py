@@ -48,7 +48,6 @@ COMMANDS = (
     "headstock check learner prior-means",
     "headstock check task margins",
     "headstock check encoder colours:4",
-    "headstock check dataset swatches",
     f"headstock eval task zero_shot --method mine,ridge --source head,shuffled --seeds 0-1 {SETS}",
     f"headstock eval task margins -s others=3 --method mine --source head,shuffled {SETS}",
     f"headstock eval task few_shot -s learner=prior-means --method mine --source head {SETS}",

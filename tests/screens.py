@@ -8,8 +8,9 @@
 
 A screen is a console block whose commands begin with ``$``. What a command prints on stdout stands
 below it and is never typed: each page ends with a digest of its screens, which a test compares. A
-command with nothing below it is not run; to have a new one run, write a ``?`` below it. All pages
-start from a copy of the demo's folder, and the commands of a page run in the order of the page.
+command with nothing below it is not run, unless it begins with ``rm``; to have a new one run, write
+a ``?`` below it. All pages start from a copy of the demo's folder, and the commands of a page run
+in the order of the page.
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from featstore.command_line import EXIT_VERIFY
+
 ROOT = Path(__file__).parents[1]
-_GUIDES = ("index", "your-images", "compare", "read-the-report")
+_GUIDES = ("index", "your-images", "compare", "read-the-report", "repair")
 PAGES = ("README.md", *(f"docs/{name}.md" for name in _GUIDES))
 
 #: Columns of the terminal that the pages show.
@@ -37,10 +40,12 @@ COLUMNS = "100"
 _BLOCK = re.compile(r"(```console\n)(\$ .*?)(```)", re.DOTALL)
 _SEAL = re.compile(r"<!-- screens written by python -m tests.screens: (\w+) -->")
 
-#: What differs between two runs of the same command: ages and durations, sizes, dates, versions.
+#: What differs between two runs of the same command: ages and durations, sizes, dates, versions,
+#: keys.
 _PASSING = re.compile(
     r"\s*\b\d+(?:\.\d+)? (?:ms|s|min|h|hours?|days?|weeks?|[KM]iB)\b"
     r"|\b\d{4}-\d\d-\d\d[T ]?[\d:.]*Z?|\b\d+\.\d+\.\w+(?:\.\w+)?(?:\+\w+)?"
+    r"|\b[0-9a-f]{64}\b"
 )
 
 
@@ -80,23 +85,25 @@ def same(a: str, b: str) -> bool:
 
 
 def printed(command: str, folder: Path) -> str:
-    """Run a command in a folder; return its stdout.
+    """Run a line of a shell in a folder; return its stdout.
 
     Raises
     ------
     subprocess.CalledProcessError
-        If it fails.
+        If it fails otherwise than by telling of damage.
     """
-    words = shlex.split(command.replace("\\\n", " "), comments=True)[1:]
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {
         "PYTHONPATH": path, "COLUMNS": COLUMNS, "NO_COLOR": "1", "HF_HUB_OFFLINE": "1"
     }  # fmt: skip
     code = "from headstock.__main__ import main; main()"
+    script = f"headstock() {{ {shlex.quote(sys.executable)} -c '{code}' \"$@\"; }}\n{command}"
     done = subprocess.run(
-        [sys.executable, "-c", code, *words], cwd=folder, env=environment, check=True,
+        ["bash", "-c", script], cwd=folder, env=environment, check=False,
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
+    if done.returncode not in (0, EXIT_VERIFY):
+        done.check_returncode()
     # The folder is a temporary one.
     said = (
         done.stdout.replace(str(folder.resolve()), "…").replace(str(Path.home()), "~").strip("\n")
@@ -113,7 +120,7 @@ def rerun(page: str, folder: Path) -> str:
         for command, below in screens(found[2]):
             rest = below.rstrip("\n")
             gap = below[len(rest) :] if rest else below
-            text = printed(command, folder) if rest else ""
+            text = printed(command, folder) if rest or command.startswith("rm ") else ""
             parts.append(f"$ {command}" + (below if same(text, rest) else text + gap[1:]))
         return "".join([*parts, found[3]])
 

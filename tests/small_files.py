@@ -9,11 +9,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 
 def picture(number: int, fmt: str = "PNG") -> bytes:
     """Return the file of a small picture, one of 256."""
+    from PIL import Image  # in no minimal environment
+
     buffer = io.BytesIO()
     Image.new("RGB", (8, 6), (number % 256, 255 - number % 256, 7)).save(buffer, format=fmt)
     return buffer.getvalue()

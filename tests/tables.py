@@ -3,15 +3,8 @@
     python -m tests.tables collect --results build/demo/results      # the demo's, after it ran
     python -m tests.tables collect --controls build/controls         # of suite controls
     python -m tests.tables collect --statistics build/statistics.json
-    python -m tests.accuracy.trained --only paper-mlp --seeds 10     # adds to trained.json
-    python -m tests.accuracy.trained_controls                        # adds to trained_controls.json
-    python -m tests.accuracy.few_shot                                # writes few_shot.json
-    python -m tests.accuracy.unpaired                                # writes unpaired.json
-    python -m tests.accuracy.suggest                                 # writes suggest.json
-    python -m tests.accuracy.parts                                   # writes parts.json
-    python -m tests.accuracy.elsewhere                               # writes elsewhere.json
-    python -m tests.faults.matrix --out docs/data/reliability.json   # writes reliability.json
-    python -m tests.faults.interleavings --out docs/data/interleavings.json
+    python -m tests.accuracy.few_shot                                # and others there
+    python -m tests.faults.matrix --out docs/data/reliability.json   # as tests.faults.interleavings
     python -m tests.tables write                                     # all tables, from docs/data
     python -m tests.tables check                                     # exit 1 if a table is another
 
@@ -28,6 +21,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +41,19 @@ from bench.tables import (
     signed_text,
     value_text,
 )
-from featstore.store.records import KEY, SCHEMA, SHOULD
+from featstore.store.records import KEY
 from featstore.terminal import human_bytes
 from tests.accuracy import elsewhere, parts, suggest, trained
 from tests.house import PACKAGES
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+
+#: The JSON Schema of the convention for embeddings.
+SCHEMA = ROOT / "featstore" / "store" / "embeddings.schema.json"
+
+#: Properties whose absence is no fault, but noted.
+SHOULD = ("weights_digest", "preprocessing", "revision")
 DATA = DOCS / "data"
 
 TOP = ("top-1", "top-5", "top-10")
@@ -177,27 +177,21 @@ def _by_name(row: Data) -> str:
     return " / ".join(value_text(name, row.get(name)) or "–" for name in BY_NAME)
 
 
-def _cell(data: Data, **wanted: str) -> Data | None:
-    found = [c for c in data["cells"] if all(c[name] == v for name, v in wanted.items())]
-    return found[0] if found else None
-
-
-def _gain(data: Data, **wanted: str) -> Data | None:
-    found = [g for g in data["gains"] if all(g[name] == v for name, v in wanted.items())]
-    return found[0] if found else None
+def _first(rows: Sequence[Data], **wanted: str) -> Data | None:
+    return next((row for row in rows if wanted.items() <= row.items()), None)
 
 
 def demo_all_names(data: Data) -> list[str]:
     """Return what every method reaches on all names, beside the mean of its control draws."""
     rows = []
-    conse = _cell(data, eval="all-names", method="conse", source="head")
+    conse = _first(data["cells"], eval="all-names", method="conse", source="head")
     assert conse is not None
     shown = ("random", "shuffled")
     rows.append(["ConSE, no fitting", _three(conse), _by_name(conse), *["–"] * len(shown)])
     for method, name in METHODS.items():
         texts = [name]
         for source in ("head", *shown):
-            cell = _cell(data, eval="all-names", method=method, source=source)
+            cell = _first(data["cells"], eval="all-names", method=method, source=source)
             texts.append("–" if cell is None else _three(cell))
             if source == "head" and cell is not None:
                 texts.append(_by_name(cell))
@@ -212,20 +206,13 @@ def demo_all_names(data: Data) -> list[str]:
 
 def demo_held_out(data: Data) -> list[str]:
     """Return top-1 against the number of real pairs, means of runs."""
-    shown = [
-        (method, source)
-        for method in BRIEFLY
-        for source in SOURCES
-        if any((c["method"], c["source"]) == (method, source) for c in data["cells"])
-    ]
+    shown, rows = [*product(BRIEFLY, SOURCES)], []
     held = [c for c in data["cells"] if c["eval"] == "held-out"]
-    numbers = ["0", "16", "64", "256", "all"]
-    rows = []
-    for k in numbers:
+    for k in ("0", "16", "64", "256", "all"):
         images = [c["n_images_fitted"] for c in held if c["n_pairs"] == k]
         texts = [pairs_text(k, images[0] if images else None)]
         for method, source in shown:
-            cell = _cell(data, eval="held-out", method=method, source=source, n_pairs=k)
+            cell = _first(held, method=method, source=source, n_pairs=k)
             texts.append("–" if cell is None else value_text("top-1", cell["top-1"]))
         rows.append(texts)
     return table(["real pairs", *(f"{METHODS[m]}: {SOURCES[s]}" for m, s in shown)], rows)
@@ -242,8 +229,8 @@ def demo_controls(data: Data) -> list[str]:
     rows = []
     for method, name in BRIEFLY.items():
         gains = [
-            _gain(data, eval="held-out", metric="top-1", method=method, n_pairs="0",
-                  comparison="over-control", source=source)
+            _first(data["gains"], eval="held-out", metric="top-1", method=method, n_pairs="0",
+                   comparison="over-control", source=source)
             for source in CONTROLS
         ]  # fmt: skip
         found = [gain for gain in gains if gain is not None]
@@ -266,10 +253,8 @@ def demo_conse(data: Data) -> list[str]:
     shown = ("top-1", "top-10")
     for method, name in METHODS.items():
         gains = [
-            _gain(
-                data, eval="all-names", metric=metric, method=method, n_pairs="0",
-                comparison="over-conse",
-            )
+            _first(data["gains"], eval="all-names", metric=metric, method=method, n_pairs="0",
+                   comparison="over-conse")
             for metric in shown
         ]  # fmt: skip
         if not any(gain is None for gain in gains):
@@ -625,15 +610,21 @@ def drifted() -> Iterator[Path]:
             yield document
 
 
+#: Of what is collected -> what it is.
+COLLECTED = {
+    "results": "results folder of the demo", "controls": "results folder of suite controls",
+    "statistics": "JSON of make validate-statistics",
+    "peers": "bridge_peers.json of make perf ONLY=bridge",
+    "birds": "certificate of headstock reproduce birds",
+}  # fmt: skip
+
+
 def main() -> int:
     """Collect, write or check."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("collect", "write", "check"))
-    parser.add_argument("--results", type=Path, help="results folder of the demo")
-    parser.add_argument("--controls", type=Path, help="results folder of suite controls")
-    parser.add_argument("--statistics", type=Path, help="JSON of make validate-statistics")
-    parser.add_argument("--peers", type=Path, help="bridge_peers.json of make perf ONLY=bridge")
-    parser.add_argument("--birds", type=Path, help="certificate of headstock reproduce birds")
+    for name, text in COLLECTED.items():
+        parser.add_argument(f"--{name}", type=Path, help=text)
     arguments = parser.parse_args()
     if arguments.what == "collect":
         if arguments.results is not None:
@@ -655,10 +646,8 @@ def main() -> int:
         for document in found:
             print(f"{document}: run `python -m tests.tables write`", file=sys.stderr)
         return 1 if found else 0
-    for document in sorted(DOCS.rglob("*.md")):
-        text = document.read_text("utf-8")
-        if (new := rendered(text)) != text:
-            document.write_text(new, "utf-8")
+    for document in drifted():
+        document.write_text(rendered(document.read_text("utf-8")), "utf-8")
     return 0
 
 

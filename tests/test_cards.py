@@ -94,8 +94,7 @@ def shown(store):
         "moments": (Moments.from_rows(x, y), ["Moments of 12 pairs", "4 columns", "12 in all"]),
         "transform": (SideTransform.fit([x], label="images"), [
             "SideTransform of images", "unit length, less a mean of 4 values, unit length again"]),
-        "blocks": (SideTransform(blocks=(1, 3), homogeneous=True), [
-            "a column of 1, unit length in 2 blocks"]),
+        "wide": (SideTransform(homogeneous=True), ["a column of 1, unit length"]),
         "sources": (prepare(pairs, pairs, None), ["prototypes", "real pairs", "12"]),
         "alignment": (made, ["Alignment('ridge'), fitted", "12 real pairs", "penalty 0.3"]),
         "not fitted": (Alignment("cca"), ["Alignment(method='cca')"]),

@@ -52,8 +52,8 @@ def _documented(document: Path) -> list[str]:
     text = text.replace("\\\n", " ")
     # Of a block whose commands begin with "$", the other lines are what they print.
     blocks = ["\n".join(screen), *re.findall(r"```(?:console|bash)\n([^$].*?)```", text, re.DOTALL)]
-    lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
-    lines = [re.sub(r"^(?:RAY_ADDRESS=\S+|srun) ", "", line) for line in lines]
+    lines = [re.split("  #| [|] ", line)[0] for block in blocks for line in block.splitlines()]
+    lines = [re.sub(r"^(?:RAY_ADDRESS=\S+|srun) ", "", line.strip()) for line in lines]
     return [line for line in lines if line.split(" ")[0] == "headstock"]
 
 
@@ -114,9 +114,9 @@ PARSED = {
     r"--device (all|cuda)": "a GPU; tests/gpu runs on one",
     r"lite1": "a second set of weights, of the development environment alone",
     r"--root data\b": "a copy of the dataset; tests/data_manifests read miniatures of each",
-    r"make ('?https|hf:)|--as urls": "servers; test_addresses.py, test_urls.py",
+    r"make '?(https|hf):": "servers; test_addresses.py",
     r"--augment": "minutes of encoding; test_many_encoders.py encodes views of fewer images",
-    r"5f1c…": "the public key that a signature prints; test_signature.py has one",
+    r"5f1c…|old\.txt": "the public key that a signature prints; test_signature.py has one",
     r"/data/features": "a folder outside the test's own; test_shared_folders.py makes one",
     r"OUT/": "nothing: `make demo` runs them",
     r"(eval run|--suite) paper": "27 datasets; tests/bench/test_paper.py has stand-ins",
@@ -243,7 +243,6 @@ def _inputs(root: Path) -> None:
         {"image": [{"bytes": picture(1), "path": None}]},
         features=datasets.Features(image=datasets.Image()),
     )
-    table.save_to_disk(root / "saved" / "food101")
     (root / "food101" / "data").mkdir(parents=True)
     table.to_parquet(root / "food101" / "data" / "train.parquet")
 

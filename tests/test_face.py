@@ -56,7 +56,7 @@ def test_typed_settings_are_the_records() -> None:
     request = {own.name for own in fields(FitRequest)} - {"method", "seed", "x", "y"}
     assert fit == request | sets | where
     own = {"suite", "task", "options", "method", "source", "n_pairs", "seed", "metric_version",
-           "protocol_version", "code", "more_heads", "more_images", "pairs_from"}  # fmt: skip
+           "protocol_version", "code", "pairs_from"}  # fmt: skip
     pinned = ("_set", "_sets", "_revision", "_revisions")
     leaves = {leaf.name for leaf in LEAVES if not leaf.name.endswith(pinned)} - own
     assert run == leaves | sets | where | {"views", "layers"}

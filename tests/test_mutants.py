@@ -15,6 +15,10 @@ from tests.house import PACKAGES
 from tests.mutants.run import Mutant, Tree, stale
 from tests.mutants.table import JUDGED, MUTANTS
 
+# Some of the tests that must see a broken line need them.
+for package in ("PIL", "ml_dtypes"):
+    pytest.importorskip(package)
+
 ALL = [mutant for mutants in MUTANTS.values() for mutant in mutants]
 
 

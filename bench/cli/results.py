@@ -171,8 +171,8 @@ def _suite_tables(
 
     planned = SUITES.get(rows["suite"][0])
     own = planned.tables if planned and "results" in parts else ()
-    tables = [("confidence", confidence_table)]
-    tables += [one for suite in SUITES.values() for one in suite.tables.items()]
+    of_suites = [one for suite in SUITES.values() for one in suite.tables.items()]
+    tables = [("confidence", confidence_table), *of_suites]
     return {name: make(results, rows) for name, make in tables if name in parts or name in own}
 
 

@@ -57,7 +57,6 @@ from featstore.options import (
     settings_from,
     typed,
 )
-from featstore.plugins import KINDS
 from featstore.terminal import ProgressBar, bad, dim, duration, good, say
 from fitters.settings import Control
 
@@ -533,14 +532,14 @@ def _find_sets(store: FeatureStore, task: str, given: Mapping[str, Any]) -> dict
     """
     from fitters.cli.fit import sets_that_fit
 
-    texts, heads = {}, given["head"]
+    texts, head = {}, given["head"] or None
     if given["names"] or task in _BY_NAME:
         texts["names"] = fitting(store, given["names"] or None, "class_name")
     if task == "retrieval" and not given["captions"]:
         texts["captions"] = fitting(store, None, "caption")
-    if not heads and set(given["source"]) & {"head", *get_args(Control)}:
-        heads = (None,)
-    keys = sets_that_fit(store, given["images"], texts, heads, given["head_names"])
+    if head is None and set(given["source"]) & {"head", *get_args(Control)}:
+        head = ""  # any
+    keys = sets_that_fit(store, given["images"], texts, head, given["head_names"])
     if "captions" in keys:
         keys["captions"] = (keys["captions"],)
     return {n: key if given[n] else take(n, key) for n, key in keys.items()}
@@ -581,19 +580,12 @@ def _task_options(task: str, values: Mapping[str, Sequence[Any]]) -> tuple[Optio
     epilog="\b\nExample:\n  headstock check aligner ridge\n  headstock check learner class-means "
     "--json",
 )
-@click.argument(
-    "kind", type=click.Choice([kind for kind in KINDS if kind not in ("suite", "place")])
-)
+@click.argument("kind", type=click.Choice(["aligner", "learner", "task", "encoder"]))
 @click.argument("what")
-@click.option("--location", type=click.Path(path_type=Path),
-              help="Check a source on this location, or a dataset in this root "
-              "folder.")  # fmt: skip
-@setting_option("Set an option of an encoder, a source or a dataset")
+@setting_option("Set an option of an encoder")
 @json_option
-def check_command(
-    kind: str, what: str, location: Path | None, words: tuple[str, ...], as_json: bool
-) -> int:
-    """Check a method, task, encoder, source or dataset of your own.
+def check_command(kind: str, what: str, words: tuple[str, ...], as_json: bool) -> int:
+    """Check a method, task or encoder of your own.
 
     WHAT is a name (of an encoder FAMILY:MODEL), module:Object or file.py:Object (of an encoder with
     :MODEL behind). The check runs on planted rows and reads no store. It prints a line for every
@@ -603,10 +595,8 @@ def check_command(
     """
     from bench.contracts import contract_of
 
-    if kind == "source" and location is None:
-        raise usage_error("A source lists files: give it some by --location PATH.")
     options = dict(word.partition("=")[::2] for word in words)
-    contract = contract_of(kind, what, location=location, options=options)
+    contract = contract_of(kind, what, options=options)
     found = []
     for one in contract.findings():
         found.append(one)

@@ -246,7 +246,7 @@ def _rows(found: Passport) -> list[tuple[str, str]]:
     return [
         ("shape", f"{found.n:,} × {found.dim:,} {found.dtype}"),
         ("NaN or Inf", warning(named(found.broken)) if found.broken else "none"),
-        *rows_in_words(asdict(found.norms), asdict(found.duplicates)),
+        *rows_in_words(found.norms, found.duplicates),
         ("effective rank", f"{found.rank:.1f} of {found.dim:,}"),
         ("hubs", f"{often}; skewness {found.hubness:.2f}"),
     ]

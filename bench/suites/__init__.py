@@ -56,12 +56,10 @@ class SetNames:
         "another data set are real pairs with its images: fit on those, score --images.",
         metavar="KEYS",
     )
-    head: tuple[str, ...] = option(
-        (),
-        help="Use this head set; it needs --head-names. Several heads of the same classes are "
-        "fitted as one, each on the images of its own encoder; the first is of the encoder "
-        "of --images [default: the only one].",
-        metavar="KEYS",
+    head: str = option(
+        "",
+        help="Use this head set; it needs --head-names [default: the only one].",
+        metavar="KEY",
     )
     head_names: str = option(
         "",
@@ -89,31 +87,24 @@ class SetNames:
         featstore.errors.UnknownSetError, featstore.errors.AmbiguousSetError
             If a set is not in the store, or several fit.
         """
-        from fitters.from_store import beside_fields, set_fields
-        from fitters.jobs import images_beside
+        from fitters.from_store import set_fields
 
         if bool(self.head) != bool(self.head_names):
             raise ProtocolError(
                 "A head needs the names of its classes: give `head=` and `head_names=`, or neither."
             )
         named = {own.name: getattr(self, own.name) for own in fields(self)}
-        heads, layers, captions = (
+        layers, captions = (
             [
                 store.info(key.strip())
                 for key in (given.split(",") if isinstance(given, str) else given)
                 if key
             ]
-            for given in (named.pop("head"), named.pop("layers"), named.pop("captions"))
+            for given in (named.pop("layers"), named.pop("captions"))
         )
         sets = {role.removesuffix("s"): store.info(key) for role, key in named.items() if key}
-        if heads:
-            sets["head"] = heads[0]
         images = store.view(self.images)
-        others = [images_beside(store, images, head.commit.space_id) for head in heads[1:]]
-        found = set_fields(**sets) | beside_fields(
-            heads[1:], [store.info(view.key) for view in others]
-        )
-        found |= caption_fields(store, images, captions)
+        found = set_fields(**sets) | caption_fields(store, images, captions)
         if layers:
             found["layer_sets"] = tuple(str(info.key) for info in layers)
             found["layer_revisions"] = tuple(info.commit.revision_id for info in layers)

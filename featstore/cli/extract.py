@@ -106,8 +106,7 @@ def read_plan(
     if place is None:
         raise usage_error("Missing argument 'MANIFEST': items and names of classes come from one.")
     if label_file is None:
-        # A rank looks for the files of its own blocks.
-        source = read_manifest(place, unchecked=given["shard"] is not None)
+        source = read_manifest(place)
     elif set(kinds) - {_HEAD}:
         raise usage_error(f"{place} lists the classes of a head; items come from a manifest.")
     if not given["encoder"]:
@@ -398,7 +397,7 @@ def repair_command(
             done = repair_set(store, key, copy=copy, dry_run=dry_run)
         every.append(done)
         if not as_json:
-            _show_repair(done, copy, dry_run=dry_run)
+            _show_repair(done, dry_run=dry_run)
     if not named:
         verify_store(store)  # raises where there is no store
         repair_log(store, dry_run=dry_run)
@@ -407,15 +406,11 @@ def repair_command(
     return EXIT_VERIFY if any(one.left or (dry_run and one.rebuilt) for one in every) else 0
 
 
-def _show_repair(done: Repair, copy: StorePlace | None, *, dry_run: bool) -> None:
-    for block in done.fetched:
-        click.echo(f"{_rows(block)} are those of {copy}")
+def _show_repair(done: Repair, *, dry_run: bool) -> None:
     for name in done.rebuilt:
         click.echo(f"{'Would rebuild' if dry_run else 'Rebuilt'} {name}")
     for problem in done.left:
         say(bad(problem.path), f" {problem.what}")
-    for block in done.bad:
-        click.echo(f"{_rows(block)} are damaged")
     for reason in done.reasons:
         click.echo(reason)
     if done.commands:
@@ -424,8 +419,3 @@ def _show_repair(done: Repair, copy: StorePlace | None, *, dry_run: bool) -> Non
         click.echo(f"  {command}")
     if not done.rebuilt and not done.left:
         say(good("OK:"), f" {done.key} is whole, nothing was changed")
-
-
-def _rows(block: dict[str, Any]) -> str:
-    first, last = block["rows"]
-    return f"rows {first:,}-{last:,} of {block['file']}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, make_dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +22,12 @@ from featstore.command_line import (
 )
 from featstore.errors import ManifestError, unknown_name
 from featstore.options import (
+    Option,
     Owners,
     config_from,
     option,
     options_from,
     options_of,
-    plain_settings,
     settings_from,
     settings_of,
 )
@@ -50,15 +50,12 @@ if TYPE_CHECKING:
 
 def _of_texts(name: str, options: Mapping[str, Mapping[str, Any]]) -> Owners:
     """Return as settings what is stated of options: what each is for, its default and values."""
-    records = [
-        (
-            key,
-            str,
-            option(one.get("default", ""), help=one["what"], choices=(*one.get("values", ()),)),
-        )
-        for key, one in options.items()
-    ]
-    return {name: plain_settings(make_dataclass("Settings", records))}
+    return {
+        name: {
+            key: Option(key, one.get("default", ""), one["what"], words=(*one.get("values", ()),))
+            for key, one in options.items()
+        }
+    }
 
 
 def _of_source(named: Mapping[str, Any]) -> Owners:
@@ -129,7 +126,6 @@ def make_command(
     from featstore.sources import find_place
     from featstore.sources.making import (
         LABELS,
-        LEFT_OUT_FILE,
         SOURCES,
         default_name,
         guessed,
@@ -157,13 +153,9 @@ def make_command(
         "root": str(manifest.root),
         "classes": 0 if manifest.classes is None else manifest.classes.height,
         "items": manifest.facts["counts"],
-        "left_out": manifest.facts.get("left_out", 0),
     }
     parts: list[Any] = [f"Made {manifest.name} in {out}. Its files are in {manifest.root}."]
     parts.append(counts_table(document["classes"], document["items"]))
-    if document["left_out"]:
-        left = count(document["left_out"], "file")
-        parts.append((warning(f"{left} left out:"), f" {out / LEFT_OUT_FILE} says why"))
     alike: dict[str, list[str]] = {}
     for one in [] if manifest.classes is None else manifest.classes["name"]:
         alike.setdefault(re.sub(r"[\W_]+|s\b", "", one.lower()), []).append(one)

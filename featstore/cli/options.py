@@ -17,8 +17,8 @@ from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from featstore.command_line import StorePlace, setting_option, store_option, usage_error
-from featstore.errors import FeatstoreError, UnknownSetError, listed, unknown_name
-from featstore.options import Option, option, options_from, parts_of, settings_of
+from featstore.errors import FeatstoreError, UnknownSetError, listed
+from featstore.options import Option, option, options_from, settings_of, typed
 
 if TYPE_CHECKING:
     from featstore.extraction.options import EncoderSpec, ExtractResult
@@ -410,15 +410,6 @@ def run_extraction(job: Job, place: Place) -> list[ExtractResult]:
 KINDS = ("image", "caption", "class_name", "head_weight")
 
 
-def _kinds(ctx: Any, parameter: Any, given: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the kinds that were typed; one that does not exist is wrong usage."""
-    kinds = parts_of(ctx, parameter, given)
-    for kind in kinds:
-        if kind not in KINDS:
-            raise click.BadParameter(unknown_name("kind", kind, KINDS), ctx, parameter)
-    return tuple(dict.fromkeys(kinds))
-
-
 def job_options(function: _Function) -> _Function:
     """Give a command the options of an extraction."""
     from featstore.extraction.options import EncoderSpec, ExtractConfig
@@ -444,7 +435,7 @@ def job_options(function: _Function) -> _Function:
             "kinds",
             multiple=True,
             metavar="NAMES",
-            callback=_kinds,
+            callback=typed(Option("kinds", (), words=KINDS), several=True),
             help="Take items of these kinds: image, caption, class_name, head_weight [default: "
             "what MANIFEST has and an encoder takes].",
         ),
@@ -457,8 +448,8 @@ def job_options(function: _Function) -> _Function:
         options_from(ExtractConfig),
         options_from(Place),
         setting_option(
-            "Set an option of the encoders, of the decoder or of a head; N.NAME=VALUE is for the "
-            "N-th encoder, and `extract --encoder FAMILY: --help` lists them"
+            "Set an option of the encoders, of the decoder or of a head; ENCODER.NAME=VALUE is "
+            "for one encoder, and `extract --encoder FAMILY: --help` lists them"
         ),
         seeds_option("Draw the views of --augment with this seed."),
     ]

@@ -57,7 +57,7 @@ def _licences(texts: Sequence[str]) -> dict[str, str]:
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Write README.md and croissant.json to this folder, which may be the store.",
+    help="Write README.md to this folder, which may be the store.",
 )
 @click.option(
     "--name",
@@ -76,24 +76,22 @@ def card_command(
     """Write or print a dataset card of a store.
 
     It has datasets, licences, encoders, numbers of items and revisions; of STORE@TAG as they were
-    then. --json prints the Croissant metadata.
+    then.
     """
-    from featstore.share.card import croissant, croissant_text, markdown, set_cards, write_about
+    from featstore.share.card import markdown, set_cards, write_about
 
     stated = _licences(licences)
     with ProgressBar(f"card of {store}"):
         opened = open_at(store)
         title = name or opened.address.rstrip("/").rsplit("/", 1)[-1]
         cards = set_cards(opened, stated)
-    metadata = croissant(title, cards, url=opened.address)
+    card = markdown(title, cards)
+    sets = [{"licence": card.licence, **card.info.as_dict()} for card in cards]
+    said = card.rstrip("\n")
     if out is not None:
-        write_about(out, markdown(title, cards), metadata)
-    if as_json:
-        click.echo(croissant_text(metadata), nl=False)
-    elif out is not None:
-        click.echo(f"Wrote README.md and croissant.json of {count(len(cards), 'set')} to {out}")
-    else:
-        click.echo(markdown(title, cards), nl=False)
+        write_about(out, card)
+        said = f"Wrote README.md of {count(len(cards), 'set')} to {out}"
+    answer({"name": title, "sets": sets}, said, as_json=as_json)
 
 
 _SELECT = click.option(
@@ -240,13 +238,10 @@ def _copy(
 
 
 def _say_failures(reports: Sequence[CopyReport]) -> None:
-    """Print why sets were not copied, those of one reason in a line."""
-    keys: dict[str, list[str]] = {}
-    for key, why in (failure for report in reports for failure in report.failed.items()):
-        keys.setdefault(why, []).append(key)
-    for why, (first, *others) in keys.items():
-        and_others = f" and {count(len(others), 'other')}" if others else ""
-        say(f"{first}{and_others}  ", bad("not copied:"), f" {why}", err=True)
+    """Print why sets were not copied."""
+    for report in reports:
+        for key, why in report.failed.items():
+            say(f"{key}  ", bad("not copied:"), f" {why}", err=True)
 
 
 def _bytes(ctx: click.Context, parameter: click.Parameter, text: str | None) -> int | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -28,6 +26,7 @@ from featstore.command_line import (
 )
 from featstore.errors import CorruptStoreError, SignatureError
 from featstore.identity import HASHES, hash_hex
+from featstore.options import Option, typed
 from featstore.terminal import (
     ProgressBar,
     TextTable,
@@ -45,7 +44,7 @@ from featstore.terminal import (
 if TYPE_CHECKING:
     from featstore.share.doctor import SetDifference
     from featstore.store.layout import SetKey
-    from featstore.store.store import Duplicates, FeatureStore, SetInfo
+    from featstore.store.store import FeatureStore, SetInfo
 
 
 @click.command("init", epilog="Example: headstock store init /data/features --shared")
@@ -110,19 +109,14 @@ def show_store(
 def describe(store: FeatureStore, info: SetInfo, *, quick: bool = False) -> dict[str, Any]:
     """Return what ``headstock show --json`` prints."""
     from featstore.store.records import runs
-    from featstore.store.store import content_duplicates, row_facts
+    from featstore.store.store import row_facts
 
     key, revision = str(info.key), info.commit.revision_id
     directory = info.key.directory(store.root)
     view = store.view(key, revision=revision)
     split = view.items.get_column("split", default=None)
     splits = [] if split is None else split.value_counts(sort=True).rows()
-    content = content_duplicates(view)
-    equal: Duplicates | None = None
-    norms: dict[str, Any] | None = None
-    if not quick and len(view):
-        found, equal = row_facts(view)
-        norms = asdict(found)
+    norms, equal = (None, None) if quick or not len(view) else row_facts(view)
     every = store.revisions(key)
     return {
         **info.as_dict(),
@@ -141,10 +135,7 @@ def describe(store: FeatureStore, info: SetInfo, *, quick: bool = False) -> dict
         ],
         "splits": {str(name): count for name, count in splits},
         "norms": norms,
-        "duplicates": {
-            "embeddings": None if equal is None else asdict(equal),
-            "content": None if content is None else asdict(content),
-        },
+        "duplicates": equal,
         "failures": dict(store.failures(key, revision=revision).iter_rows()),
     }
 
@@ -152,7 +143,7 @@ def describe(store: FeatureStore, info: SetInfo, *, quick: bool = False) -> dict
 def _sections(document: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
     """Return the facts of `describe` by sections, in words, ids and hashes last."""
     shape = f"{document['n']:,} × {document['dim']:,} {document['dtype']}"
-    failures, equal = document["failures"], document["duplicates"]
+    failures = document["failures"]
     more = len(failures) - _SHOWN
     # The encoder's name has family and name.
     space = {name: v for name, v in document["space"].items() if name not in ("family", "name")}
@@ -171,8 +162,7 @@ def _sections(document: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
                 "shape": f"{shape}, {human_bytes(document['bytes'])} on disk",
                 "splits": {name: n for name, n in document["splits"].items() if name != "None"},
             }),
-            *rows_in_words(document["norms"], equal["embeddings"]),
-            *_duplicates("equal files", equal["content"]),
+            *rows_in_words(document["norms"], document["duplicates"]),
             *_facts({
                 "failed": len(failures),
                 **dict([*failures.items()][:_SHOWN]),
@@ -196,22 +186,8 @@ _REVISION_FACTS = ("n", "failed", "current")
 
 def rows_in_words(norms: Any, equal: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     """Return what `featstore.store.store.row_facts` found, name and value in words."""
-    return [*_facts({"norms": norms}), *_duplicates("equal rows", equal)]
-
-
-def _duplicates(label: str, found: Mapping[str, Any] | None) -> list[tuple[str, str]]:
-    """Return how many groups of equal items there are, and a line for each that is an example."""
-    if found is None:
-        return []
-    groups, largest = found["groups"], found["largest"]
-    most = f"of {largest:,}" if groups == 1 else f"of up to {largest:,}"
-    return [
-        (label, f"{count(groups, 'group')} {most} items" if groups else "none"),
-        *(
-            ("", f"{len(names):,} × {names[0]}" if len(set(names)) == 1 else ", ".join(names))
-            for names in found["examples"]
-        ),
-    ]
+    found = equal if equal is None or equal["groups"] else "none"
+    return _facts({"norms": norms, "equal rows": found})
 
 
 def _facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -299,7 +275,10 @@ def _begun(root: Path, key: SetKey) -> str:
     metavar="FILE",
     help="Withdraw only the pictures whose ids stand in this file, one a line.",
 )
-@click.option("-y", "--yes", is_flag=True, help="Do not ask; --json implies it.")
+@click.option(
+    "-y", "--yes", is_flag=True,
+    help="Remove it; without this the command says what would go. --json implies it.",
+)  # fmt: skip
 @json_option
 def rm_command(store: Path, key: str, items: Path | None, yes: bool, as_json: bool) -> None:
     """Remove a set, finished or not, or rows of some pictures.
@@ -321,15 +300,7 @@ def rm_command(store: Path, key: str, items: Path | None, yes: bool, as_json: bo
         raise click.UsageError(f"{items} names no item. Write one item_id a line.")
     what = f"{len(ids):,} pictures of {target}" if ids else target
     if not (yes or as_json):
-        try:
-            click.confirm(f"Remove {what} from {store}?", abort=True, err=True)
-        except click.Abort as err:
-            if sys.stdin is not None and sys.stdin.isatty():
-                raise
-            click.echo(err=True)  # ends the line of the question
-            raise click.UsageError(
-                f"There is no terminal to confirm the removal of {what}: add --yes."
-            ) from err
+        raise click.UsageError(f"{what} would be lost to {store}: add --yes to remove it.")
     if ids:
         others = withdraw_items(store, SetKey(*target.split("/")), ids)
         facts: dict[str, Any] = {"withdrawn": target, "items": ids, "still": others}
@@ -377,7 +348,7 @@ def verify_command(
         try:
             open_store(store, key=key, at_least=at_least)
         except (SignatureError, CorruptStoreError) as err:
-            report.problems.append(Problem(NAME, f"does not hold: {err}"))
+            report.problems.append(Problem(NAME, f"is not what the key signs: {err}"))
     for note in () if as_json else report.notes:
         say(warning("note:"), f" {note.path!r} {note.what}", err=True)
     what = "have the right names, sizes and metadata" if quick else "match their checksums"
@@ -392,29 +363,16 @@ def verify_command(
     return 0 if report.ok else EXIT_VERIFY
 
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-
-
-def parse_duration(ctx: click.Context, parameter: click.Parameter, text: str) -> float:
-    """Return the seconds of a duration such as ``90s``, ``30m``, ``24h`` or ``7d``."""
-    match = re.fullmatch(r"(\d{1,6})([smhd])", text.strip())
-    if match is None:
-        raise click.BadParameter(
-            f"{text!r} is not a duration such as 30m, 24h or 7d.", ctx, parameter
-        )
-    return float(int(match[1]) * _UNITS[match[2]])
-
-
 @click.command("gc", epilog="Example: headstock store gc build/demo/store --dry-run")
 @click.argument("store", type=StoreType(writes=True))
 @click.option("--dry-run", is_flag=True, help="List what would be removed, and remove nothing.")
 @click.option(
     "--grace",
-    default="24h",
+    default="24",
     show_default=True,
-    metavar="TIME",
-    callback=parse_duration,
-    help="Keep files that are younger than this, such as 90s, 30m, 24h or 7d.",
+    metavar="HOURS",
+    callback=typed(Option("grace", 24.0, type=float, at_least=0, checked=True), several=False),
+    help="Keep files that are younger than this.",
 )
 @json_option
 def gc_command(store: Path, dry_run: bool, grace: float, as_json: bool) -> None:
@@ -425,7 +383,7 @@ def gc_command(store: Path, dry_run: bool, grace: float, as_json: bool) -> None:
     from featstore.store.gc import collect_garbage
 
     with ProgressBar(f"gc {store}"):
-        found = collect_garbage(store, grace=grace, dry_run=dry_run)
+        found = collect_garbage(store, grace=3600 * grace, dry_run=dry_run)
     total = human_bytes(sum(litter.bytes for litter in found))
     done = f"{'Would remove' if dry_run else 'Removed'} {count(len(found), 'leftover')}, {total}"
     answer(
@@ -537,8 +495,8 @@ def tag_command(
 def diff_command(a: StorePlace, b: StorePlace, as_json: bool) -> None:
     """List the sets in which two stores differ.
 
-    Compared are items, rows, failures and attributes; rows by the hashes of their blocks, without
-    reading them. Exits 0 either way. STORE@TAG is a store as it was then.
+    Compared are revisions, ids of items, and rows, by the hashes of their blocks, without reading
+    them. Exits 0 either way. STORE@TAG is a store as it was then.
     """
     from featstore.share.doctor import compare_stores
 
@@ -553,16 +511,13 @@ def diff_command(a: StorePlace, b: StorePlace, as_json: bool) -> None:
 def _differences(difference: SetDifference) -> str:
     if difference.state != "differs":
         return difference.state
-    blocks, (mine, theirs) = difference.changed_blocks, difference.failed
+    blocks = difference.changed_blocks
     told = {
         " → ".join(revision[:12] for revision in difference.revisions): True,
         f"{difference.added:,} items added": difference.added,
         f"{difference.removed:,} items removed": difference.removed,
-        f"{difference.changed_items:,} items with other facts": difference.changed_items,
         "rows of another shape": blocks is None,
         f"{blocks or 0:,} blocks of rows differ": blocks,
-        f"{mine:,} → {theirs:,} failed": mine != theirs,
-        f"other {', '.join(difference.attributes)}": difference.attributes,
     }
     return "; ".join(text for text, holds in told.items() if holds)
 

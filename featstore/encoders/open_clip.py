@@ -357,14 +357,12 @@ class OpenClipTokens:
         """
         texts = [checked_text(item, self._encoder) for item in items]
         pad = self._pad_id
-        # `clips` puts the token that is read behind the padding.
-        last = -2 if self._mode == "clips" else -1
         with self._lock:
             ids = self.tokenizer(texts).numpy().astype(np.int64)
             prepared = []
             for text, row in zip(texts, ids, strict=True):
                 # A text that leaves room was not cut, and is not tokenized twice.
-                cut = row[last] != pad and self._count(text) > len(row)
+                cut = row[-1] != pad and self._count(text) > len(row)
                 prepared.append(PreparedText(row, None, bool(cut)))
         return prepared
 
@@ -377,9 +375,7 @@ class OpenClipTokens:
         if isinstance(self.tokenizer, SimpleTokenizer):
             return len(self.tokenizer.encode(text)) + 2
         inner, clean = self.tokenizer.tokenizer, self.tokenizer.clean_fn
-        special = self._mode != "clips"
-        ids = inner(clean(text), truncation=False, add_special_tokens=special, verbose=False)
-        return len(ids["input_ids"]) + (0 if special else 3)
+        return len(inner(clean(text), truncation=False, verbose=False)["input_ids"])
 
     def space(self, source: str) -> dict[str, Any]:
         """Return the keyed facts, read off the tokenizer itself.
@@ -456,7 +452,7 @@ class OpenClipImageEncoder(TorchImageEncoder):
         self.facts |= pair.facts(state)
 
     def _computed(self, batch: Sequence[np.ndarray], *, exact: bool) -> np.ndarray:
-        pictures = self._copies.to_device(batch, self._pixels_in(exact=exact))
+        pictures = self._copies.to_device(batch)
         with self._running(exact=exact):
             vectors = HostCopy(self._model.encode_image(pictures, normalize=False))
         return vectors.numpy()

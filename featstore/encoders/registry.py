@@ -357,7 +357,7 @@ class ObjectEncoder:
     Raises
     ------
     EncoderError
-        If `space`, `kinds` or what `obj` returns does not fit.
+        If `space` or what `obj` returns does not fit.
     """
 
     def __init__(
@@ -379,7 +379,7 @@ class ObjectEncoder:
         self.space = _checked_space(space)
         if self.geometry is not None:
             self.space["geometry"] = self.geometry.facts()
-        self.kinds = _checked_kinds(kinds)
+        self.kinds = frozenset(kinds)
         self.name = f"object:{self.space['name']}"
         self.batch_size = batch_size
         self.facts: dict[str, Any] = {
@@ -437,13 +437,3 @@ def _checked_space(space: Mapping[str, Any]) -> dict[str, Any]:
             f"The space of an encoder object must be plain JSON: {err}. {_EXAMPLE}"
         ) from err
     return {**space, "family": "object"}
-
-
-def _checked_kinds(kinds: Collection[str]) -> frozenset[str]:
-    chosen = frozenset({kinds} if isinstance(kinds, str) else kinds)
-    if not chosen or not (chosen <= IMAGE_KINDS or chosen <= TEXT_KINDS):
-        raise EncoderError(
-            f"An encoder object takes images or texts, got kinds {sorted(chosen)}. "
-            "Use {'image'}, or one or both of {'caption', 'class_name'}."
-        )
-    return chosen

@@ -84,40 +84,29 @@ class Preprocessing:
     def fits(self, batch: Sequence[np.ndarray]) -> bool:
         """Return whether all of a batch is what `prepare` returns, or all of it floats."""
         kinds = {(np.shape(one), str(getattr(one, "dtype", None))) for one in batch}
-        floats = (self.input_size, "float32")
         shape = () if self.geometry is None else self.geometry.shape
-        # The latter as a tensor on the device that decoded it.
-        return kinds in ({floats}, {(shape, "uint8")}, {(shape, "torch.uint8")})
+        return kinds in ({(self.input_size, "float32")}, {(shape, "uint8")})
 
     def floats(
         self,
         batch: torch.Tensor,
         memory_format: torch.memory_format = torch.contiguous_format,
-        dtype: torch.dtype = torch.float32,
     ) -> torch.Tensor:
-        """Return a batch, stacked and on its device already, as (b, 3, h, w) of `dtype` there.
+        """Return a batch, stacked and on its device already, as (b, 3, h, w) of float32 there.
 
-        In float32 the same bits on every device: one divides by a tensor, where it might
-        multiply by the reciprocal of a number. Shorter types are made in one pass, computed in
-        float32 and rounded once.
+        The same bits on every device: one divides by a tensor, where it might multiply by the
+        reciprocal of a number.
         """
         if batch.dtype != torch.uint8:
-            return batch.to(dtype, memory_format=memory_format)
-        full, mean, std, slope, start = self._constants_on(batch.device)
-        pixels = batch.permute(0, 3, 1, 2)
-        if dtype is torch.float32:
-            pixels = pixels.to(torch.float32, memory_format=memory_format)
-            return pixels.div_(full).sub_(mean).div_(std)
-        made = torch.empty(
-            pixels.shape, dtype=dtype, device=batch.device, memory_format=memory_format
-        )
-        return torch.addcmul(start, pixels, slope, out=made)
+            return batch.to(torch.float32, memory_format=memory_format)
+        full, mean, std = self._constants_on(batch.device)
+        pixels = batch.permute(0, 3, 1, 2).to(torch.float32, memory_format=memory_format)
+        return pixels.div_(full).sub_(mean).div_(std)
 
     def _constants_on(self, device: torch.device) -> tuple[torch.Tensor, ...]:
         """Return the constants of normalising, copied to a device once: the host waits for that."""
         if device not in self._constants:
-            slope, start = 1 / (self._range * self._std), -self._mean / self._std
-            own = (self._range, self._mean, self._std, slope, start)
+            own = (self._range, self._mean, self._std)
             self._constants[device] = tuple(one.to(device) for one in own)
         return self._constants[device]
 
@@ -339,9 +328,8 @@ class TorchEncoder(ABC):
             return "float32", f"in bfloat16 the golden inputs failed: {one_line(err)[:-1]}"
         finally:
             self.precision = before
-        assert cosine is not None
-        kept = f"on the golden inputs bfloat16 keeps a cosine of {cosine.minimum:.4f} to float32"
-        if cosine.minimum >= BFLOAT16_COSINE:
+        kept = f"on the golden inputs bfloat16 keeps a cosine of {cosine:.4f} to float32"
+        if cosine >= BFLOAT16_COSINE:
             return "bfloat16", kept
         return "float32", f"{kept}, less than {BFLOAT16_COSINE:g}"
 
@@ -369,11 +357,6 @@ class TorchEncoder(ABC):
     def _computed(self, batch: Sequence[Any], *, exact: bool) -> np.ndarray:
         """Return the (b, d) float32 vectors of at least one item; in float32 if `exact`."""
 
-    def _pixels_in(self, *, exact: bool) -> torch.dtype:
-        """Return the type in which pixels are made: on a GPU the one that the model computes in."""
-        short = None if exact or not self.overlaps else _AUTOCAST.get(self.precision)
-        return short or torch.float32
-
     @contextmanager
     def _running(self, *, exact: bool) -> Iterator[None]:
         """Have the model ready to run: in plain float32 if `exact`, else in its precision.
@@ -396,10 +379,6 @@ class TorchImageEncoder(TorchEncoder):
     def geometry(self) -> Geometry | None:
         """What a decoding process may do of `prepare`; None if that is the transform's business."""
         return self.preprocessing.geometry
-
-    @geometry.setter
-    def geometry(self, geometry: Geometry | None) -> None:
-        self.preprocessing.geometry = geometry
 
     def prepare(self, item: Image.Image) -> np.ndarray:
         """Return a picture resized and cropped, (h, w, 3) uint8; see `Preprocessing.prepare`."""
@@ -437,7 +416,7 @@ class DeviceCopies:
         self._turn = threading.Lock()
         self._here = threading.local()
 
-    def to_device(self, batch: Sequence[Any], dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    def to_device(self, batch: Sequence[Any]) -> torch.Tensor:
         """Return prepared pictures as one tensor of floats; on a GPU it may still be on its way.
 
         Raises
@@ -452,13 +431,7 @@ class DeviceCopies:
                 f"{self._name} takes prepared pictures of shape {self._preprocessing.input_size}, "
                 f"got shapes {', '.join(shapes)}. Pass what its prepare() returns."
             )
-        floats = partial(self._preprocessing.floats, memory_format=self._memory_format, dtype=dtype)
-        if isinstance(batch[0], torch.Tensor):  # decoded there
-            pixels = self._arriving(lambda: floats(torch.stack([*batch])))
-            if self._stream is not None:
-                for one in batch:  # their memory belongs to the stream that decoded them
-                    one.record_stream(self._stream)
-            return pixels
+        floats = partial(self._preprocessing.floats, memory_format=self._memory_format)
         first = torch.from_numpy(batch[0])
         host = torch.empty(
             (len(batch), *first.shape), dtype=first.dtype, pin_memory=self._stream is not None

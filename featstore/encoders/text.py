@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import transformers
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModel, AutoTokenizer
 
 from featstore.encoders.base import TEXT_KINDS, EncoderOptions
@@ -136,19 +137,17 @@ class TextTokenizer:
 
     def batch(self, texts: Sequence[PreparedText]) -> dict[str, torch.Tensor]:
         """Return the model's inputs, padded on the right to the longest text of the batch."""
-        shape = len(texts), max(text.length for text in texts)
-        ids = np.full(shape, self._pad, np.int64)
-        mask = np.zeros(shape, np.int64)
-        types = np.zeros(shape, np.int64)
-        for row, text in enumerate(texts):
-            ids[row, : text.length] = text.ids
-            mask[row, : text.length] = 1
-            if text.type_ids is not None:
-                types[row, : text.length] = text.type_ids
-        arrays = {"input_ids": ids, "attention_mask": mask}
+
+        def padded(rows: Iterable[np.ndarray | None], value: int = 0) -> torch.Tensor:
+            tensors = [torch.from_numpy(row) for row in rows]
+            return pad_sequence(tensors, batch_first=True, padding_value=value)
+
+        ids = [text.ids for text in texts]
+        found = {"input_ids": padded(ids, self._pad)}
+        found["attention_mask"] = padded(np.ones_like(row) for row in ids)
         if self._with_types:
-            arrays["token_type_ids"] = types
-        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+            found["token_type_ids"] = padded(text.type_ids for text in texts)
+        return found
 
 
 def find_files(name: str, options: EncoderOptions, repo: str) -> tuple[ModelFiles, dict[str, str]]:
@@ -437,7 +436,7 @@ def text_space(model: Any, name: str, files: ModelFiles, prompt: str) -> dict[st
         if key.removeprefix(f"{prefix}.") not in unused
     }
     config = network.config.to_dict()
-    limit = model.max_seq_length
+    limit, mode = model.max_seq_length, pooling.pooling_mode
     return {
         "family": "st",
         "name": name.partition(":")[2].removeprefix("sentence-transformers/"),
@@ -447,19 +446,13 @@ def text_space(model: Any, name: str, files: ModelFiles, prompt: str) -> dict[st
         "max_seq_length": None if limit is None else int(limit),
         "lower_case": bool(getattr(transformer, "do_lower_case", False)),
         "pooling": {
-            "mode": pooling_mode(pooling),
+            "mode": mode if isinstance(mode, str) else "+".join(mode),
             "include_prompt": bool(getattr(pooling, "include_prompt", True)),
         },
         "after_pooling": [_module_facts(module) for module in rest],
         "normalized": "Normalize" in kinds,
         "prompt": prompt,
     }
-
-
-def pooling_mode(pooling: Any) -> str:
-    """Return the pooling of a model, ``mean`` or ``cls+max``."""
-    mode = pooling.pooling_mode
-    return mode if isinstance(mode, str) else "+".join(mode)
 
 
 def _module_facts(module: Any) -> dict[str, Any]:

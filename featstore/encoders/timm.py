@@ -79,7 +79,7 @@ def build_timm(model_name: str, source: WeightsSource, *, headless: bool = False
     encoder = f"timm:{model_name}"
     config = timm.get_pretrained_cfg(model_name)
     if config is not None and config.num_classes == 0 and not headless:
-        raise _headless(encoder, config.tag or "")
+        raise _headless(encoder)
     if source.kind == "hub":
         return _from_hub(model_name, encoder)
     if source.path is None or source.kind == "folder":
@@ -100,31 +100,25 @@ def build_timm(model_name: str, source: WeightsSource, *, headless: bool = False
 
 
 def _other_classes(model: nn.Module, state: Mapping[str, Any], encoder: str) -> int | None:
-    """Return the classes of a state that differs from the model in their number alone, or None.
+    """Return the classes of a state whose head has another number of them, or None.
 
     That is what fine-tuning on classes of one's own leaves. A number that a published checkpoint
     of the architecture has is left to be refused: its tag has to be named.
     """
-    own = model.state_dict()
-    if own.keys() != state.keys():
-        return None
-    differ = {name for name, tensor in own.items() if tensor.shape != state[name].shape}
     try:
-        layer = last_linear(model, encoder)[0]
+        layer, head = last_linear(model, encoder)
     except EncoderError:
         return None  # no head, or more than one
-    weight = f"{layer}.weight"
-    if weight not in differ or not differ <= {weight, f"{layer}.bias"}:
+    found: tuple[int, ...] = getattr(state.get(f"{layer}.weight"), "shape", ())
+    if found[1:] != head.weight.shape[1:]:
         return None
-    found, expected = state[weight].shape, own[weight].shape
     # Classes of a published checkpoint: its tag says how its pictures are prepared, too.
     architecture = encoder.partition(":")[2].partition(".")[0]
     published = {
         timm.get_pretrained_cfg(name).num_classes
         for name in timm.list_pretrained(f"{architecture}.*")
     }
-    own_classes = found[1:] == expected[1:] and found[0] not in {0, *published}
-    return int(found[0]) if own_classes else None
+    return None if found[0] in {0, len(head.weight), *published} else int(found[0])
 
 
 def _from_hub(model_name: str, encoder: str) -> nn.Module:
@@ -161,7 +155,7 @@ def last_linear(model: nn.Module, encoder: str) -> tuple[str, nn.Linear | nn.Con
     parts = classifier if isinstance(classifier, (tuple, list)) else (classifier,)
     modules = [part for part in parts if isinstance(part, nn.Module)]
     if classes == 0 or not modules or all(isinstance(part, nn.Identity) for part in modules):
-        raise _headless(encoder, encoder.partition(".")[2])
+        raise _headless(encoder)
     if len(modules) > 1:
         raise EncoderError(
             f"{encoder} averages the logits of {len(modules)} heads (distillation), so no single "
@@ -179,17 +173,9 @@ def last_linear(model: nn.Module, encoder: str) -> tuple[str, nn.Linear | nn.Con
     return name, layer
 
 
-#: Why a checkpoint without head has none, by how its tag begins.
-_WHY_HEADLESS = {
-    "orig_in21k": "the head that was published with it is not valid",
-    "mim_": "it was trained to fill in masked patches, not on classes",
-}
-
-
-def _headless(encoder: str, tag: str) -> EncoderError:
-    why = next((f": {why}" for start, why in _WHY_HEADLESS.items() if tag.startswith(start)), "")
+def _headless(encoder: str) -> EncoderError:
     return EncoderError(
-        f"{encoder} has no classification head (num_classes is 0){why}, so there are no "
+        f"{encoder} has no classification head (num_classes is 0), so there are no "
         "prototypes, and its features cannot be checked. Use a checkpoint that was trained on "
         "classes (its tag ends in in1k, in12k, in21k or in22k and does not start with orig or "
         "mim), or ask for another layer with -s pool= (API: pool=)."
@@ -199,13 +185,6 @@ def _headless(encoder: str, tag: str) -> EncoderError:
 def _outputs(layer: nn.Module) -> int | None:
     dense = isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.groups == 1
     return int(layer.weight.shape[0]) if dense or isinstance(layer, nn.Linear) else None  # type: ignore[index]
-
-
-def layer_arrays(layer: nn.Linear | nn.Conv2d) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the (c, d) weight and the (c,) bias of `layer` as float32; None if it has none."""
-    weight = layer.weight.detach().cpu().float().numpy()
-    bias = None if layer.bias is None else layer.bias.detach().cpu().float().numpy().copy()
-    return weight.reshape(len(weight), -1).copy(), bias
 
 
 def preprocessing(model: nn.Module) -> tuple[dict[str, Any], Any]:
@@ -296,8 +275,6 @@ class TimmImages(TorchImageEncoder):
                 "memory_format": str(self._memory_format).removeprefix("torch."),
             },
         }
-        if self._device.type == "cuda":  # the process's choice: it may give other bits each time
-            self.facts["compute"]["cudnn_benchmark"] = torch.backends.cudnn.benchmark
         self._copies = DeviceCopies(name, self.preprocessing, self._device, self._memory_format)
         self._model = model.eval().to(self._device)
         if self._memory_format is torch.channels_last:
@@ -486,11 +463,7 @@ class PooledTimmEncoder(TimmImages):
     ) -> None:
         pool = str(options.pool)
         check_pool_name(pool, name)
-        if pool.startswith(LAYER):
-            find_layer(model, pool, name)
         super().__init__(name, model, options, weights=weights)
-        #: What prepares and runs batches: encoders that share it take the same prepared pictures.
-        self.trunk = object()
         self._choose(pool)
 
     def beside(self, pool: str) -> PooledTimmEncoder:
@@ -533,7 +506,7 @@ class PooledTimmEncoder(TimmImages):
     @property
     def pass_key(self) -> tuple[object, ...]:
         """What encoders must share to be served by one pass: the model, and how it computes."""
-        return id(self.trunk), self.precision
+        return id(self._model), self.precision
 
     def _computed(self, batch: Sequence[np.ndarray], *, exact: bool) -> np.ndarray:
         return self.encode_layers([self], batch, exact=exact)
@@ -553,7 +526,7 @@ class PooledTimmEncoder(TimmImages):
             If a layer is not run once a picture, or gives another shape than of a blank one.
         """
         found = []
-        pixels = self._copies.to_device(batch, self._pixels_in(exact=exact))
+        pixels = self._copies.to_device(batch)
         # Reduced and sent to the host within the turn: the next batch is not queued before it.
         with self._running(exact=exact):
             outputs = self._outputs(encoders, pixels)
@@ -678,7 +651,12 @@ class TimmEncoder(TimmImages):
     def head_arrays(self) -> tuple[np.ndarray, np.ndarray | None]:
         """Return the head's (c, d) weight and (c,) bias as float32; None if it has no bias."""
         with self._running(exact=True):
-            return layer_arrays(self._layer)
+            weight, bias = (
+                None if one is None else one.detach().cpu().float().numpy().copy()
+                for one in (self._layer.weight, self._layer.bias)
+            )
+        assert weight is not None
+        return weight.reshape(len(weight), -1), bias
 
     def _forward(
         self, batch: Sequence[np.ndarray], *, exact: bool
@@ -689,7 +667,7 @@ class TimmEncoder(TimmImages):
         def catch(_layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
             caught.append(inputs[0])
 
-        pixels = self._copies.to_device(batch, self._pixels_in(exact=exact))
+        pixels = self._copies.to_device(batch)
         with self._running(exact=exact):
             hook = self._layer.register_forward_pre_hook(catch)
             try:

@@ -1,59 +1,44 @@
 """Batches of a job, what a device does with them, how fast, and the runs of pictures in them.
 
-Runs are prepared by processes, or on a device, and heard of once a run. What is done here for an
+Runs are prepared by processes, and heard of once a run. What is done here for an
 image is done in loops of C: a process of Python can hand out ten thousand runs a second, but not as
 many images as a device takes.
 """
 
 from __future__ import annotations
 
-import gc
-import logging
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from math import prod
 from typing import Any
 
 import numpy as np
 
-from featstore.decoding import Decoded, DecodePool, Feed, Ring, Run, reason_of
+from featstore.decoding import Decoded, DecodePool, Feed, Ring, Run
 from featstore.encoders.base import TEXT_KINDS, Encoder, text_batches
 from featstore.errors import DeviceError, is_out_of_memory
-from featstore.extraction.options import Progress, Step
-from featstore.images import MAX_PIXELS, Geometry, decode_batch, own_stream
+from featstore.extraction.options import Progress
+from featstore.images import Geometry
 
-logger = logging.getLogger(__name__)
+#: What the thread that runs the encoders spends its time on, in words of a bottleneck.
+STAGES = {"wait": "preparing items", "forward": "the encoder", "write": "writing to the store"}
 
-#: Stages that run in worker threads, ...
-IN_WORKERS = ("read", "decode", "prepare")
+#: What is counted: seconds of each stage, rows that are done, and those that were encoded.
+COUNTED = (*STAGES, "rows", "encoded")
 
-#: ... and those of the thread that runs the encoders, one after the other.
-IN_TURN = ("wait", "forward", "write")
+#: Rows a set after which the speed is known.
+FIRST_ROWS = 256
 
-#: What is counted: seconds of each stage, and those in which a batch was at an encoder; items that
-#: were prepared; rows that are done, and those that were encoded, in so many batches.
-COUNTED = (*IN_WORKERS, *IN_TURN, "encode", "prepared", "rows", "encoded", "batches")
-
-#: Batches of each encoder after which its speed is known.
-FIRST_BATCHES = 8
-
-#: A side limits where every other one is at least so many times as fast.
-APART = 1.25
+#: Share of the time from which a stage is what limits.
+MOST = 0.6
 
 
 class StageClock:
-    """Adds up what is `COUNTED`, over threads."""
+    """Adds up what is `COUNTED`, of the thread that runs the encoders."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._counted = dict.fromkeys(COUNTED, 0.0)
-        self._at_work = 0
-        self._since = 0.0
+        self.counted = dict.fromkeys(COUNTED, 0.0)
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
@@ -62,26 +47,7 @@ class StageClock:
         try:
             yield
         finally:
-            self.add(stage, time.perf_counter() - started)
-
-    def add(self, name: str, amount: float) -> None:
-        """Add seconds to a stage, or to another count."""
-        with self._lock:
-            self._counted[name] += amount
-
-    def at_work(self, change: int) -> None:
-        """Note that a batch goes to an encoder (1), or has come back (-1)."""
-        now = time.perf_counter()
-        with self._lock:
-            if self._at_work:
-                self._counted["encode"] += now - self._since
-            self._since = now
-            self._at_work += change
-
-    def counted(self) -> dict[str, float]:
-        """Return what was counted so far."""
-        with self._lock:
-            return dict(self._counted)
+            self.counted[stage] += time.perf_counter() - started
 
 
 class Tracker:
@@ -92,12 +58,8 @@ class Tracker:
     clock : StageClock
     rows_total, rows_done : int
         Over every set of the job; `rows_done` were there before.
-    encoders, workers : int
-        How many there are; workers are threads or processes that decode.
-    device : str
-        Of the encoders.
-    processes : int
-        How many run the encoders.
+    encoders : int
+        How many there are.
 
     Attributes
     ----------
@@ -106,45 +68,24 @@ class Tracker:
     """
 
     def __init__(
-        self,
-        clock: StageClock,
-        *,
-        rows_total: int,
-        rows_done: int,
-        encoders: int,
-        workers: int,
-        device: str,
-        processes: int = 1,
+        self, clock: StageClock, *, rows_total: int, rows_done: int, encoders: int
     ) -> None:
         self.clock = clock
         self.rows_total, self._rows_before = rows_total, rows_done
         self.failures: set[str] = set()
-        self._encoders, self._device = max(1, encoders), device
-        self._workers, self._processes = max(1, workers), processes
+        self._encoders = max(1, encoders)
         self._started = time.monotonic()
-        self._told = Step(clock.counted(), frozenset())
+        self._said = False
 
     def advance(self, rows: int, *, encoded: bool) -> None:
-        """Count rows that are done, `encoded` ones, a batch of them, for the speed as well."""
-        self.clock.add("rows", rows)
-        if encoded:
-            self.clock.add("batches", 1)
-            self.clock.add("encoded", rows)
+        """Count rows that are done, `encoded` ones for the speed as well."""
+        self.take({"rows": rows, "encoded": rows * encoded})
 
-    def step(self) -> Step:
-        """Return what was done since the last call, for `take` of another process."""
-        told, now = self._told, Step(self.clock.counted(), frozenset(self.failures))
-        self._told = now
-        return Step(
-            {name: amount - told.counted[name] for name, amount in now.counted.items()},
-            now.failures - told.failures,
-        )
-
-    def take(self, step: Step) -> None:
-        """Count what a worker has done."""
-        self.failures |= step.failures
-        for name, amount in step.counted.items():
-            self.clock.add(name, amount)
+    def take(self, counted: Mapping[str, float], failures: Iterable[str] = ()) -> None:
+        """Count what was done, here or by a worker."""
+        self.failures.update(failures)
+        for name, amount in counted.items():
+            self.clock.counted[name] += amount
 
     @property
     def elapsed(self) -> float:
@@ -153,7 +94,7 @@ class Tracker:
 
     def progress(self) -> Progress:
         """Return where the job stands."""
-        counted = self.clock.counted()
+        counted = self.clock.counted
         speed = counted["encoded"] / max(self.elapsed, 1e-9)
         # Rows of a part that is done again come twice.
         done = min(self.rows_total, self._rows_before + int(counted["rows"]))
@@ -163,49 +104,27 @@ class Tracker:
             failed=len(self.failures),
             per_second=speed / self._encoders,
             eta_seconds=(self.rows_total - done) / speed if speed else None,
-            shares=self.shares(),
             bottleneck=self.bottleneck(),
         )
 
-    def shares(self) -> dict[str, float]:
-        """Return the share of each stage in the elapsed time."""
-        elapsed, counted = max(self.elapsed, 1e-9), self.clock.counted()
-        capacity = dict.fromkeys(IN_WORKERS, self._workers) | dict.fromkeys(
-            IN_TURN, self._processes
-        )
-        return {
-            stage: round(min(1.0, counted[stage] / (elapsed * many)), 4)
-            for stage, many in capacity.items()
-        }
-
     def first_bottleneck(self) -> str:
-        """Return what limits once a few batches are encoded, and at no other time."""
-        first = self.clock.counted()["batches"] == FIRST_BATCHES * self._encoders * self._processes
-        return self.bottleneck() if first else ""
+        """Return what limits once some rows are encoded, and at no other time."""
+        if self._said or self.clock.counted["encoded"] < FIRST_ROWS * self._encoders:
+            return ""
+        self._said = True
+        return self.bottleneck()
 
     def bottleneck(self) -> str:
-        """Return in one sentence what limits, where something does, by what each side could do.
+        """Return in one sentence what takes most of the time, or nothing if nothing does.
 
-        Of workers that is what they have done in the time that they took, of the encoders in the
-        time in which a batch was there.
+        Items are prepared and, on a GPU, encoded meanwhile: what the thread waits for is slower
+        than the rest.
         """
-        counted = self.clock.counted()
-        preparing = sum(counted[stage] for stage in IN_WORKERS)
-        encoded = self._processes * counted["encoded"] / self._encoders
-        sides = {
-            "encoder": (encoded, counted["encode"]),
-            "preparing": (self._workers * counted["prepared"], preparing),
-            "writing to the store": (encoded, counted["write"]),
-        }
-        rates = {side: done / taken for side, (done, taken) in sides.items() if done and taken}
-        if "encoder" not in rates:
-            return "Nothing was encoded."
-        slowest, *others = sorted(rates, key=lambda side: rates[side])
-        said = [f"{side} {float(f'{rate:.2g}'):,.0f}" for side, rate in rates.items()]
-        line = f"items/s by {self._device} and {self._workers} workers: {', '.join(said)}"
-        if others and rates[others[0]] < APART * rates[slowest]:
-            return f"No bottleneck; {line}."
-        return f"Bottleneck: {slowest}; {line}."
+        spent = {stage: self.clock.counted[stage] for stage in STAGES}
+        slowest, whole = max(spent, key=lambda stage: spent[stage]), sum(spent.values())
+        if not whole or spent[slowest] < MOST * whole:
+            return ""
+        return f"Bottleneck: {STAGES[slowest]}, {spent[slowest] / whole:.0%} of the time."
 
 
 #: A batch: rows of the task, and what was prepared for each; None for an item that failed.
@@ -254,7 +173,7 @@ class Batches:
 
 
 class BatchRunner:
-    """Runs one encoder on batches, in parts where a batch does not fit into memory.
+    """Runs one encoder on batches.
 
     Parameters
     ----------
@@ -263,15 +182,8 @@ class BatchRunner:
         Items of a full batch.
     device : str
         Of the encoder.
-    halve : bool
-        Whether a batch that does not fit is run in parts.
     threads : int, optional
         Threads of torch: their number decides the last bits of a sum.
-
-    Attributes
-    ----------
-    limit : int
-        The largest part that is tried: `size`, or what was left of it.
     """
 
     def __init__(
@@ -280,19 +192,16 @@ class BatchRunner:
         size: int,
         *,
         device: str,
-        halve: bool,
         threads: int | None = None,
     ) -> None:
         self.encoder = encoder
-        #: What prepares items: encoders that share it take the same prepared ones.
-        self.trunk = getattr(encoder, "trunk", encoder)
+        #: What encoders share that one pass serves: they take the same prepared items.
+        self.pass_key = getattr(encoder, "pass_key", id(encoder))
         #: What `prepare` does with a picture, if that is all that it does.
         geometry = getattr(encoder, "geometry", None)
         self.geometry = geometry if isinstance(geometry, Geometry) else None
         self.size = size
-        self.limit = size
         self.device = device
-        self._halve = halve
         #: Whether the next batches are copied to the device while one is encoded.
         self.overlaps = bool(getattr(encoder, "overlaps", False))
         # The number of threads is the process's: several that encode would set it in turn.
@@ -304,46 +213,20 @@ class BatchRunner:
         Raises
         ------
         DeviceError
-            If it does not fit into memory and may not be halved, or one item alone does not.
+            If it does not fit into memory.
         """
-        parts = []
-        start = 0
-        while start < len(batch):
-            part = batch[start : start + self.limit]
-            encoded = self._try(part, layers)
-            if encoded is None:
-                continue  # with a smaller limit
-            parts.append(encoded)
-            start += len(part)
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-    def _try(self, part: Sequence[Any], layers: Sequence[Any]) -> np.ndarray | None:
         encoder: Any = self.encoder
         call = partial(encoder.encode_layers, layers) if layers else encoder.encode
         try:
             with torch_threads(self._threads):
-                return np.asarray(call(part), dtype=np.float32)
+                return np.asarray(call(batch), dtype=np.float32)
         except (RuntimeError, MemoryError) as err:
             if not is_out_of_memory(err):
                 raise
-            if not self._halve or len(part) == 1:
-                raise DeviceError(
-                    f"{self.encoder.name} ran out of memory on {self.device} with "
-                    f"{len(part):,} items at once. Take a smaller `batch_size=`."
-                ) from err
-        # What a failed forward pass has left is given back.
-        gc.collect()
-        torch = sys.modules.get("torch")
-        if torch is not None and torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        self.limit = max(1, len(part) // 2)
-        logger.warning(
-            "%s ran out of memory with %d items; going on with %d.",
-            self.encoder.name,
-            len(part),
-            self.limit,
-        )
-        return None
+            raise DeviceError(
+                f"{encoder.name} ran out of memory on {self.device} with {len(batch):,} items at "
+                "once. Take a smaller `batch_size=`."
+            ) from err
 
 
 @contextmanager
@@ -364,26 +247,6 @@ def torch_threads(threads: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def on_device(device: str | None) -> Iterator[None]:
-    """Say in the block that preparing pictures ran out of memory: that is no fault of a picture.
-
-    Raises
-    ------
-    DeviceError
-        If it did.
-    """
-    try:
-        yield
-    except (RuntimeError, MemoryError) as err:
-        if not is_out_of_memory(err):
-            raise
-        raise DeviceError(
-            f"Decoding ran out of memory on {device or 'cpu'}. Take a smaller `batch_size=`, or "
-            "-s decode=cpu, which makes another embedding space."
-        ) from err
 
 
 def use_device(device: str | None) -> None:
@@ -425,7 +288,6 @@ class Runs:
     feed : Feed
     workers : int
         Processes.
-    clock : StageClock
     pool : DecodePool
     """
 
@@ -434,17 +296,15 @@ class Runs:
         runners: Sequence[BatchRunner],
         feed: Feed,
         workers: int,
-        clock: StageClock,
         pool: DecodePool,
     ) -> None:
         assert pool.memory is not None
         self._pool = pool
-        self.geometries = feed.geometries
-        self.shapes = [self.geometries.index(runner.geometry) for runner in runners]
-        self._workers, self._clock = workers, clock
+        self.shapes = [feed.geometries.index(runner.geometry) for runner in runners]
+        self._workers = workers
         # A run at work and one that waits for each process, and some for the encoders.
-        shapes = [geometry.shape for geometry in self.geometries]
-        self._ring = Ring.make(pool.memory, 2 * workers + LOOKAHEAD, RUN, shapes)
+        shapes = [geometry.shape for geometry in feed.geometries]
+        self._ring = Ring(pool.memory, 2 * workers + LOOKAHEAD, RUN, shapes)
         pool.take_runs(feed, self._ring)
 
     @property
@@ -464,112 +324,10 @@ class Runs:
         decoded = self._pool.submit_run(Run(slot, names, items))
         return lambda: self._taken(slot, len(items), decoded.result())
 
-    def close(self) -> None:
-        """End the processes."""
-        self._pool.close()
-
     def _taken(self, slot: int, count: int, decoded: Decoded) -> Decoded:
-        self._count(decoded)
         found = self._ring.rows(slot, count)
         for rows in found:
             for place in decoded.failures:
                 rows[place] = None
         decoded.prepared = [found[shape] for shape in self.shapes]
-        return decoded
-
-    def _count(self, decoded: Decoded) -> None:
-        for stage, seconds in zip(("read", "decode", "prepare"), decoded.seconds, strict=True):
-            self._clock.add(stage, seconds)
-
-
-class DeviceRuns(Runs):
-    """Runs of pictures that are decoded, resized and cropped on a device, on a stream of its own.
-
-    Parameters
-    ----------
-    runners : sequence of BatchRunner
-        With a geometry each.
-    feed : Feed
-    device : str
-    accepted : mapping
-        ``formats`` and ``max_pixels`` of `featstore.images.decode_image`.
-    workers, clock
-        As of `Runs`: threads that read.
-    """
-
-    def __init__(
-        self,
-        runners: Sequence[BatchRunner],
-        feed: Feed,
-        device: str,
-        accepted: Mapping[str, Any],
-        workers: int,
-        clock: StageClock,
-    ) -> None:
-        self.geometries = feed.geometries
-        self.shapes = [self.geometries.index(runner.geometry) for runner in runners]
-        self._workers, self._clock = workers, clock
-        self._there = [bool(getattr(runner.encoder, "overlaps", False)) for runner in runners]
-        self._feed, self._device, self._accepted = feed, device, accepted
-        self._readers = ThreadPoolExecutor(workers, thread_name_prefix="prepare")
-        self._decoding = ThreadPoolExecutor(1, "prepare", use_device, (device,))
-        self._flying = 0
-
-    @property
-    def full(self) -> bool:
-        """Whether a run must be taken before the next one is submitted."""
-        return self._flying >= IN_FLIGHT + LOOKAHEAD
-
-    def submit(self, names: tuple[str, ...], items: list[tuple[Any, ...]]) -> Callable[[], Decoded]:
-        """Begin to prepare items; return what waits for them. There must be room."""
-        self._flying += 1
-        records = [dict(zip(names, values, strict=True)) for values in items]
-        files = [self._readers.submit(self._read, record) for record in records]
-        found = self._decoding.submit(self._decode, files)
-        return lambda: self._landed(found.result())
-
-    def close(self) -> None:
-        """End the threads."""
-        for threads in (self._readers, self._decoding):
-            threads.shutdown(wait=True, cancel_futures=True)
-
-    def _read(self, record: Mapping[str, Any]) -> bytes | str:
-        try:
-            with self._clock.measure("read"):
-                return self._feed.reader.read(record) if self._feed.reader else ""
-        except OSError as err:
-            return str(err)
-
-    def _landed(self, found: Decoded) -> Decoded:
-        self._flying -= 1
-        self._count(found)
-        return found
-
-    def _decode(self, files: list[Future[bytes | str]]) -> Decoded:
-        """Decode the files, and make of each what the encoders see."""
-        data, decoded, begun = [file.result() for file in files], Decoded(), time.perf_counter()
-        rows: list[list[Any]] = [[None] * len(data) for _ in self.geometries]
-        with on_device(self._device), own_stream(self._device):
-            pictures = decode_batch(data, self._device, **self._accepted)
-            ended = time.perf_counter()
-            for place, picture in enumerate(pictures):
-                if isinstance(picture, str):
-                    decoded.failures[place] = picture
-                    continue
-                try:
-                    made = [geometry.on_tensor(picture) for geometry in self.geometries]
-                except RuntimeError as err:
-                    sizes = [one.resized(*picture.shape[1::-1]) for one in self.geometries]
-                    # A picture long and thin may be too large once it is as high as the others.
-                    if is_out_of_memory(err) and max(map(prod, sizes)) <= MAX_PIXELS:
-                        raise
-                    decoded.failures[place] = reason_of(err)
-                    continue
-                for row, one in zip(rows, made, strict=True):
-                    row[place] = one
-        decoded.seconds = [0.0, ended - begun, time.perf_counter() - ended]
-        decoded.prepared = [
-            [one if one is None or there else one.cpu().numpy() for one in rows[shape]]
-            for shape, there in zip(self.shapes, self._there, strict=True)
-        ]
         return decoded

@@ -3,10 +3,12 @@
 A set under extraction lies in a staging store on this machine, as in any other store. Beside the
 encoders its blocks are put into the bucket, each as one file below
 
-    <set>/.staging/extract-<base>-<plan>/      base: 8 digits of the revision that is extended
-        plan.json                              batch size, threads and device type
+    <set>/.staging/extract-<base>-<device>.<batch>.<threads>-<plan>/
         golden.json                            golden vectors of the encoder, as in the set
         000012                                 a row of the journal, and the rows of the block
+
+where base is 8 digits of the revision that is extended, and plan a digest of all that the blocks
+have in common.
 
 A block is put on the condition that there is none: the first one is the block of the set, and
 whoever made another takes that one. The golden vectors are agreed on likewise. So all machines that
@@ -19,12 +21,14 @@ it, never before.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
+
+import msgspec
 
 from data_manifests import cache_folder
 from featstore.address import Address, parse_address
@@ -38,7 +42,7 @@ from featstore.errors import (
     UnknownSetError,
 )
 from featstore.extraction.opening import GOLDEN_FILE, Golden
-from featstore.extraction.options import ExtractResult
+from featstore.extraction.options import ExtractConfig, ExtractResult
 from featstore.identity import SHORT, canonical_json, sha256_hex
 from featstore.remote import Objects, open_objects, writable_objects
 from featstore.share import (
@@ -47,7 +51,6 @@ from featstore.share import (
     make_bucket_store,
     publish,
     read_present,
-    read_record,
     send_thumbnails,
 )
 from featstore.store.gc import make_store, remove_set
@@ -61,6 +64,9 @@ from featstore.store.writer import SetWriter
 
 #: Blocks that are sent, or fetched, at the same time: so many are in memory.
 AT_ONCE = 4
+
+#: The end of a folder of blocks: device type, batch size, threads, and the plan's digest.
+_SETTINGS = re.compile(r"-(\w+)\.(\d{1,9})\.(\d{1,9}|None)-\w+")
 
 
 def staging_folder(address: Address, staging: str | Path | None) -> Path:
@@ -106,7 +112,6 @@ class Bucket:
         self._objects = writable_objects(address)
         make_bucket_store(self._objects)
         make_store(self.staging, hash_name=(self._objects.log() or Log()).hash)
-        self._begun: dict[SetKey, str] = {}  # folders of blocks that this process works with
 
     def has(self, spec: SetSpec) -> bool:
         """Return whether the set is published, or was begun."""
@@ -143,13 +148,20 @@ class Bucket:
             if done is not None:
                 self._tidy(key)
             elif not self._staged(key) and str(key) in (self._objects.log() or Log()).sets:
-                self._pull(key)
+                with contextlib.suppress(UnknownSetError):
+                    remove_set(self.staging, str(key))  # begun without a base: of no use
+                publish(open_objects(self.staging), SetSource(*_opened(self.url, key)))
         return done
 
     def publish(
-        self, spec: SetSpec, items: ItemFile, *, retry_failed: bool = False
+        self, spec: SetSpec, items: ItemFile, *, retry_failed: bool = False, ended: str = ""
     ) -> ExtractResult | None:
         """Publish a set that is finished in the staging store, and remove it there.
+
+        Parameters
+        ----------
+        ended : str
+            The folder of its blocks.
 
         Returns
         -------
@@ -172,8 +184,8 @@ class Bucket:
                     "items there. Nothing was published. Run the same command again: it goes on "
                     "from what is there."
                 )
-        pictures = send_thumbnails(open_store(self.staging), self._objects, [str(spec.key)])
-        self._tidy(spec.key, pictures, ended=self._begun.get(spec.key))
+        send_thumbnails(open_store(self.staging), self._objects, [str(spec.key)])
+        self._tidy(spec.key, ended)
         return found
 
     def fetch_thumbnails(self, key: SetKey) -> None:
@@ -181,29 +193,47 @@ class Bucket:
         send_thumbnails(open_store(self.url), self.staging, [str(key)])
 
     def begun_settings(
-        self, spec: SetSpec, items: ItemFile, *, retry_failed: bool
+        self, spec: SetSpec, items: ItemFile, config: ExtractConfig
     ) -> Iterator[dict[str, Any]]:
         """Yield the settings of unfinished attempts that fit: first that with most blocks."""
-        names = [name.split("/") for name, _ in self._objects.names(f"{spec.key}/.staging")]
-        blocks = Counter(parts[4] for parts in names if len(parts) == 6)
-        base = self._staged(spec.key)
-        for folder, _ in blocks.most_common():
-            with contextlib.suppress(CorruptStoreError):
-                plan, _ = read_record(self._objects, f"{spec.key}/.staging/{folder}/{_PLAN}")
-                found = plan.get("settings") if isinstance(plan, dict) else None
-                same = plan == _plan(spec, items, base, found, retry_failed=retry_failed)
-                if same and isinstance(found, dict):
-                    yield found
+        names = (name.rpartition("/")[0] for name, _ in self._objects.names(f"{spec.key}/.staging"))
+        for folder, _ in Counter(names).most_common():
+            device, batch, threads = (_SETTINGS.findall(folder) or [("", "0", "None")])[-1]
+            settings = {
+                "batch": int(batch),
+                "threads": None if threads == "None" else int(threads),
+                "device": device,
+            }
+            if folder == self._folder(spec, items, config, settings):
+                yield settings
 
     def blocks(
-        self, writer: SetWriter, items: ItemFile, settings: Mapping[str, Any], *, retry: bool
+        self,
+        writer: SetWriter,
+        items: ItemFile,
+        config: ExtractConfig,
+        settings: Mapping[str, Any],
     ) -> SharedBlocks:
         """Return the blocks of the set that a writer is writing, as the bucket has them."""
-        base = writer.base.commit.digest if writer.base else ""
-        plan = _plan(writer.spec, items, base, dict(settings), retry_failed=retry)
-        shared = SharedBlocks(self._objects, plan, writer)
-        self._begun[writer.spec.key] = shared.folder
-        return shared
+        folder = self._folder(writer.spec, items, config, settings)
+        return SharedBlocks(self._objects, folder, writer)
+
+    def _folder(
+        self, spec: SetSpec, items: ItemFile, config: ExtractConfig, settings: Mapping[str, Any]
+    ) -> str:
+        """Return the folder of the blocks of all machines that share a plan."""
+        base = self._staged(spec.key)
+        plan = {
+            "set_id": spec.set_id,
+            "items": items.facts["sha256"],
+            "base": base,
+            "retry_failed": config.retry_failed,
+            "block_rows": config.block_rows,
+            "settings": dict(settings),
+        }
+        how = ".".join(str(settings[name]) for name in ("device", "batch", "threads"))
+        digest = sha256_hex(canonical_json(plan))[:16]
+        return f"{spec.key}/.staging/extract-{base[:SHORT] or 'new'}-{how}-{digest}"
 
     def _staged(self, key: SetKey) -> str:
         """Return the digest of a set that is finished in the staging store; "" if none is."""
@@ -221,31 +251,18 @@ class Bucket:
             err.add_note(f"The set is finished in {self.staging}, and can be pushed from there.")
             raise
 
-    def _pull(self, key: SetKey) -> None:
-        with contextlib.suppress(UnknownSetError):
-            remove_set(self.staging, str(key))  # begun without a base: of no use
-        publish(open_objects(self.staging), SetSource(*_opened(self.url, key)))
-
-    def _tidy(
-        self, key: SetKey, thumbnails: frozenset[str] = frozenset(), ended: str | None = None
-    ) -> None:
+    def _tidy(self, key: SetKey, ended: str = "") -> None:
         """Do what follows publication; here and in the bucket the unfinished set is then gone.
 
         Blocks for an extension of the current revision stay, but for those in the folder `ended`:
         failed items that failed again make no other revision, and are to be tried the next time.
         """
-        folder = key.directory(self.staging)
-        for path in sorted((folder / "runs").glob("*.json")):
+        for path in sorted((key.directory(self.staging) / "runs").glob("*.json")):
             self._objects.create(f"{key}/runs/{path.name}", path.read_bytes())
-        if thumbnails:
-            self._objects.update_log(
-                lambda log: replace(log, thumbnails=log.thumbnails | thumbnails)
-            )
         base = (self._objects.log() or Log()).sets.get(str(key), "")[:SHORT]
         for name, _ in list(self._objects.names(f"{key}/.staging")):
-            parts = name.split("/")
-            old = len(parts) == 6 and parts[4].split("-")[1:2] != [base]
-            if old or name.rpartition("/")[0] == ended:
+            current = name.startswith(f"{key}/.staging/extract-{base}-")
+            if not current or name.rpartition("/")[0] == ended:
                 self._objects.delete(name)
         with contextlib.suppress(UnknownSetError, StoreWriteError):
             remove_set(self.staging, str(key))
@@ -280,24 +297,6 @@ def _opened(store: str | Path, key: SetKey) -> tuple[FeatureStore, SetInfo]:
     return opened, opened.info(str(key))
 
 
-#: The file of an unfinished set that says what all its blocks have in common.
-_PLAN = "plan.json"
-
-
-def _plan(
-    spec: SetSpec, items: ItemFile, base: str, settings: Any, *, retry_failed: bool
-) -> dict[str, Any]:
-    """Return all that two machines must agree on for their blocks to be of one set."""
-    return {
-        "key": str(spec.key),
-        "set_id": spec.set_id,
-        "items": items.facts["sha256"],
-        "base": base,
-        "retry_failed": retry_failed,
-        "settings": settings,
-    }
-
-
 class SharedBlocks:
     """The blocks of one unfinished set in a bucket, kept in step with its writer here.
 
@@ -307,22 +306,15 @@ class SharedBlocks:
     ----------
     objects : Objects
         The bucket.
-    plan : dict
-        Names the folder of the blocks.
-    writer : SetWriter
-        Open.
-
-    Attributes
-    ----------
     folder : str
         Of the blocks, in the bucket.
+    writer : SetWriter
+        Open.
     """
 
-    def __init__(self, objects: Objects, plan: dict[str, Any], writer: SetWriter) -> None:
-        digest = sha256_hex(canonical_json({**plan, "layout": repr(writer.layout)}))
-        base = str(plan["base"])[:SHORT] or "new"
-        self._objects, self._writer, self._plan = objects, writer, plan
-        self.folder = f"{plan['key']}/.staging/extract-{base}-{digest[:16]}"
+    def __init__(self, objects: Objects, folder: str, writer: SetWriter) -> None:
+        self._objects, self._writer = objects, writer
+        self.folder = folder
         self._pool = ThreadPoolExecutor(AT_ONCE, "blocks")
         self._sent: dict[int, Future[bool]] = {}
 
@@ -332,19 +324,16 @@ class SharedBlocks:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def there(self) -> dict[int, int]:
-        """Return block -> size of its file, of the blocks that the bucket has."""
-        found = ((name.rpartition("/")[2], size) for name, size in self._objects.names(self.folder))
-        return {int(name): size for name, size in found if name.isdecimal()}
+    def there(self) -> set[int]:
+        """Return the blocks that the bucket has."""
+        found = (name.rpartition("/")[2] for name, _ in self._objects.names(self.folder))
+        return {int(name) for name in found if name.isdecimal()}
 
     def agree(self, golden: Golden) -> None:
         """Give the set the golden vectors of whoever was first; errors as for `Golden.agree`."""
         name = f"{self.folder}/{GOLDEN_FILE}"
         if not self._objects.create(name, json_bytes(golden.document())):
-            try:
-                data = self._objects.read(name, limit=MAX_JSON_BYTES)
-            except FileNotFoundError as err:
-                raise self._removed() from err
+            data = self._read(name, MAX_JSON_BYTES)
             golden.agree(data, where=f"{self._objects.address}/{name}")
 
     def settle(self, *, publishes: bool) -> set[int]:
@@ -362,20 +351,12 @@ class SharedBlocks:
         RemoteStoreError
             If the bucket refuses.
         """
-        self._objects.create(f"{self.folder}/{_PLAN}", json_bytes(self._plan))
-        there, mine = self.there(), self._writer.records()
+        there = self.there()
         if publishes:
-            every = range(self._writer.layout.n_blocks)
-            wanted = sorted(b for b in there if b in every and not self._writer.kept(b).all())
-            for start in range(0, len(wanted), AT_ONCE):
-                some = wanted[start : start + AT_ONCE]
-                found = self._pool.map(lambda b: self._other(b, there[b], mine.get(b)), some)
-                for block, other in zip(some, found, strict=True):
-                    if other is not None:
-                        self._writer.take_block(block, *other)
-        for block in sorted(mine.keys() - there.keys()):
+            self._take(there)
+        for block in sorted(self._writer.records().keys() - there):
             self.send(block)
-        return set(self._writer.pending()) - there.keys()
+        return set(self._writer.pending()) - there
 
     def send(self, block: int) -> None:
         """Put a block that is done into the bucket, in another thread."""
@@ -383,69 +364,64 @@ class SharedBlocks:
 
     def drain(self, *, publishes: bool) -> None:
         """Wait until every block is in the bucket; parameters and errors as for `settle`."""
-        for block, sent in self._sent.items():
-            try:
-                try:
-                    ours = sent.result()
-                except RemoteStoreError:  # the bucket may be back
-                    ours = self._send(block)
-            except RemoteStoreError as err:
-                raise RemoteStoreError(
-                    f"{err} The blocks of {self._writer.key} that are done are kept in "
-                    f"{self._writer.root}: when the bucket can be written, run the same command "
-                    "again on this machine, and only the rest is encoded."
-                ) from err
-            if not ours and publishes:
-                with contextlib.suppress(AlreadyFinishedError):  # as the push will find
-                    self._writer.take_block(block, *self._fetch(block))
+        try:
+            others = [block for block, sent in self._sent.items() if not sent.result()]
+        except RemoteStoreError as err:
+            raise RemoteStoreError(
+                f"{err} The blocks of {self._writer.key} that are done are kept in "
+                f"{self._writer.root}: when the bucket can be written, run the same command again "
+                "on this machine, and only the rest is encoded."
+            ) from err
         self._sent.clear()
+        if publishes:
+            with contextlib.suppress(AlreadyFinishedError):  # as the push will find
+                self._take(others)
 
     def _send(self, block: int) -> bool:
-        """Put a block; False if the bucket has another one."""
+        """Put a block; False if the bucket has one, perhaps another."""
         record, data = self._writer.done_block(block)
-        if not record.fits(data):
-            raise CorruptStoreError(f"Block {block:,} of {self._writer.key} changed on the disk.")
-        if self._objects.create(self._name(block), record.line(block) + data):
-            return True
-        with contextlib.suppress(AlreadyFinishedError):  # as the push will find
-            return self._fetch(block)[0].digest == record.digest
-        return True
+        return self._objects.create(self._name(block), record.line() + data)
 
-    def _other(
-        self, block: int, size: int, mine: BlockRecord | None
-    ) -> tuple[BlockRecord, bytes] | None:
-        """Return the block of the bucket, None if it is the one that is here."""
-        head = size - self._rows_bytes(block)
-        if mine is not None and head <= MAX_JSON_BYTES:
-            with contextlib.suppress(CorruptStoreError, FileNotFoundError):
-                line = b"".join(self._objects.stream(self._name(block), 0, head))
-                if BlockRecord.parse(line, block).digest == mine.digest:
-                    return None
-        return self._fetch(block)
+    def _take(self, blocks: Iterable[int]) -> None:
+        """Give the set these blocks as the bucket has them."""
+        mine, layout = self._writer.records(), self._writer.layout
+        every = range(layout.n_blocks)
+        wanted = sorted(b for b in blocks if b in every and not self._writer.kept(b).all())
+        for start in range(0, len(wanted), AT_ONCE):
+            some = wanted[start : start + AT_ONCE]
+            found = self._pool.map(lambda b: self._fetch(b, mine.get(b)), some)
+            for block, data in zip(some, found, strict=True):
+                if data is None:
+                    continue
+                head, rows = data[: -layout.block_bytes(block)], data[-layout.block_bytes(block) :]
+                try:
+                    record = msgspec.json.decode(head, type=BlockRecord)
+                    if block not in mine or mine[block].digest != record.digest:
+                        self._writer.take_block(block, record, rows)
+                except (CorruptStoreError, ValueError, RecursionError) as err:
+                    raise CorruptStoreError(
+                        f"{self._objects.address}/{self._name(block)} is damaged. Delete it, and "
+                        "run the same command again: the block is then encoded anew."
+                    ) from err
 
-    def _fetch(self, block: int) -> tuple[BlockRecord, bytes]:
-        size = self._rows_bytes(block)
+    def _fetch(self, block: int, mine: BlockRecord | None) -> bytes | None:
+        """Return a block and its record as the bucket has them; None if the record is mine."""
+        own = mine.line() if mine else b""
+        with contextlib.suppress(CorruptStoreError, FileNotFoundError, RemoteStoreError):
+            if own and own == b"".join(self._objects.stream(self._name(block), 0, len(own))):
+                return None
+        return self._read(
+            self._name(block), self._writer.layout.block_bytes(block) + MAX_JSON_BYTES
+        )
+
+    def _read(self, name: str, limit: int) -> bytes:
         try:
-            data = self._objects.read(self._name(block), limit=size + MAX_JSON_BYTES)
+            return self._objects.read(name, limit=limit)
         except FileNotFoundError as err:
-            raise self._removed() from err
-        with contextlib.suppress(CorruptStoreError):
-            record = BlockRecord.parse(data[:-size], block)
-            if record.fits(data[-size:]):
-                return record, data[-size:]
-        raise CorruptStoreError(
-            f"{self._objects.address}/{self._name(block)} is damaged. Delete it, and run the same "
-            "command again: the block is then encoded anew."
-        )
-
-    def _removed(self) -> AlreadyFinishedError:
-        return AlreadyFinishedError(
-            f"Blocks of {self._writer.key} were removed from {self._objects.address}: another "
-            "machine has published the set. Run the same command again."
-        )
-
-    def _rows_bytes(self, block: int) -> int:
-        return self._writer.layout.block_bytes(block)
+            raise AlreadyFinishedError(
+                f"Blocks of {self._writer.key} were removed from {self._objects.address}: another "
+                "machine has published the set. Run the same command again."
+            ) from err
 
     def _name(self, block: int) -> str:
         return f"{self.folder}/{block:06d}"

@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -31,7 +32,7 @@ from featstore.errors import (
 )
 from featstore.extraction.batches import StageClock, Tracker, use_device
 from featstore.extraction.job import run_job, say_how, settle_settings
-from featstore.extraction.options import ExtractResult, Step, ignore, settle_device, tell_how
+from featstore.extraction.options import ExtractResult, ignore, settle_device, tell_how
 from featstore.extraction.targets import Job, SetState, check_free_space
 from featstore.parallel import RETRIES, available_cores, connected, errors_of, processes, spawning
 from featstore.plugins import ENVIRONMENT, use_plugins
@@ -166,7 +167,7 @@ Task = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
 def conduct(
-    job: Job, run: Callable[[Iterable[Task]], Iterable[Any]], devices: Sequence[str], cores: int
+    job: Job, run: Callable[[Iterable[Task]], Iterable[Any]], workers: int
 ) -> list[ExtractResult]:
     """Settle the plan, have every part done, and publish; return one result an encoder.
 
@@ -176,10 +177,8 @@ def conduct(
         Whose ``on_progress`` is called here after every part.
     run : callable
         Has workers do tasks, and yields the answers as they come.
-    devices : sequence of str
-        Of the workers.
-    cores : int
-        Of each.
+    workers : int
+        How many there are.
 
     Raises
     ------
@@ -198,17 +197,14 @@ def conduct(
         rows_total=rows,
         rows_done=rows - left,
         encoders=len(job.encoders),
-        workers=(job.config.jobs or cores) * len(devices),
-        device=", ".join(devices),
-        processes=len(devices),
     )
-    size = parts_of(max(state.blocks for state in states), len(devices)) if left else 0
+    size = parts_of(max(state.blocks for state in states), workers) if left else 0
     parts: list[list[ExtractResult]] = [[] for _ in range(size)]
-    for rank, done, steps in run([(_do_part, (rank, size, pinned)) for rank in range(size)]):
+    for rank, done, counts in run([(_do_part, (rank, size, pinned)) for rank in range(size)]):
         parts[rank] = done
-        for step in steps:
-            tracker.take(step)
-            tell_how(tracker.first_bottleneck())
+        for counted, failures in counts:
+            tracker.take(counted, failures)
+        tell_how(tracker.first_bottleneck())
         (job.config.on_progress or ignore)(tracker.progress())
     (last,) = run([(run_part, (None, pinned))])
     return merge_results(parts, last)
@@ -216,11 +212,11 @@ def conduct(
 
 def _do_part(
     job: Job, rank: int, size: int, pinned: Pinned
-) -> tuple[int, list[ExtractResult], list[Step]]:
-    """Do a part; return its number, its results, and what each batch has added."""
-    steps: list[Step] = []
-    job.config = replace(job.config, on_step=steps.append)
-    return rank, run_part(job, (rank, size), pinned), steps
+) -> tuple[int, list[ExtractResult], list[tuple[Mapping[str, float], set[str]]]]:
+    """Do a part; return its number, its results, and for each pass what it counted."""
+    counts: list[tuple[Mapping[str, float], set[str]]] = []
+    job.config = replace(job.config, on_part=lambda *found: counts.append(found))
+    return rank, run_part(job, (rank, size), pinned), counts
 
 
 def parts_of(blocks: int, workers: int) -> int:
@@ -327,7 +323,7 @@ def extract_on_devices(job: Job, devices: str | Sequence[str] = "all") -> list[E
     for device in chosen:
         waiting.put(device)
     with processes(len(chosen), _begin_worker, to_send(job), cores, waiting) as run:
-        return conduct(job, partial(run, _do_here), chosen, cores)
+        return conduct(job, partial(run, _do_here), len(chosen))
 
 
 def split_devices(devices: str | Sequence[str], every: Callable[[], Sequence[str]]) -> list[str]:
@@ -343,18 +339,12 @@ def parse_devices(devices: str | Sequence[str]) -> list[str]:
     Raises
     ------
     EncoderError
-        If the list is empty, or this machine has no such GPU.
+        If the list is empty, or all GPUs are asked for and there is none.
     """
     chosen = split_devices(devices, all_devices)
     if not chosen:
         raise EncoderError(
             "No device is named. Take --device all, or a list such as cuda:0,cuda:1."
-        )
-    gpus = [device for device in chosen if device.startswith("cuda")]
-    known = ["cuda", *all_devices()] if gpus else []
-    if unknown := [device for device in gpus if device not in known]:
-        raise EncoderError(
-            f"This machine has no {', '.join(unknown)}: torch can use {', '.join(known[1:])}."
         )
     return chosen
 
@@ -410,7 +400,6 @@ def extract_rank(job: Job, place: Rank) -> list[ExtractResult]:
     Parameters
     ----------
     job : Job
-        Of a manifest that was read `unchecked`, if it is large: each rank looks for its own files.
     place : Rank
 
     Returns
@@ -442,6 +431,10 @@ def extract_rank(job: Job, place: Rank) -> list[ExtractResult]:
     return merge_results([done], run_part(opened, None, pinned))
 
 
+#: What Slurm says of a process that has no others beside it.
+_ALONE = {"PROCID": "0", "NTASKS": "1"}
+
+
 def rank_of(shard: str, environment: Mapping[str, str] | None = None) -> Rank:
     """Return which process this is: of ``I/N`` the I-th, of ``auto`` what the environment says.
 
@@ -462,21 +455,21 @@ def rank_of(shard: str, environment: Mapping[str, str] | None = None) -> Rank:
     if shard != "auto":
         return Rank(*map(int, shard.split("/")))
     found = {**(os.environ if environment is None else environment)}
-    if {"RANK", "WORLD_SIZE"} <= found.keys():
-        return Rank(_number(found, "RANK"), _number(found, "WORLD_SIZE"))
-    processes = _number(found, "SLURM_NTASKS", 1)
-    process = _number(found, "SLURM_PROCID", 0)
-    if {"SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"} <= found.keys():
-        first = _number(found, "SLURM_ARRAY_TASK_MIN", 0)
-        step = max(1, _number(found, "SLURM_ARRAY_TASK_STEP", 1))
-        task = (_number(found, "SLURM_ARRAY_TASK_ID") - first) // step
-        tasks = _number(found, "SLURM_ARRAY_TASK_COUNT")
-        return Rank(task * processes + process, tasks * processes)
-    if {"SLURM_PROCID", "SLURM_NTASKS"} <= found.keys():
-        return Rank(process, processes)
+    with suppress(ValueError):  # of a variable that is no number
+        if {"RANK", "WORLD_SIZE"} <= found.keys():
+            return Rank(int(found["RANK"]), int(found["WORLD_SIZE"]))
+        process, processes = (int(found.get(f"SLURM_{name}", n)) for name, n in _ALONE.items())
+        if {"SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"} <= found.keys():
+            first = int(found.get("SLURM_ARRAY_TASK_MIN", "0"))
+            step = max(1, int(found.get("SLURM_ARRAY_TASK_STEP", "1")))
+            task = (int(found["SLURM_ARRAY_TASK_ID"]) - first) // step
+            tasks = int(found["SLURM_ARRAY_TASK_COUNT"])
+            return Rank(task * processes + process, tasks * processes)
+        if {"SLURM_PROCID", "SLURM_NTASKS"} <= found.keys():
+            return Rank(process, processes)
     raise EncoderError(
         "--shard auto finds neither RANK and WORLD_SIZE (torchrun) nor SLURM_PROCID and "
-        "SLURM_NTASKS, nor a Slurm array. Start it there, or give --shard I/N."
+        "SLURM_NTASKS, nor a Slurm array, in whole numbers. Start it there, or give --shard I/N."
     )
 
 
@@ -494,16 +487,6 @@ def local_device(device: str, environment: Mapping[str, str] | None = None) -> s
     found = os.environ if environment is None else environment
     local = int(found.get("LOCAL_RANK", found.get("SLURM_LOCALID", "0")))
     return f"cuda:{local % max(1, torch.cuda.device_count())}"
-
-
-def _number(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
-    text = environment.get(name)
-    if text is None and default is not None:
-        return default
-    try:
-        return int(text or "")
-    except ValueError:
-        raise EncoderError(f"{name} is {text!r}, not a number. Give --shard I/N.") from None
 
 
 def extract_on_ray(job: Job, devices: str | Sequence[str] = "all") -> list[ExtractResult]:
@@ -553,7 +536,7 @@ def extract_on_ray(job: Job, devices: str | Sequence[str] = "all") -> list[Extra
         run = partial(ActorPool(actors).map_unordered, lambda actor, task: actor.run.remote(task))
         try:
             with errors_of(ray):
-                return conduct(job, run, chosen, cores)
+                return conduct(job, run, len(chosen))
         finally:
             for actor in actors:
                 ray.kill(actor)

@@ -1,9 +1,9 @@
 """Extract the rows of a classification head, and check that they are in the order of its classes.
 
 Classes that look alike tend to have names that mean alike, so in the right order the cosines
-among head rows go with the cosines among name embeddings. Two questions are asked, because one
-is not enough: label sets are sorted by meaning, so that a list shifted by one still correlates
-half as well as the right one, far above every random order.
+among head rows go with the cosines among name embeddings. Random orders are not enough to compare
+with: label sets are sorted by meaning, so that a list shifted by one still correlates half as well
+as the right one, far above every random order.
 """
 
 from __future__ import annotations
@@ -125,8 +125,8 @@ def extract_head(
     ManifestError
         If there is no label set.
     EncoderError
-        If the head has another number of classes, another label set or another order; or if its
-        label set is only guessed by the number of its classes and could not be checked.
+        If the head has another number of classes, another label set or another order; or if
+        nothing says which label set it is of.
 
     Examples
     --------
@@ -281,14 +281,6 @@ def label_set_of(source: Manifest) -> pl.DataFrame:
 def _check_names(head: Head, classes: pl.DataFrame, store: StorePlace) -> dict[str, Any] | None:
     """Check the order of the rows by the names in the store, if there are any."""
     check = check_against_store(head, classes, store)
-    if check is None and head.facts["label_set_basis"] == GUESSED:
-        raise EncoderError(
-            f"That the {classes.height:,} rows of the head of {head.name} are the classes of "
-            f"{head.label_set} is only guessed by their number, and {store} holds no embedded "
-            "class names to check it by. Extract those first (--kind class_name --encoder "
-            f"st:NAME), or say -s label_set={head.label_set} if you know it; classes in another "
-            "order come in a file."
-        )
     if check is None:
         logger.warning(
             "That the rows of the head of %s stand in the order of %s rests on its %s: %s holds "
@@ -358,10 +350,6 @@ def label_set_of_tag(tag: str, classes: int) -> str | None:
     return next((name for name in named if LABEL_SETS[name] == classes), None)
 
 
-#: Basis of a label set that is only a guess: it has to be checked against class names.
-GUESSED = "number of classes"
-
-
 def read_head(
     name: str,
     *,
@@ -381,8 +369,8 @@ def read_head(
     weights : str, Path or None
         As for ``open_encoder``.
     label_set : str, optional
-        Which classes the rows are. By default as the weights package says, by the tag of the
-        checkpoint, or by their number; ``facts["label_set_basis"]`` says which of these.
+        Which classes the rows are. By default as the weights package says, or by the tag of the
+        checkpoint; ``facts["label_set_basis"]`` says which of these.
     device : str
         Where the check is computed.
     pool : str, optional
@@ -393,8 +381,8 @@ def read_head(
     UnknownEncoderError
         If there is no such encoder.
     EncoderError
-        If it has no head, its rows do not make its logits, or the number of its classes is that
-        of no known label set.
+        If it has no head, its rows do not make its logits, or nothing says which classes they
+        are.
     """
     if check_name(name) != "timm":
         raise EncoderError(f"{name} has no classification head: heads belong to timm models.")
@@ -415,7 +403,7 @@ def head_of(encoder: TimmEncoder, *, label_set: str | None = None) -> Head:
     Raises
     ------
     EncoderError
-        If the number of its classes is that of no known label set.
+        If nothing says which classes its rows are.
     """
     weight, bias = encoder.head_arrays()
     chosen, basis = _rows_are(encoder, len(weight), label_set)
@@ -441,25 +429,18 @@ def _rows_are(encoder: TimmEncoder, classes: int, requested: str | None) -> tupl
     tagged = "." in encoder.name or encoder.facts["weights"]["source"] == "hub"
     if tagged and (known := label_set_of_tag(tag, classes)):
         return known, "tag of the checkpoint"
-    reason = NO_LABEL_SET.get(tag) if tagged else None
-    # No two known sets have as many: a guess, not knowledge.
-    guess = next((name for name, count in LABEL_SETS.items() if count == classes), None)
-    if guess is None or reason:
-        counts = ", ".join(f"{count:,} ({name})" for name, count in LABEL_SETS.items())
-        why = reason or f"the number of no known label set. Known: {counts}"
-        raise EncoderError(
-            f"The head of {encoder.name} has {classes:,} classes, {why}. Say which classes its "
-            "rows are with -s label_set= (API: label_set=), or list them in a file in "
-            "place of MANIFEST (API: label_file=)."
-        )
-    return guess, GUESSED
+    why = f" ({reason})" if tagged and (reason := NO_LABEL_SET.get(tag)) else ""
+    raise EncoderError(
+        f"Nothing says which {classes:,} classes the rows of the head of {encoder.name} are{why}. "
+        "Say it with -s label_set= (API: label_set=), such as imagenet1k, or list them in a file "
+        "in place of MANIFEST (API: label_file=)."
+    )
 
 
 #: Classes that are looked at; more only take longer.
 SAMPLE = 500
-PERMUTATIONS = 999
-#: Largest p-value at which the order is believed: none of 999 random orders does as well.
-P_MAX = 0.001
+#: Random orders of the names, none of which may fit the rows as well as the stated one.
+RANDOM_ORDERS = 999
 #: Names that many places away, before and behind, must fit a row less well than its own.
 SHIFTS = 5
 #: Parts of the list, in order, in each of which that must hold, and classes a part needs.
@@ -474,56 +455,25 @@ class RowOrder:
     """How well the rows of a head and a list of class names go together."""
 
     correlation: float
-    """Between the cosines among rows and the cosines among names, over pairs of classes."""
-    p_value: float
-    """(1 + permutations that correlate at least as well) / (1 + permutations)."""
-    permutations: int
+    """Of the cosines of a row and of its name to the other classes, the mean over classes."""
     classes: int
     """How many were looked at."""
-    shifted: tuple[int, int, int] | None
-    """First part of the list that fits better when shifted: first row, end, and by how much."""
-
-    @property
-    def agrees(self) -> bool:
-        """Whether this is the order of the rows."""
-        return self.p_value <= P_MAX and self.shifted is None
-
-    def describe(self) -> str:
-        """Return what was found, as part of a sentence."""
-        message = (
-            f"over {self.classes:,} classes the cosines among rows and among names correlate by "
-            f"{self.correlation:.3f} (p = {self.p_value:.3g} of {self.permutations:,} permutations)"
-        )
-        if self.shifted is None:
-            return message
-        first, end, by = self.shifted
-        where = "behind" if by > 0 else "before"
-        return (
-            f"{message}, and rows {first:,} to {end - 1:,} fit the names {abs(by)} {where} better "
-            "than their own"
-        )
+    wrong: str
+    """What fits better than the stated order, as part of a sentence; empty if nothing does."""
 
 
 def check_row_order(
-    weight: np.ndarray,
-    names: np.ndarray,
-    *,
-    usable: np.ndarray | None = None,
-    seed: int = 0,
-    permutations: int = PERMUTATIONS,
+    weight: np.ndarray, names: np.ndarray, *, usable: np.ndarray | None = None, seed: int = 0
 ) -> RowOrder:
     """Compare the order of head rows with that of class-name embeddings.
 
-    With ``G_W``, ``G_T`` the cosine matrices of centred rows and names, over a seeded sample of
-    at most 500 classes:
-
-    - r is the Pearson correlation of their off-diagonal entries, and its p-value the share of
-      random orders of the names that reach it (Mantel's test);
-    - for each class the row of ``G_W`` is correlated with the cosines of the name k places
-      further to the other names, for k in -5 … 5. In each quarter of the list (each part of 100
-      classes, if there are fewer than 400) the mean must be largest for k = 0. An order that
-      means nothing at close range, as one sorted by name, passes all four by chance once in
-      11^4 = 14,641. What it cannot see is an error within less than about half a part.
+    Over a seeded sample of at most 500 classes the fit of row i and name m is the correlation of
+    two lists: the cosines of row i to the other rows, and those of name m to their names, all
+    centred. Its mean must be larger for the stated order than for each of 999 random orders
+    of the names, over all classes; and than for the names k places further, k in -5 ... 5, in each
+    quarter of the list (each part of 100 classes, if there are fewer than 400). An order that means
+    nothing passes by chance less than once in a thousand. What cannot be seen is an error within
+    less than about half a part.
 
     Parameters
     ----------
@@ -534,8 +484,6 @@ def check_row_order(
     usable : ndarray of shape (c,), optional
         False for classes to leave out, as those whose name another class shares.
     seed : int
-    permutations : int
-        Their number decides the smallest p-value, 1 / (1 + permutations).
 
     Raises
     ------
@@ -544,8 +492,8 @@ def check_row_order(
 
     References
     ----------
-    Mantel, The detection of disease clustering and a generalized regression approach, Cancer
-    Research 27, 1967.
+    A permutation test of two matrices of similarity, as Mantel, The detection of disease clustering
+    and a generalized regression approach, Cancer Research 27, 1967; by rows.
     """
     count = len(weight)
     if weight.ndim != 2 or names.ndim != 2 or len(names) != count:
@@ -562,86 +510,43 @@ def check_row_order(
     rng = np.random.default_rng(seed)
     if len(chosen) > SAMPLE:
         chosen = np.sort(rng.choice(chosen, SAMPLE, replace=False))
-    rows, texts = _centred_units(weight), _centred_units(names)
-    alike = rows[chosen] @ rows[chosen].T
-    correlation, p_value = _mantel(alike, texts[chosen] @ texts[chosen].T, rng, permutations)
-    return RowOrder(
-        correlation=correlation,
-        p_value=p_value,
-        permutations=permutations,
-        classes=len(chosen),
-        shifted=_first_shift(alike, texts, chosen),
-    )
+    # (n, c): how row i of those chosen fits each name.
+    fits = _profiles(weight, chosen)[chosen] @ _profiles(names, chosen).T
+    each, own = np.arange(len(chosen)), fits[np.arange(len(chosen)), chosen]
+    shifts = [k for k in range(-SHIFTS, SHIFTS + 1) if k]
+    moved = [(chosen + k) % count for k in shifts]
+    randomly = [rng.permutation(chosen) for _ in range(RANDOM_ORDERS)]
+    parts = np.array_split(each, max(1, min(PARTS, len(chosen) // PART_CLASSES)))
+    wrong = ""
+    for part, orders in [(each, randomly), *((part, moved) for part in parts)]:
+        means = fits[part, np.array(orders)[:, part]].mean(axis=1)
+        best = int(means.argmax())
+        if not own[part].mean() > means[best]:
+            k = 0 if orders is randomly else shifts[best]
+            how = f"the names {abs(k)} {'behind' if k > 0 else 'before'}" if k else "a random order"
+            first, last = chosen[part[0]], chosen[part[-1]]
+            wrong = f"rows {first:,} to {last:,} fit {how} as well as their own, or better"
+            break
+    return RowOrder(float(own.mean()), len(chosen), wrong)
 
 
-def _centred_units(rows: np.ndarray) -> np.ndarray:
-    """Return the rows about their mean, each of length 1 (0 if it is the mean)."""
-    centred = rows.astype(np.float32) - rows.mean(axis=0, dtype=np.float64).astype(np.float32)
-    norms = np.linalg.norm(centred, axis=1, keepdims=True)
-    units: np.ndarray = np.divide(centred, norms, out=np.zeros_like(centred), where=norms > 0)
-    return units
+def _profiles(rows: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Return of each row its centred cosines to those chosen, about their mean and of length 1.
 
-
-def _mantel(
-    a: np.ndarray, b: np.ndarray, rng: np.random.Generator, permutations: int
-) -> tuple[float, float]:
-    """Return the correlation of the off-diagonal entries of `a` and `b`, and its p-value."""
-    a, b = _standardized(a), _standardized(b)
-    pairs = len(a) * (len(a) - 1)
-    # float64 sums of float32 products: a permutation that changes nothing gives the same number.
-    found = float(np.vdot(a, b)) / pairs
-    reached = 0
-    for _ in range(permutations):
-        order = rng.permutation(len(b))
-        reached += float(np.vdot(a, b[order][:, order])) / pairs >= found
-    return found, (1 + reached) / (1 + permutations)
-
-
-def _standardized(gram: np.ndarray) -> np.ndarray:
-    """Return `gram` with off-diagonal entries of mean 0 and variance 1, and a diagonal of 0."""
-    off = ~np.eye(len(gram), dtype=bool)
-    values = gram[off].astype(np.float64)
-    spread = values.std()
-    out = np.zeros_like(gram, dtype=np.float32)
-    if spread > 0:
-        out[off] = (values - values.mean()) / spread
-    return out
-
-
-def _first_shift(
-    alike: np.ndarray, texts: np.ndarray, chosen: np.ndarray
-) -> tuple[int, int, int] | None:
-    """Return the first part of the list whose rows fit other names better than their own."""
-    count = len(texts)
-    shifts = [k for k in range(-SHIFTS, SHIFTS + 1) if abs(k) < count // 2]
-    fits = np.stack([_fits(alike, texts, chosen, k) for k in shifts])  # (shifts, n)
-    number = max(1, min(PARTS, len(chosen) // PART_CLASSES))
-    parts = np.array_split(np.arange(len(chosen)), number)
-    for part in parts:
-        best = shifts[int(fits[:, part].mean(axis=1).argmax())]
-        if best != 0:
-            return int(chosen[part[0]]), int(chosen[part[-1]]) + 1, best
-    return None
-
-
-def _fits(alike: np.ndarray, texts: np.ndarray, chosen: np.ndarray, shift: int) -> np.ndarray:
-    """Return for each class how its row fits the name `shift` places further: a correlation.
-
-    Over the other classes, except the one that this name belongs to.
+    Of shape (c, n), and 0 for a row's cosine to itself, which any order has at the same place.
     """
-    moved = (chosen + shift) % len(texts)
-    named = texts[moved] @ texts[chosen].T
-    keep = (chosen[:, None] != chosen[None, :]) & (moved[:, None] != chosen[None, :])
-    number = keep.sum(axis=1, keepdims=True)
-    deviations = []
-    for matrix in (alike, named):
-        mean = (matrix * keep).sum(axis=1, keepdims=True) / number
-        deviations.append((matrix - mean) * keep)
-    a, b = deviations
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    product = np.einsum("ij,ij->i", a, b)
-    fits: np.ndarray = np.divide(product, norms, out=np.zeros_like(product), where=norms > 0)
-    return fits
+    units = _units(rows - rows.mean(axis=0, dtype=np.float64))
+    itself = np.arange(len(rows))[:, None] == chosen
+    cosines = np.where(itself, 0.0, units @ units[chosen].T)
+    means = cosines.sum(axis=1, keepdims=True) / (~itself).sum(axis=1, keepdims=True)
+    return _units(np.where(itself, 0.0, cosines - means))
+
+
+def _units(rows: np.ndarray) -> np.ndarray:
+    """Return the rows, each of length 1, or 0 as it was."""
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    units: np.ndarray = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 1e-9)
+    return units
 
 
 def check_against_store(
@@ -677,18 +582,16 @@ def check_against_store(
         if np.count_nonzero(usable) < MIN_CLASSES:
             continue
         order, against = check_row_order(head.weight, names, usable=usable), str(info.key)
-        if not order.agrees:
+        if order.wrong:
             raise EncoderError(
                 f"The rows of the head of {head.name} are not in the order of label set "
-                f"{head.label_set!r}: by {against}, {order.describe()}. Give the classes in the "
+                f"{head.label_set!r}: by {against}, {order.wrong}. Give the classes in the "
                 "order of the rows in a file in place of MANIFEST (API: label_file=), or the label "
                 "set that they are."
             )
         return {
             "against": against,
             "correlation": round(order.correlation, 4),
-            "p_value": order.p_value,
-            "permutations": order.permutations,
             "classes": order.classes,
         }
     return None

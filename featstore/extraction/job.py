@@ -56,11 +56,10 @@ from featstore.images import (
 )
 from featstore.manifest import Manifest, read_manifest
 from featstore.options import document
-from featstore.parallel import gains_from_bf16
 from featstore.sources.reader import ByteReader
 from featstore.store import BLOCK_ROWS
 from featstore.store.layout import LayoutLimits, SetKey
-from featstore.store.listing import find_damage, whole_commit
+from featstore.store.listing import whole_commit
 from featstore.store.log import resolve_set
 from featstore.store.store import FeatureStore, open_store
 from featstore.store.tables import read_thumbnails, write_thumbnails
@@ -92,7 +91,10 @@ def encode_sets(job: Job, targets: Sequence[Target]) -> dict[str, ExtractResult]
             if done is not None:
                 results[target.spec.set_id] = done
                 continue
-            _check_golden(target)
+            base = target.writer.base
+            if base is not None and GOLDEN_FILE not in base.lost:
+                key = str(target.spec.key)
+                require_same_encoder(target.golden, key, base.directory, base.commit)
             target.known = target.known_rows(target.golden)
             opened.append(target)
         shapes = [
@@ -143,7 +145,6 @@ def _prepare_set(job: Job, target: Target) -> None:
         target.encoder,
         settings["batch"],
         device=config.device,
-        halve=config.may_halve,
         threads=settings["threads"],
     )
     target.golden = Golden(target.encoder, settings["threads"])
@@ -164,7 +165,7 @@ def settle_settings(job: Job, target: Target) -> dict[str, Any]:
 
 
 def say_how(job: Job, settings: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return in one line where and how sets are encoded, why, and what would be faster.
+    """Return in one line where and how sets are encoded, and why.
 
     Parameters
     ----------
@@ -188,14 +189,9 @@ def say_how(job: Job, settings: Mapping[str, Mapping[str, Any]]) -> str:
     own = [settings[target.spec.set_id] for target in targets]
     batches = " and ".join(dict.fromkeys(str(one["batch"]) for one in own))
     precisions = ", ".join(f"in {name} ({reason})" for name, reason in reasons.items())
-    on_gpu = device.startswith("cuda")
-    faster = [] if on_gpu else ["a GPU"]
-    if "float32" in reasons and (on_gpu or gains_from_bf16()):
-        faster.append("`precision=bfloat16`, which makes another set")
     return (
         f"Encoding on {device} ({why}), {precisions}, batches of {batches}, "
         f"threads: {own[0]['threads']}."
-        + (f" May be faster: {'; '.join(faster)}." if faster else "")
     )
 
 
@@ -205,8 +201,7 @@ def _open_writer(job: Job, target: Target, stack: contextlib.ExitStack) -> Extra
         stack.enter_context(target.writer)
         pending = set(target.writer.pending())
         if job.bucket is not None:
-            retry = job.config.retry_failed
-            shared = job.bucket.blocks(target.writer, job.file, target.settings, retry=retry)
+            shared = job.bucket.blocks(target.writer, job.file, job.config, target.settings)
             target.shared = stack.enter_context(shared)
             if job.config.part is None:
                 shared.agree(target.golden)
@@ -220,12 +215,6 @@ def _open_writer(job: Job, target: Target, stack: contextlib.ExitStack) -> Extra
     return None
 
 
-def _check_golden(target: Target) -> None:
-    base = target.writer.base
-    if base is not None and GOLDEN_FILE not in base.lost:
-        require_same_encoder(target.golden, str(target.spec.key), base.directory, base.commit)
-
-
 def _run_pass(job: Job, sets: list[Target], reader: ByteReader) -> dict[str, ExtractResult]:
     """Encode every pending block once for all sets that lack it, and publish the sets."""
     clock = StageClock()
@@ -234,32 +223,27 @@ def _run_pass(job: Job, sets: list[Target], reader: ByteReader) -> dict[str, Ext
         rows_total=sum(one.writer.layout.n for one in sets),
         rows_done=sum(one.n_done_at_start() for one in sets),
         encoders=len(sets),
-        workers=job.workers,
-        device=job.config.device,
     )
     limit = _failure_limit(job, sets, tracker)
     limit.check()
-    on_step, on_progress = job.config.on_step, job.config.on_progress
+    on_part, on_progress = job.config.on_part, job.config.on_progress
 
     def count(rows: int) -> None:
         tracker.advance(rows, encoded=True)
-        if on_step is not None:
-            on_step(tracker.step())
-            return
-        tell_how(tracker.first_bottleneck())
-        if on_progress is not None:
-            on_progress(tracker.progress())
+        if on_part is None:
+            tell_how(tracker.first_bottleneck())
+            if on_progress is not None:
+                on_progress(tracker.progress())
 
     with Preparation(
         reader,
         [one.runner for one in sets],
         workers=job.workers,
         pool=job.decoders(),
-        gpu=job.config.device if job.config.decode == "gpu" else None,
         accepted=job.accepted,
         clock=clock,
     ) as preparation:
-        outputs = encode_blocks(_tasks(job, sets), preparation, on_failure=limit.add, on_rows=count)
+        outputs = encode_blocks(_tasks(sets), preparation, on_failure=limit.add, on_rows=count)
         for output in outputs:
             for number, one in enumerate(sets):
                 if output.number not in one.pending:
@@ -267,23 +251,20 @@ def _run_pass(job: Job, sets: list[Target], reader: ByteReader) -> dict[str, Ext
                 with clock.measure("write"):
                     tracker.advance(one.write(output, number), encoded=False)
                 if job.config.on_block is not None:
-                    job.config.on_block(one.block_done(output.number))
-    run = {
-        "seconds": round(tracker.elapsed, 3),
-        "shares": tracker.shares(),
-        "settings": job.settings(),
-    }
+                    job.config.on_block(output.number)
+    if on_part is not None:
+        on_part(clock.counted, tracker.failures)
+    run = {"seconds": round(tracker.elapsed, 3), "settings": job.settings()}
     results = {}
     for one in sets:
         results[one.spec.set_id] = one.end_part() if job.config.part else one.finish(run)
     return results
 
 
-def _tasks(job: Job, sets: Sequence[Target]) -> Iterator[BlockTask]:
+def _tasks(sets: Sequence[Target]) -> Iterator[BlockTask]:
     """Yield every block that some set lacks."""
     for block in sorted(frozenset().union(*(one.pending for one in sets))):
         items = sets[0].writer.items[sets[0].writer.layout.block_slice(block)]
-        job.source.check_files(items)
         yield BlockTask(block, items, [one.needed(block) for one in sets])
 
 
@@ -311,7 +292,6 @@ def draw_thumbnails(job: Job, *, skip: Collection[str], side: int = 96) -> None:
     directory = job.folder / job.dataset / job.kind
     have = read_thumbnails(directory)
     left = job.items.filter(~pl.col("item_id").is_in([*have, *skip]))
-    job.source.check_files(left)
     small: dict[str, bytes] = {}
 
     def draw(item: Mapping[str, Any]) -> None:
@@ -456,7 +436,7 @@ def run_job(job: Job) -> list[ExtractResult]:
     missing = [target for target in job.targets if target.spec.set_id not in results]
     if missing:
         results |= encode_sets(job, missing)
-    if job.thumbnails and not job.config.part:
+    if job.config.thumbnails and job.kind == "image" and not job.config.part:
         if job.bucket is not None:
             job.bucket.fetch_thumbnails(job.targets[0].spec.key)
         skip = set().union(*(result.failures for result in results.values()))
@@ -464,8 +444,9 @@ def run_job(job: Job) -> list[ExtractResult]:
     if job.bucket is not None and not job.config.part:
         retry = job.config.retry_failed
         for target in job.targets:
-            ended = job.bucket.publish(target.spec, job.file, retry_failed=retry)
-            results |= {target.spec.set_id: ended} if ended else {}
+            folder = target.shared.folder if target.shared else ""
+            other = job.bucket.publish(target.spec, job.file, retry_failed=retry, ended=folder)
+            results |= {target.spec.set_id: other} if other else {}
     return [results[target.spec.set_id] for target in job.targets]
 
 
@@ -506,9 +487,6 @@ def repair_set(
     if done.left:
         set_key = SetKey(*name.split("/"))
         commit = whole_commit(root, set_key, log=repair_log(root, dry_run=True))
-        if commit is not None:
-            damage = find_damage(root, set_key, commit)
-            done.bad = [damage.describe(block) for block in damage.blocks]
         attributes: Mapping[str, Any] = {} if commit is None else commit.attributes
         done.commands = next_commands(root, set_key, attributes)
     return done

@@ -13,7 +13,7 @@ import logging
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,6 @@ from featstore.encoders.base import (
     IMAGE_KINDS,
     TEXT_KINDS,
     Encoder,
-    cosine_of,
-    enlarged_golden,
     golden_inputs,
 )
 from featstore.encoders.registry import ObjectEncoder, check_kind, check_options
@@ -43,13 +41,9 @@ from featstore.errors import (
 from featstore.extraction.batches import BatchRunner
 from featstore.extraction.options import EncoderSpec, ExtractConfig
 from featstore.images import (
-    GPU_RESIZE_RULE,
-    GPU_RULE,
     SCALED_RULE,
     SCALED_SIDE,
     Geometry,
-    decode_image,
-    decode_on_gpu,
     view_items,
 )
 from featstore.manifest import Manifest
@@ -108,25 +102,23 @@ def open_encoders(
         pairs = zip(choices, opened, strict=False)
         like: Any = next((one for other, one in pairs if choice.shares_pass(other)), None)
         opened.append(like.beside(choice.pool) if like else _open(choice, kind, config))
-    for encoder in opened if kind == "image" and not config.usual_pixels else ():
-        record_pixels(encoder, config)
     return opened
 
 
 def _open(choice: EncoderSpec, kind: str, config: ExtractConfig) -> Encoder:
     encoder: Encoder
-    if not isinstance(choice.encoder, str):
+    if isinstance(choice.encoder, str):
+        encoder = registry.open_encoder(
+            choice.encoder,
+            kind=kind,
+            weights=choice.weights,
+            device=config.device,
+            # What a precision is best depends on the encoder and the set: see `Job.open`.
+            precision="float32" if config.precision == AUTO else config.precision,
+            **choice.model_options(),
+        )
+    else:
         encoder = ObjectEncoder(choice.encoder, space=choice.space or {}, kinds=frozenset({kind}))
-        return encoder if kind != "image" else with_pixels(encoder, config)
-    encoder = registry.open_encoder(
-        choice.encoder,
-        kind=kind,
-        weights=choice.weights,
-        device=config.device,
-        # What a precision is best depends on the encoder and the set: see `Job.open`.
-        precision="float32" if config.precision == AUTO else config.precision,
-        **choice.model_options(),
-    )
     return encoder if kind != "image" else with_pixels(encoder, config)
 
 
@@ -136,56 +128,18 @@ def with_pixels(encoder: Any, config: ExtractConfig) -> Any:
     Raises
     ------
     EncoderError
-        If the encoder has a transform of its own that has to be run as it is, or sees more of a
-        picture than scaled decoding leaves.
+        If the encoder sees more of a picture than scaled decoding leaves.
     """
-    if config.usual_pixels:
+    if config.decode == "cpu":
         return encoder
     usual: Geometry | None = getattr(encoder, "geometry", None)
-    if config.resize != "pillow" and usual is None:
-        raise EncoderError(
-            f"{encoder.name} prepares pictures in a way of its own, so {config.resize} cannot "
-            "resize them. Leave resize out."
-        )
-    if config.decode == "scaled" and usual is not None and min(usual.resize) > SCALED_SIDE:
+    if usual is not None and min(usual.resize) > SCALED_SIDE:
         raise EncoderError(
             f"{encoder.name} sees pictures of {min(usual.resize)} pixels, and scaled decoding "
             f"leaves {SCALED_SIDE} of a shorter side. Leave decode out."
         )
-    keyed = encoder.space.setdefault("preprocessing", {})
-    rule = {"gpu": GPU_RULE, "scaled": SCALED_RULE}.get(config.decode)
-    if rule is not None:
-        keyed.setdefault("decode", {})["jpeg"] = rule
-    if usual is not None and (config.decode == "gpu" or config.resize != "pillow"):
-        # Where others decode: the same pixels for those that are prepared one by one, and in runs.
-        device = config.device if config.decode == "gpu" else "cpu"
-        encoder.geometry = replace(usual, resizer="torchvision", device=device)
-        if "geometry" in encoder.space:  # of an object
-            encoder.space["geometry"] = encoder.geometry.facts()
-        here = "torchvision, antialiased, on uint8"
-        keyed["resizer"] = GPU_RESIZE_RULE if config.decode == "gpu" else here
+    encoder.space.setdefault("preprocessing", {}).setdefault("decode", {})["jpeg"] = SCALED_RULE
     return encoder
-
-
-def record_pixels(encoder: Any, config: ExtractConfig) -> None:
-    """Note in an encoder's facts how far its pixels turn its vectors from those of the default's.
-
-    Smallest and mean cosine over the golden pictures, enlarged eight times and saved as JPEG.
-    """
-    geometry: Geometry | None = getattr(encoder, "geometry", None)
-    files = enlarged_golden()
-    if config.decode == "gpu":
-        pictures = [decode_on_gpu(file, config.device) for file in files]
-    else:
-        pictures = [decode_image(file, scaled=config.decode == "scaled") for file in files]
-    ours = encoder.encode([encoder.prepare(picture) for picture in pictures])
-    if geometry is not None:
-        encoder.geometry = replace(geometry, resizer="pillow")
-    usual = encoder.encode([encoder.prepare(decode_image(file)) for file in files])
-    if geometry is not None:
-        encoder.geometry = geometry
-    compute = encoder.facts.setdefault("compute", {})
-    compute["cosine_to_usual_pixels"] = cosine_of(ours, usual).as_dict()
 
 
 #: A smaller cosine between stored and present golden vectors means another space.
@@ -216,12 +170,10 @@ class Golden:
         if self._vectors is None:
             encoder = self._encoder
             batch = [encoder.prepare(item) for item in golden_inputs(encoder.kinds)]
-            # One batch, or less where even so few do not fit.
             runner = BatchRunner(
                 encoder,
                 len(batch),
                 device="its device",
-                halve=True,
                 threads=self._threads,
             )
             found = runner.encode(batch)

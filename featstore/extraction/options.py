@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 
 from featstore.encoders.base import AUTO, Precision
 from featstore.errors import EncoderError
-from featstore.images import MAX_PIXELS, Resizer
+from featstore.images import MAX_PIXELS
 from featstore.options import (
     check_values,
     option,
@@ -38,8 +38,11 @@ DECODE_TIMEOUT = 60.0
 #: What can be asked of a named encoder; each value that is given makes another space.
 MODEL_OPTIONS = ("pool", "prompt_name", "prefix", "max_length")
 
+#: Takes what a part has counted, and its items that failed.
+OnPart = Callable[[Mapping[str, float], set[str]], object]
+
 #: How plain JPEG files are decoded.
-Decode = Literal["cpu", "scaled", "gpu"]
+Decode = Literal["cpu", "scaled"]
 
 
 def ignore(*_: object) -> None:
@@ -61,11 +64,8 @@ class Progress:
         row.
     eta_seconds : float or None
         What is left, at that speed; None while it is unknown.
-    shares : dict
-        Stage -> share of the elapsed time. Reading, decoding and preparing happen in worker
-        threads: theirs is the mean over the workers, and they overlap with the rest.
     bottleneck : str
-        One sentence about it, see `Tracker.bottleneck`.
+        One sentence about what takes most of the time; empty if nothing does.
     """
 
     rows_done: int
@@ -73,34 +73,7 @@ class Progress:
     failed: int
     per_second: float
     eta_seconds: float | None
-    shares: dict[str, float]
     bottleneck: str
-
-
-@dataclass(frozen=True)
-class Step:
-    """What a worker has done since its last step.
-
-    Attributes
-    ----------
-    counted : dict
-        See `COUNTED`.
-    failures : frozenset of str
-        Items without an embedding.
-    """
-
-    counted: dict[str, float]
-    failures: frozenset[str]
-
-
-@dataclass(frozen=True)
-class BlockDone:
-    """A block is safely on disk; rows are counted over the whole set."""
-
-    key: str
-    rows_done: int
-    rows_total: int
-    failed: int
 
 
 @dataclass(frozen=True)
@@ -256,11 +229,11 @@ class ExtractConfig:
     pinned : mapping, optional
         Of an engine: by set_id the batch size, threads and device type that all parts of a set
         share.
-    on_step : callable, optional
-        Of an engine: called after every batch with what was done since the last one, in place of
+    on_part : callable, optional
+        Of an engine: called at the end with what was counted and the items that failed, in place of
         `on_progress`.
     on_block, on_progress : callable, optional
-        Called after every finished block, and after every batch.
+        Called with the number of every block that is safely on disk, and after every batch.
 
     Raises
     ------
@@ -281,7 +254,7 @@ class ExtractConfig:
     )
     precision: Precision | Literal["auto"] = option(
         AUTO,
-        help="Compute in this precision; its cosine to float32 is recorded. auto keeps that of a "
+        help="Compute in this precision. auto keeps that of a "
         "set that is there, else takes bfloat16 on cuda if the cosine is at least 0.999, "
         "else float32.",
     )
@@ -293,9 +266,8 @@ class ExtractConfig:
     )
     batch_size: int | None = option(
         None,
-        help="Encode this many items at once; without it, a GPU takes half of them where they do "
-        "not fit. A resumed job keeps its number, and begins anew with another [default: the "
-        "encoder's, 256 on cuda].",
+        help="Encode this many items at once. A resumed job keeps its number, and begins anew with "
+        "another [default: the encoder's, 256 on cuda].",
         at_least=1,
     )
     threads: int | None = option(
@@ -321,14 +293,8 @@ class ExtractConfig:
     decode: Decode = option(
         "cpu",
         help="Decode JPEG files in this way: cpu decodes them whole, scaled at a lower "
-        "resolution where the shorter side has 1,024 pixels or more, gpu by nvJPEG. The "
-        "last two make other embedding spaces.",
-        flag="-s",
-    )
-    resize: Resizer = option(
-        "pillow",
-        help="Resize images with this library. torchvision is faster and makes another embedding "
-        "space, whose cosine to Pillow's is recorded.",
+        "resolution where the shorter side has 1,024 pixels or more, which makes another "
+        "embedding space.",
         flag="-s",
     )
     tiff: bool = option(
@@ -385,8 +351,8 @@ class ExtractConfig:
     device_reason: str = field(default="", repr=False)
     part: tuple[int, int] | None = None
     pinned: Mapping[str, Mapping[str, Any]] | None = field(default=None, repr=False)
-    on_step: Callable[[Step], None] | None = field(default=None, repr=False)
-    on_block: Callable[[BlockDone], None] | None = field(default=None, repr=False)
+    on_part: OnPart | None = field(default=None, repr=False)
+    on_block: Callable[[int], None] | None = field(default=None, repr=False)
     on_progress: Callable[[Progress], None] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -395,21 +361,6 @@ class ExtractConfig:
             object.__setattr__(self, "decode_timeout", None)
         if self.repair and self.part is not None:
             raise EncoderError("A repair runs in one process: without --shard, devices or engine.")
-        if self.decode == "gpu" and not self.device.startswith(("cuda", AUTO)):
-            raise EncoderError(
-                "The 'device' of an extraction must be a GPU (cuda) if it is to decode; got "
-                f"{self.device!r}."
-            )
-
-    @property
-    def may_halve(self) -> bool:
-        """Whether a batch that does not fit is run in parts: on a GPU, unless a size was given."""
-        return self.batch_size is None and self.device != "cpu"
-
-    @property
-    def usual_pixels(self) -> bool:
-        """Whether images are decoded and resized as by default: into no space of their own."""
-        return self.decode == "cpu" and self.resize == "pillow"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the options as plain values, for the provenance: no path, no callable."""
@@ -436,8 +387,8 @@ class HeadConfig:
 
     label_set: str | None = option(
         None,
-        help="Name the label set of a head, if neither its weights nor its number of classes "
-        "tell it. Of a file of classes it is the name of the new set.",
+        help="Name the label set of a head, if its weights do not tell it. Of a file of classes "
+        "it is the name of the new set.",
         flag="-s",
     )
     label_file: Path | None = option(
@@ -470,17 +421,11 @@ def settle_device(config: ExtractConfig, choices: Collection[EncoderSpec]) -> Ex
     ----------
     config : ExtractConfig
     choices : collection of EncoderSpec
-        Without an encoder by name the CPU is stated, and torch not imported, unless a GPU is to
-        decode.
-
-    Raises
-    ------
-    EncoderError
-        If a GPU is to decode and there is none.
+        Without an encoder by name the CPU is stated, and torch not imported.
     """
     if config.device != AUTO:
         return config
-    needed = config.decode == "gpu" or any(isinstance(one.encoder, str) for one in choices)
+    needed = any(isinstance(one.encoder, str) for one in choices)
     if not needed or not (sys.modules.get("torch") or find_spec("torch")):
         return replace(config, device="cpu", device_reason="no encoder of torch is run")
     from featstore.parallel import best_device  # multiprocessing, which a help does without
@@ -556,7 +501,7 @@ def recorded_choice(directory: Path, encoder: str, *, local: str = "") -> Encode
 
 #: The options of an extraction that decide which set it makes, or which images it decodes.
 _DECISIVE = (
-    "dtype", "precision", "views", "seed", "decode", "resize", "tiff", "max_pixels",
+    "dtype", "precision", "views", "seed", "decode", "tiff", "max_pixels",
 )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import polars as pl
 
-from featstore.decoding import SUPPORTED, Decoded, DecodePool, Feed, Reader
+from featstore.decoding import Decoded, DecodePool, Feed, Reader
 from featstore.encoders.base import TEXT_KINDS, prepare_many
 from featstore.errors import TooManyFailuresError
 from featstore.extraction.batches import (
@@ -32,10 +32,8 @@ from featstore.extraction.batches import (
     Batch,
     Batches,
     BatchRunner,
-    DeviceRuns,
     Runs,
     StageClock,
-    on_device,
     use_device,
 )
 from featstore.extraction.options import ExtractConfig, ignore
@@ -44,7 +42,6 @@ from featstore.images import (
     VIEW_ID,
     ImageError,
     decode_image,
-    decode_on_gpu,
     draw_view,
     source_item,
 )
@@ -66,8 +63,6 @@ class Preparation:
     pool : DecodePool, optional
         Processes that decode, so that a crash or a hang costs one image; ended with this. None
         decodes in the threads.
-    gpu : str, optional
-        Decode plain JPEG files on this device, in the threads.
     accepted : mapping
         ``formats``, ``max_pixels`` and ``scaled`` of `featstore.images.decode_image`, for threads.
     clock : StageClock, optional
@@ -80,7 +75,6 @@ class Preparation:
         *,
         workers: int,
         pool: DecodePool | None = None,
-        gpu: str | None = None,
         accepted: Mapping[str, Any] = MappingProxyType({}),
         clock: StageClock | None = None,
     ) -> None:
@@ -88,14 +82,14 @@ class Preparation:
         self.takes_texts = bool(TEXT_KINDS & runners[0].encoder.kinds)
         self.clock = clock or StageClock()
         self._reader = reader
-        self.threads = ThreadPoolExecutor(workers, "prepare", use_device, (gpu,))
+        self.threads = ThreadPoolExecutor(workers, "prepare")
         self._encoding = {
             number: ThreadPoolExecutor(IN_FLIGHT, "encode", use_device, (runner.device,))
             for number, runner in enumerate(runners)
             if runner.overlaps
         }
         self._room = {number: threading.BoundedSemaphore(IN_FLIGHT) for number in self._encoding}
-        self._gpu, self._accepted = gpu, accepted
+        self._accepted = accepted
         self._workers, self._pool = workers, pool
         self._runs: Runs | None = None
         self._begun = False
@@ -108,12 +102,8 @@ class Preparation:
         given = [runner.geometry for runner in self.runners]
         known = VIEW_ID not in items.columns and None not in given
         feed = Feed(self._reader, tuple(dict.fromkeys(filter(None, given))))
-        if known and self._gpu is not None:
-            self._runs = DeviceRuns(
-                self.runners, feed, self._gpu, self._accepted, self._workers, self.clock
-            )
-        elif known and self._pool is not None and SUPPORTED:
-            self._runs = Runs(self.runners, feed, self._workers, self.clock, self._pool)
+        if known and self._pool is not None and self._pool.memory is not None:
+            self._runs = Runs(self.runners, feed, self._workers, self._pool)
         return self._runs
 
     def __enter__(self) -> Self:
@@ -127,13 +117,12 @@ class Preparation:
     ) -> None:
         for pool in (self.threads, *self._encoding.values()):
             pool.shutdown(wait=True, cancel_futures=True)
-        if (preparing := self._runs or self._pool) is not None:
-            preparing.close()
+        if self._pool is not None:
+            self._pool.close()
 
     def prepare_texts(self, texts: list[str]) -> Decoded:
         """Prepare texts for each encoder."""
-        with self.clock.measure("prepare"):
-            return Decoded(prepared=[prepare_many(one.encoder, texts) for one in self.runners])
+        return Decoded(prepared=[prepare_many(one.encoder, texts) for one in self.runners])
 
     def encode(self, numbers: Sequence[int], batch: list[Any]) -> Future[np.ndarray]:
         """Return the vectors to come of a batch: at once, unless the encoder overlaps.
@@ -151,48 +140,34 @@ class Preparation:
         if number in self._encoding:
             with self.clock.measure("forward"):
                 self._room[number].acquire()
-            self.clock.at_work(1)
             future = self._encoding[number].submit(self.runners[number].encode, batch, layers)
-            future.add_done_callback(lambda _: self._ended(number))
+            future.add_done_callback(lambda _: self._room[number].release())
             return future
         done: Future[np.ndarray] = Future()
-        self.clock.at_work(1)
         with self.clock.measure("forward"):
             done.set_result(self.runners[number].encode(batch, layers))
-        self.clock.at_work(-1)
         return done
-
-    def _ended(self, number: int) -> None:
-        self.clock.at_work(-1)
-        self._room[number].release()
 
     def prepare(self, records: list[dict[str, Any]]) -> Decoded:
         """Prepare items that share one image for each encoder."""
         try:
-            with self.clock.measure("read"):
-                data = self._reader.read(source_item(records[0]))
-            with self.clock.measure("decode"), on_device(self._gpu):
-                image = self._decode(data)
-            with self.clock.measure("prepare"), on_device(self._gpu):
-                made = [self._for_each(draw_view(image, record)) for record in records]
+            data = self._reader.read(source_item(records[0]))
+            image = self._decode(data)
+            made = [self._for_each(draw_view(image, record)) for record in records]
             return Decoded(prepared=[list(of_one) for of_one in zip(*made, strict=True)])
         except (ImageError, OSError) as err:
             failures = dict.fromkeys(range(len(records)), str(err))
             return Decoded(failures, prepared=[[None] * len(records)] * len(self.runners))
 
     def _decode(self, data: bytes) -> Image.Image:
-        if self._gpu is not None:
-            return decode_on_gpu(data, self._gpu, **self._accepted)
         if self._pool is None:
             return decode_image(data, **self._accepted)
         return self._pool.submit(data).result()
 
     def _for_each(self, item: Any) -> tuple[Any, ...]:
-        made: dict[int, Any] = {}
-        for runner in self.runners:
-            if id(runner.trunk) not in made:
-                made[id(runner.trunk)] = runner.encoder.prepare(item)
-        return tuple(made[id(runner.trunk)] for runner in self.runners)
+        first = {runner.pass_key: runner.encoder for runner in self.runners}
+        made = {key: encoder.prepare(item) for key, encoder in first.items()}
+        return tuple(made[runner.pass_key] for runner in self.runners)
 
 
 #: A task, rows of it, and what comes of them.
@@ -328,7 +303,6 @@ class _Block:
             return
         with self._clock.measure("wait"):
             found = coming()
-        self._clock.add("prepared", len(rows))
         for place, reason in found.failures.items():
             self._fail(rows[place], reason)
         full: list[tuple[int, Batch]] = []
@@ -366,7 +340,7 @@ class _Block:
         """Return batches by passes: equal ones of layers of a model are one."""
         found: dict[Any, tuple[list[int], list[int], list[Any]]] = {}
         for number, (rows, prepared) in batches:
-            key = getattr(self._runners[number].encoder, "pass_key", number), tuple(rows)
+            key = self._runners[number].pass_key, tuple(rows)
             found.setdefault(key, ([], rows, prepared))[0].append(number)
         return found.values()
 

@@ -16,7 +16,7 @@ import polars as pl
 from featstore.command_line import StorePlace
 from featstore.decoding import DecodePool
 from featstore.durable import local_folder
-from featstore.encoders.base import AUTO, Encoder, golden_cosine
+from featstore.encoders.base import AUTO, Encoder
 from featstore.errors import CorruptStoreError, EncoderError, StoreWriteError
 from featstore.extraction.batches import BatchRunner
 from featstore.extraction.bucket import open_bucket, published_result
@@ -30,7 +30,6 @@ from featstore.extraction.opening import (
     run_facts,
 )
 from featstore.extraction.options import (
-    BlockDone,
     EncoderSpec,
     ExtractConfig,
     ExtractResult,
@@ -73,7 +72,9 @@ def finished_result(
     try:
         return published_result(open_store(store), key, items, retry_failed=retry_failed)
     except CorruptStoreError as err:
-        err.add_note(f"`headstock store rm {store} {key}` makes room for extracting it again.")
+        err.add_note(
+            f"`headstock store rm {store} {key} --yes` makes room for extracting it again."
+        )
         raise
 
 
@@ -147,8 +148,7 @@ class Target:
         """
         job, shared = self.job, []
         if job.bucket is not None:
-            retry = job.config.retry_failed
-            shared = [*job.bucket.begun_settings(self.spec, job.file, retry_failed=retry)]
+            shared = [*job.bucket.begun_settings(self.spec, job.file, job.config)]
         runs = run_settings(self.directory) if job.config.repair else ()
         return [*shared, *map(settings_of, claim_folders(self.directory)), *runs]
 
@@ -253,22 +253,12 @@ class Target:
         self.truncated += output.truncated[number]
         return int((~needed).sum())
 
-    def block_done(self, block: int) -> BlockDone:
-        """Return how far the set is with a block that was written."""
-        layout = self.writer.layout
-        done = layout.block_slice(block).stop
-        return BlockDone(str(self.spec.key), done, layout.n, len(self.writer.failures))
-
     def finish(self, run: dict[str, Any]) -> ExtractResult:
         """Publish the set."""
         if self.shared is not None:
             self.shared.drain(publishes=True)
         result = self._result()  # whose failures the writer knows until it has published
         facts = run_facts(self.encoder.facts, device=self.job.config.device)
-        # Of the run: another device or library gives another cosine for the same set.
-        cosine = golden_cosine(self.encoder)
-        if cosine is not None:
-            facts["golden_cosine_to_float32"] = cosine.as_dict()
         revision = self.writer.finish(
             golden=self.golden.document(),
             run={
@@ -290,7 +280,7 @@ class Target:
         left: Collection[int] = self.writer.left() if self.job.count_left or self.shared else ()
         if self.shared is not None:
             self.shared.drain(publishes=False)
-            left = set(left) - self.shared.there().keys()
+            left = set(left) - self.shared.there()
         return replace(self._result(), blocks_left=len(left))
 
     def _result(self) -> ExtractResult:
@@ -599,14 +589,9 @@ class Job:
     def decoders(self) -> DecodePool | None:
         """Return processes that decode its images, or None where they are decoded in threads."""
         config = self.config
-        if self.kind != "image" or config.decode == "gpu" or config.decode_timeout is None:
+        if self.kind != "image" or config.decode_timeout is None:
             return None
         return DecodePool(self.workers, timeout=config.decode_timeout, **self.accepted)
-
-    @property
-    def thumbnails(self) -> bool:
-        """Whether pictures are kept."""
-        return self.config.thumbnails and self.kind == "image"
 
     def settings(self) -> dict[str, Any]:
         """Return what was asked for, as the provenance records it."""

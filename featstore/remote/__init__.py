@@ -15,19 +15,16 @@ import random
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable, Iterator, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Annotated, TypeVar
-
-import msgspec
+from typing import IO, Any, TypeVar
 
 from featstore.address import Address, open_address
 from featstore.durable import (
     open_regular,
     pieces,
-    walk_store,
     write_durably,
     write_error,
     write_file,
@@ -42,8 +39,9 @@ from featstore.store.log import NAME as LOG
 from featstore.store.log import ROUNDS, Log, find_log, update_log
 from featstore.store.rows import Place
 
-#: Times that an answer is asked for before it is given up; a read that got on begins anew.
-ATTEMPTS = 4
+#: Times that an answer is asked for before it is given up; they are counted anew after one that
+#: brought so many bytes.
+ATTEMPTS, PROGRESS = 4, 2**20
 
 #: Seconds before the second attempt; they double with each.
 PAUSE = 0.2
@@ -57,12 +55,15 @@ _LONGEST = 4
 #: Bytes that a file of a server may have: every reader of JSON holds this number exactly.
 LARGEST = 2**53 - 1
 
+#: Files that a place may list: a hostile one lists without end.
+MOST_NAMES = 1_000_000
+
 QUERY = re.compile(r"\?[^\s\"')]+")
 
 _NAME = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
 
 T = TypeVar("T")
-Piece = TypeVar("Piece", bound=Sized)
+Piece = TypeVar("Piece")
 
 
 class TransientError(Exception):
@@ -77,141 +78,61 @@ class TransientError(Exception):
     after = 0.0
 
 
-Above0 = Annotated[float, msgspec.Meta(gt=0)]
-
-
-class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How slow a server may be, and how long its list: what $HEADSTOCK_NET says, or the default.
-
-    Attributes
-    ----------
-    least_rate : float
-        Bytes a second that must arrive.
-    patience : float
-        Seconds over which the rate is taken, and after which silence is given up.
-    deadline : float
-        Seconds that one file or range may take in all, attempts included.
-    most_names : float
-        Files that it may list.
-    """
-
-    least_rate: Above0 = 1024.0
-    patience: Above0 = 30.0
-    deadline: Above0 = 3600.0
-    most_names: Above0 = 1_000_000.0
-
-
-def read_limits() -> Limits:
-    """Return the limits that $HEADSTOCK_NET states, as ``deadline=600,patience=60``.
-
-    Raises
-    ------
-    RemoteStoreError
-        If there is no limit of a name, or one is no number above 0.
-    """
-    words = filter(None, os.environ.get("HEADSTOCK_NET", "").split(","))
-    try:
-        found = dict(word.strip().partition("=")[::2] for word in words)
-        return msgspec.convert(found, Limits, strict=False)
-    except msgspec.ValidationError as err:
-        raise RemoteStoreError(
-            f"HEADSTOCK_NET is NAME=NUMBER, parted by commas, of "
-            f"{', '.join(Limits.__struct_fields__)}, each above 0: {err}."
-        ) from err
-
-
 class Pace:
     """The time that one call takes of a server, held against its limits.
-
-    Only waiting counts: what the caller does between two pieces is its own affair.
 
     Parameters
     ----------
     what : str
         What is read, for messages.
-    limits : Limits
+    patience, deadline : float
+        Seconds of silence, and in all.
     """
 
-    def __init__(self, what: str, limits: Limits) -> None:
-        self._what = what
-        self._limits = limits
-        self._spent = 0.0
-        self._window, self._bytes = 0.0, 0
+    def __init__(self, what: str, patience: float, deadline: float) -> None:
+        self._what, self._patience, self._deadline = what, patience, deadline
+        self._end = time.monotonic() + deadline
 
-    def wait(self, call: Callable[[], T], n_bytes: int = 0) -> T:
+    def wait(self, call: Callable[[], T], *, whole: bool = False) -> T:
         """Return what `call` returns; it is left behind if it takes too long.
 
         Parameters
         ----------
-        n_bytes : int
-            What it brings, at the least rate or faster.
+        whole : bool
+            It moves all of a file or list, and may take until the deadline.
 
         Raises
         ------
         TransientError
-            If it takes longer than that, or than the patience if that is more.
+            If it takes longer than the patience.
         UnreachableError
-            If time is over, or less came than the least rate.
+            If time is over.
         """
         # A library may read headers that never end: no timeout of a socket ends that.
         answer = in_background(call)
-        began = time.monotonic()
-        allowed = max(self._limits.patience, n_bytes / self._limits.least_rate)
-        allowed = max(0.001, min(allowed, self._limits.deadline - self._spent))
+        left = self.left()
+        allowed = left if whole else min(self._patience, left)
         try:
             answer.exception(timeout=allowed)
         except TimeoutError:
-            self._window, self._bytes = -allowed, 0  # silence is judged by the attempts that end so
-            self.spend(allowed)
             raise TransientError(f"no answer for {allowed:,.0f} seconds") from None
-        self.spend(time.monotonic() - began, n_bytes)
         return answer.result()
 
-    def over(self, pieces: Iterable[Piece], *, unit: int = 1) -> Iterator[Piece]:
-        """Yield the pieces of an answer, which must arrive at the least rate; raises as `wait`.
-
-        Parameters
-        ----------
-        unit : int
-            Bytes of one element of a piece.
-        """
-        rest = iter(pieces)
-        while True:
-            began, spent = time.monotonic(), self._spent
-            piece = next(rest, None)
-            # What `wait` has spent within is counted already.
-            waited = time.monotonic() - began - (self._spent - spent)
-            self.spend(max(0.0, waited), unit * len(piece or ()))
-            if piece is None:
-                return
+    def over(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
+        """Yield the pieces of an answer, as long as there is time; raises as `left`."""
+        for piece in pieces:
+            self.left()
             yield piece
 
-    def spend(self, seconds: float, n_bytes: int = 0, *, asked: bool = False) -> None:
-        """Count seconds of waiting and what they brought; UnreachableError if it is too little.
-
-        Parameters
-        ----------
-        asked : bool
-            The server asked for them, so they are no silence of its.
-        """
-        limits = self._limits
-        self._spent += seconds
-        self._window += 0.0 if asked else seconds
-        self._bytes += n_bytes
-        if self._spent > limits.deadline:
+    def left(self, after: float = 0.0) -> float:
+        """Return the seconds that are left after so many; UnreachableError if there are none."""
+        left = self._end - time.monotonic() - after
+        if left <= 0:
             raise UnreachableError(
-                f"{self._what} takes more than {limits.deadline:,.0f} seconds. What was fetched is "
-                "kept: run the same command again, or set a higher deadline=SECONDS in "
-                "HEADSTOCK_NET."
+                f"{self._what} takes more than {self._deadline:,.0f} seconds. What was fetched is "
+                "kept: run the same command again."
             )
-        if self._window >= limits.patience:
-            if self._bytes < limits.least_rate * self._window:
-                raise UnreachableError(
-                    f"{self._what} came at {self._bytes / self._window:,.0f} bytes a second, less "
-                    f"than {limits.least_rate:,.0f} for {self._window:,.0f} seconds. Try again "
-                    "later, or set a lower least_rate=BYTES in HEADSTOCK_NET."
-                )
-            self._window, self._bytes = 0.0, 0
+        return left
 
     def pause(self, attempt: int, asked: float = 0.0) -> None:
         """Sleep before the next attempt; UnreachableError, at once, if so much time is not left.
@@ -224,7 +145,7 @@ class Pace:
             Seconds that the server asked for, of which `LONGEST_PAUSE` are given.
         """
         seconds = max(backoff(attempt), min(asked, LONGEST_PAUSE))
-        self.spend(seconds, asked=asked > 0)
+        self.left(after=seconds)
         time.sleep(seconds)
 
 
@@ -266,11 +187,9 @@ class Objects(ABC):
     is_atomic : bool
         Whether all that is written becomes visible at once, by `publish`, and only if nothing was
         written meanwhile by others: nothing need be claimed then.
-    page, downloads : str
-        Address of the page that shows the store's README.md to people, and what the addresses of
-        its files begin with; empty if there is no page.
-    limits : Limits
-        How slow the place may be.
+    patience, deadline : float
+        Seconds after which silence is given up, and that one file or range may take in all,
+        attempts included.
     rule : callable
         What a name is held to before it is asked for; raises if it breaks the rule.
     """
@@ -279,11 +198,10 @@ class Objects(ABC):
     whole_first = False
     can_write = False
     is_atomic = False
-    page = downloads = ""
+    patience, deadline = 30.0, 3600.0
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self.limits = read_limits()
         self.rule: Callable[[str], object] = check_name
 
     def read(self, name: str, *, limit: int) -> bytes:
@@ -365,7 +283,7 @@ class Objects(ABC):
                 if left:
                     raise TransientError(f"only {got:,} of {got + left:,} bytes came")
             except TransientError as err:
-                attempt = 1 if got else attempt + 1
+                attempt = 1 if got >= PROGRESS else attempt + 1
                 self._pause(name, pace, attempt, err)
             start += got
 
@@ -409,6 +327,23 @@ class Objects(ABC):
             If this place cannot list.
         """
         raise RemoteStoreError(f"{self.address} cannot list its files.")
+
+    def listed(self, found: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, int]]:
+        """Yield the names and sizes that a place says it has.
+
+        Raises
+        ------
+        CorruptStoreError
+            If there are more than `MOST_NAMES`, or a size is none.
+        """
+        for number, (name, size) in enumerate(found):
+            if number >= MOST_NAMES:
+                raise CorruptStoreError(
+                    f"{self.address} lists more than {MOST_NAMES:,} files. It was not read on."
+                )
+            if not isinstance(size, int) or size < 0:
+                raise CorruptStoreError(f"{self.address} lists {name[:200]!r} of {size!r} bytes.")
+            yield name, size
 
     def log(self) -> Log | None:
         """Return the log of the store in this place; None if there is none.
@@ -484,10 +419,7 @@ class Objects(ABC):
         yield self
 
     def keep(self) -> None:  # noqa: B027
-        """Count what a draft holds of a set as complete, once sent; nothing to do elsewhere."""
-
-    def undo(self) -> None:  # noqa: B027
-        """Drop what was written to a draft since `keep`; nothing to do elsewhere."""
+        """Wait until what was put into a draft has arrived; nothing to do elsewhere."""
 
     def publish(self, message: str) -> bool:  # noqa: ARG002
         """Make visible what was written to a draft; False if others wrote to the place meanwhile.
@@ -510,7 +442,7 @@ class Objects(ABC):
         """
 
     def _pace(self, name: str) -> Pace:
-        return Pace(f"{self.address}/{name}", self.limits)
+        return Pace(f"{self.address}/{name}", self.patience, self.deadline)
 
     def _repeat(self, name: str, once: Callable[[Pace], T]) -> T:
         pace, attempt = self._pace(name), 1
@@ -536,12 +468,6 @@ class Objects(ABC):
             "az:// or a folder."
         )
 
-    def _too_many(self) -> CorruptStoreError:
-        return CorruptStoreError(
-            f"{self.address} lists more than {self.limits.most_names:,.0f} files. If the store is "
-            "so large, set a higher most_names=N in HEADSTOCK_NET."
-        )
-
     def _too_large(self, name: str, limit: int) -> CorruptStoreError:
         return CorruptStoreError(
             f"{self.address}/{name} has more than the {limit:,} bytes that are expected at most. "
@@ -562,12 +488,6 @@ class FolderObjects(Objects):
         """Replace the log under its lock; see `featstore.store.log.update_log`."""
         return update_log(self.root, change)
 
-    def names(self, prefix: str = "") -> Iterator[tuple[str, int]]:
-        """Yield name and size of the files below `prefix`."""
-        for name in sorted(walk_store(self.root)[0]):
-            if name.startswith(prefix):
-                yield name, (self.root / name).lstat().st_size
-
     def put(self, name: str, data: bytes | Path | IO[bytes]) -> None:
         """Write a file, whether or not there is one."""
         assert isinstance(data, bytes)
@@ -583,10 +503,6 @@ class FolderObjects(Objects):
         except OSError as err:
             raise write_error(self.root / name, err) from err
         return True
-
-    def delete(self, name: str) -> None:
-        """Remove a file; none is fine."""
-        (self.root / name).unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _get(

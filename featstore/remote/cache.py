@@ -517,13 +517,8 @@ class RemoteRows(Rows):
         n_new = sum(span.last - span.first + 1 for span in spans)
         held = int(state.have.sum()) + n_new
         self._cache.check_room(held * block_bytes, what=f"{self._objects.address}/{self._key}")
-        if len(spans) == 1:
-            self._fetch_span(spans[0], state, progress)
-        elif spans:
-            with ThreadPoolExecutor(min(REQUESTS, len(spans)), "fetch") as pool:
-                waiting = [pool.submit(self._fetch_span, span, state, progress) for span in spans]
-                for done in waiting:
-                    done.result()
+        with ThreadPoolExecutor(REQUESTS, "fetch") as pool:
+            list(pool.map(lambda span: self._fetch_span(span, state, progress), spans))
         self._cache.trim(keep=set(self._names))
 
     def _go_ahead(self, state: _State) -> None:
@@ -564,7 +559,8 @@ class RemoteRows(Rows):
                     self._objects.stream(name, start, stop, size=size)
                 ) as pieces:
                     for block, data in self._cut(shard, span, pieces):
-                        shard.write(descriptor, block, self._proven(shard, name, block, data))
+                        self._prove(name, block, data)
+                        shard.write(descriptor, block, memoryview(data))
                         state.have[block] = True
                         if block == (span.first + span.last) // 2:
                             self._go_ahead(state)
@@ -589,17 +585,13 @@ class RemoteRows(Rows):
                 piece = piece[taken:]
             yield block, data
 
-    def _proven(self, shard: CachedShard, name: str, block: int, data: bytearray) -> memoryview:
-        """Return a block that was verified; one that is wrong is asked for once more."""
-        found, stated = memoryview(data), self._commit.blocks[block]
-        if self._commit.block_hash(found) != stated:
-            start, size = shard.place_of(block)
-            found = memoryview(b"".join(self._objects.stream(name, start, start + size)))
-        if self._commit.block_hash(found) != stated:
+    def _prove(self, name: str, block: int, data: bytearray) -> None:
+        """Raise CorruptStoreError unless a block is what the commit states."""
+        if self._commit.block_hash(memoryview(data)) != self._commit.blocks[block]:
             rows = self._layout.block_slice(block)
             raise CorruptStoreError(
                 f"{self._objects.address}/{name}: block {block:,} (rows {rows.start:,} to "
                 f"{rows.stop - 1:,}) is not what the commit record states. The server's copy is "
-                "damaged, or the server lies. Nothing of it was used."
+                "damaged, or the server lies. Nothing of it was used. If it was the way here, the "
+                "same command reads it again."
             )
-        return found

@@ -16,8 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-
 from featstore.durable import MAX_JSON_BYTES, facts_of, parse_json, same_file, write_durably
 from featstore.errors import CorruptStoreError, RemoteStoreError, UnreachableError
 from featstore.remote.cache import REQUESTS, RemoteRows, kept_below, user_cache
@@ -121,16 +119,6 @@ class RemotePlace(Place):
         """Return the reader of a set's rows; it fetches the blocks that the cache lacks."""
         rows = self._array(key, commit, mode)
         return rows.source if rows.complete and mode in ("auto", "map") else rows
-
-    def blocks(self, key: SetKey, commit: Commit) -> Callable[[int], bytes]:
-        """Return a function from the number of a block to its rows, which are verified."""
-        rows, layout = self._array(key, commit), commit.layout
-
-        def block(number: int) -> bytes:
-            where = layout.block_slice(number)
-            return rows.read(np.arange(where.start, where.stop)).tobytes()
-
-        return block
 
     def data_files(self, key: SetKey, commit: Commit) -> Callable[[int], Path]:
         """Return a function from the number of a data file to its path in the cache, whole."""

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -19,7 +17,6 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from featstore.address import Address
 from featstore.errors import (
-    CorruptStoreError,
     FeatstoreError,
     RemoteStoreError,
     UnreachableError,
@@ -64,7 +61,7 @@ class WebObjects(Objects):
         # What a server sends is read as it is: nothing is unpacked, so nothing can swell.
         self._pool: Any = urllib3.PoolManager(
             maxsize=16, retries=False,
-            timeout=urllib3.Timeout(connect=_CONNECT, read=self.limits.patience),
+            timeout=urllib3.Timeout(connect=_CONNECT, read=self.patience),
         )  # fmt: skip
 
     @contextmanager
@@ -88,9 +85,6 @@ class WebObjects(Objects):
         """Return the headers that a request to this URL, perhaps of a redirect, may carry."""
         return {}
 
-    def _note(self, answer: Any) -> None:
-        """Look at each answer, those that redirect included."""
-
     @contextmanager
     def _asked(self, name: str, headers: dict[str, str], pace: Pace) -> Iterator[Any]:
         """Give an answer of status 200 or 206, and close its connection unless all was read."""
@@ -104,7 +98,6 @@ class WebObjects(Objects):
                         redirect=False,
                     )
                 )  # fmt: skip
-                self._note(answer)
                 if answer.status not in _MOVED:
                     break
                 url = self._followed(url, str(answer.headers.get("Location", "")))
@@ -174,9 +167,6 @@ T = TypeVar("T")
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
-#: Bytes of a listing, whose size nobody knows before: it may take until the deadline.
-_ANY_SIZE = 2**50
-
 #: Files that are sent at once.
 _AT_ONCE = 4
 
@@ -184,10 +174,7 @@ _REFUSED = frozenset({"RepoNotFound", "RevisionNotFound", "GatedRepo"})
 
 
 class HubObjects(WebObjects):
-    """Files below ``hf://datasets/OWNER/NAME[@REVISION][/FOLDER]``; a token as the hub's own.
-
-    The first answer says which commit the revision is; everything else is read from that commit.
-    """
+    """Files below ``hf://datasets/OWNER/NAME[@REVISION][/FOLDER]``; a token as the hub's own."""
 
     def __init__(self, address: Address) -> None:
         super().__init__(address)
@@ -215,45 +202,27 @@ class HubObjects(WebObjects):
         self._commit = ""
 
     def names(self, prefix: str = "") -> Iterator[tuple[str, int]]:
-        """Yield name and size of the files below `prefix`; too many are a CorruptStoreError."""
-        for name, file in self.files(prefix).items():
-            yield name, file.size
-
-    def files(self, prefix: str = "") -> dict[str, Any]:
-        """Return name -> what the hub states of a file (`size`, `blob_id`, `lfs`), below `prefix`.
-
-        Raises
-        ------
-        CorruptStoreError
-            If there are too many.
-        """
+        """Yield name and size of the files below `prefix`."""
         from huggingface_hub.errors import EntryNotFoundError
 
-        most = int(self.limits.most_names) + 1
         root = "/".join(filter(None, (self.folder, prefix.rstrip("/"))))
 
-        def ask() -> list[Any]:
+        start = f"{self.folder}/" if self.folder else ""
+
+        def ask() -> list[tuple[str, int]]:
             tree = self.api.list_repo_tree(
                 self.repository, root or None, recursive=True,
                 revision=self._commit or self.revision, repo_type="dataset",
             )  # fmt: skip
+            files = (file for file in tree if hasattr(file, "blob_id"))
             try:
-                return list(itertools.islice((f for f in tree if hasattr(f, "blob_id")), most))
+                return [
+                    *self.listed((str(one.path).removeprefix(start), one.size) for one in files)
+                ]
             except EntryNotFoundError:
                 return []
 
-        found = self.asked(prefix or "its list of files", ask, n_bytes=_ANY_SIZE)
-        if len(found) >= most:
-            raise self._too_many()
-        start = f"{self.folder}/" if self.folder else ""
-        for file in found:
-            sized = type(file.size) is int and 0 <= file.size <= LARGEST
-            if not isinstance(file.path, str) or not sized:
-                raise CorruptStoreError(
-                    f"{self.address} lists a file of which it states neither name nor size as they "
-                    f"must be: {str(file.path)[:80]!r}, {str(file.size)[:20]!r}."
-                )
-        return {file.path.removeprefix(start): file for file in found}
+        yield from self.asked(prefix or "its list of files", ask, whole=True)
 
     def head(self) -> str:
         """Return the commit that the revision is now.
@@ -301,20 +270,20 @@ class HubObjects(WebObjects):
         finally:
             draft.uploads.shutdown(wait=False, cancel_futures=True)
 
-    def asked(self, what: str, ask: Callable[[], T], *, n_bytes: int = 0) -> T:
+    def asked(self, what: str, ask: Callable[[], T], *, whole: bool = False) -> T:
         """Return what a call of huggingface_hub returns, tried again where that may help."""
-        return self._repeat(what, lambda pace: self.once(pace, ask, n_bytes))
+        return self._repeat(what, lambda pace: self.once(pace, ask, whole=whole))
 
-    def once(self, pace: Pace, ask: Callable[[], T], n_bytes: int) -> T:
+    def once(self, pace: Pace, ask: Callable[[], T], *, whole: bool) -> T:
         """Return what one call of huggingface_hub returns; raises what `refusal` makes of errors.
 
         Parameters
         ----------
-        n_bytes : int
-            What the call moves, at the least rate or faster.
+        whole : bool
+            See `Pace.wait`.
         """
         try:
-            return pace.wait(ask, n_bytes)
+            return pace.wait(ask, whole=whole)
         except (FeatstoreError, TransientError):
             raise
         except Exception as err:
@@ -354,11 +323,6 @@ class HubObjects(WebObjects):
         own = urlsplit(url)[:2] == urlsplit(self.endpoint)[:2]
         return self._headers if own else {}
 
-    def _note(self, answer: Any) -> None:
-        commit = str(answer.headers.get("X-Repo-Commit", ""))
-        if not self._commit and _COMMIT.fullmatch(commit):
-            self._commit = commit
-
     def _check(self, name: str, answer: Any, *, asked_range: bool) -> None:
         if answer.status in (401, 403) or answer.headers.get("X-Error-Code", "") in _REFUSED:
             raise self._no_dataset(answer.status)
@@ -386,14 +350,10 @@ class HubDraft(HubObjects):
         super().__init__(address)
         logging.getLogger("huggingface_hub.utils._http").addFilter(_FILTER)
         self._commit = self.head()
-        self._there = self.files()
+        self._there = dict(super().names())
         self._staged: dict[str, Any] = {}
-        self._kept: dict[str, Any] = {}
         self._sending: list[Future[None]] = []
         self.uploads = ThreadPoolExecutor(_AT_ONCE, "upload")
-        self.page = f"{self.endpoint}/datasets/{self.repository}"
-        revision = quote(self.revision, safe="")
-        self.downloads = f"{self.page}/resolve/{revision}/{self.folder}".rstrip("/")
 
     def pinned(self) -> str:
         """Return the address of the commit that was read or, once published, made."""
@@ -401,8 +361,8 @@ class HubDraft(HubObjects):
 
     def names(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         """Yield name and size of the files below `prefix`."""
-        found = {name: file.size for name, file in self._there.items()}
-        found |= {name: add.upload_info.size for name, add in self._staged.items()}
+        added = {name: add.upload_info.size for name, add in self._staged.items()}
+        found = {**self._there, **added}
         return ((name, size) for name, size in found.items() if name.startswith(prefix))
 
     def put(self, name: str, data: bytes | Path | IO[bytes]) -> None:
@@ -423,13 +383,13 @@ class HubDraft(HubObjects):
 
     def replace(self, name: str, data: bytes, tag: str) -> bool:
         """Enter a file only if the one that is there has this tag."""
-        if self.read_tagged(name, limit=_ANY_SIZE)[1] != tag:
+        if self.read_tagged(name, limit=LARGEST)[1] != tag:
             return False
         self._stage(name, data)  # sent with the commit: it may be replaced again before
         return True
 
     def keep(self) -> None:
-        """Count what was entered so far as complete, once what is sent of it has arrived.
+        """Wait until what is sent of the files entered so far has arrived.
 
         Raises
         ------
@@ -438,13 +398,7 @@ class HubDraft(HubObjects):
         """
         for sent in self._sending:
             sent.result()
-        self._sending, self._kept = [], dict(self._staged)
-
-    def undo(self) -> None:
-        """Drop what was entered since `keep`; what was sent of it stays unused."""
-        for unkept in self._sending:
-            unkept.cancel()
-        self._sending, self._staged = [], dict(self._kept)
+        self._sending = []
 
     def publish(self, message: str) -> bool:
         """Make the commit.
@@ -496,7 +450,7 @@ class HubDraft(HubObjects):
             )  # fmt: skip
 
         try:
-            self.once(self._pace("the upload"), ask, _ANY_SIZE)
+            self.once(self._pace("the upload"), ask, whole=True)
         except TransientError as err:  # the library has tried it several times
             raise UnreachableError(
                 f"An upload to {self.address} failed: {err}. Push again: what has arrived is not "
@@ -506,18 +460,12 @@ class HubDraft(HubObjects):
     @contextlib.contextmanager
     def _get(self, name: str, span: tuple[int, int] | None, pace: Pace) -> Iterator[Answer]:
         if name in self._staged:
-            data = _content(self._staged[name])
+            with self._staged[name].as_file() as file:
+                data = file.read()
             yield Answer(len(data), sha256_hex(data), ranged=False, pieces=[data])
-        elif name in self._there:
-            with super()._get(name, span, pace) as answer:
-                yield replace(answer, tag=str(self._there[name].blob_id))
         else:
-            raise FileNotFoundError(f"{self.address}/{name}")
-
-
-def _content(add: Any) -> bytes:
-    with add.as_file() as file:
-        return bytes(file.read())
+            with super()._get(name, span, pace) as answer:
+                yield answer
 
 
 def _answer_of(err: BaseException | None) -> Any:
@@ -551,10 +499,10 @@ class _WithoutQueries(logging.Filter):
 _FILTER = _WithoutQueries()
 
 
-#: Bytes of one entry of a listing, about.
-_ENTRY = 200
-
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+
+#: A server of this machine, without TLS.
+_HERE = re.compile(r"http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?/?")
 
 
 class BucketObjects(Objects):
@@ -574,35 +522,25 @@ class BucketObjects(Objects):
         self._errors = exceptions
         # A missing file is raised as Python's own error.
         self._caught = (exceptions.BaseError, OSError)
+        endpoint = next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), "")
+        allowed = os.environ.get("AWS_ALLOW_HTTP") == "true"
         options: Any = {
+            "allow_http": allowed or _HERE.fullmatch(endpoint) is not None,
             "connect_timeout": timedelta(seconds=10),
-            "read_timeout": timedelta(seconds=self.limits.patience),
-            "timeout": timedelta(seconds=self.limits.deadline),
+            "read_timeout": timedelta(seconds=self.patience),
+            "timeout": timedelta(seconds=self.deadline),
         }
-        if address.scheme == "s3" and _endpoint_is_here():
-            options["allow_http"] = True
         retry: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=60)}
         try:
             self._store: Any = from_url(address.url, client_options=options, retry_config=retry)
-            # A page of a list is kept until it is whole, however long: few seconds bound it.
-            options["timeout"] = options["read_timeout"]
-            self._lists: Any = from_url(address.url, client_options=options, retry_config=retry)
         except exceptions.BaseError as err:
             raise RemoteStoreError(f"{address.url} cannot be opened: {_fault(err)}.") from err
 
     def names(self, prefix: str = "") -> Iterator[tuple[str, int]]:
-        """Yield name and size of the files below `prefix`; too many are a CorruptStoreError."""
-        pages = self._pace(prefix or "its list of files").over(
-            self._lists.list(prefix or None), unit=_ENTRY
-        )
-        left = self.limits.most_names
+        """Yield name and size of the files below `prefix`."""
+        pages = self._pace(prefix or "its list of files").over(self._store.list(prefix or None))
         try:
-            for page in pages:
-                left -= len(page)
-                if left < 0:
-                    raise self._too_many()
-                for entry in page:
-                    yield str(entry["path"]), int(entry["size"])
+            yield from self.listed((one["path"], one["size"]) for page in pages for one in page)
         except RemoteStoreError:
             raise
         except self._caught as err:
@@ -680,13 +618,6 @@ def _streamed(answer: Any) -> Iterator[memoryview]:
     """Yield the bytes of an answer as they come, so that a slow one is noticed."""
     for piece in answer.stream(min_chunk_size=1):
         yield memoryview(piece).cast("B")
-
-
-def _endpoint_is_here() -> bool:
-    """Tell whether the environment's S3 endpoint is a server of this machine, without TLS."""
-    endpoint = next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), "")
-    parts = urlsplit(endpoint)
-    return parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost", "::1")
 
 
 def _fault(err: Exception) -> str:

@@ -28,14 +28,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from featstore.address import parse_address
 from featstore.durable import (
     MAX_JSON_BYTES,
     json_bytes,
     open_regular,
-    parse_json,
     pieces,
     read_regular,
 )
@@ -63,8 +62,6 @@ from featstore.store.log import (
     check_outside_stores,
     has_log,
     private_key,
-    remember,
-    remembered,
     signed_bytes,
 )
 from featstore.store.log import NAME as LOG
@@ -124,7 +121,7 @@ class SetSource:
         if one.data is not None and self._fetched is not None:
             return self._fetched(one.commit.layout.files.index(one.data))
         place.fetch(self.info.key, one.commit, one.part)
-        wrong = "; ".join(one.check(self.store.root).reasons)
+        wrong = "; ".join(one.check(self.store.root)[0])
         if wrong:
             raise CorruptStoreError(f"{path} {wrong}. Nothing of {self.info.key} was sent.")
         return path if one.data else read_regular(path, limit=MAX_ITEM_BYTES)
@@ -185,20 +182,14 @@ def make_bucket_store(objects: Objects, hash_name: str | None = None) -> bool:
         raise RemoteStoreError(f"{err} Choose another prefix, or let its owner push.") from err
     check_hash(objects.address, log, hash_name)
     made = log or Log(hash_name or SHA256)
-    if made.sets or read_record(objects, "zarr.json")[0] is not None:
+    if made.sets:
+        return False
+    with contextlib.suppress(FileNotFoundError):
+        objects.read("zarr.json", limit=MAX_JSON_BYTES)
         return False
     # The group is there once the conditions were tried: a kill may have come between.
     check_conditions(objects, made)
     return objects.create("zarr.json", root_metadata(made.hash))
-
-
-def read_record(objects: Objects, name: str) -> tuple[Any, str]:
-    """Return the JSON document of a place, and its tag; None if there is none."""
-    try:
-        data, tag = objects.read_tagged(name, limit=MAX_JSON_BYTES)
-    except FileNotFoundError:
-        return None, ""
-    return parse_json(data, where=f"{objects.address}/{name}"), tag
 
 
 def check_conditions(objects: Objects, made: Log) -> None:
@@ -364,8 +355,7 @@ def publish_to_folder(
     if found not in TO_SEND:
         settle_set(root, key)  # a copy that was killed behind the log is completed
         return found
-    claim = claim_set(directory, key)
-    try:
+    with claim_set(directory, key) as claim:
         refuse_unfinished(root, key, "copy the set")
         # Somebody may have published between the first look and the claim.
         base, before, found = _look(place, source)
@@ -379,15 +369,13 @@ def publish_to_folder(
                 _copy_file(claim, root, source, one)
             progress(one.data.size if one.data else 0)
         publish_commit(root, key, claim, commit, after=before)
-    finally:
-        claim.release()
     return found
 
 
 def _copy_file(claim: Claim, root: Path, source: SetSource, one: Listed) -> None:
     """Copy a file, unless it is there as its commit says."""
     path = root / one.path
-    if not one.check(root).reasons:
+    if not one.check(root)[0]:
         claim.rely_on(path)
         return
     data = source.content(one)
@@ -395,10 +383,8 @@ def _copy_file(claim: Claim, root: Path, source: SetSource, one: Listed) -> None
         claim.write_file(path, pieces(own))
 
 
-def send_thumbnails(
-    source: FeatureStore, place: Objects | Path, keys: Iterable[str]
-) -> frozenset[str]:
-    """Copy the thumbnails of the kinds of these sets; return the names of files put in a bucket."""
+def send_thumbnails(source: FeatureStore, place: Objects | Path, keys: Iterable[str]) -> None:
+    """Copy the thumbnails of the kinds of these sets, and enter them in the log."""
     objects = open_objects(place) if isinstance(place, Path) else place
     put: set[str] = set()
     for kind in sorted({key.rpartition("/")[0] for key in keys}):
@@ -412,7 +398,8 @@ def send_thumbnails(
                 if there.get(name) != path.stat().st_size:
                     objects.put(name, path)
                 put.add(name)
-    return frozenset(put)
+    if put:
+        objects.update_log(lambda log: replace(log, thumbnails=log.thumbnails | put))
 
 
 def make_tag(place: str | Path, name: str, *, select: Sequence[str] = ()) -> dict[str, str]:
@@ -527,14 +514,13 @@ def sign_store(place: str | Path, key: Path) -> Signature:
         store.tag(name)
     there = log.signature
     if there is not None and there.public_key == public and there.covers(log):
-        remember(store.address, public, there.counter)  # a kill may have come between the two
         return there
     before = there.counter if there is not None and there.public_key == public else 0
-    counter = 1 + max(before, remembered(store.address, public))
+    counter = before + 1
     if counter > MAX_COUNTER:
         raise SignatureError(
-            f"{store.address} is signed as number {counter - 1:,}, the highest: somebody forged "
-            "it. Sign by a new key."
+            f"{store.address} is signed as number {before:,}, the highest: somebody forged it. "
+            "Sign by a new key."
         )
     made = Signature(public, counter, private.sign(signed_bytes(log, counter)).hex())
 
@@ -544,7 +530,6 @@ def sign_store(place: str | Path, key: Path) -> Signature:
         return replace(now, signature=made)
 
     objects.update_log(enter)
-    remember(store.address, public, counter)
     return made
 
 
@@ -654,19 +639,15 @@ class _Copying:
                 self.published[key] = source.info.commit.published
                 if source.info.commit.digest != current.get(key):
                     there = publish(self.place, source, progress=self.progress)
+                self.report.sets[key] = there
             except FeatstoreError as err:
                 self.report.failed[key] = str(err)
-                self.place.undo()
-                continue
             # The cache may drop the files of one remote set for those of the next.
             self.place.keep()
-            self.report.sets[key] = there
         if everything:
             self._send_tags()
-        pictures = send_thumbnails(self.opened, self.place, sorted(self.report.sets))
-        if pictures:
-            self.place.update_log(lambda log: replace(log, thumbnails=log.thumbnails | pictures))
-        if self.place.page:
+        send_thumbnails(self.opened, self.place, sorted(self.report.sets))
+        if self.place.is_atomic:
             send_card(self.opened, self.place, licences)
         if everything:
             self._send_signature()

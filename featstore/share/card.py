@@ -1,4 +1,4 @@
-"""What a store holds, for people and for catalogues: a card in Markdown, and Croissant metadata."""
+"""What a store holds, for people: a card in Markdown."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
@@ -15,8 +14,7 @@ from featstore.datasets import DATASETS
 from featstore.durable import make_folders, write_durably, write_error
 from featstore.identity import sha256_hex
 from featstore.remote import Objects
-from featstore.store.log import ABOUT, Log, has_log, update_log
-from featstore.store.records import REVISIONS, commit_bytes
+from featstore.store.log import ABOUT, Log, has_log, read_log, update_log
 from featstore.store.store import FeatureStore, SetInfo, open_store
 from featstore.store.tables import MAX_ITEM_BYTES
 
@@ -60,51 +58,6 @@ _HUB_LICENCES = frozenset(
     }
 )  # fmt: skip
 
-_CROISSANT = "http://mlcommons.org/croissant/1.0"
-
-# The terms of the Croissant 1.0 vocabulary: every document states all of them.
-_TERMS = (
-    "citeAs",
-    "column",
-    "equivalentProperty",
-    "extract",
-    "field",
-    "fileObject",
-    "fileProperty",
-    "fileSet",
-    "format",
-    "includes",
-    "isLiveDataset",
-    "jsonPath",
-    "key",
-    "md5",
-    "parentField",
-    "path",
-    "recordSet",
-    "references",
-    "regex",
-    "repeated",
-    "replace",
-    "samplingRate",
-    "separator",
-    "source",
-    "subField",
-    "transform",
-)
-_CONTEXT: dict[str, Any] = {
-    "@language": "en",
-    "@vocab": "https://schema.org/",
-    "conformsTo": "dct:conformsTo",
-    "cr": "http://mlcommons.org/croissant/",
-    "data": {"@id": "cr:data", "@type": "@json"},
-    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
-    "dct": "http://purl.org/dc/terms/",
-    "examples": {"@id": "cr:examples", "@type": "@json"},
-    "rai": "http://mlcommons.org/croissant/RAI/",
-    "sc": "https://schema.org/",
-    **{term: f"cr:{term}" for term in _TERMS},
-}
-
 
 @dataclass(frozen=True)
 class SetCard:
@@ -112,7 +65,6 @@ class SetCard:
 
     info: SetInfo
     licence: str
-    columns: dict[str, pl.DataType]
     splits: dict[str, int]
 
 
@@ -134,7 +86,7 @@ def set_cards(store: FeatureStore, licences: Mapping[str, str]) -> list[SetCard]
             counts = table.group_by("split").len().filter(pl.col("split").is_not_null())
             splits = dict(sorted(counts.iter_rows()))
         licence = licences.get(info.key.dataset) or stated or UNKNOWN
-        cards.append(SetCard(info, licence, dict(table.schema), splits))
+        cards.append(SetCard(info, licence, splits))
     return cards
 
 
@@ -233,83 +185,8 @@ def hub_card(name: str, cards: list[SetCard], *, address: str) -> str:
     return "\n".join(lines)
 
 
-def croissant(
-    name: str, cards: list[SetCard], *, url: str, files: str | None = None
-) -> dict[str, Any]:
-    """Return the store's Croissant 1.0 metadata.
-
-    Parameters
-    ----------
-    url : str
-        Of the collection.
-    files : str, optional
-        Address that the files lie below; `url` by default.
-
-
-    Files are the commit record of each set, which holds the hash of every block of its array, and
-    the item tables; the items are record sets. The arrays themselves have no hash of a whole file:
-    they are named in the description of their record.
-    """
-    below = url if files is None else files
-    found: dict[str, dict[str, Any]] = {}
-    records: list[dict[str, Any]] = []
-    for card in cards:
-        key, commit = card.info.key, card.info.commit
-        data = commit_bytes(commit)
-        record = f"{key}/{REVISIONS}/{commit.digest}.json"
-        what = (
-            f"Commit record of {key}: {commit.n:,} x {commit.dim:,} {commit.dtype} by "
-            f"{card.info.encoder}, in the Zarr v3 array {key}/embedding"
-        )
-        found[record] = _file(record, below, "application/json", len(data), sha256_hex(data), what)
-        what = f"Items of {key.dataset}/{key.kind}"
-        for items in (part.items for part in commit.parts):
-            table = f"{key.dataset}/{key.kind}/{items['file']}"
-            if table in found:
-                continue
-            size, digest = items["bytes"], items["sha256"]
-            found[table] = _file(table, below, "application/x-parquet", size, digest, what)
-            fields = [
-                {
-                    "@type": "cr:Field",
-                    "@id": f"{table}/{column}",
-                    "name": column,
-                    "description": f"Column {column} of the item table",
-                    "dataType": _type_name(dtype),
-                    "source": {"fileObject": {"@id": table}, "extract": {"column": column}},
-                }
-                for column, dtype in card.columns.items()
-            ]
-            records.append(
-                {
-                    "@type": "cr:RecordSet",
-                    "@id": f"{key.dataset}/{key.kind}/{items['sha256'][:8]}",
-                    "name": f"items of {key.dataset} {key.kind}",
-                    "description": what,
-                    "field": fields,
-                }
-            )
-    licences = sorted({card.licence for card in cards})
-    return {
-        "@context": _CONTEXT,
-        "@type": "sc:Dataset",
-        "conformsTo": _CROISSANT,
-        "name": name,
-        "description": f"Frozen embeddings, {len(cards):,} sets, extracted by Headstock.",
-        "license": licences[0] if len(licences) == 1 else licences,
-        "url": url,
-        "distribution": list(found.values()),
-        "recordSet": records,
-    }
-
-
-def croissant_text(metadata: Mapping[str, Any]) -> str:
-    """Return Croissant metadata as it is written."""
-    return json.dumps(metadata, indent=2, ensure_ascii=False) + "\n"
-
-
-def write_about(folder: Path, card: str, metadata: Mapping[str, Any]) -> None:
-    """Write card and metadata to a folder, and enter them in its log if it is a store.
+def write_about(folder: Path, card: str) -> None:
+    """Write the card to a folder, and enter it in its log if it is a store.
 
     The same call again ends well wherever it was stopped.
 
@@ -318,48 +195,19 @@ def write_about(folder: Path, card: str, metadata: Mapping[str, Any]) -> None:
     StoreWriteError
         If the file system refuses.
     """
-    data = [text.encode() for text in (card, croissant_text(metadata))]
-    digests = dict(zip(ABOUT, map(sha256_hex, data), strict=True))
+    data = card.encode()
+    entry = {ABOUT: sha256_hex(data)}
     make_folders(folder)
-
-    def drop(log: Log) -> Log:
-        kept = {name: log.about[name] for name in log.about if log.about[name] == digests[name]}
-        return replace(log, about=kept)
-
     lists = has_log(folder)
+    if lists and read_log(folder).about != entry:
+        # First, so that no stop leaves a file that the log denies.
+        update_log(folder, lambda log: replace(log, about={}))
+    try:
+        write_durably(folder / ABOUT, [data])
+    except OSError as err:
+        raise write_error(folder / ABOUT, err) from err
     if lists:
-        update_log(folder, drop)  # first, so that no stop leaves a file that the log denies
-    for name, text in zip(ABOUT, data, strict=True):
-        try:
-            write_durably(folder / name, [text])
-        except OSError as err:
-            raise write_error(folder / name, err) from err
-    if lists:
-        update_log(folder, lambda log: replace(log, about=digests))
-
-
-def _file(
-    path: str, url: str, form: str, size: int, digest: str, description: str
-) -> dict[str, Any]:
-    return {
-        "@type": "cr:FileObject",
-        "@id": path,
-        "name": path,
-        "description": description,
-        "contentUrl": f"{url}/{path}" if "://" in url else path,
-        "contentSize": f"{size} B",
-        "encodingFormat": form,
-        "sha256": digest,
-    }
-
-
-def _type_name(dtype: pl.DataType) -> str:
-    """Return the Croissant name of a column's type."""
-    if dtype.is_integer():
-        return "sc:Integer"
-    if dtype.is_float():
-        return "sc:Float"
-    return "sc:Boolean" if dtype == pl.Boolean else "sc:Text"
+        update_log(folder, lambda log: replace(log, about=entry))
 
 
 def _cell(value: object) -> str:
@@ -369,26 +217,22 @@ def _cell(value: object) -> str:
 
 
 def send_card(opened: FeatureStore, objects: Objects, licences: Mapping[str, str]) -> None:
-    """Write the card and the Croissant metadata of what the draft of a store holds.
-
-    A file of the same name that no push has written stays as it is.
+    """Write the card of what the draft of a store holds, unless there is one that no push wrote.
 
     Parameters
     ----------
     licences : mapping
         Dataset -> licence of its items; those that the earlier card states are kept.
     """
-    log = objects.log() or Log()
-    old: dict[str, bytes] = {}
-    for name in ABOUT:
-        with contextlib.suppress(FileNotFoundError):
-            old[name] = objects.read(name, limit=MAX_ITEM_BYTES)
-    listed = log.about
-    own = [name for name in ABOUT if name not in old or listed.get(name) == sha256_hex(old[name])]
-    if "README.md" in own and "README.md" in old:
+    log, old = objects.log() or Log(), b""
+    with contextlib.suppress(FileNotFoundError):
+        old = objects.read(ABOUT, limit=MAX_ITEM_BYTES)
+    if old:
+        if log.about.get(ABOUT) != sha256_hex(old):
+            return
         from huggingface_hub import DatasetCard
 
-        facts = DatasetCard(old["README.md"].decode()).data.to_dict()
+        facts = DatasetCard(old.decode()).data.to_dict()
         licences = {**facts.get("item_licences", {}), **licences}
     cards = {
         str(card.info.key): card
@@ -401,11 +245,7 @@ def send_card(opened: FeatureStore, objects: Objects, licences: Mapping[str, str
         cards = {**{str(card.info.key): card for card in there}, **cards}
     chosen = [cards[key] for key in sorted(cards) if key in log.sets]
     title = objects.address.rsplit("/", 1)[-1]
-    metadata = croissant(title, chosen, url=objects.page, files=objects.downloads)
-    texts = (hub_card(title, chosen, address=objects.address), croissant_text(metadata))
-    new = {name: text.encode() for name, text in zip(ABOUT, texts, strict=True) if name in own}
-    for name, data in new.items():
-        if data != old.get(name):
-            objects.put(name, data)
-    digests = {name: sha256_hex(data) for name, data in new.items()}
-    objects.update_log(lambda log: replace(log, about={**log.about, **digests}))
+    new = hub_card(title, chosen, address=objects.address).encode()
+    if new != old:
+        objects.put(ABOUT, new)
+    objects.update_log(lambda log: replace(log, about={ABOUT: sha256_hex(new)}))

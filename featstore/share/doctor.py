@@ -11,11 +11,9 @@ import stat
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import polars as pl
+from typing import Literal
 
 from featstore.durable import open_regular, try_lock
 from featstore.errors import (
@@ -28,7 +26,8 @@ from featstore.errors import (
 from featstore.remote.cache import kept_below, user_cache
 from featstore.remote.place import RemotePlace
 from featstore.store.log import NAME as LOG
-from featstore.store.store import FeatureStore, SetInfo, open_store
+from featstore.store.records import Commit
+from featstore.store.store import FeatureStore, open_store
 from featstore.store.verify import verify_store
 from featstore.terminal import human_bytes
 
@@ -109,9 +108,6 @@ def _cache() -> Iterator[Finding]:
     tight = free < _FREE or held > cache.limit
     advice = "`headstock cache --max-size` empties it; HEADSTOCK_CACHE_SIZE is its limit."
     yield Finding("cache", "note" if tight else "fine", text, advice * tight)
-    if os.environ.get("HEADSTOCK_OFFLINE", "") not in ("", "0"):
-        advice = "Unset HEADSTOCK_OFFLINE to read what is not in the cache."
-        yield Finding("offline", "note", "no server is asked", advice)
 
 
 def _sets(store: FeatureStore) -> Iterator[Finding]:
@@ -196,13 +192,9 @@ class SetDifference:
         Of A and of B; empty where the set is missing.
     added, removed : int
         Items that only B, or only A, has.
-    changed_items : int
-        Items of both whose row of the item table differs.
     changed_blocks : int or None
         Blocks of rows with another hash, of those that both have in full; None if the two cannot be
         compared by blocks (other dimension, dtype or block size).
-    failed : tuple of int
-        Items without an embedding in A and in B.
     """
 
     key: str
@@ -210,10 +202,7 @@ class SetDifference:
     revisions: tuple[str, str]
     added: int = 0
     removed: int = 0
-    changed_items: int = 0
     changed_blocks: int | None = None
-    failed: tuple[int, int] = (0, 0)
-    attributes: dict[str, tuple[Any, Any]] = field(default_factory=dict)
 
 
 def compare_stores(a: FeatureStore, b: FeatureStore) -> list[SetDifference]:
@@ -226,44 +215,20 @@ def compare_stores(a: FeatureStore, b: FeatureStore) -> list[SetDifference]:
     found = []
     for key in sorted({*in_a, *in_b}):
         one, other = in_a.get(key), in_b.get(key)
+        ids = tuple("" if info is None else info.commit.revision_id for info in (one, other))
         if one is None or other is None:
             state = "only in A" if other is None else "only in B"
-            ids = tuple("" if info is None else info.commit.revision_id for info in (one, other))
             found.append(SetDifference(key, state, (ids[0], ids[1])))
-        elif one.commit.revision_id != other.commit.revision_id:
-            found.append(_compare(key, (a, one), (b, other)))
+        elif ids[0] != ids[1]:
+            mine, theirs = (set(s.item_table(i)["item_id"]) for s, i in ((a, one), (b, other)))
+            added, removed = len(theirs - mine), len(mine - theirs)
+            blocks = _changed_blocks(one.commit, other.commit)
+            found.append(SetDifference(key, "differs", (ids[0], ids[1]), added, removed, blocks))
     return found
 
 
-def _compare(
-    key: str, a: tuple[FeatureStore, SetInfo], b: tuple[FeatureStore, SetInfo]
-) -> SetDifference:
-    one, other = a[1].commit, b[1].commit
-    first, second = (_facts(store.item_table(info)) for store, info in (a, b))
-    blocks: int | None = None
-    shape = (one.dim, one.dtype, one.block_rows)
-    if shape == (other.dim, other.dtype, other.block_rows):
-        mine, theirs = one.by_rows, other.by_rows
-        blocks = sum(mine[rows] != theirs[rows] for rows in mine.keys() & theirs)
-    stated = dict[str, Any](other.attributes)
-    values = {name: (value, stated[name]) for name, value in one.attributes.items()}
-    return SetDifference(
-        key,
-        "differs",
-        (one.revision_id, other.revision_id),
-        added=len(second.keys() - first),
-        removed=len(first.keys() - second),
-        changed_items=sum(second.get(item, facts) != facts for item, facts in first.items()),
-        changed_blocks=blocks,
-        failed=(one.n_failed, other.n_failed),
-        attributes={name: pair for name, pair in values.items() if pair[0] != pair[1]},
-    )
-
-
-def _facts(table: pl.DataFrame) -> dict[str, str]:
-    """Return item_id -> its facts as a text, in which a column without a value is as none."""
-    names = sorted(set(table.columns) - {"item_id"})
-    return {
-        row["item_id"]: repr([(name, row[name]) for name in names if row[name] is not None])
-        for row in table.iter_rows(named=True)
-    }
+def _changed_blocks(one: Commit, other: Commit) -> int | None:
+    if (one.dim, one.dtype, one.block_rows) != (other.dim, other.dtype, other.block_rows):
+        return None
+    mine, theirs = one.by_rows, other.by_rows
+    return sum(mine[rows] != theirs[rows] for rows in mine.keys() & theirs)

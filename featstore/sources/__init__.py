@@ -1,7 +1,7 @@
 """Sources: what people already have (folders, tars, tables, datasets), as manifests.
 
-Each source lists items; none decodes an image. Here is where their files lie: a folder, a remote
-address, or URLs, read part by part.
+Each source lists items; none decodes an image. Here is where their files lie: a folder
+or a remote address, read part by part.
 
 A remote file is read by ranges of 4 MiB, so that neighbours cost one request together. What a
 server says is not believed: who reads an item compares its hash.
@@ -16,11 +16,10 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import cache, lru_cache, partial
+from functools import lru_cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urljoin, urlsplit
 
 from featstore.address import Address, parse_address
 from featstore.errors import (
@@ -30,9 +29,14 @@ from featstore.errors import (
     RemoteStoreError,
     UnreachableError,
 )
-from featstore.manifest_files import open_plain, parse_locator, path_fault, uri_fault
+from featstore.manifest_files import (
+    open_plain,
+    parse_locator,
+    path_fault,
+    read_inside,
+    resolve_inside,
+)
 from featstore.remote import Objects, open_objects
-from featstore.remote.servers import WebObjects
 
 #: Before a colon, at least two letters: one is a drive.
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:")
@@ -51,7 +55,7 @@ def local_path(location: str | Path) -> Path:
         what = "a command" if text.lower().startswith("pipe:") else "a URL"
         raise ManifestError(
             f"The location {text!r} is {what}. This source reads local files and folders: fetch "
-            "it first, then give the path. (webdataset, parquet and hf read addresses.)"
+            "it first, then give the path. (webdataset and parquet read addresses.)"
         )
     try:
         return Path(text).expanduser().resolve(strict=True)
@@ -96,19 +100,12 @@ def files_below(root: Path, wanted: Callable[[str], bool]) -> list[str]:
     ManifestError
         If a name is not UTF-8 or looks like a locator.
     """
-    found = []
+    from data_manifests import copies  # it loads polars, which decoding processes do without
 
     def refuse(err: OSError) -> None:
         raise err
 
-    for at, folders, names in os.walk(root, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        base = Path(at).relative_to(root).as_posix()
-        found += [
-            name if base == "." else f"{base}/{name}"
-            for name in names
-            if not name.startswith(".") and wanted(name)
-        ]
+    found = copies.files_below(root, wanted, on_error=refuse)
     for path in found:
         try:
             path.encode("utf-8")
@@ -120,19 +117,17 @@ def files_below(root: Path, wanted: Callable[[str], bool]) -> list[str]:
             raise ManifestError(
                 f"The file name {path!r} below {root} looks like a part of a file. Rename it."
             )
-    return sorted(found)
+    return found
 
 
-def decode_text(data: bytes, *, where: str, limit: int) -> str:
+def decode_text(data: bytes, *, where: str) -> str:
     """Return UTF-8 bytes as text, without a byte order mark.
 
     Raises
     ------
     ManifestError
-        If they are more than `limit`, or no UTF-8.
+        If they are no UTF-8.
     """
-    if len(data) > limit:
-        raise ManifestError(f"{where} has more than {limit:,} bytes of text. It was not read.")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as err:
@@ -140,6 +135,9 @@ def decode_text(data: bytes, *, where: str, limit: int) -> str:
             f"{where} is not UTF-8 (byte {err.start:,}). Convert it, e.g. with iconv."
         ) from err
 
+
+#: Bytes that a tar or a table may ask for at once: sizes in their headers may lie.
+MOST_AT_ONCE = 2**28
 
 #: Bytes of a block, which one request asks for, and blocks of a file that are kept.
 BLOCK = 4 * 2**20
@@ -196,7 +194,15 @@ class OpenFile(ABC):
         return self._position
 
     def read(self, n_bytes: int) -> bytes:
-        """Return bytes from the position on, and move behind them."""
+        """Return bytes from the position on, and move behind them.
+
+        Raises
+        ------
+        ManifestError
+            If they are more than `MOST_AT_ONCE`.
+        """
+        if n_bytes > MOST_AT_ONCE:
+            raise ManifestError(f"{self.where} is refused: a header claims {n_bytes:,} bytes.")
         data = self.read_at(self._position, n_bytes)
         self._position += len(data)
         return data
@@ -315,12 +321,11 @@ class Folder:
 
     def open(self, name: str) -> OpenFile:
         """Open a regular file."""
-        return LocalFile(self.path / name)
+        return LocalFile(resolve_inside(self.path, name))
 
     def read(self, name: str, *, limit: int) -> bytes:
         """Return a whole file."""
-        with open_plain(self.path / name) as file:
-            return file.read(check_size(name, os.fstat(file.fileno()).st_size, limit))
+        return read_inside(self.path, name, limit=limit)
 
 
 class Remote:
@@ -365,13 +370,6 @@ def read_small(root: Root, name: str, *, limit: int) -> bytes | None:
         raise
     except (FileNotFoundError, RemoteStoreError):
         return None
-
-
-def check_size(what: str, size: int, limit: int) -> int:
-    """Return `size`; ManifestError if a file has more bytes than are read."""
-    if size > limit:
-        raise ManifestError(f"{what!r} has {size:,} bytes; at most {limit:,} are read.")
-    return size
 
 
 def _check_name(name: str) -> None:
@@ -487,56 +485,3 @@ def _pinned(address: Address) -> Remote:
     found = parse_address(open_objects(address).pinned())
     assert isinstance(found, Address)
     return Remote(found)
-
-
-class _Pages(WebObjects):
-    """The files of all servers of one scheme; the name of one is its URL without the scheme.
-
-    A redirect may lead to another server if it leads to https: what comes is bound by a hash.
-    """
-
-    def __init__(self, scheme: str) -> None:
-        super().__init__(Address(scheme, "", "", f"{scheme}:/"))
-        self.rule = self._check_url
-
-    def _check_url(self, name: str) -> None:
-        fault = uri_fault(f"{self.address}/{name}")
-        if fault is not None:
-            raise AddressError(f"The URL {f'{self.address}/{name}'!r} is not read: {fault}.")
-
-    def _url(self, name: str) -> str:
-        return f"{self.address}/{quote(name, safe=_AS_GIVEN)}"
-
-    def _followed(self, url: str, location: str) -> str:
-        target = urljoin(url, location)
-        far = urlsplit(target)[:2] != urlsplit(url)[:2]
-        if uri_fault(target) is not None or (far and not target.startswith("https://")):
-            raise RemoteStoreError(f"{url} redirects to {target[:200]!r}, which is not followed.")
-        return target
-
-
-#: Characters of a URL that mean something there, or are quoted already.
-_AS_GIVEN = "!#$%&'()*+,/:;=?@[]~"
-
-
-class UrlReader:
-    """Reads whole files at URLs; several threads may."""
-
-    def __init__(self) -> None:
-        self._pages = cache(_Pages)
-
-    def read(self, url: str, *, limit: int) -> bytes:
-        """Return the bytes at a URL.
-
-        Raises
-        ------
-        AddressError
-            If it breaks a rule; see `featstore.manifest_files.uri_fault`.
-        RemoteStoreError, CorruptStoreError
-            If nothing comes, or more than `limit` bytes.
-        """
-        scheme, _, name = url.partition("://")
-        try:
-            return self._pages(scheme).read(name.partition("#")[0], limit=limit)
-        except FileNotFoundError as err:
-            raise RemoteStoreError(f"{url} is not there.") from err

@@ -10,19 +10,15 @@ from pkgutil import resolve_name
 from types import MappingProxyType
 from typing import Any
 
-import polars as pl
-
 from featstore.address import Address
 from featstore.errors import FeatstoreError, ManifestError, lookup
 from featstore.manifest import Manifest, check_name, write_manifest
-from featstore.manifest_files import building, publish, take_folder
+from featstore.manifest_files import take_folder
 from featstore.plugins import Registry, first_line
 from featstore.sources import find_place
 from featstore.sources.tables import COLUMN_OPTIONS, Found, Request
 
 _SPLIT = {"split": "split of every item"}
-
-_COLUMNS_ALONE = {name: text for name, text in COLUMN_OPTIONS.items() if name != "images"}
 
 
 @dataclass(frozen=True)
@@ -101,7 +97,7 @@ _BUILT_IN: dict[str, Source] = {
             "parquet",
             "a Parquet file, a folder of them, or their address, with images or paths",
             "pictures:read_parquet",
-            COLUMN_OPTIONS | {"texts": "true lists the captions alone, of a table without images"},
+            COLUMN_OPTIONS,
         ),
         Source(
             "csv",
@@ -120,18 +116,6 @@ _BUILT_IN: dict[str, Source] = {
             "the same as a JSON object a line",
             "tables:read_jsonl",
             COLUMN_OPTIONS,
-        ),
-        Source(
-            "hf",
-            "a folder made by the datasets library's save_to_disk, or hf://datasets/OWNER/NAME",
-            "pictures:read_hf",
-            _COLUMNS_ALONE,
-        ),
-        Source(
-            "urls",
-            "a list of URLs (txt, csv, tsv, parquet), each fetched once for its hash",
-            "pictures:read_urls",
-            _COLUMNS_ALONE | {"keep": "folder where the images stay, to be read from there"},
         ),
     )
 }
@@ -169,7 +153,7 @@ _BY_SUFFIX = {
 def guessed(location: str | Path) -> str:
     """Return the source that reads a location, by what lies there; LABELS of a list of classes.
 
-    A folder holds tars, Parquet files, what `save_to_disk` wrote, or else images.
+    A folder holds tars, Parquet files, or else images; a dataset of the hub Parquet files.
 
     Raises
     ------
@@ -178,11 +162,10 @@ def guessed(location: str | Path) -> str:
     """
     place = find_place(location)
     if not isinstance(place, Path):
-        return "hf" if place.scheme == "hf" else _by_name(place.path.rpartition("/")[2], location)
+        name = place.path.rpartition("/")[2]
+        return "parquet" if place.scheme == "hf" else _by_name(name, location)
     if not place.is_dir():
         return _by_name(place.name, location)
-    if (place / "state.json").is_file() or (place / "dataset_dict.json").is_file():
-        return "hf"
     suffixes = {path.suffix for path in place.iterdir()}
     return next((_BY_SUFFIX[one] for one in (".tar", ".parquet") if one in suffixes), "folder")
 
@@ -196,10 +179,6 @@ def _by_name(name: str, location: str | Path) -> str:
     return known
 
 
-#: Beside a manifest that was made: what of its source could not be read, and why. No part of it.
-LEFT_OUT_FILE = "left_out.csv"
-
-
 def make_manifest(
     source: str,
     location: str | Path,
@@ -211,15 +190,14 @@ def make_manifest(
     """Read a location and write its manifest.
 
     The same location and options give the same bytes. Files are read (for their hashes) but
-    neither copied nor changed; uris lead to them through the manifest's ``data_root``. What of a
-    list of URLs cannot be fetched is left out and listed in LEFT_OUT_FILE.
+    neither copied nor changed; uris lead to them through the manifest's ``data_root``.
 
     Parameters
     ----------
     source : str
         Key of SOURCES.
     location : str or Path
-        A local file or folder; of the sources webdataset, parquet and hf also an address.
+        A local file or folder; of the sources webdataset and parquet also an address.
     out : Path
         Folder of the manifest: new, empty, or with an earlier manifest of the same name.
     name : str, optional
@@ -236,30 +214,15 @@ def make_manifest(
     place = find_place(location)
     name = check_name(default_name(place) if name is None else name)
     take_folder(folder, name)
-    with building(folder) as made:
-        found = reader.read(Request(str(location), name, made, dict(options or {})))
-        facts: dict[str, Any] = {
-            "name": name,
-            "summary": f"made from {reader.summary}",
-            "source": {"kind": source, "options": dict(sorted((options or {}).items()))},
-        }
-        if found.left_out:
-            facts |= {"complete": False, "left_out": len(found.left_out)}
-        inside = found.root.resolve() in (made.resolve(), folder.resolve())
-        manifest = write_manifest(
-            folder,
-            facts=facts,
-            tables=found.tables,
-            classes=found.classes,
-            data_root=None if inside else found.root,
-            made=made if found.root == made else None,
-            replaced=[LEFT_OUT_FILE],
-        )
-    if found.left_out:
-        why = {"what": list(found.left_out), "why": list(found.left_out.values())}
-        with building(folder):
-            publish(folder, {LEFT_OUT_FILE: pl.DataFrame(why).write_csv().encode()})
-    return manifest
+    found = reader.read(Request(str(location), name, dict(options or {})))
+    facts: dict[str, Any] = {
+        "name": name,
+        "summary": f"made from {reader.summary}",
+        "source": {"kind": source, "options": dict(sorted((options or {}).items()))},
+    }
+    return write_manifest(
+        folder, facts=facts, tables=found.tables, classes=found.classes, data_root=found.root
+    )
 
 
 def default_name(path: Path | Address) -> str:

@@ -4,57 +4,42 @@ from __future__ import annotations
 
 import re
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
-from featstore.durable import write_durably, write_error
 from featstore.errors import (
-    AddressError,
-    CorruptStoreError,
     ManifestError,
-    RemoteStoreError,
 )
 from featstore.identity import sha256_hex
-from featstore.manifest_files import file_sha256, is_url, part_uri, path_fault
+from featstore.manifest_files import check_size, part_uri, path_fault, read_inside
 from featstore.prompts import TEMPLATES, template_ids
 from featstore.sources import (
     PARQUET,
-    Folder,
     OpenFile,
     Root,
-    UrlReader,
-    check_size,
     decode_text,
     files_below,
     folder,
-    local_path,
     locate,
     read_small,
 )
 from featstore.sources.reader import (
     MAX_ITEM_BYTES,
     PATH_ROWS,
-    ArrowCells,
     ParquetCells,
     arrow,
+    only_field,
 )
 from featstore.sources.tables import (
-    FORMS,
     IMAGE_SUFFIXES,
     MAX_RECORD_BYTES,
-    Columns,
     Found,
     ItemCollector,
     Request,
-    Rows,
     add_row,
-    cell_of,
     choose_columns,
     image_root,
     is_image,
@@ -62,7 +47,6 @@ from featstore.sources.tables import (
     parse_json,
     split_folder,
     split_name,
-    used,
 )
 
 
@@ -135,43 +119,22 @@ def read_captions(request: Request) -> Found:
         text = root / f"{stem}.txt"
         if not text.is_file():
             continue
-        if not text.resolve().is_relative_to(root):
-            raise ManifestError(
-                f"The captions {text} are a link that leads out of {root}. They were not read."
-            )
         if stem in owner:
             raise ManifestError(
                 f"The captions {stem}.txt belong to both {owner[stem]!r} and {path!r}. Rename one."
             )
         owner[stem] = path
-        data = Folder(root).read(f"{stem}.txt", limit=MAX_TEXT_BYTES)
-        for line in decode_text(data, where=str(text), limit=MAX_TEXT_BYTES).splitlines():
+        data = read_inside(root, f"{stem}.txt", limit=MAX_TEXT_BYTES)
+        for line in decode_text(data, where=str(text)).splitlines():
             items.caption(parent, line)
     return items.found(root)
 
-
-#: A header and its extended fields (names longer than 100 letters) take less.
-MAX_HEADER_BYTES = 2**20
 
 _BLOCK = 512
 _PIECE = 2**20
 
 
-@dataclass(frozen=True)
-class Member:
-    """A regular file inside a tar."""
-
-    name: str
-    """Its path inside the tar."""
-
-    offset: int
-    """Byte of the tar at which its content begins."""
-
-    size: int
-    """Bytes of its content."""
-
-
-def members(file: OpenFile) -> Iterator[Member]:
+def members(file: OpenFile) -> Iterator[tarfile.TarInfo]:
     """Yield the regular files of an uncompressed tar, in order.
 
     Folders are passed over. The tar is believed as a whole or not at all: it is an error
@@ -184,7 +147,18 @@ def members(file: OpenFile) -> Iterator[Member]:
         link, a device, a sparse file or a path that leaves its folder.
     """
     try:
-        yield from _members(file)
+        with tarfile.open(
+            fileobj=file,  # type: ignore[call-overload]
+            mode="r:",
+            encoding="utf-8",
+            errors="strict",
+        ) as tar:
+            for member in tar:
+                tar.members = []  # else the tar keeps them all
+                _check(file, member)
+                if member.isreg():
+                    yield member
+            end = tar.offset
     except (tarfile.TarError, ValueError, OverflowError) as err:
         if isinstance(err, ManifestError):
             raise
@@ -192,66 +166,34 @@ def members(file: OpenFile) -> Iterator[Member]:
             f"{file.where} is truncated or no uncompressed tar: {err}. None of its members is "
             "used; fetch it again."
         ) from err
-
-
-def _members(file: OpenFile) -> Iterator[Member]:
-    with tarfile.open(
-        fileobj=_HeadersOnly(file),  # type: ignore[call-overload]
-        mode="r:",
-        encoding="utf-8",
-        errors="strict",
-    ) as tar:
-        for member in tar:
-            tar.members = []  # else the tar keeps them all
-            _check(file.where, member)
-            if not 0 <= member.size <= file.size - member.offset_data:
-                _refuse(file.where, f"the member {member.name!r} ends behind the end of the file")
-            if member.isreg():
-                yield Member(member.name, member.offset_data, member.size)
-        end = tar.offset
-    mark = file.read_at(end, _BLOCK)
-    if len(mark) < _BLOCK:
+    if file.size - end < _BLOCK:
         _refuse(file.where, "it lacks the end mark: it is truncated")
-    if any(mark):
-        _refuse(file.where, f"its header at byte {end:,} is damaged")
-    for start in range(end + _BLOCK, file.size, _PIECE):
+    for start in range(end, file.size, _PIECE):
         piece = file.read_at(start, _PIECE)
         if piece.count(0) != len(piece):
-            _refuse(file.where, "it has data behind its end mark")
+            what = "a damaged header, or data behind its end mark"
+            _refuse(file.where, f"it has {what}, behind byte {start:,}")
 
 
-def _check(path: str, member: tarfile.TarInfo) -> None:
+#: What a member may be that is refused.
+_REFUSED = {tarfile.SYMTYPE: "a symbolic link", tarfile.LNKTYPE: "a hard link"}
+
+
+def _check(file: OpenFile, member: tarfile.TarInfo) -> None:
     if not (member.isreg() or member.isdir()) or member.issparse():
-        what = "a sparse file"
-        if member.issym() or member.islnk():
-            what = f"a {'symbolic' if member.issym() else 'hard'} link to {member.linkname!r}"
-        elif not member.isreg():
-            what = "a device, pipe or something unknown"
-        _refuse(path, f"the member {member.name!r} is {what}")
+        what = _REFUSED.get(member.type, "a sparse file, device, pipe or something unknown")
+        _refuse(file.where, f"the member {member.name!r} is {what}")
     fault = path_fault(member.name)
     if fault is not None:
-        _refuse(path, f"the member {member.name!r} has a path that is not used: {fault}")
+        _refuse(file.where, f"the member {member.name!r} has a path that is not used: {fault}")
+    if not 0 <= member.size <= file.size - member.offset_data:
+        _refuse(file.where, f"the member {member.name!r} ends behind the end of the file")
 
 
 def _refuse(path: str, reason: str) -> NoReturn:
     raise ManifestError(
         f"{path} is refused: {reason}. None of its members is used; pack or fetch it again."
     )
-
-
-class _HeadersOnly:
-    """A file that refuses to read more than a header at once: sizes in headers may lie."""
-
-    def __init__(self, file: OpenFile) -> None:
-        self._file = file
-        self.name = file.where
-        self.mode = "rb"
-        self.seek, self.tell = file.seek, file.tell
-
-    def read(self, n_bytes: int = -1) -> bytes:
-        if not 0 <= n_bytes <= MAX_HEADER_BYTES:
-            _refuse(self.name, f"a header claims {n_bytes:,} bytes")
-        return self._file.read(n_bytes)
 
 
 #: Beside the tars: names of the classes, and prompts with ``{c}`` for the name.
@@ -284,7 +226,7 @@ def read_webdataset(request: Request) -> Found:
     root, files = locate(request.location, ".tar")
     items = ItemCollector(request.dataset, _lines(root, CLASS_NAMES_FILE), _templates(root))
     for file in files:
-        samples: dict[str, dict[str, _Part]] = {}
+        samples: dict[str, _Parts] = {}
         with closing(root.open(file)) as tar:
             for member in members(tar):
                 _sort_in(samples, member, tar)
@@ -296,16 +238,11 @@ def read_webdataset(request: Request) -> Found:
     return items.found(root.place)
 
 
-@dataclass(frozen=True)
-class _Part:
-    """A member of a sample: an image by its sha256, a text by its bytes."""
-
-    member: Member
-    sha256: str
-    data: bytes
+#: The members of a sample by role: an image with its sha256, a text with what it says.
+_Parts = dict[str, tuple[tarfile.TarInfo, str]]
 
 
-def _sort_in(samples: dict[str, dict[str, _Part]], member: Member, tar: OpenFile) -> None:
+def _sort_in(samples: dict[str, _Parts], member: tarfile.TarInfo, tar: OpenFile) -> None:
     found = _NAME.fullmatch(member.name.removeprefix("./"))
     suffix = found[2].lower() if found else ""
     if found is None or suffix not in _IMAGES | _TEXTS:
@@ -314,48 +251,41 @@ def _sort_in(samples: dict[str, dict[str, _Part]], member: Member, tar: OpenFile
     role = "image" if suffix in _IMAGES else suffix
     if role in parts:
         raise ManifestError(
-            f"The key {found[1]!r} is repeated in {tar.where}: members "
-            f"{parts[role].member.name!r} and {member.name!r}. A sample has one {role}."
+            f"The key {found[1]!r} is repeated in {tar.where}: members {parts[role][0].name!r} "
+            f"and {member.name!r}. A sample has one {role}."
         )
-    limit = MAX_ITEM_BYTES if role == "image" else MAX_RECORD_BYTES
-    check_size(part_uri(tar.where, member.name), member.size, limit)
-    data = tar.read_at(member.offset, member.size)
-    parts[role] = _Part(member, sha256_hex(data), b"" if role == "image" else data)
+    where = part_uri(tar.where, member.name)
+    check_size(where, member.size, MAX_ITEM_BYTES if role == "image" else MAX_RECORD_BYTES)
+    data = tar.read_at(member.offset_data, member.size)
+    text = sha256_hex(data) if role == "image" else decode_text(data, where=where).strip()
+    parts[role] = member, text
 
 
-def _add(
-    items: ItemCollector, file: str, key: str, parts: dict[str, _Part], split: str | None
-) -> None:
-    image = parts.get("image")
-    if image is None:
+def _add(items: ItemCollector, file: str, key: str, parts: _Parts, split: str | None) -> None:
+    if "image" not in parts:
         return
-    document, label, caption = (_text(file, parts.get(role)) for role in ("json", "cls", "txt"))
-    where = f"The JSON beside {part_uri(file, image.member.name)}"
-    facts = parse_json((document or "{}").encode(), where=where)
+    member, digest = parts["image"]
+    uri = part_uri(file, member.name)
+    texts = {role: text for role, (_, text) in parts.items()}
+    where = f"The JSON beside {uri}"
+    facts = parse_json(texts.get("json", "{}").encode(), where=where)
     if not isinstance(facts, dict):
         raise ManifestError(f"{where} is not a JSON object, so it has no caption or label.")
-    known = [facts.get(name) for name in ("label", "class", "cls")]
+    known = [texts.get("cls") or None, *(facts.get(name) for name in ("label", "class", "cls"))]
     stated = [value for value in known if isinstance(value, str) or type(value) is int]
     parent = items.image(
         key,
-        part_uri(file, image.member.name),
-        label=label or next(iter(stated), None),
+        uri,
+        label=next(iter(stated), None),
         split=split,
-        content_sha256=image.sha256,
-        byte_offset=image.member.offset,
-        byte_size=image.member.size,
+        content_sha256=digest,
+        byte_offset=member.offset_data,
+        byte_size=member.size,
     )
     given = facts.get("caption")
-    written = [caption, *(given if isinstance(given, list) else [given])]
-    for text in dict.fromkeys(one.strip() for one in written if isinstance(one, str) and one):
+    written = [texts.get("txt"), *(given if isinstance(given, list) else [given])]
+    for text in dict.fromkeys(one.strip() for one in written if isinstance(one, str)):
         items.caption(parent, text)
-
-
-def _text(file: str, part: _Part | None) -> str:
-    if part is None:
-        return ""
-    where = part_uri(file, part.member.name)
-    return decode_text(part.data, where=where, limit=MAX_RECORD_BYTES).strip()
 
 
 def _lines(root: Root, name: str) -> list[str] | None:
@@ -363,7 +293,7 @@ def _lines(root: Root, name: str) -> list[str] | None:
     data = read_small(root, name, limit=_MAX_LISTS_BYTES)
     if data is None:
         return None
-    text = decode_text(data, where=f"{root.place}/{name}", limit=_MAX_LISTS_BYTES)
+    text = decode_text(data, where=f"{root.place}/{name}")
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
@@ -377,21 +307,8 @@ def _templates(root: Root) -> dict[str, str] | None:
 _SHARD = re.compile(r"([A-Za-z_]+)-\d+-of-\d+(?:-\w+)?")
 
 
-def parquet_table(path: Path) -> tuple[Sequence[str], Rows]:
-    """Return the columns of a Parquet file here, and what yields its rows."""
-
-    def rows(names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-        with closing(ParquetCells(path)) as table:
-            yield from _placed(table, names)
-
-    with closing(ParquetCells(path)) as table:
-        return table.schema.names, rows
-
-
-def _placed(
-    table: ParquetCells | ArrowCells, names: Sequence[str]
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, row in table.rows(names, at_once=PATH_ROWS):
+def _placed(table: ParquetCells, names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, row in enumerate(table.rows(names, at_once=PATH_ROWS)):
         yield f"{table.where}, row {number:,}", row
 
 
@@ -400,7 +317,7 @@ def read_parquet(request: Request) -> Found:
 
     A column of bytes, or of structs with a field ``bytes`` (as dataset hubs store images), is
     read from the file itself; a column of strings holds paths. The key is the id, else the path,
-    else file and row. With the option ``texts`` the captions alone are listed, and no image.
+    else file and row.
 
     Raises
     ------
@@ -413,27 +330,13 @@ def read_parquet(request: Request) -> Found:
         with closing(root.open(file)) as source, closing(ParquetCells(source)) as table:
             # As the hub converts datasets: CONFIG/SPLIT/0000.parquet.
             split = split_of("/".join(file.split("/")[-2:]) if source.is_far else file)
-            if request.flag("texts"):
-                _add_texts(items, table, file, split, request)
-                place = request.out  # the texts are in the manifest
-            else:
-                place = _add_images(items, table, file, split, request, root)
+            place = _add_images(items, table, file, split, request, root)
     return items.found(place)
-
-
-def _add_texts(
-    items: ItemCollector, table: ParquetCells, file: str, split: str | None, request: Request
-) -> None:
-    """Add the captions of a table without images; of a far file, only what lies in its columns."""
-    columns = choose_columns(table.schema.names, request, table.where, needed="caption")
-    for number, row in table.rows(used(columns), at_once=PATH_ROWS):
-        where, key = f"{table.where}, row {number:,}", f"{file.rpartition('.')[0]}/{number}"
-        add_row(items, row, columns, uri=None, key=key, where=where, split=split)
 
 
 def _add_images(
     items: ItemCollector,
-    table: ParquetCells | ArrowCells,
+    table: ParquetCells,
     file: str,
     split: str | None,
     request: Request,
@@ -444,21 +347,21 @@ def _add_images(
     images = [name for name in names if features.get(name, {}).get("_type") == "Image"]
     first = images if len(images) == 1 else ()
     columns = choose_columns(names, request, table.where, first=first)
-    items.use_label_names(features.get(columns["label"] or "", {}).get("names"), table.where)
-    image = columns["image"] or ""  # it is there: it is what is needed
+    items.use_label_names(features.get(columns.get("label", ""), {}).get("names"), table.where)
+    image = columns["image"]
     cell = _bytes_column(table.schema, image)
     if cell is None and isinstance(root.place, Path):
         place = image_root(request, root.place / "table")
-        list_paths(items, partial(_placed, table), columns, place, split=split)
+        list_paths(items, _placed(table, [*columns.values()]), columns, place, split=split)
         return place
     if cell is None:
         raise ManifestError(
-            f"The column {image!r} of {table.where} holds paths. Files that lie elsewhere "
-            "are listed by the source urls."
+            f"The column {image!r} of {table.where} holds paths. Put the images "
+            "into the table, or read the table from the folder that they lie in."
         )
-    others = [name for name in used(columns) if name != image]
-    for number, row in table.rows([cell, *others]):
-        where, data = f"{file}, row {number:,}", row.pop(cell)
+    others = [name for name in columns.values() if name != image]
+    for number, row in enumerate(table.rows([cell, *others])):
+        where, data = f"{file}, row {number:,}", only_field(row.pop(image))
         if not isinstance(data, bytes):
             raise ManifestError(
                 f"{where} has no bytes in {cell!r}. Leave such rows out, or embed the files."
@@ -508,138 +411,3 @@ def split_of(file: str) -> str | None:
 
 #: Descriptions of features with thousands of class names.
 _MAX_INFO_BYTES = 16 * MAX_RECORD_BYTES
-
-
-def read_hf(request: Request) -> Found:
-    """List the images of a folder that ``Dataset.save_to_disk`` or ``DatasetDict``'s wrote.
-
-    A dataset of the hub, ``hf://datasets/OWNER/NAME``, is read by `read_parquet`.
-
-    Its Arrow files say which column is an Image and what the classes are called. The key is the id,
-    else split and row.
-
-    Raises
-    ------
-    ManifestError
-        If the folder was not made by save_to_disk, or is damaged.
-    """
-    if request.location.startswith("hf://"):
-        return read_parquet(request)
-    root = folder(request.location)
-    files = files_below(root, lambda name: _SAVED.fullmatch(name) is not None)
-    if not files:
-        raise ManifestError(
-            f"{root} holds no data-NNNNN-of-NNNNN.arrow: save_to_disk did not make it. Load the "
-            "dataset and save it so, or use the source parquet."
-        )
-    items = ItemCollector(request.dataset)
-    for file in files:
-        with closing(ArrowCells(root / file)) as table:
-            split = file.rpartition("/")[0] or None
-            _add_images(items, table, file, split, request, Folder(root))
-    return items.found(root)
-
-
-#: How `save_to_disk` names its files; those of its caches have other names.
-_SAVED = re.compile(r"data-\d+-of-\d+\.arrow")
-
-
-#: Bytes of one image while URLs are listed, when many are held at once.
-MAX_LISTED_BYTES = 32 * 2**20
-
-#: Requests under way at once while URLs are listed.
-AT_ONCE = 16
-
-#: Columns that hold URLs, the first that exists is taken.
-URL_COLUMNS = ("url", "URL", "image_url", "image", "path")
-
-#: What the files of the images begin with that are decoded here.
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
-
-
-def read_urls(request: Request) -> Found:
-    """List the images at the URLs of a text file (one a line), a CSV, TSV or Parquet file.
-
-    Each is fetched once, for its content hash, which binds whoever reads the item later. One that
-    cannot be fetched, or is no image, is left out and listed. With the option ``keep`` the files
-    stay in that folder, by the hash of their URL, and are read from there; making the manifest
-    again, also after it was interrupted, fetches what the folder lacks. The key is the id, else
-    the URL.
-
-    Raises
-    ------
-    ManifestError
-        If the list or a kept file cannot be read, or not one image could be fetched.
-    StoreWriteError
-        If an image cannot be kept.
-    """
-    path = local_path(request.location)
-    form = path.suffix.lower().removeprefix(".")
-    if form not in _FORMS:
-        raise ManifestError(f"{path} is no list of URLs: .{', .'.join(_FORMS)}.")
-    keep = Path(request.options["keep"]).resolve() if "keep" in request.options else None
-    items, left_out = ItemCollector(request.dataset), dict[str, str]()
-    names, rows = _FORMS[form](path)
-    columns = choose_columns(names, request, str(path), first=URL_COLUMNS)
-    fetch = partial(_fetch, UrlReader(), keep)
-    for where, row, url, came in _fetched(rows(used(columns)), columns, fetch):
-        if isinstance(came, str):
-            left_out[url or where] = came
-            continue
-        kept = {} if keep is None else {"url": url}
-        add_row(items, row, columns, uri=came[0], key=url, where=where,
-                content_sha256=came[1], **kept)  # fmt: skip
-    if left_out and items.is_empty():
-        first, why = next(iter(left_out.items()))
-        raise ManifestError(
-            f"None of the {len(left_out):,} URLs of {path} gave an image (first {first!r}: {why})"
-        )
-    return items.found(keep or request.out, left_out)
-
-
-#: What opens a list of URLs, by the end of its name.
-_FORMS = {name: FORMS[name] for name in ("txt", "csv", "tsv")} | {"parquet": parquet_table}
-
-#: Uri and content hash of an image, or why there is none.
-Outcome = tuple[str, str] | str
-
-
-def _fetched(
-    rows: Iterator[tuple[str, dict[str, Any]]],
-    columns: Columns,
-    fetch: Callable[[str], Outcome],
-) -> Iterator[tuple[str, dict[str, Any], str, Outcome]]:
-    """Yield each row, in order, with its URL and what fetching that gave; a URL once."""
-    done: dict[str, Outcome] = {}
-    with ThreadPoolExecutor(AT_ONCE, "urls") as pool:
-        while some := [*islice(rows, 16 * AT_ONCE)]:
-            urls = [str(cell_of(row, columns["image"]) or "").strip() for _, row in some]
-            new = [url for url in dict.fromkeys(urls) if url not in done]
-            done |= zip(new, pool.map(fetch, new), strict=True)
-            for (where, row), url in zip(some, urls, strict=True):
-                yield where, row, url, done[url]
-
-
-def _fetch(reader: UrlReader, keep: Path | None, url: str) -> Outcome:
-    """Return uri and content hash of the image at a URL, or as a text why there is none.
-
-    The text instead of an error, whose traceback would hold what came.
-    """
-    if not is_url(url):
-        return f"{url!r} is no URL of a whole file."
-    name = sha256_hex(url.encode())
-    uri = url if keep is None else f"{name[:2]}/{name}"
-    if keep is not None and (keep / uri).is_file():
-        return uri, file_sha256(keep / uri)
-    try:
-        data = reader.read(url, limit=MAX_LISTED_BYTES)
-    except (AddressError, RemoteStoreError, CorruptStoreError) as err:
-        return " ".join(str(err).split())
-    if not data.startswith(_MAGIC):
-        return f"{url} is no image that is read here: it begins {data[:16]!r}."
-    if keep is not None:
-        try:
-            write_durably(keep / uri, [data])
-        except OSError as err:
-            raise write_error(keep / uri, err) from err
-    return uri, sha256_hex(data)

@@ -1,12 +1,12 @@
-"""Read the bytes of items, from files, archives, and the cells of Parquet and Arrow."""
+"""Read the bytes of items, from files, archives, and the cells of Parquet."""
 
 from __future__ import annotations
 
-import mmap
+import re
 import threading
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from itertools import accumulate
@@ -24,23 +24,17 @@ from featstore.errors import (
 from featstore.identity import sha256_hex
 from featstore.manifest_files import (
     SHOWN,
-    Locator,
-    is_url,
+    check_size,
     item_hashes,
-    open_plain,
     parse_locator,
-    uri_fault,
 )
 from featstore.sources import (
     BLOCK,
     KEPT,
     Folder,
-    LocalFile,
     OpenFile,
     Remote,
     Root,
-    UrlReader,
-    check_size,
 )
 
 if TYPE_CHECKING:
@@ -55,8 +49,7 @@ def arrow() -> Any:
     MissingPackageError
         If it is not installed.
     """
-    with needs_extra("A Parquet file with images, or an Arrow file,"):
-        import pyarrow.ipc
+    with needs_extra("A Parquet file with images"):
         import pyarrow.parquet
     return pyarrow
 
@@ -75,23 +68,9 @@ def _reading(where: str, error: type[FeatstoreError] = ManifestError) -> Iterato
         ) from err
 
 
-def _column_cells(batch: Any, column: str) -> list[Any]:
-    """Return the values of a column, or with ``a.b`` of the field b of the structs in a."""
-    if column in batch.schema.names:
-        return list(batch.column(column).to_pylist())
-    name, _, field = column.rpartition(".")
-    values = batch.column(name).to_pylist()
-    return [None if value is None else value[field] for value in values]
-
-
-def _numbered(batches: Iterable[Any], names: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield number and values of each row."""
-    number = 0
-    for batch in batches:
-        columns = {name: _column_cells(batch, name) for name in names}
-        for at in range(batch.num_rows):
-            yield number, {name: values[at] for name, values in columns.items()}
-            number += 1
+def only_field(value: Any) -> Any:
+    """Return a cell, or where it is a struct of which one field is read, that field."""
+    return next(iter(value.values()), None) if isinstance(value, dict) else value
 
 
 #: Rows that are unpacked at once: few, because a dictionary can make each of them large, ...
@@ -116,7 +95,7 @@ class ParquetCells:
 
     Parameters
     ----------
-    file : OpenFile or Path
+    file : OpenFile
         Closed with the cells.
 
     Raises
@@ -125,14 +104,12 @@ class ParquetCells:
         If the file is truncated, is no Parquet, or claims far more than it can hold.
     """
 
-    def __init__(self, file: OpenFile | Path) -> None:
+    def __init__(self, file: OpenFile) -> None:
         # Decoding processes of plain files run without polars and its threads.
         from featstore.store.parquet_guard import check_sizes
 
         pyarrow = arrow()
-        with _reading(str(file)):
-            self._source = LocalFile(file) if isinstance(file, Path) else file
-        self.where = self._source.where
+        self._source, self.where = file, file.where
         try:
             with _reading(self.where):
                 near = not self._source.is_far or self._source.size <= _CHECKED_BYTES
@@ -154,13 +131,11 @@ class ParquetCells:
         self._cells: deque[bytes] = deque()
         self._batches: Iterator[Any] = iter(())
 
-    def rows(
-        self, names: Sequence[str], *, at_once: int = BATCH_ROWS
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield number and values of each row, so many unpacked at once."""
+    def rows(self, names: Sequence[str], *, at_once: int = BATCH_ROWS) -> Iterator[dict[str, Any]]:
+        """Yield the values of each row, so many unpacked at once; of ``a.b`` a struct a of b."""
         with _reading(self.where):
-            batches = self._file.iter_batches(at_once, columns=[*names], use_threads=False)
-            yield from _numbered(batches, names)
+            for batch in self._file.iter_batches(at_once, columns=[*names], use_threads=False):
+                yield from batch.to_pylist()
 
     def get(self, column: str, row: int) -> bytes:
         """Return the bytes in one row of a column, such as ``image.bytes``.
@@ -212,7 +187,7 @@ class ParquetCells:
             batch = next(self._batches)
         except StopIteration as err:
             raise ValueError("it has fewer rows than it says") from err
-        cells = _column_cells(batch, self._column)
+        cells = map(only_field, batch.column(0).to_pylist())
         new = [cell if isinstance(cell, bytes) else b"" for cell in cells]
         self._cells.extend(new)
         self._held += sum(map(len, new))
@@ -221,75 +196,10 @@ class ParquetCells:
             self._first += 1
 
 
-#: How an Arrow stream ends.
-_END = b"\xff\xff\xff\xff\0\0\0\0"
-
-
-class ArrowCells:
-    """The cells of an uncompressed Arrow stream file, mapped: any row costs the same.
-
-    Raises
-    ------
-    ManifestError
-        If the file is truncated or damaged, or its batches are compressed: they are not mapped.
-    """
-
-    def __init__(self, path: Path) -> None:
-        pyarrow = arrow()
-        self.where = str(path)
-        batches: list[Any] = []
-        with _reading(self.where):
-            with open_plain(path) as file:
-                data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            if data[-len(_END) :] != _END:
-                raise ValueError("it lacks the end mark: it is truncated")
-            mapped = pyarrow.py_buffer(data)
-            reader = pyarrow.ipc.open_stream(pyarrow.BufferReader(mapped))
-            self.schema = reader.schema
-            _ = self.schema.names  # checks that they are UTF-8
-            if any(map(pyarrow.types.is_dictionary, self.schema.types)):
-                raise ValueError("it has dictionaries, which are not read here")
-            for batch in reader:
-                if not _lies_in(batch, mapped):
-                    raise ValueError("its batches are compressed; save the dataset uncompressed")
-                # Offsets that lead out of their buffer would be followed blindly later.
-                batch.validate(full=True)
-                batches.append(batch)
-            self.table = pyarrow.Table.from_batches(batches, self.schema)
-
-    def rows(
-        self, names: Sequence[str], *, at_once: int = BATCH_ROWS
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield number and values of each row, so many copied at once."""
-        return _numbered(self.table.to_batches(at_once), names)
-
-    def get(self, column: str, row: int) -> bytes:
-        """Return the bytes in one row of a column; see `ParquetCells.get`."""
-        rows = self.table.num_rows
-        if row >= rows:
-            raise ItemReadError(f"{self.where} has {rows:,} rows and no row {row:,}.")
-        try:
-            value = _column_cells(self.table.slice(row, 1), column)[0]
-        except (KeyError, TypeError) as err:
-            raise ItemReadError(f"{self.where} has no column {column!r}.") from err
-        return value if isinstance(value, bytes) else b""
-
-    def close(self) -> None:
-        """Let the mapping go; it ends with the last batch."""
-        self.table = None
-
-
-def _lies_in(batch: Any, mapped: Any) -> bool:
-    """Return whether all values of a batch are where the file has them; unpacked ones are not."""
-    end = mapped.address + mapped.size
-    return all(
-        buffer is None or not buffer.size or mapped.address <= buffer.address < end
-        for column in batch.columns for buffer in column.buffers()
-    )  # fmt: skip
-
-
 #: An image file of more bytes than this is not read.
 MAX_ITEM_BYTES = 256 * 2**20
+
+_CELL = re.compile(r"(.+)#(0|[1-9][0-9]{0,14})")
 
 #: Tables that stay open between reads.
 OPEN_TABLES = 4
@@ -315,9 +225,8 @@ class ByteReader:
         self._max_bytes = max_bytes
         # What falls out of them is closed when the last thread has let it go.
         self._tars = lru_cache(self._root.keep_open)(self._root.open)
-        self._tables = lru_cache(OPEN_TABLES)(partial(_open_table, self._root))
+        self._tables = lru_cache(OPEN_TABLES)(lambda file: ParquetCells(self._root.open(file)))
         self._opening = threading.Lock()
-        self._urls = UrlReader()
 
     def __reduce__(self) -> tuple[Any, ...]:
         if isinstance(self._root.place, Address):
@@ -350,23 +259,21 @@ class ByteReader:
             If they cannot be read, or their sha256 is not the item's. Also an OSError.
         """
         uri = item.get("uri")
-        if not isinstance(uri, str) or (fault := uri_fault(uri)) is not None:
-            what = "has no uri" if not isinstance(uri, str) else f"has the uri {uri!r}: {fault}"
-            _fail(f"The item {item.get('item_id')!r} {what}.")
+        if not isinstance(uri, str):
+            _fail(f"The item {item.get('item_id')!r} has no uri.")
         locator = parse_locator(uri)
         digest = item.get("content_sha256")
-        far = is_url(uri) or isinstance(self._root.place, Address)
+        far = isinstance(self._root.place, Address)
         if (locator is not None or far) and not digest:
             what = "lies on a server" if locator is None else "is a part of a file"
             _fail(f"{uri!r} {what} but has no content_sha256; it is not read.")
         try:
             if locator is None:
-                source = self._urls if is_url(uri) else self._root
-                data = source.read(uri, limit=self._max_bytes)
-            elif locator.file.endswith(".tar"):
-                data = self._read_member(locator, item)
+                data = self._root.read(uri, limit=self._max_bytes)
+            elif locator[0].endswith(".tar"):
+                data = self._read_member(*locator, item)
             else:
-                data = self._read_cell(locator)
+                data = self._read_cell(*locator)
         except ItemReadError:
             raise
         except (ManifestError, CorruptStoreError) as err:
@@ -377,35 +284,27 @@ class ByteReader:
             _fail("the file differs from the manifest (its content hash changed); build it again")
         return data
 
-    def _read_member(self, locator: Locator, item: Mapping[str, Any]) -> bytes:
+    def _read_member(self, file: str, part: str, item: Mapping[str, Any]) -> bytes:
         offset, size = item.get("byte_offset"), item.get("byte_size")
         if type(offset) is not int or type(size) is not int or offset < 0 or size < 0:
-            _fail(f"{locator.part!r} of {locator.file!r} has no byte_offset and byte_size.")
-        check_size(locator.part, size, self._max_bytes)
+            _fail(f"{part!r} of {file!r} has no byte_offset and byte_size.")
+        check_size(part, size, self._max_bytes)
         with self._opening:
-            tar = self._tars(locator.file)
+            tar = self._tars(file)
         data = tar.read_at(offset, size)
         if len(data) < size:
-            _fail(f"{locator.file!r} ends inside {locator.part!r}; it is truncated.")
+            _fail(f"{file!r} ends inside {part!r}; it is truncated.")
         return data
 
-    def _read_cell(self, locator: Locator) -> bytes:
-        cell = locator.cell()
+    def _read_cell(self, file: str, part: str) -> bytes:
+        cell = _CELL.fullmatch(part)
         if cell is None:
-            _fail(f"{locator.part!r} of {locator.file!r} is not column#row.")
+            _fail(f"{part!r} of {file!r} is not column#row.")
         with self._opening:
-            table = self._tables(locator.file)
-        data = table.get(*cell)
-        check_size(locator.part, len(data), self._max_bytes)
+            table = self._tables(file)
+        data = table.get(cell[1], int(cell[2]))
+        check_size(part, len(data), self._max_bytes)
         return data
-
-
-def _open_table(root: Root, file: str) -> ParquetCells | ArrowCells:
-    if not file.endswith(".arrow"):
-        return ParquetCells(root.open(file))
-    if isinstance(root.place, Address):
-        _fail(f"{file!r} of {root.place} is not read: Arrow files must lie here.")
-    return ArrowCells(root.place / file)
 
 
 def open_reader(manifest: Manifest) -> ByteReader:

@@ -16,7 +16,7 @@ import polars as pl
 
 from featstore.address import Address
 from featstore.errors import LISTED, ManifestError, listed, unknown_name
-from featstore.manifest_files import is_url, open_plain
+from featstore.manifest_files import open_plain
 from featstore.prompts import class_prompts
 from featstore.sources import local_path
 
@@ -73,9 +73,6 @@ class Found:
     classes: pl.DataFrame | None = None
     """The label set."""
 
-    left_out: Mapping[str, str] = field(default_factory=dict)
-    """What could not be read, and why; no end to the rest."""
-
 
 @dataclass
 class ItemCollector:
@@ -95,7 +92,7 @@ class ItemCollector:
     """Prompt template by id, where the source brings its own; ``{}`` stands for the name."""
 
     _images: dict[str, dict[str, Any]] = field(default_factory=dict)
-    _captions: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _captions: list[dict[str, Any]] = field(default_factory=list)
     _counts: dict[str, int] = field(default_factory=dict)
 
     def image(
@@ -159,57 +156,37 @@ class ItemCollector:
             return
         number = self._counts.get(parent, 0)
         self._counts[parent] = number + 1
-        key = f"{parent.removeprefix(f'{self.dataset}/image/')}#{number}"
-        facts = {name: image[name] for name in ("split", "source_split") if name in image}
-        self._caption(key, text, where=parent, parent_id=parent, **facts)
-
-    def text(self, key: str, text: str, *, split: str | None = None, where: str) -> None:
-        """Add a caption that has no image.
-
-        Raises
-        ------
-        ManifestError
-            If the key is taken or empty, or the text holds a NUL.
-        """
-        if text.strip():
-            self._caption(key, text, where=where, **_split_facts(split))
-
-    def _caption(self, key: str, text: str, *, where: str, **facts: Any) -> None:
         if "\0" in text:
-            _fail(f"A caption of {where!r} holds a NUL; it is not text.")
-        item = f"{self.dataset}/caption/{_checked(key, where)}"
-        if item in self._captions:
-            first = self._captions[item].get("parent_id")
-            at = f": at {where}" if first is None else f": at images {first!r} and {where!r}"
-            _fail(f"The caption key {key!r} is repeated{at}.")
-        self._captions[item] = {"item_id": item, "text": text.strip(), **facts}
+            _fail(f"A caption of {parent!r} holds a NUL; it is not text.")
+        key = f"{parent.removeprefix(f'{self.dataset}/image/')}#{number}"
+        row = {"item_id": f"{self.dataset}/caption/{key}", "text": text.strip()}
+        facts: dict[str, Any] = {
+            name: image[name] for name in ("split", "source_split") if name in image
+        }
+        self._captions.append({**row, "parent_id": parent, **facts})
 
-    def is_empty(self) -> bool:
-        """Return whether nothing was added."""
-        return not self._images and not self._captions
-
-    def found(self, root: Path | Address, left_out: Mapping[str, str] | None = None) -> Found:
+    def found(self, root: Path | Address) -> Found:
         """Return what was found below `root`: images, captions, classes and their prompts.
 
         Raises
         ------
         ManifestError
-            If there is nothing, or two class names differ only in case.
+            If there is nothing.
         """
-        if self.is_empty():
+        if not self._images:
             _fail("The source holds no image (.jpg, .png, .webp …). Say how to read it by --as.")
         classes = self._classes()
         rows = list(self._images.values())
         for row in rows:
             label = row.pop("label")
             row["class_id"] = None if label is None else self._class_ids[label]
-        tables = {"image": pl.DataFrame(rows, infer_schema_length=None)} if rows else {}
+        tables = {"image": pl.DataFrame(rows, infer_schema_length=None)}
         if self._captions:
-            tables["caption"] = pl.DataFrame([*self._captions.values()], infer_schema_length=None)
+            tables["caption"] = pl.DataFrame(self._captions, infer_schema_length=None)
         if classes is not None and not all(name.isdecimal() for name in classes["name"]):
             templates = self.templates or ("none", "photo")
             tables["class_name"] = class_prompts(classes, templates=templates)
-        return Found(root, tables, classes, left_out or {})
+        return Found(root, tables, classes)
 
     def _label(self, label: Label | None, where: str) -> Label | None:
         """Return a label as the row of the list of names, or without a list as a name."""
@@ -242,7 +219,6 @@ class ItemCollector:
             f"{self.dataset}/{name}" + (f" ({row})" if name in shared else "")
             for row, name in enumerate(names)
         ]
-        _check_case(ids)
         self._class_ids = dict(zip(keys, ids, strict=True))
         return pl.DataFrame(
             {
@@ -260,15 +236,6 @@ def _split_facts(split: str | None) -> dict[str, str]:
         return {}
     name = split_name(split)
     return {"split": name} if name == split else {"split": name, "source_split": split}
-
-
-def _check_case(ids: Sequence[str]) -> None:
-    """Raise ManifestError for classes that a file system without case would merge."""
-    seen: dict[str, str] = {}
-    for name in ids:
-        other = seen.setdefault(name.casefold(), name)
-        if other != name:
-            _fail(f"The classes {other!r} and {name!r} differ only in case. Rename or merge them.")
 
 
 def _checked(key: str, where: str) -> str:
@@ -295,28 +262,12 @@ class Request:
     dataset: str
     """Name that ids begin with."""
 
-    out: Path
-    """Folder of the manifest, for sources whose images are no files."""
-
     options: Mapping[str, str]
     """Options of the source, all of them known to it."""
 
-    def flag(self, name: str, *, default: bool = False) -> bool:
-        """Return an option as true or false.
 
-        Raises
-        ------
-        ManifestError
-            If it is neither.
-        """
-        word = self.options.get(name, str(default)).lower()
-        if word not in ("true", "false"):
-            raise ManifestError(f"The option {name} is {word!r}; it must be true or false.")
-        return word == "true"
-
-
-#: What yields the rows of a table, each with its place, from the columns that are read.
-Rows = Callable[[Sequence[str]], Iterator[tuple[str, dict[str, Any]]]]
+#: The rows of a table, each with its place.
+Rows = Iterator[tuple[str, dict[str, Any]]]
 
 #: Role -> names of columns, the first that exists is taken. An option of the role's name chooses.
 ROLES: dict[str, tuple[str, ...]] = {
@@ -338,18 +289,8 @@ COLUMN_OPTIONS: dict[str, str] = {
 }
 
 
-#: The column of each role; None where there is none.
-Columns = dict[str, str | None]
-
-
-def used(columns: Columns) -> list[str]:
-    """Return the columns that are read, each once."""
-    return list(dict.fromkeys(name for name in columns.values() if name is not None))
-
-
-def cell_of(row: Mapping[str, Any], column: str | None) -> Any:
-    """Return the value of a column, whose name may be empty; None where there is no column."""
-    return None if column is None else row.get(column)
+#: The column of each role that has one.
+Columns = dict[str, str]
 
 
 def choose_columns(
@@ -357,22 +298,19 @@ def choose_columns(
     request: Request,
     where: str,
     *,
-    needed: str = "image",
     first: Sequence[str] = (),
 ) -> Columns:
     """Return which column has which role.
 
     Parameters
     ----------
-    needed : str
-        ``image``, or ``caption`` of a table without images.
     first : sequence of str
-        What is needed is looked for in these columns before the usual ones.
+        The image is looked for in these columns before the usual ones.
 
     Raises
     ------
     ManifestError
-        If a chosen column does not exist, or none has the role that is needed.
+        If a chosen column does not exist, or none has the images.
     """
     chosen: Columns = {}
     for role, usual in ROLES.items():
@@ -381,14 +319,13 @@ def choose_columns(
             raise ManifestError(
                 unknown_name("column", given, names, where=f"(option {role}) in {where}")
             )
-        likely = (*first, *usual) if role == needed else usual
-        chosen[role] = given or next((name for name in likely if name in names), None)
-    if needed == "caption":
-        chosen |= {"image": None, "label": None}
-    if chosen[needed] is None:
+        likely = (*first, *usual) if role == "image" else usual
+        found = next((name for name in (given, *likely) if name in names), None)
+        chosen |= {} if found is None else {role: found}
+    if "image" not in chosen:
         raise ManifestError(
-            f"{where} has no column of {needed}s: none of {', '.join(ROLES[needed])}. It has: "
-            f"{listed(names, shown=LISTED)}. Choose one with the option {needed}."
+            f"{where} has no column of images: none of {', '.join(ROLES['image'])}. It has: "
+            f"{listed(names, shown=LISTED)}. Choose one with the option image."
         )
     return chosen
 
@@ -411,8 +348,6 @@ def relative_uri(path: Any, root: Path, where: str) -> str:
     if not isinstance(path, str) or not path.strip():
         raise ManifestError(f"{where} has no path of an image: {path!r}.")
     text = path.strip().removeprefix("./")
-    if is_url(text):
-        raise ManifestError(f"{where} names {text!r}, which is a URL. Read it by the source urls.")
     if text.startswith("/"):
         try:
             return Path(text).relative_to(root).as_posix()
@@ -428,17 +363,17 @@ def list_paths(
     items: ItemCollector, rows: Rows, columns: Columns, root: Path, *, split: str | None = None
 ) -> None:
     """Add the images at the paths of a table, relative to `root`; see `add_row`."""
-    for where, row in rows(used(columns)):
-        uri = relative_uri(cell_of(row, columns["image"]), root, where)
+    for where, row in rows:
+        uri = relative_uri(row.get(columns["image"]), root, where)
         add_row(items, row, columns, uri=uri, key=uri, where=where, split=split)
 
 
 def add_row(
     items: ItemCollector,
-    row: Mapping[str, Any],
+    row: Mapping[Any, Any],
     columns: Columns,
     *,
-    uri: str | None,
+    uri: str,
     key: str,
     where: str,
     split: str | None = None,
@@ -454,10 +389,10 @@ def add_row(
         Values by column.
     columns : Columns
         Their roles.
-    uri : str or None
-        Of the image; None if there is none, and the captions stand alone.
+    uri : str
+        Of the image.
     key : str
-        Of the image, or of the captions; a value in the column of ids goes before.
+        Of the image; a value in the column of ids goes before.
     where : str
         The row, for messages.
     split : str, optional
@@ -465,30 +400,22 @@ def add_row(
     **facts
         Further columns of the image's item.
     """
-    own = cell_of(row, columns["id"])
+    own = row.get(columns.get("id"))
     key = key if own is None or own == "" else str(own)
-    label = _scalar(row, columns["label"], where)
-    text = _scalar(row, columns["split"], where)
+    label = _scalar(row, columns.get("label"), where)
+    text = _scalar(row, columns.get("split"), where)
     chosen = split if text is None or text == "" else str(text)
-    parent = None
-    if uri is not None:
-        parent = items.image(key, uri, label=label, split=chosen, again=True, **facts)
-    value = cell_of(row, columns["caption"])
+    parent = items.image(key, uri, label=label, split=chosen, again=True, **facts)
+    value = row.get(columns.get("caption"))
     captions = value if isinstance(value, list) else [value]
-    for number, caption in enumerate(captions):
-        if caption is None:
-            continue
+    for caption in (one for one in captions if one is not None):
         if not isinstance(caption, str):
             raise ManifestError(f"{where} has a caption that is no text: {caption!r}.")
-        if parent is None:
-            name = key + f"#{number}" * (len(captions) > 1)
-            items.text(name, caption, split=chosen, where=where)
-        else:
-            items.caption(parent, caption)
+        items.caption(parent, caption)
 
 
-def _scalar(row: Mapping[str, Any], column: str | None, where: str) -> str | int | None:
-    value = cell_of(row, column)
+def _scalar(row: Mapping[str | None, Any], column: str | None, where: str) -> str | int | None:
+    value = row.get(column)
     if value is None or isinstance(value, str) or type(value) is int:
         return value
     raise ManifestError(
@@ -532,40 +459,32 @@ def read_table(form: str, request: Request) -> Found:
         If the file is not of this form, or a row has no path below the folder of the images.
     """
     path = local_path(request.location)
-    names, rows = FORMS[form](path)
+    # Objects need not have the same fields, so all are read twice.
+    names = list(dict.fromkeys(name for _, row in FORMS[form](path) for name in row))
+    if not names:
+        raise ManifestError(f"{path} holds no row. Give one for each image.")
     root = image_root(request, path)
     items = ItemCollector(request.dataset)
-    list_paths(items, rows, choose_columns(names, request, str(path)), root)
+    list_paths(items, FORMS[form](path), choose_columns(names, request, str(path)), root)
     return items.found(root)
 
 
-def _delimited(delimiter: str, path: Path) -> tuple[Sequence[str], Rows]:
-    rows = _rows(path, delimiter)
-    header = next(rows, (0, []))[1]
-    if len(set(header)) != len(header):
-        raise ManifestError(f"{path} names a column twice: {listed(header, shown=LISTED)}.")
-
-    def checked(_: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-        for line, fields in rows:
-            where = f"{path}, line {line:,}"
-            if fields and len(fields) != len(header):
-                raise ManifestError(
-                    f"{where} has {len(fields)} fields; the header has {len(header)}. Quote or "
-                    "fix it."
-                )
-            if fields:
-                yield where, dict(zip(header, fields, strict=True))
-
-    return header, checked
-
-
-def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def _delimited(delimiter: str, path: Path) -> Rows:
     try:
         with open_plain(path) as file:
             text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-            reader = csv.reader(text, delimiter=delimiter, strict=True)
-            for fields in reader:
-                yield reader.line_num, fields
+            reader = csv.DictReader(text, delimiter=delimiter, strict=True)
+            header = list(reader.fieldnames or ())
+            if len(set(header)) != len(header):
+                raise ManifestError(f"{path} names a column twice: {listed(header, shown=LISTED)}.")
+            for row in reader:
+                where = f"{path}, line {reader.line_num:,}"
+                if None in row or None in row.values():
+                    raise ManifestError(
+                        f"{where} has more or fewer fields than the {len(header)} of the header. "
+                        "Quote or fix it."
+                    )
+                yield where, row
     except UnicodeDecodeError as err:
         raise ManifestError(
             f"{path} is not UTF-8: {err.reason}. Convert it, e.g. with iconv."
@@ -574,13 +493,7 @@ def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
         raise ManifestError(f"{path}, line {reader.line_num:,}, cannot be read: {err}.") from err
 
 
-def _json_lines(path: Path) -> tuple[Sequence[str], Rows]:
-    """Objects need not have the same fields, so they are read twice."""
-    names = dict.fromkeys(name for _, row in _objects(path) for name in row)
-    return list(names), lambda _: _objects(path)
-
-
-def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _objects(path: Path) -> Rows:
     with open_plain(path) as file:
         lines = iter(lambda: file.readline(MAX_RECORD_BYTES + 1), b"")
         for number, line in enumerate(lines, start=1):
@@ -593,24 +506,11 @@ def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield where, row
 
 
-def _lines(path: Path) -> tuple[Sequence[str], Rows]:
-    def rows(_: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-        with open_plain(path) as file:
-            lines = iter(lambda: file.readline(MAX_RECORD_BYTES), b"")
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    text = line.decode("utf-8", "replace").strip()
-                    yield f"{path}, line {number:,}", {"url": text}
-
-    return ["url"], rows
-
-
-#: What opens a text file of each form: its columns, and what yields its rows.
-FORMS: dict[str, Callable[[Path], tuple[Sequence[str], Rows]]] = {
+#: What yields the rows of a text file of each form.
+FORMS: dict[str, Callable[[Path], Rows]] = {
     "csv": partial(_delimited, ","),
     "tsv": partial(_delimited, "\t"),
-    "jsonl": _json_lines,
-    "txt": _lines,
+    "jsonl": _objects,
 }
 
 read_csv, read_tsv, read_jsonl = (partial(read_table, form) for form in ("csv", "tsv", "jsonl"))

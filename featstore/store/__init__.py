@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from featstore.store.store import (
         FeatureStore,
         SetInfo,
-        content_duplicates,
         open_store,
         row_facts,
     )
@@ -74,7 +73,6 @@ __all__ = [
     "WriteOptions",
     "class_texts",
     "collect_garbage",
-    "content_duplicates",
     "join_ids",
     "make_store",
     "open_rows",
@@ -104,7 +102,7 @@ __getattr__, __dir__ = lazily(
         "featstore.store.log": "Log read_log",
         "featstore.store.records": "Commit read_commit",
         "featstore.store.rows": "MODES Mode Place Verify open_rows",
-        "featstore.store.store": "FeatureStore SetInfo content_duplicates open_store row_facts",
+        "featstore.store.store": "FeatureStore SetInfo open_store row_facts",
         "featstore.store.tables": "ItemTable join_ids read_thumbnails write_thumbnails",
         "featstore.store.verify": "Problem rebuild_set verify_store",
         "featstore.store.pairs": "EmbeddingsView PairedView pair_views",

@@ -36,7 +36,6 @@ from featstore.store.lock import Claim, claim_set, folder_lock, is_claimed
 from featstore.store.log import (
     Log,
     has_log,
-    holds_files,
     listed_tags,
     present_commit,
     read_log,
@@ -154,7 +153,7 @@ class _Collection:
             claim = claim_set(directory, key)
         except StoreWriteError:
             return []  # someone began just now
-        try:
+        with claim:
             if self._is_listed(key) != finished:
                 return []  # and ended, too
             if not finished:
@@ -167,8 +166,6 @@ class _Collection:
             for path in {*old}.intersection(self._unlisted(key)):
                 claim.discard(path)
             end_claim(claim)
-        finally:
-            claim.release()
         return []
 
     def _unlisted(self, key: SetKey) -> list[Path]:
@@ -205,7 +202,7 @@ def _unlisted_tables(root: Path, kind: Path, condemned: Collection[Path] = ()) -
     there = {path.relative_to(root).as_posix(): path for path in kind.iterdir()}
     tables = {name for name, path in there.items() if _TABLE.fullmatch(path.name)}
     folders = (path for path in there.values() if is_component(path.name) and path.is_dir())
-    sets = [path for path in folders if path not in condemned and holds_files(path)]
+    sets = [path for path in folders if path not in condemned]
     listed: set[str] = set()
     if sets:
         files = [
@@ -254,17 +251,13 @@ def compact_set(root: Path, key: SetKey) -> None:
     StoreWriteError
         If another process writes it, an extraction of it is unfinished, or the disk refuses.
     """
-    if present_commit(root, key) is None:
-        raise UnknownSetError(f"{root} holds no finished set {str(key)!r}.")
-    claim = claim_set(key.directory(root), key)
-    try:
+    open_store(root).info(str(key))
+    with claim_set(key.directory(root), key) as claim:
         refuse_unfinished(root, key, "compact it")
         commit = present_commit(root, key)
         if commit is not None and len(commit.parts) > 1:
             join_parts(root, key, claim, commit, 0)
         end_publication(root, key, claim)
-    finally:
-        claim.release()
 
 
 def withdraw_items(root: Path, key: SetKey, ids: Collection[str]) -> list[str]:
@@ -289,9 +282,8 @@ def withdraw_items(root: Path, key: SetKey, ids: Collection[str]) -> list[str]:
     CorruptStoreError
         If a row that stays, or the item table, is not the one that the commit states.
     """
-    commit = present_commit(root, key)
-    if commit is None:
-        raise UnknownSetError(f"{root} holds no finished set {str(key)!r}.")
+    store = open_store(root)
+    commit = store.info(str(key)).commit
     if key.kind != "image":
         raise StoreWriteError(
             f"{key} holds texts, which its item table repeats. Only pictures can be withdrawn: "
@@ -305,7 +297,6 @@ def withdraw_items(root: Path, key: SetKey, ids: Collection[str]) -> list[str]:
             f"{key} lacks {len(unknown):,} of {len(ids):,} items: {listed(unknown)}. The closest "
             f"id to the first is {closest(unknown[0], items)!r}. Nothing was withdrawn."
         )
-    store = open_store(root)
     out = store.failures(str(key)).filter(reason=WITHDRAWN)["item_id"]
     if there := frozenset(ids).difference(out):
         _blank(root, commit, there)
@@ -361,8 +352,7 @@ def remove_set(root: Path, key: str) -> int:
 
     try:
         drop(read_log(root))  # before a claim is made
-        claim = claim_set(directory, parts)
-        try:
+        with claim_set(directory, parts) as claim:
             update_log(root, drop, claim=claim)
             freed, kind = 0, directory.parent
             # The set is gone. What another writer has taken over meanwhile is no longer ours.
@@ -371,9 +361,7 @@ def remove_set(root: Path, key: str) -> int:
                     claim.check()
                     freed = _delete_tables(root, _unlisted_tables(root, kind, [directory]))
                 freed += _empty(directory, claim)
-            return freed
-        finally:
-            claim.release()
+        return freed
     except StoreWriteError:
         raise
     except OSError as err:

@@ -334,11 +334,6 @@ class DataFile:
         return bytes(short * self.part.row_bytes) + index + checksum
 
 
-def _power(size: int) -> int:
-    """Return the power of 8 that a size reaches."""
-    return (size.bit_length() - 1) // 3
-
-
 @dataclass(frozen=True)
 class SetLayout:
     """How the rows of a set lie: part after part, each with blocks and files of its own.
@@ -414,10 +409,8 @@ class SetLayout:
         sizes = [part.n * part.row_bytes for part in self.parts]
         first, size = len(sizes) - 1, sizes[-1]
         while size < HUGE_PART_BYTES:
-            start, level = first, _power(size)
-            while start and (before := sizes[start - 1]) < HUGE_PART_BYTES:
-                if _power(before) > level:
-                    break
+            start, level = first, (size.bit_length() - 1) // 3
+            while start and sizes[start - 1] < min(HUGE_PART_BYTES, 8 ** (level + 1)):
                 start -= 1
             if first - start < JOINED:
                 break
@@ -600,13 +593,24 @@ def convert_rows(
     layout: ArrayLayout | SetLayout,
     where: str,
 ) -> tuple[np.ndarray, Callable[[], None]]:
-    """Return `rows` in the stored dtype, and what checks them; see `cast_rows` for the parameters.
+    """Return `rows` in the stored dtype, and what checks them; nothing is lost but precision.
 
     The check is apart so that a writer can hash the rows beside it: nothing may be written before.
     Rows of failed items are NaN, or 0 where the dtype is a whole number. bfloat16 is its bits,
     uint16. Rows that needed no change are those given, not a copy. The check raises
     NonFiniteEmbeddingError if a row of an item that did not fail is NaN or Inf, or has values that
     the dtype cannot hold; the message names the first item.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (b, d)
+        Raw encoder output.
+    item_ids : sequence of str
+        Of the b items.
+    failed : collection of str
+        item_ids that have no embedding.
+    where : str
+        Encoder and rows, for messages.
 
     Raises
     ------
@@ -646,37 +650,6 @@ def convert_rows(
         )
 
     return data, check
-
-
-def cast_rows(
-    rows: np.ndarray,
-    item_ids: Sequence[str] | pl.Series,
-    *,
-    failed: Collection[str],
-    layout: ArrayLayout | SetLayout,
-    where: str,
-) -> np.ndarray:
-    """Return `rows` in the stored dtype, nothing lost but precision.
-
-    Parameters
-    ----------
-    rows : ndarray of shape (b, d)
-        Raw encoder output.
-    item_ids : sequence of str
-        Of the b items.
-    failed : collection of str
-        item_ids that have no embedding.
-    where : str
-        Encoder and rows, for messages.
-
-    Raises
-    ------
-    LayoutError, NonFiniteEmbeddingError
-        See `convert_rows`.
-    """
-    data, check = convert_rows(rows, item_ids, failed=failed, layout=layout, where=where)
-    check()
-    return data
 
 
 def _convert(rows: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray | None]:

@@ -80,8 +80,8 @@ class Listed:
         usual = "rows" if steps[3] == "bias" else "rest"
         return "record" if steps[3] == REVISIONS else usual
 
-    def check(self, root: Path, *, full: bool = True) -> FileCheck:
-        """Compare the file below `root` with what is listed.
+    def check(self, root: Path, *, full: bool = True) -> tuple[list[str], list[int]]:
+        """Return what is wrong with the file below `root`, and its bad blocks; see `check_file`.
 
         Parameters
         ----------
@@ -91,12 +91,12 @@ class Listed:
         path = f"{root}/{self.path}"
         if self.data is None:
             if same_file(path, self.facts):
-                return FileCheck()
-            return FileCheck(["differs from its commit" if os.path.lexists(path) else "is missing"])
+                return [], []
+            return ["differs from its commit" if os.path.lexists(path) else "is missing"], []
         if full:
             return check_file(path, self.data, self.commit)
         wrong = check_size(path, self.data)
-        return FileCheck([wrong] if wrong else [])
+        return [wrong] if wrong else [], []
 
 
 def set_files(key: SetKey, commit: Commit) -> dict[str, Listed]:
@@ -190,13 +190,6 @@ class Damage:
         """Every block whose rows must be had from elsewhere."""
         return [block for _, blocks in self.data for block in blocks]
 
-    def describe(self, block: int) -> dict[str, Any]:
-        """Return file, number and rows (first and last) of a block, for a report."""
-        layout = self.commit.layout
-        rows, path = layout.block_slice(block), layout.files[layout.file_of[block]].path
-        file = f"{self.key}/{path}"
-        return {"file": file, "block": block, "rows": [rows.start, rows.stop - 1]}
-
     @property
     def items(self) -> list[Listed]:
         """The item tables that are damaged."""
@@ -225,11 +218,11 @@ def find_damage(root: Path, key: SetKey, commit: Commit | None) -> Damage:
     found = Damage(key, commit)
     for one in set_files(key, commit).values():
         check_no_links(root, [root / one.path])
-        check = one.check(root)
-        if check.reasons and one.data is None:
+        reasons, bad = one.check(root)
+        if reasons and one.data is None:
             found.wrong.append(one)
-        elif check.reasons:
-            found.data.append((one, check.bad_blocks))
+        elif reasons:
+            found.data.append((one, bad))
     return found
 
 
@@ -278,22 +271,6 @@ def _unreadable(path: Path, what: str) -> CorruptStoreError:
     return CorruptStoreError(f"{path} {what}. The set cannot be read; extract or fetch it again.")
 
 
-@dataclass
-class FileCheck:
-    """What is wrong with one data file.
-
-    Attributes
-    ----------
-    reasons : list of str
-        Empty if every byte is as the commit says.
-    bad_blocks : list of int
-        Blocks whose rows are not those of the commit; the others may be taken from the file.
-    """
-
-    reasons: list[str] = field(default_factory=list)
-    bad_blocks: list[int] = field(default_factory=list)
-
-
 def shard_name(file: DataFile, hashes: Sequence[str]) -> str:
     """Return what a data file is known by: the sha256 of all that decides its bytes."""
     part = file.part
@@ -316,39 +293,43 @@ def check_size(path: Path | str, file: DataFile) -> str:
         return "is missing"
 
 
-def check_file(path: Path | str, file: DataFile, commit: Commit) -> FileCheck:
+def check_file(path: Path | str, file: DataFile, commit: Commit) -> tuple[list[str], list[int]]:
     """Check every byte of a data file: padding, rows, index and its crc32c.
 
     Parameters
     ----------
     commit : Commit
         Says the hash of each block of the whole set.
+
+    Returns
+    -------
+    list of str
+        What is wrong; empty if every byte is as the commit says.
+    list of int
+        Blocks whose rows are not those of the commit; the others may be taken from the file.
     """
-    found = FileCheck()
-    blocks, wrong = file.blocks, check_size(path, file)
-    if wrong:
-        found.reasons.append(wrong)
+    blocks, wrong, bad = file.blocks, check_size(path, file), list[int]()
+    reasons = [wrong] if wrong else []
     try:
         with open_regular(path) as handle:
             blank = not any(handle.read(file.part.padding))
             for block in blocks:
                 if _block_hash(handle, file, block, commit.hash) != commit.blocks[block]:
-                    found.bad_blocks.append(block)
+                    bad.append(block)
             if not wrong and file.part.shard_rows:
-                found.reasons += _around_reasons(handle, file, blank=blank)
+                reasons += _around_reasons(handle, file, blank=blank)
     except (FeatstoreError, OSError) as err:
         if not wrong:
-            found.reasons.append(f"cannot be read: {err}")
-        found.bad_blocks = list(blocks)
-        return found  # nothing was compared
-    if found.bad_blocks and not wrong:
-        start = file.rows.start + (found.bad_blocks[0] - blocks.start) * file.part.block_rows
+            reasons.append(f"cannot be read: {err}")
+        return reasons, list(blocks)  # nothing was compared
+    if bad and not wrong:
+        start = file.rows.start + (bad[0] - blocks.start) * file.part.block_rows
         stop = min(start + file.part.block_rows, file.rows.stop)
-        found.reasons.append(
-            f"{len(found.bad_blocks):,} of {len(blocks):,} blocks differ from the commit, first "
+        reasons.append(
+            f"{len(bad):,} of {len(blocks):,} blocks differ from the commit, first "
             f"rows {start:,}-{stop - 1:,}"
         )
-    return found
+    return reasons, bad
 
 
 def read_block(path: Path, file: DataFile, block: int) -> bytes:

@@ -24,7 +24,7 @@ import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from featstore.durable import (
     STAGED,
@@ -113,7 +113,7 @@ _FOLDER = re.compile(r"w\d{6}-[0-9a-f]{8}")
 
 
 class Claim:
-    """The right to write one set, held until `release`, `finish`, or loss.
+    """The right to write one set, held until `release`, `finish`, the end of its block, or loss.
 
     What it writes, places and discards has a durable name only after `sync`. The bytes of a file
     are durable before it gets its name.
@@ -129,20 +129,20 @@ class Claim:
     def __init__(self, folder: Path, handle: int, unsynced: set[Path]) -> None:
         self.folder = folder
         self.unsynced = unsynced
-        self._synced: set[Path] = set()
         self._handle = handle
         staging = next(one for one in folder.parents if one.name == ".staging")
-        self._above = staging.parents[1:4]
+        self._root = staging.parents[3]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
     def check(self) -> None:
         """Raise ClaimLostError if another writer has taken over."""
-        loss = self.loss()
-        if loss is not None:
-            raise loss
-
-    def loss(self) -> ClaimLostError | None:
-        """Return the error that says that another writer has taken over, if one has."""
-        return None if (self.folder / _CLAIM).exists() else self.lost()
+        if not (self.folder / _CLAIM).exists():
+            raise self.lost()
 
     def place(self, staged: Path, target: Path) -> None:
         """Rename a file of `folder` to its place in the set, read-only.
@@ -162,22 +162,12 @@ class Claim:
             raise self.lost() from err
         self.rely_on(target)
 
-    def rely_on(self, path: Path, *, old: bool = False) -> None:
+    def rely_on(self, path: Path) -> None:
         """Let `sync` make the name of a file of the store durable, and the folders above it.
 
         A writer that was killed may have made any of them and fsynced none.
-
-        Parameters
-        ----------
-        old : bool
-            The file has been there since its folder was synced, if this claim has done that.
         """
-        above = path.parents[: len(path.relative_to(self._above[-1]).parts)]
-        self.unsynced |= (set(above) - self._synced) | (set() if old else {path.parent})
-
-    def rely_on_log(self) -> None:
-        """Take the folders above the set's kind for durable: a log names the set."""
-        self.unsynced.difference_update(self._above[1:])
+        self.unsynced.update(path.parents[: len(path.relative_to(self._root).parts)])
 
     def discard(self, path: Path) -> None:
         """Take a file out of the set; it goes when the claim is finished.
@@ -216,7 +206,6 @@ class Claim:
                 raise self.lost() from err
             except OSError as err:
                 raise write_error(folder, err) from err
-        self._synced |= chosen
         self.unsynced -= chosen
 
     def write_file(self, target: Path, parts: Iterable[bytes | memoryview]) -> None:
@@ -330,19 +319,10 @@ def is_claimed(directory: Path) -> bool:
         return True  # nobody can know
 
 
-def claim_folders(directory: Path, *, part: tuple[int, int] | None = None) -> list[Path]:
-    """Return the folders of unpublished files of a set: the writer's own, then its parts'.
-
-    With `part`, a rank and the world size, those of other ranks of this world size are left out:
-    they hold none of its blocks.
-    """
+def claim_folders(directory: Path) -> list[Path]:
+    """Return the folders of unpublished files of a set: the writer's own, then its parts'."""
     staging = directory / ".staging"
-    parts = _names(staging, _PART)
-    if part is not None:
-        own = part_name(*part)
-        world = own[-len("-of-00000") :]
-        parts = [name for name in parts if name == own or not name.endswith(world)]
-    folders = [staging, *(staging / name for name in sorted(parts))]
+    folders = [staging, *(staging / name for name in sorted(_names(staging, _PART)))]
     found = [_current(folder) for folder in folders if _is_folder(folder)]
     return [folder for folder in found if folder is not None]
 

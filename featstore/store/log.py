@@ -8,7 +8,7 @@ or damaged is made again from those.
 
 A log may carry a signature: commits hold the hashes of all bytes, and tags those of commits, so one
 Ed25519 signature over their ids covers every row. A counter in it grows with each state that is
-signed: whoever saw a higher one knows that an earlier state, with its signature, was put back.
+signed: whoever knows a higher one is told where an earlier state, with its signature, was put back.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import glob
 import os
 import re
 import tempfile
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from operator import eq
@@ -29,7 +28,6 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from data_manifests import cache_folder
 from featstore.durable import (
     MAX_JSON_BYTES,
     MAX_METADATA_BYTES,
@@ -37,11 +35,9 @@ from featstore.durable import (
     file_facts,
     fsync_path,
     json_bytes,
-    make_folders,
     parse_json,
     read_json,
     read_regular,
-    write_durably,
     write_error,
     write_file,
 )
@@ -55,14 +51,13 @@ from featstore.errors import (
     listed,
     needs_extra,
 )
-from featstore.identity import HASHES, SHA256, canonical_json, encoder_slug, sealed, sha256_hex
+from featstore.identity import HASHES, SHA256, canonical_json, encoder_slug, sealed
 from featstore.store.layout import COMPONENT, FORMAT, SetKey
 from featstore.store.lock import Claim, folder_lock
 from featstore.store.records import (
     REVISIONS,
     Commit,
     check_format,
-    is_size,
     key_of,
     one_of,
     parse_tag,
@@ -77,7 +72,7 @@ THUMBNAILS = "thumbnails-*.parquet"
 
 #: What `headstock store card` may write beside the sets, for people and catalogues; no reader needs
 #: it.
-ABOUT = ("README.md", "croissant.json")
+ABOUT = "README.md"
 
 #: How often a log is changed again because another writer came between.
 ROUNDS = 40
@@ -145,7 +140,7 @@ class Log:
     hash: Annotated[str, Meta(pattern=one_of(*HASHES))] = SHA256
     sets: dict[_Key, Sha256] = field(default_factory=dict)
     tags: dict[_Name, Sha256] = field(default_factory=dict)
-    about: dict[Annotated[str, Meta(pattern=one_of(*ABOUT))], Sha256] = field(default_factory=dict)
+    about: dict[Annotated[str, Meta(pattern=one_of(ABOUT))], Sha256] = field(default_factory=dict)
     thumbnails: frozenset[_Pictures] = frozenset()
     signature: Signature | None = None
 
@@ -320,20 +315,11 @@ def rebuilt_log(root: Path) -> Log:
             if path == root / tag_file(tag["name"], tag["digest"]):
                 tags[tag["name"]] = tag["digest"]
     about = {}
-    for name in ABOUT:
-        with contextlib.suppress(FeatstoreError, OSError):
-            about[name] = file_facts(root / name)["sha256"]
+    with contextlib.suppress(FeatstoreError, OSError):
+        about[ABOUT] = file_facts(root / ABOUT)["sha256"]
     kinds = {root.joinpath(*key.split("/")).parent for key in sets}
     pictures = {p.relative_to(root).as_posix() for kind in kinds for p in kind.glob(THUMBNAILS)}
     return Log((hashes or [SHA256])[-1], sets, tags, about, frozenset(pictures))
-
-
-def holds_files(folder: Path) -> bool:
-    """Return whether there is anything in the folder of a set, or may be."""
-    try:
-        return any(folder.iterdir())
-    except OSError as err:
-        return not isinstance(err, FileNotFoundError | NotADirectoryError)
 
 
 def set_folders(root: Path) -> list[Path]:
@@ -454,12 +440,6 @@ def ambiguous_set(root: Path | str, name: str, keys: Iterable[str]) -> str:
     return f"{name!r} fits several sets of {root}: {listed(keys)}. Type more of the name."
 
 
-#: The field of Ed25519's curve, and y of its eight points of small order (1, 2, 4 or 8). For a key
-#: that is one of them, signatures pass that no private key made.
-_PRIME = 2**255 - 19
-_Y_OF_ORDER_8 = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
-_SMALL_ORDER = frozenset({0, 1, _PRIME - 1, _Y_OF_ORDER_8, _PRIME - _Y_OF_ORDER_8})
-
 _LIMIT = 2**16
 _KEY = re.compile(r"[0-9a-f]{64}")
 
@@ -479,9 +459,6 @@ def signed_bytes(log: Log, counter: int) -> bytes:
 
 def check_signed(log: Log, key: str, *, where: str, at_least: int) -> None:
     """Compare the log of a store with what the owner of a key signed.
-
-    The counter is remembered in the user's cache: for this address and key, no lower one is taken
-    again.
 
     Parameters
     ----------
@@ -512,14 +489,11 @@ def check_signed(log: Log, key: str, *, where: str, at_least: int) -> None:
             f"{where} is not what its owner signed as number {signature.counter:,}: sets or tags "
             "were changed since, or put back. Its owner can sign what is right."
         )
-    seen = remembered(where, wanted)
-    if signature.counter < max(at_least, seen):
+    if signature.counter < at_least:
         raise SignatureError(
-            f"{where} is signed as number {signature.counter:,}; number {max(at_least, seen):,} "
-            f"{'was seen here before' if seen >= at_least else 'is asked for'}: an earlier state "
-            "was put back."
+            f"{where} is signed as number {signature.counter:,}; number {at_least:,} is asked for: "
+            "an earlier state was put back."
         )
-    remember(where, wanted, signature.counter)
 
 
 def check_key(key: object) -> str:
@@ -528,18 +502,12 @@ def check_key(key: object) -> str:
     Raises
     ------
     SignatureError
-        If it is none, or one for which anyone can make signatures.
+        If it is none.
     """
     if not isinstance(key, str) or not _KEY.fullmatch(key):
         raise SignatureError(
             "A key is trusted by its 64 hexadecimal digits, which `headstock store tag --sign-key` "
             f"prints; got {str(key)[:16]!r}."
-        )
-    if int.from_bytes(bytes.fromhex(key), "little") % 2**255 % _PRIME in _SMALL_ORDER:
-        raise SignatureError(
-            f"The key {key} is a point of small order: anyone can sign for it, so that a signature "
-            "proves nothing. Ask the owner for the key that `headstock store tag --sign-key` "
-            "prints."
         )
     return key
 
@@ -612,37 +580,3 @@ def private_key(path: Path) -> Any:
             "STORE --sign-key FILE --new-key` makes one."
         )
     return found
-
-
-def _memory(address: str, key: str) -> Path:
-    place = address if "://" in address else os.path.realpath(address)
-    return cache_folder("signatures") / f"{sha256_hex(f'{place} {key}'.encode())[:32]}.json"
-
-
-def remembered(address: str, key: str) -> int:
-    """Return the highest counter that was seen at an address of a key's signatures, or 0."""
-    try:
-        found = read_json(_memory(address, key), limit=_LIMIT)["counter"]
-    except (FeatstoreError, OSError, KeyError, TypeError):
-        return 0
-    return found if is_size(found, low=1, high=MAX_COUNTER) else 0
-
-
-def remember(address: str, key: str, counter: int) -> None:
-    """Keep a counter in the user's cache if it is higher than what was seen."""
-    path = _memory(address, key)
-    if remembered(address, key) >= counter:
-        return
-    facts = {"address": address, "public_key": key, "counter": counter}
-    try:
-        make_folders(path.parent)
-        with folder_lock(path.parent):
-            if remembered(address, key) < counter:
-                write_durably(path, [json_bytes(facts)])
-    except OSError as err:
-        warnings.warn(
-            f"Number {counter:,} of {address} cannot be remembered in {path.parent} "
-            f"({err.strerror or err}): that an earlier state is put back will not be noticed "
-            "without at_least.",
-            stacklevel=2,
-        )

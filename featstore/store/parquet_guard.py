@@ -192,7 +192,8 @@ class Chosen:
 
     Attributes
     ----------
-    file : BytesIO
+    data : bytearray
+        The whole file; zeros in place of what was not asked for.
     rows : int
         Its rows, which something else vouches for.
     places : collection of int
@@ -201,7 +202,7 @@ class Chosen:
         The groups of rows that these are of.
     """
 
-    file: io.BytesIO
+    data: bytearray
     rows: int
     places: Collection[int]
     groups: Sequence[range]
@@ -226,7 +227,7 @@ def read_chosen(
         As `unpack`.
     """
     with _readable():
-        sources: Any = [one.file for one in files]
+        sources: Any = [io.BytesIO(one.data) for one in files]
         scan = pl.scan_parquet(sources, use_statistics=False, row_index_name=_ROW)
         if texts is None or columns is None:
             return scan.select(pl.exclude(_ROW) if columns is None else columns).collect()

@@ -89,11 +89,6 @@ def is_sha256(value: Any) -> bool:
     return isinstance(value, str) and _SHA256.fullmatch(value) is not None
 
 
-def is_size(value: Any, *, low: int, high: int) -> bool:
-    """Return whether `value` is an integer (no bool, no float) from `low` to `high`."""
-    return type(value) is int and low <= value <= high
-
-
 def check_format(found: Any, *, where: str) -> None:
     """Raise if a document's format is missing or not the one that this version reads."""
     if type(found) is not int or found < 1:
@@ -550,12 +545,6 @@ KEY = "embeddings"
 CONVENTIONS = "zarr_conventions"
 
 VERSION = 1
-
-#: The JSON Schema of the attributes of a group.
-SCHEMA = Path(__file__).with_name("embeddings.schema.json")
-
-#: Properties whose absence is no fault, but noted.
-SHOULD = ("weights_digest", "preprocessing", "revision")
 
 DECLARATION = {
     "uuid": UUID,

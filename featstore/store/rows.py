@@ -16,16 +16,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import functools
 import mmap
 import os
 import reprlib
 import threading
 import time
-import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
@@ -35,7 +36,7 @@ from featstore.address import Address, open_address
 from featstore.durable import check_no_links, read_exactly
 from featstore.errors import CorruptStoreError, FeatstoreError
 from featstore.store.layout import DTYPES, HUGE_BYTES, ArrayLayout, SetKey, SetLayout
-from featstore.store.listing import OpenFile, check_sizes, opened, read_block
+from featstore.store.listing import OpenFile, check_sizes, opened
 from featstore.store.log import Log, read_log, unfinished_sets
 from featstore.store.records import Commit, key_of
 
@@ -222,7 +223,7 @@ def open_rows(
     """
     if mode != "pread":
         try:
-            return MappedRows(layout, map_array(directory, layout, open_file, whole=whole))
+            return map_rows(directory, layout, open_file, whole=whole)
         except MappingUnavailableError:
             if mode == "map":
                 raise
@@ -234,10 +235,12 @@ def open_rows(
 class MappedRows(Rows):
     """Rows of one mapped address range; see `featstore.store.rows`."""
 
-    def __init__(self, layout: SetLayout, array: np.ndarray) -> None:
+    def __init__(self, layout: SetLayout, held: mmap.mmap, start: int) -> None:
         super().__init__(layout)
-        self.array = array
-        self._address = array.ctypes.data
+        self._held, self._start = held, start
+        count, memory = layout.n * layout.dim, memoryview(held).toreadonly()
+        flat = np.frombuffer(memory, DTYPES[layout.dtype], count, start)
+        self.array = flat.reshape(layout.n, layout.dim)
 
     def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Return the rows; consecutive ones as a read-only view without a copy."""
@@ -270,8 +273,11 @@ class MappedRows(Rows):
         ordered = rows[order]
         row_bytes = self._layout.row_bytes
         for part in _ranges(ordered, row_bytes):
-            first, last = int(ordered[part.start]), int(ordered[part.stop - 1])
-            advise_soon(self._address + first * row_bytes, (last - first + 1) * row_bytes)
+            start = self._start + int(ordered[part.start]) * row_bytes
+            stop = self._start + (int(ordered[part.stop - 1]) + 1) * row_bytes
+            start -= start % mmap.PAGESIZE
+            with contextlib.suppress(OSError):  # only advice: it changes no result
+                self._held.madvise(mmap.MADV_WILLNEED, start, stop - start)
         step = COLD_ROWS
         for start in range(0, rows.size, step):
             window = slice(start, start + step)
@@ -320,7 +326,7 @@ def _ranges(ordered: np.ndarray, row_bytes: int) -> Iterator[slice]:
             start = end
 
 
-Verify = Literal["never", "first-touch", "full"]
+Verify = Literal["never", "first-touch"]
 VERIFY: tuple[str, ...] = get_args(Verify)
 
 
@@ -359,16 +365,13 @@ class CheckedRows(Rows):
         CorruptStoreError
             If a block differs from the commit; the message names the file and the block.
         """
-        self.check(np.flatnonzero(self._touched(rows) & self._unchecked).tolist())
-        return self._source.read(rows, out)
-
-    def check(self, blocks: Iterable[int]) -> None:
-        """Compare these blocks with the commit; see `read`."""
+        blocks = np.flatnonzero(self._touched(rows) & self._unchecked).tolist()
         with self._lock:
             for block in blocks:
                 if self._unchecked[block]:
                     self._check_block(block)
                     self._unchecked[block] = False
+        return self._source.read(rows, out)
 
     def _check_block(self, block: int) -> None:
         rows = self._layout.block_slice(block)
@@ -383,29 +386,7 @@ class CheckedRows(Rows):
         )
 
 
-def check_rows(
-    source: Rows,
-    *,
-    verify: Verify,
-    directory: Path,
-    commit: Commit,
-) -> Rows:
-    """Return `source`, checked as `verify` asks.
-
-    ``"never"`` trusts sizes alone, ``"first-touch"`` checks a block before its rows are first
-    served, ``"full"`` checks every block now.
-    """
-    if verify == "never":
-        return source
-    checked = CheckedRows(source, directory=directory, commit=commit)
-    if verify == "first-touch":
-        return checked
-    checked.check(range(commit.layout.n_blocks))
-    return source
-
-
 _MAP_FIXED = 0x10  # the same on Linux and macOS; Python has no name for it
-_WILLNEED = 3  # likewise
 _FAILED = ctypes.c_void_p(-1).value
 #: Bytes of a set that may be copied where they cannot be mapped.
 COPIED_BYTES = 2**26
@@ -415,64 +396,12 @@ class MappingUnavailableError(FeatstoreError):
     """One address range is impossible here; the array can be read in another way."""
 
 
-class _Range:
-    """Addresses that are given back when nothing refers to them any more.
-
-    An ndarray made from it keeps it as its base, and so does every view of that ndarray.
-    """
-
-    def __init__(self, size: int, *, may_copy: int) -> None:
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        # As the kernel does for large files: an aligned range can use huge pages.
-        whole = size + (HUGE_BYTES if size >= HUGE_BYTES else 0)
-        start = _mmap(None, whole, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1)
-        self.address = start if whole == size else -(-start // HUGE_BYTES) * HUGE_BYTES
-        self.size = size
-        self._may_copy = may_copy
-        self.release = weakref.finalize(self, _libc().munmap, start, whole)
-        # Views may live until the very end of the process: the kernel frees the range then.
-        self.release.atexit = False
-
-    def place(self, descriptor: int, offset: int, at: int, size: int) -> None:
-        """Bring `size` bytes of a file from `offset` on to place `at` of the range."""
-        page = mmap.PAGESIZE
-        first, last = -(-at // page) * page, (at + size) // page * page
-        if at + size == self.size:
-            last = self.size
-        if (at - offset) % page or first >= last:
-            first = last = at + size
-        self._may_copy -= size - (last - first)
-        if self._may_copy < 0:
-            raise MappingUnavailableError(
-                "Too many rows share a page of memory with those of another file. Open the store "
-                "with mode='auto'."
-            )
-        if last > first:
-            flags = mmap.MAP_SHARED | _MAP_FIXED
-            where = self.address + first
-            _mmap(where, last - first, mmap.PROT_READ, flags, descriptor, offset + first - at)
-        for start, stop in ((at, first), (last, at + size)):
-            if stop > start:
-                target = (ctypes.c_ubyte * (stop - start)).from_address(self.address + start)
-                read_exactly(descriptor, offset + start - at, memoryview(target))
-
-    def array(self, layout: SetLayout) -> np.ndarray:
-        """Return the range as an array of a set's shape and dtype."""
-        self.__array_interface__ = {
-            "version": 3,
-            "data": (self.address, True),
-            "shape": (layout.n, layout.dim),
-            "typestr": DTYPES[layout.dtype].str,
-        }
-        return np.asarray(self)
-
-
-def map_array(
+def map_rows(
     directory: Path, layout: SetLayout, open_file: OpenFile | None = None, *, whole: bool = True
-) -> np.ndarray:
-    """Map every data file of the set in `directory` and return its (n, d) rows, read-only.
+) -> MappedRows:
+    """Map every data file of the set in `directory` into one range of addresses.
 
-    The addresses are given back when the last view of the array is gone.
+    The addresses are given back when the last view of the rows is gone.
 
     Parameters
     ----------
@@ -488,47 +417,63 @@ def map_array(
     MappingUnavailableError
         If this system or this layout does not allow it.
     """
-    reserved = _Range(layout.n * layout.row_bytes, may_copy=COPIED_BYTES if whole else 0)
-    open_file = open_file or opened
+    size = layout.n * layout.row_bytes
+    # As the kernel does for large files: an aligned range can use huge pages.
+    spare = HUGE_BYTES if size >= HUGE_BYTES else 0
     try:
-        for file in layout.files:
-            size, at = file.n_rows * layout.row_bytes, file.rows.start * layout.row_bytes
-            with open_file(directory, file) as descriptor:
-                reserved.place(descriptor, file.part.padding, at, size)
-    except BaseException:
-        reserved.release()
-        raise
-    return reserved.array(layout)
+        held = mmap.mmap(-1, size + spare, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except (OSError, OverflowError) as err:  # a commit may claim more than there are addresses
+        raise _unavailable(size, getattr(err, "errno", errno.ENOMEM)) from err
+    place = np.frombuffer(held, np.uint8)
+    start = -place.ctypes.data % HUGE_BYTES if spare else 0
+    place, left = place[start : start + size], COPIED_BYTES if whole else 0
+    for file in layout.files:
+        with (open_file or opened)(directory, file) as descriptor:
+            at = file.rows.start * layout.row_bytes
+            part = slice(at, at + file.n_rows * layout.row_bytes)
+            left = _bring(place, part, descriptor, file.part.padding, left)
+    return MappedRows(layout, held, start)
 
 
-def advise_soon(address: int, size: int) -> None:
-    """Tell the system that these bytes of a mapped array will be read soon."""
-    start = address - address % mmap.PAGESIZE
-    # Only advice: whether it was taken changes no result.
-    _libc().madvise(start, address + size - start, _WILLNEED)
+def _bring(place: np.ndarray, part: slice, descriptor: int, offset: int, left: int) -> int:
+    """Map the pages of a file from `offset` on over part of the range, and copy the rest.
 
-
-def _mmap(
-    address: int | None, size: int, protection: int, flags: int, descriptor: int, offset: int = 0
-) -> int:
-    found = _libc().mmap(address, size, protection, flags, descriptor, offset)
-    if found == _FAILED:
-        code = ctypes.get_errno()
+    At most `left` bytes are copied; what is left of these then is returned.
+    """
+    page = mmap.PAGESIZE
+    first = -(-part.start // page) * page
+    last = part.stop if part.stop == place.size else part.stop // page * page
+    if (part.start - offset) % page or first >= last:
+        first = last = part.stop
+    left -= first - part.start + part.stop - last
+    if left < 0:
         raise MappingUnavailableError(
-            code, f"{size:,} bytes could not be mapped: {os.strerror(code)}."
+            "Too many rows share a page of memory with those of another file. Open the store with "
+            "mode='auto'."
         )
-    return int(found)
+    if last > first and _mmap()(
+        place[first:].ctypes.data, last - first, mmap.PROT_READ, mmap.MAP_SHARED | _MAP_FIXED,
+        descriptor, offset + first - part.start,
+    ) == _FAILED:  # fmt: skip
+        raise _unavailable(last - first, ctypes.get_errno())
+    for start, stop in ((part.start, first), (last, part.stop)):
+        read_exactly(descriptor, offset + start - part.start, place[start:stop].data)
+    return left
+
+
+def _unavailable(size: int, code: int | None) -> MappingUnavailableError:
+    reason = os.strerror(code or 0)
+    return MappingUnavailableError(f"{size:,} bytes could not be mapped: {reason}.")
 
 
 @functools.cache
-def _libc() -> Any:
-    libc = ctypes.CDLL(None, use_errno=True)
+def _mmap() -> Any:
+    """Return the C library's function: Python's own maps to no address of the caller's."""
+    call = ctypes.CDLL(None, use_errno=True).mmap
     number, size, pointer = ctypes.c_int, ctypes.c_size_t, ctypes.c_void_p
-    libc.mmap.argtypes = [pointer, size, number, number, number, ctypes.c_int64]
-    libc.mmap.restype = pointer
-    libc.munmap.argtypes = [pointer, size]
-    libc.madvise.argtypes = [pointer, size, number]
-    return libc
+    call.argtypes = [pointer, size, number, number, number, ctypes.c_int64]
+    call.restype = pointer
+    return call
 
 
 Progress = Callable[[int], object]
@@ -575,19 +520,6 @@ class Place:
         directory, layout = key.directory(self.root), commit.layout
         check_no_links(self.root, (directory / file.path for file in layout.files))
         return open_rows(directory, layout, mode)
-
-    def blocks(self, key: SetKey, commit: Commit) -> Callable[[int], bytes]:
-        """Return a function from the number of a block to its rows, whatever they are worth.
-
-        The caller compares them with the commit. A file that is cut has the blocks before its end.
-        """
-        layout = commit.layout
-
-        def block(number: int) -> bytes:
-            file = layout.files[layout.file_of[number]]
-            return read_block(key.directory(self.root) / file.path, file, number)
-
-        return block
 
     def unfinished(self) -> list[SetKey]:
         """Return the keys of sets whose extraction has not ended; remote ones are not seen."""

@@ -26,10 +26,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 import polars as pl
+from msgspec import Meta
 
 from featstore.durable import (
     IrregularFileError,
@@ -56,7 +58,7 @@ from featstore.store.layout import (
 from featstore.store.listing import Damage, check_sizes, find_damage, read_block
 from featstore.store.lock import Claim, claim_folders
 from featstore.store.log import present_commit
-from featstore.store.records import FIRST, MAX_ROWS, Commit, Table, is_size, key_of
+from featstore.store.records import FIRST, MAX_ROWS, Commit, Table, key_of, one_of
 from featstore.store.tables import (
     WITHDRAWN,
     failures_file,
@@ -76,34 +78,26 @@ MAX_BYTES = 2**30
 
 @dataclass(frozen=True)
 class BlockRecord:
-    """A block that is written: the hash of its rows, and its failed items with their reasons.
+    """A row of the journal: a block that is written.
 
-    `hash` says which hash it is; a row of the journal names the digest by it.
+    Attributes
+    ----------
+    block : int
+        Its number.
+    digest, hash : str
+        The hash of its rows, and which one of `featstore.identity.HASHES` that is.
+    failures : dict
+        item_id -> reason, of its items without an embedding.
     """
 
+    block: Annotated[int, Meta(ge=0, le=MAX_ROWS)]
     digest: str
     failures: dict[str, str]
-    hash: str = SHA256
+    hash: Annotated[str, Meta(pattern=one_of(*HASHES))] = SHA256
 
-    @classmethod
-    def of(cls, row: Mapping[str, Any]) -> BlockRecord:
-        """Return what a row of the journal states."""
-        name = next(name for name in HASHES if name in row)
-        return cls(row[name], row["failures"], name)
-
-    @classmethod
-    def parse(cls, line: bytes, block: int) -> BlockRecord:
-        """Return what `line` made of a block; CorruptStoreError if it is not of this block."""
-        with contextlib.suppress(ValueError, RecursionError):
-            row = json.loads(line)
-            if _is_row(row) and row["block"] == block:
-                return cls.of(row)
-        raise CorruptStoreError(f"{line[:200]!r} is not what a journal says of block {block:,}.")
-
-    def line(self, block: int) -> bytes:
-        """Return the row of the journal for the block of this number."""
-        row = {"block": block, self.hash: self.digest, "failures": self.failures}
-        return canonical_json(row) + b"\n"
+    def line(self) -> bytes:
+        """Return the row as it is written."""
+        return canonical_json(vars(self)) + b"\n"
 
     def fits(self, data: bytes) -> bool:
         """Return whether these are the rows of the block."""
@@ -156,7 +150,7 @@ class Journal:
             head, blocks = fresh, {}
         # A torn line would swallow the next one: rewrite the file without it. A head alone is
         # made durable by the first `sync`: without rows there is nothing to lose.
-        rows = [record.line(block) for block, record in blocks.items()]
+        rows = [record.line() for record in blocks.values()]
         write_durably(path, [canonical_json(head) + b"\n", *rows], synced=bool(rows))
         whole = {block: one for block, one in blocks.items() if one.fits(read_block(block))}
         return cls(open_descriptor(path, os.O_WRONLY), whole)
@@ -169,16 +163,16 @@ class Journal:
             merged.update(self.blocks[block].failures)
         return merged
 
-    def add_block(self, block: int, record: BlockRecord) -> None:
+    def add_block(self, record: BlockRecord) -> None:
         """Record a block."""
-        self.blocks[block] = record
-        self._unsynced.append(block)
+        self.blocks[record.block] = record
+        self._unsynced.append(record.block)
 
     def sync(self) -> None:
         """Make what was added durable."""
         if not self._unsynced:
             return
-        data = b"".join(self.blocks[block].line(block) for block in self._unsynced)
+        data = b"".join(self.blocks[block].line() for block in self._unsynced)
         # From where the last good row ended: a write that failed half-way is written over.
         write_at(self._handle, data, self._end)
         os.fsync(self._handle)
@@ -217,10 +211,9 @@ def read_journal(staging: Path) -> tuple[dict[str, Any], dict[int, BlockRecord]]
         first, *lines = read_regular(staging / JOURNAL, limit=MAX_BYTES).split(b"\n")[:-1]
         found = json.loads(first)
         head = found if isinstance(found, dict) else {}
-        for row in map(json.loads, lines if head else ()):
-            if not _is_row(row):
-                break  # torn
-            blocks[row["block"]] = BlockRecord.of(row)
+        for line in lines if head else ():  # up to one that is torn
+            row = msgspec.json.decode(line, type=BlockRecord)
+            blocks[row.block] = row
     return head, blocks
 
 
@@ -235,16 +228,6 @@ def settings_of(staging: Path) -> dict[str, Any]:
     head, blocks = read_journal(staging)
     found = head.get("settings") if blocks else None
     return found if isinstance(found, dict) else {}
-
-
-def _is_row(row: Any) -> bool:
-    """Return whether a line is what a journal says of a block."""
-    return (
-        isinstance(row, dict)
-        and any(isinstance(row.get(name), str) for name in HASHES)
-        and isinstance(row.get("failures"), dict)
-        and is_size(row.get("block"), low=0, high=MAX_ROWS)
-    )
 
 
 def _clear(staging: Path) -> None:
@@ -273,7 +256,6 @@ class StagedFiles:
         self._placed = placed
         self._dirty: set[int] = set()
         self._unnamed = True
-        self._last: tuple[int, int, int] | None = None
 
     def path(self, file: int) -> Path:
         """Return where a data file is staged."""
@@ -286,20 +268,12 @@ class StagedFiles:
     def write(self, block: int, data: memoryview) -> None:
         """Write a block's rows at their final offset; durable only after `sync`.
 
-        The disk begins with them when the next block is there, so that `sync` finds little to do.
+        The disk begins with them at once, so that `sync` finds little to do.
         """
         file = int(self._layout.file_of[block])
         self._write(file, self._layout.files[file].place_of(block)[0], data)
 
-    def _begin_last(self) -> None:
-        """Let the disk begin with what was written last, and close its file."""
-        if self._last is not None:
-            begin_writeback(*self._last)
-            os.close(self._last[0])
-            self._last = None
-
     def _write(self, file: int, offset: int, data: memoryview) -> None:
-        self._begin_last()
         path = self.path(file)
         # Never truncated: it may hold the blocks of an interrupted run. A writer that was killed
         # right before the rename has made it read-only.
@@ -309,14 +283,16 @@ class StagedFiles:
             seal(path, like=self._staging, writable=True)
         self._dirty.add(file)
         handle = open_descriptor(path, os.O_RDWR | os.O_CREAT)
-        self._last = handle, offset, len(data)
-        if fresh:
-            seal(path, like=self._staging, writable=True)
-        write_at(handle, data, offset)
+        try:
+            if fresh:
+                seal(path, like=self._staging, writable=True)
+            write_at(handle, data, offset)
+            begin_writeback(handle, offset, len(data))
+        finally:
+            os.close(handle)
 
     def sync(self, *, names: bool = True) -> None:
         """Make every block that was written durable; with `names`, so that they can be resumed."""
-        self._begin_last()
         for file in sorted(self._dirty):
             fsync_path(self.path(file))
         self._dirty.clear()
@@ -426,7 +402,7 @@ class Base:
     def record(self, block: int) -> BlockRecord:
         """Return the journal row of a block that stays whole."""
         rows = self.commit.layout.block_slice(block)
-        return BlockRecord(self.commit.blocks[block], self.failed(rows), self.commit.hash)
+        return BlockRecord(block, self.commit.blocks[block], self.failed(rows), self.commit.hash)
 
     def failed(self, rows: slice) -> dict[str, str]:
         """Return the failures among `rows` that stay."""
@@ -654,7 +630,7 @@ def resume_journal(
             again = layout.files[layout.file_of[block]].part.path == UNNAMED
             if again and others is not None:
                 staged.write(block, base.read(block).reshape(-1).view(np.uint8).data)
-                journal.add_block(block, base.record(block))
+                journal.add_block(base.record(block))
             else:
                 journal.blocks[block] = base.record(block)
         for other in others or ():
@@ -677,4 +653,4 @@ def _gather(
         data = part.read(block)
         if record.fits(data):
             staged.write(block, memoryview(data))
-            journal.add_block(block, record)
+            journal.add_block(record)

@@ -41,13 +41,13 @@ from featstore.store.records import BIAS, Commit, read_commit, read_tag
 from featstore.store.rows import (
     MODES,
     VERIFY,
+    CheckedRows,
     LastingRows,
     MappedRows,
     Mode,
     Place,
     Rows,
     Verify,
-    check_rows,
     open_place,
 )
 from featstore.store.tables import (
@@ -138,40 +138,21 @@ _ROWS = 4096
 _GROUPS, _NAMES = 3, 5
 
 
-@dataclass(frozen=True)
-class Norms:
-    """L2 norms of the rows as stored; `zero` counts the rows whose norm is 0."""
-
-    min: float
-    median: float
-    mean: float
-    max: float
-    zero: int
-
-
-@dataclass(frozen=True)
-class Duplicates:
-    """Groups of at least two equal things.
-
-    Attributes
-    ----------
-    groups, largest, extra : int
-        Number of groups, members of the largest, and members beyond the first of each.
-    examples : list of list of str
-        item_ids of the largest groups, a few each.
-    """
-
-    groups: int
-    largest: int
-    extra: int
-    examples: list[list[str]]
-
-
-def row_facts(view: Selection) -> tuple[Norms, Duplicates]:
+def row_facts(view: Selection) -> tuple[dict[str, float], dict[str, Any]]:
     """Return norms and bitwise equal rows of a view as stored.
 
     Rows are compared by 64-bit keyed hashes: among a million rows, two different ones are taken
     for equal once in 40 million sets. Memory is 12 bytes a row, beside one block.
+
+    Returns
+    -------
+    dict
+        ``min``, ``median``, ``mean`` and ``max`` of the L2 norms; ``zero``, the rows whose norm is
+        0.
+    dict
+        Of groups of at least two equal rows: ``groups``, their number; ``largest``, the members of
+        the largest; ``extra``, those beyond the first of each; ``examples``, item_ids of the
+        largest groups, a few each.
     """
     n = len(view)
     wide: Any = np.float64 if view.source.dtype == "float64" else np.float32
@@ -188,40 +169,24 @@ def row_facts(view: Selection) -> tuple[Norms, Duplicates]:
         ]
         values = decode(stored, view.source.dtype, np.empty(stored.shape, wide))
         norms[start : start + len(rows)] = np.sqrt(np.einsum("ij,ij->i", values, values))
-    found = Norms(
-        min=float(norms.min()),
-        median=float(np.median(norms)),
-        mean=float(norms.mean(dtype=np.float64)),
-        max=float(norms.max()),
-        zero=int((norms == 0).sum()),
-    )
-    return found, _duplicates(pl.Series(hashes), view)
-
-
-def content_duplicates(view: Selection) -> Duplicates | None:
-    """Return the items with equal ``content_sha256``; None if the items do not state it."""
-    column = view.items.get_column("content_sha256", default=None)
-    if column is None or column.null_count() == column.len():
-        return None
-    return _duplicates(column, view)
-
-
-def _duplicates(keys: pl.Series, view: Selection) -> Duplicates:
-    table = pl.DataFrame({"key": keys, "row": np.arange(keys.len())}).drop_nulls("key")
-    groups = (
-        table.group_by("key")
-        .agg(pl.len().alias("n"), pl.col("row").min())
-        .filter(pl.col("n") > 1)
-        .sort("n", "row", descending=[True, False])
-    )
-    if groups.is_empty():
-        return Duplicates(0, 0, 0, [])
-    examples = []
-    for key in groups["key"].head(_GROUPS):
-        rows = table.filter(pl.col("key") == key)["row"].head(_NAMES)
-        examples.append(view.items["item_id"].gather(rows).to_list())
-    sizes = groups["n"]
-    return Duplicates(groups.height, int(sizes[0]), int(sizes.sum()) - groups.height, examples)
+    found = {
+        "min": float(norms.min()),
+        "median": float(np.median(norms)),
+        "mean": float(norms.mean(dtype=np.float64)),
+        "max": float(norms.max()),
+        "zero": int((norms == 0).sum()),
+    }
+    table = pl.DataFrame({"hash": hashes, "row": np.arange(n)})
+    equal = table.filter(pl.col("hash").is_duplicated()).group_by("hash", maintain_order=True)
+    groups = sorted(equal.agg("row")["row"].to_list(), key=len, reverse=True)
+    ids, sizes = view.items["item_id"], [len(rows) for rows in groups]
+    examples = [ids.gather(rows[:_NAMES]).to_list() for rows in groups[:_GROUPS]]
+    return found, {
+        "groups": len(groups),
+        "largest": max(sizes, default=0),
+        "extra": sum(sizes) - len(groups),
+        "examples": examples,
+    }
 
 
 _HEX = re.compile(r"[0-9a-f]{8,64}")
@@ -325,17 +290,11 @@ class FeatureStore:
         SignatureError
             If the store is not what was signed.
         """
-        if self.verify == "never":
-            self.verify = "first-touch"  # what is signed are hashes: rows are compared with them
+        self.verify = "first-touch"  # what is signed are hashes: rows are compared with them
         self.place.refresh()
         log = self.place.log()
         check_signed(log, key, where=self.address, at_least=at_least)
         self._signed = log
-        for name in self.tags():
-            try:
-                self.tag(name)
-            except CorruptStoreError as err:
-                raise SignatureError(f"A tag is not what was signed: {err}") from err
 
     def pin(self, revision: str) -> None:
         """Read every set at a tag, or the one that has this revision; the others are hidden.
@@ -450,19 +409,15 @@ class FeatureStore:
                 check_no_links(self.root, [items_path])
                 check_items_file(items_path, items)
         table = ItemTable(functools.partial(self.item_table, info))
+        rows = self._rows(info)  # first: the size of its files bounds the number of rows
         valid = np.arange(commit.n)
         if commit.n_failed:
             valid = np.flatnonzero(~commit.failed_rows())
             table = table.take(valid)
-        if self.verify == "full":
-            _ = table.table
+        if self.verify == "first-touch":
+            rows = CheckedRows(rows, directory=directory, commit=commit)
         return EmbeddingsView(
-            source=check_rows(
-                self._rows(info),
-                verify=self.verify,
-                directory=directory,
-                commit=commit,
-            ),
+            source=rows,
             rows=valid,
             table=table,
             key=str(info.key),
@@ -681,18 +636,18 @@ def open_store(
     mode : {"auto", "map", "pread"}
         How arrays are read; see `featstore.store.rows`. Take ``"pread"`` on a network file
         system.
-    verify : {"never", "first-touch", "full"}
+    verify : {"never", "first-touch"}
         Whether rows are compared with the hashes in the commit: never (sizes, and small files that
-        are read, always are); each block before its rows are first served; or all blocks of a set,
-        and its items, when its view is made. The default is ``"never"`` because hashing reads a
-        block several times slower than memory does (``store.first_touch`` of ``make perf``).
+        are read, always are), or each block before its rows are first served. The default is
+        ``"never"`` because hashing reads a block several times slower than memory does
+        (``store.first_touch`` of ``make perf``).
     key : str, optional
         A public key that the store must be signed by (``headstock store tag --sign-key``): 64
         hexadecimal digits. Only what was signed is read, so each block is compared before its rows
-        are first served (`verify` is at least ``"first-touch"``); see docs/ref/addresses.md.
+        are first served (`verify` is ``"first-touch"``); see docs/ref/addresses.md.
     at_least : int
-        The lowest number of the signature that is taken. Without it, a first opening cannot tell
-        that the whole store is an earlier one.
+        The lowest number of the signature that is taken. Without it nothing tells that the
+        whole store is an earlier one.
 
     Raises
     ------
@@ -766,8 +721,7 @@ def reopened(
 
 @functools.lru_cache(_KEPT)
 def _store(origin: Origin) -> FeatureStore:
-    verify: Any = "first-touch" if origin.verify == "full" else origin.verify
-    return open_store(origin.address, mode=origin.mode, verify=verify)
+    return open_store(origin.address, mode=origin.mode, verify=origin.verify)
 
 
 @functools.lru_cache(_KEPT)

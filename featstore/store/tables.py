@@ -9,7 +9,7 @@ import io
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -18,7 +18,7 @@ from featstore.durable import open_regular, read_regular, write_file
 from featstore.errors import CorruptStoreError, FeatstoreError
 from featstore.identity import SHORT, sha256_hex
 from featstore.store.lock import folder_lock
-from featstore.store.log import has_log, list_thumbnails, present_commit, read_log
+from featstore.store.log import list_thumbnails, present_commit, read_log
 from featstore.store.parquet_guard import (
     Chosen,
     Chunk,
@@ -260,7 +260,7 @@ def read_items(
             with open_regular(path) as file:
                 found = _chosen_chunks(file, facts, columns, texts)
             if found is not None:
-                check_sizes(found.file.getbuffer(), rows=facts["n"], places=found.places)
+                check_sizes(found.data, rows=facts["n"], places=found.places)
         except (ValueError, MemoryError) as err:
             raise CorruptStoreError(
                 f"{path} is not a table that a store holds: {str(err) or 'it is too large'}."
@@ -292,12 +292,12 @@ def read_parts(
 
 
 def _chosen_chunks(
-    file: IO[bytes],
+    file: io.BufferedReader,
     facts: Mapping[str, Any],
     columns: Sequence[str] | None,
     texts: Sequence[str] | None,
 ) -> Chosen | None:
-    """Return what was asked for of the file; None if it differs from the commit."""
+    """Return what was asked for of a file; None if it differs from the commit."""
     size, hashes = facts["bytes"], facts["chunks"]
     file.seek(max(0, size - 8))
     start = footer_start(size, file.read(8))
@@ -308,23 +308,21 @@ def _chosen_chunks(
     if sha256_hex(footer) != hashes[-1]:
         return None
     chunks = column_chunks(footer, start)
+    data = bytearray(size)  # what is not asked for stays 0
+    view = memoryview(data)
+    view[start:] = footer
+    file.seek(0)
+    file.readinto(view[:4])
     asked = _asked(chunks, columns, texts)
     places = {chunk.place.start for chunk in asked}
-    found = io.BytesIO()
-    found.seek(start)
-    found.write(footer)
-    view = found.getbuffer()
-    file.seek(0)
-    view[:4] = file.read(4)
     for chunk, digest in zip(chunks, hashes, strict=False):
         if chunk.place.start in places:
             file.seek(chunk.place.start)
-            view[chunk.place] = file.read(chunk.place.stop - chunk.place.start)
+            file.readinto(view[chunk.place])
             if sha256_hex(view[chunk.place]) != digest:
                 return None
-    found.seek(0)
     groups = sorted({chunk.rows for chunk in asked}, key=lambda rows: rows.start)
-    return Chosen(found, chunks[-1].rows.stop if chunks else 0, places, groups)
+    return Chosen(data, chunks[-1].rows.stop if chunks else 0, places, groups)
 
 
 def _asked(
@@ -392,20 +390,17 @@ def write_thumbnails(directory: Path, thumbnails: Mapping[str, bytes]) -> None:
     have none. Untouched if nothing changed, but listed in the log as they are.
     """
     with folder_lock(directory):
-        old = listed = sorted(directory.glob("thumbnails-*.parquet"))
-        gone = _withdrawn(directory)
-        if thumbnails or len(old) > 1 or (old and gone):
-            every = {**_read_all(old), **thumbnails}
-            data = _thumbnail_bytes({name: every[name] for name in every.keys() - gone})
-            path = directory / f"thumbnails-{sha256_hex(data)[:SHORT]}.parquet"
-            if path not in old:
-                write_file(path, [data])
-            listed = [path]
-        root = directory.parent.parent
-        if has_log(root):
-            list_thumbnails(root, directory, listed)
+        old = sorted(directory.glob("thumbnails-*.parquet"))
+        if not (thumbnails or old):
+            return
+        every, gone = {**_read_all(old), **thumbnails}, _withdrawn(directory)
+        data = _thumbnail_bytes({name: every[name] for name in every.keys() - gone})
+        path = directory / f"thumbnails-{sha256_hex(data)[:SHORT]}.parquet"
+        if path not in old:
+            write_file(path, [data])
+        list_thumbnails(directory.parents[1], directory, [path])
         # A kill before this leaves several files, which readers join and the next write unites.
-        for other in {*old}.difference(listed):
+        for other in {*old} - {path}:
             other.unlink()
 
 
@@ -428,12 +423,9 @@ def read_thumbnails(directory: Path) -> dict[str, bytes]:
     CorruptStoreError
         If the file's hash is not the one in its name.
     """
-    for _ in range(3):
-        try:
+    while True:
+        with contextlib.suppress(FileNotFoundError):  # a writer united the files meanwhile
             return _read_all(sorted(directory.glob("thumbnails-*.parquet")))
-        except FileNotFoundError:
-            continue  # a writer united the files meanwhile
-    return _read_all(sorted(directory.glob("thumbnails-*.parquet")))
 
 
 def _read_all(paths: list[Path]) -> dict[str, bytes]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,14 +30,22 @@ from featstore.durable import (
     facts_of,
     file_facts,
     json_bytes,
+    open_regular,
     read_regular,
     same_file,
     walk_store,
     write_file,
 )
 from featstore.errors import AddressError, CorruptStoreError, FeatstoreError, UnknownSetError
-from featstore.store.layout import SetKey
-from featstore.store.listing import Listed, find_damage, read_block, set_files, whole_commit
+from featstore.store.layout import DataFile, SetKey
+from featstore.store.listing import (
+    Listed,
+    check_size,
+    find_damage,
+    read_block,
+    set_files,
+    whole_commit,
+)
 from featstore.store.lock import claim_set, folder_lock
 from featstore.store.log import ABOUT, Log, read_log, rebuilt_log, unknown_set
 from featstore.store.log import NAME as LOG
@@ -49,6 +57,7 @@ from featstore.store.records import (
     tag_document,
     tag_file,
 )
+from featstore.store.rows import PreadRows, Rows
 from featstore.store.staging import end_claim
 from featstore.store.store import FeatureStore, SetInfo
 from featstore.store.tables import MAX_ITEM_BYTES, item_bytes
@@ -260,7 +269,7 @@ class _Verification:
             return
         self.known.add(one.path)
         if one.path in self.files:
-            wrong = one.check(self.root, full=self.full).reasons
+            wrong = one.check(self.root, full=self.full)[0]
         else:
             wrong = ["is missing"]
         if wrong and busy and one.part == "zarr":
@@ -280,7 +289,7 @@ class _Verification:
                 found = file_facts(self.root / path)["sha256"] if path in self.files else ""
             if not found.startswith(digest):
                 what = "is not the one that the log lists" if found else "is missing"
-                self._blame(path, f"{what}; {_CARD}" if path in ABOUT else what)
+                self._blame(path, f"{what}; {_CARD}" if path == ABOUT else what)
 
     def _check_tags(self) -> None:
         """Check that the tags of the log are there, and name revisions that are."""
@@ -348,7 +357,11 @@ class SetCopy:
         self._present = store.info(str(key)).commit
         self._store = store
         self._key = key
-        self._block = store.place.blocks(key, self._present)
+        # Of a folder, without a look at the other files: each is opened for its own rows.
+        layout, place = self._present.layout, store.place
+        self._rows: Rows = PreadRows(layout, key.directory(store.root), _of_any_size)
+        if place.is_remote:
+            self._rows = place.rows(key, self._present, "pread")
 
     def commit(self, digest: str) -> Commit | None:
         """Return the commit of this digest; None if the copy has another one."""
@@ -373,19 +386,14 @@ class SetCopy:
 
     def block(self, commit: Commit, block: int) -> bytes | None:
         """Return the rows of a block of a commit, wherever they lie in the copy; None without."""
-        rows, theirs = commit.layout.block_slice(block), self._present.layout
-        row_bytes, found = theirs.row_bytes, b""
+        rows = commit.layout.block_slice(block)
         try:
             if commit.revision_id not in self._present.published:
                 raise CorruptStoreError(
                     f"{self._key} has no revision {commit.revision_id[:12]} in "
                     f"{self._store.address}."
                 )
-            first, last = theirs.blocks_of(np.array([rows.start, rows.stop - 1])).tolist()
-            for number in range(first, last + 1):
-                own = theirs.block_slice(number)
-                skip = max(0, rows.start - own.start)
-                found += self._block(number)[skip * row_bytes : (rows.stop - own.start) * row_bytes]
+            found = self._rows.read(np.arange(rows.start, rows.stop)).tobytes()
             if commit.block_hash(found) == commit.blocks[block]:
                 return found
             raise CorruptStoreError(
@@ -400,6 +408,17 @@ class SetCopy:
         self.reasons += [str(err)] if str(err) not in self.reasons else []
 
 
+@contextlib.contextmanager
+def _of_any_size(directory: Path, file: DataFile) -> Iterator[int]:
+    """Open a data file that may be cut: it has the rows before its end."""
+    path = directory / file.path
+    with open_regular(path) as handle:
+        try:
+            yield handle.fileno()
+        except CorruptStoreError as err:
+            raise CorruptStoreError(f"{path} {check_size(path, file)}.") from err
+
+
 @dataclass
 class Repair:
     """What became of a damaged set.
@@ -411,12 +430,8 @@ class Repair:
     rebuilt : list of str
         Files that are whole again, relative to the store; in a dry run those that would be,
         without the manifest.
-    fetched : list of dict
-        Blocks that were taken from the other copy: ``file``, ``block``, ``rows`` (first and last).
     left : list of Problem
         What is still wrong.
-    bad : list of dict
-        Blocks that are still wrong, as in `fetched`.
     reasons : list of str
         Why something could not be repaired.
     commands : list of str
@@ -425,9 +440,7 @@ class Repair:
 
     key: str
     rebuilt: list[str] = field(default_factory=list)
-    fetched: list[dict[str, Any]] = field(default_factory=list)
     left: list[Problem] = field(default_factory=list)
-    bad: list[dict[str, Any]] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
 
@@ -481,7 +494,7 @@ def rebuild_set(
         written.append(path.relative_to(root).as_posix())
 
     try:
-        fetched = _rebuild(write, root, set_key, log, source, items)
+        _rebuild(write, root, set_key, log, source, items)
     finally:
         if claim is not None:
             end_claim(claim)
@@ -493,7 +506,7 @@ def rebuild_set(
     paths = {problem.path for problem in left}
     files = [problem.path for problem in before if problem.path not in paths]
     reasons = source.reasons if source and left else []
-    return Repair(key, files, fetched, left=left, reasons=reasons)
+    return Repair(key, files, left, reasons)
 
 
 def repair_log(root: Path, *, dry_run: bool = False) -> Log:
@@ -522,15 +535,15 @@ Write = Callable[[Path, Sequence[bytes]], None]
 def _rebuild(
     write: Write, root: Path, key: SetKey, log: Log, copy: SetCopy | None,
     items: pl.DataFrame | None,
-) -> list[dict[str, Any]]:  # fmt: skip
-    """Write again what has only one right form; return the blocks that came from the copy."""
+) -> None:  # fmt: skip
+    """Write again what has only one right form."""
     metadata = root_metadata(log.hash)
     if not same_file(root / "zarr.json", facts_of(metadata)):
         write(root / "zarr.json", [metadata])
     commit = whole_commit(root, key, log=log, fetch=copy.commit if copy else lambda _: None)
     if commit is None:
-        return []
-    damage, fetched = find_damage(root, key, commit), list[dict[str, Any]]()
+        return
+    damage = find_damage(root, key, commit)
     tables = [] if items is None else [items]
     if copy is not None and damage.items:
         tables += copy.tables()
@@ -545,8 +558,6 @@ def _rebuild(
         # Blocks that are right are of no use without the others of their file.
         if parts is not None:
             write(root / one.path, parts)
-            fetched += map(damage.describe, bad)
-    return fetched
 
 
 def _whole_parts(

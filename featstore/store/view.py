@@ -29,7 +29,7 @@ from featstore.errors import (
 from featstore.identity import canonical_json, sha256_hex
 from featstore.matrices import BIAS, EMBEDDING
 from featstore.store.layout import DTYPES, INTEGERS, decode
-from featstore.store.rows import Mode, Rows, row_numbers
+from featstore.store.rows import Mode, Rows, Verify, row_numbers
 from featstore.store.tables import ItemTable, closest, join_ids, values_of
 from featstore.terminal import SHOWN, Card, printable
 
@@ -71,15 +71,14 @@ class Origin:
     address : str
         Absolute path, or address.
     mode, verify : str
-        See `featstore.store.store.open_store`. Another process reads ``"full"`` as
-        ``"first-touch"``: it compares the blocks that it reads.
+        See `featstore.store.store.open_store`.
     reopen : callable
         `featstore.store.store.reopened`: returns a view of it in another process.
     """
 
     address: str
     mode: Mode
-    verify: str
+    verify: Verify
     reopen: Callable[..., Selection]
 
 

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, cast
@@ -106,10 +106,8 @@ def settle_set(root: Path, key: SetKey) -> None:
         claim = claim_set(directory, key)
     except StoreWriteError:
         return  # another process claimed it meanwhile, and leaves it tidy
-    try:
+    with claim:
         settle_claimed(root, key, claim)
-    finally:
-        claim.release()
 
 
 def settle_claimed(root: Path, key: SetKey, claim: Claim) -> None:
@@ -132,7 +130,7 @@ def end_publication(root: Path, key: SetKey, claim: Claim) -> None:
 
     All that follows the log, in this order; again after a kill.
     """
-    claim.rely_on(root / NAME, old=True)
+    claim.rely_on(root / NAME)
     claim.sync()
     log = read_log(root)
     commit = whole_commit(root, key, log=log)
@@ -244,8 +242,6 @@ def enter_commit(root: Path, key: SetKey, claim: Claim, commit: Commit, *, after
     """
     path = key.directory(root) / REVISIONS / f"{commit.digest}.json"
     write_file_once(claim, path, commit_bytes(commit))
-    if after:
-        claim.rely_on_log()
     claim.sync()
 
     def enter(log: Log) -> Log:
@@ -396,54 +392,54 @@ class SetWriter:
         return self._base
 
     def __enter__(self) -> Self:
-        self._hash = read_log(self.root).hash
         try:
-            name = part_name(*self._options.part) if self._options.part else ""
-            self._claim = claim_set(self.directory, self.key, part=name, wait=self._options.wait)
-            self._base = read_base(
-                self.directory,
-                self.key,
-                self._items.table,
-                retry_failed=self._options.retry_failed,
-                repair=self._options.repair,
-                withdraw=self._options.withdraw,
-            )
-            if self._base is not None:
-                done = self._base.finished(retry=self._options.retry_failed)
-                if done is not None:
-                    # Another writer may have ended just now, without tidying up.
-                    settle_claimed(self.root, self.key, self._claim)
-                    raise done
-                self.layout = self._base.next_layout(self._limits)
-                if self._base.table is not self.items:
-                    self._items = ItemFile(self._base.table)
-                # Blocks that stay keep their hashes.
-                self._hash = self._base.commit.hash
-            if self._options.withdraw:
-                plan = self._full_plan()
-                refuse_unfinished(self.root, self.key, "withdraw items", plan=plan)
-            names = named(self.layout, read_journal(self._claim.folder)[1], self._base)
-            places = [self.directory / file.path for file in names.files]
-            self._staged = StagedFiles(self._claim.folder, self.layout, places)
-            self._journal = resume_journal(
-                self._claim,
-                plan=self._full_plan(),
-                layout=self.layout,
-                staged=self._staged,
-                base=self._base,
-                others=None if self._options.part else claim_folders(self.directory)[1:],
-            )
-            if not has_log(self.root):
-                update_log(self.root, lambda log: log, claim=self._claim)
-        except BaseException as err:
-            loss = self._claim.loss() if self._claim is not None else None
+            with self._disk_errors():
+                self._begin()
+        except BaseException:
             self._release()
-            if isinstance(err, StoreWriteError) or not isinstance(err, OSError):
-                raise
-            if loss is not None:
-                raise loss from err
-            raise write_error(self.root, err) from err
+            raise
         return self
+
+    def _begin(self) -> None:
+        """Claim the set, look at what is there, and take over what an interrupted attempt left."""
+        self._hash = read_log(self.root).hash
+        name = part_name(*self._options.part) if self._options.part else ""
+        self._claim = claim_set(self.directory, self.key, part=name, wait=self._options.wait)
+        self._base = read_base(
+            self.directory,
+            self.key,
+            self._items.table,
+            retry_failed=self._options.retry_failed,
+            repair=self._options.repair,
+            withdraw=self._options.withdraw,
+        )
+        if self._base is not None:
+            done = self._base.finished(retry=self._options.retry_failed)
+            if done is not None:
+                # Another writer may have ended just now, without tidying up.
+                settle_claimed(self.root, self.key, self._claim)
+                raise done
+            self.layout = self._base.next_layout(self._limits)
+            if self._base.table is not self.items:
+                self._items = ItemFile(self._base.table)
+            # Blocks that stay keep their hashes.
+            self._hash = self._base.commit.hash
+        if self._options.withdraw:
+            plan = self._full_plan()
+            refuse_unfinished(self.root, self.key, "withdraw items", plan=plan)
+        names = named(self.layout, read_journal(self._claim.folder)[1], self._base)
+        places = [self.directory / file.path for file in names.files]
+        self._staged = StagedFiles(self._claim.folder, self.layout, places)
+        self._journal = resume_journal(
+            self._claim,
+            plan=self._full_plan(),
+            layout=self.layout,
+            staged=self._staged,
+            base=self._base,
+            others=None if self._options.part else claim_folders(self.directory)[1:],
+        )
+        if not has_log(self.root):
+            update_log(self.root, lambda log: log, claim=self._claim)
 
     def __exit__(self, kind: type[BaseException] | None = None, *_: object) -> None:
         try:
@@ -489,24 +485,19 @@ class SetWriter:
         """Return the blocks that are not yet written, in order; of a part, its own."""
         if self._options.part:
             rank, world_size = self._options.part
-            durable = self._done(claim_folders(self.directory, part=self._options.part))
-            mine = range(rank, self.layout.n_blocks, world_size)
-            return [block for block in mine if block not in durable]
+            return [block for block in self.left() if block % world_size == rank]
         done = self._opened()[0].blocks
         return [block for block in range(self.layout.n_blocks) if block not in done]
 
     def left(self) -> list[int]:
         """Return the blocks that no writer of this set has durably done, of whatever part."""
-        done = self._done(claim_folders(self.directory))
-        return [block for block in range(self.layout.n_blocks) if block not in done]
-
-    def _done(self, folders: Iterable[Path]) -> set[int]:
-        """Return the blocks that are done here, or durably in one of the folders."""
         journal, _, claim = self._opened()
-        done, others = set(journal.blocks), [one for one in folders if one != claim.folder]
+        others = [one for one in claim_folders(self.directory) if one != claim.folder]
         plan = plan_digest(self._full_plan()) if others else ""
         staged = map(read_journal, others)
-        return done.union(*(blocks for head, blocks in staged if head.get("plan") == plan))
+        same = (blocks for head, blocks in staged if head.get("plan") == plan)
+        done = set(journal.blocks).union(*same)
+        return [block for block in range(self.layout.n_blocks) if block not in done]
 
     def kept(self, block: int) -> np.ndarray:
         """Return a boolean for each row of a block: True if the base has it, and it stays.
@@ -574,7 +565,7 @@ class SetWriter:
             beside = workers().submit(stage)
             found = hash_hex(self._hash, view)  # takes longest: nothing has to wake up for it
             beside.result()
-        self._add_block(block, BlockRecord(found, reasons, self._hash))
+        self._add_block(BlockRecord(block, found, reasons, self._hash))
 
     def records(self) -> dict[int, BlockRecord]:
         """Return what the journal says of the blocks that are done, but those of the base."""
@@ -595,16 +586,17 @@ class SetWriter:
             If these are not the rows that the record is of.
         """
         _, staged, claim = self._opened()
-        if len(data) != self.layout.block_bytes(block) or not record.fits(data):
+        whole = len(data) == self.layout.block_bytes(block)
+        if not (whole and record.block == block and record.fits(data)):
             raise CorruptStoreError(f"Block {block:,} of {self.key} is not what its record says.")
         claim.check()
         with self._disk_errors():
             staged.write(block, memoryview(data))
-        self._add_block(block, record)
+        self._add_block(record)
 
-    def _add_block(self, block: int, record: BlockRecord) -> None:
+    def _add_block(self, record: BlockRecord) -> None:
         """Journal a block whose rows are written."""
-        self._opened()[0].add_block(block, record)
+        self._opened()[0].add_block(record)
         if time.monotonic() - self._last_sync > SYNC_SECONDS:
             self.sync()
 

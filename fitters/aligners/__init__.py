@@ -14,7 +14,7 @@ inherit from `BaseAligner`, which makes them scikit-learn estimators.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from inspect import Parameter, Signature, signature
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 
@@ -27,7 +27,7 @@ from fitters.errors import PairsError, SettingError
 from fitters.kept import kept
 from fitters.moments import Folds, Moments, merge_pooled, moments_of
 from fitters.pairs import Matrix, Pairs, Rows, check_weight
-from fitters.select import Choice, Search, parameter_of
+from fitters.select import Axis, Choice, Search, parameter_of
 from fitters.select.held_out import Folded, Refit, validate_by_refitting
 from fitters.settings import Preparation
 from fitters.sources import Sources, normalize_rows, unit_or_zero
@@ -335,27 +335,37 @@ def stacked(data: Sources[Pairs], mix: float) -> tuple[Rows, Rows, Matrix]:
     return x, y, np.concatenate([mass * source.row_weight for source, mass in masses])
 
 
-def tune_by_refitting(aligner: Any, data: Sources[Any], search: Search) -> Choice:
-    """Choose penalty and mixing weight of any aligner by fitting it again without each fold."""
-    axes = search.axes(mixed=data.mixed, coarse=True)
+def tune_by_refitting(
+    aligner: Any, data: Sources[Any], search: Search, axes: Mapping[str, Axis] | None = None
+) -> Choice:
+    """Choose settings of any aligner by fitting it again without each fold.
+
+    Penalty and mixing weight, unless other axes are given.
+    """
+    axes = axes or search.axes(mixed=data.mixed, coarse=True)
     if not any(axis.searched for axis in axes.values()):
         return search.chosen(axes, None)
     folded = Folded.of(data, search, axes)
     surface = validate_by_refitting(
-        refits_of(aligner, folded, search.options), real=folded.real, folds=folded.folds,
-        penalties=axes["penalty"], weights=axes["weight"], metric=search.metric,
+        refits_of(aligner, folded, search.options), real=folded.real, folds=folded.folds, axes=axes,
+        metric=search.metric,
     )  # fmt: skip
     return search.chosen(axes, surface)
 
 
 def refits_of(aligner: Any, folded: Folded, options: Container[str]) -> Refit:
-    """Return what fits an aligner like this one without a fold, at a weight and a penalty."""
+    """Return what fits an aligner like this one without a fold, with the values of some axes."""
     without = folded.moments_without if hasattr(aligner, "fit_moments") else None
 
-    def refit(fold: int, weight: float, penalty: float) -> Any:
-        changes = {parameter_of("penalty"): penalty} if "penalty" in options else {}
+    def refit(fold: int, at: Mapping[str, float]) -> Any:
+        # Numbers of anchors are whole: a grid may hold them as floats.
+        changes = {
+            parameter_of(name): round(value) if name == "top_k" else value
+            for name, value in at.items() if name in options
+        }  # fmt: skip
         made = changed_copy(aligner, **changes)
-        return fit_on(made, without[fold] if without else folded.rows_without(fold), weight)
+        data = without[fold] if without else folded.rows_without(fold)
+        return fit_on(made, data, at.get("weight", 1.0))
 
     return refit
 

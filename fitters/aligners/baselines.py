@@ -6,19 +6,15 @@ CLIP's text tower already writes into the space of its image tower.
 ASIF describes a row by its similarities to the nearest anchors of its side. Only those above 0
 count, and nothing of the size rows × anchors is ever held.
 
-How many anchors are kept is chosen as follows. The images and texts of a fold are described by the
-pairs of the other folds, and by the prototypes if the folds are of real pairs; on prototypes alone
-the folds are of their names. Similarities are sorted once; every setting is a cut and a power.
-
-Leaving out one name at a time would compare texts that each lack another column, which no fit does:
-on ImageNet's names that preferred power 1 to 2, and folds prefer 2 to 1.
+How many anchors are kept is chosen by folds: of real pairs, beside the prototypes, or of the names
+of the prototypes alone. Leaving out one name at a time would compare texts that each lack another
+column, which no fit does: on ImageNet's names that preferred power 1 to 2, and folds prefer 2 to 1.
 
 Of ConSE an image is the mix of the class texts that its own classifier believes in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, Self
@@ -31,14 +27,18 @@ from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from featstore.parallel import map_threads
-from fitters.aligners import BaseAligner, FromMoments, mean_rows, validate_pairs
+from fitters.aligners import (
+    BaseAligner,
+    FromMoments,
+    mean_rows,
+    tune_by_refitting,
+    validate_pairs,
+)
 from fitters.errors import ZeroRowError
 from fitters.moments import Moments
 from fitters.pairs import Matrix, Pairs, Rows
-from fitters.select import Axis, Choice, Search, Surface, choose, folds_of_pairs
-from fitters.select.left_out import asking_of
-from fitters.select.ranking import Gallery, criterion_named, metric_of, reciprocal_ranks
-from fitters.settings import MOST, Metric, Preparation
+from fitters.select import Axis, Choice, Search
+from fitters.settings import MOST, Preparation
 from fitters.solvers import least_squares, solve_ridge
 from fitters.sources import Sources, normalize_rows, unit_or_zero
 
@@ -222,12 +222,11 @@ class Nearest:
         map_threads(search, range(0, len(rows), size))
         return cls(values, columns, len(anchors))
 
-    def described(self, k: int, power: float) -> csr_array:
+    def described(self, power: float) -> csr_array:
         """Return r of `ASIFAligner` for each row, shape (n, c); rows of no anchor are 0."""
-        values = unit_or_zero(self.values[:, :k].astype(np.float64) ** power)
+        values = unit_or_zero(self.values.astype(np.float64) ** power)
         starts = np.arange(0, values.size + 1, values.shape[1])
-        # A copy of the columns: what is eliminated would else be so in all that follows.
-        flat = values.ravel(), self.columns[:, :k].flatten(), starts
+        flat = values.ravel(), self.columns.ravel(), starts
         made = csr_array(flat, shape=(len(values), self.n_anchors))
         made.eliminate_zeros()
         return made
@@ -296,17 +295,12 @@ class ASIFAligner(BaseAligner):
 
     def tune(self, data: Sources[Pairs], search: Search) -> Choice:
         """Choose how many anchors are kept, and the power of the similarities."""
+        top_ks = search.axis("top_k", TOP_KS, self.top_k)
         axes = {
-            "top_k": search.axis("top_k", TOP_KS, self.top_k),
+            "top_k": _capped(top_ks, sum(source.n for source in data.given)),
             "power": search.axis("power", POWERS, self.power),
         }
-        surface = None
-        if any(axis.searched for axis in axes.values()):
-            surface = choose_anchors(
-                data.prototypes, data.real, top_ks=axes["top_k"], powers=axes["power"],
-                metric=search.metric, n_folds=search.n_folds, rng=search.rng,
-            )  # fmt: skip
-        choice = search.chosen(axes, surface)
+        choice = tune_by_refitting(self, data, search, axes)
         return replace(choice, params=choice.params | {"top_k": round(choice.params["top_k"])})
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
@@ -342,7 +336,7 @@ class ASIFAligner(BaseAligner):
         anchors = normalize_rows(getattr(self, f"anchors_{side}_"), what=f"anchors of {side}")
         found = Nearest.of(
             given.astype(dtype, copy=False), anchors.astype(dtype, copy=False), self.top_k
-        ).described(self.top_k, self.power)
+        ).described(self.power)
         bad = np.flatnonzero(np.diff(found.indptr) == 0)
         if len(bad):
             raise ZeroRowError(
@@ -357,107 +351,6 @@ TOP_KS = Axis(tuple(2.0**n for n in range(2, 11)), lowest=1.0, highest=4096.0)
 """Anchors kept; never more than there are."""
 
 POWERS = Axis((1.0, 2.0, 4.0, 8.0, 16.0), lowest=0.25, highest=64.0)
-
-DENSE = 2**26
-"""Entries of a description that are multiplied as a matrix in float32; more stay sparse."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Part:
-    """Queries and gallery, described by the same anchors."""
-
-    queries: Nearest
-    gallery: Nearest
-    positives: npt.NDArray[np.intp]
-
-
-def choose_anchors(
-    prototypes: Pairs | None,
-    real: Pairs | None,
-    *,
-    top_ks: Axis = TOP_KS,
-    powers: Axis = POWERS,
-    metric: Metric = "mrr",
-    n_folds: int = 4,
-    rng: np.random.Generator,
-) -> Surface:
-    """Return the surface of `ASIFAligner` over anchors kept × power.
-
-    Parameters
-    ----------
-    prototypes, real : Pairs, optional
-        Transformed; at least one. Masses have no effect.
-    top_ks, powers : Axis
-        The grid widens itself.
-    metric : str
-        One of `METRICS`. The gallery of an image are the texts of its fold; that of a head row,
-        without real pairs, are those of the names of its fold. Of more than `MOST_QUERIES` pairs
-        of a fold so many ask and are asked, evenly spread.
-    n_folds : int
-        Of real pairs, by group, or of prototypes, by name; fewer if there are fewer groups.
-    rng : numpy.random.Generator
-        Draws the folds.
-
-    Raises
-    ------
-    SelectionError
-        If all that could be left out is of one group.
-    """
-    held, kept, kind = real, prototypes, "real pairs"
-    if real is None:
-        held, kept, kind = prototypes, None, "prototypes"
-    assert held is not None
-    folds = folds_of_pairs(held, n_folds, "top_k or power", rng, kind=kind)
-    n_anchors = held.n + (0 if kept is None else kept.n)
-    asked = top_ks.highest if top_ks.searched else top_ks.values[-1]
-    parts = _parts(kept, held, folds, int(min(asked, n_anchors)))
-
-    def evaluate(values: Mapping[str, Matrix]) -> Matrix:
-        scores = np.empty((len(values["top_k"]), len(values["power"])))
-        for (i, j), _ in np.ndenumerate(scores):
-            setting = round(float(values["top_k"][i])), float(values["power"][j])
-            of_rows = np.concatenate([_ranks(part, *setting) for part in parts])
-            scores[i, j] = metric_of(of_rows, metric).mean()
-        return scores
-
-    return choose(
-        evaluate,
-        {"top_k": _capped(top_ks, n_anchors), "power": powers},
-        criterion=criterion_named(metric),
-        n_queries=sum(len(part.positives) for part in parts),
-        n_folds=len(parts),
-        of_ranks=True,
-    )
-
-
-def _ranks(part: _Part, k: int, power: float) -> Matrix:
-    queries, gallery = part.queries.described(k, power), part.gallery.described(k, power)
-    if max(queries.shape[0], gallery.shape[0]) * queries.shape[1] <= DENSE:
-        dense = (side.astype(np.float32).toarray() for side in (queries, gallery))
-        return reciprocal_ranks(np.matmul(next(dense), next(dense).T), part.positives)
-    return reciprocal_ranks((queries @ gallery.T).toarray(), part.positives)
-
-
-def _parts(kept: Pairs | None, held: Pairs, folds: npt.NDArray[np.intp], k: int) -> list[_Part]:
-    """Return each fold of `held`, described by `kept` and by the other folds."""
-    parts = []
-    for fold in np.unique(folds):
-        rest, asked = held.take(folds != fold), held.take(folds == fold)
-        given = [rest] if kept is None else [kept, rest]
-        x, y = (np.concatenate([getattr(source, side) for source in given]) for side in "xy")
-        asked = asked.take(asking_of(asked.n))
-        gallery = Gallery.of(asked.y, asked.row_groups)
-        x, images, y, texts = (
-            normalize_rows(rows, what=what).astype(np.float32)
-            for rows, what in (
-                (x, "anchors"),
-                (asked.x, "rows"),
-                (y, "anchors"),
-                (gallery.texts, "rows"),
-            )
-        )
-        parts.append(_Part(Nearest.of(images, x, k), Nearest.of(texts, y, k), gallery.positives))
-    return parts
 
 
 def _capped(axis: Axis, n_anchors: int) -> Axis:

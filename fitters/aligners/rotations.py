@@ -28,8 +28,8 @@ from fitters.aligners import (
 )
 from fitters.moments import Moments
 from fitters.pairs import Matrix, Rows
-from fitters.select import Choice, Search
-from fitters.select.held_out import Folded, choose_components, cross_validate
+from fitters.select import Axis, Choice, Search
+from fitters.select.held_out import Folded, cross_validate, validate_by_refitting
 from fitters.settings import MOST
 from fitters.solvers import (
     determined,
@@ -188,10 +188,14 @@ class DirectionsAligner(FromMoments):
             return super().tune(data, search)
         axes = search.axes(mixed=data.mixed, coarse=True)
         folded = Folded.of(data, search, axes)
-        surface = choose_components(
-            refits_of(changed_copy(self, n_components=None), folded, search.options),
-            real=folded.real, folds=folded.folds,
-            penalties=axes["penalty"], weights=axes["weight"], metric=search.metric,
+        refit = refits_of(changed_copy(self, n_components=None), folded, search.options)
+        # Of few pairs, what is fitted without a larger fold has fewer directions.
+        first = {name: axis.values[0] for name, axis in axes.items()}
+        fits: list[Any] = [refit(fold, first) for fold in np.unique(folded.folds).tolist()]
+        numbers = _numbers(min(len(fit.strengths_) for fit in fits))
+        surface = validate_by_refitting(
+            refit, real=folded.real, folds=folded.folds, metric=search.metric,
+            axes=axes | {"components": Axis(tuple(numbers), searched=False)},
         )  # fmt: skip
         choice = search.chosen(axes, surface)
         kept = {"n_components": round(surface.chosen["components"])}
@@ -234,6 +238,12 @@ class DirectionsAligner(FromMoments):
 
     def _weighed(self, unit: Matrix) -> Matrix:
         return unit
+
+
+def _numbers(most: int) -> list[int]:
+    """Return about three numbers an octave up to `most`, which is one of them."""
+    steps = np.geomspace(1, most, 1 + 3 * max(1, round(np.log2(most))) if most > 1 else 1)
+    return sorted({round(step) for step in steps} | {most})
 
 
 @dataclass(repr=False, eq=False, kw_only=True)

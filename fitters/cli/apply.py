@@ -133,7 +133,7 @@ def apply_command(alignment: Path, store: StorePlace | None, as_json: bool, **gi
         if opened is not None and query.near is not None:
             gallery = opened.view(query.near)
             gallery = gallery.class_texts() if "/class_name/" in gallery.key else gallery
-            candidates = project_view(fitted, gallery, others=_others(fitted, opened, gallery))
+            candidates = project_view(fitted, gallery)
         rows, labels = _projected(fitted, opened, query, bar)
         _check_suffix(query.out, method, ".npz" if issparse(rows) else ".npy")
         answer: dict[str, Any] = {"alignment": str(alignment), "rows": rows.shape[0]}
@@ -168,7 +168,7 @@ def _scored(
     how = {}
     if query.unlabelled is not None:
         view = store.view(query.unlabelled)
-        how["unlabelled"] = project_view(fitted, view, others=_others(fitted, store, view))
+        how["unlabelled"] = project_view(fitted, view)
     with warnings.catch_warnings(record=True, action="always") as said:
         scored = scorer_named(query.scorer)(rows, gallery, **how)
     for one in said:
@@ -185,7 +185,7 @@ def _projected(
     if store is not None and query.view is not None:
         view = store.view(query.view)
         view = view if query.split is None else view.where(split=query.split)
-        rows = project_view(fitted, view, others=_others(fitted, store, view))
+        rows = project_view(fitted, view)
         return rows, view.items["item_id"].to_list()
     bar.stage("encoding texts")
     return embed_texts(fitted, query.text, weights=query.weights), list(query.text)
@@ -213,16 +213,6 @@ def _completed(query: Query, store: FeatureStore, fitted: Alignment) -> Query:
             taken["weights"] = take("weights", choice.weights)
     say_taken()
     return replace(query, **taken)
-
-
-def _others(fitted: Alignment, store: FeatureStore, view: EmbeddingsView) -> list[EmbeddingsView]:
-    """Return the images of a view by the encoders of an alignment's further heads."""
-    spaces = fitted.facts.get("more_x_space_ids", ())
-    if not spaces or view.space_id != fitted.facts.get("x_space_id"):
-        return []
-    from fitters.jobs import images_beside
-
-    return [images_beside(store, view, space) for space in spaces]
 
 
 def _check_suffix(out: Path | None, method: Any, suffix: str) -> None:

@@ -250,7 +250,7 @@ def _asked(method: str, given: Mapping[str, Any]) -> FitRequest:
     """
     pairs = given["captions_of"] or given["y"]
     real = pairs or (_OPEN if given["n_pairs"] is not None else None)
-    head = given["head"] or (() if real else (_OPEN,))
+    head = given["head"] or (None if real else _OPEN)
     return config_from(
         FitRequest,
         given,
@@ -278,8 +278,8 @@ def find_sets(store: FeatureStore, given: Mapping[str, Any]) -> dict[str, Any]:
     text, pairs = given["captions_of"] or given["y"], list["SetInfo"]()
     if text or given["n_pairs"] is not None:
         pairs = fitting(store, text, "class_name" if given["captions_of"] else "caption")
-    heads = given["head"] or (() if pairs else (None,))
-    keys = sets_that_fit(store, given["x"], {"captions": pairs}, heads, given["names"])
+    head = given["head"] or (None if pairs else "")
+    keys = sets_that_fit(store, given["x"], {"captions": pairs}, head, given["names"])
     found = {ROLES[role]: key for role, key in keys.items()}
     for name, value in found.items():
         if not given[name] and not (name == "y" and text):
@@ -291,10 +291,10 @@ def sets_that_fit(
     store: FeatureStore,
     images: str | None,
     texts: Mapping[str, Sequence[SetInfo]],
-    heads: Sequence[str | None],
+    head: str | None,
     head_names: str | None,
 ) -> dict[str, Any]:
-    """Return the keys of the only images, texts, heads and names of their classes that fit.
+    """Return the keys of the only images, texts, head and names of its classes that fit.
 
     Parameters
     ----------
@@ -303,8 +303,8 @@ def sets_that_fit(
         Parts of keys; without one, any set of the kind.
     texts : mapping
         What texts are for, "names" or "captions", and the sets that they may be.
-    heads : sequence of str or None
-        Parts of keys, None for any; empty where no head is read.
+    head : str, optional
+        Part of a key, empty for any; None where no head is read.
 
     Raises
     ------
@@ -314,18 +314,18 @@ def sets_that_fit(
     of_images = fitting(store, images or None, "image")
     for sets in texts.values():
         of_images = narrowed(of_images, sets, "dataset")
-    of_heads = [fitting(store, one, "head_weight") for one in heads]
-    if of_heads:
-        of_images = narrowed(of_images, of_heads[0], "space")
-        of_heads[0] = narrowed(of_heads[0], of_images, "space")
+    heads = [] if head is None else fitting(store, head or None, "head_weight")
+    if head is not None:
+        of_images = narrowed(of_images, heads, "space")
+        heads = narrowed(heads, of_images, "space")
     keys: dict[str, Any] = {"images": only(store, "--images", of_images)}
     for role, sets in texts.items():
         if sets:
             keys[role] = only(store, f"--{role}", narrowed(sets, of_images, "dataset"))
-    if of_heads:
-        keys["head"] = tuple(only(store, "--head", one) for one in of_heads)
+    if head is not None:
+        keys["head"] = only(store, "--head", heads)
         names = fitting(store, head_names or None, "class_name")
-        names = narrowed(names, of_heads[0], "dataset")
+        names = narrowed(names, heads, "dataset")
         spaces = next(filter(None, texts.values()), [])
         keys["head_names"] = only(store, "--head-names", narrowed(names, spaces, "space"))
     return keys

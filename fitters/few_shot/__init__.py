@@ -121,8 +121,8 @@ A learner of one's own (``register("learner", NAME)``, an entry point of ``heads
 called without arguments: its class, or a ``functools.partial`` of it; see
 `fitters.few_shot.Learner`. The id of a run holds a digest of its source (the modules that define
 it and the classes that it inherits from) and of its attribute ``version``, if it has one: change
-one of them, and the runs are made anew. To run in other processes (``jobs`` above 1, Ray), one that
-is registered by hand must be at the top of a module that they can import.
+one of them, and the runs are made anew. Other processes (``jobs`` above 1, Ray) find one that an
+installed package or a file of ``--plugin`` registers.
 """
 
 

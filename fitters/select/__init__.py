@@ -387,7 +387,7 @@ class Search:
         return Axis.fixed(own if value is None and own is not None else value)
 
     def axes(self, *, mixed: bool, coarse: bool = False) -> dict[str, Axis]:
-        """Return the axes "penalty" and "weight"; of what has no effect, a fixed value.
+        """Return the axes "weight" and "penalty"; of what has no effect, a fixed value.
 
         Parameters
         ----------
@@ -401,7 +401,7 @@ class Search:
             penalty = self.axis("penalty", PENALTIES.coarser if coarse else PENALTIES)
         if mixed and "mix" in self.options:
             weight = self.axis("weight", WEIGHTS.coarser if coarse else WEIGHTS)
-        return {"penalty": penalty, "weight": weight}
+        return {"weight": weight, "penalty": penalty}
 
     @property
     def metric(self) -> Any:

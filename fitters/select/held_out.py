@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -417,8 +417,8 @@ def cross_validate(
     )
 
 
-Refit = Callable[[int, float, float], "BaseAligner"]
-"""(fold that is left out, weight of the prototypes, relative penalty) → a fitted aligner."""
+Refit = Callable[[int, Mapping[str, float]], "BaseAligner"]
+"""(fold that is left out, value of each axis) → a fitted aligner."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -488,117 +488,55 @@ def validate_by_refitting(
     *,
     real: Pairs,
     folds: npt.NDArray[Any],
-    penalties: Axis,
-    weights: Axis,
+    axes: Mapping[str, Axis],
     metric: Metric = "mrr",
 ) -> Surface:
-    """Return the validation surface of an aligner over weight × penalty.
+    """Return the validation surface of an aligner over some axes.
 
     Parameters
     ----------
     refit : callable
-        Fits without a fold of `real`.
+        Fits without a fold of `real`; with an axis "components" a `DirectionsAligner` with all
+        directions. One fit then serves every number of them, because fewer are the first of more.
     real : Pairs
         Transformed.
     folds : ndarray of int, shape (n,)
         From `folds_by_group`.
-    penalties, weights : Axis
-        Grids; they widen themselves.
+    axes : mapping of str to Axis
+        Grids, which widen themselves; components come last.
     metric : {"mrr", "top-1", "top-5", "top-10"}
         See `METRICS` in `fitters.select.ranking`.
     """
-
-    def score(aligner: BaseAligner, part: HeldOut) -> Matrix:
-        return np.array([_total(aligner, part, metric)])
-
-    return _search(refit, score, real, folds, penalties, weights, metric)[0]
-
-
-def choose_components(
-    refit: Refit,
-    *,
-    real: Pairs,
-    folds: npt.NDArray[Any],
-    penalties: Axis,
-    weights: Axis,
-    metric: Metric = "mrr",
-) -> Surface:
-    """Return the validation surface of an aligner over weight × penalty × components.
-
-    One fit a fold serves every number of directions, because fewer are the first of more. The grid
-    widens where the best number of each weight and penalty says so.
-
-    Parameters
-    ----------
-    refit : callable
-        Fits a `DirectionsAligner` with all directions, without a fold of `real`.
-    real, folds, penalties, weights, metric
-        As for `validate_by_refitting`.
-    """
-    # Of few pairs, what is fitted without a larger fold has fewer directions.
-    first = weights.values[0], penalties.values[0]
-    fits: list[Any] = [refit(fold, *first) for fold in np.unique(folds).tolist()]
-    numbers = _numbers(min(len(fit.strengths_) for fit in fits))
-
-    def score(aligner: Any, part: HeldOut) -> Matrix:
-        return np.array([_total(aligner.truncated(k), part, metric) for k in numbers])
-
-    best, known = _search(refit, score, real, folds, penalties, weights, metric)
-    settings = itertools.product(best.axes["weight"].values, best.axes["penalty"].values)
-    scores = np.array([known[setting] for setting in settings]).reshape(*best.scores.shape, -1)
-    tried = Axis(tuple(numbers), searched=False)
-    return replace(best, axes={**best.axes, "components": tried}, scores=scores)
-
-
-def _search(
-    refit: Refit,
-    score: Callable[[BaseAligner, HeldOut], Matrix],
-    real: Pairs,
-    folds: npt.NDArray[Any],
-    penalties: Axis,
-    weights: Axis,
-    metric: Metric,
-) -> tuple[Surface, dict[tuple[float, float], Matrix]]:
-    """Return the surface of the best of `score` at each weight and penalty, and all of them."""
     parts = {int(fold): HeldOut.of(real.take(folds == fold)) for fold in np.unique(folds)}
-    known: dict[tuple[float, float], Matrix] = {}
+    fitted = [name for name in axes if name != "components"]
 
     def evaluate(at: Mapping[str, Matrix]) -> Matrix:
-        def score_of(task: tuple[float, float, int]) -> Matrix:
-            weight, penalty, fold = task
-            return score(refit(fold, weight, penalty), parts[fold])
+        def score_of(task: tuple[float, ...]) -> list[float]:
+            *values, fold = task
+            made: Any = refit(int(fold), dict(zip(fitted, values, strict=True)))
+            numbers = at["components"].tolist() if "components" in at else []
+            kept = map(made.truncated, numbers) if numbers else [made]
+            return [_total(one, parts[int(fold)], metric) for one in kept]
 
-        settings = list(itertools.product(at["weight"].tolist(), at["penalty"].tolist()))
-        tasks = [(weight, penalty, fold) for weight, penalty in settings for fold in parts]
+        tasks = itertools.product(*(at[name].tolist() for name in fitted), parts)
         try:
-            found = map_threads(score_of, tasks)
+            found = map_threads(score_of, list(tasks))
         except ZeroRowError as err:
             raise SelectionError(
                 f"{real.n:,} pairs in {len(parts)} folds are too few to choose by: what is "
                 f"fitted without a fold cannot place its pairs ({err}) Give more pairs, or a "
                 "number for every setting."
             ) from err
-        scores = np.array(found).reshape(len(settings), len(parts), -1).sum(axis=1) / real.n
-        known.update(zip(settings, scores, strict=True))
-        return scores.max(axis=1).reshape(len(at["weight"]), len(at["penalty"]))
+        sizes = [len(at[name]) for name in fitted]
+        sums = np.array(found).reshape(*sizes, len(parts), -1).sum(axis=-2) / real.n
+        return sums.reshape([len(at[name]) for name in axes])
 
-    surface = choose(
-        evaluate,
-        {"weight": weights, "penalty": penalties},
-        criterion=criterion_named(metric),
-        n_queries=real.n,
-        n_folds=len(parts),
+    return choose(
+        evaluate, axes, criterion=criterion_named(metric), n_queries=real.n, n_folds=len(parts),
         of_ranks=True,
-    )
-    return surface, known
+    )  # fmt: skip
 
 
 def _total(aligner: BaseAligner, part: HeldOut, metric: Metric) -> float:
     images, texts = aligner.project_x(part.images), aligner.project_y(part.gallery.texts)
     return part.total(images, texts, metric)
-
-
-def _numbers(most: int) -> list[int]:
-    """Return about three numbers an octave up to `most`, which is one of them."""
-    steps = np.geomspace(1, most, 1 + 3 * max(1, round(np.log2(most))) if most > 1 else 1)
-    return sorted({round(step) for step in steps} | {most})

@@ -31,6 +31,7 @@ from bench.tasks.outcome import Outcome, Projector
 from bench.tasks.ranked import score_few_shot
 from featstore import open_store
 from featstore.encoders.registry import open_encoder
+from featstore.plugins import _Given
 from fitters import Pairs, fit
 from fitters.few_shot import LEARNERS
 from fitters.few_shot.descent import PaperFewShot
@@ -166,7 +167,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", default=[], help="learners")
     parser.add_argument("--data", type=Path, default=DATA, help="file to write")
     arguments = parser.parse_args()
-    LEARNERS[OWN] = partial(PaperFewShot, epochs=arguments.paper_epochs)
+    LEARNERS._things[OWN] = _Given(partial(PaperFewShot, epochs=arguments.paper_epochs))
     with threadpool_limits(limits=1):
         data = categories(arguments.store, arguments.least)
         seeds = range(arguments.seeds)

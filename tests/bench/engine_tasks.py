@@ -30,6 +30,12 @@ def threads(_):
     return [pool["num_threads"] for pool in threadpool_info()]
 
 
+def cores(_):
+    import ray
+
+    return ray.get_runtime_context().get_assigned_resources()["CPU"]
+
+
 def die_once(marker, task):
     if not marker.exists():
         marker.touch()

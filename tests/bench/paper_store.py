@@ -26,7 +26,10 @@ SPACES = {
 def space_of(encoder, kind):
     """CLIP's towers name their pair; other encoders have one space."""
     if encoder == CLIP:
-        return {"name": f"{CLIP}/{'image' if kind == 'image' else 'text'}", "pair": "vitb32"}
+        return {
+            "name": f"{CLIP}/{'image' if kind in ('image', 'head_weight') else 'text'}",
+            "pair": "vitb32",
+        }
     return SPACES[encoder]
 
 

@@ -83,7 +83,7 @@ def test_ls_and_rows(bench, smoke_results):
     code, out, _ = bench("ls", smoke_results)
     assert code == 0
     assert re.search(
-        r"^smoke +181 +3 +\d+ \w+ +0, 8, all  conse, kernel-ridge, ", out, re.MULTILINE
+        r"^smoke +181 +3 +[\d.]+ \w+ +0, 8, all  conse, kernel-ridge, ", out, re.MULTILINE
     )
     (series,) = json.loads(bench("ls", smoke_results, "--json")[1])
     assert series["n_runs"] == 181

@@ -18,7 +18,8 @@ from bench import read_results, run_all
 from bench.cells import only_series, series_table
 from bench.errors import ProtocolError
 from featstore.errors import EngineError, PluginError
-from featstore.plugins import register
+from featstore.plugins import ENVIRONMENT, register
+from fitters.methods import METHODS
 
 
 @pytest.mark.parametrize("name", ["bench/fits.py", "fitters/solvers.py", "bench/tasks/new.py"])
@@ -58,6 +59,11 @@ class Voter:
     def fit(self, shots):
         from fitters.few_shot import ClassMeans
         return ClassMeans().fit(shots)
+"""
+
+REGISTERED = """
+from featstore.plugins import register
+register("aligner", "mine", METHOD)
 """
 
 
@@ -202,18 +208,17 @@ def test_what_a_function_of_a_notebook_names_counts(own):
 
 
 @pytest.mark.usefixtures("forked")
-def test_what_workers_cannot_have_is_said_before_and_there(own, runs, smoke_store, tmp_path):
+def test_what_workers_do_not_find_is_said_before_and_other_code_there(
+    own, runs, smoke_store, tmp_path, monkeypatch
+):
     module = own()
-    register("aligner", "mine", replace(module.METHOD, aligner=lambda: module.make()))
-    with pytest.raises(EngineError, match=r"aligner 'mine' cannot be sent.*or use jobs=1"):
-        code.Own.of([("mine", None, "zero_shot")])
     register("aligner", "mine", module.METHOD)
     mine = [first(runs, method="mine", seed=seed) for seed in range(2)]
-    (tmp_path / "mine_of_a_user.py").write_text(METHOD.replace("ALPHA", "7.0"))
+    with pytest.raises(EngineError, match=r"The aligner 'mine' is .* process alone\. .*use jobs=1"):
+        run_all(mine, smoke_store, tmp_path / "no", jobs=2)
+    place = tmp_path / "registers.py"
+    place.write_text(METHOD.replace("ALPHA", "7.0") + REGISTERED)
+    monkeypatch.setenv(ENVIRONMENT, str(place))
+    METHODS.add("mine", module.METHOD, origin=str(place), found_anywhere=True)
     with pytest.raises(EngineError, match="A worker has other code than this process"):
         run_all(mine, smoke_store, tmp_path / "no", jobs=2)
-    sent = code.Own.of([("mine", None, "zero_shot")])
-    (tmp_path / "mine_of_a_user.py").unlink()
-    del sys.modules["mine_of_a_user"]
-    with pytest.raises(EngineError, match=r"A worker cannot read the aligner 'mine' \(No module"):
-        sent.install()

@@ -5,20 +5,16 @@ from __future__ import annotations
 import json
 from functools import partial
 from itertools import count
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import polars as pl
 import pytest
 
 from bench.contracts import AlignerContract, contract_of
 from bench.options import TASKS
-from data_manifests.plan import Built, Plan, fingerprint
 from featstore.command_line import run_command
 from featstore.images import Geometry
 from featstore.plugins import registry_of
-from featstore.sources.tables import ItemCollector
 from fitters.aligners.rotations import MiniVec2VecAligner
 from fitters.few_shot import LEARNERS
 from fitters.few_shot.descent import CrossModal
@@ -27,27 +23,7 @@ from fitters.few_shot.probes import LogisticProbe, RanPAC
 from fitters.methods import METHODS, Method
 from fitters.trained import PRESETS
 from headstock.__main__ import cli
-
-
-class Plain:
-    """Ridge regression from texts to images, by itself."""
-
-    def __init__(self, alpha=0.1):
-        self.alpha = alpha
-
-    def fit(self, X, y, sample_weight=None):
-        weight = np.ones(len(X)) if sample_weight is None else sample_weight
-        gram = (y.T * weight) @ y
-        self.coef_ = np.linalg.solve(
-            gram + self.alpha * np.trace(gram) / len(gram) * np.eye(len(gram)), (y.T * weight) @ X
-        )
-        return self
-
-    def project_x(self, x):
-        return x / np.linalg.norm(x, axis=1, keepdims=True)
-
-    def project_y(self, y):
-        return self.project_x(y @ self.coef_)
+from tests.fitters.test_own_aligner import Plain, ridge_matrices
 
 
 class ReturnsNothing(Plain):
@@ -134,12 +110,6 @@ class KeepsAList(Plain):
         return super().fit(X, y, sample_weight)
 
 
-class KeepsALambda(Plain):
-    def fit(self, X, y, sample_weight=None):
-        self.after = lambda rows: rows
-        return super().fit(X, y, sample_weight)
-
-
 class LongRows(Plain):
     def project_x(self, x):
         return 2 * x
@@ -173,7 +143,6 @@ BROKEN = {
     TakesOneSideForTheOther: ("planted pairs", "of 60 held-out images to find their text"),
     RemembersAnEarlierFit: ("controls", "after fits on the control 'random'"),
     KeepsAList: ("saved", "KeepsAList.names_ is of type list"),
-    KeepsALambda: ("pickled", "local object"),
     LongRows: ("projections", "Expected rows of length 1"),
     TwoSpaces: ("projections", "project_x gives 12 columns, project_y 5"),
     OtherMoments: ("moments", "between rows and their moments"),
@@ -214,17 +183,10 @@ def test_what_is_broken_is_found_and_named(cls, check):
     assert more is None or broken(findings) == {promise} | more
     if promise == "fit":
         assert list(findings) == ["fit"]
-        assert "The other 13 checks need this one" in findings["fit"].text
+        assert "The other 12 checks need this one" in findings["fit"].text
 
 
-def matrices(x, y, weight, *, alpha=0.1):
-    """Ridge from texts to images, as two matrices."""
-    gram = (y.T * weight) @ y
-    penalty = alpha * np.trace(gram) / len(gram) * np.eye(len(gram))
-    return np.eye(x.shape[1]), np.linalg.solve(gram + penalty, (y.T * weight) @ x)
-
-
-@pytest.mark.parametrize("made", [Plain, matrices, partial(Plain, alpha=1.0)])
+@pytest.mark.parametrize("made", [Plain, ridge_matrices, partial(Plain, alpha=1.0)])
 def test_one_that_keeps_all_promises(made, check):
     findings = check("aligner", made)
     assert broken(findings) == set()
@@ -412,69 +374,6 @@ def test_encoders(check):
         assert said in check("encoder", cls)[promise].text
 
 
-def listed(request, names=sorted):
-    """List the PNG files of a folder."""
-    root = Path(request.location)
-    items = ItemCollector(request.dataset)
-    for path in names(root.glob("*.png")):
-        items.image(path.stem, path.name)
-    return items.found(root)
-
-
-def writes(request):
-    """List them, and leave a note."""
-    (Path(request.location) / "note.txt").write_text("seen")
-    return listed(request)
-
-
-def shuffled(request):
-    """List them in any order."""
-    return listed(request, lambda paths: sorted(paths, key=lambda path: next(OPENED) % 3))
-
-
-def repeated(request):
-    """List them twice."""
-    return listed(request, lambda paths: [*paths] * 2)
-
-
-def test_sources(check, tmp_path):
-    for name in ("a.png", "b.png", "c.png", "d.png"):
-        (tmp_path / name).write_bytes(name.encode())
-    good = check("source", listed, location=tmp_path)
-    assert broken(good) == set()
-    assert good["items"].text == "4 of image"
-    assert (
-        "Expected the same bytes" in check("source", shuffled, location=tmp_path)["same bytes"].text
-    )
-    assert "is repeated" in check("source", repeated, location=tmp_path)["items"].text
-    assert "Expected no other files" in check("source", writes, location=tmp_path)["items"].text
-
-
-def planned(root, mark=None):
-    """Pictures that lie in a folder."""
-
-    def make(out, on_done):
-        ids = [f"checked/{path.stem}" for path in sorted(root.glob("*.png"))]
-        uris = [path.name for path in sorted(root.glob("*.png"))]
-        return Built({"image": pl.DataFrame({"item_id": ids, "uri": uris})}, None, {})
-
-    digest = fingerprint([path.read_bytes() for path in sorted(root.glob("*.png"))])
-    return Plan("checked", {"name": "checked"}, mark or digest, make, root=root)
-
-
-def never_the_same(root):
-    """Plan with a fingerprint that counts."""
-    return planned(root, fingerprint([str(next(OPENED))]))
-
-
-def test_datasets(check, tmp_path):
-    (tmp_path / "a.png").write_bytes(b"a")
-    good = check("dataset", planned, location=tmp_path)
-    assert broken(good) == set()
-    bad = check("dataset", never_the_same, location=tmp_path)
-    assert "two plans have" in bad["plan"].text
-
-
 def test_the_command_prints_a_line_a_check_and_exits_by_them(tmp_path, capfd, no_plugins):
     file = tmp_path / "mine_to_check.py"
     file.write_text(
@@ -494,4 +393,3 @@ def test_the_command_prints_a_line_a_check_and_exits_by_them(tmp_path, capfd, no
     assert "has no attribute 'missing'" in capfd.readouterr().err
     assert run_command(cli, "headstock", ["check", "aligner", "rigde"]) == 1
     assert "Did you mean 'ridge'" in capfd.readouterr().err
-    assert run_command(cli, "headstock", ["check", "source", "folder"]) == 2

@@ -15,7 +15,7 @@ from bench import read_ranks, read_results, run_all
 from bench.errors import ProtocolError
 from bench.results import finished
 from featstore.parallel import Workers
-from tests.bench.engine_tasks import die_once, process, square, threads
+from tests.bench.engine_tasks import cores, die_once, process, square, threads
 from tests.bench.test_execution import TIMES
 
 
@@ -62,9 +62,13 @@ def wait_until(true):
 
 
 def test_a_worker_that_dies_is_replaced(ray_cluster, tmp_path):
-    """Ray's own retry: the task kills its first worker, and is answered by the second."""
+    """Ray's own retry: the task kills its first worker, and is answered by the second.
+
+    A lone task takes one core of two: one of all cores would never begin where nodes share them.
+    """
     marker = tmp_path / "died"
     with Workers("ray", 1).connected() as run:
+        assert list(run(cores, [1])) == [1.0]
         assert list(run(partial(die_once, marker), ["x"], ordered=False)) == ["x"]
     assert marker.exists()
 

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from clip_benchmark.metrics.zeroshot_retrieval import recall_at_k
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
@@ -141,6 +139,8 @@ def test_threads_change_nothing(rng):
 
 @pytest.mark.parametrize("k", CUTOFFS)
 def test_equal_to_clip_benchmark_on_random_scores(rng, k):
+    torch = pytest.importorskip("torch")
+    recall_at_k = pytest.importorskip("clip_benchmark.metrics.zeroshot_retrieval").recall_at_k
     images, captions = np.arange(60), np.arange(300) // 5
     positive = captions[:, None] == images
     scores = rng.normal(size=(300, 60)) + 1.5 * positive

@@ -40,11 +40,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench import Run
 from bench.metrics import Metric
 from featstore.options import option
 from featstore.plugins import register
-from fitters.few_shot import ClassMeans
 
 
 @register("aligner", "first-columns")
@@ -52,11 +50,6 @@ def first_columns(x, y):
     """Column i of the images beside column i of the texts."""
     r = min(x.shape[1], y.shape[1])
     return np.eye(x.shape[1], r), np.eye(y.shape[1], r)
-
-
-@register("learner", "means-again")
-class MeansAgain(ClassMeans):
-    """Class means under another name."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import pytest
 from bench import run_all, write_report
 from bench.report.figures import INKS
 from featstore import open_store
+from featstore.plugins import _Given
 from featstore.testing import write_set
 from fitters.aligners.ridge import RidgeAligner
 from fitters.from_store import find_sets
@@ -168,7 +169,8 @@ def hostile(smoke_store, tmp_path_factory):
     root = tmp_path_factory.mktemp("hostile")
     write_hostile_store(smoke_store, root / "store")
     name = "<img src=x onerror=\"document.title = 'broken'\"> {{ 7 * 7 }} $\\frac{"
-    METHODS[name] = Method(RidgeAligner, title=f"{name} </script>")
+    method = Method(RidgeAligner, title=f"{name} </script>")
+    METHODS._things[name] = _Given(method, "this process", found_anywhere=False)
     try:
         sets = find_sets(open_store(root / "store"))
         lists = {"method": ("ridge", name), "source": ("none", "head"), "n_pairs": (0, 8)}

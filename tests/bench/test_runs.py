@@ -29,8 +29,8 @@ RUN = Run.of(
 OTHER = {
     "suite": "smoke", "task": "retrieval", "eval": "all-names", "method": "procrustes",
     "source": "random", "n_pairs": "all", "seed": 4, "variants": ("name", "lemmas"),
-    "templates": ("none",), "locales": ("en", "fr"), "more_heads": ("h@2",),
-    "more_images": ("i@2",), "pairs_from": ("i@2", "t@3"), "layer_sets": ("d/image/e-22222222",),
+    "templates": ("none",), "locales": ("en", "fr"),
+    "pairs_from": ("i@2", "t@3"), "layer_sets": ("d/image/e-22222222",),
     "layer_revisions": ("e" * 64,), "penalty": 0.3, "mix": 2.0, "relevance": "class_id",
     "train_fraction": 0.5, "train_splits": ("train", "val"), "pairs_per_class": 2,
     "options": ZeroShot(prompts="max"), "limit": 100, "clusters": 20, "head_size": 50,
@@ -45,14 +45,12 @@ OTHER = {
 
 LAYERS = {"task": "neighbours", "options": Neighbours("class-means")}
 
-SEVERAL = {"head_set": "h", "more_heads": ("h@1",), "more_images": ("i@1",)}
-
 # What a field's other value needs beside it.
 BESIDE = {
     "eval": {"n_pairs": 0}, "pairs_per_class": {"n_pairs": 0, "eval": "in-class"},
     "control_draw": {"source": "random"}, "view_set": {"task": "few_shot", "eval": "in-class"},
     "view_revision": {"task": "few_shot", "eval": "in-class", "view_set": "v"},
-    "more_heads": SEVERAL, "more_images": SEVERAL, "layer_sets": LAYERS,
+    "layer_sets": LAYERS,
     "layer_revisions": {**LAYERS, "layer_sets": ("d/image/e-11111111",)},
     "head_variants": {"head_set": "d/head_weight/e-00000000"},
     "head_templates": {"head_set": "d/head_weight/e-00000000"},

@@ -96,13 +96,11 @@ HEAD = {"source": "head", "n_pairs": 0, "head_set": "l/head_weight/e", "head_nam
          {"view_revision": ("1" * 64, "2" * 64)}),
         ({"task": "neighbours", "options": Neighbours(of="pairs"), "layer_sets": ("a/image/l",)},
          {"layer_revisions": (("1" * 64,), ("2" * 64,))}),
-        ({**HEAD, "more_heads": ("l/head_weight/f@0",)},
-         {"more_images": (("a/image/f@1",), ("a/image/f@2",))}),
         ({}, {"image_revision": ("1" * 64, "2" * 64)}),
         (HEAD, {"head_variants": (("name",), ("lemmas",))}),
         (HEAD, {"head_templates": (("photo",), ("none",))}),
     ],
-    ids=["views", "layers", "images of further heads", "images", "variants", "templates"],
+    ids=["views", "layers", "images", "variants", "templates"],
 )  # fmt: skip
 def test_two_revisions_of_a_set_are_two_series(tmp_path, of, revisions):
     """They are no seeds of one cell, and the last one is shown."""

@@ -11,7 +11,9 @@ from bench.errors import ProtocolError
 from bench.options import FewShot, Neighbours, ZeroShot
 from featstore import open_store
 from featstore.images import view_items
-from featstore.testing import item_table, write_set
+from featstore.testing import write_set
+from tests.bench import paper_store
+from tests.bench.paper_store import CLIP, Builder
 from tests.bench.test_evaluation import SETS
 from tests.oracles import unit
 from tests.shorthand import execute, task_runs
@@ -140,55 +142,43 @@ def test_two_spaces_as_they_are_are_not_compared(store):
     )
 
 
-def write_pair(root, pair_of_texts="checkpoint-1"):
-    """Images and names as the two towers of one checkpoint leave them, and a head beside."""
-    rng = np.random.default_rng(4)
-    names = rng.normal(size=(9, 12)).astype(np.float32)
-    owner = np.arange(45) % 9
-    images = (3.0 * names[owner] + 2.0 * rng.normal(size=(45, 12))).astype(np.float32)
-    ids = [f"d/class-{c}" for c in range(9)]
-    own = [ids[c] for c in owner]
-    splits = ["test" if i >= 27 else "train" for i in range(45)]
-    tower = {"family": "oc", "pair": "checkpoint-1"}
-    sets = [
-        ("image", tower | {"tower": "image"}, images,
-         item_table([f"d/{i:02d}" for i in range(45)], "image", class_id=own, split=splits)),
-        ("class_name", tower | {"tower": "text", "pair": pair_of_texts}, names,
-         item_table([f"{i}#none" for i in ids], "class_name", class_id=ids,
-                    template_id=["none"] * 9, variant=["name"] * 9, text=ids)),
-        ("head_weight", tower | {"tower": "image"}, 2.0 * names,
-         item_table([f"{i}#head" for i in ids], "head_weight", class_id=ids)),
-    ]  # fmt: skip
-    for kind, space, rows, table in sets:
-        bias = np.zeros(9, np.float32) if kind == "head_weight" else None
-        write_set(
-            root, rows, table, dataset="d", kind=kind, encoder="oc:tiny", space=space, bias=bias
-        )
-    return open_store(root), images, names, owner
-
-
-PAIR = {"images": "d/image/tiny", "names": "d/class_name/tiny", "templates": ("none",)}
-HEAD = {"images": "d/image/tiny", "head": "d/head_weight/tiny", "head_names": "d/class_name/tiny",
+PAIR = {"images": "d/image", "names": "d/class_name", "templates": ("none",)}
+HEAD = {"images": "d/image", "head": "d/head_weight", "head_names": "d/class_name",
         "templates": ("none",)}  # fmt: skip
 
 
-def test_a_pair_scores_its_own_embeddings_with_no_aligner(tmp_path):
-    store, images, names, owner = write_pair(tmp_path / "one")
+def write_pair(root):
+    """Images, names and a head as the two towers of one checkpoint leave them; return the rows."""
+    make = Builder(root)
+    make.images("d", CLIP, 9, 5, ["train", "train", "train", "test", "test"])
+    make.names("d", CLIP, 9)
+    make.head("d", CLIP, 9)
+    store = open_store(root)
+    images, head = store.view("d/image"), store.view("d/head_weight").numpy()
+    names = store.view("d/class_name").where(template_id="none").numpy()
+    return store, images.numpy(), names, head, np.repeat(np.arange(9), 5), images.items["split"]
+
+
+def test_a_pair_scores_its_own_embeddings_with_no_aligner(tmp_path, monkeypatch):
+    store, images, names, _, owner, split = write_pair(tmp_path / "one")
     right = (unit(images) @ unit(names).T).argmax(axis=1) == owner
-    for more, asked in (({}, right), ({"eval": "split"}, right[27:])):
+    tested = right[split.to_numpy() == "test"]
+    for more, asked in (({}, right), ({"eval": "split"}, tested)):
         rows, _ = scored(store, "zero_shot", **PAIR, **more)
         assert by_direction(rows)["image→name"]["top-1"] == pytest.approx(asked.mean())
         assert {*rows["n_queries"]} == {len(asked)}
     # Towers of two checkpoints are no pair.
-    store, *_ = write_pair(tmp_path / "two", "checkpoint-2")
+    own = iter(("checkpoint-1", "checkpoint-2", "checkpoint-1"))
+    monkeypatch.setattr(paper_store, "space_of", lambda *_: {"pair": next(own)})
+    store, *_ = write_pair(tmp_path / "two")
     with pytest.raises(ProtocolError, match="of one model's two towers"):
         scored(store, "zero_shot", **PAIR)
 
 
 def test_a_head_is_read_as_it_is_and_by_the_cosine(tmp_path):
-    store, images, names, owner = write_pair(tmp_path)
+    store, images, _, head, owner, _ = write_pair(tmp_path)
     found = by_direction(scored(store, "cosine_head", **HEAD)[0])
-    for name, weight in (("linear", names), ("cosine", unit(names))):
+    for name, weight in (("linear", head), ("cosine", unit(head))):
         right = (images @ weight.T).argmax(axis=1) == owner
         assert found[f"image→class ({name})"]["top-1"] == pytest.approx(right.mean())
     # The dataset is the head's own label set, so that no class of it is unseen.

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 #: path -> (caption file or None, (width, height), colour)
 TREE = {
@@ -34,6 +33,8 @@ SELECTED = [
 
 def write_tree(root: Path, tree=TREE) -> Path:
     """Write stamps: opaque colour inside a transparent frame two pixels wide."""
+    from PIL import Image  # in no minimal environment
+
     for path, (caption, size, colour) in tree.items():
         file = root / f"{path}.png"
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from data_manifests.registry import BUILDERS, Builder
 from featstore.datasets import DATASETS, build_dataset, check_dataset
 from featstore.errors import ManifestError
 from featstore.manifest import read_manifest
+from featstore.plugins import _Given
 from featstore.sources.reader import check_bytes
 from tests.data_manifests import miniatures
 from tests.typed import headstock
@@ -30,7 +31,7 @@ def whole(monkeypatch, tmp_path):
     text = (BUILDERS["food101"].folder / "dataset.toml").read_text()
     counts = text.replace("101\nimage", "2\nimage").replace("75750", "3").replace("25250", "3")
     (folder / "dataset.toml").write_text(counts)
-    monkeypatch.setitem(DATASETS, "food101", Builder(folder))
+    monkeypatch.setitem(DATASETS._things, "food101", _Given(Builder(folder)))
     return miniatures.food101(tmp_path / "data")
 
 

@@ -80,7 +80,7 @@ WRITES = (
     Command("rm, unfinished", "headstock store rm store begun/image/toy --yes", "unfinished",
             done="holds no set"),
     Command("rm --items", f"headstock store rm store {IMAGES} --items gone.txt --yes", "withdrawn"),
-    Command("gc", "headstock store gc store --grace 1h", "litter"),
+    Command("gc", "headstock store gc store --grace 1", "litter"),
     Command("compact", "headstock store compact store", "grown"),
     Command("init", "headstock store init store"),
     Command("init --shared", "headstock store init store --shared"),

@@ -203,7 +203,7 @@ COMMANDS = (
           (_removed, _extracted("b4", "here")), first=False),
     Typed("tag", ("store tag here v1",), (_tagged("here"),)),
     Typed("tag --delete", ("store tag here v1 --delete",), (_untagged("here"),)),
-    Typed("gc", ("store gc here --grace 0s",), (_nothing,)),
+    Typed("gc", ("store gc here --grace 0",), (_nothing,)),
     Typed("compact", ("store compact here",), (_nothing,)),
     Typed("push", ("store push here there",), (_copied("here", "there"),), partial=True),
     Typed("pull", ("store pull there here",), (_copied("there", "here"),), partial=True),
@@ -442,7 +442,7 @@ def observed() -> Model:
         found[place] = {"sets": {}, "tags": {}}
         if not (Bed.has_store() if place == BUCKET else Path(place, "log.json").exists()):
             continue
-        store = open_store(place, verify="full")
+        store = open_store(place, verify="first-touch")
         for info in store.sets():
             found[place]["sets"][str(info.key)] = _content(store, str(info.key), None)
         for name in store.tags():

@@ -95,7 +95,7 @@ def test_two_machines_that_die_at_any_moment_make_the_set_of_one(children, memor
                         results[name] = report["value"]
             assert len({result["revision_id"] for result in results.values()}) == 1
             assert _published(bucket) == expected
-            store = open_store(ADDRESS, verify="full")
+            store = open_store(ADDRESS, verify="first-touch")
             for info in store.sets():
                 store.view(str(info.key)).numpy()
             assert not list(root.glob("m?/*/store/**/data-*.bin"))

@@ -75,13 +75,13 @@ def look(root: Path, key: str) -> None:
     for arguments in (
         ["ls", root], ["ls", root, "--json"], ["show", root, key], ["doctor", root],
         ["store", "verify", root], ["store", "verify", root, "--quick"],
-        ["store", "gc", root, "--dry-run", "--grace", "0s"], ["store", "diff", root, root],
+        ["store", "gc", root, "--dry-run", "--grace", "0"], ["store", "diff", root, root],
         ["store", "repair", root, key, "--dry-run"],
     ):  # fmt: skip
         _typed(*arguments)
     for mode in ("map", "pread"):
         with contextlib.suppress(FeatstoreError):
-            open_store(root, mode=mode, verify="full").view(key).numpy(np.float32)
+            open_store(root, mode=mode, verify="first-touch").view(key).numpy(np.float32)
     with contextlib.suppress(FeatstoreError):
         open_store(root, revision="v1").sets()
         open_store(root).thumbnails("birds")
@@ -106,7 +106,7 @@ def write(root: Path, key: str) -> None:
 
 ACTIONS: dict[str, Callable[[Path, str], None]] = {
     "look": look, "extend": extend, "write": write,
-    "clean": lambda root, _: _typed("store", "gc", root, "--grace", "0s"),
+    "clean": lambda root, _: _typed("store", "gc", root, "--grace", "0"),
     "remove": lambda root, key: _typed("store", "rm", root, key, "--yes"),
 }  # fmt: skip
 

@@ -1,6 +1,6 @@
 """Every command that writes, with faults where it writes; see `matrix`.
 
-A sample by default; with ``HEADSTOCK_FAULTS=all`` all of the matrix (most of an hour).
+A sample; ``make faults`` makes every attempt (most of an hour).
 """
 
 from __future__ import annotations
@@ -21,23 +21,21 @@ from tests.faults.commands import (
     every_command,
     path_of,
 )
-from tests.faults.conftest import EVERYTHING, compiler
-from tests.faults.matrix import beds, run_command, run_demo, run_workers, sample
+from tests.faults.conftest import compiler
+from tests.faults.matrix import beds, run_command, run_workers, sample
 from tests.tables import DATA
 
-#: Attempts at each command by default.
+#: Attempts at each command.
 ATTEMPTS = 2
 
-#: Commands that write as others do: by default those others stand for them.
+#: Commands that write as others do: those others stand for them.
 ALIKE = frozenset({
     "export parquet", "export h5", "export safetensors", "data make csv", "data build",
     "rm, of two", "fit --replace", "fit, moments", "eval task", "push, behind",
 })  # fmt: skip
 
-#: Commands that meet a second fault; by default, a few that clear up after the first.
-TWICE = (
-    [command.name for command in WRITES] if EVERYTHING else ["gc", "rm", "repair", "tag", "push"]
-)
+#: Commands that meet a second fault: a few that clear up after the first.
+TWICE = frozenset({"gc", "rm", "repair", "tag", "push"})
 
 
 @pytest.fixture(scope="module")
@@ -73,32 +71,21 @@ def test_a_command_that_reads_writes_only_caches(bed, command):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "command", named(tuple(one for one in WRITES if EVERYTHING or one.name not in ALIKE))
-)
+@pytest.mark.parametrize("command", named(tuple(one for one in WRITES if one.name not in ALIKE)))
 def test_a_fault_anywhere_and_the_same_command_again(bed, command):
     """And of some commands a second one, while it is typed again."""
-    choose = list if EVERYTHING else sample(17, command.name, ATTEMPTS)
-    twice = command.name in TWICE
-    result = run_command(bed, command, choose, twice=twice * (20 if EVERYTHING else 2))
+    twice = 2 * (command.name in TWICE)
+    result = run_command(bed, command, sample(17, command.name, ATTEMPTS), twice=twice)
     assert result.failures == [], json.dumps(result.failures, indent=1)
     assert result.made.total() - result.made["twice"] >= min(ATTEMPTS, result.calls)
-    assert result.made["twice"] >= 2 * twice
+    assert result.made["twice"] >= twice
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", named(tuple(WORKERS) if EVERYTHING else tuple(WORKERS)[:1]))
-def test_a_killed_worker_process_and_the_same_command_again(bed, command):
-    result = run_workers(bed, command, 20 if EVERYTHING else 2)
+def test_a_killed_worker_process_and_the_same_command_again(bed):
+    result = run_workers(bed, next(iter(WORKERS)), 2)
     assert result.failures == [], json.dumps(result.failures, indent=1)
     assert result.made["worker"] >= 1
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not EVERYTHING, reason="half a minute an attempt: HEADSTOCK_FAULTS=all")
-def test_a_demo_that_is_killed_with_all_it_started_and_typed_again(tmp_path):
-    result = run_demo(tmp_path, 5)
-    assert result.failures == [], json.dumps(result.failures, indent=1)
 
 
 def test_the_document_counts_attempts_at_these_commands_and_no_others():

@@ -83,8 +83,8 @@ def test_kinds_encoders_and_their_weights_are_taken_from_manifest_and_store(
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        ("pol=cls", "timm:test_vit, .* have no setting 'pol'. Did you mean 'pool'"),
-        ("prefix=a", "no setting 'prefix'"),
+        ("pol=cls", "No setting named 'pol' of timm:test_vit, .* Did you mean 'pool'"),
+        ("prefix=a", "No setting named 'prefix'"),
         ("max_pixels=0", "max_pixels of an extraction: expected an integer of at least 1"),
         ("2.pool=cls", "No owner named '2'"),
     ],
@@ -121,7 +121,7 @@ def test_a_refused_head_is_extracted_by_a_file_of_its_classes(weights, things, t
     store, labels = tmp_path / "store", tmp_path / "labels"
     assert headstock("data", "make", things, "-o", labels) == 0
     assert headstock("extract", labels, *head(store, weights)) == 1
-    assert re.search(r"70 classes, the number of no known.*label_file=", capsys.readouterr().err)
+    assert re.search(r"says which 70 classes.*label_file=", capsys.readouterr().err)
     typed = [*head(store, weights), things]
     assert headstock("extract", *typed, "--dry-run", "--json") == 0
     (one,) = json.loads(capsys.readouterr().out)

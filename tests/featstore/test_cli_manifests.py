@@ -117,13 +117,7 @@ def test_ls_and_show(call, source, tmp_path):
     assert "'stamps/food/apple'" in call("store", "verify", out).output
 
 
-def test_labels_makes_a_manifest_of_a_list(call, tmp_path):
-    (tmp_path / "birds.txt").write_text("great auk\ntern\n")
-    done = call("data", "make", tmp_path / "birds.txt", "-o", tmp_path / "out")
-    assert done.stdout.startswith("Made birds in ")
-    assert re.search(r"^classes +2$", done.stdout, re.MULTILINE)
-    assert json.loads(call("show", tmp_path / "out", "--json").stdout)["classes"] == 2
-    assert "nearly equal" not in done.stdout
+def test_names_that_are_nearly_equal_are_told(call, tmp_path):
     (tmp_path / "things.txt").write_text("Sea bird\nowl\nsea-birds\n")
     alike = call("data", "make", tmp_path / "things.txt", "-o", tmp_path / "things")
     assert "names nearly equal: Sea bird, sea-birds" in alike.stdout

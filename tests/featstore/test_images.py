@@ -15,7 +15,6 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from timm.data import create_transform
 from torchvision import transforms
-from torchvision.transforms import v2
 
 from featstore.encoders.runtime import Preprocessing
 from featstore.images import Geometry, ImageError, decode_image, thumbnail_webp
@@ -221,17 +220,6 @@ def test_both_halves_give_the_bits_of_the_transform(transform, known):
     assert torch.equal(halves.floats(expected), expected)
     assert halves.fits(list(expected.numpy()))
     assert not halves.fits([batch[0], np.zeros((3, 8, 8), np.float32)])
-
-
-@given(size=st.tuples(SIDES, SIDES), resize=st.integers(1, 40), side=st.integers(1, 40))
-def test_torchvision_resizes_its_own_way(size, resize, side):
-    image = picture(*size)
-    ours = Geometry((resize,), (side, side), "BICUBIC", "torchvision")
-    resized = v2.Resize(resize, transforms.InterpolationMode.BICUBIC)
-    theirs = v2.Compose([resized, v2.CenterCrop(side)])
-    expected = theirs(torch.from_numpy(np.array(image)).permute(2, 0, 1)).permute(1, 2, 0)
-    np.testing.assert_array_equal(ours.pixels(image), expected)
-    assert ours.data(image) == expected.contiguous().numpy().tobytes()
 
 
 def test_scaled_decoding_halves_large_jpegs_and_leaves_all_else():

@@ -20,9 +20,8 @@ from featstore.prompts import (
     TEMPLATES,
     PromptChoice,
     class_prompts,
-    read_descriptions,
-    read_names,
     read_templates,
+    read_texts,
     template_texts,
 )
 from tests.data_manifests import miniatures
@@ -183,7 +182,7 @@ def test_sets_are_those_of_the_installed_open_clip():
         ["pie of apples", "squares"],
         {"food101": ["pie of apples", "squares"], "pets": ["cat"]},
         {"Waffles": "squares", "apple_pie": "pie of apples"},
-        {"food101": {"Waffles, a type of food": "squares", "apple pie": "pie of apples"}},
+        {"food101": {"Waffles, a type of food": ["squares"], "apple pie": "pie of apples"}},
     ],
 )
 def test_a_users_names(build, tmp_path, document):
@@ -208,7 +207,7 @@ def test_a_users_templates(build, tmp_path):
 
 def test_cupls_descriptions_are_further_items(build, tmp_path):
     document = {"waffles": ["Waffles are square.", "\nThey are brown."], "apple pie": ["A pie."]}
-    for content in (document, {"food101": document}):
+    for content in (document, {"food101": document}, {"food101": [*document.values()][::-1]}):
         file = write(tmp_path / "cupl.json", content)
         manifest, texts = build(descriptions_file=file)
         own = {key: text for key, text in texts.items() if "#description#" in key}
@@ -221,29 +220,29 @@ def test_cupls_descriptions_are_further_items(build, tmp_path):
         assert manifest.items("class_name")["content_sha256"].null_count() == 0
 
 
+def test_a_class_that_shares_its_name_is_found_by_another(tmp_path):
+    file = write(tmp_path / "cupl.json", {"derrick": ["It lifts."], "tench": "A fish."})
+    assert read_texts(file, (), CLASSES) == {"a/1": ["A fish."], "a/2": ["It lifts."]}
+
+
 @pytest.mark.parametrize(
     ("reader", "document", "match"),
     [
-        ("names", ["one"], "1 names for 2 classes"),
-        ("names", {"waffles": "squares"}, "no entry for 1 of 2 classes: 'food101/apple_pie'"),
-        ("names", ["one", " "], "no name for the class 'food101/waffles'"),
-        ("names", 7, "holds a int"),
+        ("texts", ["one"], "1 texts for 2 classes"),
+        ("texts", {"waffles": "squares"}, "no entry for 1 of 2 classes: 'food101/apple_pie'"),
+        ("texts", ["one", " "], "no text for the class 'food101/waffles'"),
+        ("texts", {"waffles": [], "apple pie": ["a"]}, "no text for the class 'food101/waffles'"),
+        ("texts", 7, "holds a int"),
         ("templates", ["a photo"], "must hold {} or {c} once"),
         ("templates", {"dtd": ["{}"]}, "no templates for food101"),
-        ("descriptions", ["a"], "is a list"),
-        ("descriptions", {"waffles": [], "apple pie": ["a"]}, "no sentence for the class"),
     ],
 )
 def test_files_of_another_form(build, tmp_path, reader, document, match):
     classes = build()[0].classes
     file = write(tmp_path / "file.json", document)
-    read = {
-        "names": lambda: read_names(file, ("food101",), classes),
-        "templates": lambda: read_templates(file, ("food101",)),
-        "descriptions": lambda: read_descriptions(file, ("food101",), classes),
-    }[reader]
+    read, more = (read_texts, (classes,)) if reader == "texts" else (read_templates, ())
     with pytest.raises(ManifestError, match=match):
-        read()
+        read(file, ("food101",), *more)
 
 
 class Letters:
@@ -358,7 +357,7 @@ def test_synsets_are_ids_where_there_are_any(tmp_path):
         ("a.csv", b"index,name\n0,x\nfirst,y\n", "Cannot read the label file"),
         ("a.csv", b"synset,name\nn1,x\nn1,y\n", "class ids are repeated: 'a/n1'"),
         ("a.json", b"{", "Cannot read the label file"),
-        ("a.json", b"[1, 2]", "neither a list of names nor"),
+        ("a.json", b"3", "not iterable.*a list of names or"),
         ("a.xlsx", b"", "xlsx is no known form"),
     ],
 )

@@ -7,17 +7,14 @@ import pytest
 from sklearn.linear_model import Ridge
 
 from fitters import ASIFAligner, CCAAligner, Pairs, RidgeAligner
-from fitters.aligners import baselines
-from fitters.aligners.baselines import choose_anchors
 from fitters.alignment import fit, select
 from fitters.errors import SettingError
 from fitters.methods import METHODS
 from fitters.moments import moments_of
 from fitters.saved import fitted_arrays
-from fitters.select import Axis, folds_by_group, left_out
+from fitters.select import Axis, folds_by_group
 from fitters.select.held_out import (
     Folded,
-    choose_components,
     cross_validate,
     validate_by_error,
     validate_by_refitting,
@@ -28,6 +25,7 @@ from tests.oracles import reciprocal_rank_of_text, unit
 
 PENALTIES = Axis((0.01, 0.3, 5.0), searched=False)
 WEIGHTS = Axis((0.2, 1.0, 4.0), searched=False)
+AXES = {"weight": WEIGHTS, "penalty": PENALTIES}
 
 
 @pytest.fixture
@@ -43,11 +41,11 @@ def world(make_world):
 def refits_of(make, real, folds, head):
     """Fit from the rows of the other folds and the weighted head, nothing shared."""
 
-    def refit(fold, weight, penalty):
+    def refit(fold, at):
         rest = real.take(folds != fold)
         x, y = np.vstack([rest.x, head.x]), np.vstack([rest.y, head.y])
-        mass = np.concatenate([rest.row_weight, weight * head.row_weight])
-        return make(penalty).fit(x, y, mass)
+        mass = np.concatenate([rest.row_weight, at["weight"] * head.row_weight])
+        return make(at["penalty"]).fit(x, y, mass)
 
     return refit
 
@@ -58,9 +56,7 @@ def test_refitting_chooses_by_what_the_closed_form_says(direction, world):
     refit = refits_of(
         lambda penalty: RidgeAligner(direction, alpha=penalty, center=False), real, folds, head
     )
-    ours = validate_by_refitting(
-        refit, real=real, folds=folds, penalties=PENALTIES, weights=WEIGHTS
-    )
+    ours = validate_by_refitting(refit, real=real, folds=folds, axes=AXES)
     closed = cross_validate(
         "ridge", real=real, folds=folds, prototypes=head, direction=direction,
         penalties=PENALTIES, weights=WEIGHTS,
@@ -101,16 +97,14 @@ def test_the_error_from_moments_is_that_of_refitting_on_rows(direction, world):
 @pytest.mark.parametrize("metric", ["mrr", "top-1", "top-5"])
 def test_components_are_chosen_with_penalty_and_weight(metric, world):
     head, real, folds = world
-    given_ = {"real": real, "folds": folds, "penalties": PENALTIES, "weights": WEIGHTS}
+    given_ = {"real": real, "folds": folds, "metric": metric}
     refit = refits_of(lambda penalty: CCAAligner(alpha=penalty), real, folds, head)
-    chosen = choose_components(refit, metric=metric, **given_)
-    facts = chosen.to_facts()
-    assert facts["components"] == [1, 2, 3, 4, 5]
-    assert chosen.scores.shape == (3, 3, 5)
-    for place, kept in enumerate(facts["components"]):
+    numbers = AXES | {"components": Axis((1, 2, 3, 4, 5), searched=False)}
+    chosen = validate_by_refitting(refit, axes=numbers, **given_)
+    for place, kept in enumerate(chosen.to_facts()["components"]):
         fewer = refits_of(lambda p, k=kept: CCAAligner(k, alpha=p), real, folds, head)
-        one = validate_by_refitting(fewer, metric=metric, **given_)
-        assert_close(np.array(facts["scores"])[:, :, place], one.scores)
+        one = validate_by_refitting(fewer, axes=AXES, **given_)
+        assert_close(chosen.scores[:, :, place], one.scores)
     row, column, place = chosen.best
     of_best = chosen.scores[row, column]
     assert of_best[place] == chosen.scores.max()
@@ -153,60 +147,37 @@ def test_folds_that_leave_different_numbers_of_directions(method, n, rng):
     assert choice["components"][-1] == min(n - math.ceil(n / 4) - 1, 12)
 
 
-TOP_KS, POWERS = Axis((2.0, 5.0, 30.0), searched=False), Axis((1.0, 4.0), searched=False)
-
-
-@pytest.fixture
-def few(make_world):
+@pytest.mark.parametrize("beside", [True, False], ids=["real pairs and a head", "a head"])
+def test_anchors_and_power_are_chosen_by_fits_without_a_fold(beside, make_world):
     head, real = make_world(n_classes=12, n_images=16, p=6, q=4, noise=1.5)
     # Two classes of one name and one text.
     names, texts = head.groups.copy(), head.y.copy()
     names[3], texts[3] = names[2], texts[2]
-    return Pairs(head.x, texts, names), real
-
-
-@pytest.mark.parametrize("metric", ["mrr", "top-1", "top-5"])
-@pytest.mark.parametrize("sources", ["prototypes", "real", "both"])
-def test_a_fold_is_described_by_the_others(sources, metric, few):
-    head, real = few
-    given = {"prototypes": (head, None), "real": (None, real), "both": (head, real)}[sources]
-    surface = choose_anchors(
-        *given, top_ks=TOP_KS, powers=POWERS, metric=metric, rng=np.random.default_rng(2)
-    )
-    asked = head if sources == "prototypes" else real
+    head, config = Pairs(head.x, texts, names), FitConfig("asif", top_k="auto", power="auto")
+    data = METHODS["asif"].sources(config, prototypes=head, real=real if beside else None)
+    grid = {"top_k": Axis((2.0, 5.0, 30.0)), "power": Axis((1.0, 4.0))}
+    made = METHODS["asif"].tune(config, data, rng=np.random.default_rng(2), grid=grid)
+    # There are no more anchors than pairs.
+    n, facts = sum(source.n for source in data.given), made.facts
+    assert facts["top_ks"] == [2.0, 5.0, min(30.0, n)]
+    asked = data.real if beside else data.prototypes
     folds = folds_by_group(asked.groups, 4, np.random.default_rng(2))
     for i, j in np.ndindex(3, 2):
         ranks = np.empty(asked.n)
         for fold in range(4):
             rest, held = asked.take(folds != fold), asked.take(folds == fold)
-            x, y = (
-                np.concatenate([getattr(head, side), getattr(rest, side)])
-                if sources == "both"
-                else getattr(rest, side)
-                for side in "xy"
-            )
-            aligner = ASIFAligner(round(TOP_KS.values[i]), power=POWERS.values[j]).fit(x, y)
+            given = [data.prototypes, rest] if beside else [rest]
+            x, y = (np.concatenate([getattr(pairs, side) for pairs in given]) for side in "xy")
+            aligner = ASIFAligner(round(facts["top_ks"][i]), power=facts["powers"][j]).fit(x, y)
             images = aligner.project_x(held.x).toarray()
             texts = aligner.project_y(held.y).toarray()
             ranks[folds == fold] = [
                 reciprocal_rank_of_text(image, texts, held.groups, group)
                 for image, group in zip(images, held.groups, strict=True)
             ]
-        expected = {"mrr": ranks, "top-1": ranks == 1, "top-5": ranks >= 1 / 5}[metric]
-        assert surface.scores[i, j] == pytest.approx(expected.mean())
-    assert (surface.n_queries, surface.n_folds) == (asked.n, 4)
-
-
-def test_many_prototypes_ask_in_part_and_sparse_scores_are_the_same(few, monkeypatch):
-    head, _ = few
-    rng = np.random.default_rng
-    whole = choose_anchors(head, None, top_ks=TOP_KS, powers=POWERS, rng=rng(1))
-    monkeypatch.setattr(baselines, "DENSE", 0)
-    sparse = choose_anchors(head, None, top_ks=TOP_KS, powers=POWERS, rng=rng(1))
-    assert sparse.scores == pytest.approx(whole.scores)
-    monkeypatch.setattr(left_out, "MOST_QUERIES", 2)
-    part = choose_anchors(head, None, top_ks=TOP_KS, powers=POWERS, rng=rng(1))
-    assert part.n_queries == 8
+        assert facts["scores"][i][j] == pytest.approx(ranks.mean())
+    assert (facts["n_queries"], facts["n_folds"]) == (asked.n, 4)
+    assert isinstance(made.params["top_k"], int)
 
 
 def test_what_is_fitted_without_a_fold_knows_none_of_its_pairs(rng):

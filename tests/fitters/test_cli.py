@@ -233,7 +233,7 @@ BAD = [
     (["apply", "R", "--store", "S", "--set", X, "--near", Y, "--weights", "w"], 2,
      "--weights has no effect without --text"),
     (["fit", "procrustes", *FIT[2:], "-s", "penalty=1"], 2,
-     "procrustes has no setting 'penalty'. These have: ridge, ridge-x2y"),
+     "These have it: ridge, ridge-x2y"),
     ([*FIT, "-s", "criterion=rank", "-s", "penalty=1"], 2, "nothing is left to choose"),
     (["fit", "conse", *FIT[2:], "--captions", Y], 2, "uses no real pair"),
     (["fit", "ridge", "--store", "S", "--captions", "caption", "-o", "out"], 2,

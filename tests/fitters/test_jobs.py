@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
-from featstore import FeatureStore, open_store
+from featstore import open_store
 from featstore.errors import EmptySelectionError, MisalignedItemsError, UnknownSetError
 from featstore.store.gc import remove_set
 from featstore.testing import item_table, write_set
-from fitters import Pairs, fit, load
-from fitters.errors import PairsError, SettingError, ZeroRowError
+from fitters import Pairs, fit
+from fitters.errors import SettingError, ZeroRowError
 from fitters.from_store import project_view
 from fitters.jobs import HeadTexts, fit_from_store, pair_images
 from fitters.select.left_out import choose_on_prototypes
@@ -237,52 +236,3 @@ def test_texts_of_a_head_are_chosen_by_left_out_classes_asked_for_by_name(descri
         found = choose_on_prototypes(prepared, rng=np.random.default_rng(0))
         assert found.score == pytest.approx(score)
         assert score <= chosen.scores[",".join(chosen.variants)]
-
-
-def write_second_head(root: Path, store: FeatureStore) -> tuple[str, str]:
-    """Another encoder's images and head of the toy store, rows in another order."""
-    rng = np.random.default_rng(11)
-    keys = []
-    for key, kind in ((X, "image"), (HEAD, "head_weight")):
-        view = store.view(key)
-        order = rng.permutation(len(view))
-        mixed = np.tanh(view.numpy() @ np.random.default_rng(12).standard_normal((P, P + 3)))
-        own = {"dataset": key.split("/")[0], "kind": kind, "encoder": "timm:second"}
-        keys.append(write_set(root, mixed[order], view.items[order], **own, space={"second": 1}))
-    return keys[0], keys[1]
-
-
-def test_two_heads_are_fitted_as_one_and_scored_by_the_mean_of_their_cosines(
-    store, store_path, tmp_path
-):
-    root = shutil.copytree(store_path, tmp_path / "two")
-    images2, head2 = write_second_head(root, open_store(root))
-    two = open_store(root)
-    request = _request(method="kernel-ridge", head=(HEAD, head2), y=Y, n_pairs=8)
-    found = fit_from_store(two, request)
-    test = two.view(X).where(split="test")
-    ids = test.items["item_id"].to_list()
-    second = two.view(images2)
-    where = {name: row for row, name in enumerate(second.items["item_id"].to_list())}
-    wide = np.hstack([test.numpy(), second.numpy()[[where[name] for name in ids]]])
-    projected = project_view(found, test, others=[second])
-    assert_close(projected, found.project_x(wide), "float32")
-    assert_close(np.linalg.norm(projected, axis=1), np.ones(len(test)), "float32")
-    # Each block is prepared as it is alone.
-    alone = [
-        fit_from_store(two, _request(x=x, head=head)).x.apply(rows)
-        for x, head, rows in ((X, HEAD, wide[:, :P]), (images2, head2, wide[:, P:]))
-    ]
-    assert_close(found.x.apply(wide), np.hstack(alone) / np.sqrt(2), "float32")
-    read = load(save_alignment(tmp_path / "kept", found))
-    assert read.project_x(wide).tobytes() == found.project_x(wide).tobytes()
-    with pytest.raises(PairsError, match="Rows of 2 encoders have 12 \\+ 15 columns; got 12"):
-        found.project_x(test.numpy())
-
-
-def test_a_head_without_images_of_its_encoder_is_refused(store, store_path, tmp_path):
-    root = shutil.copytree(store_path, tmp_path / "two")
-    images2, head2 = write_second_head(root, open_store(root))
-    remove_set(root, images2)
-    with pytest.raises(SettingError, match=r"toy in space \w+ \(timm:second\) is needed"):
-        fit_from_store(open_store(root), _request(head=(HEAD, head2)))

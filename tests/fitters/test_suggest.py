@@ -53,7 +53,7 @@ def store(once):
 def request_of(store, **given):
     keys = {info.key.kind + "/" + info.key.dataset: str(info.key) for info in store.sets()}
     return FitRequest(
-        "ridge", x=keys["image/smoke"], head=(keys["head_weight/smokehead"],),
+        "ridge", x=keys["image/smoke"], head=keys["head_weight/smokehead"],
         names=keys["class_name/smokehead"], **given,
     )  # fmt: skip
 

@@ -37,7 +37,6 @@ NOT_PINNED = {
     "view_set": "tests/bench/test_few_shot_task.py has views", "view_revision": "as view_set",
     "layer_sets": "tests/bench/test_task_runs.py searches layers",
     "layer_revisions": "as layer_sets",
-    "more_heads": "tests/fitters/test_jobs.py has two heads", "more_images": "as more_heads",
     "pairs_from": "tests/bench/test_pairs_elsewhere.py makes its fits by hand",
     "train_splits": "the world has two splits: one is scored, the other trained on",
     "variants": "the world has one variant of a name", "pair_variants": "as variants",

@@ -11,7 +11,7 @@ Three things are reported:
 - Memory that another stream than its own still uses when it is freed, without ``record_stream``.
 - Pinned memory that is written while a copy from or to it is under way.
 
-A card has only so much memory. It cannot show speed, the bits of cuBLAS, cuDNN or nvJPEG
+A card has only so much memory. It cannot show speed, the bits of cuBLAS or cuDNN
 (operations are the CPU's), nor what the driver does.
 
 This rests on torch's internals: see `TORCH`. The half in C++ is compiled where it is first needed.

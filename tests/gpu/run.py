@@ -44,10 +44,6 @@ MODELS = {
 #: Share of the bare forward pass that a job should reach, and cosine to float32 on the CPU.
 RATIO, COSINE = 0.95, 0.999
 
-#: What a decoder on the device must at least do of what processes do, and the smallest cosine
-#: between rows of pictures decoded by two libraries, which round differently.
-SAME, DECODED = 1.0, 0.99
-
 #: Files of a manifest, whose items repeat them.
 FILES = 64
 
@@ -251,21 +247,6 @@ def smallest_cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float((np.einsum("ij,ij->i", a, b) / norms).min())
 
 
-def decode_on_the_device(model: str, folder: Path, *, images: int, **options: Any) -> Check:
-    """Decode JPEG files on the device, and in processes."""
-    name = "decode on the device, speed over decoding in processes"
-    if not options["device"].startswith("cuda") or find_spec("torchvision") is None:
-        return Check(name, None, SAME, "needs CUDA and torchvision")
-    manifest = manifest_of(folder, images)
-    found = {}
-    for decode in ("cpu", "gpu"):
-        timed(manifest, model, folder, f"warm-{decode}", limit=64, decode=decode, **options)
-        found[decode] = timed(manifest, model, folder, f"on-{decode}", decode=decode, **options)
-    (cpu, ours), (gpu, theirs) = found.values()
-    note, same = f"{images / gpu:,.0f} images/s", smallest_cosine(ours, theirs)
-    return Check(name, cpu / gpu, SAME, note, same, DECODED)
-
-
 def every_check(asked: argparse.Namespace, folder: Path) -> Iterator[Check]:
     """Measure all that is asked for."""
     for model in asked.models:
@@ -274,10 +255,6 @@ def every_check(asked: argparse.Namespace, folder: Path) -> Iterator[Check]:
                 model, folder, device=asked.device, precision=precision, images=asked.images,
                 batch=asked.batch or MODELS.get(model, 64),
             )  # fmt: skip
-    yield decode_on_the_device(
-        asked.models[0], folder, images=asked.images, device=asked.device,
-        precision=asked.precisions[0], batch_size=asked.batch or 256,
-    )  # fmt: skip
 
 
 def write_table(checks: Sequence[Check], device: str, path: Path) -> None:

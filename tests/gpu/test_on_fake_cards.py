@@ -6,7 +6,6 @@ That a fake card sees each kind of race show the mutants of `tests.mutants.table
 from __future__ import annotations
 
 import gc
-import logging
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torchvision.io
 from packaging.specifiers import SpecifierSet
 
 import featstore
@@ -26,10 +24,9 @@ from featstore.encoders import runtime
 from featstore.encoders.base import golden_cosine, golden_images, golden_inputs
 from featstore.encoders.registry import open_encoder
 from featstore.encoders.timm import TimmEncoder
-from featstore.errors import EncoderError
+from featstore.errors import DeviceError
 from featstore.extraction.engines import Worker, conduct, parse_devices, to_send
 from featstore.extraction.targets import Job
-from featstore.images import decode_batch, decode_image, own_stream
 from fitters import Pairs
 from fitters.trained import PRESETS, preset
 from tests.gpu.conftest import Cards
@@ -170,19 +167,11 @@ def test_short_precisions_keep_the_vectors_and_what_is_exact_is_whole(
         encoder: Any = open_encoder(**towers[family], device="cuda", precision=precision)
         vectors, again = encoder.encode(batch), encoder.encode_float32(batch)
         cosine = golden_cosine(encoder)
-        seen = []
-        if family == "timm":
-            pixels = encoder._copies.to_device(batch, getattr(torch, precision))
-            with encoder._copies.turn():
-                seen = [pixels.float().cpu(), exact._copies.to_device(batch)]
     assert encoder.facts["compute"]["autocast"]
     assert smallest_cosine(vectors, in_float32) > least
-    assert cosine is not None
-    assert least < cosine.minimum < 1
+    assert least < cosine < 1
     # What is exact is whole again.
     np.testing.assert_allclose(again, in_float32, atol=SAME, rtol=SAME)
-    if seen:  # pixels are rounded once: half a unit in the last place
-        torch.testing.assert_close(*seen, atol=2.0**-9, rtol=2.0**-8)
 
 
 def test_batches_under_way_do_not_touch_one_another(folder, cards: Cards):
@@ -198,31 +187,6 @@ def test_batches_under_way_do_not_touch_one_another(folder, cards: Cards):
         found = [vectors.numpy() for vectors in under_way]
     for ours, batch in zip(found, batches, strict=True):
         np.testing.assert_allclose(ours, exact.encode(batch), atol=SAME, rtol=SAME)
-
-
-def test_pictures_are_decoded_before_another_thread_has_them(pictures, monkeypatch, cards: Cards):
-    plain = torchvision.io.decode_jpeg
-
-    def as_nvjpeg(data: Any, mode: Any, device: Any = "cpu") -> Any:
-        """Decode on the CPU, and begin copies to the card."""
-        if str(device) == "cpu":
-            return plain(data, mode=mode)
-        return [plain(one, mode=mode).pin_memory().to(device, non_blocking=True) for one in data]
-
-    monkeypatch.setattr(torchvision.io, "decode_jpeg", as_nvjpeg)
-    files = [(pictures.root / f"images/0{number}.jpg").read_bytes() for number in range(3)]
-    found: list[torch.Tensor] = []
-
-    def decode() -> None:
-        with own_stream("cuda:0"):
-            found.extend(decode_batch(files, "cuda:0"))
-
-    with cards():
-        thread = threading.Thread(target=decode)
-        thread.start()
-        thread.join()
-        sums = [one.float().sum().item() for one in found]
-    assert sums == [float(np.asarray(decode_image(file)).sum()) for file in files]
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -251,27 +215,21 @@ def test_two_cards_share_a_job(pictures, folder, on_the_cpu, tmp_path, cards: Ca
 
     with cards(Card(), Card()) as machine:
         assert parse_devices("cuda:1,cpu") == ["cuda:1", "cpu"]
-        with pytest.raises(EncoderError, match=r"no cuda:2: torch can use cuda:0, cuda:1\."):
-            parse_devices("cuda:2")
         devices = parse_devices("all")
         workers = [Worker(to_send(job), device, 1) for device in devices]
         with ThreadPoolExecutor(1) as thread:  # whose card it changes
-            (done,) = thread.submit(conduct, job, in_turn, devices, 1).result()
+            (done,) = thread.submit(conduct, job, in_turn, len(devices)).result()
         assert all(card.launched > 600 for card in machine.cards)
         gc.collect()
     rows = featstore.open_store(tmp_path / "s").view(done.key).numpy(np.float32)
     np.testing.assert_allclose(rows, on_the_cpu[0][:8], atol=SAME, rtol=SAME)
 
 
-def test_a_batch_that_does_not_fit_is_halved_said_once_and_the_rows_are_the_same(
-    pictures, folder, on_the_cpu, tmp_path, caplog, cards: Cards
-):
+def test_a_batch_that_does_not_fit_says_what_to_do(pictures, folder, tmp_path, cards: Cards):
     usual = {"device": "cuda:0", "batch_size": None, "block_rows": 16}
-    with cards(Card(memory=10 << 20)), caplog.at_level(logging.WARNING):
-        (rows,) = rows_of(pictures, folder, tmp_path / "t", **usual)
-    np.testing.assert_allclose(rows, on_the_cpu[0], atol=SAME, rtol=SAME)
-    assert caplog.messages.count(f"{VIT} ran out of memory with 16 items; going on with 8.") == 1
-    assert caplog.text.count("ran out of memory") == 1
+    match = r"ran out of memory on cuda:0 with 16 items at once\. Take a smaller `batch_size=`"
+    with cards(Card(memory=10 << 20)), pytest.raises(DeviceError, match=match):
+        rows_of(pictures, folder, tmp_path / "t", **usual)
 
 
 def test_before_torch_2_9_two_switches_keep_float32_whole(monkeypatch):

@@ -39,6 +39,7 @@ from featstore.extraction.targets import Job
 from featstore.images import Geometry
 from featstore.manifest import read_manifest, write_manifest
 from featstore.share import copy_sets
+from featstore.store import BLOCK_ROWS
 from tests.featstore.remote.buckets import environment
 from tests.featstore.remote.s3_server import s3_server
 from tests.perf.scan_memory import anonymous_bytes
@@ -122,7 +123,7 @@ def encode(root: Path, most: float = float("inf")) -> dict[str, Any]:
     def tell(done: Any) -> None:
         if "first_block" not in found:
             found["first_block"] = processor_seconds()
-        (root / "blocks").write_text(str(done.rows_done))
+        (root / "blocks").write_text(str((done + 1) * BLOCK_ROWS))
         if next(blocks) >= most:
             raise KeyboardInterrupt
 

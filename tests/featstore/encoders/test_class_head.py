@@ -18,15 +18,15 @@ from featstore.identity import space_id
 def test_a_head_lives_in_the_space_of_its_encoder(name, tmp_path):
     model = timm.create_model(name)
     save_file(model.state_dict(), tmp_path / "model.safetensors")
-    head = read_head(f"timm:{name}", weights=tmp_path / "model.safetensors")
+    weights = tmp_path / "model.safetensors"
+    head = read_head(f"timm:{name}", weights=weights, label_set="imagenet1k")
     encoder = open_encoder(f"timm:{name}", weights=tmp_path / "model.safetensors")
     assert space_id(head.space) == space_id(encoder.space)
     assert head.weight.shape == (1000, encoder.dim)
     layer = model.get_classifier()
     np.testing.assert_array_equal(head.weight, layer.weight.detach().numpy())
     np.testing.assert_array_equal(head.bias, layer.bias.detach().numpy())
-    assert head.label_set == "imagenet1k"
-    assert head.facts["label_set_basis"] == "number of classes"
+    assert (head.label_set, head.facts["label_set_basis"]) == ("imagenet1k", "asked for")
     assert head.facts["weights"] == {"source": "file", "file": "model.safetensors"}
 
 
@@ -34,9 +34,9 @@ def encoder_of(name, **kwargs):
     return TimmEncoder(f"timm:{name}", timm.create_model(name, **kwargs))
 
 
-def test_an_unknown_number_of_classes_is_refused():
+def test_weights_that_do_not_say_their_classes_are_refused():
     encoder = encoder_of("test_resnet", num_classes=19)
-    with pytest.raises(EncoderError, match=r"19 classes.*1,000 \(imagenet1k\).*label_file="):
+    with pytest.raises(EncoderError, match=r"Nothing says which 19 classes.*label_file="):
         head_of(encoder)
     assert head_of(encoder, label_set="mine").label_set == "mine"
 
@@ -65,7 +65,8 @@ def test_a_tag_that_was_asked_for_names_the_label_set():
     assert head.facts["label_set_basis"] == "tag of the checkpoint"
     # Another number of classes than the tag's: it says nothing of these rows.
     other = encoder_of("vit_tiny_patch16_224.augreg_in21k", depth=1, num_classes=1000)
-    assert head_of(other).facts["label_set_basis"] == heads.GUESSED
+    with pytest.raises(EncoderError, match="Nothing says which 1,000 classes"):
+        head_of(other)
 
 
 PROJECTIONS = {384, 512, 640, 768, 1024, 1152, 1280}
@@ -110,4 +111,4 @@ def test_a_head_whose_rows_do_not_make_the_logits_is_not_read(tmp_path, monkeypa
     wrong = type(timm.create_model("test_resnet")).forward
     monkeypatch.setattr("timm.models.resnet.ResNet.forward", lambda self, x: wrong(self, x) * 2)
     with pytest.raises(EncoderError, match=r"differs from the model's logits by 0\.5 of"):
-        read_head("timm:test_resnet", weights=tmp_path / "model.safetensors")
+        read_head("timm:test_resnet", weights=tmp_path / "model.safetensors", label_set="x")

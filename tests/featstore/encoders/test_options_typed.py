@@ -122,7 +122,7 @@ def test_each_encoder_has_its_own_settings(manifest, folders, tmp_path, capsys):
     words = ["extract", manifest, "--kind", "caption", "--store", store, "--json"]
     for family in ("st", "st", "st", "hf"):
         words += ["--encoder", NAMES[family], "--weights", folders[family]]
-    words += ["-s", "2.prefix=", "-s", "3.prompt-name=passage", "-s", "pool=cls"]
+    words += ["-s", "st:tiny#2.prefix=", "-s", "st:tiny#3.prompt-name=passage", "-s", "pool=cls"]
     assert headstock(*words, "-s", "hf:tiny.max_length=8") == 0
     results = json.loads(capsys.readouterr().out)
     opened = featstore.open_store(store)
@@ -140,8 +140,13 @@ def test_each_encoder_has_its_own_settings(manifest, folders, tmp_path, capsys):
     [
         ("st", "prompt_name=query prefix=x", 1, "both prompt_name='query' and pref"),
         ("st", "max_length=65", 1, "at least 1 and at most 64, the positions that it has"),
-        ("st", "1.pool=cls", 2, "st:tiny has no setting 'pool'. .*It has prefix, prompt_name"),
-        ("hf", "pool=mean prompt_name=query", 2, "hf:tiny, .*have no setting 'prompt_name'"),
+        (
+            "st",
+            "st:tiny.pool=cls",
+            2,
+            "named 'pool' of st:tiny. Known settings: prefix, prompt_name",
+        ),
+        ("hf", "pool=mean prompt_name=query", 2, "No setting named 'prompt_name' of hf:tiny, "),
         ("timm", "pool=layer:block.0", 1, "No module named 'block.0'.*Did you mean 'blocks"),
         ("timm", "layers=norm,block.0", 1, r"'block.0'.*\(layers: patch_embed, .*blocks.0"),
         ("timm", "--trust-remote-code", 1, "timm:test_vit takes no trust_remote_code"),

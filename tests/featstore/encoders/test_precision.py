@@ -8,7 +8,7 @@ import timm
 import torch
 
 from featstore.encoders import runtime
-from featstore.encoders.base import EncoderOptions, GoldenCosine
+from featstore.encoders.base import EncoderOptions
 from featstore.encoders.runtime import PRECISIONS, TorchEncoder, computing
 from featstore.encoders.timm import TimmEncoder
 from featstore.errors import EncoderError
@@ -136,7 +136,7 @@ def test_precision_and_batch_by_device(
 
     def golden(of):
         looked_at.append(of.precision)
-        return GoldenCosine(cosine, cosine)
+        return cosine
 
     monkeypatch.setattr(runtime, "golden_cosine", golden)
     found, reason = encoder.best_precision()

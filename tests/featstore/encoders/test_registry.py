@@ -211,7 +211,6 @@ def squares(items):
         (three, {}, {"image"}, r"needs a name, got None.*For instance"),
         (three, {"name": "x", "family": "timm"}, {"image"}, "kept for built-in encoders"),
         (three, {"name": "x", "weights": np.float32(1)}, {"image"}, "plain JSON"),
-        (three, SPACE, {"image", "caption"}, "takes images or texts"),
         (3, SPACE, {"image"}, r"encode\(items\) or must be callable; int"),
         (three, SPACE, {"image"}, r"for 1 items; expected \(1, d\)"),
         (squares, SPACE, {"image"}, "length 2 after vectors of length"),

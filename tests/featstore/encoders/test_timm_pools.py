@@ -169,7 +169,5 @@ def test_the_golden_cosine_by_hand(lite0, lite0_bf16, lite0_vectors):
         for a, b in zip(ours.astype(float), lite0_vectors.astype(float), strict=True)
     ]
     found = golden_cosine(lite0_bf16)
-    assert found.minimum == pytest.approx(min(cosines), abs=1e-9)
-    assert found.mean == pytest.approx(sum(cosines) / 4, abs=1e-9)
-    assert 0.95 < found.minimum < found.mean < 1 - 1e-6
-    assert golden_cosine(lite0).as_dict() == {"minimum": 1.0, "mean": 1.0}
+    assert found == pytest.approx(min(cosines), abs=1e-9)
+    assert 0.95 < found < 1 - 1e-6

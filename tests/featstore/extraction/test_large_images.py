@@ -18,7 +18,7 @@ from featstore.errors import TooManyFailuresError
 from featstore.extraction.job import extract, repair_set
 from featstore.extraction.options import ExtractConfig
 from featstore.extraction.pipeline import FailureLimit
-from featstore.images import LEFT_OUT, Geometry, ImageError, decode_image, is_plain_jpeg
+from featstore.images import LEFT_OUT, Geometry, ImageError, decode_image
 from featstore.sources.making import make_manifest
 from featstore.store import open_store
 from tests.damage import flip
@@ -152,5 +152,3 @@ def test_the_limit_stands_in_the_place_of_pillows_own(monkeypatch: pytest.Monkey
     with pytest.raises(ImageError, match=f"^{LEFT_OUT} .*100 × 100 pixels"):
         decode_image(data, max_pixels=9_999)
     assert Image.MAX_IMAGE_PIXELS == 1000
-    assert is_plain_jpeg(data, max_pixels=10_000)
-    assert not is_plain_jpeg(data, max_pixels=9_999)

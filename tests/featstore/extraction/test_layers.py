@@ -132,7 +132,7 @@ def test_a_pipeline_with_batches_under_way_shares_them_too(manifest, weights, pa
         every = encoders(weights)
         for one in every:
             one.overlaps = overlaps
-        runners = [BatchRunner(one, size, device="cpu", halve=False) for one in every]
+        runners = [BatchRunner(one, size, device="cpu") for one in every]
         passes.clear()
         with (
             ByteReader(manifest.root) as reader,
@@ -147,7 +147,7 @@ def test_a_pipeline_with_batches_under_way_shares_them_too(manifest, weights, pa
 
 def test_layers_of_which_other_rows_are_asked_do_not_share_a_pass(manifest, weights):
     """Batches of the same size are full at the same time, and hold different pictures."""
-    runners = [BatchRunner(one, 3, device="cpu", halve=False) for one in encoders(weights)[:2]]
+    runners = [BatchRunner(one, 3, device="cpu") for one in encoders(weights)[:2]]
     needed = [np.arange(11) != 2, np.arange(11) != 1]
     task = BlockTask(0, manifest.tables["image"], needed)
     with (

@@ -97,8 +97,8 @@ def _encoded(
 ) -> list[np.ndarray]:
     """Encode the images in blocks of so many rows; return the rows of the first encoder."""
     items = manifest.tables["image"]
-    others = [BatchRunner(PositionDependent(), 5, device="cpu", halve=False)] * (len(needed) - 1)
-    runners = [BatchRunner(encoder, size, device="cpu", halve=False), *others]
+    others = [BatchRunner(PositionDependent(), 5, device="cpu")] * (len(needed) - 1)
+    runners = [BatchRunner(encoder, size, device="cpu"), *others]
     with (
         ByteReader(manifest.root) as reader,
         Preparation(reader, runners, workers=2) as pipeline,
@@ -149,7 +149,7 @@ def test_texts_in_runs_meet_in_the_slots_of_their_rows(data):
     items = pl.DataFrame({"item_id": [f"i{row}" for row in range(n)], "text": map(str, range(n))})
     encoders = [InOrder(), InOrder()]
     runners = [
-        BatchRunner(encoder, size, device="cpu", halve=False)
+        BatchRunner(encoder, size, device="cpu")
         for encoder, size in zip(encoders, sizes, strict=True)
     ]
     with (

@@ -137,7 +137,7 @@ class Slow(Bare):
 
 
 def _encode(manifest: Manifest, encoder: Any, **options: Any) -> list[Any]:
-    runner = BatchRunner(encoder, 2, device="cpu", halve=False)
+    runner = BatchRunner(encoder, 2, device="cpu")
     items = manifest.tables["image"]
     tasks = [
         BlockTask(number, items[start : start + 4], [np.ones(len(items[start : start + 4]), bool)])

@@ -2,16 +2,18 @@
 
 import ntpath
 import posixpath
+from functools import partial
 
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from featstore import read_manifest, write_manifest
 from featstore.errors import ManifestError
-from featstore.manifest import validate_items
-from featstore.manifest_files import check_paths, path_fault, resolve_inside, uri_fault
-from tests.featstore.manifest.zoo import classes, images
+from featstore.manifest_files import check_paths, path_fault, resolve_inside
+from featstore.sources.reader import check_bytes
+from tests.featstore.manifest.zoo import FACTS, classes, images
 
 
 @pytest.mark.parametrize(
@@ -53,7 +55,7 @@ def test_a_table_has_the_faults_of_its_uris_one_by_one(uris):
     """A million are looked at by their letters; whatever is in doubt then is asked for alone."""
     uris += ["a/b.png", "a.tar::../b", "..tar::b", "a.tar::\x7f"]
     table = pl.DataFrame({"item_id": map(str, range(len(uris))), "uri": uris})
-    faulty = [uri for uri in uris if uri_fault(uri)]
+    faulty = [uri for uri in uris if path_fault(uri)]
     with pytest.raises(ManifestError, match=f"^{len(faulty):,} uris of them leave"):
         check_paths(table, "them")
 
@@ -72,20 +74,28 @@ def test_links_out_of_the_root_are_refused_and_links_inside_are_not(root, tmp_pa
     (root / "inside.png").symlink_to(root / "images" / "1.png")
     (root / "near").symlink_to(root / "images")
     assert resolve_inside(root, "inside.png").read_bytes() == b"picture images/1.png"
-    labels = classes()
-    validate_items({"image": images(uri=["inside.png", "near/2.png", "near/1.png"])}, labels,
-                   root=root)  # fmt: skip
-    table = images(uri=["images/1.png", bad, "images/2.png"])
-    with pytest.raises(ManifestError, match=f"{bad}' of 'zoo/2': a symbolic link leads out"):
-        validate_items({"image": table}, labels, root=root)
+    write = partial(write_manifest, root, facts=FACTS, classes=classes())
+    made = write(tables={"image": images(uri=["inside.png", "near/2.png", "near/1.png"])})
+    check_bytes(made)
+    with pytest.raises(ManifestError, match=f"{bad}'.*: a symbolic link leads out"):
+        write(tables={"image": images(uri=["images/1.png", bad, "images/2.png"])})
+    (root / "images" / "2.png").unlink()
+    (root / "images" / "2.png").symlink_to(secret / "1.png")
+    with pytest.raises(ManifestError, match=r"^1 image items .*zoo/2.*symbolic link leads out"):
+        check_bytes(read_manifest(root))
 
 
-def test_missing_files_folders_and_loops_are_refused(root):
+@pytest.mark.parametrize(
+    ("uri", "why"),
+    [
+        ("images", "it is not a regular file"),
+        ("loop.png", "Too many levels of symbolic links"),
+        ("images/1.png/x", "Not a directory"),
+        ("gone.png", "No such file"),
+    ],
+)
+def test_missing_files_folders_and_loops_are_refused(root, uri, why):
     (root / "loop.png").symlink_to("loop.png")
-    table = images(uri=["images", "loop.png", "images/1.png/x"])
-    with pytest.raises(ManifestError) as caught:
-        validate_items({"image": table}, classes(), root=root)
-    message = str(caught.value)
-    assert "'images' of 'zoo/1': it is not a regular file" in message
-    assert "'loop.png' of 'zoo/2': it cannot be reached" in message
-    assert "'images/1.png/x' of 'zoo/3': there is no such file" in message
+    table = images()[:1].with_columns(uri=pl.lit(uri))
+    with pytest.raises(ManifestError, match=f"{uri}.*: {why}"):
+        write_manifest(root, facts=FACTS, tables={"image": table}, classes=classes())

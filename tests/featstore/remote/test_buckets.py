@@ -14,7 +14,7 @@ import zarr
 
 from featstore import copy_sets, open_store
 from featstore.address import parse_address
-from featstore.errors import RemoteStoreError
+from featstore.errors import CorruptStoreError, RemoteStoreError
 from featstore.remote import Objects, open_objects
 from featstore.share import make_bucket_store
 from featstore.store import verify_store
@@ -180,6 +180,17 @@ def test_making_a_store_in_a_bucket(bucket):
     assert sorted(name for name, _ in objects.names()) == ["log.json", "zarr.json"]
     assert headstock("store", "init", bucket.address) == 0
     assert headstock("store", "init", bucket.address, "--shared") == 2
+
+
+def test_a_listing_is_read_to_its_bound_and_believed_no_size(bucket, monkeypatch):
+    objects = open_objects_of(bucket)
+    make_bucket_store(objects)
+    for size in (-1, 1.5, None):
+        with pytest.raises(CorruptStoreError, match=f"'a' of {size} bytes"):
+            list(objects.listed([("a", size)]))
+    monkeypatch.setattr("featstore.remote.MOST_NAMES", 1)
+    with pytest.raises(CorruptStoreError, match="lists more than 1 files"):
+        list(objects.names())
 
 
 @pytest.mark.parametrize("status", [409, 412])

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from typing import Any
 
-import polars as pl
 import pytest
 
 from featstore import open_store
 from featstore.command_line import EXIT_VERIFY
 from featstore.share.card import markdown, set_cards
-from featstore.store import verify_store
 from tests.featstore.remote.conftest import IMAGES, make_store
 from tests.featstore.remote.proxy import Answer
 from tests.typed import headstock
@@ -58,7 +55,7 @@ def test_prefetch_and_the_cache(served, capsys):
     assert (code, "holds 0 shards, 0 B" in out) == (0, True)
 
 
-# ---- the card, and its Croissant metadata --------------------------------------------------
+# ---- the card ------------------------------------------------------------------------------
 
 
 def card_of(capsys: pytest.CaptureFixture[str], *args: object) -> str:
@@ -78,23 +75,6 @@ def test_the_card_says_what_there_is(store_folder, served, capsys):
         assert part in row
     assert card_of(capsys, served.url, "--name", "Birds", "--licence", "birds=CC-BY-4.0") == text
     assert "| not stated |" in card_of(capsys, store_folder)
-
-
-def test_every_file_of_the_metadata_is_there_with_its_hash(tmp_path, capsys):
-    root = make_store(tmp_path / "own")
-    card_of(capsys, root, "-o", root)
-    document: dict[str, Any] = json.loads((root / "croissant.json").read_text())
-    assert document["license"] == "not stated"
-    assert len(document["distribution"]) == 4
-    for file in document["distribution"]:
-        data = (root / file["contentUrl"]).read_bytes()
-        assert hashlib.sha256(data).hexdigest() == file["sha256"]
-        assert file["contentSize"] == f"{len(data)} B"
-    for record in document["recordSet"]:
-        (table,) = {field["source"]["fileObject"]["@id"] for field in record["field"]}
-        columns = [field["source"]["extract"]["column"] for field in record["field"]]
-        assert columns == pl.read_parquet(root / table).columns
-    assert verify_store(root).problems == []  # the two files beside the sets are known
 
 
 def test_names_of_strangers_make_no_markup(store_folder):
@@ -153,7 +133,5 @@ def test_a_cache_that_cannot_be_used(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("HEADSTOCK_CACHE_SIZE", "much")
     assert doctor(capsys)[0] == EXIT_VERIFY
     monkeypatch.setenv("HEADSTOCK_CACHE_SIZE", "1000")
-    monkeypatch.setenv("HEADSTOCK_OFFLINE", "1")
-    code, found = doctor(capsys)
-    assert (code, found["offline"]["state"]) == (0, "note")
+    assert doctor(capsys)[0] == 0
     assert (tmp_path / "headstock" / "remote").is_dir()

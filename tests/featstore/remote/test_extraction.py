@@ -178,7 +178,7 @@ def test_another_machine_encodes_only_what_is_left(server, machines, tmp_path):
     assert f"{len(there)} blocks" in found.text
     # What was on the way when the first stopped may or may not have come.
     encoder = MeanColour()
-    result = two.extract(encoder)
+    result = two.extract(encoder, batch_size=None, threads=None)  # as those of the first
     assert encoder.batches == 6 - len(there)
     assert result.reused == sum(1 for name in there if name[-1] != "2") * 4 + (
         3 if any(name.endswith("2") for name in there) else 0
@@ -220,7 +220,7 @@ def test_blocks_of_two_processors_make_one_set(server, machines):
         bits: reference.extract(MeanColour(bits), store=str(reference.staging / str(bits)))
         for bits in (1.0, 1.5)
     }
-    view = open_store(ADDRESS, verify="full").view(ended["one"].key)
+    view = open_store(ADDRESS, verify="first-touch").view(ended["one"].key)
     assert view.n_failed == 1
     rows = view.numpy()
     alone = [
@@ -274,8 +274,8 @@ def test_a_bucket_that_goes_away_costs_no_row(server, machines, tmp_path, monkey
     taken = itertools.count()
 
     def refuse(request: Request) -> None:
-        if request.method == "PUT" and "/.staging/extract-" in request.path and next(taken) >= 4:
-            raise ConnectionError  # after golden vectors, the plan, and two blocks
+        if request.method == "PUT" and "/.staging/extract-" in request.path and next(taken) >= 3:
+            raise ConnectionError  # after golden vectors and two blocks
 
     server.before = refuse
     one, encoder = machines("one"), MeanColour()
@@ -285,9 +285,14 @@ def test_a_bucket_that_goes_away_costs_no_row(server, machines, tmp_path, monkey
     assert encoder.batches == 6  # the device did not wait
     assert not any(re.search(ZARR, name) for name in server.objects)
     server.before = lambda _: None
+    for name in blocks(server):
+        if name[-1].isdecimal():  # of blocks that it has itself the machine reads the record alone
+            server.objects[name] = server.objects[name][:-2]
     result = one.extract(MeanColour(before=stop_at(0)))
     assert (result.new, result.reused) == (0, N - 1)
-    assert published(server) == local(machines("other"), tmp_path)
+    late = blocks(server)  # the server may take a block after its client has given up
+    there = {name: data for name, data in published(server).items() if name not in late}
+    assert there == local(machines("other"), tmp_path)
 
 
 def test_another_publisher_is_not_overwritten(server, machines, tmp_path, manifest):
@@ -307,7 +312,7 @@ def test_another_publisher_is_not_overwritten(server, machines, tmp_path, manife
     result = one.extract(encoder)
     assert encoder.batches == 3
     assert result.reused == 12
-    rows = open_store(ADDRESS, verify="full").view(result.key).numpy()
+    rows = open_store(ADDRESS, verify="first-touch").view(result.key).numpy()
     apart = open_store(tmp_path / "other").view(result.key).numpy()
     np.testing.assert_array_equal(rows[:12], apart)
     # Of a set with other items nothing is overwritten, and nothing is kept.
@@ -321,12 +326,13 @@ def test_another_publisher_is_not_overwritten(server, machines, tmp_path, manife
 def test_a_damaged_block_is_an_error(server, machines):
     with pytest.raises(Stop):
         machines("one").extract(MeanColour(before=stop_at(5)))
-    (name, *_) = (name for name in blocks(server) if name[-1].isdecimal())
+    (name, other, *_) = (name for name in blocks(server) if name[-1].isdecimal())
     data = bytearray(server.objects[name])
     data[-1] ^= 1
-    server.objects[name] = bytes(data)
-    with pytest.raises(CorruptStoreError, match=r"is damaged\. Delete it"):
-        machines("two").extract()
+    for wrong in (bytes(data), server.objects[other]):
+        server.objects[name] = wrong
+        with pytest.raises(CorruptStoreError, match=r"is damaged\. Delete it"):
+            machines("two").extract()
     del server.objects[name]
     assert machines("two").extract().new >= 3
 
@@ -411,6 +417,6 @@ def test_a_head_goes_into_a_bucket(bucket, tmp_path, cache_home, capsys):
     assert headstock(*head) == 0
     (result,) = json.loads(capsys.readouterr().out)
     assert (result["new"], result["reused"]) == (1000, 0)
-    store = open_store(bucket.address, verify="full")
-    assert store.view(result["key"]).shape == (1000, 1280)
+    store = open_store(bucket.address, verify="first-touch")
+    assert store.view(result["key"]).numpy().shape == (1000, 1280)
     assert not list((cache_home.parent / "staging").rglob("c/*/*"))

@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
@@ -18,20 +17,17 @@ from typing import Any
 import pytest
 
 from featstore import FeatstoreError, copy_sets, open_store
-from featstore.address import parse_address
-from featstore.remote import open_objects
+from featstore.remote import Objects
 from tests.featstore.remote.buckets import environment
 from tests.featstore.remote.conftest import IMAGES
 from tests.featstore.remote.proxy import Answer
-from tests.featstore.remote.s3_server import s3_server
 
 pytestmark = pytest.mark.usefixtures("forked")
 
-#: A second of patience instead of thirty: what is limited is the same.
-QUICK = {"HEADSTOCK_NET": "least_rate=100000,patience=1,deadline=8"}
-
-#: For servers from whom nothing whole comes, however long one waits.
-AT_ONCE = {"HEADSTOCK_NET": "least_rate=100000,patience=0.2,deadline=1.5"}
+#: Patience and deadline: a second instead of thirty, and less for servers from whom nothing whole
+#: comes, however long one waits.
+Limits = tuple[float, float]
+QUICK, AT_ONCE = (1, 8), (0.1, 0.7)
 
 HEADERS = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
@@ -44,16 +40,12 @@ SLOW, FAST = 0.05, 0.0
 ENDLESS = [
     ("http", STATUS, b"x", SLOW),
     ("http", HEADERS + b"Content-Length: 3000000\r\n\r\n", b" ", SLOW),
-    ("http", CHUNKED, b"1\r\n \r\n", SLOW),
     ("http", b"", b"", SLOW),
     ("s3", STATUS, b"x", SLOW),
     ("hf", HEADERS + b"Content-Length: 3000000\r\n\r\n", b" ", SLOW),
     ("http", b"", b"HTTP/1.1 100 Continue\r\n\r\n", FAST),
     ("http", STATUS, b"X-Header: more\r\n", FAST),
-    ("http", STATUS + b"X-Header: ", b"more ", FAST),
-    ("http", b"HTTP/1.1 200 ", b"OK ", FAST),
     ("http", CHUNKED + b"1\r\n{\r\n0\r\n", b"X-Trailer: more\r\n", FAST),
-    ("http", CHUNKED + b"1", b"0", FAST),
     ("http", CHUNKED, b"1\r\n \r\n" * 100, FAST),
     ("http", HEADERS + b"\r\n", b" " * 1000, FAST),
     ("s3", STATUS, b"X-Header: more\r\n", FAST),
@@ -96,8 +88,9 @@ def trickling(start: bytes, drop: bytes, *, pause: float = 0.05) -> Iterator[str
         thread.join()
 
 
-def _read(said: Connection, jobs: list[tuple[str, dict[str, str]]]) -> None:
+def _read(said: Connection, limits: Limits, jobs: list[tuple[str, dict[str, str]]]) -> None:
     """Read sets as a user does, each with variables of its own, and say the error of each."""
+    Objects.patience, Objects.deadline = limits
     for address, variables in jobs:
         os.environ.update(variables)
         try:
@@ -107,24 +100,11 @@ def _read(said: Connection, jobs: list[tuple[str, dict[str, str]]]) -> None:
             said.send(f"{type(err).__name__} {err}")
 
 
-def _list(said: Connection) -> None:
-    """List a bucket, and say how many files there are, or the error, and the seconds until then."""
-    began = time.monotonic()
-    try:
-        found = str(len(list(open_objects(parse_address("s3://team/store")).names())))
-    except FeatstoreError as err:
-        found = f"{type(err).__name__} {err}"
-    said.send((found, time.monotonic() - began))
-
-
-def in_child(job: Callable[..., None], *args: Any, n: int = 0, **variables: str) -> Any:
+def in_child(job: Callable[..., None], *args: Any, n: int = 0) -> Any:
     """Return what a job says in a process of its own, `n` times; it is killed if it hangs."""
     ours, theirs = multiprocessing.Pipe(duplex=False)
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**QUICK, **variables}.items():
-            patch.setenv(name, value)
-        child = multiprocessing.get_context("spawn").Process(target=job, args=(theirs, *args))
-        child.start()
+    child = multiprocessing.get_context("spawn").Process(target=job, args=(theirs, *args))
+    child.start()
     try:
         said = []
         for _ in range(max(1, n)):
@@ -150,31 +130,10 @@ def test_servers_that_trickle_or_flood_are_given_up():
     with ExitStack() as servers:
         urls = [servers.enter_context(trickling(*sent, pause=p)) for _, *sent, p in ENDLESS]
         jobs = [addressed(case[0], url) for case, url in zip(ENDLESS, urls, strict=True)]
-        said = in_child(_read, jobs, n=len(jobs), **AT_ONCE)
+        said = in_child(_read, AT_ONCE, jobs, n=len(jobs))
     for case, error in zip(ENDLESS, said, strict=True):
         others = ("CorruptStoreError", "RemoteStoreError") if case[-1] is FAST else ()
         assert error.startswith(("UnreachableError", *others)), (case, error)
-
-
-def test_a_page_of_a_list_without_end_is_given_up_after_the_patience():
-    begin = HEADERS + b"\r\n<ListBucketResult>"
-    drop = b"<Contents><Key>store/a</Key></Contents>" * 100
-    with trickling(begin, drop, pause=0.001) as url:
-        said, seconds = in_child(_list, **environment(url), HEADSTOCK_NET="patience=1,deadline=50")
-    assert said.startswith("RemoteStoreError"), said
-    assert seconds < 20  # not the 50 of the deadline
-
-
-def test_a_list_of_too_many_files_is_given_up():
-    with s3_server() as bucket:
-        bucket.objects.update({f"team/store/{number}": b"" for number in range(30)})
-        (found, _), (said, _) = (
-            in_child(_list, **environment(bucket.url), HEADSTOCK_NET=f"deadline=8,most_names={n}")
-            for n in (30, 29)
-        )
-    assert found == "30"
-    assert said.startswith("CorruptStoreError"), said
-    assert "lists more than 29 files" in said
 
 
 @pytest.mark.parametrize("scheme", ["http", "s3"])
@@ -191,6 +150,6 @@ def test_a_byte_an_answer_is_given_up(scheme, served, bucket, store_folder):
         return answer
 
     state.harm = drop_by_drop
-    said = in_child(_read, [(state.address or state.url, {})])
+    said = in_child(_read, QUICK, [(state.address or state.url, {})])
     assert said.startswith("UnreachableError"), said
-    assert "bytes a second, less than 100,000" in said
+    assert "could not be read in 4 attempts" in said

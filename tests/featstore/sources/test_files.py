@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from featstore.errors import ItemReadError, ManifestError
 from featstore.sources import Folder
-from featstore.sources.pictures import Member, members
+from featstore.sources.pictures import members
 from featstore.sources.reader import ByteReader, check_bytes
 from tests.featstore.sources.conftest import rows_of
 from tests.small_files import picture, write, write_tar
@@ -107,7 +107,6 @@ def test_captions_of_the_same_stem_one_a_line(make, tmp_path):
     [
         ("folder", {"x.txt": "none"}, "holds no image"),
         ("class-folders", {"cat/1.png": b"1", "loose.png": b"2"}, "'loose.png' .* no class folder"),
-        ("class-folders", {"Cat/1.png": b"1", "cat/2.png": b"2"}, "differ only in case"),
         ("captions", {"a.jpg": b"1", "a.png": b"2", "a.txt": "?"}, "both 'a.jpg' and 'a.png'"),
         ("captions", {"a.jpg": b"1", "a.txt": b"abc\xe9"}, r"a\.txt is not UTF-8 \(byte 3\)"),
         ("captions", {"a.jpg": b"1", "a.txt": "x\0y"}, "holds a NUL"),
@@ -147,7 +146,7 @@ def test_links_out_of_the_folder_are_refused(make, tmp_path, suffix):
         ("x\0y", "cannot be opened"),
     ],
 )
-@pytest.mark.parametrize("source", ["folder", "urls", "csv"])
+@pytest.mark.parametrize("source", ["folder", "csv"])
 def test_locations_are_local_and_exist(make, source, location, match):
     with pytest.raises(ManifestError, match=match):
         make(source, location)
@@ -211,7 +210,7 @@ def test_absolute_paths_must_lie_below_the_root(make, root, tmp_path):
 @pytest.mark.parametrize(
     ("content", "match"),
     [
-        ("path,caption\nimg/0.png\n", r"x\.csv, line 2 has 1 fields; the header has 2"),
+        ("path,caption\nimg/0.png\n", r"x\.csv, line 2 has more or fewer fields than the 2 of"),
         ('path,caption\nimg/0.png,"open\n', r"line \d, cannot be read: unexpected end of data"),
         (b"path,caption\nimg/0.png,abc\xe9\n", "not UTF-8"),
         ("path\n../secret.png\n", "climbs out"),
@@ -219,14 +218,12 @@ def test_absolute_paths_must_lie_below_the_root(make, root, tmp_path):
         ("path\nhttp://example.org/a.png\n", "is a URL"),
         ("path\nimg/\0.png\n", "control character"),
         ("path\n \n", "no path of an image"),
-        ("path\nimg/gone.png\n", "there is no such file"),
+        ("path\nimg/gone.png\n", "gone.png: No such file"),
         ("path,label\nimg/0.png,a\nimg/0.png,b\n", r"'img/0\.png' is repeated: file, label"),
         ("path,path\nimg/0.png,x\n", "names a column twice"),
         ("picture\nimg/0.png\n", "no column of images.*It has: 'picture'"),
-        ("path,caption\n", "holds no image"),
-        ("", "no column of images"),
+        ("path,caption\n", "holds no row"),
         ("path,caption\nimg/0.png,a\0b\n", "NUL"),
-        ("path,label\nimg/0.png,Cat\nimg/1.png,cat\n", "differ only in case"),
         ("path,caption\nimg/0.png," + "x" * 200_000 + "\n", "field larger than field limit"),
     ],
     ids=lambda value: str(value)[:40],
@@ -267,7 +264,7 @@ def test_a_field_that_the_first_object_lacks_is_not_lost(make, root):
 # ---- Webdataset tars, read with an index; hostile ones are refused whole --------------------
 
 
-def index_tar(path) -> list[Member]:
+def index_tar(path) -> list[tarfile.TarInfo]:
     with closing(Folder(path.parent).open(path.name)) as file:
         return list(members(file))
 
@@ -354,7 +351,7 @@ def test_captions_and_labels_of_text_and_json(make, tmp_path):
 def test_the_index_agrees_with_tarfiles_own_extraction(tmp_path_factory, members, fmt):
     path = write_tar(tmp_path_factory.mktemp("tar") / "x.tar", members, fmt=fmt)
     data = path.read_bytes()
-    found = {m.name: data[m.offset : m.offset + m.size] for m in index_tar(path)}
+    found = {m.name: data[m.offset_data : m.offset_data + m.size] for m in index_tar(path)}
     with tarfile.open(path) as tar:
         assert found == {m.name: tar.extractfile(m).read() for m in tar}
     assert found == dict(members)
@@ -369,9 +366,9 @@ GOOD = ("ok.jpg", b"fine")
         ([GOOD, ("../x.jpg", b"1")], r"'\.\./x\.jpg' .*climbs out"),
         ([GOOD, ("/etc/x.jpg", b"1")], "absolute"),
         ([GOOD, ("a\nb.jpg", b"1")], "control"),
-        ([GOOD, link(tarfile.SYMTYPE)], "a symbolic link to '/etc/passwd'"),
-        ([GOOD, link(tarfile.LNKTYPE, target="ok.jpg")], "a hard link to 'ok.jpg'"),
-        ([GOOD, link(tarfile.FIFOTYPE)], "a device, pipe"),
+        ([GOOD, link(tarfile.SYMTYPE)], "'x.jpg' is a symbolic link"),
+        ([GOOD, link(tarfile.LNKTYPE, target="ok.jpg")], "'x.jpg' is a hard link"),
+        ([GOOD, link(tarfile.FIFOTYPE)], "a sparse file, device, pipe"),
         ([GOOD, GOOD], "'ok' is repeated .*'ok.jpg' and 'ok.jpg'"),
         ([GOOD, ("ok.JPG", b"1")], "'ok.jpg' and 'ok.JPG'"),
         ([GOOD, ("ok.txt", b"abc\xe9")], "ok.txt is not UTF-8"),
@@ -404,7 +401,7 @@ def test_every_truncation_and_damage_is_refused(tmp_path):
     damaged = bytearray(whole)
     damaged[1536 + 5] ^= 1  # in the name of the second member: its checksum is wrong
     for data, match in (
-        (damaged, "header at byte 1,536 is damaged"), (whole + whole, "data behind its end mark"),
+        (damaged, "damaged header.* byte 1,536"), (whole + whole, "data behind its end mark"),
         (gzip.compress(whole), "no uncompressed tar"),
     ):  # fmt: skip
         cut.write_bytes(data)
@@ -462,9 +459,10 @@ HASH = "0" * 64
     ("item", "match"),
     [
         ({"uri": None}, "has no uri"),
-        ({"uri": "../x.tar::a", "content_sha256": HASH}, "climbs out"),
-        ({"uri": "/etc/x.tar::a", "content_sha256": HASH}, "absolute"),
-        ({"uri": "x.tar::a\0", "content_sha256": HASH}, "NUL"),
+        ({"uri": "../x.tar::a", "content_sha256": HASH, "byte_offset": 0, "byte_size": 1},
+         "climbs out"),
+        ({"uri": "/etc/x.parquet::a#1", "content_sha256": HASH}, "absolute"),
+        ({"uri": "x\0.png"}, "NUL"),
         ({"uri": "x.tar::a.png"}, "no content_sha256"),
         ({"uri": "x.tar::a.png", "content_sha256": HASH}, "no byte_offset"),
         ({"uri": "x.tar::a", "content_sha256": HASH, "byte_offset": -1, "byte_size": 1}, "no byte"),
@@ -476,10 +474,9 @@ HASH = "0" * 64
           "byte_size": 9}, "hash changed"),
         ({"uri": "x.parquet::a#x", "content_sha256": HASH}, "is not column#row"),
         ({"uri": "x.parquet::a#1", "content_sha256": HASH}, "truncated, damaged or no table"),
-        ({"uri": "x.arrow::a#1", "content_sha256": HASH}, "truncated, damaged or no table"),
         ({"uri": "gone.png"}, "No such file"),
-        ({"uri": "folder"}, "Is a directory|not a regular file"),
-        ({"uri": "pipe"}, "Cannot read 'pipe': it is not a regular file"),
+        ({"uri": "folder"}, "not a regular file"),
+        ({"uri": "pipe"}, "'pipe' cannot be used .*: it is not a regular file"),
         ({"uri": "big.png"}, "2,000 bytes; at most 1,000 are read"),
     ],
     ids=lambda value: str(value)[:50],
@@ -487,9 +484,7 @@ HASH = "0" * 64
 def test_what_is_not_read(tmp_path, item, match):
     pytest.importorskip("pyarrow")
     write_tar(tmp_path / "x.tar", [("a", b"123")])
-    write(
-        tmp_path, {"x.parquet": "no table", "x.arrow": b"", "big.png": bytes(2000), "folder/x": ""}
-    )
+    write(tmp_path, {"x.parquet": "no table", "big.png": bytes(2000), "folder/x": ""})
     os.mkfifo(tmp_path / "pipe")
     with ByteReader(tmp_path, max_bytes=1000) as reader, pytest.raises(ItemReadError, match=match):
         reader.read({"item_id": "x", **item})

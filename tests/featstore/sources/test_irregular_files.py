@@ -126,22 +126,11 @@ def test_the_folder_of_a_manifest_may_hold_what_is_no_file(locations, tmp_path, 
     assert sorted(path.name for path in out.iterdir()) == ["dataset.toml", "image.parquet"]
 
 
-@pytest.mark.parametrize("name", ["../../mine.txt", "images/../../mine.txt", "/tmp/mine.txt"])
-def test_what_a_stranger_says_is_ready_moves_nothing_out_of_the_folder(locations, tmp_path, name):
-    """The note of an interrupted publication is the only thing that makes a file be removed."""
+def test_what_a_stranger_says_is_ready_moves_nothing_out_of_the_folder(locations, tmp_path):
     out = tmp_path / "out"
     make_manifest("folder", locations["folder"], out, name="zoo")
-    (tmp_path / "mine.txt").write_text("mine")
-    write(out, {".building/ready": f"{name}\n"})
-    with pytest.raises(ManifestError, match=r"Nothing was moved"):
-        make_manifest("folder", locations["folder"], out, name="zoo")
-    # Nor through a link.
     (out / "link").symlink_to(tmp_path)
-    write(out, {".building/ready": "link/mine.txt\n"})
-    with pytest.raises(ManifestError, match="a symbolic link leads out of the folder"):
+    write(out, {".building/dataset.toml": "", ".building/link/theirs.txt": "x"})
+    with pytest.raises(ManifestError, match=r"a symbolic link leads out.*Nothing was moved"):
         make_manifest("folder", locations["folder"], out, name="zoo")
-    write(out, {".building/ready": "", ".building/new/link/theirs.txt": "x"})
-    with pytest.raises(ManifestError, match="a symbolic link leads out of the folder"):
-        make_manifest("folder", locations["folder"], out, name="zoo")
-    assert (tmp_path / "mine.txt").read_text() == "mine"
     assert not (tmp_path / "theirs.txt").exists()

@@ -81,7 +81,11 @@ def test_make_and_show(photos, tmp_path, capsys):
     [
         (["x", "--as", "foldr"], 2, "No source named 'foldr'.*Did you mean 'folder'"),
         ([".", "--as", "folder", "-s", "split"], 2, "setting split of folder has no value"),
-        ([".", "--as", "folder", "-s", "a=1", "-s", "a=2"], 2, "no setting 'a'. It has split"),
+        (
+            [".", "--as", "folder", "-s", "a=1", "-s", "a=2"],
+            2,
+            "No setting named 'a' of folder. Known settings: split",
+        ),
         ([".", "--as", "folder", "--prompts", "name"], 2, "Prompts are for a list of classes"),
         (["gone", "--as", "folder"], 1, "No such file"),
         (["gone"], 1, "The location 'gone' cannot be"),
@@ -101,5 +105,5 @@ def test_the_name_of_a_file_says_how_it_is_read(tmp_path):
                          ("a.parquet", "parquet"), ("birds.txt", "labels")):  # fmt: skip
         (tmp_path / name).touch()
         assert guessed(tmp_path / name) == source
-    assert guessed("hf://datasets/OWNER/NAME") == "hf"
+    assert guessed("hf://datasets/OWNER/NAME") == "parquet"
     assert guessed("https://example.org/0.tar") == "webdataset"

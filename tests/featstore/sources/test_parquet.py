@@ -1,9 +1,8 @@
-"""Parquet and datasets saved to disk: cells are read where they lie."""
+"""Parquet: cells are read where they lie."""
 
 import hashlib
 import json
 import random
-import struct
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,8 +10,9 @@ import pytest
 pa = pytest.importorskip("pyarrow")
 import pyarrow.parquet as pq  # noqa: E402
 
-from featstore.errors import ItemReadError, ManifestError  # noqa: E402
-from featstore.sources.reader import ArrowCells, ParquetCells  # noqa: E402
+from featstore.errors import ManifestError  # noqa: E402
+from featstore.sources import LocalFile  # noqa: E402
+from featstore.sources.reader import ParquetCells  # noqa: E402
 from tests.featstore.sources.conftest import rows_of  # noqa: E402
 from tests.small_files import picture  # noqa: E402
 
@@ -76,7 +76,7 @@ def test_cells_in_any_order(big, order):
         rows.reverse()
     elif order == "random":
         random.Random(1).shuffle(rows)
-    table = ParquetCells(path)
+    table = ParquetCells(LocalFile(path))
     for row in rows:
         assert table.get("image", row) == cells[row]
     table.close()
@@ -85,7 +85,7 @@ def test_cells_in_any_order(big, order):
 def test_threads_share_a_table_of_bounded_memory(big, monkeypatch):
     monkeypatch.setattr("featstore.sources.reader.WINDOW_BYTES", 2**20)
     path, cells = big
-    table = ParquetCells(path)
+    table = ParquetCells(LocalFile(path))
     with ThreadPoolExecutor(8) as threads:
         found = threads.map(lambda row: table.get("image", row), range(len(cells)))
         assert list(found) == cells
@@ -122,51 +122,7 @@ def test_bad_columns_are_refused(make, tmp_path, columns, match):
         make("parquet", path)
 
 
-# ---- datasets saved to disk ----------------------------------------------------------------
-
-
-@pytest.fixture
-def saved(tmp_path):
-    datasets = pytest.importorskip("datasets")
-    datasets.disable_progress_bars()
-    features = datasets.Features(
-        image=datasets.Image(),
-        label=datasets.ClassLabel(names=["cat", "dog"]),
-        text=datasets.Value("string"),
-    )
-
-    def part(numbers):
-        images = [{"bytes": picture(n), "path": None} for n in numbers]
-        labels, texts = [n % 2 for n in numbers], [f"Number {n}." for n in numbers]
-        columns = {"image": images, "label": labels, "text": texts}
-        return datasets.Dataset.from_dict(columns, features=features)
-
-    parts = datasets.DatasetDict(train=part([0, 1, 2]), validation=part([3]))
-    parts.save_to_disk(tmp_path / "saved", num_shards={"train": 2, "validation": 1})
-    return tmp_path / "saved"
-
-
-def test_a_dataset_saved_to_disk(make, saved):
-    manifest = make("hf", saved)
-    table = manifest.items("image")
-    assert table.select("item_id", "uri", "split", "class_id").rows()[1:3] == [
-        ("zoo/image/train/data-00000-of-00002/1",
-         "train/data-00000-of-00002.arrow::image.bytes#1", "train", "zoo/dog"),
-        ("zoo/image/train/data-00001-of-00002/0",
-         "train/data-00001-of-00002.arrow::image.bytes#0", "train", "zoo/cat"),
-    ]  # fmt: skip
-    assert table["split"].to_list() == ["train"] * 3 + ["val"]
-    assert manifest.items("caption")["text"].to_list() == [f"Number {n}." for n in range(4)]
-    assert rows_of(manifest) == [picture(n) for n in range(4)]
-    one = make("hf", saved / "train")
-    assert one.items("image")["uri"][0] == "data-00000-of-00002.arrow::image.bytes#0"
-    assert one.items("image")["split"].null_count() == 3
-
-
-@pytest.mark.parametrize("source", ["parquet", "hf"])
-def test_the_column_of_images_and_the_names_of_classes_are_those_of_the_description(
-    make, saved, tmp_path, source
-):
+def test_the_column_of_images_and_the_names_of_classes_are_those_of_the_description(make, tmp_path):
     table = hub_table([0, 1])
     told = table.schema.metadata[b"huggingface"].replace(b'"image"', b'"picture"')
     path = tmp_path / "x.parquet"
@@ -179,72 +135,10 @@ def test_the_column_of_images_and_the_names_of_classes_are_those_of_the_descript
     ):
         said = table.rename_columns(["picture", "label"])
         said = said.replace_schema_metadata({"huggingface": text})
-        if source == "parquet":
-            pq.write_table(said, path)
-        else:
-            path = saved / "validation"
-            arrow_file(path / "data-00000-of-00001.arrow", said)
+        pq.write_table(said, path)
         if match is not None:
             with pytest.raises(ManifestError, match=match):
-                make(source, path)
+                make("parquet", path)
             continue
         names = ["cat", "dog"] if b'"cat"' in text else ["0", "1"]
-        assert make(source, path).classes["name"].to_list() == names
-
-
-def arrow_file(path, table, **options):
-    with (
-        pa.OSFile(str(path), "wb") as sink,
-        pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(**options)) as out,
-    ):
-        out.write_table(table, max_chunksize=7)
-    return path
-
-
-def test_arrow_cells_in_any_order(tmp_path):
-    cells = [bytes([n]) * n for n in range(100)]
-    table = ArrowCells(arrow_file(tmp_path / "x.arrow", pa.table({"image": cells})))
-    for row in random.Random(0).sample(range(100), 100):
-        assert table.get("image", row) == cells[row]
-    with pytest.raises(ItemReadError, match="no row 100"):
-        table.get("image", 100)
-    with pytest.raises(ItemReadError, match="no column 'picture'"):
-        table.get("picture", 0)
-    table.close()
-
-
-def test_compressed_and_dictionary_arrow_is_refused(tmp_path):
-    table = pa.table({"image": [bytes(2**20)]})
-    path = arrow_file(tmp_path / "x.arrow", table, compression="zstd")
-    with pytest.raises(ManifestError, match="batches are compressed"):
-        ArrowCells(path)
-    path = arrow_file(
-        tmp_path / "y.arrow", pa.table({"image": pa.array(["a"]).dictionary_encode()})
-    )
-    with pytest.raises(ManifestError, match="dictionaries"):
-        ArrowCells(path)
-
-
-def test_offsets_that_lead_out_of_their_buffer_are_refused(tmp_path):
-    path = arrow_file(tmp_path / "x.arrow", pa.table({"image": [b"abcd", b"efgh"]}))
-    data = path.read_bytes()
-    offsets = struct.pack("<iii", 0, 4, 8)
-    assert data.count(offsets) == 1
-    path.write_bytes(data.replace(offsets, struct.pack("<iii", 0, 4, 2**30)))
-    with pytest.raises(ManifestError, match="truncated, damaged"):
-        ArrowCells(path)
-
-
-def test_every_damage_of_an_arrow_file_is_an_error_or_another_value(tmp_path):
-    good = arrow_file(tmp_path / "x.arrow", pa.table({"image": [b"abcd", b"efgh"]})).read_bytes()
-    path = tmp_path / "bad.arrow"
-    rng = random.Random(0)
-    for at in rng.sample(range(len(good)), 150):
-        path.write_bytes(good[:at] if at % 3 == 0 else good[:at] + b"\xff" + good[at + 1 :])
-        try:
-            table = ArrowCells(path)
-            for row in range(table.table.num_rows):
-                table.get("image", row)
-            table.close()
-        except (ManifestError, ItemReadError):
-            continue
+        assert make("parquet", path).classes["name"].to_list() == names

@@ -23,12 +23,14 @@ from featstore import open_store
 from featstore.identity import canonical_json, sha256_hex
 from featstore.store import DTYPES, MODES
 from featstore.store.layout import INTEGERS
-from featstore.store.records import KEY, SCHEMA
+from featstore.store.records import KEY
 from featstore.testing import item_table, write_set
 from tests.goldens import world
 from tests.goldens.store_bytes import SHARDS, write_store
 
-PAGE = Path(__file__).parents[3] / "docs" / "ref" / "convention.md"
+ROOT = Path(__file__).parents[3]
+PAGE = ROOT / "docs" / "ref" / "convention.md"
+SCHEMA = ROOT / "featstore" / "store" / "embeddings.schema.json"
 
 #: Heading of the page -> the program below it.
 PROGRAMS = dict(

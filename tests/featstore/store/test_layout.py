@@ -17,7 +17,6 @@ from featstore.store.layout import (
     PLAIN_BYTES,
     SHARD_BYTES,
     SetLayout,
-    cast_rows,
     convert_rows,
     decode,
     finite_rows,
@@ -114,7 +113,9 @@ def _cast(rows: list[list[float]], dtype: str, failed: tuple[str, ...] = ()) -> 
     array = np.array(rows)
     layout = plan_array(len(rows), array.shape[1], dtype)
     ids = [f"i/{i}" for i in range(len(rows))]
-    return cast_rows(array, ids, failed=failed, layout=layout, where="here")
+    data, check = convert_rows(array, ids, failed=failed, layout=layout, where="here")
+    check()
+    return data
 
 
 @pytest.mark.parametrize(
@@ -202,12 +203,12 @@ def test_rows_as_they_are_stored_are_not_copied_nor_changed(dtype):
     rows = np.ones((2, 3), dtype)
     layout = plan_array(2, 3, dtype)
     ids = ["i/0", "i/1"]
-    assert cast_rows(rows, ids, failed=("other",), layout=layout, where="here") is rows
-    blanked = cast_rows(rows, ids, failed=("i/1",), layout=layout, where="here")
+    assert convert_rows(rows, ids, failed=("other",), layout=layout, where="here")[0] is rows
+    blanked = convert_rows(rows, ids, failed=("i/1",), layout=layout, where="here")[0]
     np.testing.assert_array_equal(blanked, [[1, 1, 1], [np.nan] * 3])
     assert (rows == 1).all()
     mirrored = rows[:, ::-1]
-    assert cast_rows(mirrored, ids, failed=(), layout=layout, where="here").flags.c_contiguous
+    assert convert_rows(mirrored, ids, failed=(), layout=layout, where="here")[0].flags.c_contiguous
 
 
 @pytest.mark.parametrize("ask", ["numpy", "torch"])

@@ -97,7 +97,7 @@ def test_an_extended_set_reads_as_one_that_was_written_at_once(tmp_path, before,
         assert grown[name] == fresh[name]  # whatever a commit names stays as it is
     assert verify_store(tmp_path / "grown").problems == []
     for mode in MODES:
-        view = open_store(tmp_path / "grown", mode=mode, verify="full").view(KEY)  # type: ignore[arg-type]
+        view = open_store(tmp_path / "grown", mode=mode, verify="first-touch").view(KEY)  # type: ignore[arg-type]
         assert view.numpy(np.float32).tobytes() == _rows(1000)[:after].tobytes()
         assert view.items["item_id"].to_list() == _items(after)["item_id"].to_list()
     folder = tmp_path / "grown" / key / "embedding"
@@ -168,7 +168,7 @@ def test_failed_rows_stay_failed_or_are_tried_again(tmp_path):
     assert verify_store(tmp_path).problems == []
     for revision, failed in zip(store.revisions(KEY), [{1, 5}, {1, 5, 9}, {5}], strict=True):
         n = revision.commit.n
-        opened = open_store(tmp_path, verify="full")
+        opened = open_store(tmp_path, verify="first-touch")
         view = opened.view(KEY, revision=revision.commit.revision_id)
         good = [i for i in range(n) if i not in failed]
         assert view.numpy(np.float32).tobytes() == _rows(1000)[good].tobytes()
@@ -190,7 +190,7 @@ def test_disjoint_items_of_two_writers_both_survive(tmp_path):
             for block in writer.pending():
                 writer.write_block(block, _rows(1000)[writer.layout.block_slice(block)])
             writer.finish()
-    view = open_store(tmp_path, verify="full").view(KEY)
+    view = open_store(tmp_path, verify="first-touch").view(KEY)
     assert view.numpy(np.float32).tobytes() == _rows(1000)[:12].tobytes()
     assert view.items.equals(table)
     assert verify_store(tmp_path).problems == []
@@ -210,7 +210,7 @@ def test_many_appends_leave_few_parts(tmp_path, monkeypatch, limits):
     data = {name for name in tree(tmp_path / key) if "/c/" in name}
     assert data == {file.path for file in commit.layout.files}
     for mode in MODES:
-        view = open_store(tmp_path, mode=mode, verify="full").view(KEY)  # type: ignore[arg-type]
+        view = open_store(tmp_path, mode=mode, verify="first-touch").view(KEY)  # type: ignore[arg-type]
         assert view.numpy(np.float32).tobytes() == _rows(1000)[:73].tobytes()
     collect_garbage(tmp_path, grace=-1)
     for n, view in held:  # whatever was removed meanwhile

@@ -69,18 +69,19 @@ def test_removing_keeps_what_others_use(store_path, images, make_set):
 
 
 def test_thumbnails_merge_and_are_checked(tmp_path):
-    write_thumbnails(tmp_path, {"b": b"B", "a": b"A"})
-    write_thumbnails(tmp_path, {"c": b"C"})
-    assert read_thumbnails(tmp_path) == {"a": b"A", "b": b"B", "c": b"C"}
-    (path,) = tmp_path.glob("thumbnails-*.parquet")
+    folder = tmp_path / "birds" / "image"
+    write_thumbnails(folder, {"b": b"B", "a": b"A"})
+    write_thumbnails(folder, {"c": b"C"})
+    assert read_thumbnails(folder) == {"a": b"A", "b": b"B", "c": b"C"}
+    (path,) = folder.glob("thumbnails-*.parquet")
     before = path.stat().st_mtime_ns
-    write_thumbnails(tmp_path, {"a": b"A"})
+    write_thumbnails(folder, {"a": b"A"})
     assert path.stat().st_mtime_ns == before
-    unseal(tmp_path)
+    unseal(folder)
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(CorruptStoreError, match="was changed after it was written"):
-        read_thumbnails(tmp_path)
-    assert read_thumbnails(tmp_path / "none") == {}
+        read_thumbnails(folder)
+    assert read_thumbnails(folder / "none") == {}
 
 
 def test_bias_follows_the_selection(tmp_path, images, make_set):

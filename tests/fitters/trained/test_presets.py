@@ -110,7 +110,7 @@ def test_the_command_trains(store_path, tmp_path, capsys):
     assert len(facts["training"]["metric"]) == facts["training"]["epochs"]
     for method, word, said in [
         ("paper-mlp", "sequential=yes", "-s sequential has no effect without --captions"),
-        ("ridge", "epochs=3", "ridge has no setting 'epochs'. These have: paper-mlp, "),
+        ("ridge", "epochs=3", "These have it: paper-mlp, "),
     ]:
         assert headstock("fit", method, *given, "-s", word) == 2
         assert said in capsys.readouterr().err

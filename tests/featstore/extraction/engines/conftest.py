@@ -46,7 +46,7 @@ def whole(tmp_path_factory, pictures, choices):
     store = tmp_path_factory.mktemp("whole") / "store"
     results = extract_many(pictures, kind="image", encoders=choices, store=store, config=settled())
     assert [(result.new, result.failed) for result in results] == [(IMAGES - 1, 1)] * 2
-    assert featstore.open_store(store, verify="full").sets()
+    assert featstore.open_store(store, verify="first-touch").sets()
     return lasting(store)
 
 

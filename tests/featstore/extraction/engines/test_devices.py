@@ -52,7 +52,6 @@ def test_a_process_that_is_killed_ends_the_job_and_the_same_call_does_the_rest(
     ]
     assert seen[-1].rows_total == 2 * IMAGES
     assert 0 <= min(one.rows_done for one in seen) < max(one.rows_done for one in seen)
-    assert "ottleneck" in seen[-1].bottleneck
 
 
 def test_an_interruption_ends_every_process_and_one_alone_goes_on(
@@ -107,12 +106,9 @@ def test_all_devices_are_the_gpus_of_this_machine(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     assert parse_devices("all") == ["cuda:0", "cuda:1", "cuda:2"]
     assert parse_devices("cuda:0, cuda:2,cuda,cpu") == ["cuda:0", "cuda:2", "cuda", "cpu"]
-    with pytest.raises(EncoderError, match=r"no cuda:3: torch can use cuda:0, cuda:1, cuda:2\."):
-        parse_devices("cuda:2,cuda:3")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    for asked in ("all", "cuda:0"):
-        with pytest.raises(EncoderError, match=r"no GPU .* --device cpu,cpu"):
-            parse_devices(asked)
+    with pytest.raises(EncoderError, match=r"no GPU .* --device cpu,cpu"):
+        parse_devices("all")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Sets as files of other tools, and back: npy, safetensors, Parquet, HDF5, Zarr; a sink of Ray."""
+"""Sets as files of other tools, and back: npy, safetensors, Parquet, HDF5, Zarr."""
 
 from __future__ import annotations
 
@@ -557,8 +557,8 @@ def _files(form: str, out: Path, rows: Rows, *, text: bool) -> dict[str, Parts]:
         # clip-retrieval's folder, one part each.
         name = "text_emb" if text else "img_emb"
         found: dict[str, Parts] = {"metadata/metadata_0.parquet": [table_bytes(items)]}
-        found |= {} if rows.bias is None else {"bias.npy": npy_parts(rows.bias)}
-        return found | {f"{name}/{name}_0.npy": npy_parts(rows.data)}
+        found |= {} if rows.bias is None else {"bias.npy": _npy_parts(rows.bias)}
+        return found | {f"{name}/{name}_0.npy": _npy_parts(rows.data)}
     if form == "parquet":
         columns = {"embedding": rows.data} | ({} if rows.bias is None else {"bias": rows.bias})
         return {"": [table_bytes(items.with_columns(pl.Series(k, v) for k, v in columns.items()))]}
@@ -610,7 +610,7 @@ def _tensors(rows: Rows) -> dict[str, Any]:
     return found
 
 
-def npy_parts(data: np.ndarray) -> Parts:
+def _npy_parts(data: np.ndarray) -> Parts:
     """Return the parts of a .npy file: the array itself is not copied."""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(data))
