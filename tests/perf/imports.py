@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import subprocess
 import sys
@@ -11,12 +12,9 @@ from pathlib import Path
 from tests.perf.engine import PAIRS, Figure, figure_of
 
 #: The command lines whose help is asked for.
-HELPS = (
-    "headstock", "headstock store", "headstock extract", "headstock fit", "headstock eval",
-    "headstock eval run", "headstock eval task",
-)  # fmt: skip
+HELPS = ("headstock", "headstock store", "headstock extract", "headstock fit", "headstock eval run")
 CLICK = "import click"
-SKLEARN = "import sklearn.base"
+SKLEARN = "import sklearn.linear_model"
 FIT = """
 import numpy as np
 from fitters import Pairs, fit
@@ -28,6 +26,7 @@ fit("ridge", real=Pairs(x, x @ rng.standard_normal((16, 12))), rng=rng)
 
 def figures(_: Path) -> Iterator[Figure]:
     """Yield the lines of the group."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # modules are compiled by the warm runs
     for line in HELPS:
         words = [*line.split(), "--help"]
         code = f"import sys; sys.argv = {words}; from headstock.__main__ import main; main()"
