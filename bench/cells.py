@@ -80,15 +80,6 @@ def method_title(method: str) -> str:
     return _NOT_FITTED.get(method) or (known.label if known is not None else "") or method
 
 
-def _method_order() -> list[str]:
-    """Return methods as tables list them: baselines, the main one, trained ones, a user's own.
-
-    `METHODS` begins with the main one, and what is simpler follows.
-    """
-    closed = [name for name, method in METHODS.built_in.items() if not method.is_trained]
-    return list(dict.fromkeys([*_NOT_FITTED, *reversed(closed), *METHODS]))
-
-
 def source_name(source: str, n_pairs: str) -> str:
     """Return what a reader calls the data that a cell was fitted on."""
     name = SOURCE_NAMES.get(source, source)
@@ -151,12 +142,14 @@ def pairs_order(n_pairs: str) -> float:
 def in_order(frame: pl.DataFrame) -> pl.DataFrame:
     """Return the rows sorted as a reader expects: task, eval, direction, method, source, K."""
     keys = []
+    closed = [name for name, method in METHODS.built_in.items() if not method.is_trained]
     for column, known in (
         ("task", TASKS.built_in),
         ("eval", EVALS),
         ("options", [""]),
         ("direction", DIRECTION_ORDER),
-        ("method", _method_order()),
+        # Baselines, the main one, trained ones, a user's own: METHODS begins with the main one.
+        ("method", dict.fromkeys([*_NOT_FITTED, *reversed(closed), *METHODS])),
         ("source", SOURCE_NAMES),
     ):
         if column in frame.columns:
@@ -168,11 +161,7 @@ def in_order(frame: pl.DataFrame) -> pl.DataFrame:
     numbers = (name for name in ("clusters", "head_size") if name in frame.columns)
     keys += [pl.col(name).fill_null(0) for name in numbers]
     if "n_pairs" in frame.columns:
-        keys.append(
-            pl.when(pl.col("n_pairs") == "all")
-            .then(float("inf"))
-            .otherwise(pl.col("n_pairs").str.strip_suffix("/class").cast(pl.Float64, strict=False))
-        )
+        keys.append(pl.col("n_pairs").map_elements(pairs_order, return_dtype=pl.Float64))
     return frame.sort(keys, maintain_order=True)
 
 

@@ -321,7 +321,9 @@ def read_corpus(store: FeatureStore, run: Run) -> Corpus:
         key: _layer(_view(store, key, revision), images)
         for key, revision in zip(data.layer_sets, data.layer_revisions, strict=True)
     }
-    names, prompts, captions, head, seen = _no_items(), None, None, None, None
+    none = np.empty(0, dtype=np.str_)
+    names = Items(none, none, np.empty((0, 0), dtype=np.float32))
+    prompts = captions = head = seen = None
     pair_names = None
     texts: list[EmbeddingsView] = []
     if data.name_set:
@@ -390,11 +392,6 @@ def _layer(view: EmbeddingsView, images: Items) -> NDArray[np.float32]:
             "Layers are compared on the same images: extract them from the same manifest."
         )
     return view.take(places).numpy()
-
-
-def _no_items() -> Items:
-    none = np.empty(0, dtype=np.str_)
-    return Items(none, none, np.empty((0, 0), dtype=np.float32))
 
 
 def needs_prompts(run: Run) -> bool:

@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from featstore.errors import FeatstoreError, ManifestError, needs_extra
 from featstore.identity import canonical_json, sha256_hex
+from featstore.manifest_files import open_plain
 
 if TYPE_CHECKING:
     import numpy as np
@@ -133,6 +134,16 @@ def decode_image(
         # struct.error, zlib.error, EOFError, IndexError, ...): each means a bad image.
         said = getattr(err, "strerror", None) or " ".join(str(err).split()) or type(err).__name__
         raise ImageError(f"Cannot decode {label}: {said.rstrip('.')}.") from err
+
+
+def declared_pixels(path: Path) -> int:
+    """Return how many pixels the header of an image file declares; 0 where that is not known.
+
+    Known they are where Pillow is installed, of the files that it can open.
+    """
+    with suppress(Exception), open_plain(path) as file, opened_image(file, FORMATS) as image:
+        return image.width * image.height
+    return 0
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args
+from typing import Any, Literal, get_args
 
 import polars as pl
 import tomli_w
@@ -227,7 +227,7 @@ def validate_classes(classes: pl.DataFrame) -> None:
     """
     table = conform_classes(classes)
     if table.is_empty():
-        _fail("The label set has no class. Give at least one, or none at all.")
+        raise ManifestError("The label set has no class. Give at least one, or none at all.")
     _check_ids(table, "class_id", "classes")
     repeated = table.filter(pl.col("class_id").is_duplicated())["class_id"].unique().sort()
     _refuse(repeated, "{n} class ids are repeated: {first}. Make them unique.")
@@ -236,7 +236,7 @@ def validate_classes(classes: pl.DataFrame) -> None:
         _refuse(lost, f"{{n}} classes have no {column}: {{first}}.")
     indices = table["index"].sort().to_list()
     if indices != list(range(table.height)):
-        _fail(
+        raise ManifestError(
             f"The indices of {table.height:,} classes must be 0 to {table.height - 1:,}, each "
             f"once; got {listed(indices)}. The index is the row of a classification head."
         )
@@ -313,10 +313,6 @@ def _check_class_ids(table: pl.DataFrame, kind: str, classes: pl.DataFrame | Non
 
 
 _NOTHING = pl.DataFrame(schema={"item_id": pl.String, "split": pl.String})
-
-
-def _fail(msg: str) -> NoReturn:
-    raise ManifestError(msg)
 
 
 def _refuse(found: pl.Series, text: str, **more: str) -> None:

@@ -314,7 +314,9 @@ def find_work(root: Path) -> dict[str, list[dict[str, Any]]]:
 def _described(kind: str, folder: Path, sign: str) -> dict[str, Any]:
     """Return what there is to say of a thing whose `sign`, a file or a folder, lies in `folder`."""
     path = folder / sign if kind == "reports" else folder
-    facts: dict[str, Any] = {"path": str(path), "changed": _utc(_last_change(folder / sign))}
+    moment = datetime.fromtimestamp(_last_change(folder / sign), UTC)
+    changed = moment.isoformat(timespec="microseconds")  # always so: it is sorted as text
+    facts: dict[str, Any] = {"path": str(path), "changed": changed}
     try:
         facts |= _FACTS[kind](path) if kind in _FACTS else {}
     except (FeatstoreError, OSError, AttributeError, TypeError) as err:
@@ -328,11 +330,6 @@ def _last_change(path: Path) -> float:
         return path.stat().st_mtime
     except OSError:  # it went away meanwhile, or a link leads nowhere
         return 0.0
-
-
-def _utc(seconds: float) -> str:
-    """Return a time as ISO 8601 to the microsecond: what is sorted and compared as text."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds")
 
 
 def _store_sign(names: set[str]) -> list[str]:

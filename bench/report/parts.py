@@ -331,7 +331,7 @@ def _lines(
     best = {m: float(block[m].max()) for m in metrics}  # type: ignore[arg-type]
     # Best value of each method with a head or real pairs; chance comes last.
     tops: dict[str, float] = {"chance": -1.0}
-    lines = []
+    lines, roles = [], {"chance": "muted", "conse": "conse"}
     for (method,), of_method in block.group_by(["method"], maintain_order=True):
         name, extra = str(method), varying(of_method)
         for (source, *_), rows in of_method.group_by(["source", *extra], maintain_order=True):
@@ -343,7 +343,7 @@ def _lines(
                 "source": (
                     "" if name == "chance" else _row_name(rows.row(0, named=True), keys, extra)
                 ),
-                "role": _role(name, str(source)),
+                "role": roles.get(name) or SOURCE_STYLES.get(str(source), ("muted",))[0],
                 "control": source in CONTROLS,
                 "cells": [[one] for one in shades[0]] if len(keys) == 1 else shades,
             }
@@ -368,12 +368,6 @@ def _row_name(row: dict[str, Any], keys: Sequence[str], extra: Sequence[str]) ->
     ]
     settings = ", ".join(filter(None, known))
     return f"{name} ({settings})" if settings else name
-
-
-def _role(method: str, source: str) -> str:
-    if method in ("chance", "conse"):
-        return {"chance": "muted"}.get(method, method)
-    return SOURCE_STYLES.get(source, ("muted",))[0]
 
 
 def _shades(

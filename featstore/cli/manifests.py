@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from featstore.command_line import (
     print_json,
     setting_option,
 )
-from featstore.errors import ManifestError, unknown_name
+from featstore.errors import ManifestError, listed, unknown_name
 from featstore.options import (
     Option,
     Owners,
@@ -130,6 +129,7 @@ def make_command(
         default_name,
         guessed,
         make_manifest,
+        oddities,
     )
 
     if source is None:
@@ -147,23 +147,18 @@ def make_command(
             manifest = write_label_set(location, out, name=name, prompts=choice)
         else:
             manifest = make_manifest(source, location, out, name=name, options=options)
+        odd = oddities(manifest)
     document = {
         "name": manifest.name,
         "folder": str(out),
         "root": str(manifest.root),
         "classes": 0 if manifest.classes is None else manifest.classes.height,
         "items": manifest.facts["counts"],
+        "odd": [{"what": what, "names": names} for what, names in odd],
     }
     parts: list[Any] = [f"Made {manifest.name} in {out}. Its files are in {manifest.root}."]
     parts.append(counts_table(document["classes"], document["items"]))
-    alike: dict[str, list[str]] = {}
-    for one in [] if manifest.classes is None else manifest.classes["name"]:
-        alike.setdefault(re.sub(r"[\W_]+|s\b", "", one.lower()), []).append(one)
-    parts += [
-        (warning("names nearly equal:"), f" {', '.join(names)}")
-        for names in alike.values()
-        if len(names) > 1
-    ]
+    parts += [(warning(f"{what}:"), f" {listed(names)}") for what, names in odd]
     answer(document, *parts, as_json=as_json)
 
 

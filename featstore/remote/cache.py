@@ -148,14 +148,6 @@ class Cache:
         shutil.rmtree(self.root / "stores", ignore_errors=True)
         return shards
 
-    def check_room(self, n_bytes: int, *, what: str) -> None:
-        """Raise CacheFullError if `n_bytes` of one set can never be held."""
-        if n_bytes > self.limit:
-            raise CacheFullError(
-                f"{what} needs {n_bytes:,} bytes of the cache {self.root}, which may hold "
-                f"{self.limit:,}. Set HEADSTOCK_CACHE_SIZE higher, or read fewer rows at once."
-            )
-
 
 def user_cache() -> Cache:
     """Return the cache of remote stores, a folder of the user's cache.
@@ -515,8 +507,13 @@ class RemoteRows(Rows):
         spans = list(plan_spans(wanted, self._layout, whole=not self._objects.has_ranges))
         block_bytes = self._layout.block_rows * self._layout.row_bytes
         n_new = sum(span.last - span.first + 1 for span in spans)
-        held = int(state.have.sum()) + n_new
-        self._cache.check_room(held * block_bytes, what=f"{self._objects.address}/{self._key}")
+        needed = (int(state.have.sum()) + n_new) * block_bytes
+        if needed > self._cache.limit:
+            raise CacheFullError(
+                f"{self._objects.address}/{self._key} needs {needed:,} bytes of the cache "
+                f"{self._cache.root}, which may hold {self._cache.limit:,}. Set "
+                "HEADSTOCK_CACHE_SIZE higher, or read fewer rows at once."
+            )
         with ThreadPoolExecutor(REQUESTS, "fetch") as pool:
             list(pool.map(lambda span: self._fetch_span(span, state, progress), spans))
         self._cache.trim(keep=set(self._names))

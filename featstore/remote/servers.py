@@ -7,7 +7,7 @@ import functools
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from datetime import timedelta
@@ -590,7 +590,9 @@ class BucketObjects(Objects):
             if span not in (None, tuple(answer.range)):
                 raise TransientError(f"bytes {answer.range} came instead of {span}")
             facts, pieces = answer.meta, _streamed(answer)
-            yield Answer(int(facts["size"]), _tag(facts), span is not None, pieces)
+            # What a file is known by: its ETag, and its version, which Google's store goes by.
+            tag = "\n".join(filter(None, (facts.get("e_tag") or "", facts.get("version"))))
+            yield Answer(int(facts["size"]), tag, span is not None, pieces)
         except RemoteStoreError:
             raise
         except self._caught as err:
@@ -622,8 +624,3 @@ def _streamed(answer: Any) -> Iterator[memoryview]:
 
 def _fault(err: Exception) -> str:
     return one_line(str(err).split("\n\nDebug source:")[0])
-
-
-def _tag(facts: Mapping[str, Any]) -> str:
-    """Return what a file is known by: its ETag, and its version, which Google's store goes by."""
-    return "\n".join(filter(None, (facts.get("e_tag") or "", facts.get("version"))))

@@ -12,10 +12,12 @@ from typing import Any
 
 from featstore.address import Address
 from featstore.errors import FeatstoreError, ManifestError, lookup
+from featstore.images import MAX_PIXELS, declared_pixels
 from featstore.manifest import Manifest, check_name, write_manifest
-from featstore.manifest_files import take_folder
+from featstore.manifest_files import parse_locator, take_folder
 from featstore.plugins import Registry, first_line
 from featstore.sources import find_place
+from featstore.sources.pictures import empty_folders
 from featstore.sources.tables import COLUMN_OPTIONS, Found, Request
 
 _SPLIT = {"split": "split of every item"}
@@ -223,6 +225,27 @@ def make_manifest(
     return write_manifest(
         folder, facts=facts, tables=found.tables, classes=found.classes, data_root=found.root
     )
+
+
+def oddities(manifest: Manifest) -> list[tuple[str, list[str]]]:
+    """Return what a person should look at in a manifest that was made: what is odd, and names.
+
+    Classes whose names are nearly equal; class folders that hold no image; and, where Pillow is
+    installed, image files whose header declares more pixels than an extraction takes.
+    """
+    alike: dict[str, list[str]] = {}
+    for name in [] if manifest.classes is None else manifest.classes["name"]:
+        alike.setdefault(re.sub(r"[\W_]+|s\b", "", name.lower()), []).append(name)
+    odd = [("names nearly equal", names) for names in alike.values() if len(names) > 1]
+    root, images = manifest.root, manifest.tables.get("image")
+    if isinstance(root, Path) and images is not None:
+        files = [uri for uri in images["uri"].drop_nulls() if parse_locator(uri) is None]
+        if manifest.facts["source"]["kind"] == "class-folders":
+            odd.append(("classes without images", empty_folders(root, files)))
+        large = [uri for uri in files if declared_pixels(root / uri) > MAX_PIXELS]
+        what = f"images of more than {MAX_PIXELS:,} pixels (extract -s max_pixels=N takes them)"
+        odd.append((what, large))
+    return [(what, names) for what, names in odd if names]
 
 
 def default_name(path: Path | Address) -> str:

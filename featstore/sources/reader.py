@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import lru_cache, partial
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from featstore.address import Address
 from featstore.errors import (
@@ -260,13 +260,13 @@ class ByteReader:
         """
         uri = item.get("uri")
         if not isinstance(uri, str):
-            _fail(f"The item {item.get('item_id')!r} has no uri.")
+            raise ItemReadError(f"The item {item.get('item_id')!r} has no uri.")
         locator = parse_locator(uri)
         digest = item.get("content_sha256")
         far = isinstance(self._root.place, Address)
         if (locator is not None or far) and not digest:
             what = "lies on a server" if locator is None else "is a part of a file"
-            _fail(f"{uri!r} {what} but has no content_sha256; it is not read.")
+            raise ItemReadError(f"{uri!r} {what} but has no content_sha256; it is not read.")
         try:
             if locator is None:
                 data = self._root.read(uri, limit=self._max_bytes)
@@ -281,25 +281,27 @@ class ByteReader:
         except OSError as err:
             raise ItemReadError(f"Cannot read {uri!r}: {err.strerror or err}.") from err
         if digest and sha256_hex(data) != digest:
-            _fail("the file differs from the manifest (its content hash changed); build it again")
+            raise ItemReadError(
+                "the file differs from the manifest (its content hash changed); build it again"
+            )
         return data
 
     def _read_member(self, file: str, part: str, item: Mapping[str, Any]) -> bytes:
         offset, size = item.get("byte_offset"), item.get("byte_size")
         if type(offset) is not int or type(size) is not int or offset < 0 or size < 0:
-            _fail(f"{part!r} of {file!r} has no byte_offset and byte_size.")
+            raise ItemReadError(f"{part!r} of {file!r} has no byte_offset and byte_size.")
         check_size(part, size, self._max_bytes)
         with self._opening:
             tar = self._tars(file)
         data = tar.read_at(offset, size)
         if len(data) < size:
-            _fail(f"{file!r} ends inside {part!r}; it is truncated.")
+            raise ItemReadError(f"{file!r} ends inside {part!r}; it is truncated.")
         return data
 
     def _read_cell(self, file: str, part: str) -> bytes:
         cell = _CELL.fullmatch(part)
         if cell is None:
-            _fail(f"{part!r} of {file!r} is not column#row.")
+            raise ItemReadError(f"{part!r} of {file!r} is not column#row.")
         with self._opening:
             table = self._tables(file)
         data = table.get(cell[1], int(cell[2]))
@@ -337,7 +339,3 @@ def check_bytes(manifest: Manifest) -> None:
             raise ManifestError(
                 f"{len(lost):,} {kind} items cannot be read: {'; '.join(lost[:SHOWN])}"
             )
-
-
-def _fail(msg: str) -> NoReturn:
-    raise ItemReadError(msg)

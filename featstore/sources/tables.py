@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, NoReturn
+from typing import Any
 
 import polars as pl
 
@@ -123,7 +123,7 @@ class ItemCollector:
         held = self._images.setdefault(item, row)
         old, new = ((one["uri"], one["label"], one.get("split")) for one in (held, row))
         if held is not row and not (again and old == new):
-            _fail(
+            raise ManifestError(
                 f"The key {key!r} is repeated: file, label and split are {old} and {new}. Ids come "
                 "from keys, so each must be unique; rename one or give a column of ids."
             )
@@ -140,7 +140,7 @@ class ItemCollector:
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             return
         if self.label_names not in (None, names):
-            _fail(f"{where} lists other class names than what was read before it.")
+            raise ManifestError(f"{where} lists other class names than what was read before it.")
         self.label_names = names
 
     def caption(self, parent: str, text: str) -> None:
@@ -157,7 +157,7 @@ class ItemCollector:
         number = self._counts.get(parent, 0)
         self._counts[parent] = number + 1
         if "\0" in text:
-            _fail(f"A caption of {parent!r} holds a NUL; it is not text.")
+            raise ManifestError(f"A caption of {parent!r} holds a NUL; it is not text.")
         key = f"{parent.removeprefix(f'{self.dataset}/image/')}#{number}"
         row = {"item_id": f"{self.dataset}/caption/{key}", "text": text.strip()}
         facts: dict[str, Any] = {
@@ -174,7 +174,9 @@ class ItemCollector:
             If there is nothing.
         """
         if not self._images:
-            _fail("The source holds no image (.jpg, .png, .webp …). Say how to read it by --as.")
+            raise ManifestError(
+                "The source holds no image (.jpg, .png, .webp …). Say how to read it by --as."
+            )
         classes = self._classes()
         rows = list(self._images.values())
         for row in rows:
@@ -240,16 +242,12 @@ def _split_facts(split: str | None) -> dict[str, str]:
 
 def _checked(key: str, where: str) -> str:
     if not key:
-        _fail(f"{where!r} has an empty key.")
+        raise ManifestError(f"{where!r} has an empty key.")
     try:
         key.encode("utf-8")
-    except UnicodeEncodeError:
-        _fail(f"The key {key!r} is not UTF-8. Rename it.")
+    except UnicodeEncodeError as err:
+        raise ManifestError(f"The key {key!r} is not UTF-8. Rename it.") from err
     return key
-
-
-def _fail(msg: str) -> NoReturn:
-    raise ManifestError(msg)
 
 
 @dataclass(frozen=True)

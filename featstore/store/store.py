@@ -347,8 +347,13 @@ class FeatureStore:
         IncompleteEmbeddingsError
             If the only fit is a set whose extraction has not finished.
         """
-        _check_text(name)
-        matches = self._find(name)
+        if not isinstance(name, str):
+            raise TypeError(
+                f"The name of a set is a text such as 'stamps/image/resnet50'; got {name!r}. "
+                "`sets()` lists what there is."
+            )
+        wanted, keys = name.strip("/"), self.log.sets if self._pins is None else self._pins
+        matches = [wanted] if wanted in keys else match_names(wanted, keys)
         if len(matches) > 1:  # a set is meant before those that were derived from it
             found = [one for one in matches if not self._info(one).derived]
             matches = found if len(found) == 1 else matches
@@ -559,11 +564,6 @@ class FeatureStore:
     def _ipython_key_completions_(self) -> list[str]:
         return self.keys()
 
-    def _find(self, name: str) -> list[str]:
-        """Return the keys of the sets that a name fits."""
-        wanted, keys = name.strip("/"), self.log.sets if self._pins is None else self._pins
-        return [wanted] if wanted in keys else match_names(wanted, keys)
-
     def _info(self, name: str, revision: str | None = None, *, log: Log | None = None) -> SetInfo:
         key = SetKey(*name.split("/"))
         directory = key.directory(self.root)
@@ -586,15 +586,6 @@ class FeatureStore:
         if chosen is not None:
             commit = commit.at(_published(name, commit.published, chosen))
         return SetInfo(key, commit)
-
-
-def _check_text(name: object) -> None:
-    """Raise TypeError if what should be the name of a set is no text."""
-    if not isinstance(name, str):
-        raise TypeError(
-            f"The name of a set is a text such as 'stamps/image/resnet50'; got {name!r}. `sets()` "
-            "lists what there is."
-        )
 
 
 def _published(key: str, published: Sequence[str], revision: str) -> str:

@@ -195,13 +195,6 @@ def join_ids(x: pl.Series | np.ndarray, y: pl.Series | np.ndarray) -> tuple[np.n
     return joined["x"].to_numpy(), joined["y"].to_numpy()
 
 
-def values_of(column: pl.Series) -> str:
-    """Return the first few values of a column, for an error message."""
-    values = column.drop_nulls().unique().sort().to_list()
-    shown = ", ".join(repr(value) for value in values[:8]) or "no value"
-    return shown + (f" and {len(values) - 8:,} more" if len(values) > 8 else "")
-
-
 def check_items_file(path: Path, facts: Mapping[str, Any]) -> None:
     """Raise CorruptStoreError unless the item table is there and as large as its commit says."""
     try:

@@ -30,7 +30,7 @@ from featstore.identity import canonical_json, sha256_hex
 from featstore.matrices import BIAS, EMBEDDING
 from featstore.store.layout import DTYPES, INTEGERS, decode
 from featstore.store.rows import Mode, Rows, Verify, row_numbers
-from featstore.store.tables import ItemTable, closest, join_ids, values_of
+from featstore.store.tables import ItemTable, closest, join_ids
 from featstore.terminal import SHOWN, Card, printable
 
 if TYPE_CHECKING:
@@ -304,7 +304,10 @@ class Selection:
             keep &= found.fill_null(value=False)
         chosen = np.flatnonzero(keep.to_numpy())
         if not chosen.size:
-            values = "; ".join(f"{name} has {values_of(self.items[name])}" for name in equal)
+            values = "; ".join(
+                f"{name} has {listed(self.items[name].drop_nulls().unique().sort(), shown=8)}"
+                for name in equal
+            )
             message = ", ".join(f"{name}={value!r}" for name, value in equal.items())
             raise EmptySelectionError(
                 f"{self.key} has no item with {message or 'these conditions'}. {values}".strip()

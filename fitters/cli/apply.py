@@ -135,7 +135,11 @@ def apply_command(alignment: Path, store: StorePlace | None, as_json: bool, **gi
             gallery = gallery.class_texts() if "/class_name/" in gallery.key else gallery
             candidates = project_view(fitted, gallery)
         rows, labels = _projected(fitted, opened, query, bar)
-        _check_suffix(query.out, method, ".npz" if issparse(rows) else ".npy")
+        suffix = ".npz" if issparse(rows) else ".npy"
+        if query.out is not None and query.out.suffix != suffix:
+            raise usage_error(
+                f"Projections of {method} are written as {suffix}; got {query.out.name!r}."
+            )
         answer: dict[str, Any] = {"alignment": str(alignment), "rows": rows.shape[0]}
         if opened is not None and gallery is not None:
             scored = _scored(query, opened, fitted, rows, candidates)
@@ -213,11 +217,6 @@ def _completed(query: Query, store: FeatureStore, fitted: Alignment) -> Query:
             taken["weights"] = take("weights", choice.weights)
     say_taken()
     return replace(query, **taken)
-
-
-def _check_suffix(out: Path | None, method: Any, suffix: str) -> None:
-    if out is not None and out.suffix != suffix:
-        raise usage_error(f"Projections of {method} are written as {suffix}; got {out.name!r}.")
 
 
 def _check(query: Query, given: Mapping[str, Any]) -> None:

@@ -523,12 +523,15 @@ def _logistic(
     from sklearn.linear_model import LogisticRegression
 
     _, labels, masses = shots.with_prototypes(mass)
+    # Weights whose sum is the same in every class, and the same as before in all.
+    of_class = np.bincount(labels, weights=masses, minlength=shots.n_classes)
+    weights = masses * (masses.sum() / shots.n_classes / of_class[labels])
     model = LogisticRegression(C=strength, tol=TOLERANCE, max_iter=max_iter)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         # One or two shots a class look like the values of a regression to it.
         warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
-        model.fit(rows, labels, sample_weight=_balanced(masses, labels, shots.n_classes))
+        model.fit(rows, labels, sample_weight=weights)
     weight, bias = model.coef_, model.intercept_
     if shots.n_classes == 2:
         # Of two classes scikit-learn gives the difference.
@@ -539,11 +542,3 @@ def _logistic(
     if shots.prototypes is not None:
         facts["mix"] = mass
     return LinearClassifier(weight.astype(np.float32), bias.astype(np.float32), facts)
-
-
-def _balanced(
-    masses: npt.NDArray[np.float64], labels: Labels, n_classes: int
-) -> npt.NDArray[np.float64]:
-    """Return masses whose sum is the same in every class, and the same as before in all."""
-    of_class = np.bincount(labels, weights=masses, minlength=n_classes)
-    return masses * (masses.sum() / n_classes / of_class[labels])

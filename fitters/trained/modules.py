@@ -320,12 +320,6 @@ def devise_loss(
     return hinge.sum(dim=1).mean()
 
 
-def first_bias(batch: int) -> float:
-    """Return SigLIP's first bias, log(p / (1 − p)) with p = 1 / batch: as many yes as there are."""
-    p = 1 / max(batch, 2)
-    return math.log(p / (1 - p))
-
-
 def structure_penalty(
     before: Tensor,
     after: Tensor,
@@ -395,7 +389,8 @@ class PairObjective(Objective):
                 self._begun = True
                 self.log_scale.fill_(-math.log(self.settings.temperature))
                 given = self.settings.logit_bias
-                start = first_bias(self.batch_size) if given is None else float(given)
+                # SigLIP's first bias, log(p / (1 - p)) with p = 1 / batch: as many yes as there are
+                start = -math.log(max(self.batch_size, 2) - 1) if given is None else float(given)
                 self.shift.fill_(start if self.settings.loss == "siglip" else 0.0)
             elif self._learns:
                 low = -math.log(self.settings.temperature_high)

@@ -115,9 +115,3 @@ def test_ls_and_show(call, source, tmp_path):
     (out / "images/food/apple.png").write_bytes(b"another")
     assert call("show", out).exit_code == 0
     assert "'stamps/food/apple'" in call("store", "verify", out).output
-
-
-def test_names_that_are_nearly_equal_are_told(call, tmp_path):
-    (tmp_path / "things.txt").write_text("Sea bird\nowl\nsea-birds\n")
-    alike = call("data", "make", tmp_path / "things.txt", "-o", tmp_path / "things")
-    assert "names nearly equal: Sea bird, sea-birds" in alike.stdout

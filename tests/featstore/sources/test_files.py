@@ -59,10 +59,7 @@ def test_folders_named_as_splits_are_splits(make, tmp_path):
 
 
 def test_class_folders_have_sorted_classes_and_prompts(make, tmp_path):
-    root = write(
-        tmp_path / "pets",
-        {"dog/a.png": picture(1), "cat/deep/b.png": picture(2), "Great Dane/a.png": picture(3)},
-    )
+    root = write(tmp_path / "pets", {"dog/a.png": 1, "cat/deep/b.png": 2, "Great Dane/a.png": 3})
     manifest = make("class-folders", root)
     assert manifest.classes.select("class_id", "index", "name").rows() == [
         ("zoo/Great Dane", 0, "Great Dane"), ("zoo/cat", 1, "cat"), ("zoo/dog", 2, "dog"),
@@ -84,16 +81,10 @@ def test_classes_that_are_numbers_are_in_the_order_of_numbers(make, tmp_path):
 
 
 def test_captions_of_the_same_stem_one_a_line(make, tmp_path):
-    root = write(
-        tmp_path / "pairs",
-        {
-            "test/a.jpg": picture(1, "JPEG"),
-            "test/a.txt": "\ufeffA cat.\r\n\r\n  Zwölf Hunde 犬 \nA cat.\n",
-            "test/b.png": picture(2),
-            "test/readme.txt": "about this folder",
-        },
-    )
-    manifest = make("captions", root)
+    text = "\ufeffA cat.\r\n\r\n  Zwölf Hunde 犬 \nA cat.\n"
+    files = {"a.jpg": 1, "a.txt": text, "b.png": 2, "readme.txt": "about this folder"}
+    write(tmp_path / "pairs/test", files)
+    manifest = make("captions", tmp_path / "pairs")
     assert manifest.items("caption").select("item_id", "text", "parent_id", "split").rows() == [
         ("zoo/caption/test/a.jpg#0", "A cat.", "zoo/image/test/a.jpg", "test"),
         ("zoo/caption/test/a.jpg#1", "Zwölf Hunde 犬", "zoo/image/test/a.jpg", "test"),

@@ -66,9 +66,7 @@ def test_make_and_show(photos, tmp_path, capsys):
     assert document["items"] == {"image": {"test": 2, "total": 2}}
     assert read_manifest(out).facts["source"] == {"kind": "folder", "options": {"split": "test"}}
     code, text, _ = run(capsys, "data", "make", photos, "-o", tmp_path / "two")
-    assert (
-        text.splitlines()[0] == f"Made my-photos in {tmp_path / 'two'}. Its files are in {photos}."
-    )
+    assert text.startswith(f"Made my-photos in {tmp_path / 'two'}. Its files are in {photos}.\n")
     assert run(capsys, "store", "verify", out)[0] == 0
     write(photos, {"a.png": picture(7)})
     code, _, error = run(capsys, "store", "verify", out)
@@ -76,16 +74,34 @@ def test_make_and_show(photos, tmp_path, capsys):
     assert "'p/image/a.png'" in error
 
 
+def test_what_is_odd_is_told(tmp_path, monkeypatch, capsys):
+    (tmp_path / "things.txt").write_text("Sea bird\nowl\nsea-birds\n")
+    _, text, _ = run(capsys, "data", "make", tmp_path / "things.txt", "-o", tmp_path / "things")
+    assert "names nearly equal: 'Sea bird', 'sea-birds'" in text
+    files = {"owls/a.png": 1, "sea/x/b.jpg": 2, "owls/broken.png": "no picture",
+             "jays/x/y.txt": "none", ".hidden/y.txt": "none"}  # fmt: skip
+    photos = write(tmp_path / "photos", files)
+    made = ("data", "make", photos, "-o", tmp_path / "m", "--as", "class-folders")
+    monkeypatch.setattr("featstore.sources.making.MAX_PIXELS", 47)  # pictures are 8 x 6
+    odd = json.loads(run(capsys, *made, "--json")[1])["odd"]
+    assert [one["names"] for one in odd] == [["jays"], ["owls/a.png", "sea/x/b.jpg"]]
+    assert "images of more than 47 pixels (extract -s max_pixels=N takes" in run(capsys, *made)[1]
+    assert "without images" not in run(capsys, *made[:-1], "folder")[1]
+    monkeypatch.setattr("featstore.sources.making.MAX_PIXELS", 48)
+    assert "pixels" not in run(capsys, *made)[1]
+    split = {f"{one}/{path}": data for one in ("train", "val") for path, data in files.items()}
+    del split["train/sea/x/b.jpg"]  # below splits: train has no sea, and no folder of it
+    write(tmp_path / "split", split | {"val/empty/y.txt": "none"})
+    _, text, _ = run(capsys, *made[:2], tmp_path / "split", "-o", tmp_path / "s", *made[-2:])
+    assert "classes without images: 'train/jays', 'val/empty', 'val/jays'" in text
+
+
 @pytest.mark.parametrize(
     ("args", "code", "match"),
     [
         (["x", "--as", "foldr"], 2, "No source named 'foldr'.*Did you mean 'folder'"),
         ([".", "--as", "folder", "-s", "split"], 2, "setting split of folder has no value"),
-        (
-            [".", "--as", "folder", "-s", "a=1", "-s", "a=2"],
-            2,
-            "No setting named 'a' of folder. Known settings: split",
-        ),
+        ([".", "--as", "folder", "-s", "a=1"], 2, "named 'a' of folder. Known settings: split"),
         ([".", "--as", "folder", "--prompts", "name"], 2, "Prompts are for a list of classes"),
         (["gone", "--as", "folder"], 1, "No such file"),
         (["gone"], 1, "The location 'gone' cannot be"),
