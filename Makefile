@@ -34,7 +34,8 @@ help:
 	@echo "make tables  write the tables and screens of docs/ from the demo and the validation that ran"
 	@echo "make mutants   break lines one by one, of which the tests must see each"
 	@echo "make goldens   pin rows, results and choices anew, after a change that is meant to change them"
-	@echo "make faults  kill and refuse every command at every place; writes docs/measurements/reliability.md"
+	@echo "make faults  kill and refuse every command at every place, and run every other one in its"
+	@echo "             gaps; writes docs/measurements/reliability.md"
 	@echo "make gpu     on a machine with a GPU: rows against the CPU, speed against the bare model;"
 	@echo "             gpu-offline: where there is no network, with what gpu-wheels has downloaded"
 
@@ -117,6 +118,8 @@ test-fast: $(DEV)
 
 # What needs an extra is skipped and says so; an import that no extra explains fails. LOWEST=1
 # installs the lowest versions that pyproject.toml allows, with a Python that has them: 3.11.
+test-minimal: export HEADSTOCK_FAULTS =
+test-minimal: export HEADSTOCK_FUZZ_EXAMPLES = 100
 test-minimal:
 	@$(python_is_new_enough)
 	$(PYTHON) -m venv --clear $(FRESH)/minimal
@@ -177,6 +180,7 @@ goldens: $(DEV)
 faults: $(DEV)
 	$(BIN)/python -m tests.faults.matrix --out docs/data/reliability.json
 	$(BIN)/python -m tests.faults.matrix --more 20 20 5 --out docs/data/reliability_more.json
+	$(BIN)/python -m tests.faults.interleavings --out docs/data/interleavings.json
 	$(BIN)/python -m tests.tables write
 
 gpu: $(DEV)
