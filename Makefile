@@ -16,7 +16,7 @@ UNUSED := /(tests|moto|debugpy|transformers/models|ray/(rllib|serve|tune|train|l
 compiled = $(1)/bin/python -m compileall -qq -j 0 -x '$(UNUSED)' $(1)/lib || true
 
 .PHONY: demo test test-fast test-minimal test-long check lock perf gpu gpu-wheels gpu-offline format clean help \
-  validate-statistics tables faults docs mutants goldens
+  validate-statistics tables faults docs mutants goldens test-lowest test-demo test-extend test-millions
 
 help:
 	@echo "make demo    build a store from real models and images, fit, benchmark, draw the report"
@@ -129,16 +129,31 @@ test-minimal:
 	$(call compiled,$(FRESH)/minimal)
 	$(FRESH)/minimal/bin/python -m pytest -p tests.minimal $(SIDE_BY_SIDE)
 
-# Beside `make test`: hours. The demo in an environment of its own shows that `demo` is enough.
+# Beside `make test`: hours. build/long.txt says how long each part took; docs/data/long.txt is that of
+# the last whole run.
+LONG = test faults docs mutants validate-statistics test-minimal test-lowest test-demo test-extend test-millions
 test-long: export HEADSTOCK_FAULTS = all
 test-long: export HEADSTOCK_FUZZ_EXAMPLES = 10000
 test-long: export HEADSTOCK_TYPES = 1
-test-long: test faults test-minimal docs validate-statistics mutants
+test-long:
+	@mkdir -p build
+	git rev-parse HEAD > build/long.txt
+	@for part in $(LONG); do start=$$(date +%s); $(MAKE) $$part || exit 1; \
+	  echo "$$part passed in $$(( $$(date +%s) - start )) s" >> build/long.txt; done
+
+test-lowest:
+	$(MAKE) test-minimal LOWEST=1
+
+# The demo in an environment of its own shows that `demo` is enough; the documents show its output.
+test-demo: $(DEV)
 	rm -rf $(FRESH)/demo $(FRESH)/out
 	$(MAKE) demo VENV=$(FRESH)/demo DEMO=$(FRESH)/out
-	$(MAKE) test-minimal LOWEST=1
 	$(BIN)/python -m tests.screens check --demo $(FRESH)/out
+
+test-extend: $(DEV)
 	$(BIN)/python -m tests.extend
+
+test-millions: $(DEV)
 	$(BIN)/python -m tests.scaling.millions $(FRESH)/millions 1000000 check
 
 check: $(DEV)
