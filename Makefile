@@ -194,7 +194,7 @@ goldens: $(DEV)
 # Most of an hour on 2 cores.
 faults: $(DEV)
 	$(BIN)/python -m tests.faults.matrix --out docs/data/reliability.json
-	$(BIN)/python -m tests.faults.matrix --more 20 20 5 --out docs/data/reliability_more.json
+	$(BIN)/python -m tests.faults.matrix --more 20 40 20 5 --out docs/data/reliability_more.json
 	$(BIN)/python -m tests.faults.interleavings --out docs/data/interleavings.json
 	$(BIN)/python -m tests.tables write
 

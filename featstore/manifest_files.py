@@ -341,6 +341,7 @@ def settle(folder: Path) -> None:
                     f"{staging} holds a file for {place}, but a symbolic link leads out of the "
                     f"folder. Nothing was moved; remove {staging}, or choose a new folder."
                 )
+        fsync_path(folder)  # what is moved out of it must not outlast its name
         for path in sorted(made, key=lambda path: (path == staging / FACTS_FILE, path)):
             places[path].parent.mkdir(parents=True, exist_ok=True)
             path.replace(places[path])

@@ -493,19 +493,22 @@ def faults(data: Data) -> list[str]:
 
 def more_faults(data: Data) -> list[str]:
     """Return how many attempts with a second fault, a killed worker or a killed demo held."""
-    kinds = {"twice": "a second fault", "worker": "a worker killed", "group": "all killed"}
-    made, held = Counter[str](), Counter[str]()
-    rows, commands = [], 0
+    kinds = {"twice": "a second fault", "cut": "the power is cut",
+             "worker": "a worker killed", "group": "all killed"}  # fmt: skip
+    made, held, commands = Counter[str](), Counter[str](), Counter[str]()
+    rows = []
     for row in data["commands"]:
-        commands += "twice" in row["attempts"]
+        commands.update(row["attempts"].keys())
         made.update(row["attempts"])
         held.update(row["held"])
-        if set(row["attempts"]) - {"twice"}:
-            rows += [[row["name"], kinds[kind], f"{row['held'][kind]:,} of {n:,}"]
-                     for kind, n in row["attempts"].items()]  # fmt: skip
-    second = [f"{commands} commands of the table above", kinds["twice"]]
-    second.append(f"{held['twice']:,} of {made['twice']:,}")
-    return table(["command", "fault", "held"], [second, *rows])
+        rows += [[row["name"], kinds[kind], f"{row['held'][kind]:,} of {n:,}"]
+                 for kind, n in row["attempts"].items() if kind in ("worker", "group")]  # fmt: skip
+    of_many = [
+        [f"{commands[kind]} commands of the table above", kinds[kind],
+         f"{held[kind]:,} of {made[kind]:,}"]
+        for kind in ("twice", "cut") if commands[kind]
+    ]  # fmt: skip
+    return table(["command", "fault", "held"], [*of_many, *rows])
 
 
 def interleavings(data: list[Data]) -> list[str]:

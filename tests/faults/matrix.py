@@ -30,7 +30,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -79,6 +79,7 @@ class Attempt:
         """Return it as the children take it."""
         number = getattr(errno, self.fault, None)
         what = {"mode": self.fault} if number is None else {"mode": "fail", "errno": number}
+        what = {"mode": "before"} if self.fault == "cut" else what
         return {**what, "at": self.at, "threads": threads}
 
 
@@ -137,6 +138,34 @@ def attempts_twice(calls: Sequence[str], seed: int, name: str, n: int) -> list[A
     ]  # fmt: skip
 
 
+def unsynced(calls: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the names that a power cut after these calls may undo, the last made first.
+
+    They were made or removed, and no fsync of their folder has followed. A name that was made
+    durable before, and again changed, is left out: what it held between is not known here. Beside
+    each is the name that a file had in a hidden folder before.
+    """
+    lost, durable, hidden = dict[str, str](), set[str](), dict[str, str]()
+    for call in calls:
+        what, _, path = call.partition(" ")
+        if what in ("fsync", "fdatasync"):
+            here = [one for one in lost if one.rpartition("/")[0] == path]
+            durable.update(here)
+            lost = {one: source for one, source in lost.items() if one not in here}
+        elif re.match(r"(rename|link|symlink|unlink|mkdir|rmdir)", what) and path not in durable:
+            lost[path] = hidden.pop(path, "") if what.startswith("rename") else ""
+        if "/." in path.rpartition("/")[0]:
+            hidden[re.sub(r"/\.[^/]+/", "/", path)] = path
+    return list(reversed(lost.items()))
+
+
+def cuts(calls: Sequence[str], name: str, n: int) -> list[Attempt]:
+    """Return n power cuts, each where some name is not durable yet."""
+    places = [at for at in range(2, len(calls) + 1) if unsynced(calls[: at - 1])]
+    chosen = random.Random(f"17 {name} cut").sample(places, min(n, len(places)))
+    return [Attempt("cut", at) for at in chosen]
+
+
 class Bed:
     """A folder in which commands are typed, and the children that type them."""
 
@@ -152,8 +181,7 @@ class Bed:
     def enter(self, command: Command) -> None:
         """Make `root` the world of a command, as it was before the command."""
         shutil.rmtree(self.root, ignore_errors=True)
-        name = _RANDOM.sub("", command.world) + str(abs(hash(command.before)))
-        kept = self._worlds / name
+        kept = self._kept(command)
         if not kept.exists():
             self.root.mkdir()
             if command.world:
@@ -168,6 +196,28 @@ class Bed:
             shutil.copytree(self.root, kept, symlinks=True)
             shutil.rmtree(self.root)
         shutil.copytree(kept, self.root, symlinks=True)
+
+    def _kept(self, command: Command) -> Path:
+        """Return where the world of a command is kept, as it was before the command."""
+        return self._worlds / (_RANDOM.sub("", command.world) + str(abs(hash(command.before))))
+
+    def _cut(self, command: Command, names: Iterable[tuple[str, str]]) -> None:
+        """Undo what was done to these names, which are in any order on a disk."""
+        for name, source in names:
+            path, before = self.root / name, self._kept(command) / name
+            if source and path.exists():
+                (self.root / source).parent.mkdir(parents=True, exist_ok=True)
+                path.rename(self.root / source)
+            if path.is_dir() and not path.is_symlink():
+                if not before.is_dir():
+                    shutil.rmtree(path)
+                continue
+            path.unlink(missing_ok=True)
+            if before.is_dir():
+                path.mkdir(parents=True)
+            elif before.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(before, path)
 
     def _run(self, scenario: str, **args: Any) -> dict[str, Any]:
         return self._children.run(scenario, self.root, args=args)
@@ -243,13 +293,19 @@ class Bed:
         self.enter(command)
         report = self.type(command.line, fault=attempt.request(threads=command.threads))
         wrong = list(self._how_it_failed(attempt, report))
+        if attempt.fault == "cut":
+            names, chance = unsynced(whole.calls[: attempt.at - 1]), random.Random(attempt.at)
+            self._cut(command, (one for one in names if chance.random() < 0.5))
         if attempt.then is not None:
             wrong += [f"at once, {line}" for line in self._new_damage(command, whole)]
             second = attempt.then.request(threads=command.threads)
             report = self.type(command.line, fault=second)
             if report["code"] not in (0, KILLED) or report.get("value", 0) not in (0, 1, 4):
                 wrong.append(f"the second time: {_exit(report)} {self.said()[-600:]}")
-        return wrong + self._again(command, whole, command.line, every=True)
+        wrong += self._again(command, whole, command.line, every=True)
+        empty = {f"left over: {path.relative_to(self.root)}" for path in self.root.rglob("*/")}
+        # A power cut may bring back a folder that was removed; without files it may stay.
+        return [line for line in wrong if attempt.fault != "cut" or line not in empty]
 
     def _new_damage(self, command: Command, whole: Undisturbed) -> list[str]:
         return [line for line in self.damage(command) if line not in whole.damage]
@@ -305,7 +361,7 @@ class Bed:
         return wrong + self._again(command, whole, line, every=not skipped)
 
     def _how_it_failed(self, attempt: Attempt, report: dict[str, Any]) -> Iterator[str]:
-        if attempt.fault in ("before", "after", "torn"):
+        if attempt.fault in ("before", "after", "torn", "cut"):
             if report["code"] != KILLED:
                 yield f"was not killed: {_exit(report)}"
         elif report["code"] != 0 or report["value"] not in (0, 1, 4):
@@ -371,8 +427,9 @@ def run_command(
     choose: Callable[[list[Attempt]], list[Attempt]] = list,
     *,
     twice: int = 0,
+    cut: int = 0,
 ) -> Result:
-    """Make attempts at a command, by default all of the matrix, and some with a second fault."""
+    """Make attempts at a command: all of the matrix, some with a second fault, some power cuts."""
     start = time.monotonic()
     try:
         whole = bed.undisturbed(command)
@@ -381,7 +438,8 @@ def run_command(
         return Result(command.name, 0, 0, 1, Counter(none=1), Counter(none=0), [failure])
     every, sites = attempts(whole.calls), {call_site(call) for call in whole.calls}
     result = Result(command.name, len(whole.calls), len(sites), len(every))
-    for attempt in [*choose(every), *attempts_twice(whole.calls, 17, command.name, twice)]:
+    chosen = [*choose(every), *attempts_twice(whole.calls, 17, command.name, twice)]
+    for attempt in [*chosen, *cuts(whole.calls, command.name, cut)]:
         result.count(attempt, bed.attempt(command, whole, attempt), whole.calls[attempt.at - 1])
     result.seconds = time.monotonic() - start
     return result
@@ -472,11 +530,12 @@ def run_demo(folder: Path, n: int) -> Result:
     return result
 
 
-def run_more(twice: int, workers: int, demo: int) -> Iterator[Result]:
-    """Yield what a second fault of each command gives, a worker killed, and a whole demo killed."""
+def run_more(twice: int, cut: int, workers: int, demo: int) -> Iterator[Result]:
+    """Yield what second faults and power cuts give, a worker killed, and a whole demo killed."""
     with beds(1) as (bed,):
-        for command in WRITES if twice else ():
-            yield run_command(bed, command, lambda _: [], twice=twice)
+        for command in WRITES if twice or cut else ():
+            lasting = 0 if command.threads else cut
+            yield run_command(bed, command, lambda _: [], twice=twice, cut=lasting)
         for command in WORKERS if workers else ():
             yield run_workers(bed, command, workers)
     if demo:
@@ -522,8 +581,8 @@ def main() -> int:
     parser.add_argument("--sample", type=int, help="so many attempts at each command")
     parser.add_argument("--out", type=Path, help="write counts and failures as JSON")
     parser.add_argument(
-        "--more", type=int, nargs=3, metavar=("TWICE", "WORKERS", "DEMO"),
-        help="instead: so many second faults a command, killed workers a command, killed demos",
+        "--more", type=int, nargs=4, metavar=("TWICE", "CUT", "WORKERS", "DEMO"),
+        help="instead: so many second faults, power cuts and killed workers a command, and demos",
     )  # fmt: skip
     given = parser.parse_args()
     if given.more:
