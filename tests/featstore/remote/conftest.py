@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,7 @@ def cache_home(tmp_path, monkeypatch):
     """Every test has a cache of its own, and no pause between attempts."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("featstore.remote.PAUSE", 0.001)
+    monkeypatch.setattr("featstore.remote.servers.UPDATE", timedelta(seconds=0.005))
     return tmp_path / "cache" / "headstock" / "remote"
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ from featstore.address import parse_address
 from featstore.errors import CorruptStoreError, RemoteStoreError
 from featstore.remote import Objects, open_objects
 from featstore.share import make_bucket_store
-from featstore.store import verify_store
+from featstore.store import SetKey, verify_store
+from featstore.store.gc import compact_set
 from featstore.testing import item_table, write_set
 from tests.featstore.remote.buckets import environment, plain_store
 from tests.featstore.remote.conftest import BLOCK, IMAGES, make_rows
@@ -49,18 +52,38 @@ def assert_same_store(address: Any, folder: Path) -> None:
             np.testing.assert_array_equal(one.numpy(), other.numpy())
 
 
-def test_zarr_python_and_tensorstore_read_the_same_bucket(bucket, store_folder):
+def vary(root: Path) -> Path:
+    """Give the sharded set a second part, and add a set of float16, of parts that were joined."""
+    extend(root, 300)
+    for n in (10, 30):
+        items = item_table([f"h/{i}" for i in range(n)])
+        key = write_set(root, make_rows(30, 8)[:n], items, dataset="halves", dtype="float16")
+    compact_set(root, SetKey(*key.split("/")))
+    return root
+
+
+def assert_zarr_reads(files: Any, root: Path, prefix: str = "") -> None:
+    """Compare the rows that zarr-python alone reads of a place, part by part, with a folder's."""
+    there = zarr.storage.ObjectStore(files, read_only=True)
+    for info in open_store(root).sets():
+        paths = [f"{prefix}{info.key}/{part.path}" for part in info.commit.parts]
+        if len(paths) > 1:
+            paths[0] += "/c"
+        parts = [zarr.open_array(there, path=path, mode="r", zarr_format=3)[:] for path in paths]
+        rows = open_store(root).view(str(info.key)).source.read(np.arange(info.commit.n))
+        assert np.concatenate(parts).tobytes() == rows.tobytes()
+        assert parts[0].dtype == info.commit.dtype
+
+
+def test_zarr_python_and_tensorstore_read_the_same_bucket(bucket, store_folder, tmp_path):
     import tensorstore
 
-    copy_sets(store_folder, bucket.address)
-    view = open_store(store_folder).view(IMAGES)
-    stored = np.asarray(zarr.open_array(store_folder / view.key / "embedding", mode="r")[:])
-    assert view.source.read(np.arange(1000)).tobytes() == stored.tobytes()
+    own = vary(shutil.copytree(store_folder, tmp_path / "own"))
+    copy_sets(own, bucket.address)
     name = bucket.address.removeprefix("s3://").split("/")[0]
-    array = f"store/{view.key}/embedding"
-    there = zarr.storage.ObjectStore(plain_store(bucket.url, name), read_only=True)
-    found = zarr.open_array(there, path=array, mode="r", zarr_format=3)[:]
-    assert np.asarray(found).tobytes() == stored.tobytes()
+    assert_zarr_reads(plain_store(bucket.url, name), own, "store/")
+    view = open_store(own).view(IMAGES)
+    array = f"store/{view.key}/embedding/c"
     spec = {
         "driver": "zarr3",
         "kvstore": {
@@ -69,7 +92,7 @@ def test_zarr_python_and_tensorstore_read_the_same_bucket(bucket, store_folder):
         },
     }  # fmt: skip
     other = tensorstore.open(spec, read=True, open=True).result().read().result()
-    assert other.tobytes() == stored.tobytes()
+    assert other.tobytes() == view.source.read(np.arange(1000)).tobytes()
 
 
 def test_nothing_travels_twice_and_of_an_extended_set_only_new_parts(
@@ -80,7 +103,7 @@ def test_nothing_travels_twice_and_of_an_extended_set_only_new_parts(
     bucket.requests.clear()
     assert set(copy_sets(own, bucket.address).sets.values()) == {"same"}
     assert not [path for method, path, _ in bucket.requests if method == "PUT"]
-    assert len(bucket.requests) <= 3  # the log, thrice
+    assert len(bucket.requests) <= 4  # the log, thrice, and what is there
     copy_sets(bucket.address, tmp_path / "pulled")
     extend(own, 300)
     bucket.requests.clear()
@@ -203,6 +226,55 @@ def test_only_a_put_with_a_condition_may_come_second(bucket, status):
         objects.put("a", b"rows")
 
 
+def test_a_put_that_is_refused_for_good_is_sent_once_and_none_is_sent_without_end(bucket):
+    objects = open_objects_of(bucket)
+    for status, least, most in ((403, 1, 1), (404, 1, 1), (503, 9, 61)):
+        bucket.harm = lambda path, number, answer, status=status: Answer(status, {}, b"")
+        bucket.requests.clear()
+        with pytest.raises(RemoteStoreError, match=str(status)):
+            objects.put("a", b"rows")
+        assert least <= bucket.count() <= most
+
+
+def test_publishers_of_sixteen_sets_wait_for_their_turns_at_the_log(tmp_path, monkeypatch):
+    """As at Google's store, in a tenth of its second."""
+    roots = [tmp_path / f"d{number}" for number in range(16)]
+    for root in roots:
+        write_set(root, make_rows(2, 2), item_table(["a", "b"]), dataset=root.name)
+    monkeypatch.setattr("featstore.remote.servers.UPDATE", timedelta(seconds=0.1))
+    monkeypatch.setattr("featstore.remote.PAUSE", 0.02)
+    with s3_server() as server, ThreadPoolExecutor(16) as publishers:
+        for name, value in environment(server.url).items():
+            monkeypatch.setenv(name, value)
+        server.period = 0.1
+        reports = publishers.map(lambda root: copy_sets(root, "s3://team/store"), roots)
+        assert not any(report.failed for report in reports)
+        assert len(open_store("s3://team/store")) == 16
+
+
+def test_a_push_puts_back_what_a_bucket_lost(store_folder, tmp_path, monkeypatch):
+    with s3_server() as server:
+        for name, value in environment(server.url).items():
+            monkeypatch.setenv(name, value)
+        copy_sets(store_folder, "s3://team/store")
+        whole, log = dict(server.objects), "team/store/log.json"
+        for path in [path for path in whole if path.count("/") > 2]:
+            for left in ({}, {path: whole[path][:-1]}):
+                del server.objects[path]
+                server.objects |= left
+                assert "behind" in copy_sets(store_folder, "s3://team/store").sets.values()
+                assert server.objects == whole, path
+        for left in ({}, {log: b""}, {log: whole[log][:-9]}):
+            del server.objects[log]
+            server.objects |= left
+            with pytest.raises(CorruptStoreError, match=r"deletes log.json and zarr.json there"):
+                copy_sets(store_folder, "s3://team/store")
+            server.objects.pop(log, None)
+            del server.objects["team/store/zarr.json"]
+            copy_sets(store_folder, "s3://team/store")
+            assert server.objects == whole
+
+
 class _Generations(Quiet):
     """One file as Google's store has it: a put may name the generation that it replaces."""
 
@@ -239,6 +311,7 @@ def test_googles_store_replaces_by_generation(monkeypatch):
         )
         objects = open_objects(parse_address("gs://team"))
         monkeypatch.setattr(objects, "_store", plain)
+        monkeypatch.setattr(objects, "_puts", plain)
         data, tag = objects.read_tagged("pointer", limit=10)
         assert data == b"old"
         assert objects.replace("pointer", b"new", tag)

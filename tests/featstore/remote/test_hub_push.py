@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from obstore.store import HTTPStore
 
 from featstore import copy_sets, open_store
 from featstore.address import parse_address
@@ -24,7 +25,13 @@ from tests.featstore.remote.conftest import N, make_rows
 from tests.featstore.remote.hub_server import SECRET, TOKEN, Hub, files_below, hub_server
 from tests.featstore.remote.proxy import proxy
 from tests.featstore.remote.static import static_server
-from tests.featstore.remote.test_buckets import IMAGES, assert_same_store, extend
+from tests.featstore.remote.test_buckets import (
+    IMAGES,
+    assert_same_store,
+    assert_zarr_reads,
+    extend,
+    vary,
+)
 from tests.typed import headstock
 
 # huggingface_hub 2.4 hands httpx2 an upload in a way that this deprecates.
@@ -94,7 +101,7 @@ def test_push_read_and_push_again(hub, store_folder, tmp_path):
 def test_an_extended_set_sends_its_new_shards(hub, store_folder, tmp_path):
     own = shutil.copytree(store_folder, tmp_path / "own")
     first = copy_sets(own, ADDRESS)
-    extend(own, 300)
+    vary(own)
     make_tag(own, "paper-v1")
     before = set(hub.large)
     hub.requests.clear()
@@ -102,6 +109,8 @@ def test_an_extended_set_sends_its_new_shards(hub, store_folder, tmp_path):
     new = {digest for digest in hub.large if digest not in before}
     assert shards_sent(hub) == len(new) == 2  # those of the new part
     assert_same_store(ADDRESS, own)
+    plain = f"{hub.url}/datasets/team/birds/resolve/main"
+    assert_zarr_reads(HTTPStore(plain, client_options={"allow_http": True}), own)
     assert_same_store(first.address, store_folder)  # a commit stays what it was
     assert open_store(ADDRESS, revision="paper-v1").info(IMAGES).commit.n == 1300
 
