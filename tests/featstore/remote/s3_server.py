@@ -58,9 +58,8 @@ class Bucket:
     #: Headers that have no effect, such as conditions.
     ignores: frozenset[str] = frozenset()
     tag: Callable[[bytes], str] = tag_of
-    #: Seconds after a put in which another one of the same object is refused, with 429 or 503.
+    #: Seconds after a put, at `put_at`, in which the object takes no other: the answer is 429 or 503.
     period: float = 0.0
-    #: Path -> when it was put last.
     put_at: dict[str, float] = field(default_factory=dict)
     #: Number of an upload that has not ended -> its parts.
     parts: dict[str, dict[int, bytes]] = field(default_factory=dict)

@@ -73,7 +73,6 @@ def assert_zarr_reads(files: Any, root: Path, prefix: str = "") -> None:
         parts = [zarr.open_array(there, path=path, mode="r", zarr_format=3)[:] for path in paths]
         rows = open_store(root).view(str(info.key)).source.read(np.arange(info.commit.n))
         assert np.concatenate(parts).tobytes() == rows.tobytes()
-        assert parts[0].dtype == info.commit.dtype
 
 
 def test_zarr_python_alone_reads_every_row_of_a_bucket(bucket, store_folder, tmp_path):
@@ -205,7 +204,6 @@ def test_only_a_put_with_a_condition_may_come_second(bucket, status):
     bucket.harm = lambda path, number, answer: Answer(status, {}, b"")
     assert not objects.create("a", b"rows")
     assert not objects.replace("a", b"rows", "tag")
-    # What is refused for good is sent once, and nothing without end.
     for wrong, least, most in ((status, 1, 1), (403, 1, 1), (404, 1, 1), (503, 9, 61)):
         bucket.harm = lambda path, number, answer, status=wrong: Answer(status, {}, b"")
         bucket.requests.clear()
@@ -231,7 +229,8 @@ def test_publishers_of_sixteen_sets_wait_for_their_turns_at_the_log(server, tmp_
 def test_a_push_puts_back_what_a_bucket_lost(server, store_folder):
     copy_sets(store_folder, "s3://team/store")
     whole, log = dict(server.objects), "team/store/log.json"
-    for path in [path for path in whole if path.count("/") > 2]:
+    sets = {path: data for path, data in whole.items() if path.count("/") > 2}
+    for path in sets:
         for left in ({}, {path: whole[path][:-1]}):
             server.objects = {name: whole[name] for name in whole if name != path} | left
             assert "behind" in copy_sets(store_folder, "s3://team/store").sets.values()
@@ -240,8 +239,7 @@ def test_a_push_puts_back_what_a_bucket_lost(server, store_folder):
         server.objects = {name: whole[name] for name in whole if name != log} | left
         with pytest.raises(CorruptStoreError, match=r"deletes log\.json and zarr\.json there"):
             copy_sets(store_folder, "s3://team/store")
-        for name in (log, "team/store/zarr.json"):
-            server.objects.pop(name, None)
+        server.objects = dict(sets)
         copy_sets(store_folder, "s3://team/store")
         assert server.objects == whole
 

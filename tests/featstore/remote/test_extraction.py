@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -118,13 +119,8 @@ def machines(tmp_path, manifest):
 def local(machine: Machine, root: Path, **options: Any) -> dict[str, bytes]:
     """Return the objects of a bucket into which a local extraction was pushed."""
     machine.extract(store=str(root / "local"), **options)
-    with s3_server() as other:
-        before = {name: os.environ[name] for name in environment(other.url)}
-        os.environ |= environment(other.url)
-        try:
-            copy_sets(root / "local", ADDRESS)
-        finally:
-            os.environ |= before
+    with s3_server() as other, patch.dict(os.environ, environment(other.url)):
+        copy_sets(root / "local", ADDRESS)
     return published(other)
 
 
