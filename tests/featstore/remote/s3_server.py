@@ -58,7 +58,7 @@ class Bucket:
     #: Headers that have no effect, such as conditions.
     ignores: frozenset[str] = frozenset()
     tag: Callable[[bytes], str] = tag_of
-    #: Seconds after a put, at `put_at`, in which the object takes no other: the answer is 429 or 503.
+    #: Seconds after a put, at `put_at`, in which an object takes no other: 429 or 503 is said.
     period: float = 0.0
     put_at: dict[str, float] = field(default_factory=dict)
     #: Number of an upload that has not ended -> its parts.
