@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from featstore.durable import local_folder
-from featstore.errors import AddressError
+from featstore.errors import AddressError, did_you_mean
 from featstore.plugins import Registry
 
 
@@ -94,6 +94,7 @@ def parse_address(text: str | Path) -> Address | Path:
         known = ", ".join(f"{name}://" for name in PLACES)
         raise AddressError(
             f"No store can be opened at {scheme}://. Known are {known}, file:// and paths."
+            f"{did_you_mean(scheme, PLACES)}"
         )
     if "@" in parts.netloc:
         msg = f"The {scheme} address holds credentials. Leave them out: they are read from the "

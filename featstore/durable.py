@@ -102,7 +102,8 @@ def local_folder(place: str | Path) -> Path:
     """
     before, found, rest = str(place).partition(":/")
     scheme = before.rpartition("/")[2].lower()
-    if not found or scheme not in _SCHEMES:
+    # Of any scheme, but in a `Path`, which has one slash of the two.
+    if not found or (scheme not in _SCHEMES and not rest.startswith("/")):
         return Path(place)
     parts = urlsplit(str(place))
     if scheme == before == "file" and parts.netloc in ("", "localhost"):

@@ -60,7 +60,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "hdf5": ("h5py>=3.11",),
     "report": ("jinja2>=3.1", "matplotlib>=3.9"),
     "sources": ("pyarrow>=17",),
-    "remote": ("obstore>=0.8", "urllib3>=2.0.2", "huggingface_hub>=1.3"),
+    "remote": ("obstore>=0.12.1", "urllib3>=2.0.2", "huggingface_hub>=1.3"),
     "ray": ("ray>=2.40",),
     "blake3": ("blake3>=1",),
     "cast": ("numkong>=7.8",),

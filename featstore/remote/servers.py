@@ -499,6 +499,9 @@ class _WithoutQueries(logging.Filter):
 _FILTER = _WithoutQueries()
 
 
+#: Time in which Google's store takes one put of the same object, as of the log; more it refuses.
+UPDATE = timedelta(seconds=1)
+
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 
 #: A server of this machine, without TLS.
@@ -531,8 +534,14 @@ class BucketObjects(Objects):
             "timeout": timedelta(seconds=self.deadline),
         }
         retry: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=60)}
+        # A put waits for its turn among many publishers. Reads do not: a dead server is soon told.
+        turns: Any = {
+            "max_retries": 60, "retry_timeout": 120 * UPDATE,
+            "backoff": {"init_backoff": UPDATE, "max_backoff": 8 * UPDATE},
+        }  # fmt: skip
         try:
             self._store: Any = from_url(address.url, client_options=options, retry_config=retry)
+            self._puts: Any = from_url(address.url, client_options=options, retry_config=turns)
         except exceptions.BaseError as err:
             raise RemoteStoreError(f"{address.url} cannot be opened: {_fault(err)}.") from err
 
@@ -572,7 +581,7 @@ class BucketObjects(Objects):
     def _put(self, name: str, data: bytes | Path | IO[bytes], **options: Any) -> bool:
         check_name(name)
         try:
-            self._store.put(name, data, **options)
+            self._puts.put(name, data, **options)
         except self._caught as err:
             # By its type, never by its words, which hold the file's name. What has no condition
             # was not put, whatever the answer.

@@ -179,7 +179,7 @@ def make_bucket_store(objects: Objects, hash_name: str | None = None) -> bool:
     try:
         log = objects.log()
     except CorruptStoreError as err:
-        raise RemoteStoreError(f"{err} Choose another prefix, or let its owner push.") from err
+        raise RemoteStoreError(f"{err} Choose another prefix if it is not yours.") from err
     check_hash(objects.address, log, hash_name)
     made = log or Log(hash_name or SHA256)
     if made.sets:
@@ -277,6 +277,38 @@ def publish(
         if not ours:
             put_metadata(place, key)
     return found
+
+
+def mend(
+    place: Objects,
+    source: SetSource,
+    there: Mapping[str, int],
+    *,
+    progress: Callable[[int], object],
+) -> Relation:
+    """Put the files of a set that a place lists as it is here, but has not in full.
+
+    Parameters
+    ----------
+    there : mapping
+        Name and size of the files of the place.
+
+    Returns
+    -------
+    Relation
+        ``"behind"`` if one was missing or had another size.
+    """
+    wrong = [
+        one
+        for one in set_files(source.info.key, source.info.commit).values()
+        if there.get(one.path) != (one.data.size if one.data else one.facts["bytes"])
+    ]
+    for one in wrong:
+        place.put(one.path, source.content(one))
+        progress(one.data.size if one.data else 0)
+    if wrong:  # Zarr's, too, of which another publisher may have put a later one meanwhile
+        put_metadata(place, source.info.key)
+    return "behind" if wrong else "same"
 
 
 def _look(place: Objects, source: SetSource) -> tuple[Commit | None, str, Relation]:
@@ -632,14 +664,16 @@ class _Copying:
             log = self.place.log()
             current = {} if log is None else log.sets
             make_bucket_store(self.place, self.opened.log.hash if log is None else log.hash)
+        there = dict(self.place.names()) if current else {}
         for key in chosen:
             try:
-                there: Relation = "same"
                 source = SetSource(self.opened, self.opened.info(key))
                 self.published[key] = source.info.commit.published
-                if source.info.commit.digest != current.get(key):
-                    there = publish(self.place, source, progress=self.progress)
-                self.report.sets[key] = there
+                self.report.sets[key] = (
+                    mend(self.place, source, there, progress=self.progress)
+                    if source.info.commit.digest == current.get(key)
+                    else publish(self.place, source, progress=self.progress)
+                )
             except FeatstoreError as err:
                 self.report.failed[key] = str(err)
             # The cache may drop the files of one remote set for those of the next.

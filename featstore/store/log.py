@@ -165,19 +165,26 @@ class Log:
         FormatVersionError
             If it has another format.
         """
-        document = parse_json(data, where=where)
-        stated = document if isinstance(document, dict) else {}
-        if stated == sealed(stated):  # else it was damaged, whatever it states
-            check_format(stated.get("format"), where=where)
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, CorruptStoreError):
+            document = parse_json(data, where=where)
+            stated = document if isinstance(document, dict) else {}
+            if stated == sealed(stated):  # else it was damaged, whatever it states
+                check_format(stated.get("format"), where=where)
             found = msgspec.convert({**stated, "signature": stated.get("signature") or None}, Log)
             if found.data().strip() == data.strip():
                 return found
         raise CorruptStoreError(
-            f"{where} is not the log that Headstock wrote: it was changed. `headstock store "
-            "repair` makes"
-            " it again from the commits; if the store is remote, its owner does that, and pushes."
+            f"{where} is not the log that Headstock wrote: it was changed. {_cure(where)}"
         )
+
+
+def _cure(where: str) -> str:
+    """Return what makes a log that is lost or damaged again."""
+    return (
+        "Its owner deletes log.json and zarr.json there, and pushes all sets again."
+        if "://" in where
+        else "`headstock store repair` makes it again from the commits."
+    )
 
 
 @functools.lru_cache(8)
@@ -208,8 +215,7 @@ def find_log(read: Callable[..., bytes], where: str) -> Log | None:
         raise CorruptStoreError(f"{where} holds another Zarr group, no store.") from err
     check_format(stated, where=where)
     raise CorruptStoreError(
-        f"{where}/{NAME} is missing, and with it the list of sets. `headstock store repair` makes "
-        "it again from the commits."
+        f"{where}/{NAME} is missing, and with it the list of sets. {_cure(where)}"
     )
 
 

@@ -60,6 +60,8 @@ def test_an_extraction_goes_into_buckets_and_nowhere_else(here, capsys):
     before = sorted(here.rglob("*"))
     with pytest.raises(RemoteStoreError, match="cannot be written by featstore"):
         featstore.extract(manifest, kind="image", encoder="timm:none", store="https://host/x")
+    assert headstock("store", "init", "gcs://team/x") == 1
+    assert "://, file:// and paths. Did you mean 'gs'?" in capsys.readouterr().err
     with pytest.raises(AddressError, match="No store can be opened at ftp://"):
         featstore.extract(manifest, kind="image", encoder="timm:none", store="ftp://host/x")
     job = ["--kind", "image", "--encoder", "timm:resnet18", "--store", "s3://team/features"]

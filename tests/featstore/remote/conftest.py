@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from featstore import open_store
 from featstore.testing import item_table, write_set
 from tests.featstore.remote.buckets import environment, make_bucket
 from tests.featstore.remote.proxy import proxy
+from tests.featstore.remote.s3_server import s3_server
 from tests.featstore.remote.static import static_server
 
 #: Rows of the sharded set, which has 4 files of 4 blocks.
@@ -56,6 +58,7 @@ def cache_home(tmp_path, monkeypatch):
     """Every test has a cache of its own, and no pause between attempts."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("featstore.remote.PAUSE", 0.001)
+    monkeypatch.setattr("featstore.remote.servers.UPDATE", timedelta(seconds=0.005))
     return tmp_path / "cache" / "headstock" / "remote"
 
 
@@ -63,6 +66,15 @@ def cache_home(tmp_path, monkeypatch):
 def served(store_folder):
     """The store on a plain web server, behind a proxy that does no harm yet."""
     with static_server(store_folder) as upstream, proxy(upstream) as state:
+        yield state
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """An empty S3 of our own, to which the environment leads."""
+    with s3_server() as state:
+        for name, value in environment(state.url).items():
+            monkeypatch.setenv(name, value)
         yield state
 
 

@@ -256,9 +256,10 @@ def hub_server(
                 self._ranged(state.files(commit)[name])
 
         def _ranged(self, data: bytes, **headers: str) -> None:
-            asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+            asked = re.fullmatch(r"bytes=(\d*)-(\d+)", self.headers.get("Range", ""))
             if asked:
-                first, last = int(asked[1]), min(int(asked[2]), len(data) - 1)
+                first = int(asked[1]) if asked[1] else len(data) - int(asked[2])
+                last = min(int(asked[2]) if asked[1] else len(data), len(data) - 1)
                 span = f"bytes {first}-{last}/{len(data)}"
                 self._answer(memoryview(data)[first : last + 1], 206, Content_Range=span, **headers)
             else:

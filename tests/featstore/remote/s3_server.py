@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -57,6 +58,9 @@ class Bucket:
     #: Headers that have no effect, such as conditions.
     ignores: frozenset[str] = frozenset()
     tag: Callable[[bytes], str] = tag_of
+    #: Seconds after a put, at `put_at`, in which an object takes no other: 429 or 503 is said.
+    period: float = 0.0
+    put_at: dict[str, float] = field(default_factory=dict)
     #: Number of an upload that has not ended -> its parts.
     parts: dict[str, dict[int, bytes]] = field(default_factory=dict)
 
@@ -102,13 +106,15 @@ def s3_server() -> Iterator[Bucket]:
             if "uploads" in query or "uploadId" in query:
                 return self._upload(path, query, body)
             if self.command == "PUT":
+                if time.monotonic() < bucket.put_at.get(path, 0.0) + bucket.period:
+                    return _error((429, 503)[len(bucket.requests) % 2], "SlowDown")
                 given = {name: self.headers.get(name) for name in CONDITIONS - bucket.ignores}
                 wanted = given.get("If-Match")
                 if given.get("If-None-Match") == "*" and found is not None:
                     return _error(412, "PreconditionFailed")
                 if wanted is not None and (found is None or bucket.tag(found) != wanted):
                     return _error(412, "PreconditionFailed")
-                bucket.objects[path] = body
+                bucket.objects[path], bucket.put_at[path] = body, time.monotonic()
                 if bucket.keep_puts(path):
                     bucket.puts.append((path, body))
                 return 200, {"ETag": bucket.tag(body)}, b""

@@ -52,9 +52,6 @@ class ZipObjects(Objects):
         self.put(name, data)
         return True
 
-    def delete(self, name: str) -> None:
-        self._write({n: data for n, data in self._all().items() if n != name})
-
     def _all(self) -> dict[str, bytes]:
         if not self._path.exists():
             return {}

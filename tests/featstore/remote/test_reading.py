@@ -16,22 +16,12 @@ from hypothesis import strategies as st
 from featstore import open_store
 from featstore.errors import AddressError, CacheFullError, RemoteStoreError
 from featstore.remote.cache import CachedShard, shard_name, user_cache
-from featstore.remote.place import RemotePlace
 from featstore.testing import item_table, write_set
 from tests.featstore.remote.conftest import BLOCK, IMAGES, N, assert_same_rows, make_rows
 from tests.featstore.remote.proxy import Answer, Proxy, proxy
 from tests.featstore.remote.static import static_server
 
 TEXTS = "birds/caption/toy"
-
-
-def test_same_rows_items_and_ids_as_the_folder(served, store_folder):
-    remote, local = open_store(served.url), open_store(store_folder)
-    assert isinstance(remote.place, RemotePlace)
-    assert [i.as_dict() for i in remote.sets()] == [i.as_dict() for i in local.sets()]
-    assert remote.failures(IMAGES).equals(local.failures(IMAGES))
-    for name in (IMAGES, TEXTS):
-        assert_same_rows(served.url, store_folder, name)
 
 
 @pytest.mark.parametrize("mode", ["auto", "map", "pread"])

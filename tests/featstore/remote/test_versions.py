@@ -66,9 +66,6 @@ def check_tags(address: str | Path, root: Path) -> None:
 def test_a_store_at_a_tag(grown):
     check_tags(grown, grown)
     assert verify_store(grown).problems == []
-
-
-def test_a_remote_store_at_a_tag(grown):
     with static_server(grown) as upstream, proxy(upstream) as state:
         check_tags(state.url, grown)
         state.down = True
