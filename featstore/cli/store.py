@@ -513,7 +513,9 @@ def _differences(difference: SetDifference) -> str:
         return difference.state
     blocks = difference.changed_blocks
     told = {
-        " → ".join(revision[:12] for revision in difference.revisions): True,
+        " → ".join(one[:12] for one in dict.fromkeys(difference.revisions)): True,
+        f"{difference.withdrawn[0]:,} items withdrawn in A": difference.withdrawn[0],
+        f"{difference.withdrawn[1]:,} items withdrawn in B": difference.withdrawn[1],
         f"{difference.added:,} items added": difference.added,
         f"{difference.removed:,} items removed": difference.removed,
         "rows of another shape": blocks is None,
