@@ -81,7 +81,7 @@ def _holder(handle: int) -> str:
     with contextlib.suppress(OSError):
         for pid in re.findall(lock, Path("/proc/locks").read_text()):
             command = Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")
-            return f"process {pid} (`{' '.join(command).strip()}`)"
+            return f"process {pid} (`{' '.join(command).strip()[:200]}`)"
     return "another process"
 
 

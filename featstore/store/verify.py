@@ -73,12 +73,16 @@ _UNTIDY = (
 )
 _UNFINISHED = "belongs to an unfinished extraction, or to no set"
 _UNLISTED = (
-    "is needed by no set: an item table whose items a later one holds, or what a stopped writer "
+    "is listed nowhere: an item table whose items a later one holds, or what a stopped writer "
     "left. It is kept until `headstock store gc`"
 )
 _LOST = (
     "is not the commit record that its name says; without it nothing says what the set's other "
     "files should be (`headstock store repair --copy` takes it from another copy)"
+)
+_TAG = (
+    "`headstock store tag STORE {}` writes it again if the sets have not changed since, a pull "
+    "from a copy does, and --delete drops it"
 )
 _NO_COMMIT = (
     "holds no commit, and the log does not list the set: nothing says what its rows are, and `gc` "
@@ -309,18 +313,13 @@ class _Verification:
         for name, digest in self._log.tags.items():
             path = tag_file(name, digest)
             if path not in self.files:
-                self._blame(
-                    path,
-                    f"is missing, though the log lists the tag. `headstock store tag STORE {name}` "
-                    "writes it again if the sets have not changed since, a pull from a copy does, "
-                    "and --delete drops it",
-                )
+                self._blame(path, f"is missing, though the log lists the tag. {_TAG.format(name)}")
                 continue
             self.known.add(path)
             try:
                 sets = read_tag(self.root, name, digest)
             except FeatstoreError as err:
-                self._blame(path, f"was changed: {err}")
+                self._blame(path, f"was changed: {err} {_TAG.format(name)}")
                 continue
             # Neither is a set that was removed damage of the tag, nor is a record that was told.
             gone = [key for key, one in sets.items() if one not in self._published.get(key, [one])]

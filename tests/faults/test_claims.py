@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -84,6 +85,23 @@ def test_a_lock_that_is_removed_while_it_is_looked_at_is_no_error(
     with deciding(tmp_path) as held:
         monkeypatch.undo()
         assert held == (tmp_path / LOCK).exists()
+
+
+def test_who_waits_for_a_lock_is_told_once_for_whom(tmp_path, monkeypatch):
+    said, holder = list[str](), os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(holder, fcntl.LOCK_EX)
+
+    def write(text: str) -> None:
+        said.append(text)
+        os.close(holder)
+
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", Mock(write=write))
+        with lock.folder_lock(tmp_path) as locked:
+            assert locked
+    (line,) = said
+    assert f"lock of {tmp_path}, which process {os.getpid()} (`{sys.orig_argv[0]} " in line
 
 
 def test_a_lock_that_another_made_meanwhile_is_left_alone(tmp_path, monkeypatch):
