@@ -238,9 +238,8 @@ def compare_stores(a: FeatureStore, b: FeatureStore) -> list[SetDifference]:
 
 def _items(store: FeatureStore, info: SetInfo) -> tuple[set[str], set[str]]:
     """Return all items of a set, and those that were withdrawn, which no revision tells."""
-    failures = store.failures(str(info.key), revision=info.commit.revision_id)
-    withdrawn = set(failures.filter(reason=WITHDRAWN)["item_id"])
-    return set(store.item_table(info)["item_id"]), withdrawn
+    failed = store.failures(str(info.key), revision=info.commit.revision_id)
+    return set(store.item_table(info)["item_id"]), {*failed.filter(reason=WITHDRAWN)["item_id"]}
 
 
 def _changed_blocks(one: Commit, other: Commit) -> int | None:

@@ -315,10 +315,11 @@ def list_thumbnails(root: Path, kind: Path, paths: Iterable[Path]) -> None:
 
 
 def rebuilt_log(root: Path) -> Log:
-    """Return the log that the commits, tags and other files of a store make, whatever it says.
+    """Return the log that the commits, tags and other files of a store make.
 
-    Of each set it is the last commit; where two are the last, one that has all that it names. A
-    signature is not made again: who signed the store signs it anew.
+    Of each set it is the last commit; where two are the last, one that has all that it names. Of a
+    log that can be read, though it was put back, tags and signature stay. Else a signature is not
+    made again: who signed the store signs it anew.
     """
     sets, hashes, tags = {}, [], {}
     for folder in set_folders(root):
@@ -338,7 +339,11 @@ def rebuilt_log(root: Path) -> Log:
         about[ABOUT] = file_facts(root / ABOUT)["sha256"]
     kinds = {folder.parent for folder in set_folders(root)}  # of lost sets, too
     pictures = {p.relative_to(root).as_posix() for kind in kinds for p in kind.glob(THUMBNAILS)}
-    return Log((hashes or [SHA256])[-1], sets, tags, about, frozenset(pictures))
+    made = Log((hashes or [SHA256])[-1], sets, tags, about, frozenset(pictures))
+    with contextlib.suppress(FeatstoreError):  # an older one tells which of two tags was dropped
+        old = read_log(root)
+        return replace(made, tags={**tags, **old.tags}, signature=old.signature)
+    return made
 
 
 def last_commit(folder: Path) -> Commit | None:

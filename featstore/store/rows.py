@@ -523,9 +523,8 @@ class Place:
 
     def unfinished(self) -> list[SetKey]:
         """Return the keys of sets whose extraction has not ended; remote ones are not seen."""
-        listed = read_log(self.root).sets
         begun = [key_of(one) for one in set_folders(self.root) if staging_of(one).exists()]
-        return [key for key in begun if str(key) not in listed]
+        return [key for key in begun if str(key) not in read_log(self.root).sets]
 
     def refresh(self) -> None:
         """Fetch the log again."""

@@ -84,10 +84,6 @@ _TAG = (
     "`headstock store tag STORE {}` writes it again if the sets have not changed since, a pull "
     "from a copy does, and --delete drops it"
 )
-_NO_COMMIT = (
-    "holds no commit, and the log does not list the set: nothing says what its rows are, and `gc` "
-    "leaves them. `headstock store pull` takes the set from a copy"
-)
 #: What makes a file about the store right.
 _CARD = "`headstock store card STORE -o STORE` writes and lists it"
 
@@ -276,7 +272,11 @@ class _Verification:
             elif not self._is_busy(key) and any(
                 path.startswith(f"{key}/{FIRST}/") for path in self.files
             ):
-                self._blame(f"{key}/{REVISIONS}", _NO_COMMIT)
+                self._blame(
+                    f"{key}/{REVISIONS}",
+                    "holds no commit, and the log does not list the set: nothing says what its "
+                    "rows are. `gc` leaves them; `headstock store pull` takes the set from a copy",
+                )
                 self.known |= {path for path in self.files if path.startswith(f"{key}/")}
 
     def _check_file(self, one: Listed, *, busy: bool) -> None:

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from featstore import FeatstoreError, open_store
-from featstore.command_line import EXIT_ERROR
+from featstore.command_line import EXIT_ERROR, EXIT_USAGE
 from featstore.errors import AddressError, CorruptStoreError, FormatVersionError
 from featstore.store import read_thumbnails, remove_set, write_thumbnails
 from featstore.testing import item_table, write_set
@@ -105,6 +105,12 @@ def test_a_damaged_set_is_listed_and_can_be_removed(store_path, images, make_set
     assert headstock("ls", store_path) == 4
     assert f"{mine}" in (said := capsys.readouterr().out)
     assert "damaged: " in said
+    for words, why in (
+        ([mine], f"{mine} would be lost to {store_path}: add --yes"),
+        (["birds/image/tyo", "--yes"], "Did you mean 'birds/image/timm.toy'?"),
+    ):
+        assert headstock("store", "rm", store_path, *words) == EXIT_USAGE
+        assert why in capsys.readouterr().err
     assert headstock("store", "rm", store_path, mine, "--yes") == 0
     assert [str(info.key) for info in open_store(store_path).sets()] == [healthy]
     assert len(open_store(store_path).view(healthy)) == 12
