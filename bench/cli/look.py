@@ -109,7 +109,7 @@ def _kind_of(folder: Path) -> str:
     for kind, signs in _SIGNS.items():
         if kind != "reports" and signs(names):
             return kind
-    if names and all(name.endswith(".json") for name in names):
+    if names and "zarr.json" not in names and all(name.endswith(".json") for name in names):
         return "boards"
     below = [entry for entry in folder.iterdir() if entry.is_dir()]
     are_saved = below and all((entry / "alignment.json").is_file() for entry in below)

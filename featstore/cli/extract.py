@@ -388,13 +388,21 @@ def repair_command(
     left, the exit code is 4, and the command is printed that extracts it again.
     """
     from featstore.extraction.job import repair_set
+    from featstore.store.log import all_keys
     from featstore.store.verify import repair_log, verify_store
 
-    every = []
-    named = keys or sorted(repair_log(store, dry_run=True).sets)
+    every, told = list[Any](), set[str]()
+    # Of one that is begun there is nothing to repair; one that is not may have lost its commit.
+    idle = (key for key in all_keys(store) if not (store / key / ".staging").exists())
+    named = keys or sorted({*idle, *repair_log(store, dry_run=True).sets})
     for key in named:
         with ProgressBar(f"repair {key}", doing="comparing with checksums"):
             done = repair_set(store, key, copy=copy, dry_run=dry_run)
+        # What belongs to no set is said once.
+        done.rebuilt = [name for name in done.rebuilt if name not in told]
+        done.left = [problem for problem in done.left if problem.path not in told]
+        told |= {name for name in (*done.rebuilt, *(one.path for one in done.left))
+                 if name.count("/") < 2}  # fmt: skip
         every.append(done)
         if not as_json:
             _show_repair(done, dry_run=dry_run)
@@ -402,7 +410,7 @@ def repair_command(
         verify_store(store)  # raises where there is no store
         repair_log(store, dry_run=dry_run)
     if as_json:
-        print_json(every[0].as_dict() if len(keys) == 1 else [one.as_dict() for one in every])
+        print_json(asdict(every[0]) if len(keys) == 1 else [asdict(one) for one in every])
     return EXIT_VERIFY if any(one.left or (dry_run and one.rebuilt) for one in every) else 0
 
 

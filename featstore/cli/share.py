@@ -232,16 +232,10 @@ def _copy(
         for (source, target), report in zip(ways, reports, strict=True)
     ]  # fmt: skip
     answer(document, *parts, as_json=as_json)
-    if not as_json:
-        _say_failures(reports)
+    failed = [pair for one in reports for pair in one.failed.items()]
+    for key, why in [] if as_json else failed:
+        say(f"{key}  ", bad("not copied:"), f" {why}", err=True)
     return EXIT_ERROR if any(report.failed for report in reports) else 0
-
-
-def _say_failures(reports: Sequence[CopyReport]) -> None:
-    """Print why sets were not copied."""
-    for report in reports:
-        for key, why in report.failed.items():
-            say(f"{key}  ", bad("not copied:"), f" {why}", err=True)
 
 
 def _bytes(ctx: click.Context, parameter: click.Parameter, text: str | None) -> int | None:

@@ -294,7 +294,7 @@ def rm_command(store: Path, key: str, items: Path | None, yes: bool, as_json: bo
 
     open_store(store)
     target = resolve_set(store, key)
-    lines = [] if items is None else items.read_text(encoding="utf-8").splitlines()
+    lines = () if items is None else items.read_text(encoding="utf-8").splitlines()
     ids = sorted({line.strip() for line in lines} - {""})
     if items is not None and not ids:
         raise click.UsageError(f"{items} names no item. Write one item_id a line.")
@@ -356,10 +356,11 @@ def verify_command(
     found = [(bad(problem.path), f" {problem.what}") for problem in report.problems]
     answer(report.as_dict(), *(found or [(good("OK:"), f" {checked} {what}")]), as_json=as_json)
     if found and not as_json:
-        wrong = (
-            f" {count(len(found), 'problem')} in {checked}; `headstock store repair` mends a set"
+        say(
+            bad("Damaged:"),
+            f" {count(len(found), 'problem')} in {checked}; `headstock store repair` mends a set",
+            err=True,
         )
-        say(bad("Damaged:"), wrong, err=True)
     return 0 if report.ok else EXIT_VERIFY
 
 
@@ -384,8 +385,10 @@ def gc_command(store: Path, dry_run: bool, grace: float, as_json: bool) -> None:
 
     with ProgressBar(f"gc {store}"):
         found = collect_garbage(store, grace=3600 * grace, dry_run=dry_run)
-    total = human_bytes(sum(litter.bytes for litter in found))
-    done = f"{'Would remove' if dry_run else 'Removed'} {count(len(found), 'leftover')}, {total}"
+    done = (
+        f"{'Would remove' if dry_run else 'Removed'} {count(len(found), 'leftover')}, "
+        f"{human_bytes(sum(litter.bytes for litter in found))}"
+    )
     answer(
         {"removed": not dry_run, "litter": [vars(litter) for litter in found]},
         *(f"{one.path} ({human_bytes(one.bytes)}): {one.what}" for one in found),
@@ -513,7 +516,9 @@ def _differences(difference: SetDifference) -> str:
         return difference.state
     blocks = difference.changed_blocks
     told = {
-        " → ".join(revision[:12] for revision in difference.revisions): True,
+        " → ".join(one[:12] for one in dict.fromkeys(difference.revisions)): True,
+        f"{difference.withdrawn[0]:,} items withdrawn in A": difference.withdrawn[0],
+        f"{difference.withdrawn[1]:,} items withdrawn in B": difference.withdrawn[1],
         f"{difference.added:,} items added": difference.added,
         f"{difference.removed:,} items removed": difference.removed,
         "rows of another shape": blocks is None,

@@ -484,8 +484,8 @@ def repair_set(
     name = resolve_set(root, key)
     other = None if copy is None else open_copy(root, copy)
     done = rebuild_set(root, name, copy=other, dry_run=dry_run)
-    if done.left:
-        set_key = SetKey(*name.split("/"))
+    set_key = SetKey(*name.split("/"))
+    if any(problem.path.startswith(f"{set_key.dataset}/") for problem in done.left):
         commit = whole_commit(root, set_key, log=repair_log(root, dry_run=True))
         attributes: Mapping[str, Any] = {} if commit is None else commit.attributes
         done.commands = next_commands(root, set_key, attributes)
@@ -521,7 +521,11 @@ def next_commands(root: Path, key: SetKey, attributes: Mapping[str, Any]) -> lis
     """
     encoder = str(attributes.get("encoder") or key.encoder.rsplit("-", 1)[0].replace(".", ":", 1))
     choice = recorded_choice(key.directory(root), encoder, local="FOLDER")
-    found = [f"headstock store repair {_quote(root)} {key} --copy ADDRESS"]
+    found = [
+        f"headstock store repair {_quote(root)} {key} --copy ADDRESS"
+        if str(key) in repair_log(root, dry_run=True).sets
+        else f"headstock store pull ADDRESS {_quote(root)} --select {key}"
+    ]
     remove = f"headstock store rm {_quote(root)} {key} --yes"
     place = f"--kind {key.kind} --encoder {_quote(encoder)} --store {_quote(root)}"
     provenance = mapping_of(attributes.get("space")).get("provenance")

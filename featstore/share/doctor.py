@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from featstore.durable import open_regular, try_lock
 from featstore.errors import (
@@ -27,7 +27,8 @@ from featstore.remote.cache import kept_below, user_cache
 from featstore.remote.place import RemotePlace
 from featstore.store.log import NAME as LOG
 from featstore.store.records import Commit
-from featstore.store.store import FeatureStore, open_store
+from featstore.store.store import FeatureStore, SetInfo, open_store
+from featstore.store.tables import WITHDRAWN
 from featstore.store.verify import verify_store
 from featstore.terminal import human_bytes
 
@@ -35,6 +36,8 @@ State = Literal["fine", "note", "wrong"]
 
 #: Packages that the store cannot do without.
 _NEEDED = ("numpy", "zarr", "polars", "scikit-learn")
+
+_REPAIR = "`headstock store repair`, with --copy if there is another copy."
 
 #: Free bytes of the cache's disk below which it is mentioned.
 _FREE = 2 * 2**30
@@ -120,8 +123,7 @@ def _sets(store: FeatureStore) -> Iterator[Finding]:
     yield Finding("sets", "fine", f"{len(whole):,} can be opened")
     for key, info in listing:
         if isinstance(info, FeatstoreError):
-            advice = "`headstock store repair`, with --copy if there is another copy."
-            yield Finding(str(key), "wrong", str(info), advice)
+            yield Finding(str(key), "wrong", str(info), _REPAIR)
 
 
 def _folder(root: Path) -> Iterator[Finding]:
@@ -146,8 +148,7 @@ def _folder(root: Path) -> Iterator[Finding]:
         yield Finding("files", "wrong", text, "Ask its owner for the right to read it.")
         return
     for problem in report.problems:
-        advice = "`headstock store repair`, with --copy if there is another copy."
-        yield Finding("files", "wrong", f"{problem.path} {problem.what}", advice)
+        yield Finding("files", "wrong", f"{problem.path} {problem.what}", _REPAIR)
     if report.ok:
         text = f"{report.n_files:,}: names, sizes and metadata right"
         yield Finding("files", "fine", text, "`headstock store verify` reads every byte.")
@@ -195,6 +196,8 @@ class SetDifference:
     changed_blocks : int or None
         Blocks of rows with another hash, of those that both have in full; None if the two cannot be
         compared by blocks (other dimension, dtype or block size).
+    withdrawn : tuple of int
+        Items that are withdrawn in A alone, and in B alone.
     """
 
     key: str
@@ -203,6 +206,7 @@ class SetDifference:
     added: int = 0
     removed: int = 0
     changed_blocks: int | None = None
+    withdrawn: tuple[int, int] = (0, 0)
 
 
 def compare_stores(a: FeatureStore, b: FeatureStore) -> list[SetDifference]:
@@ -219,12 +223,23 @@ def compare_stores(a: FeatureStore, b: FeatureStore) -> list[SetDifference]:
         if one is None or other is None:
             state = "only in A" if other is None else "only in B"
             found.append(SetDifference(key, state, (ids[0], ids[1])))
-        elif ids[0] != ids[1]:
-            mine, theirs = (set(s.item_table(i)["item_id"]) for s, i in ((a, one), (b, other)))
-            added, removed = len(theirs - mine), len(mine - theirs)
-            blocks = _changed_blocks(one.commit, other.commit)
-            found.append(SetDifference(key, "differs", (ids[0], ids[1]), added, removed, blocks))
+        elif one.commit != other.commit:
+            (mine, here), (theirs, there) = _items(a, one), _items(b, other)
+            if ids[0] != ids[1] or here != there:
+                facts: dict[str, Any] = {
+                    "added": len(theirs - mine),
+                    "removed": len(mine - theirs),
+                    "withdrawn": (len(here - there), len(there - here)),
+                    "changed_blocks": _changed_blocks(one.commit, other.commit),
+                }
+                found.append(SetDifference(key, "differs", (ids[0], ids[1]), **facts))
     return found
+
+
+def _items(store: FeatureStore, info: SetInfo) -> tuple[set[str], set[str]]:
+    """Return all items of a set, and those that were withdrawn, which no revision tells."""
+    failed = store.failures(str(info.key), revision=info.commit.revision_id)
+    return set(store.item_table(info)["item_id"]), {*failed.filter(reason=WITHDRAWN)["item_id"]}
 
 
 def _changed_blocks(one: Commit, other: Commit) -> int | None:

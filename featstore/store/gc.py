@@ -113,7 +113,10 @@ class _Collection:
         with folder_lock(root) as locked:  # a tag is written and listed under it
             listed = {root / tag_file(*tag) for tag in read_log(root).tags.items()}
             stray = set((root / "tags").glob("*.json")) - listed if locked else ()
-            self._delete(self._note(dict.fromkeys(stray, "a tag that the store does not list")))
+            old = self._note(dict.fromkeys(stray, "a tag that the store does not list"))
+            for path in () if self._dry_run else old:
+                path.unlink(missing_ok=True)
+                fsync_path(path.parent)
         return self._found
 
     def _note(self, paths: Mapping[Path, str]) -> list[Path]:
@@ -121,22 +124,18 @@ class _Collection:
         old = [
             path
             for path in paths
-            if not _linked(self._root, path) and _newest(path) <= self._before
+            if not _linked(self._root, path)
+            and max((facts.st_mtime for facts in _facts(path)), default=math.inf) <= self._before
         ]
         for path in old:
             name = path.relative_to(self._root).as_posix()
             self._found.append(Litter(name, paths[path], _size(path)))
         return old
 
-    def _delete(self, paths: list[Path]) -> None:
-        for path in () if self._dry_run else paths:
-            path.unlink(missing_ok=True)
-            fsync_path(path.parent)
-
     def _clean(self, directory: Path) -> list[Path]:
         """Remove what is litter of a set; return its folder if all of it is to be removed."""
         key, staging = key_of(directory), staging_of(directory)
-        finished, staged = self._is_listed(key), staging.exists()
+        finished, staged = str(key) in read_log(self._root).sets, staging.exists()
         if staged and is_claimed(directory):
             return []
         litter: dict[Path, str] = {}
@@ -154,7 +153,7 @@ class _Collection:
         except StoreWriteError:
             return []  # someone began just now
         with claim:
-            if self._is_listed(key) != finished:
+            if (str(key) in read_log(self._root).sets) != finished:
                 return []  # and ended, too
             if not finished:
                 _empty(directory, claim)
@@ -170,9 +169,6 @@ class _Collection:
 
     def _unlisted(self, key: SetKey) -> list[Path]:
         return unlisted(self._root, key, listed_files(self._root, key))
-
-    def _is_listed(self, key: SetKey) -> bool:
-        return str(key) in read_log(self._root).sets
 
     def _remove_tables(self, kind: Path, condemned: Collection[Path]) -> None:
         """Remove the tables of a kind that nothing lists."""
@@ -219,11 +215,6 @@ def _linked(root: Path, path: Path) -> bool:
     """Return whether a link leads to `path`: what lies behind it is not this store's."""
     parts = [path / ".staging", *(part for part in [path, *path.parents] if part != root)]
     return any(part.is_symlink() for part in parts if part.is_relative_to(root))
-
-
-def _newest(path: Path) -> float:
-    """Return when a file, or something in a folder, was last written; never, if it is gone."""
-    return max((facts.st_mtime for facts in _facts(path)), default=math.inf)
 
 
 def _size(path: Path) -> int:

@@ -21,6 +21,7 @@ import re
 import secrets
 import socket
 import stat
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -55,13 +56,33 @@ def folder_lock(folder: Path) -> Iterator[bool]:
     handle, locked = -1, False
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        _wait_for(handle, folder)
         locked = True
     try:
         yield locked
     finally:
         if handle >= 0:
             os.close(handle)
+
+
+def _wait_for(handle: int, path: Path) -> None:
+    """Lock an open file or folder; who waits for longer than two seconds is told for whom."""
+    for _ in range(400):
+        with contextlib.suppress(BlockingIOError):
+            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(0.005)
+    sys.stderr.write(f"Waiting for the lock of {path}, which {_holder(handle)} holds\n")
+    return fcntl.flock(handle, fcntl.LOCK_EX)
+
+
+def _holder(handle: int) -> str:
+    """Return who has locked an open file, as far as Linux tells."""
+    lock = rf"FLOCK +ADVISORY +WRITE (\d+) \w+:\w+:{os.fstat(handle).st_ino} "
+    with contextlib.suppress(OSError):
+        for pid in re.findall(lock, Path("/proc/locks").read_text()):
+            command = Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")
+            return f"process {pid} (`{' '.join(command).strip()[:200]}`)"
+    return "another process"
 
 
 @contextlib.contextmanager
@@ -108,6 +129,7 @@ _CLAIM = "claim"
 
 #: What the names of parts begin with, the names of parts, and those of writers' folders.
 PART = "part-"
+PART_NAME = PART + "{:05d}-of-{:05d}"
 _PART = re.compile(rf"{PART}\d{{5}}-of-\d{{5}}")
 _FOLDER = re.compile(r"w\d{6}-[0-9a-f]{8}")
 
@@ -325,11 +347,6 @@ def claim_folders(directory: Path) -> list[Path]:
     folders = [staging, *(staging / name for name in sorted(_names(staging, _PART)))]
     found = [_current(folder) for folder in folders if _is_folder(folder)]
     return [folder for folder in found if folder is not None]
-
-
-def part_name(rank: int, world_size: int) -> str:
-    """Return the name of the part that one of several processes writes."""
-    return f"{PART}{rank:05d}-of-{world_size:05d}"
 
 
 def _begin(staging: Path, old: Path | None, unsynced: set[Path]) -> Claim:

@@ -174,7 +174,7 @@ class Log:
             if found.data().strip() == data.strip():
                 return found
         raise CorruptStoreError(
-            f"{where} is not the log that Headstock wrote: it was changed. {_cure(where)}"
+            f"{where} is not the log that Headstock wrote: it was changed or cut. {_cure(where.removesuffix(f'/{NAME}'))}"
         )
 
 
@@ -183,7 +183,7 @@ def _cure(where: str) -> str:
     return (
         "Its owner deletes log.json and zarr.json there, and pushes all sets again."
         if "://" in where
-        else "`headstock store repair` makes it again from the commits."
+        else f"`headstock store repair {where}` makes it again from the commits."
     )
 
 
@@ -226,6 +226,30 @@ def read_log(root: Path) -> Log:
         return read_regular(root / name, limit=limit)
 
     return find_log(read, str(root)) or Log()
+
+
+def checked_log(root: Path) -> Log:
+    """Return the log as `read_log` does, unless it is an older one that was put back.
+
+    Raises
+    ------
+    CorruptStoreError
+        If it is damaged; or a set that nobody writes has a whole commit, but not the one that the
+        log names.
+    FormatVersionError
+        If the store has another format.
+    """
+    log = read_log(root)
+    for folder in set_folders(root):
+        digest = log.sets.get(str(key_of(folder)))
+        named = folder / REVISIONS / f"{digest}.json" if digest else staging_of(folder)
+        # Unless a writer has published meanwhile.
+        if not os.path.lexists(named) and last_commit(folder) and read_log(root) == log:
+            raise CorruptStoreError(
+                f"{root / NAME} was put back: it is older than the commit of {key_of(folder)}. "
+                f"`headstock store repair {root}` makes it again from the commits."
+            )
+    return log
 
 
 def has_log(root: Path) -> bool:
@@ -297,19 +321,15 @@ def list_thumbnails(root: Path, kind: Path, paths: Iterable[Path]) -> None:
 
 
 def rebuilt_log(root: Path) -> Log:
-    """Return the log that the commits, tags and other files of a store make, whatever it says.
+    """Return the log that the commits, tags and other files of a store make.
 
-    Of each set it is the last commit; where two are the last, one that has all that it names. A
-    signature is not made again: who signed the store signs it anew.
+    Of each set it is the last commit; where two are the last, one that has all that it names. Of a
+    log that can be read, though it was put back, tags and signature stay. Else a signature is not
+    made again: who signed the store signs it anew.
     """
     sets, hashes, tags = {}, [], {}
     for folder in set_folders(root):
-        commits: list[Commit] = []
-        for path in sorted((folder / REVISIONS).glob("*.json")):
-            with contextlib.suppress(FeatstoreError, OSError):
-                commits.append(read_commit(folder, path.stem))
-        if commits:
-            last = max(commits, key=lambda one: (one.sequence, one.n))
+        if last := last_commit(folder):
             sets[str(key_of(folder))] = last.digest
             hashes.append(last.hash)
     with contextlib.suppress(FeatstoreError, OSError, KeyError, TypeError):
@@ -323,9 +343,22 @@ def rebuilt_log(root: Path) -> Log:
     about = {}
     with contextlib.suppress(FeatstoreError, OSError):
         about[ABOUT] = file_facts(root / ABOUT)["sha256"]
-    kinds = {root.joinpath(*key.split("/")).parent for key in sets}
+    kinds = {folder.parent for folder in set_folders(root)}  # of lost sets, too
     pictures = {p.relative_to(root).as_posix() for kind in kinds for p in kind.glob(THUMBNAILS)}
-    return Log((hashes or [SHA256])[-1], sets, tags, about, frozenset(pictures))
+    made = Log((hashes or [SHA256])[-1], sets, tags, about, frozenset(pictures))
+    with contextlib.suppress(FeatstoreError):  # an older one tells which of two tags was dropped
+        old = read_log(root)
+        return replace(made, tags={**tags, **old.tags}, signature=old.signature)
+    return made
+
+
+def last_commit(folder: Path) -> Commit | None:
+    """Return the last whole commit in the folder of a set, whatever the log names."""
+    found: list[Commit] = []
+    for path in sorted((folder / REVISIONS).glob("*.json")):
+        with contextlib.suppress(FeatstoreError, OSError):
+            found.append(read_commit(folder, path.stem))
+    return max(found, key=lambda one: (one.sequence, one.n), default=None)
 
 
 def set_folders(root: Path) -> list[Path]:
@@ -335,13 +368,6 @@ def set_folders(root: Path) -> list[Path]:
     """
     names = filter(SetKey.parse, glob.glob("*/*/*", root_dir=root))  # noqa: PTH207
     return sorted(folder for folder in map(root.joinpath, names) if folder.is_dir())
-
-
-def unfinished_sets(root: Path) -> list[Path]:
-    """Return the directories of sets whose extraction has begun but not ended."""
-    listed = read_log(root).sets
-    begun = (one for one in set_folders(root) if os.path.lexists(staging_of(one)))
-    return [folder for folder in begun if str(key_of(folder)) not in listed]
 
 
 def listed_tags(root: Path, log: Log) -> dict[str, dict[str, str]]:

@@ -356,18 +356,14 @@ def read_commit(directory: Path, digest: str) -> Commit:
     FormatVersionError
         If it has another format.
     """
-    if not is_sha256(digest):
-        raise CorruptStoreError(
-            f"The log names commit {digest[:80]!r} of {directory}, which is not a sha256."
-        )
     path = directory / REVISIONS / f"{digest}.json"
     try:
         data = read_regular(path, limit=MAX_JSON_BYTES)
     except (FileNotFoundError, NotADirectoryError) as err:
         raise CorruptStoreError(
-            f"{path} is missing, though the store lists it. Take it from a copy of the store "
-            "(`headstock store repair --copy`), or `headstock store rm` the set and extract it "
-            "again."
+            f"{path} is missing, though the store lists it. `headstock store repair` mends a log "
+            "that is older than the set, and with --copy takes the record from a copy of the "
+            "store. If neither helps, `headstock store rm` the set and extract it again."
         ) from err
     return commit_of(data, key_of(directory), digest, where=str(path))
 

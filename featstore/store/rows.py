@@ -37,8 +37,8 @@ from featstore.durable import check_no_links, read_exactly
 from featstore.errors import CorruptStoreError, FeatstoreError
 from featstore.store.layout import DTYPES, HUGE_BYTES, ArrayLayout, SetKey, SetLayout
 from featstore.store.listing import OpenFile, check_sizes, opened
-from featstore.store.log import Log, read_log, unfinished_sets
-from featstore.store.records import Commit, key_of
+from featstore.store.log import Log, read_log, set_folders
+from featstore.store.records import Commit, key_of, staging_of
 
 
 class Rows(ABC):
@@ -523,7 +523,8 @@ class Place:
 
     def unfinished(self) -> list[SetKey]:
         """Return the keys of sets whose extraction has not ended; remote ones are not seen."""
-        return [key_of(directory) for directory in unfinished_sets(self.root)]
+        begun = [key_of(one) for one in set_folders(self.root) if staging_of(one).exists()]
+        return [key for key in begun if str(key) not in read_log(self.root).sets]
 
     def refresh(self) -> None:
         """Fetch the log again."""

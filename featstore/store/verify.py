@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +47,10 @@ from featstore.store.listing import (
     whole_commit,
 )
 from featstore.store.lock import claim_set, folder_lock
-from featstore.store.log import ABOUT, Log, read_log, rebuilt_log, unknown_set
+from featstore.store.log import ABOUT, Log, checked_log, read_log, rebuilt_log, unknown_set
 from featstore.store.log import NAME as LOG
 from featstore.store.records import (
+    FIRST,
     REVISIONS,
     Commit,
     read_tag,
@@ -71,10 +72,17 @@ _UNTIDY = (
     "`headstock store gc` does that"
 )
 _UNFINISHED = "belongs to an unfinished extraction, or to no set"
-_UNLISTED = "is listed nowhere; `headstock store gc` removes what an unfinished write left"
+_UNLISTED = (
+    "is listed nowhere: an item table whose items a later one holds, or what a stopped writer "
+    "left. It is kept until `headstock store gc`"
+)
 _LOST = (
     "is not the commit record that its name says; without it nothing says what the set's other "
     "files should be (`headstock store repair --copy` takes it from another copy)"
+)
+_TAG = (
+    "`headstock store tag STORE {}` writes it again if the sets have not changed since, a pull "
+    "from a copy does, and --delete drops it"
 )
 #: What makes a file about the store right.
 _CARD = "`headstock store card STORE -o STORE` writes and lists it"
@@ -219,7 +227,7 @@ class _Verification:
         """Return the log; where it is damaged, what the commits say it should be."""
         self.known.add(LOG)
         try:
-            log = read_log(self.root)
+            log = checked_log(self.root)
         except CorruptStoreError as err:
             self._blame(LOG, f"does not list the sets any more: {err}")
             return rebuilt_log(self.root)
@@ -261,6 +269,15 @@ class _Verification:
             elif key in self._log.sets:
                 self._blame(f"{key}/{REVISIONS}/{self._log.sets[key]}.json", _LOST)
                 self.known |= {path for path in self.files if path.startswith(f"{key}/")}
+            elif not self._is_busy(key) and any(
+                path.startswith(f"{key}/{FIRST}/") for path in self.files
+            ):
+                self._blame(
+                    f"{key}/{REVISIONS}",
+                    "holds no commit, and the log does not list the set: nothing says what its "
+                    "rows are. `gc` leaves them; `headstock store pull` takes the set from a copy",
+                )
+                self.known |= {path for path in self.files if path.startswith(f"{key}/")}
 
     def _check_file(self, one: Listed, *, busy: bool) -> None:
         """Compare a file with what a commit lists."""
@@ -296,13 +313,13 @@ class _Verification:
         for name, digest in self._log.tags.items():
             path = tag_file(name, digest)
             if path not in self.files:
-                self._blame(path, "is missing, though the log lists the tag")
+                self._blame(path, f"is missing, though the log lists the tag. {_TAG.format(name)}")
                 continue
             self.known.add(path)
             try:
                 sets = read_tag(self.root, name, digest)
             except FeatstoreError as err:
-                self._blame(path, f"was changed: {err}")
+                self._blame(path, f"was changed: {err} {_TAG.format(name)}")
                 continue
             # Neither is a set that was removed damage of the tag, nor is a record that was told.
             gone = [key for key, one in sets.items() if one not in self._published.get(key, [one])]
@@ -444,10 +461,6 @@ class Repair:
     reasons: list[str] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return what ``headstock store repair --json`` prints."""
-        return asdict(self)
-
 
 def rebuild_set(
     root: Path,
@@ -520,7 +533,7 @@ def repair_log(root: Path, *, dry_run: bool = False) -> Log:
         If the file system refuses.
     """
     with contextlib.suppress(CorruptStoreError):
-        return read_log(root)
+        return checked_log(root)
     with folder_lock(root):
         log = rebuilt_log(root)
         if not dry_run:

@@ -40,12 +40,12 @@ from featstore.store.layout import (
 )
 from featstore.store.listing import Listed, set_files, unlisted, whole_commit
 from featstore.store.lock import (
+    PART_NAME,
     Claim,
     claim_folders,
     claim_set,
     folder_lock,
     is_claimed,
-    part_name,
 )
 from featstore.store.log import NAME, Log, has_log, read_log, update_log
 from featstore.store.parquet_guard import table_bytes
@@ -403,7 +403,7 @@ class SetWriter:
     def _begin(self) -> None:
         """Claim the set, look at what is there, and take over what an interrupted attempt left."""
         self._hash = read_log(self.root).hash
-        name = part_name(*self._options.part) if self._options.part else ""
+        name = PART_NAME.format(*self._options.part) if self._options.part else ""
         self._claim = claim_set(self.directory, self.key, part=name, wait=self._options.wait)
         self._base = read_base(
             self.directory,

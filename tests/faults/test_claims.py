@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -86,6 +87,20 @@ def test_a_lock_that_is_removed_while_it_is_looked_at_is_no_error(
         assert held == (tmp_path / LOCK).exists()
 
 
+def test_who_waits_for_a_lock_is_told_once_for_whom(tmp_path, monkeypatch):
+    holder = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(holder, fcntl.LOCK_EX)
+    told = Mock(side_effect=lambda _: os.close(holder))
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    monkeypatch.setattr(sys, "stderr", Mock(write=told))
+    with lock.folder_lock(tmp_path) as locked:
+        assert locked
+    monkeypatch.undo()
+    ((line,), _) = told.call_args
+    assert told.call_count == 1
+    assert f"lock of {tmp_path}, which process {os.getpid()} (`{sys.orig_argv[0]} " in line
+
+
 def test_a_lock_that_another_made_meanwhile_is_left_alone(tmp_path, monkeypatch):
     staging = tmp_path / "staging"  # gone while it is looked into, and made again by another
 
@@ -98,18 +113,6 @@ def test_a_lock_that_another_made_meanwhile_is_left_alone(tmp_path, monkeypatch)
     with deciding(staging) as held:
         assert not held
     assert (staging / LOCK).exists()
-
-
-def test_a_staging_folder_that_vanishes_holds_no_claim(tmp_path, monkeypatch):
-    staging, look = tmp_path / ".staging", os.scandir
-    staging.mkdir()
-
-    def scandir(path: Any) -> Any:
-        staging.rmdir()  # by the writer that ends now
-        return look(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
-    assert lock.claim_folders(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -166,13 +169,6 @@ def test_a_foreign_claim_is_respected_while_its_lock_holds_and_continued_on_a_co
     assert (claim.folder / "data-000000.bin").stat().st_ino != inode
     claim.finish()
     assert list(KEY.directory(store).iterdir()) == []
-
-
-def test_a_claim_that_was_not_written_whole_is_nobodys(store):
-    folder = KEY.directory(store) / ".staging" / "w000003-0123abcd"
-    folder.mkdir(parents=True)
-    claim_set(KEY.directory(store), KEY).release()
-    assert not folder.exists()
 
 
 def test_without_locks_a_writer_that_ended_is_named_and_its_rows_are_taken(tmp_path, monkeypatch):

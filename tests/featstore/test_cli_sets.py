@@ -16,7 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from featstore import open_store
 from featstore.command_line import EXIT_ERROR, EXIT_USAGE, EXIT_VERIFY
 from featstore.store import LayoutLimits, SetSpec, SetWriter, row_facts
 from featstore.testing import item_table, write_set
@@ -93,17 +92,6 @@ def test_norms_and_equal_rows_agree_with_counting(small, dtype):
     )  # fmt: skip
     for names in equal["examples"]:
         assert len({rows[int(name[1:])].tobytes() for name in names}) == 1
-
-
-def test_rm_needs_a_yes(tmp_path, capsys):
-    key = _write(tmp_path, 5)
-    assert headstock("store", "rm", tmp_path, KEY) == EXIT_USAGE
-    assert f"{key} would be lost to {tmp_path}: add --yes" in capsys.readouterr().err
-    assert headstock("store", "rm", tmp_path, "birds/image/tyo", "--yes") == EXIT_USAGE
-    assert "Did you mean 'birds/image/timm.toy'?" in capsys.readouterr().err
-    assert len(open_store(tmp_path).sets()) == 1
-    assert headstock("store", "rm", tmp_path, KEY, "--yes") == 0
-    assert open_store(tmp_path).sets() == []
 
 
 def test_an_unfinished_set_goes_by_its_short_name(tmp_path, capsys):

@@ -13,14 +13,14 @@ import pytest
 from featstore import open_store
 from featstore.command_line import EXIT_ERROR, EXIT_USAGE, EXIT_VERIFY
 from featstore.durable import json_bytes
-from featstore.errors import ClaimLostError, CorruptStoreError, FormatVersionError, StoreWriteError
+from featstore.errors import ClaimLostError, CorruptStoreError, StoreWriteError
 from featstore.identity import canonical_json, sealed, sha256_hex
 from featstore.share import make_tag
 from featstore.store import collect_garbage, verify_store, write_thumbnails, writer
 from featstore.store.lock import claim_set
 from featstore.store.log import read_log, rebuilt_log
 from featstore.testing import item_table, write_set
-from tests.damage import unseal
+from tests.damage import tree, unseal
 from tests.typed import headstock
 
 KEY = "birds/image/timm:toy"
@@ -72,7 +72,9 @@ def test_a_log_is_made_again_from_the_commits(store, harm):
             flipped = bytearray(whole)
             flipped[at] ^= 1 << (at % 7)
             path.write_bytes({"flipped": flipped, "truncated": whole[:-9], "empty": b""}[harm])
-        with pytest.raises(CorruptStoreError, match=r"log\.json"):
+        with pytest.raises(
+            CorruptStoreError, match=rf"log\.json.*`headstock store repair {store}`"
+        ):
             open_store(store)
         with pytest.raises(CorruptStoreError, match=r"log\.json"):
             write(store, 3, "frogs")  # nobody writes a log that lacks what was there
@@ -85,16 +87,45 @@ def test_a_log_is_made_again_from_the_commits(store, harm):
     assert verify_store(store).problems == []
 
 
+def test_an_older_log_that_was_put_back_is_made_again_from_the_commits(store):
+    path, older = store / "log.json", []
+    for n, dataset in ((7, "birds"), (2, "cats")):
+        older.append(path.read_bytes())
+        write(store, n, dataset)
+    now = path.read_bytes()
+    for before in older:
+        unseal(store)
+        path.write_bytes(before)
+        assert [problem.path for problem in verify_store(store).problems] == ["log.json"]
+        assert headstock("store", "repair", store) == 0
+        assert (path.read_bytes(), verify_store(store).problems) == (now, [])
+
+
+def test_a_set_that_neither_log_nor_commit_tells_of_is_named_and_kept(store, capsys):
+    key, before = str(open_store(store).info(KEY).key), tree(store)
+    (commit,) = (store / key / "revisions").iterdir()
+    commit.unlink()
+    (store / "log.json").unlink()
+    for words in (["verify"], ["repair", "--dry-run"], ["repair"], ["verify"]):
+        assert headstock("store", *words[:1], store, *words[1:]) == EXIT_VERIFY
+        assert f"{key}/revisions holds no commit" in capsys.readouterr().out
+    assert headstock("store", "gc", store, "--grace", "0") == 0
+    assert before.keys() - tree(store) == {commit.relative_to(store).as_posix()}
+
+
 def test_a_store_is_repaired_set_by_set(store, capsys):
     keys = [str(info.key) for info in open_store(store).sets()]
-    for key in keys:
-        (store / key / "zarr.json").unlink()
+    for name in ("log.json", *(f"{key}/zarr.json" for key in keys)):
+        (store / name).unlink()
     assert headstock("store", "repair", store, "--dry-run") == EXIT_VERIFY
+    assert capsys.readouterr().out.count("Would rebuild log.json") == 1
     assert headstock("store", "repair", store, "--manifest", "m") == EXIT_USAGE
     capsys.readouterr()
     assert headstock("store", "repair", store, "--json") == 0
     done = json.loads(capsys.readouterr().out)
-    assert {one["key"]: one["rebuilt"] for one in done} == {k: [f"{k}/zarr.json"] for k in keys}
+    assert [one["rebuilt"] for one in done] == [
+        [f"{keys[0]}/zarr.json", "log.json"], [f"{keys[1]}/zarr.json"]
+    ]  # fmt: skip
     assert verify_store(store).problems == []
     assert headstock("store", "repair", store / "nothing") == EXIT_ERROR
 
@@ -163,49 +194,38 @@ def _forge(tags: Path) -> None:
     path_of(tags, "v2").write_bytes(json_bytes(sealed({**document, "name": "v2"})))
 
 
-def _downgrade(tags: Path) -> None:
-    """Of another store format, and without a name."""
-    sets = json.loads(path_of(tags, "v1").read_text())["sets"]
-    path_of(tags, "v2").write_bytes(json_bytes({"format": 1, "sets": sets}))
-
-
 #: What is done -> the tags that are no longer right.
 ATTACKS: dict[str, tuple[Callable[[Path], object], set[str]]] = {
     "exchanged": (_exchange, {"v1", "v2"}),
     "a character of a key": (_flip_key, {"v2"}),
     "deleted": (lambda tags: path_of(tags, "v2").unlink(), {"v2"}),
     "forged": (_forge, {"v2"}),
-    "of another format": (_downgrade, {"v2"}),
 }
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_every_attack_on_a_tag_is_told(tagged, attack):
-    act, wrong = ATTACKS[attack]
+def test_every_attack_on_a_tag_is_told_and_mended_by_its_command(tagged, attack, capsys):
+    (act, wrong), before = ATTACKS[attack], tree(tagged)
     names = {f"tags/{path_of(tagged / 'tags', name).name}" for name in wrong}
     act(tagged / "tags")
     assert {problem.path for problem in verify_store(tagged).problems} == names
     assert headstock("store", "verify", tagged) == EXIT_VERIFY
     for name in wrong:
-        with pytest.raises((CorruptStoreError, FormatVersionError), match=name):
+        with pytest.raises(CorruptStoreError, match=name):
             open_store(tagged, revision=name)
     for name in {"v1", "v2"} - wrong:
         assert len(open_store(tagged, revision=name).view(KEY)) in (2, 5)
-
-
-def test_the_same_command_mends_a_tag_that_the_log_lists(tagged):
-    path = path_of(tagged / "tags", "v2")
-    whole = path.read_bytes()
-    for harm in (_flip_key, _forge, lambda tags: path.unlink()):
-        harm(path.parent)
-        make_tag(tagged, "v2")
-        assert path.read_bytes() == whole
-        assert verify_store(tagged).problems == []
-        unseal(tagged)
-    _forge(path.parent)
-    write(tagged, 6)
-    with pytest.raises(StoreWriteError, match="never change"):
-        make_tag(tagged, "v2")
+    capsys.readouterr()
+    assert headstock("store", "repair", tagged) == EXIT_VERIFY
+    said = capsys.readouterr().out
+    assert said.count("`headstock store tag STORE v2` writes it again") == 1
+    assert "extract" not in said
+    make_tag(tagged, "v2")
+    if "v1" in wrong:
+        with pytest.raises(StoreWriteError, match="never change"):
+            make_tag(tagged, "v1")
+    else:
+        assert tree(tagged) == before
 
 
 def test_a_dropped_tag_is_gone_and_its_name_is_free(tagged, capsys):

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from featstore import FeatstoreError, open_store
+from featstore.command_line import EXIT_ERROR, EXIT_USAGE
 from featstore.errors import AddressError, CorruptStoreError, FormatVersionError
 from featstore.store import read_thumbnails, remove_set, write_thumbnails
 from featstore.testing import item_table, write_set
@@ -26,7 +27,7 @@ def test_what_is_not_a_store(tmp_path):
 
 
 @pytest.mark.parametrize("version", [2, 4])
-def test_another_format_says_what_to_do(store_path, version):
+def test_another_format_says_what_to_do(store_path, version, capsys):
     if version == 2:  # it had no log
         path = store_path / "zarr.json"
         document = json.loads(path.read_text())
@@ -41,6 +42,10 @@ def test_another_format_says_what_to_do(store_path, version):
     with pytest.raises(FormatVersionError, match="Upgrade"):
         write_set(store_path, np.eye(2), item_table(["a", "b"]), dataset="new")
     assert tree(store_path) == before
+    shutil.rmtree(store_path / "birds")
+    for verb in ("ls", "show"):  # where nothing but JSON lies there
+        assert headstock(verb, store_path) == EXIT_ERROR
+        assert f"has store format {version}" in capsys.readouterr().err
 
 
 def test_a_set_under_another_name_is_refused(store_path, images, make_set):
@@ -100,6 +105,12 @@ def test_a_damaged_set_is_listed_and_can_be_removed(store_path, images, make_set
     assert headstock("ls", store_path) == 4
     assert f"{mine}" in (said := capsys.readouterr().out)
     assert "damaged: " in said
+    for words, why in (
+        ([mine], f"{mine} would be lost to {store_path}: add --yes"),
+        (["birds/image/tyo", "--yes"], "Did you mean 'birds/image/timm.toy'?"),
+    ):
+        assert headstock("store", "rm", store_path, *words) == EXIT_USAGE
+        assert why in capsys.readouterr().err
     assert headstock("store", "rm", store_path, mine, "--yes") == 0
     assert [str(info.key) for info in open_store(store_path).sets()] == [healthy]
     assert len(open_store(store_path).view(healthy)) == 12

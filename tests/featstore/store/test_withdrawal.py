@@ -11,6 +11,7 @@ import pytest
 from featstore import open_store
 from featstore.errors import StoreWriteError, UnknownItemError
 from featstore.share import make_tag
+from featstore.share.doctor import compare_stores
 from featstore.store import (
     SetKey,
     SetSpec,
@@ -117,6 +118,10 @@ def test_what_still_holds_it_is_named_and_what_cannot_be_withdrawn_changes_nothi
     assert tree(tmp_path) == before
     file = tmp_path.with_name("gone.txt")
     file.write_text("birds/4\n\nbirds/0\n")
+    copy = shutil.copytree(tmp_path, tmp_path.with_name("copy"))
     words = ["store", "rm", str(tmp_path), "birds/image", "--items", str(file), "--yes"]
     assert headstock(*words) == 0
     assert f"{texts} has them, or texts of them, too." in capsys.readouterr().out
+    (found,) = compare_stores(open_store(tmp_path), open_store(copy))
+    assert (found.key, found.added, found.withdrawn) == (str(key), 0, (2, 0))
+    assert found.changed_blocks == 2
