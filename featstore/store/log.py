@@ -174,7 +174,8 @@ class Log:
             if found.data().strip() == data.strip():
                 return found
         raise CorruptStoreError(
-            f"{where} is not the log that Headstock wrote: it was changed or cut. {_cure(where.removesuffix(f'/{NAME}'))}"
+            f"{where} is not the log that Headstock wrote: it was changed or cut. "
+            f"{_cure(where.removesuffix(f'/{NAME}'))}"
         )
 
 
