@@ -16,7 +16,7 @@ import polars as pl
 
 from featstore.address import Address
 from featstore.errors import LISTED, ManifestError, listed, unknown_name
-from featstore.manifest_files import open_plain
+from featstore.manifest_files import open_plain, path_fault
 from featstore.prompts import class_prompts
 from featstore.sources import local_path
 
@@ -341,19 +341,19 @@ def relative_uri(path: Any, root: Path, where: str) -> str:
     Raises
     ------
     ManifestError
-        If it is no text, empty, or absolute and elsewhere.
+        If it is no text, empty, or no file below `root`.
     """
     if not isinstance(path, str) or not path.strip():
         raise ManifestError(f"{where} has no path of an image: {path!r}.")
     text = path.strip().removeprefix("./")
-    if text.startswith("/"):
-        try:
-            return Path(text).relative_to(root).as_posix()
-        except ValueError as err:
-            raise ManifestError(
-                f"{where} names {text!r}, which does not lie below {root}. Give the folder of the "
-                "images with the option images."
-            ) from err
+    if Path(text).is_relative_to(root):
+        text = Path(text).relative_to(root).as_posix()
+    fault = path_fault(text) or ("" if (root / text).exists() else "there is no such file")
+    if fault:
+        raise ManifestError(
+            f"{where} names {text!r}: {fault}. Images are files below {root}; -s images=FOLDER "
+            "names another folder."
+        )
     return text
 
 
