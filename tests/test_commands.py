@@ -16,7 +16,7 @@ from tests.typed import commands
 
 SPEC = tomllib.loads(Path(__file__).with_name("commands.toml").read_text("utf-8"))
 WANTED = {one["name"]: one for one in SPEC["command"]}
-DEPARTS = {one["command"]: one for one in SPEC["departs"]["option"]}
+DEPARTS = {one["command"]: one for one in SPEC["departs"]["command"]}
 EVERYWHERE = set(SPEC["global"])
 
 
@@ -34,7 +34,7 @@ def test_the_commands_are_those_of_the_specification() -> None:
 @pytest.mark.parametrize("name", sorted(set(HERE) & set(WANTED)))
 def test_a_command_has_the_options_of_the_specification(name: str) -> None:
     options = [one for one in HERE[name].params if isinstance(one, click.Option)]
-    departs = DEPARTS.get(name, {"lacks": [], "has": []})
+    departs = DEPARTS.get(name, {})
     lacks, has = (set(departs.get(which, ())) for which in ("lacks", "has"))
     wanted = set(WANTED[name]["options"])
     # What is said to depart does: no entry outlives what it is about.
@@ -65,6 +65,32 @@ def test_values_and_defaults_are_those_of_the_specification(name: str) -> None:
         assert stated["metavar"] == (None if one.is_flag else one.make_metavar(context)), flag
         # Bounds are in sentences.
         assert not re.search(r"<=x|x>=", str(one.get_help_record(context))), flag
+
+
+@pytest.mark.parametrize("name", sorted(set(HERE) & set(WANTED)))
+def test_arguments_and_words_are_those_of_the_specification(name: str) -> None:
+    departs, context = DEPARTS.get(name, {}), click.Context(HERE[name])
+    wanted = WANTED[name].get("arguments", "")
+    assert departs.get("arguments") != wanted
+    usage = ["[OPTIONS]", *departs.get("arguments", wanted).split()]
+    assert " ".join(HERE[name].collect_usage_pieces(context)).split() == usage
+    for one in HERE[name].params:
+        flag = max(one.opts, key=len)
+        general = SPEC["option"].get(flag, {}).get("words")
+        stated = WANTED[name].get("words", {}).get(flag, general)
+        if stated and isinstance(one.type, click.Choice):
+            changed = departs.get("words", {}).get(flag)
+            assert changed != stated
+            assert list(one.type.choices) == (changed or stated), flag
+
+
+def test_pages_are_those_of_the_specification() -> None:
+    wanted = {one["path"] for one in SPEC["page"]}
+    elsewhere = {one["path"]: one["now"] for one in SPEC["departs"]["page"]}
+    assert set(elsewhere) <= wanted
+    beside = {now for now in elsewhere.values() if now.startswith("docs/")}
+    here = {str(page) for page in Path("docs").rglob("*.md")}
+    assert here == wanted - set(elsewhere) | beside | set(SPEC["departs"]["pages"])
 
 
 def test_exit_codes_are_those_of_the_specification() -> None:
