@@ -231,7 +231,7 @@ def _inputs(root: Path) -> None:
         **{f"{folder}/{name}.png": picture(n) for n, name in enumerate("ab")
            for folder in ("photos", "pairs", "coco", "imagenette/train/cat", "imagenette/val/cat")},
         "pairs/a.txt": "A dot.", "pairs/b.txt": "Two dots.",
-        "pairs.csv": "path,caption\na.png,A dot.\n", "pairs.tsv": "path\ttitle\nphotos/a.png\tA.\n",
+        "pairs.csv": "path,caption\na.png,A dot.\nb.png,Two dots.\n", "pairs.tsv": "path\ttitle\nphotos/a.png\tA.\n",
         "pairs.jsonl": '{"path": "photos/a.png", "caption": "A dot."}\n',
         "dataset_coco.json": json.dumps({"images": [one], "dataset": "coco"}),
         "birds.txt": "wren\nrobin\n", "items.csv": "item_id\na\nb\n",
