@@ -223,10 +223,7 @@ def check_masks(what: str, given: Any) -> None:
     parts = many if isinstance(many, list | tuple | ValuesView) else [given]
     masked = sum(np.count_nonzero(one.mask) for one in parts if isinstance(one, np.ma.MaskedArray))
     if masked:
-        raise RowsError(
-            f"{masked:,} values of the {what} are masked, and nothing here keeps masks. Fill them, "
-            "or leave their rows out, with what belongs to them."
-        )
+        raise RowsError(f"{what} has {masked:,} masked values: fill them, or drop their rows.")
 
 
 def from_bfloat16(bits: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:

@@ -35,6 +35,7 @@ from tests import extend, screens, tables, typed
 from tests.featstore.remote.buckets import environment, make_bucket
 from tests.house import PACKAGES
 from tests.small_files import picture, write, write_tar
+from tests.test_commands import SPEC
 from tests.test_notebook import NOTEBOOK, OF_DOCUMENTS
 
 ROOT = Path(__file__).parents[1]
@@ -183,9 +184,11 @@ def _parse(command: str) -> None:
 
 TYPED = [*DEMO.commands("OUT"), *TRY.commands("OUT")]
 ALL = list(dict.fromkeys([*TYPED, *chain.from_iterable(SAID.values())]))
+#: Those of the specification's journeys, which are not run here.
+JOURNEYS = [line for journey in SPEC["journey"] for line in journey["after"]]
 
 
-@pytest.mark.parametrize("command", ALL, ids=lambda c: c[:60])
+@pytest.mark.parametrize("command", [*ALL, *JOURNEYS], ids=lambda c: c[:60])
 def test_commands_in_documents_parse(command: str) -> None:
     _parse(command)
 
@@ -231,7 +234,8 @@ def _inputs(root: Path) -> None:
         **{f"{folder}/{name}.png": picture(n) for n, name in enumerate("ab")
            for folder in ("photos", "pairs", "coco", "imagenette/train/cat", "imagenette/val/cat")},
         "pairs/a.txt": "A dot.", "pairs/b.txt": "Two dots.",
-        "pairs.csv": "path,caption\na.png,A dot.\n", "pairs.tsv": "path\ttitle\nphotos/a.png\tA.\n",
+        "pairs.csv": "path,caption\na.png,A dot.\nb.png,Two dots.\n",
+        "pairs.tsv": "path\ttitle\nphotos/a.png\tA.\n",
         "pairs.jsonl": '{"path": "photos/a.png", "caption": "A dot."}\n',
         "dataset_coco.json": json.dumps({"images": [one], "dataset": "coco"}),
         "birds.txt": "wren\nrobin\n", "items.csv": "item_id\na\nb\n",
@@ -382,19 +386,14 @@ def test_python_in_its_own_document_runs_and_prints_what_stands_there(
             assert out.getvalue() == said.replace("\n", " ").strip() + "\n"
 
 
-SCRIPTS = sorted(
-    script
-    for folder in ("tests/accuracy", "tests/scaling", "tests/perf", "tests/gpu")
-    for script in (ROOT / folder).rglob("*.py")
-)
-
-
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda s: s.relative_to(ROOT).as_posix())
-def test_what_a_script_imports_of_the_packages_exists(script: Path) -> None:
+def test_what_a_script_imports_of_the_packages_exists() -> None:
     """Nothing else in `make test` runs them whole; names are often imported where they are used."""
-    for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in PACKAGES:
-            exec(ast.unparse(node), {})
+    for folder in ("accuracy", "scaling", "perf", "gpu"):
+        for script in (ROOT / "tests" / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
+                names = getattr(node, "module", None) or ""
+                if isinstance(node, ast.ImportFrom) and names.split(".")[0] in PACKAGES:
+                    exec(ast.unparse(node), {})
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)
@@ -424,12 +423,7 @@ def test_what_commands_print_on_a_page_was_written_by_running_them(page: str) ->
 def test_the_readme_is_short() -> None:
     """At most 300 words beside code, pictures and addresses of links."""
     text = (ROOT / "README.md").read_text("utf-8")
-    text = re.sub(
-        r"```.*?```|<!--.*?-->|<picture>.*?</picture>|!\[[^]]*\]\([^)]*\)",
-        " ",
-        text,
-        flags=re.DOTALL,
-    )
+    text = re.sub(r"(?s)```.*?```|<!--.*?-->|<picture>.*?</picture>|!\[[^]]*\]\([^)]*\)", " ", text)
     text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", text)
     words = re.findall(r"[^\s|#*`-][^\s|]*", text)
     assert 200 < len(words) <= 300, len(words)
@@ -484,9 +478,6 @@ def test_tables_of_the_documents_are_what_was_measured() -> None:
         for name in re.findall(r"<!-- table: (.+?) -->", page.read_text("utf-8"))
     }
     assert named == set(tables.TABLES)
-
-
-def test_tables_of_measured_documents_stand_between_markers() -> None:
     for name in ("results.md", "statistics.md"):
         page = (ROOT / "docs" / name).read_text("utf-8")
         bare = re.sub(r"<!-- table: .+?<!-- end -->", "", page, flags=re.DOTALL)

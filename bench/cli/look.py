@@ -262,7 +262,7 @@ def export_command(
     """Write a set or a saved alignment for other programs.
 
     Of a set every bit is kept. Items that failed have no row and are left out. npy and parquet have
-    no bfloat16: they get the same values as float32. An output that is there must have the same
+    no bfloat16: they get the same values as float32. An existing output must have identical
     bytes. Of an alignment the arrays are written, never pickle. With --names the file also holds
     `class_rows`: one row per class in the shared space. For `ridge`, whose shared space is the
     image space, that is a classification head made from text alone; the file says how to use it.

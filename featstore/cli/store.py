@@ -273,7 +273,7 @@ def _begun(root: Path, key: SetKey) -> str:
     "--items",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Withdraw only the pictures whose ids stand in this file, one a line.",
+    help="Withdraw only the pictures whose ids are in this file, one a line.",
 )
 @click.option(
     "-y", "--yes", is_flag=True,

@@ -539,7 +539,7 @@ def next_commands(root: Path, key: SetKey, attributes: Mapping[str, Any]) -> lis
         again = f"headstock import {_quote(source)} --dataset {key.dataset} {place}"
         return [*found, f"{remove} && {again}"]
     if encoder.startswith("object:"):
-        how = "featstore.extract(..., encoder=...%s)" % (", repair=True" if attributes else "")
+        how = "hs.extract(..., encoder=...%s)" % (", repair=True" if attributes else "")
         return [*found, f"python: {how}" if attributes else f"{remove}; then in python: {how}"]
     given = {name: getattr(choice, name) for name in MODEL_OPTIONS}
     requested = {name: value for name, value in given.items() if value is not None}

@@ -22,7 +22,7 @@ from featstore.store.tables import MAX_ITEM_BYTES
 UNKNOWN = "not stated"
 
 _WHAT = (
-    "A Zarr v3 store that `featstore.open_store` reads and verifies; any Zarr v3 reader opens its "
+    "A Zarr v3 store that `headstock.open_store` reads and verifies; any Zarr v3 reader opens its "
     "arrays."
 )
 _HOW = (
@@ -143,7 +143,7 @@ def hub_card(name: str, cards: list[SetCard], *, address: str) -> str:
     Parameters
     ----------
     address : str
-        That `featstore.open_store` takes.
+        That `headstock.open_store` takes.
     """
     stated = {card.info.key.dataset: card.licence for card in cards if card.licence != UNKNOWN}
     licences = {card.licence.lower() for card in cards}

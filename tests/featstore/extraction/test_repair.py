@@ -251,7 +251,7 @@ def test_without_a_manifest_it_says_what_it_needs(manifest, store, capsys):
     assert [problem["path"] for problem in said["left"]] == [f"{key}/{DATA}", f"{key}/golden.json"]
     assert "first rows 4-7" in said["left"][0]["what"]
     assert said["commands"][0] == f"headstock store repair {store} {key} --copy ADDRESS"
-    assert said["commands"][1] == "python: featstore.extract(..., encoder=..., repair=True)"
+    assert said["commands"][1] == "python: hs.extract(..., encoder=..., repair=True)"
     assert tree(store) == damaged
     # A dry run names what it would make of the store itself, and makes nothing.
     (store / "toy" / "zarr.json").unlink()
