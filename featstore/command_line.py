@@ -402,8 +402,8 @@ def name_argument(
 
 def print_listed(rows: Sequence[dict[str, str]], *, as_json: bool) -> None:
     """Print what registries list (`featstore.plugins.Registry.listed`): a line a thing, or JSON."""
-    cells = [[row[key] for key in ("kind", "name", "package", "text")] for row in rows]
-    answer(rows, TextTable(("KIND", "NAME", "PACKAGE", ""), cells), as_json=as_json)
+    cells = [[row[key] for key in ("name", "kind", "package", "text")] for row in rows]
+    answer(rows, TextTable(("NAME", "KIND", "PACKAGE", ""), cells), as_json=as_json)
 
 
 def count(n: int, what: str) -> str:
