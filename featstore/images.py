@@ -17,7 +17,6 @@ from typing import IO, TYPE_CHECKING, Any
 
 from featstore.errors import FeatstoreError, ManifestError, needs_extra
 from featstore.identity import canonical_json, sha256_hex
-from featstore.manifest_files import open_plain
 
 if TYPE_CHECKING:
     import numpy as np
@@ -141,6 +140,8 @@ def declared_pixels(path: Path) -> int:
 
     Known they are where Pillow is installed, of the files that it can open.
     """
+    from featstore.manifest_files import open_plain
+
     with suppress(Exception), open_plain(path) as file, opened_image(file, FORMATS) as image:
         return image.width * image.height
     return 0
