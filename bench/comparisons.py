@@ -76,7 +76,7 @@ from bench.statistics import (
     proportion_interval,
     two_term,
 )
-from featstore.errors import listed
+from featstore.errors import UnknownName, did_you_mean, listed
 from fitters.errors import check_names
 
 #: Controls whose comparison with the head alone is primary.
@@ -628,8 +628,11 @@ def choose(root: Path, series: pl.DataFrame, wanted: Mapping[str, str], *, where
         own = pl.col(name).cast(pl.String)
         kept = rows.filter(own.str.starts_with(value) if name == "run_id" else own == value)
         if kept.is_empty():
-            have = listed(sorted(set(rows[name].cast(pl.String).drop_nulls())), shown=20)
-            raise NoResultsError(f"{root} has no {name} {value!r} there. It has: {have}.")
+            known = sorted(set(rows[name].cast(pl.String).drop_nulls()))
+            raise NoResultsError(UnknownName(
+                f"{root} has no {name} {value!r} there. It has: {listed(known, shown=20)}."
+                f"{did_you_mean(value, known)}"
+            ))  # fmt: skip
         rows = kept
     return root, series, rows
 

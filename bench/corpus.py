@@ -265,8 +265,8 @@ class Corpus:
         if self.head is None:
             raise ProtocolError(
                 f"{what} needs a head and the names of its classes, and the run names none. Give "
-                "it a head_set and a head_name_set (--head and --head-names); `headstock extract "
-                "--kind head_weight` makes a head."
+                "it both (`head=` and `head_names=`); `headstock extract --kind head_weight` makes "
+                "a head."
             )
         return self.head
 
@@ -280,8 +280,8 @@ class Corpus:
         """
         if not len(self.names):
             raise ProtocolError(
-                f"{what}. Give it a name_set (--names); real pairs can also be of captions, or of "
-                "the class names of another data set (--captions)."
+                f"{what}. Give it their set (`names=`); real pairs can also be of captions, or of "
+                "the class names of another data set (`captions=`)."
             )
         return self.names
 

@@ -41,7 +41,7 @@ from featstore.matrices import Rows, vector
 from featstore.parallel import Engine
 from featstore.store.store import FeatureStore, open_store
 from featstore.terminal import ProgressBar
-from fitters.errors import SettingError
+from fitters.errors import SettingError, check_names
 from fitters.from_store import find_sets
 from fitters.kept import digest_of
 from fitters.methods import registered
@@ -183,6 +183,10 @@ def evaluate(
     >>> "random vectors would not have done as well" in results.verdict
     True
     """
+    check_names(
+        run, [*(evaluate.__kwdefaults__ or ()), *RunSettings.__annotations__], what="keyword",
+        error=ProtocolError, where="of evaluate",
+    )  # fmt: skip
     given = dict[str, Any](run)
     pairs, note = None, ""
     if not isinstance(data, FeatureStore | str | Path):

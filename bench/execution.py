@@ -124,7 +124,7 @@ def open_prompt_side(store: FeatureStore, run: Run, *, weights: str | None = Non
     except FeatstoreError as err:
         raise ProtocolError(
             f"Learner {learner} needs the text tower of {info.encoder}, by which {data.name_set} "
-            f"was made: {err} Say where its weights are: --weights, as of `headstock extract`."
+            f"was made: {err} Say where its weights are, as of an extraction: `weights=`."
         ) from err
     found = space_id(tower.space)
     if found != info.commit.space_id:
@@ -338,8 +338,8 @@ def _scored(corpus: Corpus, split: Split | None, evaluation: str) -> Corpus:
 def _captions(task: str, corpus: Corpus) -> Items:
     if corpus.captions is None:
         raise ProtocolError(
-            f"Task {task} reads captions, and the run names no set of them. Give it a "
-            "caption_set (--captions); if the store has none, extract the captions of these images."
+            f"Task {task} reads captions, and the run names no set of them. Give it one "
+            "(`captions=`); if the store has none, extract the captions of these images."
         )
     return corpus.captions
 

@@ -278,7 +278,7 @@ def _asked(
     if f"{direction} by {metric}" not in ways:
         raise SubmissionError(
             f"{choice} holds no {direction or 'direction'} by {metric or 'any metric'} that is a "
-            f"mean over queries. Choose --direction and --metric from: {listed(ways, shown=30)}."
+            f"mean over queries. Choose `direction=` and `metric=` from: {listed(ways, shown=30)}."
         )
     rows = rows.filter((pl.col("direction") == direction) & (pl.col("metric") == metric))
     main = next(one for one in (*MAIN_EVALS, rows["eval"][0]) if one in set(rows["eval"]))

@@ -43,7 +43,7 @@ from bench.tables import (
 )
 from featstore.address import parse_address
 from featstore.durable import read_regular
-from featstore.errors import AddressError, FeatstoreError, listed
+from featstore.errors import AddressError, FeatstoreError, UnknownName, did_you_mean, listed
 from featstore.identity import canonical_json, sha256_hex
 from featstore.plugins import registry_of
 from featstore.store.store import FeatureStore
@@ -199,9 +199,13 @@ def _read(place: str) -> bytes:
         return root.read(names[0], limit=MOST_BYTES)
     try:
         return read_regular(Path(place), limit=MOST_BYTES)
+    except FileNotFoundError as err:
+        raise BoxError(UnknownName(
+            f"There is no box {place!r}. Name one of {', '.join(BUILT_IN)}, a TOML file, or the "
+            f"address of one.{did_you_mean(place, BUILT_IN)}"
+        )) from err  # fmt: skip
     except (OSError, FeatstoreError) as err:
-        known = f"Name one of {', '.join(BUILT_IN)}, a TOML file, or the address of one."
-        raise BoxError(f"There is no box {place!r} ({err}). {known}") from err
+        raise BoxError(f"The box {place!r} cannot be read: {err}.") from err
 
 
 def parse_box(data: bytes) -> Box:

@@ -34,6 +34,7 @@ from bench.options import (
 from featstore.errors import lookup
 from featstore.identity import canonical_json, sha256_hex
 from featstore.options import Option, check_values, hints_of, option, record_of
+from fitters.errors import check_names
 from fitters.methods import METHODS, Method, methods_with
 from fitters.settings import TEMPLATES, VARIANTS, Control, FitConfig, PairControl
 
@@ -304,7 +305,7 @@ class Protocol:
             (
                 bool(self.pairs_per_class) and self.n_pairs != 0,
                 (
-                    "Real pairs are counted by n_pairs or by pairs_per_class, not both; "
+                    "Real pairs are counted by `n_pairs=` or by pairs_per_class, not both; "
                     f"got {self.n_pairs} and {self.pairs_per_class}."
                 ),
             ),
@@ -361,13 +362,13 @@ def impossible(method: str, protocol: Protocol, *, elsewhere: bool = False) -> s
             protocol.eval == "all-names" and (pairs or adapts) and not elsewhere,
             (
                 "Evaluation 'all-names' scores every image, so that none is left to train on; "
-                f"got n_pairs={protocol.n_pairs} and head_rows={protocol.head_rows!r}. Use "
-                "eval 'held-out', 'split' or 'in-class'."
+                f"got `n_pairs={protocol.n_pairs}` and head_rows {protocol.head_rows!r}. Use "
+                "`eval=held-out`, `eval=split` or `eval=in-class`."
             ),
         ),
         (
             protocol.eval == "held-out" and bool(protocol.pairs_per_class) and not elsewhere,
-            "pairs_per_class needs training images of the scored classes: eval 'in-class'.",
+            "pairs_per_class needs training images of the scored classes: `eval=in-class`.",
         ),
         (
             adapts and getattr(METHODS.get(method), "reads_bias", False),
@@ -535,7 +536,7 @@ class Run:
                     generalised and self.protocol.has_pairs and where != "held-out",
                     (
                         "Task generalised calls classes unseen that no prototype and no real pair "
-                        f"is of: with real pairs use eval 'held-out', not {where!r}."
+                        f"is of: with real pairs use `eval=held-out`, not {where!r}."
                     ),
                 ),
                 (
@@ -545,14 +546,18 @@ class Run:
             )
             return
         # Here, because it loads every learner, and other tasks have none.
-        from fitters.few_shot import PROMPT_LEARNERS
+        from fitters.few_shot import LEARNERS, PROMPT_LEARNERS
 
+        check_names(
+            [options.learner], [*LEARNERS, *PROMPT_LEARNERS], what="learner", error=ProtocolError,
+            where="for few_shot",
+        )  # fmt: skip
         refuse(
             (
                 where not in ("split", "in-class"),
                 (
-                    "Task few_shot trains and tests on the same classes: eval is 'split' or "
-                    f"'in-class', not {where!r}."
+                    "Task few_shot trains and tests on the same classes: give `eval=split` or "
+                    f"`eval=in-class`, not {where!r}."
                 ),
             ),
             (

@@ -644,7 +644,7 @@ def encoded_again(view: Selection, config: AgainConfig) -> Again:
     if manifest is None and "text" not in items.columns:
         raise ProtocolError(
             f"The items of {view.key} have no column 'text'. Of pictures, name their manifest "
-            "(--manifest DIR): its items are told by their ids."
+            "(`manifest=DIR`): its items are told by their ids."
         )
     there = pl.lit(value=True) if manifest else pl.col("text").is_not_null()
     rows = {item["item_id"]: item for item in items.filter(there).iter_rows(named=True)}

@@ -20,7 +20,14 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from featstore.errors import AddressError, FeatstoreError, needs_extra, unknown_name
+from featstore.errors import (
+    AddressError,
+    FeatstoreError,
+    UnknownName,
+    did_you_mean,
+    needs_extra,
+    unknown_name,
+)
 from featstore.options import Owners, british, setting_lines
 from featstore.terminal import TextTable, bad, json_text, say, visible_output
 
@@ -225,6 +232,14 @@ def setting_option(text: str) -> Callable[[_Function], _Function]:
 StorePlace = Path | str
 
 
+class Choice(click.Choice[str]):
+    """One of several words; the message on another names the closest."""
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
+        """Return what is said of a word that is none of them."""
+        return super().get_invalid_choice_message(value, ctx) + did_you_mean(value, self.choices)
+
+
 class StoreType(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.3
     """A command's store: a path, or an address such as ``s3://team/features``.
 
@@ -315,7 +330,8 @@ def run_command(group: click.Command, name: str, args: list[str] | None = None) 
         return EXIT_USAGE
     except click.UsageError as err:
         where = err.ctx.command_path if err.ctx else name
-        _complain(name, f"{err.format_message()} See `{where} --help`.")
+        said = re.sub(r"(?<![.?])$", ".", err.format_message())  # click ends some without one
+        _complain(name, f"{said} See `{where} --help`.")
         return EXIT_USAGE
     except click.ClickException as err:
         _complain(name, err.format_message())
@@ -328,7 +344,8 @@ def run_command(group: click.Command, name: str, args: list[str] | None = None) 
     except FeatstoreError as err:
         notes = " ".join(getattr(err, "__notes__", []))
         _complain(name, f"{err} {notes}".strip())
-        return EXIT_USAGE if isinstance(err, KeyError) else EXIT_ERROR
+        is_name = isinstance(err, KeyError) or any(isinstance(a, UnknownName) for a in err.args)
+        return EXIT_USAGE if is_name else EXIT_ERROR
     except BrokenPipeError:
         # The reader has gone; what is left in the buffer must not raise at exit.
         with contextlib.suppress(OSError, ValueError):
@@ -402,8 +419,8 @@ def name_argument(
 
 def print_listed(rows: Sequence[dict[str, str]], *, as_json: bool) -> None:
     """Print what registries list (`featstore.plugins.Registry.listed`): a line a thing, or JSON."""
-    cells = [[row[key] for key in ("kind", "name", "package", "text")] for row in rows]
-    answer(rows, TextTable(("KIND", "NAME", "PACKAGE", ""), cells), as_json=as_json)
+    cells = [[row[key] for key in ("name", "kind", "package", "text")] for row in rows]
+    answer(rows, TextTable(("NAME", "KIND", "PACKAGE", ""), cells), as_json=as_json)
 
 
 def count(n: int, what: str) -> str:

@@ -312,6 +312,10 @@ def lookup(
     return table[name]
 
 
+class UnknownName(str):
+    """A sentence on a name that is unknown: a command that ends with it has exit code 2."""
+
+
 def unknown_name(
     what: str, name: str, known: Iterable[str], *, where: str = "", listed_by: str = ""
 ) -> str:
@@ -345,7 +349,7 @@ def unknown_name(
         listed = f"{', '.join(closest)} and {len(names) - CLOSEST:,} others"
         listed += f" ({listed_by})" if listed_by else ""
     unknown = f"No {what} named {name!r} {where}".rstrip()
-    return f"{unknown}. Known {what}s: {listed}.{did_you_mean(name, names)}"
+    return UnknownName(f"{unknown}. Known {what}s: {listed}.{did_you_mean(name, names)}")
 
 
 def listed(names: Iterable[object], *, shown: int = 5) -> str:

@@ -331,7 +331,7 @@ def _only_matrix(tensors: Mapping[str, Any], source: Path) -> str:
     if len(matrices) != 1:
         raise ManifestError(
             f"{source} holds {len(matrices)} matrices ({listed(sorted(matrices))}); say which "
-            "with --array."
+            "with `array=`."
         )
     return matrices[0]
 
@@ -395,7 +395,7 @@ def _from_tensors(
 
 def _of_table(table: pl.DataFrame, source: Path, array: str) -> Rows:
     if array not in table.columns or not table.schema[array].is_nested():
-        raise ManifestError(f"{source} has no column {array!r} of vectors. Say which with --array.")
+        raise ManifestError(f"{source} has no column {array!r} of vectors. Say which: `array=`.")
     bias = table["bias"].to_numpy() if "bias" in table.columns else None
     rows = _matrix(table[array], f"{source}: {array}")
     return Rows(rows, table.drop(array, "bias", strict=False), bias)
@@ -464,7 +464,7 @@ def import_rows(
     table = rows.items if items is None else read_items(items, rows=len(rows.data))
     if table is None:
         raise ManifestError(
-            f"{source} names no items. Give a CSV or Parquet file with item_id: --items FILE."
+            f"{source} names no items. Give a CSV or Parquet file with item_id: `items=FILE`."
         )
     if "item_id" not in table.columns:
         columns = listed(table.columns, shown=LISTED)
@@ -475,7 +475,7 @@ def import_rows(
     spec = replace(spec, dtype=dtype or rows.dtype)
     if spec.dtype not in DTYPES:
         raise ManifestError(
-            f"{source} is {spec.dtype}, which a store cannot hold. Say --dtype float32."
+            f"{source} is {spec.dtype}, which a store cannot hold. Say `dtype=float32`."
         )
     given = Given([rows.data], len(rows.data), rows.data.shape[1], rows.dtype)
     found = items_of(kind, None, table, n=given.n)

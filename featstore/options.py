@@ -415,7 +415,7 @@ def options_from(
                 more |= {"callback": typed(one, several=many)}
                 more |= {"type": click.Path() if one.type is Path else click.STRING}
                 if not several and one.default not in (MISSING, None, ()):
-                    more |= {"default": one.default, "show_default": True}
+                    more |= {"default": one.default, "show_default": one.default != ""}
             function = click.option(one.shown_flag, one.name, help=one.help, **more)(function)
         return function
 

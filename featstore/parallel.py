@@ -407,7 +407,7 @@ def connected(*, cores: int, object_store_bytes: int = OBJECT_STORE_BYTES) -> It
     """
     # No call to anyone, whatever Ray's own default is; it is read when ray is imported.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    with needs_extra("--engine ray"):
+    with needs_extra("`engine=ray`"):
         import ray
     if ray.is_initialized():
         yield ray

@@ -18,7 +18,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any, Self, TextIO
@@ -216,7 +216,18 @@ class TextTable:
         room = _WIDE
         if sys.stdout is not None and sys.stdout.isatty():
             room = shutil.get_terminal_size().columns - self.indent
-        for line in self._drawn(room, coloured=is_coloured(sys.stdout)):
+        # What is the same in all rows is said once; a few rows are read as they are.
+        same = {
+            i for i, own in enumerate(zip(*self.rows, strict=True))
+            if i and self.headings and len(own) >= _FEW and own[0] and len(set(own)) == 1
+        }  # fmt: skip
+        for i in sorted(same):
+            constant = f"{self.headings[i]}: {self.rows[0][i]}"
+            say(" " * self.indent, constant.replace("\n", "\\n"))
+        kept = [[cell for i, cell in enumerate(row) if i not in same]
+                for row in (self.headings, *self.rows)]  # fmt: skip
+        table = replace(self, headings=kept[0], rows=kept[1:])
+        for line in table._drawn(room, coloured=is_coloured(sys.stdout)):
             _draw(" " * self.indent + line, sys.stdout)
 
     def _drawn(self, width: int, *, coloured: bool) -> list[str]:
@@ -247,6 +258,9 @@ class TextTable:
         Console(file=drawn, width=width, **how).print(table)
         return [line.rstrip() for line in drawn.getvalue().splitlines()]
 
+
+#: Rows from which on a column that is the same in all of them is printed above the table.
+_FEW = 4
 
 #: Columns of a table that nobody looks at in a terminal.
 _WIDE = 10**6

@@ -409,7 +409,7 @@ def _prepared(
         raise SettingError(
             "Workers accumulate the moments of real pairs, and this fit "
             f"{'has no real pair' if paired is None else 'looks at their rows'}. Leave `engine=` "
-            "and `jobs=` out; or give `captions=` and every setting, or -s criterion=error."
+            "and `jobs=` out; or give `captions=` and every setting, or criterion=error."
         )
     if paired is not None and not by_rows:
         moments = moment_sources(

@@ -577,5 +577,9 @@ def method_named(name: str) -> Method:
         If there is none; the message lists those that exist.
     """
     return lookup(
-        METHODS, name, what="method", error=UnknownMethodError, listed_by="headstock fit --help"
+        METHODS,
+        name,
+        what="method",
+        error=UnknownMethodError,
+        listed_by="headstock ls --available methods",
     )

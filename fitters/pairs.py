@@ -12,7 +12,7 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from featstore.errors import RowsError
+from featstore.errors import FeatstoreError, RowsError
 from featstore.matrices import matrix, vector
 from featstore.terminal import Card, Shown
 from fitters.errors import PairsError
@@ -115,7 +115,10 @@ class Pairs(Shown):
         if isinstance(given, cls):
             return given
         if isinstance(given, tuple) and len(given) in (2, 3):
-            return cls(given[0], given[1], given[2] if len(given) > 2 else None)
+            try:
+                return cls(*given)
+            except FeatstoreError as err:
+                raise type(err)(f"{what}: {err}") from err
         if hasattr(given, "group_column"):
             x, y = given.numpy()
             return cls(x, y, given.groups, given.weight)

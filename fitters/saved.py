@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from types import FunctionType
 from typing import Annotated, Any
@@ -76,14 +77,24 @@ def save_parts(path: Path | str, parts: Parts, *, replace: bool = True) -> Path:
         if all(_holds(path / name, data) for name, data in files.items()):
             return path
         if not replace:
-            raise AlignmentWriteError(
-                f"{path} holds another alignment. Choose another name, or replace it (`replace=`)."
-            )
+            check_free(path)
     try:
         replace_folder(path, files)
     except OSError as err:
         raise unwritable(path, err) from err
     return path
+
+
+def check_free(path: Path, request: dict[str, Any] | None = None) -> None:
+    """Raise AlignmentWriteError if `path` holds an alignment that may not be replaced.
+
+    That is any, but before a fit, whose `request` is given, one that was asked for otherwise.
+    """
+    with suppress(CorruptAlignmentError):
+        if request is None or read_facts(path).get("request") != request:
+            raise AlignmentWriteError(
+                f"{path} holds another alignment. Choose another name, or replace it (`replace=`)."
+            )
 
 
 def read_parts(path: Path | str) -> Parts:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, get_args
 
+from featstore.errors import OptionError
 from featstore.options import check_values, option
 from fitters.errors import SettingError, check_names
 
@@ -329,6 +330,8 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         check_values(self, SettingError, of="a fit")
+        if not isinstance(self.training, TrainingOptions):
+            raise OptionError(f"training must be TrainingOptions(…); got {self.training!r}.")
 
     @classmethod
     def of(cls, method: str | FitConfig, settings: Mapping[str, Any]) -> FitConfig:

@@ -59,10 +59,9 @@ def test_arguments_values_and_defaults_are_those_of_the_specification(name: str)
             continue
         stated = {what: wanted.get(what, {}).get(flag, SPEC["option"][flag].get(what))
                   for what in ("metavar", "default", "words")}  # fmt: skip
-        shown = re.search(
-            r"\[(?:[^][]*; )?default: ([^]]*)\]", (one.get_help_record(context) or "  ")[1]
-        )
-        assert stated["default"] == (shown and shown[1]), flag
+        text = (one.get_help_record(context) or "  ")[1]
+        shown = re.findall(r"\[(?:[^][]*; )?default: ([^]]*)\]", text)
+        assert [stated["default"]] == (shown or [None]), flag
         assert stated["metavar"] == (None if one.is_flag else one.make_metavar(context)), flag
         if stated["words"] and isinstance(one.type, click.Choice):
             assert list(one.type.choices) == departs.get("words", {}).get(flag, stated["words"])

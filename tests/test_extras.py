@@ -76,6 +76,7 @@ CASES = [
     ("report", "matplotlib", "headstock report {out}/none --store {store} -o {out}/report.html"),
     ("extract", "torch", f"headstock extract {_IMAGES}"),
     ("extract", "timm", f"headstock extract {_IMAGES}"),
+    ("extract", "timm", "headstock try -o {out}/try"),
     ("extract", "pillow", f"headstock extract {_IMAGES}"),
     ("extract", "torchvision", f"headstock extract {_IMAGES}"),
     ("extract", "sentence-transformers", _TEXTS + " st:all-MiniLM-L6-v2"),

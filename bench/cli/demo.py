@@ -25,7 +25,7 @@ from featstore.command_line import (
     json_option,
     print_json,
 )
-from featstore.errors import listed
+from featstore.errors import listed, needs_extra
 from featstore.options import options_from
 from featstore.terminal import in_words, print_facts
 
@@ -198,6 +198,17 @@ TRY = Job(
 )  # fmt: skip
 
 
+@needs_extra("The demo", "extract")
+def _check_models() -> None:
+    """Raise an error, before a job promises anything, for a package that its encoders lack."""
+    from featstore.encoders.weights import parse_weights
+
+    for module, models in (("timm", IMAGES), ("sentence_transformers", TEXTS)):
+        import_module(module)
+        encoder, weights = models.split(" --weights ")
+        parse_weights(weights, encoder=encoder)
+
+
 def _downloads() -> str:
     """Return what will be downloaded, in a sentence."""
     from data_manifests.stamps import PACKAGE, find_local
@@ -252,6 +263,7 @@ def try_command(out: str, dry_run: bool, as_json: bool) -> int:
     """
     if dry_run:
         return _print_commands(TRY, out, as_json=as_json)
+    _check_models()
     code = TRY.run(out, err=as_json)
     if as_json:
         print_json({"out": out, "code": code})
@@ -325,6 +337,7 @@ def reproduce_command(
     if box == "demo" and store is None:
         if dry_run:
             return _print_commands(DEMO, str(out), as_json=as_json)
+        _check_models()
         if code := DEMO.run(str(out), err=as_json):
             return code
     if found.suite in STUDIES:

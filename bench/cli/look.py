@@ -18,6 +18,7 @@ import click
 from bench.options import AgainConfig
 from featstore.cli.options import KEY, split_tag, work_below
 from featstore.command_line import (
+    Choice,
     StorePlace,
     StoreType,
     count,
@@ -98,6 +99,9 @@ def _is_vectors(path: Path) -> bool:
 
 def _chosen(path: str, key: str | None) -> tuple[str, StorePlace, str]:
     """Return what `look_at` does; with a KEY, the path is a store's, or has results."""
+    folder, colon, cell = path.partition(":")
+    if colon and key is None and Path(folder).is_dir():  # as `eval compare` takes a cell
+        path, key = folder, cell
     kind, place, inside = look_at(path)
     if key is None or kind == "results":
         return kind, place, key or inside
@@ -133,7 +137,9 @@ def _advice(place: Path) -> str:
 
     typed = shlex.quote(str(place))
     if place.is_file():
-        return f"{place} is a file that `headstock ls` and `headstock show` cannot read."
+        return f"{place} is a " + (
+            "report: open it in a browser." if _is_report(place) else "file of another program."
+        )
     n = sum(path.suffix.lower() in IMAGE_SUFFIXES for path in place.rglob("*"))
     what = f"{place} holds {count(n, 'picture')}" if n else f"{place} holds nothing of Headstock's"
     return f"{what}: `headstock data make {typed}` makes a manifest of it."
@@ -144,17 +150,18 @@ def _advice(place: Path) -> str:
     epilog="\b\nExample:\n  headstock ls build/demo/store\n  headstock ls --available methods",
 )
 @click.argument("path", required=False)
+@click.argument("key", required=False, type=KEY)
 @click.option(
-    "--available", type=click.Choice([*AVAILABLE]), metavar="KIND",
+    "--available", type=Choice([*AVAILABLE]), metavar="KIND",
     help=f"List what has a name: {', '.join(AVAILABLE)}.",
 )  # fmt: skip
 @json_option
-def ls_command(path: str | None, available: str | None, as_json: bool) -> int:
+def ls_command(path: str | None, key: str | None, available: str | None, as_json: bool) -> int:
     """List what a path holds, or what has a name.
 
-    PATH is a store or its address, a set (STORE/KEY), a manifest, a saved alignment, a folder of
-    results, submissions or alignments, a box, or a file of vectors. Without one, the state of this
-    folder is printed. The exit code is 4 if something of it is damaged.
+    PATH is a store or its address, a set (STORE/KEY or STORE KEY), a manifest, a saved alignment, a
+    folder of results, submissions or alignments, a box, or a file of vectors. Without one, the
+    state of this folder is printed. The exit code is 4 if something of it is damaged.
     """
     if available is not None and path is not None:
         raise usage_error("Give a PATH, or --available.")
@@ -175,9 +182,11 @@ def ls_command(path: str | None, available: str | None, as_json: bool) -> int:
         return 0
     if path is None:
         return list_folder(Path(), as_json=as_json)
-    kind, place, key = look_at(path)
-    more = {"key": key} if key else {}
-    return resolve_name(_LOOKS[kind][0])(place, as_json=as_json, **more) or 0
+    kind, place, inside = _chosen(path, key)
+    more = {"key": inside} if inside else {}
+    # A cell of results is no list: it is shown.
+    look = _LOOKS[kind][kind == "results" and inside != ""]
+    return resolve_name(look)(place, as_json=as_json, **more) or 0
 
 
 def list_folder(folder: Path, *, as_json: bool) -> int:
@@ -246,7 +255,7 @@ def show_command(
 )  # fmt: skip
 @click.option(
     "--format", "form", metavar="NAME",
-    type=click.Choice(["npy", "npz", "safetensors", "parquet", "h5"]),
+    type=Choice(["npy", "npz", "safetensors", "parquet", "h5"]),
     help="Write in this format [default: that of the name of --out].",
 )  # fmt: skip
 @click.option(
@@ -269,6 +278,11 @@ def export_command(
     """
     kind, place, inside = _chosen(path, key)
     form = form or out.suffix.removeprefix(".")
+    if form == out.suffix.removeprefix(".") == "npy":
+        raise usage_error(
+            f"npy is a folder of arrays, and {out} names a file: give -o "
+            f"{out.with_suffix('')} --format npy, or a file .safetensors, .parquet or .h5."
+        )
     if kind == "alignments":
         options: dict[str, Any] = {"store": store, "names": names}
         resolve_name("fitters.cli.apply:export_alignment")(

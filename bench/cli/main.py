@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import click
 
 from featstore.cli.options import KEY, command_words, prompt_fields, prompts_option
-from featstore.command_line import StoreType
+from featstore.command_line import Choice, StoreType
 from featstore.options import Owners, option, parts_of, plain_settings, settings_of
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ dry_run_option = click.option(
 form_option = click.option(
     "--format",
     "form",
-    type=click.Choice(["table", "md", "csv", "json", "latex"]),
+    type=Choice(["table", "md", "csv", "json", "latex"]),
     metavar="NAME",
     default="table",
     show_default=True,

@@ -19,7 +19,15 @@ from bench.cli.main import (
     suite_option,
 )
 from featstore.cli.options import say_taken, take, the_store
-from featstore.command_line import StorePlace, json_option, print_json, store_option, usage_error
+from featstore.command_line import (
+    Choice,
+    StorePlace,
+    count,
+    json_option,
+    print_json,
+    store_option,
+    usage_error,
+)
 from featstore.terminal import ProgressBar, TextTable, age, dim, human_bytes, print_facts
 
 if TYPE_CHECKING:
@@ -40,7 +48,7 @@ if TYPE_CHECKING:
 @form_option
 @click.option(
     "--part",
-    type=click.Choice(
+    type=Choice(
         [
             "both",
             "results",
@@ -119,7 +127,7 @@ def table_command(
         if "results" in parts:
             frames["results"] = result_table(rows, names)
         if "rows" in parts:
-            frames["rows"] = rows
+            frames["rows"] = rows.head(_ROWS) if form == "table" else rows
         if marks or {"gains", "comparisons"} & set(parts):
             bar.stage("comparing cells")
             # Of the whole series, whatever is shown of it: a family is not what one looks at.
@@ -140,6 +148,8 @@ def table_command(
     if part in frames and frames[part].is_empty() and form not in ("csv", "json"):
         click.echo(_EMPTY.get(part, _EMPTY["gains"]), err=True)
     _print_tables(frames, form, bold)
+    if left_out := rows.height - frames.get("rows", rows).height:
+        click.echo(f"\nand {count(left_out, 'more row')}: --json and --format csv print all.")
 
 
 def _print_summary(
@@ -174,6 +184,10 @@ def _suite_tables(
     of_suites = [one for suite in SUITES.values() for one in suite.tables.items()]
     tables = [("confidence", confidence_table), *of_suites]
     return {name: make(results, rows) for name, make in tables if name in parts or name in own}
+
+
+#: Result rows that a plain table shows; a demo has tens of thousands.
+_ROWS = 200
 
 
 def _print_tables(
@@ -238,17 +252,20 @@ def _shown_metrics(
     """Return the metrics that are named; without a name the usual ones, if there is one of them."""
     from bench.errors import NoResultsError
     from bench.tables import SHOWN, with_generalised
+    from fitters.errors import check_names
 
     have = set(rows["metric"])
-    if metrics is None:
-        names = with_generalised(rows, SHOWN[:-2])
-        lost = [] if have & set(names) else names
-    else:
-        names = list(metrics)
-        lost = [name for name in names if name not in have]
-    if lost and needed:
+    if metrics is not None:
+        if needed:
+            check_names(
+                metrics, sorted(have), what="metric", error=NoResultsError, where=f"in {results}"
+            )
+        return list(metrics)
+    names = with_generalised(rows, SHOWN[:-2])
+    if needed and not have & set(names):
         raise NoResultsError(
-            f"{results} has no metric {', '.join(lost)}. It has: {', '.join(sorted(have))}."
+            f"{results} has none of the usual metrics. Name others as `metrics=`: "
+            f"{', '.join(sorted(have))}."
         )
     return names
 
@@ -539,7 +556,7 @@ def submit_command(
 @click.option(
     "--from",
     "tool",
-    type=click.Choice(["mteb", "lm-eval", "csv"]),
+    type=Choice(["mteb", "lm-eval", "csv"]),
     metavar="mteb|lm-eval|csv",
     help="Read result files of this form instead of submissions: a results folder of mteb or "
     "lm-evaluation-harness, or a CSV file.",

@@ -39,6 +39,7 @@ from featstore.cli.options import (
 )
 from featstore.command_line import (
     EXIT_VERIFY,
+    Choice,
     SectionedCommand,
     StorePlace,
     count,
@@ -165,8 +166,8 @@ class Execution:
 
 def _summary(suite: str, plan: Mapping[str, int]) -> str:
     return (
-        f"{suite}: {plan['runs']:,} runs, {plan['reused']:,} finished, {plan['new']:,} new in "
-        f"{count(plan['fits'], 'fit')}"
+        f"{suite}: {count(plan['runs'], 'run')}, {plan['reused']:,} finished, {plan['new']:,} new "
+        f"in {count(plan['fits'], 'fit')}"
     )
 
 
@@ -375,10 +376,9 @@ def _store_for(chosen: Suite, store: StorePlace | None) -> StorePlace | None:
 
 def _is_nothing(store: StorePlace) -> bool:
     """Whether a store is a folder that is not there yet, or an empty one."""
-    if "://" in str(store):
-        return False
-    folder = Path(store)
-    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    return isinstance(store, Path) and (
+        not store.exists() or (store.is_dir() and not any(store.iterdir()))
+    )
 
 
 def _print_lacking(store: StorePlace, missing: Sequence[Lacking], *, every: bool) -> None:
@@ -580,7 +580,7 @@ def _task_options(task: str, values: Mapping[str, Sequence[Any]]) -> tuple[Optio
     epilog="\b\nExample:\n  headstock check aligner ridge\n  headstock check learner class-means "
     "--json",
 )
-@click.argument("kind", type=click.Choice(["aligner", "learner", "task", "encoder"]))
+@click.argument("kind", type=Choice(["aligner", "learner", "task", "encoder"]))
 @click.argument("what")
 @setting_option("Set an option of an encoder")
 @json_option

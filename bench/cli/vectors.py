@@ -18,6 +18,7 @@ from featstore.cli.options import KEY, open_at, seeds_option, set_named, the_sto
 from featstore.cli.store import rows_in_words
 from featstore.command_line import (
     EXIT_GATE,
+    Choice,
     SectionedCommand,
     StorePlace,
     StoreType,
@@ -68,7 +69,7 @@ if TYPE_CHECKING:
 @options_from(BridgeConfig)
 @click.option(
     "--join",
-    type=click.Choice(["id", "position"]),
+    type=Choice(["id", "position"]),
     metavar="NAME",
     default="id",
     show_default=True,

@@ -51,7 +51,7 @@ from bench.tables import (
     result_table,
 )
 from featstore.durable import write_file
-from featstore.errors import listed, needs_extra
+from featstore.errors import needs_extra, unknown_name
 from featstore.store.store import FeatureStore, open_store
 
 _COLUMNS = ("image_set", "head_set", "name_set", "caption_set")
@@ -87,9 +87,7 @@ def filter_to_one_choice(
     if images is not None:
         own = [key for key in keys if key == images or key.startswith(images)]
         if not own:
-            raise NoResultsError(
-                f"No images of {images!r} were scored. There are: {listed(keys, shown=8)}."
-            )
+            raise NoResultsError(unknown_name("image set", images, keys, where="in the results"))
         rows = rows.filter(pl.col("image_set").is_in(own))
     for column in _COLUMNS:
         counts = (

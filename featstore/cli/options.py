@@ -221,10 +221,10 @@ def the_store(store: StorePlace | None, *, beside: Path = Path()) -> StorePlace:
         found = [path for path, names in work_below(place) if names >= {"log.json", "zarr.json"}]
         if len(found) == 1:
             return take("store", found[0])
-    what = f"are several stores: {listed(map(str, found), shown=8)}," if found else "is no store"
+    several = f"are several stores ({listed(map(str, found), shown=8)})"
     raise usage_error(
-        f"Missing option '--store': there {what} in this folder and in {DEPTH} levels of "
-        "folders below it. Name one."
+        f"Missing option '--store': there {several if found else 'is no store'} in this folder and "
+        f"in {DEPTH} levels of folders below it. Name one."
     )
 
 

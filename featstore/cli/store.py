@@ -14,6 +14,7 @@ from featstore.cli.manifests import verify_manifest
 from featstore.cli.options import KEY, open_at, set_named
 from featstore.command_line import (
     EXIT_VERIFY,
+    Choice,
     StorePlace,
     StoreType,
     answer,
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 @click.argument("store", type=StoreType())
 @click.option("--shared", is_flag=True, help="Let the group of the folder write to the store.")
 @click.option(
-    "--hash", "hash_name", type=click.Choice([*HASHES]), metavar="|".join(HASHES),
+    "--hash", "hash_name", type=Choice([*HASHES]), metavar="|".join(HASHES),
     help="Hash the blocks of rows with this function, which cannot be changed later [default: "
          "sha256].",
 )  # fmt: skip

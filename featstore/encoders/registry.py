@@ -55,7 +55,7 @@ class Family:
             raise UnknownEncoderError(
                 f"No encoder named '{family}:{model}': a text model is named {family}:model or "
                 f"{family}:owner/model, for instance {family}:{example}. A folder is given with "
-                "--weights."
+                "`weights=`."
             )
 
     def build(self, name: str, options: EncoderOptions) -> Encoder:

@@ -83,7 +83,7 @@ def open_on(job: Job, device: str, *, cores: int | None = None) -> Job:
     """
     config = replace(job.config, device=device, jobs=job.config.jobs or cores)
     if any(isinstance(choice.encoder, str) for choice in job.encoders):
-        with needs_extra("--device"):
+        with needs_extra("`device=`"):
             import torch
 
         if cores is not None:
@@ -261,7 +261,7 @@ class Worker:
             raise DeviceError(
                 f"A worker on {self._device} raised {what}. Finished blocks are kept; run the same "
                 "command again once the cause is fixed (memory: fewer devices on one machine, or a "
-                "smaller --batch-size), or with --device without what failed."
+                "smaller `batch_size=`), or with `device=` without what failed."
             ) from err
 
 
@@ -344,7 +344,7 @@ def parse_devices(devices: str | Sequence[str]) -> list[str]:
     chosen = split_devices(devices, all_devices)
     if not chosen:
         raise EncoderError(
-            "No device is named. Take --device all, or a list such as cuda:0,cuda:1."
+            "No device is named. Take `device=all`, or a list such as cuda:0,cuda:1."
         )
     return chosen
 
@@ -357,14 +357,14 @@ def all_devices() -> list[str]:
     EncoderError
         If there is none.
     """
-    with needs_extra("--device"):
+    with needs_extra("`device=`"):
         import torch
 
     found = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     if not found:
         raise EncoderError(
             "This machine has no GPU that torch can use. Several processes on the CPU are "
-            "--device cpu,cpu; one is what --device cpu does."
+            "`device=cpu,cpu`; one is what `device=cpu` does."
         )
     return found
 
@@ -481,7 +481,7 @@ def local_device(device: str, environment: Mapping[str, str] | None = None) -> s
     """
     if device != "cuda":
         return device
-    with needs_extra("--device cuda"):
+    with needs_extra("`device=cuda`"):
         import torch
 
     found = os.environ if environment is None else environment
@@ -550,7 +550,7 @@ def _actor_devices(ray: Any, devices: str | Sequence[str]) -> list[str]:
     if not chosen or wanted > gpus:
         raise EncoderError(
             f"The Ray cluster has {gpus} GPUs; {wanted or 'at least one'} asked for. Name what it "
-            "has with --device, for instance --device cpu,cpu."
+            "has with `device=`, for instance `device=cpu,cpu`."
         )
     return chosen
 

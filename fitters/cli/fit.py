@@ -165,6 +165,7 @@ def fit_command(
     """
     from fitters.jobs import check_request, fit_from_store
     from fitters.methods import METHODS, methods_with
+    from fitters.saved import check_free
 
     values = settings_from(given.pop("words"), _settings({"method": method}), having=methods_with)
     typed = typed_options() | {name: f"-s {name}" for name in values[method]}
@@ -187,11 +188,13 @@ def fit_command(
     out = out or take("out", Path("aligners") / method)
     say_taken()
     many = len(seeds) > 1
+    paths = {seed: out / f"{method}-seed{seed}" if many else out for seed in seeds}
+    for seed, path in () if force else paths.items():
+        check_free(path, replace(request, seed=seed).facts)
     workers = Workers(given["engine"], given["jobs"], object_store_bytes=OBJECT_STORE_BYTES)
     # One start of Ray for all seeds; a single fit starts it only if nothing is cached.
     with workers.connected() if many else nullcontext():
-        for seed in seeds:
-            path = out / f"{method}-seed{seed}" if many else out
+        for seed, path in paths.items():
             with ProgressBar(method, doing="reading pairs") as bar:
                 alignment = fit_from_store(
                     opened,

@@ -391,5 +391,5 @@ def test_the_command_prints_a_line_a_check_and_exits_by_them(tmp_path, capfd, no
     assert [one["name"] for one in checks] == list(AlignerContract.promises())
     assert run_command(cli, "headstock", ["check", "aligner", f"{file}:missing"]) == 1
     assert "has no attribute 'missing'" in capfd.readouterr().err
-    assert run_command(cli, "headstock", ["check", "aligner", "rigde"]) == 1
+    assert run_command(cli, "headstock", ["check", "aligner", "rigde"]) == 2
     assert "Did you mean 'ridge'" in capfd.readouterr().err

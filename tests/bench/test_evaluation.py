@@ -10,7 +10,7 @@ from polars.testing import assert_frame_equal
 import fitters
 from bench import compare, read_results
 from bench.comparisons import compare_choices
-from bench.errors import NoResultsError
+from bench.errors import NoResultsError, ProtocolError
 from bench.evaluation import evaluate
 from featstore import open_store
 from fitters import METHODS, FitConfig, Pairs, RidgeAligner, SideTransform
@@ -181,8 +181,14 @@ def closure(alpha):
     return made
 
 
-def test_two_methods_of_one_name_are_an_error(rng):
+def test_errors_name_what_was_given(rng):
     pairs = Pairs(rng.standard_normal((40, 6)), rng.standard_normal((40, 4)))
+    with pytest.raises(ProtocolError, match=r"keyword named 'taks'.*Did you mean 'tasks'"):
+        evaluate("ridge", pairs, taks="retrieval")
+    with pytest.raises(PairsError, match="prototypes: groups has 39 values"):
+        evaluate("ridge", pairs, prototypes=(pairs.x, pairs.y, ["a"] * 39))
+    with pytest.raises(TypeError, match="training must be TrainingOptions"):
+        fit("sail", pairs, training=3)
     with pytest.raises(SettingError, match="Two methods are named 'made'"):
         evaluate([closure(0.1), closure(10.0)], pairs, progress=False)
     named = {"weak": closure(0.1), "strong": closure(10.0)}

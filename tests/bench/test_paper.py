@@ -277,7 +277,7 @@ def test_a_report_is_of_one_set_of_images_and_has_the_papers_numbers(store, resu
     tables = re.findall(r'<table class="grid.*?</table>', html, re.DOTALL)
     assert tables
     assert not any("pets · " in table for table in tables)
-    assert headstock(*arguments, "--images", "zebras") == 1
+    assert headstock(*arguments, "--images", "zebras") == 2
 
 
 def printed(store, capsys):

@@ -212,7 +212,7 @@ def test_rows_of_an_encoder_are_told_from_others(tmp_path, letters):
     assert again(mixed).others == tuple(range(0, 200, 5))
     assert again(rows @ turn(np.random.default_rng(0), 26)).sentence.startswith("None of 200 rows")
     np.save(tmp_path / "bare.npy", rows)
-    with pytest.raises(ProtocolError, match=r"bare.npy have no column 'text'.*--manifest"):
+    with pytest.raises(ProtocolError, match=r"bare.npy have no column 'text'.*`manifest="):
         encoded_again(view_of(tmp_path / "bare.npy"), AgainConfig("letters:a"))
 
 

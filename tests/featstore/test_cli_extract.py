@@ -175,7 +175,7 @@ def test_another_list_of_the_same_name_does_not_pass_for_the_first(
         (["none.txt", "--kind", "head_weight"], 1, "Cannot read the label file"),
         (["FILE", "--kind", "head_weight", "-s", "pool=cls"], 1, "Leave the pool"),
         (["MANIFEST", "--kind", "class_name", "--kind", "head_weight"], 1, "not class_name"),
-        (["MANIFEST", "--kind", "image"], 1, "No kind named 'image'"),
+        (["MANIFEST", "--kind", "image"], 2, "No kind named 'image'"),
     ],
 )
 def test_wrong_requests_say_what_is_right(typed, code, match, weights, things, tmp_path, capsys):

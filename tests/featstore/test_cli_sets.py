@@ -144,7 +144,7 @@ def test_verify_takes_the_beginning_of_a_key(tmp_path, capsys):
         "store verify STORE", "store gc STORE", "store diff STORE STORE", "store tag STORE v1",
         "store tag STORE v1 --delete", "store card STORE", "store card STORE -o OUT",
         "store push STORE OUT/copy", "store pull STORE OUT/copy", "store repair STORE KEY",
-        "store push STORE OUT/copy --both", "export STORE KEY -o OUT/rows.npy --format npy",
+        "store push STORE OUT/copy --both", "export STORE KEY -o OUT/rows --format npy",
         "cache", "ls --available datasets", "ls --available sources", "show stamps",
         "store rm STORE KEY",
     ],

@@ -159,7 +159,7 @@ def test_a_file_registers_encoders_and_sources(plugin, tmp_path, capsys):
     """The documents' commands use files of each kind, datasets too: docs/ref/extend.md."""
     assert headstock("ls", "--available", "encoders", "--plugin", plugin) == 0
     line = capsys.readouterr().out.splitlines()[-1]
-    assert line.split()[:4] == ["encoder", "length", "my", "things.py"]
+    assert line.split()[:3] == ["length", "my", "things.py"]
     assert line.endswith("  Texts by their length.")
     assert os.environ[plugins.ENVIRONMENT] == str(plugin)
     assert check_name("length:any") == "length"

@@ -73,7 +73,7 @@ def _commands(root: Path) -> Iterator[list[str]]:
         ["store", "tag", store], ["store", "tag", store, EVIL], ["show", made],
         ["data", "make", made + EVIL, "--as", "labels", "-o", str(root / "out")],
         ["data", "make", made + EVIL, "--as", "folder", "-o", str(root / "out")],
-        ["export", store, key, "-o", str(root / f"o{EVIL}.npy"), "--format", "npy"],
+        ["export", store, key, "-o", str(root / f"o{EVIL}"), "--format", "npy"],
         ["import", str(root / f"o{EVIL}.npy"), "--store", str(root / "s"),
          "--dataset", "d", "--kind", "image", "--encoder", EVIL],
         ["store", "push", store, str(root / "copy")], ["store", "repair", store, key],
@@ -175,6 +175,9 @@ def test_what_a_terminal_has_no_room_for_is_wrapped(monkeypatch: pytest.MonkeyPa
     assert _at_a_terminal(monkeypatch, 40, table)[1] == "a/image/model-01234567    same      1"
     lines = ["a/image/model-0  same      1", "1234567"]
     assert _at_a_terminal(monkeypatch, 28, table)[1:3] == lines
+    # From four rows on, what is the same in all of them is said once; names stay.
+    table = TextTable(("NAME", "TYPE", "N"), ROWS[:1] + 3 * ROWS[1:])
+    assert _at_a_terminal(monkeypatch, 40, table)[:2] == ["TYPE: same", f"NAME{'N':>27}"]
 
 
 @given(

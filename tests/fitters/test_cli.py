@@ -114,13 +114,15 @@ def test_the_store_below_the_folder_and_a_place_for_the_alignment_are_taken(
     assert said.out.startswith("aligners/ridge: ridge, fitted on 30 prototypes")
     write_toy_store(tmp_path / "two")
     assert run(*words) == 2
-    assert "several stores: 'two', 'work/one'" in capsys.readouterr().err
+    assert "there are several stores ('two', 'work/one') in" in capsys.readouterr().err
 
 
-def test_another_alignment_is_not_replaced_in_silence(store, own, capsys):
+def test_another_alignment_is_not_replaced_in_silence(store, own, capsys, monkeypatch):
     before = load(own).facts
     assert _fit(store, own) == 0  # the same one
-    assert _fit(store, own, "-s", "penalty=9") == 1
+    with monkeypatch.context() as patched:
+        patched.setattr("fitters.jobs.fit_from_store", None)  # it is refused before the fit
+        assert _fit(store, own, "-s", "penalty=9") == 1
     assert "holds another alignment" in capsys.readouterr().err
     assert load(own).facts == before
     assert _fit(store, own, "-s", "penalty=9", "--replace") == 0

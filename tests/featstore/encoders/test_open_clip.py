@@ -255,7 +255,7 @@ def test_without_kind_and_weights_nothing_is_guessed(files, monkeypatch):
         open_encoder("oc:tiny-clip", kind="image")
     monkeypatch.setattr(ours, "hub_unreachable", lambda: "no route.")
     monkeypatch.setattr(ours, "cached_file", lambda *_: None)
-    with pytest.raises(EncoderError, match=r"from the hub: no route\. Pass --weights"):
+    with pytest.raises(EncoderError, match=r"from the hub: no route\. Pass `weights=`"):
         open_encoder("oc:ViT-B-32/laion2b_s34b_b79k", kind="image")
 
 

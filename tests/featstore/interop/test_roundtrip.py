@@ -159,7 +159,7 @@ def test_failed_items_are_left_out_and_older_revisions_can_be_had(tmp_path, form
     store = open_store(tmp_path / "s")
     first = store.revisions(key)[0].commit.revision_id
     for out, kept, at in [("new", [0, 2, 3, 4, 6], ""), ("old", [0, 2], f"@{first}")]:
-        path = tmp_path / f"{out}.{form}"
+        path = tmp_path / (f"{out}-rows" if form == "npy" else f"{out}.{form}")
         words = ["export", tmp_path / "s", f"{key}{at}", "-o", path, "--format", form]
         assert headstock(*words, "--json") == 0
         said = json.loads(capsys.readouterr().out)

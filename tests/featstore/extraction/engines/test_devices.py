@@ -95,7 +95,7 @@ def test_what_other_processes_cannot_have_is_refused_before_any_starts(pictures,
     mine = EncoderSpec(MeanColour(), space=SPACE)
     with pytest.raises(EncoderError, match=r"MeanColour is an object of this process.*Name it"):
         extract_on_devices(Job(pictures, "image", [*choices, mine], tmp_path, settled()), "cpu,cpu")
-    with pytest.raises(EncoderError, match="--device all, or a list"):
+    with pytest.raises(EncoderError, match="`device=all`, or a list"):
         parse_devices(" , ")
     assert parse_devices("cpu, cpu:1") == ["cpu", "cpu:1"]
 
@@ -107,7 +107,7 @@ def test_all_devices_are_the_gpus_of_this_machine(monkeypatch):
     assert parse_devices("all") == ["cuda:0", "cuda:1", "cuda:2"]
     assert parse_devices("cuda:0, cuda:2,cuda,cpu") == ["cuda:0", "cuda:2", "cuda", "cpu"]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    with pytest.raises(EncoderError, match=r"no GPU .* --device cpu,cpu"):
+    with pytest.raises(EncoderError, match=r"no GPU .* `device=cpu,cpu`"):
         parse_devices("all")
 
 
