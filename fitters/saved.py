@@ -31,7 +31,7 @@ from fitters.errors import (
     FittersError,
     MissingAlignmentError,
     UnknownMethodError,
-    unwritable,
+    writing,
 )
 from fitters.methods import aligner_class, aligners
 from fitters.sources import SideTransform
@@ -79,10 +79,8 @@ def save_parts(path: Path | str, parts: Parts, *, replace: bool = True) -> Path:
             raise AlignmentWriteError(
                 f"{path} holds another alignment. Choose another name, or replace it (`replace=`)."
             )
-    try:
+    with writing(path):
         replace_folder(path, files)
-    except OSError as err:
-        raise unwritable(path, err) from err
     return path
 
 
