@@ -21,7 +21,7 @@ from sklearn.base import BaseEstimator, clone
 
 from bench.corpus import Corpus, Head, Items
 from bench.execution import Scoring, split_of
-from bench.options import TASKS, FewShot, checked_options
+from bench.options import TASKS
 from bench.runs import Run
 from featstore.errors import ContractError, FeatstoreError, PluginError, lookup
 from featstore.plugins import registry_of
@@ -491,11 +491,10 @@ class TaskContract(Contract):
 
     @cached_property
     def _run(self) -> Run:
-        few_shot = isinstance(checked_options(self._name, None), FewShot)
         return Run.of(
             suite="check", task=self._name, method="ridge", source="head", image_set="images",
             image_revision="", name_set="names", caption_set="captions", head_set="head",
-            head_name_set="head names", eval="in-class" if few_shot else "all-names",
+            head_name_set="head names", eval=TASKS[self._name].eval,
         )  # fmt: skip
 
     def _values(self, corpus: Corpus | None = None, *, seed: int = 0) -> dict[str, float]:

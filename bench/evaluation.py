@@ -26,7 +26,7 @@ from bench.errors import ProtocolError
 from bench.evaluated import Results
 from bench.execution import run_all
 from bench.metrics.ranks import different_rows
-from bench.options import options_of
+from bench.options import TASKS, options_of
 from bench.results import finished
 from bench.runs import LEAVES, Run
 from bench.suites import SUITE, SetNames, check_settings, combinations
@@ -214,13 +214,15 @@ def evaluate(
             data, given = folder / "store", {"templates": ("none",)} | given | arrays
         store = data if isinstance(data, FeatureStore) else open_store(data)
         entries, sets = _entries(methods), _sets(store, given)
+        asked_tasks = _tasks(tasks, sets)
         asked = _Asked.of(
             given.pop("eval", None), n_pairs, draws=draws, seeds=seeds,
+            usual=TASKS[asked_tasks[0][0]].eval,
             controls=controls if sets.get("head_set") else None,
         )  # fmt: skip
         if asked.sources[1:] and controls is True:
             entries.append(("conse", {}))
-        runs = asked.runs(sets, entries, _tasks(tasks, sets), given)
+        runs = asked.runs(sets, entries, asked_tasks, given)
         left = {run.fit_key for run in runs if run.run_id not in finished(folder)}
         with ProgressBar("evaluate", "fits", total=len(left) if progress else 0) as bar:
             run_all(
@@ -265,16 +267,21 @@ class _Asked:
         *,
         draws: int,
         seeds: int | Sequence[int],
+        usual: str,
         controls: bool | Sequence[str] | None,
     ) -> _Asked:
-        """Return what is asked; `controls` are None where there is no head."""
+        """Return what is asked; `controls` are None where there is no head.
+
+        `usual` is the evaluation of the first task, beside which held-out classes are scored for
+        real pairs, unless it takes such pairs itself.
+        """
         sources: tuple[str, ...] = ("none",)
         if controls is not None:
             sources += ("head", *(Plan().controls if controls is True else controls or ()))
         elif n_pairs is None:
             n_pairs = "all"
         amounts = tuple(k for k in _several(n_pairs) if k != 0)
-        evals = evals or (["all-names", "held-out"] if amounts else "all-names")
+        evals = evals or ([usual, "held-out"] if amounts and usual not in FRESH_SPLITS else usual)
         own = range(seeds) if isinstance(seeds, int) else seeds
         return cls(tuple(_several(evals)), sources, amounts, draws, tuple(own))
 

@@ -191,6 +191,8 @@ class Task:
         One line on it.
     version : str
         Whatever its source does not show; part of the id of its runs.
+    method, eval : str
+        Method and evaluation of a run that names none.
     """
 
     score: Callable[..., Any] | None = None
@@ -198,6 +200,8 @@ class Task:
     metrics: Mapping[str, Metric] = field(default_factory=dict, hash=False)
     text: str = ""
     version: str = ""
+    method: str = "identity"
+    eval: str = "all-names"
 
 
 _BUILT_IN = {
@@ -207,7 +211,10 @@ _BUILT_IN = {
     ),
     "retrieval": Task(options=Retrieval, text="captions of images, and images of captions"),
     "few_shot": Task(
-        options=FewShot, text="a few labelled images of every class, with or without names"
+        options=FewShot,
+        text="a few labelled images of every class, with or without names",
+        method="ridge",
+        eval="in-class",
     ),
     "neighbours": Task(
         options=Neighbours, text="whether two sides have the same nearest neighbours"

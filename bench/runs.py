@@ -227,7 +227,7 @@ class Protocol:
     eval: Eval = option(
         "all-names",
         help="Score all images, those of held-out classes, those of the manifest's split test, or "
-        "some of every class.",
+        "some of every class [default: in-class for few_shot, else all-names].",
     )
     source: Source = option("none", help="Use the head's prototypes, or those of a control.")
     n_pairs: int | Literal["all"] = option(

@@ -223,7 +223,9 @@ def check_masks(what: str, given: Any) -> None:
     parts = many if isinstance(many, list | tuple | ValuesView) else [given]
     masked = sum(np.count_nonzero(one.mask) for one in parts if isinstance(one, np.ma.MaskedArray))
     if masked:
-        raise RowsError(f"{what} has {masked:,} masked values: fill them, or drop their rows.")
+        raise RowsError(
+            f"{what} must have no masked values; got {masked:,}. Fill them, or drop their rows."
+        )
 
 
 def from_bfloat16(bits: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:

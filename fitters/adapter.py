@@ -24,7 +24,7 @@ from safetensors.numpy import save
 
 from featstore.durable import write_durably
 from featstore.matrices import Rows, matrix
-from fitters.errors import CorruptAlignmentError, PairsError, unwritable
+from fitters.errors import CorruptAlignmentError, PairsError, writing
 from fitters.kernels import NystroemMap, choose_landmarks, gaussian
 from fitters.solvers import Spectrum, polar_factor
 
@@ -338,10 +338,8 @@ class Adapter:
             "golden_new": self.apply(self.golden),
         }
         whole = {name: np.ascontiguousarray(array, "<f4") for name, array in arrays.items()}
-        try:
+        with writing(path):
             write_durably(path, [save(whole, {_FACTS: json.dumps(facts, sort_keys=True)})])
-        except OSError as err:
-            raise unwritable(path, err) from err
         return path
 
     def lines(self, path: Path | str) -> str:

@@ -20,7 +20,8 @@ Each also inherits the builtin that a caller would expect.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from featstore.errors import FeatstoreError, unknown_name
@@ -62,17 +63,22 @@ class AlignmentWriteError(FittersError, OSError):
     """An alignment cannot be written where it was asked to be."""
 
 
-def unwritable(path: Path, err: OSError) -> AlignmentWriteError:
-    """Return the error to raise when a file or folder could not be written."""
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise AlignmentWriteError where a file or folder cannot be written."""
     from featstore.durable import remedy
 
-    # Of permissions the remedy of a store speaks of a team.
-    closed = isinstance(err, PermissionError)
-    other = "Choose a folder that you may write to"
-    what = other if closed else remedy(err, otherwise=other)
-    return AlignmentWriteError(
-        f"{path} cannot be written: {err.strerror or err}. {what}, and run the same command again."
-    )
+    try:
+        yield
+    except OSError as err:
+        # Of permissions the remedy of a store speaks of a team.
+        closed = isinstance(err, PermissionError)
+        other = "Choose a folder that you may write to"
+        what = other if closed else remedy(err, otherwise=other)
+        raise AlignmentWriteError(
+            f"{path} cannot be written: {err.strerror or err}. {what}, and run the same command "
+            "again."
+        ) from err
 
 
 class DivergedError(FittersError, RuntimeError):

@@ -32,7 +32,7 @@ from fitters.errors import (
     FittersError,
     MissingAlignmentError,
     UnknownMethodError,
-    unwritable,
+    writing,
 )
 from fitters.methods import aligner_class, aligners
 from fitters.sources import SideTransform
@@ -78,10 +78,8 @@ def save_parts(path: Path | str, parts: Parts, *, replace: bool = True) -> Path:
             return path
         if not replace:
             check_free(path)
-    try:
+    with writing(path):
         replace_folder(path, files)
-    except OSError as err:
-        raise unwritable(path, err) from err
     return path
 
 

@@ -39,7 +39,7 @@ SETS = (
     "--head smokehead/head_weight/synthetic.image --head-names smokehead/class_name/synthetic.text"
 )
 _RUN = "--eval in-class --jobs 2 -o results"
-_STORE = "import pathlib, bench.suites; bench.suites.create_smoke_store(pathlib.Path('smoke'))"
+_STORE = "from bench.suites.demo import create_smoke_store; create_smoke_store('smoke')"
 
 #: What is run where the package is installed: no --plugin anywhere.
 COMMANDS = (

@@ -174,8 +174,7 @@ def _summary(suite: str, plan: Mapping[str, int]) -> str:
 def _names_typed(named: Mapping[str, Any], *usual: str) -> list[str] | None:
     """Return the methods that a command line names, in a help as they were typed."""
     given = named.get("methods") or usual
-    found = [part for word in given for part in str(word).split(",")]
-    return found or None
+    return [part for word in given for part in str(word).split(",")] or None
 
 
 def _suite_settings(named: Mapping[str, Any]) -> Owners:
@@ -188,7 +187,7 @@ def _task_settings(named: Mapping[str, Any]) -> Owners:
     task = named.get("task")
     if not isinstance(task, str) or task not in TASKS:
         return {}
-    return run_settings(_names_typed(named, IDENTITY), task)
+    return run_settings(_names_typed(named, TASKS[task].method), task)
 
 
 @click.command(
@@ -408,8 +407,8 @@ def _print_lacking(store: StorePlace, missing: Sequence[Lacking], *, every: bool
     "\n      --names stamps/class_name/all-MiniLM-L6-v2 \\"
     "\n      --head imagenet1k/head_weight/tf_efficientnet_lite0 \\"
     "\n      --head-names imagenet1k/class_name/all-MiniLM-L6-v2 \\"
-    "\n      --method ridge --source head --eval in-class -s shots=1 -s learner=lp++ \\"
-    "\n      -s prototypes=names --seeds 0-2 --store build/demo/store -o results"
+    "\n      --source head -s shots=1 -s learner=lp++ --seeds 0-2 \\"
+    "\n      --store build/demo/store -o results"
     "\n  headstock eval task generalised --images stamps/image/tf_efficientnet_lite0 \\"
     "\n      --names stamps/class_name/all-MiniLM-L6-v2 \\"
     "\n      --head imagenet1k/head_weight/tf_efficientnet_lite0 \\"
@@ -424,12 +423,12 @@ def _print_lacking(store: StorePlace, missing: Sequence[Lacking], *, every: bool
     "\n      --captions coco/caption/oc:ViT-B-32 --eval split -s captions=5 \\"
     "\n      --store store -o results"
     "\n  headstock eval task few_shot --images pets/image/oc:ViT-B-32-quickgelu \\"
-    "\n      --names pets/class_name/oc:ViT-B-32-quickgelu --eval split -s shots=16 \\"
-    "\n      -s learner=coop --seeds 0-4 --store store -o results"
+    "\n      --names pets/class_name/oc:ViT-B-32-quickgelu --method identity --eval split \\"
+    "\n      -s shots=16 -s learner=coop --seeds 0-4 --store store -o results"
     "\n  headstock eval task few_shot --images pets/image/ViT-B-32 --names "
     "pets/class_name/ViT-B-32 \\"
-    "\n      -s views=pets.views10-seed0/image/ViT-B-32 --eval split -s shots=4 \\"
-    "\n      -s learner=tip-adapter --seeds 0-4 --store store -o results"
+    "\n      -s views=pets.views10-seed0/image/ViT-B-32 --method identity --eval split \\"
+    "\n      -s shots=4 -s learner=tip-adapter --seeds 0-4 --store store -o results"
     "\n  headstock eval task zero_shot --images stamps/image/tf_efficientnet_lite0 \\"
     "\n      --names stamps/class_name/all-MiniLM-L6-v2 \\"
     "\n      --head imagenet1k/head_weight/tf_efficientnet_lite0 \\"
@@ -441,7 +440,7 @@ def _print_lacking(store: StorePlace, missing: Sequence[Lacking], *, every: bool
 @out_option
 @options_from(SetNames, inferred=("images",))
 @names_option("--method", "methods", "Fit by these methods; identity takes rows as they are, of a "
-              "model's two towers [default: identity].")  # fmt: skip
+              "model's two towers [default: ridge for few_shot, else identity].")  # fmt: skip
 @options_from(Protocol, several=True)
 @text_options
 @seeds_option("Run with each of these random seeds, such as 0-4 or 0,2,5.")
@@ -466,12 +465,14 @@ def task_command(task: str, seeds: tuple[int, ...], **given: Any) -> None:
     with `--part rows` the rows.
     """
     from bench.errors import ProtocolError
+    from bench.options import TASKS
     from bench.runs import Run
     from bench.suites import SUITE, combinations
     from featstore.store.store import open_store
     from fitters.methods import methods_with
 
-    methods = given["methods"] or (IDENTITY,)
+    methods = given["methods"] or take("methods", (TASKS[task].method,))
+    given["eval"] = given["eval"] or take("eval", (TASKS[task].eval,))
     if not given["source"] and not given["n_pairs"] and IDENTITY not in methods:
         given["source"] = take("source", SOURCES)
     values = settings_from(

@@ -100,11 +100,10 @@ def read_plan(
 
     words = given.pop("words")
     values = settings_from(words, _settings(given))  # what is typed wrongly comes first
-    is_file = place is not None and place.suffix in _CLASS_FILES and not place.is_dir()
-    label_file = place if is_file else None
-    source = None
     if place is None:
         raise usage_error("Missing argument 'MANIFEST': items and names of classes come from one.")
+    label_file = place if place.suffix in _CLASS_FILES and not place.is_dir() else None
+    source = None
     if label_file is None:
         source = read_manifest(place)
     elif set(kinds) - {_HEAD}:
@@ -142,19 +141,19 @@ def _take_encoders(store: StorePlace, kinds: Collection[str], given: dict[str, A
     click.UsageError
         If it has none, or several for a kind.
     """
-    from featstore.extraction.options import recorded_choice
+    from featstore.extraction.options import recorded_weights
     from featstore.store.store import open_store
 
     is_there = isinstance(store, Path) and (store / "zarr.json").exists()
     sets = open_store(store).sets() if is_there else []
     sets = [info for info in sets if info.key.kind in kinds]
-    found = {info.encoder: info.key.directory(Path(store)) for info in sets}
+    found = tuple(dict.fromkeys(info.encoder for info in sets))
     if not found or len({info.key.kind for info in sets}) < len(found):
         what = f"has several: {listed(found)}" if found else "has none of them"
         raise usage_error(f"Missing option '--encoder': {store} {what}. Name what encodes.")
-    weights = [recorded_choice(folder, name).weights for name, folder in found.items()]
-    given["encoder"] = take("encoder", tuple(found))
-    given["weights"] = take("weights", tuple(place or DEFAULT for place in weights))
+    of_each = ([info for info in sets if info.encoder == name] for name in found)
+    weights = tuple(recorded_weights(Path(store), own) or DEFAULT for own in of_each)
+    given |= {"encoder": take("encoder", found), "weights": take("weights", weights)}
 
 
 def _kinds_of(source: Manifest | None, encoders: Sequence[EncoderSpec]) -> tuple[str, ...]:
@@ -199,14 +198,10 @@ def _shared_out(
     return shared
 
 
-#: Its options, for the help.
-_SECTIONS = {"Options": "--encoder --weights --store --kind --thumbnails --dry-run --setting"}
-
-
 @click.command(
     "extract",
     cls=SectionedCommand,
-    sections=_SECTIONS,
+    sections={"Options": "--encoder --weights --store --kind --thumbnails --dry-run --setting"},
     settings=_settings,
     epilog="Example: headstock extract build/demo/manifests/stamps "
     "--encoder timm:tf_efficientnet_lite0 "
@@ -271,8 +266,7 @@ def extract_command(
                 ProgressBar(f"{job.source.name}/{kind}", "rows", doing=loading) as bar,
                 show_log("featstore.extraction.options"),
             ):
-                show = partial(show_progress, bar)
-                job.config = replace(job.config, on_progress=show)
+                job.config = replace(job.config, on_progress=partial(show_progress, bar))
                 found = run_extraction(job, place)
         results += found
         for spec, result in zip(encoders, found, strict=True):

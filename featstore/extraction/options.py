@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 import shlex
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from featstore.encoders.base import AUTO, Precision
 from featstore.errors import EncoderError
@@ -27,6 +27,9 @@ from featstore.options import (
     with_options,
 )
 from featstore.store import BLOCK_ROWS
+
+if TYPE_CHECKING:
+    from featstore.store.store import SetInfo
 
 logger = logging.getLogger(__name__)
 
@@ -497,6 +500,15 @@ def recorded_choice(directory: Path, encoder: str, *, local: str = "") -> Encode
             weights = f"{local}/{way['weights']}"
         return EncoderSpec(encoder, weights=weights, **chosen)
     return EncoderSpec(encoder)
+
+
+def recorded_weights(root: Path, sets: Iterable[SetInfo]) -> str | None:
+    """Return the weights that the newest run of one of these sets records, or None.
+
+    A set that was pulled has no runs: the first of the others answers.
+    """
+    choices = (recorded_choice(one.key.directory(root), one.encoder) for one in sets)
+    return next((one.weights for one in choices if one.weights), None)
 
 
 #: The options of an extraction that decide which set it makes, or which images it decodes.

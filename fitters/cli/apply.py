@@ -23,7 +23,7 @@ from featstore.command_line import (
 )
 from featstore.options import check_needs, config_from, option, options_from
 from featstore.terminal import ProgressBar, TextTable, age, bad, best, in_words, print_facts, say
-from fitters.errors import CorruptAlignmentError, unwritable
+from fitters.errors import CorruptAlignmentError, writing
 from fitters.settings import MOST, Scorer
 
 if TYPE_CHECKING:
@@ -198,10 +198,10 @@ def _projected(
 def _completed(query: Query, store: FeatureStore, fitted: Alignment) -> Query:
     """Return a query of texts with the images and the weights that were left out.
 
-    The weights are those that the runs of a set of the same text encoder record, if it lies in a
-    folder of this machine.
+    The weights are those that the runs of any set of the same text encoder record, if the store is
+    a folder of this machine.
     """
-    from featstore.extraction.options import recorded_choice
+    from featstore.extraction.options import recorded_weights
 
     sets = store.sets()
     taken: dict[str, Any] = {}
@@ -209,12 +209,10 @@ def _completed(query: Query, store: FeatureStore, fitted: Alignment) -> Query:
         space = "image", fitted.facts.get("x_space_id")
         images = [one for one in sets if (one.key.kind, one.commit.space_id) == space]
         taken["near"] = take("near", only(store, "--near", images))
-    spoken = [info for info in sets if info.commit.space_id == fitted.facts.get("y_space_id")]
-    if query.weights is None and spoken and not store.place.is_remote:
-        folder = spoken[0].key.directory(Path(store.address))
-        choice = recorded_choice(folder, spoken[0].encoder)
-        if choice.weights:
-            taken["weights"] = take("weights", choice.weights)
+    if query.weights is None and not store.place.is_remote:
+        spoken = [one for one in sets if one.commit.space_id == fitted.facts.get("y_space_id")]
+        if weights := recorded_weights(Path(store.address), spoken):
+            taken["weights"] = take("weights", weights)
     say_taken()
     return replace(query, **taken)
 
@@ -306,10 +304,8 @@ def _as_file(rows: Projection) -> bytes:
 def _write(path: Path, data: bytes) -> None:
     from featstore.durable import write_durably
 
-    try:
+    with writing(path):
         write_durably(path, [data])
-    except OSError as err:
-        raise unwritable(path, err) from err
 
 
 RULE = (

@@ -44,14 +44,8 @@ def found(smoke_store, tmp_path_factory):
 
 
 def test_its_rows_are_those_of_bench_task(smoke_store, tmp_path):
+    how = "--method=ridge,conse", "--source=head,random", "--seeds=0-2", "--store", smoke_store
     for task in ("zero_shot", "retrieval"):
-        how = (
-            "--method=ridge,conse",
-            "--source=head,random",
-            "--seeds=0-2",
-            "--store",
-            smoke_store,
-        )
         assert headstock("eval", "task", task, *TYPED, *how, "-o", tmp_path / "typed") == 0
     ours = evaluate(["ridge", "conse"], smoke_store, controls=["random"], draws=3, progress=False,
                     out=tmp_path / "ours", **SETS)  # fmt: skip

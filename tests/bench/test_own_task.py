@@ -226,14 +226,12 @@ def test_a_method_of_a_file_is_scored_beside_its_controls(typed, tmp_path):
 
 def test_a_task_and_a_learner_of_files_are_in_one_table(typed, tmp_path):
     typed(
-        f"headstock eval task margins --plugin margins.py --plugin mine.py -s others=3 --method "
-        "mine "
-        f"--source head,shuffled --eval held-out {SETS} -o results"
+        "headstock eval task margins --plugin margins.py --plugin mine.py -s others=3 --method "
+        f"mine --source head,shuffled --eval held-out {SETS} -o results"
     )
     typed(
-        f"headstock eval task few_shot --plugin prior_means.py -s learner=prior-means --method "
-        "ridge "
-        f"--source head --eval in-class {SETS} -o results"
+        "headstock eval task few_shot --plugin prior_means.py -s learner=prior-means "
+        f"--source head {SETS} -o results"
     )
     table = typed("headstock eval table results --all --plugin margins.py --plugin mine.py")
     assert "others=3" in table

@@ -69,7 +69,7 @@ def test_the_command_learns_what_the_learner_learns(store, weights, tmp_path, mo
     monkeypatch.setattr(Descent, "epochs_for", lambda _self, _shots: 2)
     words = [
         "eval", "task", "few_shot", "--images", "digits/image/tiny-clip-long", "--names",
-        "digits/class_name/tiny-clip-long", "--eval", "in-class", "-s", "shots=1", "-s",
+        "digits/class_name/tiny-clip-long", "--method", "identity", "-s", "shots=1", "-s",
         "learner=coop-specific", "--prompts", "name", "--weights", str(weights), "--store",
         str(store.root), "-o", str(tmp_path),
     ]  # fmt: skip

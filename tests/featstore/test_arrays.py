@@ -184,8 +184,8 @@ BAD[[2, 5], 1] = [np.nan, np.inf]
     ({"rows": [[1, 2]]}, LayoutError, "int64, which a store cannot hold. Say dtype='float32'"),
     ({"rows": np.array([{}, None])}, ManifestError, "rows must be vectors; got"),
     ({"rows": torch.eye(3).to_sparse()}, ManifestError, "to_dense"),
-    ({"rows": list(MASKED)}, ManifestError, "rows has 1 masked values"),
-    ({"rows": np.eye(3), "bias": MASKED[:, 1]}, ManifestError, "bias has 1 masked values"),
+    ({"rows": list(MASKED)}, ManifestError, "rows must have no masked values; got 1"),
+    ({"rows": np.eye(3), "bias": MASKED[:, 1]}, ManifestError, "bias must have no masked"),
     ({"rows": np.eye(2), "dataset": "a/b"}, LayoutError, "not a name"),
     ({"rows": np.eye(2), "store": "s3://bucket/store"}, StoreWriteError, "remote"),
 ])  # fmt: skip

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,9 @@ import pytest
 import timm
 from safetensors.torch import save_file
 
-import featstore
-from featstore import read_manifest
+from featstore import open_store, read_manifest
 from featstore.command_line import EXIT_USAGE
+from featstore.extraction.options import recorded_weights
 from featstore.testing import toy_manifest
 from tests.damage import tree
 from tests.typed import headstock
@@ -53,7 +55,7 @@ def test_a_dry_run_writes_nothing_and_what_is_asked_for_is_recorded(manifest, tm
     settings = json.loads(run.read_text())["settings"]
     assert (settings["limit"], settings["batch_size"], settings["dtype"]) == (3, 2, "float32")
     assert settings["encoders"] == [{"encoder": LITE0[0], "weights": LITE0[1]}]
-    assert featstore.open_store(store).sets()[0].commit.dtype == "float32"
+    assert open_store(store).sets()[0].commit.dtype == "float32"
     assert headstock(*words, "--limit", "3") == 0
     assert "3 reused, 0 new" in capsys.readouterr().out
     assert headstock("store", "verify", store) == 0
@@ -76,6 +78,10 @@ def test_kinds_encoders_and_their_weights_are_taken_from_manifest_and_store(
     said = capsys.readouterr()
     assert "2 new" in said.out
     assert shlex.join([*one, "--kind", "image"]) in said.err
+    # What was pulled has no runs.
+    shutil.rmtree(next(Path("store/more").rglob("runs")))
+    for sets in permutations(open_store("store").sets()):
+        assert recorded_weights(Path("store"), sets) == LITE0[1]
     assert headstock("extract", more, "--encoder", "st:none") == EXIT_USAGE
     assert "No encoder that is named takes what there is: 'image'" in capsys.readouterr().err
 
@@ -133,7 +139,7 @@ def test_a_refused_head_is_extracted_by_a_file_of_its_classes(weights, things, t
     data = tree(store / one["key"] / "embedding" / "c")
     assert one["write_bytes"] == sum(map(len, data.values()))
     # The classes are those of the manifest that the same file makes: names and head pair by id.
-    view = featstore.open_store(store).view(result["key"])
+    view = open_store(store).view(result["key"])
     classes = read_manifest(labels).classes
     assert classes is not None
     assert result["key"].startswith("things-i-saw/head_weight/")
@@ -161,8 +167,8 @@ def test_another_list_of_the_same_name_does_not_pass_for_the_first(
         assert headstock("extract", *typed[:-1], table, *more) == 1
         assert "cannot be extended" in capsys.readouterr().err
     assert headstock("extract", *typed[:-1], table, "-s", "label_set=other") == 0
-    rows_of = [featstore.open_store(tmp_path / "store").view(str(info.key)).numpy()
-               for info in featstore.open_store(tmp_path / "store").sets()]  # fmt: skip
+    store = open_store(tmp_path / "store")
+    rows_of = [store.view(str(info.key)).numpy() for info in store.sets()]
     np.testing.assert_array_equal(*rows_of)
 
 
