@@ -35,7 +35,7 @@ from bench.corpus import (
 from bench.errors import ProtocolError
 from bench.fits import Identity, fit_run, is_cell, likely_scale_of
 from bench.options import TASKS, FewShot, Generalised, ModalityGap, Retrieval, ZeroShot
-from bench.results import RANK_SCHEMA, RESULT_SCHEMA, Columns, finished, write_batch
+from bench.results import RANK_SCHEMA, RESULT_SCHEMA, finished, write_batch
 from bench.runs import IDENTITY, Run
 from bench.tasks.diagnostics import score_cosine_head, score_modality_gap, score_neighbours
 from bench.tasks.outcome import KEPT, Confidence, Outcome, Prepared, Projector, outcomes_of
@@ -584,52 +584,53 @@ class Table:
     """Result rows and ranks of runs that are written together."""
 
     def __init__(self) -> None:
-        self.rows, self.ranks = Columns(RESULT_SCHEMA), Columns(RANK_SCHEMA)
+        self.rows: list[dict[str, Any]] = []
+        self.ranks = [pl.DataFrame(schema=RANK_SCHEMA)]
 
     def write(self, root: Path) -> None:
         """Write them as one file each, unless there are none."""
-        rows = self.rows.frame()
-        if rows.height:
-            write_batch(root, rows, self.ranks.frame())
+        if self.rows:
+            write_batch(root, *self.frames())
+
+    def frames(self) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """Return the rows and the ranks, under their schemas."""
+        rows = pl.DataFrame(self.rows, schema=RESULT_SCHEMA)
+        return rows, pl.concat(self.ranks, how="diagonal")
 
     def add(self, run: Run, outcomes: list[Outcome], facts: dict[str, Any]) -> None:
         """Add a run: a result row per direction and metric, a rank per query."""
         fixed = run.columns() | facts | {"origin": run.origin}
         for outcome in outcomes:
-            metrics = list(outcome.values)
-            self.rows.add(
-                len(metrics),
-                {
-                    "metric": metrics,
-                    "value": list(outcome.values.values()),
-                    "chance": [outcome.chance.get(metric) for metric in metrics],
-                },
-                fixed
-                | {
-                    "direction": outcome.direction,
-                    "n_queries": outcome.n,
-                    **_clusters(outcome),
-                    "gallery": outcome.gallery,
-                }
-                | (outcome.facts or {}),
-            )
+            own = fixed | {
+                "direction": outcome.direction,
+                "n_queries": outcome.n,
+                **_clusters(outcome),
+                "gallery": outcome.gallery,
+                **(outcome.facts or {}),
+            }
+            self.rows += [
+                {**own, "metric": metric, "value": value, "chance": outcome.chance.get(metric)}
+                for metric, value in outcome.values.items()
+            ]
             if outcome.queries is None:
                 continue
             ranks, queries = outcome.ranks, outcome.queries
-            varied: dict[str, Any] = queries.question.columns | {
+            columns: dict[str, Any] = {
+                "run_id": run.run_id,
+                "direction": outcome.direction,
+                **queries.question.columns,
                 "rank": ranks.rank,
                 "average_precision": ranks.average_precision,
                 "truncated_precision": ranks.truncated_precision,
-                "hits": ranks.hits,
+                "hits": ranks.hits.tolist(),
                 "n_relevant": ranks.n_relevant,
             }
             if queries.own is not None:
-                varied["own"] = queries.own.tolist()
+                columns["own"] = queries.own.tolist()
             if ranks.gallery and not is_cell(run):
-                varied["top"] = queries.top_ids
-            self.ranks.add(
-                outcome.n, varied, {"run_id": run.run_id, "direction": outcome.direction}
-            )
+                columns["top"] = queries.top_ids
+            schema = {name: RANK_SCHEMA[name] for name in columns}
+            self.ranks.append(pl.DataFrame(columns, schema))
 
 
 def _clusters(outcome: Outcome) -> dict[str, Any]:

@@ -39,7 +39,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import MetricError
-from bench.metrics.ranks import EqualColumns, first_places
+from bench.metrics.ranks import BLOCK_SCORES, first_places, of_blocks
 from featstore.store.pairs import EmbeddingsView, PairedView
 from fitters.pairs import Matrix, Rows
 
@@ -49,7 +49,7 @@ def nearest_rows(
     k: int,
     *,
     queries: NDArray[np.floating[Any]] | None = None,
-    block_scores: int = 8_000_000,
+    block_scores: int = BLOCK_SCORES,
 ) -> NDArray[np.int64]:
     """Return the k nearest other rows of every row by cosine, nearest first, shape (n, k).
 
@@ -67,16 +67,14 @@ def nearest_rows(
     asked, n = unit if queries is None else unit_rows(queries), len(unit)
     if not 0 < k < n:
         raise MetricError(f"{k} neighbours of a row need at least {k + 1} rows; got {n:,}.")
-    none_relevant = np.full(n, -1), np.zeros(n, dtype=np.int64)
-    size = max(1, block_scores // n)
-    equal = EqualColumns.of(unit)
-    found = []
-    for start in range(0, len(asked), size):
-        scores = equal.tie(asked[start : start + size] @ unit.T)
-        own = np.arange(start, start + len(scores))
-        scores[own - start, own] = -np.inf
-        found.append(first_places(scores, none_relevant[0][own], none_relevant[1], k))
-    return np.concatenate(found)
+    none_relevant = np.zeros(n, dtype=np.int64)
+
+    def nearest(scores: NDArray[np.float32], start: int) -> NDArray[np.int64]:
+        own = np.arange(len(scores))
+        scores[own, start + own] = -np.inf
+        return first_places(scores, own - n, none_relevant, k)
+
+    return np.concatenate(of_blocks(nearest, asked, unit.T, block_scores))
 
 
 def mutual_knn(
