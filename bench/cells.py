@@ -534,10 +534,10 @@ def only_series(root: Path, results: pl.DataFrame, *, suite: str | None = None) 
         )
     suite = suite or suites[0]
     check_names([suite], suites, what="suite", error=NoResultsError, where=f"in {root}")
-    own = results.filter(pl.col("suite") == suite)
+    own = results.filter(suite=suite)
     marked = _with_series(own)
     last = marked.sort("written", maintain_order=True)["series"][-1]
-    return marked.filter(pl.col("series") == last).drop("written", "fresh", "series")
+    return marked.filter(series=last).drop("written", "fresh", "series")
 
 
 def path_fields(path: str) -> dict[str, str]:

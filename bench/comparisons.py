@@ -463,7 +463,7 @@ def primary_family(
         direction, metric = next(
             (d, m) for d, m in (*PRIMARY_METRICS, ("", "")) if not d or d in set(table["direction"])
         )
-        own = table.filter((pl.col("direction") == direction) & (pl.col("metric") == metric))
+        own = table.filter(direction=direction, metric=metric)
         evals = [name for name in MAIN_EVALS if name in set(own["eval"])]
         own = own.filter(pl.col("eval").is_in(evals[:1]))
         for arena in own.select(ARENA).unique(maintain_order=True).rows():

@@ -392,9 +392,9 @@ def outcome(root: Path, plan: Plan, runs: Sequence[Run]) -> Outcome:
         f"{stored['scored']:,} of its runs had been scored before it was stored": stored["scored"],
     }  # fmt: skip
     rows = read_results(root).filter(
-        pl.col("run_id").is_in(list(ids)), pl.col("metric") == plan.asked.primary.metric
+        pl.col("run_id").is_in(list(ids)), metric=plan.asked.primary.metric
     )
-    cells = read_cells(root, rows.filter(pl.col("direction") == "image→name"))
+    cells = read_cells(root, rows.filter(direction="image→name"))
     found = {name: _effects(plan, name, cells) for name in plan.asked.datasets}
     sets = {name: _mean(own) for name, own in found.items()}
     changes |= {
@@ -417,7 +417,7 @@ def _effects(plan: Plan, dataset: str, cells: Sequence[Cell]) -> list[Claim]:
     """Return the comparison on one dataset by every pair of encoders, in the plan's order."""
     claims = []
     for image, text in product(plan.asked.encoders, plan.asked.texts):
-        sides = {
+        sides: dict[tuple[str, ...], Cell] = {
             (cell.method, cell.source, cell.n_pairs): cell
             for cell in cells
             for images, names in [(str(cell.arena[4]), str(cell.arena[5]))]

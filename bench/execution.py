@@ -24,8 +24,6 @@ from bench.corpus import (
     Corpus,
     Items,
     Split,
-    held_out_split,
-    in_class_split,
     manifest_split,
     needs_prompts,
     order_of_pairs,
@@ -140,10 +138,10 @@ def _bare_names(store: FeatureStore, run: Run) -> dict[str, str]:
     """Return class_id → name, of the first variant of the run that a class has."""
     data = run.data
     items = store.view(data.name_set).items
-    bare = items.filter((pl.col("template_id") == _BARE) & pl.col("text").is_not_null())
+    bare = items.filter(pl.col("text").is_not_null(), template_id=_BARE)
     names: dict[str, str] = {}
     for variant in data.variants:
-        own = bare.filter(pl.col("variant") == variant).select("class_id", "text").drop_nulls()
+        own = bare.filter(variant=variant).select("class_id", "text").drop_nulls()
         for class_id, text in own.iter_rows():
             names.setdefault(class_id, text)
     lost = sorted(set(items["class_id"].drop_nulls()) - set(names))
@@ -174,8 +172,7 @@ def _split(
 ) -> Split | None:
     images, own = corpus.images, None
     if evaluation in FRESH_SPLITS:
-        fresh = held_out_split if evaluation == "held-out" else in_class_split
-        own = fresh(images.classes, seed=seed, train_fraction=fraction)
+        own = FRESH_SPLITS[evaluation](images.classes, seed=seed, train_fraction=fraction)
     elif evaluation == "split":
         assert images.parts is not None
         own = manifest_split(images.parts, seed=seed, train=train)
@@ -235,7 +232,7 @@ class Scoring:
             return score_few_shot(
                 alignment, corpus.images, self.split, names=corpus.names,
                 pair_names=corpus.pair_names, head=corpus.head, views=corpus.views,
-                options=_options(run), make_learner=learner, seed=run.seed,
+                options=run.task_options, make_learner=learner, seed=run.seed,
             )  # fmt: skip
         own = TASKS[run.task].score
         if own is not None:
@@ -287,7 +284,7 @@ def _prompt_learner(
     run: Run, prompt_side: Callable[[Run], PromptSide] | None
 ) -> Callable[[list[str]], Learner]:
     """Return what makes the run's learner of prompts for the classes of a gallery."""
-    name, seed = _options(run).learner, run.seed
+    name, seed = run.task_options.learner, run.seed
     if prompt_side is None:
         raise ProtocolError(f"Learner {name} needs a text tower, and none is opened here.")
     side = prompt_side(run)
@@ -344,22 +341,17 @@ def _captions(task: str, corpus: Corpus) -> Items:
     return corpus.captions
 
 
-def _options(run: Run) -> Any:
-    """Return the options of the run's own task, which `Run` has checked."""
-    return run.task_options
-
-
 #: Tasks that score one alignment at a time.
 _TASKS: dict[str, Callable[[Run, Any, Corpus], list[Outcome]]] = {
     "generalised": lambda run, alignment, corpus: score_generalised(
         alignment, corpus.images, corpus.names_for(_BY_NAME), corpus.seen,
-        prompts=corpus.prompts, options=_options(run),
+        prompts=corpus.prompts, options=run.task_options,
     ),
     "neighbours": lambda run, _, corpus: score_neighbours(
-        corpus, options=_options(run), rng=stream("sample", run.seed)
+        corpus, options=run.task_options, rng=stream("sample", run.seed)
     ),
     "modality_gap": lambda run, alignment, corpus: score_modality_gap(
-        alignment, corpus, options=_options(run), rng=stream("sample", run.seed)
+        alignment, corpus, options=run.task_options, rng=stream("sample", run.seed)
     ),
     "cosine_head": lambda _run, _alignment, corpus: score_cosine_head(corpus),
 }  # fmt: skip

@@ -274,7 +274,7 @@ def _board(rows: pl.DataFrame, kind: str, units: str, metric: str) -> Board:
     known = pl.DataFrame(sorted(common), ["draw", "cluster", "unit"], orient="row")
     sums = {}
     for name in of_entry:
-        own = rows.filter(pl.col("entry") == name)
+        own = rows.filter(entry=name)
         own = own.join(known, on=known.columns, how="semi") if name in kept else own
         sums[name] = DrawSums.of(*(own[what].to_numpy() for what in ("value", "draw", "cluster")))
     order = sorted(of_entry, key=lambda name: (name not in kept, -sums[name].mean, name))

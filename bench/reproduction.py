@@ -318,15 +318,7 @@ def _expected(number: int, columns: Sequence[str], row: Sequence[Any]) -> dict[s
 
 def missing_sets(box: Box, store: FeatureStore) -> list[str]:
     """Return the sets of a box that a store lacks."""
-    return [key for key in box.sets if not _holds(store, key)]
-
-
-def _holds(store: FeatureStore, key: str) -> bool:
-    try:
-        store.info(key)
-    except FeatstoreError:
-        return False
-    return True
+    return [key for key in box.sets if key not in store]
 
 
 def sets_of(runs: Iterable[Run]) -> dict[str, str]:
@@ -609,7 +601,7 @@ def published_table(results: pl.DataFrame) -> pl.DataFrame:
         was in the store. Encoders may be others: a difference does not say which is right.
     """
     # None of the published numbers is of moved rows, or of pairs of another dataset.
-    own = results.filter(pl.col("pairs_from") == "", pl.col("head_rows") == "weights")
+    own = results.filter(pairs_from="", head_rows="weights")
     cells = _with_names(own)
     rows: list[dict[str, Any]] = []
     for number in published_numbers().iter_rows(named=True):
@@ -648,18 +640,14 @@ def _with_names(results: pl.DataFrame) -> pl.DataFrame:
 
 def _matching(cells: pl.DataFrame, number: dict[str, Any]) -> list[dict[str, Any]]:
     """Return ours for one published number: one row a method, encoders and head."""
-    own = cells.filter(
-        (pl.col("task") == number["task"])
-        & (pl.col("direction") == number["direction"])
-        & (pl.col("metric") == number["metric"])
-    )
+    own = cells.filter(task=number["task"], direction=number["direction"], metric=number["metric"])
     for column, name in (("_dataset", "dataset"), ("source", "source"), ("n_pairs", "n_pairs")):
         if number[name]:
             own = own.filter(pl.col(column) == number[name])
     if number["label_set"]:
-        own = own.filter(pl.col("_labels") == number["label_set"])
+        own = own.filter(_labels=number["label_set"])
     elif number["source"] == "none":
-        own = own.filter(pl.col("method") == "identity")
+        own = own.filter(method="identity")
     if number["image_encoder"]:
         own = own.filter(pl.col("_image").str.contains(number["image_encoder"]))
     if number["options"]:
@@ -712,15 +700,11 @@ def _gain(cells: pl.DataFrame, part: pl.DataFrame, kind: str) -> pl.Series:
         pl.col("epochs").eq_missing(first["epochs"]),
     )
     if kind == "gain-over-real":
-        base = base.filter((pl.col("source") == "none") & (pl.col("n_pairs") == first["n_pairs"]))
+        base = base.filter(source="none", n_pairs=first["n_pairs"])
         joined = own.join(base.select("seed", "value"), on="seed", suffix="_base")
         return (joined["value"] - joined["value_base"]).alias("gain")
     # The weights alone are the same whatever the seed.
-    base = base.filter(
-        (pl.col("source") == "head")
-        & (pl.col("n_pairs") == "0")
-        & (pl.col("head_set") == first["head_set"])
-    )
+    base = base.filter(source="head", n_pairs="0", head_set=first["head_set"])
     if base.is_empty():
         return pl.Series("gain", [], dtype=pl.Float64)
     return (own["value"] - base["value"].mean()).alias("gain")

@@ -280,7 +280,7 @@ def result_lines(table: pl.DataFrame, bold: Collection[tuple[Any, ...]] = ()) ->
     metrics = metric_columns(table)
     levels = {
         tuple(row[name] for name in ARENA): row
-        for row in table.filter(pl.col("method") == "chance").iter_rows(named=True)
+        for row in table.filter(method="chance").iter_rows(named=True)
     }
 
     def chance(row: Row) -> str:
@@ -480,8 +480,8 @@ def _summary_lines(
 
 def _of_the_head(cells: pl.DataFrame, metric: str, level: float | None) -> str:
     """Return what head weights alone reach, in a sentence."""
-    alone = cells.filter(pl.col("n_pairs") == "0")
-    heads = alone.filter(pl.col("source") == "head").sort(metric, descending=True)
+    alone = cells.filter(n_pairs="0")
+    heads = alone.filter(source="head").sort(metric, descending=True)
     if heads.is_empty() or not metric_named(metric).higher_is_better:
         return ""
     best = heads.unique("method", keep="first", maintain_order=True).head(3)
@@ -595,7 +595,7 @@ def confidence_table(root: Path, results: pl.DataFrame) -> pl.DataFrame:
     results : DataFrame
         Rows of `bench.results.read_results`, of one series.
     """
-    scored = results.filter(pl.col("metric") == "AUROC").select("run_id", "direction")
+    scored = results.filter(metric="AUROC").select("run_id", "direction")
     own = results.join(scored, on=["run_id", "direction"], how="semi", maintain_order="left")
     rows = [_confidence_row(cell, own) for cell in read_cells(root, own)]
     return in_order(pl.DataFrame(rows, schema=CONFIDENCE))
@@ -604,11 +604,11 @@ def confidence_table(root: Path, results: pl.DataFrame) -> pl.DataFrame:
 def calibration_of(cell: Cell) -> tuple[Calibration, pl.DataFrame]:
     """Return the calibration of all runs of a cell, and each image's confidence, right, cluster."""
     place = sorted(CONFIDENCE_METRICS).index("confidence")
-    images = read_ranks(cell.root, cell.run_ids).filter(
-        pl.col("direction") == cell.arena[ARENA.index("direction")]
-    ).select(
+    direction = cell.arena[ARENA.index("direction")]
+    images = read_ranks(cell.root, cell.run_ids).filter(direction=direction)
+    images = images.select(
         "cluster_id", confidence=pl.col("own").list.get(place), right=pl.col("rank") == 1
-    )  # fmt: skip
+    )
     columns = (images[name].to_numpy() for name in ("confidence", "right", "cluster_id"))
     return calibration(*columns), images
 

@@ -278,7 +278,7 @@ _SETTING = ("dataset", "images", "prototypes", "method", "shots")
 
 def _learners(root: Path, results: pl.DataFrame) -> Iterator[tuple[Cell, dict[str, Any]]]:
     """Yield the cell of every learner and setting, and its row of a table."""
-    own = results.filter((pl.col("task") == "few_shot") & (pl.col("metric") == "top-1"))
+    own = results.filter(task="few_shot", metric="top-1")
     for cell in read_cells(root, own):
         yield cell, _row(cell, own.filter(pl.col("run_id").is_in(cell.run_ids)))
 

@@ -24,9 +24,9 @@ def test_every_run_is_there_with_rows_and_ranks(runs, smoke_results):
     rows = read_results(smoke_results)
     assert set(rows["run_id"]) == {run.run_id for run in runs} == finished(smoke_results)
     assert len(set(runs)) == len(runs)
-    zero_shot = rows.filter(pl.col("task") == "zero_shot")
+    zero_shot = rows.filter(task="zero_shot")
     assert set(zero_shot["direction"]) == {"image→name"}
-    retrieval = rows.filter(pl.col("task") == "retrieval")
+    retrieval = rows.filter(task="retrieval")
     assert set(retrieval["direction"]) == {"image→caption", "caption→image"}
     for column in ("gallery", "chance", "n_queries", "value", "n_images_fitted"):
         # F1 has no chance level in closed form.

@@ -202,7 +202,7 @@ def named(corpus):
 def test_published_numbers_are_those_of_the_paper():
     numbers = published_numbers()
     assert set(numbers["how"]) == {"exact", "figure"}
-    assert numbers.filter(pl.col("where") == "").is_empty()
+    assert numbers.filter(where="").is_empty()
 
     def theirs(**wanted):
         own = numbers.filter(*[pl.col(name) == value for name, value in wanted.items()])
@@ -226,8 +226,8 @@ def test_published_numbers_are_those_of_the_paper():
         )
         at = [0.16 + 0.04 * (358 - height) / 70 for height in (*heights, head)]
         assert means + rows == pytest.approx(at, abs=0.0006)
-    assert numbers.filter(pl.col("experiment") == "zero-shot").height == 27
-    assert set(numbers.filter(pl.col("experiment") == "zero-shot")["how"]) == {"figure"}
+    assert numbers.filter(experiment="zero-shot").height == 27
+    assert set(numbers.filter(experiment="zero-shot")["how"]) == {"figure"}
     for pattern in numbers["image_encoder"]:
         re.compile(pattern)
 
@@ -243,20 +243,25 @@ def test_the_runs_fill_the_table_and_differences_are_ours_minus_theirs(results):
         known.select("difference"), gaps.alias("difference").to_frame(), check_exact=False
     )
     # What was not run stays in the table, empty.
-    food = table.filter((pl.col("dataset") == "food101") & (pl.col("experiment") == "zero-shot"))
+    food = table.filter(dataset="food101", experiment="zero-shot")
     assert food.height == 3
     assert food["ours"].null_count() == 3
     one = known.filter(
-        (pl.col("experiment") == "zero-shot") & (pl.col("dataset") == "pets")
-        & (pl.col("method") == "ridge") & pl.col("head").str.contains("imagenet22k")
-    )  # fmt: skip
+        pl.col("head").str.contains("imagenet22k"),
+        experiment="zero-shot",
+        dataset="pets",
+        method="ridge",
+    )
     value = rows.filter(
-        (pl.col("task") == "zero_shot") & (pl.col("metric") == "top-1")
-        & (pl.col("method") == "ridge") & (pl.col("source") == "head")
-        & (pl.col("n_pairs") == "0") & (pl.col("pairs_from") == "")
-        & pl.col("image_set").str.starts_with("pets/")
-        & pl.col("head_set").str.starts_with("imagenet22k/")
-    )["value"]  # fmt: skip
+        pl.col("image_set").str.starts_with("pets/"),
+        pl.col("head_set").str.starts_with("imagenet22k/"),
+        task="zero_shot",
+        metric="top-1",
+        method="ridge",
+        source="head",
+        n_pairs="0",
+        pairs_from="",
+    )["value"]
     assert one["ours"].to_list() == value.to_list()
     assert one["theirs"].to_list() == [0.78]
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, f1_score, top_k_accuracy_score
 
 from bench.corpus import Items
-from bench.errors import MetricError, ProtocolError
+from bench.errors import ProtocolError
 from bench.fits import Identity
 from bench.metrics.summary import class_metrics, harmonic_mean
 from bench.options import ZeroShot
@@ -189,9 +189,3 @@ def test_retrieval_with_several_captions_by_hand():
     # Captions 1 and 3 are nearest to their own image, 2 and 4 to the other.
     assert to_image.ranks.rank.tolist() == [1, 2, 1, 2]
     assert to_image.queries.question.clusters.tolist() == ["i1", "i1", "i2", "i2"]
-
-
-def test_an_image_of_an_absent_class_is_an_error():
-    names = items(["n", "m"], ["a", "b"], [[1, 0], [0, 1]])
-    with pytest.raises(MetricError, match="no relevant item"):
-        score_zero_shot(Identity(), items(["i"], ["z"], [[1, 0]]), names)
