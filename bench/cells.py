@@ -342,7 +342,7 @@ def cells_of(block: pl.DataFrame, sums: pl.DataFrame, root: Path) -> list[Cell]:
         pl.max_horizontal("n_images_fitted", "n_shots").alias("fitted"),
     )
     number = pl.col("cluster_id").replace_strict(names, range(len(names)), return_dtype=pl.Int64)
-    sums = sums.with_columns(number.alias("cluster")).drop("queries", "cluster_id")
+    sums = sums.with_columns(cluster=number).drop("queries", "cluster_id")
     by = ["method", "source", "n_pairs", *SETTINGS]
     groups = [
         (key, own.sort("seed", "control_draw").with_columns(draw=pl.int_range(pl.len())))
@@ -500,7 +500,7 @@ def _with_series(results: pl.DataFrame) -> pl.DataFrame:
         last = given.sort_by("written").drop_nulls().last().over(of)
         fits = given.eq_missing(last)
         fresh = fresh & (fits | own.eq_missing(pl.lit("")) if name in _OF_PAIRS else fits)
-    marked = marked.with_columns(fresh.alias("fresh"))
+    marked = marked.with_columns(fresh=fresh)
     names: dict[str, str] = {}
     columns = [*SERIES, "fresh", "own_code", *SETS.values(), *CHOICES]
     for values, part in marked.group_by(columns, maintain_order=True):

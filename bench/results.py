@@ -158,7 +158,7 @@ def sums_of(ranks: pl.DataFrame) -> pl.DataFrame:
         *(pl.col(f"own{i}").sum() for i in range(n_own)),
     )
     lists = pl.concat_list(f"own{i}" for i in range(n_own)) if n_own else pl.lit(None)
-    sums = sums.with_columns(lists.alias("own"))
+    sums = sums.with_columns(own=lists)
     joined = sums.join(digests, on=keys, how="left", maintain_order="left")
     return joined.select(pl.col(name).cast(dtype) for name, dtype in SUM_SCHEMA.items())
 
