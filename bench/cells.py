@@ -482,9 +482,9 @@ def _with_series(results: pl.DataFrame) -> pl.DataFrame:
     """
     code = pl.col("code")
     marked = results.with_columns(
-        pl.col("finished_at").alias("written"),
-        code.str.replace(OWN_CODE, ""),
-        code.str.extract(f"({OWN_CODE})").fill_null("").alias("own_code"),
+        written=pl.col("finished_at"),
+        code=code.str.replace(OWN_CODE, ""),
+        own_code=code.str.extract(f"({OWN_CODE})").fill_null(""),
     )
     # Methods and tasks of others stand beside ours; of what changed the last version does.
     last = pl.col("own_code").sort_by("written").last()

@@ -544,10 +544,9 @@ def bold_cells(comparisons: pl.DataFrame, metrics: Collection[str]) -> set[tuple
         pl.col("family").is_not_null() & pl.col("metric").is_in(list(metrics))
     ).with_columns(
         # A head is on side a whatever control it is compared with.
-        pl.when(pl.col("comparison") == "over-control")
+        source=pl.when(pl.col("comparison") == "over-control")
         .then(pl.lit("head"))
         .otherwise(pl.col("source"))
-        .alias("source")
     )
     held = primary.group_by(["metric", *CELL], maintain_order=True).agg(
         (pl.col("bold") & (pl.col("difference") > 0)).all()

@@ -230,10 +230,11 @@ def other_boards(place: Path, tool: str, metric: str | None = None) -> list[Boar
     whole = pl.col("item").is_null()
     # A task's own score counts, and where there is none the mean over its items.
     tasks = rows.group_by("entry", "task", "draw", maintain_order=True).agg(
-        pl.when(whole.any()).then(pl.col("value").filter(whole).mean())
-        .otherwise(pl.col("value").mean()).alias("value"),
         pl.col("cluster").filter(whole).first(),
-    )  # fmt: skip
+        value=pl.when(whole.any())
+        .then(pl.col("value").filter(whole).mean())
+        .otherwise(pl.col("value").mean()),
+    )
     found = []
     if tasks["task"].n_unique() > 1:
         found.append(_board(tasks.rename({"task": "unit"}), "tasks", "tasks", metric))

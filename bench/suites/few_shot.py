@@ -160,11 +160,7 @@ def _most_shots(store: FeatureStore, run: Run) -> int:
 
 
 TABLE: dict[str, Any] = {
-    "dataset": pl.String,
-    "images": pl.String,
-    "prototypes": pl.String,
-    "method": pl.String,
-    "learner": pl.String,
+    **dict.fromkeys(("dataset", "images", "prototypes", "method", "learner"), pl.String),
     "shots": pl.Int64,
     "n_shots": pl.Float64,
     "top-1": pl.Float64,

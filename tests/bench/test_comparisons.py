@@ -24,7 +24,7 @@ def run_compare(root, **options):
 
 
 def only(frame, **equal):
-    found = frame.filter(*[pl.col(name) == value for name, value in equal.items()])
+    found = frame.filter(**equal)
     assert found.height == 1, found
     return found.row(0, named=True)
 

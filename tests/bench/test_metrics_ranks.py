@@ -1,10 +1,8 @@
 """Ranks and metrics beside loops, scikit-learn and CLIP_benchmark; chance by enumeration."""
 
-import ast
 import itertools
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +12,6 @@ from scipy.sparse import csr_array
 from sklearn.metrics import average_precision_score
 from threadpoolctl import threadpool_limits
 
-import bench
 from bench.corpus import Items
 from bench.errors import MetricError
 from bench.metrics.geometry import nearest_rows
@@ -323,15 +320,3 @@ def test_unknown_metrics_are_refused():
     for name in ("R@0", "recall@7", "macro-F1"):
         with pytest.raises(MetricError, match=f"No metric named '{name}'"):
             query_values(name, ranks_from_scores(np.eye(2), np.arange(2), np.arange(2)))
-
-
-def test_what_is_known_of_metrics_stands_in_one_table():
-    """A table by metric elsewhere is a second list, which the next metric would not be in."""
-    tables = {
-        path.name
-        for path in Path(bench.__file__).parent.rglob("*.py")
-        for one in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(one, ast.Dict)
-        and len(METRICS.keys() & {getattr(key, "value", None) for key in one.keys}) > 1
-    }
-    assert tables == {"summary.py"}

@@ -160,19 +160,6 @@ def test_generalised_by_hand():
             score_generalised(Identity(), images, names, flags)
 
 
-def test_zero_shot_by_hand():
-    names = items(["n1", "n2", "n3"], ["a", "b", "c"], np.eye(3))
-    images = items(["i1", "i2"], ["a", "c"], [[3, 2, 1], [3, 2, 1]])
-    (outcome,) = score_zero_shot(Identity(), images, names)
-    assert outcome.direction == "image→name"
-    assert outcome.ranks.rank.tolist() == [1, 3]
-    assert outcome.values["top-1"] == 0.5
-    assert outcome.values["median_rank"] == 2.0
-    assert outcome.chance["top-1"] == pytest.approx(1 / 3)
-    assert outcome.queries.top_ids == [["n1", "n2", "n3"]] * 2
-    assert outcome.queries.question.clusters.tolist() == ["a", "c"]
-
-
 def test_retrieval_with_several_captions_by_hand():
     images = items(["i1", "i2"], ["a", "b"], [[1, 0], [0, 1]])
     captions = items(
