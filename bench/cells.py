@@ -342,7 +342,7 @@ def cells_of(block: pl.DataFrame, sums: pl.DataFrame, root: Path) -> list[Cell]:
         pl.max_horizontal("n_images_fitted", "n_shots").alias("fitted"),
     )
     number = pl.col("cluster_id").replace_strict(names, range(len(names)), return_dtype=pl.Int64)
-    sums = sums.with_columns(number.alias("cluster")).drop("queries", "cluster_id")
+    sums = sums.with_columns(cluster=number).drop("queries", "cluster_id")
     by = ["method", "source", "n_pairs", *SETTINGS]
     groups = [
         (key, own.sort("seed", "control_draw").with_columns(draw=pl.int_range(pl.len())))
@@ -482,9 +482,9 @@ def _with_series(results: pl.DataFrame) -> pl.DataFrame:
     """
     code = pl.col("code")
     marked = results.with_columns(
-        pl.col("finished_at").alias("written"),
-        code.str.replace(OWN_CODE, ""),
-        code.str.extract(f"({OWN_CODE})").fill_null("").alias("own_code"),
+        written=pl.col("finished_at"),
+        code=code.str.replace(OWN_CODE, ""),
+        own_code=code.str.extract(f"({OWN_CODE})").fill_null(""),
     )
     # Methods and tasks of others stand beside ours; of what changed the last version does.
     last = pl.col("own_code").sort_by("written").last()
@@ -500,7 +500,7 @@ def _with_series(results: pl.DataFrame) -> pl.DataFrame:
         last = given.sort_by("written").drop_nulls().last().over(of)
         fits = given.eq_missing(last)
         fresh = fresh & (fits | own.eq_missing(pl.lit("")) if name in _OF_PAIRS else fits)
-    marked = marked.with_columns(fresh.alias("fresh"))
+    marked = marked.with_columns(fresh=fresh)
     names: dict[str, str] = {}
     columns = [*SERIES, "fresh", "own_code", *SETS.values(), *CHOICES]
     for values, part in marked.group_by(columns, maintain_order=True):
@@ -534,10 +534,10 @@ def only_series(root: Path, results: pl.DataFrame, *, suite: str | None = None) 
         )
     suite = suite or suites[0]
     check_names([suite], suites, what="suite", error=NoResultsError, where=f"in {root}")
-    own = results.filter(pl.col("suite") == suite)
+    own = results.filter(suite=suite)
     marked = _with_series(own)
     last = marked.sort("written", maintain_order=True)["series"][-1]
-    return marked.filter(pl.col("series") == last).drop("written", "fresh", "series")
+    return marked.filter(series=last).drop("written", "fresh", "series")
 
 
 def path_fields(path: str) -> dict[str, str]:

@@ -463,7 +463,7 @@ def primary_family(
         direction, metric = next(
             (d, m) for d, m in (*PRIMARY_METRICS, ("", "")) if not d or d in set(table["direction"])
         )
-        own = table.filter((pl.col("direction") == direction) & (pl.col("metric") == metric))
+        own = table.filter(direction=direction, metric=metric)
         evals = [name for name in MAIN_EVALS if name in set(own["eval"])]
         own = own.filter(pl.col("eval").is_in(evals[:1]))
         for arena in own.select(ARENA).unique(maintain_order=True).rows():
@@ -544,10 +544,9 @@ def bold_cells(comparisons: pl.DataFrame, metrics: Collection[str]) -> set[tuple
         pl.col("family").is_not_null() & pl.col("metric").is_in(list(metrics))
     ).with_columns(
         # A head is on side a whatever control it is compared with.
-        pl.when(pl.col("comparison") == "over-control")
+        source=pl.when(pl.col("comparison") == "over-control")
         .then(pl.lit("head"))
         .otherwise(pl.col("source"))
-        .alias("source")
     )
     held = primary.group_by(["metric", *CELL], maintain_order=True).agg(
         (pl.col("bold") & (pl.col("difference") > 0)).all()

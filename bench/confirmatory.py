@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -173,33 +174,27 @@ class Plan:
 
     Attributes
     ----------
-    name, digest : str
-        The digest is the sha256 of the file.
-    hypotheses : tuple of str
-    datasets, encoders, texts : tuple of str
-        Encoders of images and of texts, each part of a set's key. All are crossed.
-    label_set : str
-        Of the head; "" for the only one.
-    draws : int
-        The stopping rule: seeds 0 to draws - 1 are run, and nothing is summarised before.
-    sides : tuple of (method, source, K)
-        The primary comparison is the first less the second.
-    metric, eval, over : str
-        `over` is one of `OVER`.
+    asked : record
+        The file's keys. `datasets`, `encoders` of images and `texts` are crossed, each encoder part
+        of a set's key. `draws` is the stopping rule: seeds 0 to draws - 1 are run, and nothing is
+        summarised before.
+    digest : str
+        The sha256 of the file.
     """
 
-    name: str
+    asked: Any
     digest: str
-    hypotheses: tuple[str, ...]
-    datasets: tuple[str, ...]
-    encoders: tuple[str, ...]
-    texts: tuple[str, ...]
-    label_set: str
-    draws: int
-    sides: tuple[tuple[str, str, str], ...]
-    metric: str
-    eval: str
-    over: str
+
+    @property
+    def name(self) -> str:
+        """The plan's name, and that of its suite."""
+        return str(self.asked.name)
+
+    @property
+    def sides(self) -> list[tuple[str, ...]]:
+        """The primary comparison, (method, source, K): the first less the second."""
+        primary = self.asked.primary
+        return [(*side.split("/"), "", "")[:3] for side in (primary.a, primary.b)]
 
     def runs(self, store: FeatureStore) -> list[Run]:
         """Return every run of the plan on a store.
@@ -209,11 +204,11 @@ class Plan:
         ProtocolError
             If a dataset lacks one of the encoders, or several of its sets fit one.
         """
-        runs = []
-        for dataset in self.datasets:
-            label_set = self.label_set or None
+        runs, asked = [], self.asked
+        for dataset in asked.datasets:
+            label_set = asked.label_set or None
             bases = demo_bases(store, self.name, dataset=dataset, label_set=label_set)
-            for image, text in ((i, t) for i in self.encoders for t in self.texts):
+            for image, text in product(asked.encoders, asked.texts):
                 own = [b for b in bases if image in b.data.image_set and text in b.data.name_set]
                 if len(own) != 1:
                     raise ProtocolError(
@@ -222,10 +217,10 @@ class Plan:
                     )
                 runs += [
                     own[0].changed(
-                        eval=self.eval, method=method, source=source, seed=seed,
+                        eval=asked.primary.eval, method=method, source=source, seed=seed,
                         n_pairs=int(k) if k.isdigit() else k,
                     )
-                    for method, source, k in self.sides for seed in range(self.draws)
+                    for method, source, k in self.sides for seed in range(asked.draws)
                 ]  # fmt: skip
         return runs
 
@@ -240,24 +235,18 @@ def read_plan(place: Path) -> Plan:
     """
     try:
         data = read_regular(place, limit=MOST_BYTES)
-        found = parse(data, _PLAN)
+        plan = Plan(parse(data, _PLAN), sha256_hex(data))
     except (OSError, ValueError) as err:
         raise BoxError(f"{place} is no plan: {err}") from err
-    primary = found.primary
-    plan = Plan(
-        name=found.name, digest=sha256_hex(data), hypotheses=found.hypotheses,
-        datasets=found.datasets, encoders=found.encoders, texts=found.texts,
-        label_set=found.label_set, draws=found.draws,
-        sides=tuple((*side.split("/"), "", "")[:3] for side in (primary.a, primary.b)),
-        metric=primary.metric, eval=primary.eval, over=primary.over,
-    )  # fmt: skip
-    n = len(plan.encoders) * len(plan.texts)
+    primary, n = plan.asked.primary, len(plan.asked.encoders) * len(plan.asked.texts)
     rules = {
         "name must be of no suite": plan.name not in (*SUITES, "task"),
-        f"primary.metric must be one of {', '.join(PAIRED_METRICS)}": plan.metric in PAIRED_METRICS,
+        f"primary.metric must be one of {', '.join(PAIRED_METRICS)}": (
+            primary.metric in PAIRED_METRICS
+        ),
         "primary.a and primary.b must be METHOD/SOURCE/K": all(map(all, plan.sides)),
         f"primary.over can be {OVER[1]!r} from {ENOUGH_ENCODERS} encoders × texts on, here {n}": (
-            plan.over == OVER[0] or n >= ENOUGH_ENCODERS
+            primary.over == OVER[0] or n >= ENOUGH_ENCODERS
         ),
     }
     if broken := [rule for rule, holds in rules.items() if not holds]:
@@ -330,10 +319,11 @@ class Outcome:
     def lines(self) -> list[str]:
         """The result in sentences."""
         low, high = self.primary.interval()
-        n, over = len(self.sets), self.plan.over if self.pooled else "this one set"
+        n, asked = len(self.sets), self.plan.asked.primary
+        over = asked.over if self.pooled else "this one set"
         effect = f"{signed_text(self.primary.mean)} {interval_text(low, high)} points"
         p = p_text(self.primary.p_value())
-        said = [f"{self.plan.name}, {self.word}: {self.plan.metric} {effect} over {over}, p {p}."]
+        said = [f"{self.plan.name}, {self.word}: {asked.metric} {effect} over {over}, p {p}."]
         said += [f"Not confirmatory: {reason}." for reason in self.reasons]
         if self.pooled:
             said.append(
@@ -402,10 +392,10 @@ def outcome(root: Path, plan: Plan, runs: Sequence[Run]) -> Outcome:
         f"{stored['scored']:,} of its runs had been scored before it was stored": stored["scored"],
     }  # fmt: skip
     rows = read_results(root).filter(
-        pl.col("run_id").is_in(list(ids)), pl.col("metric") == plan.metric
+        pl.col("run_id").is_in(list(ids)), metric=plan.asked.primary.metric
     )
-    cells = read_cells(root, rows.filter(pl.col("direction") == "image→name"))
-    found = {name: _effects(plan, name, cells) for name in plan.datasets}
+    cells = read_cells(root, rows.filter(direction="image→name"))
+    found = {name: _effects(plan, name, cells) for name in plan.asked.datasets}
     sets = {name: _mean(own) for name, own in found.items()}
     changes |= {
         _LIMITS[claim.limit]: True for own in found.values() for claim in own if claim.limit
@@ -416,23 +406,25 @@ def outcome(root: Path, plan: Plan, runs: Sequence[Run]) -> Outcome:
         pooled = random_effects(
             [own.mean for own in sets.values()], [own.variance for own in sets.values()]
         )
-    crossed = two_term(DrawSums(means, np.ones(means.shape))) if plan.over == OVER[1] else None
-    return Outcome(plan, tuple(why for why, is_so in changes.items() if is_so), sets, pooled,
-                   crossed if pooled else None)  # fmt: skip
+    crossed = None
+    if pooled and plan.asked.primary.over == OVER[1]:
+        crossed = two_term(DrawSums(means, np.ones(means.shape)))
+    reasons = tuple(why for why, is_so in changes.items() if is_so)
+    return Outcome(plan, reasons, sets, pooled, crossed)
 
 
 def _effects(plan: Plan, dataset: str, cells: Sequence[Cell]) -> list[Claim]:
     """Return the comparison on one dataset by every pair of encoders, in the plan's order."""
     claims = []
-    for image, text in ((i, t) for i in plan.encoders for t in plan.texts):
-        sides = {
+    for image, text in product(plan.asked.encoders, plan.asked.texts):
+        sides: dict[tuple[str, ...], Cell] = {
             (cell.method, cell.source, cell.n_pairs): cell
             for cell in cells
             for images, names in [(str(cell.arena[4]), str(cell.arena[5]))]
             if images.startswith(f"{dataset}/") and image in images and text in names
         }
         a, b = (sides[side] for side in plan.sides)
-        claims.append(Claim("a-b", a, b, plan.metric))
+        claims.append(Claim("a-b", a, b, plan.asked.primary.metric))
     return claims
 
 

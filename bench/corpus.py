@@ -506,9 +506,6 @@ def _head(head: EmbeddingsView, names: EmbeddingsView, run: Run) -> Head:
 Purpose = Literal["split", "subset", "control", "choice", "sample", "size"]
 _STREAMS = {"split": 1, "subset": 2, "control": 3, "choice": 4, "sample": 5, "size": 7}
 
-#: Evaluations in which every seed splits the images anew, and scores others.
-FRESH_SPLITS = ("held-out", "in-class")
-
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -624,6 +621,10 @@ def in_class_split(classes: NDArray[Any], *, seed: int, train_fraction: float = 
     in_train = np.zeros(len(classes), dtype=bool)
     in_train[chosen] = True
     return Split(train=chosen, test=np.flatnonzero(~in_train))
+
+
+#: Evaluations in which every seed splits the images anew, and scores others.
+FRESH_SPLITS = {"held-out": held_out_split, "in-class": in_class_split}
 
 
 def first_per_class(

@@ -24,8 +24,6 @@ from bench.corpus import (
     Corpus,
     Items,
     Split,
-    held_out_split,
-    in_class_split,
     manifest_split,
     needs_prompts,
     order_of_pairs,
@@ -35,7 +33,7 @@ from bench.corpus import (
 from bench.errors import ProtocolError
 from bench.fits import Identity, fit_run, is_cell, likely_scale_of
 from bench.options import TASKS, FewShot, Generalised, ModalityGap, Retrieval, ZeroShot
-from bench.results import RANK_SCHEMA, RESULT_SCHEMA, Columns, finished, write_batch
+from bench.results import RANK_SCHEMA, RESULT_SCHEMA, finished, write_batch
 from bench.runs import IDENTITY, Run
 from bench.tasks.diagnostics import score_cosine_head, score_modality_gap, score_neighbours
 from bench.tasks.outcome import KEPT, Confidence, Outcome, Prepared, Projector, outcomes_of
@@ -140,10 +138,10 @@ def _bare_names(store: FeatureStore, run: Run) -> dict[str, str]:
     """Return class_id → name, of the first variant of the run that a class has."""
     data = run.data
     items = store.view(data.name_set).items
-    bare = items.filter((pl.col("template_id") == _BARE) & pl.col("text").is_not_null())
+    bare = items.filter(pl.col("text").is_not_null(), template_id=_BARE)
     names: dict[str, str] = {}
     for variant in data.variants:
-        own = bare.filter(pl.col("variant") == variant).select("class_id", "text").drop_nulls()
+        own = bare.filter(variant=variant).select("class_id", "text").drop_nulls()
         for class_id, text in own.iter_rows():
             names.setdefault(class_id, text)
     lost = sorted(set(items["class_id"].drop_nulls()) - set(names))
@@ -174,8 +172,7 @@ def _split(
 ) -> Split | None:
     images, own = corpus.images, None
     if evaluation in FRESH_SPLITS:
-        fresh = held_out_split if evaluation == "held-out" else in_class_split
-        own = fresh(images.classes, seed=seed, train_fraction=fraction)
+        own = FRESH_SPLITS[evaluation](images.classes, seed=seed, train_fraction=fraction)
     elif evaluation == "split":
         assert images.parts is not None
         own = manifest_split(images.parts, seed=seed, train=train)
@@ -235,7 +232,7 @@ class Scoring:
             return score_few_shot(
                 alignment, corpus.images, self.split, names=corpus.names,
                 pair_names=corpus.pair_names, head=corpus.head, views=corpus.views,
-                options=_options(run), make_learner=learner, seed=run.seed,
+                options=run.task_options, make_learner=learner, seed=run.seed,
             )  # fmt: skip
         own = TASKS[run.task].score
         if own is not None:
@@ -287,7 +284,7 @@ def _prompt_learner(
     run: Run, prompt_side: Callable[[Run], PromptSide] | None
 ) -> Callable[[list[str]], Learner]:
     """Return what makes the run's learner of prompts for the classes of a gallery."""
-    name, seed = _options(run).learner, run.seed
+    name, seed = run.task_options.learner, run.seed
     if prompt_side is None:
         raise ProtocolError(f"Learner {name} needs a text tower, and none is opened here.")
     side = prompt_side(run)
@@ -344,22 +341,17 @@ def _captions(task: str, corpus: Corpus) -> Items:
     return corpus.captions
 
 
-def _options(run: Run) -> Any:
-    """Return the options of the run's own task, which `Run` has checked."""
-    return run.task_options
-
-
 #: Tasks that score one alignment at a time.
 _TASKS: dict[str, Callable[[Run, Any, Corpus], list[Outcome]]] = {
     "generalised": lambda run, alignment, corpus: score_generalised(
         alignment, corpus.images, corpus.names_for(_BY_NAME), corpus.seen,
-        prompts=corpus.prompts, options=_options(run),
+        prompts=corpus.prompts, options=run.task_options,
     ),
     "neighbours": lambda run, _, corpus: score_neighbours(
-        corpus, options=_options(run), rng=stream("sample", run.seed)
+        corpus, options=run.task_options, rng=stream("sample", run.seed)
     ),
     "modality_gap": lambda run, alignment, corpus: score_modality_gap(
-        alignment, corpus, options=_options(run), rng=stream("sample", run.seed)
+        alignment, corpus, options=run.task_options, rng=stream("sample", run.seed)
     ),
     "cosine_head": lambda _run, _alignment, corpus: score_cosine_head(corpus),
 }  # fmt: skip
@@ -584,52 +576,53 @@ class Table:
     """Result rows and ranks of runs that are written together."""
 
     def __init__(self) -> None:
-        self.rows, self.ranks = Columns(RESULT_SCHEMA), Columns(RANK_SCHEMA)
+        self.rows: list[dict[str, Any]] = []
+        self.ranks = [pl.DataFrame(schema=RANK_SCHEMA)]
 
     def write(self, root: Path) -> None:
         """Write them as one file each, unless there are none."""
-        rows = self.rows.frame()
-        if rows.height:
-            write_batch(root, rows, self.ranks.frame())
+        if self.rows:
+            write_batch(root, *self.frames())
+
+    def frames(self) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """Return the rows and the ranks, under their schemas."""
+        rows = pl.DataFrame(self.rows, schema=RESULT_SCHEMA)
+        return rows, pl.concat(self.ranks, how="diagonal")
 
     def add(self, run: Run, outcomes: list[Outcome], facts: dict[str, Any]) -> None:
         """Add a run: a result row per direction and metric, a rank per query."""
         fixed = run.columns() | facts | {"origin": run.origin}
         for outcome in outcomes:
-            metrics = list(outcome.values)
-            self.rows.add(
-                len(metrics),
-                {
-                    "metric": metrics,
-                    "value": list(outcome.values.values()),
-                    "chance": [outcome.chance.get(metric) for metric in metrics],
-                },
-                fixed
-                | {
-                    "direction": outcome.direction,
-                    "n_queries": outcome.n,
-                    **_clusters(outcome),
-                    "gallery": outcome.gallery,
-                }
-                | (outcome.facts or {}),
-            )
+            own = fixed | {
+                "direction": outcome.direction,
+                "n_queries": outcome.n,
+                **_clusters(outcome),
+                "gallery": outcome.gallery,
+                **(outcome.facts or {}),
+            }
+            self.rows += [
+                {**own, "metric": metric, "value": value, "chance": outcome.chance.get(metric)}
+                for metric, value in outcome.values.items()
+            ]
             if outcome.queries is None:
                 continue
             ranks, queries = outcome.ranks, outcome.queries
-            varied: dict[str, Any] = queries.question.columns | {
+            columns: dict[str, Any] = {
+                "run_id": run.run_id,
+                "direction": outcome.direction,
+                **queries.question.columns,
                 "rank": ranks.rank,
                 "average_precision": ranks.average_precision,
                 "truncated_precision": ranks.truncated_precision,
-                "hits": ranks.hits,
+                "hits": ranks.hits.tolist(),
                 "n_relevant": ranks.n_relevant,
             }
             if queries.own is not None:
-                varied["own"] = queries.own.tolist()
+                columns["own"] = queries.own.tolist()
             if ranks.gallery and not is_cell(run):
-                varied["top"] = queries.top_ids
-            self.ranks.add(
-                outcome.n, varied, {"run_id": run.run_id, "direction": outcome.direction}
-            )
+                columns["top"] = queries.top_ids
+            schema = {name: RANK_SCHEMA[name] for name in columns}
+            self.ranks.append(pl.DataFrame(columns, schema))
 
 
 def _clusters(outcome: Outcome) -> dict[str, Any]:

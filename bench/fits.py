@@ -535,8 +535,10 @@ def head_pairs(
     pairs = _head_rows(corpus, split if own.head_rows != "weights" else None, own.head_rows)
     if not (own.head_size or own.leave_seen):
         return pairs, head.bias
-    left = _part_of_head(corpus, own.head_size, own.head_by, drawn, leave_seen=own.leave_seen)
-    return _taken(pairs, left), head.bias[left.rows]
+    part, rows = _part_of_head(
+        pairs, corpus, own.head_size, own.head_by, drawn, leave_seen=own.leave_seen
+    )
+    return part, head.bias[rows]
 
 
 @kept
@@ -555,21 +557,11 @@ def _head_rows(corpus: Corpus, split: Split | None, how: str) -> Pairs:
     return HEAD_ROWS[how](pairs, images.rows, places_of(images.classes, head.classes), head.bias)
 
 
-@dataclass(frozen=True, eq=False)
-class _Part:
-    rows: NDArray[np.int64]
-
-
-@kept
-def _taken(pairs: Pairs, part: _Part) -> Pairs:
-    return pairs.take(part.rows)
-
-
 @kept
 def _part_of_head(
-    corpus: Corpus, size: int, by: str, drawn: int | None, *, leave_seen: bool
-) -> _Part:
-    """Return which rows of its head a run uses."""
+    pairs: Pairs, corpus: Corpus, size: int, by: str, drawn: int | None, *, leave_seen: bool
+) -> tuple[Pairs, NDArray[np.int64]]:
+    """Return the prototypes that a run uses, and which rows of its head they are."""
     head = corpus.head_for("A part of a head")
     called = head.texts if head.asked is None else head.asked
     near = (called @ corpus.names_for(_COMPARED).rows.T).max(axis=1)
@@ -587,7 +579,7 @@ def _part_of_head(
     elif size:
         sign = 1.0 if by == "farthest" else -1.0
         left = np.sort(left[np.argsort(sign * near[left], kind="stable")[:size]])
-    return _Part(left)
+    return pairs.take(left), left
 
 
 def _draw(run: Run) -> int:

@@ -47,6 +47,7 @@ from bench.comparisons import (
 from bench.errors import SubmissionError
 from bench.metrics.summary import METRICS, cutoff
 from bench.results import RESULT_SCHEMA, RUN_COLUMNS, read_sessions, summed_as
+from bench.runs import refuse
 from bench.statistics import against_leader
 from bench.tables import (
     Axis,
@@ -280,9 +281,9 @@ def _asked(
             f"{choice} holds no {direction or 'direction'} by {metric or 'any metric'} that is a "
             f"mean over queries. Choose `direction=` and `metric=` from: {listed(ways, shown=30)}."
         )
-    rows = rows.filter((pl.col("direction") == direction) & (pl.col("metric") == metric))
+    rows = rows.filter(direction=direction, metric=metric)
     main = next(one for one in (*MAIN_EVALS, rows["eval"][0]) if one in set(rows["eval"]))
-    return rows.filter(pl.col("eval") == main)
+    return rows.filter(eval=main)
 
 
 def _digest(document: Mapping[str, Any]) -> str:
@@ -352,39 +353,57 @@ def _frame(document: Mapping[str, Any], name: str, schema: Mapping[str, Any]) ->
 def _check_rows(rows: pl.DataFrame) -> None:
     """Raise unless rows are those of one cell and metric."""
     numbers = rows.select(cs.numeric().fill_null(0).is_between(0, _LARGEST))
-    if rows.select(_KNOWN).null_count().sum_horizontal().item() or not all(map(all, numbers)):
-        raise SubmissionError(
-            f"its rows must each have {', '.join(_KNOWN)}, and numbers from 0 to {_LARGEST:g}."
-        )
-    if rows.is_empty() or rows.select(*{*CELL, *ASKED}).n_unique() != 1:
-        raise SubmissionError("its rows must be of one cell, direction and metric.")
-    if (
-        rows.select("seed", "control_draw").is_duplicated().any()
-        or rows["run_id"].is_duplicated().any()
-    ):
-        raise SubmissionError("one of its draws is there twice.")
+    refuse(
+        (
+            rows.select(_KNOWN).null_count().sum_horizontal().item() or not all(map(all, numbers)),
+            f"its rows must each have {', '.join(_KNOWN)}, and numbers from 0 to {_LARGEST:g}.",
+        ),
+        (
+            rows.is_empty() or rows.select(*{*CELL, *ASKED}).n_unique() != 1,
+            "its rows must be of one cell, direction and metric.",
+        ),
+        (
+            rows.select("seed", "control_draw").is_duplicated().any()
+            or rows["run_id"].is_duplicated().any(),
+            "one of its draws is there twice.",
+        ),
+        error=SubmissionError,
+    )
     metric = rows["metric"][0]
-    if metric in METRICS and metric not in PAIRED_METRICS:
-        raise SubmissionError(f"its metric, {metric}, is no mean over queries.")
-    if (
-        not rows["value"].is_between(0, 1).all()
-        or not rows["chance"].fill_null(0).is_between(0, 1).all()
-    ):
-        raise SubmissionError(f"its {metric} must be a share, between 0 and 1.")
-    if rows.select(pl.col("finished_at").max()).item() > time.time() + 86_400:
-        raise SubmissionError("it was finished in the future.")
+    refuse(
+        (
+            metric in METRICS and metric not in PAIRED_METRICS,
+            f"its metric, {metric}, is no mean over queries.",
+        ),
+        (
+            not rows["value"].is_between(0, 1).all()
+            or not rows["chance"].fill_null(0).is_between(0, 1).all(),
+            f"its {metric} must be a share, between 0 and 1.",
+        ),
+        (
+            rows.select(pl.col("finished_at").max()).item() > time.time() + 86_400,
+            "it was finished in the future.",
+        ),
+        error=SubmissionError,
+    )
 
 
 def _check_sums(sent: Submission) -> None:
     """Raise unless the sums are of the queries of the rows, and give their values."""
     rows, sums = sent.rows, sent.sums
     n = rows.height * sums["cluster_id"].n_unique()
-    if n > MOST_SUMS:
-        raise SubmissionError(f"its {n:,} draws times clusters are more than {MOST_SUMS:,} sums.")
-    if sums.null_count().sum_horizontal().item() or {*sums["run_id"]} != {*rows["run_id"]}:
-        raise SubmissionError("its sums must be of its runs, and whole.")
-    if sums.select("run_id", "cluster_id").is_duplicated().any():
-        raise SubmissionError("a cluster of its sums is there twice in one run.")
+    refuse(
+        (n > MOST_SUMS, f"its {n:,} draws times clusters are more than {MOST_SUMS:,} sums."),
+        (
+            sums.null_count().sum_horizontal().item() or {*sums["run_id"]} != {*rows["run_id"]},
+            "its sums must be of its runs, and whole.",
+        ),
+        (
+            sums.select("run_id", "cluster_id").is_duplicated().any(),
+            "a cluster of its sums is there twice in one run.",
+        ),
+        error=SubmissionError,
+    )
     total, count = pl.col("total"), pl.col("n_queries")
     # Every metric that is ranked by lies between 0 and 1; sums of it are rounded.
     wrong = sums.filter(

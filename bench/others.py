@@ -230,10 +230,11 @@ def other_boards(place: Path, tool: str, metric: str | None = None) -> list[Boar
     whole = pl.col("item").is_null()
     # A task's own score counts, and where there is none the mean over its items.
     tasks = rows.group_by("entry", "task", "draw", maintain_order=True).agg(
-        pl.when(whole.any()).then(pl.col("value").filter(whole).mean())
-        .otherwise(pl.col("value").mean()).alias("value"),
         pl.col("cluster").filter(whole).first(),
-    )  # fmt: skip
+        value=pl.when(whole.any())
+        .then(pl.col("value").filter(whole).mean())
+        .otherwise(pl.col("value").mean()),
+    )
     found = []
     if tasks["task"].n_unique() > 1:
         found.append(_board(tasks.rename({"task": "unit"}), "tasks", "tasks", metric))
@@ -274,7 +275,7 @@ def _board(rows: pl.DataFrame, kind: str, units: str, metric: str) -> Board:
     known = pl.DataFrame(sorted(common), ["draw", "cluster", "unit"], orient="row")
     sums = {}
     for name in of_entry:
-        own = rows.filter(pl.col("entry") == name)
+        own = rows.filter(entry=name)
         own = own.join(known, on=known.columns, how="semi") if name in kept else own
         sums[name] = DrawSums.of(*(own[what].to_numpy() for what in ("value", "draw", "cluster")))
     order = sorted(of_entry, key=lambda name: (name not in kept, -sums[name].mean, name))

@@ -322,15 +322,7 @@ def _expected(number: int, columns: Sequence[str], row: Sequence[Any]) -> dict[s
 
 def missing_sets(box: Box, store: FeatureStore) -> list[str]:
     """Return the sets of a box that a store lacks."""
-    return [key for key in box.sets if not _holds(store, key)]
-
-
-def _holds(store: FeatureStore, key: str) -> bool:
-    try:
-        store.info(key)
-    except FeatstoreError:
-        return False
-    return True
+    return [key for key in box.sets if key not in store]
 
 
 def sets_of(runs: Iterable[Run]) -> dict[str, str]:
@@ -542,56 +534,28 @@ def expected_table(results: Path, *, suite: str, metrics: Sequence[str]) -> str:
     return "\n".join([f"columns = [{columns}]", "rows = [", *lines, "]"]) + "\n"
 
 
-#: Columns of ``published.csv``: which cell a number is of, what kind it is, and how it is known.
-#: ``kind``: ``value``; ``gain-over-real``, of real pairs with weights over these pairs alone;
-#: ``gain-over-head``, over the weights alone. ``how``: ``exact``, as printed; ``figure``, read off
-#: a figure, to about 0.2 points, or to 0.05 where the page draws it by coordinates (mutual k-NN).
-SCHEMA: dict[str, Any] = {
-    "experiment": pl.String,
-    "dataset": pl.String,
-    "task": pl.String,
-    "direction": pl.String,
-    "metric": pl.String,
-    "label_set": pl.String,
-    "image_encoder": pl.String,
-    "source": pl.String,
-    "n_pairs": pl.String,
-    "options": pl.String,
-    "kind": pl.String,
-    "theirs": pl.Float64,
-    "how": pl.String,
-    "where": pl.String,
-}
-
 TABLE: dict[str, Any] = {
-    "experiment": pl.String,
-    "dataset": pl.String,
-    "image_encoder": pl.String,
-    "text_encoder": pl.String,
-    "head": pl.String,
-    "direction": pl.String,
-    "metric": pl.String,
-    "kind": pl.String,
-    "n_pairs": pl.String,
-    "method": pl.String,
-    "as_run": pl.String,
-    "ours": pl.Float64,
-    "ours_sd": pl.Float64,
-    "n_seeds": pl.Int64,
-    "gallery": pl.Float64,
-    "theirs": pl.Float64,
-    "how": pl.String,
-    "difference": pl.Float64,
-    "where": pl.String,
-}
+    **dict.fromkeys(
+        ("experiment", "dataset", "image_encoder", "text_encoder", "head", "direction", "metric",
+         "kind", "n_pairs", "method", "as_run"),
+        pl.String,
+    ),
+    "ours": pl.Float64, "ours_sd": pl.Float64, "n_seeds": pl.Int64, "gallery": pl.Float64,
+    "theirs": pl.Float64, "how": pl.String, "difference": pl.Float64, "where": pl.String,
+}  # fmt: skip
 
 
 def published_numbers() -> pl.DataFrame:
-    """Return the paper's numbers as shares, schema `SCHEMA`; an empty text means any."""
+    """Return the paper's numbers as shares, ``theirs``; an empty text means any.
+
+    The other columns say which cell a number is of, and ``kind``: ``value``; ``gain-over-real``, of
+    real pairs with weights over these pairs alone; ``gain-over-head``, over the weights alone.
+    ``how``: ``exact``, as printed; ``figure``, read off a figure, to about 0.2 points, or to 0.05
+    where the page draws it by coordinates (mutual k-NN).
+    """
     data = resources.files("bench.suites").joinpath("published.csv").read_bytes()
-    return pl.read_csv(io.BytesIO(data), schema=SCHEMA).with_columns(
-        pl.col(pl.String).fill_null("")
-    )
+    numbers = pl.read_csv(io.BytesIO(data), infer_schema=False).fill_null("")
+    return numbers.with_columns(pl.col("theirs").cast(pl.Float64))
 
 
 def published_table(results: pl.DataFrame) -> pl.DataFrame:
@@ -613,12 +577,12 @@ def published_table(results: pl.DataFrame) -> pl.DataFrame:
         was in the store. Encoders may be others: a difference does not say which is right.
     """
     # None of the published numbers is of moved rows, or of pairs of another dataset.
-    own = results.filter(pl.col("pairs_from") == "", pl.col("head_rows") == "weights")
+    own = results.filter(pairs_from="", head_rows="weights")
     cells = _with_names(own)
     rows: list[dict[str, Any]] = []
     for number in published_numbers().iter_rows(named=True):
         found = _matching(cells, number)
-        base = {name: number[name] for name in TABLE if name in SCHEMA}
+        base = {name: number[name] for name in TABLE if name in number}
         for ours in found:
             difference = None if ours["ours"] is None else ours["ours"] - number["theirs"]
             rows.append(base | ours | {"difference": difference})
@@ -642,28 +606,24 @@ def _with_names(results: pl.DataFrame) -> pl.DataFrame:
         return part(column, 2).str.replace(r"^[^.]*\.", "").str.replace(r"-[0-9a-f]{8}$", "")
 
     return results.with_columns(
-        part(pl.col("image_set"), 0).alias("_dataset"),
-        encoder(pl.col("image_set")).alias("_image"),
-        encoder(text).alias("_text"),
-        part(pl.col("head_set"), 0).alias("_labels"),
-        encoder(pl.col("head_set")).alias("_head"),
+        _dataset=part(pl.col("image_set"), 0),
+        _image=encoder(pl.col("image_set")),
+        _text=encoder(text),
+        _labels=part(pl.col("head_set"), 0),
+        _head=encoder(pl.col("head_set")),
     )
 
 
 def _matching(cells: pl.DataFrame, number: dict[str, Any]) -> list[dict[str, Any]]:
     """Return ours for one published number: one row a method, encoders and head."""
-    own = cells.filter(
-        (pl.col("task") == number["task"])
-        & (pl.col("direction") == number["direction"])
-        & (pl.col("metric") == number["metric"])
-    )
+    own = cells.filter(task=number["task"], direction=number["direction"], metric=number["metric"])
     for column, name in (("_dataset", "dataset"), ("source", "source"), ("n_pairs", "n_pairs")):
         if number[name]:
             own = own.filter(pl.col(column) == number[name])
     if number["label_set"]:
-        own = own.filter(pl.col("_labels") == number["label_set"])
+        own = own.filter(_labels=number["label_set"])
     elif number["source"] == "none":
-        own = own.filter(pl.col("method") == "identity")
+        own = own.filter(method="identity")
     if number["image_encoder"]:
         own = own.filter(pl.col("_image").str.contains(number["image_encoder"]))
     if number["options"]:
@@ -716,15 +676,11 @@ def _gain(cells: pl.DataFrame, part: pl.DataFrame, kind: str) -> pl.Series:
         pl.col("epochs").eq_missing(first["epochs"]),
     )
     if kind == "gain-over-real":
-        base = base.filter((pl.col("source") == "none") & (pl.col("n_pairs") == first["n_pairs"]))
+        base = base.filter(source="none", n_pairs=first["n_pairs"])
         joined = own.join(base.select("seed", "value"), on="seed", suffix="_base")
         return (joined["value"] - joined["value_base"]).alias("gain")
     # The weights alone are the same whatever the seed.
-    base = base.filter(
-        (pl.col("source") == "head")
-        & (pl.col("n_pairs") == "0")
-        & (pl.col("head_set") == first["head_set"])
-    )
+    base = base.filter(source="head", n_pairs="0", head_set=first["head_set"])
     if base.is_empty():
         return pl.Series("gain", [], dtype=pl.Float64)
     return (own["value"] - base["value"].mean()).alias("gain")

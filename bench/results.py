@@ -15,7 +15,7 @@ milliseconds would otherwise wait for a thousand durable writes.
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -24,7 +24,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from bench.errors import NoResultsError
 from bench.metrics.ranks import CUTOFFS, Ranks
@@ -159,7 +158,7 @@ def sums_of(ranks: pl.DataFrame) -> pl.DataFrame:
         *(pl.col(f"own{i}").sum() for i in range(n_own)),
     )
     lists = pl.concat_list(f"own{i}" for i in range(n_own)) if n_own else pl.lit(None)
-    sums = sums.with_columns(lists.alias("own"))
+    sums = sums.with_columns(own=lists)
     joined = sums.join(digests, on=keys, how="left", maintain_order="left")
     return joined.select(pl.col(name).cast(dtype) for name, dtype in SUM_SCHEMA.items())
 
@@ -362,56 +361,6 @@ def unfinished(root: Path, suite: str) -> list[str]:
                 "planned. Run it again, with these results as OUT, to make them."
             )
     return said
-
-
-class Columns:
-    """Rows that are collected column by column, and become one frame at the end.
-
-    A frame for every run costs milliseconds, which a sweep of a thousand cells would feel.
-
-    Parameters
-    ----------
-    schema : dict
-        `RESULT_SCHEMA` or `RANK_SCHEMA`.
-    """
-
-    def __init__(self, schema: dict[str, Any]) -> None:
-        self._schema = schema
-        self._columns: dict[str, list[Any]] = {name: [] for name in schema}
-        self._arrays: dict[str, list[NDArray[Any]]] = {}
-
-    def add(
-        self, n: int, varied: Mapping[str, list[Any] | NDArray[Any]], fixed: Mapping[str, Any]
-    ) -> None:
-        """Add n rows.
-
-        Parameters
-        ----------
-        n : int
-        varied : mapping
-            Columns that vary, as lists or as arrays: always one of the two for a column.
-        fixed : mapping
-            One value for all n rows of every other column; a column in neither is null.
-        """
-        for name, column in self._columns.items():
-            values = varied.get(name)
-            if isinstance(values, np.ndarray):
-                self._arrays.setdefault(name, []).append(values)
-            elif values is not None:
-                column.extend(values)
-            else:
-                column.extend([fixed.get(name)] * n)
-
-    def frame(self) -> pl.DataFrame:
-        """Return the rows under the schema."""
-        return pl.DataFrame([self._series(name) for name in self._schema])
-
-    def _series(self, name: str) -> pl.Series:
-        dtype = self._schema[name]
-        if name in self._arrays:
-            whole = pl.Series(name, np.concatenate(self._arrays[name]))
-            return (whole.arr.to_list() if whole.dtype == pl.Array else whole).cast(dtype)
-        return pl.Series(name, self._columns[name], dtype=dtype)
 
 
 def _run_files(root: Path) -> list[Path]:

@@ -20,7 +20,7 @@ from types import NoneType
 from typing import Any, Literal, get_args
 
 from bench.code import code_digest, origin_of, whole_code
-from bench.errors import ProtocolError
+from bench.errors import BenchError, ProtocolError
 from bench.metrics.summary import METRIC_VERSION
 from bench.options import (
     MOST,
@@ -162,11 +162,11 @@ class Data:
         return bool(self.caption_set)
 
 
-def refuse(*checks: tuple[bool, str]) -> None:
-    """Raise ProtocolError with the message of the first check that is true."""
+def refuse(*checks: tuple[Any, str], error: type[BenchError] = ProtocolError) -> None:
+    """Raise an error with the message of the first check that is true."""
     for wrong, message in checks:
         if wrong:
-            raise ProtocolError(message)
+            raise error(message)
 
 
 @dataclass(frozen=True)
@@ -592,7 +592,7 @@ class Run:
         return origin_of(self.fit.method, self.learner, self.task)
 
     @property
-    def task_options(self) -> Options:
+    def task_options(self) -> Any:
         """The options of the task, defaults filled in."""
         return checked_options(self.task, self.options)
 

@@ -26,7 +26,6 @@ from bench.cells import (
     CELL,
     CONTROLS,
     HEAD_PARTS,
-    SETTINGS,
     Cell,
     in_order,
     mean_over_queries,
@@ -81,40 +80,26 @@ def result_table(results: pl.DataFrame, metrics: Sequence[str] | None = None) ->
     """
     wanted = with_generalised(results, SHOWN) if metrics is None else metrics
     present = [metric for metric in wanted if metric in set(results["metric"])]
-    cells = (
-        results.filter(pl.col("metric").is_in(present))
-        .group_by([*CELL, "metric"], maintain_order=True)
-        .agg(
-            mean_over_queries("value").alias("mean"),
-            pl.col("value").std(ddof=1).alias("sd"),
-            pl.col("seed").n_unique().alias("n_seeds"),
-            mean_over_queries("gallery"),
-            pl.col("n_images_fitted").mean(),
-            pl.col("image_mean").first(),
-            mean_over_queries("seen_share"),
-        )
+    own = results.filter(pl.col("metric").is_in(present))
+    cells = own.group_by([*CELL, "metric"], maintain_order=True).agg(
+        pl.col("n_images_fitted").mean(),
+        pl.col("image_mean").first(),
+        mean_over_queries("gallery"),
+        mean_over_queries("seen_share"),
+        n_seeds=pl.col("seed").n_unique(),
+        mean=mean_over_queries("value"),
+        sd=pl.col("value").std(ddof=1),
     )
-    chance = (
-        results.filter(pl.col("metric").is_in(present))
-        .unique([*ARENA, "seed", "metric"], maintain_order=True)
-        .group_by([*ARENA, "metric"], maintain_order=True)
-        .agg(
-            mean_over_queries("chance").alias("mean"),
-            pl.lit(None, dtype=pl.Float64).alias("sd"),
-            pl.col("seed").n_unique().alias("n_seeds"),
-            mean_over_queries("gallery"),
-            pl.lit(None, dtype=pl.Float64).alias("n_images_fitted"),
-            pl.lit("", dtype=pl.String).alias("image_mean"),
-            mean_over_queries("seen_share"),
-        )
-        .with_columns(
-            pl.lit("chance").alias("method"),
-            pl.lit("").alias("source"),
-            pl.lit("0").alias("n_pairs"),
-            *(pl.lit(None, dtype=results.schema[name]).alias(name) for name in SETTINGS),
-        )
+    once = own.unique([*ARENA, "seed", "metric"], maintain_order=True)
+    chance = once.group_by([*ARENA, "metric"], maintain_order=True).agg(
+        mean_over_queries("gallery"),
+        mean_over_queries("seen_share"),
+        n_seeds=pl.col("seed").n_unique(),
+        mean=mean_over_queries("chance"),
     )
-    both = pl.concat([chance.select(cells.columns), cells])
+    nothing = {"method": "chance", "source": "", "n_pairs": "0", "image_mean": ""}
+    chance = chance.with_columns(**{name: pl.lit(value) for name, value in nothing.items()})
+    both = pl.concat([cells.clear(), chance, cells], how="diagonal")
     texts = chosen_settings(results, CELL)
     chosen = [_chosen_text(row) for row in texts.iter_rows(named=True)]
     both = both.join(
@@ -122,16 +107,12 @@ def result_table(results: pl.DataFrame, metrics: Sequence[str] | None = None) ->
         how="left", nulls_equal=True, maintain_order="left",
     )  # fmt: skip
     index = [*CELL, "n_images_fitted", "n_seeds", "gallery", "image_mean", "seen_share", "chosen"]
-    wide = both.select([*index, "metric", "mean"]).pivot(
-        on="metric", index=index, values="mean", maintain_order=True
-    )
-    spread = both.select([*index, "metric", "sd"]).pivot(
-        on="metric", index=index, values="sd", maintain_order=True
-    )
-    ordered = []
-    for metric in present:
-        ordered += [wide[metric], spread[metric].alias(f"{metric}_sd")]
-    return in_order(wide.select(index).with_columns(ordered))
+    wide = both.pivot(on="metric", index=index, values=["mean", "sd"], maintain_order=True)
+    values = {
+        f"{metric}{end}": f"{of}_{metric}"
+        for metric in present for of, end in (("mean", ""), ("sd", "_sd"))
+    }  # fmt: skip
+    return in_order(wide.select(*index, **values))
 
 
 def chosen_settings(results: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
@@ -280,7 +261,7 @@ def result_lines(table: pl.DataFrame, bold: Collection[tuple[Any, ...]] = ()) ->
     metrics = metric_columns(table)
     levels = {
         tuple(row[name] for name in ARENA): row
-        for row in table.filter(pl.col("method") == "chance").iter_rows(named=True)
+        for row in table.filter(method="chance").iter_rows(named=True)
     }
 
     def chance(row: Row) -> str:
@@ -480,8 +461,8 @@ def _summary_lines(
 
 def _of_the_head(cells: pl.DataFrame, metric: str, level: float | None) -> str:
     """Return what head weights alone reach, in a sentence."""
-    alone = cells.filter(pl.col("n_pairs") == "0")
-    heads = alone.filter(pl.col("source") == "head").sort(metric, descending=True)
+    alone = cells.filter(n_pairs="0")
+    heads = alone.filter(source="head").sort(metric, descending=True)
     if heads.is_empty() or not metric_named(metric).higher_is_better:
         return ""
     best = heads.unique("method", keep="first", maintain_order=True).head(3)
@@ -595,7 +576,7 @@ def confidence_table(root: Path, results: pl.DataFrame) -> pl.DataFrame:
     results : DataFrame
         Rows of `bench.results.read_results`, of one series.
     """
-    scored = results.filter(pl.col("metric") == "AUROC").select("run_id", "direction")
+    scored = results.filter(metric="AUROC").select("run_id", "direction")
     own = results.join(scored, on=["run_id", "direction"], how="semi", maintain_order="left")
     rows = [_confidence_row(cell, own) for cell in read_cells(root, own)]
     return in_order(pl.DataFrame(rows, schema=CONFIDENCE))
@@ -604,11 +585,11 @@ def confidence_table(root: Path, results: pl.DataFrame) -> pl.DataFrame:
 def calibration_of(cell: Cell) -> tuple[Calibration, pl.DataFrame]:
     """Return the calibration of all runs of a cell, and each image's confidence, right, cluster."""
     place = sorted(CONFIDENCE_METRICS).index("confidence")
-    images = read_ranks(cell.root, cell.run_ids).filter(
-        pl.col("direction") == cell.arena[ARENA.index("direction")]
-    ).select(
+    direction = cell.arena[ARENA.index("direction")]
+    images = read_ranks(cell.root, cell.run_ids).filter(direction=direction)
+    images = images.select(
         "cluster_id", confidence=pl.col("own").list.get(place), right=pl.col("rank") == 1
-    )  # fmt: skip
+    )
     columns = (images[name].to_numpy() for name in ("confidence", "right", "cluster_id"))
     return calibration(*columns), images
 

@@ -378,21 +378,10 @@ class Builder:
 
     @property
     def read(self) -> Read | None:
-        """The reader of its official layout, if it is read from one: of ``readers``, by name.
-
-        Raises
-        ------
-        BuildError
-            If there is no such function.
-        """
+        """The reader of its official layout, if it is read from one: of ``readers``, by name."""
         if "reader" not in self.facts:
             return None
-        read: Read | None = getattr(readers, str(self.facts["reader"]), None)
-        if read is None:
-            raise BuildError(
-                f"{self.folder / 'dataset.toml'} names the reader {self.facts['reader']!r}, which "
-                "data_manifests.readers has not."
-            )
+        read: Read = getattr(readers, self.facts["reader"])
         return read
 
     @property

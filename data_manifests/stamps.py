@@ -42,6 +42,8 @@ PACKAGE = "tuxpaint-stamps-default"
 
 #: Where the package keeps its stamps, below the root of a file system.
 INSIDE = Path("usr/share/tuxpaint/stamps")
+#: Where installed packages are looked for.
+SYSTEM = Path("/")
 
 #: Seconds that apt or dpkg may take: the package has 81 MB.
 TIMEOUT_S = 900
@@ -52,9 +54,7 @@ _ADVICE = (
 )
 
 
-def find_source(
-    folder: Path | None = None, *, file_system: Path = Path("/"), cache: Path | None = None
-) -> Path:
+def find_source(folder: Path | None = None) -> Path:
     """Return the folder of the stamps: in `folder`, else installed, else cached, else through apt.
 
     Parameters
@@ -62,36 +62,25 @@ def find_source(
     folder : Path, optional
         A folder that contains the stamps tree (itself or below usr/share/tuxpaint/stamps) or a
         .deb of the package, or the .deb itself. Nothing else is tried when it is given.
-    file_system : Path
-        Where installed packages are looked for.
-    cache : Path, optional
-        Where unpacked packages are kept; the user's cache by default.
 
     Raises
     ------
     BuildError
         If there are no stamps there, or apt cannot fetch them.
     """
-    cache = cache_folder("stamps") if cache is None else cache
+    cache = cache_folder("stamps")
     if folder is not None:
         return _in_folder(folder, cache).resolve()
-    here = find_local(file_system=file_system, cache=cache)
-    return here or (fetch_package(cache) / INSIDE).resolve()
+    return find_local() or (fetch_package(cache) / INSIDE).resolve()
 
 
-def find_local(*, file_system: Path = Path("/"), cache: Path | None = None) -> Path | None:
-    """Return the folder of the stamps that are installed, else in the cache, else None.
-
-    Parameters
-    ----------
-    file_system, cache
-        As for `find_source`.
-    """
-    cache = cache_folder("stamps") if cache is None else cache
-    for root in (file_system, *sorted(cache.glob(f"{PACKAGE}_*"), reverse=True)):
-        if _has_stamps(root / INSIDE):
-            return (root / INSIDE).resolve()
-    return None
+def find_local() -> Path | None:
+    """Return the folder of the stamps that are installed, else in the cache, else None."""
+    cached = sorted(cache_folder("stamps").glob(f"{PACKAGE}_*"), reverse=True)
+    return next(
+        ((root / INSIDE).resolve() for root in (SYSTEM, *cached) if _has_stamps(root / INSIDE)),
+        None,
+    )
 
 
 def fetch_package(cache: Path) -> Path:

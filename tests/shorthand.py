@@ -74,7 +74,7 @@ def execute(
     for run, outcomes, facts in scored(runs, corpus, prompt_side):
         table = Table()
         table.add(run, outcomes, facts)
-        yield run, table.rows.frame(), table.ranks.frame()
+        yield run, *table.frames()
 
 
 def score_retrieval(

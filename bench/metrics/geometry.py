@@ -39,9 +39,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import MetricError
-from bench.metrics.ranks import EqualColumns, first_places
+from bench.metrics.ranks import BLOCK_SCORES, first_places, of_blocks
 from featstore.store.pairs import EmbeddingsView, PairedView
 from fitters.pairs import Matrix, Rows
+from fitters.sources import normalize_rows
 
 
 def nearest_rows(
@@ -49,7 +50,7 @@ def nearest_rows(
     k: int,
     *,
     queries: NDArray[np.floating[Any]] | None = None,
-    block_scores: int = 8_000_000,
+    block_scores: int = BLOCK_SCORES,
 ) -> NDArray[np.int64]:
     """Return the k nearest other rows of every row by cosine, nearest first, shape (n, k).
 
@@ -67,16 +68,14 @@ def nearest_rows(
     asked, n = unit if queries is None else unit_rows(queries), len(unit)
     if not 0 < k < n:
         raise MetricError(f"{k} neighbours of a row need at least {k + 1} rows; got {n:,}.")
-    none_relevant = np.full(n, -1), np.zeros(n, dtype=np.int64)
-    size = max(1, block_scores // n)
-    equal = EqualColumns.of(unit)
-    found = []
-    for start in range(0, len(asked), size):
-        scores = equal.tie(asked[start : start + size] @ unit.T)
-        own = np.arange(start, start + len(scores))
-        scores[own - start, own] = -np.inf
-        found.append(first_places(scores, none_relevant[0][own], none_relevant[1], k))
-    return np.concatenate(found)
+    none_relevant = np.zeros(n, dtype=np.int64)
+
+    def nearest(scores: NDArray[np.float32], start: int) -> NDArray[np.int64]:
+        own = np.arange(len(scores))
+        scores[own, start + own] = -np.inf
+        return first_places(scores, own - n, none_relevant, k)
+
+    return np.concatenate(of_blocks(nearest, asked, unit.T, block_scores))
 
 
 def mutual_knn(
@@ -113,16 +112,10 @@ def unit_rows(rows: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
 
     Raises
     ------
-    MetricError
+    ZeroRowError
         If a row is 0 or not finite.
     """
-    lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
-    bad = np.flatnonzero(~((lengths > 0) & np.isfinite(lengths)))
-    if len(bad):
-        raise MetricError(
-            f"{len(bad):,} of {len(rows):,} rows have no direction (first: row {bad[0]:,})."
-        )
-    return (rows / lengths[:, None]).astype(np.float32)
+    return normalize_rows(rows).astype(np.float32)
 
 
 def check_paired(x: NDArray[Any], y: NDArray[Any]) -> None:
@@ -371,11 +364,9 @@ class LinearCKA(Similarity):
 
     def prepared(self, rows: Rows) -> Matrix:
         """Return the centred Gram matrix; the unbiased one needs 4 rows."""
-        unit = unit_rows(rows).astype(np.float64)
-        n = len(unit)
+        unit, n = _centred(rows), len(rows)
         if self.unbiased and n < 4:
             raise MetricError(f"Unbiased CKA needs at least 4 pairs; got {n}.")
-        unit -= unit.mean(axis=0)
         gram = unit @ unit.T
         if self.unbiased:
             # Without its diagonal, and centred so that every row still sums to 0.
@@ -402,8 +393,8 @@ class MeanCCA(Similarity):
 
     def prepared(self, rows: Rows) -> Matrix:
         """Return the projection onto the directions of the centred rows."""
-        unit = unit_rows(rows).astype(np.float64)
-        basis, spread, _ = np.linalg.svd(unit - unit.mean(axis=0), full_matrices=False)
+        unit = _centred(rows)
+        basis, spread, _ = np.linalg.svd(unit, full_matrices=False)
         if not spread[0] > _EQUAL * len(unit):
             raise MetricError("Rows that do not vary have no canonical correlations.")
         rank = np.count_nonzero(spread > 1e-6 * spread[0])

@@ -53,24 +53,11 @@ MAX_PASSES = 8
 #: The k of true recall and precision at k. Hit recall needs none: it follows from the rank.
 CUTOFFS = (1, 5, 10)
 
-# Rows that differ almost always differ in these columns.
-_LOOKED_AT = 4
-
 
 def first_equal(rows: NDArray[Any]) -> NDArray[np.int64]:
     """Return, for each of n rows, the position of the first row with the same bytes, shape (n,)."""
-    key = np.zeros(len(rows), dtype=np.uint64)
-    for column in rows[:, :_LOOKED_AT].T:
-        bits = np.ascontiguousarray(column).view(f"u{rows.itemsize}")
-        key = key * np.uint64(0x9E3779B97F4A7C15) + bits
-    _, first, code, counts = np.unique(
-        key, return_index=True, return_inverse=True, return_counts=True
-    )
-    found: NDArray[np.int64] = first[code].astype(np.int64)
     seen: dict[bytes, int] = {}
-    for position in np.flatnonzero(counts[code] > 1).tolist():
-        found[position] = seen.setdefault(rows[position].tobytes(), position)
-    return found
+    return np.array([seen.setdefault(row.tobytes(), k) for k, row in enumerate(rows)], np.int64)
 
 
 def different_rows(rows: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

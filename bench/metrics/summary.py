@@ -103,9 +103,11 @@ class RandomOrder:
 
         relevant, weights = np.unique(np.asarray(n_relevant), return_counts=True)
         self.gallery, self.relevant, self.share = gallery, relevant, weights / weights.sum()
-        self.beyond, places = np.zeros(gallery + 1), np.arange(gallery + 1)
-        for count, part in zip(relevant, self.share, strict=True):
-            self.beyond += part * _probability_beyond(int(count), gallery, places)
+        left = np.arange(gallery, 0, -1)
+        # Place by place, the share of what is left that is not relevant.
+        each = (np.cumprod(np.maximum(1.0 - count / left, 0.0)) for count in relevant)
+        beyond = sum(part * own for part, own in zip(self.share, each, strict=True))
+        self.beyond = np.append(1.0, beyond)
 
     def reciprocal_rank(self) -> float:
         """Return the mean of 1 / rank."""
@@ -301,23 +303,6 @@ def chance_levels(
     """
     order = RandomOrder(n_relevant, gallery)
     return {metric: float(_of_ranks(metric, "level")(order)) for metric in metrics}
-
-
-def _probability_beyond(
-    relevant: int, gallery: int, places: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Return C(g-p, r) / C(g, r) for every r: no relevant item among the first r."""
-    import numpy as np
-    from scipy.special import gammaln
-
-    possible = places <= gallery - relevant
-    r = places[possible]
-    rest = gallery - relevant
-    log_ratio = gammaln(rest + 1) - gammaln(rest - r + 1) - gammaln(gallery + 1)
-    log_ratio += gammaln(gallery - r + 1)
-    out = np.zeros(len(places))
-    out[possible] = np.exp(log_ratio)
-    return out
 
 
 #: What is known of each metric of answers.

@@ -56,14 +56,14 @@ INKS: dict[str, Ink] = {
     "rotated": Ink("#7a5c3a", "#c9a987"),
 }
 
-#: Role, marker and dash of each source of pairs.
-SOURCE_STYLES: dict[str, tuple[str, str, str]] = {
-    "head": ("head", "o", "-"),
-    "none": ("real", "s", "-"),
-    "random": ("random", "^", "-"),
-    "random-cov": ("random-cov", "v", "-"),
-    "shuffled": ("shuffled", "D", "-"),
-    "rotated": ("rotated", "P", "-"),
+#: Role and marker of each source of pairs.
+SOURCE_STYLES: dict[str, tuple[str, str]] = {
+    "head": ("head", "o"),
+    "none": ("real", "s"),
+    "random": ("random", "^"),
+    "random-cov": ("random-cov", "v"),
+    "shuffled": ("shuffled", "D"),
+    "rotated": ("rotated", "P"),
 }
 
 
@@ -313,18 +313,18 @@ def headline_figure(
     """
     alone = as_planned(
         whole_heads(comparisons).filter(
-            (pl.col("comparison") == "over-chance") & (pl.col("n_pairs") == "0")
-            & (pl.col("eval") == evaluation) & (pl.col("direction") == direction)
-            & (pl.col("metric") == metric)
+            comparison="over-chance",
+            n_pairs="0",
+            eval=evaluation,
+            direction=direction,
+            metric=metric,
         )
-    )  # fmt: skip
-    heads = alone.filter(pl.col("source") == "head").sort("a", descending=True, maintain_order=True)
+    )
+    heads = alone.filter(source="head").sort("a", descending=True, maintain_order=True)
     controls = [
         row
         for source in CONTROL_NAMES
-        for row in alone.filter(
-            (pl.col("source") == source) & (pl.col("method") == method)
-        ).iter_rows(named=True)
+        for row in alone.filter(source=source, method=method).iter_rows(named=True)
     ]
     if method not in heads["method"]:
         return None
@@ -343,15 +343,19 @@ def headline_figure(
     caption = f"{capital(metric)} of {way(direction)} without real pairs, {_scope(shown)}."
     conse = by_method.get("conse")
     data = pl.DataFrame(rows).select("label", "method", "source", "value", "low", "high")
-    words = "headline", title + ".", subtitle + ".", caption
     level = None if conse is None else 100 * conse["a"]
-    return replace(_dots(words, data, rows, level), width=620.0)
+
+    def draw(figure: Any) -> None:
+        _draw_dots(figure.subplots(), rows, level)
+
+    words = "headline", title + ".", subtitle + ".", caption
+    return Figure(*words, data, draw, 32 * len(rows) + 40, width=620.0)
 
 
 def _dot(row: dict[str, Any], method: str) -> dict[str, Any]:
     """Return a row of the dot plot: its interval is that of the gain, moved by the level."""
     title, source = method_title(row["method"]), row["source"]
-    role, marker, _ = SOURCE_STYLES[source]
+    role, marker = SOURCE_STYLES[source]
     label = f"{title}, {CONTROL_NAMES[source]}" if source != "head" else f"{title} on the head"
     if row["method"] == "conse":
         role, marker, label = "conse", "D", "ConSE, the head unfitted"
@@ -366,22 +370,8 @@ def _dot(row: dict[str, Any], method: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _dots(
-    words: tuple[str, str, str, str], data: pl.DataFrame, rows: list[dict[str, Any]],
-    level: float | None = None,
-) -> Figure:  # fmt: skip
-    """Return a figure of a line of text, a dot and its interval a row.
-
-    Its kind, title, subtitle and caption are given; a level is dashed.
-    """
-
-    def draw(figure: Any) -> None:
-        _draw_dots(figure.subplots(), rows, level)
-
-    return Figure(*words, data, draw, 32 * len(rows) + 40)
-
-
 def _draw_dots(axes: Any, rows: list[dict[str, Any]], level: float | None) -> None:
+    """Draw a line of text, a dot and its interval a row; a level is dashed."""
     if level is not None:
         axes.axvline(level, color=colour("conse"), linestyle=DASHED, linewidth=1.3)
     for y, row in enumerate(rows):
@@ -435,7 +425,7 @@ def pairs_figure(table: pl.DataFrame, method: str) -> Figure | None:
 
     Of a `bench.tables.result_table`. None if no number of real pairs was run.
     """
-    held = table.filter(pl.col("eval").is_in(_WITH_PAIRS) & (pl.col("method") == method))
+    held = table.filter(pl.col("eval").is_in(_WITH_PAIRS), method=method)
     panels_of = [
         (side, metric) for side, metric in (*LARGE, *SMALL)
         if metric in held.columns and held.filter(direction=side)[metric].count()
@@ -464,7 +454,7 @@ def pairs_figure(table: pl.DataFrame, method: str) -> Figure | None:
 
     title = method_title(method)
     direction, metric = large[0]
-    of_task = held.filter(pl.col("direction") == direction).row(0, named=True)
+    of_task = held.filter(direction=direction).row(0, named=True)
     pool = among(direction, of_task["gallery"])
     return Figure(
         "accuracy_by_pairs",
@@ -488,15 +478,14 @@ def curve_lines(
     Rows of a level (ConSE, chance) have an empty source.
     """
     here = table.filter(
-        pl.col("eval").is_in(_WITH_PAIRS) & (pl.col("direction") == direction)
-        & pl.col(metric).is_not_null()
-    )  # fmt: skip
+        pl.col("eval").is_in(_WITH_PAIRS), pl.col(metric).is_not_null(), direction=direction
+    )
     rows = []
     for source in SOURCE_STYLES:
-        own = here.filter((pl.col("method") == method) & (pl.col("source") == source))
+        own = here.filter(method=method, source=source)
         rows += [(source, source_name(source, "all"), row) for row in in_order(own).to_dicts()]
     for name, label in (("conse", "ConSE"), ("chance", "chance")):
-        own = here.filter(pl.col("method") == name)
+        own = here.filter(method=name)
         rows += [("", label, row) for row in own.head(1).to_dicts()]
     return [
         {
@@ -518,13 +507,11 @@ def _curves(axes: Any, lines: list[dict[str, Any]]) -> None:
     for source in dict.fromkeys(row["source"] for row in reversed(lines)):
         if source and source not in CONTROLS:
             own = [row for row in lines if row["source"] == source]
-            role, marker, line = SOURCE_STYLES[source]
+            role, marker = SOURCE_STYLES[source]
             x = [at[row["n_pairs"]] for row in own]
             mean, sd = (100 * np.array([row[n] for row in own]) for n in ("mean", "sd"))
             axes.fill_between(x, mean - sd, mean + sd, color=colour(role), alpha=0.15, linewidth=0)
-            axes.plot(
-                x, mean, line, marker=marker, color=colour(role), label=source_name(source, "all")
-            )
+            axes.plot(x, mean, marker=marker, color=colour(role), label=source_name(source, "all"))
     axes.set_xticks(list(at.values()), [known[k] for k in at])
     most = max(104 * (row["mean"] + row["sd"]) for row in lines)
     axes.set_ylim(0, max(axes.get_ylim()[1], most))

@@ -39,7 +39,7 @@ from bench.report.figures import (
 )
 from bench.report.parts import gain_rows, gallery, grids, read_words, shown_text
 from bench.report.screen import Screen, first_screen
-from bench.report.verdict import Verdict, first_question, verdict
+from bench.report.verdict import first_question, verdict
 from bench.reproduction import published_lines, published_table
 from bench.results import read_results, read_sessions, unfinished, versions
 from bench.suites.demo import dose_lines, dose_table
@@ -93,7 +93,7 @@ def filter_to_one_choice(
         counts = (
             rows.filter(pl.col(column).fill_null("") != "")
             .group_by(column)
-            .agg(pl.col("run_id").n_unique().alias("n"))
+            .agg(n=pl.col("run_id").n_unique())
             .sort("n", column, descending=[True, False])
         )
         if counts.height > 1:
@@ -206,13 +206,11 @@ class Page:
     ----------
     html : str
     figures : tuple of Figure
-    verdict : Verdict, optional
     screen : Screen
     """
 
     html: str
     figures: tuple[Figure, ...]
-    verdict: Verdict | None
     screen: Screen
 
 
@@ -298,7 +296,7 @@ def build_page(
         "suite": str(first["suite"]),
     }
     html = render("page.html", context)
-    return Page(html, tuple(figures), found, screen)
+    return Page(html, tuple(figures), screen)
 
 
 def _tables(

@@ -98,10 +98,6 @@ class Words:
         found = self.pictures.get(item)
         return data_uri("image/webp", found) if found else ""
 
-    def class_of(self, item: str) -> str:
-        """Return the class of an item; a class is its own."""
-        return self.classes.get(item, item)
-
 
 def read_words(store: FeatureStore, row: Mapping[str, Any]) -> Words:
     """Read texts, classes and thumbnails of the sets that a result row names."""
@@ -113,7 +109,7 @@ def read_words(store: FeatureStore, row: Mapping[str, Any]) -> Words:
     tables = [store.view(key).items for key in (row["head_name_set"], row["name_set"]) if key]
     for items in tables:
         names = items.filter(pl.col("text").is_not_null())
-        plain = names.filter(pl.col("template_id") == "none")
+        plain = names.filter(template_id="none")
         for table in (names, plain):
             first = table.unique("class_id", keep="first", maintain_order=True)
             texts.update(_pairs(first, "class_id", "text"))
@@ -199,7 +195,7 @@ def _kinds(places: Mapping[str, int], words: Words, head: str) -> dict[str, list
     hits = [query for query, rank in places.items() if rank == 1]
     kinds = {"Right": hits}
     if words.seen:
-        known = {query for query in hits if words.class_of(query) in words.seen}
+        known = {query for query in hits if words.classes.get(query, query) in words.seen}
         kinds = {
             f"Right, and {head} has the name": [query for query in hits if query in known],
             f"Right, and {head} lacks the name": [query for query in hits if query not in known],
@@ -218,11 +214,9 @@ def _read_answers(
     All are of one evaluation and seed: all names before held-out ones, a lower seed first.
     """
     runs = results.filter(
-        (pl.col("direction") == direction)
-        & (pl.col("n_pairs") == "0")
-        & pl.col("source").is_in(["head", "random"])
+        pl.col("source").is_in(["head", "random"]), direction=direction, n_pairs="0"
     ).sort(pl.col("eval") != "all-names", "seed", "control_draw", maintain_order=True)
-    of_method = runs.filter((pl.col("method") == method) & (pl.col("source") == "head")).head(1)
+    of_method = runs.filter(method=method, source="head").head(1)
     if of_method.is_empty():
         return {}
     runs = runs.join(of_method.select("eval", "seed"), on=["eval", "seed"], maintain_order="left")
@@ -232,9 +226,9 @@ def _read_answers(
         ("ConSE", "conse", "head", "conse"),
         ("Random vectors", method, "random", "random"),
     ):
-        own = runs.filter((pl.col("method") == name) & (pl.col("source") == source)).head(1)
+        own = runs.filter(method=name, source=source).head(1)
         found = read_ranks(root, own["run_id"]).filter(
-            (pl.col("direction") == direction) & (pl.col("top").list.len() > 0)
+            pl.col("top").list.len() > 0, direction=direction
         )
         found = found.join(own.select("run_id", "gallery", "eval"), on="run_id")
         if not found.is_empty():

@@ -210,7 +210,7 @@ class Scene:
     def dek(self, images: str, texts: str, dataset: str) -> str:
         """Return what was fitted, on what it was scored, and what the images are."""
         found = self.found
-        own = self.rows.filter((pl.col("source") == "head") & (pl.col("method") == found.method))
+        own = self.rows.filter(source="head", method=found.method)
         # Results of an older version do not say how many.
         n_rows = own["n_prototypes"].max()
         counted = "rows" if n_rows is None else f"{int(n_rows):,} rows"  # type: ignore[arg-type]
@@ -324,14 +324,14 @@ class Scene:
     def real_pairs(self) -> Doubt:
         """Answer whether the head still helps beside real pairs."""
         question, found = "Does it help with real pairs?", self.found
-        rows = found.rows.filter(pl.col("comparison") == "over-parts").rows(named=True)
+        rows = found.rows.filter(comparison="over-parts").rows(named=True)
         if not rows:
             return Doubt(question, "Not tested: no run fits the head together with real pairs.")
         # The largest number of pairs that a claim is possible about: there a head adds least.
         parts = max(rows, key=lambda row: (not row["limit"], pairs_order(row["n_pairs"])))
         limit, k = _LIMITS.get(parts["limit"]), parts["n_pairs"]
         real = found.of("over-real", n_pairs=k)
-        fitted = self.table.filter(pl.col("n_pairs") == k)["n_images_fitted"].mean()
+        fitted = self.table.filter(n_pairs=k)["n_images_fitted"].mean()
         p = parts["p"] if parts["p_holm"] is None else parts["p_holm"]
         above = parts["low"] is not None and parts["low"] > 0 and p is not None and p < LEVEL
         settled = bool(parts["bold"]) and parts["difference"] > 0

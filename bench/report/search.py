@@ -37,6 +37,7 @@ from bench.report.page import digest, policy, render, resource
 from bench.search import MODIFIERS, MOST_PICTURES, SOURCES, Searcher, Source, name_words
 from bench.statistics import DrawSums, proportion_interval
 from featstore.images import thumbnail_webp
+from fitters.solvers import eigen_gram
 
 #: Pictures that a word lists, of each source.
 DEEP = 24
@@ -206,21 +207,12 @@ def _directions(dual: Rows, images: Rows, texts: Rows) -> tuple[Rows, Rows]:
     return dual @ (images.T @ pictures.T), pictures.T
 
 
-def _components(rows: Rows) -> Rows:
-    """Return the WIDTH directions along which rows are longest, about 0, as columns."""
-    from scipy.linalg import eigh
-
-    n = rows.shape[1]
-    found = eigh(rows.T @ rows, subset_by_index=[max(0, n - WIDTH), n - 1])
-    return np.asarray(found[1][:, ::-1])
-
-
 def _text_blocks(searcher: Searcher, vectors: Rows) -> dict[str, Rows]:
     """Return the words of a page, and names of the head's classes, in few dimensions."""
     fitted = searcher.source("head").fitted
     texts = fitted.y.apply(np.concatenate([vectors, searcher.vectors_of(MODIFIERS)]))
-    # Directions of all texts that there are, about 0: kernels look at products.
-    basis = _components(texts)
+    # The longest directions of all texts that there are, about 0: kernels look at products.
+    basis = eigen_gram(texts.T @ texts)[1][:, ::-1][:, :WIDTH]
     small = texts @ basis
     small /= np.linalg.norm(small, axis=1, keepdims=True)
     support, _ = _squeezed(fitted.aligner.support_ @ basis)

@@ -96,20 +96,12 @@ class Verdict:
     def cell(self, frame: pl.DataFrame, source: str = "head") -> pl.DataFrame:
         """Return the rows of a frame that belong to one of `cells`."""
         return _with_settings(whole_heads(frame), self.settings).filter(
-            (pl.col("method") == self.method)
-            & (pl.col("source") == source)
-            & (pl.col("n_pairs") == "0")
-            & (pl.col("eval") == self.eval)
-            & (pl.col("direction") == self.direction)
+            method=self.method, source=source, n_pairs="0", eval=self.eval, direction=self.direction
         )
 
     def of(self, comparison: str, source: str = "head", n_pairs: str = "0") -> dict[str, Any]:
         """Return one of the comparisons by its name; empty if there is none."""
-        found = self.rows.filter(
-            (pl.col("comparison") == comparison)
-            & (pl.col("source") == source)
-            & (pl.col("n_pairs") == n_pairs)
-        )
+        found = self.rows.filter(comparison=comparison, source=source, n_pairs=n_pairs)
         return {} if found.is_empty() else found.row(0, named=True)
 
     @property
@@ -144,9 +136,9 @@ def _alone(comparisons: pl.DataFrame) -> pl.DataFrame:
     """Return the comparisons of a whole head alone: with chance, or with a control of it."""
     of_head = (pl.col("comparison") == "over-chance") & (pl.col("source") == "head")
     return whole_heads(comparisons).filter(
-        (pl.col("n_pairs") == "0")
-        & (pl.col("method") != "conse")
-        & (of_head | (pl.col("comparison") == "over-control"))
+        pl.col("method") != "conse",
+        (of_head | (pl.col("comparison") == "over-control")),
+        n_pairs="0",
     )
 
 
@@ -154,7 +146,7 @@ def _of_question(alone: pl.DataFrame, question: tuple[str, str] | None) -> pl.Da
     """Return the rows of a question; without one, of the first of `PRIMARY_METRICS` there is."""
     have = alone.select("direction", "metric").rows()
     asked = question or next((one for one in PRIMARY_METRICS if one in have), PRIMARY_METRICS[0])
-    return alone.filter((pl.col("direction") == asked[0]) & (pl.col("metric") == asked[1]))
+    return alone.filter(direction=asked[0], metric=asked[1])
 
 
 def _evaluation(alone: pl.DataFrame) -> str | None:
@@ -169,7 +161,7 @@ def planned_settings(frame: pl.DataFrame) -> list[dict[str, Any]]:
     Of equally many, the first by their values. The scores play no part, so that the first is
     chosen before an image is scored.
     """
-    own = whole_heads(frame).filter((pl.col("source") == "head") & (pl.col("n_pairs") == "0"))
+    own = whole_heads(frame).filter(source="head", n_pairs="0")
     return sorted(own.select(list(_DEFAULTS)).unique().iter_rows(named=True), key=_unusual)
 
 
@@ -229,12 +221,12 @@ def verdict(
         Instead of the first of `bench.comparisons.PRIMARY_METRICS` that there is.
     """
     method = method or shown_method(comparisons, question)
-    alone = _of_question(_alone(comparisons).filter(pl.col("method") == method), question)
+    alone = _of_question(_alone(comparisons).filter(method=method), question)
     evaluation = _evaluation(alone)
     if evaluation is None:
         return None
     asked = ("direction", "metric", "eval", "method")
-    alone = alone.filter(pl.col("eval") == evaluation).sort(
+    alone = alone.filter(eval=evaluation).sort(
         pl.col("comparison") != "over-chance", maintain_order=True
     )
     direction, metric = alone.select("direction", "metric").row(0)
@@ -244,10 +236,7 @@ def verdict(
     own = _of_settings(own, every[0])
     alone = _with_settings(alone, every[0])
     cells = _with_settings(whole_heads(table), every[0]).filter(
-        (pl.col("method") == method)
-        & (pl.col("eval") == evaluation)
-        & (pl.col("direction") == direction)
-        & (pl.col("n_pairs") == "0")
+        method=method, eval=evaluation, direction=direction, n_pairs="0"
     )
     against = alone.filter(_IS_CONTROL).to_dicts()
     controls = judged(sorted(against, key=lambda row: [*NAMES].index(row["source"])))
@@ -311,15 +300,15 @@ def without_head(
         by = f"by ProKeR with {claim.shots} labelled images a class"
         return f"{named} {among(direction, claim.gallery)} {by}. {claim.sentence}"
     cells = table.filter(
-        (pl.col("direction") == direction)
-        & pl.col(metric).is_not_null()
-        & ~pl.col("method").is_in(["chance", "conse"])
+        pl.col(metric).is_not_null(),
+        ~pl.col("method").is_in(["chance", "conse"]),
+        direction=direction,
     )
     if cells.is_empty():
         return "No method that was fitted is scored here, so there is no verdict."
     name = str(method if method in cells["method"] else cells["method"][0])
-    row = cells.filter(pl.col("method") == name).row(-1, named=True)
-    scored = results.filter((pl.col("direction") == direction) & (pl.col("metric") == metric))
+    row = cells.filter(method=name).row(-1, named=True)
+    scored = results.filter(direction=direction, metric=metric)
     levels = scored["chance"].drop_nulls()
     chance = chance_text(metric, None if levels.is_empty() else float(levels.to_numpy().mean()))
     value = f"{metric} of {direction} is {with_unit(metric, row[metric])}"

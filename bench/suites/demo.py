@@ -54,7 +54,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from bench.cells import ARENA, HEAD_PARTS, SETTINGS, Cell, in_order, method_title, read_cells
-from bench.corpus import held_out_split, in_class_split
+from bench.corpus import FRESH_SPLITS
 from bench.results import RUN_COLUMNS
 from bench.runs import Protocol, Run, impossible
 from bench.statistics import ENOUGH_CONTROLS, DrawSums, two_term
@@ -295,9 +295,8 @@ def possible_pairs(
         If a split would have an empty side.
     """
     classes = store.view(images).items["class_id"].fill_null("").to_numpy()
-    fresh = {"held-out": held_out_split, "in-class": in_class_split}
     sizes = (
-        len(fresh[one](classes[:limit], seed=seed, train_fraction=fraction).train)
+        len(FRESH_SPLITS[one](classes[:limit], seed=seed, train_fraction=fraction).train)
         for one, seed, limit, fraction in product(evals, seeds, limits, fractions)
     )
     fewest = min(sizes, default=len(classes))
@@ -531,9 +530,7 @@ def dose_table(root: Path, results: pl.DataFrame) -> pl.DataFrame:
         Rows of `bench.results.read_results`, of one series.
     """
     alone = results.filter(
-        (pl.col("n_pairs") == "0")
-        & (pl.col("task") == "zero_shot")
-        & pl.col("metric").is_in([METRIC, *BY_NAME])
+        pl.col("metric").is_in([METRIC, *BY_NAME]), n_pairs="0", task="zero_shot"
     )
     own = {row["run_id"]: row for row in alone.iter_rows(named=True)}
     # Accuracy by name is of one direction, as the cells are.
@@ -544,7 +541,7 @@ def dose_table(root: Path, results: pl.DataFrame) -> pl.DataFrame:
         ).iter_rows()
     }
     of_method: dict[tuple[Any, ...], list[Cell]] = {}
-    for cell in read_cells(root, alone.filter(pl.col("metric") == METRIC)):
+    for cell in read_cells(root, alone.filter(metric=METRIC)):
         key = (cell.arena, cell.method, *(cell.settings[name] for name in _KEPT))
         of_method.setdefault(key, []).append(cell)
     rows: list[dict[str, Any]] = []

@@ -160,11 +160,7 @@ def _most_shots(store: FeatureStore, run: Run) -> int:
 
 
 TABLE: dict[str, Any] = {
-    "dataset": pl.String,
-    "images": pl.String,
-    "prototypes": pl.String,
-    "method": pl.String,
-    "learner": pl.String,
+    **dict.fromkeys(("dataset", "images", "prototypes", "method", "learner"), pl.String),
     "shots": pl.Int64,
     "n_shots": pl.Float64,
     "top-1": pl.Float64,
@@ -278,7 +274,7 @@ _SETTING = ("dataset", "images", "prototypes", "method", "shots")
 
 def _learners(root: Path, results: pl.DataFrame) -> Iterator[tuple[Cell, dict[str, Any]]]:
     """Yield the cell of every learner and setting, and its row of a table."""
-    own = results.filter((pl.col("task") == "few_shot") & (pl.col("metric") == "top-1"))
+    own = results.filter(task="few_shot", metric="top-1")
     for cell in read_cells(root, own):
         yield cell, _row(cell, own.filter(pl.col("run_id").is_in(cell.run_ids)))
 

@@ -32,7 +32,7 @@ from scipy.sparse import issparse
 
 from bench.corpus import Head, ImageViews, Items, Split, first_per_class, places_of, stream
 from bench.errors import ProtocolError
-from bench.metrics.ranks import EqualColumns
+from bench.metrics.ranks import BLOCK_SCORES, EqualColumns
 from bench.options import FewShot, Generalised, Retrieval, ZeroShot
 from bench.tasks.outcome import (
     KEPT,
@@ -51,9 +51,6 @@ from fitters.few_shot import learner_named
 from fitters.few_shot.learner import Classifier, Learner, Shots, likely_scale, sum_by_class
 from fitters.pairs import Pairs, place_in_class
 from fitters.sources import normalize_rows
-
-# Scores held at once where a class has several prompts: 32 MiB.
-_BLOCK = 8_000_000
 
 
 def score_zero_shot(
@@ -225,7 +222,7 @@ def _best_prompt(images: Any, texts: Any, prompts: Items, names: Items) -> Any:
     starts = np.searchsorted(owner[order], np.arange(len(names)))
     columns = texts[order].T
     equal = None if issparse(texts) else EqualColumns.of(texts[order])
-    rows = max(1, _BLOCK // max(1, len(prompts)))
+    rows = max(1, BLOCK_SCORES // max(1, len(prompts)))
     for start in range(0, images.shape[0], rows):
         scores = images[start : start + rows] @ columns
         dense = scores.toarray() if equal is None else equal.tie(scores)
@@ -388,9 +385,6 @@ def first_captions(captions: Items, n: int) -> Items:
 
 #: Validation images of a class, at most.
 MOST_VALIDATION = 4
-
-# Values held at once, of projections and of scores.
-_BLOCK = 8_000_000
 
 
 def score_few_shot(
@@ -605,7 +599,7 @@ def _score_blocks(
     test: NDArray[np.int64],
     widest: int,
 ) -> Iterator[NDArray[np.float32]]:
-    size = max(2, _BLOCK // max(1, widest))
+    size = max(2, BLOCK_SCORES // max(1, widest))
     for start in range(0, len(test), size):
         yield classifier.scores(_dense(alignment.project_x(rows[test[start : start + size]])))
 

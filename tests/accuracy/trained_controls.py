@@ -259,7 +259,7 @@ def draw(path: Path = DATA) -> bytes:
                 if not (runs := _runs(data, kind)):
                     continue
                 scores = [100 * float(hits([run], "top-1").mean()) for run in runs]
-                role, marker, _ = SOURCE_STYLES[source]
+                role, marker = SOURCE_STYLES[source]
                 y = len(labels)
                 at = {"marker": marker, "c": INKS[role].light, "clip_on": False, "ls": ""}
                 side.plot(scores, [y] * len(scores), ms=4, alpha=0.5, **at)

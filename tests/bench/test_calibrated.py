@@ -29,6 +29,7 @@ from bench.metrics.geometry import (
 )
 from featstore import open_store
 from featstore.testing import item_table, write_set
+from fitters.errors import ZeroRowError
 from tests.oracles import unit
 
 ALL = (LinearCKA(), LinearCKA(unbiased=True), MeanCCA(), MutualKNN(3))
@@ -149,6 +150,10 @@ def test_what_cannot_be_calibrated(rng):
         LinearCKA(unbiased=True).prepared(x[:3])
     with pytest.raises(MetricError, match="30 neighbours of a row need at least 31 rows"):
         calibrate([x], [y], MutualKNN(30), drawn)
+    with pytest.raises(MetricError, match="at least 4 pairs"):
+        unbiased_cka(np.eye(3), np.eye(3))
+    with pytest.raises(ZeroRowError, match="no direction: row 1"):
+        nearest_rows(np.array([[1.0, 0], [0, 0], [1, 1]]), 1)
 
 
 @pytest.fixture
@@ -252,14 +257,3 @@ def test_a_direction_that_separates_does_so_whatever_the_sizes(rng):
     x, y = rng.normal(size=(400, 5)), rng.normal(size=(40, 5))
     x[:, 0] += 4.0
     assert linear_separability(x, y, rng=rng) > 0.9
-
-
-def test_rows_that_are_no_pairs_or_too_few_are_refused(rng):
-    with pytest.raises(MetricError, match="they are not pairs"):
-        mutual_knn(rng.normal(size=(5, 2)), rng.normal(size=(4, 2)), [1])
-    with pytest.raises(MetricError, match="need at least 6 rows"):
-        nearest_rows(rng.normal(size=(5, 2)), 5)
-    with pytest.raises(MetricError, match=r"no direction \(first: row 1\)"):
-        nearest_rows(np.array([[1.0, 0], [0, 0], [1, 1]]), 1)
-    with pytest.raises(MetricError, match="at least 4 pairs"):
-        unbiased_cka(np.eye(3), np.eye(3))

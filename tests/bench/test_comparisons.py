@@ -24,7 +24,7 @@ def run_compare(root, **options):
 
 
 def only(frame, **equal):
-    found = frame.filter(*[pl.col(name) == value for name, value in equal.items()])
+    found = frame.filter(**equal)
     assert found.height == 1, found
     return found.row(0, named=True)
 
@@ -273,7 +273,7 @@ def test_means_count_a_draw_by_its_queries(tmp_path):
     write_ranks(tmp_path, hand_run("head", seed=0), [1], gallery=10)
     write_ranks(tmp_path, hand_run("head", seed=1), [9] * 9, gallery=20)
     rows = read_results(tmp_path)
-    table = result_table(rows, ["top-1"]).filter(pl.col("method") == "ridge")
+    table = result_table(rows, ["top-1"]).filter(method="ridge")
     assert table["top-1"].item() == pytest.approx(0.1)
     block = next(iter(rows.group_by(ARENA)))[1]
     assert chance_and_gallery(block)["top-1"] == pytest.approx((0.1 / 10 + 0.9 / 20 + 0, 19.0))
@@ -286,10 +286,10 @@ def test_cells_that_differ_in_the_mix_are_compared_with_their_own_controls(tmp_p
         write_ranks(tmp_path, hand_run("head", 16, mix=mix, penalty=0.1), ranks)
         write_ranks(tmp_path, hand_run("random", 16, mix=mix, penalty=0.1), [2, 2, 2, 2])
     write_ranks(tmp_path, hand_run("none", 16, mix=1.0, penalty=0.1), [1, 2, 2, 2])
-    found = run_compare(tmp_path).filter(pl.col("metric") == "top-1")
+    found = run_compare(tmp_path).filter(metric="top-1")
     gains = {
         (row["comparison"], row["mix"]): row["difference"]
-        for row in found.filter(pl.col("method") == "ridge").iter_rows(named=True)
+        for row in found.filter(method="ridge").iter_rows(named=True)
         if row["side_a"] == "16 real + head weights"
     }
     assert gains == {

@@ -20,19 +20,6 @@ from tests.typed import headstock
 TIMES = ["fit_seconds", "score_seconds", "learner_seconds", "finished_at"]
 
 
-def test_every_run_is_there_with_rows_and_ranks(runs, smoke_results):
-    rows = read_results(smoke_results)
-    assert set(rows["run_id"]) == {run.run_id for run in runs} == finished(smoke_results)
-    assert len(set(runs)) == len(runs)
-    zero_shot = rows.filter(pl.col("task") == "zero_shot")
-    assert set(zero_shot["direction"]) == {"image→name"}
-    retrieval = rows.filter(pl.col("task") == "retrieval")
-    assert set(retrieval["direction"]) == {"image→caption", "caption→image"}
-    for column in ("gallery", "chance", "n_queries", "value", "n_images_fitted"):
-        # F1 has no chance level in closed form.
-        assert rows.filter(~pl.col("metric").str.ends_with("F1"))[column].null_count() == 0
-
-
 def test_finished_runs_are_skipped_and_damaged_ones_redone(
     runs, smoke_store, tmp_path, monkeypatch
 ):

@@ -1,7 +1,6 @@
 """Sweeps: every cell has the ranks that the ordinary fit of the same settings gives."""
 
 import numpy as np
-import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
@@ -54,7 +53,7 @@ def test_every_cell_equals_the_ordinary_fit(sweep, swept, smoke_store):
         assert own["top"].null_count() == (own.height if is_cell(run) else 0)
         keys = ["direction", "metric"]
         assert_frame_equal(
-            rows.filter(pl.col("run_id") == run.run_id).drop(TIMES).sort(keys),
+            rows.filter(run_id=run.run_id).drop(TIMES).sort(keys),
             ordinary.drop(TIMES).sort(keys),
         )
 

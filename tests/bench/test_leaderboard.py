@@ -16,7 +16,7 @@ from bench.cli.results import leaderboard_command, submit_command
 from bench.comparisons import compare_choices
 from bench.errors import SubmissionError
 from bench.leaderboard import Submission, boards, check, leaderboard_page, pack, read_submission
-from bench.statistics import against_leader, holm
+from bench.statistics import against_leader
 from featstore.durable import json_bytes
 
 
@@ -203,16 +203,6 @@ def test_what_is_wrong_with_a_file_is_said_with_its_name(sent, tmp_path, said):
     with pytest.raises(SubmissionError, match=re.escape(said)) as raised:
         read_submission(path)
     assert str(path) in str(raised.value)
-
-
-@given(st.lists(st.floats(0, 1), max_size=30))
-def test_the_correction_is_never_below_holm_and_keeps_the_order(p):
-    p = np.array(p)
-    ours = against_leader(p)
-    assert (ours >= np.minimum(holm(p), 1.0) - 1e-12).all() if len(p) else ours.shape == (0,)
-    assert ((ours >= p) & (ours <= 1)).all()
-    order = np.argsort(p, kind="stable")
-    assert (np.diff(ours[order]) >= 0).all()
 
 
 def test_the_commands(smoke_results, tmp_path):

@@ -113,8 +113,8 @@ def test_a_file_is_a_suite_with_controls_tables_and_a_report(plugin, smoke_store
     assert only_series(alone, one)["run_id"].n_unique() == 8
 
     # The mean of what was found for every image, and of its sums; by hand.
-    rows = one.filter((pl.col("task") == "margin") & (pl.col("method") == "first-columns"))
-    nearer = rows.filter((pl.col("metric") == "nearer") & (pl.col("source") == "head"))
+    rows = one.filter(task="margin", method="first-columns")
+    nearer = rows.filter(metric="nearer", source="head")
     ranks = read_ranks(alone, nearer["run_id"])
     sums = read_sums(alone, nearer["run_id"])
     values = ranks["own"].list.get(0)
@@ -122,16 +122,14 @@ def test_a_file_is_a_suite_with_controls_tables_and_a_report(plugin, smoke_store
     assert nearer["value"][0] == pytest.approx(values.mean())
     assert sums["own"].list.get(0).sum() == pytest.approx(values.sum())
     assert (nearer["chance"][0], nearer["n_queries"][0]) == (0.5, len(values))
-    gap = rows.filter(pl.col("metric") == "gap")
+    gap = rows.filter(metric="gap")
     assert set(gap["direction"]) == {"margin as a whole"}
     assert gap["chance"].null_count() == gap.height
 
-    found = compare(alone, one).filter(pl.col("metric") == "nearer")
+    found = compare(alone, one).filter(metric="nearer")
     assert set(found["comparison"]) == {"over-chance", "over-control"}
-    control = one.filter((pl.col("metric") == "nearer") & (pl.col("source") == "random")
-                         & (pl.col("method") == "first-columns"))["value"][0]  # fmt: skip
-    over = found.filter((pl.col("comparison") == "over-control")
-                        & (pl.col("method") == "first-columns"))  # fmt: skip
+    control = one.filter(metric="nearer", source="random", method="first-columns")["value"][0]
+    over = found.filter(comparison="over-control", method="first-columns")
     assert over["difference"][0] == pytest.approx(nearer["value"][0] - control)
     assert "gap" not in set(compare(alone, one)["metric"])
 

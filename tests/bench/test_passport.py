@@ -8,8 +8,6 @@ import json
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from safetensors import safe_open
 
 import headstock as hs
@@ -69,24 +67,8 @@ def test_footprints_by_hand():
     for name, (row, expected) in HAND.items():
         own = footprints(np.array([row], np.float32))
         assert {sign for sign, there in own.items() if there[0]} == expected, name
-
-
-@settings(max_examples=8, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(64, 128), st.floats(0.01, 100))
-def test_footprints_of_rounded_rows(seed, d, size):
-    rows = (size * np.random.default_rng(seed).standard_normal((20, d))).astype(np.float32)
-    step = np.abs(rows).max(axis=1, keepdims=True) / 127
-    changed = {
-        "float16": rows.astype(np.float16).astype(np.float32),
-        "bfloat16": (rows.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32),
-        "int8": np.round(rows / step) * step,
-        "unit": rows / np.linalg.norm(rows, axis=1, keepdims=True),
-    }
-    assert not any(there.any() for name, there in footprints(rows).items() if name != "unit")
-    for name, own in changed.items():
-        assert footprints(own)[name].all(), name
     # What float64 has more is lost in no type.
-    assert not footprints(changed["float16"].astype(np.float64) * (1 + 1e-12))["float16"].any()
+    assert not footprints(np.array([HAND["half"][0]]) * (1 + 1e-12))["float16"].any()
 
 
 def turn(rng, d):

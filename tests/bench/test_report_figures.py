@@ -1,7 +1,6 @@
 import re
 
 import numpy as np
-import polars as pl
 import pytest
 
 from bench import compare, read_results
@@ -32,9 +31,8 @@ def figures(frames):
 
 def test_the_headline_says_what_the_comparisons_say(frames, figures):
     rows = frames[2].filter(
-        (pl.col("comparison") == "over-chance") & (pl.col("n_pairs") == "0")
-        & (pl.col("metric") == "top-1") & (pl.col("direction") == "image→name")
-    )  # fmt: skip
+        comparison="over-chance", n_pairs="0", metric="top-1", direction="image→name"
+    )
     assert set(rows["source"]) == {"head", "random", "shuffled"}
     figure = figures["headline"]
     for row in rows.iter_rows(named=True):
@@ -43,7 +41,7 @@ def test_the_headline_says_what_the_comparisons_say(frames, figures):
         ends = [min(max(row["b"] + row[end], 0), 1) for end in ("low", "high")]
         assert [drawn["low"], drawn["high"]] == ends
         assert f">{value_text('top-1', row['a'])}</text>" in figure.inline()
-    ridge = rows.filter((pl.col("method") == "ridge") & (pl.col("source") == "head"))
+    ridge = rows.filter(method="ridge", source="head")
     assert f"Ridge on the head alone reaches {value_text('top-1', ridge['a'].item())} % top-1" in (
         figure.title
     )
@@ -55,16 +53,14 @@ def test_the_headline_says_what_the_comparisons_say(frames, figures):
 def test_the_curve_says_what_the_table_says(frames, figures):
     table = frames[1]
     figure = figures["pairs"]
-    top = figure.data.filter(pl.col("metric") == "top-1")
+    top = figure.data.filter(metric="top-1")
     assert dict(top.group_by("line").len().iter_rows()) == {
         "real pairs": 2, "real + head weights": 3, "real + random rows": 3,
         "real + head, names shuffled": 3, "ConSE": 1, "chance": 1,
     }  # fmt: skip
     cells = {
         (row["source"], row["n_pairs"]): row["top-1"]
-        for row in table.filter(
-            (pl.col("method") == "ridge") & (pl.col("direction") == "image→name")
-        ).iter_rows(named=True)
+        for row in table.filter(method="ridge", direction="image→name").iter_rows(named=True)
     }
     for source, k, count in (("head", "0", 0), ("head", "all", 50), ("none", "16", 16)):
         drawn = top.filter(source=source, pairs=str(count))["mean"].item()
@@ -104,9 +100,7 @@ def test_a_part_of_a_head_is_no_answer_and_a_row_of_its_own(tmp_path, rng):
         "random rows", "head, names shuffled within clusters (9 clusters)",
         "head, names shuffled within clusters (3 clusters)",
     }  # fmt: skip
-    over = comparisons.filter(
-        (pl.col("comparison") == "over-control") & (pl.col("metric") == "top-1")
-    )
+    over = comparisons.filter(comparison="over-control", metric="top-1")
     # The whole head is compared with every dose; its parts with controls of the same part only.
     assert sorted(over["side_b"]) == [
         "head, names shuffled within clusters (3 clusters)",

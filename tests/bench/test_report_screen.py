@@ -68,9 +68,7 @@ def test_one_setting_is_shown_and_it_is_the_default_whatever_it_scored(tmp_path,
     rows = read_results(tmp_path)
     table, comparisons = result_table(rows), compare(tmp_path, rows)
     found = verdict(comparisons, table)
-    own = rows.filter(
-        (pl.col("metric") == "top-1") & (pl.col("source") == "head") & (pl.col("penalty") == "auto")
-    )["value"].mean()
+    own = rows.filter(metric="top-1", source="head", penalty="auto")["value"].mean()
     assert found.cells["head"]["top-1"] == pytest.approx(own)
     assert found.of("over-chance")["a"] == pytest.approx(own)
     assert len(found.controls) == 1
@@ -106,7 +104,7 @@ def test_seen_and_unseen_are_those_of_the_table_with_intervals_over_names(
     rows = read_results(tmp_path)
     hit = ranks["head"] == 1
     levels = {"seen": hit[:20].mean(), "unseen": hit[20:].mean()}
-    top = rows.filter((pl.col("metric") == "top-1") & (pl.col("source") == "head"))
+    top = rows.filter(metric="top-1", source="head")
     rows = pl.concat(
         [rows, *(top.with_columns(metric=pl.lit(m), value=pl.lit(v)) for m, v in levels.items())]
     ).with_columns(seen_share=pl.lit(0.25))

@@ -107,7 +107,7 @@ def test_a_tick_needs_a_test_that_is_corrected_and_no_but(planted):
     fitting = scene.fitting()
     assert not fitting.settled  # never corrected
     assert fitting.answer.startswith(("Perhaps", "Not shown", "Not tested"))
-    parts = found.rows.filter(pl.col("comparison") == "over-parts")
+    parts = found.rows.filter(comparison="over-parts")
     pairs = scene.real_pairs()
     assert pairs.settled == any(row["bold"] and row["difference"] > 0 for row in parts.to_dicts())
     assert pairs.settled == (name == "splits")

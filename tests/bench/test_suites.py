@@ -4,7 +4,6 @@ import shutil
 from collections import Counter
 
 import numpy as np
-import polars as pl
 import pytest
 
 from bench import read_results, run_all
@@ -156,7 +155,7 @@ def hits(tmp_path, rng):
 
 def test_slopes_are_least_squares_over_draws_and_clusters(tmp_path, hits):
     found = dose_table(tmp_path, read_results(tmp_path))
-    found = found.filter(pl.col("direction") == "image→name")
+    found = found.filter(direction="image→name")
     levels = {dose: own["level"].to_list() for (dose,), own in found.group_by(["dose"])}
     # The whole head has 100 prototypes in these files; the control at random rows is no dose.
     assert levels == {
@@ -171,7 +170,7 @@ def test_slopes_are_least_squares_over_draws_and_clusters(tmp_path, hits):
         ],
     }  # fmt: skip
     for dose, own in keys.items():
-        rows = found.filter(pl.col("dose") == dose)
+        rows = found.filter(dose=dose)
         x = np.log10(levels[dose])
         means = [np.mean(hits[key]) for key in own]
         np.testing.assert_allclose(rows["value"], means, atol=1e-12)
@@ -188,6 +187,6 @@ def test_slopes_are_least_squares_over_draws_and_clusters(tmp_path, hits):
         )
         interval = two_term(sums).interval()
         assert (rows["slope_low"][0], rows["slope_high"][0]) == pytest.approx(interval)
-    drawn = found.filter(pl.col("n_draws") == 4)
+    drawn = found.filter(n_draws=4)
     assert drawn["sd"].null_count() == 0
-    assert found.filter(pl.col("n_draws") == 1)["sd"].null_count() == 3
+    assert found.filter(n_draws=1)["sd"].null_count() == 3

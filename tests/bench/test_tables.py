@@ -22,7 +22,7 @@ def test_mean_and_deviation_over_seeds(tmp_path):
     for seed, ranks in hits.items():
         write_ranks(tmp_path, hand_run("head", 16, seed), ranks)
     table = result_table(read_results(tmp_path), ["top-1", "median_rank"])
-    row = table.filter(pl.col("method") == "ridge").row(0, named=True)
+    row = table.filter(method="ridge").row(0, named=True)
     shares = [np.mean(np.array(ranks) == 1) for ranks in hits.values()]
     assert row["top-1"] == pytest.approx(np.mean(shares))
     assert row["top-1_sd"] == pytest.approx(np.std(shares, ddof=1))

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from data_manifests import cache_folder
+from data_manifests import cache_folder, stamps
 from data_manifests.plan import BuildError
 from data_manifests.registry import BUILDERS
 from data_manifests.stamps import (
@@ -42,6 +42,13 @@ def test_the_folder_of_the_cache(own, system, found, tmp_path, monkeypatch):
     assert cache_folder("stamps") == tmp_path / found
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Keep packages in a folder of the test, and look for installed ones where there are none."""
+    monkeypatch.setenv("HEADSTOCK_CACHE", str(tmp_path))
+    monkeypatch.setattr(stamps, "SYSTEM", tmp_path / "bare")
+
+
 @pytest.fixture
 def commands(tmp_path, monkeypatch):
     """Return a function that puts a shell script on an otherwise empty PATH."""
@@ -73,20 +80,21 @@ def package(tmp_path, commands):
     return system, deb
 
 
-def test_a_folder_given_is_taken_whatever_else_there_is(package, tmp_path):
+def test_a_folder_given_is_taken_whatever_else_there_is(package, tmp_path, monkeypatch):
     system, _ = package
+    monkeypatch.setattr(stamps, "SYSTEM", system)
     for folder in (system, system / "usr", system / "usr/share", system / INSIDE):
-        source = find_source(folder, file_system=system, cache=tmp_path / "cache")
+        source = find_source(folder)
         assert source == (system / INSIDE).resolve()
         assert package_version(source) == "2099.01.02-3"
-    assert not (tmp_path / "cache").exists()
+    assert not (tmp_path / "stamps").exists()
 
 
 def test_a_deb_is_unpacked_once_into_the_cache(package, tmp_path, commands):
     _, deb = package
-    cache = tmp_path / "cache"
+    cache = tmp_path / "stamps"
     for given in (deb.parent, deb):
-        source = find_source(given, cache=cache)
+        source = find_source(given)
         assert [stamp.path for stamp in select_stamps(source)] == SELECTED
         # A second look must not need dpkg-deb.
         commands("dpkg-deb", "exit 1")
@@ -102,18 +110,18 @@ def test_apt_is_called_with_a_state_of_its_own(package, tmp_path, commands):
         "for last; do :; done\n"
         f'case "$last" in update) ;; tuxpaint-stamps-default) cp {deb} . ;; *) exit 5 ;; esac',
     )
-    source = find_source(file_system=tmp_path / "bare", cache=tmp_path / "cache")
+    source = find_source()
     assert package_version(source) == "2099.01.02-3"
     update, download = log.read_text().splitlines()
     assert update.endswith(" update")
     assert download.endswith(" download tuxpaint-stamps-default")
     for line in (update, download):
         for option in ("Dir::State=", "Dir::State::status=", "Dir::Cache="):
-            assert f"-o {option}{tmp_path / 'cache'}" in line
+            assert f"-o {option}{tmp_path / 'stamps'}" in line
         assert "-o APT::Sandbox::User= " in line
-    assert find_source(file_system=tmp_path / "bare", cache=tmp_path / "cache") == source
+    assert find_source() == source
     assert len(log.read_text().splitlines()) == 2  # the second time it was in the cache
-    assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert len(list((tmp_path / "stamps").iterdir())) == 1
 
 
 @pytest.mark.parametrize(
@@ -131,8 +139,8 @@ def test_a_failing_apt_leaves_nothing_and_says_its_last_words(tmp_path, commands
         if script is not None:
             commands(name, script)
     with pytest.raises(BuildError, match=match):
-        find_source(file_system=tmp_path / "bare", cache=tmp_path / "cache")
-    assert not [*(tmp_path / "cache").glob("*")]
+        find_source()
+    assert not [*(tmp_path / "stamps").glob("*")]
 
 
 def test_another_package_or_a_broken_one_is_refused(tmp_path, commands):
@@ -151,14 +159,14 @@ def test_another_package_or_a_broken_one_is_refused(tmp_path, commands):
 @pytest.mark.network
 def test_the_real_package_through_the_real_apt(tmp_path):
     """570 images, 517 descriptions: the facts on which every published number rests."""
-    source = find_source(file_system=tmp_path / "bare", cache=tmp_path / "cache")
-    assert [path.name.startswith(".") for path in (tmp_path / "cache").iterdir()] == [False]
-    stamps = select_stamps(source)
-    facts, texts = BUILDERS["stamps"].facts, {stamp.caption("en") for stamp in stamps}
+    source = find_source()
+    assert [path.name.startswith(".") for path in (tmp_path / "stamps").iterdir()] == [False]
+    own = select_stamps(source)
+    facts, texts = BUILDERS["stamps"].facts, {stamp.caption("en") for stamp in own}
     if package_version(source) == facts["revision"]:
-        assert {"images": len(stamps), "descriptions": len(texts)} == facts["expected"]
-        paths = "\n".join(sorted(stamp.path for stamp in stamps))
+        assert {"images": len(own), "descriptions": len(texts)} == facts["expected"]
+        paths = "\n".join(sorted(stamp.path for stamp in own))
         assert hashlib.sha256(paths.encode()).hexdigest() == PATHS_SHA256
-    tables = item_tables(stamps, ("en", "fr"))
+    tables = item_tables(own, ("en", "fr"))
     assert tables["caption"].height == 2 * tables["image"].height
-    assert read_stamp(source / f"{stamps[0].path}.png").mode == "RGB"
+    assert read_stamp(source / f"{own[0].path}.png").mode == "RGB"

@@ -270,7 +270,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
              'test_noise_is_no_rotation_where_rows_lie_in_few_directions')),
         *_of("bench/metrics/geometry.py", "tests/bench/test_bridge.py",
             ('A query is not its own neighbour.',
-             '        scores[own - start, own] = -np.inf', '        pass',
+             '        scores[own, start + own] = -np.inf', '        pass',
              'test_what_is_kept_is_counted_query_by_query')),
         *_of("bench/bridge.py", "tests/bench/test_bridge.py",
             ('Both halves of a draw are of one pool.',
