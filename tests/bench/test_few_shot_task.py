@@ -94,6 +94,15 @@ def test_a_probe_through_the_task_is_sklearns_on_the_same_shots(rng):
     assert right.mean() > 0.5
 
 
+def test_no_shots_are_zero_shot(rng):
+    images, texts = problem(rng)
+    split = in_class_split(images.classes, seed=0)
+    (outcome,) = score_few_shot(Identity(), images, split, names=texts, options=FewShot(shots=0))
+    scores = unit(images.rows[split.test]) @ texts.rows.T
+    said = texts.classes[scores.argmax(axis=1)]
+    assert outcome.values["top-1"] == pytest.approx((said == images.classes[split.test]).mean())
+
+
 def test_classes_that_nobody_taught_are_refused(rng):
     images, texts = problem(rng)
     split = in_class_split(images.classes, seed=0)

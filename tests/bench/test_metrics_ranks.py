@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
+from scipy.stats import hypergeom
 from sklearn.metrics import average_precision_score
 from threadpoolctl import threadpool_limits
 
@@ -276,6 +277,14 @@ def test_classes_of_the_same_name_tie(prompts, rng):
         InFloat32(rng), images, names, prompts=every, options=ZeroShot(prompts=prompts)
     )
     assert outcome.queries.ranks.rank.tolist() == [n] * n
+
+
+@pytest.mark.parametrize("k", [1, 5, 10])
+@pytest.mark.parametrize(("relevant", "gallery"), [(1, 3), (1, 517), (3, 40), (5, 12), (12, 12)])
+def test_hit_probability_is_hypergeometric(k, relevant, gallery):
+    got = chance_levels(np.array([relevant]), gallery, [f"R@{k}"])[f"R@{k}"]
+    expected = 1 - hypergeom(gallery, relevant, min(k, gallery)).pmf(0)
+    assert got == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize(("relevant", "gallery"), [(1, 6), (2, 6), (3, 7), (6, 6), (1, 1)])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, f1_score, top_k_accuracy_score
 
 from bench.corpus import Items
-from bench.errors import ProtocolError
+from bench.errors import MetricError, ProtocolError
 from bench.fits import Identity
 from bench.metrics.summary import class_metrics, harmonic_mean
 from bench.options import ZeroShot
@@ -160,6 +160,19 @@ def test_generalised_by_hand():
             score_generalised(Identity(), images, names, flags)
 
 
+def test_zero_shot_by_hand():
+    names = items(["n1", "n2", "n3"], ["a", "b", "c"], np.eye(3))
+    images = items(["i1", "i2"], ["a", "c"], [[3, 2, 1], [3, 2, 1]])
+    (outcome,) = score_zero_shot(Identity(), images, names)
+    assert outcome.direction == "image→name"
+    assert outcome.ranks.rank.tolist() == [1, 3]
+    assert outcome.values["top-1"] == 0.5
+    assert outcome.values["median_rank"] == 2.0
+    assert outcome.chance["top-1"] == pytest.approx(1 / 3)
+    assert outcome.queries.top_ids == [["n1", "n2", "n3"]] * 2
+    assert outcome.queries.question.clusters.tolist() == ["a", "c"]
+
+
 def test_retrieval_with_several_captions_by_hand():
     images = items(["i1", "i2"], ["a", "b"], [[1, 0], [0, 1]])
     captions = items(
@@ -176,3 +189,9 @@ def test_retrieval_with_several_captions_by_hand():
     # Captions 1 and 3 are nearest to their own image, 2 and 4 to the other.
     assert to_image.ranks.rank.tolist() == [1, 2, 1, 2]
     assert to_image.queries.question.clusters.tolist() == ["i1", "i1", "i2", "i2"]
+
+
+def test_an_image_of_an_absent_class_is_an_error():
+    names = items(["n", "m"], ["a", "b"], [[1, 0], [0, 1]])
+    with pytest.raises(MetricError, match="no relevant item"):
+        score_zero_shot(Identity(), items(["i"], ["z"], [[1, 0]]), names)
