@@ -177,8 +177,8 @@ def closure(alpha):
 
 def test_errors_name_what_was_given(rng):
     pairs = Pairs(rng.standard_normal((40, 6)), rng.standard_normal((40, 4)))
-    with pytest.raises(ProtocolError, match=r"keyword named 'taks'.*Did you mean 'tasks'"):
-        evaluate("ridge", pairs, taks="retrieval")
+    with pytest.raises(ProtocolError, match=r"keyword named 'tsks'.*Did you mean 'tasks'"):
+        evaluate("ridge", pairs, tsks="retrieval")
     with pytest.raises(PairsError, match="prototypes: groups has 39 values"):
         evaluate("ridge", pairs, prototypes=(pairs.x, pairs.y, ["a"] * 39))
     with pytest.raises(TypeError, match="training must be TrainingOptions"):
