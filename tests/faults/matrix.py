@@ -55,6 +55,9 @@ _FREE = re.compile(r"(unlink(at)?|rmdir|f?chmod(at)?|utimensat|utimes) ")
 #: The folders of a set in a store, whatever their names.
 _SET = re.compile(r"[^/ ]+/(?:image|caption|class_name|head_weight)(?:/[^/]+-[0-9a-f]{8}(?=/|$))?")
 
+#: The folder of a part after the first one.
+_PART = re.compile(r"/embedding/[0-9a-f]{16}/c/")
+
 #: What differs from run to run in a name: tokens, dates, process ids, numbers of blocks.
 _RANDOM = re.compile(r"[0-9a-f]{8,}|\d+|(?<=\.)[a-z0-9_]{8}(?=/|$)")
 
@@ -326,10 +329,15 @@ class Bed:
         wrong = [f"at once, {line}" for line in left["damage"] if line not in whole.damage]
         if left["code"] != 0:
             wrong.append(f"again: exit {left['code']}, {self.said().strip()[-600:]}")
-        trees = [
-            {name: what for name, what in tree.items() if every or "/embedding/c/" in name}
-            for tree in (whole.tree, left["tree"])
-        ]
+        trees = [whole.tree, left["tree"]]
+        if not every:  # rows that are tried again are a part of another name
+            named = [
+                {_PART.sub("/embedding/c/", name): what for name, what in tree.items()}
+                for tree in trees
+            ]
+            trees = [
+                {n: what for n, what in tree.items() if "/embedding/c/" in n} for tree in named
+            ]
         return [*wrong, *left["problems"], *differences(*trees)]
 
     def workers_undisturbed(self, command: Command) -> Undisturbed:
