@@ -242,10 +242,9 @@ def oddities(manifest: Manifest) -> list[tuple[str, list[str]]]:
         files = [uri for uri in images["uri"].drop_nulls() if parse_locator(uri) is None]
         if manifest.facts["source"]["kind"] == "class-folders":
             odd.append(("classes without images", empty_folders(root, files)))
-        large = [uri for uri in files if declared_pixels(root / uri) > MAX_PIXELS]
         what = f"images of more than {MAX_PIXELS:,} pixels (extract -s max_pixels=N takes them)"
-        odd.append((what, large))
-    return [(what, names) for what, names in odd if names]
+        odd.append((what, [uri for uri in files if declared_pixels(root / uri) > MAX_PIXELS]))
+    return [one for one in odd if one[1]]
 
 
 def default_name(path: Path | Address) -> str:

@@ -22,6 +22,7 @@ import polars as pl
 
 from featstore.durable import facts_of, json_bytes, same_file, walk_store, write_error
 from featstore.errors import (
+    ClaimLostError,
     CorruptStoreError,
     NonFiniteEmbeddingError,
     StoreWriteError,
@@ -130,22 +131,21 @@ def end_publication(root: Path, key: SetKey, claim: Claim) -> None:
 
     All that follows the log, in this order; again after a kill.
     """
-    claim.rely_on(root / NAME)
-    claim.sync()
-    log = read_log(root)
-    commit = whole_commit(root, key, log=log)
-    if commit is not None:
-        first = commit.layout.small
-        if first < len(commit.parts) - 1:
+    with contextlib.suppress(ClaimLostError):  # who took over does all this
+        claim.rely_on(root / NAME)
+        claim.sync()
+        log = read_log(root)
+        commit = whole_commit(root, key, log=log)
+        if commit is not None and commit.layout.small < len(commit.parts) - 1:
             with contextlib.suppress(CorruptStoreError):  # is left for a repair
-                commit = join_parts(root, key, claim, commit, first)
-    files = {} if commit is None else set_files(key, commit)
-    derived = {one.path: one.content for one in files.values() if one.part == "zarr"}
-    for path, data in {"zarr.json": root_metadata(log.hash), **derived}.items():
-        if data is not None and not same_file(root / path, facts_of(data)):
-            claim.write_file(root / path, [data])
-    _remove_old(root, key, claim, files)
-    claim.finish()
+                commit = join_parts(root, key, claim, commit, commit.layout.small)
+        files = {} if commit is None else set_files(key, commit)
+        derived = {one.path: one.content for one in files.values() if one.part == "zarr"}
+        for path, data in {"zarr.json": root_metadata(log.hash), **derived}.items():
+            if data is not None and not same_file(root / path, facts_of(data)):
+                claim.write_file(root / path, [data])
+        _remove_old(root, key, claim, files)
+        claim.finish()
 
 
 def _remove_old(root: Path, key: SetKey, claim: Claim, files: Mapping[str, Listed]) -> None:

@@ -462,9 +462,17 @@ def _content(store: Any, key: str, revision: str | None) -> str:
 
 
 def allowed(before: Model, runs: list[tuple[Typed, list[int]]]) -> list[Model]:
-    """Return what may be there after these commands in any order, given their exit codes."""
+    """Return what may be there after these commands in any order, given their exit codes.
+
+    One of several sets is in a part of them when another one sees it.
+    """
+    orders = [list(order) for order in itertools.permutations(runs)]
+    orders += [
+        [(one[0], [1] * len(one[1])), other, one]
+        for one, other in itertools.permutations(runs, 2) if one[0].partial
+    ]  # fmt: skip
     found = []
-    for order in itertools.permutations(runs):
+    for order in orders:
         models = [copy.deepcopy(before)]
         for typed, codes in order:
             for code, effect in zip(codes, typed.effects, strict=True):
