@@ -85,8 +85,8 @@ def empty_folders(root: Path, images: Sequence[str]) -> list[str]:
     """Return the class folders below `root` that hold none of these images, as paths."""
     depth = 1 if None in map(split_folder, images) else 2
     used = {path.rsplit("/", path.count("/") + 1 - depth)[0] for path in images}
-    folders = (path for path in root.glob("/".join("*" * depth)) if path.is_dir())
-    inside = {path.relative_to(root).as_posix() for path in folders if path.name[0] != "."}
+    folders = (path for path in root.glob("/".join(["[!.]*"] * depth)) if path.is_dir())
+    inside = {path.relative_to(root).as_posix() for path in folders}
     return sorted(inside - used)
 
 
