@@ -474,6 +474,8 @@ def run_workers(bed: Bed, command: Command, n: int) -> Result:
 #: Types `headstock reproduce demo` with the small steps.
 _TYPE_DEMO = (
     "import sys; from dataclasses import replace; from bench.cli.demo import DEMO, Step; "
+    "import click; from headstock.__main__ import cli; "
+    "click.globals.push_context(click.Context(cli)); "
     "from tests.faults.commands import DEMO as SMALL; "
     "steps = tuple(Step('', line) for line in SMALL.strip().splitlines()); "
     "sys.exit(replace(DEMO, steps=steps).run('out'))"
