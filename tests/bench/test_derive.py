@@ -11,7 +11,7 @@ import headstock as hs
 from bench.bridge import bridge
 from bench.derive import SCALE, derive
 from bench.errors import ProtocolError
-from featstore.command_line import EXIT_ERROR, EXIT_USAGE
+from featstore.command_line import EXIT_USAGE
 from featstore.errors import AmbiguousSetError, MisalignedItemsError, StoreWriteError
 from featstore.share.card import markdown, set_cards
 from tests.typed import headstock
@@ -170,4 +170,4 @@ def test_the_command(store, tmp_path, capsys):
     assert "x.y" in document["key"]
     assert hs.load(out).widths == (24, 4)
     assert headstock(*line, "int8", "-o", out) == EXIT_USAGE
-    assert headstock(*line, "int4") == EXIT_ERROR
+    assert headstock(*line, "int4") == EXIT_USAGE
