@@ -1,7 +1,6 @@
 """Commands that stand still while others run to their end; see `interleavings`.
 
-About seventy, among them all places of those that once lost a set or a tag; ``make faults`` tries
-all.
+Some, among them all places of those that once lost a set or a tag; ``make faults`` tries all.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ FOUND = [
     ("plain", "rm", "gc"),
     ("damaged", "rm", "rm, another"),
     ("pushed", "push, bucket", "rm, another"),
+    ("grown", "extend", "compact"),
 ]
 
 
@@ -42,7 +42,7 @@ def chosen(place: Bed, world: str) -> list[Interleaving]:
     some = list(every(place, [world]))
     once = [
         one for one in some
-        if (world, one.first, one.second) in FOUND and (not one.asleep or world == "damaged")
+        if (world, one.first, one.second) in FOUND and (not one.asleep or world in ("damaged", "grown"))
     ]  # fmt: skip
     return once + random.Random(f"17 {world}").sample(some, DRAWN)
 
