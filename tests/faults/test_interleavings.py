@@ -42,7 +42,8 @@ def chosen(place: Bed, world: str) -> list[Interleaving]:
     some = list(every(place, [world]))
     once = [
         one for one in some
-        if (world, one.first, one.second) in FOUND and (not one.asleep or world in ("damaged", "grown"))
+        if (world, one.first, one.second) in FOUND
+        and (not one.asleep or world in ("damaged", "grown"))
     ]  # fmt: skip
     return once + random.Random(f"17 {world}").sample(some, DRAWN)
 
@@ -52,7 +53,6 @@ def test_one_command_in_the_middle_of_another(place, world):
     if world == "pushed":
         pytest.importorskip("obstore")
     some = chosen(place, world)
-    assert some
     wrong = {one.name: found for one in some if (found := place.attempt(one))}
     assert wrong == {}, json.dumps(wrong, indent=1)
 
