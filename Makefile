@@ -129,8 +129,7 @@ test-minimal:
 	$(call compiled,$(FRESH)/minimal)
 	$(FRESH)/minimal/bin/python -m pytest -p tests.minimal $(SIDE_BY_SIDE)
 
-# Beside `make test`: hours. build/long.txt says how long each part took; docs/data/long.txt is that of
-# the last whole run.
+# Beside `make test`: hours. build/long.txt says how long each part took.
 LONG = test faults docs mutants validate-statistics test-minimal test-lowest test-demo test-extend test-millions
 test-long: export HEADSTOCK_FAULTS = all
 test-long: export HEADSTOCK_FUZZ_EXAMPLES = 10000
