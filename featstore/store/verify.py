@@ -507,6 +507,8 @@ def rebuild_set(
         written.append(path.relative_to(root).as_posix())
 
     try:
+        if claim is not None and key in log.sets and key not in (sets := read_log(root).sets):
+            raise UnknownSetError(unknown_set(root, key, sets))  # it was removed meanwhile
         _rebuild(write, root, set_key, log, source, items)
     finally:
         if claim is not None:
