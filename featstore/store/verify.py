@@ -36,7 +36,13 @@ from featstore.durable import (
     walk_store,
     write_file,
 )
-from featstore.errors import AddressError, CorruptStoreError, FeatstoreError, UnknownSetError
+from featstore.errors import (
+    AddressError,
+    CorruptStoreError,
+    FeatstoreError,
+    StoreWriteError,
+    UnknownSetError,
+)
 from featstore.store.layout import DataFile, SetKey
 from featstore.store.listing import (
     Listed,
@@ -507,8 +513,8 @@ def rebuild_set(
         written.append(path.relative_to(root).as_posix())
 
     try:
-        if claim is not None and key in log.sets and key not in (sets := read_log(root).sets):
-            raise UnknownSetError(unknown_set(root, key, sets))  # it was removed meanwhile
+        if claim is not None and read_log(root).sets.get(key) != log.sets.get(key):
+            raise StoreWriteError(f"{root / key} was changed meanwhile. Run the command again.")
         _rebuild(write, root, set_key, log, source, items)
     finally:
         if claim is not None:

@@ -26,6 +26,7 @@ FOUND = [
     ("plain", "rm", "tag"),
     ("plain", "rm", "gc"),
     ("damaged", "rm", "rm, another"),
+    ("damaged", "repair --from", "rm, another"),
     ("pushed", "push, bucket", "rm, another"),
     ("grown", "extend", "compact"),
 ]
