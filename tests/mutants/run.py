@@ -156,7 +156,7 @@ class Tree:
         if code == 0:
             return "survived", f"passed: {', '.join(tests)}"
         if found["failed"]:
-            return "killed", found["failed"][0]
+            return "killed", f"{found['failed'][0]}\n{said.read_text()[-8000:]}"
         return "broken", found["import"] or said.read_text()[-2000:]
 
     @contextmanager
