@@ -242,7 +242,7 @@ def toy(n=40, width=12):
         "classes": (["cat", "dog"], unit(rng, 2, width)),
     }  # fmt: skip
     ridge = SimpleNamespace(support_=unit(rng, 20, width), dual_=unit(rng, 20, width), gamma_=4.0)
-    same = SimpleNamespace(apply=lambda rows: rows)
+    same = SimpleNamespace(apply=lambda rows: rows.astype(float))
     fitted: Any = SimpleNamespace(y=same, aligner=ridge, project_y=same.apply)
     for name in SOURCES:
         images = vectors[:n] if name == "head" else unit(rng, n, width)
