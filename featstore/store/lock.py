@@ -13,7 +13,6 @@ machine works on copies, since the old writer may still hold the files open.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import os
@@ -24,6 +23,7 @@ import stat
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -50,11 +50,11 @@ from featstore.store.layout import SetKey
 LOCK = "lock"
 
 
-@contextlib.contextmanager
+@contextmanager
 def folder_lock(folder: Path) -> Iterator[bool]:
     """Hold a folder's own lock, waiting for it; False where folders have no locks, as on NFS."""
     handle, locked = -1, False
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         _wait_for(handle, folder)
         locked = True
@@ -68,7 +68,7 @@ def folder_lock(folder: Path) -> Iterator[bool]:
 def _wait_for(handle: int, path: Path) -> None:
     """Lock an open file or folder; who waits for longer than two seconds is told for whom."""
     for _ in range(400):
-        with contextlib.suppress(BlockingIOError):
+        with suppress(BlockingIOError):
             return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         time.sleep(0.005)
     sys.stderr.write(f"Waiting for the lock of {path}, which {_holder(handle)} holds\n")
@@ -78,14 +78,14 @@ def _wait_for(handle: int, path: Path) -> None:
 def _holder(handle: int) -> str:
     """Return who has locked an open file, as far as Linux tells."""
     lock = rf"FLOCK +ADVISORY +WRITE (\d+) \w+:\w+:{os.fstat(handle).st_ino} "
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         for pid in re.findall(lock, Path("/proc/locks").read_text()):
             command = Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")
             return f"process {pid} (`{' '.join(command).strip()[:200]}`)"
     return "another process"
 
 
-@contextlib.contextmanager
+@contextmanager
 def deciding(staging: Path, *, patience: float = 2.0) -> Iterator[bool]:
     """Hold the short lock under which claims begin and end; False if it could not be had."""
     path = staging / LOCK
@@ -106,7 +106,7 @@ def deciding(staging: Path, *, patience: float = 2.0) -> Iterator[bool]:
         until = time.monotonic() + patience
         while not (held := try_lock(handle)) and time.monotonic() < until:
             time.sleep(0.005)
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             if os.fstat(handle).st_uid == os.getuid():
                 seal(path, like=staging, writable=True)
         yield held and _is_at(handle, path)
@@ -270,7 +270,7 @@ class Claim:
         finally:
             self.release()
         if staging.name.startswith(PART):
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 staging.parent.rmdir()
 
     def lost(self) -> ClaimLostError:
@@ -374,7 +374,7 @@ def _begin(staging: Path, old: Path | None, unsynced: set[Path]) -> Claim:
         fresh.replace(folder / _CLAIM)
     except BaseException:
         os.close(handle)
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             fresh.unlink(missing_ok=True)
         raise
     return Claim(folder, handle, unsynced)
@@ -386,7 +386,7 @@ def _remove_staging(staging: Path, folder: Path) -> None:
     The claim ends its folder and the lock ends the staging folder: others, who see the one or
     wait for the other, find either this writer's claim or nothing. What cannot be removed stays.
     """
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         for path in sorted(staging.iterdir()):
             if path.name != LOCK and path != folder:
                 delete(path)
@@ -422,7 +422,7 @@ def _current(staging: Path) -> Path | None:
 
 def _names(folder: Path, pattern: re.Pattern[str]) -> list[str]:
     """Return the names in a folder, which may vanish, that have a form; there may be thousands."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
         return [entry.name for entry in entries if pattern.fullmatch(entry.name)]
     return []
 
@@ -432,7 +432,7 @@ def _is_folder(path: Path) -> bool:
 
 
 def _record(folder: Path) -> dict[str, Any]:
-    with contextlib.suppress(Exception):
+    with suppress(Exception):
         found = read_json(folder / _CLAIM, limit=4096)
         if isinstance(found, dict):
             return found
@@ -458,6 +458,6 @@ def _foreign(folder: Path, record: Mapping[str, Any]) -> bool:
 
 def boot_id() -> str:
     """Return what tells this machine, since its last start, from all others."""
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return socket.gethostname()

@@ -13,13 +13,13 @@ signed: whoever knows a higher one is told where an earlier state, with its sign
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import glob
 import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from operator import eq
 from pathlib import Path
@@ -165,7 +165,7 @@ class Log:
         FormatVersionError
             If it has another format.
         """
-        with contextlib.suppress(ValueError, CorruptStoreError):
+        with suppress(ValueError, CorruptStoreError):
             document = parse_json(data, where=where)
             stated = document if isinstance(document, dict) else {}
             if stated == sealed(stated):  # else it was damaged, whatever it states
@@ -204,7 +204,7 @@ def find_log(read: Callable[..., bytes], where: str) -> Log | None:
         If the store has another format.
     """
     for _ in range(2):  # the log is made before the group, perhaps meanwhile
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        with suppress(FileNotFoundError, NotADirectoryError):
             return _parsed(read(NAME, limit=MAX_JSON_BYTES), f"{where}/{NAME}")
         try:
             group = parse_json(read("zarr.json", limit=MAX_METADATA_BYTES), where=where)
@@ -333,21 +333,21 @@ def rebuilt_log(root: Path) -> Log:
         if last := last_commit(folder):
             sets[str(key_of(folder))] = last.digest
             hashes.append(last.hash)
-    with contextlib.suppress(FeatstoreError, OSError, KeyError, TypeError):
+    with suppress(FeatstoreError, OSError, KeyError, TypeError):
         stated = read_json(root / "zarr.json")["attributes"]["featstore"]["hash"]
         hashes += [stated] if stated in HASHES else []
     for path in sorted((root / "tags").glob("*.json")):
-        with contextlib.suppress(FeatstoreError, OSError):
+        with suppress(FeatstoreError, OSError):
             tag = parse_tag(read_json(path), where=str(path))
             if path == root / tag_file(tag["name"], tag["digest"]):
                 tags[tag["name"]] = tag["digest"]
     about = {}
-    with contextlib.suppress(FeatstoreError, OSError):
+    with suppress(FeatstoreError, OSError):
         about[ABOUT] = file_facts(root / ABOUT)["sha256"]
     kinds = {folder.parent for folder in set_folders(root)}  # of lost sets, too
     pictures = {p.relative_to(root).as_posix() for kind in kinds for p in kind.glob(THUMBNAILS)}
     made = Log((hashes or [SHA256])[-1], sets, tags, about, frozenset(pictures))
-    with contextlib.suppress(FeatstoreError):  # an older one tells which of two tags was dropped
+    with suppress(FeatstoreError):  # an older one tells which of two tags was dropped
         old = read_log(root)
         return replace(made, tags={**tags, **old.tags}, signature=old.signature)
     return made
@@ -357,7 +357,7 @@ def last_commit(folder: Path) -> Commit | None:
     """Return the last whole commit in the folder of a set, whatever the log names."""
     found: list[Commit] = []
     for path in sorted((folder / REVISIONS).glob("*.json")):
-        with contextlib.suppress(FeatstoreError, OSError):
+        with suppress(FeatstoreError, OSError):
             found.append(read_commit(folder, path.stem))
     return max(found, key=lambda one: (one.sequence, one.n), default=None)
 
@@ -375,7 +375,7 @@ def listed_tags(root: Path, log: Log) -> dict[str, dict[str, str]]:
     """Return name -> {key: revision_id} of the tags that a log lists and that are whole."""
     found = {}
     for name, digest in log.tags.items():
-        with contextlib.suppress(FeatstoreError, OSError):
+        with suppress(FeatstoreError, OSError):
             found[name] = read_tag(root, name, digest)
     return found
 
@@ -455,7 +455,7 @@ def resolve_sets(root: Path, name: str) -> list[str]:
 def all_keys(root: Path) -> list[str]:
     """Return the keys of every folder that is a set, was one, or may become one, sorted."""
     found = {str(key_of(folder)) for folder in set_folders(root)}
-    with contextlib.suppress(CorruptStoreError):
+    with suppress(CorruptStoreError):
         found |= read_log(root).sets.keys()
     return sorted(found)
 

@@ -455,13 +455,14 @@ class SetWriter:
         with contextlib.suppress(OSError):
             if self._journal is not None:
                 self._journal.close()
-        claim = self._claim
+        claim, first = self._claim, self._journal is not None and self._base is None
         self._staged = self._journal = self._claim = None
         if claim is None:
             return
-        # Nothing was done: the set is as it was, and so should its folder be.
+        # Nothing was done: the set is as it was, and so should its folder be. Rows that a killed
+        # writer had placed stay those of a set that is not finished, which `gc` collects.
         with contextlib.suppress(OSError):
-            if not read_journal(claim.folder)[1]:
+            if not (read_journal(claim.folder)[1] or (first and (self.directory / FIRST).exists())):
                 claim.finish()
                 self.directory.rmdir()
         claim.release()

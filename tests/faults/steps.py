@@ -167,17 +167,6 @@ def write(
     return "written"
 
 
-def write_part(root: Path, *, kind: str, n: int, failing: Collection[int], part: Any) -> None:
-    """Write one part of a set's blocks; `part` is (rank, world size)."""
-    with set_writer(root, kind, n, part=tuple(part)) as writer:
-        write_blocks(writer, failing)
-
-
-def remove(root: Path, *, key: str) -> None:
-    """Remove a set."""
-    remove_set(root, key)
-
-
 def collect(root: Path) -> None:
     """Remove all litter: what one pass sets free is found by the next."""
     while collect_garbage(root, grace=-1):
@@ -227,7 +216,7 @@ def killed(
 
     sys.addaudithook(count)
     steps: dict[str, Callable[..., Any]] = {
-        "write": write, "remove": remove, "collect": collect, "compact": compact, "copy": copy,
+        "write": write, "remove": remove_set, "collect": collect, "compact": compact, "copy": copy,
     }  # fmt: skip
     return steps[step](root, **args)
 

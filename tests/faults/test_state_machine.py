@@ -31,7 +31,7 @@ from hypothesis.stateful import (
 from featstore import open_store
 from featstore.errors import StoreWriteError, UnknownSetError
 from featstore.share import drop_tag, make_tag
-from featstore.store import verify_store
+from featstore.store import remove_set, verify_store
 from tests.faults import steps
 from tests.faults.conftest import EVERYTHING, Children
 from tests.faults.trees import litter
@@ -213,9 +213,9 @@ class StoreMachine(RuleBasedStateMachine):
         arguments, revision = self._attempt(kind, n, failing, retry=False)
         if revision is None:
             return
-        part = {name: arguments[name] for name in ("kind", "n", "failing")}
         for rank in (first, 1 - first):
-            steps.write_part(self.here.root, **part, part=(rank, 2))
+            with steps.set_writer(self.here.root, kind, arguments["n"], part=(rank, 2)) as writer:
+                steps.write_blocks(writer, arguments["failing"])
         with steps.set_writer(self.here.root, kind, arguments["n"]) as writer:
             assert writer.pending() == []
             steps.finish(writer)
@@ -228,13 +228,13 @@ class StoreMachine(RuleBasedStateMachine):
         """Remove a set, published or begun; one that is neither, or has a tag, is refused."""
         if self._is_tagged(kind):
             with pytest.raises(StoreWriteError, match="is named by the tag"):
-                steps.remove(self.here.root, key=self._key(kind))
+                remove_set(self.here.root, self._key(kind))
             return
         if kind in self.here.sets or kind in self.begun:
-            steps.remove(self.here.root, key=self._key(kind))
+            remove_set(self.here.root, self._key(kind))
         else:
             with pytest.raises(UnknownSetError, match="holds no set"):
-                steps.remove(self.here.root, key=self._key(kind))
+                remove_set(self.here.root, self._key(kind))
         self._forget(kind)
 
     def _is_tagged(self, kind: str) -> bool:
@@ -519,3 +519,14 @@ def test_any_sequence_of_steps_reads_as_the_dictionary_says() -> None:
             deadline=None, suppress_health_check=list(HealthCheck), phases=PHASES,
         ),
     )  # fmt: skip
+
+
+@pytest.mark.usefixtures("place")
+def test_rows_of_a_killed_writer_are_litter_when_the_next_one_wrote_nothing() -> None:
+    machine = StoreMachine()
+    machine.kill_a_writer("image", 1, frozenset(), False, ("/revisions/", 1), "nothing", 1)
+    machine.interrupt("image", 1, frozenset(), False, 0, False)
+    machine.reads_as_the_model()
+    machine.collect()
+    assert not any(path.is_file() for path in (machine.here.root / "birds").rglob("*"))
+    machine.teardown()
