@@ -15,9 +15,9 @@ damaged file, and renamed over it. What is left is extracted again, into a new r
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -225,7 +225,7 @@ class _Verification:
 
     def is_outdated(self) -> bool:
         """Return whether the log was replaced meanwhile: what it named then may be gone."""
-        with contextlib.suppress(CorruptStoreError):
+        with suppress(CorruptStoreError):
             return LOG not in self.wrong and read_log(self.root) != self._log
         return False
 
@@ -255,7 +255,7 @@ class _Verification:
             self._blame(ROOT, "is missing")  # else its writer was stopped before it came so far
 
     def _is_file(self, path: str, data: bytes) -> bool:
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             return path in self.files and same_file(self.root / path, facts_of(data))
         return False
 
@@ -265,7 +265,7 @@ class _Verification:
 
     def _check_set(self, key: str) -> None:
         """Compare the files of a set with what its commit lists."""
-        with contextlib.suppress(CorruptStoreError):  # a link, which is reported by itself
+        with suppress(CorruptStoreError):  # a link, which is reported by itself
             parsed = SetKey(*key.split("/"))
             commit = whole_commit(self.root, parsed, log=self._log)
             if commit is not None:
@@ -308,7 +308,7 @@ class _Verification:
         for path, digest in {**self._log.about, **named}.items():
             self.known.add(path)
             found = ""
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 found = file_facts(self.root / path)["sha256"] if path in self.files else ""
             if not found.startswith(digest):
                 what = "is not the one that the log lists" if found else "is missing"
@@ -431,7 +431,7 @@ class SetCopy:
         self.reasons += [str(err)] if str(err) not in self.reasons else []
 
 
-@contextlib.contextmanager
+@contextmanager
 def _of_any_size(directory: Path, file: DataFile) -> Iterator[int]:
     """Open a data file that may be cut: it has the rows before its end."""
     path = directory / file.path
@@ -540,7 +540,7 @@ def repair_log(root: Path, *, dry_run: bool = False) -> Log:
     StoreWriteError
         If the file system refuses.
     """
-    with contextlib.suppress(CorruptStoreError):
+    with suppress(CorruptStoreError):
         return checked_log(root)
     with folder_lock(root):
         log = rebuilt_log(root)

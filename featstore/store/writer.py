@@ -117,8 +117,10 @@ def settle_claimed(root: Path, key: SetKey, claim: Claim) -> None:
     Blocks that are staged for the next revision, or the first one, are left alone.
     """
     digest = read_log(root).sets.get(str(key), "")
-    heads = [read_journal(folder)[0] for folder in claim_folders(key.directory(root))]
-    if any(head.get("base") == digest for head in heads):
+    if any(
+        blocks and head.get("base") == digest
+        for head, blocks in map(read_journal, claim_folders(key.directory(root)))
+    ):
         return
     if digest:
         end_publication(root, key, claim)
@@ -414,10 +416,7 @@ class SetWriter:
             withdraw=self._options.withdraw,
         )
         if self._base is not None:
-            done = self._base.finished(retry=self._options.retry_failed)
-            if done is not None:
-                # Another writer may have ended just now, without tidying up.
-                settle_claimed(self.root, self.key, self._claim)
+            if done := self._base.finished(retry=self._options.retry_failed):
                 raise done
             self.layout = self._base.next_layout(self._limits)
             if self._base.table is not self.items:
@@ -459,12 +458,15 @@ class SetWriter:
         self._staged = self._journal = self._claim = None
         if claim is None:
             return
-        # Nothing was done: the set is as it was, and so should its folder be. Rows that a killed
-        # writer had placed stay those of a set that is not finished, which `gc` collects.
-        with contextlib.suppress(OSError):
-            if not (read_journal(claim.folder)[1] or (first and (self.directory / FIRST).exists())):
+        # Where nothing was done the set is as it was, or as its killed writer should have left it.
+        # Rows that a first one had placed stay those of an unfinished set, which `gc` collects.
+        with contextlib.suppress(OSError, CorruptStoreError, StoreWriteError):
+            claim.check()  # gone, if the set was published
+            if self._options.part and not read_journal(claim.folder)[1]:
                 claim.finish()
-                self.directory.rmdir()
+            elif not (self._options.part or (first and (self.directory / FIRST).exists())):
+                settle_claimed(self.root, self.key, claim)
+            self.directory.rmdir()
         claim.release()
 
     def _full_plan(self) -> dict[str, Any]:

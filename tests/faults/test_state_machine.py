@@ -129,10 +129,6 @@ class StoreMachine(RuleBasedStateMachine):
         old = base.failed & failing if retry else base.failed
         return Revision(n, old | {i for i in failing if base.n <= i < n}, "")
 
-    def _tidied(self) -> None:
-        """Note that garbage was collected: nothing that was begun is left."""
-        self.begun.clear()
-
     def _published(self, kind: str, revision: Revision) -> None:
         """Note a revision with the id that the store gives it."""
         found = open_store(self.here.root).info(self._key(kind)).commit.revision_id
@@ -203,7 +199,8 @@ class StoreMachine(RuleBasedStateMachine):
             if revision is not None:
                 self._published(kind, revision)
         except KeyboardInterrupt:
-            self.begun.add(kind)
+            there = (self.here.root / self._key(kind)).exists()  # not where nothing was written
+            (self.begun.add if there else self.begun.discard)(kind)
             if resume:
                 self.write(kind, arguments["n"], failing, retry)
 
@@ -250,7 +247,7 @@ class StoreMachine(RuleBasedStateMachine):
     def collect(self) -> None:
         """Garbage collection drops what was begun, and leaves no litter."""
         steps.collect(self.here.root)
-        self._tidied()
+        self.begun.clear()
         assert litter(self.here.root) == []
         assert open_store(self.here.root).unfinished() == []
 
@@ -414,9 +411,8 @@ class StoreMachine(RuleBasedStateMachine):
         self._killed("remove", self.here.root, at, {"key": key})
         if key not in {str(info.key) for info in open_store(self.here.root).sets()}:
             self._forget(kind)
-            self.begun.add(kind)
             steps.collect(self.here.root)
-            self._tidied()
+            self.begun.clear()
 
     @precondition(lambda self: (self.here.root / "log.json").exists())
     @rule(at=st.integers(1, 20))

@@ -213,7 +213,7 @@ def test_icis(batch):
     st.integers(1, 12),
 )
 def test_icis_stops_after_the_epoch_of_its_source(falls, each):
-    """The loss falls for `each` epochs by each of `falls`, never by the threshold, and then stays."""
+    """The loss falls for `each` epochs by each of `falls`, none the threshold, and then stays."""
     losses = [4.0]
     for fall in falls:
         losses += [losses[-1] - fall * (n + 1) for n in range(each)]
