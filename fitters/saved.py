@@ -74,7 +74,8 @@ def save_parts(path: Path | str, parts: Parts, *, replace: bool = True) -> Path:
             raise AlignmentWriteError(
                 f"{path} exists and is not an alignment. Choose another name, or remove it."
             )
-        if all(_holds(path / name, data) for name, data in files.items()):
+        there = ((path / name, data) for name, data in files.items())
+        if all(one.is_file() and one.read_bytes() == data for one, data in there):
             return path
         if not replace:
             check_free(path)
@@ -347,7 +348,3 @@ def _read_file(path: Path) -> bytes:
         raise CorruptAlignmentError(
             f"{path} cannot be read: {err.strerror}. Fit the alignment again."
         ) from err
-
-
-def _holds(path: Path, data: bytes) -> bool:
-    return path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data

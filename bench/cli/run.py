@@ -177,10 +177,6 @@ def _names_typed(named: Mapping[str, Any], *usual: str) -> list[str] | None:
     return [part for word in given for part in str(word).split(",")] or None
 
 
-def _suite_settings(named: Mapping[str, Any]) -> Owners:
-    return run_settings(_names_typed(named)) if {"suite", "methods"} & set(named) else {}
-
-
 def _task_settings(named: Mapping[str, Any]) -> Owners:
     from bench.options import TASKS
 
@@ -194,7 +190,9 @@ def _task_settings(named: Mapping[str, Any]) -> Owners:
     "run",
     cls=SectionedCommand,
     named=("Suites", "bench.suites:SUITES"),
-    settings=_suite_settings,
+    settings=lambda named: (
+        run_settings(_names_typed(named)) if {"suite", "methods"} & set(named) else {}
+    ),
     sections={
         "Options": "--store --out --dataset --method --dry-run --jobs --setting",
     },

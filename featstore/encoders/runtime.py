@@ -113,7 +113,9 @@ class Preprocessing:
 
 def _steps(transform: Any) -> tuple[Geometry, torch.Tensor, torch.Tensor] | None:
     """Return geometry, mean and standard deviation of a transform; None if it has other steps."""
-    steps = [step for step in getattr(transform, "transforms", ()) if not _is_idle(step)]
+    steps = [
+        step for step in getattr(transform, "transforms", ()) if type(step).__name__ not in _IDLE
+    ]
     resize, *rest = steps or [None]
     if not isinstance(resize, transforms.Resize) or resize.max_size is not None:
         return None
@@ -128,13 +130,11 @@ def _steps(transform: Any) -> tuple[Geometry, torch.Tensor, torch.Tensor] | None
     return Geometry(size, crop, interpolation), mean, std
 
 
+#: Steps that change nothing of an RGB picture.
+_IDLE = ("MaybeConvertMode", "function")
+
 #: How a transform ends.
 _LAST = (transforms.ToTensor, transforms.Normalize)
-
-
-def _is_idle(step: Any) -> bool:
-    """Return whether a step changes nothing of an RGB picture."""
-    return type(step).__name__ in ("MaybeConvertMode", "function")
 
 
 def checked_device(device: str) -> torch.device:

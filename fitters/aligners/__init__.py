@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 Projection: TypeAlias = Any
 """Rows in a shared space: a matrix, or a scipy csr_array where the space is wide."""
 
+Constraints: TypeAlias = dict[str, list[Any]]
+"""What scikit-learn checks the parameters of an estimator against."""
+
 
 class BaseAligner(BaseEstimator, ABC):  # type: ignore[misc]
     """Base of the aligners.

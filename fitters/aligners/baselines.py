@@ -29,6 +29,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from featstore.parallel import map_threads
 from fitters.aligners import (
     BaseAligner,
+    Constraints,
     FromMoments,
     mean_rows,
     tune_by_refitting,
@@ -69,7 +70,7 @@ class MeanShiftAligner(FromMoments):
 
     method: ClassVar[str] = "mean-shift"
     mixes: ClassVar[bool] = False
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {}
+    _parameter_constraints: ClassVar[Constraints] = {}
 
     def _fit(self, moments: Moments) -> Self:
         self.mean_x_, self.mean_y_ = moments.mean_x, moments.mean_y
@@ -136,7 +137,7 @@ class TextToConceptAligner(FromMoments):
     method: ClassVar[str] = "text-to-concept"
     preparation: ClassVar[Preparation] = Preparation(images="raw", texts="raw")
     alpha: float = 0.0
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+    _parameter_constraints: ClassVar[Constraints] = {
         "alpha": [Interval(Real, 0, MOST, closed="left")],
     }
 
@@ -286,7 +287,7 @@ class ASIFAligner(BaseAligner):
     power: float = 8.0
     center: bool = False
     precision: str = "float64"
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+    _parameter_constraints: ClassVar[Constraints] = {
         "top_k": [Interval(Integral, 1, None, closed="left")],
         "power": [Interval(Real, 0, MOST, closed="neither")],
         "center": ["boolean"],
@@ -409,7 +410,7 @@ class ConSEAligner(BaseAligner):
     fitted_on = "head"
     preparation: ClassVar[Preparation] = Preparation(images="raw")
     top_k: int = 10
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+    _parameter_constraints: ClassVar[Constraints] = {
         "top_k": [Interval(Integral, 1, None, closed="left")]
     }
 

@@ -13,7 +13,7 @@ import scipy.linalg
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from fitters.aligners import FromMoments, OneWay, mean_rows, validate_pairs
+from fitters.aligners import Constraints, FromMoments, OneWay, mean_rows, validate_pairs
 from fitters.errors import SettingError, ZeroRowError
 from fitters.kernels import correct_first, gaussian, solve_kernel
 from fitters.moments import Folds, Moments
@@ -109,7 +109,7 @@ class RidgeAligner(FromMoments, OneWay):
     relative: bool = True
     center: bool = True
     first_share: float = 0.0
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+    _parameter_constraints: ClassVar[Constraints] = {
         "direction": [StrOptions({"y->x", "x->y"})],
         "alpha": [Interval(Real, 0, MOST, closed="left")],
         "relative": ["boolean"],
@@ -318,7 +318,7 @@ class TwoWayRidgeAligner(FromMoments):
     alpha: float = 0.3
     relative: bool = True
     center: bool = True
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+    _parameter_constraints: ClassVar[Constraints] = {
         "alpha": [Interval(Real, 0, MOST, closed="left")],
         "relative": ["boolean"],
         "center": ["boolean"],
@@ -450,7 +450,7 @@ class KernelRidgeAligner(OneWay):
     alpha: float = 0.01
     center: bool = True
     first_share: float = 0.0
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+    _parameter_constraints: ClassVar[Constraints] = {
         "direction": [StrOptions({"y->x", "x->y"})],
         "gamma": [Interval(Real, 0, MOST, closed="neither")],
         "relative": ["boolean"],

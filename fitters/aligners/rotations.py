@@ -20,6 +20,7 @@ from sklearn.utils._param_validation import Interval
 
 from fitters.aligners import (
     BaseAligner,
+    Constraints,
     FromMoments,
     changed_copy,
     mean_rows,
@@ -101,7 +102,7 @@ class ProcrustesAligner(FromMoments):
     reads_few_rows = True
     center: bool = True
     rank: int | None = None
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+    _parameter_constraints: ClassVar[Constraints] = {
         "center": ["boolean"],
         "rank": [Interval(Integral, 1, None, closed="left"), None],
     }
@@ -228,13 +229,11 @@ class DirectionsAligner(FromMoments):
 
     def project_x(self, x: Rows) -> Matrix:
         """Return x in the shared space: shape (n, r), float64."""
-        rows = self.about_mean(x, "x")
-        return self._weighed(normalize_rows(rows @ self.weights_x_, what="x"))
+        return self._weighed(normalize_rows(self.about_mean(x, "x") @ self.weights_x_, what="x"))
 
     def project_y(self, y: Rows) -> Matrix:
         """Return y in the shared space: shape (n, r), float64."""
-        rows = self.about_mean(y, "y")
-        return self._weighed(normalize_rows(rows @ self.weights_y_, what="y"))
+        return self._weighed(normalize_rows(self.about_mean(y, "y") @ self.weights_y_, what="y"))
 
     def _weighed(self, unit: Matrix) -> Matrix:
         return unit
@@ -291,7 +290,7 @@ class CCAAligner(DirectionsAligner):
     n_components: int | None = field(default=None, kw_only=False)
     alpha: float = 0.1
     relative: bool = True
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+    _parameter_constraints: ClassVar[Constraints] = {
         "n_components": COMPONENTS,
         "alpha": [Interval(Real, 0, MOST, closed="left")],
         "relative": ["boolean"],
@@ -382,7 +381,7 @@ class PLSAligner(DirectionsAligner):
 
     method: ClassVar[str] = "pls"
     n_components: int | None = field(default=None, kw_only=False)
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {"n_components": COMPONENTS}
+    _parameter_constraints: ClassVar[Constraints] = {"n_components": COMPONENTS}
 
     def _solve(self, about: Moments) -> tuple[Matrix, Matrix, Matrix]:
         return leading_directions(about.sxy)
@@ -452,7 +451,7 @@ class MiniVec2VecAligner(BaseAligner):
     refinements: int = 100
     center: bool = True
     seed: int = 0
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+    _parameter_constraints: ClassVar[Constraints] = {
         "rounds": [Interval(Integral, 1, None, closed="left")],
         "refinements": [Interval(Integral, 0, None, closed="left")],
         "center": ["boolean"],
@@ -472,7 +471,9 @@ class MiniVec2VecAligner(BaseAligner):
         X : ndarray of shape (n, p)
         y : ndarray of shape (n, q) or (n,)
         """
-        x64, y64, weight = validate_pairs(self, X, y, None)
+        *given, weight = validate_pairs(self, X, y, None)
+        # Means of rows in another order differ by a rounding, which can turn a choice of clusters.
+        x64, y64 = (rows[np.lexsort(rows.T)] for rows in given)
         self.mean_x_, self.mean_y_ = mean_rows(x64, y64, weight, centre=self.center)
         sides = [
             np.unique(rows - mean, axis=0)

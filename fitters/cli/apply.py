@@ -171,8 +171,7 @@ def _scored(
 
     how = {}
     if query.unlabelled is not None:
-        view = store.view(query.unlabelled)
-        how["unlabelled"] = project_view(fitted, view)
+        how["unlabelled"] = project_view(fitted, store.view(query.unlabelled))
     with warnings.catch_warnings(record=True, action="always") as said:
         scored = scorer_named(query.scorer)(rows, gallery, **how)
     for one in said:

@@ -287,5 +287,4 @@ def scoring(
         raise SettingError(f"A direction is 'x->y', 'y->x' or 'both'. Got {direction!r}.")
     if texts is not None and direction != "x->y":
         raise SettingError("Class texts are ranked for images. Leave the direction at 'x->y'.")
-    known = None if texts is None else matrix(texts, "texts")
-    return RankScorer(name.lower(), direction, known)
+    return RankScorer(name.lower(), direction, None if texts is None else matrix(texts, "texts"))

@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from featstore.errors import needs_extra
 from featstore.parallel import best_device, gains_from_bf16
-from fitters.aligners import BaseAligner, validate_pairs
+from fitters.aligners import BaseAligner, Constraints, validate_pairs
 from fitters.errors import SettingError
 from fitters.pairs import Matrix, Pairs, Rows
 from fitters.select import Choice, Search
@@ -109,7 +109,7 @@ class Schedule(BaseEstimator):  # type: ignore[misc]
     patience: int | None = None
     validation_fraction: float = 0.1
 
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+    _parameter_constraints: ClassVar[Constraints] = {
         "optimizer": [StrOptions(set(OPTIMISERS))],
         "learning_rate": [POSITIVE],
         "weight_decay": [NOT_NEGATIVE],
@@ -376,14 +376,16 @@ class TrainedAligner(Schedule, BaseAligner):
     def project_x(self, x: Rows) -> Matrix:
         """Return x in the shared space: shape (n, r), float64, unit rows."""
         check_is_fitted(self)
-        rows = self.check_projected(x, self.n_features_in_, "x")
-        return normalize_rows(self._outputs("x", rows), what="x")
+        return normalize_rows(
+            self._outputs("x", self.check_projected(x, self.n_features_in_, "x")), what="x"
+        )
 
     def project_y(self, y: Rows) -> Matrix:
         """Return y in the shared space: shape (n, r), float64, unit rows."""
         check_is_fitted(self)
-        rows = self.check_projected(y, self.n_targets_, "y")
-        return normalize_rows(self._outputs("y", rows), what="y")
+        return normalize_rows(
+            self._outputs("y", self.check_projected(y, self.n_targets_, "y")), what="y"
+        )
 
     def _outputs(self, side: str, rows: Rows) -> Matrix:
         """Return what the heads make of rows, in float32 arithmetic, as float64."""

@@ -14,6 +14,7 @@ import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
+from fitters.aligners import Constraints
 from fitters.errors import SettingError
 from fitters.pairs import Matrix, Pairs, Rows
 from fitters.settings import Preparation, TrainingPrecision
@@ -143,7 +144,7 @@ class MLPAligner(TrainedAligner):
     precision: TrainingPrecision = "auto"
     seed: int = 0
 
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+    _parameter_constraints: ClassVar[Constraints] = {
         **Schedule._parameter_constraints,
         "architecture": [StrOptions(set(ARCHITECTURES))],
         "direction": [StrOptions({"y->x", "x->y", "both"})],
@@ -270,7 +271,7 @@ class ICISAligner(TrainedAligner):
     method: ClassVar[str] = "icis"
     preparation: ClassVar[Preparation] = Preparation(images="unit", texts="unit", head_bias=True)
     schedule = "constant"
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+    _parameter_constraints: ClassVar[Constraints] = {
         **Schedule._parameter_constraints,
         "width": [Interval(Integral, 1, None, closed="left")],
         "flat": [Interval(Real, 0, None, closed="neither"), None],

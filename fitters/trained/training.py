@@ -267,8 +267,7 @@ def _one_epoch(
     """Train for one epoch, number `at` from 0 of so many, and return the mean loss of a batch."""
     objective.train()
     device, (epoch, epochs) = next(objective.parameters()).device, at
-    shuffled = torch.randperm(len(rows), generator=order)
-    batches = torch.split(shuffled, int(schedule.batch_size))
+    batches = torch.split(torch.randperm(len(rows), generator=order), int(schedule.batch_size))
     total = torch.zeros((), dtype=torch.float64, device=device)
     for step, drawn in enumerate(batches, start=epoch * len(batches)):
         batch = rows.at(drawn, device)

@@ -23,6 +23,8 @@ from tests.shorthand import task_runs
 #: Of the trained methods: enough to see whether a training does the same steps.
 EPOCHS = 3
 
+TRAINED_METHODS = {name for name, spec in METHODS.items() if spec.fitted_on == "training"}
+
 #: Learners that are not run: ten seconds of training, which tests/fitters/few_shot transcribes.
 SLOW = ("paper-few-shot",)
 
@@ -56,9 +58,9 @@ FACTS = ("n_queries", "gallery", "n_images_fitted", "n_prototypes", "n_shots")
 
 def _cases() -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the name of a case and the changes that it makes to a request."""
-    for method, spec in METHODS.items():
+    for method in METHODS:
         own = {"method": method}
-        if spec.fitted_on == "training":
+        if method in TRAINED_METHODS:
             own["epochs"] = EPOCHS
         if method not in REAL_ONLY:
             yield f"{method}, head", {**own, "source": "head"}
@@ -83,9 +85,9 @@ def _cases() -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _products() -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield every method × evaluation × task that looks at an alignment."""
-    for method, spec in METHODS.items():
+    for method in METHODS:
         some: dict[str, Any] = {"method": method, "n_pairs": 24, "seeds": (3,), "source": "head"}
-        if spec.fitted_on == "training":
+        if method in TRAINED_METHODS:
             some["epochs"] = EPOCHS
         if method in REAL_ONLY:
             some["source"] = "none"
@@ -212,7 +214,7 @@ def planned(folder: Path) -> dict[str, Run]:
 def result_values(folder: Path, runs: dict[str, Run] | None = None) -> dict[str, Any]:
     """Return case -> direction -> metrics, ranks of all queries, and counts.
 
-    Of the products the ranks are left out: the metrics follow from them.
+    Of products and trained methods the ranks are left out: the metrics follow from them.
     """
     runs = planned(folder / "store") if runs is None else runs
     run_all(list(runs.values()), folder / "store", folder / "results")
@@ -220,6 +222,7 @@ def result_values(folder: Path, runs: dict[str, Run] | None = None) -> dict[str,
     ranks = read_ranks(folder / "results", [run.run_id for run in runs.values()])
     found: dict[str, Any] = {}
     brief = {name for name, _ in _products()}
+    brief |= {name for name, run in runs.items() if run.fit.method in TRAINED_METHODS}
     for name, run in runs.items():
         own, places = (table.filter(run_id=run.run_id) for table in (rows, ranks))
         found[name] = {}

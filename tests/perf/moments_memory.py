@@ -7,11 +7,10 @@ the accumulation and not its input.
 from __future__ import annotations
 
 import sys
-import threading
 
 import numpy as np
 
-from tests.perf.scan_memory import anonymous_bytes
+from tests.perf.scan_memory import sampled
 from tests.perf.stream import Stream
 from tests.shorthand import accumulate_folds
 
@@ -21,23 +20,10 @@ def main() -> None:
     n = int(sys.argv[1])
     stream = Stream(768, 768)
     folds = np.arange(n) % 5
-    done = threading.Event()
-    base = anonymous_bytes()
-    seen = [base + 1]
-
-    def sample() -> None:
-        while not done.wait(0.001):
-            seen.append(anonymous_bytes())
-
-    sampler = threading.Thread(target=sample)
-    sampler.start()
-    try:
+    with sampled() as seen:
         moments = accumulate_folds(stream.batches(n), folds)
-    finally:
-        done.set()
-        sampler.join()
     assert sum(part.n for part in moments) == n
-    print(max(seen) - base)
+    print(max(seen[1:]) - seen[0])
 
 
 if __name__ == "__main__":

@@ -7,14 +7,13 @@ with 800 entries a row as ASIF makes them.
 from __future__ import annotations
 
 import sys
-import threading
 from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_array
 
 from bench.metrics.ranks import Relevance, rank_relevant
-from tests.perf.scan_memory import anonymous_bytes
+from tests.perf.scan_memory import sampled
 
 DENSE, ENTRIES = 512, 800
 
@@ -23,18 +22,8 @@ def main() -> None:
     """Rank dense or sparse projections, and print the growth."""
     kind = sys.argv[1]
     n, g = int(sys.argv[2]), int(sys.argv[3])
-    done = threading.Event()
-    base = anonymous_bytes()
-    seen = [base + 1]
-
-    def sample() -> None:
-        while not done.wait(0.001):
-            seen.append(anonymous_bytes())
-
-    sampler = threading.Thread(target=sample)
-    sampler.start()
     rng = np.random.default_rng(0)
-    try:
+    with sampled() as seen:
         make = _dense if kind == "dense" else _sparse
         columns = DENSE if kind == "dense" else int(sys.argv[4])
         queries, gallery = make(rng, n, columns), make(rng, g, columns)
@@ -42,11 +31,8 @@ def main() -> None:
         there, back = Relevance.build(*groups), Relevance.build(*groups[::-1])
         ranks = rank_relevant(queries, gallery, there)
         of_gallery = rank_relevant(gallery, queries, back)
-    finally:
-        done.set()
-        sampler.join()
     assert (len(ranks.rank), len(of_gallery.rank)) == (n, g)
-    print(max(seen) - base)
+    print(max(seen[1:]) - seen[0])
 
 
 def _dense(rng: np.random.Generator, n: int, columns: int) -> Any:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np  # noqa: F401  imported before the baseline, as everything the reader uses
@@ -25,26 +27,31 @@ def anonymous_bytes() -> int:
     raise OSError(msg)
 
 
-def main() -> None:
-    """Scan a set as a user would, in the default dtype, and print the growth."""
-    store, key = sys.argv[1:]
-    done = threading.Event()
-    base = anonymous_bytes()
-    seen = [base + 1]
+@contextmanager
+def sampled(every: float = 0.001) -> Iterator[list[int]]:
+    """Yield the anonymous memory of this process, of now and then of every so many seconds."""
+    done, seen = threading.Event(), [anonymous_bytes()]
 
     def sample() -> None:
-        while not done.wait(0.001):
+        while not done.wait(every):
             seen.append(anonymous_bytes())
 
     sampler = threading.Thread(target=sample)
     sampler.start()
     try:
-        total = sum(len(batch) for batch in open_store(store).view(key).batches())
+        yield seen
     finally:
         done.set()
         sampler.join()
+
+
+def main() -> None:
+    """Scan a set as a user would, in the default dtype, and print the growth."""
+    store, key = sys.argv[1:]
+    with sampled() as seen:
+        total = sum(len(batch) for batch in open_store(store).view(key).batches())
     assert total > 0
-    print(max(seen) - base)
+    print(max(seen[1:]) - seen[0])
 
 
 if __name__ == "__main__":

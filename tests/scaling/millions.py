@@ -21,7 +21,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -42,7 +41,7 @@ from featstore.share import copy_sets
 from featstore.store import BLOCK_ROWS
 from tests.featstore.remote.buckets import environment
 from tests.featstore.remote.s3_server import s3_server
-from tests.perf.scan_memory import anonymous_bytes
+from tests.perf.scan_memory import sampled
 
 SIDE, DIM, CHUNK = 4, 8, 2**18
 
@@ -205,25 +204,15 @@ def processor_seconds() -> float:
 def step() -> None:
     """Run a step in this process, and print what it took."""
     root, name = Path(sys.argv[1]), sys.argv[2]
-    done, base = threading.Event(), anonymous_bytes()
-    seen = [base]
-
-    def sample() -> None:
-        while not done.wait(0.02):
-            seen.append(anonymous_bytes())
-
-    sampler = threading.Thread(target=sample)
-    sampler.start()
     started = processor_seconds()
-    try:
+    with sampled(0.02) as seen:
         found = STEPS[name](root)
-    finally:
-        done.set()
-        sampler.join()
     if "first_block" in found:
         found["first_block"] -= started
     print(
-        json.dumps({"seconds": processor_seconds() - started, "bytes": max(seen) - base, **found})
+        json.dumps(
+            {"seconds": processor_seconds() - started, "bytes": max(seen) - seen[0], **found}
+        )
     )
 
 
