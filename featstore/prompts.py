@@ -606,8 +606,9 @@ def class_texts(
     index = classes.replace_strict(order, range(len(order)), return_dtype=pl.Int64).to_numpy()
     of_variant = chosen.items["variant"].fill_null("")
     variants = of_variant.unique(maintain_order=True).to_list()
-    numbers = range(len(variants))
-    number = of_variant.replace_strict(variants, numbers, return_dtype=pl.Int64).to_numpy()
+    number = of_variant.replace_strict(
+        variants, range(len(variants)), return_dtype=pl.Int64
+    ).to_numpy()
     data = chosen.normalized().numpy(np.float64)
     both, pair = np.unique(index * len(variants) + number, return_inverse=True)
     means = _unit_means(data, pair, len(both))

@@ -152,7 +152,10 @@ def lacking(store: FeatureStore, place: str | None = None) -> list[Lacking]:
             left := {
                 encoder: experiments
                 for encoder, experiments in encoders.items()
-                if not any(_is(info.encoder, encoder) for info in have.of(dataset, kind))
+                if not any(  # whatever weights follow its name
+                    f"{info.encoder}.".startswith((f"{encoder}.", f"{encoder}:", f"{encoder}/"))
+                    for info in have.of(dataset, kind)
+                )
             }
         )
     ]
@@ -178,11 +181,6 @@ def _command(dataset: str, kind: str, encoders: dict[str, list[str]], place: str
         manifest=manifest,
         note="".join(f"{encoder} is our choice" for encoder in chosen),
     )
-
-
-def _is(encoder: str, wanted: str) -> bool:
-    """Whether a set's encoder is the wanted one, whatever weights follow its name."""
-    return encoder == wanted or encoder.startswith((f"{wanted}.", f"{wanted}:", f"{wanted}/"))
 
 
 def _manifest(dataset: str, kind: str) -> tuple[str, str]:

@@ -88,8 +88,7 @@ def _environment() -> Iterator[Finding]:
         missing = [text for text in requirements if package_of(text) not in versions]
         if missing:
             text = f"{', '.join(map(package_of, missing))} not installed"
-            advice = f"Needed only for that: {install_command(missing)}."
-            yield Finding(extra, "note", text, advice)
+            yield Finding(extra, "note", text, f"Needed only for that: {install_command(missing)}.")
 
 
 def _cache() -> Iterator[Finding]:

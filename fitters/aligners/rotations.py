@@ -555,5 +555,4 @@ def _centres(
 def _mean_of_nearest(rows: Matrix, others: Matrix, values: Matrix) -> Matrix:
     """Return the mean of `values` of the others that are nearest to each row."""
     k = min(NEIGHBOURS, max(1, len(others) // 20))
-    nearest = np.argpartition(-(rows @ others.T), k - 1, axis=1)[:, :k]
-    return values[nearest].mean(axis=1)
+    return values[np.argpartition(-(rows @ others.T), k - 1, axis=1)[:, :k]].mean(axis=1)

@@ -188,8 +188,7 @@ def _projected(
     if store is not None and query.view is not None:
         view = store.view(query.view)
         view = view if query.split is None else view.where(split=query.split)
-        rows = project_view(fitted, view)
-        return rows, view.items["item_id"].to_list()
+        return project_view(fitted, view), view.items["item_id"].to_list()
     bar.stage("encoding texts")
     return embed_texts(fitted, query.text, weights=query.weights), list(query.text)
 

@@ -382,8 +382,9 @@ def _exact(
         predicted: Any = _times_lower(kept, targets) if triangular else kept @ targets
         if criterion == "rank":
             gallery, asking = unit_or_zero(predicted), asking_of(used.n)
-            ranks = reciprocal_ranks(targets[asking] @ gallery.T, mates_of(parts)[asking])
-            return float(ranks.mean())
+            return float(
+                reciprocal_ranks(targets[asking] @ gallery.T, mates_of(parts)[asking]).mean()
+            )
         dots = np.einsum("nq,nq->n", predicted, targets).astype(np.float64)
         return mean_cosine(dots, np.sqrt(np.einsum("nq,nq->n", predicted, predicted)), lengths)
 

@@ -233,8 +233,7 @@ def train(
                     "or a warm-up."
                 )
             if on_epoch is not None:
-                metric = own[-1]["metric"]
-                on_epoch(EpochDone(number, len(stages), len(own), epochs, loss, metric))
+                on_epoch(EpochDone(number, len(stages), len(own), epochs, loss, own[-1]["metric"]))
         if best is not None:
             objective.load_state_dict(best)
         history += own
