@@ -14,7 +14,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,7 +27,7 @@ from featstore.extraction.options import EncoderSpec
 from featstore.extraction.targets import Job
 from featstore.manifest import read_manifest, write_manifest
 from tests.perf.engine import Figure, one_run
-from tests.perf.scan_memory import anonymous_bytes
+from tests.perf.scan_memory import sampled
 
 FEW, MANY = 100_000, 1_000_000
 
@@ -95,24 +94,11 @@ _JOB = "from tests.perf.extract_rows import job; job()"
 def job() -> None:
     """Run a job in this process, whole or in parts, and print what it took."""
     folder, store, parts = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-    done = threading.Event()
-    base = anonymous_bytes()
-    seen = [base + 1]
-
-    def sample() -> None:
-        while not done.wait(0.005):
-            seen.append(anonymous_bytes())
-
-    sampler = threading.Thread(target=sample)
-    sampler.start()
     started = time.process_time()
-    try:
+    with sampled(0.005) as seen:
         rows = run_parts(folder, store, parts) if parts else run_whole(folder, store)
-    finally:
-        done.set()
-        sampler.join()
     seconds = time.process_time() - started
-    print(json.dumps({"rows": rows, "seconds": seconds, "bytes": max(seen) - base}))
+    print(json.dumps({"rows": rows, "seconds": seconds, "bytes": max(seen) - seen[0]}))
 
 
 def run_whole(folder: Path, store: Path) -> int:

@@ -11,7 +11,6 @@ import argparse
 import json
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.perf.engine import Figure, compare, one_run
-from tests.perf.scan_memory import anonymous_bytes
+from tests.perf.scan_memory import sampled
 
 SECONDS, MEMORY = 120.0, 4 * 2**30
 """What choice and fit on the head of `PROTOTYPES` rows may take."""
@@ -97,21 +96,9 @@ def main() -> int:
     from fitters import Pairs, fit
 
     pairs = Pairs(*prototypes(arguments.prototypes, arguments.columns))
-    done = threading.Event()
-    seen = [anonymous_bytes()]
-
-    def sample() -> None:
-        while not done.wait(0.002):
-            seen.append(anonymous_bytes())
-
-    sampler = threading.Thread(target=sample)
-    sampler.start()
     wall, cpu = time.perf_counter(), time.process_time()
-    try:
+    with sampled(0.002) as seen:
         made = fit("kernel-ridge", prototypes=pairs, rng=np.random.default_rng(0))
-    finally:
-        done.set()
-        sampler.join()
     facts = made.facts["choice"]
     found = {
         "seconds": time.perf_counter() - wall,
