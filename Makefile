@@ -129,15 +129,14 @@ test-minimal:
 	$(call compiled,$(FRESH)/minimal)
 	$(FRESH)/minimal/bin/python -m pytest -p tests.minimal $(SIDE_BY_SIDE)
 
-# Beside `make test`: hours. build/long.txt says of each part that passed of which commit, and how long.
+# Beside `make test`: hours. docs/data/test-long.txt says of each part that passed of which commit, and how long.
 LONG = test faults docs mutants validate-statistics test-minimal test-lowest test-demo test-extend test-millions
 test-long: export HEADSTOCK_FAULTS = all
 test-long: export HEADSTOCK_FUZZ_EXAMPLES = 10000
 test-long: export HEADSTOCK_TYPES = 1
 test-long:
-	@mkdir -p build
 	@for part in $(LONG); do start=$$(date +%s); $(MAKE) $$part || exit 1; \
-	  echo "$$(git rev-parse --short HEAD) $$part: $$(( $$(date +%s) - start )) s" >> build/long.txt; done
+	  echo "$$(git rev-parse --short HEAD) $$part: $$(( $$(date +%s) - start )) s" >> docs/data/test-long.txt; done
 
 test-lowest:
 	$(MAKE) test-minimal LOWEST=1

@@ -26,6 +26,4 @@ def cache_folder(part: str) -> Path:
 
     if own := os.environ.get("HEADSTOCK_CACHE"):
         return Path(own).absolute() / part
-    stated = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    base = stated if stated.is_absolute() else user_cache_path()
-    return base / "headstock" / part
+    return user_cache_path() / "headstock" / part
