@@ -390,8 +390,9 @@ def completed(registry: str) -> Callable[..., list[CompletionItem]]:
     """Return what completes a parameter of click by the names in a registry, "module:name"."""
 
     def complete(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[Any]:
-        names = resolve_name(registry)
-        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+        return [
+            CompletionItem(name) for name in resolve_name(registry) if name.startswith(incomplete)
+        ]
 
     return complete
 

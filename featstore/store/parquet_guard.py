@@ -257,7 +257,7 @@ def _collected(scan: pl.LazyFrame, columns: Sequence[str] | None, n_bytes: int) 
     names = [
         name for name in (scan.collect_schema() if columns is None else columns) if name != _ROW
     ]
-    if n_bytes < _LARGE:
+    if n_bytes < _LARGE or not names:
         return scan.select(names).collect()
     tables = []
     for name in names:

@@ -43,15 +43,16 @@ def sampled(every: float = 0.001) -> Iterator[list[int]]:
     finally:
         done.set()
         sampler.join()
+        seen.append(anonymous_bytes())
 
 
 def main() -> None:
     """Scan a set as a user would, in the default dtype, and print the growth."""
-    store, key = sys.argv[1:]
     with sampled() as seen:
-        total = sum(len(batch) for batch in open_store(store).view(key).batches())
+        view = open_store(sys.argv[1]).view(sys.argv[2])
+        total = sum(len(batch) for batch in view.batches())
     assert total > 0
-    print(max(seen[1:]) - seen[0])
+    print(max(1, max(seen) - seen[0]))
 
 
 if __name__ == "__main__":
