@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -22,6 +21,7 @@ from featstore.images import Geometry
 from featstore.manifest import Manifest, write_manifest
 from featstore.parallel import available_cores
 from tests.perf.engine import Figure, figure_of, one_run
+from tests.perf.scan_memory import sampled
 
 #: Files, and items that name them again and again.
 FILES, ITEMS, TINY_ITEMS = 200, 2_000, 20_000
@@ -49,8 +49,9 @@ def figures(root: Path) -> Iterator[Figure]:
     tiny = make_jpegs(root / "tiny", (20, 16), TINY_ITEMS)
     paths = [usual.root / uri for uri in usual.tables["image"]["uri"].unique().sort()]
     workers = available_cores()
-    with Threads() as seen:  # and what is imported once
+    with sampled(0.05, count_threads) as seen:  # and what is imported once
         job(usual, geometry)
+    most = max(seen) - seen[0] - 1
     start = float(np.median([seconds(lambda: job(usual, geometry, limit=1)) for _ in range(PAIRS)]))
     ratios, total = [], 0.0
     # As many loops at once as the job has processes: alone, each would have the core to itself.
@@ -77,32 +78,11 @@ def figures(root: Path) -> Iterator[Figure]:
         cpu_seconds=sum(spent) * TINY_ITEMS,
     )  # fmt: skip
     yield one_run(
-        "extract.feed_threads", THREADS * workers / seen.most, cpu_seconds=0.0,
-        against=f"3 OS threads a worker; {seen.most} for {workers}, those of this process included",
+        "extract.feed_threads", THREADS * workers / most, cpu_seconds=0.0,
+        against=f"3 OS threads a worker; {most} for {workers}, those of this process included",
     )  # fmt: skip
     for manifest in (usual, tiny):
         shutil.rmtree(manifest.root)
-
-
-class Threads:
-    """Counts the threads that the block adds to this process, and those of its processes."""
-
-    most = 0
-
-    def __enter__(self) -> Self:
-        self._done = threading.Event()
-        self._before = count_threads() + 1
-        self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._done.wait(0.05):
-            self.most = max(self.most, count_threads() - self._before)
 
 
 def count_threads() -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,13 +28,13 @@ def anonymous_bytes() -> int:
 
 
 @contextmanager
-def sampled(every: float = 0.001) -> Iterator[list[int]]:
-    """Yield the anonymous memory of this process, of now and then of every so many seconds."""
-    done, seen = threading.Event(), [anonymous_bytes()]
+def sampled(every: float = 0.001, of: Callable[[], int] = anonymous_bytes) -> Iterator[list[int]]:
+    """Yield the memory of this process, or another number, now and every so many seconds."""
+    done, seen = threading.Event(), [of()]
 
     def sample() -> None:
         while not done.wait(every):
-            seen.append(anonymous_bytes())
+            seen.append(of())
 
     sampler = threading.Thread(target=sample)
     sampler.start()
@@ -43,7 +43,7 @@ def sampled(every: float = 0.001) -> Iterator[list[int]]:
     finally:
         done.set()
         sampler.join()
-        seen.append(anonymous_bytes())
+        seen.append(of())
 
 
 def main() -> None:
