@@ -136,7 +136,7 @@ class Job:
         click.echo(
             f"headstock {self.name}: {count(len(commands), 'step')}, {self.duration}.\n"
             f"{_downloads()}\n"
-            f"It is written to {out} and the cache; what is finished there is used again.",
+            f"Output goes to {out} and the cache; finished steps are reused.",
             err=err,
         )
         for number, (step, command) in enumerate(zip(self.steps, commands, strict=True), start=1):
@@ -182,7 +182,7 @@ DEMO = Job(
 TRY = Job(
     "try",
     "a table in a minute on two idle cores, a page two minutes later",
-    "The table is a taste, not a result: 122 of the 570 images, one method, three draws of the\n"
+    "The table is a taste, not a result: 122 of the 570 images, two methods, three draws of the\n"
     "control and no intervals.\n\nPage:  OUT/search.html (open it in a browser, and type a word)\n"
     "Next:  headstock reproduce demo",
     (
