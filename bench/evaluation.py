@@ -30,16 +30,14 @@ from bench.options import TASKS, options_of
 from bench.results import finished
 from bench.runs import LEAVES, Run
 from bench.suites import SUITE, SetNames, check_settings, combinations
-from bench.suites.demo import (
-    CONTROL_DRAWS,
-    Plan,
-)
+from bench.suites.demo import CONTROL_DRAWS, Plan
 from featstore.arrays import write
 from featstore.errors import listed
 from featstore.manifest import Kind
 from featstore.matrices import Rows, vector
 from featstore.parallel import Engine
 from featstore.store.store import FeatureStore, open_store
+from featstore.store.tables import values_in
 from featstore.terminal import ProgressBar
 from fitters.errors import SettingError, check_names
 from fitters.from_store import find_sets
@@ -280,10 +278,18 @@ class _Asked:
             sources += ("head", *(Plan().controls if controls is True else controls or ()))
         elif n_pairs is None:
             n_pairs = "all"
-        amounts = tuple(k for k in _several(n_pairs) if k != 0)
+        amounts = tuple(k for k in values_in(n_pairs) if k not in (0, None))
         evals = evals or ([usual, "held-out"] if amounts and usual not in FRESH_SPLITS else usual)
-        own = range(seeds) if isinstance(seeds, int) else seeds
-        return cls(tuple(_several(evals)), sources, amounts, draws, tuple(own))
+        for name, given, own in (
+            ("draws", draws, []), ("seeds", seeds, np.atleast_1d(seeds).tolist())
+        ):  # fmt: skip
+            own = range(given) if isinstance(given, int | np.integer) else own
+            if not own or not all(isinstance(one, int) and one >= 0 for one in own):
+                raise ProtocolError(
+                    f"{name} must be a whole number from 1 (seeds also a list of them, from 0); "
+                    f"got {given!r}."
+                )
+        return cls(tuple(values_in(evals)), sources, amounts, draws, tuple(own))
 
     def runs(
         self,
@@ -326,13 +332,6 @@ class _Asked:
         drawn = run.protocol.eval in FRESH_SPLITS or run.protocol.has_pairs
         sampled = run.task == "few_shot" or run.protocol.source not in ("none", "head")
         return run.seed > 0 and not drawn and not sampled
-
-
-def _several(given: Any) -> list[Any]:
-    """Return what may be one value, several or none as a list."""
-    if given is None:
-        return []
-    return [given] if isinstance(given, str | int) else list(given)
 
 
 _LEAF = {leaf.name: leaf for leaf in LEAVES}

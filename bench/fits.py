@@ -224,7 +224,7 @@ def parts_of(run: Run, corpus: Corpus, split: Split | None) -> Parts:
     mixed = prototypes is not None and real is not None
     if own.source in PAIR_CONTROLS:
         real, chosen = _augmented(run, corpus, real, centre)
-    elif prototypes is not None and config.chooses(method.options, mixed=mixed):
+    elif prototypes is not None and config.open_settings(method.options, mixed=mixed):
         of_head = choice_of_head(run, corpus, split, real, centre)
         if own.source == "head":
             chosen = of_head
@@ -241,7 +241,7 @@ def is_cell(run: Run) -> bool:
     method, own = METHODS.get(run.fit.method), run.protocol
     if method is None or own.control_draw is not None or (own.needs_pairs and own.source != "none"):
         return False
-    given = method.tunes and not run.fit.chooses(method.options, mixed=True)
+    given = method.tunes and not run.fit.open_settings(method.options, mixed=True)
     return given and method.fitted_on == "moments" and method.rows.images == "centred"
 
 
@@ -347,7 +347,7 @@ def _augmented(
     """
     assert real is not None
     chosen = None
-    if run.fit.chooses(METHODS[run.fit.method].options, mixed=False):
+    if run.fit.open_settings(METHODS[run.fit.method].options, mixed=False):
         rng = stream("choice", run.seed)
         chosen = select(run.fit, real=real, image_mean=centre.mean, rng=rng)
     n = real.n + head_pairs(run, corpus)[0].n

@@ -99,7 +99,8 @@ def write(
     bias : array_like of shape (n,), optional
         Of a head; stored as float32. A head with one is written whole, and never extended.
     dtype : str, optional
-        Stored dtype, one of `featstore.store.layout.DTYPES`. Default: that of the rows.
+        Stored dtype, one of `featstore.store.layout.DTYPES`. Default: that of the rows, and float32
+        for other numbers.
     space : EmbeddingsView or mapping, optional
         The embedding space of the rows: a view of a set in it, such as the images that a head was
         trained on; or its keyed facts. Default: what `encoder` claims, so that a head fits images
@@ -140,19 +141,21 @@ def write(
         )
     table = table_of(rows)
     name = None if table is None else vector_column(table)
-    if table is not None and name is not None:
+    rows = rows if table is None else table
+    if name is not None:
         if items is not None:
             raise ManifestError("Items stand beside a table of rows, or in it: give one of them.")
-        rows, items = table[name], table.drop(name, BIAS, strict=False)
-        bias = table[BIAS].to_numpy() if bias is None and BIAS in table.columns else bias
-    elif table is not None:
-        rows = table
+        bias = rows[BIAS].to_numpy() if bias is None and BIAS in rows.columns else bias
+        rows, items = rows[name], rows.drop(name, BIAS, strict=False)
     given = Given.of(rows)
     known = items_of(kind, ids, items, n=given.n)
     if encoder is None:
         encoder = f"array:{dataset}"
         space = {"name": encoder, "kind": kind} if space is None else space
-    spec = SetSpec(dataset, kind, encoder, _space(space, encoder), dtype or given.dtype)
+    spec = SetSpec(
+        dataset, kind, encoder, _space(space, encoder),
+        dtype or (given.dtype if given.dtype in DTYPES else "float32"),
+    )  # fmt: skip
     if spec.dtype not in DTYPES:
         raise LayoutError(
             f"The rows are {spec.dtype}, which a store cannot hold. Say dtype='float32'."

@@ -307,6 +307,8 @@ _REMEDIES = {
     errno.EFBIG: "Raise the limit on the size of files (`ulimit -f`)",
     errno.EIO: "Check the disk (`dmesg` says more)",
     errno.EROFS: "Mount it writable",
+    errno.EEXIST: "It is a file: name a folder",
+    errno.ENOTDIR: "A part of its path is a file: name a folder",
     errno.EACCES: "Get the permission (in a team: a store made by `headstock store init --shared`)",
     errno.EPERM: "Get the permission (in a team: a store made by `headstock store init --shared`)",
 }

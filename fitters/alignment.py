@@ -309,8 +309,7 @@ class Alignment(Shown, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         >>> [file.name for file in sorted(made.save("aligners/ridge").iterdir())]
         ['alignment.json', 'arrays.safetensors']
         """
-        parts = self.x, self.y, self.aligner, self.facts
-        return save_parts(path, parts, replace=replace)
+        return save_parts(path, (self.x, self.y, self.aligner, self.facts), replace=replace)
 
     def project_x(self, x: Any) -> Projection:
         """Return raw image embeddings (n, p) in the shared space: (n, r), float32, dense or CSR."""

@@ -335,7 +335,10 @@ def moment_sources(
             _Part(paired.take(rows), transforms, folds[rows], n_folds, shifts, request.moments)
             for rows in part_slices(len(paired))
         )
-        found = reduce(_add_folds, map(Folds, run(_moments_of, tasks, ordered=True)))
+        found = reduce(
+            lambda total, part: Folds(map(merge_pooled, total, part)),
+            map(Folds, run(_moments_of, tasks, ordered=True)),
+        )
     return Sources(of_head, found, image, text, *whose)
 
 
@@ -369,10 +372,6 @@ def _prepared(
         else:
             image, text = transforms
             yield image.apply(x), text.apply(y), weight
-
-
-def _add_folds(total: Folds, part: Folds) -> Folds:
-    return Folds(merge_pooled(*of_fold) for of_fold in zip(total, part, strict=True))
 
 
 def _centred(

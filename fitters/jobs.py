@@ -125,6 +125,8 @@ def fit(
     (50, 8)
     """
     config = method if isinstance(method, FitConfig) else FitConfig(registered(method))
+    if not isinstance(seed, int | np.integer) or seed < 0:
+        raise SettingError(f"seed must be a whole number from 0; got {seed!r}.")
     given = dict[str, Any](settings)
     if isinstance(data, FeatureStore | str | Path):
         if any(one is not None for one in (texts, prototypes, groups, bias)):
@@ -160,8 +162,10 @@ def _request(
         roles = {role: key for role, key in roles.items() if role not in ("captions", "names")}
     elif n_pairs != "all":
         given["n_pairs"] = n_pairs
-    known = [own.name for own in fields(FitRequest)]
-    check_names(given, known, what="setting", error=SettingError, where="of a fit")
+    check_names(
+        given, [own.name for own in fields(FitRequest)],
+        what="setting", error=SettingError, where="of a fit"
+    )  # fmt: skip
     sets = {ROLES[role]: roles[role] for role in ROLES if role in roles}
     return FitRequest(**vars(config) | {"seed": seed} | sets | given)
 
@@ -263,8 +267,7 @@ def suggest(store: FeatureStore, request: FitRequest, n: int) -> list[dict[str, 
     subset_rng, _, control_rng = np.random.default_rng(request.seed).spawn(3)  # as a fit draws
     read = _read(store, request, subset_rng, control_rng)
     rows = read.pool.numpy()
-    mean = SideTransform.fit([rows], label="images").mean
-    data = prepare(read.prototypes, read.real, mean)
+    data = prepare(read.prototypes, read.real, SideTransform.fit([rows], label="images").mean)
     ids, paired = read.pool.items["item_id"], read.paired
     free = np.arange(len(ids))
     if paired is not None:
@@ -418,16 +421,10 @@ def _prepared(
         return moments, {"moments": {"precision": request.moments}}
     mean = None
     if how.images == "centred" or wide:
-        batches = pool.batches(reuse=True)
-        mean = SideTransform.fit(batches, label="images", homogeneous=wide).mean
-    data = spec.sources(
-        request,
-        prototypes=read.prototypes,
-        real=read.real,
-        image_mean=mean,
-        bias=read.bias,
-    )
-    return data, {}
+        mean = SideTransform.fit(pool.batches(reuse=True), label="images", homogeneous=wide).mean
+    return spec.sources(
+        request, prototypes=read.prototypes, real=read.real, image_mean=mean, bias=read.bias
+    ), {}
 
 
 @contextlib.contextmanager
@@ -595,8 +592,9 @@ def _real_pairs(
             )
         pool = pool.take(np.sort(rng.permutation(len(pool))[: request.n_pairs]))
     if by_class:
-        texts = others.class_texts(variants=request.variants, templates=request.templates)
-        paired = pool.pair_by("class_id", texts)
+        paired = pool.pair_by(
+            "class_id", others.class_texts(variants=request.variants, templates=request.templates)
+        )
     else:
         paired = pair_images(pool, others) if raw else pool.pair_by("parent_id", others)
     if paired.missing_x:

@@ -290,9 +290,11 @@ class Method:
         """Return the settings of an aligner by name, and what its choice records."""
         from fitters.select import parameter_of
 
-        own = [name for name in self.options if name != "mix"]
+        own = {name: getattr(aligner, parameter_of(name)) for name in self.options if name != "mix"}
+        if own.get("n_components") and hasattr(aligner, "strengths_"):
+            own["n_components"] = len(aligner.strengths_)  # fewer, where the data have no more
         mix = {"mix": choice.mix} if mixed and "mix" in self.options else {}
-        return mix | choice.facts | {name: getattr(aligner, parameter_of(name)) for name in own}
+        return mix | choice.facts | own
 
 
 def _check_spaces(prototypes: Pairs | None, real: Pairs | None) -> None:
@@ -556,7 +558,7 @@ def needs_rows(config: FitConfig, *, mixed: bool) -> bool:
         # Moments of a store are of centred rows, or of raw ones.
         return True
     by_error = config.criterion == "error" and method.by_error
-    return config.chooses(method.options, mixed=mixed) and not by_error
+    return not by_error and bool(config.open_settings(method.options, mixed=mixed))
 
 
 def methods_with(setting: str) -> list[str]:

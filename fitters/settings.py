@@ -343,10 +343,9 @@ class FitConfig:
             If there is no setting of a name, or a number is out of its range.
         """
         known = [setting.name for setting in fields(FitConfig) if setting.name != "method"]
-        check_names(settings, known, what="setting", error=SettingError, where="of a fit")
-        if isinstance(method, str):
-            return cls(method, **settings)
-        return replace(method, **settings)
+        where = "of a fit on arrays (n_pairs, split, source and sets are of a store)"
+        check_names(settings, known, what="setting", error=SettingError, where=where)
+        return replace(cls(method) if isinstance(method, str) else method, **settings)
 
     def open_settings(self, options: Collection[str], *, mixed: bool) -> list[str]:
         """Return which options of a method are left to choose, on both sources or on one."""
@@ -355,10 +354,6 @@ class FitConfig:
             for name in options
             if getattr(self, name, None) == "auto" and (mixed or name != "mix")
         ]
-
-    def chooses(self, options: Collection[str], *, mixed: bool) -> bool:
-        """Return whether anything is left to choose."""
-        return bool(self.open_settings(options, mixed=mixed))
 
 
 #: Variants and templates of class names, unless others are asked for.

@@ -117,7 +117,9 @@ def table_command(
         from bench.tables import result_table
 
         series = only_series(results, read_results(results), suite=suite)
-        conditions = _conditions(where)
+        if wrong := [one for one in where if "=" not in one]:
+            raise usage_error(f"--where is NAME=VALUE, such as task=zero_shot; got {wrong[0]!r}.")
+        conditions = dict(one.split("=", 1) for one in where)
         _, _, rows = choose(results, series, conditions, where=str(results))
         names = _shown_metrics(rows, metrics, results, needed=part in _OWN_PARTS)
         parts = {"both": ("results",) if is_short else ("results", "gains")}.get(part, (part,))
@@ -229,13 +231,6 @@ def _table(name: str, frame: pl.DataFrame, bold: Collection[tuple[Any, ...]]) ->
         "confidence": confidence_lines,
     }  # fmt: skip
     return own.get(name, gain_lines)(frame)
-
-
-def _conditions(where: tuple[str, ...]) -> dict[str, str]:
-    """Return column → value of what ``--where`` was given."""
-    if wrong := [one for one in where if "=" not in one]:
-        raise usage_error(f"--where is NAME=VALUE, such as task=zero_shot; got {wrong[0]!r}.")
-    return dict(one.split("=", 1) for one in where)
 
 
 def _equal(rows: pl.DataFrame, conditions: Mapping[str, str]) -> pl.DataFrame:

@@ -286,7 +286,13 @@ def _run_suite(
                 assert chosen.create_store is not None
                 folder = Path(own) / "store"
                 chosen.create_store(folder)
-            elif given["dry_run"] and chosen.lacking and _is_nothing(folder):
+            elif (
+                given["dry_run"]
+                and chosen.lacking
+                and isinstance(folder, Path)
+                and not folder.is_file()
+                and not any(folder.glob("*"))
+            ):
                 # A store that does not exist yet lacks everything.
                 place, folder = str(folder), Path(own) / "store"
                 make_store(folder)
@@ -369,13 +375,6 @@ def _store_for(chosen: Suite, store: StorePlace | None) -> StorePlace | None:
     if context.get_parameter_source("store") is ParameterSource.ENVIRONMENT:
         store = context.params["store"] = None  # the variable names the store of other suites
     return store
-
-
-def _is_nothing(store: StorePlace) -> bool:
-    """Whether a store is a folder that is not there yet, or an empty one."""
-    return isinstance(store, Path) and (
-        not store.exists() or (store.is_dir() and not any(store.iterdir()))
-    )
 
 
 def _print_lacking(store: StorePlace, missing: Sequence[Lacking], *, every: bool) -> None:

@@ -86,6 +86,8 @@ def search_command(
 
     if not folder.is_dir():
         raise usage_error(f"{folder} is no folder. Name the one that holds the pictures.")
+    if query is not None and not query.strip():
+        raise usage_error('QUERY is empty. Say what to look for ("a red car"), or leave it out.')
     config = config_from(SearchConfig, asked)
     mode = _mode(
         {"QUERY": query is not None, "-i": interactive, "--serve": serve},

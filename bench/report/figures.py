@@ -340,7 +340,12 @@ def headline_figure(
     subtitle = f"{capital(metric)} of {way(direction)}, with 95 % intervals"
     if "conse" in by_method:
         subtitle += "; dashed line: ConSE, which reads the head without fitting"
-    caption = f"{capital(metric)} of {way(direction)} without real pairs, {_scope(shown)}."
+    chance = "" if shown["chance"] is None else f", chance {value_text(metric, shown['chance'])} %"
+    caption = (
+        f"{capital(metric)} of {way(direction)} without real pairs, "
+        f"{evaluation_text(shown['eval'])}: {shown['n_queries']:,} queries over "
+        f"{draws_text(shown['n_seeds'])}, {among(shown['direction'], shown['gallery'])}{chance}."
+    )
     conse = by_method.get("conse")
     data = pl.DataFrame(rows).select("label", "method", "source", "value", "low", "high")
     level = None if conse is None else 100 * conse["a"]
@@ -396,17 +401,6 @@ def _draw_dots(axes: Any, rows: list[dict[str, Any]], level: float | None) -> No
     low, high = min(0.0, axes.get_xlim()[0]), max(0.0, axes.get_xlim()[1])
     axes.set_xlim(low, high + 0.12 * (high - low))
     with_ticks(axes, "x")
-
-
-def _scope(row: dict[str, Any]) -> str:
-    """Return what a comparison is about: evaluation, queries, draws, candidates, chance."""
-    chance = (
-        "" if row["chance"] is None else f", chance {value_text(row['metric'], row['chance'])} %"
-    )
-    return (
-        f"{evaluation_text(row['eval'])}: {row['n_queries']:,} queries over "
-        f"{draws_text(row['n_seeds'])}, {among(row['direction'], row['gallery'])}{chance}"
-    )
 
 
 #: Direction and metric of the panels of the pairs curve: large ones, and small ones below them.

@@ -406,15 +406,8 @@ def gain_rows(comparisons: pl.DataFrame, fitted: dict[str, Any]) -> list[dict[st
             "texts": dict(zip(texts.headings, line, strict=True)),
             "pairs": pairs_text(row["n_pairs"], fitted.get(row["n_pairs"])),
             "gain": signed_text(row["difference"]),
-            "tone": _tone(row),
+            "tone": ("up" if row["difference"] > 0 else "down") if row["bold"] else "",
             "bar": axis.bar(row["low"], row["difference"], row["high"]),
         }
         for row, line in zip(comparisons.iter_rows(named=True), texts.lines, strict=True)
     ]
-
-
-def _tone(row: dict[str, Any]) -> str:
-    """Return ``"up"`` or ``"down"`` where a primary comparison holds, else nothing."""
-    if not row["bold"]:
-        return ""
-    return "up" if row["difference"] > 0 else "down"

@@ -188,9 +188,10 @@ def combinations(
             changes = dict(zip(own, values, strict=True)) | {"method": method}
             if skip:
                 changes = _without_idle(changes)
-                protocol = _protocol_of(changes)
-                elsewhere = bool(changes.get("pairs_from"))
-                if protocol is None or not has_meaning(method, protocol, elsewhere=elsewhere):
+                if changes.get("n_pairs") and changes.get("pairs_per_class"):
+                    continue  # real pairs are counted in one way
+                protocol = Protocol(**{n: changes[n] for n in _COUNTED if n in changes})
+                if not has_meaning(method, protocol, elsewhere=bool(changes.get("pairs_from"))):
                     continue
                 if not protocol.is_mixed:
                     changes = {n: value for n, value in changes.items() if n not in OF_MIXED}
@@ -198,13 +199,6 @@ def combinations(
             idle = "mix" in changes and run.fit.mix != "auto" and not run.protocol.is_mixed
             runs.append(run.changed(mix=1.0) if idle else run)
     return list(dict.fromkeys(runs))
-
-
-def _protocol_of(changes: Mapping[str, Any]) -> Protocol | None:
-    """Return what is trained on and scored; None where real pairs are counted in two ways."""
-    if changes.get("n_pairs") and changes.get("pairs_per_class"):
-        return None
-    return Protocol(**{name: changes[name] for name in _COUNTED if name in changes})
 
 
 #: Fields that choose classes of a head, and those that only one source has.

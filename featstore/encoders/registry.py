@@ -20,6 +20,7 @@ from featstore.encoders.base import (
 from featstore.errors import EncoderError, UnknownEncoderError, did_you_mean, needs_extra
 from featstore.identity import canonical_json
 from featstore.images import Geometry
+from featstore.matrices import expecting
 from featstore.plugins import Registry, first_line
 
 if TYPE_CHECKING:
@@ -313,9 +314,9 @@ def encode(
     Raises
     ------
     UnknownEncoderError, EncoderError
-        As `open_encoder`.
-    featstore.images.ImageError
-        If a picture cannot be decoded.
+        As `open_encoder`; or if `items` is one item, not a list.
+    featstore.images.ImageError, RowsError
+        If a picture cannot be decoded, or is none.
 
     Examples
     --------
@@ -324,12 +325,19 @@ def encode(
     from featstore.images import decode_image, to_rgb
     from featstore.parallel import best_device
 
+    files = str | bytes | Path
+    if isinstance(items, files):
+        raise EncoderError(
+            f"The items to encode are a list, and the encoder stands behind it; got {items!r} as "
+            f"items. For one item: encode([{items!r}], encoder)."
+        )
     if isinstance(encoder, str):
-        device = best_device() if device == "auto" else device
-        encoder = open_encoder(encoder, weights=weights, device=device)
+        encoder = open_encoder(
+            encoder, weights=weights, device=best_device() if device == "auto" else device
+        )
     if "image" in encoder.kinds:
-        files = str | bytes | Path
-        items = [decode_image(one) if isinstance(one, files) else to_rgb(one) for one in items]
+        with expecting("A picture is a path, the bytes of a file, or PIL.Image.fromarray(array)"):
+            items = [decode_image(one) if isinstance(one, files) else to_rgb(one) for one in items]
     return encode_texts(encoder, items)
 
 

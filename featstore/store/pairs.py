@@ -283,8 +283,11 @@ def pair_views(x: View, y: View, *, by: str) -> PairedView[View]:
     >>> len(pairs), pairs.weight[:2]
     (30, array([1., 1.]))
     """
-    if by not in COLUMNS:
-        raise MisalignedItemsError(f"Views pair by {', '.join(COLUMNS)}; got {by!r}.")
+    if by not in COLUMNS or not isinstance(y, Selection):
+        raise MisalignedItemsError(
+            f"A view pairs with a view by {', '.join(COLUMNS)}; got {type(y).__name__} and {by!r}. "
+            "Rows of an array have no ids: `headstock.write` makes a view of them."
+        )
     left, right = _keys(x, y, by)
     x_rows, y_rows = join_ids(left, right)
     if not len(x_rows):

@@ -134,9 +134,12 @@ class ItemTable:
     def where(self, name: str, value: Any) -> pl.Series:
         """Return where a column is `value`, or one of several; of unread texts nothing is kept."""
         wanted = values_in(value)
-        texts = all(isinstance(one, str) for one in wanted)
         with self._lock:
-            if texts and self._read is not None and name not in self._known.columns:
+            if (
+                self._read is not None
+                and name not in self._known.columns
+                and all(isinstance(one, str) for one in wanted)
+            ):
                 return self._read([name], wanted)[name]
         return where_equal(self.columns([name])[name], value)
 
@@ -174,7 +177,11 @@ def values_in(value: Any) -> list[Any]:
 def where_equal(column: pl.Series, value: Any) -> pl.Series:
     """Return where a column equals `value`, or any of the values in a collection."""
     wanted = values_in(value)
-    present = [one for one in wanted if one is not None]
+    # A store keeps whole numbers as texts.
+    present = [
+        str(one) if column.dtype == pl.String and isinstance(one, int | np.integer) else one
+        for one in wanted if one is not None
+    ]  # fmt: skip
     try:
         here = column.is_in(present) if present else pl.zeros(len(column), pl.Boolean, eager=True)
     except pl.exceptions.PolarsError:

@@ -217,8 +217,8 @@ def _completed(query: Query, store: FeatureStore, fitted: Alignment) -> Query:
 
 def _check(query: Query, given: Mapping[str, Any]) -> None:
     """Raise a usage error for options that contradict each other; nothing is read."""
-    if (query.view is None) == (not query.text):
-        raise usage_error("Give either --set or --text.")
+    if (query.view is None) == (not query.text) or not all(map(str.strip, query.text)):
+        raise usage_error("Give either --set, or --text with a text that is not empty.")
     if query.view and query.out is None and query.near is None:
         raise usage_error("Say what to do with the projections: -o FILE.npy, --near KEY, or both.")
     if query.out is not None and query.out.suffix not in (".npy", ".npz"):
@@ -243,8 +243,9 @@ def _named(store: FeatureStore, view: EmbeddingsView) -> pl.DataFrame:
     # The bare name rather than a prompt.
     plain = texts.sort(pl.col("template_id") != "none", maintain_order=True)
     names = plain.unique("class_id", keep="first").select("class_id", name="text")
-    named = items.join(names, on="class_id", how="left", maintain_order="left")
-    return named.with_columns(text=pl.col("name"))
+    return items.join(names, on="class_id", how="left", maintain_order="left").with_columns(
+        text=pl.col("name")
+    )
 
 
 def _neighbours(

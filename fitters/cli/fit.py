@@ -378,7 +378,7 @@ def check_effects(
           "setting, or -s criterion=error")),
         (("validation",), by_error, "-s criterion=error goes by the held-out squared error"),
         (("criterion",), not method.by_error, f"it is for ridges, not for {request.method}"),
-        (("validation", "criterion"), not request.chooses(method.options, mixed=mixed),
+        (("validation", "criterion"), not request.open_settings(method.options, mixed=mixed),
          "nothing is left to choose"),
         (("prompts",), not of_names,
          "there are no class names. They are those of --head, or of --names"),

@@ -269,7 +269,10 @@ class APE(ShotLearner):
             weights = None
             if texts is not None and self.gamma != 0.0:
                 cosines = self.temperature * (narrow @ _narrow(texts, columns).T)
-                weights = np.exp(self.gamma * _surprise(cosines, labels)).astype(np.float32)
+                own = np.exp(-log_losses(cosines, labels).astype(np.float64))
+                # Σ_c y_c log₂((y_c + ε) / (p_c + ε)) of every row, p the softmax; ε 1e-6.
+                surprise = np.log2((1.0 + 1e-6) / (own + 1e-6))
+                weights = np.exp(self.gamma * surprise).astype(np.float32)
             cache = Cache(narrow, labels, shots.n_classes, weights)
             made = TipClassifier(cache, texts, scale, *_APE[1:], columns=columns)
             found = self._tried(made, shots, held) if len(held) else [(0.0, made)]
@@ -325,12 +328,6 @@ def _narrow(rows: Rows, columns: Labels) -> Rows:
     if len(columns) == rows.shape[1]:
         return rows
     return normalize_rows(rows[:, columns], what="columns of rows").astype(np.float32)
-
-
-def _surprise(cosines: npt.NDArray[np.floating], labels: Labels) -> npt.NDArray[np.float64]:
-    """Return Σ_c y_c log₂((y_c + ε) / (p_c + ε)) of every row, p the softmax; ε 1e-6."""
-    own = np.exp(-log_losses(cosines, labels).astype(np.float64))
-    return np.log2((1.0 + 1e-6) / (own + 1e-6))
 
 
 @dataclass(kw_only=True)

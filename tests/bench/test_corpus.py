@@ -77,13 +77,10 @@ def test_items_without_the_ids_that_the_protocol_needs_are_refused(
         read_corpus(*planned(kind, kind, view.numpy(), items, like=key))
 
 
-@pytest.mark.parametrize(
-    ("role", "key", "error", "said"),
-    [
-        ("name", "smokehead/class_name/synthetic", ProtocolError, "40 classes of .* have no text"),
-        ("head_name", "smoke/class_name/synthetic", EmptySelectionError, "share no class_id"),
-    ],
-)
+@pytest.mark.parametrize(("role", "key", "error", "said"), [
+    ("name", "smokehead/class_name/synthetic", ProtocolError, "40 classes of .* have no text"),
+    ("head_name", "smoke/class_name/synthetic", EmptySelectionError, "share no class_id"),
+])  # fmt: skip
 def test_classes_and_head_rows_without_a_name_are_refused(store, run, role, key, error, said):
     info = store.info(key)
     named = {f"{role}_set": str(info.key), f"{role}_revision": info.commit.revision_id}
@@ -104,19 +101,16 @@ HEAD = names(
 )
 
 
-@pytest.mark.parametrize(
-    ("text", "seen"),
-    [
-        ("kite", True),
-        ("The kite.", True),
-        ("Plant-Life", True),
-        ("flora, fauna", True),
-        ("red kite", False),
-        ("kites", False),
-        ("a living organism", False),  # a definition is no name
-        ("a photo of a kite.", False),  # nor is a prompt
-    ],
-)
+@pytest.mark.parametrize(("text", "seen"), [
+    ("kite", True),
+    ("The kite.", True),
+    ("Plant-Life", True),
+    ("flora, fauna", True),
+    ("red kite", False),
+    ("kites", False),
+    ("a living organism", False),  # a definition is no name
+    ("a photo of a kite.", False),  # nor is a prompt
+])  # fmt: skip
 def test_names_are_compared_without_case_article_and_hyphen(text, seen):
     own = names(("d/1", "name", "none", text))
     assert seen_classes(own, HEAD, ["d/1"]).tolist() == [seen]

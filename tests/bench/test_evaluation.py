@@ -13,6 +13,7 @@ from bench.comparisons import compare_choices
 from bench.errors import NoResultsError, ProtocolError
 from bench.evaluation import evaluate
 from featstore import open_store
+from featstore.errors import StoreWriteError
 from fitters import METHODS, FitConfig, Pairs, RidgeAligner, SideTransform
 from fitters.errors import PairsError, SettingError
 from fitters.jobs import fit, fit_from_store
@@ -177,12 +178,21 @@ def closure(alpha):
 
 def test_errors_name_what_was_given(rng):
     pairs = Pairs(rng.standard_normal((40, 6)), rng.standard_normal((40, 4)))
-    with pytest.raises(ProtocolError, match=r"keyword named 'tsks'.*Did you mean 'tasks'"):
-        evaluate("ridge", pairs, tsks="retrieval")
-    with pytest.raises(PairsError, match="prototypes: groups has 39 values"):
-        evaluate("ridge", pairs, prototypes=(pairs.x, pairs.y, ["a"] * 39))
-    with pytest.raises(TypeError, match="training must be TrainingOptions"):
-        fit("sail", pairs, training=3)
+    for one, given, error, said in (
+        (evaluate, {"tsks": "retrieval"}, ProtocolError, "named 'tsks'.*Did you mean 'tasks'"),
+        (evaluate, {"prototypes": (pairs.x, pairs.y, ["a"] * 39)}, PairsError,
+         "prototypes: groups has 39 values"),
+        *((evaluate, {"seeds": seeds}, ProtocolError, "seeds must be .* from 1")
+          for seeds in (0, -1, "x", [-1])),
+        *((evaluate, {"draws": draws}, ProtocolError, "draws must be .* from 1")
+          for draws in (0, -3, "x")),
+        (evaluate, {"out": __file__}, StoreWriteError, r"It is a file: name a folder"),
+        (fit, {"training": 3}, TypeError, "training must be TrainingOptions"),
+        (fit, {"n_pairs": 8}, SettingError, r"on arrays \(n_pairs, split, source .* of a store\)"),
+        *((fit, {"seed": seed}, SettingError, "seed must be .* from 0") for seed in ("a", -1)),
+    ):  # fmt: skip
+        with pytest.raises(error, match=said):
+            one("ridge", pairs, **given)
     with pytest.raises(SettingError, match="Two methods are named 'made'"):
         evaluate([closure(0.1), closure(10.0)], pairs, progress=False)
     named = {"weak": closure(0.1), "strong": closure(10.0)}

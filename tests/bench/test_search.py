@@ -336,6 +336,8 @@ def test_nothing_is_written_into_the_folder(tmp_path, flag):
         words = [str(tmp_path / "photos"), flag, str(place)]
         result = CliRunner().invoke(search_command, words)
         assert (result.exit_code, "never written to" in result.output) == (2, True)
+    result = CliRunner().invoke(search_command, [str(tmp_path), "  "])
+    assert (result.exit_code, "QUERY is empty" in result.output) == (2, True)
     lone = command(tmp_path / "photos", "--store", tmp_path / "store", "--no-open")
     assert "needs two different pictures" in str(lone.exception)
     assert len(list((tmp_path / "photos").iterdir())) == 1

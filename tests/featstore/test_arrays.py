@@ -181,7 +181,7 @@ BAD[[2, 5], 1] = [np.nan, np.inf]
     ({"rows": iter([])}, ManifestError, "no block"),
     ({"rows": iter([np.eye(2)]), "ids": [1, 2, 3]}, ManifestError, "hold 2 rows; there are 3"),
     ({"rows": np.ones((0, 3))}, ManifestError, "matrix"),
-    ({"rows": [[1, 2]]}, LayoutError, "int64, which a store cannot hold. Say dtype='float32'"),
+    ({"rows": [[1, 2]], "dtype": "int64"}, LayoutError, "int64, which a store cannot hold. Say"),
     ({"rows": np.array([{}, None])}, ManifestError, "rows must be vectors; got"),
     ({"rows": torch.eye(3).to_sparse()}, ManifestError, "to_dense"),
     ({"rows": list(MASKED)}, ManifestError, "rows must have no masked values; got 1"),
@@ -193,6 +193,12 @@ def test_what_does_not_fit_is_named_and_nothing_is_written(tmp_path, given, erro
     with pytest.raises(error, match=said):
         write(**{"store": tmp_path / "s", **SET, **given})
     assert not (tmp_path / "s").exists() or not list(open_store(tmp_path / "s"))
+
+
+def test_whole_numbers_are_float32_as_rows_and_texts_as_items(tmp_path):
+    view = write(tmp_path, rows=[[1, 2], [3, 4]], items={"class_id": np.arange(2)}, **SET)
+    np.testing.assert_array_equal(view.where(class_id=1), np.float32([[3, 4]]))
+    assert len(view.where(class_id=[0, "1", 2])) == 2
 
 
 def test_an_interrupted_stream_leaves_no_set_and_is_written_again(tmp_path):

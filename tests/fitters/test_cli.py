@@ -229,7 +229,8 @@ REAL = [*RIDGE, "--captions", Y, "-o", "out"]
 BAD = [
     # What is wrong with the arguments comes first; the store is read after it.
     ([*NONE, "--captions", Y, "-o", "out"], 1, "does not exist"),
-    (["apply", "R"], 2, "either --set or --text"),
+    (["apply", "R"], 2, "either --set, or --text"),
+    (["apply", "R", "--store", "S", "--near", X, "--text", " "], 2, "a text that is not empty"),
     (["apply", "R", "--store", "S", "--set", "toy/caption/st:other", "-o", "o.npy"], 1,
      "fitted on timm:toy"),
     (["apply", "R", "--store", "S", "--set", X, "--near", Y, "--weights", "w"], 2,
@@ -248,9 +249,7 @@ BAD = [
 def test_bad_input_is_one_line_and_leaves_nothing(
     store, ridge, tmp_path, monkeypatch, capsys, args, code, words
 ):
-    work = tmp_path / "work"
-    work.mkdir()
-    monkeypatch.chdir(work)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("featstore.terminal.SOON", 600.0)  # a slow machine says more
     places = {"S": str(store), "R": str(ridge)}
     assert run(*(places.get(arg, arg) for arg in args)) == code
@@ -259,4 +258,4 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert words in said.err
     assert said.err.startswith("headstock: error: ")
     assert said.err.count("\n") == 1
-    assert list(work.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []

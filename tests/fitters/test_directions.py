@@ -66,6 +66,14 @@ def test_csa_is_its_source_written_out(rng):
     assert_close(found * 199 / 200, (unit(z) * corr) @ unit(w).T, "float32")
 
 
+@pytest.mark.parametrize("method", ["cca", "csa", "pls"])
+def test_no_more_directions_are_reported_than_there_are(method, rng):
+    x, y = draw_views(rng)
+    for asked in (2, 500):
+        made = fit(method, real=Pairs(x, y), n_components=asked, rng=rng)
+        assert made.facts["choice"]["n_components"] == made.project_x(x).shape[1] <= asked
+
+
 def test_pls_is_sklearns_plssvd(rng):
     x, y = draw_views(rng)
     aligner = PLSAligner(3).fit(x, y)

@@ -109,21 +109,18 @@ def test_a_head_alone_takes_the_mean_of_all_images_where_none_is_for_training(st
             fit_from_store(store, _request(**wrong))
 
 
-@pytest.mark.parametrize(
-    ("changes", "error", "match"),
-    [
-        ({"names": None}, SettingError, "give `head=` and `head_names=`, or neither"),
-        ({"head": None, "names": None}, SettingError, "nothing to fit on"),
-        ({"n_pairs": 31, "y": Y}, SettingError, r"n_pairs is 31; split 'train' .* has 30 images"),
-        ({"source": "rnadom"}, SettingError, "Did you mean 'random'"),
-        ({"split": "vla"}, EmptySelectionError, "split='vla'.*'test', 'train'"),
-        ({"variants": ("lemma",)}, EmptySelectionError, "It has: 'lemmas', 'name'"),
-        ({"head": "labels/head_weight/timm:other"}, MisalignedItemsError, "different embedding"),
-        ({"y": "toy/caption/st:other"}, MisalignedItemsError, "Captions and class names"),
-        ({"x": "toy/image/timm:none"}, UnknownSetError, "holds no set"),
-        ({"method": "conse", "head": None, "names": None, "y": Y}, SettingError, "head"),
-    ],
-)
+@pytest.mark.parametrize(("changes", "error", "match"), [
+    ({"names": None}, SettingError, "give `head=` and `head_names=`, or neither"),
+    ({"head": None, "names": None}, SettingError, "nothing to fit on"),
+    ({"n_pairs": 31, "y": Y}, SettingError, r"n_pairs is 31; split 'train' .* has 30 images"),
+    ({"source": "rnadom"}, SettingError, "Did you mean 'random'"),
+    ({"split": "vla"}, EmptySelectionError, "split='vla'.*'test', 'train'"),
+    ({"variants": ("lemma",)}, EmptySelectionError, "It has: 'lemmas', 'name'"),
+    ({"head": "labels/head_weight/timm:other"}, MisalignedItemsError, "different embedding"),
+    ({"y": "toy/caption/st:other"}, MisalignedItemsError, "Captions and class names"),
+    ({"x": "toy/image/timm:none"}, UnknownSetError, "holds no set"),
+    ({"method": "conse", "head": None, "names": None, "y": Y}, SettingError, "head"),
+])  # fmt: skip
 def test_bad_requests(store, changes, error, match):
     with pytest.raises(error, match=match):
         fit_from_store(store, _request(**changes))

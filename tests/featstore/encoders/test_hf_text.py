@@ -121,14 +121,11 @@ def test_the_pooler_is_keyed_where_it_is_read(folders):
     assert space_id(after.space) != space_id(before.space)
 
 
-@pytest.mark.parametrize(
-    ("model", "pool", "message"),
-    [
-        ("bert", None, r"needs a pooling: -s pool= \(API: pool=\) cls, mean, pooler or last"),
-        ("bert", "men", r"No pool named 'men' for .*cls, mean, pooler, last\. Did you mean 'mean'"),
-        ("gpt2", "pooler", "has no pooler. Take pool=cls or pool=mean"),
-    ],
-)
+@pytest.mark.parametrize(("model", "pool", "message"), [
+    ("bert", None, r"needs a pooling: -s pool= \(API: pool=\) cls, mean, pooler or last"),
+    ("bert", "men", r"No pool named 'men' for .*cls, mean, pooler, last\. Did you mean 'mean'"),
+    ("gpt2", "pooler", "has no pooler. Take pool=cls or pool=mean"),
+])  # fmt: skip
 def test_poolings_that_a_model_does_not_have(originals, model, pool, message):
     with pytest.raises(EncoderError, match=message):
         open_encoder(f"hf:{model}", weights=originals[model], pool=pool)

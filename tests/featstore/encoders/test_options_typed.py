@@ -135,24 +135,21 @@ def test_each_encoder_has_its_own_settings(manifest, folders, tmp_path, capsys):
     assert results[3]["truncated_items"] == ["b#0"]
 
 
-@pytest.mark.parametrize(
-    ("family", "typed", "code", "match"),
-    [
-        ("st", "prompt_name=query prefix=x", 1, "both prompt_name='query' and pref"),
-        ("st", "max_length=65", 1, "at least 1 and at most 64, the positions that it has"),
-        (
-            "st",
-            "st:tiny.pool=cls",
-            2,
-            "named 'pool' of st:tiny. Known settings: prefix, prompt_name",
-        ),
-        ("hf", "pool=mean prompt_name=query", 2, "No setting named 'prompt_name' of hf:tiny, "),
-        ("timm", "pool=layer:block.0", 2, "No module named 'block.0'.*Did you mean 'blocks"),
-        ("timm", "layers=norm,block.0", 2, r"'block.0'.*\(layers: patch_embed, .*blocks.0"),
-        ("timm", "--trust-remote-code", 1, "timm:test_vit takes no trust_remote_code"),
-        ("timm", "--kind head_weight pool=cls", 1, "no label set"),
-    ],
-)
+@pytest.mark.parametrize(("family", "typed", "code", "match"), [
+    ("st", "prompt_name=query prefix=x", 1, "both prompt_name='query' and pref"),
+    ("st", "max_length=65", 1, "at least 1 and at most 64, the positions that it has"),
+    (
+        "st",
+        "st:tiny.pool=cls",
+        2,
+        "named 'pool' of st:tiny. Known settings: prefix, prompt_name",
+    ),
+    ("hf", "pool=mean prompt_name=query", 2, "No setting named 'prompt_name' of hf:tiny, "),
+    ("timm", "pool=layer:block.0", 2, "No module named 'block.0'.*Did you mean 'blocks"),
+    ("timm", "layers=norm,block.0", 2, r"'block.0'.*\(layers: patch_embed, .*blocks.0"),
+    ("timm", "--trust-remote-code", 1, "timm:test_vit takes no trust_remote_code"),
+    ("timm", "--kind head_weight pool=cls", 1, "no label set"),
+])  # fmt: skip
 @pytest.mark.parametrize("more", [[], ["--dry-run"]])
 def test_a_value_that_does_not_go_says_what_does(
     more, family, typed, code, match, manifest, folders, tmp_path, capsys

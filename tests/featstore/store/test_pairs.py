@@ -86,6 +86,8 @@ def test_imported_items_need_no_column_to_pair_by(tmp_path):
         x.pair_by("parent_id", open_store(tmp_path).view(bare))
     with pytest.raises(EmptySelectionError, match="share no class_id"):
         x.pair_by("class_id", open_store(tmp_path).view(bare))
+    with pytest.raises(MisalignedItemsError, match=r"with a view by .*got ndarray"):
+        x.pair_by("item_id", rows)
 
 
 # ---- Class texts: encode → L2 → mean → L2, one row a class ----------------------------------
@@ -118,16 +120,13 @@ def texts(tmp_path):
 
 #: Variants and templates -> degrees of the rows of b, whose texts lie at 0 and 90, and of a, whose
 #: names lie at 0 (none) and 45 (photo), whose definition, which has no photo, at 90.
-@pytest.mark.parametrize(
-    ("variants", "templates", "degrees"),
-    [
-        (["name"], ["none", "photo"], (45, 22.5)),
-        (["name", "definition"], ["none"], (0, 45)),  # b has no definition
-        (["name", "definition"], ["photo"], (90, 67.5)),  # a definition stands bare
-        (["name", "definition"], ["none", "photo"], (45, 56.25)),  # variants count alike
-        (None, None, (45, 56.25)),
-    ],
-)
+@pytest.mark.parametrize(("variants", "templates", "degrees"), [
+    (["name"], ["none", "photo"], (45, 22.5)),
+    (["name", "definition"], ["none"], (0, 45)),  # b has no definition
+    (["name", "definition"], ["photo"], (90, 67.5)),  # a definition stands bare
+    (["name", "definition"], ["none", "photo"], (45, 56.25)),  # variants count alike
+    (None, None, (45, 56.25)),
+])  # fmt: skip
 def test_by_hand(texts, variants, templates, degrees):
     reduced = texts.class_texts(variants, templates)
     assert reduced.items["class_id"].to_list() == ["birds/b", "birds/a"]
@@ -136,14 +135,11 @@ def test_by_hand(texts, variants, templates, degrees):
     np.testing.assert_allclose(reduced.numpy(), expected, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize(
-    ("variants", "said"),
-    [
-        (["definition"], r"1 classes .* \(first: 'birds/b'\)"),
-        (["name", "nmae"], "It has: 'definition', 'name'"),
-        ([], "It has: 'definition', 'name'"),
-    ],
-)
+@pytest.mark.parametrize(("variants", "said"), [
+    (["definition"], r"1 classes .* \(first: 'birds/b'\)"),
+    (["name", "nmae"], "It has: 'definition', 'name'"),
+    ([], "It has: 'definition', 'name'"),
+])  # fmt: skip
 def test_variants_that_are_not_there_are_not_ignored(texts, variants, said):
     with pytest.raises(EmptySelectionError, match=said):
         texts.class_texts(variants=variants)
