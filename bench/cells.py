@@ -372,13 +372,11 @@ def cells_of(block: pl.DataFrame, sums: pl.DataFrame, root: Path) -> list[Cell]:
                 root=root,
             )
         )
-    return sorted(out, key=_cell_order)
-
-
-def _cell_order(cell: Cell) -> tuple[float, int, int]:
-    """Return what sorts cells by their number of real pairs, then by their part of a head."""
-    clusters, size = (int(cell.settings[name] or 0) for name in ("clusters", "head_size"))
-    return pairs_order(cell.n_pairs), clusters, size
+    # By their number of real pairs, then by their part of a head.
+    return sorted(out, key=lambda one: (
+        pairs_order(one.n_pairs),
+        *(int(one.settings[name] or 0) for name in ("clusters", "head_size")),
+    ))  # fmt: skip
 
 
 def own_metrics(results: pl.DataFrame) -> list[str]:

@@ -47,6 +47,7 @@ from featstore.errors import EngineError, FeatstoreError, needs_extra
 from featstore.identity import SHORT, space_id
 from featstore.parallel import Engine, Workers
 from featstore.plugins import ENVIRONMENT
+from featstore.store.log import has_log
 from featstore.store.store import FeatureStore, open_store
 from fitters.few_shot import PROMPT_LEARNERS, prompt_learner
 from fitters.few_shot.learner import Learner
@@ -439,6 +440,8 @@ def run_all(
     [2, 0]
     """
     start, root = time.perf_counter(), Path(root)
+    if has_log(root):
+        raise ProtocolError(f"{root} is a store. Choose another folder for the results.")
     have = finished(root)
     left = [_on(device, run) for run in dict.fromkeys(runs) if run.run_id not in have]
     groups = _by_fit(left)

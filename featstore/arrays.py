@@ -374,7 +374,9 @@ def write_given(
             view, old, at = _held_against(open_store(root), str(spec.key), given, items)
             parts, revision = _new_rows(parts, view, at, items["item_id"], failed), view.revision_id
             if (at >= 0).all():
-                _check_bias(view, bias)
+                ours, theirs = (np.empty(0) if b is None else b for b in (bias, view.bias))
+                if not np.array_equal(ours, theirs):
+                    raise ManifestError(f"{spec.key} has another bias. Remove it to change it.")
                 collections.deque(parts, maxlen=0)
                 return
             table = pl.concat([old, items.filter(pl.Series(at < 0))], how="diagonal_relaxed")
@@ -458,13 +460,6 @@ def _new_rows(
                 )
         start += len(part)
         yield part[~known]
-
-
-def _check_bias(view: EmbeddingsView, bias: np.ndarray | None) -> None:
-    """Refuse another bias than the set has."""
-    own, was = (np.empty(0) if one is None else one for one in (bias, view.bias))
-    if not np.array_equal(own, was):
-        raise ManifestError(f"{view.key} has another bias. Remove it first to change it.")
 
 
 def _counted(given: Given, ids: pl.Series) -> Iterator[np.ndarray]:

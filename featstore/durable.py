@@ -399,6 +399,19 @@ def write_file(path: Path, parts: Iterable[bytes | memoryview]) -> None:
         raise write_error(path, err) from err
 
 
+def write_output(path: Path, parts: Iterable[bytes | memoryview]) -> None:
+    """Write the file that a user named, but over no link, folder, pipe or device.
+
+    Raises
+    ------
+    StoreWriteError
+        If there is one, or as of `write_file`.
+    """
+    if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+        raise StoreWriteError(f"{path} is no regular file. Choose another name.")
+    write_file(path, parts)
+
+
 def json_bytes(document: Any) -> bytes:
     """Return `document` as readable, deterministic JSON: keys, all texts, sorted; two spaces."""
     return msgspec.json.format(canonical_json(document), indent=2) + b"\n"

@@ -587,8 +587,8 @@ def _real_pairs(
     if request.n_pairs is not None:
         if request.n_pairs > len(pool):
             raise SettingError(
-                f"n_pairs is {request.n_pairs:,}; split {request.split!r} of {pool.key} has "
-                f"{len(pool):,} images. Ask for fewer, or leave n_pairs out."
+                f"n_pairs is {request.n_pairs:,}; {len(pool):,} images of {pool.key} can be "
+                "paired. Ask for fewer, or leave n_pairs out."
             )
         pool = pool.take(np.sort(rng.permutation(len(pool))[: request.n_pairs]))
     if by_class:

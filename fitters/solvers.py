@@ -234,8 +234,11 @@ def solve_ridge(
     ----------
     Hastie et al., The Elements of Statistical Learning, 2009, eq. 3.44.
     """
-    if alpha == 0:
-        _check_full_rank(gram)
+    if alpha == 0 and (rank := int(np.linalg.matrix_rank(gram, hermitian=True))) < len(gram):
+        raise SingularMomentsError(
+            f"Without a penalty there is no unique solution: {len(gram):,} columns, rank {rank:,}. "
+            "Use a penalty above 0, or more rows."
+        )
     system = gram.copy()
     system[np.diag_indices_from(system)] += alpha
     if not system.any():
@@ -389,15 +392,6 @@ def least_squares(
     """Solve gram C = cross; the solution of least norm where gram is singular."""
     root = inverse_root(gram, 0.0)
     return root @ (root @ cross)
-
-
-def _check_full_rank(gram: np.ndarray) -> None:
-    rank = int(np.linalg.matrix_rank(gram, hermitian=True))
-    if rank < len(gram):
-        raise SingularMomentsError(
-            f"Without a penalty there is no unique solution: {len(gram):,} columns, rank {rank:,}. "
-            "Use a penalty above 0, or more rows."
-        )
 
 
 def most_informative(

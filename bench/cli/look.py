@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from bench.options import AgainConfig
-from featstore.cli.options import KEY, split_tag, work_below
+from featstore.cli.options import KEY, work_below
 from featstore.command_line import (
     Choice,
     StorePlace,
@@ -67,6 +67,8 @@ def look_at(path: str) -> tuple[str, StorePlace, str]:
     AddressError
         If it is not there, and no dataset or box has this name.
     """
+    from featstore.store.store import split_tag
+
     place = StoreType().convert(path, None, None)
     base, _ = split_tag(place)
     if not isinstance(base, Path):

@@ -522,12 +522,12 @@ def submit_command(
     `headstock eval leaderboard` reads.
     """
     from bench.leaderboard import check, pack
-    from featstore.durable import json_bytes, write_file
+    from featstore.durable import json_bytes, write_output
 
     with ProgressBar(f"submission {out}"):
         found = pack(choice, name=name, direction=direction, metric=metric)
         check(found.document)
-    write_file(out, [json_bytes(found.document)])
+    write_output(out, [json_bytes(found.document)])
     facts: dict[str, Any] = {
         "file": str(out), "board": found.board, "metric": found.metric,
         "value": found.cell.mean(found.metric), "draws": len(found.cell.draws),
@@ -585,13 +585,13 @@ def leaderboard_command(
     """
     from bench.leaderboard import leaderboard_page
     from bench.others import other_boards
-    from featstore.durable import write_file
+    from featstore.durable import write_output
 
     if metric and not tool:
         raise usage_error("--metric is for --from; a submission has the metric it was packed by.")
     found: Sequence[Board] = other_boards(path, tool, metric) if tool else _boards(path)
     if out is not None:
-        write_file(out, [leaderboard_page(found, title=title).encode("utf-8")])
+        write_output(out, [leaderboard_page(found, title=title).encode("utf-8")])
     if out is None or as_json:
         _print_boards(found, as_json=as_json)
         return

@@ -293,7 +293,7 @@ def _run_suite(
                 and not folder.is_file()
                 and not any(folder.glob("*"))
             ):
-                # A store that does not exist yet lacks everything.
+                # A store that does not exist yet, or an empty folder, lacks everything.
                 place, folder = str(folder), Path(own) / "store"
                 make_store(folder)
             opened = open_store(folder)

@@ -207,13 +207,13 @@ def _prompt(searcher: Searcher, *, as_json: bool) -> None:
 
 def _write_page(searcher: Searcher, out: Path, *, named: bool, as_json: bool) -> None:
     from bench.report.search import search_page
-    from featstore.durable import write_file
+    from featstore.durable import write_output
 
     called = searcher.root.name or "pictures"
     with ProgressBar(f"search {called}", doing="laying out the page"):
         html, facts = search_page(searcher, called, named=named)
         data = html.encode()
-        write_file(out, [data])
+        write_output(out, [data])
     if as_json:
         print_json({"out": str(out), "bytes": len(data)} | facts)
         return

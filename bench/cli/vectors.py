@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+import featstore
 from bench.options import BridgeConfig
-from featstore.cli.options import KEY, open_at, seeds_option, set_named, the_store
+from featstore.cli.options import KEY, seeds_option, set_named, the_store
 from featstore.cli.store import rows_in_words
 from featstore.command_line import (
     EXIT_GATE,
@@ -180,7 +181,7 @@ def _opened(place: str, store: StorePlace | None, array: str | None) -> Selectio
     # The name of a set may have a dot, of a model or a version, and be that of a folder, too.
     if path.suffix in SUFFIXES or (store is None and path.is_dir()):
         return view_of(path, array=array)
-    opened = open_at(the_store(store))
+    opened = featstore.open_store(the_store(store))
     return opened.view(str(set_named(opened, place).key))
 
 
@@ -214,7 +215,7 @@ def show_vectors(
         if key is None:
             view: Selection = view_of(Path(place), array=array, numbered=True)
         else:
-            opened = open_at(place)
+            opened = featstore.open_store(place)
             info = set_named(opened, key)
             view = opened.view(str(info.key), revision=info.commit.revision_id)
         asked = again is not None and again.encoder is not None

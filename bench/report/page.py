@@ -50,7 +50,7 @@ from bench.tables import (
     result_lines,
     result_table,
 )
-from featstore.durable import write_file
+from featstore.durable import write_output
 from featstore.errors import needs_extra, unknown_name
 from featstore.store.store import FeatureStore, open_store
 
@@ -194,7 +194,7 @@ def write_report(
     if paper is not None:
         files |= {Path(paper, f"{figure.name}.pdf"): figure.pdf() for figure in page.figures}
     for path, content in (*files.items(), (out, page.html.encode("utf-8"))):
-        write_file(path, [content])
+        write_output(path, [content])
     return Written(out, tuple(files), page.screen.headline)
 
 
@@ -419,7 +419,7 @@ def write_bridge(found: Bridge, out: Path) -> Path:
         "dek": " ".join(found.sentences[:-1]), "figures": figures, "facts": found.facts,
         "rows": found.table,
     }  # fmt: skip
-    write_file(out, [render("bridge.html", context).encode("utf-8")])
+    write_output(out, [render("bridge.html", context).encode("utf-8")])
     return out
 
 

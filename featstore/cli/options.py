@@ -155,27 +155,6 @@ def seeds_option(text: str, default: str = "0") -> Callable[[_Function], _Functi
     )  # fmt: skip
 
 
-def split_tag(store: StorePlace) -> tuple[StorePlace, str | None]:
-    """Return a store and the tag of ``STORE@TAG``; a path that is there is one, whatever its name.
-
-    Of an address of the hub the first ``@`` is the hub's.
-    """
-    text = str(store)
-    base, at, tag = text.rpartition("@")
-    is_place = isinstance(store, Path) and store.exists()
-    if not at or "/" in tag or is_place or (text.startswith("hf://") and "@" not in base):
-        return store, None
-    return (Path(base) if isinstance(store, Path) else base), tag
-
-
-def open_at(store: StorePlace, **more: Any) -> FeatureStore:
-    """Open a store, ``STORE@TAG`` as it was at that tag."""
-    from featstore.store.store import open_store
-
-    place, tag = split_tag(store)
-    return open_store(place, revision=tag, **more)
-
-
 def set_named(store: FeatureStore, key: str) -> SetInfo:
     """Return the set that KEY means, and of ``KEY@REVISION`` that revision of it."""
     base, at, revision = key.rpartition("@")

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featstore.cli.options import KINDS, open_at, set_named
+import featstore
+from featstore.cli.options import KINDS, set_named
 from featstore.command_line import (
     EXIT_ERROR,
     EXIT_SKIPPED,
@@ -82,7 +83,7 @@ def card_command(
 
     stated = _licences(licences)
     with ProgressBar(f"card of {store}"):
-        opened = open_at(store)
+        opened = featstore.open_store(store)
         title = name or opened.address.rstrip("/").rsplit("/", 1)[-1]
         cards = set_cards(opened, stated)
     card = markdown(title, cards)
@@ -181,7 +182,7 @@ def _fetch(source: StorePlace, select: Sequence[str], *, as_json: bool, **signed
 
     if isinstance(parse_address(source), Path):
         raise usage_error(f"{source} lies on this machine already.")
-    opened = open_at(source, **signed)
+    opened = featstore.open_store(source, **signed)
     cached, lines = [], []
     for key in [str(key) for key, _ in opened.listing() if fits(str(key), select)]:
         with ProgressBar(key, "bytes") as bar:
@@ -284,7 +285,7 @@ def export_rows(place: StorePlace, key: str, out: Path, form: str, *, as_json: b
 
     if form not in FORMATS:
         raise usage_error(f"A set is written as {', '.join(FORMATS)}: give one as --format.")
-    opened = open_at(place)
+    opened = featstore.open_store(place)
     info = set_named(opened, key)
     with ProgressBar(f"export {info.key}"):
         export_set(opened, str(info.key), out, form=form, revision=info.commit.revision_id)
@@ -348,11 +349,10 @@ def import_command(source: Path, store: Path, as_json: bool, **given: Any) -> in
     whose row is all zeros are skipped and listed; the exit code is then 3.
     """
     from featstore.interop import import_rows
-    from featstore.store.store import open_store
 
     with ProgressBar(f"import {source}"):
         key = import_rows(source, store=store, **given)
-    failures = dict(open_store(store).failures(key).iter_rows())
+    failures = dict(featstore.open_store(store).failures(key).iter_rows())
     show_failures(failures)
     answer({"key": key, "failed": len(failures)}, f"Imported {key}", as_json=as_json)
     return EXIT_SKIPPED if failures else 0

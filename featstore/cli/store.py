@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import featstore
 from featstore.cli.manifests import verify_manifest
-from featstore.cli.options import KEY, open_at, set_named
+from featstore.cli.options import KEY, set_named
 from featstore.command_line import (
     EXIT_VERIFY,
     Choice,
@@ -96,7 +97,7 @@ def show_store(
     if key is None:
         return list_sets(place, as_json=as_json, whole=True)
     with ProgressBar(f"show {key}", doing="reading rows"):
-        opened = open_at(place)
+        opened = featstore.open_store(place)
         document = describe(opened, set_named(opened, key), quick=quick)
     if as_json:
         print_json(document)
@@ -211,7 +212,7 @@ def list_sets(
     from featstore.store.records import REVISIONS
 
     with ProgressBar(f"ls {place}"):
-        opened = open_at(place)
+        opened = featstore.open_store(place)
         wanted = None if key is None else set_named(opened, key).key
         listing = [one for one in opened.listing() if wanted in (None, one[0])]
     rows: list[dict[str, Any]] = []
@@ -238,7 +239,7 @@ def list_sets(
     for begun in opened.unfinished() if wanted is None else ():
         state = _begun(opened.root, begun)
         rows.append({"key": str(begun), "state": state})
-        advice = "not finished: run `headstock extract` again" if state == "unfinished" else state
+        advice = "not finished: run its command again" if state == "unfinished" else state
         table.append([str(begun), *[""] * 5, warning(advice)])
     n_rows, size = (sum(row.get(what, 0) for row in rows) for what in ("n", "bytes"))
     parts: list[Any] = [f"{opened.address} holds no sets. `headstock extract` makes one."]
@@ -291,9 +292,8 @@ def rm_command(store: Path, key: str, items: Path | None, yes: bool, as_json: bo
     from featstore.store.gc import remove_set, withdraw_items
     from featstore.store.layout import SetKey
     from featstore.store.log import resolve_set
-    from featstore.store.store import open_store
 
-    open_store(store)
+    featstore.open_store(store)
     target = resolve_set(store, key)
     lines = () if items is None else items.read_text(encoding="utf-8").splitlines()
     ids = sorted({line.strip() for line in lines} - {""})
@@ -334,7 +334,6 @@ def verify_command(
     if (store / "dataset.toml").is_file():
         return verify_manifest(store, as_json=as_json)
     from featstore.store.log import NAME, resolve_sets
-    from featstore.store.store import open_store
     from featstore.store.verify import Problem, verify_store
 
     check_signed_options(key, at_least)
@@ -347,7 +346,7 @@ def verify_command(
         bar.update(report.n_sets)
     if key is not None:
         try:
-            open_store(store, key=key, at_least=at_least)
+            featstore.open_store(store, key=key, at_least=at_least)
         except (SignatureError, CorruptStoreError) as err:
             report.problems.append(Problem(NAME, f"is not what the key signs: {err}"))
     for note in () if as_json else report.notes:
@@ -411,9 +410,8 @@ def compact_command(store: Path, keys: tuple[str, ...], dry_run: bool, as_json: 
     from featstore.store.gc import compact_set
     from featstore.store.layout import SetKey
     from featstore.store.log import resolve_sets
-    from featstore.store.store import open_store
 
-    opened = open_store(store)
+    opened = featstore.open_store(store)
     chosen = {one for key in keys for one in resolve_sets(store, key)} or {*opened}
     found = {key: len(opened.info(key).commit.parts) for key in sorted(chosen)}
     with ProgressBar(f"compact {store}", "sets") as bar:
@@ -505,7 +503,7 @@ def diff_command(a: StorePlace, b: StorePlace, as_json: bool) -> None:
     from featstore.share.doctor import compare_stores
 
     with ProgressBar("diff", doing="comparing"):
-        found = compare_stores(open_at(a), open_at(b))
+        found = compare_stores(featstore.open_store(a), featstore.open_store(b))
     table = [(difference.key, _differences(difference)) for difference in found]
     total = f"{count(len(found), 'set')} differ{'s' if len(found) == 1 else ''}"
     parts = [TextTable(("NAME", "DIFFERENCE"), table), total] if found else ["No differences"]

@@ -272,12 +272,8 @@ _here: list[Worker] = []
 def _begin_worker(job: Job, cores: int, devices: Any) -> None:
     _here.append(Worker(job, devices.get(), cores))
     for asked in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(asked, _leave)
-
-
-def _leave(number: int, _: object) -> None:
-    """Leave through every `with` block, so that what is done is written down."""
-    sys.exit(128 + number)
+        # Every `with` block is left, so that what is done is written down.
+        signal.signal(asked, lambda number, _: sys.exit(128 + number))
 
 
 def _do_here(task: Task) -> Any:

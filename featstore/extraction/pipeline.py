@@ -18,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import compress, groupby
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import polars as pl
@@ -45,9 +45,6 @@ from featstore.images import (
     draw_view,
     source_item,
 )
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 
 class Preparation:
@@ -152,17 +149,15 @@ class Preparation:
         """Prepare items that share one image for each encoder."""
         try:
             data = self._reader.read(source_item(records[0]))
-            image = self._decode(data)
+            image = (
+                decode_image(data, **self._accepted) if self._pool is None
+                else self._pool.submit(data).result()
+            )  # fmt: skip
             made = [self._for_each(draw_view(image, record)) for record in records]
             return Decoded(prepared=[list(of_one) for of_one in zip(*made, strict=True)])
         except (ImageError, OSError) as err:
             failures = dict.fromkeys(range(len(records)), str(err))
             return Decoded(failures, prepared=[[None] * len(records)] * len(self.runners))
-
-    def _decode(self, data: bytes) -> Image.Image:
-        if self._pool is None:
-            return decode_image(data, **self._accepted)
-        return self._pool.submit(data).result()
 
     def _for_each(self, item: Any) -> tuple[Any, ...]:
         first = {runner.pass_key: runner.encoder for runner in self.runners}
@@ -304,7 +299,9 @@ class _Block:
         with self._clock.measure("wait"):
             found = coming()
         for place, reason in found.failures.items():
-            self._fail(rows[place], reason)
+            item = self._ids[rows[place]]
+            self._output.failures[item] = reason
+            self._on_failure(item, reason)
         full: list[tuple[int, Batch]] = []
         for number, batches in enumerate(self._batches):
             mine, prepared = rows, found.prepared[number]
@@ -322,10 +319,6 @@ class _Block:
             full += [(number, batch) for batch in batches.add(mine, prepared)]
         for one in self._passes(full):
             self._encode(*one)
-
-    def _fail(self, row: int, reason: str) -> None:
-        self._output.failures[self._ids[row]] = reason
-        self._on_failure(self._ids[row], reason)
 
     def flush(self) -> Iterator[None]:
         """Begin what is left, a batch at each step: there are no more items."""

@@ -35,6 +35,7 @@ from featstore.store.listing import listed_files, unlisted
 from featstore.store.lock import Claim, claim_set, folder_lock, is_claimed
 from featstore.store.log import (
     Log,
+    check_new,
     has_log,
     listed_tags,
     present_commit,
@@ -338,7 +339,14 @@ def remove_set(root: Path, key: str) -> int:
         raise StoreWriteError(f"{key} is being written. Wait for its writers to end, or stop them.")
 
     def drop(log: Log) -> Log:
-        _check_untagged(root, log, key)
+        names = [name for name, sets in listed_tags(root, log).items() if key in sets]
+        if names:  # the tag would name what is lost
+            them = "; ".join(f"headstock store tag {root} {name} --delete" for name in names)
+            raise StoreWriteError(
+                f"{key} is named by {'the tag' if len(names) == 1 else 'the tags'} "
+                f"{', '.join(names)}, which must stay readable. Nothing was removed. "
+                f"Drop what nobody uses first: `{them}`."
+            )
         return replace(log, sets={name: log.sets[name] for name in log.sets if name != key})
 
     try:
@@ -357,17 +365,6 @@ def remove_set(root: Path, key: str) -> int:
         raise
     except OSError as err:
         raise StoreWriteError(f"Cannot remove {key} from {root}: {err.strerror or err}.") from err
-
-
-def _check_untagged(root: Path, log: Log, key: str) -> None:
-    """Raise StoreWriteError if a tag names a set: without it, the tag would name what is lost."""
-    names = [name for name, sets in listed_tags(root, log).items() if key in sets]
-    if names:
-        drop = "; ".join(f"headstock store tag {root} {name} --delete" for name in names)
-        raise StoreWriteError(
-            f"{key} is named by {'the tag' if len(names) == 1 else 'the tags'} {', '.join(names)}, "
-            f"which must stay readable. Nothing was removed. Drop what nobody uses first: `{drop}`."
-        )
 
 
 def _empty(directory: Path, claim: Claim) -> int:
@@ -390,9 +387,6 @@ def _empty(directory: Path, claim: Claim) -> int:
 
 #: Folders: everything for owner and group, the group handed down; others may read.
 FOLDER_MODE = 0o2775
-
-#: What a process that was killed while it made a store leaves.
-_HALF_WRITTEN = re.compile(r"\.log\.json\.[0-9a-f]{8}\.staged")
 
 
 def make_store(root: Path, *, shared: bool = False, hash_name: str | None = None) -> bool:
@@ -422,13 +416,8 @@ def make_store(root: Path, *, shared: bool = False, hash_name: str | None = None
     log, fresh = read_log(root), not has_log(root)
     check_hash(str(root), None if fresh else log, hash_name)
     try:
-        # What a first attempt that was killed left: gc removes it, or the next extraction goes on.
-        files, _, odd = walk_store(root) if fresh else ((), (), ())
-        begun = (".staging" in one.split("/") or _HALF_WRITTEN.fullmatch(one) for one in files)
-        if odd or not all(begun):
-            raise StoreWriteError(
-                f"{root} holds other things and is no store. Choose an empty or a new folder."
-            )
+        if fresh:
+            check_new(root)
         if shared and not fresh and not root.stat().st_mode & stat.S_IWGRP:
             raise StoreWriteError(
                 f"{root} is a store already, and not its group's. Open it by `find {root} -type d "

@@ -38,6 +38,7 @@ from featstore.durable import (
     parse_json,
     read_json,
     read_regular,
+    walk_store,
     write_error,
     write_file,
 )
@@ -46,6 +47,7 @@ from featstore.errors import (
     CorruptStoreError,
     FeatstoreError,
     SignatureError,
+    StoreWriteError,
     UnknownSetError,
     did_you_mean,
     listed,
@@ -253,9 +255,33 @@ def checked_log(root: Path) -> Log:
     return log
 
 
+#: What a process that was killed while it made a store leaves: gc removes it.
+_HALF_WRITTEN = re.compile(r"\.log\.json\.[0-9a-f]{8}\.staged")
+
+
 def has_log(root: Path) -> bool:
     """Return whether there is a store in a folder: anything that is named as its log."""
     return os.path.lexists(root / NAME)
+
+
+def check_new(root: Path) -> None:
+    """Check that a folder without a store may become one.
+
+    Raises
+    ------
+    StoreWriteError
+        If it holds other things than a first writer that was stopped leaves, or is named as a
+        store at a tag.
+    """
+    files, _, odd = walk_store(root)
+    begun = (".staging" in one.split("/") or _HALF_WRITTEN.fullmatch(one) for one in files)
+    if (odd or not all(begun)) and not has_log(root):  # nobody has made it meanwhile
+        raise StoreWriteError(
+            f"{root} holds other things and is no store. Choose an empty or a new folder."
+        )
+    store = root.name.rpartition("@")[0]
+    if store and has_log(root.with_name(store)):
+        raise StoreWriteError(f"{root} is a store at a tag, which is only read. Name the store.")
 
 
 def update_log(root: Path, change: Callable[[Log], Log], *, claim: Claim | None = None) -> bool:

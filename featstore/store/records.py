@@ -84,11 +84,6 @@ MAX_HISTORY = MAX_METADATA_BYTES // 64
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def is_sha256(value: Any) -> bool:
-    """Return whether `value` is 64 lower-case hexadecimal digits."""
-    return isinstance(value, str) and _SHA256.fullmatch(value) is not None
-
-
 def check_format(found: Any, *, where: str) -> None:
     """Raise if a document's format is missing or not the one that this version reads."""
     if type(found) is not int or found < 1:
@@ -479,7 +474,8 @@ def parse_tag(document: Any, *, where: str) -> dict[str, Any]:
         raise CorruptStoreError(f"{where} is no tag that Headstock writes.")
     check_format(document.get("format"), where=where)
     sets, name = document["sets"], document.get("name")
-    if not all(map(SetKey.parse, sets)) or not all(map(is_sha256, sets.values())):
+    named = (isinstance(one, str) and _SHA256.fullmatch(one) for one in sets.values())
+    if not all(map(SetKey.parse, sets)) or not all(named):
         raise CorruptStoreError(f"{where} names what is no set or no revision. It was not used.")
     if not isinstance(name, str) or document != tag_document(name, sets):
         raise CorruptStoreError(

@@ -620,7 +620,8 @@ def open_store(
     path : path or address
         Folder of the store, ``file://…``, or the address of a remote one: ``s3://``, ``gs://``,
         ``az://``, ``https://`` (a plain web server), ``hf://datasets/…``. What is read of a remote
-        store is verified and kept in the user's cache; see docs/ref/addresses.md.
+        store is verified and kept in the user's cache; see docs/ref/addresses.md. ``STORE@TAG`` is
+        the store at a tag.
     revision : str, optional
         A tag (``headstock store tag``): every set is read as it was then, and those that it does
         not name are hidden. Or at least 8 digits of a revision_id: that set at that revision.
@@ -671,6 +672,7 @@ def open_store(
             )
     if at_least and key is None:
         raise ValueError(f"at_least={at_least} counts signatures: give the key, too.")
+    path, tag = split_tag(path)
     place = open_place(parse_address(path))
     place.log()
     if not has_log(place.root):
@@ -683,9 +685,21 @@ def open_store(
     store = FeatureStore(place, mode=mode, verify=verify)
     if key is not None:
         store.trust(key, at_least=at_least)
-    if revision is not None:
-        store.pin(revision)
+    if at := revision or tag:
+        store.pin(at)
     return store
+
+
+def split_tag(place: str | Path) -> tuple[str | Path, str | None]:
+    """Return a store and the tag of ``STORE@TAG``; a path that is there is one, whatever its name.
+
+    Of an address of the hub the first ``@`` is the hub's.
+    """
+    base, at, tag = str(place).rpartition("@")
+    is_hub = base.startswith("hf://") and "@" not in base
+    if not at or "/" in tag or is_hub or Path(place).exists():
+        return place, None
+    return type(place)(base), tag
 
 
 def reopened(

@@ -79,8 +79,7 @@ _UNTIDY = (
 )
 _UNFINISHED = "belongs to an unfinished extraction, or to no set"
 _UNLISTED = (
-    "is listed nowhere: an item table whose items a later one holds, or what a stopped writer "
-    "left. It is kept until `headstock store gc`"
+    "is listed nowhere. `headstock store gc` deletes what writers left; all else is not the store's"
 )
 _LOST = (
     "is not the commit record that its name says; without it nothing says what the set's other "
@@ -219,7 +218,7 @@ class _Verification:
         return VerifyReport(
             [Problem(path, what) for path, what in sorted(self.wrong.items())],
             [Problem(path, what) for path, what in sorted(self.notes.items())],
-            n_sets=len(chosen),
+            n_sets=sum(key in self._log.sets for key in chosen),
             n_files=len(self.files),
         )
 

@@ -48,7 +48,7 @@ from featstore.store.lock import (
     folder_lock,
     is_claimed,
 )
-from featstore.store.log import NAME, Log, has_log, read_log, update_log
+from featstore.store.log import NAME, Log, check_new, has_log, read_log, set_folders, update_log
 from featstore.store.parquet_guard import table_bytes
 from featstore.store.records import (
     BIAS,
@@ -405,6 +405,8 @@ class SetWriter:
     def _begin(self) -> None:
         """Claim the set, look at what is there, and take over what an interrupted attempt left."""
         self._hash = read_log(self.root).hash
+        if not has_log(self.root) and not set_folders(self.root):
+            check_new(self.root)
         name = PART_NAME.format(*self._options.part) if self._options.part else ""
         self._claim = claim_set(self.directory, self.key, part=name, wait=self._options.wait)
         self._base = read_base(

@@ -159,9 +159,9 @@ def fit_command(
     METHOD is one of those below, or of another package: `headstock ls --available methods` lists
     both.
     --head fits on the rows of a head, --captions or --names on real pairs, both on both. A KEY is
-    any part of a key that fits one set; what is left out is taken where the store leaves one
-    answer. Penalty and mixing weight are chosen from these alone, never from a test image. A
-    training (docs/ref/methods.md) that was interrupted goes on with the same command.
+    as much of a key (dataset, kind, encoder) as fits one set; what is left out is taken where the
+    store leaves one answer. Penalty and mixing weight are chosen from these alone, never from a
+    test image. A training (docs/ref/methods.md) that was interrupted goes on with the same command.
     """
     from fitters.jobs import check_request, fit_from_store
     from fitters.methods import METHODS, methods_with
@@ -281,6 +281,11 @@ def find_sets(store: FeatureStore, given: Mapping[str, Any]) -> dict[str, Any]:
     text, pairs = given["captions_of"] or given["y"], list["SetInfo"]()
     if text or given["n_pairs"] is not None:
         pairs = fitting(store, text, "class_name" if given["captions_of"] else "caption")
+        if not pairs:
+            raise usage_error(
+                f"--n-pairs needs texts, and {store.address} has no captions. Give --names, to "
+                "pair images with the names of their classes."
+            )
     head = given["head"] or (None if pairs else "")
     keys = sets_that_fit(store, given["x"], {"captions": pairs}, head, given["names"])
     found = {ROLES[role]: key for role, key in keys.items()}

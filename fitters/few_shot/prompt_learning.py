@@ -310,19 +310,6 @@ def first_context(
     return torch.from_numpy(drawn.astype(np.float32))
 
 
-def check_shots(shots: Shots, tower: TextTower, names: Sequence[str]) -> None:
-    """Refuse shots that are not of these classes, or not of the tower's space."""
-    if len(names) != shots.n_classes:
-        raise PairsError(
-            f"Prompts need one name a class: {len(names):,} names for {shots.n_classes:,}."
-        )
-    if shots.x.shape[1] != tower.dim:
-        raise PairsError(
-            f"Images have {shots.x.shape[1]:,} columns, texts of {tower.name} {tower.dim:,}. "
-            "Prompts are learned on the images of the same model, without an aligner."
-        )
-
-
 #: Image columns to one hidden unit of the network.
 SHRINKING = 16
 
@@ -457,7 +444,16 @@ class CoOp:
         DivergedError
             If the loss is no longer finite.
         """
-        check_shots(shots, self.tower, self.names)
+        if len(self.names) != shots.n_classes:
+            raise PairsError(
+                f"Prompts need one name a class: {len(self.names):,} names for {shots.n_classes:,}."
+            )
+        if shots.x.shape[1] != self.tower.dim:
+            raise PairsError(
+                f"Images have {shots.x.shape[1]:,} columns, texts of {self.tower.name} "
+                f"{self.tower.dim:,}. Prompts are learned on the images of the same model, "
+                "without an aligner."
+            )
         device = training_device(self.device)
         if device.type != "cpu":
             self.tower.to(device)

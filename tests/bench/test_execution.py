@@ -54,6 +54,8 @@ def test_an_error_in_a_run_comes_out_and_finished_runs_stay(runs, smoke_store, t
     bad = good[0].changed(image_revision="0" * 64)
     with pytest.raises(ProtocolError, match="Plan the suite again"):
         run_all([*good, bad], smoke_store, tmp_path, jobs=jobs)
+    with pytest.raises(ProtocolError, match="is a store"):
+        run_all(good, smoke_store, smoke_store, jobs=jobs)
     assert finished(tmp_path) <= {run.run_id for run in good}
     assert not list(tmp_path.rglob("*.staged"))
 

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from featstore.durable import write_durably
+from featstore.durable import write_durably, write_output
+from featstore.errors import StoreWriteError
 from featstore.identity import files_sha256, weights_sha256
 
 DTYPES = st.sampled_from([np.float32, np.float16, np.float64, np.int64, np.uint8, np.bool_])
@@ -88,7 +89,8 @@ def test_files_are_hashed_by_name_and_content(tmp_path):
 HALF = """
 import os, signal, sys
 from pathlib import Path
-from featstore.durable import write_durably
+from featstore.durable import write_durably, write_output
+from featstore.errors import StoreWriteError
 
 def parts():
     yield b"a" * 100_000
@@ -122,3 +124,9 @@ def test_a_link_or_a_pipe_in_the_way_is_neither_followed_nor_waited_for(tmp_path
         assert (tmp_path / "x").read_bytes() == b"whole"
         staged.unlink(missing_ok=True)
     assert other.read_bytes() == b"not ours"
+    for plant in (lambda: staged.symlink_to(other), lambda: os.mkfifo(staged), staged.mkdir):
+        plant()
+        with pytest.raises(StoreWriteError, match="is no regular file"):
+            write_output(staged, [b"a page"])
+        assert not staged.is_file() or other.read_bytes() == b"not ours"
+        staged.rmdir() if staged.is_dir() else staged.unlink()

@@ -191,20 +191,17 @@ class Darker(transforms.ToTensor):
         return super().__call__(pic) * 0.5
 
 
-@pytest.mark.parametrize(
-    ("transform", "known"),
-    [
-        (_timm(crop_pct=0.875, interpolation="bicubic", mean=MEAN, std=STD), True),
-        (_timm(crop_pct=1.0, interpolation="bilinear", crop_mode="squash"), True),
-        (_timm(crop_pct=0.9, crop_mode="border"), False),
-        (_open_clip(), True),
-        (_open_clip(resize_mode="squash", mean=MEAN, std=STD), True),
-        (_open_clip(resize_mode="longest"), False),
-        (transforms.Compose([transforms.Resize((32, 32)), transforms.ToTensor()]), False),
-        (transforms.Compose([*CROP, Darker(), transforms.Normalize(MEAN, STD)]), False),
-        (lambda image: transforms.functional.to_tensor(image.resize((32, 32))), False),
-    ],
-)
+@pytest.mark.parametrize(("transform", "known"), [
+    (_timm(crop_pct=0.875, interpolation="bicubic", mean=MEAN, std=STD), True),
+    (_timm(crop_pct=1.0, interpolation="bilinear", crop_mode="squash"), True),
+    (_timm(crop_pct=0.9, crop_mode="border"), False),
+    (_open_clip(), True),
+    (_open_clip(resize_mode="squash", mean=MEAN, std=STD), True),
+    (_open_clip(resize_mode="longest"), False),
+    (transforms.Compose([transforms.Resize((32, 32)), transforms.ToTensor()]), False),
+    (transforms.Compose([*CROP, Darker(), transforms.Normalize(MEAN, STD)]), False),
+    (lambda image: transforms.functional.to_tensor(image.resize((32, 32))), False),
+])  # fmt: skip
 def test_both_halves_give_the_bits_of_the_transform(transform, known):
     halves = Preprocessing(transform, (3, 32, 32))
     assert (halves.geometry is not None) == known

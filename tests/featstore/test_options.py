@@ -78,16 +78,13 @@ def test_an_option_without_what_it_needs_is_refused():
     check_needs(given | {"spices": ("salt",)}, Oven)
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--name", "a", "--gas", "inf"], "a number above 0 and finite, or auto; got 'inf'"),
-        (["--name", "a", "--trays", "none"], "at least 1, or auto, or all; got 'none'"),
-        (["--heat", "top"], "Missing option '--name'"),
-        (["--name", "a", "--heat", "left"], "expected top or bottom; got 'left'"),
-        (["--name", "a", "--secret", "1"], "No such option"),
-    ],
-)
+@pytest.mark.parametrize(("words", "said"), [
+    (["--name", "a", "--gas", "inf"], "a number above 0 and finite, or auto; got 'inf'"),
+    (["--name", "a", "--trays", "none"], "at least 1, or auto, or all; got 'none'"),
+    (["--heat", "top"], "Missing option '--name'"),
+    (["--name", "a", "--heat", "left"], "expected top or bottom; got 'left'"),
+    (["--name", "a", "--secret", "1"], "No such option"),
+])  # fmt: skip
 def test_a_wrong_word_is_a_usage_error(words, said):
     assert said in _typed(*words)
 
@@ -166,14 +163,11 @@ def test_arguments_win_over_the_config_and_the_spec():
     assert named == (EncoderSpec("timm:a"), HeadConfig("toy"))
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"batch_size": "auto"}, "'batch_size' of an extraction must be at least 1; got 'auto'"),
-        ({"batch_size": True}, "must be at least 1; got True"),
-        ({"views": None}, "'views' of an extraction must be at least 0; got None"),
-    ],
-)
+@pytest.mark.parametrize(("options", "said"), [
+    ({"batch_size": "auto"}, "'batch_size' of an extraction must be at least 1; got 'auto'"),
+    ({"batch_size": True}, "must be at least 1; got True"),
+    ({"views": None}, "'views' of an extraction must be at least 0; got None"),
+])  # fmt: skip
 def test_a_value_that_an_extraction_does_not_take(options, said):
     with pytest.raises(EncoderError, match=said):
         ExtractConfig(**options)

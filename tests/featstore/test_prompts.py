@@ -91,16 +91,13 @@ def test_the_article_goes_by_the_first_letter_where_a_template_asks_for_it():
     assert class_prompts(labels, templates=["photo"])["text"][0] == "a photo of a actor."
 
 
-@pytest.mark.parametrize(
-    ("arguments", "match"),
-    [
-        ({"variants": ["names"]}, "No variant named 'names'. Known .*Did you mean 'name'"),
-        ({"templates": ["phto"]}, "No template named 'phto'. Known .*Did you mean 'photo'"),
-        ({"variants": []}, "at least one"),
-        ({"templates": ["none", "none"]}, "each once"),
-        ({"templates": "photo"}, r"got the string 'photo'. Give \['photo'\]"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "match"), [
+    ({"variants": ["names"]}, "No variant named 'names'. Known .*Did you mean 'name'"),
+    ({"templates": ["phto"]}, "No template named 'phto'. Known .*Did you mean 'photo'"),
+    ({"variants": []}, "at least one"),
+    ({"templates": ["none", "none"]}, "each once"),
+    ({"templates": "photo"}, r"got the string 'photo'. Give \['photo'\]"),
+])  # fmt: skip
 def test_unknown_or_repeated_names_are_refused(arguments, match):
     with pytest.raises(ManifestError, match=match):
         class_prompts(CLASSES, **arguments)
@@ -176,15 +173,12 @@ def test_sets_are_those_of_the_installed_open_clip():
     assert template_texts(["paper", "photo"]) == {key: TEMPLATES[key] for key in ("paper", "photo")}
 
 
-@pytest.mark.parametrize(
-    "document",
-    [
-        ["pie of apples", "squares"],
-        {"food101": ["pie of apples", "squares"], "pets": ["cat"]},
-        {"Waffles": "squares", "apple_pie": "pie of apples"},
-        {"food101": {"Waffles, a type of food": ["squares"], "apple pie": "pie of apples"}},
-    ],
-)
+@pytest.mark.parametrize("document", [
+    ["pie of apples", "squares"],
+    {"food101": ["pie of apples", "squares"], "pets": ["cat"]},
+    {"Waffles": "squares", "apple_pie": "pie of apples"},
+    {"food101": {"Waffles, a type of food": ["squares"], "apple pie": "pie of apples"}},
+])  # fmt: skip
 def test_a_users_names(build, tmp_path, document):
     file = write(tmp_path / "names.json", document)
     manifest, texts = build(names_file=file, templates=["none"])
@@ -225,18 +219,15 @@ def test_a_class_that_shares_its_name_is_found_by_another(tmp_path):
     assert read_texts(file, (), CLASSES) == {"a/1": ["A fish."], "a/2": ["It lifts."]}
 
 
-@pytest.mark.parametrize(
-    ("reader", "document", "match"),
-    [
-        ("texts", ["one"], "1 texts for 2 classes"),
-        ("texts", {"waffles": "squares"}, "no entry for 1 of 2 classes: 'food101/apple_pie'"),
-        ("texts", ["one", " "], "no text for the class 'food101/waffles'"),
-        ("texts", {"waffles": [], "apple pie": ["a"]}, "no text for the class 'food101/waffles'"),
-        ("texts", 7, "holds a int"),
-        ("templates", ["a photo"], "must hold {} or {c} once"),
-        ("templates", {"dtd": ["{}"]}, "no templates for food101"),
-    ],
-)
+@pytest.mark.parametrize(("reader", "document", "match"), [
+    ("texts", ["one"], "1 texts for 2 classes"),
+    ("texts", {"waffles": "squares"}, "no entry for 1 of 2 classes: 'food101/apple_pie'"),
+    ("texts", ["one", " "], "no text for the class 'food101/waffles'"),
+    ("texts", {"waffles": [], "apple pie": ["a"]}, "no text for the class 'food101/waffles'"),
+    ("texts", 7, "holds a int"),
+    ("templates", ["a photo"], "must hold {} or {c} once"),
+    ("templates", {"dtd": ["{}"]}, "no templates for food101"),
+])  # fmt: skip
 def test_files_of_another_form(build, tmp_path, reader, document, match):
     classes = build()[0].classes
     file = write(tmp_path / "file.json", document)
@@ -346,21 +337,18 @@ def test_synsets_are_ids_where_there_are_any(tmp_path):
     assert read_label_file(tmp_path / "My Birds.csv", name="b")[1]["class_id"][0] == "b/n2"
 
 
-@pytest.mark.parametrize(
-    ("file", "content", "message"),
-    [
-        ("a.txt", None, r"Cannot read the label file 'a\.txt'.*one name a line"),
-        ("a.txt", b"", "holds no class"),
-        ("a.txt", b"x\n\ny\n", "no name for class 1"),
-        ("a.csv", b"label\nx\n", "no column 'name', only label"),
-        ("a.csv", b"index,name\n0,x\n2,y\n", "index"),
-        ("a.csv", b"index,name\n0,x\nfirst,y\n", "Cannot read the label file"),
-        ("a.csv", b"synset,name\nn1,x\nn1,y\n", "class ids are repeated: 'a/n1'"),
-        ("a.json", b"{", "Cannot read the label file"),
-        ("a.json", b"3", "not iterable.*a list of names or"),
-        ("a.xlsx", b"", "xlsx is no known form"),
-    ],
-)
+@pytest.mark.parametrize(("file", "content", "message"), [
+    ("a.txt", None, r"Cannot read the label file 'a\.txt'.*one name a line"),
+    ("a.txt", b"", "holds no class"),
+    ("a.txt", b"x\n\ny\n", "no name for class 1"),
+    ("a.csv", b"label\nx\n", "no column 'name', only label"),
+    ("a.csv", b"index,name\n0,x\n2,y\n", "index"),
+    ("a.csv", b"index,name\n0,x\nfirst,y\n", "Cannot read the label file"),
+    ("a.csv", b"synset,name\nn1,x\nn1,y\n", "class ids are repeated: 'a/n1'"),
+    ("a.json", b"{", "Cannot read the label file"),
+    ("a.json", b"3", "not iterable.*a list of names or"),
+    ("a.xlsx", b"", "xlsx is no known form"),
+])  # fmt: skip
 def test_what_is_no_label_file_says_why(tmp_path, file, content, message):
     if content is not None:
         (tmp_path / file).write_bytes(content)

@@ -12,7 +12,7 @@ import pytest
 from safetensors import safe_open
 from scipy.sparse import load_npz
 
-from featstore import open_store
+from featstore import copy_sets, open_store
 from featstore.testing import item_table, write_set
 from fitters import load
 from fitters.scorers import hub_corrected
@@ -259,3 +259,9 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert said.err.startswith("headstock: error: ")
     assert said.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_real_pairs_need_texts(store, tmp_path, capsys):
+    copy_sets(store, tmp_path / "bare", select=["toy/image/*", "labels/*"])
+    assert run("fit", "ridge", "--store", str(tmp_path / "bare"), "--n-pairs", "4") == 2
+    assert "has no captions. Give --names" in capsys.readouterr().err

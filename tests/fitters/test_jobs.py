@@ -112,7 +112,7 @@ def test_a_head_alone_takes_the_mean_of_all_images_where_none_is_for_training(st
 @pytest.mark.parametrize(("changes", "error", "match"), [
     ({"names": None}, SettingError, "give `head=` and `head_names=`, or neither"),
     ({"head": None, "names": None}, SettingError, "nothing to fit on"),
-    ({"n_pairs": 31, "y": Y}, SettingError, r"n_pairs is 31; split 'train' .* has 30 images"),
+    ({"n_pairs": 31, "y": Y}, SettingError, r"n_pairs is 31; 30 images of .* can be paired"),
     ({"source": "rnadom"}, SettingError, "Did you mean 'random'"),
     ({"split": "vla"}, EmptySelectionError, "split='vla'.*'test', 'train'"),
     ({"variants": ("lemma",)}, EmptySelectionError, "It has: 'lemmas', 'name'"),

@@ -70,23 +70,20 @@ def test_a_store_at_a_tag(grown):
         check_tags(state.url, grown)
         state.down = True
         with pytest.warns(UserWarning, match="cannot be reached"):
-            offline = open_store(state.url, revision="v1")
+            offline = open_store(f"{state.url}@v1")
         assert len(offline.view(IMAGES)) == 999
 
 
-@pytest.mark.parametrize(
-    "document",
-    [
-        {},
-        sealed({"format": 3, "name": "v9", "sets": {"../x/y": "0" * 64}}),
-        sealed({"format": 3, "name": "v9", "sets": {"a/b/c": "0"}}),
-        sealed({"format": 3, "name": "v9", "sets": {"a/image/c": "0" * 64}, "more": 1}),
-        sealed({"format": 3, "name": ["v9"], "sets": {"a/image/c": "0" * 64}}),
-        {"format": 1, "sets": {"a/image/c": "0" * 64}},
-        {"format": True, "sets": {}},
-        [],
-    ],
-)
+@pytest.mark.parametrize("document", [
+    {},
+    sealed({"format": 3, "name": "v9", "sets": {"../x/y": "0" * 64}}),
+    sealed({"format": 3, "name": "v9", "sets": {"a/b/c": "0"}}),
+    sealed({"format": 3, "name": "v9", "sets": {"a/image/c": "0" * 64}, "more": 1}),
+    sealed({"format": 3, "name": ["v9"], "sets": {"a/image/c": "0" * 64}}),
+    {"format": 1, "sets": {"a/image/c": "0" * 64}},
+    {"format": True, "sets": {}},
+    [],
+])  # fmt: skip
 def test_a_tag_of_a_stranger(document, grown):
     with pytest.raises((CorruptStoreError, FormatVersionError)):
         parse_tag(document, where="x")

@@ -17,6 +17,7 @@ from featstore.store import (
     SetWriter,
     WriteOptions,
     collect_garbage,
+    make_store,
     verify_store,
 )
 from featstore.store.lock import is_claimed
@@ -75,6 +76,15 @@ def test_an_interrupted_set_resumes_and_is_named_incomplete(tmp_path, whole):
         writer.finish()
     assert not writer.staging.exists()
     assert tree(tmp_path) == whole
+
+
+def test_neither_a_folder_of_other_things_nor_a_tag_is_made_a_store(tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(b"x")
+    make_store(tmp_path / "new")
+    for root in (tmp_path, tmp_path / "new@v1"):
+        with pytest.raises(StoreWriteError, match=r"other things|at a tag"), _writer(root):
+            pass
+    assert {path.name for path in tmp_path.iterdir()} == {"new", "photo.jpg"}
 
 
 @pytest.mark.parametrize("world_size", [1, 3, 20])
