@@ -267,7 +267,10 @@ class StoreType(click.ParamType):  # type: ignore[type-arg]  # not generic befor
         from featstore.durable import local_folder
 
         if isinstance(value, Path) or "://" not in value:
-            return Path(value)
+            path = Path(value)
+            if self._writes and "@" in path.name and not path.exists():
+                self.fail(f"{value} is not there. A store at a tag (STORE@TAG) is only read.")
+            return path
         try:
             return local_folder(value)  # of a file:// address, too
         except AddressError:

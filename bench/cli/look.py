@@ -442,7 +442,9 @@ def _print_state(found: dict[str, list[dict[str, Any]]]) -> None:
         rows += [[kind.upper(), "", ""]] if entries else []
         for entry in entries[:_SHOWN]:
             changed = f"{entry['changed'][:10]} {entry['changed'][11:16]}"
-            rows.append([f"  {entry['path']}", changed, entry.get("problem") or _in_words(entry)])
+            sets = [count(len(entry["sets"]), "set")] if "sets" in entry else []
+            held = ", ".join([*sets, *entry.get("suites", []), *entry.get("kinds", [])])
+            rows.append([f"  {entry['path']}", changed, entry.get("problem") or held])
         if len(entries) > _SHOWN:
             rows.append([f"  and {len(entries) - _SHOWN:,} more (--json lists all)", "", ""])
     if rows:
@@ -450,10 +452,3 @@ def _print_state(found: dict[str, list[dict[str, Any]]]) -> None:
     else:
         click.echo("There is no work in this folder or in four levels of folders below it.")
     click.echo(f"\nNext:  {next_command(found)}\nHelp:  headstock --help")
-
-
-def _in_words(entry: dict[str, Any]) -> str:
-    """Return what a thing holds."""
-    if "sets" in entry:
-        return count(len(entry["sets"]), "set")
-    return ", ".join([*entry.get("suites", []), *entry.get("kinds", [])])

@@ -532,15 +532,19 @@ def check_signed(log: Log, key: str, *, where: str, at_least: int) -> None:
         If there is no signature of this key, it is not one of what the store lists, or an earlier
         state was put back.
     """
-    wanted = check_key(key)
+    if not _KEY.fullmatch(str(key)):
+        raise SignatureError(
+            "A key is trusted by its 64 hexadecimal digits, which `headstock store tag --sign-key` "
+            f"prints; got {str(key)[:16]!r}."
+        )
     signature = log.signature
     if signature is None:
         raise SignatureError(
             f"{where} is not signed. Ask its owner for `headstock store tag --sign-key`."
         )
-    if signature.public_key != wanted:
+    if signature.public_key != key:
         raise SignatureError(
-            f"{where} is signed by the key {signature.public_key}, not by {wanted}. Use it only if "
+            f"{where} is signed by the key {signature.public_key}, not by {key}. Use it only if "
             "its owner tells you that the key has changed."
         )
     if not signature.covers(log):
@@ -553,22 +557,6 @@ def check_signed(log: Log, key: str, *, where: str, at_least: int) -> None:
             f"{where} is signed as number {signature.counter:,}; number {at_least:,} is asked for: "
             "an earlier state was put back."
         )
-
-
-def check_key(key: object) -> str:
-    """Return a public key: 64 hexadecimal digits.
-
-    Raises
-    ------
-    SignatureError
-        If it is none.
-    """
-    if not isinstance(key, str) or not _KEY.fullmatch(key):
-        raise SignatureError(
-            "A key is trusted by its 64 hexadecimal digits, which `headstock store tag --sign-key` "
-            f"prints; got {str(key)[:16]!r}."
-        )
-    return key
 
 
 def check_outside_stores(path: Path) -> None:
