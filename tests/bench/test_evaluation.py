@@ -186,7 +186,7 @@ def test_errors_name_what_was_given(rng):
           for seeds in (0, -1, "x", [-1])),
         *((evaluate, {"draws": draws}, ProtocolError, "draws must be .* from 1")
           for draws in (0, -3, "x")),
-        (evaluate, {"out": __file__}, StoreWriteError, r"It is a file: name a folder"),
+        (evaluate, {"out": __file__}, StoreWriteError, r"is a file: name a folder"),
         (fit, {"training": 3}, TypeError, "training must be TrainingOptions"),
         (fit, {"n_pairs": 8}, SettingError, r"on arrays \(n_pairs, split, source .* of a store\)"),
         *((fit, {"seed": seed}, SettingError, "seed must be .* from 0") for seed in ("a", -1)),

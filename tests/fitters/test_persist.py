@@ -51,7 +51,7 @@ def test_what_is_no_alignment_is_not_replaced(ridge, tmp_path):
     (tmp_path / "file").write_text("keep")
     with pytest.raises(AlignmentWriteError, match="exists and is not an alignment"):
         save_alignment(tmp_path / "file", ridge)
-    with pytest.raises(AlignmentWriteError, match="folder that you may write to"):
+    with pytest.raises(AlignmentWriteError, match="is a file: name a folder"):
         save_alignment(tmp_path / "file" / "below", ridge)
     assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"
 
