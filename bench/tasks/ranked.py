@@ -441,12 +441,6 @@ def score_few_shot(
     """
     options = options or FewShot()
     chosen = first_per_class(split.train, images.classes, options.shots)
-    most = np.unique(images.classes[split.train], return_counts=True)[1].max(initial=0)
-    if options.shots > most:
-        raise ProtocolError(
-            f"The run asks for {options.shots:,} shots; no class of its split has more than "
-            f"{most:,} training images. Ask for fewer."
-        )
     held = min(options.shots, MOST_VALIDATION)
     validation = first_per_class(split.train, images.classes, held, after=options.shots)
     classes, ids = _classes(images, split, names, options)

@@ -642,9 +642,8 @@ def convert_rows(
             bounds = np.iinfo(DTYPES[layout.dtype])
             what = f"values that are no whole numbers of {bounds.min} to {bounds.max}"
         else:
-            wide = data.itemsize > 2
-            what = f"values too large for {'float32' if wide else layout.dtype}"
-            remedy = "Scale the rows" if wide else remedy
+            what = f"values too large for {layout.dtype}"
+            remedy = "Scale the rows" if layout.dtype == "float32" else remedy
         raise NonFiniteEmbeddingError(
             f"Got {what} for {int(bad.sum()):,} of {len(bad):,} items, first "
             f"{item_ids[first]!r} ({where}). Nothing was written for this block. {remedy}, or "
@@ -701,7 +700,7 @@ def decode(stored: np.ndarray, dtype: str, out: np.ndarray) -> np.ndarray:
 
 
 def finite_rows(data: np.ndarray, dtype: str) -> np.ndarray:
-    """Return which rows are finite throughout, as float32 too: a boolean of shape (b,).
+    """Return which rows are finite throughout: a boolean of shape (b,).
 
     Parameters
     ----------
@@ -711,8 +710,6 @@ def finite_rows(data: np.ndarray, dtype: str) -> np.ndarray:
         A floating-point name of `featstore.store.layout.DTYPES`.
     """
     if dtype not in EXPONENTS:
-        with np.errstate(over="ignore"):  # float64 is handed out as float32 unless asked otherwise
-            data = data.astype(np.float32, copy=False)
         finite: np.ndarray = np.isfinite(data).all(axis=1)
         return finite
     exponent = EXPONENTS[dtype]

@@ -66,8 +66,7 @@ CONTAINERS: dict[str, Callable[[np.ndarray], Any]] = {
 def test_rows_of_any_container_are_read_back(tmp_path_factory, how, data):
     dtype = data.draw(st.sampled_from(["float16", "float32", "float64"]))
     shape = data.draw(st.tuples(st.integers(2, 9), st.integers(1, 4)))
-    most = float(min(np.finfo(dtype).max, np.finfo(np.float32).max))
-    values = hnp.from_dtype(np.dtype(dtype), allow_nan=False, min_value=-most, max_value=most)
+    values = hnp.from_dtype(np.dtype(dtype), allow_nan=False, allow_infinity=False)
     rows = data.draw(hnp.arrays(dtype, shape, elements=values))
     ids = [f"b{i}" for i in range(len(rows))]
     root = tmp_path_factory.mktemp("store")

@@ -605,7 +605,7 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
              'return bool(size == facts["bytes"])', 'test_every_flipped_byte_is_named')),
         *_of("featstore/store/log.py", "tests/featstore/store/test_signature.py",
             ('A signature is of the key that is asked for.',
-             '    if signature.public_key != wanted:', '    if not signature.public_key:',
+             '    if signature.public_key != key:', '    if not signature.public_key:',
              'test_another_key_is_told'),
             ('An earlier signed state does not come back.',
              '    if signature.counter < at_least:', '    if signature.counter < 0:',

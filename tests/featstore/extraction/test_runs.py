@@ -103,9 +103,9 @@ def test_the_geometry_of_an_object_is_part_of_its_space(manifest, tmp_path):
     for side in (4, 5):
         extract(
             manifest, kind="image", encoder=EncoderSpec(Square(side), space={"name": "x"}),
-            store=tmp_path,
+            store=tmp_path / "store",
         )  # fmt: skip
-    assert len(featstore.open_store(tmp_path).sets()) == 2
+    assert len(featstore.open_store(tmp_path / "store").sets()) == 2
 
 
 class Slow(Bare):
