@@ -20,7 +20,6 @@ from featstore.encoders.base import (
 from featstore.errors import EncoderError, UnknownEncoderError, did_you_mean, needs_extra
 from featstore.identity import canonical_json
 from featstore.images import Geometry
-from featstore.matrices import expecting
 from featstore.plugins import Registry, first_line
 
 if TYPE_CHECKING:
@@ -323,6 +322,7 @@ def encode(
     >>> rows = encode(["a red car"], "st:all-MiniLM-L6-v2")  # doctest: +SKIP
     """
     from featstore.images import decode_image, to_rgb
+    from featstore.matrices import expecting
     from featstore.parallel import best_device
 
     files = str | bytes | Path
