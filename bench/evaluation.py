@@ -280,16 +280,16 @@ class _Asked:
             n_pairs = "all"
         amounts = tuple(k for k in values_in(n_pairs) if k not in (0, None))
         evals = evals or ([usual, "held-out"] if amounts and usual not in FRESH_SPLITS else usual)
-        for name, given, own in (
-            ("draws", draws, []), ("seeds", seeds, np.atleast_1d(seeds).tolist())
-        ):  # fmt: skip
-            own = range(given) if isinstance(given, int | np.integer) else own
-            if not own or not all(isinstance(one, int) and one >= 0 for one in own):
-                raise ProtocolError(
-                    f"{name} must be a whole number from 1 (seeds also a list of them, from 0); "
-                    f"got {given!r}."
-                )
-        return cls(tuple(values_in(evals)), sources, amounts, draws, tuple(own))
+        if not isinstance(draws, int | np.integer) or draws < 1:
+            raise ProtocolError(f"draws must be a whole number from 1; got {draws!r}.")
+        each = (
+            range(seeds) if isinstance(seeds, int | np.integer) else np.atleast_1d(seeds).tolist()
+        )
+        if not each or not all(isinstance(seed, int) and seed >= 0 for seed in each):
+            raise ProtocolError(
+                f"seeds must be a whole number from 1, or a list of them from 0; got {seeds!r}."
+            )
+        return cls(tuple(values_in(evals)), sources, amounts, draws, tuple(each))
 
     def runs(
         self,

@@ -132,8 +132,9 @@ def find_timm_info() -> Path:
     BuildError
         If timm is not installed.
     """
-    install = "timm, or give its folder with -s files=FOLDER"
-    return package_file("timm", "data/_info", install=install)
+    return package_file(
+        "timm", "data/_info", install="timm, or give its folder with -s files=FOLDER"
+    )
 
 
 def _read(path: Path) -> str:

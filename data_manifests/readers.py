@@ -50,8 +50,7 @@ def caltech101(disk: Disk) -> Listing:
     for label, paths in groups.items():
         ordered = sorted(paths, key=lambda path: hashlib.sha256(path.encode()).digest())
         rows += [(path, "train" if n < SHOTS else "test", label) for n, path in enumerate(ordered)]
-    kept = [row for row in rows if row[1] in disk.splits]
-    return Listing(image_frame(kept), sorted_labels(rows))
+    return Listing(image_frame([row for row in rows if row[1] in disk.splits]), sorted_labels(rows))
 
 
 def eurosat(disk: Disk) -> Listing:
@@ -66,8 +65,9 @@ def eurosat(disk: Disk) -> Listing:
         (path, "test" if place in chosen else "train", label)
         for place, (path, _, label) in enumerate(rows)
     ]
-    kept = [row for row in split_rows if row[1] in disk.splits]
-    return Listing(image_frame(kept), sorted_labels(rows))
+    return Listing(
+        image_frame([row for row in split_rows if row[1] in disk.splits]), sorted_labels(rows)
+    )
 
 
 def imagenet1k(disk: Disk) -> Listing:

@@ -313,8 +313,7 @@ def _read_lance(source: Path, array: str | None) -> Rows:
                 f"{source} unpacks to more than a dataset of its size may. It was not read."
             )
         batches.append(batch)
-    table = pl.DataFrame(pa.Table.from_batches(batches))
-    return _of_table(table, source, name)
+    return _of_table(pl.DataFrame(pa.Table.from_batches(batches)), source, name)
 
 
 def _only_matrix(tensors: Mapping[str, Any], source: Path) -> str:
@@ -386,8 +385,9 @@ def _from_tensors(
     packed = tensors.get("items_parquet")
     items = None
     if packed is not None:
-        where = f"{source}: items_parquet"
-        items = read_table(packed.tobytes(), where=where, schema={}, rows=len(data))
+        items = read_table(
+            packed.tobytes(), where=f"{source}: items_parquet", schema={}, rows=len(data)
+        )
     if not (name in bits and data.ndim == 2):
         data = _matrix(data, f"{source}: {name}")
     return Rows(data, items, tensors.get("bias"))

@@ -136,8 +136,7 @@ def start_python(code: str, *arguments: str, **options: Any) -> subprocess.Popen
     OSError
         If it cannot be started.
     """
-    path = [*map(str, sys.path)]
-    code = f"import sys; sys.path[:] = {path!r}; {code}"
+    code = f"import sys; sys.path[:] = {[*map(str, sys.path)]!r}; {code}"
     command = [sys.executable, "-P", "-c", code, *arguments]
     return subprocess.Popen(command, **options)  # noqa: S603 -- this interpreter, and no shell
 

@@ -219,8 +219,10 @@ def toy_store(
     def write(
         dataset: str, kind: str, rows: ArrayLike, items: list[dict[str, Any]], **more: Any
     ) -> str:
-        single = np.asarray(rows, np.float32)
-        return write_set(root, single, item_table(items, kind), dataset=dataset, kind=kind, **more)
+        return write_set(
+            root, np.asarray(rows, np.float32), item_table(items, kind),
+            dataset=dataset, kind=kind, **more,
+        )  # fmt: skip
 
     return {
         "head_weight": write("labels", "head_weight", head, rows_of_head, bias=bias, **vision),

@@ -149,8 +149,9 @@ class Job:
             )
             click.echo(f"  [{cost}]", err=True)
             if code:
-                failed = f"headstock {self.name}: `{command}` failed with exit code {code}."
-                click.echo(failed, err=True)
+                click.echo(
+                    f"headstock {self.name}: `{command}` failed with exit code {code}.", err=True
+                )
                 return code
         if self.ending:
             click.echo(f"\n{self.ending.replace('OUT', shlex.quote(out))}")

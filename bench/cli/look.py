@@ -314,8 +314,8 @@ def find_work(root: Path) -> dict[str, list[dict[str, Any]]]:
         ``{"manifests": …, "stores": …, "alignments": …, "results": …, "reports": …}``: of each a
         list of dictionaries, the last changed first, with the ``path`` below `root` and the time
         ``changed`` (UTC); for a manifest also its ``name`` and its ``kinds`` of items, for a store
-        ``sets`` (their keys) and the time it was ``made``, for results
-        their ``suites``. ``problem`` says what is wrong with one that cannot be read.
+        its ``sets`` (their keys), for results their ``suites``. ``problem`` says what is wrong with
+        one that cannot be read.
     """
     found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in _SIGNS}
     for path, names in work_below(root):
@@ -330,8 +330,12 @@ def find_work(root: Path) -> dict[str, list[dict[str, Any]]]:
 def _described(kind: str, folder: Path, sign: str) -> dict[str, Any]:
     """Return what there is to say of a thing whose `sign`, a file or a folder, lies in `folder`."""
     path = folder / sign if kind == "reports" else folder
-    moment = datetime.fromtimestamp(_last_change(folder / sign), UTC)
-    changed = moment.isoformat(timespec="microseconds")  # always so: it is sorted as text
+    try:
+        moment = (folder / sign).stat().st_mtime  # of a folder, when its last entry was made
+    except OSError:  # it went away meanwhile, or a link leads nowhere
+        moment = 0.0
+    # Always with microseconds: it is sorted as text.
+    changed = datetime.fromtimestamp(moment, UTC).isoformat(timespec="microseconds")
     facts: dict[str, Any] = {"path": str(path), "changed": changed}
     try:
         facts |= _FACTS[kind](path) if kind in _FACTS else {}
@@ -340,23 +344,10 @@ def _described(kind: str, folder: Path, sign: str) -> dict[str, Any]:
     return facts
 
 
-def _last_change(path: Path) -> float:
-    """Return when a file was written; of a folder, when its last entry was made."""
-    try:
-        return path.stat().st_mtime
-    except OSError:  # it went away meanwhile, or a link leads nowhere
-        return 0.0
-
-
 def _store_sign(names: set[str]) -> list[str]:
     from featstore.store.log import NAME
 
     return [NAME] if names >= {NAME, "zarr.json"} else []
-
-
-def _manifest_sign(names: set[str]) -> list[str]:
-    is_one = "dataset.toml" in names and any(name.endswith(".parquet") for name in names)
-    return ["dataset.toml"] if is_one else []
 
 
 def _is_report(path: Path) -> bool:
@@ -368,7 +359,9 @@ def _is_report(path: Path) -> bool:
 
 #: What is looked for -> of the names in a folder, those whose time is that of one.
 _SIGNS: dict[str, Callable[[set[str]], list[str]]] = {
-    "manifests": _manifest_sign,
+    "manifests": lambda names: (
+        sorted(names & {"dataset.toml"}) if any(name.endswith(".parquet") for name in names) else []
+    ),
     "stores": _store_sign,
     "alignments": lambda names: sorted(names & {"alignment.json"}),
     "results": lambda names: ["runs"] if "runs" in names and names & {"ranks", "sums"} else [],

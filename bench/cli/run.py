@@ -593,8 +593,7 @@ def check_command(kind: str, what: str, words: tuple[str, ...], as_json: bool) -
     """
     from bench.contracts import contract_of
 
-    options = dict(word.partition("=")[::2] for word in words)
-    contract = contract_of(kind, what, options=options)
+    contract = contract_of(kind, what, options=dict(word.partition("=")[::2] for word in words))
     found = []
     for one in contract.findings():
         found.append(one)

@@ -292,8 +292,7 @@ class Server(ThreadingHTTPServer):
     """
 
     def __init__(self, searcher: Searcher, *, named: bool = True) -> None:
-        called = searcher.root.name or "pictures"
-        html, _ = search_page(searcher, called, named=named, serve=True)
+        html, _ = search_page(searcher, searcher.root.name or "pictures", named=named, serve=True)
         self.searcher, self._one = searcher, threading.Lock()
         self.files: dict[str, tuple[bytes, str, dict[str, str]]] = {
             f"/thumbnail/{number}": (data, "image/webp", {"Cache-Control": "private"})

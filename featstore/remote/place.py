@@ -73,7 +73,7 @@ class RemotePlace(Place):
             warnings.warn(
                 f"{self.address} cannot be reached ({str(err)[:200]}): read from the cache, as it "
                 f"was on {fetched}.",
-                stacklevel=5,
+                stacklevel=6,
             )
 
     def log(self) -> Log:

@@ -460,7 +460,7 @@ def make_tag(place: str | Path, name: str, *, select: Sequence[str] = ()) -> dic
         raise UnknownSetError(
             f"{store.address} holds no set{' that fits' if select else ''}: nothing to tag."
         )
-    send_tag(place, name, revisions)
+    send_tag(store.address, name, revisions)
     return revisions
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
@@ -21,6 +22,7 @@ from featstore.errors import (
     AmbiguousSetError,
     CorruptStoreError,
     IncompleteEmbeddingsError,
+    RemoteStoreError,
     SignatureError,
     UnknownSetError,
     listed,
@@ -672,8 +674,7 @@ def open_store(
             )
     if at_least and key is None:
         raise ValueError(f"at_least={at_least} counts signatures: give the key, too.")
-    path, tag = split_tag(path)
-    place = open_place(parse_address(path))
+    place, tag = _find_place(path)
     place.log()
     if not has_log(place.root):
         missing = f"has no store (no {LOG})" if place.is_remote else "does not exist"
@@ -688,6 +689,18 @@ def open_store(
     if at := revision or tag:
         store.pin(at)
     return store
+
+
+def _find_place(path: str | Path) -> tuple[Place, str | None]:
+    base, tag = split_tag(path)
+    if tag is not None:
+        # An address may end in a name with an @, too. If none is to be had there, that at the tag
+        # may be in the cache.
+        with contextlib.suppress(AddressError, RemoteStoreError):
+            place = open_place(parse_address(path))
+            if has_log(place.root):
+                return place, None
+    return open_place(parse_address(base)), tag
 
 
 def split_tag(place: str | Path) -> tuple[str | Path, str | None]:

@@ -20,22 +20,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featstore.decoding import (
-    Decoded,
-    DecodePool,
-    Feed,
-    Ring,
-    Run,
-    Settings,
-    WorkerProcess,
-)
+from featstore.decoding import Decoded, DecodePool, Feed, Ring, Run, Settings, WorkerProcess
 from featstore.errors import DecoderStartError
-from featstore.images import (
-    FORMATS,
-    Geometry,
-    ImageError,
-    decode_image,
-)
+from featstore.images import FORMATS, Geometry, ImageError, decode_image
 from featstore.sources.reader import ByteReader
 from tests.featstore.nasty_images import NASTY, encoded, noise
 
