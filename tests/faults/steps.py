@@ -187,13 +187,7 @@ def copy(root: Path, *, target: str) -> dict[str, dict[str, str]]:
 
 
 def killed(
-    root: Path,
-    *,
-    step: str,
-    at: int,
-    places: list[str],
-    args: dict[str, Any],
-    among: str = "",
+    root: Path, *, step: str, at: int, places: list[str], args: dict[str, Any], among: str = ""
 ) -> Any:
     """Run a step in this process and kill it before its `at`-th change of a file.
 

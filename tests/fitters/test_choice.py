@@ -13,12 +13,7 @@ from fitters.methods import METHODS
 from fitters.moments import moments_of
 from fitters.saved import fitted_arrays
 from fitters.select import Axis, folds_by_group
-from fitters.select.held_out import (
-    Folded,
-    cross_validate,
-    validate_by_error,
-    validate_by_refitting,
-)
+from fitters.select.held_out import Folded, cross_validate, validate_by_error, validate_by_refitting
 from fitters.settings import FitConfig
 from tests.assertions import assert_close, assert_same
 from tests.oracles import reciprocal_rank_of_text, unit
