@@ -51,15 +51,7 @@ def hand_run(source="head", n_pairs=0, seed=0, **fields):
 
 
 def write_ranks(
-    root,
-    run,
-    ranks,
-    *,
-    clusters=None,
-    gallery=20,
-    queries=None,
-    pool=500.0,
-    finished_at=None,
+    root, run, ranks, *, clusters=None, gallery=20, queries=None, pool=500.0, finished_at=None
 ):
     """Write a run whose queries have these ranks, in each direction of its task.
 

@@ -14,15 +14,7 @@ from unittest import mock
 
 import numpy as np
 
-from featstore.store import (
-    SetKey,
-    SetWriter,
-    lock,
-    read_commit,
-    read_log,
-    rebuild_set,
-    writer,
-)
+from featstore.store import SetKey, SetWriter, lock, read_commit, read_log, rebuild_set, writer
 from featstore.testing import toy_manifest
 from tests.damage import unseal
 from tests.faults import steps
