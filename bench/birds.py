@@ -93,7 +93,7 @@ def read() -> Species:
     return Species(data.view("<f4").reshape(_SHAPE).copy(), np.array(common), genera)
 
 
-def spellings(names: npt.NDArray[np.str_], width: int = 384) -> npt.NDArray[Any]:
+def spellings(names: npt.NDArray[np.str_]) -> npt.NDArray[Any]:
     """Return rows that know names as strings alone: pieces of words, and the last word."""
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -101,7 +101,7 @@ def spellings(names: npt.NDArray[np.str_], width: int = 384) -> npt.NDArray[Any]
 
     pieces = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True)
     last = TfidfVectorizer(analyzer=lambda name: [name.split()[-1].casefold()])
-    svd = TruncatedSVD(min(width, len(names) - 1), random_state=0)
+    svd = TruncatedSVD(min(384, len(names) - 1), random_state=0)
     found: npt.NDArray[Any] = make_pipeline(make_union(pieces, last), svd).fit_transform(names)
     return found
 

@@ -116,8 +116,7 @@ def set_name(column: str, value: Any) -> str:
     parts = str(value).split("/")
     if not column.endswith("_set") or len(parts) != 3:
         return str(value)
-    encoder = parts[2].split(".", 1)[-1].rsplit("-", 1)[0]
-    return f"{parts[0]} · {encoder}"
+    return f"{parts[0]} · {parts[2].split('.', 1)[-1].rsplit('-', 1)[0]}"
 
 
 #: Label sets whose names people write otherwise than a store.
@@ -532,8 +531,7 @@ def only_series(root: Path, results: pl.DataFrame, *, suite: str | None = None) 
         )
     suite = suite or suites[0]
     check_names([suite], suites, what="suite", error=NoResultsError, where=f"in {root}")
-    own = results.filter(suite=suite)
-    marked = _with_series(own)
+    marked = _with_series(results.filter(suite=suite))
     last = marked.sort("written", maintain_order=True)["series"][-1]
     return marked.filter(series=last).drop("written", "fresh", "series")
 

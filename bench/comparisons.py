@@ -268,7 +268,7 @@ class Claim:
             return None
         if draws is not None:
             return against_controls(a.mean, draws, n_rows=round(float(a.count.sum())))
-        if len(self.a.seeds) == 1 and not self.a.fresh:
+        if not self.a.fresh and (len(self.a.seeds) == 1 or not self.a.is_drawn):
             # One head beside controls that are all there is to draw.
             return against_controls(a.means[0], b.means, n_rows=round(float(a.count[0].sum())))
         return against_paired_controls(a.means, b.means)
@@ -474,8 +474,7 @@ def primary_family(
     out: Primary = {}
     for members in families.values():
         if len(members) <= LARGEST_FAMILY:
-            corrected = holm(np.array([p for _, p in members]))
-            for (key, _), p in zip(members, corrected, strict=True):
+            for (key, _), p in zip(members, holm(np.array([p for _, p in members])), strict=True):
                 out[key] = {"p_holm": float(p), "family": len(members)}
     return out
 
@@ -696,8 +695,7 @@ def compare_choices(
         clusters = np.unique(np.concatenate(ids)) if ids else np.empty(0, np.str_)
         pairs = _paired([c.on(clusters) for c in left], [c.on(clusters) for c in right])
         for metric in present:
-            made = (Claim(*named, metric, *levels[metric]) for named in pairs)
-            rows += _rows(made, primary)
+            rows += _rows((Claim(*named, metric, *levels[metric]) for named in pairs), primary)
     if not rows:
         raise NoResultsError(
             f"No two cells of {_called(a)} and {_called(b)} have the same task, evaluation, sets "

@@ -129,8 +129,7 @@ class ImageViews:
                 f"{str(images[least])!r}); every shot needs equally many. Extract the views of all "
                 "images."
             )
-        places = np.concatenate(rows)
-        raw = self._view.take(places).numpy()
+        raw = self._view.take(np.concatenate(rows)).numpy()
         return raw.reshape(len(images), counts.pop(), raw.shape[1])
 
 
@@ -174,8 +173,7 @@ class Items:
     def take(self, index: NDArray[Any]) -> Items:
         """Return these rows (positions or a mask)."""
         columns: dict[str, Any] = {own.name: getattr(self, own.name) for own in fields(self)}
-        given = {name: own[index] for name, own in columns.items() if own is not None}
-        return Items(**given)
+        return Items(**{name: own[index] for name, own in columns.items() if own is not None})
 
     @cached_property
     def different(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -356,8 +354,7 @@ def read_corpus(store: FeatureStore, run: Run) -> Corpus:
         data.image_set,
         *([data.name_set] if data.name_set else [data.caption_set]),
     ]
-    spaces = [store.info(key).attributes["space"] for key in keys if key]
-    one_model = _one_model(spaces)
+    one_model = _one_model([store.info(key).attributes["space"] for key in keys if key])
     pairs = _other_pairs(store, run, image_view, texts) if data.pairs_from else None
     return Corpus(
         images, names, captions, head, prompts, seen, one_model, views, pair_names, layers, pairs,
@@ -568,8 +565,10 @@ def manifest_split(splits: NDArray[Any], *, seed: int, train: Sequence[str]) -> 
     Raises
     ------
     ProtocolError
-        If no image is of split ``test``.
+        If no image is of split ``test``, or `train` names it.
     """
+    if "test" in train:
+        raise ProtocolError("The split 'test' is scored: name others to train on (train_splits).")
     splits = np.asarray(splits)
     test = np.flatnonzero(splits == "test")
     if not len(test):

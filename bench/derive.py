@@ -226,8 +226,7 @@ def _svd(view: Selection, width: int) -> Way:
 def _mapped(adapter: Adapter) -> Way:
     arrays = sorted(adapter.map.arrays().items())
     digest = sha256_hex(b"".join(name.encode() + own.tobytes() for name, own in arrays))
-    facts = {"adapter": digest, "unit": adapter.unit}
-    return Way(facts, "float32", adapter.apply, adapter=adapter)
+    return Way({"adapter": digest, "unit": adapter.unit}, "float32", adapter.apply, adapter=adapter)
 
 
 _WAYS: Mapping[str, Callable[[Selection, int], Way]] = {
@@ -245,11 +244,9 @@ def _named(own: Sequence[str], sides: Sequence[Mapping[str, Any]], what: str) ->
 
 def _kept(view: Selection, way: Way) -> tuple[float, int, int]:
     """Return the share of the ten nearest that is kept, queries, and items of the gallery."""
-    rng = np.random.default_rng(0)
-    old = view.take(rng.permutation(len(view))[:GALLERY]).numpy()
+    old = view.take(np.random.default_rng(0).permutation(len(view))[:GALLERY]).numpy()
     new = way.apply(old)
     there = old.any(axis=1) & new.any(axis=1)
     old, new = old[there], new[there]
     search = Search(old, QUERIES)
-    ten = search.kept(new, new)[2]
-    return float(ten.mean()), search.n_queries, len(old)
+    return float(search.kept(new, new)[2].mean()), search.n_queries, len(old)

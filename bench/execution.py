@@ -471,8 +471,7 @@ def run_all(
             for finished_batch in run(work, batches):
                 for done in finished_batch:
                     report(done)
-    seconds = time.perf_counter() - start
-    return Summary(len(set(runs)) - len(left), len(left), n_fits, seconds)
+    return Summary(len(set(runs)) - len(left), len(left), n_fits, time.perf_counter() - start)
 
 
 def _on(device: str, run: Run) -> Run:
@@ -589,8 +588,7 @@ class Table:
 
     def frames(self) -> tuple[pl.DataFrame, pl.DataFrame]:
         """Return the rows and the ranks, under their schemas."""
-        rows = pl.DataFrame(self.rows, schema=RESULT_SCHEMA)
-        return rows, pl.concat(self.ranks, how="diagonal")
+        return pl.DataFrame(self.rows, schema=RESULT_SCHEMA), pl.concat(self.ranks, how="diagonal")
 
     def add(self, run: Run, outcomes: list[Outcome], facts: dict[str, Any]) -> None:
         """Add a run: a result row per direction and metric, a rank per query."""
@@ -624,8 +622,7 @@ class Table:
                 columns["own"] = queries.own.tolist()
             if ranks.gallery and not is_cell(run):
                 columns["top"] = queries.top_ids
-            schema = {name: RANK_SCHEMA[name] for name in columns}
-            self.ranks.append(pl.DataFrame(columns, schema))
+            self.ranks.append(pl.DataFrame(columns, {name: RANK_SCHEMA[name] for name in columns}))
 
 
 def _clusters(outcome: Outcome) -> dict[str, Any]:

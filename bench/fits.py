@@ -136,8 +136,7 @@ def _fit_parts(run: Run, parts: Parts, data: Sources[Pairs] | None = None) -> Al
         run.fit, prototypes=parts.prototypes, real=parts.real, image_mean=parts.centre.mean,
         bias=parts.bias,
     )  # fmt: skip
-    rng = stream("choice", run.seed)
-    return fit(run.fit, data, rng=rng, grid=parts.grid, chosen=parts.chosen)
+    return fit(run.fit, data, rng=stream("choice", run.seed), grid=parts.grid, chosen=parts.chosen)
 
 
 #: Parts in which training pairs are left out to find a temperature.
@@ -348,8 +347,7 @@ def _augmented(
     assert real is not None
     chosen = None
     if run.fit.open_settings(METHODS[run.fit.method].options, mixed=False):
-        rng = stream("choice", run.seed)
-        chosen = select(run.fit, real=real, image_mean=centre.mean, rng=rng)
+        chosen = select(run.fit, real=real, image_mean=centre.mean, rng=stream("choice", run.seed))
     n = real.n + head_pairs(run, corpus)[0].n
     return PAIR_CONTROLS[run.protocol.source](real, stream("control", _draw(run)), n=n), chosen
 
@@ -440,8 +438,7 @@ def mean_of_images(corpus: Corpus, split: Split | None) -> Centre:
         images = trained.take(split.train) if len(split.train) else images.take(split.test)
     if source == SCORED and len(images) < FEWEST:
         return Centre(None, TOO_FEW)
-    mean = SideTransform.fit([images.rows], label="images").mean
-    return Centre(mean, source)
+    return Centre(SideTransform.fit([images.rows], label="images").mean, source)
 
 
 def real_pairs(corpus: Corpus, images: NDArray[np.int64]) -> Pairs:

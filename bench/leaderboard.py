@@ -157,8 +157,7 @@ class Submission:
     @cached_property
     def cell(self) -> Cell:
         """The runs, as tables and comparisons have them."""
-        sums = self.sums.rename({"total": summed_as(self.metric)})
-        (cell,) = cells_of(self.rows, sums, Path())
+        (cell,) = cells_of(self.rows, self.sums.rename({"total": summed_as(self.metric)}), Path())
         return cell
 
     @property

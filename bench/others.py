@@ -252,12 +252,13 @@ def _check(rows: pl.DataFrame, place: Path, metric: str) -> None:
     """Raise unless every row has a score from -1 to 1, once."""
     if rows.is_empty():
         raise SubmissionError(f"{place} holds no score {metric!r}. Name another by `metric=`.")
-    odd = rows.filter(~pl.col("value").is_between(-1, 1) | pl.col("entry").is_null())
+    lost = pl.any_horizontal(pl.col("entry", "value").is_null())
+    odd = rows.filter(~pl.col("value").is_between(-1, 1) | lost)
     twice = rows.filter(rows.select("entry", "task", "item", "draw").is_duplicated())
     for entry, task, item, _, _, value in (*odd.iter_rows(), *twice.iter_rows()):
         where = f"{place}: {metric} of {entry!r} on {task!r}{f', item {item!r}' if item else ''}"
         raise SubmissionError(
-            f"{where}, is {value:g}. Scores are shares from -1 to 1, of a named entry: divide "
+            f"{where}, is {value}. Scores are shares from -1 to 1, of a named entry: divide "
             "percent by 100, or name another by `metric=`."
             if odd.height else f"{where}, is there twice in one draw. Leave one of them out."
         )  # fmt: skip

@@ -577,8 +577,7 @@ def published_table(results: pl.DataFrame) -> pl.DataFrame:
         was in the store. Encoders may be others: a difference does not say which is right.
     """
     # None of the published numbers is of moved rows, or of pairs of another dataset.
-    own = results.filter(pairs_from="", head_rows="weights")
-    cells = _with_names(own)
+    cells = _with_names(results.filter(pairs_from="", head_rows="weights"))
     rows: list[dict[str, Any]] = []
     for number in published_numbers().iter_rows(named=True):
         found = _matching(cells, number)

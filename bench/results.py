@@ -190,8 +190,7 @@ def write_batch(root: Path, rows: pl.DataFrame, ranks: pl.DataFrame) -> None:
     """
     name = _name_of(set(rows["run_id"]))
     for table, frame in (("ranks", ranks), ("sums", sums_of(ranks)), ("runs", rows)):
-        content = _parquet(frame.select(list(TABLES[table])))
-        write_file(file_of(root, table, name), [content])
+        write_file(file_of(root, table, name), [_parquet(frame.select(list(TABLES[table])))])
 
 
 def files_of(root: Path) -> dict[str, str]:

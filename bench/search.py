@@ -168,8 +168,7 @@ def is_printed(term: str, offsets: Iterable[int]) -> bool:
     name = term.lower()
     if name in PLAIN or name in _UNPRINTED or is_blocked(term):
         return False
-    of_persons = any(one in PERSONS or one in _APES for one in offsets)
-    return name in _THINGS or not of_persons
+    return name in _THINGS or not any(one in PERSONS or one in _APES for one in offsets)
 
 
 def vocabulary(tokenizer: Path, n: int = N_WORDS) -> dict[str, bool]:

@@ -359,8 +359,7 @@ def _profiles(x: Matrix, y: Matrix, rng: np.random.Generator) -> npt.NDArray[np.
     Anchors that follow badly are left out twice, and then drawn anew from the rows that follow: a
     foreign group must not be what the others are compared with.
     """
-    n = len(x)
-    anchors = rng.permutation(n)[:ANCHORS]
+    anchors = rng.permutation(len(x))[:ANCHORS]
     for share in (0.3, 0.2):
         own = _correlations(x[anchors], y[anchors], np.arange(len(anchors)))
         anchors = anchors[own >= np.quantile(own, share)]
@@ -481,8 +480,7 @@ def _related(x: Matrix, y: Matrix, rng: np.random.Generator) -> Verdict:
     """Return the verdict by unbiased linear CKA against permuted items."""
     some = rng.permutation(len(x))[:ENOUGH]
     orders = draw_orders(len(some), _PERMUTATIONS, rng=rng)
-    of = LinearCKA(unbiased=True)
-    found = calibrate([x[some]], [y[some]], of, orders, alpha=_LEVEL)
+    found = calibrate([x[some]], [y[some]], LinearCKA(unbiased=True), orders, alpha=_LEVEL)
     return "related" if found.pair().p <= _LEVEL else "unrelated"
 
 
@@ -663,5 +661,4 @@ def encoded_again(view: Selection, config: AgainConfig) -> Again:
     width = min(new.shape[1], old.shape[1])
     one, two = (unit_or_zero(rows[:, :width].astype(np.float64)) for rows in (old, new))
     cosine = np.einsum("nd,nd->n", one, two)
-    others = _numbers(places[~(cosine >= _OWN)])
-    return Again(name, len(places), float(np.median(cosine)), others)
+    return Again(name, len(places), float(np.median(cosine)), _numbers(places[~(cosine >= _OWN)]))

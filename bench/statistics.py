@@ -533,7 +533,7 @@ def against_controls(
     x = np.asarray(controls, np.float64)
     m = len(x)
     mean, sd = float(x.mean()), float(x.std(ddof=1))
-    slack = 1e-12
+    slack, widen = 1e-12, math.sqrt(1.0 + 1.0 / m)
     reached, undercut = int(np.sum(x >= own - slack)), int(np.sum(x <= own + slack))
     by_rank = (1 + reached) / (m + 1), (1 + undercut) / (m + 1)
     by_t = by_rank
@@ -542,22 +542,17 @@ def against_controls(
         scales = [values]
         if n_rows is not None and values.min() >= 0.0:
             scales += [np.sqrt(values), np.log(values + 0.5 / n_rows)]
-        tails = [_new_draw(scale[-1], scale[:-1]) for scale in scales]
+        # The one-sided p of the value as one more draw of normal ones.
+        tails = [
+            _one_sided(float(scale[-1] - x.mean()) / (float(x.std(ddof=1)) * widen), m - 1)
+            for scale, x in ((scale, scale[:-1]) for scale in scales)
+        ]
         by_t = max(above for above, _ in tails), max(below for _, below in tails)
     few = m < ENOUGH_CONTROLS
     above = by_t[0] if few or reached == 0 else by_rank[0]
     below = by_t[1] if few or undercut == 0 else by_rank[1]
     by: Literal["rank", "t"] = "t" if sd > slack and (few or 0 in (reached, undercut)) else "rank"
-    error = sd * math.sqrt(1.0 + 1.0 / m)
-    return ControlTest(above, below, by, 1 + reached, m, mean, sd, float(x.max()), error)
-
-
-def _new_draw(own: float, x: Matrix) -> tuple[float, float]:
-    """Return the one-sided p of a value as one more draw of normal ones."""
-    m = len(x)
-    return _one_sided(
-        (own - float(x.mean())) / (float(x.std(ddof=1)) * math.sqrt(1 + 1 / m)), m - 1
-    )
+    return ControlTest(above, below, by, 1 + reached, m, mean, sd, float(x.max()), sd * widen)
 
 
 def against_paired_controls(

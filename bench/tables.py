@@ -391,7 +391,7 @@ def summary(table: pl.DataFrame, bold: Collection[tuple[Any, ...]] = ()) -> Summ
         Of `result_table`.
     bold : collection of (metric, cell)
     """
-    arenas = table.partition_by(ARENA[:2] + ARENA[3:], maintain_order=True)
+    arenas = table.partition_by(ARENA, maintain_order=True)
     arena = max(arenas, key=lambda one: one["n_pairs"].n_unique())
     metric = next(name for name in metric_columns(arena) if arena[name].null_count() < arena.height)
     arena = arena.filter(pl.col(metric).is_not_null())
@@ -426,8 +426,7 @@ def summary(table: pl.DataFrame, bold: Collection[tuple[Any, ...]] = ()) -> Summ
         *(f"K = {pairs_text(k, sizes[k]['n_images_fitted'])}" for k in ks),
     ]  # fmt: skip
     for spread in (True, False):
-        body = [line(key, spread=spread) for key in shown]
-        found = Table(headings, body)
+        found = Table(headings, [line(key, spread=spread) for key in shown])
         if max(map(len, found.text("table").splitlines())) <= SUMMARY_WIDTH:
             break
     first = cells.row(0, named=True)

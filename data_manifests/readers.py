@@ -343,8 +343,9 @@ def read_mat(disk: Disk, name: str, variable: str) -> Any:
     """Return one variable of a .mat file (version 5), squeezed."""
     from scipy.io import loadmat
 
-    data = io.BytesIO(disk.read(name))
-    return loadmat(data, squeeze_me=True, variable_names=[variable])[variable]
+    return loadmat(io.BytesIO(disk.read(name)), squeeze_me=True, variable_names=[variable])[
+        variable
+    ]
 
 
 #: Split of Stanford Cars -> its annotations.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import itertools
+import operator
 import secrets
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ from featstore.store.layout import DTYPES, ArrayLayout, LayoutError, SetSpec, co
 from featstore.store.log import read_log
 from featstore.store.pairs import EmbeddingsView
 from featstore.store.store import FeatureStore, open_store
-from featstore.store.tables import join_ids
+from featstore.store.tables import WITHDRAWN, join_ids
 from featstore.store.view import Selection
 from featstore.store.writer import SetWriter, WriteOptions
 
@@ -371,8 +372,11 @@ def write_given(
     while True:
         table, revision, parts = items, "", _counted(given, items["item_id"])
         if str(spec.key) in read_log(root).sets:
-            view, old, at = _held_against(open_store(root), str(spec.key), given, items)
-            parts, revision = _new_rows(parts, view, at, items["item_id"], failed), view.revision_id
+            store = open_store(root)
+            view, old, at = _held_against(store, str(spec.key), given, items)
+            # Whoever was withdrawn stays out, and has the row of a failed item.
+            out = {*failed, *store.failures(view.key).filter(reason=WITHDRAWN)["item_id"]}
+            parts, revision = _new_rows(parts, view, at, items["item_id"], out), view.revision_id
             if (at >= 0).all():
                 ours, theirs = (np.empty(0) if b is None else b for b in (bias, view.bias))
                 if not np.array_equal(ours, theirs):
@@ -422,11 +426,11 @@ def _held_against(
         own = items[name][again]
         stated = own.is_not_null()  # what is left out is as it was
         if not own.filter(stated).equals(was.filter(stated)):
-            first = items["item_id"][int(again[0])]
+            other = pl.Series(map(operator.ne, own, was), dtype=pl.Boolean)
+            others = items["item_id"][again].filter(stated & other)
             raise ManifestError(
-                f"{len(again):,} ids are in {view.key} already (first: {first!r}), and some "
-                f"with another {name}. A set is only appended to: give further ids, or write "
-                "another dataset."
+                f"{len(others):,} ids are in {view.key} with another {name}: {listed(others)}. A "
+                "set is only appended to: give further ids, or write another dataset."
             )
     at = np.full(items.height, -1)
     at[again] = rows

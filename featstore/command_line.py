@@ -345,8 +345,7 @@ def run_command(group: click.Command, name: str, args: list[str] | None = None) 
         _complain(name, "Interrupted.")
         return 130
     except FeatstoreError as err:
-        notes = " ".join(getattr(err, "__notes__", []))
-        _complain(name, f"{err} {notes}".strip())
+        _complain(name, f"{err} {' '.join(getattr(err, '__notes__', []))}".strip())
         is_name = isinstance(err, KeyError) or any(isinstance(a, UnknownName) for a in err.args)
         return EXIT_USAGE if is_name else EXIT_ERROR
     except BrokenPipeError:

@@ -427,8 +427,7 @@ def origin_in(module: Mapping[str, Any]) -> str:
     """Return what the names of a module are of: its distribution, or its file, or a notebook."""
     from importlib import metadata
 
-    name = str(module.get("__name__"))
-    released = distributions().get(name.partition(".")[0], [])
+    released = distributions().get(str(module.get("__name__")).partition(".")[0], [])
     if released:
         return f"{released[0]} {metadata.version(released[0])}"
     file = module.get("__file__")

@@ -391,12 +391,15 @@ def _pool(images: EmbeddingsView, request: FitRequest) -> tuple[EmbeddingsView, 
     """Return the images of the split, and what their mean is of.
 
     A fit on a head alone wants the images for their mean only: where none is in the default split,
-    it takes all of them, and the facts say so. So does a fit of images that are in no split at all.
+    it takes all that are not in ``test``, or all, and the facts say so. So does a fit of images
+    that are in no split at all.
     """
     splits = images.items["split"]
     unsplit = request.y is None or splits.null_count() == len(splits)
     if unsplit and request.split == SPLIT and SPLIT not in splits:
-        return images, f"all unlabelled images, as none is in the split {SPLIT}"
+        others = np.flatnonzero(splits.to_numpy() != "test")
+        told = f"all unlabelled images, as none is in the split {SPLIT}"
+        return images.take(others if others.size else np.arange(len(images))), told
     return images.where(split=request.split), f"unlabelled {request.split} images"
 
 
@@ -415,6 +418,9 @@ def _prepared(
             "and `jobs=` out; or give `captions=` and every setting, or criterion=error."
         )
     if paired is not None and not by_rows:
+        # Of fewer pairs than columns, what float32 rounds is as large as what a small penalty adds.
+        if len(paired) <= max(paired.x.dim, paired.y.dim):
+            request = replace(request, moments="float64")
         moments = moment_sources(
             request, pool, paired, read.prototypes, raw=how.texts == "raw", workers=workers
         )
@@ -470,8 +476,7 @@ class HeadTexts:
     @property
     def facts(self) -> dict[str, Any]:
         """What an alignment records of it."""
-        scores = {"scores": self.scores} if self.scores else {}
-        return {"variants": list(self.variants), **scores}
+        return {"variants": list(self.variants), **({"scores": self.scores} if self.scores else {})}
 
     @classmethod
     def of(

@@ -330,12 +330,7 @@ def correct_first(
 
 
 def solve_kernel(
-    rows: Matrix,
-    targets: Matrix,
-    gamma: float,
-    penalty: Matrix,
-    *,
-    in_double: bool | None = None,
+    rows: Matrix, targets: Matrix, gamma: float, penalty: Matrix
 ) -> tuple[Matrix, float]:
     """Return the dual coefficients A of kernel ridge regression, and their relative residual.
 
@@ -349,8 +344,6 @@ def solve_kernel(
     gamma : float
     penalty : ndarray of shape (n,)
         Above 0.
-    in_double : bool, optional
-        By default decided by `DOUBLE_ROWS`.
 
     Returns
     -------
@@ -364,9 +357,8 @@ def solve_kernel(
         If the penalty is too small for the precision: the factor breaks down, or refinement does
         not reach `TOLERANCE`.
     """
-    double = len(rows) <= DOUBLE_ROWS if in_double is None else in_double
-    factor = _factor(rows, gamma, penalty, np.float64 if double else np.float32)
-    return _refine(factor, rows, targets, gamma, penalty)
+    dtype = np.float64 if len(rows) <= DOUBLE_ROWS else np.float32
+    return _refine(_factor(rows, gamma, penalty, dtype), rows, targets, gamma, penalty)
 
 
 def _factor(
@@ -374,9 +366,8 @@ def _factor(
 ) -> npt.NDArray[Any]:
     """Return the lower Cholesky factor of K + diag(penalty)."""
     system = gaussian(rows, rows, gamma, dtype=dtype)
-    diagonal = np.diag_indices(len(rows))
     # Rounding leaves the diagonal a little below 1.
-    system[diagonal] = 1 + penalty.astype(dtype)
+    system[np.diag_indices(len(rows))] = 1 + penalty.astype(dtype)
     try:
         # The transpose of a symmetric matrix is itself, in the order that LAPACK overwrites.
         factor: npt.NDArray[Any] = scipy.linalg.cho_factor(

@@ -217,10 +217,10 @@ class Method:
         if prototypes is None and real is None:
             raise SettingError("There is nothing to fit on. Pass prototypes, real pairs, or both.")
         _check_spaces(prototypes, real)
-        wide = how.head_bias and prototypes is not None
-        column = bias if wide else None
-        data = prepare(prototypes, real, image_mean, how=how, bias_column=column)
-        return replace(data, bias=bias)
+        column = bias if how.head_bias and prototypes is not None else None
+        return replace(
+            prepare(prototypes, real, image_mean, how=how, bias_column=column), bias=bias
+        )
 
     def check(self, config: FitConfig, *, prototypes: bool, real: bool) -> None:
         """Raise SettingError for settings that have no effect here, or that contradict each other.
@@ -293,8 +293,7 @@ class Method:
         own = {name: getattr(aligner, parameter_of(name)) for name in self.options if name != "mix"}
         if own.get("n_components") and hasattr(aligner, "strengths_"):
             own["n_components"] = len(aligner.strengths_)  # fewer, where the data have no more
-        mix = {"mix": choice.mix} if mixed and "mix" in self.options else {}
-        return mix | choice.facts | own
+        return ({"mix": choice.mix} if mixed and "mix" in self.options else {}) | choice.facts | own
 
 
 def _check_spaces(prototypes: Pairs | None, real: Pairs | None) -> None:

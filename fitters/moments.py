@@ -275,8 +275,7 @@ def accumulate_part(
 def _nothing(shifts: tuple[Matrix, Matrix]) -> Moments:
     """Return the moments of no row about shifts."""
     p, q = map(len, shifts)
-    sums = (np.zeros(shape) for shape in (p, q, (p, p), (p, q), (q, q)))
-    return Moments(0, 0.0, *shifts, *sums)
+    return Moments(0, 0.0, *shifts, *(np.zeros(shape) for shape in (p, q, (p, p), (p, q), (q, q))))
 
 
 def _about(rows: Rows, shift: Matrix, root: Matrix, dtype: type[np.floating[Any]]) -> Rows:

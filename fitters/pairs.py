@@ -204,15 +204,15 @@ def place_in_class(labels: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     return place
 
 
-def check_weight(weight: npt.NDArray[Any], *, some: bool = True) -> None:
-    """Raise PairsError unless weights are finite, none is negative and, if `some`, one positive."""
+def check_weight(weight: npt.NDArray[Any]) -> None:
+    """Raise PairsError unless weights are finite, none is negative and one positive."""
     if not np.isfinite(weight).all() or (weight < 0).any():
         bad = np.flatnonzero(~np.isfinite(weight) | (weight < 0))
         raise PairsError(
             f"A weight is a mass: finite and not negative. Got {weight[bad[0]]} in row {bad[0]:,}. "
             "To leave a row out, give it weight 0."
         )
-    if some and not (weight > 0).any():
+    if not (weight > 0).any():
         raise PairsError(
             "Every weight is 0: nothing is left to fit. Give a positive weight to some rows."
         )

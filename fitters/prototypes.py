@@ -57,8 +57,7 @@ def adapted_prototypes(
     sums, counts = np.zeros(weights.shape), np.zeros(len(weights))
     for start in range(0, len(images), BLOCK_IMAGES):
         block = images[start : start + BLOCK_IMAGES]
-        logits = block @ weights.T + (0.0 if bias is None else bias)
-        shares = softmax(logits, axis=1)
+        shares = softmax(block @ weights.T + (0.0 if bias is None else bias), axis=1)
         sums += shares.T @ image.apply(block)
         counts += shares.sum(axis=0)
     head = SideTransform.fit([pairs.x], label="prototypes").apply(pairs.x)

@@ -149,8 +149,7 @@ def sinkhorn(
         for scores in _blocks(queries, gallery, block_scores):
             scores *= scale
             of_queries.append(-np.log(n) - logsumexp(scores + of_gallery, axis=1))
-            of_block = logsumexp(scores + of_queries[-1][:, None], axis=0)
-            columns = np.logaddexp(columns, of_block)
+            columns = np.logaddexp(columns, logsumexp(scores + of_queries[-1][:, None], axis=0))
         of_gallery = -np.log(g) - columns
     return (
         _beside(queries, np.concatenate(of_queries) / scale, np.ones(n)),

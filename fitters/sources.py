@@ -198,8 +198,7 @@ class SideTransform(Shown):
             If there is no row, or no mass.
         """
         sums = sum_rows(batches, normalize=normalize, label=label, homogeneous=homogeneous)
-        mean = mean_of([sums], label=label)
-        return cls(normalize, mean, renormalize, label, homogeneous)
+        return cls(normalize, mean_of([sums], label=label), renormalize, label, homogeneous)
 
     def apply(self, rows: Rows) -> npt.NDArray[np.float64]:
         """Return the transformed rows, float64, shape (n, d) (second pass).
@@ -327,8 +326,7 @@ def prepare(
     """
     wide = bias_column is not None
     if prototypes is not None and bias_column is not None:
-        x = append_column(prototypes.x, bias_column)
-        prototypes = replace(prototypes, x=x)
+        prototypes = replace(prototypes, x=append_column(prototypes.x, bias_column))
     if how.alike and real is not None:
         real = Pairs(real.x, real.y, real.groups)
     text_source = real if prototypes is None else prototypes
@@ -351,12 +349,10 @@ def prepare(
                 )
             image, image_centre = replace(image, mean=image_mean), "given mean"
         elif real is not None:
-            batches = [(real.x, real.row_weight)]
-            image = SideTransform.fit(batches, label="images", homogeneous=wide)
+            image = SideTransform.fit([(real.x, real.row_weight)], label="images", homogeneous=wide)
             image_centre = "real images"
         if prototypes is not None:
-            rows = [(prototypes.x, prototypes.row_weight)]
-            head = SideTransform.fit(rows, label="prototypes")
+            head = SideTransform.fit([(prototypes.x, prototypes.row_weight)], label="prototypes")
     return Sources(
         None if prototypes is None else _transformed(prototypes, head, text),
         None if real is None else _transformed(real, image, text),

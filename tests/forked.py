@@ -23,8 +23,7 @@ LOADED = ["torch", "timm", "torchvision.transforms.v2", "bench", "bench.executio
 
 class _Process(ForkServerProcess):
     def __reduce__(self) -> Any:
-        state = bytes(ForkingPickler.dumps(self.__dict__))
-        return _restored, (dict(os.environ), state)
+        return _restored, (dict(os.environ), bytes(ForkingPickler.dumps(self.__dict__)))
 
 
 def _restored(environment: dict[str, str], state: bytes) -> _Process:

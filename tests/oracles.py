@@ -32,8 +32,7 @@ def refit_without_group(a, b, groups, alpha, weight=None):
     predicted = np.empty_like(b)
     for group in np.unique(groups):
         out = groups == group
-        coef = ridge_normal_equations(a[~out], b[~out], alpha, weight[~out])
-        predicted[out] = a[out] @ coef
+        predicted[out] = a[out] @ ridge_normal_equations(a[~out], b[~out], alpha, weight[~out])
     return predicted
 
 
@@ -51,8 +50,7 @@ def reciprocal_rank_of_text(image, texts, text_groups, group):
     scored = [(cosine(image, text), group in of) for text, of in gallery.items()]
     best = max(score for score, right in scored if right)
     # Cosines of this loop and of a matrix product differ in the last digits: a tie is a tie.
-    wrong = sum(1 for score, right in scored if not right and score > best - 1e-12)
-    return 1 / (1 + wrong)
+    return 1 / (1 + sum(1 for score, right in scored if not right and score > best - 1e-12))
 
 
 def conse_mix(feature, weights, bias, texts, top_k):

@@ -88,14 +88,12 @@ def rank_projections(
     queries: Any, gallery: Any, of_queries: Any, of_gallery: Any, **more: Any
 ) -> Ranks:
     """Rank the gallery for every query; items of one group are relevant to each other."""
-    relevance = Relevance.build(of_queries, of_gallery)
-    return rank_relevant(queries, gallery, relevance, **more)
+    return rank_relevant(queries, gallery, Relevance.build(of_queries, of_gallery), **more)
 
 
 def ranks_from_scores(scores: Any, of_queries: Any, of_gallery: Any, *, top: int = 5) -> Ranks:
     """Rank by a finished score matrix of shape (n, g)."""
-    relevance = Relevance.build(of_queries, of_gallery)
-    return rank_blocks([scores], relevance, top=top)
+    return rank_blocks([scores], Relevance.build(of_queries, of_gallery), top=top)
 
 
 def accumulate(batches: Iterable[Any], *, precision: Any = "float32") -> Moments:

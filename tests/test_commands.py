@@ -51,8 +51,7 @@ def test_arguments_values_and_defaults_are_those_of_the_specification(name: str)
     """What stands for a value in the help, and the default that it states, in brackets."""
     context, wanted, departs = click.Context(HERE[name]), WANTED[name], DEPARTS.get(name, {})
     arguments = departs.get("arguments", wanted.get("arguments", "")).split()
-    usage = " ".join(HERE[name].collect_usage_pieces(context)).split()
-    assert usage == ["[OPTIONS]", *arguments]
+    assert " ".join(HERE[name].collect_usage_pieces(context)).split() == ["[OPTIONS]", *arguments]
     for one in HERE[name].params:
         flag = max(one.opts, key=len)
         if not isinstance(one, click.Option) or flag not in SPEC["option"]:

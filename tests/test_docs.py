@@ -281,8 +281,9 @@ def workspace(tmp_path: Path, moto: tuple[str, int], monkeypatch: pytest.MonkeyP
     The demo's commands build its store, with the demo's models on 54 images.
     """
     endpoint = "http://{}:{}".format(*moto)
-    variables = environment(endpoint) | {"HF_HUB_OFFLINE": "1", "XDG_CACHE_HOME": str(tmp_path)}
-    for name, value in variables.items():
+    for name, value in (
+        environment(endpoint) | {"HF_HUB_OFFLINE": "1", "XDG_CACHE_HOME": str(tmp_path)}
+    ).items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
     make_bucket(endpoint, "team")
@@ -334,8 +335,7 @@ def test_commands_in_documents_run(
         for command in commands:
             words = tuple(shlex.split(command))
             # What is pushed grows from place to place; the rest would say that it is there.
-            again = words in seen and "push" not in words
-            if again or _why_parsed(command) is not None:
+            if (words in seen and "push" not in words) or _why_parsed(command) is not None:
                 continue
             seen.add(words)
             code = _run(command)

@@ -35,8 +35,7 @@ NAMED = {
 def test_examples_of_a_public_name_run(name, tmp_path, monkeypatch, no_plugins):
     monkeypatch.chdir(tmp_path)
     text = inspect.cleandoc(NAMED[name].__doc__)
-    parser = doctest.DocTestParser()
-    found = parser.get_doctest(text, dict(KNOWN), name, None, 0)
+    found = doctest.DocTestParser().get_doctest(text, dict(KNOWN), name, None, 0)
     assert found.examples, f"{name} has no example"
     lines = sum(one.source.count("\n") + one.want.count("\n") for one in found.examples)
     assert lines <= MOST_LINES

@@ -110,8 +110,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     with h5py.File(root / "a.h5", "w") as file:
         file.create_dataset("embedding", data=[[1.0, 2.0]])
     for given, kind in (("names.txt", "labels"), ("pictures", "folder")):
-        made = root / given
-        assert headstock("data", "make", made, "--as", kind, "-o", root / kind) == 0
+        assert headstock("data", "make", root / given, "--as", kind, "-o", root / kind) == 0
     return {
         "store": str(root / "store"), "labels": str(root / "labels"),
         "images": str(root / "folder"), "parquet": str(root / "a.parquet"),

@@ -36,8 +36,7 @@ def pages() -> dict[str, str]:
 
 
 def test_every_command_and_option_has_its_place_in_the_reference(pages: dict[str, str]) -> None:
-    page = pages["reference/cli/headstock.md"]
-    parts = re.split(r"^#+ (.+)$", page, flags=re.MULTILINE)
+    parts = re.split(r"^#+ (.+)$", pages["reference/cli/headstock.md"], flags=re.MULTILINE)
     sections = dict(zip(parts[1::2], parts[2::2], strict=True))
     known = {" ".join(path): command for path, command in commands()}
     assert list(sections) != []
@@ -60,8 +59,7 @@ def test_every_public_name_is_described_exactly_once(pages: dict[str, str]) -> N
         page = pages[f"reference/python/{package}.md"]
         targets = re.findall(r"^\| \[`\w+`\]\[(.+?)\]", page, re.MULTILINE)
         named = {target.rpartition(".")[2] for target in targets}
-        public = set(importlib.import_module(package).__all__) - {"__version__"}
-        assert public <= named
+        assert (set(importlib.import_module(package).__all__) - {"__version__"}) <= named
         described.update(re.findall(r"^::: (\S+)$", page, re.MULTILINE))
         assert set(targets) <= set(described)
     assert set(described.values()) == {1}

@@ -447,8 +447,7 @@ def _print_outcome(outcome: Outcome, out: Path) -> None:
         for number in ordered[:_SHOWN]
     ]
     click.echo()
-    headings = ("CELL", "EXPECTED %", "OURS %", "DIFFERENCE", "TOLERANCE", "HOLDS")
-    TextTable(headings, rows).show()
+    TextTable(("CELL", "EXPECTED %", "OURS %", "DIFFERENCE", "TOLERANCE", "HOLDS"), rows).show()
     more = f"{len(ordered) - _SHOWN:,} more in {out}/certificate.json.\n"
     click.echo(f"{more if len(ordered) > _SHOWN else ''}{outcome.sentence}")
     click.echo(f"Certificate: {out}/certificate.json")

@@ -168,8 +168,7 @@ def ls_command(path: str | None, key: str | None, available: str | None, as_json
     if available is not None and path is not None:
         raise usage_error("Give a PATH, or --available.")
     if available is not None:
-        registry = resolve_name(AVAILABLE[available])
-        rows = registry.listed()
+        rows = resolve_name(AVAILABLE[available]).listed()
         if available == "learners":
             from fitters.few_shot import PROMPT_LEARNERS
 

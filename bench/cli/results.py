@@ -371,6 +371,9 @@ def show_results(results: Path, *, as_json: bool, key: str = "") -> None:
 def _show_cell(choice: str, *, as_json: bool) -> None:
     """Print the fields of the runs of a cell, and the means of its metrics."""
     with ProgressBar(f"show {choice}", doing="reading results"):
+        import polars as pl
+
+        from bench.cells import CELL
         from bench.comparisons import chosen_rows
         from bench.results import RUN_COLUMNS
 
@@ -379,10 +382,11 @@ def _show_cell(choice: str, *, as_json: bool) -> None:
         return print_json(rows.to_dicts())
     fields = {n: dict.fromkeys(map(_text, rows[n].drop_nulls())) for n in RUN_COLUMNS}
     facts = [(n, ", ".join(filter(None, found))) for n, found in fields.items() if any(found)]
-    values = rows.select("direction", "metric", "value")
-    means = values.group_by("direction", "metric", maintain_order=True).mean()
-    numbers = [(f"{one['direction']} {one['metric']}".strip(), _text(one["value"]))
-               for one in means.to_dicts()]  # fmt: skip
+    # One mean of every cell and arena that the choice holds.
+    keys = [n for n in CELL if n == "direction" or rows[n].n_unique() > 1]
+    means = rows.group_by(*keys, "metric", maintain_order=True).agg(pl.col("value").mean())
+    numbers = [(" ".join(filter(None, map(str, names))), _text(value))
+               for *names, value in means.iter_rows()]  # fmt: skip
     return print_facts({choice: facts, "Mean over the runs": numbers})
 
 
@@ -406,8 +410,7 @@ def list_series(results: Path, *, as_json: bool) -> None:
         numbers = f"{row['n_runs']:,}", f"{row['n_seeds']:,}", age(row["written"])
         names = (row[name].replace(",", ", ") for name in ("n_pairs", "methods", "sources"))
         lines.append((f"{row['suite']}{limit}", *numbers, *names, dim(row["series"])))
-    headings = ("SUITE", "RUNS", "SEEDS", "AGE", "K", "METHODS", "SOURCES", "SERIES")
-    TextTable(headings, lines).show()
+    TextTable(("SUITE", "RUNS", "SEEDS", "AGE", "K", "METHODS", "SOURCES", "SERIES"), lines).show()
 
 
 @click.command(

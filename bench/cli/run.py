@@ -254,8 +254,7 @@ def run_command(suite: str, store: StorePlace | None, out: Path | None, **given:
     is listed, with the commands that make it. Prompts and settings are the suite's own, unless
     they are named.
     """
-    run = _run_plan if suite.endswith(".toml") else _run_suite
-    run(suite, store, out, given)
+    (_run_plan if suite.endswith(".toml") else _run_suite)(suite, store, out, given)
 
 
 def _run_suite(

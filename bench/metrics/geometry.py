@@ -244,8 +244,7 @@ def centroid_gap(
     seen: list[float] = []
     for start in range(0, n_permutations, _AT_ONCE):
         size = min(_AT_ONCE, n_permutations - start)
-        deal = rng.permuted(np.tile(np.repeat([1.0, 0.0], [n, m]), (size, 1)), axis=1)
-        first = deal @ rows
+        first = rng.permuted(np.tile(np.repeat([1.0, 0.0], [n, m]), (size, 1)), axis=1) @ rows
         seen.extend(np.linalg.norm(first / n - (total - first) / m, axis=1).tolist())
     reached = sum(value >= distance - 1e-12 for value in seen)
     chance = float(np.mean(seen)) if seen else float("nan")
@@ -508,8 +507,7 @@ class Calibration:
     def searched(self) -> Calibrated:
         """Return the best of all pairs, against the best of every null draw."""
         null = self.null.max(axis=(-2, -1))
-        single = self.observed.size == 1
-        expected = float(self.expected[0, 0] if single else null.mean())
+        expected = float(self.expected[0, 0] if self.observed.size == 1 else null.mean())
         return Calibrated.of(float(self.observed.max()), null, expected, self.alpha)
 
 

@@ -28,6 +28,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from statistics import harmonic_mean
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import MetricError
@@ -124,8 +125,7 @@ class RandomOrder:
         harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, gallery + 1))])
         last = relevant if truncated else np.full(len(relevant), gallery)
         spread = (relevant - 1) / max(1, gallery - 1)
-        each = harmonic[last] + spread * (last - harmonic[last])
-        return float(self.share @ each / gallery)
+        return float(self.share @ (harmonic[last] + spread * (last - harmonic[last])) / gallery)
 
 
 def _hits(k: int, text: str = "") -> Metric:
@@ -381,10 +381,5 @@ def class_metrics(
         is_seen[true[seen]] = True
         out["seen"] = float(recall[having & is_seen].mean())
         out["unseen"] = float(recall[having & ~is_seen].mean())
-        out["harmonic"] = harmonic_mean(out["seen"], out["unseen"])
+        out["harmonic"] = harmonic_mean([out["seen"], out["unseen"]])
     return out
-
-
-def harmonic_mean(a: float, b: float) -> float:
-    """Return 2ab / (a + b), and 0 if both are 0."""
-    return 2.0 * a * b / (a + b) if a + b > 0 else 0.0

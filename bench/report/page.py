@@ -295,8 +295,7 @@ def build_page(
         "sessions": read_sessions(root),
         "suite": str(first["suite"]),
     }
-    html = render("page.html", context)
-    return Page(html, tuple(figures), screen)
+    return Page(render("page.html", context), tuple(figures), screen)
 
 
 def _tables(

@@ -63,8 +63,7 @@ def shown_text(text: str) -> str:
 
     A character that controls a display is shown as its escape, as on a terminal.
     """
-    more = "\N{HORIZONTAL ELLIPSIS}" if len(text) > LONGEST else ""
-    return visible(text[:LONGEST]) + more
+    return visible(text[:LONGEST]) + ("\N{HORIZONTAL ELLIPSIS}" if len(text) > LONGEST else "")
 
 
 @dataclass(frozen=True)
@@ -104,13 +103,11 @@ def read_words(store: FeatureStore, row: Mapping[str, Any]) -> Words:
     texts: dict[str, str] = {}
     classes: dict[str, str] = {}
     seen: frozenset[str] = frozenset()
-    images = store.view(row["image_set"])
-    classes.update(_pairs(images.items, "item_id", "class_id"))
+    classes.update(_pairs(store.view(row["image_set"]).items, "item_id", "class_id"))
     tables = [store.view(key).items for key in (row["head_name_set"], row["name_set"]) if key]
     for items in tables:
         names = items.filter(pl.col("text").is_not_null())
-        plain = names.filter(template_id="none")
-        for table in (names, plain):
+        for table in (names, names.filter(template_id="none")):
             first = table.unique("class_id", keep="first", maintain_order=True)
             texts.update(_pairs(first, "class_id", "text"))
     if len(tables) == 2:

@@ -147,8 +147,7 @@ def first_screen(
     if found is None:
         return Screen(crumbs, without_head(root, rows, table, question), "", ())
     head = label_set_title(sets["head_set"].split("/")[0])
-    left = bool(unfinished(root, suite))
-    scene = Scene(found, rows, table, head, is_unfinished=left)
+    scene = Scene(found, rows, table, head, is_unfinished=bool(unfinished(root, suite)))
     dek = scene.dek(names["image"], str(text), str(sets["image_set"]).split("/")[0])
     doubts = (
         scene.weights(), scene.fitting(), scene.known_names(root, words), scene.real_pairs(),
@@ -210,9 +209,8 @@ class Scene:
     def dek(self, images: str, texts: str, dataset: str) -> str:
         """Return what was fitted, on what it was scored, and what the images are."""
         found = self.found
-        own = self.rows.filter(source="head", method=found.method)
         # Results of an older version do not say how many.
-        n_rows = own["n_prototypes"].max()
+        n_rows = self.rows.filter(source="head", method=found.method)["n_prototypes"].max()
         counted = "rows" if n_rows is None else f"{int(n_rows):,} rows"  # type: ignore[arg-type]
         row = found.of("over-chance") or found.controls[0]
         n_images = row["n_queries"] / row["n_seeds"]

@@ -117,8 +117,7 @@ def search_page(
     for by, source in sources.items():
         own = _answers(source, vectors, printed)
         blocks |= {f"{name}-{by}": array for name, array in own.items()}
-    lists = [blocks[f"lists-{name}"] for name in SOURCES]
-    typed, hits = _hits([*searcher.terms], paths, lists)
+    typed, hits = _hits([*searcher.terms], paths, [blocks[f"lists-{name}"] for name in SOURCES])
     shares = {} if len(typed) < FEWEST_NAMES else dict(zip(SOURCES, map(share, hits), strict=True))
     tries = [words[i] for i in np.flatnonzero(printed) if " " not in words[i]][:10]
     meta: dict[str, Any] = {
@@ -156,8 +155,7 @@ def search_page(
 def _answers(source: Source, vectors: Rows, printed: npt.NDArray[np.bool_]) -> dict[str, Rows]:
     """Return what a page has of a source: its lists, names of pictures, and factors for phrases."""
     words, shown = source.predict(vectors), np.flatnonzero(printed)
-    deep = min(DEEP, len(source.images))
-    lists = _first(words, source.images, deep, source.hubs / 2)
+    lists = _first(words, source.images, min(DEEP, len(source.images)), source.hubs / 2)
     best = shown[_first(source.images, words[shown], min(NAMES, len(shown)))]
     cosines = np.einsum("nd,nkd->nk", source.images, words[best])
     dual, images = _directions(

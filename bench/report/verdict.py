@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from bench.cells import HEAD_PARTS, SETTINGS, in_order, method_title, whole_heads
+from bench.cells import ARENA, HEAD_PARTS, SETTINGS, in_order, method_title, whole_heads
 from bench.comparisons import LEVEL, MAIN_EVALS, PRIMARY_METRICS
 from bench.runs import LEAVES
 from bench.statistics import ENOUGH_CONTROLS, holm
@@ -93,10 +93,10 @@ class Verdict:
         """The answer with its numbers, to stand alone."""
         return f"{self.headline.removesuffix('.')}{self.numbers}."
 
-    def cell(self, frame: pl.DataFrame, source: str = "head") -> pl.DataFrame:
-        """Return the rows of a frame that belong to one of `cells`."""
+    def cell(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Return the rows of a frame that belong to the head."""
         return _with_settings(whole_heads(frame), self.settings).filter(
-            method=self.method, source=source, n_pairs="0", eval=self.eval, direction=self.direction
+            method=self.method, source="head", n_pairs="0", eval=self.eval, direction=self.direction
         )
 
     def of(self, comparison: str, source: str = "head", n_pairs: str = "0") -> dict[str, Any]:
@@ -225,19 +225,20 @@ def verdict(
     evaluation = _evaluation(alone)
     if evaluation is None:
         return None
-    asked = ("direction", "metric", "eval", "method")
+    asked = (*ARENA, "metric", "method")
     alone = alone.filter(eval=evaluation).sort(
         pl.col("comparison") != "over-chance", maintain_order=True
     )
-    direction, metric = alone.select("direction", "metric").row(0)
-    own = whole_heads(comparisons).join(alone.select(asked).unique(), on=asked, how="semi")
+    # The first gallery: of other options it is another. What an arena lacks is None.
+    named = alone.select(asked).row(0, named=True).items()
+    first = {name: value for name, value in named if value is not None}
+    alone, (direction, metric) = alone.filter(**first), (first["direction"], first.pop("metric"))
+    own = whole_heads(comparisons).filter(metric=metric, **first)
     # Of a head whose values are only side a of a control, the settings are those of that row.
     every = planned_settings(alone.with_columns(source=pl.lit("head")))
     own = _of_settings(own, every[0])
     alone = _with_settings(alone, every[0])
-    cells = _with_settings(whole_heads(table), every[0]).filter(
-        method=method, eval=evaluation, direction=direction, n_pairs="0"
-    )
+    cells = _with_settings(whole_heads(table), every[0]).filter(n_pairs="0", **first)
     against = alone.filter(_IS_CONTROL).to_dicts()
     controls = judged(sorted(against, key=lambda row: [*NAMES].index(row["source"])))
     found_tones = {row["stands"] for row in controls} or {"unknown"}
@@ -308,12 +309,11 @@ def without_head(
         return "No method that was fitted is scored here, so there is no verdict."
     name = str(method if method in cells["method"] else cells["method"][0])
     row = cells.filter(method=name).row(-1, named=True)
-    scored = results.filter(direction=direction, metric=metric)
-    levels = scored["chance"].drop_nulls()
+    here = results.filter(direction=direction, metric=metric, eval=row["eval"])
+    levels = here["chance"].drop_nulls()
     chance = chance_text(metric, None if levels.is_empty() else float(levels.to_numpy().mean()))
     value = f"{metric} of {direction} is {with_unit(metric, row[metric])}"
-    pool = among(direction, row["gallery"])
-    return f"{value} {pool} by {method_title(name)}{chance}."
+    return f"{value} {among(direction, row['gallery'])} by {method_title(name)}{chance}."
 
 
 def _of_settings(own: pl.DataFrame, settings: Mapping[str, Any]) -> pl.DataFrame:
@@ -336,8 +336,7 @@ def judged(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     without a test, ``"undecided"`` one that the head is above all draws of, which are too few for
     the test, and ``"same"`` any other: a difference that is not shown.
     """
-    tested = [row["p_below"] for row in rows if row["p"] is not None]
-    lower = iter(holm(np.array(tested)))
+    lower = iter(holm(np.array([row["p_below"] for row in rows if row["p"] is not None])))
     out = []
     for row in rows:
         p = None if row["p"] is None else float(next(lower))
@@ -407,7 +406,7 @@ def standing(row: Mapping[str, Any]) -> str:
     lower = row["difference"] < 0
     p = row["p_lower"] if lower else row["p"]
     place = f"rank {rank} of {m + 1}"
-    if rank in (None, 1, m + 1):
+    if rank is None or (rank in (1, m + 1) and row["difference"]):  # not where it ties with all
         sides = ("below", "over") if rank is None else ("below all of", "above all of")
         place = f"{sides[not lower]} {m} draws"
     how = " by t" if p < 1 / (m + 1) else ""

@@ -103,8 +103,7 @@ class SetNames:
             for given in (named.pop("layers"), named.pop("captions"))
         )
         sets = {role.removesuffix("s"): store.info(key) for role, key in named.items() if key}
-        images = store.view(self.images)
-        found = set_fields(**sets) | caption_fields(store, images, captions)
+        found = set_fields(**sets) | caption_fields(store, store.view(self.images), captions)
         if layers:
             found["layer_sets"] = tuple(str(info.key) for info in layers)
             found["layer_revisions"] = tuple(info.commit.revision_id for info in layers)

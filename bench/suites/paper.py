@@ -301,8 +301,7 @@ def _head_texts(have: Inventory, fit: Fit) -> dict[str, Any]:
     """Return the fields that say what the head's classes are trained as."""
     if fit.head_name is None:
         return {}
-    wanted = TRAINED_AS.get(fit.head_name.key.dataset, LEMMAS)
-    return have.texts(fit.head_name, wanted, "head_")
+    return have.texts(fit.head_name, TRAINED_AS.get(fit.head_name.key.dataset, LEMMAS), "head_")
 
 
 def _methods(
@@ -388,8 +387,7 @@ def _zero_shot(have: Inventory, datasets: Sequence[str] = NINE) -> Iterator[Run]
             yield from _head_alone(base, own, seeds)
     for fit in (pair for dataset in datasets for pair in have.pairs(dataset, "class_name")):
         assert fit.text is not None
-        tested = have.texts(fit.text, TESTED_BY)
-        yield _run(fit, task="zero_shot", eval=_where(have, fit), **tested)
+        yield _run(fit, task="zero_shot", eval=_where(have, fit), **have.texts(fit.text, TESTED_BY))
 
 
 def _with_images(have: Inventory) -> Iterator[tuple[Fit, SetInfo, Run]]:

@@ -132,8 +132,7 @@ def _sides(
         # A long row is not a more certain one.
         unit = normalize_rows(rows, what="images") if options.rows == "unit" else rows
         means.append(sum_by_class(unit, codes, len(having)) / np.bincount(codes)[:, None])
-    texts = names.rows[names.places_of(having)]
-    return "class-mean~name", means, texts
+    return "class-mean~name", means, names.rows[names.places_of(having)]
 
 
 def _within(head: Head, label_set: str) -> NDArray[np.bool_]:

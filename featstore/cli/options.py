@@ -257,6 +257,8 @@ def command_words(shown: Callable[[click.Parameter, str], str]) -> list[str]:
         flag = [] if isinstance(parameter, click.Argument) else [max(parameter.opts, key=len)]
         if name == "words":
             flag = ["-s"]
+        elif name.endswith("prompts"):
+            value = ":".join(map(",".join, value))
         elif isinstance(value, tuple) and name not in _REPEATED:
             value = ",".join("all" if one is None else str(one) for one in value)
         if value is False:

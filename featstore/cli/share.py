@@ -220,8 +220,7 @@ def _copy(
         total = count(len(report.sets), "set")
         line = f"{source} to {target}: {total}{', ' if done else ''}{', '.join(done)}"
         stays = [f"This state stays at {report.address}"] if report.address else []
-        table = [TextTable((), changed)] if changed else []
-        parts += [*table, line, *stays]
+        parts += [*([TextTable((), changed)] if changed else []), line, *stays]
     if len(ways) > 1:
         # A tag whose writing was stopped in the first store is complete by the way back.
         for way, report in zip(ways, reports, strict=True):
@@ -233,8 +232,7 @@ def _copy(
         for (source, target), report in zip(ways, reports, strict=True)
     ]  # fmt: skip
     answer(document, *parts, as_json=as_json)
-    failed = [pair for one in reports for pair in one.failed.items()]
-    for key, why in [] if as_json else failed:
+    for key, why in [] if as_json else [pair for one in reports for pair in one.failed.items()]:
         say(f"{key}  ", bad("not copied:"), f" {why}", err=True)
     return EXIT_ERROR if any(report.failed for report in reports) else 0
 

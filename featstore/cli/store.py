@@ -289,17 +289,18 @@ def rm_command(store: Path, key: str, items: Path | None, yes: bool, as_json: bo
     until `headstock store tag STORE NAME --delete` has dropped the tag. A withdrawn picture keeps
     its number; its row is blank in every revision, and its thumbnail is deleted.
     """
+    from featstore.sources import decode_text
     from featstore.store.gc import remove_set, withdraw_items
     from featstore.store.layout import SetKey
     from featstore.store.log import resolve_set
 
     featstore.open_store(store)
     target = resolve_set(store, key)
-    lines = () if items is None else items.read_text(encoding="utf-8").splitlines()
-    ids = sorted({line.strip() for line in lines} - {""})
+    text = "" if items is None else decode_text(items.read_bytes(), where=str(items))
+    ids = sorted({line.strip() for line in text.splitlines()} - {""})
     if items is not None and not ids:
         raise click.UsageError(f"{items} names no item. Write one item_id a line.")
-    what = f"{len(ids):,} pictures of {target}" if ids else target
+    what = f"{count(len(ids), 'picture')} of {target}" if ids else target
     if not (yes or as_json):
         raise click.UsageError(f"{what} would be lost to {store}: add --yes to remove it.")
     if ids:

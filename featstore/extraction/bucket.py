@@ -333,8 +333,7 @@ class SharedBlocks:
         """Give the set the golden vectors of whoever was first; errors as for `Golden.agree`."""
         name = f"{self.folder}/{GOLDEN_FILE}"
         if not self._objects.create(name, json_bytes(golden.document())):
-            data = self._read(name, MAX_JSON_BYTES)
-            golden.agree(data, where=f"{self._objects.address}/{name}")
+            golden.agree(self._read(name, MAX_JSON_BYTES), where=f"{self._objects.address}/{name}")
 
     def settle(self, *, publishes: bool) -> set[int]:
         """Send what the bucket lacks, and return the blocks that are left to encode.

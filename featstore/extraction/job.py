@@ -243,8 +243,7 @@ def _run_pass(job: Job, sets: list[Target], reader: ByteReader) -> dict[str, Ext
         accepted=job.accepted,
         clock=clock,
     ) as preparation:
-        outputs = encode_blocks(_tasks(sets), preparation, on_failure=limit.add, on_rows=count)
-        for output in outputs:
+        for output in encode_blocks(_tasks(sets), preparation, on_failure=limit.add, on_rows=count):
             for number, one in enumerate(sets):
                 if output.number not in one.pending:
                     continue
@@ -290,8 +289,7 @@ def _failure_limit(job: Job, sets: Sequence[Target], tracker: Tracker) -> Failur
 def draw_thumbnails(job: Job, *, skip: Collection[str], side: int = 96) -> None:
     """Draw the thumbnails that are not there, of images that could be encoded."""
     directory = job.folder / job.dataset / job.kind
-    have = read_thumbnails(directory)
-    left = job.items.filter(~pl.col("item_id").is_in([*have, *skip]))
+    left = job.items.filter(~pl.col("item_id").is_in([*read_thumbnails(directory), *skip]))
     small: dict[str, bytes] = {}
 
     def draw(item: Mapping[str, Any]) -> None:

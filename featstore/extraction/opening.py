@@ -176,8 +176,7 @@ class Golden:
                 device="its device",
                 threads=self._threads,
             )
-            found = runner.encode(batch)
-            self._vectors = np.round(found.astype(np.float64), 6)
+            self._vectors = np.round(runner.encode(batch).astype(np.float64), 6)
         return self._vectors
 
     def document(self) -> dict[str, Any]:

@@ -397,8 +397,7 @@ def _prepared(tasks: Iterable[BlockTask], preparation: Preparation) -> Iterator[
         # Texts are sorted over their task: the task behind is prepared while they are encoded.
         ahead = max(usual, len(rows)) if texts else usual
         for group in groups:
-            own = [every[row] for row in group]
-            future = preparation.threads.submit(prepare, own)
+            future = preparation.threads.submit(prepare, [every[row] for row in group])
             queue.append((task, group, future.result))
             pending += len(group)
             while pending > ahead:

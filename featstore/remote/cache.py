@@ -431,8 +431,7 @@ class RemoteRows(Rows):
 
     def fetch_all(self, progress: Callable[[int], object] | None = None) -> None:
         """Fetch every block that is missing; `progress` is called with bytes that arrived."""
-        everything = np.ones(self._layout.n_blocks, dtype=bool)
-        self._with(everything, lambda _: np.empty(0), progress)
+        self._with(np.ones(self._layout.n_blocks, dtype=bool), lambda _: np.empty(0), progress)
 
     def fetch_file(self, file: int) -> Path:
         """Return the path of a data file in the cache, whole."""
@@ -534,8 +533,7 @@ class RemoteRows(Rows):
 
     def _look_again(self, touched: np.ndarray, state: _State) -> None:
         """Take notice of blocks that other processes fetched meanwhile."""
-        missing = np.flatnonzero(touched & ~state.have)
-        for file in np.unique(self._layout.file_of[missing]):
+        for file in np.unique(self._layout.file_of[np.flatnonzero(touched & ~state.have)]):
             shard = state.shards[file]
             with shard.opened() as descriptor:
                 here = slice(shard.blocks.start, shard.blocks.stop)

@@ -117,12 +117,8 @@ class RemotePlace(Place):
 
     def rows(self, key: SetKey, commit: Commit, mode: Mode) -> Rows:
         """Return the reader of a set's rows; it fetches the blocks that the cache lacks."""
-        rows = self._array(key, commit, mode)
+        rows = self.array(key, commit, mode)
         return rows.source if rows.complete and mode in ("auto", "map") else rows
-
-    def data_files(self, key: SetKey, commit: Commit) -> Callable[[int], Path]:
-        """Return a function from the number of a data file to its path in the cache, whole."""
-        return self._array(key, commit).fetch_file
 
     def fetch_tag(self, name: str, digest: str) -> None:
         """Fetch the file of a tag, unless it is there."""
@@ -165,9 +161,10 @@ class RemotePlace(Place):
 
     def fetch_rows(self, key: SetKey, commit: Commit, progress: Progress | None) -> None:
         """Fetch all rows of a set."""
-        self._array(key, commit).fetch_all(progress)
+        self.array(key, commit).fetch_all(progress)
 
-    def _array(self, key: SetKey, commit: Commit, mode: Mode = "auto") -> RemoteRows:
+    def array(self, key: SetKey, commit: Commit, mode: Mode = "auto") -> RemoteRows:
+        """Return the rows of a set, read block by block into the cache."""
         return RemoteRows(self.objects, key, commit=commit, cache=self.cache, mode=mode)
 
     def _fetch_file(self, one: Listed) -> None:

@@ -320,8 +320,7 @@ class HubObjects(WebObjects):
 
     def _credentials(self, url: str) -> dict[str, str]:
         # Large files are redirected to other servers, which must not see the token.
-        own = urlsplit(url)[:2] == urlsplit(self.endpoint)[:2]
-        return self._headers if own else {}
+        return self._headers if urlsplit(url)[:2] == urlsplit(self.endpoint)[:2] else {}
 
     def _check(self, name: str, answer: Any, *, asked_range: bool) -> None:
         if answer.status in (401, 403) or answer.headers.get("X-Error-Code", "") in _REFUSED:
@@ -438,8 +437,7 @@ class HubDraft(HubObjects):
         from huggingface_hub import CommitOperationAdd
 
         self.rule(name)
-        path = "/".join(filter(None, (self.folder, name)))
-        self._staged[name] = CommitOperationAdd(path, data)
+        self._staged[name] = CommitOperationAdd("/".join(filter(None, (self.folder, name))), data)
         return self._staged[name]
 
     def _upload(self, add: Any) -> None:
@@ -598,7 +596,9 @@ class BucketObjects(Objects):
             answer = pace.wait(lambda: self._store.get(name, **options))
             if span not in (None, tuple(answer.range)):
                 raise TransientError(f"bytes {answer.range} came instead of {span}")
-            facts, pieces = answer.meta, _streamed(answer)
+            facts, stream = answer.meta, answer.stream(min_chunk_size=1)
+            # As they come, so that a slow answer is noticed.
+            pieces = (memoryview(piece).cast("B") for piece in stream)
             # What a file is known by: its ETag, and its version, which Google's store goes by.
             tag = "\n".join(filter(None, (facts.get("e_tag") or "", facts.get("version"))))
             yield Answer(int(facts["size"]), tag, span is not None, pieces)
@@ -623,12 +623,6 @@ class BucketObjects(Objects):
             f"{self.address}: {name} was refused or failed: {_fault(err)}. Check the address, and "
             "the credentials, region and endpoint in the environment (docs/ref/addresses.md)."
         )
-
-
-def _streamed(answer: Any) -> Iterator[memoryview]:
-    """Yield the bytes of an answer as they come, so that a slow one is noticed."""
-    for piece in answer.stream(min_chunk_size=1):
-        yield memoryview(piece).cast("B")
 
 
 def _fault(err: Exception) -> str:

@@ -46,6 +46,7 @@ from featstore.errors import (
     SignatureError,
     StoreWriteError,
     UnknownSetError,
+    listed,
 )
 from featstore.identity import SHA256
 from featstore.remote import FolderObjects, Objects, open_objects, writable_objects
@@ -98,7 +99,7 @@ class SetSource:
         place = self.store.place
         if not isinstance(place, RemotePlace):
             return None
-        return place.data_files(self.info.key, self.info.commit)
+        return place.array(self.info.key, self.info.commit).fetch_file
 
     def files(self, base: Commit | None) -> list[Listed]:
         """Return the files that a target with the commit `base` lacks; the record comes last."""
@@ -238,10 +239,17 @@ def read_present(objects: Objects, key: SetKey, log: Log | None) -> tuple[Commit
 def publish(
     place: Objects,
     source: SetSource,
+    names: Mapping[str, int] | None = None,
     *,
     progress: Callable[[int], object] = lambda _: None,
 ) -> Relation:
     """Copy a set into the store at `place`.
+
+    Parameters
+    ----------
+    names : mapping, optional
+        Name and size of the files of the place. A set of the same revision whose files are not all
+        there is then copied like an earlier one.
 
     Raises
     ------
@@ -252,6 +260,8 @@ def publish(
         return publish_to_folder(place, source, progress=progress)
     key, commit = source.info.key, source.info.commit
     base, before, found = _look(place, source)
+    if found == "same" and base is not None and names and _lacking(key, base, names):
+        base, found = None, "behind"
     if found not in TO_SEND:
         return found
     there = {} if place.is_atomic else dict(place.names(f"{key}/embedding/"))
@@ -298,11 +308,7 @@ def mend(
     Relation
         ``"behind"`` if one was missing or had another size.
     """
-    wrong = [
-        one
-        for one in set_files(source.info.key, source.info.commit).values()
-        if there.get(one.path) != (one.data.size if one.data else one.facts["bytes"])
-    ]
+    wrong = _lacking(source.info.key, source.info.commit, there)
     for one in wrong:
         place.put(one.path, source.content(one))
         progress(one.data.size if one.data else 0)
@@ -311,11 +317,36 @@ def mend(
     return "behind" if wrong else "same"
 
 
+def _lacking(key: SetKey, commit: Commit, there: Mapping[str, int]) -> list[Listed]:
+    """Return the files of a set that are missing, or of another size, where `there` are."""
+    return [
+        one
+        for one in set_files(key, commit).values()
+        if there.get(one.path) != (one.data.size if one.data else one.facts["bytes"])
+    ]
+
+
 def _look(place: Objects, source: SetSource) -> tuple[Commit | None, str, Relation]:
-    """Return commit and digest of a set in a place, and how it stands to the source."""
-    key, log = source.info.key, place.log() or Log()
+    """Return commit and digest of a set in a place, and how it stands to the source.
+
+    Raises
+    ------
+    PublishConflictError
+        If both were extended apart, or the source has what was withdrawn there.
+    """
+    (key, commit), log = (source.info.key, source.info.commit), place.log() or Log()
     base, published = read_present(place, key, log)
-    found = relation(published, source.info.commit.published, where=f"{place.address}/{key}")
+    found = relation(published, commit.published, where=f"{place.address}/{key}")
+    if base is not None and found == "behind":
+        # Rows that were tried again are failed ones of that revision here, too.
+        back = base.failed_rows() & ~commit.at(base.revision_id).failed_rows()
+        if back.any():
+            ids = source.store.item_table(source.info)["item_id"].head(base.n).filter(back)
+            raise PublishConflictError(
+                f"{place.address}/{key} has withdrawn {len(ids):,} pictures that "
+                f"{source.store.address} still has: {listed(ids)}. Withdraw them there, too "
+                "(`headstock store rm KEY --items FILE`)."
+            )
     return base, log.sets.get(str(key), ""), found
 
 
@@ -672,7 +703,7 @@ class _Copying:
                 self.report.sets[key] = (
                     mend(self.place, source, there, progress=self.progress)
                     if source.info.commit.digest == current.get(key)
-                    else publish(self.place, source, progress=self.progress)
+                    else publish(self.place, source, there, progress=self.progress)
                 )
             except FeatstoreError as err:
                 self.report.failed[key] = str(err)

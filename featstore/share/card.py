@@ -232,8 +232,7 @@ def send_card(opened: FeatureStore, objects: Objects, licences: Mapping[str, str
             return
         from huggingface_hub import DatasetCard
 
-        facts = DatasetCard(old.decode()).data.to_dict()
-        licences = {**facts.get("item_licences", {}), **licences}
+        licences = {**DatasetCard(old.decode()).data.to_dict().get("item_licences", {}), **licences}
     cards = {
         str(card.info.key): card
         for card in set_cards(opened, licences)
@@ -244,8 +243,7 @@ def send_card(opened: FeatureStore, objects: Objects, licences: Mapping[str, str
         there = set_cards(open_store(objects.pinned()), licences)
         cards = {**{str(card.info.key): card for card in there}, **cards}
     chosen = [cards[key] for key in sorted(cards) if key in log.sets]
-    title = objects.address.rsplit("/", 1)[-1]
-    new = hub_card(title, chosen, address=objects.address).encode()
+    new = hub_card(objects.address.rsplit("/", 1)[-1], chosen, address=objects.address).encode()
     if new != old:
         objects.put(ABOUT, new)
     objects.update_log(lambda log: replace(log, about={ABOUT: sha256_hex(new)}))

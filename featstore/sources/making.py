@@ -213,8 +213,7 @@ def make_manifest(
         If the source, an option or the location is wrong, or `out` holds something else.
     """
     folder, reader = Path(out), lookup(SOURCES, source, what="source", error=ManifestError)
-    place = find_place(location)
-    name = check_name(default_name(place) if name is None else name)
+    name = check_name(default_name(find_place(location)) if name is None else name)
     take_folder(folder, name)
     found = reader.read(Request(str(location), name, dict(options or {})))
     facts: dict[str, Any] = {

@@ -86,8 +86,7 @@ def empty_folders(root: Path, images: Sequence[str]) -> list[str]:
     depth = 1 if None in map(split_folder, images) else 2
     used = {path.rsplit("/", path.count("/") + 1 - depth)[0] for path in images}
     folders = (path for path in root.glob("/".join(["[!.]*"] * depth)) if path.is_dir())
-    inside = {path.relative_to(root).as_posix() for path in folders}
-    return sorted(inside - used)
+    return sorted({path.relative_to(root).as_posix() for path in folders} - used)
 
 
 def images_below(request: Request) -> tuple[Path, list[tuple[str, str, str | None]]]:
@@ -242,8 +241,7 @@ def read_webdataset(request: Request) -> Found:
         folder = str(PurePosixPath(file).parent)
         split = request.options.get("split") or split_folder(file)
         for key, parts in samples.items():
-            whole = key if folder == "." else f"{folder}/{key}"
-            _add(items, file, whole, parts, split)
+            _add(items, file, key if folder == "." else f"{folder}/{key}", parts, split)
     return items.found(root.place)
 
 

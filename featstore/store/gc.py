@@ -293,12 +293,16 @@ def withdraw_items(root: Path, key: SetKey, ids: Collection[str]) -> list[str]:
     if there := frozenset(ids).difference(out):
         _blank(root, commit, there)
     write_thumbnails(directory.parent, {})
-    views = [store.view(other) for other in store if other.startswith(f"{key.dataset}/")]
-    columns = ("item_id", "parent_id")
+    # Of tables alone: what is wrong with the rows of another set is not told here.
     return [
-        view.key
-        for view in views
-        if any(where_equal(view.items[one], ids).any() for one in columns if one in view.items)
+        str(info.key)
+        for info in map(store.info, store)
+        if info.key.dataset == key.dataset
+        for items in [store.item_table(info).filter(~info.commit.failed_rows())]
+        if any(
+            where_equal(items[one], ids).any()
+            for one in {*items.columns} & {"item_id", "parent_id"}
+        )
     ]
 
 
@@ -309,7 +313,8 @@ def _blank(root: Path, commit: Commit, ids: frozenset[str]) -> None:
     options = WriteOptions(withdraw=ids)
     with SetWriter(root, spec, items, commit.dim, facts=facts, options=options) as writer:
         for block in writer.pending():
-            here = items["item_id"][commit.layout.block_slice(block)]
+            # Not the layout of `commit`: a join or an append may have come before the claim.
+            here = writer.items["item_id"][writer.layout.block_slice(block)]
             rows = np.zeros((len(here), commit.dim), dtype=np.float32)
             writer.write_block(block, rows, dict.fromkeys(ids.intersection(here), WITHDRAWN))
         writer.finish()

@@ -538,8 +538,11 @@ def vector_metadata(n: int, dtype: str) -> dict[str, Any]:
 
 def group_metadata(attributes: dict[str, Any], **beside: Any) -> dict[str, Any]:
     """Return the Zarr v3 ``zarr.json`` document of a group, with what stands beside ours."""
-    stated = {"featstore": attributes, **beside}
-    return {"zarr_format": 3, "node_type": "group", "attributes": stated}
+    return {
+        "zarr_format": 3,
+        "node_type": "group",
+        "attributes": {"featstore": attributes, **beside},
+    }
 
 
 def shard_index(layout: ArrayLayout, n_present: int) -> np.ndarray:

@@ -152,8 +152,7 @@ class Claim:
         self.folder = folder
         self.unsynced = unsynced
         self._handle = handle
-        staging = next(one for one in folder.parents if one.name == ".staging")
-        self._root = staging.parents[3]
+        self._root = next(one for one in folder.parents if one.name == ".staging").parents[3]
 
     def __enter__(self) -> Self:
         return self

@@ -257,8 +257,7 @@ class Commit:
 
     def at(self, revision_id: str) -> Commit:
         """Return the set at one of its revisions."""
-        past = {one.id: one for one in self.revisions[:-1]}
-        return replace(self, past=past.get(revision_id))
+        return replace(self, past={one.id: one for one in self.revisions[:-1]}.get(revision_id))
 
     @property
     def spec(self) -> SetSpec:

@@ -60,6 +60,7 @@ from featstore.store.lock import Claim, claim_folders
 from featstore.store.log import present_commit
 from featstore.store.records import FIRST, MAX_ROWS, Commit, Table, key_of, one_of
 from featstore.store.tables import (
+    FAILURES,
     WITHDRAWN,
     failures_file,
     join_ids,
@@ -146,7 +147,9 @@ class Journal:
             if head:
                 logger.warning("%s was begun with another plan; starting over.", staging.parent)
             # Without a journal nobody knows what the files are: a kill may have come between.
-            _clear(staging)
+            for one in staging.iterdir():
+                if one.name != "claim":
+                    delete(one)
             head, blocks = fresh, {}
         # A torn line would swallow the next one: rewrite the file without it. A head alone is
         # made durable by the first `sync`: without rows there is nothing to lose.
@@ -228,13 +231,6 @@ def settings_of(staging: Path) -> dict[str, Any]:
     head, blocks = read_journal(staging)
     found = head.get("settings") if blocks else None
     return found if isinstance(found, dict) else {}
-
-
-def _clear(staging: Path) -> None:
-    """Remove everything staged but the claim."""
-    for path in staging.iterdir():
-        if path.name != "claim":
-            delete(path)
 
 
 class StagedFiles:
@@ -405,7 +401,7 @@ class Base:
         return BlockRecord(block, self.commit.blocks[block], self.failed(rows), self.commit.hash)
 
     def failed(self, rows: slice) -> dict[str, str]:
-        """Return the failures among `rows` that stay."""
+        """Return the failures among `rows` that stay: also those of damaged rows, if withdrawn."""
         if not self.failures:
             return {}
         ids = self.items["item_id"][rows.start : rows.stop]
@@ -413,13 +409,12 @@ class Base:
         return {
             item: self.failures[item]
             for item, stays in zip(ids, kept, strict=True)
-            if stays and item in self.failures
+            if item in self.failures and (stays or self.failures[item] == WITHDRAWN)
         }
 
     def finished(self, *, retry: bool) -> AlreadyFinishedError | None:
         """Return the error to raise if the next revision would be this one, else None."""
-        pending = self.damaged or not self.kept.all()
-        if pending or not self.items.equals(self.table):
+        if self.damaged or not self.kept.all() or not self.items.equals(self.table):
             return None
         what = "no item of it failed" if retry else "it has these items"
         msg = (
@@ -543,6 +538,8 @@ def read_base(
         reasons = dict(
             read_failures(directory / name, commit.metadata[name], n=commit.n).iter_rows()
         )
+    elif name not in (None, FAILURES):  # nobody knows any more which were withdrawn
+        reasons = dict.fromkeys(old["item_id"].filter(commit.failed_rows()), WITHDRAWN)
     # Rows and bias of a head are of one piece.
     kept = np.full(commit.n, key.kind != "head_weight" or not (bad or lost))
     for block in bad:

@@ -24,6 +24,7 @@ from featstore.errors import (
     IncompleteEmbeddingsError,
     RemoteStoreError,
     SignatureError,
+    UnknownItemError,
     UnknownSetError,
     listed,
     unknown_name,
@@ -546,8 +547,9 @@ class FeatureStore:
         """
         tags = self.log.tags
         if name not in tags:
-            where = f"in {self.address}"
-            raise UnknownSetError(unknown_name("tag", name, sorted(tags), where=where))
+            raise UnknownSetError(
+                unknown_name("tag", name, sorted(tags), where=f"in {self.address}")
+            )
         self.place.fetch_tag(name, tags[name])
         return read_tag(self.root, name, tags[name])
 
@@ -732,8 +734,12 @@ def reopened(
         see the store.
     """
     whole = _view(origin, key, revision_id)
-    # Both are rows of the source: failed ones are in neither, and `whole.rows` is sorted.
-    chosen = whole.take(np.searchsorted(whole.rows, rows))
+    # Both are rows of the source, and `whole.rows` is sorted.
+    chosen = whole.take(np.searchsorted(whole.rows[:-1], rows))
+    if not np.array_equal(chosen.rows, rows):
+        raise UnknownItemError(
+            f"{whole.key}: pictures of the view that was pickled were withdrawn. Make it anew."
+        )
     return replace(chosen, unit=unit, dtype=dtype)
 
 

@@ -336,11 +336,15 @@ def _asked(
     return asked if texts is None else [chunk for chunk in asked if chunk.may_hold(texts)]
 
 
+#: The table of failed items of a first revision, of which none was withdrawn.
+FAILURES = "failures.parquet"
+
+
 def failures_file(metadata: Mapping[str, Any]) -> str | None:
     """Return the name of a set's table of failed items from its commit's metadata, if any.
 
-    The first revision calls it ``failures.parquet``; a later one whose failures differ adds
-    digits of its sha256, so that both stay.
+    The first revision calls it `FAILURES`; a later one whose failures differ adds digits of its
+    sha256, so that both stay.
     """
     return next((name for name in metadata if name.startswith("failures")), None)
 
@@ -357,8 +361,7 @@ def read_failures(path: Path, facts: Mapping[str, Any] | None, *, n: int) -> pl.
     if facts is None:
         return pl.DataFrame(schema=schema)
     data = read_listed(path, facts)
-    table = read_table(data, where=str(path), schema=schema, rows=n)
-    return table.select("item_id", "reason")
+    return read_table(data, where=str(path), schema=schema, rows=n).select("item_id", "reason")
 
 
 MAX_THUMBNAILS_BYTES = 2 * 2**30
@@ -451,6 +454,5 @@ def read_thumbnail_file(path: Path) -> dict[str, bytes]:
             f"{path} was changed after it was written. Delete it and extract with "
             "`thumbnails=` again."
         )
-    schema = {"item_id": pl.String, "webp": pl.Binary}
-    table = read_table(data, where=str(path), schema=schema)
+    table = read_table(data, where=str(path), schema={"item_id": pl.String, "webp": pl.Binary})
     return dict(zip(table["item_id"].to_list(), table["webp"].to_list(), strict=True))

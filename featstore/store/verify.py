@@ -525,8 +525,7 @@ def rebuild_set(
         left = verify_store(root, [key]).problems
     paths = {problem.path for problem in left}
     files = [problem.path for problem in before if problem.path not in paths]
-    reasons = source.reasons if source and left else []
-    return Repair(key, files, left, reasons)
+    return Repair(key, files, left, source.reasons if source and left else [])
 
 
 def repair_log(root: Path, *, dry_run: bool = False) -> Log:

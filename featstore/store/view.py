@@ -450,18 +450,12 @@ class Selection:
         """L2 norms of the rows, as far as `nearest` has measured them: float32, or float64; NaN."""
         return np.full(len(self), np.nan, np.result_type(self.dtype, np.float32))
 
-    def pieces(self, start: int, stop: int, values: int) -> Iterator[np.ndarray]:
-        """Yield the rows from one number to another, at most so many values at a time.
-
-        They are for reading, and until the next: stored rows that need no change are not copied.
-        """
+    def block(self, start: int, stop: int) -> np.ndarray:
+        """Return the rows from one number to another, for reading: as stored, they are no copy."""
         found = self.source.read(self.rows[start:stop])
-        size = max(1, values // self.dim)
-        as_stored = self.source.dtype == self.dtype.name and not self.unit
-        out = None if as_stored else np.empty((size, self.dim), self.dtype)
-        for first in range(0, len(found), size):
-            some = found[first : first + size]
-            yield some if out is None else self._handed_out(some, out[: len(some)])
+        if self.source.dtype == self.dtype.name and not self.unit:
+            return found
+        return self._handed_out(found, np.empty(found.shape, self.dtype))
 
     def torch_dataset(self, columns: Sequence[str] = ()) -> TorchRows:
         """Return the rows as a dataset for `torch.utils.data.DataLoader`; see `TorchRows`.

@@ -77,7 +77,7 @@ from featstore.store.staging import (
     workers,
     written,
 )
-from featstore.store.tables import ItemFile, read_parts, where_equal
+from featstore.store.tables import FAILURES, ItemFile, read_parts, where_equal
 
 
 def write_file_once(claim: Claim, path: Path, data: bytes) -> None:
@@ -154,7 +154,8 @@ def _remove_old(root: Path, key: SetKey, claim: Claim, files: Mapping[str, Liste
     """Remove what commits before have listed, and folders of rows without a file."""
     directory = key.directory(root)
     rows = directory / FIRST
-    for path in unlisted(root, key, files):
+    # Commits go first, so that no log is made again from one whose rows are gone.
+    for path in sorted(unlisted(root, key, files), key=lambda path: REVISIONS not in path.parts):
         if path.relative_to(directory).as_posix().startswith((FIRST, REVISIONS, "failures")):
             claim.discard(path)
     there, folders, _ = walk_store(rows) if files else ((), (), ())
@@ -426,8 +427,7 @@ class SetWriter:
             # Blocks that stay keep their hashes.
             self._hash = self._base.commit.hash
         if self._options.withdraw:
-            plan = self._full_plan()
-            refuse_unfinished(self.root, self.key, "withdraw items", plan=plan)
+            refuse_unfinished(self.root, self.key, "withdraw items", plan=self._full_plan())
         names = named(self.layout, read_journal(self._claim.folder)[1], self._base)
         places = [self.directory / file.path for file in names.files]
         self._staged = StagedFiles(self._claim.folder, self.layout, places)
@@ -544,7 +544,7 @@ class SetWriter:
         _, staged, claim = self._opened()
         where = self.layout.block_slice(block)
         ids = self.items["item_id"][where.start : where.stop]
-        reasons = dict(failures or {})
+        reasons = {**(failures or {}), **(self._base.failed(where) if self._base else {})}
         kept = self.kept(block)
         data, check = convert_rows(
             rows,
@@ -558,7 +558,6 @@ class SetWriter:
         )
         if self._base is not None and kept.any():
             data = np.where(kept[:, None], self._base.read(block), data)
-            reasons |= self._base.failed(where)
         view = data.data.cast("B")
 
         def stage() -> None:
@@ -732,7 +731,7 @@ class SetWriter:
         if failures:
             rows = sorted(failures.items())
             table = table_bytes(pl.DataFrame(rows, schema=["item_id", "reason"], orient="row"))
-            name = "failures.parquet"
+            name = FAILURES
             if base is not None and base.commit.metadata.get(name) != facts_of(table):
                 # Who reads the present commit needs the one that it names.
                 name = f"failures-{sha256_hex(table)[:SHORT]}.parquet"
@@ -779,8 +778,7 @@ class SetWriter:
     def _items_of(self, claim: Claim, number: int, part: ArrayLayout) -> Items:
         """Return what a commit states of the items of a part, whose table is there then."""
         rows = (part.start, part.n)
-        old = () if self._base is None else self._base.commit.parts[number : number + 1]
-        for own in old:
+        for own in () if self._base is None else self._base.commit.parts[number : number + 1]:
             if self._base and self._base.items.slice(*rows).equals(self.items.slice(*rows)):
                 return own.items
         return write_items(claim, self.directory, self._items.part(*rows))

@@ -171,8 +171,7 @@ class MatrixAligner:
     b_: Matrix
 
     def __init__(self, **settings: Any) -> None:
-        own = signature(type(self))
-        bound = own.bind(**settings)
+        bound = signature(type(self)).bind(**settings)
         bound.apply_defaults()
         vars(self).update(bound.arguments)
 

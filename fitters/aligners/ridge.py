@@ -363,8 +363,7 @@ class TwoWayRidgeAligner(FromMoments):
 
 
 def _side_by_side(in_x: Matrix, in_y: Matrix, what: str) -> Matrix:
-    parts = [normalize_rows(part, what=what) for part in (in_x, in_y)]
-    return np.hstack(parts) / np.sqrt(2)
+    return np.hstack([normalize_rows(part, what=what) for part in (in_x, in_y)]) / np.sqrt(2)
 
 
 BLOCK_ROWS = 4096

@@ -121,8 +121,7 @@ class ProcrustesAligner(FromMoments):
 
     def _fit_rows(self, x: Matrix, y: Matrix, weight: Matrix) -> Self:
         mean_x, mean_y = mean_rows(x, y, weight, centre=self.center)
-        weighted = weight[:, None] * (x - mean_x)
-        return self._fit_cross(weighted.T @ (y - mean_y), mean_x, mean_y)
+        return self._fit_cross((weight[:, None] * (x - mean_x)).T @ (y - mean_y), mean_x, mean_y)
 
     def _fit(self, moments: Moments) -> Self:
         about = moments.centred if self.center else moments.uncentred

@@ -143,8 +143,7 @@ def apply_command(alignment: Path, store: StorePlace | None, as_json: bool, **gi
         answer: dict[str, Any] = {"alignment": str(alignment), "rows": rows.shape[0]}
         if opened is not None and gallery is not None:
             scored = _scored(query, opened, fitted, rows, candidates)
-            items = _named(opened, gallery)
-            found = _neighbours(*scored, gallery, items, query.limit)
+            found = _neighbours(*scored, gallery, _named(opened, gallery), query.limit)
             answer["near"] = dict(zip(labels, found, strict=True))
             if query.scorer in TRANSDUCTIVE:
                 answer["scores"] = labelled(query.scorer, query.scorer)

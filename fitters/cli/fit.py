@@ -80,8 +80,7 @@ def _settings(named: Mapping[str, Any]) -> Owners:
     method = named.get("method")
     if not isinstance(method, str) or method not in METHODS:
         return {}
-    own = settings_of(FitRequest)
-    return {method: METHODS[method].settings | {"moments": own["moments"]}}
+    return {method: METHODS[method].settings | {"moments": settings_of(FitRequest)["moments"]}}
 
 
 @dataclass(frozen=True)
@@ -183,7 +182,7 @@ def fit_command(
         request = replace(asked, **find_sets(opened, given))
         check_request(request)
     if suggest is not None:
-        _print_suggested(opened, request, suggest, as_json=as_json)
+        _print_suggested(opened, replace(request, seed=seeds[0]), suggest, as_json=as_json)
         return
     out = out or take("out", Path("aligners") / method)
     say_taken()

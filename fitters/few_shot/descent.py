@@ -329,8 +329,7 @@ def step_sizes(shots: Shots) -> tuple[np.float32, np.float32]:
     """Return the steps of W and α, from bounds on the curvature of the loss in each."""
     x = shots.x.astype(np.float64)
     n, r = x.shape
-    gram = x @ x.T if n < r else x.T @ x
-    rate = 4 * n / float(np.linalg.eigvalsh(gram)[-1])
+    rate = 4 * n / float(np.linalg.eigvalsh(x @ x.T if n < r else x.T @ x)[-1])
     if shots.prototypes is None:
         return np.float32(rate), np.float32(0.0)
     squares: npt.NDArray[np.float64] = ((x @ shots.prototypes.T) ** 2).sum(axis=0)
@@ -391,8 +390,7 @@ class PaperFewShot:
         real = None
         if len(shots.labels):
             having = shots.counts > 0
-            means = _unit(_raw_sums(shots)[having], "class means")
-            real = Pairs(means, texts[having])
+            real = Pairs(_unit(_raw_sums(shots)[having], "class means"), texts[having])
         given = {"epochs": self.epochs, "learning_rate": self.learning_rate}
         changes: dict[str, Any] = {
             name: value for name, value in given.items() if value is not None

@@ -138,8 +138,7 @@ class Shots:
             return self.x.astype(np.float64), self.labels, np.ones(len(self.labels))
         rows = np.concatenate([self.x, self.prototypes], dtype=np.float64)
         labels = np.concatenate([self.labels, np.arange(self.n_classes)])
-        masses = np.repeat([1.0, mass], [len(self.labels), self.n_classes])
-        return rows, labels, masses
+        return rows, labels, np.repeat([1.0, mass], [len(self.labels), self.n_classes])
 
     @property
     def class_sums(self) -> npt.NDArray[np.float64]:
@@ -391,8 +390,7 @@ class ClassMeans:
         """
         sums = shots.class_sums
         if shots.prototypes is None or not len(shots.labels):
-            rows = sums if shots.prototypes is None else shots.prototypes
-            return _nearest(rows, {})
+            return _nearest(sums if shots.prototypes is None else shots.prototypes, {})
         masses = self.masses if shots.has_validation else (1.0,)
         made = [_nearest(sums + mass * shots.prototypes, {"mix": mass}) for mass in masses]
         return max(made, key=lambda one: shots.value(one.scores))

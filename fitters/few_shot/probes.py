@@ -354,8 +354,7 @@ class RanPAC(ShotLearner):
         rows, labels, _ = shots.with_prototypes(1.0)
         features = random_relu(rows.astype(np.float32), projection)
         basis, within = _in_their_span(features)
-        moments = ClassMoments.of(within, labels, shots.n_classes)
-        path = _Path(moments, basis, centre=False)
+        path = _Path(ClassMoments.of(within, labels, shots.n_classes), basis, centre=False)
         held = np.flatnonzero(shots.counts[shots.labels] > 1)
         # A row costs as its features do, too.
         held = held[evenly(len(held), max(shots.n_classes, self.width // 4))]

@@ -259,14 +259,14 @@ class ProKeR(ShotLearner):
     ) -> tuple[Setting, int]:
         """Return the setting, and how many shots were left out for it; 0 for the fixed one."""
         rates = self.rates if exact else [()]
-        if shots.counts.max() < 2:
-            return Setting((RATE,) if exact else ()), 0
         labels, n_classes = shots.labels, shots.n_classes
         bridges = self.bridges if texts is not None else (0.0,)
         most = _CHOSEN_ON // (1 + (max(bridges) > 0))
         if len(x) > most:
             x, labels, texts = _whole_classes(x, labels, texts, n_classes, most)
             n_classes = int(labels.max()) + 1
+        if np.bincount(labels).max() < 2:  # nothing can be left out
+            return Setting((RATE,) if exact else ()), 0
         problems = [
             _Problem(x, labels, texts, n_classes, share)
             for share in (self.shares if texts is not None else (0.0,))
@@ -346,8 +346,7 @@ def _whole_classes(
 ) -> tuple[Matrix, Labels, Matrix | None]:
     """Return some classes, evenly, with all their rows: about `most` rows in all."""
     having = np.unique(labels)
-    mean = len(labels) / len(having)
-    count = max(2, round(most / mean))
+    count = max(2, round(most / (len(labels) / len(having))))
     kept = having[np.arange(count) * len(having) // count] if count < len(having) else having
     number = np.full(n_classes, -1)
     number[kept] = np.arange(len(kept))

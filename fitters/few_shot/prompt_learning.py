@@ -85,8 +85,7 @@ class Prompts:
     def filled(self, context: Tensor) -> Tensor:
         """Return the prompts with a context, (m, w) for all or (c, m, w): shape (c, l, w)."""
         rows = torch.arange(len(self), device=self.gaps.device)[:, None]
-        values = context.expand(len(self), -1, -1)
-        return self.embedded.index_put((rows, self.gaps), values)
+        return self.embedded.index_put((rows, self.gaps), context.expand(len(self), -1, -1))
 
     def to(self, device: torch.device) -> Prompts:
         """Return the prompts on a device."""
@@ -359,8 +358,7 @@ class PromptClassifier:
         with blas_threads(), torch.inference_mode():
             for start in range(0, len(x), images):
                 rows = torch.from_numpy(np.ascontiguousarray(x[start : start + images]))
-                logits = self.logits(rows.to(self.context))
-                out[start : start + images] = logits.cpu().numpy()
+                out[start : start + images] = self.logits(rows.to(self.context)).cpu().numpy()
         return out
 
     def logits(self, rows: Tensor) -> Tensor:
@@ -374,8 +372,7 @@ class PromptClassifier:
         texts = text_rows(
             self.tower, self.prompts.repeated(b), contexts.repeat_interleave(c, dim=0)
         )
-        products = torch.einsum("br,bcr->bc", rows, texts.reshape(b, c, -1))
-        return self.tower.logit_scale * products
+        return self.tower.logit_scale * torch.einsum("br,bcr->bc", rows, texts.reshape(b, c, -1))
 
 
 @dataclass

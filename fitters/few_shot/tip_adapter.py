@@ -278,8 +278,7 @@ class APE(ShotLearner):
             found = self._tried(made, shots, held) if len(held) else [(0.0, made)]
             tried += [(loss, len(columns), one) for loss, one in found]
         _, n_columns, best = min(tried, key=lambda one: one[0])
-        facts = {"columns": float(n_columns), "folds": float(len(held))}
-        return replace(best, chosen=facts)
+        return replace(best, chosen={"columns": float(n_columns), "folds": float(len(held))})
 
     def _tried(
         self, made: TipClassifier, shots: Shots, held: Labels

@@ -250,8 +250,7 @@ def _widen(surface: Surface, edge: str, evaluate: Evaluate) -> Surface:
         [new, surface.scores] if low else [surface.scores, new],
         axis=list(surface.axes).index(name),
     )
-    axes = surface.axes | {name: replace(axis, values=values)}
-    return replace(surface, axes=axes, scores=scores)
+    return replace(surface, axes=surface.axes | {name: replace(axis, values=values)}, scores=scores)
 
 
 def folds_by_group(

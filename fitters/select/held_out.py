@@ -449,6 +449,8 @@ class Folded:
         real, prototypes, kind = data.real, data.prototypes, "real pairs"
         if real is None:
             real, prototypes, kind = data.given[0], None, "prototypes"
+        if not real.row_weight.all():  # a row without weight has no vote either
+            real = real.take(real.row_weight > 0)
         searched = (name for name, axis in axes.items() if axis.searched)
         what = next(searched, "components").replace("weight", "mix")
         return cls(real, folds_of_pairs(real, by.n_folds, what, by.rng, kind=kind), prototypes)

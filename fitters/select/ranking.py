@@ -93,8 +93,7 @@ def reciprocal_ranks(
     )
     best = held.max(axis=1, keepdims=True)
     right = (held == best).sum(axis=1)
-    above = (scores >= best).sum(axis=1)
-    return 1.0 / (1 + above - right)
+    return 1.0 / (1 + (scores >= best).sum(axis=1) - right)
 
 
 def criterion_named(metric: str) -> str:
@@ -208,8 +207,7 @@ class RankScorer:
                 f"{x.shape[0]:,} images and {len(rows):,} texts are no pairs to score."
             )
         if self.texts is not None:
-            positives = _rows_of(rows, self.texts)[:, None]
-            return self._mean(x, last.project_y(self.texts), positives)
+            return self._mean(x, last.project_y(self.texts), _rows_of(rows, self.texts)[:, None])
         sides = [(x, rows_or_labels(X)), (last.project_y(rows), rows)]
         found = []
         for way, (asked, answers) in {"x->y": sides, "y->x": sides[::-1]}.items():

@@ -137,8 +137,7 @@ class FreezeAlignHead(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:  # noqa: D102
         projected = self.project(rows)
-        mixed = self.dropout(self.mix(nn.functional.gelu(projected)))
-        return self.norm(projected + mixed)
+        return self.norm(projected + self.dropout(self.mix(nn.functional.gelu(projected))))
 
 
 class FreezeAlignImageHead(nn.Module):

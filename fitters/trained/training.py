@@ -129,8 +129,7 @@ def mean_reciprocal_rank(held: Batch, project: Callable[[str, Tensor], Tensor]) 
         scores = x @ y.T
         own = held.groups[:, None] == held.groups[None, :]
         best = scores.masked_fill(~own, -torch.inf).amax(dim=1, keepdim=True)
-        above = ((scores >= best) & ~own).sum(dim=1)
-        return float((1.0 / (1 + above).double()).mean())
+        return float((1.0 / (1 + ((scores >= best) & ~own).sum(dim=1)).double()).mean())
 
 
 class Objective(nn.Module):

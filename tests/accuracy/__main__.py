@@ -69,8 +69,7 @@ def main() -> int:
         bench = Bench(arguments.store, kept)
         for section in SECTIONS:
             file = kept / f"{section.__name__}.md"
-            wanted = arguments.only is None or section.__name__ in arguments.only
-            if wanted and not file.exists():
+            if (arguments.only is None or section.__name__ in arguments.only) and not file.exists():
                 text = "\n".join(section(bench))
                 file.write_text(text + "\n", encoding="utf-8")
     if arguments.only is None:

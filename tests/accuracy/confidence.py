@@ -121,8 +121,7 @@ def figure(curves: dict[str, Any]) -> str:
         left.plot([0, 100], [0, 100], color="0.7", linewidth=0.8)
         for place, (name, (confidence, hit)) in enumerate(curves.items()):
             style = {"color": f"C{place}", "linewidth": 1.2, "label": name}
-            order = np.argsort(confidence, kind="stable")
-            parts = np.array_split(order, 15)
+            parts = np.array_split(np.argsort(confidence, kind="stable"), 15)
             points = [[100 * np.mean(of[part]) for part in parts] for of in (confidence, hit)]
             left.plot(*points, marker="o", markersize=3, **style)
             risk = risk_coverage(confidence, hit)

@@ -42,8 +42,7 @@ SHOTS = 16
 
 def tried(choice: dict[str, Any]) -> int:
     """Return how many settings a choice scored: the numbers of its largest curve."""
-    curves = [np.size(one) for one in _arrays(choice)]
-    return max(curves, default=1)
+    return max([np.size(one) for one in _arrays(choice)], default=1)
 
 
 def _arrays(value: Any) -> Iterator[Any]:
@@ -86,8 +85,7 @@ def of_aligners(bench: Bench) -> Iterator[dict[str, Any]]:
 
 def of_learners() -> Iterator[dict[str, Any]]:
     """Yield a row a few-shot learner beside names: at the most shots, which its seconds are of."""
-    held = json.loads((DATA.parent / "few_shot.json").read_text("utf-8"))
-    for row in held["rows"]:
+    for row in json.loads((DATA.parent / "few_shot.json").read_text("utf-8"))["rows"]:
         if row["names"] != "no":
             mean, sd = (one / 100 for one in row["top-1"][-1])
             top = [round(one, 5) for one in (mean, mean - sd, mean + sd)]
@@ -172,8 +170,7 @@ def main() -> int:
     asked = parser.parse_args()
     if not asked.figure:
         with threadpool_limits(limits=1):
-            bench = Bench(asked.store, asked.store)
-            rows = [*of_aligners(bench), *of_learners()]
+            rows = [*of_aligners(Bench(asked.store, asked.store)), *of_learners()]
         lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
         DATA.write_text(f"[\n{lines}\n]\n", "utf-8")
     data = json.loads(DATA.read_text("utf-8"))

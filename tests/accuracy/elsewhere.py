@@ -176,8 +176,7 @@ def render(data: dict[str, Any]) -> list[str]:
             fitted[0] += f", {row['head_rows']}"
         if row["k"] != "0":
             fitted.append(f"{row['n_images_fitted']} pairs")
-        alone = row["k"] == "0" and row["source"] not in ("head", "none")
-        if row["k"] in ("16", "64") or alone:
+        if row["k"] in ("16", "64") or (row["k"] == "0" and row["source"] not in ("head", "none")):
             continue
         line = row["experiment"], " + ".join(fitted)
         cells.setdefault(line, {})[row["method"]] = value_text("top-1", *row["top-1"])

@@ -149,8 +149,7 @@ def counts(data: Categories, seeds: Sequence[int]) -> str:
     parts = []
     for shots in SHOTS:
         split = in_class_split(data.images.classes, seed=seeds[0])
-        options = FewShot(shots, prototypes="none")
-        outcome, _ = scored(data, split, Identity(), options)
+        outcome, _ = scored(data, split, Identity(), FewShot(shots, prototypes="none"))
         facts: dict[str, Any] = outcome.facts or {}
         parts.append(f"{shots}: {facts['n_shots']} and {facts['n_validation']}")
     return "; ".join(parts)

@@ -132,8 +132,7 @@ def views(kept: Path, name: str, *sides: np.ndarray) -> Any:
     """Return rows as pairs of a store."""
     root = kept / name
     if not root.exists():
-        ids = [f"{i:07d}" for i in range(len(sides[0]))]
-        items = item_table(ids)
+        items = item_table([f"{i:07d}" for i in range(len(sides[0]))])
         for side, encoder in zip(sides, "xy", strict=True):
             write_set(root, side.astype(np.float16), items, encoder=encoder, dataset=name)
     opened = open_store(root)
@@ -192,8 +191,7 @@ def many_to_one(head: np.ndarray, texts: np.ndarray) -> list[dict[str, Any]]:
 def measured(root: Path, size: int) -> dict[str, Any]:
     """Return the row of one planted gallery, with its peak memory and its processor seconds."""
     start = time.process_time()
-    pairs = views(root, "planted")
-    (row,) = by_size("planted", pairs, (size,))
+    (row,) = by_size("planted", views(root, "planted"), (size,))
     return {**row, "peak": peak_bytes(), "seconds": round(time.process_time() - start)}
 
 
@@ -276,8 +274,7 @@ def on_store(store: Path, kept: Path) -> dict[str, list[dict[str, Any]]]:
         ).numpy()
         for variant in ("name", "lemmas", "definition")
     ]  # fmt: skip
-    order = np.argsort(head.classes)
-    found["many"] = many_to_one(head.weight[order], np.stack(kinds, axis=1))
+    found["many"] = many_to_one(head.weight[np.argsort(head.classes)], np.stack(kinds, axis=1))
     return found
 
 

@@ -55,8 +55,7 @@ class Nouns:
 
     def of(self, name: str) -> tuple[str, ...]:
         """Return the synsets of a name, none where it has no noun."""
-        inside = re.findall(r"\(([^)]*)\)", name)
-        for part in (*inside, re.sub(r"\([^)]*\)", "", name)):
+        for part in (*re.findall(r"\(([^)]*)\)", name), re.sub(r"\([^)]*\)", "", name)):
             words = re.findall(r"[a-z0-9'-]+", part.casefold())
             for start in range(len(words)):
                 lemma = "_".join(words[start:])
@@ -130,8 +129,7 @@ def main() -> int:
     chance = [[graded(answer, one) for answer in every] for one in truth]
     rows.append({"method": "chance", "fitted": "", **_means(np.mean(chance, axis=1), truth)})
     lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
-    found = sum(map(bool, senses.values()))
-    head = f'"names": {len(senses)}, "with a noun": {found}'
+    head = f'"names": {len(senses)}, "with a noun": {sum(map(bool, senses.values()))}'
     DATA.write_text(f'{{{head}, "rows": [\n{lines}\n]}}\n', "utf-8")
     return 0
 

@@ -117,8 +117,7 @@ def pairs_of(
         # Unit rows about their mean, which a layer with a bias has no use for. The penalty keeps
         # weights in the span of the rows: n columns say as much as d.
         left, spread, axes = np.linalg.svd(unit - unit.mean(axis=0), full_matrices=False)
-        layer = LogisticRegression(max_iter=500).fit(left * spread, codes)
-        made = layer.coef_ @ axes
+        made = LogisticRegression(max_iter=500).fit(left * spread, codes).coef_ @ axes
     return Pairs(made.astype(np.float32), corpus.names.rows[corpus.names.places_of(classes)])
 
 

@@ -112,8 +112,7 @@ def gains(data: dict[str, Any]) -> list[str]:
         enough = (f"{n} ×" for n, held in row["power"].items() if held >= 0.8)
         shown = (points(row[f"{what}, {m}"]) for what in ("gain", "more") for m in METRICS)
         names = next(enough, f"> {TIMES[-1]} ×")
-        one = f"{row['power']['1']:.2f}"
-        lines.append([str(row["k"]), *shown, one, names])
+        lines.append([str(row["k"]), *shown, (f"{row['power']['1']:.2f}"), names])
     return table(
         ["K", "random − head: top-1", "top-10", "suggested − random: top-1", "top-10",
          "power", "names for 80 %"], lines,

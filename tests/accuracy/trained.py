@@ -202,9 +202,7 @@ def render_differs(data: dict[str, Any]) -> list[str]:
     return list(chain.from_iterable(lines))
 
 
-TABLES = {
-    "trained-differs": (DATA.name, render_differs),
-}
+TABLES = {"trained-differs": (DATA.name, render_differs)}
 
 
 def _runs(data: dict[str, Any], name: str, rows: str, precision: str | None) -> list[Any]:

@@ -208,8 +208,9 @@ def render(data: dict[str, Any]) -> list[str]:
     if not data["runs"]:
         return ["Not run yet: `python -m tests.accuracy.trained_controls`."]
     lines = []
-    numbers = sorted(set(chain.from_iterable(N_PAIRS.values())))
-    for equal, k, source in product(("steps", "epochs"), numbers, SOURCES):
+    for equal, k, source in product(
+        ("steps", "epochs"), sorted(set(chain.from_iterable(N_PAIRS.values()))), SOURCES
+    ):
         told = f"{'real pairs + ' if k and source != 'none' else ''}{NAMES[source]}"
         kind = {"equal": equal, "n_pairs": k, "source": source}
         both = [_cells(data, kind | {"method": method}) for method in N_PAIRS]

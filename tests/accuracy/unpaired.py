@@ -97,8 +97,7 @@ def main() -> int:
     held = json.loads(asked.data.read_text("utf-8"))["rows"] if asked.data.exists() else []
     with threadpool_limits(limits=1):
         bench = Bench(asked.store, asked.store)
-        wanted = [(name, *case) for name in asked.only for case in cases(name)]
-        for case in wanted:
+        for case in [(name, *case) for name in asked.only for case in cases(name)]:
             key = dict(zip(("method", "rows", "k"), case, strict=True))
             others = [row for row in held if not key.items() <= row.items()]
             key["code"] = code_digest()

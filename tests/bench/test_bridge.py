@@ -80,8 +80,7 @@ def test_a_planted_map_is_kept_whole_and_noise_is_not():
 
 def test_controls_know_nothing_and_more_pairs_keep_more(found):
     assert (found.n_items, found.n_pairs, found.gallery) == (240, 120, 120)
-    kept = found.frame().filter(mapped="old items", k=10)["kept"].to_list()
-    own, *others = kept
+    own, *others = found.frame().filter(mapped="old items", k=10)["kept"].to_list()
     assert own > 0.4 > max(others)
     assert [*found.curve] == [30, 60, 120]
     means = [one.mean for one in found.curve.values()]
@@ -202,8 +201,7 @@ def test_a_power_law_is_found_again():
         law = power_law({n: a - b * n**-c for n in (100, 200, 400, 800, 1600)})
         for n in (3200, 12_800):
             assert abs(law(n) - (a - b * n**-c)) < 1e-9
-    flat = power_law(dict.fromkeys((100, 200, 400, 800), 0.5))
-    assert abs(flat(10_000) - 0.5) < 1e-9
+    assert abs(power_law(dict.fromkeys((100, 200, 400, 800), 0.5))(10_000) - 0.5) < 1e-9
     falling = power_law({100: 0.6, 200: 0.5, 400: 0.4, 800: 0.3})
     assert falling(10_000) <= falling(100) + 1e-9  # never more by a curve that falls
 
@@ -216,8 +214,7 @@ def test_the_gate_is_the_lower_end(found):
 
 
 def run(capsys, *words):
-    code = headstock(*words)
-    return code, *capsys.readouterr()
+    return headstock(*words), *capsys.readouterr()
 
 
 def test_the_command_with_files(tmp_path, capsys):

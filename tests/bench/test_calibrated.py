@@ -70,8 +70,7 @@ def test_values_and_draws_are_those_of_a_loop(rng, similarity):
             assert found.null[k, i, j] == pytest.approx(want, abs=1e-6)
     # One permutation for all layers: the draws of the best pair are the best of every draw.
     best = [max(value_of(similarity, x, y[o]) for x in xs for y in ys) for o in drawn]
-    reached = sum(b >= found.observed.max() - 1e-12 for b in best)
-    assert found.searched().p == (1 + reached) / 20
+    assert found.searched().p == (1 + sum(b >= found.observed.max() - 1e-12 for b in best)) / 20
 
 
 def test_a_wide_view_is_reduced_to_a_tenth_of_its_rows(rng):
@@ -91,8 +90,7 @@ def test_a_wide_view_is_reduced_to_a_tenth_of_its_rows(rng):
 def test_the_mean_over_all_permutations_is_the_closed_form(rng, similarity):
     """Exactly, over all 720 orders of 6 rows."""
     x, y = layers(rng, 6, 3, 9)
-    orders = np.array(list(itertools.permutations(range(6))))
-    found = calibrate([x], [y], similarity, orders)
+    found = calibrate([x], [y], similarity, np.array(list(itertools.permutations(range(6)))))
     assert found.expected[0, 0] == pytest.approx(found.null.mean(), abs=1e-12)
     if similarity == LinearCKA():
         assert cka_chance(x, y) == pytest.approx(found.null.mean(), rel=1e-5)
@@ -124,8 +122,7 @@ def test_the_score_is_above_0_exactly_where_p_is_at_most_alpha(null, value, alph
     n = len(null) + 1
     assert found.p == (1 + sum(v >= value for v in null)) / n
     ordered = sorted([*null, value])
-    rank = next(r for r in range(1, n + 1) if r >= (1 - alpha) * n - 1e-9)
-    at = ordered[rank - 1] / 10
+    at = ordered[next(r for r in range(1, n + 1) if r >= (1 - alpha) * n - 1e-9) - 1] / 10
     assert found.score == pytest.approx(max(0, value / 10 - at) / (1 - at))
 
 
@@ -204,8 +201,7 @@ def test_nearest_rows_are_sklearns(rng, block):
 def test_mutual_knn_by_sets_and_its_chance_level(rng):
     x, y = rng.normal(size=(120, 6)), rng.normal(size=(120, 11))
     y[:, :6] += x
-    shared = mutual_knn(x, y, [3, 10])
-    for k, value in shared.items():
+    for k, value in mutual_knn(x, y, [3, 10]).items():
         pairs = zip(nearest_rows(x, k), nearest_rows(y, k), strict=True)
         assert value == pytest.approx(np.mean([len(set(a) & set(b)) / k for a, b in pairs]))
         assert value > 2 * k / 119

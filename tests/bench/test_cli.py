@@ -65,8 +65,7 @@ def test_run_then_again_reuses_everything(bench, limited):
     assert facts["reused"] > 0
     assert stamps == {p: p.stat().st_mtime_ns for p in root.rglob("*") if p.is_file()}
     assert facts["command"] == "headstock eval run smoke --out OUT --limit 30"
-    session = json.loads(next((root / "sessions").glob("*.json")).read_text())
-    assert session["versions"]["polars"]
+    assert json.loads(next((root / "sessions").glob("*.json")).read_text())["versions"]["polars"]
     assert set(read_results(root)["limit"]) == {30}
 
 
@@ -108,8 +107,7 @@ def test_a_table_fits_a_screen(bench, smoke_results, chosen):
     assert len(lines) <= 20
     assert max(map(len, lines)) <= 100
     headings = next(line for line in lines if line.startswith("method")).split("  ")
-    ks = ["K = 0", "K = 8", "K = all (44)"]
-    assert [one.strip() for one in headings if one][-3:] == ks
+    assert [one.strip() for one in headings if one][-3:] == ["K = 0", "K = 8", "K = all (44)"]
     assert any(line.startswith("ConSE") for line in lines)
     assert lines[-1].endswith("ll tasks and metrics: --all.")
 
@@ -303,8 +301,7 @@ def test_what_is_shared_names_no_folder_of_this_machine(smoke_store, tmp_path, c
         ["reproduce", str(box), "--store", store, "-o", str(out / "again")],
     ]  # fmt: skip
     for words in lines:
-        code = headstock(*words)
-        assert code == 4 * (words[0] == "reproduce"), capsys.readouterr().err
+        assert headstock(*words) == 4 * (words[0] == "reproduce"), capsys.readouterr().err
     found = _files(out) | _files(home / "kept-results")
     assert {"r.html", "board/n.json", "board.html", "again/certificate.json"} <= set(found)
     private = re.compile("of-somebody|private-store|kept-results|" + re.escape(str(tmp_path)))

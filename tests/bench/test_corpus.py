@@ -112,8 +112,7 @@ HEAD = names(
     ("a photo of a kite.", False),  # nor is a prompt
 ])  # fmt: skip
 def test_names_are_compared_without_case_article_and_hyphen(text, seen):
-    own = names(("d/1", "name", "none", text))
-    assert seen_classes(own, HEAD, ["d/1"]).tolist() == [seen]
+    assert seen_classes(names(("d/1", "name", "none", text)), HEAD, ["d/1"]).tolist() == [seen]
 
 
 def test_equal_ids_are_seen_whatever_the_name():

@@ -109,8 +109,7 @@ def test_a_map_of_the_directions_serves_other_sets(store, tmp_path):
     hs.write(store, rows_of(50, seed=1), dataset="asked", encoder="their:v1")
     asked = derive(store, "asked", tmp_path / "map.safetensors")
     assert store[asked.key].space_id == store[made.key].space_id
-    found = store[made.key].nearest(store[asked.key], 3)
-    assert found.rows.shape == (50, 3)
+    assert store[made.key].nearest(store[asked.key], 3).rows.shape == (50, 3)
 
 
 def test_an_adapter_of_a_bridge_makes_no_rows_of_the_new_encoder(store, tmp_path):

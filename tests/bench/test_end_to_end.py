@@ -83,8 +83,7 @@ class ByHand:
     def zero_shot(self):
         here = np.isin(self.name_classes, self.classes[self.test])
         scores = self.project_x(self.images[self.test]) @ self.project_y(self.names[here]).T
-        relevant = self.classes[self.test][:, None] == self.name_classes[here][None]
-        return scores, relevant
+        return scores, (self.classes[self.test][:, None] == self.name_classes[here][None])
 
     def retrieval(self):
         scores = self.project_x(self.images[self.test]) @ self.project_y(self.captions[self.test]).T

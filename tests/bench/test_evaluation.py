@@ -67,8 +67,7 @@ def arrays(store):
     x, y = images.pair_by("class_id", names).numpy()
     groups = images.items["class_id"].to_numpy()
     paired = head.pair_by("class_id", of_head)
-    prototypes = Pairs(*paired.numpy(), paired.y.items["text"].to_numpy())
-    return Pairs(x, y, groups), prototypes
+    return Pairs(x, y, groups), Pairs(*paired.numpy(), paired.y.items["text"].to_numpy())
 
 
 def test_arrays_give_what_the_store_gives_that_they_are_from(smoke_store):
@@ -124,8 +123,7 @@ class Untitled:
         self.alpha, self.name = alpha, name
 
     def fit(self, X, y):
-        gram = y.T @ y + self.alpha * np.eye(y.shape[1])
-        self.coef_ = np.linalg.solve(gram, y.T @ X)
+        self.coef_ = np.linalg.solve(y.T @ y + self.alpha * np.eye(y.shape[1]), y.T @ X)
         return self
 
     def project_x(self, x):
@@ -211,8 +209,7 @@ def test_a_method_gets_float64_whatever_was_given(given, rng):
     pairs = Pairs((texts @ rng.standard_normal((5, 7))).astype(given), texts)
     head = pairs.take(np.arange(40))
     evaluate(spy, pairs, prototypes=head, controls=False, progress=False)
-    rounded = Pairs(head.x.astype(np.float32), head.y.astype(np.float32))
-    for one in (head, rounded):
+    for one in (head, Pairs(head.x.astype(np.float32), head.y.astype(np.float32))):
         fit(spy, prototypes=one)
     (stored, *_, as_given, as_float32) = seen
     assert {rows.dtype for both in seen for rows in both} == {np.dtype(np.float64)}

@@ -43,8 +43,7 @@ def test_finished_runs_are_skipped_and_damaged_ones_redone(
         of_other.rename(of_this)
     third = run_all(some, smoke_store, tmp_path)
     assert (third.reused, third.new) == (1, 3)
-    changed = [some[0].changed(templates=("none",))]
-    assert run_all(changed, smoke_store, tmp_path).new == 1
+    assert run_all([some[0].changed(templates=("none",))], smoke_store, tmp_path).new == 1
 
 
 @pytest.mark.usefixtures("forked")

@@ -74,6 +74,8 @@ def test_the_manifests_split_is_taken_as_it_is():
     assert len(orders) == 3
     with pytest.raises(ProtocolError, match=r"of split 'test' \(splits: 'train', 'val'\)"):
         manifest_split(parts[1:5], seed=0, train=("train",))
+    with pytest.raises(ProtocolError, match="'test' is scored: name others"):
+        manifest_split(parts, seed=0, train=("train", "test"))
 
 
 def test_a_probe_through_the_task_is_sklearns_on_the_same_shots(rng):
@@ -98,8 +100,7 @@ def test_no_shots_are_zero_shot(rng):
     images, texts = problem(rng)
     split = in_class_split(images.classes, seed=0)
     (outcome,) = score_few_shot(Identity(), images, split, names=texts, options=FewShot(shots=0))
-    scores = unit(images.rows[split.test]) @ texts.rows.T
-    said = texts.classes[scores.argmax(axis=1)]
+    said = texts.classes[(unit(images.rows[split.test]) @ texts.rows.T).argmax(axis=1)]
     assert outcome.values["top-1"] == pytest.approx((said == images.classes[split.test]).mean())
 
 

@@ -159,8 +159,7 @@ def test_a_control_chooses_on_the_grid_of_the_head(run, corpus, split, method, s
             assert choices[0].get(name) == choices[1].get(name)
             compared += name in choices[0]
     # Of kernel ridge also the width; of CCA, with real pairs, also the mixing weight.
-    expected = {"kernel-ridge": 2, "ridge": 1, "cca": 1 + (n_pairs > 0)}
-    assert compared == expected[method]
+    assert compared == ({"kernel-ridge": 2, "ridge": 1, "cca": 1 + (n_pairs > 0)})[method]
     assert control["choice"]["scores"] != head["choice"]["scores"]
     assert control["grid"] == "given"
     assert "grid" not in head

@@ -81,8 +81,7 @@ def test_a_submission_survives_its_file_and_agrees_with_compare(
     sides = [f"{smoke_results}:{cell}/head/0" for cell in ("ridge", "conse")]
     asked = {name: read.asked[name] for name in ("eval", "direction", "metric")}
     (theirs,) = compare_choices(*sides, metrics=["top-1"]).filter(**asked).to_dicts()
-    board = boards([read, sent[1]])[0]
-    leader, other = board.lines
+    leader, other = boards([read, sent[1]])[0].lines
     sign = 1 if leader.submission.name == "ridge/head/0" else -1
     assert other.behind == pytest.approx(sign * theirs["difference"], abs=1e-12)
     low, high = sorted(sign * theirs[end] for end in ("low", "high"))
@@ -96,8 +95,7 @@ def test_a_board_by_hand(sent):
     like = sent[0]
     best = entry("best", [[9, 8] * 6, [8, 9] * 6] * 5, like=like)
     level = entry("level", [[8, 9] * 6, [9, 8] * 6] * 5, like=like)
-    worse = entry("worse", [[2, 1] * 6, [1, 2] * 6] * 5, like=like)
-    (board,) = boards([worse, level, best])
+    (board,) = boards([entry("worse", [[2, 1] * 6, [1, 2] * 6] * 5, like=like), level, best])
     assert [line.submission.name for line in board.lines] == ["best", "level", "worse"]
     assert [line.value for line in board.lines] == pytest.approx([0.85, 0.85, 0.15])
     assert [line.standing for line in board.lines] == ["leader", "tied", "behind"]
@@ -121,8 +119,7 @@ def test_a_later_submission_of_a_name_replaces_the_earlier_one(sent):
 
 def test_entries_on_other_draws_are_not_compared_and_cannot_lead(sent):
     two = [entry(name, [[hits] * 8] * 10, like=sent[0]) for name, hits in (("a", 7), ("b", 2))]
-    far = entry("far", [[9] * 8] * 2, like=sent[0], seeds=[998, 999])
-    (board,) = boards([far, *two])
+    (board,) = boards([entry("far", [[9] * 8] * 2, like=sent[0], seeds=[998, 999]), *two])
     assert [line.submission.name for line in board.lines] == ["a", "b", "far"]
     assert [line.standing for line in board.lines] == ["leader", "behind", "apart"]
     assert (board.lines[2].p, board.lines[2].behind) == (None, None)
@@ -215,8 +212,7 @@ def test_the_commands(smoke_results, tmp_path):
         assert json.loads(found.stdout)["value"] == pytest.approx(
             read_submission(out).cell.mean("top-1")
         )
-    text = run(leaderboard_command, [str(tmp_path / "board")])
-    assert "leads with" in text.stdout
+    assert "leads with" in run(leaderboard_command, [str(tmp_path / "board")]).stdout
     shown = json.loads(run(leaderboard_command, [str(tmp_path / "board"), "--json"]).stdout)
     assert next(one["standing"] for one in shown[0]["entries"]) == "leader"
     (tmp_path / "none").mkdir()
@@ -271,8 +267,7 @@ def test_no_submission_is_a_traceback(sent, tmp_path, changes):
     path.write_text(json.dumps(resealed(document)))
     said = ""
     try:
-        found = read_submission(path)
-        leaderboard_page(boards([found, sent[1]]))
+        leaderboard_page(boards([read_submission(path), sent[1]]))
     except SubmissionError as err:
         said = str(err)
     assert len(said) < 1000
@@ -281,8 +276,7 @@ def test_no_submission_is_a_traceback(sent, tmp_path, changes):
 
 def _slots(value):
     """Yield (list or dict, place) of every value below; of a list its first, and any other one."""
-    keys = list(value) if isinstance(value, dict) else range(min(len(value), 2))
-    for key in keys:
+    for key in list(value) if isinstance(value, dict) else range(min(len(value), 2)):
         yield value, key
         if isinstance(value[key], dict | list):
             yield from _slots(value[key])

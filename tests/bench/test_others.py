@@ -75,8 +75,7 @@ def mteb(tmp_path):
 
 def test_tasks_of_mteb_are_units_of_a_paired_t_test(mteb):
     (board,) = other_boards(mteb, "mteb")
-    means = {"s/good": np.mean(GOOD), "s/worse": np.mean(WORSE)}
-    assert values(board) == pytest.approx(means)
+    assert values(board) == pytest.approx({"s/good": np.mean(GOOD), "s/worse": np.mean(WORSE)})
     line = board.lines[1]
     t = ttest_rel(GOOD, WORSE)
     assert (line.p, line.p_adjusted) == pytest.approx((t.pvalue, t.pvalue))
@@ -264,6 +263,7 @@ def test_the_order_of_files_and_a_common_shift_change_no_gap(tmp_path, shift, se
         ("model,t1\na,1\n", "needs the columns 'entry'.*unpivot"),
         ("entry,task,value\na,t,x\n", "a number 'value' in every line.*x"),
         ("entry,task,value\na,t,57.1\nb,t,60\n", "divide percent by 100"),
+        ("entry,task,value\na,t,\nb,t,0.6\n", "is None. Scores are shares"),
         ("entry,task,value\na,t,0.5\na,t,0.6\n", "'a' on 't', is there twice"),
         ("entry,task,value\na,t,0.5\nb,t,0.6\n", "one score an entry.*scores of its items"),
         ("entry,task,value\n", "holds no score"),
@@ -284,8 +284,7 @@ def test_a_damaged_file_is_named(tmp_path, tool, damage):
         write_mteb(tmp_path, "a", [mteb_task(f"Task{i}", {"en": 0.4}) for i in range(3)])
     else:
         write_lm(tmp_path, "a", lm_results({"a": {"acc,none": 0.5}, "b": {"acc,none": 0.6}}))
-    pattern = "Task2.json" if tool == "mteb" else "results*.json"
-    next(tmp_path.rglob(pattern)).write_text(damage)
+    next(tmp_path.rglob("Task2.json" if tool == "mteb" else "results*.json")).write_text(damage)
     with pytest.raises(SubmissionError, match=re.escape(str(tmp_path))):
         other_boards(tmp_path, tool)
 

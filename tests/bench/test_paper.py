@@ -134,8 +134,7 @@ def test_the_papers_map_is_tested_on_other_texts_than_it_is_trained_on(store, pl
                       pairs_per_class=0, seed=0, pairs_from=())  # fmt: skip
     opened = open_store(store)
     corpus = read_corpus(opened, run)
-    split = split_of(run, corpus)
-    fitted = fit_run(run, corpus, split)
+    fitted = fit_run(run, corpus, split_of(run, corpus))
     seed = int(stream("choice", run.seed).integers(2**31))
     head = corpus.head
     rows = Pairs(normalize(head.weight), head.texts, head.groups)
@@ -145,8 +144,10 @@ def test_the_papers_map_is_tested_on_other_texts_than_it_is_trained_on(store, pl
         "float32", times=100,
     )  # fmt: skip
     # The next dataset has the same head: nothing is trained again, nor on pairs of another dataset.
-    mixed = planned_run(planned, method="paper-mlp", source="head", n_pairs=10, task="zero_shot")
-    for one in (run, mixed):
+    for one in (
+        run,
+        planned_run(planned, method="paper-mlp", source="head", n_pairs=10, task="zero_shot"),
+    ):
         pets = next(
             other
             for other in planned
@@ -168,8 +169,7 @@ def test_neighbours_are_those_of_the_classes_and_means_that_the_paper_takes(stor
     )
     corpus = read_corpus(opened, of_head)
     kept = np.array([int(name[-8:]) for name in corpus.head.classes])
-    known = {int(name[1:]) for name in synsets_of("imagenet1k")}
-    inside = np.isin(kept, list(known))
+    inside = np.isin(kept, list({int(name[1:]) for name in synsets_of("imagenet1k")}))
     assert inside.sum() == 30
     (found,) = score_neighbours(corpus, options=of_head.task_options, rng=stream("sample", 0))
     theirs = mutual_knn(corpus.head.weight[inside], corpus.head.texts[inside], (3, 5, 10))
@@ -320,8 +320,7 @@ def test_a_dry_run_succeeds_on_any_store_and_a_run_says_what_to_do(tmp_path, cap
     made = str(tmp_path / "made")
     assert headstock("store", "init", made) == 0
     assert len(printed(made, capsys)) > 30
-    results = str(tmp_path / "results")
-    arguments = ["eval", "run", "paper", "--store", made, "-o", results]
+    arguments = ["eval", "run", "paper", "--store", made, "-o", str(tmp_path / "results")]
     assert headstock(*arguments) == 1
     said = capsys.readouterr()
     assert "nothing can be run yet. --dry-run lists all that is missing" in said.err

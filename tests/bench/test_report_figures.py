@@ -52,8 +52,7 @@ def test_the_headline_says_what_the_comparisons_say(frames, figures):
 
 def test_the_curve_says_what_the_table_says(frames, figures):
     table = frames[1]
-    figure = figures["pairs"]
-    top = figure.data.filter(metric="top-1")
+    top = figures["pairs"].data.filter(metric="top-1")
     assert dict(top.group_by("line").len().iter_rows()) == {
         "real pairs": 2, "real + head weights": 3, "real + random rows": 3,
         "real + head, names shuffled": 3, "ConSE": 1, "chance": 1,
@@ -63,8 +62,7 @@ def test_the_curve_says_what_the_table_says(frames, figures):
         for row in table.filter(method="ridge", direction="image→name").iter_rows(named=True)
     }
     for source, k, count in (("head", "0", 0), ("head", "all", 50), ("none", "16", 16)):
-        drawn = top.filter(source=source, pairs=str(count))["mean"].item()
-        assert drawn == cells[source, k]
+        assert top.filter(source=source, pairs=str(count))["mean"].item() == cells[source, k]
     assert pairs_figure(table, "conse") is None
 
 

@@ -124,5 +124,4 @@ def test_seen_and_unseen_are_those_of_the_table_with_intervals_over_names(
     assert doubt.detail.startswith(f"Seen {texts[0]} and unseen {texts[1]}. 25 %")
     assert "among 20 names" in doubt.detail
     assert not doubt.settled
-    line = result_lines(table)
-    assert {"seen %", "unseen %"} <= set(line.headings)
+    assert {"seen %", "unseen %"} <= set(result_lines(table).headings)

@@ -73,8 +73,7 @@ def test_what_was_recorded_is_reproduced(box, smoke_results, runs):
 
 
 def test_a_number_that_is_off_and_one_that_is_missing_are_named(box, smoke_results, runs):
-    found = parse_box(box.encode())
-    first = found.expected[0]
+    first = parse_box(box.encode()).expected[0]
     off = changed(box, f'"{first["metric"]}", {first["percent"]:g}]', f'"{first["metric"]}", -9]')
     outcome = compare_box(parse_box(off.encode()), smoke_results, runs)
     (wrong,) = [number for number in outcome.numbers if not number.holds]
@@ -158,8 +157,7 @@ def test_what_a_box_asks_is_what_the_command_asks(smoke_store, tmp_path):
     runs = parse_box(text.encode()).runs(open_store(smoke_store))
     words = "smoke --method ridge,conse --source head --limit 60 -s penalty=0.5 --dry-run"
     words += f" --prompts :photo --json --store {smoke_store} -o {tmp_path}"
-    plan = json.loads(CliRunner().invoke(run_command, words.split()).stdout)
-    assert plan["runs"] == len(runs)
+    assert json.loads(CliRunner().invoke(run_command, words.split()).stdout)["runs"] == len(runs)
     assert {run.fit.penalty for run in runs if run.fit.method == "ridge"} == {0.5}
     assert {run.data.templates for run in runs} == {("photo",)}
     assert {run.protocol.limit for run in runs} == {60}
@@ -170,8 +168,7 @@ def test_sets_that_a_store_lacks_are_said_and_not_made(smoke_store, tmp_path, mo
     assert missing_sets(parse_box(text.encode()), open_store(smoke_store)) == ["no/image/set"]
     (tmp_path / "box.toml").write_text(text)
     monkeypatch.chdir(tmp_path)
-    words = ["box.toml", "--store", str(smoke_store)]
-    said = CliRunner().invoke(reproduce_command, words)
+    said = CliRunner().invoke(reproduce_command, ["box.toml", "--store", str(smoke_store)])
     assert isinstance(said.exception, BoxError)
     assert f"{smoke_store} lacks 1 set that smoke reads: 'no/image/set'." in str(said.exception)
     assert [path.name for path in tmp_path.iterdir()] == ["box.toml"]

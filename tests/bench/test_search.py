@@ -166,8 +166,7 @@ def test_a_query_is_answered_by_what_was_fitted(mixed, clean, monkeypatch):
     fewer_words(monkeypatch)
     refuse(monkeypatch, "locked.png")
     mask = os.umask(0o077)  # as of the command: what lies in the store is for its user
-    made = search.prepare(mixed, store, SearchConfig(), print, print)
-    page, _ = search_page(made, "photos")
+    page, _ = search_page(search.prepare(mixed, store, SearchConfig(), print, print), "photos")
     os.umask(mask)
     assert page == clean[1].read_text("utf-8")
     # The controls are those of every study.
@@ -333,8 +332,7 @@ def test_nothing_is_written_into_the_folder(tmp_path, flag):
     (tmp_path / "link").symlink_to(tmp_path / "photos")
     picture(tmp_path / "photos" / "a.png", 1)
     for place in (tmp_path / "photos" / "x", tmp_path / "link" / "x"):
-        words = [str(tmp_path / "photos"), flag, str(place)]
-        result = CliRunner().invoke(search_command, words)
+        result = CliRunner().invoke(search_command, [str(tmp_path / "photos"), flag, str(place)])
         assert (result.exit_code, "never written to" in result.output) == (2, True)
     result = CliRunner().invoke(search_command, [str(tmp_path), "  "])
     assert (result.exit_code, "QUERY is empty" in result.output) == (2, True)

@@ -8,6 +8,7 @@ import pytest
 
 from bench import compare, read_results
 from bench.evaluated import Results
+from bench.options import ZeroShot
 from bench.report.figures import pairs_figure
 from bench.report.parts import Words
 from bench.report.screen import Scene
@@ -15,6 +16,7 @@ from bench.report.verdict import standing, verdict
 from bench.statistics import holm
 from bench.tables import result_table, summary
 from tests.bench.results_by_hand import hand_run, write_ranks
+from tests.typed import headstock
 
 #: Names to choose from, images and images of a class.
 GALLERY, IMAGES = 20, 200
@@ -114,6 +116,31 @@ def test_a_tick_needs_a_test_that_is_corrected_and_no_but(planted):
     quote = scene.quotable("")
     assert quote.settled == (quote.answer.startswith("Yes") and found.tone == "better")
     assert not scene.known_names(own.root, Words({}, {}, {})).settled
+
+
+def test_a_head_that_ties_with_all_draws_is_above_none():
+    row = {"p_lower": 1.0, "p": 1.0, "n_controls": 3, "control_rank": 4, "difference": 0.0}
+    assert standing(row) == "rank 4 of 4, p 1"
+
+
+def test_sentences_and_summaries_are_of_one_gallery(tmp_path, capsys):
+    """The same method among 20 names, then among the 5 that are seen, with fewer draws there."""
+    queries = [f"q{i}" for i in range(8)]
+    for fields, gallery, hits in (({}, 20, 2), ({"options": ZeroShot(classes="seen")}, 5, 4)):
+        for source, seed, own in (("head", 0, hits), ("random", 0, 0), ("random", 1, 0)):
+            run = hand_run(source, seed=seed, eval="all-names", **fields)
+            ranks = [1] * own + [4] * (8 - own)
+            write_ranks(tmp_path, run, ranks, gallery=gallery, queries=queries)
+    rows = read_results(tmp_path)
+    table, found = result_table(rows), verdict(compare(tmp_path, rows), result_table(rows))
+    assert [row["source"] for row in found.controls] == ["random"]
+    assert "25.0 % of images right among 20 names (chance 5.0 %)" in found.headline
+    made = summary(table)
+    assert "among 20 candidates" in made.caption
+    assert [line[-1] for line in made.table.lines] == ["25.0", "0.0 ± 0.0"]
+    assert headstock("show", f"{tmp_path}:ridge/head/0") == 0
+    found = dict(re.findall(r"  (.*?) *image→name top-1 +(\S+)", capsys.readouterr().out))
+    assert found == {'{"classes":"seen"}': "0.5", "": "0.25"}
 
 
 #: What may not be said without an equivalence test, and no generator has one.

@@ -54,16 +54,14 @@ def test_unequal_clusters_are_the_sandwich_of_statsmodels(rng):
     )
     sums = DrawSums.of(y, np.zeros(len(y)), groups)
     found = two_term(sums)
-    residual = sums.total[0] - found.mean * sizes
-    uncorrected = np.sum(residual**2) / len(y) ** 2
+    uncorrected = np.sum((sums.total[0] - found.mean * sizes) ** 2) / len(y) ** 2
     assert float(fit.cov_params()[0, 0]) == pytest.approx(uncorrected, rel=1e-12)
     # CR2 by its definition: each cluster's residuals times (I - H_cc)^(-1/2).
     n, corrected = len(y), 0.0
     for c in range(12):
         own = y[groups == c] - found.mean
         values, vectors = np.linalg.eigh(np.eye(len(own)) - np.full((len(own),) * 2, 1 / n))
-        root = vectors @ np.diag(values**-0.5) @ vectors.T
-        corrected += (root @ own).sum() ** 2 / n**2
+        corrected += ((vectors @ np.diag(values**-0.5) @ vectors.T) @ own).sum() ** 2 / n**2
     assert found.of_clusters == pytest.approx(corrected, rel=1e-10)
 
 
@@ -74,8 +72,7 @@ def test_degrees_of_freedom_are_those_of_the_quadratic_form(sizes):
     c = len(h)
     # Residual sums R = (I - h 1') S of cluster sums S with variance proportional to h.
     project = np.eye(c) - np.outer(h, np.ones(c))
-    weights = np.diag(1 / (1 - h))
-    form = np.diag(np.sqrt(h)) @ project.T @ weights @ project @ np.diag(np.sqrt(h))
+    form = np.diag(np.sqrt(h)) @ project.T @ np.diag(1 / (1 - h)) @ project @ np.diag(np.sqrt(h))
     expected = np.trace(form) ** 2 / np.trace(form @ form)
     assert effective_df(h) == pytest.approx(expected, rel=1e-9)
     assert effective_df(np.full(c, 1 / c)) == pytest.approx(c - 1)
@@ -126,8 +123,7 @@ def test_where_nothing_varies_p_is_that_of_the_signs():
     assert found.p_value() == 2 / 2**4
     # Of four clusters that agree, the share that does not is below 1 - 0.025^(1/4) = 0.602.
     assert found.interval() == pytest.approx((1 - 2 * 0.6024, 1.0), abs=1e-3)
-    same = two_term(one_run([0.0] * 3))
-    assert same.p_value() == 1.0
+    assert two_term(one_run([0.0] * 3)).p_value() == 1.0
     low, high = two_term(one_run([0.0] * 1000)).interval()
     assert -0.004 < low < 0 < high < 0.004
 
@@ -164,8 +160,7 @@ def test_few_hits_beside_large_clusters_have_the_variance_of_agreeing_rows():
     share, size, hits = 2 / 40, sums.count[0], sums.total[0]
     within = np.sum(hits - hits**2 / size) / (40 - 4)
     between = np.sum(size * (hits / size - share) ** 2) / 3
-    typical = (40 - np.sum(size**2) / 40) / 3
-    agreement = (between - within) / (between + (typical - 1) * within)
+    agreement = (between - within) / (between + (((40 - np.sum(size**2) / 40) / 3) - 1) * within)
     by_size = share * (1 - share) * np.sum(size * (1 + (size - 1) * agreement)) / 40**2
     plain = two_term(sums)
     assert by_size > plain.of_clusters
@@ -262,8 +257,9 @@ def test_few_controls_are_taken_as_normal_and_equal_ones_by_rank():
 def test_paired_controls_count_the_heads_own_deviation(rng):
     own, controls = rng.normal(1, 1, size=12), rng.normal(size=12)
     found = against_paired_controls(own, controls)
-    plain = stats.ttest_rel(own, controls, alternative="greater")
-    t = plain.statistic / math.sqrt(1 + 12)  # the 1 / m of the plain test becomes 1 + 1 / m
+    t = stats.ttest_rel(own, controls, alternative="greater").statistic / math.sqrt(
+        1 + 12
+    )  # the 1 / m of the plain test becomes 1 + 1 / m
     assert found.p_above == pytest.approx(stats.t.sf(t, 11), rel=1e-10)
     assert found.rank is None
 

@@ -100,8 +100,7 @@ def test_combinations_without_a_meaning_are_left_out(smoke_store):
     lists |= {"penalty": (1.0,)}
     held_out = {("head", "0", False, "1.0"), ("head", "16", False, "3.0")}
     assert cells(**lists) == held_out
-    in_class = cells(**lists, eval=("in-class",))
-    assert in_class == held_out | {("head", "1/class", False, "3.0")}
+    assert cells(**lists, eval=("in-class",)) == held_out | {("head", "1/class", False, "3.0")}
 
 
 def test_lists_leave_out_what_has_no_effect_on_a_source(smoke_store):
@@ -147,8 +146,7 @@ def hits(tmp_path, rng):
             run = hand_run(
                 source, seed=seed, eval="all-names", clusters=clusters, head_size=size, head_by=by
             )
-            ranks = np.where(own, 1, 9)
-            write_ranks(tmp_path, run, ranks, queries=QUERIES, clusters=CLUSTERS)
+            write_ranks(tmp_path, run, np.where(own, 1, 9), queries=QUERIES, clusters=CLUSTERS)
             written.setdefault((source, clusters, size, by), []).append(own.astype(float))
     return written
 
@@ -187,6 +185,5 @@ def test_slopes_are_least_squares_over_draws_and_clusters(tmp_path, hits):
         )
         interval = two_term(sums).interval()
         assert (rows["slope_low"][0], rows["slope_high"][0]) == pytest.approx(interval)
-    drawn = found.filter(n_draws=4)
-    assert drawn["sd"].null_count() == 0
+    assert found.filter(n_draws=4)["sd"].null_count() == 0
     assert found.filter(n_draws=1)["sd"].null_count() == 3

@@ -127,8 +127,7 @@ def test_results_say_when_they_were_written(tmp_path):
 def test_a_limited_run_never_mixes_with_full_ones(tmp_path):
     write(tmp_path, 1)
     write(tmp_path, 2, limit=10)
-    rows = read_results(tmp_path)
-    assert only_series(tmp_path, rows)["limit"].to_list() == [10] * 5
+    assert only_series(tmp_path, read_results(tmp_path))["limit"].to_list() == [10] * 5
     write(tmp_path, 3)
     assert only_series(tmp_path, read_results(tmp_path))["limit"].null_count() == 5
 

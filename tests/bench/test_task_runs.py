@@ -124,8 +124,7 @@ def test_views_are_read_for_shots_and_never_scored(store_with_views):
     assert seen["value"].to_list() != plain["value"].to_list()
     views = ImageViews(store_with_views.view("smoke.views3-seed0/image/synthetic"))
     images = store_with_views.view(SETS["images"])
-    some = images.items["item_id"].to_numpy()[[7, 3]]
-    found = views.of(some)
+    found = views.of(images.items["item_id"].to_numpy()[[7, 3]])
     assert found.shape == (2, 3, images.numpy().shape[1])
     np.testing.assert_allclose(found.mean(axis=1), images.numpy()[[7, 3]], atol=1.5)
 
@@ -162,8 +161,7 @@ def write_pair(root):
 def test_a_pair_scores_its_own_embeddings_with_no_aligner(tmp_path, monkeypatch):
     store, images, names, _, owner, split = write_pair(tmp_path / "one")
     right = (unit(images) @ unit(names).T).argmax(axis=1) == owner
-    tested = right[split.to_numpy() == "test"]
-    for more, asked in (({}, right), ({"eval": "split"}, tested)):
+    for more, asked in (({}, right), ({"eval": "split"}, right[split.to_numpy() == "test"])):
         rows, _ = scored(store, "zero_shot", **PAIR, **more)
         assert by_direction(rows)["image→name"]["top-1"] == pytest.approx(asked.mean())
         assert {*rows["n_queries"]} == {len(asked)}

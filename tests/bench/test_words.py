@@ -72,16 +72,14 @@ def test_a_word_that_only_names_persons_is_there_if_it_is_plain(words):
     persons, things = set(), set()
     for synset in synsets:
         own = {lemma.strip().lower() for lemma in lemmas[synset].split(",")}
-        is_person = "n09500000" <= synset < "n11400000"
-        (persons if is_person else things).update(own)
+        (persons if ("n09500000" <= synset < "n11400000") else things).update(own)
     assert len(persons) > 4_000
     lower = {word.lower() for word in words}
     assert lower & (persons - things) <= PLAIN
     assert lower >= PLAIN
     assert not any(words[word] for word in PLAIN)
     # Of those that are both, few are printed: what nobody takes for a person.
-    printed = {word.lower() for word, shown in words.items() if shown}
-    assert len(printed & persons) < 100
+    assert len({word.lower() for word, shown in words.items() if shown} & persons) < 100
 
 
 @given(st.sampled_from(BLOCKED), st.text("abc ", max_size=8), st.booleans())

@@ -84,8 +84,7 @@ def eurosat(root: Path, per_class: int = 10) -> Path:
 
 def resisc45(root: Path) -> Path:
     files: dict = {}
-    lists = {"train": [1, 3], "val": [2], "test": [4]}
-    for split, numbers in lists.items():
+    for split, numbers in ({"train": [1, 3], "val": [2], "test": [4]}).items():
         names = [f"{label}_{n:03d}.jpg" for n in numbers for label in ("sea_ice", "airplane")]
         files[f"resisc45-{split}.txt"] = "\n".join(names)  # without a last newline, as published
         for name in names:
@@ -191,8 +190,9 @@ def cars(root: Path) -> Path:
     folder = root / "stanford_cars"
     (folder / "devkit").mkdir(parents=True)
     savemat(folder / "devkit/cars_meta.mat", {"class_names": names})
-    files = {"train": "devkit/cars_train_annos.mat", "test": "cars_test_annos_withlabels.mat"}
-    for split, file in files.items():
+    for split, file in (
+        {"train": "devkit/cars_train_annos.mat", "test": "cars_test_annos_withlabels.mat"}
+    ).items():
         rows = [(1, 2, 3, 4, label, f"{n:05d}.jpg") for n, label in enumerate((2, 1, 2), start=1)]
         savemat(folder / file, {"annotations": np.array(rows, dtype=record)})
         write(folder, {f"cars_{split}/{row[-1]}": n for n, row in enumerate(rows)})
@@ -341,8 +341,7 @@ def cifar_python(root: Path, name: str) -> Path:
         if fine:
             document["coarse_labels"] = [0] * len(labels)
         files[f"{folder}/{file}"] = pickle.dumps(document)
-    key = "fine_label_names" if fine else "label_names"
-    meta = {key: CIFAR_NAMES[name], "num_vis": 3072}
+    meta = {("fine_label_names" if fine else "label_names"): CIFAR_NAMES[name], "num_vis": 3072}
     files[f"{folder}/{'meta' if fine else 'batches.meta'}"] = pickle.dumps(meta)
     return write(root, files)
 
@@ -372,8 +371,10 @@ def mnist(root: Path, *, packed: bool = False) -> Path:
     files: dict = {}
     for word, count in (("train", 4), ("t10k", 2)):
         pictures = draw.integers(0, 256, (count, 28, 28), dtype=np.uint8)
-        labels = draw.integers(0, 10, count, dtype=np.uint8)
-        for name, array in (("images-idx3", pictures), ("labels-idx1", labels)):
+        for name, array in (
+            ("images-idx3", pictures),
+            ("labels-idx1", draw.integers(0, 10, count, dtype=np.uint8)),
+        ):
             data = idx(array)
             where = f"MNIST/raw/{word}-{name}-ubyte"
             files[where + (".gz" if packed else "")] = gzip.compress(data) if packed else data

@@ -170,8 +170,10 @@ def test_eurosat_is_split_as_the_paper_does(tmp_path):
 @pytest.mark.parametrize("name", ["inat21", "inat21_mini"])
 def test_inaturalist(name, tmp_path):
     root, manifest = built(name, tmp_path)
-    mini = "_mini" if name.endswith("mini") else ""
-    for split, version in (("train", f"2021_train{mini}"), ("val", "2021_valid")):
+    for split, version in (
+        ("train", f"2021_train{('_mini' if name.endswith('mini') else '')}"),
+        ("val", "2021_valid"),
+    ):
         theirs = datasets.INaturalist(root, version=version, download=False)
         expected = {
             (f"{version}/{theirs.all_categories[label]}/{file}", label)
@@ -221,5 +223,6 @@ def test_a_list_may_lie_elsewhere(tmp_path):
 def test_the_names_of_flowers_are_torchvisions(tmp_path):
     _, manifest = built("flowers102", tmp_path)
     pairs = zip(datasets.Flowers102.classes, manifest.classes["name"], strict=True)
-    changed = {place for place, (theirs, ours) in enumerate(pairs) if theirs != ours}
-    assert changed == {59}  # "pink-yellow dahlia?"
+    assert {place for place, (theirs, ours) in enumerate(pairs) if theirs != ours} == {
+        59
+    }  # "pink-yellow dahlia?"

@@ -39,8 +39,7 @@ def test_splits_captions_ids_and_bytes(name, tmp_path, monkeypatch):
         assert (both["split"] == both["split_image"]).all()
     if manifest.classes is not None:
         assert set(images["class_id"]) <= set(manifest.classes["class_id"])
-        prompts = manifest.items("class_name")
-        assert set(prompts["class_id"]) == set(manifest.classes["class_id"])
+        assert set(manifest.items("class_name")["class_id"]) == set(manifest.classes["class_id"])
 
     # Folders listed in another order: nothing changes, to the byte.
     walk, listed = os.walk, os.listdir

@@ -261,8 +261,7 @@ class Bed:
         self.calls(command)  # so that all is imported that it needs
         self.enter(command)
         damage, before = self.damage(command), self._run("settle", stores=[])["value"]["tree"]
-        none = {"mode": "none", "threads": command.threads}
-        report = self._ends_well(command, fault=none)
+        report = self._ends_well(command, fault={"mode": "none", "threads": command.threads})
         if command.after:
             self.type(command.after)
         left = self.settle(command)
@@ -301,8 +300,7 @@ class Bed:
             self._cut(command, (one for one in names if chance.random() < 0.5))
         if attempt.then is not None:
             wrong += [f"at once, {line}" for line in self._new_damage(command, whole)]
-            second = attempt.then.request(threads=command.threads)
-            report = self.type(command.line, fault=second)
+            report = self.type(command.line, fault=attempt.then.request(threads=command.threads))
             codes = (0, 1, 2, 4) if command.done and command.done in self.said() else (0, 1, 4)
             if report["code"] not in (0, KILLED) or report.get("value", 0) not in codes:
                 wrong.append(f"the second time: {_exit(report)} {self.said()[-600:]}")
@@ -355,8 +353,7 @@ class Bed:
         """
         self.enter(command)
         self._token.unlink(missing_ok=True)
-        mode = MODES.index(attempt.fault)
-        spec = f"{mode} {attempt.at} {below or self.root} {self._token}"
+        spec = f"{MODES.index(attempt.fault)} {attempt.at} {below or self.root} {self._token}"
         report = self.type(command.line, environment={"FAULTS_WORKER": spec})
         if not self._token.exists():
             return None

@@ -54,8 +54,7 @@ def publish(
         own = root / name / dataset
         if not journal.pending:
             base = _pull(address, own, dataset, journal)
-            serial = 1 + number * 100_000 + len(journal.lines)
-            new = _extend(own, dataset, f"{dataset}/{serial}")
+            new = _extend(own, dataset, f"{dataset}/{(1 + number * 100_000 + len(journal.lines))}")
             journal.begin(kind="push", set=dataset, base=base, value=new)
         else:
             own = root / name / str(journal.pending["set"])

@@ -198,8 +198,9 @@ def killed(
 
     def count(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal left
-        writes = event == "open" and bool(arguments[2] & (os.O_WRONLY | os.O_RDWR))
-        if writes or event in _CHANGES:
+        if (
+            event == "open" and bool(arguments[2] & (os.O_WRONLY | os.O_RDWR))
+        ) or event in _CHANGES:
             path = arguments[1] if event == "os.rename" else arguments[0]
             name = "" if isinstance(path, int) else os.fsdecode(path)
             if not name.startswith(tuple(places)) or among not in name:

@@ -48,8 +48,7 @@ def _numbers(history: History, fault: str) -> list[int]:
         renames = [i for i in numbers if history.calls[i - 1].startswith("rename ")]
         return sorted({*renames, *numbers[::17]})
     # Different faults take different calls; the step is prime to the rhythm of the writer.
-    first = sum(map(ord, fault)) % 31 + 1
-    return list(numbers[first::31])
+    return list(numbers[(sum(map(ord, fault)) % 31 + 1) :: 31])
 
 
 def test_the_layer_sees_every_file_that_is_published(history):
@@ -169,8 +168,7 @@ def test_a_failed_fsync_is_not_forgotten(faulty, history, store):
         i for i, call in enumerate(history.calls, 1)
         if call.startswith("fsync ") and call.endswith("data-000000.bin") and "/image/" in call
     ]  # fmt: skip
-    at = data[0]
-    report = faulty.run("grow", store, fault={"mode": "fail", "at": at, "errno": errno.EIO})
+    report = faulty.run("grow", store, fault={"mode": "fail", "at": data[0], "errno": errno.EIO})
     assert report["code"] == 1
     journals = list(store.rglob("journal.jsonl"))
     assert not any(b'"block"' in path.read_bytes() for path in journals)

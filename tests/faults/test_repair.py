@@ -34,10 +34,9 @@ def test_a_kill_at_the_calls_of_a_repair(faulty, whole, damaged, memory, way):
     calls, after = report["calls"], tree(first)
     assert (after == tree(whole)) == (way != "other bits")
     renames = [i for i, call in enumerate(calls, 1) if call.startswith("rename ")]
-    sample = (
+    for at in (
         range(1, len(calls) + 1) if EVERYTHING else sorted({*renames, *range(1, len(calls), 17)})
-    )
-    for at in sample:
+    ):
         where = f"killed at call {at} of {len(calls)}, {calls[at - 1]}"
         root = memory / f"repair-{at}"
         shutil.copytree(damaged, root)

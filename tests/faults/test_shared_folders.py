@@ -98,8 +98,7 @@ def test_one_resumes_what_the_other_left(children, shared, trees, first, second,
     if n == 11:
         _done(children.run("once", shared, args={"n": 7}, **second))
     # With an error, so that a block of an unfinished file is staged and journalled.
-    block = 3 if n == 7 else 5
-    report = children.run("give_up", shared, args={"n": n, "block": block}, **first)
+    report = children.run("give_up", shared, args={"n": n, "block": (3 if n == 7 else 5)}, **first)
     assert report["message"] == "given up"
     staged = next(shared.rglob(".staging/w*/data-*.bin"))
     if ROOT:
@@ -142,8 +141,7 @@ def test_a_reader_needs_no_right_to_write(children, shared):
     for path in paths:
         path.chmod(stat.S_IMODE(path.lstat().st_mode) & ~0o222)
     before = {path: (path.lstat().st_mtime_ns, path.lstat().st_ino) for path in paths}
-    keys = _done(children.run("read", shared, **CARL))
-    assert len(keys) == 2
+    assert len(_done(children.run("read", shared, **CARL))) == 2
     assert [shared, *sorted(shared.rglob("*"))] == paths
     assert {path: (path.lstat().st_mtime_ns, path.lstat().st_ino) for path in paths} == before
     # Extracting again needs no right either: there is nothing to do. Writing more is refused.

@@ -39,8 +39,7 @@ def whole(whole):
 def _run(children: Children, root: Path, arguments: list[str], **request: Any) -> dict[str, Any]:
     messages = root.with_name(f"{root.name}.messages")
     args = {"arguments": arguments, "messages": str(messages)}
-    report = children.run("command", root, args=args, **request)
-    return {**report, "said": messages.read_text()}
+    return {**children.run("command", root, args=args, **request), "said": messages.read_text()}
 
 
 def leave(_: Request) -> None:
@@ -69,8 +68,7 @@ def _killer(at: int, pid: list[int], *, takes_effect: bool) -> Callable[[Request
 @pytest.mark.parametrize("command", ["push", "init", "tag", "repair", "pull"])
 def test_a_kill_at_the_requests(children, bucket, whole, damaged, memory, command, *, takes_effect):
     address, root = "s3://team/store", memory / f"requests-{command}"
-    cache = root / "cache"
-    asks = {"environment": {**environment(bucket.url), "XDG_CACHE_HOME": str(cache)}}
+    asks = {"environment": {**environment(bucket.url), "XDG_CACHE_HOME": str(root / "cache")}}
     key = str(scenarios.key_of(whole))
     arguments = {
         "push": ["store", "push", str(whole), address],

@@ -456,8 +456,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert place.sets == {}
             return
         keys = set(map(self._key, place.sets))
-        problems = {problem.path: problem.what for problem in verify_store(place.root).problems}
-        assert problems == {}
+        assert {problem.path: problem.what for problem in verify_store(place.root).problems} == {}
         mode = ("auto", "map", "pread")[self.count % 3]
         store = open_store(place.root, mode=mode, verify="first-touch")  # type: ignore[arg-type]
         assert {str(info.key) for info in store.sets()} == keys
@@ -466,8 +465,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert [info.commit.revision_id for info in history] == [
                 revision.revision_id for revision in revisions
             ]
-            read = revisions if everything else revisions[-1:]
-            for revision in read:
+            for revision in revisions if everything else revisions[-1:]:
                 self._check_revision(store, kind, revision)
             self._check_ids(kind, revisions, history[-1].commit)
         for name, wanted in place.tags.items():
@@ -477,8 +475,7 @@ class StoreMachine(RuleBasedStateMachine):
         key, wanted = self._key(kind), revision.revision_id
         view = store.view(key, revision=wanted)
         good = [i for i in range(revision.n) if i not in revision.failed]
-        expected = steps.rows_of(kind, revision.n)[good]
-        assert view.numpy(np.float32).tobytes() == expected.tobytes()
+        assert view.numpy(np.float32).tobytes() == steps.rows_of(kind, revision.n)[good].tobytes()
         ids = steps.item_ids(kind, revision.n)
         assert view.items["item_id"].to_list() == [ids[i] for i in good]
         failures = store.failures(key, revision=wanted)

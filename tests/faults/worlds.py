@@ -133,8 +133,7 @@ def litter(root: Path) -> None:
     shutil.copytree(old, removed)
     (staging_of(removed) / "w000001-0a1b2c3d").mkdir(parents=True)
     (store / ".zarr.json.0a1b2c3d.staged").write_bytes(b"half")
-    kind = key.directory(store).parent
-    (kind / "items-00000000.parquet").write_bytes(b"unnamed")
+    (key.directory(store).parent / "items-00000000.parquet").write_bytes(b"unnamed")
     (key.directory(store) / "revisions" / f"{'0' * 64}.json").write_bytes(b"{}")
     (key.directory(store) / "failures-00000000.parquet").write_bytes(b"unnamed")
     staging = staging_of(key.directory(store)) / "w000001-0a1b2c3d"
@@ -188,8 +187,7 @@ def empty(root: Path) -> None:
 def rows_of_others(root: Path) -> None:
     """Rows and items that another tool wrote."""
     np.save(root / "rows.npy", np.arange(1, 61, dtype=np.float32).reshape(10, 6))
-    ids = pl.DataFrame({"item_id": [f"birds/{i}" for i in range(10)]})
-    ids.write_csv(root / "items.csv")
+    pl.DataFrame({"item_id": [f"birds/{i}" for i in range(10)]}).write_csv(root / "items.csv")
 
 
 def two_spaces(root: Path) -> None:

@@ -92,8 +92,7 @@ def bad_adler_png() -> bytes:
 
 def interlaced_png() -> bytes:
     """2 × 2 pixels in Adam7 order: pass 1 has (0, 0), pass 6 (1, 0), pass 7 the second row."""
-    rows = bytes([0, *RED]) + bytes([0, *BLUE]) + bytes([0, *WHITE, *BLACK])
-    return png((2, 2, 8, 2, 1), rows)
+    return png((2, 2, 8, 2, 1), bytes([0, *RED]) + bytes([0, *BLUE]) + bytes([0, *WHITE, *BLACK]))
 
 
 def rle_bmp() -> bytes:
@@ -102,8 +101,7 @@ def rle_bmp() -> bytes:
     runs = bytes([4, 1, 0, 0]) + bytes([2, 2, 2, 0, 0, 0]) + bytes([0, 1])
     offset = 14 + 40 + len(palette)
     info = struct.pack("<IiiHHIIiiII", 40, 4, 2, 1, 8, 1, len(runs), 0, 0, 3, 3)
-    head = b"BM" + struct.pack("<IHHI", offset + len(runs), 0, 0, offset)
-    return head + info + palette + runs
+    return (b"BM" + struct.pack("<IHHI", offset + len(runs), 0, 0, offset)) + info + palette + runs
 
 
 def zeroed(data: bytes, start: float, n_bytes: int) -> bytes:

@@ -40,8 +40,7 @@ def test_a_dry_run_writes_nothing_and_what_is_asked_for_is_recorded(manifest, tm
     assert (state["state"], state["new"]) == ("missing", 1)
     assert state["write_bytes"] == 1280 * 4
     # What says where the extraction runs changes nothing, and is looked at all the same.
-    elsewhere = ["--device", "cpu,cpu"]
-    assert headstock(*dry, "--json", *elsewhere) == 0
+    assert headstock(*dry, "--json", *["--device", "cpu,cpu"]) == 0
     assert json.loads(capsys.readouterr().out) == [state]
     assert headstock(*dry, "--shard", "0/2", "--device", "all") == EXIT_USAGE
     assert "A shard is one process" in capsys.readouterr().err
@@ -168,8 +167,7 @@ def test_another_list_of_the_same_name_does_not_pass_for_the_first(
         assert "cannot be extended" in capsys.readouterr().err
     assert headstock("extract", *typed[:-1], table, "-s", "label_set=other") == 0
     store = open_store(tmp_path / "store")
-    rows_of = [store.view(str(info.key)).numpy() for info in store.sets()]
-    np.testing.assert_array_equal(*rows_of)
+    np.testing.assert_array_equal(*[store.view(str(info.key)).numpy() for info in store.sets()])
 
 
 @pytest.mark.parametrize(

@@ -224,8 +224,7 @@ def test_files_are_read_and_their_hashes_compared_in_the_process(tmp_path):
 
 def test_the_process_runs_one_thread(both):
     pool, ring = both
-    run = run_of(ring, ["1", "2"])
-    pool.submit_run(run).result(timeout=60)
+    pool.submit_run(run_of(ring, ["1", "2"])).result(timeout=60)
     (process,) = pool._processes
     assert process._process is not None
     child = Path("/proc") / str(process._process.pid)

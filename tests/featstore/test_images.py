@@ -80,16 +80,14 @@ ODD = {
 
 @pytest.mark.parametrize(("data", "expected"), ODD.values(), ids=ODD)
 def test_an_odd_file_has_the_pixels_that_it_says(data, expected):
-    found = np.asarray(decode_image(data)).reshape(-1, 3)
-    assert list(map(tuple, found.tolist())) == expected
+    assert list(map(tuple, np.asarray(decode_image(data)).reshape(-1, 3).tolist())) == expected
 
 
 @pytest.mark.parametrize(
     ("value", "expected"), [(0, 0), (257, 1), (128, 0), (129, 1), (32896, 128), (65535, 255)]
 )
 def test_16_bit_grey_is_scaled_not_clipped(value, expected):
-    data = png16(np.full((2, 3), value))
-    assert pixel(data) == (expected,) * 3
+    assert pixel(png16(np.full((2, 3), value))) == (expected,) * 3
 
 
 def test_pixels_without_a_fixed_range_are_refused():
@@ -223,8 +221,9 @@ def test_scaled_decoding_halves_large_jpegs_and_leaves_all_else():
     def file(width: int, height: int, kind: str = "JPEG") -> bytes:
         return file_of(picture(8, 8).resize((width, height), Image.Resampling.BICUBIC), kind)
 
-    sizes = {(1024, 1100): 2, (1023, 1500): 1, (2100, 2048): 4, (600, 400): 1}
-    for (width, height), scale in sizes.items():
+    for (width, height), scale in (
+        {(1024, 1100): 2, (1023, 1500): 1, (2100, 2048): 4, (600, 400): 1}
+    ).items():
         whole = decode_image(file(width, height))
         scaled = decode_image(file(width, height), scaled=True)
         assert scaled.size == (-(-width // scale), -(-height // scale))

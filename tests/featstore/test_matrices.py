@@ -45,8 +45,7 @@ def test_every_door_takes_rows_of_every_library(library, tmp_path, monkeypatch):
     as_estimator = hs.Alignment(penalty=0.1).fit(made(X), made(Y))
     np.testing.assert_array_equal(as_estimator.transform(made(X)), expected.project_x(X))
     assert as_estimator.score(made(X), made(Y)) == expected.score(X, Y)
-    head = hs.fit("ridge", prototypes=(made(X), made(Y)), penalty=0.1)
-    assert head.facts["n_prototypes"] == 20
+    assert hs.fit("ridge", prototypes=(made(X), made(Y)), penalty=0.1).facts["n_prototypes"] == 20
     view = hs.write("store", X, dataset="a")  # in the space of the view
     np.testing.assert_array_equal(view.nearest(made(X), 1).rows[:, 0], np.arange(20))
 

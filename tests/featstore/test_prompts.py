@@ -202,8 +202,7 @@ def test_a_users_templates(build, tmp_path):
 def test_cupls_descriptions_are_further_items(build, tmp_path):
     document = {"waffles": ["Waffles are square.", "\nThey are brown."], "apple pie": ["A pie."]}
     for content in (document, {"food101": document}, {"food101": [*document.values()][::-1]}):
-        file = write(tmp_path / "cupl.json", content)
-        manifest, texts = build(descriptions_file=file)
+        manifest, texts = build(descriptions_file=write(tmp_path / "cupl.json", content))
         own = {key: text for key, text in texts.items() if "#description#" in key}
         assert own == {
             "food101/apple_pie#description#d000": "A pie.",
@@ -267,8 +266,7 @@ def test_appended_variants_extend_the_set_that_was_extracted(tmp_path):
     words = ["make", str(names), "--as", "labels", "-o", str(folder)]
     words += ["--prompts", "name,definition"]
     assert headstock("data", *words) == 0
-    table = read_manifest(folder).tables["class_name"]
-    assert table["item_id"].head(4).equals(before["item_id"])
+    assert read_manifest(folder).tables["class_name"]["item_id"].head(4).equals(before["item_id"])
     again, texts = extract_names(folder, store)
     assert (again.reused, again.new, again.copied) == (4, 4, 0)
     assert {"a sea bird", "a photo of a another."} <= set(texts)

@@ -201,8 +201,7 @@ def test_two_way_ridge_scores_the_mean_of_both_cosines(pairs):
     x, y = pairs
     both = TwoWayRidgeAligner(alpha=0.2).fit(x, y)
     one, other = (RidgeAligner(d, alpha=0.2).fit(x, y) for d in ("x->y", "y->x"))
-    mean = (score_pairs(one, x, y) + score_pairs(other, x, y)) / 2
-    assert_close(score_pairs(both, x, y), mean)
+    assert_close(score_pairs(both, x, y), (score_pairs(one, x, y) + score_pairs(other, x, y)) / 2)
 
 
 def test_mean_shift_closes_a_gap_and_nothing_else(rng):

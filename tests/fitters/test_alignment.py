@@ -155,8 +155,7 @@ def test_zero_shot_ranks_all_class_texts(make_world):
     texts, labels = head.y[:20], np.arange(48) % 20
     made = Alignment(penalty=0.3).fit(prototypes=head)
     scores = made.project_x(real.x) @ made.project_y(texts).T
-    own = scores[np.arange(48), labels]
-    top = (scores >= own[:, None]).sum(axis=1) <= 5
+    top = (scores >= scores[np.arange(48), labels][:, None]).sum(axis=1) <= 5
     for name in ("top-5", "R@5"):
         scorer = scoring(name, texts=texts)
         assert scorer(made, real.x, labels) == scorer(made, real.x, texts[labels]) == top.mean()
@@ -187,12 +186,10 @@ def test_every_seed_of_scikit_learn(make_world):
     _, real = make_world(noise=3.0)
 
     def curve(state):
-        made = Alignment(seed=state).fit(real.x, real.y)
-        return np.array(made.facts["choice"]["scores"])
+        return np.array(Alignment(seed=state).fit(real.x, real.y).facts["choice"]["scores"])
 
     assert_same(curve(3), curve(3))
     assert_same(curve(3), curve(np.random.default_rng(3)))
     assert_same(curve(np.random.RandomState(3)), curve(np.random.RandomState(3)))
     going_on = np.random.RandomState(3)
-    curves = {curve(state).tobytes() for state in (3, 4, None, going_on, going_on)}
-    assert len(curves) == 5
+    assert len({curve(state).tobytes() for state in (3, 4, None, going_on, going_on)}) == 5

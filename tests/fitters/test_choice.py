@@ -80,8 +80,7 @@ def test_the_error_from_moments_is_that_of_refitting_on_rows(direction, world):
                 mass = np.repeat([1.0, WEIGHTS.values[i]], [rest.n, head.n])
                 unit_penalty = mass @ (a**2).sum(axis=1) / a.shape[1]
                 ridge = Ridge(alpha=PENALTIES.values[j] * unit_penalty, fit_intercept=False)
-                predicted = ridge.fit(a, b, mass).predict(a_new)
-                error += np.sum((predicted - b_new) ** 2)
+                error += np.sum((ridge.fit(a, b, mass).predict(a_new) - b_new) ** 2)
                 total += np.sum(b_new**2)
             expected[i, j] += (1 - error / total) / len(ways)
     assert_close(curve.scores, expected, times=10)  # the error is a difference of three traces

@@ -103,13 +103,14 @@ def test_the_store_below_the_folder_and_a_place_for_the_alignment_are_taken(
     tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    words = ("fit", "ridge", "--head", HEAD)
+    words = ("fit", "ridge", "--head", HEAD, "--prompts", "name:none,photo")
     assert run(*words) == 2
     assert "Missing option '--store': there is no store in this folder" in capsys.readouterr().err
     write_toy_store(tmp_path / "work" / "one")
     assert run(*words) == 0
     said = capsys.readouterr()
     assert "--store work/one " in said.err
+    assert " --prompts name:none,photo " in said.err
     assert "--out aligners/ridge" in said.err
     assert said.out.startswith("aligners/ridge: ridge, fitted on 30 prototypes")
     write_toy_store(tmp_path / "two")

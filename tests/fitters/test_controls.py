@@ -71,8 +71,7 @@ def test_shuffled_permutes_names_out_of_their_group(sizes, seed):
     rng = np.random.default_rng(seed)
     groups = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
     n = len(groups)
-    x = np.arange(n, dtype=float)[:, None]
-    pairs = Pairs(x, rng.standard_normal((n, 3)), groups)
+    pairs = Pairs(np.arange(n, dtype=float)[:, None], rng.standard_normal((n, 3)), groups)
     shuffled = CONTROLS["shuffled"](pairs, rng)
     owner = shuffled.x.ravel().astype(int)
     assert sorted(owner) == list(range(n))
@@ -85,8 +84,7 @@ def test_shuffled_permutes_names_out_of_their_group(sizes, seed):
 def test_a_rotation_keeps_the_rows_as_they_lie_to_each_other(rng):
     pairs = draw_pairs(rng)
     turned = [CONTROLS["rotated"](pairs, rng).x.astype(np.float64) for _ in range(400)]
-    gram = pairs.x.astype(np.float64) @ pairs.x.T
-    assert_close(turned[0] @ turned[0].T, gram, "float32")
+    assert_close(turned[0] @ turned[0].T, pairs.x.astype(np.float64) @ pairs.x.T, "float32")
     # Haar: the image of a row has mean 0, whatever the row; six standard errors.
     norms = np.linalg.norm(pairs.x, axis=1, keepdims=True)
     assert np.abs(np.mean(turned, axis=0) / norms).max() < 6 / np.sqrt(6 * 400)
@@ -103,8 +101,9 @@ def test_names_are_shuffled_within_their_cluster_and_single_ones_stay(sizes, see
     drawn = CONTROLS["shuffled-within"](pairs, rng, clusters=len(sizes))
     owner = drawn.x.ravel().astype(int)
     assert sorted(owner) == list(range(n))
-    found = [len(set(family[owner[family == one]])) for one in range(len(sizes))]
-    if found == [1] * len(sizes):  # one start of k-means may join two families
+    if [len(set(family[owner[family == one]])) for one in range(len(sizes))] == [1] * len(
+        sizes
+    ):  # one start of k-means may join two families
         assert (family[owner] == family).all()
         assert ((owner == np.arange(n)) == (np.array(sizes)[family] == 1)).all()
     assert_same(drawn.y, pairs.y)

@@ -44,8 +44,7 @@ def test_correlations_lie_in_0_1_and_do_not_see_invertible_maps(seed, shift):
     # A shift of 1e3 rounds the rows themselves at 1e-13, the covariance at 1e-10 of its scale.
     other = CCAAligner(alpha=0.0).fit(x @ turn + shift, y - shift)
     assert_close(other.strengths_, aligner.strengths_, times=100)
-    swapped = CCAAligner(alpha=0.0).fit(y, x)
-    assert_close(swapped.strengths_, aligner.strengths_, times=10)
+    assert_close(CCAAligner(alpha=0.0).fit(y, x).strengths_, aligner.strengths_, times=10)
 
 
 def inverse_root(a, n):
@@ -100,8 +99,7 @@ def test_the_papers_cca_is_that_of_unit_rows_about_one_pooled_mean(make_world, s
     """S_v = X'X / (n - 1) + 1e-6 I of all pairs alike, whitened by scipy; plain cosines."""
     head, real = make_world(n_classes=90, p=9, q=7)
     # Images with one to three captions, which elsewhere share the mass of their image.
-    weight = np.repeat([1.0, 0.5, 1 / 3], [8, 20, 20])
-    real = Pairs(real.x + 2, real.y - 1, real.groups, weight)
+    real = Pairs(real.x + 2, real.y - 1, real.groups, np.repeat([1.0, 0.5, 1 / 3], [8, 20, 20]))
     world = {"prototypes": head, "real": real}
     chosen = {name: world[name] for name in sources}
     alignment = fit("paper-cca", **chosen, image_mean=np.ones(9), rng=rng)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -74,7 +75,7 @@ def with_images(store_path, tmp_path):
     """Return what makes a copy of the store with other images."""
 
     def make(rows, items):
-        copy = shutil.copytree(store_path, tmp_path / "store")
+        copy = Path(shutil.copytree(store_path, tmp_path / "store", dirs_exist_ok=True))
         remove_set(copy, str(open_store(copy).info(X).key))
         write_set(copy, rows, items, dataset="toy", space={"name": "vision"})
         return open_store(copy)
@@ -107,6 +108,11 @@ def test_a_head_alone_takes_the_mean_of_all_images_where_none_is_for_training(st
     for wrong in ({"y": Y}, {"split": "val"}):
         with pytest.raises(EmptySelectionError, match="test"):
             fit_from_store(store, _request(**wrong))
+    some = np.arange(len(rows)) % 3 > 0
+    parted = items.with_columns(split=np.where(some, "val", "test"))
+    found = fit_from_store(with_images(rows, parted), _request())
+    mean = SideTransform.fit([rows[some]], label="images").mean
+    np.testing.assert_allclose(found.x.mean, mean, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("changes", "error", "match"), [
@@ -126,6 +132,13 @@ def test_bad_requests(store, changes, error, match):
         fit_from_store(store, _request(**changes))
 
 
+def test_moments_of_fewer_pairs_than_columns_are_float64(store):
+    few, many = (
+        fit_from_store(store, _request(y=Y, n_pairs=n, penalty=0.3, mix=1.0)) for n in (P, P + 1)
+    )
+    assert [one.facts["moments"]["precision"] for one in (few, many)] == ["float64", "float32"]
+
+
 @pytest.mark.parametrize("changes", [{}, {"penalty": 0.3, "mix": 1.0}], ids=["rows", "moments"])
 def test_a_row_of_zeros_is_named_by_its_item(store, with_images, changes):
     view = store.view(X)
@@ -135,8 +148,10 @@ def test_a_row_of_zeros_is_named_by_its_item(store, with_images, changes):
     # Text-to-Concept sees the rows raw, and its moments would not show them.
     other = {"encoder": "clip:toy", "space": {"name": "clip"}}
     write_set(store.root, view.numpy() + 1, view.items, dataset="toy", **other)
-    raw = FitRequest("text-to-concept", x=X, y="toy/image/clip:toy")
-    for request in (_request(y=Y, **changes), raw):
+    for request in (
+        _request(y=Y, **changes),
+        FitRequest("text-to-concept", x=X, y="toy/image/clip:toy"),
+    ):
         with pytest.raises(ZeroRowError, match=r"2 items of toy/image/timm.*'toy/05', 'toy/17'"):
             fit_from_store(open_store(store.root), request)
     # A head reads images raw, and here no image at all.
@@ -164,8 +179,7 @@ def test_text_to_concept_maps_images_into_the_space_of_other_images(tmp_path):
     fewer = seen.take([0, 1])
     with pytest.raises(SettingError, match="n_pairs is 99"):
         fit_from_store(store, FitRequest("text-to-concept", x=X, y=other, n_pairs=99))
-    paired = pair_images(new, fewer)
-    assert paired.missing_x == tuple(new.items["item_id"].to_list()[2:])
+    assert pair_images(new, fewer).missing_x == tuple(new.items["item_id"].to_list()[2:])
 
 
 @pytest.mark.parametrize("changes", [{"penalty": 0.1}, {"criterion": "error"}])
@@ -217,8 +231,7 @@ def test_a_head_is_fitted_on_name_and_definition_and_asked_for_by_name(described
     assert len(np.unique(made.pairs.row_groups)) == CLASSES // 2
     alone = HeadTexts.of(head, names, asked=ASKED, variants=("definition",))
     assert np.array_equal(alone.pairs.row_groups, made.pairs.row_groups)
-    plain = HeadTexts.of(head, names, asked=ASKED, variants=("name",))
-    assert plain.pairs.asked is None
+    assert HeadTexts.of(head, names, asked=ASKED, variants=("name",)).pairs.asked is None
 
 
 def test_texts_of_a_head_are_chosen_by_left_out_classes_asked_for_by_name(described):

@@ -110,16 +110,15 @@ def test_each_noise_scores_as_refitting_at_the_prototypes_penalty(criterion, sou
     for noise in NOISE:
         # alpha / mass stays the penalty of the prototypes, and alpha is the noise of a real pair.
         at = min(noise, 1e12)
-        rows = by_refitting(real, prototypes, folds, 0.7, at, at / 0.2, criterion)
-        of_rows.append(rows)
+        of_rows.append(by_refitting(real, prototypes, folds, 0.7, at, at / 0.2, criterion))
     of_rows += [by_refitting(real, None, folds, 0.7, at, 1.0, criterion) for at in NOISE[:-1]]
     means = np.mean(of_rows, axis=1)
     facts = found.facts
     scores = [*facts["scores"], *facts["scores_without_head"]]
     assert scores == pytest.approx(means, abs=2e-5)
-    best = of_rows[int(np.argmax(scores))]
-    error = np.std(best) / np.sqrt(real.n)
-    weights = np.exp(2 * (means - means.max()) / error)
+    weights = np.exp(
+        2 * (means - means.max()) / (np.std(of_rows[int(np.argmax(scores))]) / np.sqrt(real.n))
+    )
     shares = [*facts["noise_weights"], *facts["noise_weights_without_head"]]
     assert shares == pytest.approx(weights / weights.sum(), abs=1e-3)
     assert found.params["first_share"] in (0.0, pytest.approx(sum(facts["noise_weights"])))

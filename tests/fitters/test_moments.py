@@ -86,8 +86,7 @@ def test_folds_add_up(seed):
     x, y, weight = draw_rows(seed, 50, offset=1.0)
     folds = np.random.default_rng(seed).permutation(50) % 3
     parts = accumulate_folds(in_batches(x, y, weight, [7, 20]), folds, precision="float64")
-    whole = merge_pooled(*parts)
-    assert_same_moments(whole, Moments.from_rows(x, y, weight))
+    assert_same_moments(merge_pooled(*parts), Moments.from_rows(x, y, weight))
     for fold, part in enumerate(parts):
         of = folds == fold
         assert_same_moments(part, Moments.from_rows(x[of], y[of], weight[of]))

@@ -80,8 +80,7 @@ def test_a_saved_one_says_how_it_is_registered(plain, make_world, tmp_path):
         with pytest.raises(AlignmentWriteError, match=r"give facts=\{'method': NAME\}"):
             save_alignment(tmp_path / "a", Alignment.of(made.x, made.y, made.aligner, facts))
     named = Alignment.of(made.x, made.y, made.aligner, {"method": "plain"})
-    again = load(save_alignment(tmp_path / "a", named))
-    assert_same(again.aligner.coef_, made.aligner.coef_)
+    assert_same(load(save_alignment(tmp_path / "a", named)).aligner.coef_, made.aligner.coef_)
 
 
 def test_a_function_that_returns_two_matrices_is_a_ridge(no_plugins, make_world, tmp_path):
@@ -134,8 +133,7 @@ def test_arrays_are_saved_by_the_names_that_a_class_gives(no_plugins, tmp_path):
         register("aligner", name, made)
     x, y = np.eye(4) + 0.1, np.eye(4) + 0.2
     kept = Alignment("kept").fit(x, y)
-    again = load(save_alignment(tmp_path / "a", kept))
-    assert_same(again.project_y(y), kept.project_y(y))
+    assert_same(load(save_alignment(tmp_path / "a", kept)).project_y(y), kept.project_y(y))
     with pytest.raises(AlignmentWriteError, match=r"Lost\._shift .* arrays = \('_shift',\)"):
         save_alignment(tmp_path / "b", Alignment("lost").fit(x, y))
     with pytest.raises(SettingError, match=r"Forgetful does not keep .* Write self\.alpha = alpha"):

@@ -25,8 +25,7 @@ def test_what_is_saved_is_two_plain_files_the_same_once_more(ridge, tmp_path):
     again = load(path)
     assert again.aligner.get_params() == ridge.aligner.get_params()
     assert again.x.label == ridge.x.label
-    two = save_alignment(tmp_path / "two", again)
-    assert tree(path) == tree(two)
+    assert tree(path) == tree(save_alignment(tmp_path / "two", again))
     assert set(tree(path)) == {JSON_NAME, ARRAYS_NAME}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["deep", "two"], "staging is left"
 

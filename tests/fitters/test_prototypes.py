@@ -29,8 +29,7 @@ def test_the_bias_is_a_column_of_the_head_and_1_of_the_images(make_world, rng):
     wide = np.hstack([head.x, bias[:, None]]).astype(np.float64)
     images = np.hstack([real.x, np.ones((real.n, 1))]).astype(np.float64)
     mean = unit(images).mean(axis=0)
-    data = prepare(head, None, mean, bias_column=bias)
-    alignment = fit("ridge", data, penalty=0.5, rng=rng)
+    alignment = fit("ridge", prepare(head, None, mean, bias_column=bias), penalty=0.5, rng=rng)
     expected = RidgeAligner(alpha=0.5, center=False)
     expected.fit(centred(wide, wide), centred(head.y, head.y))
     assert_close(alignment.aligner.coef_, expected.coef_)
@@ -74,8 +73,7 @@ def test_adapted_rows_are_those_of_a_loop(kappa, head, rng, monkeypatch):
     assert found.groups is head.groups
     assert found.x.dtype == head.x.dtype
     # Images come in no order.
-    again = adapted_prototypes(head, images[::-1], bias, kappa=kappa)
-    assert_close(again.x, found.x)
+    assert_close(adapted_prototypes(head, images[::-1], bias, kappa=kappa).x, found.x)
 
 
 #: Of ten images two are of no class of the head, and no image is of its third class.
@@ -89,11 +87,9 @@ def class_means(images):
 def test_rows_are_moved_by_the_mean_and_by_attention_as_the_authors_code_does(head, rng):
     images = rng.standard_normal((10, 3)) + 1
     moved = {name: HEAD_ROWS[name](head, images, OF_CLASS, np.zeros(4)) for name in HEAD_ROWS}
-    centre = unit(images).mean(axis=0)
-    assert_close(moved["mean"].x, unit(head.x - head.x.mean(axis=0) + centre))
+    assert_close(moved["mean"].x, unit(head.x - head.x.mean(axis=0) + unit(images).mean(axis=0)))
     means = class_means(images)
-    shares = softmax(head.x @ means.T, axis=1)
-    assert_close(moved["attention"].x, unit(shares @ means))
+    assert_close(moved["attention"].x, unit(softmax(head.x @ means.T, axis=1) @ means))
     assert_close(moved["linear"].x, projected_prototypes(head, images, OF_CLASS).x)
     for pairs in moved.values():
         assert_same(pairs.y, head.y)

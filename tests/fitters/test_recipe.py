@@ -68,8 +68,7 @@ def test_without_prototypes_the_real_texts_centre_the_texts(make_world):
 
 def test_few_groups_make_few_folds_and_one_is_refused(make_world):
     head, real = make_world()
-    three = real.take(np.arange(3))
-    alignment = fit("ridge", prototypes=head, real=three, rng=rng_of())
+    alignment = fit("ridge", prototypes=head, real=real.take(np.arange(3)), rng=rng_of())
     assert alignment.facts["choice"]["n_folds"] == 3
     alike = Pairs(real.x[:3], real.y[:3], np.zeros(3))
     with pytest.raises(SelectionError, match="at least 2 groups, or a number for penalty"):

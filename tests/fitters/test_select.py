@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
-from fitters import Pairs, ProcrustesAligner, RidgeAligner
+from fitters import Pairs, ProcrustesAligner, RidgeAligner, fit
 from fitters.errors import SelectionError
 from fitters.select import Axis, Surface, choose, folds_by_group, geometric, ranking
 from fitters.select.held_out import cross_validate
@@ -106,8 +106,7 @@ def test_left_out_predictions_are_those_of_refitting(rows, alpha):
     root = np.sqrt(weight)[:, None]
     spectrum = Spectrum.of_rows(root * a, root * b)
     # A leverage near 1 costs digits: 1 − h ≈ α / ‖a‖² at n near p.
-    predicted = spectrum.left_out(alpha, several(parts_of(groups)))
-    assert_close(predicted / root, expected, times=100)
+    assert_close(spectrum.left_out(alpha, several(parts_of(groups))) / root, expected, times=100)
     by_hand = np.mean([cosine(u, v) for u, v in zip(expected, b, strict=True)])
     assert LeftOut(spectrum, groups).score(alpha) == pytest.approx(by_hand, abs=1e-8)
 
@@ -145,10 +144,20 @@ def test_rows_that_span_their_columns_are_about_the_mean_of_the_others(rows, oth
 
 def test_rows_without_weight_are_not_there(rng):
     head, texts = rng.standard_normal((9, 4)), rng.standard_normal((9, 3))
-    weight = np.array([1.0] * 7 + [0, 0])
-    with_ = leave_one_group_out(Pairs(head, texts, None, weight))
-    without = leave_one_group_out(Pairs(head[:7], texts[:7]))
-    assert_close(with_.scores, without.scores)
+    with_ = leave_one_group_out(Pairs(head, texts, None, np.array([1.0] * 7 + [0, 0])))
+    assert_close(with_.scores, leave_one_group_out(Pairs(head[:7], texts[:7])).scores)
+
+
+@pytest.mark.parametrize("method", ["ridge", "cca", "procrustes"])
+def test_pairs_without_weight_have_no_vote(method, rng):
+    x, y = rng.standard_normal((80, 4)), rng.standard_normal((80, 3))
+    y[:60, 0] += 2 * x[:60, 0]
+    weight = np.repeat([1.0, 0.0], [60, 20])
+    both = [
+        fit(method, real=real, rng=np.random.default_rng(3)).facts["choice"]
+        for real in (Pairs(x, y, None, weight), Pairs(x[:60], y[:60]))
+    ]
+    assert both[0] == both[1]
 
 
 @pytest.mark.parametrize("columns", [2, 1.5, 1.05, 1, 0.1])
@@ -167,8 +176,7 @@ def test_centred_rows_must_not_leak_through_their_sum(columns, renormalised, rng
         leave_one_group_out(pairs, direction="x->y", criterion=criterion, penalties=low)
         for criterion in ("rank", "cosine")
     )
-    chance = np.mean(1 / np.arange(1, n + 1))
-    assert chance == pytest.approx(0.029, abs=1e-3)
+    assert np.mean(1 / np.arange(1, n + 1)) == pytest.approx(0.029, abs=1e-3)
     assert by_rank.scores.max() < 0.1
     assert np.abs(by_cosine.scores).max() < 0.1
     if columns > 1:
@@ -288,8 +296,7 @@ def test_a_limit_holds_and_the_edge_is_told():
 
 def test_equal_scores_go_to_the_larger_penalty_then_weight():
     weights = Axis((1.0, 2.0), 1.0, 2.0)
-    penalties = Axis((0.1, 1.0, 10.0), 0.1, 10.0)
-    curve = explored(lambda at: np.zeros((2, 3)), weights, penalties)
+    curve = explored(lambda at: np.zeros((2, 3)), weights, Axis((0.1, 1.0, 10.0), 0.1, 10.0))
     assert (curve.chosen["weight"], curve.chosen["penalty"]) == (2.0, 10.0)
 
 

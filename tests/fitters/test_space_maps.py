@@ -69,13 +69,11 @@ def test_a_rotation_is_procrustes_and_then_ridge_on_what_it_leaves(n):
 
 def test_a_kernel_map_with_every_row_a_landmark_is_kernel_ridge():
     x, y = pairs()
-    make = space_maps(x, y, "kernel", RNG)
-    made = make(Setting("kernel", 0.1, False))
+    made = space_maps(x, y, "kernel", RNG)(Setting("kernel", 0.1, False))
     gamma = float(made.gamma[0])
     np.testing.assert_allclose(gamma, 1 / (2 * ((x - x.mean(axis=0)) ** 2).sum() / len(x)))
     # Kernel ridge with a free intercept is kernel ridge with a centred kernel.
-    far = ((x[:, None] - x[None]) ** 2).sum(axis=2)
-    kernel = np.exp(-gamma * far)
+    kernel = np.exp(-gamma * ((x[:, None] - x[None]) ** 2).sum(axis=2))
     centre = np.eye(len(x)) - 1 / len(x)
     centred = centre @ kernel @ centre
     # The penalty is in units of the mean squared feature.

@@ -129,8 +129,7 @@ def _with_pairs(fields: dict[str, Any], k: str, real_low: float) -> Scene:
 def sentences(_: Path) -> dict[str, Any]:
     """Return scene -> what is said of it, and whether it is settled."""
     scenes = {name: (by_hand(*rows), "") for name, rows in OUTCOMES.items()}
-    few = scenes["too few draws"][0]
-    scenes["runs are missing"] = (replace(few, is_unfinished=True), "")
+    scenes["runs are missing"] = (replace(scenes["too few draws"][0], is_unfinished=True), "")
     for name, fields in FITTING.items():
         conse = {"a": 0.27, "b": 0.25, "difference": 0.02, **fields}
         scenes[name] = (by_hand(BEATEN, ("over-conse", "head", conse)), "")

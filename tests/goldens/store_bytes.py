@@ -27,8 +27,7 @@ SHARDS = {"block_rows": 2, "plain_bytes": 0, "shard_bytes": 1}
 
 def _rows(n: int, dim: int, step: float) -> np.ndarray:
     """Return rows, (n, dim); with a step that no binary fraction is, storing them rounds."""
-    number = np.arange(n * dim).reshape(n, dim) * 7 % 97 - 48
-    return (number * step).astype(np.float32)
+    return ((np.arange(n * dim).reshape(n, dim) * 7 % 97 - 48) * step).astype(np.float32)
 
 
 def _items(kind: str, n: int) -> pl.DataFrame:

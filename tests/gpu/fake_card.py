@@ -439,8 +439,9 @@ class Machine:
         number = next(self._operations)
         self.clocks.update_seq_num(stream.id, number)
         for memory in read | written:
-            before = memory.writer | (memory.readers if memory in written else {})
-            for other in self.racing(stream, before):
+            for other in self.racing(
+                stream, memory.writer | (memory.readers if memory in written else {})
+            ):
                 self.reports.add(
                     f"{func._schema.name} on {stream} uses what {memory.made_by} made on "
                     f"{memory.stream}, and does not wait for stream {other}"

@@ -109,8 +109,7 @@ def manifest_of(folder: Path, images: int, sizes: Sequence[tuple[int, int]] = SI
     rng = np.random.default_rng(0)
     for number in range(min(FILES, images)):
         coarse = Image.fromarray(rng.integers(0, 255, (6, 6, 3), dtype=np.uint8))
-        size = sizes[number % len(sizes)]
-        smooth = np.asarray(coarse.resize(size, Image.Resampling.BICUBIC))
+        smooth = np.asarray(coarse.resize(sizes[number % len(sizes)], Image.Resampling.BICUBIC))
         grain = rng.integers(-12, 13, smooth.shape)
         picture = Image.fromarray((smooth + grain).clip(0, 255).astype(np.uint8))
         picture.save(root / "images" / f"{number:02d}.jpg", quality=90)

@@ -32,10 +32,7 @@ def ray_figure(root: Path) -> Figure:
     def accumulate(workers: Workers) -> Sources[Folds]:
         return moment_sources(request, images, paired, workers=workers)
 
-    with (
-        parallel.connected(cores=2, object_store_bytes=500_000_000),
-        threadpool_limits(limits=1),
-    ):
+    with parallel.connected(cores=2, object_store_bytes=500_000_000), threadpool_limits(limits=1):
         one, two = accumulate(Workers()), accumulate(Workers("ray", jobs=2))
         for alone, merged in zip(one.real, two.real, strict=True):
             assert (alone.sxx == merged.sxx).all(), "the bits of the moments differ"

@@ -171,8 +171,7 @@ def send(root: Path) -> dict[str, Any]:
         view = open_store("s3://bucket/features").view(KEY)
         opened = len(server.requests) - len(pushed)
         assert view[len(view) // 2].shape == (DIM,)
-        total = sum(float(part.sum()) for part in view.batches(CHUNK))
-        assert total > 0
+        assert sum(float(part.sum()) for part in view.batches(CHUNK)) > 0
         sizes = {path: len(data) for path, data in server.objects.items()}
         return {
             "push": {method: pushed.count(method) for method in sorted({*pushed})},

@@ -108,8 +108,7 @@ def verdicts(trials: int, rng: Rng, strict: bool) -> Iterator[Row]:
 
     Every draw of a cell is of another of its settings, by chance.
     """
-    rows = real_rows(FILE)
-    for verdict, setting, ways in planted(rows):
+    for verdict, setting, ways in planted(real_rows(FILE)):
         right = 0
         for _ in range(trials):
             right += relate(*ways[rng.integers(len(ways))](rng), rng).verdict == verdict
@@ -190,8 +189,7 @@ def _mixed(rows: Mapping[str, Rows], base: str, share: float, rng: Rng) -> tuple
     own = wide[rng.integers(len(wide))]
     some = rng.permutation(n)[: max(1, round(share * n))]
     foreign = own[rng.permutation(len(own))[: len(some)], :width]
-    long = np.linalg.norm(y, axis=1).mean() / np.linalg.norm(foreign, axis=1).mean()
-    y[some] = foreign * long
+    y[some] = foreign * (np.linalg.norm(y, axis=1).mean() / np.linalg.norm(foreign, axis=1).mean())
     return x, y
 
 
@@ -238,8 +236,7 @@ def _hostile(every: Rows, rng: Rng) -> Rows:
     """Return rows of which up to a tenth are one rare topic, or nearly equal; or as they are."""
     own, n, how = every[:ROWS].copy(), rng.integers(24, 240), rng.integers(3)
     if how == 1:
-        topic = every @ every[-1] / np.linalg.norm(every, axis=1)
-        own[:n] = every[np.argsort(-topic)[:n]]
+        own[:n] = every[np.argsort(-(every @ every[-1] / np.linalg.norm(every, axis=1)))[:n]]
     elif how == 2:
         own[:n] = noisy(own[rng.permutation(ROWS)[:n]], 0.01, rng)
     return own

@@ -53,8 +53,7 @@ def one_by_one(folder, pool, texts, limit):
     for text in texts:
         ids = tokenizer(text, truncation=True, max_length=limit)["input_ids"]
         with torch.inference_mode():
-            output = network(torch.tensor([ids]))
-            states = output.last_hidden_state[0]
+            states = network(torch.tensor([ids])).last_hidden_state[0]
             if pool == "pooler":
                 dense = network.pooler.dense
                 rows.append(torch.tanh(dense.weight @ states[0] + dense.bias))
@@ -100,8 +99,7 @@ def test_every_keyed_change_changes_the_space(mutation, folders):
     MUTATIONS[mutation](folders["bert"])
     after = open_encoder("hf:bert", **options)
     assert space_id(after.space) != space_id(before.space)
-    changed = {key for key in before.space if before.space[key] != after.space[key]}
-    assert len(changed) == 1
+    assert len({key for key in before.space if before.space[key] != after.space[key]}) == 1
 
 
 def test_the_run_is_not_keyed(folders, tmp_path):
@@ -185,5 +183,4 @@ def test_code_of_a_model_is_run_only_if_named_and_then_keyed(folders, code_cache
     assert trusted.space["trust_remote_code"]["files"] == 1
     with_code(folder, factor=3)
     changed = open_encoder("hf:bert", weights=folder, pool="mean", trust_remote_code=True)
-    ids = {space_id(encoder.space) for encoder in (plain, trusted, changed)}
-    assert len(ids) == 3
+    assert len({space_id(encoder.space) for encoder in (plain, trusted, changed)}) == 3

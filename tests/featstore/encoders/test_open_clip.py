@@ -134,8 +134,7 @@ def test_the_activation_of_every_published_tag_is_the_models_or_refused():
         if model not in open_clip.list_models():
             continue
         trained = open_clip.get_pretrained_cfg(model, tag).get("quick_gelu", False)
-        built = open_clip.get_model_config(model).get("quick_gelu", False)
-        if trained == built:
+        if trained == open_clip.get_model_config(model).get("quick_gelu", False):
             ours._checked_config(f"oc:{model}/{tag}", model, tag)
         else:
             with pytest.raises(EncoderError, match="were trained with"):

@@ -63,8 +63,7 @@ def test_loading_is_silent_and_leaves_the_library_as_it_was(tiny_text, capfd, ca
 
 
 def without_normalize(folder):
-    modules = json.loads((folder / "modules.json").read_text())
-    write_json(folder / "modules.json", modules[:2])
+    write_json(folder / "modules.json", json.loads((folder / "modules.json").read_text())[:2])
 
 
 def pooling(folder, **modes):

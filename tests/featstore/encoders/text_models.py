@@ -108,8 +108,7 @@ def write_json(path: Path, value) -> None:
 
 
 def edit_json(path: Path, **changes) -> None:
-    before = json.loads(path.read_text()) if path.exists() else {}
-    write_json(path, {**before, **changes})
+    write_json(path, {**(json.loads(path.read_text()) if path.exists() else {}), **changes})
 
 
 def rewrite(folder: Path, change) -> None:

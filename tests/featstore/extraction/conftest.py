@@ -79,8 +79,7 @@ def extract_toy(manifest: Manifest, store: Path, **changes: Any) -> ExtractResul
 
 def encode_block(items: pl.DataFrame, preparation: Preparation) -> BlockOutput:
     """Encode the items of one block with every encoder of a preparation."""
-    everything = np.ones(items.height, dtype=bool)
-    task = BlockTask(0, items, [everything] * len(preparation.runners))
+    task = BlockTask(0, items, [np.ones(items.height, dtype=bool)] * len(preparation.runners))
     return next(encode_blocks([task], preparation))
 
 

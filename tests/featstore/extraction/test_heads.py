@@ -109,8 +109,7 @@ def test_a_wrong_order_is_refused_even_where_the_label_set_is_named(
             imagenet, encoder=LITE0, weights=weights, store=named_store, label_set="imagenet1k"
         )
     names = imagenet.classes.sort("index")["name"].to_list()
-    turned = [names[-1], *names[:-1]]
-    (tmp_path / "turned.txt").write_text("\n".join(turned))
+    (tmp_path / "turned.txt").write_text("\n".join([names[-1], *names[:-1]]))
     store = tmp_path / "store"
     done = featstore.extract_head(
         encoder=LITE0, weights=weights, store=store, label_file=tmp_path / "turned.txt"
@@ -159,9 +158,7 @@ WRONG = {
 def test_wrong_orders_of_the_names_do_not_agree(head, names, imagenet, order):
     classes = imagenet.classes
     rows = order(classes)
-    usable = ~classes["shared_name"].to_numpy()[rows]
-    found = check_row_order(head, names[rows], usable=usable)
-    assert found.wrong
+    assert check_row_order(head, names[rows], usable=~classes["shared_name"].to_numpy()[rows]).wrong
 
 
 @pytest.mark.parametrize("count", [50, 100, 300])

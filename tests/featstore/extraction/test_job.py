@@ -164,8 +164,7 @@ def test_memory_and_order_do_not_depend_on_batches(manifest, store):
 
 
 def test_a_damaged_set_is_not_called_reused(manifest, store):
-    result = extract_toy(manifest, store)
-    data = store / result.key / DATA
+    data = store / extract_toy(manifest, store).key / DATA
     data.write_bytes(data.read_bytes()[:-1])
     with pytest.raises(CorruptStoreError, match="expected") as caught:
         extract_toy(manifest, store)
@@ -248,8 +247,7 @@ def test_another_dtype_space_or_golden_vectors_are_not_copied_from(
 
 
 def test_a_damaged_source_is_noticed(manifest, store):
-    result = extract_toy(manifest, store)
-    data = store / result.key / DATA
+    data = store / extract_toy(manifest, store).key / DATA
     data.chmod(0o644)
     data.write_bytes(data.read_bytes()[:-1] + b"\x01")
     with pytest.raises(featstore.errors.CorruptStoreError):

@@ -100,8 +100,7 @@ def test_layers_at_different_places_go_on_to_the_same_end(manifest, store, weigh
     extracted(manifest, store, first, limit=6, **small)
     with pytest.raises(Stop):
         extracted(manifest, store, second, on_block=stop_after(1), **small)
-    config = ExtractConfig(**{**vars(CONFIG), **small})
-    job = Job(manifest, "image", [spec], store, config).open()
+    job = Job(manifest, "image", [spec], store, ExtractConfig(**{**vars(CONFIG), **small})).open()
     states = [target.state() for target in job.targets]
     assert [s.state for s in states] == ["extension", "unfinished", "missing"]
     assert [s.new for s in states] == [5, 7, 11]

@@ -99,10 +99,7 @@ def _encoded(
     items = manifest.tables["image"]
     others = [BatchRunner(PositionDependent(), 5, device="cpu")] * (len(needed) - 1)
     runners = [BatchRunner(encoder, size, device="cpu"), *others]
-    with (
-        ByteReader(manifest.root) as reader,
-        Preparation(reader, runners, workers=2) as pipeline,
-    ):
+    with ByteReader(manifest.root) as reader, Preparation(reader, runners, workers=2) as pipeline:
         tasks = [
             BlockTask(start, items[start : start + rows], [n[start : start + rows] for n in needed])
             for start in range(0, items.height, rows)

@@ -32,8 +32,7 @@ def photographs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("photographs")
     rng = np.random.default_rng(0)
     (folder / "images").mkdir()
-    sizes = [(1100, 1030), (40, 60), (90, 50)]
-    for number, size in enumerate(sizes):
+    for number, size in enumerate([(1100, 1030), (40, 60), (90, 50)]):
         small = Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8))
         large = small.resize(size, Image.Resampling.BICUBIC)
         large.save(folder / "images" / f"{number}.jpg", quality=90)

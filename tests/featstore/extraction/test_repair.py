@@ -141,8 +141,7 @@ def test_an_encoder_of_other_golden_vectors_is_refused(manifest, store):
         def encode(self, items: list[Any]) -> np.ndarray:
             return super().encode(items)[:, ::-1] * np.array([1, -1, 1, -1], np.float32)
 
-    key = extract(manifest, store)
-    flip(store / key / DATA, 5 * 16)
+    flip(store / extract(manifest, store) / DATA, 5 * 16)
     damaged = tree(store)
     with pytest.raises(EncoderError, match="cannot be extended or repaired"):
         repair(manifest, store, Changed())
@@ -260,8 +259,7 @@ def test_without_a_manifest_it_says_what_it_needs(manifest, store, capsys):
 
 
 def test_the_wrong_manifest_encoder_or_name(manifest, store):
-    key = extract(manifest, store)
-    flip(store / key / DATA, 5 * 16)
+    flip(store / extract(manifest, store) / DATA, 5 * 16)
     damaged = tree(store)
     other = Manifest("other", manifest.root, {}, manifest.tables, None)
     for wrong, space in ((other, SPACE), (manifest, {**SPACE, "version": "2"})):
@@ -283,8 +281,7 @@ def test_real_models_repair_their_sets(manifest, store, label_set, kind, capsys)
     key = str(info.key)
     before = lasting(store)
     flip(store / key / DATA, 1000)
-    wrong = [DATA, "bias/c/0" if kind == "head_weight" else "golden.json"]
-    flip(store / key / wrong[1], 7)
+    flip(store / key / [DATA, "bias/c/0" if kind == "head_weight" else "golden.json"][1], 7)
     (path,) = (store / key).parent.glob("items-*.parquet")
     path.unlink()
     (store / key / "zarr.json").unlink()
@@ -294,7 +291,6 @@ def test_real_models_repair_their_sets(manifest, store, label_set, kind, capsys)
     assert (store / key / "zarr.json").is_file()  # it follows from the commit
     command = next(line for line in said.splitlines() if "extract MANIFEST" in line)
     # What is printed is what works.
-    typed = command.replace("MANIFEST", str(folder)).split()[1:]
-    assert headstock(*typed) == 0
+    assert headstock(*command.replace("MANIFEST", str(folder)).split()[1:]) == 0
     assert verify_store(store).problems == []
     assert lasting(store) == before

@@ -128,8 +128,7 @@ def test_a_rank_takes_its_own_gpu(manifest, store, weights, monkeypatch):
     monkeypatch.setattr("featstore.encoders.registry.open_encoder", on_cpu)
     choices = [EncoderSpec(NAME, weights=weights)]
     for rank in range(2):
-        job = Job(manifest, "image", choices, store, _config())
-        (done,) = extract_rank(job, Rank(rank, 2))
+        (done,) = extract_rank(Job(manifest, "image", choices, store, _config()), Rank(rank, 2))
     assert done.blocks_left == 0
     assert asked == ["cuda:2", "cuda:2"]
 
@@ -138,8 +137,7 @@ def test_a_worker_computes_in_the_precision_of_the_plan(manifest, store, weights
     """Of two devices, each of which finds another precision best."""
     best = iter([("bfloat16", "best"), ("float32", "best"), ("float32", "best")])
     monkeypatch.setattr(TorchEncoder, "best_precision", lambda self: next(best))
-    choices = (EncoderSpec(NAME, weights=weights),)
-    job = Job(manifest, "image", choices, store, _config())
+    job = Job(manifest, "image", (EncoderSpec(NAME, weights=weights),), store, _config())
     one, two = open_on(job, "cpu"), open_on(job, "cpu")
     pinned, *_ = settle(one)
     with pytest.raises(EncoderError, match=r"The plan of the job has no .*, in float32 as cpu"):

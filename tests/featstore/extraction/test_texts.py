@@ -91,8 +91,7 @@ def test_a_job_stopped_after_any_block_ends_with_the_same_bytes(captions, store)
         again = store.with_name(f"again{blocks}")
         with pytest.raises(Stop):
             run(captions, again, on_block=stop_after(blocks))
-        done = run(captions, again)
-        assert done.new == TEXTS - blocks * BLOCK_ROWS
+        assert run(captions, again).new == TEXTS - blocks * BLOCK_ROWS
         assert lasting(again) == whole
 
 

@@ -244,6 +244,21 @@ def test_a_push_puts_back_what_a_bucket_lost(server, store_folder):
         assert server.objects == whole
 
 
+def test_a_push_puts_back_what_was_lost_after_its_own_copy_was_compacted(
+    server, store_folder, tmp_path
+):
+    own = Path(shutil.copytree(store_folder, tmp_path / "own"))
+    extend(own, 300)
+    copy_sets(own, "s3://team/store")
+    whole, key = dict(server.objects), next(key for key in open_store(own) if "/image/" in key)
+    compact_set(own, SetKey(*key.split("/")))
+    assert copy_sets(own, "s3://team/store").sets[key] == "same"
+    for lost in (name for name in whole if f"{key}/" in name and "embedding" in name):
+        server.objects = {name: data for name, data in whole.items() if name != lost}
+        assert copy_sets(own, "s3://team/store").sets[key] == "behind"
+        assert_same_store("s3://team/store", own)
+
+
 class _Generations(Quiet):
     """One file as Google's store has it: a put may name the generation that it replaces."""
 

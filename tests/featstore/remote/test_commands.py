@@ -78,8 +78,7 @@ def test_the_card_says_what_there_is(store_folder, served, capsys):
 
 
 def test_names_of_strangers_make_no_markup(store_folder):
-    cards = set_cards(open_store(store_folder), {"birds": "x | <script>\n[a](b)"})
-    text = markdown("x", cards)
+    text = markdown("x", set_cards(open_store(store_folder), {"birds": "x | <script>\n[a](b)"}))
     assert "<script>" not in text
     assert r"x \| &lt;script&gt; \[a](b)" in text
 

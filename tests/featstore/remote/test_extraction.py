@@ -143,8 +143,7 @@ def test_it_is_what_a_local_extraction_and_a_push_make(server, machines, tmp_pat
     assert open_store(ADDRESS).info(result.key).commit.revision_id == result.revision_id
     # Again, here and elsewhere: nothing is encoded.
     for machine in (one, machines("two")):
-        never = MeanColour(before=stop_at(0))
-        again = machine.extract(never, thumbnails=True)
+        again = machine.extract(MeanColour(before=stop_at(0)), thumbnails=True)
         assert (again.reused, again.new, again.failed) == (N - 1, 0, 1)
         assert again.failures == result.failures
         assert again.revision_id == result.revision_id
@@ -173,8 +172,7 @@ def test_another_machine_encodes_only_what_is_left(server, machines, tmp_path):
     assert published(server) == local(machines("other"), tmp_path)
     # The first finds all done, and forgets what it had.
     assert one.staged()
-    never = MeanColour(before=stop_at(0))
-    assert one.extract(never).revision_id == result.revision_id
+    assert one.extract(MeanColour(before=stop_at(0))).revision_id == result.revision_id
     assert not one.staged()
     assert not two.staged()
 
@@ -328,8 +326,7 @@ def test_ranks_need_no_folder_in_common(server, machines, tmp_path):
     for rank, (name, encoder) in enumerate(zip(names, encoders, strict=True)):
         machine = machines(name)
         spec = EncoderSpec(encoder, space={"name": "mean"})
-        config = ExtractConfig(**machine.config())
-        job = Job(machine.manifest, "image", [spec], ADDRESS, config)
+        job = Job(machine.manifest, "image", [spec], ADDRESS, ExtractConfig(**machine.config()))
         (found,) = extract_rank(job, Rank(rank, 3))
         results.append(found)
     assert [result.blocks_left for result in results] == [4, 2, 0]

@@ -143,8 +143,7 @@ def test_harm_at_every_request_is_an_error_or_the_right_rows(place, store_folder
 @pytest.mark.parametrize("place", ["served", "bucket"], indirect=True)
 @pytest.mark.parametrize("change", ["cut", "failing", "moved"])
 def test_a_flaky_server_is_asked_again(place, store_folder, change):
-    first = 2 if place.address else 1  # it was put there
-    place.harm = on("embedding/c/", HARMS[change], first=first)
+    place.harm = on("embedding/c/", HARMS[change], first=2 if place.address else 1)
     assert_same_rows(place.address or place.url, store_folder)
 
 

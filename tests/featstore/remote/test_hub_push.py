@@ -98,8 +98,9 @@ def test_an_extended_set_sends_its_new_shards(hub, store_folder, tmp_path):
     before = set(hub.large)
     hub.requests.clear()
     assert copy_sets(own, ADDRESS).sets[KEY] == "behind"
-    new = {digest for digest in hub.large if digest not in before}
-    assert shards_sent(hub) == len(new) == 2  # those of the new part
+    assert (
+        shards_sent(hub) == len({digest for digest in hub.large if digest not in before}) == 2
+    )  # those of the new part
     assert_same_store(ADDRESS, own)
     plain = f"{hub.url}/datasets/team/birds/resolve/main"
     assert_zarr_reads(HTTPStore(plain, client_options={"allow_http": True}), own)
@@ -133,8 +134,7 @@ def test_two_publishers_at_once(hub, store_folder, tmp_path):
 
     overtaken(hub, theirs, ADDRESS)
     report = copy_sets(ours, ADDRESS)
-    winner = open_store(theirs).info(IMAGES).commit.revision_id
-    assert winner[:12] in report.failed[KEY]
+    assert open_store(theirs).info(IMAGES).commit.revision_id[:12] in report.failed[KEY]
     assert "extend that" in report.failed[KEY]
     assert_same_store(ADDRESS, theirs)
 

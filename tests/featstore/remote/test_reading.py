@@ -120,13 +120,11 @@ def test_many_processes_share_one_cache(served, store_folder, cache_home, forked
     cache = str(cache_home.parent.parent)
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         found = pool.starmap(_read_all, [(served.url, cache, seed) for seed in range(2)])
-    right = zlib.crc32(open_store(store_folder).view(IMAGES).numpy().tobytes())
-    assert found == [right] * 2
+    assert found == [zlib.crc32(open_store(store_folder).view(IMAGES).numpy().tobytes())] * 2
 
 
 def test_marks_of_an_earlier_start_are_not_believed(served, store_folder, cache_home, monkeypatch):
-    view = open_store(served.url).view(IMAGES)
-    view.take(np.arange(2 * BLOCK)).numpy()
+    open_store(served.url).view(IMAGES).take(np.arange(2 * BLOCK)).numpy()
     (part,) = [path for path in cache_home.glob("shards/*/*") if path.stat().st_blocks]
     with part.open("r+b") as file:
         file.write(b"lost")  # what a loss of power makes of data that was not durable
@@ -144,8 +142,7 @@ def test_the_least_recently_used_shards_go_first(served, cache_home):
     entries = cache.shards()
     for age, entry in enumerate(entries):
         os.utime(entry.path, (1e9 - age, 1e9 - age))
-    kept = sum(entry.bytes for entry in entries[:2])
-    removed = cache.trim(limit=kept)
+    removed = cache.trim(limit=sum(entry.bytes for entry in entries[:2]))
     assert [entry.path for entry in removed] == [entry.path for entry in entries[2:]]
     assert {entry.path for entry in cache.shards()} == {entry.path for entry in entries[:2]}
 
@@ -175,8 +172,7 @@ def test_no_mark_of_another_start_is_believed(served, store_folder):
     info = open_store(served.url).info(IMAGES)
     layout = open_store(store_folder).info(IMAGES).commit.layout
     n_blocks = len(layout.files[1].blocks)
-    name = shard_name(layout.files[1], info.commit.blocks)
-    path = user_cache().shard(name)
+    path = user_cache().shard(shard_name(layout.files[1], info.commit.blocks))
     path.parent.mkdir(parents=True, exist_ok=True)
     for value in (1, 64, 128, 255):
         path.write_bytes(bytes(layout.files[1].size) + bytes([value]) * 16 * n_blocks)

@@ -71,8 +71,7 @@ def test_every_file_of_a_set_comes_from_the_copy(copied, store_folder, served):
     assert any("/revisions/" in name for name in names)
     for name in names:
         (copied / name).unlink()
-        done = repair_set(copied, key, copy=served.url)
-        assert done.left == [], name
+        assert repair_set(copied, key, copy=served.url).left == [], name
         assert tree(copied) == before, name
 
 

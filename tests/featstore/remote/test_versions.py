@@ -164,8 +164,7 @@ def test_a_server_that_goes_back_is_found_out(tmp_path, secret):
         return Answer(200, {}, file.read_bytes()) if file.is_file() else Answer(404, {}, b"")
 
     with static_server(root) as upstream, proxy(upstream) as state:
-        store = open_store(state.url, key=key)
-        assert len(store.view(IMAGES)) == 1029
+        assert len(open_store(state.url, key=key).view(IMAGES)) == 1029
         assert len(open_store(state.url, key=key, revision="v1").view(IMAGES)) == 999
         state.harm = older
         with pytest.raises(SignatureError, match="number 1; number 2 is asked for"):

@@ -87,8 +87,7 @@ def test_threads_share_a_table_of_bounded_memory(big, monkeypatch):
     path, cells = big
     table = ParquetCells(LocalFile(path))
     with ThreadPoolExecutor(8) as threads:
-        found = threads.map(lambda row: table.get("image", row), range(len(cells)))
-        assert list(found) == cells
+        assert list(threads.map(lambda row: table.get("image", row), range(len(cells)))) == cells
     assert table._held <= 2**20
     table.close()
 

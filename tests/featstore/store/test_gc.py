@@ -106,8 +106,7 @@ def test_a_dead_writer_may_resume_until_the_grace_is_over(store_path, images):
 def test_items_of_old_commits_and_of_damaged_sets_stay(store_path, images, make_set):
     rows, items = images
     key = make_set(store_path, rows[:6], items[:6], encoder="timm:other")
-    commit = next((store_path / key / "revisions").glob("*.json"))
-    commit.write_bytes(b"{")
+    next((store_path / key / "revisions").glob("*.json")).write_bytes(b"{")
     _age(store_path)
     before = tree(store_path)
     assert collect_garbage(store_path, grace=0) == []

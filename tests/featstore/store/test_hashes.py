@@ -35,8 +35,7 @@ def items(n: int) -> list[str]:
 
 
 def write(root: Path, n: int) -> None:
-    failures = {"birds/2": "broken"}
-    write_set(root, rows(n), item_table(items(n)), failures=failures, **LIMITS)
+    write_set(root, rows(n), item_table(items(n)), failures={"birds/2": "broken"}, **LIMITS)
 
 
 @pytest.fixture(params=HASHES)

@@ -152,8 +152,7 @@ def test_what_a_dtype_cannot_hold_is_an_error(dtype, row, message):
 @given(data=st.data())
 def test_finiteness_is_what_isfinite_says(dtype, raw, floats, data):
     # Any bits at all: every NaN, infinity and subnormal can come.
-    shape = data.draw(array_shapes(min_dims=2, max_dims=2, max_side=40))
-    bits = data.draw(arrays(raw, shape))
+    bits = data.draw(arrays(raw, data.draw(array_shapes(min_dims=2, max_dims=2, max_side=40))))
     stored = bits if dtype == "bfloat16" else bits.view(floats)
     with np.errstate(invalid="ignore"):  # ml_dtypes reads signalling NaNs as NumPy does not
         expected = np.isfinite(bits.view(floats)).all(axis=1)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from featstore.errors import ClaimLostError, CorruptStoreError, StoreWriteError
 from featstore.identity import canonical_json, sealed, sha256_hex
 from featstore.share import make_tag
 from featstore.store import collect_garbage, verify_store, write_thumbnails, writer
-from featstore.store.lock import claim_set
+from featstore.store.lock import Claim, claim_set
 from featstore.store.log import read_log, rebuilt_log
 from featstore.testing import item_table, write_set
 from tests.damage import tree, unseal
@@ -80,8 +82,7 @@ def test_a_log_is_made_again_from_the_commits(store, harm):
             write(store, 3, "frogs")  # nobody writes a log that lacks what was there
     assert headstock("store", "verify", store) == EXIT_VERIFY
     assert [problem.path for problem in verify_store(store).problems] == ["log.json"]
-    named = [key] if harm == "flipped" else []  # else all sets
-    assert headstock("store", "repair", store, *named) == 0
+    assert headstock("store", "repair", store, *([key] if harm == "flipped" else [])) == 0
     assert path.read_bytes() == whole
     assert [info.commit.n for info in open_store(store).revisions(KEY)] == [2, 5]
     assert verify_store(store).problems == []
@@ -130,9 +131,8 @@ def test_a_store_is_repaired_set_by_set(store, capsys):
     assert headstock("store", "repair", store / "nothing") == EXIT_ERROR
 
 
-def test_a_commit_without_its_log_is_as_good_as_published_where_the_log_is_lost(store, monkeypatch):
-    """Its writer was killed between the two: all that it names is there."""
-    before = read_log(store)
+def _write_killed(store, n, monkeypatch):
+    """Write n rows, and be killed between the commit and the log."""
 
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -140,7 +140,38 @@ def test_a_commit_without_its_log_is_as_good_as_published_where_the_log_is_lost(
     with monkeypatch.context() as patch:
         patch.setattr(writer, "update_log", stop)
         with pytest.raises(KeyboardInterrupt):
-            write(store, 7)
+            write(store, n)
+
+
+def test_no_log_is_made_again_of_a_commit_whose_rows_were_being_removed(store, monkeypatch):
+    """One was killed behind its commit; the next, of fewer rows, while it removed what was left."""
+    _write_killed(store, 9, monkeypatch)
+    discard = Claim.discard
+    for most in range(9):
+        root = shutil.copytree(store, store.with_name(f"killed{most}"))
+        left = iter(range(most))
+
+        def killed(self: Claim, path: Path, left: Iterator[int] = left) -> None:
+            if next(left, None) is None:
+                self.release()  # as the system does for the dead
+                raise KeyboardInterrupt
+            discard(self, path)
+
+        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+            patch.setattr(Claim, "discard", killed)
+            write(root, 7)
+        assert open_store(root).info(KEY).commit.n == 7
+        (root / "log.json").unlink()
+        assert headstock("store", "repair", root) == 0
+        view = open_store(root, verify="first-touch").view(KEY)
+        np.testing.assert_array_equal(view.numpy(), np.arange(4.0 * len(view)).reshape(-1, 4))
+        assert (len(view) in (7, 9), verify_store(root).problems) == (True, [])
+
+
+def test_a_commit_without_its_log_is_as_good_as_published_where_the_log_is_lost(store, monkeypatch):
+    """Its writer was killed between the two: all that it names is there."""
+    before = read_log(store)
+    _write_killed(store, 7, monkeypatch)
     assert (read_log(store), verify_store(store).problems) == (before, [])
     assert open_store(store).info(KEY).commit.n == 5
     (store / "log.json").unlink()

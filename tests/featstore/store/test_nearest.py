@@ -40,7 +40,7 @@ def test_as_a_sort_of_all_scores(seed, n, dim, k, n_queries, few, dtype, metric,
     rows[n // 2 :] = rows[: n - n // 2]  # each row twice
     queries = rng.standard_normal((n_queries, dim))
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("PIECE_VALUES", "BLOCK_VALUES", "AGAIN_VALUES"):
+        for name in ("BLOCK_VALUES", "AGAIN_VALUES"):
             patch.setattr(pairs, name, values)
         patch.setattr(pairs, "QUERIES", 3)
         view = view_of(rows).astype(np.float64 if dtype == "float64" else np.float32)
@@ -83,6 +83,11 @@ def test_rows_whose_squares_float32_cannot_hold(rng, scale):
         plain = view_of(rows.astype(np.float32)).nearest(rows[:3], 4, metric=metric)
         scaled = view_of((rows * scale).astype(np.float32)).nearest(rows[:3], 4, metric=metric)
         assert scaled.rows.tolist() == plain.rows.tolist()
+    # One of them alone, and queries whose squares float64 cannot hold.
+    alone = rows.astype(np.float32)
+    alone[77] = rows[0] * scale
+    for one in (1e-300, 1, 1e300):
+        assert {*view_of(alone).nearest(rows[0] * one, 2).rows[0].tolist()} == {0, 77}
 
 
 def test_rows_of_a_set(tmp_path, images, make_set):

@@ -124,8 +124,7 @@ def test_every_truncation_and_growth_is_named(damaged, full):
 
 
 def test_every_folder_behind_a_link_is_named(damaged):
-    folders = [str(path.relative_to(damaged)) for path in damaged.rglob("*") if path.is_dir()]
-    for name in folders:
+    for name in [str(path.relative_to(damaged)) for path in damaged.rglob("*") if path.is_dir()]:
         away = damaged.parent / "away"
         (damaged / name).rename(away)
         (damaged / name).symlink_to(away)
@@ -135,8 +134,7 @@ def test_every_folder_behind_a_link_is_named(damaged):
 
 
 def test_every_added_file_is_noted(damaged):
-    folders = [damaged, *(path for path in damaged.rglob("*") if path.is_dir())]
-    for folder in folders:
+    for folder in [damaged, *(path for path in damaged.rglob("*") if path.is_dir())]:
         for name in ("extra.txt", "items-00000000.parquet", ".hidden", "c0", "0.bin"):
             (folder / name).write_bytes(b"x")
             report = verify_store(damaged)

@@ -24,8 +24,7 @@ def digits(shots, *, seed=0, n_validation=4):
 
 def made(shots, *, prototypes=None, seed=0, validation=True):
     (x, labels), (vx, vl), test = digits(shots, seed=seed)
-    held = (vx, vl) if validation else (None, None)
-    return Shots(x, labels, 10, prototypes, *held), test
+    return Shots(x, labels, 10, prototypes, *((vx, vl) if validation else (None, None))), test
 
 
 def noisy_prototypes(seed=1, noise=0.1):

@@ -20,8 +20,7 @@ def clap_by_autograd(given, x, labels, penalty, *, scale, epochs, size, seed, le
     texts = length * torch.from_numpy(given.prototypes).double()
     rows = texts.clone().requires_grad_()
     x, labels = torch.from_numpy(x).double(), torch.from_numpy(labels)
-    unit = texts / texts.norm(dim=1, keepdim=True)
-    likely = torch.softmax(scale * x @ unit.T, dim=1)
+    likely = torch.softmax(scale * x @ (texts / texts.norm(dim=1, keepdim=True)).T, dim=1)
     held = torch.stack([likely[labels == c, c].mean() for c in range(10)])
     optimiser = torch.optim.SGD([rows], lr=0.1, momentum=0.9)
     rng = np.random.default_rng(seed)
@@ -84,8 +83,7 @@ def cross_modal_by_hand(given, scale, rate, steps, size, seed, decay=0.01):
         else:
             lr = rate * 0.5 * (1 + np.cos(np.pi * (step - 50) / steps))
         batch = np.append(images[step], len(x) + names[step])
-        logits = scale * rows[batch] @ weight.T
-        error = softmax(logits, axis=1) - np.eye(10)[labels[batch]]
+        error = softmax(scale * rows[batch] @ weight.T, axis=1) - np.eye(10)[labels[batch]]
         slope = scale * error.T @ rows[batch] / len(batch)
         weight = weight * (1 - lr * decay)
         first, second = 0.9 * first + 0.1 * slope, 0.999 * second + 0.001 * slope**2

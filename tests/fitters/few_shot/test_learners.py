@@ -50,8 +50,7 @@ def test_the_ridge_probe_is_sklearns_ridge_on_one_hot_labels(shots, with_prototy
     if with_prototypes:
         x, labels = np.concatenate([x, prototypes]), np.concatenate([labels, np.arange(10)])
         weight = np.concatenate([weight, np.full(10, mass)])
-    centred = x - weight @ x / weight.sum()
-    alpha = penalty * np.sum(weight[:, None] * centred**2) / x.shape[1]
+    alpha = penalty * np.sum(weight[:, None] * (x - weight @ x / weight.sum()) ** 2) / x.shape[1]
     theirs = Ridge(alpha=alpha).fit(x, np.eye(10)[labels], sample_weight=weight)
     # The classifier is handed out in float32.
     assert_close(ours.scores(test[0]), theirs.predict(test[0]), "float32", times=3)
@@ -189,6 +188,5 @@ def test_only_rows_that_the_weights_were_not_made_of_count():
     assert scale_of(alone, means) == likely_scale(
         alone.validation_x @ means.T, alone.validation_labels
     )
-    blind = Shots(alone.x, alone.labels, 10)
-    assert scale_of(blind, means) == PUBLISHED
+    assert scale_of(Shots(alone.x, alone.labels, 10), means) == PUBLISHED
     assert scale_of(given_, prototypes, 30.0) == 30.0

@@ -124,8 +124,7 @@ def test_two_classes_are_sklearns_too(monkeypatch):
     monkeypatch.setattr("fitters.few_shot.probes.STRENGTHS", (3.0,))
     (x, labels), (vx, vl), test = digits(5)
     few, held = labels < 2, vl < 2
-    shots = Shots(x[few], labels[few], 2, None, vx[held], vl[held])
-    ours = LogisticProbe(steps=0).fit(shots)
+    ours = LogisticProbe(steps=0).fit(Shots(x[few], labels[few], 2, None, vx[held], vl[held]))
     model = LogisticRegression(C=3.0, **TIGHT)
     theirs = model.fit(x[few], labels[few]).decision_function(test[0])
     scores = ours.scores(test[0])
@@ -138,8 +137,7 @@ def test_the_search_finds_the_peak_of_a_curve_with_one(peak, sharpness):
         return -sharpness * abs(np.log10(c) - peak)
 
     found = np.log10(search(value))
-    nearest = np.clip(peak, -7, 7)
-    assert abs(found - nearest) <= 2**-7
+    assert abs(found - np.clip(peak, -7, 7)) <= 2**-7
     assert value(10**found) >= max(value(c) for c in STRENGTHS)
 
 

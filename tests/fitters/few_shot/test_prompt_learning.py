@@ -130,8 +130,7 @@ def test_cocoop_is_a_plain_loop_with_the_same_updates(exact, shots):
     classifier = learner.fit(shots)
     model = build("tiny-clip").double()
     rng = np.random.default_rng(2)
-    tokens = TOKENIZER(["a photo"])
-    context = model.token_embedding(tokens)[0, 1:3].detach().clone()
+    context = model.token_embedding(TOKENIZER(["a photo"]))[0, 1:3].detach().clone()
     net = nn.Sequential(nn.Linear(24, 1), nn.ReLU(), nn.Linear(1, 32)).double()
     for layer in (net[0], net[2]):
         bound = 1 / np.sqrt(layer.in_features)
@@ -147,8 +146,7 @@ def test_cocoop_is_a_plain_loop_with_the_same_updates(exact, shots):
         logits = torch.stack([logits_of(x[i]) for i in batch])
         return nn.functional.cross_entropy(logits, labels[batch])
 
-    parameters = [context.requires_grad_(), *net.parameters()]
-    plain_steps(parameters, loss_of, 12, rng)
+    plain_steps([context.requires_grad_(), *net.parameters()], loss_of, 12, rng)
     assert_close(learner.context_, context.detach().numpy())
     for ours, theirs in zip(learner.net_.parameters(), net.parameters(), strict=True):
         assert_close(ours.numpy(), theirs.detach().numpy())

@@ -132,8 +132,7 @@ def test_ape_is_a_loop_over_its_columns_and_keys():
     )
     expected = 30.0 * test[0][:9] @ given.prototypes.T
     for key, label in zip(keys, given.labels, strict=True):
-        p = softmax(9.0 * texts @ key)
-        gain = np.exp(0.1 * np.log2((1 + 1e-6) / (p[label] + 1e-6)))
+        gain = np.exp(0.1 * np.log2((1 + 1e-6) / (softmax(9.0 * texts @ key)[label] + 1e-6)))
         expected[:, label] += 2.0 * gain * np.exp(-4.0 * (1 - x @ key))
     assert_close(ours.scores(test[0][:9]), expected, "float32", times=10)
     assert ours.facts["columns"] == 32

@@ -85,11 +85,9 @@ def test_rows_of_one_name_are_no_negatives():
     expected = 0.0
     for i in range(3):
         of_x = torch.logsumexp(logits[i][kept[i]], 0) - logits[i, i]
-        of_y = torch.logsumexp(logits[:, i][kept[:, i]], 0) - logits[i, i]
-        expected += float(of_x + of_y) / 6
+        expected += float(of_x + (torch.logsumexp(logits[:, i][kept[:, i]], 0) - logits[i, i])) / 6
     assert_close(infonce_loss(x, y, 5.0, same=same), expected)
-    signs = 2 * torch.eye(3, dtype=torch.float64) - 1
-    terms = torch.log1p(torch.exp(-signs * (logits - 1)))
+    terms = torch.log1p(torch.exp(-(2 * torch.eye(3, dtype=torch.float64) - 1) * (logits - 1)))
     assert_close(siglip_loss(x, y, 5.0, -1.0, same=same), (terms * kept).sum() / 3)
     hinge = (0.1 - (x @ y.T).diagonal()[:, None] + x @ y.T).clamp(min=0) * kept
     assert_close(devise_loss(x, y, same=same), (hinge.sum() - 3 * 0.1) / 3)

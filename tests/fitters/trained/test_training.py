@@ -54,9 +54,12 @@ def test_the_linear_head_on_squared_errors_is_ridge(direction, rng):
     ).fit(x, y)  # fmt: skip
     alpha = n * d * decay / 2
     ridge = RidgeAligner(direction, alpha=alpha, relative=False, center=False).fit(x, y)
-    head = "y" if direction == "y->x" else "x"
-    found = getattr(trained, f"{head}_project_weight_").T
-    assert_close(found, ridge.coef_, "float32", times=10)  # float32 steps near the minimum
+    assert_close(
+        getattr(trained, f"{('y' if direction == 'y->x' else 'x')}_project_weight_").T,
+        ridge.coef_,
+        "float32",
+        times=10,
+    )  # float32 steps near the minimum
     assert_close(trained.project_y(y), ridge.project_y(y), "float32", times=10)
 
 
@@ -85,8 +88,7 @@ def test_early_stopping_keeps_the_best_epoch(rng):
     told: list[EpochDone] = []
     stopped = MLPAligner(**settings, epochs=60, patience=4, schedule="constant")
     stopped.fit(x, y, on_epoch=told.append)
-    metrics = [done.metric for done in told]
-    best = int(np.argmax(metrics))
+    best = int(np.argmax([done.metric for done in told]))
     assert len(told) == best + 5 < 60
     # Until then nothing depends on what comes after: the same training, ended there.
     ended = MLPAligner(**settings, epochs=best + 1, patience=4, schedule="constant").fit(x, y)
@@ -144,8 +146,7 @@ def test_two_stages_end_on_the_real_pairs(rng):
 def test_the_temperature_is_learned_within_its_range(pairs):
     common = {"direction": "both", "n_components": 8, "learning_rate": 0.05, "width": 16,
               "epochs": 30, "batch_size": 32}  # fmt: skip
-    learned = MLPAligner(**common, loss="infonce").fit(*pairs)
-    assert abs(learned.scale_ - 1 / 0.07) > 1
+    assert abs(MLPAligner(**common, loss="infonce").fit(*pairs).scale_ - 1 / 0.07) > 1
     narrow = {"temperature": 0.1, "temperature_low": 0.1, "temperature_high": 0.105}
     held = MLPAligner(**common, **narrow, loss="infonce").fit(*pairs)
     assert 1 / 0.105 - 1e-4 < held.scale_ < 10 + 1e-4

@@ -28,10 +28,7 @@ def pictures(tmp_path_factory):
 @pytest.fixture(scope="session")
 def choices(weights):
     """Return two encoders: what is decoded once feeds both."""
-    return [
-        EncoderSpec(MODEL, weights=weights),
-        EncoderSpec(MODEL, weights=weights, pool="cls"),
-    ]
+    return [EncoderSpec(MODEL, weights=weights), EncoderSpec(MODEL, weights=weights, pool="cls")]
 
 
 def settled(**changes: Any) -> ExtractConfig:

@@ -27,8 +27,7 @@ def _rank(
 ) -> list[ExtractResult]:
     if not isinstance(manifest, Manifest):
         manifest = read_manifest(manifest)
-    job = Job(manifest, "image", choices, store, settled(**o))
-    return extract_rank(job, Rank(rank, world))
+    return extract_rank(Job(manifest, "image", choices, store, settled(**o)), Rank(rank, world))
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
@@ -114,8 +113,7 @@ def test_failures_are_counted_over_all_ranks(pictures, choices, tmp_path):
 def test_a_file_behind_a_link_out_of_the_root_is_not_read(choices, tmp_path):
     manifest = toy_manifest(tmp_path / "m", 12, name="p", sizes=[(36, 40)])
     item, uri = manifest.items("image").select("item_id", "uri").row(4)
-    secret = (manifest.root / uri).rename(tmp_path / "secret.png")
-    (manifest.root / uri).symlink_to(secret)
+    (manifest.root / uri).symlink_to((manifest.root / uri).rename(tmp_path / "secret.png"))
     root: Any = manifest.root
     _rank(root, choices[:1], tmp_path / "store", 0, 2, max_failures=1)
     done = _rank(root, choices[:1], tmp_path / "store", 1, 2, max_failures=1)[0]
