@@ -214,7 +214,7 @@ def refit_and_rank(method, direction, prototypes, real, folds, weight, penalty):
     # Few prototypes do not determine a rotation, and without any it has nothing to choose.
     [*itertools.product(["ridge"], ["y->x", "x->y"], [0, 3, 40]), ("procrustes", "y->x", 40)],
 )
-@pytest.mark.parametrize(("p", "q"), [(9, 5), (5, 9)])
+@pytest.mark.parametrize(("p", "q"), [(9, 5), (5, 9), (80, 80)])
 def test_the_curve_is_what_refitting_gives(method, direction, n_prototypes, p, q, rng):
     truth = rng.standard_normal((q, p))
     texts = unit(rng.standard_normal((18, q)))
