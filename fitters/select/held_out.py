@@ -378,9 +378,7 @@ def cross_validate(
     One eigendecomposition, of the size of the predicting side, for each fold and weight.
     """
     # Procrustes maps the smaller side into the larger; ridge as asked.
-    predict_x = (
-        real.y.shape[1] < real.x.shape[1] if method == "procrustes" else direction == "y->x"
-    )
+    predict_x = real.y.shape[1] < real.x.shape[1] if method == "procrustes" else direction == "y->x"
     shared = None if prototypes is None else Source.of(prototypes, predict_x=predict_x)
     parts = []
     for fold in np.unique(folds):
