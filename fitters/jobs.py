@@ -397,9 +397,10 @@ def _pool(images: EmbeddingsView, request: FitRequest) -> tuple[EmbeddingsView, 
     splits = images.items["split"]
     unsplit = request.y is None or splits.null_count() == len(splits)
     if unsplit and request.split == SPLIT and SPLIT not in splits:
-        others = np.flatnonzero(splits.to_numpy() != "test")
-        told = f"all unlabelled images, as none is in the split {SPLIT}"
-        return images.take(others if others.size else np.arange(len(images))), told
+        test, why = splits.to_numpy() == "test", f"as none is in the split {SPLIT}"
+        if test.all() or not test.any():
+            return images, f"all unlabelled images, {why}"
+        return images.take(np.flatnonzero(~test)), f"unlabelled images that are not in test, {why}"
     return images.where(split=request.split), f"unlabelled {request.split} images"
 
 

@@ -144,8 +144,9 @@ class TipClassifier:
 
     def scores(self, x: Rows) -> npt.NDArray[np.float32]:
         """Return a score for every class, shape (m, c)."""
-        narrow = x if self.columns is None else _narrow(x, self.columns)
-        cached = self.cache.logits(narrow, self.beta)
+        cached = self.cache.logits(
+            x if self.columns is None else _narrow(x, self.columns), self.beta
+        )
         if self.prototypes is None:
             return cached
         scores: npt.NDArray[np.float32] = np.float32(self.scale) * (x @ self.prototypes.T)

@@ -58,8 +58,7 @@ def explained_by(
     a, b = prototypes.y.astype(np.float64), prototypes.x.astype(np.float64)
     if prototypes.n <= EXACT_ROWS:
         # The final fit solves the same system, and adds the real pairs to it.
-        solution = solve_first(a, b, gamma, penalty / prototypes.row_weight)
-        return solution.eliminate(a, real)[1:]
+        return solve_first(a, b, gamma, penalty / prototypes.row_weight).eliminate(a, real)[1:]
     features = NystroemMap.of_landmarks(a[rng.permutation(prototypes.n)[:CHOICE_LANDMARKS]], gamma)
     return explained_by_features(
         *features.normal_equations(a, b, prototypes.row_weight), features.apply(real), penalty

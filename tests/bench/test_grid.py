@@ -53,8 +53,7 @@ def test_every_cell_equals_the_ordinary_fit(sweep, swept, smoke_store):
         assert own["top"].null_count() == (own.height if is_cell(run) else 0)
         keys = ["direction", "metric"]
         assert_frame_equal(
-            rows.filter(run_id=run.run_id).drop(TIMES).sort(keys),
-            ordinary.drop(TIMES).sort(keys),
+            rows.filter(run_id=run.run_id).drop(TIMES).sort(keys), ordinary.drop(TIMES).sort(keys)
         )
 
 

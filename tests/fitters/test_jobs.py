@@ -113,6 +113,7 @@ def test_a_head_alone_takes_the_mean_of_all_images_where_none_is_for_training(st
     found = fit_from_store(with_images(rows, parted), _request())
     mean = SideTransform.fit([rows[some]], label="images").mean
     np.testing.assert_allclose(found.x.mean, mean, rtol=1e-6)
+    assert found.facts["image_centre"].startswith("unlabelled images that are not in test")
 
 
 @pytest.mark.parametrize(("changes", "error", "match"), [
