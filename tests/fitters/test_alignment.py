@@ -188,8 +188,8 @@ def test_every_seed_of_scikit_learn(make_world):
     def curve(state):
         return np.array(Alignment(seed=state).fit(real.x, real.y).facts["choice"]["scores"])
 
-    assert_same(curve(3), curve(3))
+    assert curve(None).size  # of another seed each time, which may score as one of the others
     assert_same(curve(3), curve(np.random.default_rng(3)))
     assert_same(curve(np.random.RandomState(3)), curve(np.random.RandomState(3)))
     going_on = np.random.RandomState(3)
-    assert len({curve(state).tobytes() for state in (3, 4, None, going_on, going_on)}) == 5
+    assert len({curve(state).tobytes() for state in (3, 4, going_on, going_on)}) == 4
