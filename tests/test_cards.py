@@ -61,11 +61,18 @@ def test_nothing_that_is_shown_is_markup_or_moves_the_cursor(title, facts, table
     # The reader joins what no tag parts, and leaves out what is empty.
     assert Reader(card.html).texts == [text for text in expected if text]
     lines = str(card).split("\n")
-    assert len(lines) <= LINES
-    assert len(lines) == min(LINES, 1 + sum(bool(value) for value in facts.values()))
     assert all(line.isprintable() for line in lines)
     assert max(map(len, lines[1:]), default=0) <= WIDTH
     assert len(lines[0]) <= LONGEST
+
+
+def test_a_card_is_a_title_and_at_most_five_facts_that_are_known():
+    facts = {"a": 1, "unknown": None, "bb": "", "c": 0, "d": "x", "e": 2.5, "f": 2, "g": 3}
+    lines = ["Title", "  a  1", "  c  0", "  d  x", "  e  2.5", "  f  2"]
+    assert str(Card("Title", facts)).split("\n") == lines
+    assert str(Card("Title", {"a": None})) == "Title"
+    card = Card("Title", {"name": "x" * 200, "n": 5})
+    assert str(card) == "Title\n  name  " + "x" * 91 + "…\n  n     5"
 
 
 @pytest.fixture(scope="module")

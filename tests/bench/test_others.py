@@ -1,6 +1,7 @@
 """Results of other tools: miniatures of their files, against t tests, by hand, and damaged."""
 
 import csv
+import itertools
 import json
 import re
 
@@ -14,7 +15,7 @@ from scipy.stats import ttest_1samp, ttest_rel
 from bench.cli.results import leaderboard_command
 from bench.errors import SubmissionError
 from bench.leaderboard import leaderboard_page
-from bench.others import READERS, other_boards
+from bench.others import other_boards
 from bench.statistics import compare
 
 
@@ -300,5 +301,15 @@ def test_the_command_prints_the_question_and_writes_the_page(mteb, tmp_path):
     assert "Not decided: which entry is better on any one task" in page
     assert "image encoder" not in page
     assert run(leaderboard_command, [str(mteb), "--metric", "f1"]).exit_code == 2
-    choices = next(one for one in leaderboard_command.params if one.name == "tool").type.choices
-    assert list(choices) == list(READERS)
+
+
+def test_the_command_takes_every_form(mteb, tmp_path):
+    """Each as its tool writes it; no form reads another's files."""
+    tasks = {f"task{n}": {"acc,none": n / 9} for n in range(3)}
+    write_lm(tmp_path / "lm", "m", lm_results(tasks))
+    rows = [{"entry": "e", "task": task, "value": 0.25} for task in tasks]
+    write_csv(tmp_path / "scores.csv", rows)
+    places = {"mteb": mteb, "lm-eval": tmp_path / "lm", "csv": tmp_path / "scores.csv"}
+    for tool, place in itertools.product(places, repeat=2):
+        words = [str(places[place]), "--from", tool, "--json"]
+        assert (CliRunner().invoke(leaderboard_command, words).exit_code == 0) == (tool == place)

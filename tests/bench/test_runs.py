@@ -1,6 +1,6 @@
 """Runs: their ids, what is refused, and what is drawn for them."""
 
-from typing import get_args
+import re
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench import Run
-from bench.cells import SOURCE_NAMES
+from bench.cells import source_name
 from bench.corpus import first_pairs, held_out_split, stream
 from bench.errors import ProtocolError
 from bench.execution import _on
@@ -17,8 +17,6 @@ from bench.options import FewShot, Generalised, Neighbours, Retrieval, ZeroShot
 from bench.runs import LEAVES, SOURCES
 from featstore.identity import canonical_json, sha256_hex
 from fitters.errors import SettingError
-from fitters.prototypes import CONTROLS, PAIR_CONTROLS
-from fitters.settings import Control, PairControl
 
 RUN = Run.of(
     suite="demo", task="zero_shot", eval="held-out", method="ridge", source="head", n_pairs=16,
@@ -73,10 +71,11 @@ def test_every_field_changes_the_id(field):
     assert run.changed(**{field: OTHER.get(field, "another")}).run_id != run.run_id
 
 
-def test_types_and_titles_have_every_control():
-    assert get_args(Control) == tuple(CONTROLS)
-    assert get_args(PairControl) == tuple(PAIR_CONTROLS)
-    assert {*SOURCE_NAMES} == {*SOURCES}
+def test_every_source_has_a_title_of_its_own():
+    titles = [source_name(source, "16") for source in SOURCES]
+    assert len({*titles}) == len(SOURCES)
+    assert all(re.fullmatch(r"real( \+)? [a-z, ]+", title) for title in titles)
+    assert {"real pairs", "real + head weights", "real + head, rotated"} <= {*titles}
 
 
 def test_the_id_is_the_hash_of_what_is_not_at_its_default():

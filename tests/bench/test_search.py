@@ -253,14 +253,23 @@ def test_answers_are_corrected_for_hubs():
     made = toy()
     source = made.source("head")
     made.encode = lambda _: made.vectors_of(["thingac"])  # type: ignore[method-assign]
-    near, [answers] = made.ask("anything", [source], 5)
+    _, [answers] = made.ask("anything", [source], 5)
     expected = source.images @ made.vectors_of(["thingac"])[0] - source.hubs / 2
     order = np.argsort(-expected)[:5]
     assert [row for row, _ in answers] == order.tolist()
     assert_close(np.array([score for _, score in answers]), expected[order], np.float32)
-    cosines = made.classes[1] @ made.vectors_of(["thingac"])[0]
-    assert near["near"] == made.classes[0][cosines.argmax()]
-    assert near["far"] == (cosines.max() < search.FAR)
+
+
+def test_a_text_that_is_like_no_class_is_far():
+    """The cosines with "cat" and "dog" are planted; above 0.4 a text is near its class."""
+    made = toy()
+    made.__dict__["classes"] = (["cat", "dog"], np.eye(2, 12))
+    for cat, dog, near, far in ((0.3, 0.41, "dog", False), (0.39, 0.3, "cat", True)):
+        rest = np.sqrt(1 - cat**2 - dog**2)
+        text = np.array([[cat, dog, rest, *[0] * 9]])
+        made.encode = lambda _, text=text: text  # type: ignore[method-assign]
+        found, _ = made.ask("anything", [made.source("head")], 5)
+        assert (found["near"], found["far"]) == (near, far)
 
 
 def parts(html):

@@ -126,7 +126,8 @@ def test_cifar(name, tmp_path, unchecked):
     """The binary version holds the pictures that torchvision unpickles of the other."""
     _, manifest = built(name, tmp_path)
     miniatures.cifar_python(tmp_path / "python", name)
-    _compare_arrays(manifest, tmp_path / "python", {"cifar10": "CIFAR10"}.get(name, "CIFAR100"))
+    theirs = _with_equal_pictures(manifest, tmp_path / "python", name.upper())
+    assert manifest.classes["name"].to_list() == [text.replace("_", " ") for text in theirs]
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -134,10 +135,12 @@ def test_mnist(packed, tmp_path):
     root = miniatures.mnist(tmp_path / "data", packed=packed)
     manifest = build_dataset("mnist", tmp_path / "out", root=root, subset=True).manifest
     miniatures.mnist(tmp_path / "plain")
-    _compare_arrays(manifest, tmp_path / "plain", "MNIST")
+    theirs = _with_equal_pictures(manifest, tmp_path / "plain", "MNIST")
+    assert [text.split()[0] for text in theirs] == manifest.classes["name"].to_list()
 
 
-def _compare_arrays(manifest, root, cls):
+def _with_equal_pictures(manifest, root, cls):
+    """Return the classes of torchvision's dataset, whose pictures and labels are the manifest's."""
     index = dict(manifest.classes.select("class_id", "index").iter_rows())
     for split in ("train", "test"):
         theirs = getattr(datasets, cls)(root, train=split == "train", download=False)
@@ -148,6 +151,7 @@ def _compare_arrays(manifest, root, cls):
                 assert index[row["class_id"]] == label
                 decoded = np.asarray(decode_image(reader.read(row)))
                 np.testing.assert_array_equal(decoded, np.asarray(image.convert("RGB")))
+    return theirs.classes
 
 
 def test_eurosat_is_split_as_the_paper_does(tmp_path):

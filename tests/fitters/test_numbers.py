@@ -15,8 +15,11 @@ from scipy.sparse import issparse
 
 import fitters
 from fitters import METHODS, fit, moments, prototypes, scorers, settings
+from fitters.alignment import select
 from fitters.errors import FittersError, SettingError
+from fitters.moments import accumulate_part
 from fitters.select import noise, ranking
+from fitters.select.ranking import metric_of
 from fitters.settings import FitConfig, FitRequest, TrainingOptions
 from tests.fitters.toy_store import X
 
@@ -25,7 +28,9 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize("name", [name for name, one in METHODS.items() if one.has is not None])
 def test_the_settings_that_are_stated_are_those_that_the_class_takes(name):
-    assert {*replace(METHODS[name], has=None).settings} == {*METHODS[name].settings}
+    of_the_class = replace(METHODS[name], has=None).settings
+    assert sorted(METHODS[name].has) == sorted(option.name for option in of_the_class.values())
+    assert [*METHODS[name].settings] == [*of_the_class]
 
 
 @pytest.mark.parametrize("cls", [FitConfig, FitRequest, TrainingOptions])
@@ -92,19 +97,41 @@ def test_no_public_name_is_that_of_a_module():
     assert modules.isdisjoint(fitters.__all__)
 
 
-@pytest.mark.parametrize(
-    ("words", "table"),
-    [
-        (settings.Metric, ranking.METRICS),
-        (settings.Validation, noise.VALIDATIONS),
-        (settings.Control, prototypes.CONTROLS),
-        (settings.PairControl, prototypes.PAIR_CONTROLS),
-        (settings.Scorer, scorers.SCORERS),
-        (settings.MomentsPrecision, moments.PRECISIONS),
-    ],
-)
-def test_the_words_of_a_setting_are_those_of_its_table(words, table):
-    assert get_args(words) == tuple(table)
+def test_each_word_of_a_setting_is_in_its_table_and_does_what_no_other_does(make_world):
+    head, _ = make_world(n_classes=30, n_images=4, p=6, q=4)
+    batch, whole = (head.x, head.y, head.row_weight), np.zeros(head.n, dtype=int)
+    shifts = np.zeros(6), np.zeros(4)
+
+    def seeded():
+        return np.random.default_rng(7)
+
+    def sums(word):
+        (part,) = accumulate_part([batch], whole, n_folds=1, shifts=shifts, precision=word)
+        return part.sxx
+
+    def scores(word):
+        images, texts = scorers.scorer_named(word)(head.x[:, :4], head.y)
+        return images @ texts.T
+
+    def choice(word):
+        facts = select("kernel-ridge", real=head, validation=word, rng=seeded()).facts
+        return np.array(facts["scores"])
+
+    results = {
+        settings.Metric: {word: metric_of(1 / np.arange(1, 12), word) for word in ranking.METRICS},
+        settings.Validation: {word: choice(word) for word in noise.VALIDATIONS},
+        settings.Control: {
+            word: draw(head, seeded()).x for word, draw in prototypes.CONTROLS.items()
+        },
+        settings.PairControl: {
+            word: draw(head, seeded(), n=40).x for word, draw in prototypes.PAIR_CONTROLS.items()
+        },
+        settings.Scorer: {word: scores(word) for word in scorers.SCORERS},
+        settings.MomentsPrecision: {word: sums(word) for word in moments.PRECISIONS},
+    }
+    for words, by_word in results.items():
+        assert tuple(by_word) == get_args(words)
+        assert len({values.tobytes() for values in by_word.values()}) == len(by_word), words
 
 
 def test_every_method_has_its_row_with_what_is_chosen():

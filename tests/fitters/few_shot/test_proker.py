@@ -7,7 +7,7 @@ from sklearn.kernel_ridge import KernelRidge
 from sklearn.preprocessing import normalize
 
 from fitters.few_shot import Shots
-from fitters.few_shot.proker import RATE, ProKeR, ReHARK, Setting, _Problem, left_out_scores
+from fitters.few_shot.proker import ProKeR, ReHARK, Setting, _Problem, left_out_scores
 from tests.accuracy.few_shot_claim import AGAINST, MARGIN, Population, claims
 from tests.assertions import assert_close, assert_same
 from tests.fitters.few_shot.digits import accuracy, made, noisy_prototypes
@@ -145,7 +145,7 @@ def test_classes_of_one_shot_beyond_what_is_chosen_on_have_the_fixed_setting(rng
     """Of 700 classes one has two shots, and is not among the 512 rows that are looked at."""
     labels = np.r_[np.arange(700), 699]
     found = ProKeR().fit(Shots(normalize(rng.standard_normal((701, 8))), labels, 700))
-    assert found.setting == Setting((RATE,))
+    assert (found.setting.rates, found.setting.penalty) == ((3.0,), 0.05)
 
 
 def test_rehark_with_nothing_added_is_proker():
