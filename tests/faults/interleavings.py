@@ -35,10 +35,10 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import polars as pl
+import pytest
 
 from featstore import extract, open_store
 from featstore.errors import FeatstoreError
@@ -244,7 +244,8 @@ def _killed_behind_the_log(line: str) -> None:
         if read_log(root).sets:
             raise StoppedError
 
-    with mock.patch.object(writer, "update_log", stop), contextlib.suppress(StoppedError):
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(StoppedError):
+        patch.setattr(writer, "update_log", stop)
         type_line(line)
 
 
@@ -361,7 +362,9 @@ class Stage:
         """Stand in for `featstore.store.lock.claim_set`."""
         self.place(f"claim {directory.name}")
         taking = threading.get_ident() != self._first and self._asleep
-        with mock.patch.multiple(lock, **_LOST) if taking else contextlib.nullcontext():
+        with pytest.MonkeyPatch.context() as patch:
+            for name, lost in _LOST.items() if taking else ():
+                patch.setattr(lock, name, lost)
             claim = claim_set(directory, *args, **options)
         self.place(f"claimed {directory.name}")
         return claim
@@ -396,11 +399,11 @@ class Stage:
         replaced: list[tuple[Any, Any]] = [
             (claim_set, self.claim_set), (folder_lock, self.folder_lock),
         ]  # fmt: skip
-        with contextlib.ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
             for module in [m for n, m in sys.modules.items() if n.startswith("featstore.")]:
                 for real, ours in replaced:
                     if vars(module).get(real.__name__) is real:
-                        stack.enter_context(mock.patch.object(module, real.__name__, ours))
+                        patch.setattr(module, real.__name__, ours)
             methods: list[tuple[Any, str]] = [
                 (Claim, "discard"), (Claim, "finish"), (FolderObjects, "create"),
             ]  # fmt: skip
@@ -410,7 +413,7 @@ class Stage:
             for owner, name in methods:
                 what = f"bucket {name}" if owner is BucketObjects else name.replace("_", " ")
                 ours = before(getattr(owner, name), what)
-                stack.enter_context(mock.patch.object(owner, name, ours))
+                patch.setattr(owner, name, ours)
             yield
 
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
+import pytest
 
 from featstore.store import SetKey, SetWriter, lock, read_commit, read_log, rebuild_set, writer
 from featstore.testing import toy_manifest
@@ -137,11 +137,9 @@ def stop_before(root: Path, *, where: str, n: int) -> str:
         parts = target.relative_to(root).parts if target.is_relative_to(root) else ()
         return where == "data" and parts[3:4] == ("embedding",) and parts[-1] == "0"
 
-    with (
-        _before_rename(is_there, stop),
-        mock.patch.object(writer, "claim_set", claim_set),
-        mock.patch.object(lock, "boot_id", return_value="another"),
-    ):
+    with _before_rename(is_there, stop), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writer, "claim_set", claim_set)
+        patch.setattr(lock, "boot_id", lambda: "another")
         last = {"before_finish": stop} if where == "finish" else {}
         return write(root, n, before_block=stop_once, **last)
 
@@ -158,7 +156,8 @@ def _before_rename(is_there: Callable[[Path], bool], act: Callable[[], None]) ->
             act()
         return replace(self, target)
 
-    with mock.patch.object(Path, "replace", replacing):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "replace", replacing)
         yield
 
 

@@ -9,11 +9,11 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
 
@@ -90,14 +90,25 @@ def test_a_lock_that_is_removed_while_it_is_looked_at_is_no_error(
 def test_who_waits_for_a_lock_is_told_once_for_whom(tmp_path, monkeypatch):
     holder = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(holder, fcntl.LOCK_EX)
-    told = Mock(side_effect=lambda _: os.close(holder))
+    reading, writing = os.pipe()
+    lines: list[str] = []
+
+    def release() -> None:
+        with os.fdopen(reading) as messages:
+            lines.append(messages.readline())
+            os.close(holder)
+            lines.extend(messages)
+
+    holding = threading.Thread(target=release)
+    holding.start()
     monkeypatch.setattr(time, "sleep", lambda _: None)
-    monkeypatch.setattr(sys, "stderr", Mock(write=told))
-    with lock.folder_lock(tmp_path) as locked:
-        assert locked
-    monkeypatch.undo()
-    ((line,), _) = told.call_args
-    assert told.call_count == 1
+    with os.fdopen(writing, "w", buffering=1) as messages:
+        monkeypatch.setattr(sys, "stderr", messages)
+        with lock.folder_lock(tmp_path) as locked:
+            assert locked
+        monkeypatch.undo()
+    holding.join()
+    (line,) = lines
     assert f"lock of {tmp_path}, which process {os.getpid()} (`{sys.orig_argv[0]} " in line
 
 
@@ -172,7 +183,10 @@ def test_a_foreign_claim_is_respected_while_its_lock_holds_and_continued_on_a_co
 
 
 def test_without_locks_a_writer_that_ended_is_named_and_its_rows_are_taken(tmp_path, monkeypatch):
-    monkeypatch.setattr(fcntl, "flock", Mock(side_effect=OSError(errno.ENOLCK, "No locks")))
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
     directory = KEY.directory(tmp_path)
     first = claim_set(directory, KEY)
     (first.folder / "journal.jsonl").write_text("rows")

@@ -33,10 +33,10 @@ from dataclasses import dataclass, field
 from functools import partialmethod
 from pathlib import Path
 from typing import Any, Self
-from unittest import mock
 from weakref import finalize
 
 import numpy as np
+import pytest
 import torch
 from packaging.specifiers import SpecifierSet
 from torch.cuda._sanitizer import StreamSynchronizations, zip_arguments
@@ -618,8 +618,9 @@ def fake_cards(*cards: Card) -> Iterator[Machine]:
     }
     overwrite = torch.__future__.get_overwrite_module_params_on_conversion()
     with contextlib.ExitStack() as stack:
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
         for name, value in own.items():
-            stack.enter_context(mock.patch.object(torch.cuda, name, value))
+            patch.setattr(torch.cuda, name, value)
         for where, name, value in (
             (threading.Thread, "run", run),
             (torch, "inference_mode", _NoGrad),
@@ -628,7 +629,7 @@ def fake_cards(*cards: Card) -> Iterator[Machine]:
             (torch.Tensor, "pin_memory", lambda tensor, *_, **__: machine.pin(tensor)),
             (torch.cuda.amp.common, "amp_definitely_not_available", lambda: False),
         ):
-            stack.enter_context(mock.patch.object(where, name, value))
+            patch.setattr(where, name, value)
         # A tensor of a card cannot take the place of the memory of one of the host.
         torch.__future__.set_overwrite_module_params_on_conversion(True)
         stack.callback(torch.__future__.set_overwrite_module_params_on_conversion, overwrite)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -119,7 +117,9 @@ def machines(tmp_path, manifest):
 def local(machine: Machine, root: Path, **options: Any) -> dict[str, bytes]:
     """Return the objects of a bucket into which a local extraction was pushed."""
     machine.extract(store=str(root / "local"), **options)
-    with s3_server() as other, patch.dict(os.environ, environment(other.url)):
+    with s3_server() as other, pytest.MonkeyPatch.context() as patch:
+        for name, value in environment(other.url).items():
+            patch.setenv(name, value)
         copy_sets(root / "local", ADDRESS)
     return published(other)
 

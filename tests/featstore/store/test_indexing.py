@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 from typing import Any
-from unittest.mock import Mock
 
 import ml_dtypes
 import numpy as np
@@ -16,10 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch.utils.data import BatchSampler, DataLoader
 
-import featstore.store.tables as tables
 from featstore import open_store, write
 from featstore.errors import (
     AmbiguousSetError,
+    CorruptStoreError,
     EmptySelectionError,
     MisalignedItemsError,
     UnknownColumnError,
@@ -301,19 +300,21 @@ def test_tensors_are_the_callers(tmp_path, rng, dtype):
     assert tensor.tolist() == rows.tolist()
 
 
-def test_items_are_read_when_asked_for(store_path, images, monkeypatch):
-    read = Mock(wraps=tables.read_items)
-    monkeypatch.setattr(tables, "read_items", read)
+def test_items_are_read_when_asked_for(store_path, images, tmp_path):
     view = open_store(store_path).view(KEY)
+    (table,) = (store_path / "birds/image").glob("items-*.parquet")
+    table.rename(tmp_path / "away")
     chosen = view.take([4, 2]).normalized().take([1])
     assert chosen.numpy().shape == (1, 6)
     assert view.numpy().shape == (12, 6)
     assert len(view.fingerprint) == 64
-    assert not read.called
+    with pytest.raises(CorruptStoreError, match="items-"):
+        _ = view.items
+    (tmp_path / "away").rename(table)
     assert chosen.items["item_id"].to_list() == [f"birds/{chosen.rows[0]:02d}"]
+    table.unlink()  # it was read once, for both views
     assert view.items.equals(images[1])
     assert repr(view)
-    assert read.call_count == 1
 
 
 def test_spaces_must_agree(store_path, images, make_set):
