@@ -1,6 +1,7 @@
 """Datasets and label sets as item tables: one folder each, described in TOML.
 
-The lowest layer: nothing here imports featstore, fitters or bench, nor torch or timm.
+The lowest layer: nothing here imports featstore, fitters, bench or timm. Torch is imported with
+torchvision alone, which has the names of Flowers-102.
 `featstore.datasets` validates what a builder returns and writes it.
 """
 
@@ -20,7 +21,7 @@ def cache_folder(part: str) -> Path:
     Parameters
     ----------
     part : str
-        ``"manifests"``, ``"moments"``, ``"remote"`` …; ``""`` for the folder of all parts.
+        ``"stamps"``, ``"remote"``, ``"staging"`` …; ``""`` for the folder of all parts.
     """
     from platformdirs import user_cache_path  # not for the help of a command
 

@@ -11,6 +11,7 @@ import re
 import shlex
 import shutil
 import sys
+from importlib import import_module
 from itertools import chain, product
 from pathlib import Path
 
@@ -40,6 +41,7 @@ from tests.test_notebook import NOTEBOOK, OF_DOCUMENTS
 
 ROOT = Path(__file__).parents[1]
 
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 FIRST = ROOT / "docs" / "your-images.md"
 #: In the order in which their commands run: the first makes what the others use.
 DOCUMENTS = [ROOT / "README.md", FIRST, ROOT / "data_manifests" / "README.md",
@@ -445,7 +447,7 @@ def test_every_source_has_its_command_its_row_and_its_options_in_the_document() 
 def test_links_between_documents_lead_to_files() -> None:
     """Headings, `make docs` looks for: it fails on a link to one that is not there."""
     missing = set()
-    for page in (*DOCUMENTS, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"):
+    for page in (*DOCUMENTS, CONTRIBUTING, ROOT / "CHANGELOG.md"):
         text = page.read_text("utf-8")
         named = re.findall(r"(?:featstore|fitters|bench|tests|docs)/[\w/]+\.(?:py|md)", text)
         missing |= {name for name in named if not (ROOT / name).exists()}
@@ -453,6 +455,31 @@ def test_links_between_documents_lead_to_files() -> None:
         links = re.findall(r"(?:\]\(|<img [^>]*src=\")(?![a-z]+:)([^)\s#\"]+)", text)
         missing |= {f"{page.name}: {one}" for one in links if not (page.parent / one).exists()}
     assert missing == set()
+
+
+def test_what_contributing_names_is_there() -> None:
+    """Of each row of its table the files, and the names in one of these files."""
+    rows = re.findall(r"(?m)^\| an? [^|]+\|(.*)", CONTRIBUTING.read_text("utf-8"))
+    assert len(rows) == 7
+    for row in rows:
+        spans = re.findall(r"`([^`]+)`", row)
+        files = [span for span in spans if "/" in span]
+        for file in files:
+            assert [*ROOT.glob(re.sub("<.*?>", "*", file).rstrip("/"))], file
+        modules = [
+            import_module(file.removesuffix(".py").replace("/", "."))
+            for file in files
+            if file.endswith(".py") and "test_" not in file
+        ]
+        for name in set(spans) - set(files):
+            assert any(hasattr(module, name) for module in modules), (name, files)
+
+
+def test_targets_of_make_that_documents_name_exist() -> None:
+    targets = re.findall(r"(?m)^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"))
+    for page in (*DOCUMENTS, CONTRIBUTING):
+        named = re.findall(r"(?m)(?:`|^ {4}|^)make\s([a-z-]+)[ `\n]", page.read_text("utf-8"))
+        assert set(named) <= set(targets), page
 
 
 def test_a_quiet_step_of_the_demo_shows_its_errors_alone(

@@ -166,8 +166,6 @@ def write_report(
         If the folder holds no result, or results of several suites and none was named.
     MissingPackageError
         If jinja2 or matplotlib is missing.
-    BenchError
-        If the page would be too large.
     featstore.errors.StoreWriteError
         If a file cannot be written.
 

@@ -14,8 +14,8 @@ reads the same bytes wherever it lies.
 Every record carries its format, and there is one.
 
 What a set says to readers of Zarr, its ``zarr.json`` files, follows from the commit; our own
-readers need none of them. Each set declares the convention for embeddings that
-docs/ref/convention.md and ``embeddings.schema.json`` specify.
+readers need none of them. A set whose only part is `FIRST` declares the convention for embeddings
+that docs/ref/convention.md and ``embeddings.schema.json`` specify.
 """
 
 from __future__ import annotations

@@ -3,11 +3,13 @@
 import json
 import os
 import random
+import re
 from pathlib import Path
 
 import polars as pl
 import pytest
 
+from data_manifests.plan import HOW_TO_READ
 from data_manifests.registry import BUILDERS
 from featstore.datasets import build_dataset
 from featstore.errors import ManifestError
@@ -71,6 +73,13 @@ def test_the_table_of_datasets_says_what_the_toml_says(name):
     assert f"| {expected['classes']:,} |" in row if "classes" in expected else "| | " in row
     if facts["metric"].startswith(("top-1", "mean", "balanced")):
         assert f"| {facts['metric'].partition(';')[0]} |" in row
+
+
+def test_the_readme_names_every_key_that_says_how_a_copy_is_read():
+    readme = (Path(BUILDERS["coco"].folder).parent / "README.md").read_text(encoding="utf-8")
+    rows = readme.partition("| key or section | |")[2].partition("\n\n")[0].splitlines()[2:]
+    keys = {key for row in rows for key in re.findall(r"`(\w+)", row.split("|")[1])}
+    assert keys == {*HOW_TO_READ, "expected", "synsets"}
 
 
 #: Dataset -> the folder of its images, which paths in CoOp's split lack.

@@ -148,3 +148,23 @@ def test_every_method_has_its_row_with_what_is_chosen():
         chosen = {"penalty", "mix", "gamma", "n_components"} & set(method.options)
         found = set(re.findall(r"\*\*(\w+)\*\*", cell))
         assert found == {spelled.get(option, option) for option in chosen}, name
+
+
+def test_documents_say_what_a_method_reads():
+    """Moments, its rows, or a head; trained ones read rows again and again."""
+    names: dict[str, set[str]] = {}
+    titles: dict[str, set[str]] = {}
+    for name, method in METHODS.items():
+        names.setdefault(method.fitted_on, set()).add(name)
+        titles.setdefault(method.fitted_on, set()).add(method.label.partition(" (")[0].lower())
+    text = (ROOT / "docs/ref/methods.md").read_text("utf-8").partition("All methods except")[2]
+    assert {*re.findall("`(.+?)`", text.partition("need only")[0])} == names["rows"] | names["head"]
+    lines = (ROOT / "docs/architecture.md").read_text("utf-8").lower().splitlines()
+
+    def listed(before):
+        (line,) = [line for line in lines if before in line]
+        return {*re.split(" · |, ", line.partition(before)[2])}
+
+    assert listed("─► rows: ") == titles["rows"]
+    assert listed("─► a head and the texts of its classes: ") == titles["head"]
+    assert listed("merged) ─► ") <= titles["moments"]

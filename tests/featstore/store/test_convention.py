@@ -19,7 +19,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featstore import open_store
+from featstore import open_store, write
 from featstore.identity import canonical_json, sha256_hex
 from featstore.store import DTYPES, MODES
 from featstore.store.layout import INTEGERS
@@ -27,6 +27,7 @@ from featstore.store.records import KEY
 from featstore.testing import item_table, write_set
 from tests.goldens import world
 from tests.goldens.store_bytes import SHARDS, write_store
+from tests.typed import headstock
 
 ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs" / "ref" / "convention.md"
@@ -107,6 +108,17 @@ def test_every_set_of_headstock_conforms(tmp_path):
     assert stated["caption", "bfloat16"]["missing_rows"] == {"count": 1, "value": "NaN"}
     assert stated["head_weight", "float32"]["bias"] == "bias"
     assert stated["head_weight", "float32"]["space"] == stated["image", "float16"]["space"]
+
+
+def test_a_set_of_several_arrays_states_nothing(tmp_path):
+    """Nor one that was compacted: its array is not `embedding`."""
+    stated = []
+    for n in (2, 3):
+        write(tmp_path, np.eye(n, 4), dataset="birds", encoder="a:b", ids=["x", "y", "z"][:n])
+        (group,) = tmp_path.glob("birds/image/*/zarr.json")
+        stated.append(b"zarr_conventions" in group.read_bytes())
+    assert headstock("store", "compact", tmp_path) == 0
+    assert [*stated, b"zarr_conventions" in group.read_bytes()] == [True, False, False]
 
 
 def test_the_reader_of_the_format_reads_parts_and_leaves_out_failed_rows(tmp_path):
