@@ -160,7 +160,7 @@ def fit_command(
     --head fits on the rows of a head, --captions or --names on real pairs, both on both. A KEY is
     as much of a key (dataset, kind, encoder) as fits one set; what is left out is taken where the
     store leaves one answer. Penalty and mixing weight are chosen from these alone, never from a
-    test image. A training (docs/ref/methods.md) that was interrupted goes on with the same command.
+    test image. A training (docs/ref/methods.md) that was interrupted begins anew.
     """
     from fitters.jobs import check_request, fit_from_store
     from fitters.methods import METHODS, methods_with

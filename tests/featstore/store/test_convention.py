@@ -104,6 +104,11 @@ def test_every_set_of_headstock_conforms(tmp_path):
     for group in groups:
         one = json.loads((group / "zarr.json").read_text())["attributes"]["embeddings"]
         stated[one["item_kind"], one["data_type"]] = one
+    known = json.loads(SCHEMA.read_text())["properties"][KEY]["properties"]
+    (never,) = re.findall(r"Headstock does not write (.+), and\n", PAGE.read_text("utf-8"))
+    of_models = {"weights_digest", "preprocessing"}  # which no set of this store has
+    unstated = {*known}.difference(*stated.values(), of_models)
+    assert unstated == {*re.findall(r"`(\w+)`", never)}
     assert stated["image", "float16"]["missing_rows"] == {"count": 2, "value": "NaN"}
     assert stated["caption", "bfloat16"]["missing_rows"] == {"count": 1, "value": "NaN"}
     assert stated["head_weight", "float32"]["bias"] == "bias"
