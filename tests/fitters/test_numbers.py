@@ -6,6 +6,7 @@ import math
 import pkgutil
 import re
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,8 +19,7 @@ from fitters import METHODS, fit, moments, prototypes, scorers, settings
 from fitters.alignment import select
 from fitters.errors import FittersError, SettingError
 from fitters.moments import accumulate_part
-from fitters.select import noise, ranking
-from fitters.select.ranking import metric_of
+from fitters.select import noise
 from fitters.settings import FitConfig, FitRequest, TrainingOptions
 from tests.fitters.toy_store import X
 
@@ -99,39 +99,34 @@ def test_no_public_name_is_that_of_a_module():
 
 def test_each_word_of_a_setting_is_in_its_table_and_does_what_no_other_does(make_world):
     head, _ = make_world(n_classes=30, n_images=4, p=6, q=4)
-    batch, whole = (head.x, head.y, head.row_weight), np.zeros(head.n, dtype=int)
-    shifts = np.zeros(6), np.zeros(4)
+    how = {"n_folds": 1, "shifts": (np.zeros(6), np.zeros(4))}
 
-    def seeded():
-        return np.random.default_rng(7)
+    def choice(word, _):
+        rng = np.random.default_rng(7)
+        return np.array(select("kernel-ridge", real=head, validation=word, rng=rng).facts["scores"])
 
-    def sums(word):
-        (part,) = accumulate_part([batch], whole, n_folds=1, shifts=shifts, precision=word)
-        return part.sxx
+    def control(_, draw, **options):
+        return draw(head, np.random.default_rng(7), **options).x
 
-    def scores(word):
-        images, texts = scorers.scorer_named(word)(head.x[:, :4], head.y)
+    def scores(_, scorer):
+        images, texts = scorer(head.x[:, :4], head.y)
         return images @ texts.T
 
-    def choice(word):
-        facts = select("kernel-ridge", real=head, validation=word, rng=seeded()).facts
-        return np.array(facts["scores"])
+    def sums(word, _):
+        batches = [(head.x, head.y, head.row_weight)]
+        (part,) = accumulate_part(batches, np.zeros(head.n, int), **how, precision=word)
+        return part.sxx
 
-    results = {
-        settings.Metric: {word: metric_of(1 / np.arange(1, 12), word) for word in ranking.METRICS},
-        settings.Validation: {word: choice(word) for word in noise.VALIDATIONS},
-        settings.Control: {
-            word: draw(head, seeded()).x for word, draw in prototypes.CONTROLS.items()
-        },
-        settings.PairControl: {
-            word: draw(head, seeded(), n=40).x for word, draw in prototypes.PAIR_CONTROLS.items()
-        },
-        settings.Scorer: {word: scores(word) for word in scorers.SCORERS},
-        settings.MomentsPrecision: {word: sums(word) for word in moments.PRECISIONS},
-    }
-    for words, by_word in results.items():
-        assert tuple(by_word) == get_args(words)
-        assert len({values.tobytes() for values in by_word.values()}) == len(by_word), words
+    uses = [
+        (settings.Validation, noise.VALIDATIONS, choice),
+        (settings.Control, prototypes.CONTROLS, control),
+        (settings.PairControl, prototypes.PAIR_CONTROLS, partial(control, n=40)),
+        (settings.Scorer, scorers.SCORERS, scores),
+        (settings.MomentsPrecision, moments.PRECISIONS, sums),
+    ]
+    for words, table, use in uses:
+        assert tuple(table) == get_args(words)
+        assert len({use(*item).tobytes() for item in table.items()}) == len(table), words
 
 
 def test_every_method_has_its_row_with_what_is_chosen():
@@ -151,20 +146,15 @@ def test_every_method_has_its_row_with_what_is_chosen():
 
 
 def test_documents_say_what_a_method_reads():
-    """Moments, its rows, or a head; trained ones read rows again and again."""
-    names: dict[str, set[str]] = {}
-    titles: dict[str, set[str]] = {}
-    for name, method in METHODS.items():
-        names.setdefault(method.fitted_on, set()).add(name)
-        titles.setdefault(method.fitted_on, set()).add(method.label.partition(" (")[0].lower())
+    """Its rows, or a head; all others need moments, or are trained."""
     text = (ROOT / "docs/ref/methods.md").read_text("utf-8").partition("All methods except")[2]
-    assert {*re.findall("`(.+?)`", text.partition("need only")[0])} == names["rows"] | names["head"]
-    lines = (ROOT / "docs/architecture.md").read_text("utf-8").lower().splitlines()
-
-    def listed(before):
-        (line,) = [line for line in lines if before in line]
-        return {*re.split(" · |, ", line.partition(before)[2])}
-
-    assert listed("─► rows: ") == titles["rows"]
-    assert listed("─► a head and the texts of its classes: ") == titles["head"]
-    assert listed("merged) ─► ") <= titles["moments"]
+    read = {"rows": set(), "head": set()}
+    for name, method in METHODS.items():
+        if method.fitted_on in read:
+            read[method.fitted_on].add(name)
+    said = re.findall("`(.+?)`", text.partition("need only")[0])
+    assert set(said) == read["rows"] | read["head"]
+    flow = (ROOT / "docs/architecture.md").read_text("utf-8").lower()
+    for sort, road in (("rows", "rows: (.+)"), ("head", "a head and .+: (.+)")):
+        titles = re.search(f"─► {road}", flow)[1].split(", ")
+        assert {title.replace(" ", "-") for title in titles} == read[sort]
