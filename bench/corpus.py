@@ -21,7 +21,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -37,6 +36,7 @@ from featstore.store.pairs import EmbeddingsView
 from featstore.store.store import FeatureStore
 from featstore.store.tables import join_ids
 from fitters.jobs import HeadTexts
+from fitters.kept import kept
 from fitters.pairs import place_in_class
 
 _VARIANTS = ("name", "lemmas")
@@ -175,11 +175,17 @@ class Items:
         columns: dict[str, Any] = {own.name: getattr(self, own.name) for own in fields(self)}
         return Items(**{name: own[index] for name, own in columns.items() if own is not None})
 
-    @cached_property
+    @property
     def different(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The u different rows, in the order of their first, and which of them each row is."""
-        firsts, which = different_rows(self.rows)
+        firsts, which = _different_rows(self)
         return self.rows if len(firsts) == len(self) else self.rows[firsts], which
+
+
+@kept
+def _different_rows(items: Items) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return positions alone: they are small, and are kept however large the rows are."""
+    return different_rows(items.rows)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 from functools import partial, wraps
 from hashlib import sha256
 from threading import Lock
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -18,7 +20,7 @@ Value = TypeVar("Value")
 #: What all that is kept may take together.
 MOST_BYTES = 400_000_000
 
-#: What an entry takes beside its arrays, roundly.
+#: What an entry takes beside its result, roundly: its key, and the tokens of `_part`.
 _ENTRY = 2_000
 
 
@@ -28,7 +30,8 @@ class Kept:
     Parameters
     ----------
     most_bytes : int
-        The results kept never take more. One that alone takes more is returned, but not kept.
+        The results kept never take more. One that alone takes more is returned, but not kept. An
+        array in two results counts in both.
     """
 
     def __init__(self, most_bytes: int) -> None:
@@ -61,21 +64,23 @@ KEPT = Kept(MOST_BYTES)
 
 
 def n_bytes_of(value: Any, seen: set[int]) -> int:
-    """Return the bytes of all arrays that a value consists of, each once."""
+    """Return the bytes of all objects that a value consists of, each once; code counts nothing.
+
+    Parameters
+    ----------
+    value : object
+    seen : set of int
+        Ids of the objects that are counted already; those of this value are added.
+    """
     if id(value) in seen or isinstance(value, type | ModuleType):
         return 0
     seen.add(id(value))
-    if isinstance(value, tuple | list):
-        parts: Any = value
-    elif isinstance(value, Mapping):
-        parts = value.values()
-    elif closure := getattr(value, "__closure__", None):
-        parts = (cell.cell_contents for cell in closure)
-    elif hasattr(value, "nbytes"):
-        return int(value.nbytes)
-    else:
-        parts = getattr(value, "__dict__", {}).values()
-    return sum(n_bytes_of(part, seen) for part in parts)
+    if isinstance(value, np.ndarray) and isinstance(value.base, np.ndarray):
+        return n_bytes_of(value.base, seen)  # a view keeps the whole array
+    is_function = isinstance(value, FunctionType)  # which refers to all of its module
+    parts = value.__closure__ or () if is_function else gc.get_referents(value)
+    size = max(sys.getsizeof(value), getattr(value, "nbytes", 0))
+    return int(size) + sum(n_bytes_of(part, seen) for part in parts)
 
 
 def kept(function: Callable[Given, Value]) -> Callable[Given, Value]:
@@ -84,6 +89,10 @@ def kept(function: Callable[Given, Value]) -> Callable[Given, Value]:
     The function may read nothing else. Plain values, and records that compare by them, count by
     their value; other objects by identity, and keep none of them alive. An array is no argument:
     pass what holds it, or `remember` what follows from its digest.
+
+    A result is weighed once, when it is made, and must not grow afterwards. An attribute of it that
+    is computed on demand is a result of its own: ``@property`` and ``@kept`` in place of
+    ``cached_property``.
 
     Examples
     --------

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -41,6 +40,7 @@ from bench.metrics.summary import (
     summarise,
 )
 from fitters.alignment import Alignment
+from fitters.kept import kept
 from fitters.pairs import Rows
 from fitters.scorers import labelled, scorer_named
 from fitters.settings import Scorer
@@ -135,7 +135,8 @@ class Question:
     top: int = KEPT
     group: Literal["classes", "images"] = "classes"
 
-    @cached_property
+    @property
+    @kept
     def relevance(self) -> Relevance:
         """Which gallery items are relevant to which query.
 
@@ -146,12 +147,14 @@ class Question:
         """
         return Relevance.build(*self.groups)
 
-    @cached_property
+    @property
+    @kept
     def chance(self) -> dict[str, float]:
         """What chance would give."""
         return chance_levels(self.relevance.counts, len(self.gallery_ids), self.metrics)
 
-    @cached_property
+    @property
+    @kept
     def clusters(self) -> NDArray[Any]:
         """What each query was drawn with: queries of one cluster are not independent."""
         return np.asarray(self.query_ids if self.apart else self.groups[0])
@@ -161,12 +164,14 @@ class Question:
         """What the clusters are, and so what an interval over them is about."""
         return "images" if self.apart else self.group
 
-    @cached_property
+    @property
+    @kept
     def n_clusters(self) -> int:
         """How many draws the queries are."""
         return len(np.unique(self.clusters))
 
-    @cached_property
+    @property
+    @kept
     def columns(self) -> dict[str, list[str]]:
         """The columns of `bench.results.RANK_SCHEMA` that no alignment changes."""
         return {

@@ -35,7 +35,7 @@ import numpy.typing as npt
 
 from featstore.parallel import map_threads
 from fitters.errors import SelectionError, ZeroRowError
-from fitters.kept import remember
+from fitters.kept import kept, remember
 from fitters.moments import Folds, Moments, merge_pooled, moments_of
 from fitters.pairs import Matrix, Pairs
 from fitters.select import PENALTIES, WEIGHTS, Axis, Search, Surface, choose, folds_of_pairs
@@ -84,7 +84,8 @@ class Source:
         product = self.towards(other.right)
         return product if other.left is None else product @ other.left.T
 
-    @cached_property
+    @property
+    @kept
     def square(self) -> Matrix:
         """C Cᵀ, taken once: that of the prototypes serves every fold."""
         return self.times(self)
