@@ -221,14 +221,17 @@ def parts_of(run: Run, corpus: Corpus, split: Split | None) -> Parts:
     method, config = METHODS[run.fit.method], run.fit
     grid, chosen = None, None
     mixed = prototypes is not None and real is not None
-    if own.source in PAIR_CONTROLS:
-        real, chosen = _augmented(run, corpus, real, centre)
-    elif prototypes is not None and config.open_settings(method.options, mixed=mixed):
+    is_open = bool(config.open_settings(method.options, mixed=mixed))
+    if own.source in OF_PAIRS and is_open:
+        chosen = choice_of_pairs(run, real, centre)
+    elif prototypes is not None and is_open:
         of_head = choice_of_head(run, corpus, split, real, centre)
         if own.source == "head":
             chosen = of_head
         else:
             grid = of_head.axes
+    if own.source in PAIR_CONTROLS:
+        real = _augmented(run, corpus, real)
     return Parts(images, real, prototypes, bias, centre, grid, chosen)
 
 
@@ -337,19 +340,26 @@ def _towards(products: Source, side: SideTransform, items: Items) -> NDArray[np.
     return products.towards(_applied(side, items))
 
 
-def _augmented(
-    run: Run, corpus: Corpus, real: Pairs | None, centre: Centre
-) -> tuple[Pairs, Choice | None]:
-    """Return as many rows of real pairs as these and the head's together, and what is chosen.
+#: Controls whose rows are made of the real pairs.
+OF_PAIRS = (CLASS_MEANS, *PAIR_CONTROLS)
 
-    It is chosen on the pairs themselves: a mixture of two would be in the folds of both.
+
+def choice_of_pairs(run: Run, real: Pairs | None, centre: Centre) -> Choice:
+    """Return what is chosen on the real pairs of a run alone, on the default grids.
+
+    Controls of `OF_PAIRS` are fitted with it. A class mean, or a mixture of two pairs, is made of
+    pairs of several folds: beside it no pair is held out, and every setting scores alike. A class
+    mean has the mass of one image, unless the run gives `mix`.
     """
+    choice = select(run.fit, real=real, image_mean=centre.mean, rng=stream("choice", run.seed))
+    return choice if run.fit.mix == "auto" else replace(choice, mix=run.fit.mix)
+
+
+def _augmented(run: Run, corpus: Corpus, real: Pairs | None) -> Pairs:
+    """Return as many rows of real pairs as these and the head's together."""
     assert real is not None
-    chosen = None
-    if run.fit.open_settings(METHODS[run.fit.method].options, mixed=False):
-        chosen = select(run.fit, real=real, image_mean=centre.mean, rng=stream("choice", run.seed))
     n = real.n + head_pairs(run, corpus)[0].n
-    return PAIR_CONTROLS[run.protocol.source](real, stream("control", _draw(run)), n=n), chosen
+    return PAIR_CONTROLS[run.protocol.source](real, stream("control", _draw(run)), n=n)
 
 
 def n_pool(run: Run, corpus: Corpus, split: Split | None) -> float:

@@ -143,6 +143,32 @@ def test_class_means_stand_in_for_the_head(run, corpus, split):
     assert found.facts["n_prototypes"] == len(classes)
 
 
+@pytest.mark.parametrize("source", ["class-means", "repeated", "mixup"])
+@pytest.mark.parametrize("method", ["kernel-ridge", "ridge", "ridge-x2y", "cca", "procrustes"])
+def test_a_control_made_of_the_pairs_chooses_as_the_pairs_alone(run, corpus, split, method, source):
+    run = run.changed(method=method)
+    alone = fit_run(run.changed(source="none"), corpus, split).alignment.facts["choice"]
+    control = fit_run(run.changed(source=source), corpus, split).alignment.facts
+    mix = {"mix": 1.0} if source == "class-means" else {}
+    assert control["choice"] == alone | mix
+    assert "grid" not in control
+    if source == "class-means":
+        # A weight that is given stays, and the choice of all else is the same.
+        weighed = run.changed(source=source, mix=3.0)
+        given = fit_run(weighed, corpus, split).alignment.facts["choice"]
+        assert given == alone | {"mix": 3.0}
+
+
+def test_class_means_of_noise_score_no_more_than_chance(run, corpus, split, rng):
+    """Beside the mean of its own class no pair is held out, and every setting scores 1."""
+    noise = rng.standard_normal(corpus.images.rows.shape).astype(np.float32)
+    unrelated = replace(corpus, images=replace(corpus.images, rows=noise))
+    for method in ("kernel-ridge", "ridge", "ridge-x2y"):
+        means = run.changed(method=method, source="class-means", n_pairs=24)
+        # Six texts a fold: a random order has a mean reciprocal rank of 0.41.
+        assert fit_run(means, unrelated, split).alignment.facts["choice"]["score"] < 0.65
+
+
 @pytest.mark.parametrize("n_pairs", [0, 8])
 @pytest.mark.parametrize("source", ["random", "random-cov", "shuffled"])
 @pytest.mark.parametrize("method", ["kernel-ridge", "ridge", "cca"])
