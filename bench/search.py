@@ -39,7 +39,7 @@ from bench.options import SearchConfig
 from data_manifests.labels import LEMMAS, find_timm_info, lemmas_of, package_file
 from featstore import __version__
 from featstore.datasets import build_dataset
-from featstore.durable import json_bytes, write_file
+from featstore.durable import facts_of, json_bytes, same_file, write_file
 from featstore.encoders.base import Encoder, encode_texts
 from featstore.encoders.registry import open_encoder
 from featstore.encoders.weights import PACKAGES
@@ -574,7 +574,9 @@ def prepare(
         is_done and all(key in searcher.opened for key in searcher.keys.values())
     ):
         memory |= {"failed": _encode(searcher, on_stage, on_progress), "done": searcher.state}
-    write_file(place, [json_bytes(memory)])
+    data = json_bytes(memory)
+    if not same_file(place, facts_of(data)):
+        write_file(place, [data])
     failed = memory["failed"]
     skipped |= {path: failed[sha] for path, sha in files.items() if sha in failed}
     # One picture is its own mean, and has no direction about it.

@@ -8,6 +8,9 @@ from typing import Any
 
 from featstore.durable import json_bytes
 from featstore.identity import sealed
+from featstore.store import SetKey, read_log
+from featstore.store.lock import claim_set
+from featstore.store.records import staging_of
 
 
 def unseal(root: Path) -> None:
@@ -31,6 +34,16 @@ def flip(path: Path, position: int = 0, mask: int = 0x40) -> None:
     data[position] ^= mask
     path.chmod(0o644)
     path.write_bytes(data)
+
+
+def leave_staged(root: Path) -> None:
+    """Leave beside the sets of a store what writers that were killed behind the log leave."""
+    for key in map(SetKey.parse, read_log(root).sets):
+        assert key is not None
+        directory = key.directory(root)
+        if not staging_of(directory).exists():
+            with claim_set(directory, key) as claim:
+                (claim.folder / "zarr.json.0a1b2c3d.staged").write_bytes(b"half")
 
 
 def tree(root: Path) -> dict[str, bytes]:

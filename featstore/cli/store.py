@@ -261,7 +261,10 @@ def _begun(root: Path, key: SetKey) -> str:
     folder = key.directory(root)
     if not is_claimed(folder):
         return "unfinished"
-    since = min(lock.stat().st_mtime for lock in (folder / ".staging").rglob(LOCK))
+    locks = list((folder / ".staging").rglob(LOCK))
+    if not locks:  # its writer has just ended, or lets nobody look
+        return "being written, or unfinished"
+    since = min(lock.stat().st_mtime for lock in locks)
     return f"being written since {time.strftime('%Y-%m-%d %H:%M', time.localtime(since))}"
 
 

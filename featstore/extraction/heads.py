@@ -39,7 +39,7 @@ from featstore.options import document
 from featstore.store.layout import SetSpec
 from featstore.store.store import open_store
 from featstore.store.tables import ItemFile
-from featstore.store.writer import SetWriter, WriteOptions
+from featstore.store.writer import SetWriter, WriteOptions, tidy_set
 
 if TYPE_CHECKING:
     from featstore.encoders.timm import TimmEncoder
@@ -80,7 +80,7 @@ class OpenedHead:
         return finished_result(store, self.spec, ItemFile(self.items))
 
     def state(self, store: Path) -> SetState:
-        """Return what the set lacks; settles nothing, unlike `finished`."""
+        """Return what the set lacks."""
         return inspect_set(store, self.spec, ItemFile(self.items), self.head.weight.shape[1])
 
 
@@ -146,6 +146,7 @@ def extract_head(
         file = ItemFile(opened.items)
         done = bucket.prepare(opened.spec, file) if bucket else opened.finished(folder)
     if done is not None:
+        tidy_set(folder, opened.spec.key)
         return done
     try:
         written = write_head(opened, folder, settled, repair=repair)

@@ -64,7 +64,7 @@ from featstore.store.log import resolve_set
 from featstore.store.store import FeatureStore, open_store
 from featstore.store.tables import read_thumbnails, write_thumbnails
 from featstore.store.verify import Repair, rebuild_set, repair_log
-from featstore.store.writer import SetWriter, WriteOptions
+from featstore.store.writer import SetWriter, WriteOptions, tidy_set
 
 
 def encode_sets(job: Job, targets: Sequence[Target]) -> dict[str, ExtractResult]:
@@ -427,11 +427,16 @@ def extract_many(
 
 def run_job(job: Job) -> list[ExtractResult]:
     """Make the sets of an open job that are not there, and the thumbnails."""
+    results: dict[str, ExtractResult] = {}
+    missing: list[Target] = []
     for target in job.targets:
         target.mend()
-    found = {target.spec.set_id: target.finished() for target in job.targets}
-    results = {set_id: done for set_id, done in found.items() if done is not None}
-    missing = [target for target in job.targets if target.spec.set_id not in results]
+        finished = target.finished()
+        if finished is None:
+            missing.append(target)
+        else:
+            tidy_set(job.folder, target.spec.key)
+            results[target.spec.set_id] = finished
     if missing:
         results |= encode_sets(job, missing)
     if job.config.thumbnails and job.kind == "image" and not job.config.part:

@@ -48,7 +48,7 @@ from featstore.store.staging import read_base, read_journal, settings_of
 from featstore.store.store import open_store
 from featstore.store.tables import ItemFile
 from featstore.store.verify import rebuild_set
-from featstore.store.writer import SetWriter, refuse_unfinished, settle_set
+from featstore.store.writer import SetWriter, refuse_unfinished
 from featstore.terminal import human_bytes
 
 if TYPE_CHECKING:
@@ -60,13 +60,14 @@ def finished_result(
 ) -> ExtractResult | None:
     """Return the result for a set that is finished with these very items, else None.
 
+    Nothing is written; `tidy_set` completes what a killed writer has left.
+
     Raises
     ------
     CorruptStoreError
         If it is damaged.
     """
     key = spec.key
-    settle_set(store, key)
     if str(key) not in read_log(store).sets:
         return None
     try:

@@ -81,8 +81,8 @@ from featstore.store.tables import MAX_ITEM_BYTES, write_thumbnails
 from featstore.store.writer import (
     publish_commit,
     refuse_unfinished,
-    settle_claimed,
-    settle_set,
+    tidy_claimed,
+    tidy_set,
 )
 
 
@@ -416,14 +416,14 @@ def publish_to_folder(
         make_store(root, hash_name=source.store.log.hash)
     found = _look(place, source)[-1]
     if found not in TO_SEND:
-        settle_set(root, key)  # a copy that was killed behind the log is completed
+        tidy_set(root, key)  # a copy that was killed behind the log is completed
         return found
     with claim_set(directory, key) as claim:
         refuse_unfinished(root, key, "copy the set")
         # Somebody may have published between the first look and the claim.
         base, before, found = _look(place, source)
         if found not in TO_SEND:
-            settle_claimed(root, key, claim)
+            tidy_claimed(root, key, claim)
             return found
         for one in source.files(base):
             # Beside who takes out tables.

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from featstore.store.tables import ItemTable, join_ids, read_thumbnails, write_thumbnails
     from featstore.store.verify import Problem, rebuild_set, verify_store
     from featstore.store.view import Selection
-    from featstore.store.writer import SetWriter, WriteOptions, settle_set
+    from featstore.store.writer import SetWriter, WriteOptions, tidy_set
 
 #: Rows of a block: the unit of work, retry, journal and checksum, and a Zarr inner chunk.
 BLOCK_ROWS = 4096
@@ -85,7 +85,7 @@ __all__ = [
     "rebuild_set",
     "remove_set",
     "row_facts",
-    "settle_set",
+    "tidy_set",
     "verify_store",
     "write_thumbnails",
 ]
@@ -107,6 +107,6 @@ __getattr__, __dir__ = lazily(
         "featstore.store.verify": "Problem rebuild_set verify_store",
         "featstore.store.pairs": "EmbeddingsView PairedView pair_views",
         "featstore.store.view": "Selection",
-        "featstore.store.writer": "SetWriter WriteOptions settle_set",
+        "featstore.store.writer": "SetWriter WriteOptions tidy_set",
     },
 )

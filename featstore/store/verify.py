@@ -68,7 +68,7 @@ from featstore.store.rows import PreadRows, Rows
 from featstore.store.staging import end_claim
 from featstore.store.store import FeatureStore, SetInfo
 from featstore.store.tables import MAX_ITEM_BYTES, item_bytes
-from featstore.store.writer import settle_set
+from featstore.store.writer import tidy_set
 
 #: The group that a store is for readers of Zarr.
 ROOT = "zarr.json"
@@ -495,7 +495,7 @@ def rebuild_set(
     log = repair_log(root, dry_run=dry_run)
     if not before:
         if not dry_run:
-            settle_set(root, set_key)  # a repair that was killed before it could tidy up
+            tidy_set(root, set_key)  # a repair that was killed before it could tidy up
         return Repair(key)
     source = None if copy is None else SetCopy(copy, set_key)
     directory, written = set_key.directory(root), list[str]()

@@ -88,11 +88,12 @@ def write_file_once(claim: Claim, path: Path, data: bytes) -> None:
         claim.write_file(path, [data])
 
 
-def settle_set(root: Path, key: SetKey) -> None:
+def tidy_set(root: Path, key: SetKey) -> None:
     """Complete a published set whose writer was killed before it could tidy up.
 
     A published set with a staging folder lacks something that follows the log, unless a writer is
-    extending it, or was interrupted in that.
+    extending it, or was interrupted in that. No reader needs what it lacks, so that who may not
+    write the set leaves it as it is.
 
     Raises
     ------
@@ -100,19 +101,23 @@ def settle_set(root: Path, key: SetKey) -> None:
         If the file system refuses.
     """
     directory = key.directory(root)
-    untidy = staging_of(directory).exists() and str(key) in read_log(root).sets
-    if not untidy or is_claimed(directory):
+    staging = staging_of(directory)
+    is_untidy = staging.exists() and str(key) in read_log(root).sets
+    folders = (staging, directory, *directory.parents[:3])  # up to the store
+    if not is_untidy or not all(os.access(folder, os.W_OK | os.X_OK) for folder in folders):
+        return
+    if is_claimed(directory):
         return
     try:
         claim = claim_set(directory, key)
     except StoreWriteError:
         return  # another process claimed it meanwhile, and leaves it tidy
     with claim:
-        settle_claimed(root, key, claim)
+        tidy_claimed(root, key, claim)
 
 
-def settle_claimed(root: Path, key: SetKey, claim: Claim) -> None:
-    """Do what `settle_set` does for a set whose claim this process holds.
+def tidy_claimed(root: Path, key: SetKey, claim: Claim) -> None:
+    """Do what `tidy_set` does for a set whose claim this process holds.
 
     Blocks that are staged for the next revision, or the first one, are left alone.
     """
@@ -467,7 +472,7 @@ class SetWriter:
             if self._options.part and not read_journal(claim.folder)[1]:
                 claim.finish()
             elif not (self._options.part or (first and (self.directory / FIRST).exists())):
-                settle_claimed(self.root, self.key, claim)
+                tidy_claimed(self.root, self.key, claim)
             self.directory.rmdir()
         claim.release()
 

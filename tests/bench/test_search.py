@@ -147,13 +147,16 @@ def test_a_mixed_folder_is_searched_and_the_rest_is_said(clean):
 
 
 def test_a_query_is_answered_by_what_was_fitted(mixed, clean, monkeypatch):
+    """And writes nothing: whoever may only read the store is answered, too."""
     store = clean[0]
+    files = {path: path.lstat().st_mtime_ns for path in store.rglob("*")}
     with monkeypatch.context() as patch:
         refuse(patch, "locked.png")
         patch.setattr(search, "fit_from_store", lambda *_: pytest.fail("fitted again"))
         patch.setattr(search, "run_job", lambda *_: pytest.fail("encoded again"))
         queries = [command(mixed, "a cat", "--store", store, "--source", by) for by in SOURCES]
         asked = command(mixed, "-i", "--store", store, input="a cat\na cat\n\n")
+    assert {path: path.lstat().st_mtime_ns for path in store.rglob("*")} == files
     lines = [query.stdout.splitlines() for query in queries]
     assert [len(one) for one in lines] == [10] * 3
     assert lines[0] != lines[1] != lines[2]

@@ -57,6 +57,7 @@ _FIT = "--store store --images toy/image/toy"
 _HEAD = "--head labels/head_weight/toy --head-names labels/class_name/toy"
 _SETS = "--images toy/image/toy --captions toy/caption/toy"
 _EXTRACT = f"headstock extract manifest --kind image {_ENCODER} --thumbnails --jobs 1 --store store"
+_HEAD_ROWS = f"headstock extract things.txt --kind head_weight {_ENCODER} --store store"
 _LABELS = "headstock data make birds.txt --as labels -o labels"
 _IMPORT = ("headstock import rows.npy --items items.csv --dataset birds --kind image "
            "--encoder their:vit --store store")  # fmt: skip
@@ -132,8 +133,7 @@ WRITES = (
     Command("eval submit", _SUBMIT, **_SWEPT),
     Command("extract", _EXTRACT, "model"),
     Command("extract, more", _EXTRACT, "model", before=(f"{_EXTRACT} --limit 2",)),
-    Command("extract head", f"headstock extract things.txt --kind head_weight "
-            f"{_ENCODER} --store store", "model"),
+    Command("extract head", _HEAD_ROWS, "model"),
 )  # fmt: skip
 
 #: Commands that work in processes of their own -> where those write ("" is the folder of the
@@ -182,6 +182,32 @@ READS = (
     Command("eval leaderboard", "headstock eval leaderboard board", "toy",
             before=(_SWEEP, _SUBMIT)),
     Command("headstock", "headstock", **_SWEPT),
+)  # fmt: skip
+
+#: Commands that need no right to write the store: they write below `mine`, or find all done.
+SHARED = (
+    Command("extract, done", _EXTRACT, "model", before=(_EXTRACT,)),
+    Command("extract, dry run, done", f"{_EXTRACT} --dry-run", "model", before=(_EXTRACT,)),
+    Command("extract, rank, done", f"{_EXTRACT} --shard 0/1", "model", before=(_EXTRACT,)),
+    Command("extract head, done", _HEAD_ROWS, "model", before=(_HEAD_ROWS,)),
+    Command("import, done", _IMPORT, "rows_of_others", before=(_IMPORT,)),
+    Command("repair, whole", f"headstock store repair store {IMAGES}", "birds"),
+    Command("repair, dry run", f"headstock store repair store {IMAGES} --dry-run", "damaged"),
+    Command("gc, dry run", "headstock store gc store --dry-run", "litter"),
+    Command("compact, dry run", "headstock store compact store --dry-run", "grown"),
+    Command("ls, unfinished", "headstock ls store", "unfinished"),
+    Command("verify, litter", "headstock store verify store", "litter"),
+    Command("export", f"headstock export store {IMAGES} --format npy -o mine/rows", "birds"),
+    Command("push", "headstock store push store mine/other", "tagged"),
+    Command("card -o", "headstock store card store -o mine/card.md", "birds"),
+    Command("fit", f"headstock fit ridge {_FIT} {_HEAD} -o mine/ridge", "toy"),
+    Command("apply -o", "headstock apply ridge --store store --set toy/image/toy -o mine/rows.npy",
+            **_FITTED),
+    Command("eval task", _LITTLE.replace("-o results", "-o mine/results"), "toy"),
+    Command("eval task, done", _LITTLE, "toy", before=(_LITTLE,)),
+    Command("report", "headstock report results --store store -o mine/report.html", "toy",
+            before=(_LITTLE,)),
+    Command("eval submit", _SUBMIT.replace("board/", "mine/"), **_SWEPT),
 )  # fmt: skip
 
 #: These write a folder or a page; the rest is done by their steps, commands that are listed above.

@@ -37,9 +37,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.damage import leave_staged
 from tests.faults import typed
 from tests.faults.commands import WORKERS, WRITES, Command
-from tests.faults.conftest import KILLED, MODES, REPOSITORY, Children, build_shim, can_have_own_pids
+from tests.faults.conftest import (
+    KILLED,
+    MODES,
+    READER,
+    REPOSITORY,
+    Children,
+    build_shim,
+    can_have_own_pids,
+    only_to_read,
+)
 from tests.faults.worlds import WORLDS
 from tests.featstore.remote.static import static_server
 
@@ -289,6 +299,35 @@ class Bed:
         none = {"mode": "none", "threads": True}
         report = self._ends_well(command, codes, fault=none, learn=True)
         return [self._inside(call) for call in report["calls"]]
+
+    def codes(self, command: Command) -> tuple[int, int]:
+        """Return how a command ends where killed writers left something: its owner's, a reader's.
+
+        The reader is another user, who may write below `mine` and `cache` alone.
+
+        Raises
+        ------
+        DisturbedError
+            If one of them ends by an exception.
+        """
+        folders = [self.root / "mine", self.root / "cache"]
+        self._enter_left(command, folders)
+        owners = self._ends_well(command, range(128), learn=True)
+        self._enter_left(command, folders)
+        self._messages.chmod(0o666)
+        for folder in self.root.parents[:2]:
+            folder.chmod(0o755)
+        with only_to_read(self.root, folders):
+            readers = self._ends_well(command, range(128), **READER)
+        return owners["value"], readers["value"]
+
+    def _enter_left(self, command: Command, folders: Iterable[Path]) -> None:
+        """Enter the world of a command with what killed writers left beside each set."""
+        self.enter(command)
+        for log in [*self.root.rglob("log.json")]:
+            leave_staged(log.parent)
+        for folder in folders:
+            folder.mkdir(exist_ok=True)
 
     def attempt(self, command: Command, whole: Undisturbed, attempt: Attempt) -> list[str]:
         """Return what does not hold after a fault; nothing, if all does."""

@@ -28,7 +28,7 @@ from featstore.store import (
     WriteOptions,
     collect_garbage,
     remove_set,
-    settle_set,
+    tidy_set,
 )
 from featstore.store.gc import compact_set
 from featstore.store.layout import blank_value
@@ -162,7 +162,7 @@ def write(
             before_finish(writer)
             finish(writer)
     except AlreadyFinishedError:
-        settle_set(root, writer.key)
+        tidy_set(root, writer.key)
         return "reused"
     return "written"
 

@@ -14,6 +14,7 @@ from bench.cli.demo import DEMO, TRY
 from featstore.command_line import EXIT_VERIFY
 from tests.faults.commands import (
     READS,
+    SHARED,
     STEPS_ONLY,
     WORKERS,
     WRITES,
@@ -71,6 +72,15 @@ def test_the_steps_of_the_demo_are_commands_of_the_matrix():
 def test_a_command_that_reads_writes_only_caches(bed, command):
     calls = bed.calls(command, codes=(0, EXIT_VERIFY))
     assert [call for call in calls if not f"{call.split()[1]}/".startswith("cache/")] == []
+
+
+@pytest.mark.parametrize("command", named((*READS, *SHARED)))
+def test_a_reader_needs_no_right_to_write(bed, command):
+    """Also beside what a writer that was killed behind the log left."""
+    owners, readers = bed.codes(command)
+    assert readers == owners, bed.said()
+    assert readers in (0, EXIT_VERIFY)
+    assert "Traceback" not in bed.said()
 
 
 @pytest.mark.slow

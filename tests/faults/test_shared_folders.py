@@ -20,6 +20,9 @@ import pytest
 
 from featstore.errors import StoreWriteError
 from featstore.store import make_store, verify_store
+from tests.damage import leave_staged
+from tests.faults import scenarios
+from tests.faults.conftest import READER, only_to_read
 from tests.faults.trees import litter, tree
 
 ROOT = hasattr(os, "getuid") and os.getuid() == 0
@@ -149,6 +152,30 @@ def test_a_reader_needs_no_right_to_write(children, shared):
     assert (report["code"], report["error"]) == (1, "StoreWriteError"), report
     assert "Permission denied. Get the permission" in report["message"]
     assert {path: (path.lstat().st_mtime_ns, path.lstat().st_ino) for path in paths} == before
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_reader_is_told_what_is_finished_and_what_is_not(children, folder, closed):
+    """Beside what killed writers left, though it be closed to all but them."""
+    root = folder / "store"
+    manifest = scenarios.pictures(folder / "manifest", "one", 9)
+    made = _done(children.run("extract", root, args={"manifest": manifest}))
+    assert (made["new"], made["reused"], made["failed"]) == (8, 0, 1)
+    leave_staged(root)
+    assert children.run("give_up", root, args={"n": 7, "block": 3})["message"] == "given up"
+    (folder / "said").touch()
+    (folder / "said").chmod(0o666)
+    listed = {"arguments": ["ls", str(root)], "messages": str(folder / "said")}
+    left = litter(root)
+    with only_to_read(root):
+        for staging in root.rglob(".staging") if closed else ():
+            staging.chmod(0)
+        told = _done(children.run("extract", root, args={"manifest": manifest}, **READER))
+        assert told == made | {"new": 0, "reused": 8}
+        assert _done(children.run("command", root, args=listed, **READER)) == 0
+    assert litter(root) == left
+    assert _done(children.run("extract", root, args={"manifest": manifest})) == told
+    assert {name.split("/")[0] for name in litter(root)} == {"birds"}  # what was given up
 
 
 def test_a_finished_set_is_sealed_and_can_still_be_mended(children, folder):

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import featstore
-from featstore import Manifest, write_manifest
+from featstore import EncoderSpec, ExtractConfig, Manifest, write_manifest
 from featstore.errors import (
     CorruptStoreError,
     EncoderError,
@@ -22,10 +22,13 @@ from featstore.errors import (
     TooManyFailuresError,
     UnknownEncoderError,
 )
+from featstore.extraction.engines import settle
+from featstore.extraction.targets import Job
 from featstore.store import read_thumbnails
-from tests.damage import lasting
+from tests.damage import lasting, leave_staged, tree
 from tests.featstore.extraction.conftest import (
     DATA,
+    SPACE,
     MeanColour,
     Stop,
     expected_row,
@@ -44,6 +47,25 @@ def test_rows_are_what_the_files_say(manifest, store):
     expected = [expected_row(manifest.root / uri) for uri in uris]
     np.testing.assert_allclose(view.numpy(), expected, rtol=1e-6)
     assert uris == manifest.tables["image"]["uri"].to_list()
+
+
+def test_asking_whether_a_set_is_finished_writes_nothing_and_the_same_command_tidies(
+    manifest, store
+):
+    """A writer that was killed behind the log left its staging folder, and no Zarr metadata."""
+    key = extract_toy(manifest, store).key
+    whole = tree(store)
+    leave_staged(store)
+    (store / key / "embedding" / "zarr.json").unlink()
+    left = tree(store)
+    encoder = EncoderSpec(MeanColour(), space=SPACE)
+    config = ExtractConfig(dtype="float32", block_rows=4, batch_size=2, decode_timeout=None)
+    job = Job(manifest, "image", [encoder], store, config).open()
+    assert [target.finished().reused for target in job.targets] == [11]
+    assert settle(job)[0] == {}
+    assert tree(store) == left
+    assert extract_toy(manifest, store).new == 0
+    assert tree(store) == whole
 
 
 def test_an_interrupted_job_ends_with_the_same_bytes(manifest, store):

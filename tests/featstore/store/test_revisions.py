@@ -29,7 +29,7 @@ from featstore.store import (
     SetWriter,
     WriteOptions,
     collect_garbage,
-    settle_set,
+    tidy_set,
     verify_store,
     writer,
 )
@@ -260,7 +260,7 @@ def test_damage_is_not_joined_nor_carried_into_the_next_revision(tmp_path):
     before = lasting(tmp_path)
     with pytest.raises(CorruptStoreError, match="block 0"):
         compact_set(tmp_path, SetKey(*key.split("/")))
-    settle_set(tmp_path, SetKey(*key.split("/")))
+    tidy_set(tmp_path, SetKey(*key.split("/")))
     assert lasting(tmp_path) == before
     with pytest.raises(CorruptStoreError, match="block 0"):
         _write(tmp_path, 9, retry_failed=True)
