@@ -333,7 +333,7 @@ def compare(a: Rows, b: Rows, *, clusters: Any = None, draws: Any = None) -> Est
     Raises
     ------
     MetricError, RowsError
-        If they are of different lengths, or no numbers.
+        If they are of different lengths, or no finite numbers.
 
     Examples
     --------
@@ -345,6 +345,13 @@ def compare(a: Rows, b: Rows, *, clusters: Any = None, draws: Any = None) -> Est
     left, right = vector(a, "a"), vector(b, "b")
     if left.shape != right.shape:
         raise MetricError(f"b has {len(right):,} values for {len(left):,} of a.")
+    missing = np.flatnonzero(~(np.isfinite(left) & np.isfinite(right)))
+    if len(missing):
+        raise MetricError(
+            f"{len(missing):,} of {len(left):,} queries have no finite value on both sides (first: "
+            f"row {missing[0]:,}, a {left[missing[0]]} and b {right[missing[0]]}). Leave these "
+            "queries out, or score what was not answered as 0."
+        )
     each, one = np.arange(len(left)), np.zeros(len(left))
     ids = [one if draws is None else draws, each if clusters is None else clusters]
     return two_term(DrawSums.of(left - right, *map(np.asarray, ids)))

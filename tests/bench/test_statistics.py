@@ -19,6 +19,7 @@ from bench.statistics import (
     against_controls,
     against_leader,
     against_paired_controls,
+    compare,
     effective_df,
     holm,
     proportion_interval,
@@ -42,6 +43,15 @@ def test_one_run_with_equal_clusters_is_the_t_test(rng):
     assert found.p_value() == pytest.approx(theirs.pvalue, rel=1e-12)
     assert found.interval() == pytest.approx(tuple(theirs.confidence_interval()), rel=1e-12)
     assert found.interval(0.8) == pytest.approx(tuple(theirs.confidence_interval(0.8)), rel=1e-12)
+
+
+@pytest.mark.parametrize("missing", [math.nan, math.inf])
+def test_a_query_without_a_value_is_named_and_not_averaged(missing):
+    a, b = [1.0, 0.5, 0.25, 1.0], [0.0, 0.5, 0.5, 1.0]
+    for sides in ((a, [*b[:2], missing, missing]), ([*a[:2], missing, missing], b)):
+        with pytest.raises(MetricError, match=r"^2 of 4 queries have no finite .* row 2, a .*as 0"):
+            compare(*sides)
+    assert compare(a, b).mean == pytest.approx(0.1875)
 
 
 def test_unequal_clusters_are_the_sandwich_of_statsmodels(rng):
