@@ -29,7 +29,7 @@ from bench.metrics.ranks import different_rows
 from bench.options import TASKS, options_of
 from bench.results import finished
 from bench.runs import LEAVES, Run
-from bench.suites import SUITE, SetNames, check_settings, combinations
+from bench.suites import SUITE, SetNames, check_settings, combinations, sets_of_tasks
 from bench.suites.demo import CONTROL_DRAWS, Plan
 from featstore.arrays import write
 from featstore.errors import listed
@@ -40,7 +40,6 @@ from featstore.store.store import FeatureStore, open_store
 from featstore.store.tables import values_in
 from featstore.terminal import ProgressBar
 from fitters.errors import SettingError, check_names
-from fitters.from_store import find_sets
 from fitters.kept import digest_of
 from fitters.methods import registered
 from fitters.pairs import Pairs, Prototypes
@@ -211,7 +210,7 @@ def evaluate(
             note = EQUAL_TEXTS if pairs.groups is None and "names" in arrays else ""
             data, given = folder / "store", {"templates": ("none",)} | given | arrays
         store = data if isinstance(data, FeatureStore) else open_store(data)
-        entries, sets = _entries(methods), _sets(store, given)
+        entries, sets = _entries(methods), _sets(store, given, tasks)
         asked_tasks = _tasks(tasks, sets)
         asked = _Asked.of(
             given.pop("eval", None), n_pairs, draws=draws, seeds=seeds,
@@ -360,15 +359,25 @@ def _tasks(
     return [(name, options_of(name, options)) for name, options in of_tasks.items()]
 
 
-def _sets(store: FeatureStore, given: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a run that name its sets, and take what names them out of `given`."""
+def _sets(store: FeatureStore, given: dict[str, Any], tasks: Any) -> dict[str, Any]:
+    """Return the fields of a run that name its sets, and take what names them out of `given`.
+
+    A head, and texts for tasks that are left out, are looked for where no texts are named.
+    """
     named = {name: given.pop(name) for name in _SETS if name in given}
-    where = {name: given.pop(name, None) for name in ("dataset", "label_set")}
-    if named:
-        if "images" not in named:
-            raise ProtocolError(f"Name the images too, beside {listed(named)}.")
-        return SetNames(**named).fields(store)
-    return dict(find_sets(store, **where).fields())
+    dataset, label_set = given.pop("dataset", None), given.pop("label_set", None)
+    if dataset:
+        named.setdefault("images", f"{dataset}/image")
+    if label_set:
+        named.setdefault("head", f"{label_set}/head_weight")
+    has_texts = "names" in named or "captions" in named
+    has_heads = any(info.key.kind == "head_weight" for info in store.sets())
+    if tasks is None:
+        tasks = () if has_texts else ("zero_shot", "retrieval")
+    sets = sets_of_tasks(
+        store, named, list(values_in(tasks)), reads_head=has_heads and not has_texts
+    )
+    return SetNames(**named | sets).fields(store)
 
 
 def _entries(methods: Any) -> list[tuple[str, dict[str, Any]]]:

@@ -358,11 +358,15 @@ class Alignment(Shown, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             return Card(" ".join(BaseEstimator.__repr__(self).split()))
         facts, choice = self.facts, self.facts.get("choice", {})
         sources = {"prototypes": facts.get("n_prototypes"), "real pairs": facts.get("n_real")}
+        fitted_on = " and ".join(f"{n:,} {what}" for what, n in sources.items() if n)
+        if "unused_pairs" in facts:
+            n_unused = facts["unused_pairs"]["images"]
+            fitted_on += f" and 0 real pairs (n_pairs= beside head= adds up to {n_unused:,})"
         chosen = {name: choice[name] for name in _SETTINGS if isinstance(choice.get(name), Real)}
         return Card(
             f"Alignment({facts.get('method', self.method)!r}), fitted",
             {
-                "on": " and ".join(f"{n:,} {what}" for what, n in sources.items() if n),
+                "on": fitted_on,
                 "images": self.x.steps,
                 "texts": self.y.steps,
                 "settings": ", ".join(f"{name} {value:.4g}" for name, value in chosen.items()),

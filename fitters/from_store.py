@@ -5,17 +5,18 @@ Sets fit together if a head is of the images' model, and all texts are of one en
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from itertools import product
+from itertools import permutations, product
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from featstore.errors import MisalignedItemsError, listed
+from featstore.errors import AmbiguousSetError, MisalignedItemsError, UnknownSetError, listed
 from featstore.parallel import Run, Workers
+from featstore.store.log import match_names
 from featstore.store.pairs import EmbeddingsView, PairedView
 from featstore.store.store import FeatureStore, SetInfo
 from fitters.aligners import Projection
@@ -77,14 +78,6 @@ class Fit:
         own = {"image": self.image, "caption": self.caption, "head": self.head}
         own |= {"head_name": self.head_name, "caption" if captions else "name": self.text}
         return set_fields(**own)
-
-    @property
-    def roles(self) -> dict[str, str]:
-        """The keys of these sets by the names that a fit on a store has for them."""
-        captions = self.caption or self.text
-        sets = {"images": self.image, "captions": captions, "head": self.head,
-                "head_names": self.head_name}  # fmt: skip
-        return {role: str(info.key) for role, info in sets.items() if info is not None}
 
 
 class Inventory:
@@ -222,39 +215,6 @@ def find_fits(
     return fits
 
 
-def find_sets(
-    store: FeatureStore, *, dataset: str | None = None, label_set: str | None = None
-) -> Fit:
-    """Return the only sets that fit together.
-
-    With a head, where the store has one or a label set is named; else images with their names and
-    captions.
-
-    Raises
-    ------
-    SettingError
-        If sets are missing, or several fit.
-    """
-    have = Inventory(store)
-    if label_set or have.datasets("head_weight"):
-        fits = find_fits(store, dataset=dataset, label_set=label_set)
-    else:
-        dataset = dataset or have.only("image", "`dataset=`")
-        texts: Iterator[Any] = (
-            have.of(dataset, kind) or [None] for kind in ("class_name", "caption")
-        )
-        every = product(have.of(dataset, "image"), *texts)
-        fits = [Fit(image, text, caption=caption) for image, text, caption in every]
-    if len(fits) == 1:
-        return fits[0]
-    names = (" with ".join(fit.fields()[f"{role}_set"] for role in ("image", "name", "caption")
-                           if f"{role}_set" in fit.fields()) for fit in fits)  # fmt: skip
-    raise SettingError(
-        f"{store.address} has several sets that fit together: {listed(names, shown=8)}. Name the "
-        "sets, or run a suite, which takes all of them."
-    )
-
-
 def _lacking(have: Inventory, dataset: str, label_set: str) -> str:
     """Return what a store lacks, and what makes it."""
     wanted = (dataset, "image"), (dataset, "class_name"), (label_set, "head_weight"), (
@@ -270,6 +230,164 @@ def _lacking(have: Inventory, dataset: str, label_set: str) -> str:
         "others. Extract what is missing from the manifests (`headstock data build` or `make`), "
         f"images and head by one encoder, all names by another.{more}"
     )
+
+
+#: The texts that images are paired with or named by, and the kind of their sets.
+_TEXT_KINDS = {"captions": "caption", "names": "class_name"}
+
+
+def texts_beside(store: FeatureStore, images: str | None) -> list[str]:
+    """Return which texts, "captions" and "names", a store has of the data sets of some images."""
+    datasets = {info.key.dataset for info in sets_named(store, images, "image")}
+    kinds = {info.key.kind for info in store.sets() if info.key.dataset in datasets}
+    return [role for role, kind in _TEXT_KINDS.items() if kind in kinds]
+
+
+def sets_of_fit(
+    store: FeatureStore, named: Mapping[str, str | None], n_pairs: int | str | None = None
+) -> dict[str, str]:
+    """Return the keys of the sets of a fit: those named, and what they leave one answer for.
+
+    Real pairs are used where their texts are named, where `n_pairs` asks for some, and where
+    nothing is named and the store has no head. A head is used where it is named, or its names are,
+    and where there are no real pairs.
+
+    Parameters
+    ----------
+    store : FeatureStore
+    named : mapping
+        Role (images, captions, names, head, head_names) to a part of a key, or to None.
+    n_pairs : int or "all", optional
+        How many real pairs are asked for; 0 leaves out texts that are named.
+
+    Returns
+    -------
+    dict of str to str
+        Role to key, of the roles that the fit has.
+
+    Raises
+    ------
+    SettingError
+        If both captions and names are named.
+    featstore.errors.UnknownSetError, featstore.errors.AmbiguousSetError
+        If no set, or several, could be meant.
+    """
+    images, head, head_names = (named.get(role) for role in ("images", "head", "head_names"))
+    texts = {role: named[role] for role in _TEXT_KINDS if named.get(role) and n_pairs != 0}
+    if len(texts) > 1:
+        raise SettingError(
+            "`captions=` and `names=` are both texts of the same real pairs. Give one of them."
+        )
+    has_head = any(info.key.kind == "head_weight" for info in store.sets())
+    is_bare = not (head or head_names or has_head) and n_pairs is None
+    if not texts and (n_pairs or is_bare):
+        beside = texts_beside(store, images)
+        if not beside:
+            raise UnknownSetError(
+                f"Real pairs need texts, and {store.address} has neither captions nor class names "
+                "of these images. Give `names=` of another data set, or a head by `head=`."
+            )
+        texts = {beside[0]: None}
+    if head_names or not texts:
+        head = head or ""
+    return sets_that_fit(store, images, texts, head, head_names)
+
+
+def sets_that_fit(
+    store: FeatureStore,
+    images: str | None,
+    texts: Mapping[str, str | None],
+    head: str | None,
+    head_names: str | None,
+) -> dict[str, str]:
+    """Return the keys of the only images, texts, head and names of its classes that fit.
+
+    Parameters
+    ----------
+    store : FeatureStore
+    images, head_names : str, optional
+        Parts of keys; without one, any set of the kind.
+    texts : mapping
+        What texts are for, "names" or "captions", to a part of a key, or to None.
+    head : str, optional
+        Part of a key, empty for any; None where no head is read.
+
+    Raises
+    ------
+    featstore.errors.UnknownSetError, featstore.errors.AmbiguousSetError
+        If no set of a kind fits, or several.
+    """
+    of_images = sets_named(store, images, "image")
+    in_words = {role: sets_named(store, part, _TEXT_KINDS[role]) for role, part in texts.items()}
+    for sets in in_words.values():
+        of_images = narrowed(of_images, sets, "dataset")
+    heads = []
+    if head is not None:
+        heads = sets_named(store, head, "head_weight")
+        of_images = narrowed(of_images, heads, "space")
+        heads = narrowed(heads, of_images, "space")
+    in_words = {role: narrowed(sets, of_images, "dataset") for role, sets in in_words.items()}
+    if head is not None:
+        of_classes = sets_named(store, head_names, "class_name")
+        in_words["head_names"] = narrowed(of_classes, heads, "dataset")
+    for role, other in permutations(in_words, 2):
+        in_words[role] = narrowed(in_words[role], in_words[other], "space")
+    candidates = {"images": of_images}
+    if head is not None:
+        candidates["head"] = heads
+    candidates |= in_words
+    return {role: only_key(store, role, sets) for role, sets in candidates.items()}
+
+
+def sets_named(store: FeatureStore, name: str | None, kind: str) -> list[SetInfo]:
+    """Return the sets of a kind of which a name is a part: all of the kind without a name.
+
+    Raises
+    ------
+    featstore.errors.UnknownSetError, featstore.errors.AmbiguousSetError
+        If none of the kind fits the name, and not one of another kind.
+    """
+    sets = {str(info.key): info for info in store.sets() if info.key.kind == kind}
+    if not name:
+        return list(sets.values())
+    return [sets[key] for key in match_names(name, sets)] or [store.info(name)]
+
+
+def narrowed(
+    sets: Sequence[SetInfo], others: Sequence[SetInfo], by: Literal["dataset", "space"]
+) -> list[SetInfo]:
+    """Return the sets with a dataset or a space of others; all where that leaves none."""
+    shared = {_FACTS[by](info) for info in others}
+    return [info for info in sets if _FACTS[by](info) in shared] or list(sets)
+
+
+_FACTS: dict[str, Callable[[SetInfo], str]] = {
+    "dataset": lambda info: info.key.dataset,
+    "space": lambda info: info.commit.space_id,
+}
+
+
+def only_key(store: FeatureStore, role: str, sets: Sequence[SetInfo]) -> str:
+    """Return the key of the only set, without its digits where it is the only one without them.
+
+    Raises
+    ------
+    featstore.errors.UnknownSetError, featstore.errors.AmbiguousSetError
+        If there is none, or several.
+    """
+    shorts = [key.rpartition("-")[0] for key in store]
+    names = [str(info.key) for info in sets]
+    names = [n if shorts.count(n.rpartition("-")[0]) > 1 else n.rpartition("-")[0] for n in names]
+    if not names:
+        raise UnknownSetError(
+            f"`{role}=` is missing: no set of {store.address} fits. Extract one, or name another."
+        )
+    if len(names) > 1:
+        raise AmbiguousSetError(
+            f"`{role}=` is not clear: several sets could be meant: {listed(names, shown=8)}. Name "
+            "one."
+        )
+    return names[0]
 
 
 N_FOLDS = 4

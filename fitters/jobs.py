@@ -14,8 +14,9 @@ from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
-from featstore.errors import MisalignedItemsError, listed, lookup
+from featstore.errors import MisalignedItemsError, lookup
 from featstore.matrices import Rows, matrix, vector
 from featstore.parallel import Workers
 from featstore.prompts import BARE, DEFINITION
@@ -25,7 +26,7 @@ from featstore.store.tables import join_ids
 from fitters.alignment import Alignment, OnStage
 from fitters.alignment import fit as fit_arrays
 from fitters.errors import SettingError, ZeroRowError, check_names
-from fitters.from_store import find_sets, moment_sources
+from fitters.from_store import Inventory, moment_sources, sets_of_fit
 from fitters.methods import method_named, needs_rows, registered
 from fitters.pairs import Pairs, Prototypes
 from fitters.prototypes import CONTROLS
@@ -33,6 +34,7 @@ from fitters.select.left_out import choose_on_prototypes
 from fitters.settings import (
     CHOSEN,
     SPLIT,
+    TRAINING,
     FitConfig,
     FitRequest,
     FitSettings,
@@ -101,10 +103,12 @@ def fit(
     seed : int
         Draws folds, subsets and trainings.
     **settings
-        Those of `fitters.FitConfig`: penalty, mix, … Of a store also the sets (images, captions,
-        names, head, head_names; without ``images`` those that fit together, of ``dataset`` and
-        ``label_set``), and n_pairs, split, source, variants, … There, real pairs are used if
-        ``n_pairs`` is given, a number or "all", or if there is no head.
+        Those of `fitters.FitConfig`: penalty, mix, … and of a training: epochs, … Of a store also
+        the sets, by as much of their keys as fits one (images, captions, names, head, head_names,
+        or ``dataset`` and ``label_set``), and n_pairs, split, source, variants, … Sets that are
+        left out are those that ``headstock fit`` takes; `fitters.from_store.sets_of_fit` says
+        which. ``n_pairs`` is a number or "all". The fact ``unused_pairs`` says which real pairs a
+        fit without them could have had.
 
     Returns
     -------
@@ -151,22 +155,23 @@ def _request(
     store: FeatureStore, config: FitConfig, given: dict[str, Any], seed: int
 ) -> FitRequest:
     """Return what ``headstock fit`` would be asked for."""
-    roles = {role: given.pop(role) for role in ROLES if role in given}
-    where = {name: given.pop(name, None) for name in ("dataset", "label_set")}
-    if not roles:
-        roles = find_sets(store, **where).roles
-    elif "images" not in roles:
-        raise SettingError(f"Name the images too, beside {listed(roles)}.")
-    n_pairs = given.pop("n_pairs", 0 if "head" in roles else "all")
-    if n_pairs == 0:
-        roles = {role: key for role, key in roles.items() if role not in ("captions", "names")}
-    elif n_pairs != "all":
+    named = {role: given.pop(role, None) for role in ROLES}
+    dataset, label_set = given.pop("dataset", None), given.pop("label_set", None)
+    if dataset and not named["images"]:
+        named["images"] = f"{dataset}/image"
+    if label_set and not named["head"]:
+        named["head"] = f"{label_set}/head_weight"
+    n_pairs = given.pop("n_pairs", None)
+    sets = {ROLES[role]: key for role, key in sets_of_fit(store, named, n_pairs).items()}
+    if n_pairs not in (None, 0, "all"):
         given["n_pairs"] = n_pairs
+    trained = {name: given.pop(name) for name in TRAINING if name in given}
+    if trained:
+        given["training"] = replace(given.get("training", config.training), **trained)
     check_names(
         given, [own.name for own in fields(FitRequest)],
         what="setting", error=SettingError, where="of a fit"
     )  # fmt: skip
-    sets = {ROLES[role]: roles[role] for role in ROLES if role in roles}
     return FitRequest(**vars(config) | {"seed": seed} | sets | given)
 
 
@@ -225,6 +230,8 @@ def fit_from_store(
     images, texts = read.pool, read.texts
     if read.head_texts is not None:
         alignment.facts["head_texts"] = read.head_texts.facts
+    if request.y is None and method_named(request.method).fitted_on != "head":
+        alignment.facts |= _unused_pairs(store, request, texts.space_id)
     alignment.facts.update(
         {
             "x_space_id": images.space_id,
@@ -239,6 +246,27 @@ def fit_from_store(
         }
     )
     return alignment
+
+
+def _unused_pairs(store: FeatureStore, request: FitRequest, space_id: str) -> dict[str, Any]:
+    """Return, as a fact, the real pairs that a fit on a head alone could have beside it."""
+    images = store.view(request.x)
+    pool = images.items.filter(pl.col("split") == request.split)
+    if images.items["split"].null_count() == len(images):
+        pool = images.items
+    inventory = Inventory(store)
+    for kind, owner, owned in (
+        ("caption", "item_id", "parent_id"),
+        ("class_name", "class_id", "class_id"),
+    ):
+        texts = inventory.in_space(kind, space_id, images.key.split("/")[0])
+        if texts is None or owner not in pool.columns:
+            continue
+        ids = store.view(str(texts.key)).items[owned]
+        # A fit takes all images of a split, or draws from all of them.
+        if not pool.is_empty() and pool[owner].is_in(ids.implode()).all():
+            return {"unused_pairs": {"texts": str(texts.key), "images": pool.height}}
+    return {}
 
 
 def suggest(store: FeatureStore, request: FitRequest, n: int) -> list[dict[str, Any]]:

@@ -525,6 +525,11 @@ class FitSettings(Settings, total=False):
     """Settings of `headstock.fit`: those of `FitConfig`, and of a store those of `FitRequest`."""
 
     training: TrainingOptions
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    sequential: bool
+    patience: int
     captions: str
     n_pairs: int | Literal["all"]
     split: str

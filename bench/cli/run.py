@@ -30,7 +30,6 @@ from bench.runs import IDENTITY, Protocol
 from bench.suites import SetNames
 from featstore.cli.options import (
     complete_keys,
-    fitting,
     prompt_fields,
     say_taken,
     seeds_option,
@@ -515,31 +514,17 @@ def _out_of(out: Path | None, name: str) -> Path:
 #: What methods are fitted on where nothing is named: the head, beside two controls.
 SOURCES = ("head", "random", "shuffled")
 
-#: Tasks that score names of classes.
-_BY_NAME = ("zero_shot", "generalised", "few_shot")
-
 
 def _find_sets(store: FeatureStore, task: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keys of the sets of a task: those named, and what they leave one answer for.
+    """Return the sets of a task as `bench.suites.sets_of_tasks`, and take what was left out."""
+    from bench.suites import sets_of_tasks
 
-    Raises
-    ------
-    click.UsageError
-        If a set is left out, and there is none or several.
-    """
-    from fitters.cli.fit import sets_that_fit
-
-    texts, head = {}, given["head"] or None
-    if given["names"] or task in _BY_NAME:
-        texts["names"] = fitting(store, given["names"] or None, "class_name")
-    if task == "retrieval" and not given["captions"]:
-        texts["captions"] = fitting(store, None, "caption")
-    if head is None and set(given["source"]) & {"head", *get_args(Control)}:
-        head = ""  # any
-    keys = sets_that_fit(store, given["images"], texts, head, given["head_names"])
-    if "captions" in keys:
-        keys["captions"] = (keys["captions"],)
-    return {n: key if given[n] else take(n, key) for n, key in keys.items()}
+    reads_head = not {"head", *get_args(Control)}.isdisjoint(given["source"])
+    sets = sets_of_tasks(store, given, [task], reads_head=reads_head)
+    for role, keys in sets.items():
+        if not given[role]:
+            take(role, keys)
+    return sets
 
 
 def _lists(given: dict[str, Any], of_runs: dict[str, Any]) -> dict[str, Sequence[Any]]:

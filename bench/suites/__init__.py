@@ -110,6 +110,47 @@ class SetNames:
         return found
 
 
+#: Tasks that score names of classes.
+_BY_NAME = frozenset({"zero_shot", "generalised", "few_shot"})
+
+
+def sets_of_tasks(
+    store: FeatureStore, named: Mapping[str, Any], tasks: Collection[str], *, reads_head: bool
+) -> dict[str, Any]:
+    """Return the sets of tasks by role: those named, and what they leave one answer for.
+
+    Parameters
+    ----------
+    store : FeatureStore
+    named : mapping
+        Fields of `SetNames` to parts of keys; empty or missing where nothing is named.
+    tasks : collection of str
+        Whose texts are looked for, where the store has them.
+    reads_head : bool
+        Whether a head is looked for where none is named.
+
+    Raises
+    ------
+    featstore.errors.UnknownSetError, featstore.errors.AmbiguousSetError
+        If a set is left out, and there is none or several.
+    """
+    from fitters.from_store import sets_that_fit, texts_beside
+
+    images, head, head_names = (named.get(role) for role in ("images", "head", "head_names"))
+    there = texts_beside(store, images)
+    texts: dict[str, str | None] = {}
+    if named.get("names") or ("names" in there and not _BY_NAME.isdisjoint(tasks)):
+        texts["names"] = named.get("names")
+    if "captions" in there and "retrieval" in tasks and not named.get("captions"):
+        texts["captions"] = None
+    if not head:
+        head = "" if reads_head or head_names else None
+    sets: dict[str, Any] = dict(sets_that_fit(store, images, texts, head, head_names))
+    if "captions" in sets:
+        sets["captions"] = (sets["captions"],)
+    return sets
+
+
 def caption_fields(
     store: FeatureStore, images: EmbeddingsView, captions: Sequence[SetInfo]
 ) -> dict[str, Any]:

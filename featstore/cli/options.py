@@ -6,7 +6,7 @@ import os
 import re
 import reprlib
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -271,51 +271,6 @@ def command_words(shown: Callable[[click.Parameter, str], str]) -> list[str]:
 
 #: Options whose values have commas of their own, or are one a thing: they are given again.
 _REPEATED = ("words", "text", "plugins", "encoder", "weights", "keys")
-
-
-def fitting(store: FeatureStore, name: str | None, *kinds: str) -> list[SetInfo]:
-    """Return the sets of these kinds of which a name is a part: all of the kinds without a name.
-
-    Raises
-    ------
-    featstore.errors.UnknownSetError, featstore.errors.AmbiguousSetError
-        If none of the kinds fits the name, and not one of another kind.
-    """
-    from featstore.store.log import match_names
-
-    sets = {str(info.key): info for info in store.sets() if info.key.kind in kinds}
-    if name is None:
-        return list(sets.values())
-    return [sets[key] for key in match_names(name, sets)] or [store.info(name)]
-
-
-def narrowed(found: Sequence[SetInfo], others: Iterable[SetInfo], by: str) -> list[SetInfo]:
-    """Return the sets with a dataset or a space (`by`) of others; all where that leaves none."""
-    values = {_FACTS[by](info) for info in others}
-    return [info for info in found if _FACTS[by](info) in values] or list(found)
-
-
-_FACTS: dict[str, Callable[[SetInfo], str]] = {
-    "dataset": lambda info: info.key.dataset,
-    "space": lambda info: info.commit.space_id,
-}
-
-
-def only(store: FeatureStore, flag: str, found: Sequence[SetInfo]) -> str:
-    """Return the key of the only set, without its digits where it is the only one without them.
-
-    Raises
-    ------
-    click.UsageError
-        If there is none, or several.
-    """
-    shorts = [key.rpartition("-")[0] for key in store]
-    names = [str(info.key) for info in found]
-    names = [n if shorts.count(n.rpartition("-")[0]) > 1 else n.rpartition("-")[0] for n in names]
-    if len(names) != 1:
-        what = f"several sets could be meant: {listed(names, shown=8)}" if names else "no set fits"
-        raise usage_error(f"Missing option '{flag}': {what}. Name one.")
-    return names[0]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featstore.cli.options import complete_keys, only, say_taken, take, the_store
+from featstore.cli.options import complete_keys, say_taken, take, the_store
 from featstore.command_line import (
     EXIT_VERIFY,
     StorePlace,
@@ -199,13 +199,14 @@ def _completed(query: Query, store: FeatureStore, fitted: Alignment) -> Query:
     a folder of this machine.
     """
     from featstore.extraction.options import recorded_weights
+    from fitters.from_store import only_key
 
     sets = store.sets()
     taken: dict[str, Any] = {}
     if query.near is None and query.out is None:
         space = "image", fitted.facts.get("x_space_id")
         images = [one for one in sets if (one.key.kind, one.commit.space_id) == space]
-        taken["near"] = take("near", only(store, "--near", images))
+        taken["near"] = take("near", only_key(store, "near", images))
     if query.weights is None and not store.place.is_remote:
         spoken = [one for one in sets if one.commit.space_id == fitted.facts.get("y_space_id")]
         if weights := recorded_weights(Path(store.address), spoken):

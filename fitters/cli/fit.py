@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,9 +14,6 @@ from click.core import ParameterSource
 
 from featstore.cli.options import (
     complete_keys,
-    fitting,
-    narrowed,
-    only,
     prompt_fields,
     prompts_option,
     say_taken,
@@ -48,7 +45,7 @@ from featstore.terminal import ProgressBar
 from fitters.settings import MOST, FitRequest, TrainingOptions
 
 if TYPE_CHECKING:
-    from featstore.store.store import FeatureStore, SetInfo
+    from featstore.store.store import FeatureStore
     from fitters.methods import Method
     from fitters.settings import EpochDone
 
@@ -247,12 +244,14 @@ _OPEN = "…"
 def _asked(method: str, given: Mapping[str, Any]) -> FitRequest:
     """Return what a command line asks for, with sets as they were typed.
 
-    What is left out stands as `_OPEN`: the images, a head where there are no real pairs, with the
-    names of its classes, and captions where a number of pairs is given.
+    What is left out stands as `_OPEN`: the images, a head where there are no real pairs or its
+    names are typed, those names, and captions where a number of pairs is given.
     """
     pairs = given["captions_of"] or given["y"]
     real = pairs or (_OPEN if given["n_pairs"] is not None else None)
-    head = given["head"] or (None if real else _OPEN)
+    head = given["head"]
+    if not head and (given["names"] or not real):
+        head = _OPEN
     return config_from(
         FitRequest,
         given,
@@ -272,70 +271,28 @@ def find_sets(store: FeatureStore, given: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises
     ------
-    click.UsageError
-        If a set is left out, and there is none or several.
+    SettingError, featstore.errors.UnknownSetError, featstore.errors.AmbiguousSetError
+        As of `fitters.from_store.sets_of_fit`.
     """
+    from fitters.from_store import sets_of_fit
     from fitters.jobs import ROLES
 
-    text, pairs = given["captions_of"] or given["y"], list["SetInfo"]()
-    if text or given["n_pairs"] is not None:
-        pairs = fitting(store, text, "class_name" if given["captions_of"] else "caption")
-        if not pairs:
-            raise usage_error(
-                f"--n-pairs needs texts, and {store.address} has no captions. Give --names, to "
-                "pair images with the names of their classes."
-            )
-    head = given["head"] or (None if pairs else "")
-    keys = sets_that_fit(store, given["x"], {"captions": pairs}, head, given["names"])
-    found = {ROLES[role]: key for role, key in keys.items()}
-    for name, value in found.items():
-        if not given[name] and not (name == "y" and text):
-            take(name, value)
-    return found
+    named = {role: given[parameter] for role, parameter in _PARAMETERS.items()}
+    keys = sets_of_fit(store, named, given["n_pairs"])
+    for role, key in keys.items():
+        if not named[role]:
+            take(_PARAMETERS[role], key)
+    return {ROLES[role]: key for role, key in keys.items()}
 
 
-def sets_that_fit(
-    store: FeatureStore,
-    images: str | None,
-    texts: Mapping[str, Sequence[SetInfo]],
-    head: str | None,
-    head_names: str | None,
-) -> dict[str, Any]:
-    """Return the keys of the only images, texts, head and names of its classes that fit.
-
-    Parameters
-    ----------
-    store : FeatureStore
-    images, head_names : str, optional
-        Parts of keys; without one, any set of the kind.
-    texts : mapping
-        What texts are for, "names" or "captions", and the sets that they may be.
-    head : str, optional
-        Part of a key, empty for any; None where no head is read.
-
-    Raises
-    ------
-    click.UsageError
-        If there is none of a kind, or several.
-    """
-    of_images = fitting(store, images or None, "image")
-    for sets in texts.values():
-        of_images = narrowed(of_images, sets, "dataset")
-    heads = [] if head is None else fitting(store, head or None, "head_weight")
-    if head is not None:
-        of_images = narrowed(of_images, heads, "space")
-        heads = narrowed(heads, of_images, "space")
-    keys: dict[str, Any] = {"images": only(store, "--images", of_images)}
-    for role, sets in texts.items():
-        if sets:
-            keys[role] = only(store, f"--{role}", narrowed(sets, of_images, "dataset"))
-    if head is not None:
-        keys["head"] = only(store, "--head", heads)
-        names = fitting(store, head_names or None, "class_name")
-        names = narrowed(names, heads, "dataset")
-        spaces = next(filter(None, texts.values()), [])
-        keys["head_names"] = only(store, "--head-names", narrowed(names, spaces, "space"))
-    return keys
+#: The parameter of `fit` that names the set of a role.
+_PARAMETERS = {
+    "images": "x",
+    "captions": "y",
+    "names": "captions_of",
+    "head": "head",
+    "head_names": "names",
+}
 
 
 def typed_options() -> dict[str, str]:

@@ -8,7 +8,7 @@ from bench import read_ranks, read_results, run_all
 from bench.corpus import read_corpus
 from bench.fits import GivenRidge, is_cell
 from featstore import open_store
-from fitters.from_store import find_sets
+from fitters.from_store import find_fits
 from fitters.kept import Kept
 from tests.bench.results_by_hand import has
 from tests.bench.test_execution import TIMES
@@ -24,7 +24,7 @@ GRID = {
 @pytest.fixture(scope="module")
 def sweep(smoke_store):
     store = open_store(smoke_store)
-    return sweep_runs(store, find_sets(store), GRID)
+    return sweep_runs(store, find_fits(store)[0], GRID)
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from featstore import open_store
 from featstore.plugins import _Given
 from featstore.testing import write_set
 from fitters.aligners.ridge import RidgeAligner
-from fitters.from_store import find_sets
+from fitters.from_store import find_fits
 from fitters.methods import METHODS, Method
 from tests.shorthand import sweep_runs
 
@@ -172,7 +172,7 @@ def hostile(smoke_store, tmp_path_factory):
     method = Method(RidgeAligner, title=f"{name} </script>")
     METHODS._things[name] = _Given(method, "this process", found_anywhere=False)
     try:
-        sets = find_sets(open_store(root / "store"))
+        sets = find_fits(open_store(root / "store"))[0]
         lists = {"method": ("ridge", name), "source": ("none", "head"), "n_pairs": (0, 8)}
         lists |= {"mix": ("auto",), "seed": (0,), "penalty": ("auto",)}
         runs = sweep_runs(open_store(root / "store"), sets, lists)

@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 
 from bench import read_results, run_all
+from bench.evaluation import evaluate
 from bench.statistics import DrawSums, two_term
 from bench.suites import combinations, with_lists
 from bench.suites.demo import create_smoke_store, demo_bases, demo_runs, dose_table, smoke_runs
 from featstore import open_store
+from featstore.errors import AmbiguousSetError
 from featstore.store.gc import remove_set
 from featstore.testing import write_set
 from fitters.errors import SettingError, UnknownMethodError
-from fitters.from_store import find_fits, find_sets
+from fitters.from_store import find_fits
 from tests.bench.results_by_hand import hand_run, write_ranks
 from tests.shorthand import sweep_runs
 
@@ -37,8 +39,8 @@ def test_a_suite_takes_every_encoder_that_fits_a_head(tmp_path):
     assert sorted((a.split("-")[0], b.split("-")[0]) for a, b in texts) == [
         ("other.text", "other.text"), ("synthetic.text", "synthetic.text"),
     ]  # fmt: skip
-    with pytest.raises(SettingError, match="several sets that fit together"):
-        find_sets(opened, dataset="smoke")
+    with pytest.raises(AmbiguousSetError, match=r"`names=` .*smoke/class_name/other.text"):
+        evaluate("ridge", opened, dataset="smoke", tasks="zero_shot", progress=False)
 
 
 def test_a_suite_and_a_sweep_take_prompts_of_either_side(smoke_store):
@@ -50,7 +52,7 @@ def test_a_suite_and_a_sweep_take_prompts_of_either_side(smoke_store):
         (True, ("photo",)), (False, ()),
     }  # fmt: skip
     assert with_lists(runs, {}) == list(runs)
-    sets = find_sets(opened, dataset="smoke", label_set="smokehead")
+    (sets,) = find_fits(opened, dataset="smoke", label_set="smokehead")
     grid = {"n_pairs": (0,), "source": ("head",), "penalty": (1.0,), "seed": (0,)}
     for run in sweep_runs(opened, sets, grid | texts):
         own = run.data.head_variants, run.data.head_templates
@@ -81,7 +83,7 @@ def test_the_demo_runs_on_class_folders_without_captions(smoke_store, tmp_path):
 
 def test_combinations_without_a_meaning_are_left_out(smoke_store):
     opened = open_store(smoke_store)
-    sets = find_sets(opened, dataset="smoke", label_set="smokehead")
+    (sets,) = find_fits(opened, dataset="smoke", label_set="smokehead")
     one = {"seed": (0,), "task": ("zero_shot",)}
 
     def cells(**lists):

@@ -265,4 +265,5 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 def test_real_pairs_need_texts(store, tmp_path, capsys):
     copy_sets(store, tmp_path / "bare", select=["toy/image/*", "labels/*"])
     assert run("fit", "ridge", "--store", str(tmp_path / "bare"), "--n-pairs", "4") == 2
-    assert "has no captions. Give --names" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "neither captions nor class names of these images. Give --names" in said

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from bench import run_all
 from bench.suites.demo import create_smoke_store
 from featstore import open_store
-from fitters.from_store import find_sets
+from fitters.from_store import find_fits
 from fitters.kept import Kept, kept, n_bytes_of, remember
 from tests.shorthand import sweep_runs
 
@@ -58,7 +58,7 @@ def test_no_result_of_a_sweep_grows_after_it_is_weighed(once, tmp_path, monkeypa
     monkeypatch.setattr("fitters.kept.KEPT", memory)
     grid = {"method": ("ridge", "ridge-x2y", "kernel-ridge"), "source": ("none", "head", "random"),
             "n_pairs": (0, 8), "mix": (1.0, "auto"), "penalty": (0.1,), "seed": (0,)}  # fmt: skip
-    run_all(sweep_runs(store, find_sets(store), grid), place, tmp_path)
+    run_all(sweep_runs(store, find_fits(store)[0], grid), place, tmp_path)
     results = memory._results
     assert len(results) > 100
     assert memory.n_bytes == sum(size for _, size in results.values())

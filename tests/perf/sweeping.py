@@ -34,14 +34,14 @@ def figures(folder: Path) -> Iterator[Figure]:
     """Yield the line ``bench.sweep``."""
     from bench import run_all
     from featstore import open_store
-    from fitters.from_store import find_sets
+    from fitters.from_store import find_fits
     from tests.shorthand import sweep_runs
 
     root = folder / "sweep-store"
     if not root.exists():
         _write_store(root)
     store = open_store(root)
-    runs = sweep_runs(store, find_sets(store))
+    runs = sweep_runs(store, find_fits(store)[0])
     cells = len({run.fit_key for run in runs})
     ratios, cpu = [], 0.0
     for turn in range(ROUNDS):
