@@ -31,7 +31,7 @@ and Arabie, Comparing Partitions, 1985.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import MetricError
-from bench.metrics.ranks import BLOCK_SCORES, first_places, of_blocks
+from bench.metrics.ranks import BLOCK_SCORES, EqualColumns, first_places, of_blocks
+from featstore.parallel import map_threads
 from featstore.store.pairs import EmbeddingsView, PairedView
 from fitters.pairs import Matrix, Rows
 from fitters.sources import normalize_rows
@@ -83,22 +84,77 @@ def mutual_knn(
 ) -> dict[int, float]:
     """Return for every k the mean share of neighbours that x_i and y_i have in common.
 
-    Two unrelated sets share k / (n - 1) on average.
+    Two unrelated sets share k / (n - 1) on average. Rows that tie for the last places share them:
+    the number is the mean over all ways to break the ties of both sides, so that rows that are all
+    equal have the level of chance.
 
     Parameters
     ----------
     x, y : arrays of shape (n, p) and (n, q)
         Row i of both is one item. Cosine neighbours, the item itself left out.
     k : sequence of int
+        From 1 to n - 1.
+
+    Raises
+    ------
+    MetricError
+        If the rows are not paired, or a k is out of range.
 
     References
     ----------
     Huh et al., The Platonic Representation Hypothesis, ICML 2024.
     """
     check_paired(x, y)
-    of_x, of_y = nearest_rows(x, max(k)), nearest_rows(y, max(k))
-    counts = {count: shared_rows(of_x[:, :count], of_y[:, :count]) for count in k}
-    return {count: float(found.sum() / (len(x) * count)) for count, found in counts.items()}
+    n = len(x)
+    if not k or min(k) < 1 or max(k) >= n:
+        raise MetricError(
+            f"Mutual neighbours are counted among the k nearest of the {n - 1:,} other rows; got k "
+            f"{', '.join(map(str, k)) or 'of no number'}. Take k from 1 to {n - 1:,}."
+        )
+    cosines = _Cosines.of(x), _Cosines.of(y)
+    size = max(1, BLOCK_SCORES // (4 * n))  # places are float64, and of both sides
+
+    def shared(start: int) -> list[float]:
+        places = (places_of_nearest(side.to_others(start, start + size), k) for side in cosines)
+        return [float(np.einsum("bn,bn->", *both)) for both in zip(*places, strict=True)]
+
+    sums = np.sum(map_threads(shared, range(0, n, size)), axis=0)
+    return {count: float(total) / (n * count) for count, total in zip(k, sums, strict=True)}
+
+
+@dataclass(frozen=True, eq=False)
+class _Cosines:
+    """Cosines between n rows, in blocks; equal rows have equal ones."""
+
+    unit: NDArray[np.float32]
+    equal: EqualColumns
+
+    @classmethod
+    def of(cls, rows: NDArray[np.floating[Any]]) -> _Cosines:
+        unit = unit_rows(rows)
+        return cls(unit, EqualColumns.of(unit))
+
+    def to_others(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Return the cosines of some rows to all, shape (b, n), -inf to the row itself."""
+        scores = self.equal.tie(self.unit[start:stop] @ self.unit.T)
+        each = np.arange(len(scores))
+        scores[each, start + each] = -np.inf
+        return scores
+
+
+def places_of_nearest(scores: NDArray[np.float32], k: Sequence[int]) -> Iterator[Matrix]:
+    """Yield for every k which share of a place among its row's k best each score has, (b, n).
+
+    It is 1 above the k-th best score and 0 below. Scores equal to that share the places left.
+    """
+    n = scores.shape[1]
+    ordered = np.partition(scores, [n - count for count in k], axis=1)
+    for count in k:
+        last = ordered[:, n - count, None]
+        above, tied = scores > last, scores == last
+        places_left = count - np.count_nonzero(above, axis=1)
+        share = places_left / np.count_nonzero(tied, axis=1)
+        yield above + tied * share[:, None]
 
 
 def shared_rows(of_x: NDArray[np.int64], of_y: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -410,7 +466,7 @@ class MeanCCA(Similarity):
 class MutualKNN(Similarity):
     """Mean share of the k nearest others that two views have in common, by cosine.
 
-    Its mean over permutations is k / (n − 1).
+    Its mean over permutations is k / (n − 1). Ties share places, as in `mutual_knn`.
     """
 
     k: int
@@ -422,10 +478,13 @@ class MutualKNN(Similarity):
 
     def prepared(self, rows: Rows) -> Matrix:
         """Return which rows are neighbours of which, of more than k rows."""
-        near = nearest_rows(rows, self.k)
-        table = np.zeros((len(near), len(near)))
-        np.put_along_axis(table, near, 1.0 / np.sqrt(near.size), axis=1)
-        return table
+        n = len(rows)
+        if not 0 < self.k < n:
+            raise MetricError(
+                f"{self.k} neighbours of a row need at least {self.k + 1} rows; got {n:,}."
+            )
+        (places,) = places_of_nearest(_Cosines.of(rows).to_others(0, n), [self.k])
+        return places / np.sqrt(n * self.k)
 
 
 Orders = NDArray[np.int64]

@@ -206,6 +206,39 @@ def test_mutual_knn_by_sets_and_its_chance_level(rng):
         assert value == pytest.approx(np.mean([len(set(a) & set(b)) / k for a, b in pairs]))
         assert value > 2 * k / 119
     assert mutual_knn(x, x @ special_ortho_group.rvs(6, random_state=1), [5]) == {5: 1.0}
+    for k in ([5, 0], [-1], [120], []):
+        with pytest.raises(MetricError, match=r"119 other rows; got k .* Take k from 1 to 119\."):
+            mutual_knn(x, y, k)
+
+
+def mean_over_broken_ties(x, y, k, rng, draws=2000):
+    """The share in common where ties are broken at random, each side by itself."""
+    sides = []
+    for rows in (x, y):
+        cosines = np.round(unit(rows) @ unit(rows).T, 6)
+        np.fill_diagonal(cosines, -2)
+        noise = rng.random((draws, *cosines.shape))
+        near = np.zeros(noise.shape, bool)
+        np.put_along_axis(near, np.lexsort((noise, -cosines[None] + 0 * noise))[..., :k], True, -1)
+        sides.append(near)
+    return (sides[0] & sides[1]).sum(-1).mean() / k
+
+
+def test_ties_of_mutual_knn_share_the_places_whatever_the_order_of_the_rows(rng):
+    n, same = 40, np.ones((40, 3))
+    for k in (1, 5, 39):
+        assert mutual_knn(same, same, [k])[k] == pytest.approx(k / (n - 1))
+        assert mutual_knn(same, rng.normal(size=(n, 4)), [k])[k] == pytest.approx(k / (n - 1))
+    # Copies in pairs and triples on one side, in fours on the other: the ends of some lists tie.
+    x, y = rng.normal(size=(8, 5))[np.arange(20) % 8], rng.normal(size=(5, 4))[np.arange(20) // 4]
+    found = mutual_knn(x, y, [4])[4]
+    assert found == pytest.approx(mean_over_broken_ties(x, y, 4, rng), abs=0.01)
+    order = rng.permutation(20)
+    assert mutual_knn(x[order], y[order], [4])[4] == pytest.approx(found, abs=1e-12)
+    similarity = MutualKNN(4)
+    one, other = similarity.prepared(x), similarity.prepared(y)
+    assert np.sum(one * other) == pytest.approx(found, abs=1e-12)
+    assert similarity.expected(one, other) == pytest.approx(4 / 19)
 
 
 def hsic_biased(k, m):
