@@ -59,7 +59,7 @@ RESULT_SCHEMA: dict[str, Any] = RUN_COLUMNS | {
     **{f"{name}_chosen": pl.Float64 for name in CHOSEN},
     **{f"{name}_at_edge": pl.Boolean for name in CHOSEN},  # of the grid that was searched
     "flat_choice": pl.Boolean,  # no point of the grid is a standard error worse than the best
-    "learner": pl.String,  # of a few-shot run, and the shots of a class that it was asked for
+    "learner": pl.String,  # of a few-shot run, and the shots of its largest class
     "shots": pl.Int64,
     "n_views": pl.Int64,  # of every shot; 1 where the image itself is the only one
     "n_shots": pl.Int64,  # labelled images of a few-shot learner, and those it chose by

@@ -180,11 +180,7 @@ def _chosen(
     images: Items, names: Items, seen: NDArray[np.bool_] | None, options: ZeroShot
 ) -> tuple[Items, Items, NDArray[np.bool_] | None]:
     """Return the images and names of the classes that are scored: all, seen or unseen ones."""
-    if len(names) < 2:
-        raise ProtocolError(
-            f"Images are told apart by names of two classes or more; here is {len(names)} name, so "
-            "that whatever is scored reaches 100 %."
-        )
+    _check_several(names.classes)
     if options.classes == "all":
         return images, names, seen
     if seen is None:
@@ -198,6 +194,15 @@ def _chosen(
     if not len(own):
         raise ProtocolError(f"No image is of a class that is {options.classes} by the head.")
     return own, chosen, seen[kept]
+
+
+def _check_several(classes: NDArray[Any]) -> None:
+    """Raise ProtocolError unless there are two classes or more to choose from."""
+    if len(classes) < 2:
+        raise ProtocolError(
+            f"Images are told apart by two classes or more; here is {len(classes)} class, so that "
+            "whatever is scored reaches 100 %."
+        )
 
 
 def _one_a_class(prompts: Items, names: Items, template: str) -> Items:
@@ -429,7 +434,8 @@ def score_few_shot(
     list of one Outcome
         Direction ``"image→class"``; the gallery is the classes of the training images, with
         prototypes from names those of the names; clusters are the images themselves, of which
-        every one is drawn for itself. Facts: ``learner``, ``shots``, ``n_views``, ``n_shots``,
+        every one is drawn for itself. Facts: ``learner``, ``shots`` (of the largest class: fewer
+        than asked for where it has fewer training images), ``n_views``, ``n_shots``,
         ``n_validation``, ``learner_seconds`` (processor time of the fit), and what the learner
         chose, such as ``learner_penalty``.
 
@@ -437,13 +443,14 @@ def score_few_shot(
     ------
     ProtocolError
         If a test image's class has no training image and there is no prototype, if names or a
-        head lack, or the head lacks a class.
+        head lack, the head lacks a class, or there is one class.
     """
     options = options or FewShot()
     chosen = first_per_class(split.train, images.classes, options.shots)
     held = min(options.shots, MOST_VALIDATION)
     validation = first_per_class(split.train, images.classes, held, after=options.shots)
     classes, ids = _classes(images, split, names, options)
+    _check_several(classes)
     lost = np.setdiff1d(images.classes[split.test], classes)
     if len(lost):
         raise ProtocolError(
@@ -488,7 +495,7 @@ def score_few_shot(
         outcome = _with_confidence(question, list(blocks), classifier, shots, seed)
     facts: dict[str, Any] = {
         "learner": options.learner,
-        "shots": options.shots,
+        "shots": int(np.bincount(shots.labels, minlength=1).max()),
         "n_views": 1 if shots.views is None else shots.views.shape[1],
         "n_shots": len(chosen),
         "n_validation": len(validation),

@@ -115,6 +115,25 @@ def test_classes_that_nobody_taught_are_refused(rng):
         score_few_shot(Identity(), images, split, options=FewShot())
 
 
+def test_one_class_is_refused_as_zero_shot_refuses_it(rng):
+    images, texts = problem(rng)
+    images, texts = (side.take(side.classes == "class-0") for side in (images, texts))
+    split = in_class_split(images.classes, seed=0)
+    for prototypes in ("names", "none"):
+        options = FewShot(shots=2, prototypes=prototypes)
+        with pytest.raises(ProtocolError, match=r"two classes or more; here is 1 class, .*100 %"):
+            score_few_shot(Identity(), images, split, names=texts, options=options)
+
+
+@pytest.mark.parametrize(("asked", "real"), [(0, 0), (3, 3), (8, 8), (100, 8)])
+def test_shots_that_no_class_has_are_counted_as_what_there_is(rng, asked, real):
+    images, texts = problem(rng)
+    split = in_class_split(images.classes, seed=0)
+    options = FewShot(shots=asked)
+    (outcome,) = score_few_shot(Identity(), images, split, names=texts, options=options)
+    assert (outcome.facts["shots"], outcome.facts["n_shots"]) == (real, 6 * real)
+
+
 def head_of(texts, extra=3):
     """A head whose rows are those of the texts and some more, in another order."""
     rows = np.concatenate([texts.rows, np.ones((extra, texts.rows.shape[1]))]).astype(np.float32)
@@ -211,6 +230,16 @@ def results(store, tmp_path_factory):
     runs = few_shot_runs(open_store(store), shots=[1, 4], learners=["class-means", "gda", "proker"])
     run_all([r for r in runs if r.seed < 2 or "pets" in r.data.image_set], store, root)
     return root
+
+
+def test_the_table_names_the_shots_that_the_largest_class_had(store, tmp_path):
+    (run,) = few_shot_runs(open_store(store), dataset="pets", shots=[4], learners=["gda"])[:1]
+    run_all(
+        [run.changed(options=FewShot(shots=n, learner="gda")) for n in (4, 50)], store, tmp_path
+    )
+    table = few_shot_table(tmp_path, read_results(tmp_path))
+    # Five of the ten images of each of four classes are for training.
+    assert table.select("shots", "n_shots").rows() == [(4, 16.0), (5, 20.0)]
 
 
 def test_the_table_has_means_with_intervals_over_draws_and_clusters(results):
