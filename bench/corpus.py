@@ -175,6 +175,13 @@ class Items:
         columns: dict[str, Any] = {own.name: getattr(self, own.name) for own in fields(self)}
         return Items(**{name: own[index] for name, own in columns.items() if own is not None})
 
+    def equal_classes(self) -> list[list[str]]:
+        """Return the classes whose rows are equal, group by group."""
+        firsts, which = _different_rows(self)
+        sizes = np.bincount(which, minlength=len(firsts))
+        groups = np.flatnonzero(sizes > 1).tolist()
+        return [self.classes[which == group].tolist() for group in groups]
+
     @property
     def different(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The u different rows, in the order of their first, and which of them each row is."""

@@ -20,7 +20,7 @@ from bench.errors import NoResultsError
 from bench.report.figures import Figure, headline_figure, pairs_figure
 from bench.report.page import write_report
 from bench.report.verdict import first_question, verdict, without_head
-from bench.results import CHOSEN, read_results
+from bench.results import CHOSEN, data_notes, read_results
 from bench.runs import LEAVES
 from bench.tables import (
     metric_columns,
@@ -222,9 +222,10 @@ class Results:
         """One sentence: whether the head's weights gain over its controls, or what pairs give.
 
         It is on the first method that was named, and on zero-shot top-1, or else R@1 of captions,
-        or else the first metric of another task: not on the best of many.
+        or else the first metric of another task: not on the best of many. What is odd in the data
+        follows (`bench.results.data_notes`).
         """
-        return f"{self._verdict} {self._note}".rstrip()
+        return " ".join(filter(None, [self._verdict, self._note, *data_notes(self.rows)]))
 
     @cached_property
     def _verdict(self) -> str:

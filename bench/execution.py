@@ -43,7 +43,7 @@ from bench.tasks.ranked import (
     score_few_shot,
     score_generalised,
 )
-from featstore.errors import EngineError, FeatstoreError, needs_extra
+from featstore.errors import EngineError, FeatstoreError, listed, needs_extra
 from featstore.identity import SHORT, space_id
 from featstore.parallel import Engine, Workers
 from featstore.plugins import ENVIRONMENT
@@ -565,13 +565,24 @@ def scored(
     split, start = split_of(runs[0], corpus), time.perf_counter()
     fitted = fit_run(runs[0], corpus, split)
     fit_seconds = time.perf_counter() - start
+    facts = fitted.facts | _data_facts(corpus)
     # A sweep keeps no places: they would be most of its results.
     scoring = Scoring(corpus, split, 0 if is_cell(runs[0]) else KEPT, prompt_side)
     for run in runs:
         start = time.perf_counter()
         outcomes = scoring.score(run, fitted.alignment)
         times = {"fit_seconds": fit_seconds, "score_seconds": time.perf_counter() - start}
-        yield run, outcomes, fitted.facts | times | {"finished_at": time.time()}
+        yield run, outcomes, facts | times | {"finished_at": time.time()}
+
+
+#: Groups of classes with equal texts that a result names.
+_NAMED = 3
+
+
+def _data_facts(corpus: Corpus) -> dict[str, Any]:
+    """Return what result rows tell of what is odd in the data."""
+    groups = [" = ".join(classes) for classes in corpus.names.equal_classes()]
+    return {"equal_names": listed(groups, shown=_NAMED)} if groups else {}
 
 
 class Table:

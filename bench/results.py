@@ -51,6 +51,7 @@ RESULT_SCHEMA: dict[str, Any] = RUN_COLUMNS | {
     "clusters_of": pl.String,  # classes or images: what was sampled, and what intervals are about
     "gallery": pl.Int64,
     "seen_share": pl.Float64,  # of the queries, those whose class the head's label set has
+    "equal_names": pl.String,  # classes whose names have one text: none of them can be preferred
     "n_images_fitted": pl.Int64,  # also where n_pairs is "all"
     "n_pool": pl.Float64,  # independent images that the fitted ones were drawn from, over all seeds
     "n_prototypes": pl.Int64,
@@ -360,6 +361,20 @@ def unfinished(root: Path, suite: str) -> list[str]:
                 "planned. Run it again, with these results as OUT, to make them."
             )
     return said
+
+
+#: Tasks that name images by a text of their class alone.
+_BY_NAME = ("zero_shot", "generalised")
+
+
+def data_notes(rows: pl.DataFrame) -> list[str]:
+    """Return a sentence for what is odd in the data of these result rows."""
+    equal = rows.filter(pl.col("task").is_in(_BY_NAME))["equal_names"].drop_nulls().unique().sort()
+    return [
+        f"Classes with equal texts cannot be told apart by name, and none of their images counts "
+        f"as named right: {names}. Give them texts that differ, or make them one class."
+        for names in equal
+    ]
 
 
 def _run_files(root: Path) -> list[Path]:

@@ -113,7 +113,7 @@ def table_command(
     with ProgressBar(f"table of {results}", doing="reading results") as bar:
         from bench.cells import only_series
         from bench.comparisons import bold_cells, choose, compare
-        from bench.results import read_results, unfinished
+        from bench.results import data_notes, read_results, unfinished
         from bench.tables import result_table
 
         series = only_series(results, read_results(results), suite=suite)
@@ -140,9 +140,9 @@ def table_command(
                 frames["gains"] = _equal(found, {"comparison": "over-parts"})
             if "comparisons" in parts:
                 frames["comparisons"] = found
-        left = unfinished(results, series["suite"][0])
+        notes = [*unfinished(results, series["suite"][0]), *data_notes(rows)]
     # Above a table that a person reads, or beside one that another program does.
-    click.echo("".join(f"{text}\n\n" for text in left), nl=False, err=not is_short)
+    click.echo("".join(f"{text}\n\n" for text in notes), nl=False, err=not is_short)
     if is_short:
         _print_summary(results, rows, frames["results"], bold)
         return

@@ -41,7 +41,7 @@ from bench.report.parts import gain_rows, gallery, grids, read_words, shown_text
 from bench.report.screen import Screen, first_screen
 from bench.report.verdict import first_question, verdict
 from bench.reproduction import published_lines, published_table
-from bench.results import read_results, read_sessions, unfinished, versions
+from bench.results import data_notes, read_results, read_sessions, unfinished, versions
 from bench.suites.demo import dose_lines, dose_table
 from bench.suites.few_shot import few_shot_table, learner_lines
 from bench.tables import (
@@ -269,7 +269,7 @@ def build_page(
     context: dict[str, Any] = {
         "title": screen.title,
         "description": screen.headline,
-        "unfinished": unfinished(root, str(rows["suite"][0])),
+        "notes": [*unfinished(root, str(rows["suite"][0])), *data_notes(rows)],
         "figures": {
             kind: [figure for figure in figures if figure.kind == kind]
             for kind in dict.fromkeys(figure.kind for figure in figures)

@@ -112,6 +112,26 @@ def test_without_a_head_the_verdict_is_on_the_pairs(rng):
     assert "by Ridge (" in results.verdict
 
 
+def test_classes_with_equal_texts_are_named(rng, tmp_path, capsys):
+    """Of ten classes two have one text: whatever the method, a fifth of the images is lost."""
+    names, to_images = rng.standard_normal((10, 6)), rng.standard_normal((6, 12))
+    classes = np.repeat(np.arange(10), 3)
+    how = {"controls": False, "progress": False, "prototypes": planted(rng)[1]}
+    x, labels = names[classes] @ to_images, np.array([f"kind {n}" for n in classes])
+    how["prototypes"] = Pairs(how["prototypes"].y @ to_images, how["prototypes"].y)
+    alone = evaluate("ridge", Pairs(x, names[classes], labels), **how)
+    assert "names 100.0 %" in alone.verdict
+    assert "equal" not in alone.verdict
+    names[7] = names[2]
+    both = evaluate("ridge", Pairs(x, names[classes], labels), out=tmp_path, **how)
+    assert "names 80.0 %" in both.verdict
+    said = "Classes with equal texts cannot be told apart by name"
+    assert both.verdict.count(said) == both.verdict.count("'kind 2 = kind 7'") == 1
+    assert headstock("eval", "table", tmp_path) == 0
+    assert said in capsys.readouterr().out
+    assert said in both.report(tmp_path / "page.html").read_text(encoding="utf-8")
+
+
 def same_axes(x, y):
     return np.eye(x.shape[1]), np.eye(y.shape[1], x.shape[1])
 
