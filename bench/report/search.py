@@ -9,7 +9,9 @@ What is served is the page, its thumbnails, and answers to any text. Who may ask
 given the address: it holds a key that works once, and is changed into a cookie. Other pages in the
 browser have neither, and a name that an attacker points at 127.0.0.1 is refused by the Host that
 the browser sends. Nothing is read but the request line and the headers, no path of the disk is made
-of a request, and nothing of it is kept.
+of a request, and nothing of it is kept. No client holds the server up: a request has a deadline, as
+has taking the reply; beside `MOST_AT_ONCE` further ones are refused; who goes away leaves without a
+word.
 """
 
 from __future__ import annotations
@@ -19,8 +21,12 @@ import hmac
 import io
 import json
 import secrets
+import socket
+import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -260,6 +266,11 @@ def fit_thumbnails(thumbs: list[bytes]) -> list[bytes]:
 #: Characters of a text that is asked for.
 LONGEST = 200
 
+#: Requests that are answered at once, a thread each. Browsers open six connections.
+MOST_AT_ONCE = 64
+
+_BUSY = b"HTTP/1.0 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
+
 _HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -278,6 +289,8 @@ class Server(ThreadingHTTPServer):
     searcher : Searcher
     named : bool
         Show the paths of files.
+    seconds : float
+        In which a request arrives as a whole, and in which its reply is taken.
 
     Attributes
     ----------
@@ -289,9 +302,15 @@ class Server(ThreadingHTTPServer):
         All that can be asked for by its path: content, type, and headers beside the usual ones.
     """
 
-    def __init__(self, searcher: Searcher, *, named: bool = True) -> None:
+    # Connections that wait to be accepted. The 5 that Python has are full at once; the system then
+    # drops what comes, and tells nobody.
+    request_queue_size = 1_024
+
+    def __init__(self, searcher: Searcher, *, named: bool = True, seconds: float = 10.0) -> None:
         html, _ = search_page(searcher, searcher.root.name or "pictures", named=named, serve=True)
         self.searcher, self._one = searcher, threading.Lock()
+        self.seconds = seconds
+        self._free_threads = threading.BoundedSemaphore(MOST_AT_ONCE)
         self.files: dict[str, tuple[bytes, str, dict[str, str]]] = {
             f"/thumbnail/{number}": (data, "image/webp", {"Cache-Control": "private"})
             for number, data in enumerate(searcher.thumbnails)
@@ -321,13 +340,59 @@ class Server(ThreadingHTTPServer):
             near, found = self.searcher.ask(text, map(self.searcher.source, SOURCES), DEEP)
         return near | {"pictures": [[picture for picture, _ in own] for own in found]}
 
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer a request in a thread, or refuse it if all threads are busy."""
+        if self._free_threads.acquire(blocking=False):
+            super().process_request(request, client_address)
+            return
+        request.settimeout(0)
+        with suppress(OSError):
+            request.send(_BUSY)
+            # The system resets a connection that is closed with something unread.
+            request.recv(65_536)
+        self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answer a request, whatever becomes of it."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free_threads.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print the traceback of a defect; a browser that has gone away is none."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
+class _Arriving(io.RawIOBase):
+    """What a client sends, until its time is up: TimeoutError from then on."""
+
+    def __init__(self, connection: socket.socket, seconds: float) -> None:
+        self._connection, self._deadline = connection, time.monotonic() + seconds
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        seconds_left = self._deadline - time.monotonic()
+        if seconds_left <= 0:
+            raise TimeoutError
+        self._connection.settimeout(seconds_left)
+        return self._connection.recv_into(buffer)
+
 
 class _Handler(BaseHTTPRequestHandler):
     """Answers GET alone; other methods are refused by the base class."""
 
     server: Server
-    timeout = 10.0  # seconds, for a request to arrive
     server_version, sys_version = "headstock", ""
+
+    def setup(self) -> None:
+        """Read with a deadline: a timeout of the socket holds for each read anew."""
+        super().setup()
+        self.rfile.close()
+        self.rfile = io.BufferedReader(_Arriving(self.connection, self.server.seconds))
 
     def do_GET(self) -> None:
         """Answer a request."""
@@ -365,6 +430,8 @@ class _Handler(BaseHTTPRequestHandler):
     ) -> None:
         kind = kind if kind.startswith("image") else f"{kind}; charset=utf-8"
         own = {"Content-Type": kind, "Content-Length": str(len(body))} | {**(more or {})}
+        # Of a write the timeout is for all its bytes.
+        self.connection.settimeout(self.server.seconds)
         self.send_response(status)
         for name, value in (_HEADERS | own).items():
             self.send_header(name, value)

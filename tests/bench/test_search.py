@@ -10,7 +10,10 @@ import os
 import re
 import shutil
 import socket
+import struct
 import threading
+import time
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -371,9 +374,14 @@ class Searched:
 
 
 @pytest.fixture
-def served(monkeypatch):
+def seconds():
+    return 20.0
+
+
+@pytest.fixture
+def served(monkeypatch, seconds):
     monkeypatch.setattr(serving, "search_page", lambda *_, **__: (PAGE, {}))
-    with Server(Searched()) as made:  # type: ignore[arg-type]
+    with Server(Searched(), seconds=seconds) as made:  # type: ignore[arg-type]
         yield made
 
 
@@ -475,3 +483,102 @@ def test_no_reply_opens_a_door_and_a_slow_client_stops_nobody(served, port):
         assert ("default-src 'none'" in reply.headers["Content-Security-Policy"]) != own_page
         assert "frame-ancestors 'none'" in reply.headers["Content-Security-Policy"]
         assert "Python" not in reply.headers["Server"]
+
+
+def typed(served, path):
+    return (
+        f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{served.server_port}\r\n"
+        f"Cookie: headstock={served.cookie}\r\n\r\n"
+    ).encode()
+
+
+def wait_for_answers():
+    deadline = time.monotonic() + 20
+    while any("process_request" in thread.name for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def go_away(line):
+    """Close a connection as a browser does that wants no more of it: by a reset."""
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    line.close()
+
+
+def test_a_browser_that_goes_away_prints_nothing_and_a_defect_its_traceback(
+    served, port, capfd, monkeypatch
+):
+    served.files["/large"] = (bytes(1 << 25), "image/webp", {})
+    leaving = socket.create_connection(("127.0.0.1", port), timeout=20)
+    leaving.sendall(typed(served, "/large"))
+    assert leaving.recv(1) == b"H"  # in the middle of the reply
+    go_away(leaving)
+    wait_for_answers()
+    is_asked, is_gone = threading.Event(), threading.Event()
+
+    def answer_late(*_):
+        is_asked.set()
+        assert is_gone.wait(20)
+        return {}, [[]]
+
+    monkeypatch.setattr(Searched, "ask", answer_late)
+    leaving = socket.create_connection(("127.0.0.1", port), timeout=20)
+    leaving.sendall(typed(served, "/ask?q=cat"))
+    assert is_asked.wait(20)  # before the reply
+    go_away(leaving)
+    is_gone.set()
+    wait_for_answers()
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as leaving:
+        leaving.sendall(b"GET / HT")  # in the middle of the request
+        go_away(leaving)
+    wait_for_answers()
+    assert capfd.readouterr() == ("", "")
+    monkeypatch.setattr(Searched, "ask", lambda *_: {}["defect"])
+    with pytest.raises(http.client.RemoteDisconnected):
+        ask(port, "/ask?q=cat", **own(served))
+    wait_for_answers()
+    assert "KeyError: 'defect'" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("seconds", [0.5])
+def test_a_request_and_its_reply_have_a_time_in_all(served, port):
+    """Each byte comes well within the time; taken together they do not, and nobody reads on."""
+    dripping = socket.create_connection(("127.0.0.1", port), timeout=20)
+    with dripping, pytest.raises(ConnectionError):  # noqa: PT012
+        for byte in typed(served, f"/{'x' * 100}"):
+            dripping.sendall(bytes([byte]))
+            time.sleep(0.1)
+    served.files["/large"] = (bytes(1 << 25), "image/webp", {})
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as taking_nothing:
+        taking_nothing.sendall(typed(served, "/large"))
+        assert taking_nothing.recv(1) == b"H"
+        wait_for_answers()
+
+
+def test_a_request_may_come_in_pieces(served, port):
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as line:
+        for piece in typed(served, "/thumbnail/1").partition(b"Host"):
+            line.sendall(piece)
+            time.sleep(0.05)
+        assert line.makefile("rb").read().endswith(b"\r\n\r\none")
+
+
+def test_a_burst_is_served_or_refused(served, request):
+    """Two hundred connections at once, half of them before the server looks at one."""
+    address = ("127.0.0.1", served.server_port)
+    lines = [socket.create_connection(address, timeout=20) for _ in range(100)]
+    request.getfixturevalue("port")
+    lines += [socket.create_connection(address, timeout=20) for _ in range(100)]
+    replies = Counter[str]()
+    for line in lines:
+        try:
+            line.sendall(typed(served, "/thumbnail/0"))
+            replies[line.makefile("rb").read()[9:12].decode()] += 1
+        except ConnectionError:
+            replies["closed"] += 1
+        line.close()
+    assert sum(replies.values()) == 200
+    assert replies.keys() <= {"200", "503", "closed"}
+    assert replies["200"] >= serving.MOST_AT_ONCE
+    wait_for_answers()
+    assert ask(served.server_port, "/thumbnail/0", **own(served)).body == b"zero"
