@@ -81,6 +81,12 @@ class RunSettings(Settings, total=False):
 #: What a verdict says where nobody said which images are of one class.
 EQUAL_TEXTS = "Images with equal texts count as one class: no groups were given."
 
+#: What it says where each row has a group of its own.
+ALL_DIFFERENT = (
+    "All groups differ: they count as ids, and the texts as captions. Where they are classes, ask "
+    "for tasks='zero_shot'."
+)
+
 #: What names a set of a store.
 _SETS = tuple(own.name for own in fields(SetNames))
 
@@ -123,9 +129,10 @@ def evaluate(
         the same text, the groups are classes and the texts their names (task zero_shot); without
         groups, rows with equal texts are one class, if any text is given twice, and the verdict
         says so. Otherwise the texts are captions (task retrieval), and rows of one group with equal
-        x are one image with several captions. Rows are rounded to float32, in which a store hands
-        them out, and prepared for a method in float64. A store, open or by its place, holds sets of
-        any kind.
+        x are one image with several captions. Groups that all differ are ids of images, unless
+        `tasks` asks for others than retrieval; the verdict says so. Rows are rounded to float32, in
+        which a store hands them out, and prepared for a method in float64. A store, open or by its
+        place, holds sets of any kind.
     texts : Rows of shape (n, q), optional
         Row i is the text of image i.
     prototypes : Pairs, PairedView or tuple, optional
@@ -206,8 +213,12 @@ def evaluate(
         if pairs is not None:
             head = None if prototypes is None else Pairs.of(prototypes, "prototypes")
             own = None if bias is None else vector(bias, "bias")
-            arrays = _store_arrays(folder / "store", pairs, head, own)
-            note = EQUAL_TEXTS if pairs.groups is None and "names" in arrays else ""
+            are_ids = _are_ids(pairs.groups, tasks)
+            arrays = _store_arrays(folder / "store", pairs, head, own, are_ids=are_ids)
+            if are_ids:
+                note = ALL_DIFFERENT
+            elif pairs.groups is None and "names" in arrays:
+                note = EQUAL_TEXTS
             data, given = folder / "store", {"templates": ("none",)} | given | arrays
         store = data if isinstance(data, FeatureStore) else open_store(data)
         entries, sets = _entries(methods), _sets(store, given, tasks)
@@ -409,8 +420,16 @@ def _entry(thing: Any, name: str = "") -> tuple[str, dict[str, Any]]:
     return registered(thing, name), {}
 
 
+def _are_ids(
+    groups: NDArray[Any] | None, tasks: str | Sequence[str] | Mapping[str, Any] | None
+) -> bool:
+    """Whether groups say which image a row is of, and nothing of classes: all of them differ."""
+    asks_for_classes = tasks is not None and "retrieval" not in tasks
+    return groups is not None and not asks_for_classes and len(np.unique(groups)) == len(groups)
+
+
 def _store_arrays(
-    root: Path, pairs: Pairs, prototypes: Pairs | None, bias: Rows | None
+    root: Path, pairs: Pairs, prototypes: Pairs | None, bias: Rows | None, *, are_ids: bool
 ) -> dict[str, str]:
     """Write arrays as sets of a store, under names that follow from them; return the sets' names.
 
@@ -442,7 +461,7 @@ def _store_arrays(
     groups = different_rows(pairs.y)[1] if pairs.groups is None else np.asarray(pairs.groups)
     labels, first, codes = np.unique(groups, return_index=True, return_inverse=True)
     ids, classes = np.array([f"{name}/{row}" for row in range(pairs.n)]), labels.astype(str)
-    named = pairs.groups is not None or len(labels) < pairs.n
+    named = not are_ids and (pairs.groups is not None or len(labels) < pairs.n)
     by_class = named and np.array_equal(pairs.y, pairs.y[first][codes])
     owner = np.arange(pairs.n)
     if not by_class:

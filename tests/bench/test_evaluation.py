@@ -95,14 +95,38 @@ def planted(rng, classes=60):
 
 def test_three_lines_lead_from_arrays_to_a_verdict(rng):
     pairs, head = planted(rng)
-    results = evaluate("ridge", pairs, prototypes=head, progress=False)
+    results = evaluate("ridge", pairs, tasks="zero_shot", prototypes=head, progress=False)
     assert results.verdict.startswith("Ridge on head weights alone names 100.0 % of images right")
     assert "Random vectors would not have done as well" in results.verdict
     spoilt = Pairs(head.x, head.y[rng.permutation(head.n)])
-    again = evaluate("ridge", pairs, prototypes=spoilt, progress=False)
+    again = evaluate("ridge", pairs, tasks="zero_shot", prototypes=spoilt, progress=False)
     assert "A control may have done as well" in again.verdict
-    alone = evaluate("ridge", pairs, prototypes=head, controls=False, progress=False)
+    alone = evaluate(
+        "ridge", pairs, tasks="zero_shot", prototypes=head, controls=False, progress=False
+    )
     assert "No control says whether" in alone.verdict
+
+
+def test_groups_that_all_differ_are_ids_and_no_classes(rng):
+    """One task and one number, with ids, in another order of them, and without."""
+    pairs, head = planted(rng)
+    values, sayings = [], []
+    for groups in (None, pairs.groups, rng.permutation(pairs.n)):
+        found = evaluate("ridge", Pairs(pairs.x, pairs.y, groups), prototypes=head, draws=2,
+                         progress=False)  # fmt: skip
+        assert set(found.rows["task"]) == {"retrieval"}
+        values.append(found.rows.filter(metric="R@1", source="head")["value"].to_list())
+        sayings.append("All groups differ: they count as ids" in found.verdict)
+    assert values[0] == values[1] == values[2]
+    assert sayings == [False, True, True]
+    y = pairs.y[[0, 0, *range(2, pairs.n)]]  # two images with one caption
+    how = {"controls": False, "progress": False, "prototypes": head}
+    assert set(evaluate("ridge", Pairs(pairs.x, y, pairs.groups), **how).rows["task"]) == {
+        "retrieval"
+    }
+    asked = evaluate("ridge", pairs, tasks="zero_shot", **how)
+    assert set(asked.rows["task"]) == {"zero_shot"}
+    assert "All groups differ" not in asked.verdict
 
 
 def test_without_a_head_the_verdict_is_on_the_pairs(rng):
