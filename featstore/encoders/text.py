@@ -715,6 +715,6 @@ def open_hf(name: str, options: EncoderOptions) -> HFTextEncoder:
     if options.pool is None:
         raise EncoderError(
             f"{name} needs a pooling: -s pool= (API: pool=) cls, mean, pooler or last. The model "
-            "does not say which it was trained with; its card does."
+            "does not say which it was trained with; its card does. A search takes st:NAME instead."
         )
     return HFTextEncoder(name, load_hf(name, files, options), options, weights=facts)

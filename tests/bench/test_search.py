@@ -199,6 +199,27 @@ def test_a_second_run_encodes_what_is_new(mixed, clean, tmp_path, monkeypatch):
     assert "12 pictures, 2 of them new" in then.stderr
 
 
+def test_in_the_folder_itself_the_page_goes_into_the_store(mixed, clean, tmp_path, monkeypatch):
+    """And has the name of the folder, which was typed as a dot; elsewhere it goes where one is."""
+    store, before = clean[0], set(mixed.rglob("*"))
+    refuse(monkeypatch, "locked.png")
+    page = store / "search" / "photos.html"
+    for at, more, expected in (
+        (mixed, [], page), (mixed / "animals", [], page), (tmp_path, [], Path("search.html")),
+        (mixed, ["-o", tmp_path / "own.html"], tmp_path / "own.html"),
+    ):  # fmt: skip
+        monkeypatch.chdir(at)
+        page.unlink(missing_ok=True)
+        folder = os.path.relpath(mixed)
+        said = command(folder, "--store", store, "--no-open", *more)
+        assert said.exception is None, said.output
+        assert said.stdout.startswith(f"{expected}: ")
+        assert parts(expected.read_text("utf-8"))[0]["folder"] == "photos"
+        assert page.exists() == (expected == page)
+        assert f"headstock search {mixed} 'a red car'" in said.stdout
+    assert set(mixed.rglob("*")) == before
+
+
 def test_settings_that_were_chosen_for_the_default_encoders_are_not_taken_for_others(
     tmp_path, monkeypatch
 ):
