@@ -178,7 +178,7 @@ def _headless(encoder: str) -> EncoderError:
         f"{encoder} has no classification head (num_classes is 0), so there are no "
         "prototypes, and its features cannot be checked. Use a checkpoint that was trained on "
         "classes (its tag ends in in1k, in12k, in21k or in22k and does not start with orig or "
-        "mim), or extract another layer: headstock extract … -s pool= (API: pool=)."
+        "mim), or extract another layer (`headstock extract … -s pool=`, API: pool=)."
     )
 
 

@@ -434,7 +434,7 @@ def _rows_are(encoder: TimmEncoder, classes: int, requested: str | None) -> tupl
     raise EncoderError(
         f"Nothing says which {classes:,} classes the rows of the head of {encoder.name} are{why}. "
         "Say it with -s label_set= (API: label_set=), such as imagenet1k, or list them in a file "
-        "in place of MANIFEST (API: label_file=)."
+        "in place of MANIFEST (API: label_file=). A search takes --head."
     )
 
 
