@@ -243,6 +243,12 @@ def checked_log(root: Path) -> Log:
         If the store has another format.
     """
     log = read_log(root)
+    check_newest(root, log)
+    return log
+
+
+def check_newest(root: Path, log: Log) -> None:
+    """Check a log that was read in a folder as `checked_log` does; errors as there."""
     for folder in set_folders(root):
         digest = log.sets.get(str(key_of(folder)))
         named = folder / REVISIONS / f"{digest}.json" if digest else staging_of(folder)
@@ -252,7 +258,6 @@ def checked_log(root: Path) -> Log:
                 f"{root / NAME} was put back: it is older than the commit of {key_of(folder)}. "
                 f"`headstock store repair {root}` makes it again from the commits."
             )
-    return log
 
 
 #: What a process that was killed while it made a store leaves: gc removes it.

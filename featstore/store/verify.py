@@ -26,6 +26,7 @@ import numpy as np
 import polars as pl
 
 from featstore.durable import (
+    MAX_JSON_BYTES,
     check_no_links,
     facts_of,
     file_facts,
@@ -53,7 +54,16 @@ from featstore.store.listing import (
     whole_commit,
 )
 from featstore.store.lock import claim_set, folder_lock
-from featstore.store.log import ABOUT, Log, checked_log, read_log, rebuilt_log, unknown_set
+from featstore.store.log import (
+    ABOUT,
+    Log,
+    check_newest,
+    checked_log,
+    find_log,
+    read_log,
+    rebuilt_log,
+    unknown_set,
+)
 from featstore.store.log import NAME as LOG
 from featstore.store.records import (
     FIRST,
@@ -168,11 +178,23 @@ def verify_store(
     if not root.is_dir() or not any((root / name).exists() for name in ("zarr.json", LOG)):
         what = "is not a Headstock store" if root.exists() else "does not exist"
         raise AddressError(f"{root} {what}. Check the path.")
-    while True:
-        found = _Verification(root, keys, full=full)
-        report = found.run(on_set)
-        if report.ok or not found.is_outdated():
+
+    def whole_report() -> VerifyReport | None:
+        verification = _Verification(root, keys, full=full)
+        report = verification.run(on_set)
+        return None if report.problems and verification.is_outdated() else report
+
+    for _ in range(FREE_PASSES):
+        if (report := whole_report()) is not None:
             return report
+    with folder_lock(root):  # nobody publishes meanwhile, where folders have locks
+        while (report := whole_report()) is None:
+            pass
+    return report
+
+
+#: So often a store is looked at beside writers, before they have to wait for the verdict.
+FREE_PASSES = 3
 
 
 class _Verification:
@@ -191,6 +213,8 @@ class _Verification:
     def __init__(self, root: Path, keys: Collection[str], *, full: bool) -> None:
         self.root = root
         self.full = full
+        # Before anything else: whatever is published later changes it.
+        self._log_state = self._read_state()
         self.files, self._folders, self._odd = walk_store(root)
         self._keys = frozenset(keys)
         self.known: set[str] = set()
@@ -223,20 +247,44 @@ class _Verification:
         )
 
     def is_outdated(self) -> bool:
-        """Return whether the log was replaced meanwhile: what it named then may be gone."""
-        with suppress(CorruptStoreError):
-            return LOG not in self.wrong and read_log(self.root) != self._log
-        return False
+        """Return whether what is wrong may be so because the store was changed meanwhile.
+
+        What the log named then may be gone; and what follows the log may have come only now.
+        """
+        if self._read_state() != self._log_state:
+            return True
+        missing = {path for path, what in self.wrong.items() if what.startswith("is missing")}
+        return bool(missing) and not missing.isdisjoint(walk_store(self.root)[0])
+
+    def _read_state(self) -> tuple[tuple[int, ...], bytes | None]:
+        """Return which file the log is, and its bytes; None if it cannot be read.
+
+        A set that was removed and written again may leave the same bytes, in another file.
+        """
+        identity: tuple[int, ...] = ()
+        with suppress(OSError, CorruptStoreError):
+            facts = (self.root / LOG).lstat()
+            identity = (facts.st_ino, facts.st_mtime_ns)
+            return identity, read_regular(self.root / LOG, limit=MAX_JSON_BYTES)
+        return identity, None
 
     def _read_log(self) -> Log:
-        """Return the log; where it is damaged, what the commits say it should be."""
+        """Return the log that was read; where it is damaged, what the commits say it should be."""
         self.known.add(LOG)
+        data = self._log_state[1]
+
+        def read(name: str, *, limit: int) -> bytes:
+            if name == LOG and data is not None:
+                return data
+            return read_regular(self.root / name, limit=limit)
+
         try:
-            log = checked_log(self.root)
+            log = find_log(read, str(self.root)) or Log()
+            check_newest(self.root, log)
         except CorruptStoreError as err:
             self._blame(LOG, f"does not list the sets any more: {err}")
             return rebuilt_log(self.root)
-        if not self._is_file(LOG, log.data()):
+        if LOG not in self.files or data != log.data():
             self._blame(LOG, "is not what a writer writes there")
         return log
 

@@ -82,3 +82,11 @@ def maintain(root: Path) -> str:
 def problems(root: Path) -> list[list[str]]:
     """Verify a store; return path and what is wrong of each file that is not right."""
     return [[problem.path, problem.what] for problem in verify_store(root).problems]
+
+
+def write_and_remove(root: Path, *, dataset: str, stop: str) -> None:
+    """Write a set, extend it and remove it, again and again, until there is a file."""
+    while not Path(stop).exists():
+        for n in scenarios.SIZES:
+            scenarios.write(root, n, dataset=dataset)
+        remove_set(root, str(scenarios.key_of(root, dataset)))

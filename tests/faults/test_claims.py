@@ -18,9 +18,11 @@ from typing import Any
 import pytest
 
 from featstore.errors import ClaimLostError, StoreWriteError
-from featstore.store import lock, read_log
+from featstore.store import lock, read_log, verify_store
 from featstore.store.lock import LOCK, claim_set, deciding
+from tests.damage import flip
 from tests.faults import scenarios, steps
+from tests.faults.conftest import EVERYTHING
 from tests.faults.trees import check_readable, litter, tree
 
 PROCESSES = 16
@@ -52,6 +54,26 @@ def test_sixteen_processes_write_sixteen_sets(children, store):
     assert sorted(key.split("/")[0] for key in read_log(store).sets) == names
     check_readable(store, "sixteen sets")
     assert litter(store) == []
+
+
+def test_a_store_that_three_write_is_verified_all_the_while(children, store, tmp_path):
+    """Its sets come, grow and go; what is damaged is told each time, and nothing else."""
+    scenarios.write(store, 7)
+    damaged = KEY.directory(store) / "embedding" / "c" / "0" / "0"
+    stop = tmp_path / "stop"
+    writers = [
+        children.start("write_and_remove", store, args={"dataset": name, "stop": str(stop)})
+        for name in ("one", "two", "three")
+    ]
+    end = time.monotonic() + (120 if EVERYTHING else 4)
+    while time.monotonic() < end:
+        assert verify_store(store).problems == []
+    flip(damaged)
+    expected = [damaged.relative_to(store).as_posix()]
+    for _ in range(200 if EVERYTHING else 10):
+        assert [problem.path for problem in verify_store(store).problems] == expected
+    stop.touch()
+    assert [children.wait(pid)["code"] for pid in writers] == [0] * 3
 
 
 def test_sixteen_processes_want_the_same_set(children, store, trees):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featstore import open_store
+from featstore import durable, open_store
 from featstore.errors import StoreWriteError
 from featstore.share import make_tag
 from featstore.store import (
@@ -225,3 +225,38 @@ def test_what_follows_from_the_commit_comes_back_once_nobody_writes(tmp_path, im
     with pytest.raises(StoreWriteError, match="is being written by"):
         rebuild_set(root, key)
     claim.release()
+
+
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_what_is_published_between_two_reads_is_no_damage(
+    tmp_path, images, monkeypatch, is_damaged
+):
+    """At each file that is opened, and each folder that is listed; and damage is still told."""
+    rows, items = images
+    cut = {"block_rows": 2, "plain_bytes": 0, "shard_bytes": 1}
+    n_reads, at = 0, 0
+
+    def publishing(read):
+        def reading(*args, **options):
+            nonlocal n_reads
+            n_reads += 1
+            if n_reads == at:
+                write_set(root, rows[:3], items[:3], **cut)
+                write_set(root, rows, items, encoder="timm:next", **cut)
+            return read(*args, **options)
+
+        return reading
+
+    while at <= n_reads:
+        at += 1
+        root = tmp_path / str(at)
+        key = write_set(root, rows[:2], items[:2], **cut)
+        file = f"{key}/embedding/c/0/0"
+        if is_damaged:
+            flip(root / file)
+        n_reads = 0
+        with monkeypatch.context() as patch:
+            patch.setattr(durable, "open_regular", publishing(durable.open_regular))
+            patch.setattr(durable.os, "scandir", publishing(os.scandir))
+            assert _named(root) == [file] * is_damaged, at
+    assert at > 10
