@@ -275,8 +275,8 @@ class Method:
         from fitters.select import Search
 
         self.check(config, prototypes=data.prototypes is not None, real=data.real is not None)
-        own = config.criterion or getattr(self.cls, "criterion", BaseAligner.criterion)
         aligner = self.make(config)
+        own = config.criterion or getattr(aligner, "criterion", BaseAligner.criterion)
         search = Search(replace(config, criterion=own), self.options, **how)
         choice: Choice = getattr(aligner, "tune", partial(tune_by_refitting, aligner))(data, search)
         for name in ("top_k", "power"):

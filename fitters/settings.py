@@ -227,7 +227,7 @@ class FitConfig:
     criterion : {"cosine", "rank", "error"}, optional
         "cosine" and "rank" are of leave-one-name-group-out; see `leave_one_group_out`. "error"
         chooses a ridge by its held-out squared error in either case; see `validate_by_error`.
-        None: the aligner's own, "rank" of a ridge and "cosine" of kernel ridge.
+        None: "cosine", of a ridge from images to texts "rank"; docs/statistics.md compares them.
     validation : str
         What cross-validation over real pairs scores by: "mrr", or "top-1", "top-5" or "top-10",
         the recall (with class texts, the accuracy) that will be reported; see `METRICS` in
@@ -316,7 +316,7 @@ class FitConfig:
     criterion: Criterion | None = option(
         None,
         help="Choose a ridge by cosine or rank without real pairs, or by the held-out squared "
-        "error, which needs only moments [default: rank, for kernel-ridge cosine].",
+        "error, which needs only moments [default: cosine, for ridge-x2y rank].",
         flag="-s",
     )
     validation: Validation | Metric = option(

@@ -26,14 +26,23 @@ def ridge_normal_equations(a, b, alpha, weight=None):
     return np.linalg.solve(gram + alpha * np.eye(a.shape[1]), cross)
 
 
-def refit_without_group(a, b, groups, alpha, weight=None):
-    """Predict every row by a ridge fit from scratch without the row's group."""
+def refit_without_group(a, b, groups, alpha, weight=None, *, about=False):
+    """Predict every row by a ridge fit from scratch without the row's group.
+
+    `about`: of targets about the mean of those that are fitted on.
+    """
     weight = np.ones(len(a)) if weight is None else weight
     predicted = np.empty_like(b)
     for group in np.unique(groups):
         out = groups == group
-        predicted[out] = a[out] @ ridge_normal_equations(a[~out], b[~out], alpha, weight[~out])
+        targets = b[~out] - about * mean_of(b[~out], weight[~out])
+        predicted[out] = a[out] @ ridge_normal_equations(a[~out], targets, alpha, weight[~out])
     return predicted
+
+
+def mean_of(rows, weight):
+    """Weighted mean of rows."""
+    return weight @ rows / weight.sum()
 
 
 def cosine(left, right):

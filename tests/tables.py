@@ -461,6 +461,16 @@ def near(data: Data) -> list[str]:
     return table(["method", *kinds], rows)
 
 
+def criteria(data: Data) -> list[str]:
+    """Return the points of top-1 that each criterion loses, by method and world."""
+    rows = [
+        [row["method"], row["world"], f"{row['best'][0]:.1f}",
+         *(f"{row[by][0]:.1f} ± {row[by][1]:.1f}" for by in ("rank", "cosine", "mean"))]
+        for row in data["rows"]
+    ]  # fmt: skip
+    return table(["method", "world", "best", "rank", "cosine", "mean"], rows)
+
+
 #: Heading -> faults of `tests.faults.matrix` that it sums up.
 FAULTS = {
     "killed": ("before", "after", "torn"), "disk full": ("ENOSPC",), "disk errs": ("EIO",)
@@ -584,6 +594,7 @@ TABLES: dict[str, tuple[str | None, Callable[[Any], list[str]]]] = {
     "hubs": ("hubs.json", hubs),
     "millions": ("millions.json", of_millions),
     "near": ("near.json", near),
+    "criteria": ("criteria.json", criteria),
     **trained.TABLES,
     **parts.TABLES,
     **suggest.TABLES,

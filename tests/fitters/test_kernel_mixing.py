@@ -17,7 +17,7 @@ from fitters.select.noise import (
     weigh_noise,
 )
 from fitters.sources import Sources
-from tests.oracles import cosine, reciprocal_rank_of_text, unit
+from tests.oracles import cosine, mean_of, reciprocal_rank_of_text, unit
 
 
 def rng_of(seed=0):
@@ -222,17 +222,20 @@ def test_left_out_classes_are_asked_for_by_other_rows(criterion, exact, make_wor
     )  # fmt: skip
     ridge = leave_one_group_out(pairs, penalties=Axis((0.05, 0.5), 0.05, 0.5), criterion=criterion)
 
+    targets = pairs.x - mean_of(pairs.x, pairs.row_weight)
+
     def score(estimator):
         predicted = np.empty_like(pairs.x)
         for group in np.unique(groups):
-            out = groups == group
-            estimator.fit(pairs.y[~out], pairs.x[~out], pairs.row_weight[~out])
-            predicted[out] = estimator.predict(asked[out])
+            out, weight = groups == group, pairs.row_weight[groups != group]
+            of_x, of_y = (mean_of(side[~out], weight) for side in (pairs.x, pairs.y))
+            estimator.fit(pairs.y[~out] - of_y, pairs.x[~out] - of_x, weight)
+            predicted[out] = estimator.predict(asked[out] - of_y)
         if criterion == "cosine":
             # Beyond `EXACT_ROWS` only rows that are spread evenly are asked.
             at = np.arange(20) if exact else np.linspace(0, 19, 19).round().astype(int)
-            return np.mean([cosine(pairs.x[row], predicted[row]) for row in at])
-        rows = zip(pairs.x, groups, strict=True)
+            return np.mean([cosine(targets[row], predicted[row]) for row in at])
+        rows = zip(targets, groups, strict=True)
         return np.mean([reciprocal_rank_of_text(x, predicted, groups, own) for x, own in rows])
 
     for i, alpha in enumerate((0.05, 0.5)):

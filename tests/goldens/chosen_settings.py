@@ -25,11 +25,11 @@ CLEAR = 1e-5
 #: Choices that are made in another way than by default, method by method.
 OTHERWISE: dict[str, list[dict[str, Any]]] = {
     "ridge": [
-        {"criterion": "cosine"}, {"criterion": "error"}, {"validation": "squared"},
+        {"criterion": "rank"}, {"criterion": "error"}, {"validation": "squared"},
         {"penalty": 0.5},
         {"mix": 0.5}, {"n_folds": 3},
     ],
-    "ridge-x2y": [{"criterion": "cosine"}, {"criterion": "error"}],
+    "ridge-x2y": [{"criterion": "rank"}, {"criterion": "error"}],
     "kernel-ridge": [
 
         {"validation": "cosine"}, {"gamma": 0.5},
