@@ -27,6 +27,7 @@ from bench.corpus import (
     manifest_split,
     needs_prompts,
     order_of_pairs,
+    pictures_of,
     read_corpus,
     stream,
 )
@@ -178,7 +179,7 @@ def _split(
         assert images.parts is not None
         own = manifest_split(images.parts, seed=seed, train=train)
     if corpus.pairs is None:
-        return own
+        return own and own.apart(pictures_of(images))
     parts = corpus.pairs.images.parts
     assert parts is not None
     order = order_of_pairs(parts, seed=seed, train=train)
@@ -565,7 +566,7 @@ def scored(
     split, start = split_of(runs[0], corpus), time.perf_counter()
     fitted = fit_run(runs[0], corpus, split)
     fit_seconds = time.perf_counter() - start
-    facts = fitted.facts | _data_facts(corpus)
+    facts = fitted.facts | _data_facts(corpus, split)
     # A sweep keeps no places: they would be most of its results.
     scoring = Scoring(corpus, split, 0 if is_cell(runs[0]) else KEPT, prompt_side)
     for run in runs:
@@ -579,10 +580,17 @@ def scored(
 _NAMED = 3
 
 
-def _data_facts(corpus: Corpus) -> dict[str, Any]:
+def _data_facts(corpus: Corpus, split: Split | None) -> dict[str, Any]:
     """Return what result rows tell of what is odd in the data."""
+    facts: dict[str, Any] = {}
     groups = [" = ".join(classes) for classes in corpus.names.equal_classes()]
-    return {"equal_names": listed(groups, shown=_NAMED)} if groups else {}
+    if groups:
+        facts["equal_names"] = listed(groups, shown=_NAMED)
+    if split is not None and corpus.pairs is None:
+        ids_of_picture = np.bincount(pictures_of(corpus.images))
+        facts["n_twins"] = int(np.count_nonzero(ids_of_picture > 1))
+        facts["n_left_out"] = split.n_left_out
+    return facts
 
 
 class Table:

@@ -52,6 +52,8 @@ RESULT_SCHEMA: dict[str, Any] = RUN_COLUMNS | {
     "gallery": pl.Int64,
     "seen_share": pl.Float64,  # of the queries, those whose class the head's label set has
     "equal_names": pl.String,  # classes whose names have one text: none of them can be preferred
+    "n_twins": pl.Int64,  # pictures under two ids or more; null where nothing was split
+    "n_left_out": pl.Int64,  # training images whose picture is scored, under another id
     "n_images_fitted": pl.Int64,  # also where n_pairs is "all"
     "n_pool": pl.Float64,  # independent images that the fitted ones were drawn from, over all seeds
     "n_prototypes": pl.Int64,
@@ -369,8 +371,16 @@ _BY_NAME = ("zero_shot", "generalised")
 
 def data_notes(rows: pl.DataFrame) -> list[str]:
     """Return a sentence for what is odd in the data of these result rows."""
+    notes = []
+    n_twins, left_out = rows.select("n_twins", "n_left_out").fill_null(0).to_numpy().T
+    if left_out.any():
+        notes.append(
+            f"{n_twins.max():,} pictures stand under two ids or more, as equal or nearly equal "
+            f"rows. Up to {left_out.max():,} images a split were not trained on, since the same "
+            "picture is scored."
+        )
     equal = rows.filter(pl.col("task").is_in(_BY_NAME))["equal_names"].drop_nulls().unique().sort()
-    return [
+    return notes + [
         f"Classes with equal texts cannot be told apart by name, and none of their images counts "
         f"as named right: {names}. Give them texts that differ, or make them one class."
         for names in equal

@@ -227,6 +227,11 @@ MUTANTS: dict[str, tuple[Mutant, ...]] = {
              '"balanced-accuracy": float(recall.mean())', 'test_class_metrics_equal_sklearn')),
     ),
     "splits": (
+        *_of("bench/corpus.py", "tests/bench/test_corpus.py",
+            ('A picture that is scored is not trained on under another id.',
+             'return Split(self.train[~is_scored], self.test, int(is_scored.sum()))',
+             'return Split(self.train, self.test, int(is_scored.sum()))',
+             'test_pictures_that_differ_leave_a_split_as_it_is')),
         *_of("bench/corpus.py", "tests/bench/test_few_shot_task.py",
             ('No image that is scored is trained on.',
              'if "test" in train:', 'if "tests" in train:',
