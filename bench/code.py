@@ -1,12 +1,11 @@
 """The digest of the code that makes a result, so that changed code never passes for a rerun.
 
-`code_digest` is of this project's own sources. What was registered from outside (a method, a
-learner, a task of the user's own) adds `own_code`.
+`code_digest` is of the syntax of this project's own modules, without their wording. What was
+registered from outside (a method, a learner, a task of the user's own) adds `own_code`.
 """
 
 from __future__ import annotations
 
-import ast
 import functools
 import inspect
 import re
@@ -15,54 +14,97 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from functools import cache
-from importlib.util import find_spec, resolve_name
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
 from bench.errors import ProtocolError
+from bench.syntax import imported_by, meaning_of
 from featstore.plugins import Registry, distributions, registry_of
 
-#: What decides a number: everything of fitters, and these parts of bench.
-BENCH_PARTS = (
-    "corpus.py", "execution.py", "fits.py", "metrics", "tasks",
-)  # fmt: skip
+#: Registries name the modules of these packages, and import them when they are used.
+_NAMED_IN_REGISTRIES = ("bench/metrics", "bench/tasks", "fitters")
 
-
-#: What makes a claim of numbers.
-ANALYSIS_PARTS = (
-    "cells.py", "comparisons.py", "confirmatory.py", "statistics.py",
-)  # fmt: skip
+#: What these do decides no number: they read commands, choose runs and show results.
+_WITHOUT_NUMBERS = ("bench.report", "bench.suites", "headstock")
 
 
 @cache
 def code_digest() -> str:
-    """Return 16 digits of the sha256 over the sources of fitters and of `BENCH_PARTS`."""
-    return _sources_digest("fitters", *(f"bench/{part}" for part in BENCH_PARTS))
+    """Return 16 digits of a sha256 over the code that reading, fitting and scoring reach."""
+    return _digest_and_modules("bench.execution")[0]
 
 
 @cache
 def analysis_digest() -> str:
-    """Return 16 digits of the sha256 over the sources of `ANALYSIS_PARTS`."""
-    return _sources_digest(*(f"bench/{part}" for part in ANALYSIS_PARTS))
+    """Return 16 digits of a sha256 over the code that a claim about numbers reaches."""
+    return _digest_and_modules("bench.confirmatory")[0]
 
 
-def _sources_digest(*parts: str) -> str:
+def _digest_and_modules(first: str, root: Path | None = None) -> tuple[str, list[str]]:
+    """Return the digest of a module and of all of this project that it reaches by imports.
+
+    Digested is the syntax of each without its wording (`bench.syntax.meaning_of`). Imports within
+    functions count, and all modules of `_NAMED_IN_REGISTRIES`; command lines and `_WITHOUT_NUMBERS`
+    are left out.
+
+    Parameters
+    ----------
+    first : str
+        Where to begin.
+    root : Path, optional
+        The folder of the packages; by default of those that run.
+
+    Returns
+    -------
+    digest : str
+        16 digits of a sha256.
+    modules : list of str
+        What it is of, sorted.
+    """
     import hashlib
-    from importlib import resources
 
+    folder = Path(__file__).parents[1] if root is None else root
+    meanings: dict[str, str] = {}
+    waiting = [first]
+    for package in _NAMED_IN_REGISTRIES:
+        paths = (folder / package).rglob("*.py")
+        waiting.extend(_module_of(path.relative_to(folder)) for path in paths)
+    while waiting:
+        module = waiting.pop()
+        source_path = _source_of(module, folder)
+        if module in meanings or source_path is None:
+            continue
+        source = source_path.read_text(encoding="utf-8")
+        meanings[module] = meaning_of(source)
+        is_package = source_path.name == "__init__.py"
+        package = module if is_package else module.rpartition(".")[0]
+        # Importing a module runs its packages, too.
+        waiting += [package, *imported_by(source, package)]
     digest = hashlib.sha256()
-    named = (part.partition("/") for part in parts)
-    for place in (Path(str(resources.files(name))) / rest for name, _, rest in named):
-        assert place.exists(), place
-        for path in sorted([place, *place.rglob("*.py")]):
-            name = path.relative_to(place).as_posix()
-            if path.is_file() and not name.startswith("cli/"):
-                # Line ends differ between checkouts, and mean nothing.
-                source = path.read_bytes().replace(b"\r\n", b"\n")
-                digest.update(f"{place.name}/{name}\0{len(source)}\0".encode() + source)
-    return digest.hexdigest()[:16]
+    for module in sorted(meanings):
+        digest.update(f"{module}\0{meanings[module]}\0".encode())
+    return digest.hexdigest()[:16], sorted(meanings)
+
+
+def _module_of(path: Path) -> str:
+    """Return the name of the module in a file of the packages' folder."""
+    return ".".join(path.with_suffix("").parts).removesuffix(".__init__")
+
+
+def _source_of(module: str, folder: Path) -> Path | None:
+    """Return the file of a module of this project that decides numbers, or None."""
+    parts = module.split(".")
+    is_without_numbers = f"{module}.".startswith(tuple(f"{one}." for one in _WITHOUT_NUMBERS))
+    if parts[0] not in _OURS or "cli" in parts or is_without_numbers:
+        return None
+    path = folder.joinpath(*parts)
+    for candidate in (path / "__init__.py", path.with_suffix(".py")):
+        if candidate.is_file():
+            return candidate
+    return None
 
 
 #: Packages whose sources `code_digest` knows, or that decide no number.
@@ -305,15 +347,5 @@ def _read_module(name: str) -> tuple[str, list[str]]:
     if name not in _read or _read[name][0] is not key:
         source = spec.loader.get_source(name) if module is None else inspect.getsource(module)
         package = name if spec and spec.submodule_search_locations else name.rpartition(".")[0]
-        _read[name] = key, source, list(dict.fromkeys(_imports(source, package)))
+        _read[name] = key, source, sorted(imported_by(source, package))
     return _read[name][1:]
-
-
-def _imports(source: str, package: str) -> Iterator[str]:
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            yield from (each.name for each in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = resolve_name("." * node.level + (node.module or ""), package)
-            yield base
-            yield from (f"{base}.{each.name}" for each in node.names)

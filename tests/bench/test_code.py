@@ -1,12 +1,14 @@
-"""The code digest: stable, and different whenever a source is."""
+"""The code digest: the same for other words, and another for other numbers."""
 
 from __future__ import annotations
 
 import importlib
 import linecache
+import re
+import shutil
+import subprocess
 import sys
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,27 +23,108 @@ from featstore.errors import EngineError, PluginError
 from featstore.plugins import ENVIRONMENT, register
 from fitters.methods import METHODS
 
+ROOT = Path(code.__file__).parents[1]
 
-@pytest.mark.parametrize("name", ["bench/fits.py", "fitters/solvers.py", "bench/tasks/new.py"])
-def test_a_changed_or_new_source_changes_it(tmp_path, monkeypatch, name):
-    import shutil
 
-    root = Path(code.__file__).parents[1]
-    for package in ("bench", "fitters"):
-        shutil.copytree(root / package, tmp_path / package)
-    monkeypatch.setattr(resources, "files", lambda package: tmp_path / package)
-    code.code_digest.cache_clear()
-    before = code.code_digest()
-    with (tmp_path / name).open("a", encoding="utf-8") as file:
-        file.write("\n# changed\n")
-    code.code_digest.cache_clear()
-    assert code.code_digest() != before
-    (tmp_path / "bench" / "cli" / "ls.py").write_text("# the command line decides no number\n")
-    after = code.code_digest()
-    code.code_digest.cache_clear()
-    assert code.code_digest() == after
-    monkeypatch.undo()
-    code.code_digest.cache_clear()
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """Copy the packages to where a test may change them."""
+    folder = tmp_path_factory.mktemp("sources")
+    for package in ("bench", "data_manifests", "featstore", "fitters"):
+        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("*.pyc"))
+    return folder
+
+
+def digest_with(sources: Path, name: str, old: str, new: str) -> str:
+    """Return the digest of what scores, with one text of one file replaced."""
+    path = sources / name
+    source = path.read_text(encoding="utf-8")
+    assert source.count(old) >= 1, f"{name} no longer says {old!r}"
+    try:
+        path.write_text(source.replace(old, new, 1), encoding="utf-8")
+        return code._digest_and_modules("bench.execution", sources)[0]
+    finally:
+        path.write_text(source, encoding="utf-8")
+
+
+#: A file, what it says, and what it would say with other numbers.
+OTHER_NUMBERS = [
+    ("featstore/prompts.py", "MemoryRows(means.astype", "MemoryRows((2 * means).astype"),
+    ("featstore/store/pairs.py", "weight=1.0 / partners", "weight=2.0 / partners"),
+    ("featstore/store/tables.py", "GROUP_ROWS = 65_536", "GROUP_ROWS = 65_537"),
+    ("featstore/matrices.py", "len(found.shape) != 2", "len(found.shape) != 3"),
+    ("bench/options.py", "shots: int = option(1, ", "shots: int = option(2, "),
+    ("fitters/aligners/rotations.py", "return ", "return 2 * "),
+]
+
+#: The same with other words alone.
+OTHER_WORDS = [
+    ("featstore/prompts.py", "Reduce class", "Average class"),
+    ("featstore/prompts.py", "    of_variant = ", "    # By its variant.\n    of_variant = "),
+    (
+        "bench/fits.py",
+        "from __future__ import annotations\n",
+        "\n\nfrom __future__ import annotations\n",
+    ),
+    ("bench/options.py", "Labelled training images of every class.", "Images a class."),
+    ("bench/report/page.py", "from __future__", "LIMIT = 3\nfrom __future__"),
+    ("bench/cli/run.py", "from __future__", "LIMIT = 3\nfrom __future__"),
+]
+
+
+@pytest.mark.parametrize(("name", "old", "new"), OTHER_NUMBERS)
+def test_a_changed_number_changes_the_digest(sources, name, old, new):
+    assert digest_with(sources, name, old, new) != code.code_digest()
+
+
+def test_a_renamed_local_keeps_the_digest(sources):
+    name = "featstore/prompts.py"
+    source = (sources / name).read_text(encoding="utf-8")
+    head, start, body = source.partition("\ndef class_texts(")
+    renamed = head + start + re.sub(r"\bof_variant\b", "variant_of_prompt", body)
+    assert renamed != source
+    assert digest_with(sources, name, source, renamed) == code.code_digest()
+
+
+@pytest.mark.parametrize(("name", "old", "new"), OTHER_WORDS)
+def test_other_words_keep_the_digest(sources, name, old, new):
+    assert digest_with(sources, name, old, new) == code.code_digest()
+
+
+def test_a_new_task_changes_the_digest_and_a_new_command_does_not(sources):
+    for name, is_scored in (("bench/tasks/new.py", True), ("bench/cli/new.py", False)):
+        path = sources / name
+        path.write_text("LIMIT = 1\n", encoding="utf-8")
+        digest, modules = code._digest_and_modules("bench.execution", sources)
+        path.unlink()
+        assert (digest != code.code_digest()) is is_scored
+        assert ("bench.tasks.new" in modules) is is_scored
+
+
+def test_every_module_that_a_run_loads_is_digested(runs, smoke_store, tmp_path):
+    """In a process of its own: here other tests have loaded others."""
+    import pickle
+
+    picked = tmp_path / "runs.pickle"
+    picked.write_bytes(pickle.dumps((list(runs), str(smoke_store), str(tmp_path / "results"))))
+    script = (
+        "import pickle, sys\n"
+        "from pathlib import Path\n"
+        "runs, store, results = pickle.loads(Path(sys.argv[1]).read_bytes())\n"
+        "from bench.execution import run_all\n"
+        "assert run_all(runs, store, Path(results)).new == len(runs)\n"
+        "print(*sorted(sys.modules))\n"
+    )
+    command = [sys.executable, "-c", script, str(picked)]
+    process = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    loaded = {
+        module
+        for module in process.stdout.splitlines()[-1].split()
+        if module.partition(".")[0] in ("bench", "data_manifests", "featstore", "fitters")
+    }
+    digested = set(code._digest_and_modules("bench.execution")[1])
+    assert len(loaded) > 40
+    assert loaded <= digested, sorted(loaded - digested)
 
 
 METHOD = """
