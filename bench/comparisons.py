@@ -271,7 +271,8 @@ class Claim:
         if not self.a.fresh and (len(self.a.seeds) == 1 or not self.a.is_drawn):
             # One head beside controls that are all there is to draw.
             return against_controls(a.means[0], b.means, n_rows=round(float(a.count[0].sum())))
-        return against_paired_controls(a.means, b.means)
+        n_rows = a.count.sum(axis=1).round().astype(int)
+        return against_paired_controls(a.means, b.means, n_rows=n_rows)
 
     @cached_property
     def interval(self) -> tuple[float, float]:

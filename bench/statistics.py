@@ -35,8 +35,9 @@ ENOUGH_DRAWS = 10
 #: Above this share of the pool, draws overlap too much for a claim beyond the pool.
 LARGEST_OVERLAP = 0.25
 
-# Below it a variance is rounding.
+# Below it a variance is rounding, and so is a difference of means.
 _NOTHING = 1e-24
+_EQUAL = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,11 +199,7 @@ class Estimate:
         if not math.isfinite(self.variance):
             return -math.inf, math.inf
         if self.variance <= _NOTHING:
-            # All c clusters agree. That one in so many does not is still within the confidence;
-            # it would move a mean in [-1, 1] by as much.
-            other = 1.0 - ((1.0 - confidence) / 2.0) ** (1.0 / self.n_clusters)
-            most = max(1.0, abs(self.mean))
-            return self.mean - other * (most + self.mean), self.mean + other * (most - self.mean)
+            return _interval_of_equal_values(self.mean, self.n_clusters, confidence)
         half = float(stdtrit(self.df, 0.5 + confidence / 2.0)) * self.error
         return self.mean - half, self.mean + half
 
@@ -219,6 +216,16 @@ class Estimate:
         if self.variance <= _NOTHING:
             return float(2.0 ** (1 - self.n_clusters))
         return float(2.0 * stdtr(self.df, -distance / self.error))
+
+
+def _interval_of_equal_values(value: float, n: int, confidence: float) -> tuple[float, float]:
+    """Return what n equal values in [-1, 1] leave open.
+
+    That one in n differs is still within the confidence; it would move their mean by as much.
+    """
+    share_of_others = 1.0 - ((1.0 - confidence) / 2.0) ** (1.0 / n)
+    most = max(1.0, abs(value))
+    return value - share_of_others * (most + value), value + share_of_others * (most - value)
 
 
 def effective_df(shares: NDArray[np.floating[Any]]) -> float:
@@ -496,8 +503,12 @@ class ControlTest:
     def interval(self, difference: float, confidence: float = 0.95) -> tuple[float, float]:
         """Return the interval of the head minus one more draw of its control, by t.
 
-        It asks what p asks: where the head is one more draw, it holds zero with `confidence`.
+        It asks what p asks: where the head is one more draw, it holds zero with `confidence`. Where
+        nothing varies, and nobody said of how many queries, it is what so many equal draws leave
+        open of differences in [-1, 1].
         """
+        if self.error <= _EQUAL:
+            return _interval_of_equal_values(difference, self.n_controls, confidence)
         half = float(stdtrit(self.n_controls - 1.0, 0.5 + confidence / 2.0)) * self.error
         return difference - half, difference + half
 
@@ -510,11 +521,15 @@ def against_controls(
     Under the null hypothesis the head is one more draw of the control, so its rank among the m + 1
     is uniform: ``p = (1 + #{control >= head}) / (m + 1)``, whatever the distribution. With fewer
     than `ENOUGH_CONTROLS` draws, and where the head is beyond all of them, the rank cannot say how
-    far: then p is of ``(head - mean) / (sd √(1 + 1/m))`` with m - 1 degrees of freedom. With 19
-    draws or more that p reaches 5 % only if the head is first, so that at 5 % the test keeps its
-    level without the normal assumption. Below, in a family, the tail decides: hit rates near chance
-    are counts of one or two, and skewed. So p is the largest of three scales: as they are, their
-    roots, which make counts nearly normal, and their logarithms.
+    far: then p is of ``(head - mean) / (sd √(1 + 1/m))`` with m - 1 degrees of freedom, and where
+    there are draws enough never above that of the rank. So at 5 % the test of 19 draws or more is
+    that of the rank: it keeps its level without the normal assumption. Below, in a family, the tail
+    decides: hit rates near chance are counts of one or two, and skewed. So p is the largest of
+    three scales: as they are, their roots, which make counts nearly normal, and their logarithms.
+
+    Draws that are all alike, such as of no hit at all, do not show how draws vary. So where values
+    are shares of hits, their sd is at least the binomial one of half a hit in `n_rows` queries,
+    √(q (1 - q) / n) with q = 1 / 2n.
 
     Parameters
     ----------
@@ -524,7 +539,8 @@ def against_controls(
         The same of every control draw.
     n_rows : int, optional
         Queries behind each mean: half a hit is added before a logarithm is taken. Without it, and
-        with values below 0, the scale is that of the values alone.
+        with values below 0, the scale is that of the values alone; without it equal draws have no
+        test but that of the rank.
 
     Raises
     ------
@@ -536,34 +552,90 @@ def against_controls(
     >>> found = against_controls(0.3, [0.01 * i for i in range(19)])
     >>> found.rank, found.by, found.p_above < 0.01
     (1, 't', True)
+    >>> found = against_controls(1.0, [0.0] * 19, n_rows=30)
+    >>> found.rank, found.by, round(found.p_above, 3)
+    (1, 't', 0.006)
     """
     x = np.asarray(controls, np.float64)
     m = len(x)
-    mean, sd = float(x.mean()), float(x.std(ddof=1))
-    slack, widen = 1e-12, math.sqrt(1.0 + 1.0 / m)
-    reached, undercut = int(np.sum(x >= own - slack)), int(np.sum(x <= own + slack))
-    by_rank = (1 + reached) / (m + 1), (1 + undercut) / (m + 1)
-    by_t = by_rank
-    if sd > slack:
-        values = np.append(x, own)
-        scales = [values]
-        if n_rows is not None and values.min() >= 0.0:
-            scales += [np.sqrt(values), np.log(values + 0.5 / n_rows)]
-        # The one-sided p of the value as one more draw of normal ones.
-        tails = [
-            _one_sided(float(scale[-1] - x.mean()) / (float(x.std(ddof=1)) * widen), m - 1)
-            for scale, x in ((scale, scale[:-1]) for scale in scales)
+    if m < 2:
+        raise MetricError(f"A head is compared with two control draws or more; got {m}.")
+    widen = math.sqrt(1.0 + 1.0 / m)
+    n_reached, n_undercut = int(np.sum(x >= own - _EQUAL)), int(np.sum(x <= own + _EQUAL))
+    above, below = (1 + n_reached) / (m + 1), (1 + n_undercut) / (m + 1)
+    floor = _half_hit_sd(np.append(x, own), n_rows)
+    sd = max(float(x.std(ddof=1)), floor)
+    by: Literal["rank", "t"] = "rank"
+    has_enough = m >= ENOUGH_CONTROLS
+    if sd > _EQUAL and not (has_enough and n_reached and n_undercut):
+        by = "t"
+        t_above, t_below = _largest_tails(own, x, n_rows, floor)
+        if not has_enough:
+            above, below = t_above, t_below
+        elif n_reached == 0:
+            above = min(above, t_above)
+        else:
+            below = min(below, t_below)
+    return ControlTest(
+        p_above=above,
+        p_below=below,
+        by=by,
+        rank=1 + n_reached,
+        n_controls=m,
+        mean=float(x.mean()),
+        sd=float(x.std(ddof=1)),
+        best=float(x.max()),
+        error=sd * widen,
+    )
+
+
+def _half_hit_sd(values: Matrix, n_rows: int | NDArray[np.integer[Any]] | None) -> float:
+    """Return the binomial sd of a share of n rows of which half a row is expected to be a hit.
+
+    It is 0 where the values are no numbers of hits in so many rows: those vary in finer steps.
+    """
+    if n_rows is None:
+        return 0.0
+    hits = values * n_rows
+    if np.abs(hits - hits.round()).max() > 1e-6:
+        return 0.0
+    n_fewest = int(np.min(n_rows))
+    share = 0.5 / n_fewest
+    return math.sqrt(share * (1.0 - share) / n_fewest)
+
+
+def _largest_tails(
+    own: float, controls: Matrix, n_rows: int | None, floor: float
+) -> tuple[float, float]:
+    """Return the one-sided p of a value as one more draw of normal ones: the largest of scales.
+
+    `floor` is the least sd of the values themselves; on another scale it is that times the slope of
+    the scale at the mean of the draws, or at half a hit where that is more.
+    """
+    m = len(controls)
+    values = np.append(controls, own)
+    scales = [(values, floor)]
+    if n_rows is not None and values.min() >= 0.0:
+        half_hit = 0.5 / n_rows
+        mean = float(controls.mean())
+        scales += [
+            (np.sqrt(values), floor / (2.0 * math.sqrt(max(mean, half_hit)))),
+            (np.log(values + half_hit), floor / (mean + half_hit)),
         ]
-        by_t = max(above for above, _ in tails), max(below for _, below in tails)
-    few = m < ENOUGH_CONTROLS
-    above = by_t[0] if few or reached == 0 else by_rank[0]
-    below = by_t[1] if few or undercut == 0 else by_rank[1]
-    by: Literal["rank", "t"] = "t" if sd > slack and (few or 0 in (reached, undercut)) else "rank"
-    return ControlTest(above, below, by, 1 + reached, m, mean, sd, float(x.max()), sd * widen)
+    tails = []
+    for scaled, least_sd in scales:
+        draws = scaled[:-1]
+        sd = max(float(draws.std(ddof=1)), least_sd)
+        t = float(scaled[-1] - draws.mean()) / (sd * math.sqrt(1.0 + 1.0 / m))
+        tails.append(_one_sided(t, m - 1))
+    return max(above for above, _ in tails), max(below for _, below in tails)
 
 
 def against_paired_controls(
-    own: Sequence[float] | Matrix, controls: Sequence[float] | Matrix
+    own: Sequence[float] | Matrix,
+    controls: Sequence[float] | Matrix,
+    *,
+    n_rows: int | NDArray[np.integer[Any]] | None = None,
 ) -> ControlTest:
     """Do the same where every control draw has pairs of its own, as the head has beside it.
 
@@ -571,6 +643,10 @@ def against_paired_controls(
     ----------
     own, controls : sequences of float, shape (m,)
         Means of head and control on the same pairs and queries, draw by draw.
+    n_rows : int or array of int of shape (m,), optional
+        Queries behind each mean: where means are shares of hits, the sd of the differences is at
+        least the binomial one of half a hit in so many. Without it, differences that are all alike
+        say no more than their sign.
 
     Notes
     -----
@@ -582,20 +658,45 @@ def against_paired_controls(
     ------
     MetricError
         If lengths differ or there are fewer than two draws.
+
+    Examples
+    --------
+    >>> found = against_paired_controls([0.5] * 10, [0.2] * 10)
+    >>> low, high = found.interval(0.3)
+    >>> round(found.p_above, 3), round(low, 3), round(high, 3)
+    (0.091, -0.101, 0.516)
+    >>> against_paired_controls([0.5] * 10, [0.2] * 10, n_rows=100).p_above < 0.001
+    True
     """
     a, x = np.asarray(own, np.float64), np.asarray(controls, np.float64)
     m = len(x)
+    if a.shape != x.shape or m < 2:
+        raise MetricError(
+            f"Each draw has a head and a control, and there are two draws or more; got {len(a)} "
+            f"of the head and {m} of the control."
+        )
     d = a - x
-    mean, sd = float(d.mean()), float(d.std(ddof=1))
-    if sd > 1e-12:
-        above, below = _one_sided(mean / (sd * math.sqrt(1.0 + 1.0 / m)), m - 1)
+    mean = float(d.mean())
+    sd = max(float(d.std(ddof=1)), _half_hit_sd(np.stack([a, x]), n_rows))
+    error = sd * math.sqrt(1.0 + 1.0 / m)
+    if sd > _EQUAL:
+        above, below = _one_sided(mean / error, m - 1)
     else:
         # Differences that are all alike: no more than their signs are known.
-        above, below = (1.0, 1.0) if abs(mean) <= 1e-12 else (1.0 / (m + 1), 1.0)
+        above, below = (1.0, 1.0) if abs(mean) <= _EQUAL else (1.0 / (m + 1), 1.0)
         if mean < 0:
             above, below = below, above
-    of_controls = float(x.mean()), float(x.std(ddof=1)), float(x.max())
-    return ControlTest(above, below, "t", None, m, *of_controls, sd * math.sqrt(1.0 + 1.0 / m))
+    return ControlTest(
+        p_above=above,
+        p_below=below,
+        by="t",
+        rank=None,
+        n_controls=m,
+        mean=float(x.mean()),
+        sd=float(x.std(ddof=1)),
+        best=float(x.max()),
+        error=error,
+    )
 
 
 def _one_sided(t: float, df: float) -> tuple[float, float]:

@@ -695,7 +695,11 @@ def metric_name(metric: str) -> str:
 
 
 def value_text(metric: str, value: float | None, sd: float | None = None) -> str:
-    """Return a value as percent with one decimal, and ± sd if given; whole ranks without one."""
+    """Return a value as percent with one decimal, and ± sd if given; whole ranks without one.
+
+    What one decimal would call nothing has one digit that counts: the chance of 3,000 names is
+    0.03 %.
+    """
     if value is None:
         return ""
     known = metric_named(metric)
@@ -715,7 +719,11 @@ def with_unit(metric: str, value: float) -> str:
 def _decimal(value: float, form: str = ".1f") -> str:
     """Return a number with one decimal, whichever way its last bits were summed."""
     # 29.649999999 and 29.65 are the same mean in another order of terms: one text for both.
-    return format(round(value, 6) + 0.0, form)
+    value = round(value, 6) + 0.0
+    text = format(value, form)
+    if form == ".1f" and text == "0.0" and value > 0.0:
+        return f"{value:.{math.ceil(-math.log10(value))}f}"
+    return text
 
 
 def signed_text(difference: float, sd: float | None = None) -> str:

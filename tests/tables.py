@@ -45,6 +45,7 @@ from featstore.store.records import KEY
 from featstore.terminal import human_bytes
 from tests.accuracy import elsewhere, parts, suggest, trained
 from tests.house import PACKAGES
+from tests.validation import POWER
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -285,6 +286,9 @@ CHECKS = {
         "sentence: a control did better, of equal ones",
         "sentence: better than every control, of equal ones",
     ),
+    "verdict for, or against, a head that carries nothing, twelve kinds of worlds": (
+        "verdict for a head that carries nothing", "verdict against a head that carries nothing",
+    ),
     "power at 2.8 s.e.": ("power at 2.8 s.e., two-term",),
     **{
         f"type I, {what}": tuple(f"type I, {what}, {how}" for how in (
@@ -309,7 +313,7 @@ CHECKS = {
 LEFT_OUT = (
     "type I, split drawn anew, pool: training images",
     "p of a control draw, uniform (Kolmogorov–Smirnov)", "a p far below 0.05 / 1,000 is possible",
-    "above the truth, square", "above the truth, usual ECE",
+    "above the truth, square", "above the truth, usual ECE", POWER,
 )  # fmt: skip
 
 
@@ -329,6 +333,14 @@ def statistics_cells(data: list[Data]) -> list[str]:
         aim = goal.replace("printed", "–").replace("<= ", "≤").replace(">= ", "≥")
         rows.append([name, span, aim.replace(" to ", "–"), counted])
     return table(["check", "found", "goal", "held/cells"], rows)
+
+
+def power_cells(data: list[Data]) -> list[str]:
+    """Return how large an effect a verdict finds, by the number of images."""
+    rows = [
+        [row["setting"], f"{100 * row['value']:.1f} points"] for row in data if row["name"] == POWER
+    ]
+    return table(["ridge", POWER], rows)
 
 
 def collect_birds(certificate: Path, box: Path) -> None:
@@ -588,6 +600,7 @@ TABLES: dict[str, tuple[str | None, Callable[[Any], list[str]]]] = {
     "faults, more": ("reliability_more.json", more_faults),
     "few-shot": ("few_shot.json", few_shot),
     "statistics": ("statistics.json", statistics_cells),
+    "power": ("statistics.json", power_cells),
     "bridge, peers": ("bridge_peers.json", of_peers),
     "birds": ("birds.json", of_birds),
     "confidence": ("confidence.json", confidence),

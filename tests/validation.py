@@ -38,6 +38,8 @@ from bench.statistics import (
     proportion_interval,
     two_term,
 )
+from fitters.pairs import Pairs
+from fitters.prototypes import CONTROLS
 
 TRIALS = 8_000
 CLUSTERS = (7, 10, 47, 474)
@@ -446,6 +448,146 @@ def control_draws(trials, rng, strict) -> Iterator[Row]:
                       strict=strict)  # fmt: skip
 
 
+#: What a head that carries nothing meets: images, names, and what is odd about them.
+HOSTILE = {
+    "few images, many names": (30, 1_000),
+    "true rows, names shuffled": (30, 1_000),
+    "classes in Zipf's sizes": (100, 200),
+    "heavy tails": (100, 200),
+    "images of one class": (30, 20),
+    "images five times": (100, 200),
+    "head rows twice": (100, 200),
+    "names in families": (100, 200),
+    "rows far from zero": (100, 200),
+    "one direction rules": (100, 200),
+    "more columns than rows": (100, 200),
+    "few names": (100, 5),
+}
+
+
+def planted(rng, kind, n, n_names, *, signal=0.0):
+    """Return images, the rows of their names, the texts of all names, and a head.
+
+    The head follows the map from texts to images with the weight `signal`, and is noise else.
+    """
+    q, p, rows = 8, 64 if kind == "more columns than rows" else 16, 40
+    normal = partial(rng.standard_t, 3) if kind == "heavy tails" else None
+    drawn = (lambda size: normal(size)) if normal else (lambda size: rng.standard_normal(size))
+    texts, head_texts, to_images = drawn((n_names, q)), drawn((rows, q)), drawn((q, p))
+    if kind == "names in families":
+        texts += 3.0 * drawn((10, q))[rng.integers(10, size=n_names)]
+    weights = 1.0 / np.arange(1, n_names + 1) if "Zipf" in kind else np.ones(n_names)
+    label = rng.choice(n_names, n, p=weights / weights.sum())
+    if kind == "images of one class":
+        label[:] = label[0]
+    images = texts[label] @ to_images + drawn((n, p))
+    if kind == "images five times":
+        label, images = label[np.arange(n) // 5], images[np.arange(n) // 5]
+    if kind == "one direction rules":
+        images[:, 0] *= 30.0
+    true = head_texts @ to_images
+    noise = drawn((rows, p)) * np.linalg.norm(true) / np.sqrt(true.size)
+    head = signal * true + np.sqrt(1.0 - signal**2) * noise
+    if "shuffled" in kind:
+        head = np.roll(true, 1, axis=0)
+    if kind == "head rows twice":
+        head, head_texts = head[np.arange(rows) // 2], head_texts[np.arange(rows) // 2]
+    if kind == "rows far from zero":
+        images, head = images + 20.0, head + 20.0
+    return images, label, texts, Pairs(head, head_texts)
+
+
+def judge(rng, images, label, texts, head):
+    """Return the tones of the verdict on ridge by a head and 19 draws of three controls, and gains.
+
+    The gains are the head's share of hits less the mean of each control's.
+    """
+    n, centred = len(images), images - images.mean(axis=0)
+    names = texts / np.linalg.norm(texts, axis=1, keepdims=True)
+
+    def hits(pairs):
+        x, y = pairs.x - pairs.x.mean(axis=0), pairs.y - pairs.y.mean(axis=0)
+        gram = x.T @ x
+        gram[np.diag_indices_from(gram)] += 0.1 * np.trace(gram) / len(gram)
+        scores = centred @ np.linalg.solve(gram, x.T @ y) @ names.T
+        return float(np.mean(scores.argmax(axis=1) == label))
+
+    own, rows = hits(head), []
+    for control in ("random", "random-cov", "shuffled"):
+        draws = np.array([hits(CONTROLS[control](head, rng)) for _ in range(ENOUGH_CONTROLS)])
+        test = against_controls(own, draws, n_rows=n)
+        low, high = test.interval(own - draws.mean())
+        rows.append({"p": test.p_above, "p_below": test.p_below, "low": low, "high": high,
+                     "difference": own - draws.mean(), "n_controls": ENOUGH_CONTROLS,
+                     "control_rank": test.rank})  # fmt: skip
+    return {one["stands"] for one in judged(rows)}, [one["difference"] for one in rows]
+
+
+def hostile_worlds(trials, rng, strict) -> Iterator[Row]:
+    """How often the verdict is for, or against, a head that carries nothing, in odd worlds."""
+    trials = max(5, trials // 8)
+    for kind, (n, n_names) in HOSTILE.items():
+        tones = [judge(rng, *planted(rng, kind, n, n_names))[0] for _ in range(trials)]
+        setting = f"{kind}, {n} images of {n_names:,} names"
+        for name, wrong in (
+            ("verdict for a head that carries nothing", sum(t == {"better"} for t in tones)),
+            ("verdict against a head that carries nothing", sum("worse" in t for t in tones)),
+        ):
+            yield row(name, setting, wrong, trials, ("<=", 0.065), strict=strict)
+
+
+def verdict_power(trials, rng, strict) -> Iterator[Row]:
+    """How large an effect the verdict finds in 80 % of worlds, and that a perfect head has one.
+
+    The head's rows carry more and more; the effect at which 80 % are found is read between steps.
+    """
+    trials = max(5, trials // 40)
+    signals = np.linspace(0.05, 0.95, 10)
+    for n in (30, 100, 570):
+        setting = f"{n} images of 517 names"
+        effects, rates = [], []
+        for signal in signals:
+            worlds = [judge(rng, *planted(rng, "", n, 517, signal=signal)) for _ in range(trials)]
+            effects.append(float(np.mean([gains for _, gains in worlds])))
+            rates.append(np.mean([tones == {"better"} for tones, _ in worlds]))
+        reached = np.maximum.accumulate(rates)
+        effect = float(np.interp(0.8, reached, np.maximum.accumulate(effects)))
+        yield {
+            "name": POWER, "setting": setting, "value": round(effect, 4), "low": None,
+            "high": None, "goal": "printed", "holds": None,
+        }  # fmt: skip
+    for n in (30, 40, 100):
+        found = 0
+        for _ in range(trials):
+            texts, to_images = rng.standard_normal((1_000, 8)), rng.standard_normal((8, 16))
+            label = rng.permutation(1_000)[:n]
+            head = Pairs(texts[:200] @ to_images, texts[:200])
+            found += judge(rng, texts[label] @ to_images, label, texts, head)[0] == {"better"}
+        yield row("verdict for a perfect head", f"{n} images of 1,000 names", found, trials,
+                  (">=", 0.99), strict=strict)  # fmt: skip
+
+
+#: The effects that a verdict finds stand in a table of their own.
+POWER = "effect found in 80 % of worlds"
+
+
+#: Draws of counts so small that two or three of them are often alike.
+SMALL_COUNTS = {(30, 1 / 1_000), (122, 1 / 517), (570, 1 / 517), (2_260, 1 / 207), (100, 0.1)}
+
+
+def few_draws(trials, rng, strict) -> Iterator[Row]:
+    """Coverage of the interval to one more draw where two or three draws are all there are."""
+    for m in (2, 3, 5):
+        for n, p in sorted(SMALL_COUNTS):
+            covered = 0
+            for _ in range(trials):
+                x = rng.binomial(n, p, m + 1) / n
+                low, high = against_controls(x[0], x[1:], n_rows=n).interval(x[0] - x[1:].mean())
+                covered += low <= 0 <= high
+            yield row("coverage, one more draw of few", f"m {m}, {n} queries, chance {p:.2g}",
+                      covered, trials, (">=", 0.93), strict=strict)  # fmt: skip
+
+
 def families(trials, rng, strict) -> Iterator[Row]:
     """Family-wise error of Holm, and whether a planted effect is found in a family."""
     s, c = 10, 207
@@ -676,6 +818,7 @@ SIMULATIONS: tuple[Callable[..., Iterator[Row]], ...] = (
     two_term_cells, binary_cells, proportions, shares_over_draws, overlapping, within_classes,
     control_draws, families, power, calibrated,
     leaderboards, rare_shares, tailed_controls, sentences, confidences, sets_as_a_sample,
+    hostile_worlds, verdict_power, few_draws,
 )  # fmt: skip
 
 

@@ -330,11 +330,12 @@ def judged(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the comparisons of a head with its controls, each with ``stands`` and ``p_lower``.
 
     ``stands`` is ``"better"`` or ``"worse"`` where the interval is on one side of zero and the p of
-    that side is below 5 %. A verdict that the head is better needs every control to be beaten, so
-    that each may have its own p (Berger, 1982). That *some* control did better is one claim of
-    many: its p, ``p_lower``, is corrected by Holm over the controls. ``"unknown"`` is a control
-    without a test, ``"undecided"`` one that the head is above all draws of, which are too few for
-    the test, and ``"same"`` any other: a difference that is not shown.
+    that side is at most 5 %, which a head above 19 draws reaches by its rank. A verdict that the
+    head is better needs every control to be beaten, so that each may have its own p (Berger, 1982).
+    That *some* control did better is one claim of many: its p, ``p_lower``, is corrected by Holm
+    over the controls. ``"unknown"`` is a control without a test, ``"undecided"`` one that the head
+    is above all draws of, which are too few for the test, and ``"same"`` any other: a difference
+    that is not shown.
     """
     lower = iter(holm(np.array([row["p_below"] for row in rows if row["p"] is not None])))
     out = []
@@ -347,9 +348,9 @@ def judged(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _stands(row: Mapping[str, Any], p_lower: float | None) -> str:
     if p_lower is None:
         return "unknown"
-    if row["low"] > 0 and row["p"] < LEVEL:
+    if row["low"] > 0 and row["p"] <= LEVEL:
         return "better"
-    if row["high"] < 0 and p_lower < LEVEL:
+    if row["high"] < 0 and p_lower <= LEVEL:
         return "worse"
     few = row["n_controls"] < ENOUGH_CONTROLS
     first = row["difference"] > 0 and row["control_rank"] in (None, 1)

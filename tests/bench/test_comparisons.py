@@ -13,6 +13,7 @@ from bench.comparisons import (
     compare_choices,
     primary_family,
 )
+from bench.report.verdict import judged
 from bench.statistics import DrawSums, proportion_interval, two_term
 from bench.tables import result_table
 from tests.bench.results_by_hand import hand_run, ranks_with, write_ranks
@@ -295,6 +296,23 @@ def test_cells_that_differ_in_the_mix_are_compared_with_their_own_controls(tmp_p
         ("over-control", "0.5"): 0.5, ("over-control", "2.0"): 0.25,
         ("over-real", "0.5"): 0.25, ("over-real", "2.0"): 0.0,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("hits", "draws", "stands"),
+    [(30, 19, "better"), (2, 19, "better"), (1, 19, "same"), (30, 2, "undecided")],
+)
+def test_a_head_beside_draws_without_a_hit(tmp_path, hits, draws, stands):
+    """30 images: draws that are all alike do not keep a perfect head from its verdict."""
+    names = [f"q{i}" for i in range(30)]
+    head = np.where(np.arange(30) < hits, 1, 7)
+    write_ranks(tmp_path, hand_run("head", eval="split"), head, queries=names)
+    for draw in range(draws):
+        run = hand_run("random", eval="split", control_draw=draw)
+        write_ranks(tmp_path, run, np.full(30, 7), queries=names)
+    row = only(run_compare(tmp_path), comparison="over-control", metric="top-1")
+    assert row["high"] - row["low"] > 1 / 30
+    assert judged([row])[0]["stands"] == stands
 
 
 @pytest.mark.parametrize("draws", [1, 18, 19])

@@ -3,6 +3,7 @@
 import itertools
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -262,6 +263,57 @@ def test_few_controls_are_taken_as_normal_and_equal_ones_by_rank():
     assert against_controls(0.5, [0.1, 0.2, 0.3]).by == "t"
     same = against_controls(0.5, [0.0] * 19)
     assert (same.p_above, same.p_below) == (0.05, 1.0)
+
+
+def test_draws_without_a_hit_have_the_noise_of_half_a_hit():
+    """A perfect head beside 19 draws of nothing, 30 queries: by hand, on the log scale."""
+    found = against_controls(1.0, [0.0] * 19, n_rows=30)
+    half = 0.5 / 30
+    sd = math.sqrt(half * (1 - half) / 30) / half
+    t = math.log(30.5 / 0.5) / (sd * math.sqrt(1 + 1 / 19))
+    assert (found.by, found.rank) == ("t", 1)
+    assert found.p_above == pytest.approx(stats.t.sf(t, 18), rel=1e-9)
+    low, high = found.interval(1.0)
+    assert 0.9 < low < 1.0 < high
+    # One hit is what one more draw may have; two, and p is never above that of the rank.
+    one, two = (against_controls(hits / 30, [0.0] * 19, n_rows=30) for hits in (1, 2))
+    assert one.interval(1 / 30)[0] < 0 < two.interval(2 / 30)[0]
+    assert two.p_above == 0.05
+    # Values that are no counts vary in finer steps.
+    fine = 0.013 + 1e-4 * np.arange(20)
+    assert against_controls(0.02, fine, n_rows=30).error == pytest.approx(
+        fine.std(ddof=1) * math.sqrt(1 + 1 / 20)
+    )
+
+
+@given(st.integers(2, 30), st.integers(1, 200), st.integers(0, 200), st.integers(0, 200))
+def test_no_interval_of_equal_draws_is_of_width_zero(m, n, drawn, own):
+    control, head = min(drawn, n) / n, min(own, n) / n
+    for found in (
+        against_controls(head, [control] * m),
+        against_controls(head, [control] * m, n_rows=n),
+        against_paired_controls([head] * m, [control] * m),
+        against_paired_controls([head] * m, [control] * m, n_rows=n),
+    ):
+        low, high = found.interval(head - control)
+        assert low <= head - control <= high
+        assert high - low > 0.01
+        # A head that is as good as the draws is never better, or worse.
+        assert head != control or min(found.p_above, found.p_below) >= 0.5
+
+
+def test_paired_draws_that_are_all_alike_know_their_queries():
+    paired = partial(against_paired_controls, [0.5] * 10, [0.2] * 10)
+    assert paired().p_above == pytest.approx(1 / 11)
+    assert paired(n_rows=100).p_above < 1e-6
+    # The draw of the fewest queries decides.
+    fewest = paired(n_rows=np.array([10] * 9 + [100]))
+    assert fewest == paired(n_rows=10)
+    assert fewest.error > 9 * paired(n_rows=100).error
+    with pytest.raises(MetricError, match="got 2 of the head and 3 of the control"):
+        against_paired_controls([0.5] * 2, [0.2] * 3)
+    with pytest.raises(MetricError, match=r"two control draws or more; got 1\."):
+        against_controls(0.5, [0.2])
 
 
 def test_paired_controls_count_the_heads_own_deviation(rng):

@@ -13,7 +13,7 @@ from bench.cells import CELL, only_series, series_table
 from bench.errors import NoResultsError
 from bench.options import Neighbours
 from bench.results import file_of
-from bench.tables import comma_separated, result_table, summary
+from bench.tables import comma_separated, result_table, summary, value_text
 from tests.bench.results_by_hand import hand_run, write_ranks
 
 
@@ -28,6 +28,13 @@ def test_mean_and_deviation_over_seeds(tmp_path):
     assert row["top-1_sd"] == pytest.approx(np.std(shares, ddof=1))
     assert (row["n_seeds"], row["gallery"], row["n_images_fitted"]) == (3, 20.0, 16.0)
     assert row["median_rank"] == pytest.approx(np.mean([1.5, 2.0, 1.0]))
+
+
+def test_a_share_that_is_not_nothing_is_not_shown_as_nothing():
+    shares = [1 / 3_000, 1 / 21_000, 0.0005, 0.2, 0.0, 1e-17]
+    texts = ["0.03", "0.005", "0.1", "20.0", "0.0", "0.0"]
+    assert [value_text("top-1", share) for share in shares] == texts
+    assert value_text("top-1", 0.2, 0.0003) == "20.0 ± 0.03"
 
 
 @pytest.mark.parametrize("metric", ["mean_rank", "median_rank"])
