@@ -590,7 +590,7 @@ def properties(attributes: Mapping[str, Any], commit: Commit) -> dict[str, Any]:
             "columns": _COLUMNS,
         },
         "revision": {
-            "id": commit.revision_id,
+            "id": commit.digest,
             "record": f"revisions/{commit.digest}.json",
         },
     }

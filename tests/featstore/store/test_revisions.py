@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import pickle
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import numpy as np
 import polars as pl
 import pytest
 import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from featstore import open_store
 from featstore.errors import (
@@ -20,6 +23,7 @@ from featstore.errors import (
     StoreWriteError,
     UnknownSetError,
 )
+from featstore.identity import canonical_json, sha256_hex
 from featstore.share import make_tag
 from featstore.store import (
     MODES,
@@ -35,6 +39,7 @@ from featstore.store import (
 )
 from featstore.store.gc import compact_set
 from featstore.store.layout import LIMITS
+from featstore.store.records import KEY as CONVENTION
 from featstore.testing import item_table
 from tests.damage import flip, lasting, tree
 from tests.typed import headstock
@@ -62,6 +67,7 @@ def _write(
     items: pl.DataFrame | None = None,
     stop_after: int | None = None,
     retry_failed: bool = False,
+    reason: str = "bad",
     **changes: int,
 ) -> tuple[str, list[int]]:
     """Write or extend the set to n rows; return its key and the blocks that were pending."""
@@ -77,7 +83,7 @@ def _write(
             where = writer.layout.block_slice(block)
             # What is kept must come from the store: the writer gets rubbish for it.
             given = np.where(writer.kept(block)[:, None], np.float32(99), rows[where])
-            failed = {table["item_id"][i]: "bad" for i in fail if where.start <= i < where.stop}
+            failed = {table["item_id"][i]: reason for i in fail if where.start <= i < where.stop}
             writer.write_block(block, given, failed)
         writer.finish(golden={"vectors": [[1.0]]})
     return str(writer.key), pending
@@ -179,6 +185,62 @@ def test_failed_rows_stay_failed_or_are_tried_again(tmp_path):
     _write(tmp_path, 10, fail=frozenset({5}), retry_failed=True)
     assert len(store.revisions(KEY)) == 3
     assert verify_store(tmp_path).problems == []
+
+
+def _states_id_of_record(root: Path) -> bool:
+    """Return whether the set states a record, of which its id is the sha256; fail if it is not."""
+    (group,) = (path.parent for path in root.glob("birds/image/*/zarr.json"))
+    attributes = json.loads((group / "zarr.json").read_text())["attributes"]
+    if CONVENTION not in attributes:
+        return False
+    revision = attributes[CONVENTION]["revision"]
+    record = json.loads((group / revision["record"]).read_text())
+    assert revision["id"] == sha256_hex(canonical_json(record))
+    return True
+
+
+def test_a_retry_with_another_reason_alone_states_the_id_of_its_record(tmp_path):
+    _write(tmp_path, 6, fail=frozenset({1}), plain_bytes=10**6)
+    assert _states_id_of_record(tmp_path)
+    (before,) = open_store(tmp_path).revisions(KEY)
+    _write(tmp_path, 6, fail=frozenset({1}), reason="worse", retry_failed=True, plain_bytes=10**6)
+    assert open_store(tmp_path).failures(KEY)["reason"].to_list() == ["worse"]
+    (after,) = open_store(tmp_path).revisions(KEY)
+    assert after.commit.revision_id == before.commit.revision_id  # its rows are the same
+    assert _states_id_of_record(tmp_path)
+    assert verify_store(tmp_path).problems == []
+
+
+#: Rows, which of them fail, why, and whether those that failed are tried again.
+WRITES = st.tuples(
+    st.integers(1, 9),
+    st.frozensets(st.integers(0, 8), max_size=2),
+    st.sampled_from(["bad", "worse"]),
+    st.booleans(),
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(writes=st.lists(WRITES, min_size=1, max_size=5), plain_bytes=st.sampled_from([0, 10**6]))
+def test_whatever_is_written_the_stated_id_is_that_of_the_record(writes, plain_bytes):
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        n = 0
+        for n_rows, fail, reason, retry_failed in writes:
+            n = max(n, n_rows)
+            with contextlib.suppress(StoreWriteError):  # it is finished already
+                _write(
+                    root,
+                    n,
+                    fail=fail,
+                    reason=reason,
+                    retry_failed=retry_failed,
+                    plain_bytes=plain_bytes,
+                )
+            _states_id_of_record(root)
+        headstock("store", "compact", root)
+        _states_id_of_record(root)
+        assert verify_store(root).problems == []
 
 
 def test_disjoint_items_of_two_writers_both_survive(tmp_path):
