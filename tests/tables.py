@@ -286,7 +286,7 @@ CHECKS = {
         "sentence: a control did better, of equal ones",
         "sentence: better than every control, of equal ones",
     ),
-    "verdict for, or against, a head that carries nothing, twelve kinds of worlds": (
+    "verdict on a head that carries nothing": (
         "verdict for a head that carries nothing", "verdict against a head that carries nothing",
     ),
     "power at 2.8 s.e.": ("power at 2.8 s.e., two-term",),

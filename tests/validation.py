@@ -775,6 +775,17 @@ def confidences(trials, rng, strict) -> Iterator[Row]:
             "coverage, AUROC" + (" (known limit)" if known_limit else ""), f"C {c}, sd {sd:g}",
             covered, done, None if known_limit else (">=", 0.93), strict=strict,
         )  # fmt: skip
+    # A learner that is nearly certain of every answer, and wrong now and then.
+    done = max(1, trials // 8)
+    for sure, accuracy in ((s, a) for s in (1.0, 0.9999, 0.999) for a in (1.0, 0.99, 0.97, 0.9)):
+        for n in (30, 100, 300):
+            covered = 0
+            for _ in range(done):
+                found = calibration(np.full(n, sure), rng.random(n) < accuracy)
+                covered += found.low <= abs(sure - accuracy) <= found.high
+            yield row("coverage, calibration error",
+                      f"n {n}, confidence {sure:g}, accuracy {accuracy:g}", covered, done,
+                      (">=", 0.93), strict=strict)  # fmt: skip
 
 
 def sets_as_a_sample(trials, rng, strict) -> Iterator[Row]:

@@ -17,13 +17,16 @@ from scipy.special import ncfdtr, ncfdtrinc, stdtrit
 from scipy.stats import rankdata
 
 from bench.errors import MetricError
-from bench.statistics import effective_df
+from bench.statistics import DrawSums, effective_df, proportion_interval
 
 #: Bins of a calibration error.
 BINS = 15
 
 # Beyond this noncentrality its root alone counts, which is nearly normal.
 _FAR = 100.0
+
+# Where fewer than this share of a bin are wrong, or right, their number is skewed.
+_RARE = 0.1
 
 # More of a bin than this no cluster is taken to be: its variance would be that of nothing.
 _MOST = 0.9
@@ -68,9 +71,11 @@ def calibration(
     Bins hold about n / `n_bins` answers; equal confidences share a bin. In bin b, of the share p_b
     of the answers, the mean gap is g_b. The estimate Σ p_b g_b² is too large by the variance of the
     g_b, which is estimated from the clusters and taken off. In terms of that variance Σ p_b g_b²
-    is a noncentral F, to its first two moments; the interval is its inversion. It is about binned
-    confidences: within a bin errors may cancel, so that the true error is at least as large
-    (Kumar et al., proposition 3.3).
+    is a noncentral F, to its first two moments; the interval is its inversion. Where fewer than a
+    tenth of a bin are wrong, or right, the upper end is at least that of the binomial interval of
+    such bins: a hundred answers that are all right may hide an error of three points. The interval
+    is about binned confidences: within a bin errors may cancel, so that the true error is at least
+    as large (Kumar et al., proposition 3.3).
 
     Parameters
     ----------
@@ -100,7 +105,7 @@ def calibration(
     >>> p = rng.random(4000)
     >>> found = calibration(p, rng.random(4000) < p)
     >>> round(found.error, 3), round(found.low, 3), round(found.high, 3), round(found.raw, 3)
-    (0.0, 0.0, 0.021, 0.016)
+    (0.0, 0.0, 0.026, 0.016)
     """
     p, hit = np.asarray(confidence, np.float64), np.asarray(right, bool)
     n = len(p)
@@ -141,11 +146,40 @@ def calibration(
             by_f = [_noncentrality(total / spread, df, of_noise, end) for end in ends]
             low = min(low, by_f[0] * fourth / spread)
             high = max(high, by_f[1] * fourth / spread)
+    high = max(high, _rare_end(p, hit, bins, gaps, cluster, level))
     width = np.minimum((p * n_bins).astype(int), n_bins - 1)
     raw = float(np.abs(np.bincount(width, weights=p - hit)).sum()) / n
     square = total - noise
     error, low, high = np.sqrt([max(0.0, square), low, high]).tolist()
     return Calibration(error, low, high, square, raw)
+
+
+def _rare_end(
+    p: NDArray[np.float64],
+    hit: NDArray[np.bool_],
+    bins: NDArray[np.intp],
+    gaps: NDArray[np.float64],
+    cluster: NDArray[np.intp],
+    level: float,
+) -> float:
+    """Return the upper end of the squared error where few answers of a bin are wrong, or right.
+
+    Such bins are taken together, those of right and those of wrong answers, and the share that is
+    right lies as far from their confidence as its binomial interval lets it. Other bins count by
+    their gaps.
+    """
+    size = np.bincount(bins)
+    right = np.bincount(bins, weights=hit) / size
+    sums = size * gaps**2
+    end = float(sums[(right >= _RARE) & (right <= 1.0 - _RARE)].sum())
+    for is_rare in (right > 1.0 - _RARE, right < _RARE):
+        rows = is_rare[bins]
+        if rows.any():
+            one = np.zeros(int(rows.sum()))
+            shares = DrawSums.of(hit[rows].astype(float), one, cluster[rows])
+            ends = np.array(proportion_interval(shares, confidence=level))
+            end += float(rows.sum() * np.max((p[rows].mean() - ends) ** 2))
+    return end / len(p)
 
 
 def _noncentrality(f: float, df: float, df_noise: float, twice: float) -> float:

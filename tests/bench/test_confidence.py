@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import softmax
+from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
 from bench.comparisons import compare
@@ -91,6 +92,19 @@ def test_clusters_that_answer_alike_widen_the_interval(rng):
         calibration(p, right, np.zeros(200))
     with pytest.raises(MetricError, match="probabilities"):
         calibration(2 * p, right)
+
+
+@pytest.mark.parametrize(("n", "n_wrong"), [(30, 0), (100, 0), (100, 1), (300, 9)])
+def test_certain_answers_have_the_upper_end_of_the_binomial(n, n_wrong):
+    """Of one bin at confidence 1 the error is the share that is wrong: Clopper and Pearson's."""
+    right = np.arange(n) >= n_wrong
+    found = calibration(np.ones(n), right)
+    theirs = binomtest(n_wrong, n).proportion_ci(0.95, method="exact")
+    assert theirs.high <= found.high <= 1.15 * theirs.high
+    assert found.low <= n_wrong / n
+    # Wrong answers of no confidence are as good, and answers of one class say less.
+    assert calibration(np.zeros(n), ~right).high == pytest.approx(found.high)
+    assert calibration(np.ones(n), right, np.arange(n) // 5).high > 1.5 * found.high
 
 
 @settings(max_examples=20)
