@@ -126,6 +126,7 @@ def fit_run(run: Run, corpus: Corpus, split: Split | None) -> Fitted:
         "n_prototypes": 0 if prototypes is None else prototypes.n,
         "own_names": own_names(run, corpus),
         "image_mean": centre.source if rows == "centred" else "none",
+        "agreement": alignment.facts.get("agreement"),
         **_choice_columns(alignment.facts["choice"]),
     }
     return Fitted(alignment, facts)

@@ -30,7 +30,7 @@ from bench.metrics.ranks import CUTOFFS, Ranks
 from bench.metrics.summary import METRICS, query_values
 from bench.runs import LEAVES
 from featstore.durable import is_free, json_bytes, read_json, read_regular, write_file
-from featstore.errors import CorruptStoreError
+from featstore.errors import CorruptStoreError, listed
 from featstore.identity import canonical_json, sha256_hex
 from featstore.store.parquet_guard import unpack
 
@@ -61,6 +61,7 @@ RESULT_SCHEMA: dict[str, Any] = RUN_COLUMNS | {
     "image_mean": pl.String,  # which mean centres the images; says when it is transductive
     **{f"{name}_chosen": pl.Float64 for name in CHOSEN},
     **{f"{name}_at_edge": pl.Boolean for name in CHOSEN},  # of the grid that was searched
+    "agreement": pl.Float64,  # cosine between starts of a fit, where another draw may change it
     "flat_choice": pl.Boolean,  # no point of the grid is a standard error worse than the best
     "learner": pl.String,  # of a few-shot run, and the shots of its largest class
     "shots": pl.Int64,
@@ -369,6 +370,10 @@ def unfinished(root: Path, suite: str) -> list[str]:
 _BY_NAME = ("zero_shot", "generalised")
 
 
+#: Mean cosine between starts of a fit, below which its score is called a draw.
+_AGREED = 0.9
+
+
 def data_notes(rows: pl.DataFrame) -> list[str]:
     """Return a sentence for what is odd in the data of these result rows."""
     notes = []
@@ -378,6 +383,13 @@ def data_notes(rows: pl.DataFrame) -> list[str]:
             f"{n_twins.max():,} pictures stand under two ids or more, as equal or nearly equal "
             f"rows. Up to {left_out.max():,} images a split were not trained on, since the same "
             "picture is scored."
+        )
+    drawn = rows.filter(pl.col("agreement") < _AGREED)
+    if drawn.height:
+        notes.append(
+            f"Starts of {listed(drawn['method'].unique().sort())} do not agree in "
+            f"{drawn['run_id'].n_unique():,} of {rows['run_id'].n_unique():,} runs (cosine from "
+            f"{drawn['agreement'].to_numpy().min():.2f}): there, a score is a draw."
         )
     equal = rows.filter(pl.col("task").is_in(_BY_NAME))["equal_names"].drop_nulls().unique().sort()
     return notes + [

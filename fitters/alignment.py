@@ -370,6 +370,7 @@ class Alignment(Shown, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
                 "images": self.x.steps,
                 "texts": self.y.steps,
                 "settings": ", ".join(f"{name} {value:.4g}" for name, value in chosen.items()),
+                "starts agree": f"{facts['agreement']:.2f}" if "agreement" in facts else None,
                 "aligner": " ".join(repr(self.aligner).split()),
             },
         )

@@ -9,6 +9,7 @@ belongs to which.
 from __future__ import annotations
 
 import copy
+import math
 from abc import abstractmethod
 from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
@@ -407,11 +408,16 @@ class MiniVec2VecAligner(BaseAligner):
     these pairs. Each refinement takes the mean of the nearest rows of y to x R instead, and goes
     half of the way to the new rotation; the last one does so with clusters of many rows.
 
+    Which clusters match can turn on a rounding of the rows. So several starts are made, and that is
+    kept whose rows of x are nearest to the rows of y that they find; no pair is looked at.
+
     Parameters
     ----------
     rounds : int
         Matchings of centres.
     refinements : int
+    starts : int
+        Fits with other draws, of which the best is kept. 1 says nothing of how far they agree.
     center : bool
         Subtract the mean of each side first; False where rows come centred.
     seed : int
@@ -423,6 +429,10 @@ class MiniVec2VecAligner(BaseAligner):
         Principal axes of each side, those of x turned by R.
     mean_x_, mean_y_ : ndarray of shape (p,), (q,)
         What is subtracted on each side; 0 if not `center`.
+    agreement_ : float
+        Mean cosine of the rows of x by the rotation that is kept and by each of the other starts,
+        from -1 to 1; NaN of one start. Well below 1 the answer is a draw, which another seed or
+        another rounding of the rows changes.
     n_features_in_ : int
         p.
 
@@ -448,11 +458,13 @@ class MiniVec2VecAligner(BaseAligner):
     mixes: ClassVar[bool] = False
     rounds: int = 30
     refinements: int = 100
+    starts: int = 3
     center: bool = True
     seed: int = 0
     _parameter_constraints: ClassVar[Constraints] = {
         "rounds": [Interval(Integral, 1, None, closed="left")],
         "refinements": [Interval(Integral, 0, None, closed="left")],
+        "starts": [Interval(Integral, 1, None, closed="left")],
         "center": ["boolean"],
         "seed": [Interval(Integral, 0, None, closed="left")],
     }
@@ -485,10 +497,22 @@ class MiniVec2VecAligner(BaseAligner):
             np.unique(unit_or_zero(side @ own), axis=0)
             for side, own in zip(sides, axes, strict=True)
         )
-        rng = np.random.default_rng(self.seed)
-        rotation = self._refined(x, y, self._first(x, y, rng), rng)
-        self.map_x_, self.map_y_ = axes[0] @ rotation, axes[1]
+        rotations = []
+        for start in range(self.starts):
+            rng = np.random.default_rng([self.seed, start] if start else self.seed)
+            rotations.append(self._refined(x, y, self._first(x, y, rng), rng))
+        distances = [_to_what_it_finds(x @ rotation, y) for rotation in rotations]
+        best = rotations.pop(int(np.argmin(distances)))
+        # Rows of x are of unit length, and so is what a rotation makes of them.
+        cosines = [np.sum((x @ best) * (x @ other)) / len(x) for other in rotations]
+        self.agreement_ = float(np.mean(cosines)) if cosines else math.nan
+        self.map_x_, self.map_y_ = axes[0] @ best, axes[1]
         return self
+
+    @property
+    def facts_(self) -> dict[str, Any]:
+        """How far the starts agree, as one of the facts of a fit."""
+        return {"agreement": self.agreement_} if self.starts > 1 else {}
 
     def _first(self, x: Matrix, y: Matrix, rng: np.random.Generator) -> Matrix:
         """Return the rotation between rows that are described alike by the matched centres."""
@@ -516,6 +540,12 @@ class MiniVec2VecAligner(BaseAligner):
     def project_y(self, y: Rows) -> Matrix:
         """Return y in the shared space: shape (n, r), float64, unit rows."""
         return normalize_rows(self.about_mean(y, "y") @ self.map_y_, what="y")
+
+
+def _to_what_it_finds(rows: Matrix, others: Matrix) -> float:
+    """Return the mean squared distance of unit rows to the direction of the others near them."""
+    found = unit_or_zero(_mean_of_nearest(rows, others, others))
+    return float(np.mean(np.sum((rows - found) ** 2, axis=1)))
 
 
 def _matched_centres(x: Matrix, y: Matrix, rng: np.random.Generator) -> tuple[Matrix, Matrix]:

@@ -234,6 +234,8 @@ def _line(path: Path, method: str, facts: dict[str, Any]) -> str:
     )  # fmt: skip
     data = ((facts["n_prototypes"], "prototype"), (facts["n_real"], "real pair"))
     fitted_on = " and ".join(count(n, what) for n, what in data if n)
+    if "agreement" in facts:
+        chosen = f"its starts agree to {facts['agreement']:.2f}"
     return f"{path}: {method}, fitted on {fitted_on}{f' ({chosen})' if chosen else ''}"
 
 
