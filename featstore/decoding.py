@@ -402,8 +402,8 @@ class WorkerProcess:
         except OSError as err:
             # No fault of the image: the job ends here, and no item is called unreadable.
             raise DecoderStartError(
-                f"A decoding process cannot be started: {err}. Decode in threads instead "
-                "(-s timeout=0), or let this user run the interpreter."
+                f"A decoding process cannot be started: {err}. Let this user run the "
+                "interpreter, or extract in threads: `headstock extract … -s timeout=0`."
             ) from err
         finally:
             theirs.close()

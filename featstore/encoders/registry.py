@@ -54,8 +54,8 @@ class Family:
             family, _, example = self.example.partition(":")
             raise UnknownEncoderError(
                 f"No encoder named '{family}:{model}': a text model is named {family}:model or "
-                f"{family}:owner/model, for instance {family}:{example}. A folder is given with "
-                "`weights=`."
+                f"{family}:owner/model, for instance {family}:{example}. An extraction takes "
+                "a folder as `weights=` or --weights; a search takes none."
             )
 
     def build(self, name: str, options: EncoderOptions) -> Encoder:

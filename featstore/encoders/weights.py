@@ -240,9 +240,9 @@ def cached_file(repo: str, filename: str) -> Path | None:
 def hub_error(encoder: str, reason: str) -> EncoderError:
     """Return the error that says what to do when the hub does not give the weights."""
     return EncoderError(
-        f"The weights of {encoder} could not be taken from the hub: {reason} Pass "
-        "`weights=` with a file, a folder or package:DISTRIBUTION, or name a mirror of the hub in "
-        "HF_ENDPOINT."
+        f"The weights of {encoder} could not be taken from the hub: {reason} Pass `weights=` or "
+        "--weights to an extraction, with a file, a folder or package:DISTRIBUTION, or name a "
+        "mirror of the hub in HF_ENDPOINT."
     )
 
 
