@@ -146,6 +146,7 @@ test-demo: $(DEV)
 	rm -rf $(FRESH)/demo $(FRESH)/out
 	$(MAKE) demo VENV=$(FRESH)/demo DEMO=$(FRESH)/out
 	$(BIN)/python -m tests.screens check --demo $(FRESH)/out
+	HEADSTOCK_DEMO=$(FRESH)/out $(BIN)/python -m pytest tests/bench/test_end_to_end.py -k by_hand
 
 test-extend: $(DEV)
 	$(BIN)/python -m tests.extend

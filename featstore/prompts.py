@@ -534,6 +534,18 @@ def _descriptions(file: Path, keys: Sequence[str], classes: pl.DataFrame) -> pl.
 DEFINITION, BARE = "definition", "none"
 
 
+def text_formula(variants: Sequence[str]) -> str:
+    """Return in words how `class_texts` makes the text of a class of prompts of these variants.
+
+    Examples
+    --------
+    >>> text_formula(["name"]), text_formula(["name", "definition"])
+    ('unit(mean of name prompts)', 'unit(unit(mean of name prompts) + definition)')
+    """
+    parts = [name if name == DEFINITION else f"unit(mean of {name} prompts)" for name in variants]
+    return parts[0] if len(parts) == 1 else f"unit({' + '.join(parts)})"
+
+
 def class_texts(
     view: View,
     *,

@@ -382,12 +382,30 @@ def _show_cell(choice: str, *, as_json: bool) -> None:
         return print_json(rows.to_dicts())
     fields = {n: dict.fromkeys(map(_text, rows[n].drop_nulls())) for n in RUN_COLUMNS}
     facts = [(n, ", ".join(filter(None, found))) for n, found in fields.items() if any(found)]
+    facts += _texts_of_classes(rows)
     # One mean of every cell and arena that the choice holds.
     keys = [n for n in CELL if n == "direction" or rows[n].n_unique() > 1]
     means = rows.group_by(*keys, "metric", maintain_order=True).agg(pl.col("value").mean())
     numbers = [(" ".join(filter(None, map(str, names))), _text(value))
                for *names, value in means.iter_rows()]  # fmt: skip
     return print_facts({choice: facts, "Mean over the runs": numbers})
+
+
+def _texts_of_classes(rows: pl.DataFrame) -> list[tuple[str, str]]:
+    """Return how the runs make one text of a class's prompts: of scored names, and of a head's."""
+    from featstore.prompts import DEFINITION, text_formula
+    from fitters.settings import CHOSEN
+
+    columns = rows.select("variants", "head_variants", "head_name_set").unique(maintain_order=True)
+    formulas: dict[tuple[str, str], None] = {}
+    for scored, of_head, head_names in columns.drop_nulls("variants").iter_rows():
+        names = scored.split(",")
+        formulas["text of a name", text_formula(names)] = None
+        if not head_names or of_head == CHOSEN:
+            continue
+        formula = text_formula(of_head.split(",") if of_head else [*names, DEFINITION])
+        formulas["text of a head's row", formula] = None
+    return list(formulas)
 
 
 def list_series(results: Path, *, as_json: bool) -> None:

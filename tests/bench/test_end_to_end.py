@@ -3,6 +3,10 @@
 Only the draws (split, subset, control) are taken over, since a generator is no definition.
 """
 
+import os
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.special import softmax
@@ -10,7 +14,10 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import average_precision_score, label_ranking_average_precision_score
 from sklearn.preprocessing import normalize
 
+import headstock as hs
 from bench.corpus import held_out_split, read_corpus
+from featstore.testing import item_table, write_set
+from headstock.__main__ import cli
 from tests.bench.results_by_hand import has
 from tests.shorthand import execute
 
@@ -166,3 +173,84 @@ def test_conse_equals_the_recomputation(store, runs):
     expected = best_ranks(normalize(mixed) @ centred(names, mean).T, relevant)
     np.testing.assert_array_equal(ranks["rank"].to_numpy(), expected)
     assert rows.filter(metric="top-1")["value"].item() == pytest.approx((expected == 1).mean())
+
+
+BY_HAND, PRINTED = re.search(
+    r"```python\n(import numpy.*?)```\n\n```text\n(.*?)```",
+    (Path(__file__).parents[2] / "docs" / "reproduce.md").read_text("utf-8"),
+    re.DOTALL,
+).groups()
+
+
+def write_prompts(root, dataset, texts, variants, rng):
+    """Write noisy prompts of each class, in this order; return the classes."""
+    labels = [f"{dataset}/{n}" for n in range(len(texts))]
+    prompts = [(label, *kind) for label in labels for kind in variants]
+    columns = dict(
+        zip(("class_id", "variant", "template_id"), zip(*prompts, strict=True), strict=True)
+    )
+    ids = ["#".join(prompt) for prompt in prompts]
+    rows = np.repeat(texts, len(variants), axis=0) + 0.6 * rng.standard_normal((len(ids), 12))
+    items = item_table(ids, "class_name", **columns, text=ids)
+    write_set(root, rows, items, dataset=dataset, kind="class_name", encoder="st:toy")
+    return labels
+
+
+@pytest.fixture
+def planted(tmp_path):
+    """Return a folder whose store has the demo's sets, with a planted map."""
+    root, rng = tmp_path / "build" / "demo" / "store", np.random.default_rng(0)
+    root.parent.mkdir(parents=True)
+    texts, to_images = rng.standard_normal((120, 12)), rng.standard_normal((12, 20))
+    kinds = [("name", "none"), ("name", "photo"), ("lemmas", "none"), ("definition", "none")]
+    labels = write_prompts(root, "stamps", texts[:30], kinds[:2], rng)
+    of_head = write_prompts(root, "imagenet1k", texts[30:], kinds, rng)
+    named = np.arange(150) % 30
+    images = texts[named] @ to_images + 2 + 3 * rng.standard_normal((150, 20))
+    items = item_table([f"i{n}" for n in range(150)], class_id=[labels[n] for n in named])
+    write_set(root, images, items, dataset="stamps")
+    items = item_table(of_head, "head_weight", class_id=of_head)
+    write_set(root, texts[30:] @ to_images, items, dataset="imagenet1k", kind="head_weight")
+    return tmp_path
+
+
+def test_the_demo_by_hand_is_what_an_evaluation_says_and_its_card_has_the_formula(
+    planted, monkeypatch, capsys
+):
+    """And a plain mean of the texts, which one would guess, is not."""
+    monkeypatch.chdir(planted)
+    exec(BY_HAND, {})
+    by_hand = capsys.readouterr().out.splitlines()
+    ridge = hs.types.FitConfig("ridge", penalty=0.3)
+    kernel_ridge = hs.types.FitConfig("kernel-ridge", penalty=0.01, gamma=4.0)
+    results = hs.evaluate(
+        ["procrustes", ridge, kernel_ridge],
+        hs.open_store("build/demo/store"),
+        tasks="zero_shot",
+        controls=False,
+        out="out",
+    )
+    top_1 = dict(results.table(["top-1"]).select("method", "top-1").iter_rows())
+    expected = [f"{m} {100 * top_1[m]:.2f} %" for m in ("procrustes", "ridge", "kernel-ridge")]
+    assert by_hand == expected
+    guess = BY_HAND.replace("unit(prompts_of(c, v).mean(axis=0))", "prompts_of(c, v).sum(axis=0)")
+    assert guess != BY_HAND
+    capsys.readouterr()
+    exec(guess, {})
+    assert capsys.readouterr().out.splitlines() != expected
+    cli.main(["show", "out", "ridge/head/0"], standalone_mode=False)
+    card = " ".join(capsys.readouterr().out.split())
+    assert "text of a name unit(mean of name prompts)" in card
+    assert "text of a head's row unit(unit(mean of name prompts) + definition)" in card
+
+
+DEMO = os.environ.get("HEADSTOCK_DEMO")
+
+
+@pytest.mark.parametrize("demo", [DEMO] if DEMO else [])
+def test_the_demo_by_hand_has_the_numbers_of_the_documents(demo, tmp_path, monkeypatch, capsys):
+    (tmp_path / "build").mkdir()
+    (tmp_path / "build" / "demo").symlink_to(Path(demo).resolve())
+    monkeypatch.chdir(tmp_path)
+    exec(BY_HAND, {})
+    assert capsys.readouterr().out == PRINTED
