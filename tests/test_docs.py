@@ -412,6 +412,31 @@ def test_commands_named_in_a_sentence_exist_with_their_options(document: Path) -
         assert {word for word in words if word.startswith("-")} <= options, said
 
 
+def test_pages_that_set_fitting_against_reading_say_it_without_a_mean_of_the_scored_images() -> (
+    None
+):
+    """One number, that of the measurement: in every paragraph that has the one with the mean."""
+    accuracy = (ROOT / "docs" / "measurements" / "accuracy.md").read_text("utf-8")
+    gains = {
+        mean: gain.replace("-", "−")
+        for mean, gain in re.findall(
+            r"^\| kernel-ridge \| (.+?) \| .+? \| (.+?) \|", accuracy, re.MULTILINE
+        )
+        if mean in ("evaluated images", "none")
+    }
+    assert len(gains) == 2
+    stated = 0
+    for page in ("results", "compare", "your-images"):
+        text = (ROOT / "docs" / f"{page}.md").read_text("utf-8")
+        assert gains["none"] in text, page
+        text = re.sub(r"<!-- table: .*?<!-- end -->", "", text, flags=re.DOTALL)
+        for paragraph in text.split("\n\n"):
+            if gains["evaluated images"] in " ".join(paragraph.split()):
+                stated += 1
+                assert gains["none"] in paragraph, paragraph
+    assert stated >= 2
+
+
 @pytest.mark.parametrize("page", screens.PAGES)
 def test_what_commands_print_on_a_page_was_written_by_running_them(page: str) -> None:
     text = (ROOT / page).read_text("utf-8")
