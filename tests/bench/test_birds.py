@@ -43,7 +43,7 @@ def test_names_of_species_and_genera_never_seen_are_found_by_true_pairs_alone(mo
         }
         assert own["ridge", "head"] > 0.9
         assert max(own["ridge", "shuffled"], own["ridge", "random-cov"]) < 0.2
-        assert own["ridge", "spelling"] < 0.3  # numbers in names say nothing here
+        assert own["ridge", "spelling"] < 0.4  # numbers in names say nothing here
         # A name of the same genus is right in part.
         assert own["ridge", "shuffled"] < own["ridge", "within-genus"] < own["ridge", "head"]
         assert {method for method, source in own if source == "head"} == {*birds.METHODS}
