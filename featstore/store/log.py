@@ -384,10 +384,19 @@ def rebuilt_log(root: Path) -> Log:
     return made
 
 
+def _commit_paths(folder: Path) -> list[Path]:
+    """Return the commit records of a set, sorted; none where the set is gone meanwhile."""
+    try:
+        paths = list((folder / REVISIONS).iterdir())
+    except OSError:
+        return []
+    return sorted(path for path in paths if path.suffix == ".json")
+
+
 def last_commit(folder: Path) -> Commit | None:
     """Return the last whole commit in the folder of a set, whatever the log names."""
     found: list[Commit] = []
-    for path in sorted((folder / REVISIONS).glob("*.json")):
+    for path in _commit_paths(folder):
         with suppress(FeatstoreError, OSError):
             found.append(read_commit(folder, path.stem))
     return max(found, key=lambda one: (one.sequence, one.n), default=None)
