@@ -92,8 +92,8 @@ def tidy_set(root: Path, key: SetKey) -> None:
     """Complete a published set whose writer was killed before it could tidy up.
 
     A published set with a staging folder lacks something that follows the log, unless a writer is
-    extending it, or was interrupted in that. No reader needs what it lacks, so that who may not
-    write the set leaves it as it is.
+    extending it, or was interrupted in that. Readers need nothing of what it lacks, so a process
+    without the right to write leaves the set as it is.
 
     Raises
     ------
