@@ -234,8 +234,9 @@ def asking_of(n: int) -> npt.NDArray[np.intp]:
 def join_near(pairs: Pairs, at: npt.NDArray[np.intp] | None = None) -> Pairs:
     """Return prototypes with one group for all names whose rows or texts are nearly equal.
 
-    A row that is left out while its twin stays predicts itself, whatever the settings. A side of so
-    few columns that rows are near by chance joins nothing.
+    A row that is left out while its twin stays predicts itself, whatever the settings. Nothing is
+    joined by a side of so few columns that rows are near by chance, nor where all names would be of
+    one group.
 
     Parameters
     ----------
@@ -263,7 +264,9 @@ def join_near(pairs: Pairs, at: npt.NDArray[np.intp] | None = None) -> Pairs:
         return pairs
     size = int(codes.max()) + 1
     graph = coo_array((np.ones(len(ours), bool), (ours, theirs)), shape=(size, size))
-    return replace(pairs, groups=connected_components(graph, directed=False)[1][codes])
+    n_groups, joined = connected_components(graph, directed=False)
+    # Where all names are near each other, nearness says nothing about copies.
+    return pairs if n_groups == 1 else replace(pairs, groups=joined[codes])
 
 
 def spread_of(n: int) -> npt.NDArray[np.intp]:

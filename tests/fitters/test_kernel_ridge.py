@@ -15,6 +15,7 @@ from fitters.select.left_out import (
     TIED,
     LeftOut,
     choose_on_prototypes,
+    join_near,
     parts_of,
     several,
 )
@@ -162,10 +163,11 @@ def test_the_scores_of_controls_are_those_of_float64(rng, monkeypatch):
 
     root = np.sqrt(weight)[:, None]
     for rows in (head, rng.standard_normal(head.shape), head[::-1].copy()):
+        groups = join_near(Pairs(rows, texts, names, weight)).row_groups
         for at, gamma in enumerate(axes["gammas"].values):
             kernel, targets = decompose_kernel(texts, weight, gamma), rows - mean_of(rows, weight)
             left_out = LeftOut(
-                Spectrum.of_kernel(kernel, root * targets), names,
+                Spectrum.of_kernel(kernel, root * targets), groups,
                 ones=kernel[1].T @ root[:, 0], weight=weight, mass=weight.sum(),
             )  # fmt: skip
             exact = [left_out.score(one) for one in axes["penalties"].values]

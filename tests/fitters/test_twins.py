@@ -84,3 +84,12 @@ def test_heads_without_copies_choose_as_before(monkeypatch):
     monkeypatch.setattr(left_out, "join_near", lambda pairs, at=None: pairs)
     again = choose_on_prototypes(pairs, rng=np.random.default_rng(0))
     assert chosen.scores.tobytes() == again.scores.tobytes()
+
+
+def test_names_that_are_all_near_each_other_are_chosen_for_as_before(rng):
+    """One name for all would leave nothing to fit on."""
+    texts = unit(np.eye(1, 40) + 0.01 * rng.standard_normal((60, 40)))
+    pairs = Pairs(unit(rng.standard_normal((60, 30))), texts, np.arange(60))
+    assert join_near(pairs) is pairs
+    made = fit("kernel-ridge", prototypes=pairs, image_mean=np.zeros(30), rng=rng)
+    assert made.project_y(texts).shape[0] == 60
